@@ -1,0 +1,36 @@
+"""Fixtures that cost something are made once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from converters import convert
+from quantize import quantize
+from turbopilot.commands.resolve import demo_checkpoint as bundled
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a test
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Path:
+    """The bundled checkpoint's folder."""
+    return bundled()
+
+
+@pytest.fixture(scope="session")
+def demo_gguf(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model as an F16 GGUF."""
+    path = tmp_path_factory.mktemp("demo") / "demo-f16.gguf"
+    convert(demo_checkpoint, path, dtype="f16")
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_q4_0(demo_gguf: Path) -> Path:
+    """The bundled model at Q4_0."""
+    path = demo_gguf.with_name("demo-q4_0.gguf")
+    quantize(demo_gguf, path, "Q4_0")
+    return path

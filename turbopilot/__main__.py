@@ -1,0 +1,5 @@
+"""`python -m turbopilot`."""
+
+from turbopilot.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all. A leaf: imports only the errors.
+
+Work is written to `NAME.part` beside the final name, flushed to disk and renamed. A killed run leaves
+at most the `.part`, which the next run overwrites.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from turbopilot.errors import InvalidInput, NotEnoughDisk
+
+
+def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse, before any work, an output that would overwrite something or cannot be made.
+
+    Raises:
+        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, or its
+            folder does not exist.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path}: is a folder, not a file", hint="give a file name")
+    if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
+        raise InvalidInput(
+            f"{path}: output and input are the same file", hint="name another output with -o"
+        )
+    if path.exists() and not force:
+        raise InvalidInput(
+            f"{path}: exists already",
+            hint="name another output with -o, or overwrite it with --force",
+        )
+    if not path.parent.is_dir():
+        raise InvalidInput(
+            f"{path.parent}: no such folder", hint=f"make it first: mkdir -p {path.parent}"
+        )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse work that the disk has no room for. `needed` in bytes.
+
+    Raises:
+        NotEnoughDisk: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NotEnoughDisk(
+            f"{folder}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
+            hint="free some space, or write elsewhere with -o",
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield `path` + ".part" to write to; on success sync and rename it, on any failure remove it.
+
+    Raises:
+        NotEnoughDisk: the disk filled up on the way.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as f:
+            os.fsync(f.fileno())
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        if e.errno == 28:  # ENOSPC
+            raise NotEnoughDisk(
+                f"{path}: the disk is full", hint="free some space, or write elsewhere with -o"
+            ) from e
+        raise
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # make the rename itself durable, where the platform lets us
+        fd = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

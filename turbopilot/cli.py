@@ -1,0 +1,86 @@
+"""The `turbopilot` command: one Typer app, one error boundary.
+
+Imports only the light parts; each command imports what it needs inside its function, so that
+`turbopilot --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from turbopilot.commands.convert import convert
+from turbopilot.commands.download import download
+from turbopilot.commands.quantize import quantize
+from turbopilot.commands.serve import serve
+from turbopilot.commands.verify import verify
+from turbopilot.errors import TurboPilotError
+from turbopilot.version import __version__
+
+
+class ErrorBoundary(TyperGroup):
+    """Turns a TurboPilotError into words on stderr and its class's exit code.
+
+    Here and not in `main`, so that Typer's test runner sees the same; and by `typer.Exit`, because the
+    click that Typer vendors does not know a `click.ClickException` of the real one.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from turbopilot import console
+
+        try:
+            return super().invoke(ctx)
+        except TurboPilotError as e:
+            console.error(str(e), e.hint)
+            raise typer.Exit(e.exit_code) from e
+        except KeyboardInterrupt:
+            console.error("interrupted; nothing was left behind")
+            raise typer.Exit(130) from None
+        except MemoryError:
+            console.error("out of memory", "close other programs, or use a smaller model")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "From a Hugging Face code checkpoint to completions in your editor, on your own machine, with the "
+        "proof that nothing was lost on the way.\n\n"
+        "**download** → **convert** → **quantize** → **verify** → **serve**"
+    ),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"turbopilot {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and leave."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (download, convert, quantize, verify, serve):
+    app.command(no_args_is_help=_command is not serve)(_command)
+
+
+def main() -> None:
+    """Entry point of the `turbopilot` script."""
+    app(prog_name="turbopilot")

@@ -1,0 +1,99 @@
+"""The only module that prints. Results go to stdout, everything else to stderr.
+
+Quiet in a pipe: progress is drawn only where stderr is a terminal; `--json` puts exactly one JSON
+object on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from turbopilot import progress as seam
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def info(message: str) -> None:
+    """A line about what is happening, on stderr."""
+    err.print(escape(message))
+
+
+def result(message: str) -> None:
+    """A line of result, on stdout."""
+    out.print(escape(message))
+
+
+def error(message: str, hint: str = "") -> None:
+    """An error with what to do about it, on stderr."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        err.print(f"[bold]hint:[/] {escape(hint)}")
+
+
+def emit_json(value: Mapping[str, Any]) -> None:
+    """The one JSON object of a `--json` run."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """A table on stdout; the columns of these indices are right-aligned (default: all but the first)."""
+    right = range(1, len(columns)) if numbers is None else numbers
+    t = Table(title=title or None, title_justify="left")
+    for i, column in enumerate(columns):
+        t.add_column(column, justify="right" if i in right else "left")
+    for row in rows:
+        t.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False, width=None if out.is_terminal else 120).print(t)
+
+
+@contextmanager
+def progress(verb: str) -> Iterator[seam.Progress]:
+    """A progress bar on stderr while the body runs; nothing where stderr is not a terminal."""
+    if not err.is_terminal:
+        yield seam.silent
+        return
+    columns = (
+        TextColumn("[bold]{task.fields[verb]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None, verb=verb)
+
+        def update(done: int, total: int, what: str = "", /) -> None:
+            bar.update(task, completed=done, total=total, description=escape(what))
+
+        yield update
+
+
+def quiet_hub_bars() -> None:
+    """Silence the hub client's own progress bars where stderr is not a terminal."""
+    if not err.is_terminal:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for a person: 13.4 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} TB"

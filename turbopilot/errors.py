@@ -1,0 +1,153 @@
+"""Everything that can go wrong in a way that a person can mend. A leaf: imports nothing of ours.
+
+    TurboPilotError (1)
+    ├─ InvalidInput (2)         bad path, clashing flags, output exists
+    │                           ├─ CorruptModel  (every verb reads GGUF files, so not only serve's)
+    ├─ DownloadError (3)        ├─ ModelNotFound  ├─ HubUnreachable  ├─ NotEnoughDisk
+    ├─ UnsupportedModel (4)     unknown architecture, a required config value differs
+    ├─ ConversionError (5)      ├─ TensorMismatch  ├─ TokenizerMismatch  ├─ CorruptCheckpoint
+    ├─ QuantizationError (6)
+    ├─ VerificationFailed (7)
+    └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
+                                ├─ NoKvSlot  ├─ DecoderFailed
+
+The number is the exit code. Library code raises these, never prints and never exits; the two shells
+(the command line and HTTP) turn them into words, an exit code or a status.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class TurboPilotError(Exception):
+    """Base of all errors that are the user's to see.
+
+    Args:
+        message: what was wrong and where (file, tensor, field).
+        hint: what to do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidInput(TurboPilotError):
+    """A path, name or flag that cannot be used as given."""
+
+    exit_code = 2
+
+
+class CorruptModel(InvalidInput):
+    """A model file is not a GGUF, is truncated, or llama.cpp cannot load it."""
+
+
+class DownloadError(TurboPilotError):
+    """A model could not be fetched."""
+
+    exit_code = 3
+
+
+class ModelNotFound(DownloadError):
+    """The hub has no such repository, revision or file, or it is not ours to read."""
+
+
+class HubUnreachable(DownloadError):
+    """The network or the hub did not answer."""
+
+
+class NotEnoughDisk(DownloadError):
+    """What would be written does not fit on the disk."""
+
+
+class UnsupportedModel(TurboPilotError):
+    """The checkpoint is of a kind that cannot be converted faithfully; carries all reasons."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, reasons: Iterable[str] = (), hint: str = "") -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("\n  ".join((message, *self.reasons)), hint=hint)
+
+
+class ConversionError(TurboPilotError):
+    """The checkpoint is of a known kind but cannot be read or written."""
+
+    exit_code = 5
+
+
+class TensorMismatch(ConversionError):
+    """Tensors are missing, unknown, misshapen or not finite; the message lists every one."""
+
+
+class TokenizerMismatch(ConversionError):
+    """The tokenizer cannot be expressed in GGUF without changing token ids."""
+
+
+class CorruptCheckpoint(ConversionError):
+    """A file of the checkpoint is truncated, inconsistent or hostile."""
+
+
+class QuantizationError(TurboPilotError):
+    """llama.cpp refused or failed to quantize."""
+
+    exit_code = 6
+
+
+class VerificationFailed(TurboPilotError):
+    """The candidate is not the reference, within the limits of its type."""
+
+    exit_code = 7
+
+
+class ServeError(TurboPilotError):
+    """The server cannot start, or a request cannot be served."""
+
+    exit_code = 8
+
+
+class ContextLengthExceeded(ServeError):
+    """The prompt does not fit into the model's context."""
+
+
+class Overloaded(ServeError):
+    """The queue is full; try again later."""
+
+
+class InvalidRequest(ServeError):
+    """A request's field cannot be used.
+
+    Args:
+        message: what was wrong.
+        param: the field's name.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
+class NoKvSlot(ServeError):
+    """llama_decode found no room in the KV cache (code 1); retryable with a smaller batch."""
+
+
+class DecoderFailed(ServeError):
+    """llama_decode failed in a way that cannot be retried."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest known names, or lists all where none is near.
+
+    >>> did_you_mean("q4_o", ["q4_0", "q8_0"])
+    'did you mean q4_0?'
+    """
+    known = sorted(known)
+    folded = {k.lower(): k for k in known}
+    near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
