@@ -1,0 +1,135 @@
+"""A checkpoint's tensors, found but not loaded. Knows nothing of families or GGUF.
+
+`Checkpoint` is a folder's safetensors, single or sharded; a tensor's rows are read from the disk when
+they are needed, a block at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from io import FileIO
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.safetensors_file import DTYPE_BYTES, SourceTensor, read_header
+from turbopilot.errors import CorruptCheckpoint, InvalidInput
+
+Array = npt.NDArray[Any]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+# BF16 is read as its bits: numpy has no such type, and most uses only move it.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}
+
+
+class Checkpoint:
+    """The tensors of a folder by name; a context manager that keeps the files open."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, SourceTensor]) -> None:
+        self.folder = folder
+        self.tensors = tensors
+        self._stack = ExitStack()
+        self._files: dict[Path, FileIO] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read the headers of a folder's safetensors.
+
+        Raises:
+            InvalidInput: there are none.
+            CorruptCheckpoint: a shard is absent, damaged, or not where the index says.
+        """
+        index = folder / INDEX
+        if index.is_file():
+            return cls(folder, _read_sharded(folder, index))
+        if (folder / SINGLE).is_file():
+            return cls(folder, read_header(folder / SINGLE))
+        if list(folder.glob("pytorch_model*.bin")):
+            raise InvalidInput(
+                f"{folder}: holds only PyTorch pickles (.bin)",
+                hint="take the repository's safetensors, or save them with model.save_pretrained(folder)",
+            )
+        raise InvalidInput(
+            f"{folder}: holds neither {SINGLE} nor {INDEX}",
+            hint="download the checkpoint's weights too: turbopilot download",
+        )
+
+    def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
+        """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype, BF16 as uint16.
+
+        Raises:
+            CorruptCheckpoint: the file ended early: it changed since it was opened.
+        """
+        row_bytes = prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
+        block: Array = np.empty((stop - start, *tensor.shape[1:]), NUMPY_DTYPES[tensor.dtype])
+        if tensor.path not in self._files:
+            self._files[tensor.path] = self._stack.enter_context(FileIO(tensor.path))
+        file = self._files[tensor.path]
+        file.seek(tensor.offset + start * row_bytes)
+        view = block.data.cast("B") if block.nbytes else memoryview(b"")
+        while view:
+            n = file.readinto(view)
+            if not n:
+                raise CorruptCheckpoint(
+                    f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
+                )
+            view = view[n:]
+        return block
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _read_sharded(folder: Path, index: Path) -> dict[str, SourceTensor]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        items = [(str(k), str(v)) for k, v in weight_map.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise CorruptCheckpoint(
+            f"{index}: not an index of shards ({e})", hint="download it again"
+        ) from e
+    shards = sorted({shard for _, shard in items})
+    for shard in shards:
+        # An index comes from a stranger: it may name files beside it, and no others.
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise CorruptCheckpoint(
+                f"{index}: names {shard!r}, which is not a file beside it", hint="do not trust it"
+            )
+    absent = [s for s in shards if not (folder / s).is_file()]
+    if absent:
+        raise CorruptCheckpoint(
+            f"{index}: names shards that are absent: {', '.join(absent)}", hint="download them"
+        )
+    tensors: dict[str, SourceTensor] = {}
+    for shard in shards:
+        for name, tensor in read_header(folder / shard).items():
+            if name in tensors:
+                raise CorruptCheckpoint(
+                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}"
+                )
+            tensors[name] = tensor
+    for name, shard in items:
+        if name not in tensors or tensors[name].path.name != shard:
+            raise CorruptCheckpoint(
+                f"{index}: says that {name!r} is in {shard}, where it is not",
+                hint="download it again",
+            )
+    return tensors

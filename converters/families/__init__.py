@@ -1,0 +1,1 @@
+"""One file per model family: data only. `converters.registry` lists them."""

@@ -1,0 +1,115 @@
+"""Typed reads of a checkpoint's config.json. Notes what is missing or of the wrong type; raises only at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from converters.spec import Require
+from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+
+_NEEDED: Any = object()
+
+
+class HfConfig:
+    """A config.json. A bad field is noted in `problems` and read as a harmless value, so that all show at once."""
+
+    def __init__(self, values: dict[str, Any], where: str = "config.json") -> None:
+        self.values = values
+        self.where = where
+        self.problems: list[str] = []
+
+    @classmethod
+    def read(cls, folder: Path) -> HfConfig:
+        """Read `folder`/config.json.
+
+        Raises:
+            InvalidInput: the folder or the file is missing.
+            CorruptCheckpoint: it is not a JSON object.
+        """
+        if not folder.exists():
+            raise InvalidInput(
+                f"{folder}: no such folder", hint="give the folder of a Hugging Face checkpoint"
+            )
+        path = folder / "config.json"
+        if not path.is_file():
+            raise InvalidInput(
+                f"{folder}: holds no config.json, so it is not a Hugging Face checkpoint",
+                hint="give the folder that holds config.json, tokenizer.json and *.safetensors",
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as e:
+            raise CorruptCheckpoint(
+                f"{path}: not JSON: {e}", hint="download the checkpoint again"
+            ) from e
+        if not isinstance(values, dict):
+            raise CorruptCheckpoint(f"{path}: holds {type(values).__name__}, not an object")
+        return cls(values, str(path))
+
+    @property
+    def architectures(self) -> list[str]:
+        """`architectures`, as far as it is a list of names."""
+        value = self.values.get("architectures")
+        return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+    def integer(self, name: str, absent: int = _NEEDED) -> int:
+        """A whole number; `null` and a missing field mean `absent`."""
+        return int(self._read(name, absent, int, 1))
+
+    def number(self, name: str, absent: float = _NEEDED) -> float:
+        """A number; `null` and a missing field mean `absent`."""
+        return float(self._read(name, absent, (int, float), 1.0))
+
+    def flag(self, name: str, absent: bool = _NEEDED) -> bool:
+        """A truth value; `null` and a missing field mean `absent`."""
+        return bool(self._read(name, absent, bool, False))
+
+    def text(self, name: str, absent: str = _NEEDED) -> str:
+        """A text; `null` and a missing field mean `absent`."""
+        return str(self._read(name, absent, str, ""))
+
+    def _read(self, name: str, absent: Any, kind: Any, harmless: Any) -> Any:
+        value = self.values.get(name)
+        if value is None:
+            if absent is _NEEDED:
+                self._note(f"{name} is missing")
+                return harmless
+            return absent
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self._note(
+                f"{name} is {value!r}, which is not {'a truth value' if kind is bool else 'a usable value'}"
+            )
+            return harmless
+        return value
+
+    def require(self, rules: tuple[Require, ...]) -> None:
+        """Note every value that the target's graph does not compute."""
+        for rule in rules:
+            value = self.values.get(rule.field)
+            value = rule.absent if value is None else value
+            # 1 == True in Python, but not in a config
+            if not any(
+                value == a and isinstance(value, bool) == isinstance(a, bool) for a in rule.allowed
+            ):
+                allowed = " or ".join(json.dumps(a) for a in rule.allowed)
+                self._note(
+                    f"{rule.field} is {json.dumps(value)}; llama.cpp's graph computes {allowed} only"
+                )
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def raise_problems(self, more: list[str]) -> None:
+        """End here if anything was noted.
+
+        Raises:
+            UnsupportedModel: with every reason.
+        """
+        if reasons := self.problems + more:
+            raise UnsupportedModel(
+                f"{self.where}: cannot be converted faithfully:", reasons=reasons,
+                hint="nothing was written; a wrong file would be worse than none",
+            )  # fmt: skip

@@ -1,0 +1,120 @@
+"""Read safetensors headers and believe nothing in them. Knows no model, only bytes at offsets.
+
+The format is eight bytes of length, a JSON header, then raw data. It is read here, not through the
+safetensors package, because rows are streamed from the disk one block at a time (the package maps whole
+files, which counts as memory), BF16 is passed through without ml_dtypes, and each fault is named.
+
+Source: https://huggingface.co/docs/safetensors (format).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from turbopilot.errors import CorruptCheckpoint
+
+MAX_HEADER = 100_000_000  # the limit of the safetensors package
+
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """A tensor that lies in a file: `shape` outermost first, `offset` from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data."""
+        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+def read_header(path: Path) -> dict[str, SourceTensor]:
+    """Every tensor of one .safetensors file, by name.
+
+    Raises:
+        CorruptCheckpoint: the file is truncated, or its header is not what the format demands.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER, size - 8):
+                raise _corrupt(path, f"claims a header of {length:,} bytes in a file of {size:,}")
+            raw = f.read(length)
+    except OSError as e:
+        raise CorruptCheckpoint(
+            f"{path}: cannot be read: {e.strerror}", hint="check the file"
+        ) from e
+    try:
+        header = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=lambda pairs: _no_twins(path, pairs)
+        )
+    except (ValueError, RecursionError) as e:
+        raise _corrupt(path, f"its header is not JSON ({e})") from e
+    if not isinstance(header, dict):
+        raise _corrupt(path, "its header is not an object")
+    header.pop("__metadata__", None)
+
+    start = 8 + length
+    tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
+    in_order = sorted(tensors.values(), key=lambda t: (t.offset, t.n_bytes))
+    for before, after in pairwise(in_order):
+        if after.offset < before.offset + before.n_bytes:
+            raise _corrupt(path, f"tensors {before.name!r} and {after.name!r} overlap")
+    return tensors
+
+
+def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        twin = next(n for i, (n, _) in enumerate(pairs) if n in {m for m, _ in pairs[:i]})
+        raise _corrupt(path, f"{twin!r} stands twice in its header")
+    return names
+
+
+def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTensor:
+    if not isinstance(entry, dict):
+        raise _corrupt(path, f"tensor {name!r} has no description")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    span: Any = entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if not _naturals(shape) or not _naturals(span) or len(span) != 2:
+        raise _corrupt(path, f"tensor {name!r} has shape {shape!r} and offsets {span!r}")
+    tensor = SourceTensor(name, dtype, tuple(shape), path, start + span[0])
+    if span[1] - span[0] != tensor.n_bytes:
+        raise _corrupt(
+            path,
+            f"tensor {name!r} of shape {tuple(shape)} needs {tensor.n_bytes:,} bytes, not {span[1] - span[0]:,}",
+        )
+    if start + span[1] > size:
+        raise _corrupt(
+            path,
+            f"tensor {name!r} ends at byte {start + span[1]:,}, but the file at {size:,}: it is truncated",
+        )
+    return tensor
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+
+def _corrupt(path: Path, what: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{path}: damaged safetensors file: {what}", hint="download the checkpoint again"
+    )

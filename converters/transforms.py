@@ -1,0 +1,63 @@
+"""Row orders: pure functions from geometry to indices. Knows no tensor, file or model.
+
+Letters: D hidden, H heads, K key/value heads, d head size, R rotary dimensions, L layers, V vocabulary.
+Each function returns, for every row of the target in order, the row of the source that it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.spec import Dims, IntArray, RowOrder
+
+
+def rotary_half_split(n_heads: int, head_dim: int, rotary_dim: int) -> IntArray:
+    """Interleaved rotary pairs → half-split: in each head's first R rows x0 y0 x1 y1 … → x0 x1 … y0 y1 ….
+
+    GPT-J rotates the pairs (2j, 2j+1), phi2's graph the pairs (j, j + R/2): the same rotation after this
+    order. (Source: transformers modeling_gptj.py `rotate_every_two`; ggml `GGML_ROPE_TYPE_NEOX`.)
+
+    >>> rotary_half_split(1, 6, 4).tolist()
+    [0, 2, 1, 3, 4, 5]
+    """
+    head = np.concatenate(
+        (np.arange(0, rotary_dim, 2), np.arange(1, rotary_dim, 2), np.arange(rotary_dim, head_dim))
+    )
+    return (np.arange(n_heads)[:, None] * head_dim + head).reshape(-1)
+
+
+def gptj_rotary(dims: Dims) -> IntArray:
+    """GPT-J's q or k: (D, …) rows from interleaved to half-split."""
+    return rotary_half_split(dims.n_head, dims.head_dim, dims.rotary_dim)
+
+
+CODEGEN_BLOCKS = (
+    4  # the number of TPU cores it was trained on (transformers modeling_codegen.py, `mp_num = 4`)
+)
+_CODEGEN_ORDER = ("q", "v", "k")
+
+
+def codegen_qkv(which: str) -> RowOrder:
+    """CodeGen's fused `qkv_proj` (3·D, D): the D rows that are q, k or v.
+
+    It is cut into four blocks of 3·D/4 rows; each block holds [q | v | k] of D/4 rows each.
+    """
+    place = _CODEGEN_ORDER.index(which)
+
+    def rows(dims: Dims) -> IntArray:
+        local = dims.n_embd // CODEGEN_BLOCKS
+        block = np.arange(CODEGEN_BLOCKS)[:, None] * 3 * local
+        return (block + place * local + np.arange(local)).reshape(-1)
+
+    return rows
+
+
+def then(first: RowOrder | None, second: RowOrder | None) -> RowOrder | None:
+    """`second` applied to the tensor that `first` makes."""
+    if first is None or second is None:
+        return first or second
+
+    def rows(dims: Dims) -> IntArray:
+        return first(dims)[second(dims)]
+
+    return rows

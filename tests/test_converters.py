@@ -1,0 +1,204 @@
+"""Whole conversions of tiny random checkpoints, and the plans of published geometries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from converters import convert, dry_run, export_gptj
+from converters.hfconfig import HfConfig
+from converters.plan import plan, render
+from converters.registry import FAMILIES, find
+from converters.safetensors_file import SourceTensor
+from tests.tiny import FAMILY, tiny_checkpoint
+from turbopilot.gguf_file import read_gguf
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# config.json's geometry as published, by repository
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "codegen-350M": {"n_embd": 1024, "n_layer": 20, "n_head": 16, "rotary_dim": 32},
+    "codegen-2B": {"n_embd": 2560, "n_layer": 32, "n_head": 32, "rotary_dim": 64},
+    "codegen-6B": {"n_embd": 4096, "n_layer": 33, "n_head": 16, "rotary_dim": 64},
+    "codegen-16B": {"n_embd": 6144, "n_layer": 34, "n_head": 24, "rotary_dim": 64},
+    "gpt-j-6b": {
+        "n_embd": 4096,
+        "n_layer": 28,
+        "n_head": 16,
+        "rotary_dim": 64,
+        "vocab_size": 50400,
+    },
+}
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILY))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(request.param, tmp_path_factory.mktemp(request.param) / request.param)
+
+
+def gguf_array(path: Path, name: str) -> np.ndarray[Any, Any]:
+    info = next(t for t in read_gguf(path).tensors if t.name == name)
+    dtype = {"F32": "<f4", "F16": "<f2"}[info.type_name]
+    raw = path.read_bytes()[info.offset : info.offset + info.n_bytes]
+    return np.frombuffer(raw, dtype).reshape(info.shape[::-1])
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert {f.architecture.lower().removesuffix("forcausallm") for f in FAMILIES} <= set(FAMILY)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_a_checkpoint_converts(tiny: Path, tmp_path: Path, dtype: str) -> None:
+    seen: list[tuple[int, int]] = []
+    report = convert(
+        tiny, tmp_path / "out.gguf", dtype=dtype, progress=lambda d, n, what="": seen.append((d, n))
+    )
+    header = read_gguf(tmp_path / "out.gguf")
+    assert header.architecture == "phi2"
+    assert report.n_tensors == len(header.tensors) == 3 * 11 + 5
+    assert {t.type_name for t in header.tensors if len(t.shape) == 2} == {dtype.upper()}
+    assert {t.type_name for t in header.tensors if len(t.shape) == 1} == {"F32"}
+    assert seen[-1][0] == seen[-1][1] == header.tensor_bytes
+    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"], "nothing else is left"
+    assert header.metadata["phi2.rope.dimension_count"] == 16
+    assert header.metadata["tokenizer.ggml.add_bos_token"] is False
+    tokens, types = (
+        header.metadata["tokenizer.ggml.tokens"],
+        header.metadata["tokenizer.ggml.token_type"],
+    )
+    assert isinstance(tokens, list)
+    assert isinstance(types, list)
+    assert len(tokens) == len(types) == 1024
+    assert types[699] == 3, "<|endoftext|> is a control token"
+    assert types[700] == 4, "added tokens are user-defined"
+    assert types[-1] == 5, "rows beyond the tokenizer are unused"
+
+
+def test_values_are_placed_not_changed(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("codegen", tmp_path / "cg")
+    convert(folder, tmp_path / "out.gguf", dtype="f32")
+    state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    same = {
+        "token_embd.weight": "transformer.wte.weight",
+        "blk.2.ffn_up.weight": "transformer.h.2.mlp.fc_in.weight",
+        "blk.1.ffn_down.bias": "transformer.h.1.mlp.fc_out.bias",
+        "output.bias": "lm_head.bias",
+    }
+    for ours, theirs in same.items():
+        np.testing.assert_array_equal(
+            gguf_array(tmp_path / "out.gguf", ours), state[theirs].numpy()
+        )
+    assert not gguf_array(tmp_path / "out.gguf", "blk.0.attn_output.bias").any()
+
+
+def test_gptj_export_has_codegens_logits(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("codegen", tmp_path / "cg")
+    report = export_gptj(folder, tmp_path / "gj")
+    assert report.path == tmp_path / "gj"
+    codegen = AutoModelForCausalLM.from_pretrained(folder)
+    gptj = AutoModelForCausalLM.from_pretrained(tmp_path / "gj")
+    assert type(gptj).__name__ == "GPTJForCausalLM"
+    ids = torch.arange(0, 700, 7)[None]
+    with torch.inference_mode():
+        assert torch.equal(codegen(ids).logits, gptj(ids).logits)
+    assert (tmp_path / "gj" / "tokenizer.json").read_bytes() == (
+        folder / "tokenizer.json"
+    ).read_bytes()
+    # and that checkpoint converts to the same GGUF tensors
+    convert(folder, tmp_path / "a.gguf", dtype="f32")
+    convert(tmp_path / "gj", tmp_path / "b.gguf", dtype="f32")
+    for t in read_gguf(tmp_path / "a.gguf").tensors:
+        np.testing.assert_array_equal(
+            gguf_array(tmp_path / "a.gguf", t.name), gguf_array(tmp_path / "b.gguf", t.name)
+        )
+
+
+def test_sharded_and_single_files_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("codegen", tmp_path / "one")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    sharded = tmp_path / "many"
+    model.save_pretrained(sharded, max_shard_size="2MB")
+    (sharded / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    assert len(list(sharded.glob("*.safetensors"))) > 3
+    convert(folder, tmp_path / "a.gguf", name="x")
+    convert(sharded, tmp_path / "b.gguf", name="x")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_bf16_sources_convert(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("codegen", tmp_path / "cg")
+    AutoModelForCausalLM.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+    convert(folder, tmp_path / "out.gguf", dtype="f32")
+    state = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).state_dict()
+    expected = state["transformer.h.0.mlp.fc_in.weight"].float().numpy()
+    np.testing.assert_array_equal(
+        gguf_array(tmp_path / "out.gguf", "blk.0.ffn_up.weight"), expected
+    )
+
+
+def published_sources(geometry: dict[str, Any], fused: bool) -> dict[str, SourceTensor]:
+    """Names and shapes as in the published checkpoint, without weights."""
+    d, v = geometry["n_embd"], geometry["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (v, d)}
+    for i in range(geometry["n_layer"]):
+        at = f"transformer.h.{i}."
+        shapes |= {
+            at + "ln_1.weight": (d,),
+            at + "ln_1.bias": (d,),
+            at + "attn.out_proj.weight": (d, d),
+        }
+        shapes |= (
+            {at + "attn.causal_mask": (1, 1, 2048, 2048)}
+            if fused
+            else {at + "attn.masked_bias": ()}
+        )
+        if fused:
+            shapes[at + "attn.qkv_proj.weight"] = (3 * d, d)
+        else:
+            shapes |= {f"{at}attn.{w}_proj.weight": (d, d) for w in "qkv"}
+        shapes |= {at + "mlp.fc_in.weight": (4 * d, d), at + "mlp.fc_in.bias": (4 * d,)}
+        shapes |= {at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,)}
+    shapes |= {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)}
+    shapes |= {"lm_head.weight": (v, d), "lm_head.bias": (v,)}
+    return {n: SourceTensor(n, "F16", s, Path("model.safetensors"), 0) for n, s in shapes.items()}
+
+
+@pytest.mark.parametrize("model", sorted(PUBLISHED))
+def test_golden_plans_of_published_geometries(model: str) -> None:
+    """Read the golden files: they are the plan in words. Rewrite one by deleting it and running this twice."""
+    architecture = "CodeGenForCausalLM" if model.startswith("codegen") else "GPTJForCausalLM"
+    values = {
+        "n_positions": 2048, "vocab_size": 51200, "activation_function": "gelu_new", "n_inner": None,
+        "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False, "scale_attn_weights": True, **PUBLISHED[model],
+    }  # fmt: skip
+    config = HfConfig(values)
+    sources = published_sources(values, architecture.startswith("CodeGen"))
+    text = render(plan(find([architecture], "config.json"), config, sources, "F16"))
+    golden = GOLDEN / f"{model}.txt"
+    if not golden.exists():
+        golden.write_text(text, "utf-8")
+        pytest.fail(f"{golden} did not exist and was written: read it, then commit it")
+    assert text == golden.read_text("utf-8")
+
+
+def test_dry_run_writes_nothing(tiny: Path) -> None:
+    before = sorted(tiny.iterdir())
+    assert "token_embd.weight  F32" in dry_run(tiny, dtype="f32")
+    assert sorted(tiny.iterdir()) == before
+
+
+def test_the_config_may_be_lean(tmp_path: Path) -> None:
+    """Fields with a default in transformers may be missing; a null n_inner means 4·n_embd."""
+    folder = tiny_checkpoint("codegen", tmp_path / "cg")
+    config = json.loads((folder / "config.json").read_text())
+    for field in ("n_inner", "layer_norm_epsilon", "activation_function", "tie_word_embeddings"):
+        config.pop(field, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "out.gguf")
+    assert read_gguf(tmp_path / "out.gguf").metadata["phi2.feed_forward_length"] == 1024

@@ -1,0 +1,81 @@
+"""Names → files: what a person may type where a checkpoint or a model is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from turbopilot.errors import InvalidInput
+from turbopilot.hub import REPO_ID
+from turbopilot.version import __version__
+
+DEMO = "demo"
+
+
+def demo_checkpoint() -> Path:
+    """The folder of the bundled checkpoint."""
+    return Path(str(resources.files("turbopilot.demo_model")))
+
+
+def cache_folder() -> Path:
+    """Where files that can be made again are kept: $TURBOPILOT_CACHE, or the user's cache folder."""
+    if explicit := os.environ.get("TURBOPILOT_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME") or (
+        os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
+    )
+    return Path(base or Path.home() / ".cache") / "turbopilot"
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """A checkpoint's folder: a path, or "demo" for the bundled one.
+
+    Raises:
+        InvalidInput: there is no such folder; where it looks like a repository, the hint says how to get it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name == DEMO:
+        return demo_checkpoint()
+    if path.is_file():
+        raise InvalidInput(
+            f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
+        )
+    hint = "give the folder of a checkpoint, or 'demo' for the bundled one"
+    if REPO_ID.fullmatch(name):
+        hint = f"is it a repository of the Hub? then first: turbopilot download {name} --to {name.split('/')[1]}"
+    raise InvalidInput(f"{name}: no such folder", hint=hint)
+
+
+def resolve_gguf(model: str | None, *, notify: Callable[[str], None]) -> Path:
+    """A GGUF file: a path, or the bundled model where nothing (or "demo") is given, made on first use.
+
+    Raises:
+        InvalidInput: there is no such file.
+    """
+    if model and model != DEMO:
+        path = Path(model).expanduser()
+        if path.is_dir() and (path / "config.json").is_file():
+            raise InvalidInput(
+                f"{model}: is a checkpoint, not a GGUF file",
+                hint=f"convert it first: turbopilot convert {model}",
+            )
+        if not path.exists():
+            raise InvalidInput(
+                f"{model}: no such file", hint="give a .gguf file, or nothing for the bundled model"
+            )
+        return path
+    source = demo_checkpoint()
+    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:12]
+    path = cache_folder() / f"demo-{digest}-{__version__}-f16.gguf"
+    if not path.is_file():
+        from converters import convert
+
+        notify(f"converting the bundled model to {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        convert(source, path, dtype="f16", name="turbopilot-demo")
+    return path
