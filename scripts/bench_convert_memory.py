@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Peak memory and time of `turbopilot convert` on a random checkpoint of a published CodeGen's geometry.
+
+    python scripts/bench_convert_memory.py                 # CodeGen-350M's geometry, 0.8 GB of disk twice
+    python scripts/bench_convert_memory.py --model 2B
+
+Prints one line a run, and the bound that convert promises: twice the largest tensor plus 250 MB. Times are
+beside those of copying the same file in the same run, since machines differ. Needs numpy and the program only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from turbopilot.commands.resolve import demo_checkpoint
+
+# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json)
+GEOMETRY = {"350M": (1024, 20, 16, 32), "2B": (2560, 32, 32, 64), "6B": (4096, 33, 16, 64)}
+VOCAB = 51200
+
+
+def shapes(n_embd: int, n_layer: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of CodeGen's tensors."""
+    d = n_embd
+    out: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (VOCAB, d)}
+    for i in range(n_layer):
+        at = f"transformer.h.{i}."
+        out |= {
+            at + "ln_1.weight": (d,),
+            at + "ln_1.bias": (d,),
+            at + "attn.qkv_proj.weight": (3 * d, d),
+        }
+        out |= {
+            at + "attn.out_proj.weight": (d, d),
+            at + "mlp.fc_in.weight": (4 * d, d),
+            at + "mlp.fc_in.bias": (4 * d,),
+        }
+        out |= {at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,)}
+    return out | {
+        "transformer.ln_f.weight": (d,),
+        "transformer.ln_f.bias": (d,),
+        "lm_head.weight": (VOCAB, d),
+        "lm_head.bias": (VOCAB,),
+    }
+
+
+def make_checkpoint(folder: Path, model: str) -> int:
+    """Write a random F16 checkpoint, tensor by tensor; return the largest tensor's bytes."""
+    n_embd, n_layer, n_head, rotary = GEOMETRY[model]
+    config = json.loads((demo_checkpoint() / "config.json").read_text())
+    config |= {
+        "n_embd": n_embd,
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "rotary_dim": rotary,
+        "vocab_size": VOCAB,
+    }
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copyfile(demo_checkpoint() / "tokenizer.json", folder / "tokenizer.json")
+    sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes(n_embd, n_layer).items()}
+    header, at = {}, 0
+    for name, shape in shapes(n_embd, n_layer).items():
+        header[name] = {
+            "dtype": "F16",
+            "shape": list(shape),
+            "data_offsets": [at, at + sizes[name]],
+        }
+        at += sizes[name]
+    raw = json.dumps(header).encode()
+    rng = np.random.default_rng(0)
+    with (folder / "model.safetensors").open("wb") as f:
+        f.write(len(raw).to_bytes(8, "little") + raw)
+        for shape in shapes(n_embd, n_layer).values():
+            f.write(rng.standard_normal(shape, np.float32).astype(np.float16).tobytes())
+    return max(sizes.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=GEOMETRY, default="350M")
+    parser.add_argument(
+        "--folder", type=Path, help="where the checkpoint is made (default: a temporary folder)"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
+        checkpoint = Path(tmp) / "checkpoint"
+        largest = make_checkpoint(checkpoint, args.model)
+        bound = 2 * largest + 250e6
+        source = checkpoint / "model.safetensors"
+        print(
+            f"CodeGen-{args.model}: {source.stat().st_size / 1e9:.2f} GB, largest tensor {largest / 1e6:.0f} MB"
+        )
+        for dtype in ("f16", "f32"):
+            began = time.monotonic()
+            shutil.copyfile(source, Path(tmp) / "copy")
+            copied = time.monotonic() - began
+            (Path(tmp) / "copy").unlink()
+            out = Path(tmp) / "out.gguf"
+            began = time.monotonic()
+            subprocess.run(
+                [sys.executable, "-m", "turbopilot", "convert", str(checkpoint), "-o", str(out), "--dtype", dtype, "--force"],  # noqa: E501
+                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            seconds = time.monotonic() - began
+            # the largest child so far: both runs have the same bound, so the maximum is what counts
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
+                1 if sys.platform == "darwin" else 1024
+            )
+            print(
+                f"convert --dtype {dtype}: {seconds:.1f} s (cp {copied:.1f} s), peak so far {peak / 1e6:.0f} MB; "
+                f"bound {bound / 1e6:.0f} MB: {'kept' if peak < bound else 'EXCEEDED'}"
+            )
+
+
+if __name__ == "__main__":
+    main()

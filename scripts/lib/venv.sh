@@ -1,0 +1,122 @@
+# Sourced by the scripts: makes .venv and installs TurboPilot into it, once per change of its dependencies.
+# Bash 3.2 is enough (macOS ships it).
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+VENV=${TURBOPILOT_VENV:-$ROOT/.venv}
+PY=$VENV/bin/python
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    for hint in "$@"; do printf 'hint: %s\n' "$hint" >&2; done
+    exit 1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.10 or newer was found" \
+        "Debian, Ubuntu: sudo apt install python3 python3-venv" "macOS: brew install python" \
+        "or name one: PYTHON=/path/to/python3 $0"
+}
+
+require_compiler() {
+    local compiler
+    for compiler in ${CXX:-c++ g++ clang++}; do
+        if command -v "$compiler" >/dev/null 2>&1; then return; fi
+    done
+    die "no C++ compiler was found; llama.cpp is compiled on this machine, for this machine" \
+        "Debian, Ubuntu: sudo apt install build-essential" "Fedora: sudo dnf install gcc-c++" \
+        "Arch: sudo pacman -S base-devel" "macOS: xcode-select --install"
+}
+
+# The backend that this machine has both the tools and the hardware for. TURBOPILOT_BACKEND overrides.
+backend() {
+    if [ -n "${TURBOPILOT_BACKEND:-}" ]; then
+        echo "$TURBOPILOT_BACKEND"
+    elif [ "$(uname -s)" = Darwin ] && [ "$(uname -m)" = arm64 ]; then
+        echo metal
+    elif command -v nvcc >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
+        echo cuda
+    elif command -v glslc >/dev/null 2>&1 && ls /dev/dri/renderD* >/dev/null 2>&1; then
+        echo vulkan
+    else
+        echo cpu
+    fi
+}
+
+# What we do not use of llama.cpp is left out: 87 files are compiled instead of some 300.
+lean_cmake_args() {
+    local off
+    for off in LLAVA_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS LLAMA_BUILD_SERVER \
+        LLAMA_BUILD_APP LLAMA_OPENSSL; do
+        printf -- '-D%s=OFF ' "$off"
+    done
+    printf -- '-DCMAKE_PROJECT_llama.cpp_INCLUDE=%s ' "$ROOT/scripts/lib/lean.cmake"
+    case $1 in
+        cuda) printf -- '-DGGML_CUDA=ON ' ;;
+        vulkan) printf -- '-DGGML_VULKAN=ON ' ;;
+        metal) printf -- '-DGGML_METAL=ON ' ;;
+        cpu) ;;
+        *) die "TURBOPILOT_BACKEND=$1 is none of cpu, cuda, metal, vulkan" ;;
+    esac
+}
+
+pip_install() { "$PY" -m pip install --disable-pip-version-check --no-input -c "$ROOT/constraints.txt" "$@"; }
+
+# 0 where the installed llama.cpp has the backend.
+has_backend() {
+    "$PY" - "$1" <<'PY'
+import importlib.util, pathlib, sys
+spec = importlib.util.find_spec("llama_cpp")
+if spec is None:
+    sys.exit(1)
+lib = pathlib.Path(spec.origin).parent / "lib"
+sys.exit(0 if sys.argv[1] == "cpu" or any(lib.glob(f"*ggml-{sys.argv[1]}*")) else 1)
+PY
+}
+
+install_llama_cpp() {
+    local backend requirement log=$VENV/llama_cpp_build.log extra=
+    backend=$(backend)
+    has_backend "$backend" 2>/dev/null && return
+    requirement=$(grep '^llama-cpp-python==' "$ROOT/constraints.txt")
+    for extra in "" "--no-cache-dir --force-reinstall --no-deps"; do
+        # pip's cache names a compiled wheel by its source alone: one made for another backend may come
+        # out of it, and then it is compiled anew.
+        say "installing llama.cpp for $backend (compiling takes 3 to 10 minutes the first time; log: $log)"
+        # shellcheck disable=SC2086
+        CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose $extra "$requirement" 2>&1 |
+            "$PY" "$ROOT/scripts/lib/build_progress.py" "$log" || true
+        has_backend "$backend" && return
+        require_compiler
+    done
+    tail -n 30 "$log" >&2
+    die "llama.cpp could not be installed for $backend" "the log is $log" \
+        "without the GPU: TURBOPILOT_BACKEND=cpu $0"
+}
+
+# ensure_venv EXTRAS: .venv with turbopilot[EXTRAS], editable. Does nothing where it is up to date.
+ensure_venv() {
+    local extras=$1 python stamp wanted
+    python=$(find_python)
+    wanted="$extras $(backend) $(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum)"
+    stamp=$VENV/.turbopilot-$extras
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+    if [ ! -x "$PY" ]; then
+        say "making $VENV with $("$python" --version)"
+        "$python" -m venv "$VENV" || die "the virtual environment could not be made" \
+            "Debian, Ubuntu: sudo apt install python3-venv"
+    fi
+    "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
+    install_llama_cpp
+    say "installing turbopilot[$extras] and its tested dependencies"
+    pip_install --quiet --editable "$ROOT[$extras]"
+    echo "$wanted" >"$stamp"
+}
