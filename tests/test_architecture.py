@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("turbopilot", "converters", "quantize", "serve")
 LEAVES = {
-    "turbopilot.errors", "turbopilot.progress", "turbopilot.atomic", "turbopilot.gguf_file",
+    "turbopilot.errors", "turbopilot.progress", "turbopilot.atomic", "turbopilot.gguf_file", "turbopilot.gguf_check",
     "turbopilot.version", "turbopilot.catalog",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

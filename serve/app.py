@@ -1,0 +1,52 @@
+"""The Flask app: routes, errors and the access log put together. Knows nothing of sockets or llama.cpp."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from flask import Flask, Response, g, request
+
+from serve import http_errors
+from serve.routes import copilot, huggingface, openai, ops
+from serve.service import CompletionService
+from serve.settings import MAX_BODY_BYTES, Defaults
+
+access_log = logging.getLogger("turbopilot.access")
+
+
+def create_app(service: CompletionService, defaults: Defaults | None = None) -> Flask:
+    """The WSGI application.
+
+    Args:
+        service: answers the completions.
+        defaults: for requests that do not say; None is the original TurboPilot's.
+    """
+    defaults = defaults or Defaults()
+    app = Flask("turbopilot", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.url_map.strict_slashes = False
+    http_errors.register(app)
+    app.register_blueprint(openai.blueprint(service, defaults))
+    app.register_blueprint(huggingface.blueprint(service, defaults))
+    app.register_blueprint(copilot.blueprint())
+    app.register_blueprint(ops.blueprint(service))
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.monotonic()
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        """Method, path, status, time: never a header (Authorization!), a query or a body."""
+        path = request.path.encode("unicode_escape").decode()  # no client writes lines of our log
+        line = f"{request.method} {path} {response.status_code}"
+        began: float = g.get("began", time.monotonic())
+
+        def write() -> None:
+            access_log.info("%s %.0f ms", line, 1000 * (time.monotonic() - began))
+
+        response.call_on_close(write)  # a stream ends long after its headers
+        return response
+
+    return app

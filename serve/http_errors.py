@@ -1,0 +1,97 @@
+"""One table from exceptions to HTTP, in the dialect of whoever asked. Knows nothing of models or threads."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from serve.service import ClientGone
+from serve.sse import compact_json
+from turbopilot.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    NoKvSlot,
+    Overloaded,
+    TurboPilotError,
+)
+
+log = logging.getLogger("turbopilot.http")
+
+RETRY_AFTER_SECONDS = 2
+CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads it but the access log
+
+
+class Fault(NamedTuple):
+    """An error as OpenAI names it."""
+
+    status: int
+    type: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+# The first class that fits decides; everything else is the server's fault.
+_TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
+    (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
+    (InvalidRequest, 400, "invalid_request_error", None),
+    (Overloaded, 503, "overloaded_error", "overloaded"),
+    (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
+    (TurboPilotError, 500, "server_error", None),
+)
+
+
+def fault_of(error: Exception) -> Fault:
+    """What a client is told of an exception; nothing of the inside of an unexpected one."""
+    if isinstance(error, TurboPilotError):
+        status, kind, code = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
+        param = error.param if isinstance(error, InvalidRequest) else None
+        return Fault(status, kind, error.message, param, code)
+    if isinstance(error, HTTPException) and error.code:
+        kind = "invalid_request_error" if error.code < 500 else "server_error"
+        return Fault(error.code, kind, f"{error.name}: {request.method} {request.path}")
+    if isinstance(error, ClientGone):
+        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", "the client left")
+    return Fault(500, "server_error", "internal error; the server's log says more")
+
+
+def error_body(fault: Fault, path: str) -> dict[str, object]:
+    """The answer's JSON: `{"error": text}` for Hugging Face's and Ollama's clients, else OpenAI's form."""
+    if path.startswith("/api/"):
+        return {"error": fault.message}
+    return {
+        "error": {
+            "message": fault.message,
+            "type": fault.type,
+            "param": fault.param,
+            "code": fault.code,
+        }
+    }
+
+
+def stream_error(error: Exception, path: str) -> dict[str, object]:
+    """The last frame of a stream that broke; an unexpected exception is logged."""
+    fault = fault_of(error)
+    if not isinstance(error, TurboPilotError):
+        log.error("while streaming %s", path, exc_info=error)
+    return error_body(fault, path)
+
+
+def register(app: Flask) -> None:
+    """Make every error of the app an answer in JSON, 404 and 405 among them."""
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> Response:
+        fault = fault_of(error)
+        if fault.status == 500:
+            log.error("while answering %s %s", request.method, request.path, exc_info=error)
+        body = compact_json(error_body(fault, request.path))
+        response = Response(body, status=fault.status, mimetype="application/json")
+        if isinstance(error, HTTPException):
+            response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
+        if fault.status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return response

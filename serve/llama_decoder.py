@@ -1,0 +1,259 @@
+"""llama.cpp as a Decoder: the only file that imports llama_cpp. Knows nothing of HTTP or requests.
+
+A GGUF's header is checked before llama.cpp sees it, since some malformed ones make it abort the process.
+Its codes become exceptions here, and nothing that is not a Python or numpy value leaves this file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp
+import numpy as np
+from llama_cpp._ggml import libggml
+
+from serve.decoder import BatchItem, FimTokens, Logits
+from serve.llama_log import LogCapture
+from serve.model_facts import choose_context, describe, model_name
+from serve.report import LoadReport
+from serve.settings import ModelOptions
+from turbopilot.errors import CorruptModel, DecoderFailed, NoKvSlot, ServeError
+from turbopilot.gguf_check import check_model
+from turbopilot.gguf_file import read_gguf
+
+ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
+_GPU_TYPES: Final = {1: "GPU", 2: "iGPU"}  # enum ggml_backend_dev_type in ggml-backend.h
+_NO_KV_SLOT: Final = 1  # llama_decode's return values, in llama.h
+
+_capture = LogCapture()
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    """llama.cpp keeps a pointer to this: as a module's global it is never collected."""
+    _capture.write(level, text)
+
+
+def gpu_devices() -> tuple[str, ...]:
+    """Names of the GPUs that this build of llama.cpp can use.
+
+    Counted, as `llama_supports_gpu_offload` says True of a build with RPC and no GPU.
+    """
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    for name, restype in (
+        ("type", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+    ):
+        function = getattr(libggml, f"ggml_backend_dev_{name}")
+        function.argtypes, function.restype = [ctypes.c_void_p], restype
+    found = []
+    for i in range(libggml.ggml_backend_dev_count()):
+        device = libggml.ggml_backend_dev_get(i)
+        if libggml.ggml_backend_dev_type(device) in _GPU_TYPES:
+            name = libggml.ggml_backend_dev_name(device).decode()
+            found.append(f"{name} ({libggml.ggml_backend_dev_description(device).decode()})")
+    return tuple(found)
+
+
+def default_threads() -> int:
+    """One thread per processor core that we may use: hyperthreads share the units that matter here."""
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    topology = Path("/sys/devices/system/cpu")
+    try:
+        cores = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable}
+    except OSError:  # not Linux, or hidden
+        return len(usable)
+    return len(cores)
+
+
+def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
+    """Load a GGUF, and say what was really set up.
+
+    Raises:
+        InvalidInput: the file cannot be read, or an option does not fit it.
+        CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
+        ServeError: llama.cpp loads it but cannot run it as asked, as where memory is short.
+    """
+    header = read_gguf(path)
+    check_model(header)
+    n_ctx = choose_context(header, options.ctx)
+
+    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    _capture.clear()
+    devices = gpu_devices()
+    n_gpu_layers = options.n_gpu_layers
+    if n_gpu_layers is None:
+        n_gpu_layers = ALL_LAYERS if devices else 0
+
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise CorruptModel(
+            f"{path}: llama.cpp cannot load it: {_capture.last_errors() or 'no reason given'}",
+            hint="convert or download it again; if it is new, update llama-cpp-python",
+        )
+    try:
+        if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
+            raise ServeError(f"{path}: {header.architecture} is no model that completes text")
+        context, n_threads = _make_context(model, path, n_ctx, options)
+    except BaseException:
+        llama_cpp.llama_model_free(model)
+        raise
+
+    # Without a device llama.cpp still says "offloaded": into nowhere.
+    n_offloaded, n_layers = _capture.offloaded() or (0, 0)
+    decoder = LlamaDecoder(model, context, model_name(header), n_ctx, options)
+    report = LoadReport(
+        name=decoder.name,
+        n_ctx=n_ctx,
+        has_fim=decoder.fim is not None,
+        n_threads=n_threads,
+        n_offloaded=n_offloaded if devices else 0,
+        n_layers=n_layers or int(llama_cpp.llama_model_n_layer(model)) + 1,
+        devices=devices,
+        description=describe(header),
+    )
+    decoder.warm_up()
+    return decoder, report
+
+
+def _make_context(model: Any, path: Path, n_ctx: int, options: ModelOptions) -> tuple[Any, int]:
+    n_threads = options.threads or default_threads()
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = n_ctx
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_batch, 512)  # llama.cpp's default: larger ones only cost memory
+    params.n_seq_max = options.n_seq
+    params.kv_unified = True  # sequences share the cells, so a lone one may use them all
+    params.n_threads = params.n_threads_batch = n_threads
+    params.flash_attn_type = -1  # auto: llama.cpp knows where it is faster
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        raise ServeError(
+            f"{path}: no context of {n_ctx} tokens: {_capture.last_errors() or 'no reason given'}",
+            hint="memory may be short: give a smaller --ctx, or fewer --n-gpu-layers",
+        )
+    return context, n_threads
+
+
+class LlamaDecoder:
+    """A loaded model with its KV cache. Made by `load`. See `serve.decoder.Decoder` for the contract."""
+
+    def __init__(
+        self, model: Any, context: Any, name: str, n_ctx: int, options: ModelOptions
+    ) -> None:
+        self._model, self._context = model, context
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self._memory = llama_cpp.llama_get_memory(context)
+        self.name = name
+        self.n_ctx = n_ctx
+        self.n_batch = min(options.n_batch, int(llama_cpp.llama_n_batch(context)))
+        self.n_seq = options.n_seq
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.fim = self._fim_tokens()
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        # GPT-2's family has no begin-of-sequence token: documents begin after an end-of-text.
+        candidates = (
+            llama_cpp.llama_vocab_bos(self._vocab),
+            llama_cpp.llama_vocab_eos(self._vocab),
+        )
+        self.start_token = next((int(t) for t in candidates if t >= 0), 0)
+        # A new FIM block is a new document: whoever generates one has nothing more to say about this.
+        self._framing = {self.fim.prefix, self.fim.suffix, self.fim.middle} if self.fim else set()
+        self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
+        self._piece_buffer = ctypes.create_string_buffer(256)
+
+    def _fim_tokens(self) -> FimTokens | None:
+        ids = [
+            int(get(self._vocab))
+            for get in (
+                llama_cpp.llama_vocab_fim_pre,
+                llama_cpp.llama_vocab_fim_suf,
+                llama_cpp.llama_vocab_fim_mid,
+            )
+        ]
+        return FimTokens(*ids) if all(0 <= i < self.n_vocab for i in ids) else None
+
+    def warm_up(self) -> None:
+        """Compute one token, so that the first request finds the weights in memory and the graph built."""
+        self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
+        self.remove(0, 0)
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text`; see `Tokenizer`."""
+        data = text.encode()
+        size = len(data) + 2  # a token has a byte at least; some tokenizers put a space in front
+        while True:
+            ids = (llama_cpp.llama_token * size)()
+            n = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), ids, size, False, parse_special
+            )
+            if n >= 0:
+                return list(ids[:n])
+            if -n <= size:
+                raise DecoderFailed("llama.cpp cannot tokenize the prompt")
+            size = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; nothing for a special one."""
+        if token in self._framing:
+            return b""
+        n = llama_cpp.llama_token_to_piece(
+            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
+        )
+        if n < 0:  # longer than the buffer: remember the larger one
+            self._piece_buffer = ctypes.create_string_buffer(-n)
+            return self.piece(token)
+        return self._piece_buffer.raw[:n]
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends generation."""
+        return token in self._framing or bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def decode(self, batch: Sequence[BatchItem]) -> Logits:
+        """One llama_decode; see `Decoder`."""
+        b = self._batch
+        if len(batch) > self.n_batch:
+            raise ValueError(f"{len(batch)} tokens in a batch of {self.n_batch}")
+        b.n_tokens = len(batch)
+        for i, item in enumerate(batch):
+            b.token[i] = item.token
+            b.pos[i] = item.pos
+            b.n_seq_id[i] = 1
+            b.seq_id[i][0] = item.seq
+            b.logits[i] = item.want_logits
+        code = llama_cpp.llama_decode(self._context, b)
+        if code == _NO_KV_SLOT:
+            raise NoKvSlot("the KV cache has no room for the batch", hint="try again")
+        if code:
+            reason = _capture.last_errors(1) or f"llama_decode returned {code}"
+            raise DecoderFailed(f"llama.cpp could not compute the batch: {reason}")
+        wanted = [i for i, item in enumerate(batch) if item.want_logits]
+        rows = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
+        for row, i in enumerate(wanted):
+            pointer = llama_cpp.llama_get_logits_ith(self._context, i)
+            rows[row] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return rows
+
+    def remove(self, seq: int, start: int) -> bool:
+        """Forget positions from `start` on."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq, start, -1))
+
+    def close(self) -> None:
+        """Free context and model; once."""
+        if self._context:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._context)
+            llama_cpp.llama_model_free(self._model)
+            self._context = self._model = None

@@ -1,0 +1,53 @@
+"""What the server says when it starts. Pure text; knows nothing of llama.cpp, sockets or consoles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What was really set up, which may be less than what was asked for.
+
+    Attributes:
+        name: the model's, from its file.
+        description: architecture, size, type.
+        n_ctx: context in tokens.
+        n_threads: threads that compute.
+        n_offloaded: layers that llama.cpp put on a GPU, of `n_layers` (the output counts as one).
+        devices: the GPUs that llama.cpp sees.
+        has_fim: whether the model can fill in the middle.
+    """
+
+    name: str
+    description: str
+    n_ctx: int
+    n_threads: int
+    n_offloaded: int
+    n_layers: int
+    devices: tuple[str, ...]
+    has_fim: bool
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
+        fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
+        return [
+            f"model    {self.name} ({self.description})",
+            f"context  {self.n_ctx} tokens, {self.n_threads} threads",
+            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
+            f"FIM      {fim}",
+        ]
+
+
+def how_to_use(host: str, port: int) -> list[str]:
+    """Where it listens, and a line to try it with."""
+    if host in ("0.0.0.0", "::"):  # every address; here it is reached by this one
+        host = "127.0.0.1"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return [
+        f"ready    {url}  (Ctrl-C stops it)",
+        "try      "
+        f"curl -s {url}/v1/completions -d "
+        """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
+    ]

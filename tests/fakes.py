@@ -1,0 +1,182 @@
+"""A decoder without a model, which checks how it is used, and a server on loopback that runs it."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from serve.app import create_app
+from serve.decoder import BatchItem, FimTokens, Logits
+from serve.engine import Engine
+from serve.request import GenerationRequest
+from serve.runner import EngineRunner, Job, _Cancel
+from serve.server import HttpServer, bind
+from serve.service import CompletionService, ModelInfo
+from turbopilot.errors import TurboPilotError
+
+EOG = 256
+FIM = FimTokens(prefix=257, suffix=258, middle=259)
+N_VOCAB = 260
+FIM_NAMES = {"<fim_prefix>": FIM.prefix, "<fim_suffix>": FIM.suffix, "<fim_middle>": FIM.middle}
+
+Reply = Callable[[Sequence[int]], int]
+
+
+def letters(history: Sequence[int]) -> int:
+    """A letter that depends on every token before it, as a model's does: a lost token shows."""
+    return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
+
+
+def script(text: str, *, after: str = "?") -> Reply:
+    """A model that, after a prompt that ends in `after`, says `text` and ends."""
+    says: list[int] = [*text.encode(), EOG]
+    end = list(after.encode())
+
+    def reply(history: Sequence[int]) -> int:
+        for n in range(len(says)):
+            cut = len(history) - n
+            if list(history[cut:]) == says[:n] and list(history[cut - len(end) : cut]) == end:
+                return says[n]
+        return EOG
+
+    return reply
+
+
+class FakeDecoder:
+    """Tokens are bytes. Its KV cache is a list a sequence, and positions must fit onto it.
+
+    Args:
+        reply: the next token after a history.
+        gate: when given, each `decode` takes one permit, so that a test decides when a token comes.
+        can_cut: False makes it forget like a recurrent model: all or nothing.
+        fail: raised by `decode` while it returns something.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self,
+        reply: Reply = letters,
+        *,
+        n_ctx: int = 256,
+        n_batch: int = 16,
+        n_seq: int = 1,
+        gate: threading.Semaphore | None = None,
+        can_cut: bool = True,
+        fim: FimTokens | None = FIM,
+        fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
+    ) -> None:
+        self.n_ctx, self.n_batch, self.n_seq, self.n_vocab = n_ctx, n_batch, n_seq, N_VOCAB
+        self.fim = fim
+        self.start_token = EOG
+        self.adds_bos = False
+        self.kv: dict[int, list[int]] = {i: [] for i in range(n_seq)}
+        self.batches: list[int] = []
+        self.closed = False
+        self._reply, self._gate, self._can_cut, self._fail = reply, gate, can_cut, fail
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        if parse_special:
+            for name, token in FIM_NAMES.items():
+                before, found, after = text.partition(name)
+                if found:
+                    rest = self.tokenize(after, parse_special=True)
+                    return [*self.tokenize(before, parse_special=True), token, *rest]
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < EOG else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token == EOG
+
+    def decode(self, batch: Sequence[BatchItem]) -> Logits:
+        assert not self.closed
+        assert 1 <= len(batch) <= self.n_batch
+        if self._gate:
+            assert self._gate.acquire(timeout=60)
+        if error := self._fail(batch):
+            raise error
+        self.batches.append(len(batch))
+        rows = []
+        for item in batch:
+            cells = self.kv[item.seq]
+            assert item.pos == len(cells), "a position was skipped or computed twice"
+            cells.append(item.token)
+            if item.want_logits:
+                row = np.zeros(N_VOCAB, dtype=np.float32)
+                row[self._reply(cells)] = 30.0
+                rows.append(row)
+        assert sum(map(len, self.kv.values())) <= self.n_ctx
+        return np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)
+
+    def remove(self, seq: int, start: int) -> bool:
+        cells = self.kv[seq]
+        if 0 < start < len(cells) and not self._can_cut:
+            return False
+        del cells[start:]
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def open_gate(self) -> None:
+        """Let everything pass from now on."""
+        if self._gate:
+            self._gate.release(10_000)
+
+
+class WatchedRunner(EngineRunner):
+    """Tells a test what happened, so that it need not guess by waiting."""
+
+    def __init__(self, engine: Engine, *, max_jobs: int = 24) -> None:
+        super().__init__(engine, max_jobs=max_jobs)
+        self.submitted = threading.Semaphore(0)
+        self.cancelled = threading.Semaphore(0)
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> Job:
+        job = super().submit(requests)
+        self.submitted.release()
+        return job
+
+    def _post(self, command: _Cancel) -> None:
+        super()._post(command)
+        self.cancelled.release()
+
+
+def wait(semaphore: threading.Semaphore) -> None:
+    """Wait for something that must happen; the timeout only keeps a broken test from hanging."""
+    assert semaphore.acquire(timeout=60)
+
+
+def make_service(
+    decoder: FakeDecoder, *, max_jobs: int = 24
+) -> tuple[CompletionService, WatchedRunner]:
+    engine = Engine(decoder, n_slots=decoder.n_seq, random_seed=0)
+    runner = WatchedRunner(engine, max_jobs=max_jobs)
+    model = ModelInfo(decoder.name, decoder.n_ctx, 1_700_000_000)
+    return CompletionService(runner, decoder, model), runner
+
+
+@contextmanager
+def running_server(
+    decoder: FakeDecoder, *, max_jobs: int = 24
+) -> Iterator[tuple[HttpServer, WatchedRunner]]:
+    """A real server on a free loopback port."""
+    service, runner = make_service(decoder, max_jobs=max_jobs)
+    server = HttpServer(create_app(service), bind("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, name="http")
+    runner.start()
+    thread.start()
+    try:
+        yield server, runner
+    finally:
+        runner.request_stop()
+        decoder.open_gate()
+        runner.close()
+        server.stop()
+        thread.join()

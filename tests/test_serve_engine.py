@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.decoder import BatchItem
+from serve.engine import Emitted, Engine
+from serve.request import Event, Finished, GenerationRequest, SamplingParams, TextDelta
+from serve.scheduler import Scheduler, Sequence
+from tests.fakes import FakeDecoder, letters, script
+from turbopilot.errors import ContextLengthExceeded, DecoderFailed, NoKvSlot
+
+GREEDY = SamplingParams(temperature=0)
+
+
+def request(text: str, max_tokens: int = 8, stop: tuple[str, ...] = ()) -> GenerationRequest:
+    return GenerationRequest(tuple(text.encode()), max_tokens, stop, GREEDY)
+
+
+def run(engine: Engine, events: list[Emitted] | None = None) -> dict[int, list[Event]]:
+    by_request: dict[int, list[Event]] = defaultdict(list)
+    events = list(events or [])
+    for _ in range(10_000):
+        if not engine.has_work:
+            break
+        events += engine.step()
+        engine.check_integrity()
+    assert not engine.has_work
+    for request_id, event in events:
+        by_request[request_id].append(event)
+    return by_request
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, TextDelta))
+
+
+def last(events: list[Event]) -> Finished:
+    *before, end = events
+    assert isinstance(end, Finished)
+    assert not any(isinstance(e, Finished) for e in before)
+    return end
+
+
+def expected(prompt: str, n: int) -> str:
+    history = list(prompt.encode())
+    for _ in range(n):
+        history.append(letters(history))
+    return bytes(history[len(prompt.encode()) :]).decode()
+
+
+def test_generates_until_max_tokens() -> None:
+    engine = Engine(FakeDecoder())
+    events = run(engine, engine.submit(1, request("def f():", 5)))[1]
+    assert text_of(events) == expected("def f():", 5)
+    end = last(events)
+    assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == ("length", 8, 5)
+
+
+def test_the_end_of_generation_is_stop() -> None:
+    engine = Engine(FakeDecoder(script("yes")))
+    events = run(engine, engine.submit(1, request("well?", 50)))[1]
+    assert text_of(events) == "yes"
+    assert last(events).reason == "stop"
+
+
+def test_a_stop_string_ends_and_is_not_shown() -> None:
+    engine = Engine(FakeDecoder(script("one\ntwo")))
+    events = run(engine, engine.submit(1, request("well?", 50, ("\nt", "zzz"))))[1]
+    assert text_of(events) == "one"
+    assert last(events).reason == "stop"
+
+
+def test_a_held_back_beginning_of_a_stop_is_shown_at_the_end() -> None:
+    engine = Engine(FakeDecoder(script("one\n")))
+    events = run(engine, engine.submit(1, request("well?", 50, ("\nt",))))[1]
+    assert text_of(events) == "one\n"
+
+
+def test_the_next_request_reuses_the_common_prefix() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder)
+    run(engine, engine.submit(1, request("import os\ndef f():", 4)))
+    decoder.batches.clear()
+    events = run(engine, engine.submit(2, request("import os\ndef g():", 4)))[2]
+    assert last(events).usage.cached_tokens == len("import os\ndef ")
+    assert decoder.batches[0] == len("g():")
+    assert text_of(events) == expected("import os\ndef g():", 4)
+
+
+def test_the_same_prompt_again_computes_one_token() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder)
+    for i in (1, 2):
+        events = run(engine, engine.submit(i, request("import os", 4)))[i]
+        assert text_of(events) == expected("import os", 4)
+    assert last(events).usage.cached_tokens == len("import os") - 1
+
+
+def test_a_model_that_cannot_forget_a_part_begins_anew() -> None:
+    engine = Engine(FakeDecoder(can_cut=False))
+    run(engine, engine.submit(1, request("import os\ndef f():", 4)))
+    events = run(engine, engine.submit(2, request("import os\ndef g():", 4)))[2]
+    assert last(events).usage.cached_tokens == 0
+    assert text_of(events) == expected("import os\ndef g():", 4)
+
+
+def test_max_tokens_zero_ends_at_once() -> None:
+    engine = Engine(FakeDecoder())
+    ((_, event),) = engine.submit(1, request("x", 0))
+    assert last([event]).reason == "length"
+    assert not engine.has_work
+
+
+def test_what_cannot_fit_is_refused() -> None:
+    engine = Engine(FakeDecoder(n_ctx=64))
+    ((_, event),) = engine.submit(1, request("x" * 60, 5))
+    assert isinstance(last([event]).error, ContextLengthExceeded)
+
+
+def test_an_empty_prompt_and_ids_outside_the_vocabulary_are_refused() -> None:
+    engine = Engine(FakeDecoder())
+    for prompt in ((), (5000,), (-1,)):
+        ((_, event),) = engine.submit(1, GenerationRequest(prompt, 5))
+        assert last([event]).reason == "error"
+
+
+def test_a_cancelled_request_ends_once_and_frees_its_slot() -> None:
+    engine = Engine(FakeDecoder())
+    assert engine.submit(1, request("a", 100)) == engine.submit(2, request("b", 3)) == []
+    engine.step()
+    (*_, (_, end)) = engine.cancel(1)
+    assert last([end]).reason == "cancelled"
+    assert engine.cancel(1) == []
+    assert text_of(run(engine)[2]) == expected("b", 3)
+
+
+def test_a_waiting_request_can_be_cancelled() -> None:
+    engine = Engine(FakeDecoder())
+    engine.submit(1, request("a", 3))
+    engine.submit(2, request("b", 3))
+    engine.step()
+    assert [last([e]).reason for _, e in engine.cancel(2)] == ["cancelled"]
+    assert list(run(engine)) == [1]
+
+
+def test_a_failed_batch_ends_its_requests_and_no_others() -> None:
+    broken = [False] * 50 + [True]
+
+    def fail(_: object) -> DecoderFailed | None:
+        return DecoderFailed("boom") if broken.pop() else None
+
+    engine = Engine(FakeDecoder(fail=fail))
+    engine.submit(1, request("a", 3))
+    engine.submit(2, request("b", 3))
+    events = run(engine)
+    assert str(last(events[1]).error) == "boom"
+    assert text_of(events[2]) == expected("b", 3)
+
+
+def test_no_kv_slot_gives_up_idle_caches_first() -> None:
+    refuse: list[bool] = []
+
+    def fail(_: object) -> NoKvSlot | None:
+        return NoKvSlot("full") if refuse and refuse.pop() else None
+
+    decoder = FakeDecoder(n_seq=2, fail=fail)
+    engine = Engine(decoder, n_slots=2)
+    run(engine, engine.submit(1, request("aaaa", 3)))
+    refuse.append(True)
+    events = run(engine, engine.submit(2, request("bbbb", 3)))
+    assert text_of(events[2]) == expected("bbbb", 3)
+
+    decoder.kv.update({0: [], 1: []})
+    engine = Engine(decoder, n_slots=2)
+    refuse.extend([True] * 3)
+    events = run(engine, engine.submit(3, request("cccc", 3)))
+    assert isinstance(last(events[3]).error, NoKvSlot)
+
+
+def test_server_seed_makes_the_run_repeatable() -> None:
+    def outputs(seed: int) -> list[str]:
+        decoder = FakeDecoder()
+        engine = Engine(decoder, random_seed=seed)
+        hot = SamplingParams(temperature=100.0, top_p=1.0)
+        texts = []
+        for i in range(3):
+            events = run(engine, engine.submit(i, GenerationRequest((65,), 10, (), hot)))[i]
+            texts.append(text_of(events))
+        return texts
+
+    assert outputs(1) == outputs(1)
+    assert outputs(1) != outputs(2)
+    assert len(set(outputs(1))) == 3  # equal requests differ
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    n_seq=st.integers(1, 4),
+    n_batch=st.integers(4, 24),
+    can_cut=st.booleans(),
+    jobs=st.lists(
+        st.tuples(
+            st.text(st.sampled_from("ab"), min_size=1, max_size=30),
+            st.integers(0, 12),
+            st.one_of(st.none(), st.integers(0, 30)),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    seed=st.integers(0, 2**16),
+)
+def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
+    n_seq: int,
+    n_batch: int,
+    can_cut: bool,
+    jobs: list[tuple[str, int, int | None]],
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    engine = Engine(
+        FakeDecoder(n_ctx=64, n_seq=n_seq, n_batch=n_batch, can_cut=can_cut), n_slots=n_seq
+    )
+    events: list[Emitted] = []
+    due = {i: cancel_at for i, (_, _, cancel_at) in enumerate(jobs) if cancel_at is not None}
+    pending = list(enumerate(jobs))
+    for step in range(3000):
+        while pending and rng.random() < 0.5:
+            i, (prompt, n, _) = pending.pop(0)
+            events += engine.submit(i, request(prompt, n))
+        for i in [i for i, at in due.items() if at == step]:
+            events += engine.cancel(i)
+        events += engine.step()
+        engine.check_integrity()
+        if not pending and not engine.has_work:
+            break
+    assert not engine.has_work
+    by_request: dict[int, list[Event]] = defaultdict(list)
+    for i, event in events:
+        by_request[i].append(event)
+    assert set(by_request) == set(range(len(jobs)))
+    for i, (prompt, n, _) in enumerate(jobs):
+        end = last(by_request[i])
+        assert expected(prompt, n).startswith(text_of(by_request[i]))
+        if end.reason == "length":
+            assert text_of(by_request[i]) == expected(prompt, n)
+            assert end.usage.completion_tokens == n
+        else:
+            assert end.reason == "cancelled"
+            assert i in due
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(4, 12),
+)
+def test_scheduler_keeps_its_budgets(
+    sizes: list[tuple[int, int]], n_slots: int, n_batch: int
+) -> None:
+    scheduler = Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch)
+    for i, (n_prompt, n_more) in enumerate(sizes):
+        scheduler.add(Sequence(i, [i] * n_prompt, n_prompt + n_more))
+    order: list[int] = []
+    for _ in range(3000):
+        if not scheduler.has_work:
+            break
+        order += [a.sequence.id for a in scheduler.admit()]
+        chunks = scheduler.plan()
+        assert 1 <= sum(c.stop - c.start for c in chunks) <= n_batch
+        assert len(scheduler.running) <= n_slots
+        for c in chunks:
+            c.sequence.n_past = c.stop
+            if c.is_last and len(c.sequence.tokens) == c.sequence.n_reserved:
+                scheduler.remove(c.sequence)
+            elif c.is_last:
+                c.sequence.tokens.append(99)
+        scheduler.check_integrity()
+    assert order == list(range(len(sizes)))  # first come, first served; nobody is forgotten
+
+
+def test_generating_goes_before_reading_prompts() -> None:
+    scheduler = Scheduler(n_slots=2, n_ctx=64, n_batch=4)
+    first, second = Sequence(0, [1], 10), Sequence(1, [2] * 9, 20)
+    scheduler.add(first)
+    scheduler.add(second)
+    scheduler.admit()
+    chunks = scheduler.plan()
+    assert [(c.sequence.id, c.stop - c.start) for c in chunks] == [(0, 1), (1, 3)]
+
+
+@pytest.mark.parametrize(("n_slots", "n_batch"), [(0, 4), (5, 4)])
+def test_slots_must_fit_into_a_batch(n_slots: int, n_batch: int) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch)
+
+
+def test_fake_decoder_notices_a_skipped_position() -> None:
+    with pytest.raises(AssertionError, match="position"):
+        FakeDecoder().decode([BatchItem(1, 1, 0, True)])

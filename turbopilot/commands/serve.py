@@ -1,0 +1,170 @@
+"""`turbopilot serve`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve.settings import DEFAULT_PORT, Defaults, ModelOptions, ServerOptions
+from turbopilot import console
+from turbopilot.errors import InvalidInput, did_you_mean
+
+DEFAULTS = Defaults()
+# The original TurboPilot's names.
+MODEL_TYPES = ("codegen", "starcoder", "wizardcoder", "stablecode")
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A GGUF file, or 'demo' for the bundled model, which is also what nothing means.",
+            show_default=False,
+        ),
+    ] = None,
+    model_file: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--model-file",
+            envvar="MODEL",
+            help="The same as MODEL, as the original had it.",
+            show_default=False,
+        ),
+    ] = None,
+    model_type: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model-type",
+            envvar="MODEL_TYPE",
+            help=f"Kept for old scripts ({', '.join(MODEL_TYPES)}): a GGUF says itself what it is.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("-p", "--port", min=0, max=65535, help="Port; 0 is any free one.")
+    ] = DEFAULT_PORT,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on. 0.0.0.0 is every network you are in: there is no password."
+        ),
+    ] = "127.0.0.1",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "-t",
+            "--threads",
+            envvar="THREADS",
+            min=1,
+            help="Threads that compute. Default: one per processor core.",
+            show_default=False,
+        ),
+    ] = None,
+    n_gpu_layers: Annotated[
+        str,
+        typer.Option(
+            "--ngl",
+            "--n-gpu-layers",
+            envvar="GPU_LAYERS",
+            help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
+        ),
+    ] = "auto",
+    random_seed: Annotated[
+        int | None,
+        typer.Option(
+            "-r",
+            "--random-seed",
+            help="Makes a run repeatable. Default: every run differs.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="For requests that do not say: 0 always takes the likeliest token."
+        ),
+    ] = DEFAULTS.temperature,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p",
+            min=0.0,
+            max=1.0,
+            help="For requests that do not say: how much of the probability to choose from.",
+        ),
+    ] = DEFAULTS.top_p,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            min=1,
+            help="Prompt tokens computed at once: less memory, or faster prompts.",
+        ),
+    ] = ModelOptions().n_batch,
+    ctx: Annotated[
+        int | None,
+        typer.Option(
+            "-c",
+            "--ctx",
+            help="Context in tokens, prompt and answer together. Default: the model's, at most 8192.",
+            show_default=False,
+        ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show what llama.cpp says. Never shows prompts.")
+    ] = False,
+) -> None:
+    """Answer editors: completions over HTTP, as the original TurboPilot, FauxPilot and OpenAI do.
+
+    Stays on this machine unless --host says otherwise. Old `THREADS`, `MODEL`, `MODEL_TYPE` and
+    `GPU_LAYERS` environment variables are understood.
+
+    Example: `turbopilot serve codegen-q4_0.gguf --port 18080`
+    """
+    from serve.server import serve as serve_http
+    from turbopilot.commands.resolve import resolve_gguf
+
+    if model and model_file and Path(model) != Path(model_file):
+        raise InvalidInput(f"two models: {model} and -f {model_file}", hint="give one of them")
+    if model_type and model_type not in MODEL_TYPES:
+        raise InvalidInput(
+            f"-m {model_type}: no such model type",
+            hint=f"{did_you_mean(model_type, MODEL_TYPES)} Or leave it out: a GGUF says it itself.",
+        )
+    layers = _gpu_layers(n_gpu_layers)
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    path = resolve_gguf(model or model_file, notify=console.info)
+    options = ServerOptions(
+        model_file=path,
+        model=ModelOptions(ctx=ctx, threads=threads, n_gpu_layers=layers, n_batch=batch_size),
+        defaults=Defaults(temperature=temperature, top_p=top_p),
+        host=host,
+        port=port,
+        random_seed=random_seed,
+    )
+    serve_http(options, console.info)
+
+
+def _gpu_layers(text: str) -> int | None:
+    """A number of layers, or None for auto."""
+    if text.lower() == "auto":
+        return None
+    try:
+        n = int(text)
+    except ValueError:
+        raise InvalidInput(
+            f"--ngl {text}: not a number of layers", hint="give a number, or auto"
+        ) from None
+    if n < 0:
+        raise InvalidInput(f"--ngl {n}: must not be negative", hint="for all layers give auto")
+    return n
