@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -54,8 +54,8 @@ def shapes(n_embd: int, n_layer: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def make_checkpoint(folder: Path, model: str) -> int:
-    """Write a random F16 checkpoint, tensor by tensor; return the largest tensor's bytes."""
+def make_checkpoint(folder: Path, model: str) -> None:
+    """Write a random F16 checkpoint, tensor by tensor."""
     n_embd, n_layer, n_head, rotary = GEOMETRY[model]
     config = json.loads((demo_checkpoint() / "config.json").read_text())
     config |= {
@@ -83,7 +83,16 @@ def make_checkpoint(folder: Path, model: str) -> int:
         f.write(len(raw).to_bytes(8, "little") + raw)
         for shape in shapes(n_embd, n_layer).values():
             f.write(rng.standard_normal(shape, np.float32).astype(np.float16).tobytes())
-    return max(sizes.values())
+
+
+def run(*command: str) -> tuple[float, float]:
+    """Seconds and peak resident bytes of a command of this Python's, by the kernel's own account."""
+    began = time.monotonic()
+    child = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.monotonic() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -92,35 +101,31 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=GEOMETRY, default="350M")
     parser.add_argument(
-        "--folder", type=Path, help="where the checkpoint is made (default: a temporary folder)"
+        "--folder", type=Path, help="where files are made (default: a temporary one)"
     )
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.make:
+        make_checkpoint(args.make, args.model)
+        return
     with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
-        checkpoint = Path(tmp) / "checkpoint"
-        largest = make_checkpoint(checkpoint, args.model)
-        bound = 2 * largest + 250e6
+        checkpoint, out = Path(tmp) / "checkpoint", Path(tmp) / "out.gguf"
+        # In a process of its own: Linux counts the parent's peak as the child's.
+        run(__file__, "--make", str(checkpoint), "--model", args.model)
         source = checkpoint / "model.safetensors"
-        print(
-            f"CodeGen-{args.model}: {source.stat().st_size / 1e9:.2f} GB, largest tensor {largest / 1e6:.0f} MB"
-        )
+        n_embd, n_layer, *_ = GEOMETRY[args.model]
+        largest = max(2 * int(np.prod(s)) for s in shapes(n_embd, n_layer).values())
+        bound = 2 * largest + 250e6
+        print(f"CodeGen-{args.model}: {source.stat().st_size / 1e9:.2f} GB, ", end="")
+        print(f"largest tensor {largest / 1e6:.0f} MB")
         for dtype in ("f16", "f32"):
             began = time.monotonic()
-            shutil.copyfile(source, Path(tmp) / "copy")
+            shutil.copyfile(source, out)
             copied = time.monotonic() - began
-            (Path(tmp) / "copy").unlink()
-            out = Path(tmp) / "out.gguf"
-            began = time.monotonic()
-            subprocess.run(
-                [sys.executable, "-m", "turbopilot", "convert", str(checkpoint), "-o", str(out), "--dtype", dtype, "--force"],  # noqa: E501
-                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            seconds = time.monotonic() - began
-            # the largest child so far: both runs have the same bound, so the maximum is what counts
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
-                1 if sys.platform == "darwin" else 1024
-            )
+            convert = ("-m", "turbopilot", "convert", str(checkpoint), "-o", str(out), "--force")
+            seconds, peak = run(*convert, "--dtype", dtype)
             print(
-                f"convert --dtype {dtype}: {seconds:.1f} s (cp {copied:.1f} s), peak so far {peak / 1e6:.0f} MB; "
+                f"convert --dtype {dtype}: {seconds:.1f} s (cp {copied:.1f} s), peak {peak / 1e6:.0f} MB; "
                 f"bound {bound / 1e6:.0f} MB: {'kept' if peak < bound else 'EXCEEDED'}"
             )
 

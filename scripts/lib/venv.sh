@@ -116,7 +116,7 @@ ensure_venv() {
     fi
     "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
     install_llama_cpp
-    say "installing turbopilot[$extras] and its tested dependencies"
-    pip_install --quiet --editable "$ROOT[$extras]"
+    say "installing turbopilot[$extras] and its tested dependencies (PyTorch is large: a minute or more)"
+    pip_install -qq --editable "$ROOT[$extras]"
     echo "$wanted" >"$stamp"
 }

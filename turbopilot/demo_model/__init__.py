@@ -1,0 +1,1 @@
+"""The bundled checkpoint: data files only. Its card is README.md."""
