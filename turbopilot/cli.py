@@ -38,7 +38,7 @@ class ErrorBoundary(TyperGroup):
             console.error(str(e), e.hint)
             raise typer.Exit(e.exit_code) from e
         except KeyboardInterrupt:
-            console.error("interrupted; nothing was left behind")
+            console.error("interrupted")
             raise typer.Exit(130) from None
         except MemoryError:
             console.error("out of memory", "close other programs, or use a smaller model")

@@ -53,13 +53,22 @@ def table(
     *,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """A table on stdout; the columns of these indices are right-aligned (default: all but the first)."""
+    """A table on stdout, under its title.
+
+    Args:
+        title: a line above it; "" for none.
+        columns: their names.
+        rows: cells, as text.
+        numbers: indices of the columns to align to the right; all but the first where not given.
+    """
     right = range(1, len(columns)) if numbers is None else numbers
-    t = Table(title=title or None, title_justify="left")
+    t = Table()
     for i, column in enumerate(columns):
         t.add_column(column, justify="right" if i in right else "left")
     for row in rows:
         t.add_row(*(escape(cell) for cell in row))
+    if title:
+        out.print(escape(title))
     Console(highlight=False, width=None if out.is_terminal else 120).print(t)
 
 

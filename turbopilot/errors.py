@@ -150,4 +150,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     folded = {k.lower(): k for k in known}
     near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"

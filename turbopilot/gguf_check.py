@@ -6,8 +6,12 @@ asserts (which ends the process) on some things that this leaves open; they are 
 
 from __future__ import annotations
 
+import math
+
 from turbopilot.errors import CorruptModel
 from turbopilot.gguf_file import GgufHeader
+
+_LARGEST = 1 << 30  # of any size in a model's metadata
 
 
 def check_model(header: GgufHeader) -> None:
@@ -31,6 +35,7 @@ def check_model(header: GgufHeader) -> None:
     claimed = header.metadata[f"{arch}.block_count"]
     if isinstance(claimed, int) and claimed > len(layers):
         raise _corrupt(header, f"it claims {claimed:,} layers and has tensors of {len(layers):,}")
+    _check_numbers(header)
     _check_rotary(header)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
@@ -46,6 +51,15 @@ def check_model(header: GgufHeader) -> None:
             )
 
 
+def _check_numbers(header: GgufHeader) -> None:
+    """Numbers on which llama.cpp ends the process, as NaN for a norm's epsilon."""
+    for key, value in header.metadata.items():
+        if not key.startswith(f"{header.architecture}.") or isinstance(value, (str, bool, list)):
+            continue
+        if not math.isfinite(value) or (isinstance(value, int) and not 0 <= value <= _LARGEST):
+            raise _corrupt(header, f"{key} is {value}, which cannot be")
+
+
 def _check_rotary(header: GgufHeader) -> None:
     """Rotated dimensions: an even number, within a head. llama.cpp computes outside the head otherwise."""
     arch, m = header.architecture, header.metadata
@@ -58,7 +72,7 @@ def _check_rotary(header: GgufHeader) -> None:
         not isinstance(rotary, int)
         or not isinstance(head, int)
         or rotary % 2
-        or not 0 <= rotary <= head
+        or not 0 < rotary <= head  # with 0 llama.cpp never ends
     ):
         raise _corrupt(
             header, f"{arch}.rope.dimension_count is {_short(rotary)} in heads of {_short(head)}"

@@ -1,0 +1,251 @@
+"""Tiny random checkpoints, one builder a family, in exactly the files that Hugging Face users have.
+
+Awkward on purpose: the rotary part is smaller than the head, the embedding has more rows than the
+tokenizer has tokens, weights are spread so widely (and biases are so far from zero) that a wrong
+permutation or a lost bias changes every logit. A new family is one entry of `FAMILY`.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    GPTBigCodeConfig,
+    GPTBigCodeForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
+
+EOS: Final = "<|endoftext|>"
+SPACES: Final = tuple(" " * n for n in range(31, 1, -1))
+TABS: Final = tuple("\t" * n for n in range(9, 1, -1))
+
+# 3 layers and 8 heads of 32, of which 16 are rotated; all dimensions are multiples of 256, so that
+# llama.cpp's K types apply; the MLP is GPT-J's 4·n_embd.
+GEOMETRY: Final[Mapping[str, Any]] = {
+    "n_embd": 256, "n_layer": 3, "n_head": 8, "rotary_dim": 16, "n_positions": 512, "vocab_size": 1024,
+}  # fmt: skip
+
+
+def stdlib_files(at_least: int) -> list[Path]:
+    """Source files of the running Python, in a fixed order, of `at_least` bytes in all."""
+    files, size = [], 0
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        if size >= at_least:
+            break
+        files.append(path)
+        size += path.stat().st_size
+    return files
+
+
+@cache
+def _byte_level_bpe(vocab: int) -> str:
+    """A GPT-2 style byte-level BPE of so many tokens, trained on stdlib source, as JSON."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = (path.read_text("utf-8", errors="replace") for path in stdlib_files(400_000))
+    tokenizer.train_from_iterator(texts, trainer)
+    return str(tokenizer.to_str())
+
+
+def tiny_tokenizer(
+    added: tuple[str, ...],
+    n_base: int = 700,
+    *,
+    special: tuple[str, ...] = (),
+    digits: bool = False,
+) -> Tokenizer:
+    """`n_base` BPE tokens, `<|endoftext|>` last of them, then the added tokens: CodeGen's and GPT-J's order.
+
+    With `digits`, digits are cut one by one before GPT-2's regex, as StarCoder's tokenizer does.
+    """
+    tokenizer = Tokenizer.from_str(_byte_level_bpe(n_base - 1))
+    if digits:
+        steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.add_special_tokens([AddedToken(EOS, special=True, normalized=True)])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=True) for token in added])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return tokenizer
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, tokenizer_class: str) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "add_prefix_space": False, "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
+        "model_max_length": GEOMETRY["n_positions"], "tokenizer_class": tokenizer_class,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), "utf-8")
+
+
+def _spread(model: torch.nn.Module, seed: int) -> None:
+    """Weights whose logits are of order 10, attention that prefers some tokens, biases far from zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+        return torch.normal(mean, std, like.shape, generator=generator)
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ("ln_" in name or "norm" in name) and name.endswith("weight"):
+                p.copy_(normal(p, 1.0, 0.3))
+            elif p.ndim == 1:
+                p.copy_(normal(p, 0.0, 0.8))
+            else:
+                table = any(part in name for part in ("wte", "wpe", "embed_in", "embed_tokens"))
+                head = any(part in name for part in ("lm_head", "embed_out"))
+                std = 1.0 if table else 0.18 if head else 0.08
+                p.copy_(normal(p, 0.0, std))
+
+
+def _codegen(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _save_tokenizer(tiny_tokenizer(SPACES + TABS), folder, "CodeGenTokenizer")
+    model: torch.nn.Module = CodeGenForCausalLM(
+        CodeGenConfig(**config, tokenizer_class="GPT2Tokenizer")
+    )
+    return model
+
+
+def _gptj(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    extra = tuple(f"<|extratoken_{i}|>" for i in range(1, 13))
+    _save_tokenizer(tiny_tokenizer(extra), folder, "GPT2Tokenizer")
+    model: torch.nn.Module = GPTJForCausalLM(GPTJConfig(**config, tokenizer_class="GPT2Tokenizer"))
+    return model
+
+
+FIM: Final = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
+
+# The names that most families since Llama share; 8 heads of 32 on 2 key/value heads.
+_MODERN: Final[Mapping[str, Any]] = {
+    "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+    "intermediate_size": 768, "max_position_embeddings": 512, "vocab_size": 1024,
+}  # fmt: skip
+_OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
+
+
+def _modern(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The config with the geometry under Llama's names; what the caller overrides comes last."""
+    kept = {k: v for k, v in config.items() if k not in _OLD_NAMES}
+    return {**_MODERN, **more, **kept}
+
+
+def _starcoder_tokenizer(folder: Path) -> None:
+    _save_tokenizer(tiny_tokenizer((), special=FIM, digits=True), folder, "PreTrainedTokenizerFast")
+
+
+def _gpt_bigcode(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _starcoder_tokenizer(folder)
+    geometry = {k: v for k, v in config.items() if k != "rotary_dim"}
+    tanh = {"activation_function": "gelu_pytorch_tanh"}
+    model: torch.nn.Module = GPTBigCodeForCausalLM(GPTBigCodeConfig(**{**tanh, **geometry}))
+    return model
+
+
+def _gptneox(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _save_tokenizer(tiny_tokenizer(()), folder, "GPT2Tokenizer")
+    values = _modern(config, hidden_act="gelu_new", use_parallel_residual=True)
+    values.pop("num_key_value_heads")
+    model: torch.nn.Module = GPTNeoXForCausalLM(GPTNeoXConfig(**values))
+    return model
+
+
+def _starcoder2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _starcoder_tokenizer(folder)
+    model: torch.nn.Module = Starcoder2ForCausalLM(
+        Starcoder2Config(**_modern(config, sliding_window=None))
+    )
+    return model
+
+
+def _llama(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _starcoder_tokenizer(folder)
+    model: torch.nn.Module = LlamaForCausalLM(LlamaConfig(**_modern(config)))
+    return model
+
+
+def _qwen2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _starcoder_tokenizer(folder)
+    model: torch.nn.Module = Qwen2ForCausalLM(Qwen2Config(**_modern(config)))
+    return model
+
+
+def _stablelm(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _starcoder_tokenizer(folder)
+    model: torch.nn.Module = StableLmForCausalLM(
+        StableLmConfig(**_modern(config, use_qkv_bias=True))
+    )
+    return model
+
+
+def _phi(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    _save_tokenizer(tiny_tokenizer(SPACES + TABS), folder, "CodeGenTokenizer")
+    model: torch.nn.Module = PhiForCausalLM(PhiConfig(**_modern(config, num_key_value_heads=8)))
+    return model
+
+
+FAMILY: Final[Mapping[str, Callable[[Path, Mapping[str, Any]], torch.nn.Module]]] = {
+    "codegen": _codegen,
+    "gptj": _gptj,
+    "gptbigcode": _gpt_bigcode,
+    "gptneox": _gptneox,
+    "starcoder2": _starcoder2,
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "stablelm": _stablelm,
+    "phi": _phi,
+}
+
+
+def tiny_checkpoint(
+    family: str, folder: Path, *, dtype: str = "f32", seed: int = 0, **overrides: Any
+) -> Path:
+    """Write a random checkpoint of the family into `folder` (made where missing).
+
+    Args:
+        family: a key of `FAMILY`.
+        folder: where config.json, model.safetensors and the tokenizer go.
+        dtype: "f32" or "f16", the weights' type in the safetensors file.
+        seed: of the weights.
+        overrides: config values that replace those of `GEOMETRY`.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    eos = tiny_tokenizer(()).token_to_id(EOS)
+    config = {**GEOMETRY, "bos_token_id": eos, "eos_token_id": eos, "tie_word_embeddings": False}
+    model: Any = FAMILY[family](folder, {**config, **overrides})
+    _spread(model, seed)
+    if dtype == "f16":
+        model = model.half()
+    model.save_pretrained(folder)
+    return folder

@@ -1,0 +1,12 @@
+"""Is a GGUF file the model that it was made of? PyTorch is the judge. Knows nothing of converters.
+
+>>> from pathlib import Path
+>>> from turbopilot.verify import verify
+>>> verify(Path("model.gguf"), Path("codegen-350M-mono")).passed  # doctest: +SKIP
+True
+"""
+
+from turbopilot.verify.report import Report
+from turbopilot.verify.run import compare, verify
+
+__all__ = ["Report", "compare", "verify"]

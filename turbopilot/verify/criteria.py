@@ -1,0 +1,167 @@
+"""How far a candidate may be from its reference: one table by GGUF type. Pure; knows no models or files.
+
+Where the numbers come from. F32 and F16 lose nothing but rounding, so their limits are fixed. Quantizing
+perturbs every weight by a known amount, `NOISE`, but what becomes of it depends on the model: the same
+type moved the logits of a random network 15 times as much as those of a trained one. So the limit is
+taken from the model itself: the reference is run once more with random noise of that amount in its
+weights, and a candidate may be `_ROOM` times as far away as that. Over 15 types, on a random and on a
+trained CodeGen, sound files were at 0.4 to 1.25 times the NMSE and the KL of the noise (K types do
+best, for they keep some tensors at more bits). A rotary permutation skipped in one tensor alone was at
+4.6 times even in a trained model's Q4_0. What no limit can show at few bits is a fault that is smaller
+than the type's own noise: a lost bias of small effect is seen at F32, mostly at F16 and Q8_0, not at
+Q4_0. So verify the F32 or F16 file too, before it is quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from turbopilot.errors import InvalidInput
+from turbopilot.gguf_file import GGML_TYPES, GgufHeader
+from turbopilot.verify.metrics import Metrics, Place
+
+# Measured: Σ(dequantized − weight)² / Σ weight² of 256 × 1024 standard normal weights, without an
+# importance matrix, or with a flat one where the type demands it (ggml 0.25.3).
+_WEIGHTS: Final[dict[str, float]] = {
+    "Q8_0": 2.9e-5, "Q6_K": 3.2e-4, "Q5_K": 1.3e-3, "Q5_1": 1.4e-3, "Q5_0": 1.8e-3, "Q4_K": 5.1e-3,
+    "Q4_1": 6.1e-3, "IQ4_NL": 5.8e-3, "IQ4_XS": 5.9e-3, "Q4_0": 7.4e-3, "MXFP4": 1.3e-2, "Q3_K": 2.3e-2,
+    "IQ3_S": 2.8e-2, "IQ3_XXS": 4.6e-2, "IQ2_S": 6.2e-2, "Q2_K": 8.8e-2, "IQ2_XS": 9.0e-2,
+    "IQ2_XXS": 1.2e-1, "IQ1_M": 2.0e-1, "IQ1_S": 2.4e-1, "TQ1_0": 6.5e-1, "TQ2_0": 6.5e-1,
+    "NVFP4": 9.1e-3, "Q1_0": 3.6e-1, "Q2_0": 5.2e-1,
+}  # fmt: skip
+
+# llama.cpp also rounds what the weights are multiplied with, to 8 bits: 2.9e-5 for normally distributed
+# activations, and up to 1.6e-4 where one of 32 dwarfs the others. Twice the former, for outliers.
+_ACTIVATIONS: Final = 6e-5
+
+NOISE: Final[dict[str, float]] = {
+    "BF16": 2 * 2.8e-6,  # weights and activations, both with 8 bits of mantissa; measured as above
+    **{name: noise + _ACTIVATIONS for name, noise in _WEIGHTS.items()},
+}
+"""Type → relative error power that it puts on weights and activations together."""
+
+_ROOM: Final = 1.6  # the largest ratio seen of a sound file to the noise is 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most (or, for top-1, the least) that is accepted; see `Metrics` for the definitions."""
+
+    nmse: float
+    mean_kl: float
+    clear_top1: float
+
+
+FIXED: Final[dict[str, Limits]] = {
+    # What is left in F32 is the order of summation and llama.cpp's GELU table of F16 values: NMSE 3e-9
+    # (trained) to 1e-7 (random) seen. KL is about half the variance of the difference, and logits have a
+    # variance of order 10: so it is limited to 10 times the NMSE.
+    "F32": Limits(nmse=1e-6, mean_kl=1e-5, clear_top1=1.0),
+    # Weights of an F16 checkpoint are exact, but activations are rounded to F16: 2e-8 to 4e-7 seen.
+    "F16": Limits(nmse=1e-5, mean_kl=1e-4, clear_top1=0.995),
+}
+
+_BITS: Final = {name: 8 * size / block for name, block, size in GGML_TYPES.values()}
+_SHARE = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One reason for the verdict "failed": `check` names it for programs, `message` tells a person."""
+
+    check: str
+    message: str
+
+
+def judged_type(header: GgufHeader) -> str:
+    """The type that a file is judged as: the one of fewest bits that holds at least a tenth of its weights.
+
+    The tensors decide and not `general.file_type`, which is a claim; so a Q4_K_M file, some of whose
+    tensors are Q6_K, is judged as Q4_K. Vectors (norms, biases) are always F32 and do not count.
+    """
+    weights: dict[str, int] = {}
+    for t in header.tensors:
+        if len(t.shape) > 1:
+            weights[t.type_name] = weights.get(t.type_name, 0) + t.n_weights
+    total = sum(weights.values())
+    large = [name for name, n in weights.items() if n >= _SHARE * total]
+    return min(large, key=lambda name: _BITS[name], default="F32")
+
+
+def noise_of(type_name: str) -> float | None:
+    """The noise to measure the model's own limits with, or None where the limits are fixed.
+
+    Raises:
+        InvalidInput: there are no limits for this type.
+    """
+    if type_name in FIXED:
+        return None
+    if type_name not in NOISE:
+        known = ", ".join((*FIXED, *NOISE))
+        raise InvalidInput(
+            f"no limits are known for files of type {type_name}",
+            hint=f"types that can be judged: {known}",
+        )
+    return NOISE[type_name]
+
+
+def limits_for(type_name: str, noisy: Metrics | None = None) -> Limits:
+    """The limits of a type; for all but the fixed ones, from the reference's own answer to `noise_of` it."""
+    if noisy is None:
+        return FIXED[type_name]
+    missed, n = 1 - noisy.clear_top1, max(1, noisy.clear)
+    # Twice the misses of the noise, and three standard deviations of a count of so few.
+    slack = 2 * missed + 3 * (max(missed, 1 / n) / n) ** 0.5
+    return Limits(
+        # An error of the reference's own power is no model, whatever the type.
+        nmse=min(1.0, _ROOM * noisy.nmse),
+        mean_kl=_ROOM * noisy.mean_kl,
+        clear_top1=max(0.0, 1 - slack),
+    )
+
+
+def failures(
+    metrics: Metrics, limits: Limits, type_name: str, describe: Callable[[Place], str]
+) -> list[Failure]:
+    """Every limit that was missed: by how much, and where it was worst."""
+
+    def where(what: str, place: Place | None) -> str:
+        return f"; {what} {describe(place)}" if place else ""
+
+    found = []
+    if metrics.not_finite:
+        text = f"{metrics.not_finite:,} of {metrics.positions:,} positions have logits that are NaN or infinite"
+        found.append(Failure("finite", text))
+    if metrics.nmse > limits.nmse:
+        text = f"NMSE {_over(metrics.nmse, limits.nmse, type_name)}"
+        found.append(
+            Failure(
+                "nmse",
+                text
+                + where(f"the largest difference, {metrics.max_abs:.3g}, is", metrics.max_abs_at),
+            )
+        )
+    if metrics.mean_kl > limits.mean_kl:
+        text = f"mean KL {_over(metrics.mean_kl, limits.mean_kl, type_name)}"
+        found.append(
+            Failure(
+                "mean_kl", text + where(f"the largest, {metrics.max_kl:.3g}, is", metrics.max_kl_at)
+            )
+        )
+    if metrics.clear_top1 < limits.clear_top1:
+        text = (
+            f"top-1 is equal at {metrics.clear_top1:.2%} of the {metrics.clear:,} positions with a clear first choice; "
+            f"{type_name} demands {limits.clear_top1:.2%}"
+        )
+        found.append(
+            Failure("clear_top1", text + where("the first that differs is", metrics.clear_miss_at))
+        )
+    return found
+
+
+def _over(value: float, limit: float, type_name: str) -> str:
+    times = value / limit
+    shown = f"{times:.2g}" if times < 100 else f"{times:,.0f}"
+    return f"{value:.2e} is {shown} times the {limit:.2g} that {type_name} may have"
