@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,23 @@ from converters.spec import Require
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
 
 _NEEDED: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """How positions are rotated.
+
+    Args:
+        theta: base of the angles.
+        fraction: of each head's dimensions that are rotated.
+        kind: "default" or "linear"; others are noted as problems.
+        factor: by which "linear" stretches positions.
+    """
+
+    theta: float
+    fraction: float
+    kind: str
+    factor: float
 
 
 class HfConfig:
@@ -83,6 +101,40 @@ class HfConfig:
             )
             return harmless
         return value
+
+    def rope(self, fraction: float = 1.0) -> Rope:
+        """The rotary settings, wherever this version of transformers wrote them.
+
+        Since 5.0 they are one object, `rope_parameters`; before, `rope_theta` (GPT-NeoX: `rotary_emb_base`),
+        `partial_rotary_factor` (`rotary_pct`) and `rope_scaling` stood apart. Older files have only those.
+
+        Args:
+            fraction: of the head that is rotated, where the config does not say.
+        """
+        merged: dict[str, Any] = {}
+        for name in ("rope_scaling", "rope_parameters"):
+            value = self.values.get(name)
+            if value is not None and not isinstance(value, dict):
+                self._note(f"{name} is {value!r}, which is not an object")
+            merged |= value if isinstance(value, dict) else {}
+        inner = HfConfig({**self.values, **merged}, self.where)
+        theta = inner.number("rope_theta", absent=inner.number("rotary_emb_base", absent=10000.0))
+        part = inner.number(
+            "partial_rotary_factor", absent=inner.number("rotary_pct", absent=fraction)
+        )
+        kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
+        factor = inner.number("factor", absent=1.0)
+        if kind not in ("default", "linear"):
+            inner._note(
+                f"rope type is {kind!r}; llama.cpp's graph is given 'default' or 'linear' only"
+            )
+        if not (theta > 0 and factor > 0 and 0 < part <= 1):
+            inner._note(
+                f"rotary settings are absurd: theta {theta}, factor {factor}, fraction {part}"
+            )
+        for problem in inner.problems:
+            self._note(problem)
+        return Rope(theta, part, kind, factor)
 
     def require(self, rules: tuple[Require, ...]) -> None:
         """Note every value that the target's graph does not compute."""

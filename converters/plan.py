@@ -78,21 +78,26 @@ def plan(spec: ArchSpec, config: HfConfig, sources: Mapping[str, SourceTensor], 
     """
     config.require(spec.require)
     dims = spec.dims(config)
-    keys = {key.name: key.value(config, dims) for key in spec.keys}
+    keys = {k.name: v for k in spec.keys if (v := k.value(config, dims)) is not None}
     geometry = [] if config.problems else dims.problems() or spec.check(dims)
     if config.problems or geometry:
         config.raise_problems(geometry)
 
+    specs = [one for t in spec.tensors for one in _expand(t, dims.n_layer)]
+    sources = _with_prefix(sources, specs, spec.prefix)
+    tied = config.flag("tie_word_embeddings", absent=spec.ties_by_default)
     faults: list[str] = []
     used: dict[str, list[IntArray]] = {}
     tensors = [
-        planned
-        for template in spec.tensors
-        for one in _expand(template, dims.n_layer)
-        if (planned := _plan_tensor(one, dims, sources, dtype, used, faults)) is not None
+        _plan_tensor(t, dims, sources, dtype, used, faults)
+        for t in specs
+        if not (t.tied and tied) and (t.when is None or t.when(config))
     ]
+    copies = {p.source for t in specs if t.tied and tied for p in t.parts}
     dropped = tuple(
-        n for n in sources if n not in used and any(re.fullmatch(p, n) for p in spec.drop)
+        n
+        for n in sources
+        if n not in used and (n in copies or any(re.fullmatch(p, n) for p in spec.drop))
     )
     unknown = [n for n in sources if n not in used and n not in dropped]
     faults += [f"unknown: {n} {sources[n].shape}" for n in unknown]
@@ -126,10 +131,27 @@ def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
                 for p in template.parts
             ),
             template.shape,
-            template.optional,
+            template.when,
+            template.tied,
         )
         for i in range(n_layer)
     ]
+
+
+def _with_prefix(
+    sources: Mapping[str, SourceTensor], specs: list[TensorSpec], prefix: str
+) -> Mapping[str, SourceTensor]:
+    """The sources by the names that the family uses: some exports add or lack its prefix."""
+    if not prefix:
+        return sources
+    expected = {p.source for t in specs for p in t.parts}
+    renamed = {}
+    for name, tensor in sources.items():
+        other = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+        renamed[
+            other if name not in expected and other in expected and other not in sources else name
+        ] = tensor
+    return renamed
 
 
 def _layer_order(name: str, n_layer: int) -> int:
@@ -146,12 +168,10 @@ def _plan_tensor(
     dtype: str,
     used: dict[str, list[IntArray]],
     faults: list[str],
-) -> PlannedTensor | None:
+) -> PlannedTensor:
     if not spec.parts:
         shape = dims.shape(spec.shape)
         return PlannedTensor(spec.name, shape, "F32" if len(shape) == 1 else dtype, ())
-    if spec.optional and not any(p.source in sources for p in spec.parts):
-        return None
     parts: list[PlannedPart] = []
     n_rows = 0
     tail: tuple[int, ...] = ()

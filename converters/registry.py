@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from converters.families import codegen, gptj
+from converters.families import (
+    codegen,
+    gpt_bigcode,
+    gpt_neox,
+    gptj,
+    llama,
+    phi,
+    qwen2,
+    santacoder,
+    stablelm,
+    starcoder2,
+)
 from converters.spec import ArchSpec
 from turbopilot.errors import UnsupportedModel, did_you_mean
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC,
     gptj.SPEC,
+    gpt_bigcode.SPEC,
+    santacoder.SPEC,
+    gpt_neox.SPEC,
+    starcoder2.SPEC,
+    stablelm.SPEC,
+    llama.SPEC,
+    qwen2.SPEC,
+    phi.SPEC,
 )
 
 

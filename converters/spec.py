@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 IntArray: TypeAlias = "npt.NDArray[np.intp]"
 RowOrder: TypeAlias = "Callable[[Dims], IntArray]"
 """Geometry → for each row of the target, in order, the row of the source that it is."""
+Condition: TypeAlias = "Callable[[HfConfig], bool]"
 Shape: TypeAlias = "tuple[str, ...]"
 """Outermost first, as PyTorch prints it; each entry a sum of products of letters and numbers: "D + 2*K*d"."""
 
@@ -115,20 +116,32 @@ class Part:
 class TensorSpec:
     """A tensor of the GGUF: its parts, stacked along the rows; no parts means zeros of `shape`.
 
-    `optional` tensors are left out where the checkpoint lacks every one of their sources.
+    Args:
+        name: in the GGUF.
+        parts: what it is made of.
+        shape: of zeros.
+        when: the config under which the model has it; None means always.
+        tied: the same as the token embedding where the config ties them. It is left out then, and a copy
+            in the checkpoint is dropped, as transformers does when it loads one.
     """
 
     name: str
     parts: tuple[Part, ...] = ()
     shape: Shape = ()
-    optional: bool = False
+    when: Condition | None = None
+    tied: bool = False
 
 
 def copy(
-    name: str, source: str, *shape: str, rows: RowOrder | None = None, optional: bool = False
+    name: str,
+    source: str,
+    *shape: str,
+    rows: RowOrder | None = None,
+    when: Condition | None = None,
+    tied: bool = False,
 ) -> TensorSpec:
     """One source tensor under another name, its rows perhaps in another order."""
-    return TensorSpec(name, (Part(source, shape, rows),), optional=optional)
+    return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
@@ -138,7 +151,7 @@ def zeros(name: str, *shape: str) -> TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One metadata key "{arch}.NAME" and where its value comes from."""
+    """One metadata key "{arch}.NAME" and where its value comes from; None is not written."""
 
     name: str
     value: Callable[[HfConfig, Dims], Any]
@@ -184,6 +197,8 @@ class ArchSpec:
         require: config values that must hold.
         tensors: every tensor of the GGUF, in file order; "{i}" runs over the layers.
         drop: patterns of source tensors that carry nothing (buffers that the code recomputes).
+        prefix: what some exports put before every name and others leave out ("model.").
+        ties_by_default: whether the head is the token embedding where the config does not say.
         tokenizer: how token ids are made.
         check: conditions on the geometry beyond `Dims.problems`, in words.
     """
@@ -196,4 +211,6 @@ class ArchSpec:
     tensors: tuple[TensorSpec, ...]
     tokenizer: TokenizerSpec
     drop: tuple[str, ...] = ()
+    prefix: str = ""
+    ties_by_default: bool = False
     check: Callable[[Dims], list[str]] = field(default=lambda _: [])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from converters.pretokenizer import recognise
 from converters.spec import TokenizerSpec
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, TokenizerMismatch
 
@@ -71,7 +72,7 @@ def read_tokenizer(
         raise CorruptCheckpoint(
             f"{path}: not a BPE tokenizer file ({e!r})", hint="download it again"
         ) from e
-    _check_steps(path, data)
+    pre = _pre_tokenizer(path, data, spec.pre)
 
     by_id: dict[int, tuple[str, int]] = {}
     kinds = {str(a["content"]): CONTROL if a.get("special") else USER_DEFINED for a in added}
@@ -98,7 +99,7 @@ def read_tokenizer(
         if (special := _special_id(config, role, path, n_vocab)) is not None:
             ids[role] = special
     return GgufTokenizer(
-        "gpt2", spec.pre, [t for t, _ in rows], [k for _, k in rows], merges, ids, spec.add_bos
+        "gpt2", pre, [t for t, _ in rows], [k for _, k in rows], merges, ids, spec.add_bos
     )
 
 
@@ -122,18 +123,26 @@ def _special_id(config: dict[str, Any], role: str, path: Path, n_vocab: int) -> 
     return value
 
 
-def _check_steps(path: Path, data: dict[str, Any]) -> None:
+def _pre_tokenizer(path: Path, data: dict[str, Any], preferred: str) -> str:
     """Refuse what llama.cpp's byte-level BPE would do otherwise: a normalizer, a leading space, another model."""
     problems = []
     if data["model"].get("type", "BPE") != "BPE":
         problems.append(f"its model is {data['model'].get('type')}, not BPE")
     if data.get("normalizer"):
         problems.append(f"it normalises text ({data['normalizer'].get('type')})")
-    pre = data.get("pre_tokenizer") or {}
-    if pre.get("type") != "ByteLevel":
-        problems.append(f"its pre-tokenizer is {pre.get('type')}, not ByteLevel")
-    elif pre.get("add_prefix_space") or not pre.get("use_regex", True):
-        problems.append("its ByteLevel step adds a space or skips GPT-2's regex")
+    problems += [
+        f"its BPE has {option!r} set"
+        for option in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+        if data["model"].get(option)
+    ]
+    pre, problem = recognise(data, preferred)
+    # llama.cpp takes whole words from the vocabulary before merging for this one type, and for no other
+    if bool(data["model"].get("ignore_merges")) != (pre == "llama-bpe"):
+        problems.append(
+            "its BPE takes whole words before merging (ignore_merges), or should and does not"
+        )
+    if problem:
+        problems.append(problem)
     problems += [
         f"added token {a.get('content')!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
         for a in data.get("added_tokens") or []
@@ -144,3 +153,4 @@ def _check_steps(path: Path, data: dict[str, Any]) -> None:
             f"{path}: cannot be written without changing token ids: {'; '.join(problems)}",
             hint="nothing was written",
         )
+    return pre

@@ -52,6 +52,50 @@ def codegen_qkv(which: str) -> RowOrder:
     return rows
 
 
+def everything(size: str) -> RowOrder:
+    """All rows as they are, of so many (for a family that reorders them under another config)."""
+    return lambda dims: np.arange(dims.size(size))
+
+
+def interleave(n_heads: int, head_dim: int) -> IntArray:
+    """Half-split rotary pairs → interleaved, over the whole head: x0 … y0 … → x0 y0 x1 y1 ….
+
+    The llama graph rotates the pairs (2j, 2j+1), transformers' Llama the pairs (j, j + d/2).
+    (Source: transformers modeling_llama.py `rotate_half`; ggml `GGML_ROPE_TYPE_NORMAL`.)
+
+    >>> interleave(1, 4).tolist()
+    [0, 2, 1, 3]
+    """
+    head: IntArray = np.arange(head_dim).reshape(2, head_dim // 2).T.reshape(-1)
+    return (np.arange(n_heads)[:, None] * head_dim + head).reshape(-1)
+
+
+def llama_q(dims: Dims) -> IntArray:
+    """Llama's q: (H·d, …) rows from half-split to interleaved."""
+    return interleave(dims.n_head, dims.head_dim)
+
+
+def llama_k(dims: Dims) -> IntArray:
+    """Llama's k: (K·d, …) rows from half-split to interleaved."""
+    return interleave(dims.n_head_kv, dims.head_dim)
+
+
+def qkv_by_head(dims: Dims) -> IntArray:
+    """Rows fused head by head, (H, [q | k | v], d), → [all q | all k | all v].
+
+    GPT-NeoX's `query_key_value` and multi-head GPTBigCode's `c_attn` are stored so. (Source: transformers
+    modeling_gpt_neox.py and modeling_gpt_bigcode.py, the view before the split.)
+
+    >>> qkv_by_head(Dims(2, 1, 2, 2, 8, 8, 8)).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    d = dims.head_dim
+    first = (
+        np.arange(3)[:, None] * d + np.arange(dims.n_head) * 3 * d
+    )  # (3, H): each head's first row
+    return (first[..., None] + np.arange(d)).reshape(-1)
+
+
 def then(first: RowOrder | None, second: RowOrder | None) -> RowOrder | None:
     """`second` applied to the tensor that `first` makes."""
     if first is None or second is None:

@@ -49,7 +49,7 @@ def convert(
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only
     from converters import export_gptj
-    from turbopilot.commands.resolve import resolve_checkpoint
+    from turbopilot.commands.resolve import DEMO, resolve_checkpoint
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))
@@ -61,7 +61,7 @@ def convert(
         else:
             console.result(text.rstrip())
         return
-    name = folder.resolve().name
+    name = "turbopilot-demo" if source == DEMO else folder.resolve().name
     with console.progress("convert") as progress:
         if to == "gptj":
             report = export_gptj(
@@ -69,7 +69,9 @@ def convert(
             )
         else:
             target = output or Path(f"{name}-{dtype.lower()}.gguf")
-            report = convert_to_gguf(folder, target, dtype=dtype, force=force, progress=progress)
+            report = convert_to_gguf(
+                folder, target, dtype=dtype, force=force, name=name, progress=progress
+            )
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path)})
         return

@@ -1,0 +1,48 @@
+"""Keys and conditions that several families share."""
+
+from __future__ import annotations
+
+from converters.hfconfig import HfConfig
+from converters.spec import Dims, Key
+
+GEOMETRY = (
+    Key("context_length", lambda c, d: d.n_ctx),
+    Key("embedding_length", lambda c, d: d.n_embd),
+    Key("feed_forward_length", lambda c, d: d.n_inner),
+    Key("block_count", lambda c, d: d.n_layer),
+    Key("attention.head_count", lambda c, d: d.n_head),
+    Key("attention.head_count_kv", lambda c, d: d.n_head_kv),
+)
+
+ROPE = (
+    Key("rope.dimension_count", lambda c, d: d.rotary_dim),
+    Key("rope.freq_base", lambda c, d: c.rope().theta),
+    Key("rope.scaling.type", lambda c, d: "linear" if c.rope().kind == "linear" else None),
+    Key("rope.scaling.factor", lambda c, d: c.rope().factor if c.rope().kind == "linear" else None),
+)
+"""A key whose value is None is not written."""
+
+
+def layer_norm(name: str) -> Key:
+    """`attention.layer_norm_epsilon`, from the config's field of that name."""
+    return Key("attention.layer_norm_epsilon", lambda c, d: c.number(name, absent=1e-5))
+
+
+def rms_norm(absent: float) -> Key:
+    """`attention.layer_norm_rms_epsilon`."""
+    return Key(
+        "attention.layer_norm_rms_epsilon", lambda c, d: c.number("rms_norm_eps", absent=absent)
+    )
+
+
+def modern_dims(c: HfConfig, *, fraction: float = 1.0) -> Dims:
+    """The field names that most families since Llama share; `fraction` of the head is rotated by default."""
+    n_embd, n_head = c.integer("hidden_size"), c.integer("num_attention_heads")
+    head_size = c.integer("head_dim", absent=0)
+    head_dim = head_size or n_embd // max(1, n_head)
+    return Dims(
+        n_embd=n_embd, n_layer=c.integer("num_hidden_layers"), n_head=n_head,
+        n_head_kv=c.integer("num_key_value_heads", absent=n_head), n_inner=c.integer("intermediate_size"),
+        n_vocab=c.integer("vocab_size"), n_ctx=c.integer("max_position_embeddings"),
+        rotary_dim=int(c.rope(fraction).fraction * head_dim), head_size=head_size,
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Qwen2 (Qwen2.5-Coder) → llama.cpp's `qwen2` graph.
+
+Source: transformers `modeling_qwen2.py`; llama.cpp `src/models/qwen2.cpp`. Both rotate half-split pairs;
+q, k and v have biases, the output has none.
+"""
+
+from __future__ import annotations
+
+from converters.families.common import GEOMETRY, ROPE, modern_dims, rms_norm
+from converters.spec import ArchSpec, Require, TokenizerSpec, copy
+
+_LAYER = "model.layers.{i}."
+_ATTN, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
+
+SPEC = ArchSpec(
+    architecture="Qwen2ForCausalLM",
+    gguf="qwen2",
+    dims=modern_dims,
+    keys=(*GEOMETRY, rms_norm(1e-6), *ROPE),
+    require=(
+        Require("hidden_act", ("silu",), absent="silu"),
+        Require("use_sliding_window", (False,), absent=False),
+    ),
+    tensors=(
+        copy("token_embd.weight", "model.embed_tokens.weight", "V", "D"),
+        copy("blk.{i}.attn_norm.weight", _LAYER + "input_layernorm.weight", "D"),
+        copy("blk.{i}.attn_q.weight", _ATTN + "q_proj.weight", "H*d", "D"),
+        copy("blk.{i}.attn_q.bias", _ATTN + "q_proj.bias", "H*d"),
+        copy("blk.{i}.attn_k.weight", _ATTN + "k_proj.weight", "K*d", "D"),
+        copy("blk.{i}.attn_k.bias", _ATTN + "k_proj.bias", "K*d"),
+        copy("blk.{i}.attn_v.weight", _ATTN + "v_proj.weight", "K*d", "D"),
+        copy("blk.{i}.attn_v.bias", _ATTN + "v_proj.bias", "K*d"),
+        copy("blk.{i}.attn_output.weight", _ATTN + "o_proj.weight", "D", "H*d"),
+        copy("blk.{i}.ffn_norm.weight", _LAYER + "post_attention_layernorm.weight", "D"),
+        copy("blk.{i}.ffn_gate.weight", _MLP + "gate_proj.weight", "F", "D"),
+        copy("blk.{i}.ffn_up.weight", _MLP + "up_proj.weight", "F", "D"),
+        copy("blk.{i}.ffn_down.weight", _MLP + "down_proj.weight", "D", "F"),
+        copy("output_norm.weight", "model.norm.weight", "D"),
+        copy("output.weight", "lm_head.weight", "V", "D", tied=True),
+    ),
+    tokenizer=TokenizerSpec(pre="qwen2"),
+    prefix="model.",
+)

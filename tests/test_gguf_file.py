@@ -1,0 +1,157 @@
+"""The GGUF header reader: right on good files, and never anything but CorruptModel on bad ones."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from turbopilot.errors import CorruptModel, InvalidInput
+from turbopilot.gguf_file import GGML_TYPES, read_gguf
+
+KEYS: dict[str, object] = {
+    "x.bool": True, "x.int": 7, "x.float": 0.5, "x.text": "naïve ✓", "x.ints": [1, 2, 3], "x.texts": ["a", "", "é"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A valid file of two tensors and every kind of value."""
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "x")
+    writer.add_bool("x.bool", True)
+    writer.add_uint32("x.int", 7)
+    writer.add_float32("x.float", 0.5)
+    writer.add_string("x.text", "naïve ✓")
+    writer.add_array("x.ints", [1, 2, 3])
+    writer.add_array("x.texts", ["a", "", "é"])
+    writer.add_tensor("one", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.add_tensor("two", np.arange(4, dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_table_of_types_is_ggufs() -> None:
+    for kind in gguf.GGMLQuantizationType:
+        assert GGML_TYPES[kind.value] == (kind.name, *gguf.GGML_QUANT_SIZES[kind])
+
+
+def test_a_good_file(small: Path) -> None:
+    header = read_gguf(small)
+    assert header.architecture == "x"
+    assert {k: header.metadata[k] for k in KEYS} == KEYS
+    one, two = header.tensors
+    assert (one.name, one.shape, one.type_name, one.n_bytes) == ("one", (3, 2), "F32", 24)
+    raw = small.read_bytes()
+    assert np.frombuffer(raw[two.offset : two.offset + two.n_bytes], "<f2").tolist() == [0, 1, 2, 3]
+    assert header.n_weights == 10
+    assert header.bytes_by_type() == {"F32": 24, "F16": 8}
+    assert header.main_type() == "F32"
+
+
+def test_every_truncation_is_found(small: Path) -> None:
+    raw = small.read_bytes()
+    end = max(t.offset + t.n_bytes for t in read_gguf(small).tensors)
+    for n in range(end):
+        small.write_bytes(raw[:n])
+        with pytest.raises(CorruptModel, match=r"small\.gguf"):
+            read_gguf(small)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+def test_no_change_of_bytes_crashes_the_reader(small: Path, at: int, data: bytes) -> None:
+    raw = bytearray(small.read_bytes())
+    original = bytes(raw)
+    raw[at : at + len(data)] = data
+    small.write_bytes(raw)
+    try:
+        with suppress(CorruptModel):
+            read_gguf(small)
+    finally:
+        small.write_bytes(original)
+
+
+def build(version: int = 3, n_tensors: int = 0, n_keys: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys) + rest
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def tensor(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
+    dims = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return text(name) + dims + struct.pack("<IQ", kind, offset)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "not a GGUF"),
+        (b"GGUF", "ends inside"),
+        (b"PK\x03\x04" + bytes(40), "not a GGUF"),
+        (build(version=1), "version 1"),
+        (build(version=99), "version 99"),
+        (build(n_tensors=2**60), "tensors"),
+        (build(n_keys=2**60), "metadata keys"),
+        (build(n_keys=1, rest=struct.pack("<Q", 2**60) + bytes(40)), "bytes of a metadata key"),
+        (build(n_keys=1, rest=text("k") + struct.pack("<I", 99)), "unknown type 99"),
+        (build(n_keys=1, rest=text("k") + struct.pack("<IIQ", 9, 4, 2**61) + bytes(9)), "numbers in k"),
+        (build(n_keys=1, rest=text("k") + struct.pack("<IIQ", 9, 9, 1) + bytes(9)), "unknown type 9"),
+        (build(n_tensors=1, rest=tensor("t", (4,), 0, 0)), "outside"),
+        (build(n_tensors=1, rest=tensor("t", (2**62, 2**62), 0, 0) + bytes(64)), "outside"),
+        (build(n_tensors=1, rest=tensor("t", (0,), 0, 0) + bytes(64)), "does not divide"),
+        (build(n_tensors=1, rest=tensor("t", (33,), 2, 0) + bytes(64)), "does not divide into Q4_0"),
+        (build(n_tensors=1, rest=tensor("t", (4,), 77, 0) + bytes(64)), "unknown type 77"),
+        (build(n_tensors=1, rest=tensor("t", (1,) * 5, 0, 0) + bytes(64)), "5 dimensions"),
+        (build(n_tensors=2, rest=tensor("t", (4,), 0, 0) * 2 + bytes(96)), "same name"),
+        (build(n_tensors=1, rest=tensor("t", (4,), 0, 3) + bytes(96)), "outside"),
+    ],
+)  # fmt: skip
+def test_hostile_headers(tmp_path: Path, raw: bytes, words: str) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(raw)
+    with pytest.raises(CorruptModel) as e:
+        read_gguf(path)
+    assert words in str(e.value)
+    assert e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: None, "no such file"),
+        (lambda p: p.mkdir(), "is a folder"),
+    ],
+)
+def test_paths_that_are_no_files(
+    tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    make(tmp_path / "x.gguf")
+    with pytest.raises(InvalidInput, match=words):
+        read_gguf(tmp_path / "x.gguf")
+
+
+def test_old_files_and_checkpoints_get_a_hint(tmp_path: Path) -> None:
+    for name, raw, word in (
+        ("old.bin", b"lmgg" + bytes(20), "old ggml"),
+        ("model.safetensors", bytes(24), "convert its folder"),
+        ("pytorch_model.bin", b"PK\x03\x04" + bytes(20), "convert its folder"),
+    ):
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(CorruptModel) as e:
+            read_gguf(tmp_path / name)
+        assert word in e.value.hint
