@@ -184,13 +184,13 @@ def _plan_tensor(
         expected = dims.shape(part.shape)
         if source.shape != expected:
             faults.append(f"misshapen: {source.name} is {source.shape}, the config says {expected}")
-            used[source.name] = [np.arange(source.shape[0] if source.shape else 0)]
+            used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
             continue
         if source.dtype not in FLOAT_BYTES:
             faults.append(
                 f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
             )
-        used.setdefault(source.name, []).append(
+        used.setdefault(part.source, []).append(
             np.arange(source.shape[0]) if rows is None else rows
         )
         seen = source.shape[::-1] if part.transpose else source.shape
