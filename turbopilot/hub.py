@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 
 from turbopilot.atomic import check_disk
-from turbopilot.errors import DownloadError, HubUnreachable, InvalidInput, ModelNotFound
+from turbopilot.errors import (
+    DownloadError,
+    HubUnreachable,
+    InvalidInput,
+    ModelNotFound,
+    NotEnoughDisk,
+)
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE_FILES = {
@@ -18,14 +27,16 @@ _SIDE_FILES = {
 }  # fmt: skip
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json")
+_ANSWER_WITHIN = 60.0  # seconds; the client itself would wait for a listing for ever
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository and its size in bytes."""
+    """A file of a repository, its size in bytes and, of large files, its SHA-256 ("" of others)."""
 
     name: str
     n_bytes: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,9 @@ def choose_files(names: Iterable[str]) -> list[str]:
     weights = [n for n in names if _SAFETENSORS.fullmatch(n)]
     if not any(n.endswith(".safetensors") for n in weights):
         weights = [n for n in names if _PICKLES.fullmatch(n)]
+    # The same weights twice, in shards and in one file: an index says that the shards are to be read.
+    if any(n.endswith(".index.json") for n in weights) and any("-of-" in n for n in weights):
+        weights = [n for n in weights if n not in ("model.safetensors", "pytorch_model.bin")]
     return sorted(side + weights)
 
 
@@ -72,9 +86,20 @@ def look_up(repo: str, revision: str | None = None) -> Listing:
     from huggingface_hub import HfApi
 
     with _HubErrors(repo, revision):
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-    files = tuple(RemoteFile(n, sizes[n]) for n in choose_files(sizes))
+        try:
+            info = HfApi().model_info(
+                repo, revision=revision, files_metadata=True, timeout=_ANSWER_WITHIN
+            )
+        except (KeyError, TypeError, JSONDecodeError) as e:
+            raise HubUnreachable(
+                f"{repo}: what answered is not a Hugging Face Hub",
+                hint="check HF_ENDPOINT, and whether the network asks for a login first",
+            ) from e
+    found = {
+        s.rfilename: RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "")
+        for s in info.siblings or []
+    }
+    files = tuple(found[n] for n in choose_files(found))
     if not any(f.name.endswith((".safetensors", ".bin")) for f in files):
         raise ModelNotFound(
             f"{repo}: holds no weights as safetensors or PyTorch files",
@@ -84,10 +109,13 @@ def look_up(repo: str, revision: str | None = None) -> Listing:
 
 
 def fetch(listing: Listing, to: Path | None = None) -> Path:
-    """Download what `listing` names into `to`, or into the hub's own cache; resumes where it was interrupted.
+    """Download what `listing` names into `to`, or into the hub's own cache, and check that it is that.
+
+    Files that are there already are not fetched again.
 
     Raises:
-        NotEnoughDisk, HubUnreachable, DownloadError: nothing is lost; run it again to go on.
+        NotEnoughDisk, HubUnreachable, ModelNotFound: finished files stay; run it again to go on.
+        DownloadError: a file is not the one that the hub lists.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -98,9 +126,9 @@ def fetch(listing: Listing, to: Path | None = None) -> Path:
         raise InvalidInput(
             f"{folder}: cannot be made: {e.strerror}", hint="give another folder with --to"
         ) from e
-    check_disk(folder, listing.n_bytes - _already_there(folder, listing) if to else 0)
+    check_disk(folder, listing.n_bytes - _already_there(listing, to))
     with _HubErrors(listing.repo, listing.commit):
-        return Path(
+        done = Path(
             snapshot_download(
                 listing.repo,
                 revision=listing.commit,
@@ -108,10 +136,54 @@ def fetch(listing: Listing, to: Path | None = None) -> Path:
                 local_dir=to,
             )
         )
+    _check(listing, done)
+    return done
 
 
-def _already_there(folder: Path, listing: Listing) -> int:
-    return sum(f.n_bytes for f in listing.files if (folder / f.name).is_file())
+def _already_there(listing: Listing, to: Path | None) -> int:
+    from huggingface_hub import try_to_load_from_cache
+
+    there = [
+        f.n_bytes
+        for f in listing.files
+        if (to and (to / f.name).is_file())
+        or (
+            not to
+            and isinstance(
+                try_to_load_from_cache(listing.repo, f.name, revision=listing.commit), str
+            )
+        )
+    ]
+    return sum(there)
+
+
+def _check(listing: Listing, folder: Path) -> None:
+    """Compare sizes and checksums: the client only warns where the hub refuses and older files lie there.
+
+    Raises:
+        HubUnreachable: a file is absent.
+        DownloadError: a file is another than the hub's.
+    """
+    for file in listing.files:
+        path = folder / file.name
+        if not path.is_file():
+            raise HubUnreachable(
+                f"{listing.repo}: the hub did not hand out {file.name}",
+                hint="run it again; if it stays so, look at the repository's page",
+            )
+        if path.stat().st_size != file.n_bytes or (file.sha256 and _sha256(path) != file.sha256):
+            raise DownloadError(
+                f"{path}: is not the file that the hub lists (size or checksum differs)",
+                hint=f"delete it and run it again: rm {path.resolve()}",
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class _HubErrors:
@@ -170,6 +242,11 @@ class _HubErrors:
             raise HubUnreachable(
                 f"{self.repo}: the hub did not answer: {str(e).splitlines()[0] if str(e) else type(e).__name__}",
                 hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE; run it again to resume",
+            ) from e
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            raise NotEnoughDisk(
+                f"{self.repo}: the disk is full",
+                hint="free some space, or choose another with --to",
             ) from e
         if isinstance(e, OSError):
             raise DownloadError(f"{self.repo}: {e}", hint="run it again to resume") from e

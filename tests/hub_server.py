@@ -1,0 +1,206 @@
+"""A Hugging Face Hub on loopback, as much of it as the real `huggingface_hub` client asks for.
+
+Small files are answered directly; large ones (as on the Hub: git LFS) redirect to a storage address and
+have their SHA-256 as ETag. `Hub.bodies` keeps what was fetched, so that a test can say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+LFS: Final = (".safetensors", ".bin")
+COMMIT: Final = "c0ffee" + "0" * 34
+_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
+_FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
+
+
+Refusal = tuple[int, str]  # an HTTP status and the Hub's X-Error-Code, "" for none
+
+
+@dataclass
+class Hub:
+    """What the server has, how it misbehaves and what it saw.
+
+    Attributes:
+        repos: the files of each repository, by owner/name, at `COMMIT`, which is its branch main.
+        errors: refusals of whole repositories, by owner/name.
+        refuses: refusals of one kind of request: "tree", "head", or a file's name: its body.
+        branches: other commits: owner/name → branch → (commit, files).
+        cut_once: after how many bytes the connection breaks, by file name, the next time.
+        stall_once: after how many bytes of a file the server sets `stalled`, waits for `go_on` and hangs up.
+        corrupt: names of files that arrive with one byte changed.
+        page: where set, the answer to everything, as a hotel's login page is.
+        bodies: the files that were sent and from which byte on, in order.
+        url: what HF_ENDPOINT should be.
+    """
+
+    repos: dict[str, dict[str, bytes]]
+    errors: Mapping[str, Refusal] = field(default_factory=dict)
+    refuses: dict[str, Refusal] = field(default_factory=dict)
+    branches: dict[str, dict[str, tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
+    cut_once: dict[str, int] = field(default_factory=dict)
+    stall_once: dict[str, int] = field(default_factory=dict)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    corrupt: set[str] = field(default_factory=set)
+    page: bytes = b""
+    bodies: list[tuple[str, int]] = field(default_factory=list)
+    url: str = ""
+
+    def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | Refusal:
+        """The commit and files of a repository at a branch or commit, or why not."""
+        if repo in self.errors:
+            return self.errors[repo]
+        if repo not in self.repos:
+            return 404, "RepoNotFound"
+        if revision in ("main", COMMIT):
+            return COMMIT, self.repos[repo]
+        for branch, (commit, files) in self.branches.get(repo, {}).items():
+            if revision in (branch, commit):
+                return commit, files
+        return 404, "RevisionNotFound"
+
+
+@contextmanager
+def playing(hub: Hub) -> Iterator[Hub]:
+    """Serve `hub` on a free port of 127.0.0.1 while the body runs."""
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.go_on.set()
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_GET(self) -> None:
+        self._route(body=True)
+
+    def do_HEAD(self) -> None:
+        self._route(body=False)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _route(self, *, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if self.hub.page:
+            self._send(200, self.hub.page, {"Content-Type": "text/html"})
+        elif match := _API.fullmatch(path):
+            self._answer_api(match[1], match[2] or "revision", match[3] or "main")
+        elif match := _FILE.fullmatch(path):
+            self._answer_file(match[1], match[2], match[3], body=body, stored=False)
+        elif match := _STORAGE.fullmatch(path):
+            self._answer_file(match[1], match[2], match[3], body=body, stored=True)
+        else:
+            self._refuse((404, ""))
+
+    def _answer_api(self, repo: str, what: str, revision: str) -> None:
+        found = self.hub.find(repo, revision)
+        if what == "tree" and what in self.hub.refuses:
+            return self._refuse(self.hub.refuses[what])
+        commit, files = found
+        if not isinstance(files, dict):
+            return self._refuse((int(commit), files))
+        answer: Any = [_tree_entry(name, data) for name, data in files.items()]
+        if what != "tree":
+            siblings = [
+                {"rfilename": e["path"], "blobId": e["oid"], **{k: e[k] for k in ("size", "lfs") if k in e}}
+                for e in answer
+            ]  # fmt: skip
+            answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
+        return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _answer_file(
+        self, repo: str, revision: str, name: str, *, body: bool, stored: bool
+    ) -> None:
+        if refusal := self.hub.refuses.get(name if body else "head"):
+            return self._refuse(refusal)
+        commit, files = self.hub.find(repo, revision)
+        if not isinstance(files, dict):
+            return self._refuse((int(commit), files))
+        if name not in files:
+            return self._refuse((404, "EntryNotFound"))
+        data, etag = files[name], _etag(name, files[name])
+        if name.endswith(LFS) and not stored:
+            where = f"{self.hub.url}/storage/{repo}/{commit}/{name}"
+            linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+            return self._send(302, b"", {"X-Repo-Commit": str(commit), "Location": where, **linked})
+        headers = {"X-Repo-Commit": str(commit), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        if name in self.hub.corrupt:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        status, start = 200, 0
+        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            status, start = 206, int(wanted[1])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        cut, stall = None, False
+        if body:
+            self.hub.bodies.append((name, start))
+            cut = self.hub.cut_once.pop(name, None)
+            if name in self.hub.stall_once:
+                cut, stall = self.hub.stall_once.pop(name), True
+        return self._send(status, data[start:], headers, cut=cut, stall=stall)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        status, code = refusal
+        self._send(status, b"", {"X-Error-Code": code} if code else {})
+
+    def _send(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str],
+        *,
+        cut: int | None = None,
+        stall: bool = False,
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[:cut])
+        if stall:
+            self.hub.stalled.set()
+            self.hub.go_on.wait()
+        if cut is not None:
+            self.close_connection = True
+
+
+def _etag(name: str, data: bytes) -> str:
+    """As the Hub: SHA-256 of what is in LFS, git's blob id of the rest."""
+    if name.endswith(LFS):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _tree_entry(name: str, data: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _etag("", data)}  # fmt: skip
+    if name.endswith(LFS):
+        # "oid" is what the tree calls it and "sha256" what a repository's info calls it.
+        sha256 = _etag(name, data)
+        entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": len(data), "pointerSize": 133}
+    return entry
