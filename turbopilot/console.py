@@ -14,8 +14,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from turbopilot import progress as seam
 
@@ -61,6 +59,8 @@ def table(
         rows: cells, as text.
         numbers: indices of the columns to align to the right; all but the first where not given.
     """
+    from rich.table import Table
+
     right = range(1, len(columns)) if numbers is None else numbers
     t = Table()
     for i, column in enumerate(columns):
@@ -78,6 +78,15 @@ def progress(verb: str) -> Iterator[seam.Progress]:
     if not err.is_terminal:
         yield seam.silent
         return
+    # Here, as every verb imports this module and --help should not wait for it.
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("[bold]{task.fields[verb]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
