@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 LFS: Final = (".safetensors", ".bin")
 COMMIT: Final = "c0ffee" + "0" * 34
-_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
+_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 
@@ -34,9 +34,10 @@ class Hub:
     Attributes:
         repos: the files of each repository, by owner/name, at `COMMIT`, which is its branch main.
         errors: refusals of whole repositories, by owner/name.
-        refuses: refusals of one kind of request: "tree", "head", or a file's name: its body.
+        refuses: refusals of one kind of request: "head", or a file's name: its body.
         branches: other commits: owner/name → branch → (commit, files).
         cut_once: after how many bytes the connection breaks, by file name, the next time.
+        down_after: how many times a file's body is sent before the server answers 500 in its place.
         stall_once: after how many bytes of a file the server sets `stalled`, waits for `go_on` and hangs up.
         corrupt: names of files that arrive with one byte changed.
         page: where set, the answer to everything, as a hotel's login page is.
@@ -49,6 +50,7 @@ class Hub:
     refuses: dict[str, Refusal] = field(default_factory=dict)
     branches: dict[str, dict[str, tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
     cut_once: dict[str, int] = field(default_factory=dict)
+    down_after: dict[str, int] = field(default_factory=dict)
     stall_once: dict[str, int] = field(default_factory=dict)
     stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -109,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
         elif match := _API.fullmatch(path):
-            self._answer_api(match[1], match[2] or "revision", match[3] or "main")
+            self._answer_api(match[1], match[2] or "main")
         elif match := _FILE.fullmatch(path):
             self._answer_file(match[1], match[2], match[3], body=body, stored=False)
         elif match := _STORAGE.fullmatch(path):
@@ -117,20 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse((404, ""))
 
-    def _answer_api(self, repo: str, what: str, revision: str) -> None:
-        found = self.hub.find(repo, revision)
-        if what == "tree" and what in self.hub.refuses:
-            return self._refuse(self.hub.refuses[what])
-        commit, files = found
+    def _answer_api(self, repo: str, revision: str) -> None:
+        commit, files = self.hub.find(repo, revision)
         if not isinstance(files, dict):
             return self._refuse((int(commit), files))
-        answer: Any = [_tree_entry(name, data) for name, data in files.items()]
-        if what != "tree":
-            siblings = [
-                {"rfilename": e["path"], "blobId": e["oid"], **{k: e[k] for k in ("size", "lfs") if k in e}}
-                for e in answer
-            ]  # fmt: skip
-            answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
+        siblings = [_sibling(name, data) for name, data in files.items()]
+        answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
         return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _answer_file(
@@ -138,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         if refusal := self.hub.refuses.get(name if body else "head"):
             return self._refuse(refusal)
+        sent = [sent for sent, _ in self.hub.bodies].count(name)
+        if body and sent >= self.hub.down_after.get(name, sent + 1):
+            return self._refuse((500, ""))
         commit, files = self.hub.find(repo, revision)
         if not isinstance(files, dict):
             return self._refuse((int(commit), files))
@@ -197,10 +194,8 @@ def _etag(name: str, data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _tree_entry(name: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _etag("", data)}  # fmt: skip
+def _sibling(name: str, data: bytes) -> dict[str, Any]:
+    sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": _etag("", data)}
     if name.endswith(LFS):
-        # "oid" is what the tree calls it and "sha256" what a repository's info calls it.
-        sha256 = _etag(name, data)
-        entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": len(data), "pointerSize": 133}
-    return entry
+        sibling["lfs"] = {"sha256": _etag(name, data), "size": len(data), "pointerSize": 133}
+    return sibling

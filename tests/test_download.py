@@ -165,47 +165,55 @@ def test_a_connection_that_breaks_goes_on_where_it_stopped(hub: Hub, tmp_path: P
     done = download(hub, tmp_path, "me/both", "--to", "to")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "to")["model.safetensors"] == BIG
-    starts = [start for name, start in hub.bodies if name == "model.safetensors"]
-    assert starts == [0, CHUNK]
+    assert starts(hub) == [0, CHUNK]
 
 
-def test_a_download_that_failed_goes_on_the_next_time(hub: Hub, tmp_path: Path) -> None:
-    """The hub fails before the weights: nothing stands under their name, and the rest is not fetched again."""
-    hub.refuses["model.safetensors"] = (500, "")
-    done = download(hub, tmp_path, "me/small", "--to", "to")
+def starts(hub: Hub, name: str = "model.safetensors") -> list[int]:
+    """From which byte on a file was fetched, each time."""
+    return [start for fetched, start in hub.bodies if fetched == name]
+
+
+@pytest.mark.parametrize("to", [["--to", "to"], []], ids=["folder", "cache"])
+def test_a_download_that_failed_goes_on_the_next_time(
+    hub: Hub, tmp_path: Path, to: list[str]
+) -> None:
+    """The connection breaks in the middle of the weights and the hub stays away: the next run fetches the rest."""
+    hub.cut_once["model.safetensors"] = CHUNK + 1000
+    hub.down_after["model.safetensors"] = 1
+    done = download(hub, tmp_path, "me/both", *to)
     assert done.returncode == 3, done.stderr
     assert "did not answer" in done.stderr
     assert "run it again" in done.stderr
     assert done.stdout == ""
-    assert "model.safetensors" not in contents(tmp_path / "to")
-    before = set(hub.bodies)
-    del hub.refuses["model.safetensors"]
-    hub.bodies.clear()
-    done = download(hub, tmp_path, "me/small", "--to", "to")
+    assert not list(tmp_path.rglob("model.safetensors"))
+    hub.down_after.clear()
+    done = download(hub, tmp_path, "me/both", *to)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "to") == REPOS["me/small"]
-    assert ("model.safetensors", 0) in hub.bodies
-    assert before.isdisjoint(hub.bodies), "finished files are kept"
+    assert contents(Path(done.stdout.strip())) == {**SIDE, "model.safetensors": BIG}
+    assert starts(hub) == [0, CHUNK]
+    assert starts(hub, "config.json") == [0], "finished files are kept"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_download_leaves_nothing_under_the_final_name(
+def test_a_killed_download_goes_on_the_next_time(
     hub: Hub, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """The hub stops in the middle of the weights, waits until the client is gone, and lets the next one through."""
+    """The hub holds its breath in the middle of the weights; Ctrl-C does not wait for it."""
     hub.stall_once["model.safetensors"] = CHUNK + 1000
     words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
     with subprocess.Popen(words, cwd=cwd, env=environment, stderr=subprocess.PIPE) as process:
         assert hub.stalled.wait(timeout=60)
         process.send_signal(how)
-        hub.go_on.set()
-        assert process.wait() in (130, -how)
+        assert process.wait() == (130 if how == signal.SIGINT else -how)
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+    hub.go_on.set()
     assert "model.safetensors" not in contents(tmp_path / "to")
     done = download(hub, tmp_path, "me/both", "--to", "to")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "to") == {**SIDE, "model.safetensors": BIG}
+    assert len(starts(hub)) == 2
 
 
 def test_another_revision_is_another_commit(hub: Hub, tmp_path: Path) -> None:
@@ -215,27 +223,40 @@ def test_another_revision_is_another_commit(hub: Hub, tmp_path: Path) -> None:
     assert contents(tmp_path / "to")["model.safetensors"] == b"newer"
 
 
-def test_bytes_that_changed_on_the_way_are_found(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", [["--to", "to"], []], ids=["folder", "cache"])
+def test_bytes_that_changed_on_the_way_are_found(hub: Hub, tmp_path: Path, to: list[str]) -> None:
     hub.corrupt.add("model.safetensors")
-    done = download(hub, tmp_path, "me/small", "--to", "to")
+    done = download(hub, tmp_path, "me/small", *to)
     assert done.returncode == 3
     assert done.stdout == ""
-    assert "model.safetensors: is not the file that the hub lists" in done.stderr
+    assert "model.safetensors was damaged on the way" in done.stderr
     hub.corrupt.clear()
-    (tmp_path / "to" / "model.safetensors").unlink()  # as the hint says
-    assert download(hub, tmp_path, "me/small", "--to", "to").returncode == 0
+    done = download(hub, tmp_path, "me/small", *to)
+    assert done.returncode == 0, done.stderr
+    assert contents(Path(done.stdout.strip())) == REPOS["me/small"]
 
 
-def test_a_hub_that_closes_halfway_is_no_success(hub: Hub, tmp_path: Path) -> None:
-    """The client warns and returns the folder as it is, when there is one and the listing is refused."""
+def test_an_older_file_in_the_folder_is_replaced(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
-    (tmp_path / "to" / "notes.txt").write_text("mine")
-    hub.refuses["tree"] = (403, "")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "to" / name).write_bytes(
+            REPOS["me/small"][name][:-1] + b"?"
+        )  # of the same size
+    done = download(hub, tmp_path, "me/small", "--to", "to")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "to") == REPOS["me/small"]
+
+
+def test_an_older_file_is_not_taken_for_the_hubs(hub: Hub, tmp_path: Path) -> None:
+    """The client warns and takes the file that is there, when the hub refuses to say which is wanted."""
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "README.md").write_text("mine and older")
+    hub.refuses["head"] = (403, "")
     done = download(hub, tmp_path, "me/small", "--to", "to")
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""
-    assert "did not hand out config.json" in done.stderr
-    assert contents(tmp_path / "to") == {"notes.txt": b"mine"}
+    assert "README.md: is not the file that the hub lists" in done.stderr
+    assert contents(tmp_path / "to") == {"README.md": b"mine and older"}
 
 
 def test_files_that_the_owner_has_not_opened_to_us(hub: Hub, tmp_path: Path) -> None:
@@ -355,7 +376,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(NotEnoughDisk, match="disk is full"):
         fetch(listing(), tmp_path / "to")
 
@@ -364,6 +385,6 @@ def test_other_faults_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
     with pytest.raises(DownloadError, match="Input/output error"):
         fetch(listing(), tmp_path / "to")

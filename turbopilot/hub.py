@@ -27,6 +27,7 @@ _SIDE_FILES = {
 }  # fmt: skip
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ANSWER_WITHIN = 60.0  # seconds; the client itself would wait for a listing for ever
 
 
@@ -111,13 +112,14 @@ def look_up(repo: str, revision: str | None = None) -> Listing:
 def fetch(listing: Listing, to: Path | None = None) -> Path:
     """Download what `listing` names into `to`, or into the hub's own cache, and check that it is that.
 
-    Files that are there already are not fetched again.
+    Files that are there already are not fetched again, and a large one goes on where it stopped. One after
+    the other and in this thread: the client's pool of threads would finish its files before Ctrl-C counts.
 
     Raises:
-        NotEnoughDisk, HubUnreachable, ModelNotFound: finished files stay; run it again to go on.
+        NotEnoughDisk, HubUnreachable, ModelNotFound: what came so far stays; run it again to go on.
         DownloadError: a file is not the one that the hub lists.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, hf_hub_download
 
     folder = to or Path(constants.HF_HUB_CACHE)
     try:
@@ -126,56 +128,72 @@ def fetch(listing: Listing, to: Path | None = None) -> Path:
         raise InvalidInput(
             f"{folder}: cannot be made: {e.strerror}", hint="give another folder with --to"
         ) from e
-    check_disk(folder, listing.n_bytes - _already_there(listing, to))
+    check_disk(folder, sum(f.n_bytes - _bytes_there(listing, f, to) for f in listing.files))
     with _HubErrors(listing.repo, listing.commit):
-        done = Path(
-            snapshot_download(
-                listing.repo,
-                revision=listing.commit,
-                allow_patterns=[f.name for f in listing.files],
-                local_dir=to,
-            )
-        )
-    _check(listing, done)
-    return done
+        for file in listing.files:
+            if _SHA256.fullmatch(file.sha256) and not _bytes_there(listing, file, to):
+                _fetch_large(listing, file, to)
+            path = hf_hub_download(listing.repo, file.name, revision=listing.commit, local_dir=to)
+            _check(file, Path(path))
+    return to.resolve() if to else Path(path).parent
 
 
-def _already_there(listing: Listing, to: Path | None) -> int:
+def _bytes_there(listing: Listing, file: RemoteFile, to: Path | None) -> int:
+    """The file's size, or 0 where it is yet to be fetched."""
     from huggingface_hub import try_to_load_from_cache
 
-    there = [
-        f.n_bytes
-        for f in listing.files
-        if (to and (to / f.name).is_file())
-        or (
-            not to
-            and isinstance(
-                try_to_load_from_cache(listing.repo, f.name, revision=listing.commit), str
-            )
+    if to:
+        there = (to / file.name).is_file() and (to / file.name).stat().st_size == file.n_bytes
+    else:
+        cached = try_to_load_from_cache(listing.repo, file.name, revision=listing.commit)
+        there = isinstance(cached, str)
+    return file.n_bytes if there else 0
+
+
+def _fetch_large(listing: Listing, file: RemoteFile, to: Path | None) -> None:
+    """Put a large file where the client finds it; it takes over what has the right checksum.
+
+    Since its version 1.18 the client itself throws away what it has of a file when it is interrupted
+    (https://github.com/huggingface/huggingface_hub/pull/4306). The cache's layout is documented:
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
+
+    name = repo_folder_name(repo_id=listing.repo, repo_type="model")
+    path = to / file.name if to else Path(constants.HF_HUB_CACHE, name, "blobs", file.sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{file.sha256[:8]}.part")
+    with part.open("ab") as f:
+        http_get(
+            hf_hub_url(listing.repo, file.name, revision=listing.commit),
+            f,
+            resume_size=f.tell(),
+            headers=build_hf_headers(),
+            expected_size=file.n_bytes,
+            displayed_filename=file.name,
         )
-    ]
-    return sum(there)
+    if _sha256(part) != file.sha256:
+        part.unlink()
+        raise DownloadError(
+            f"{listing.repo}: {file.name} was damaged on the way (its checksum differs)",
+            hint="run it again",
+        )
+    part.replace(path)
 
 
-def _check(listing: Listing, folder: Path) -> None:
-    """Compare sizes and checksums: the client only warns where the hub refuses and older files lie there.
+def _check(file: RemoteFile, path: Path) -> None:
+    """The client only warns where the hub refuses and an older file lies there.
 
     Raises:
-        HubUnreachable: a file is absent.
-        DownloadError: a file is another than the hub's.
+        DownloadError: the file is another than the hub's.
     """
-    for file in listing.files:
-        path = folder / file.name
-        if not path.is_file():
-            raise HubUnreachable(
-                f"{listing.repo}: the hub did not hand out {file.name}",
-                hint="run it again; if it stays so, look at the repository's page",
-            )
-        if path.stat().st_size != file.n_bytes or (file.sha256 and _sha256(path) != file.sha256):
-            raise DownloadError(
-                f"{path}: is not the file that the hub lists (size or checksum differs)",
-                hint=f"delete it and run it again: rm {path.resolve()}",
-            )
+    if path.stat().st_size != file.n_bytes or (file.sha256 and _sha256(path) != file.sha256):
+        raise DownloadError(
+            f"{path}: is not the file that the hub lists (size or checksum differs)",
+            hint=f"delete it and run it again: rm {path.resolve()}",
+        )
 
 
 def _sha256(path: Path) -> str:
