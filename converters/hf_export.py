@@ -18,7 +18,7 @@ import numpy as np
 from converters.checkpoint import Checkpoint
 from converters.families import codegen, gptj
 from converters.hfconfig import HfConfig
-from converters.pipeline import HEADER_ROOM, ConversionReport
+from converters.pipeline import ConversionReport
 from converters.plan import PlannedPart, PlannedTensor, plan
 from converters.registry import find
 from converters.stream import blocks
@@ -78,7 +78,10 @@ def export_gptj(
             checkpoint, the_plan.dims.n_layer, lambda part: part.rows and part.rows(the_plan.dims)
         )
         total = sum(t.n_bytes for t in tensors)
-        check_disk(output.resolve().parent, total + HEADER_ROOM)
+        beside = sum(
+            (source / n).stat().st_size for n in _TOKENIZER_FILES if (source / n).is_file()
+        )
+        check_disk(output.resolve().parent, total + beside)
         part_folder = output.with_name(output.name + ".part")
         shutil.rmtree(part_folder, ignore_errors=True)
         try:

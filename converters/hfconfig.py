@@ -66,6 +66,12 @@ class HfConfig:
             raise CorruptCheckpoint(f"{path}: holds {type(values).__name__}, not an object")
         return cls(values, str(path))
 
+    def over(self, **changes: Any) -> HfConfig:
+        """The same config with other values; what is noted of it is noted here too."""
+        other = HfConfig({**self.values, **changes}, self.where)
+        other.problems = self.problems
+        return other
+
     @property
     def architectures(self) -> list[str]:
         """`architectures`, as far as it is a list of names."""
@@ -117,7 +123,7 @@ class HfConfig:
             if value is not None and not isinstance(value, dict):
                 self._note(f"{name} is {value!r}, which is not an object")
             merged |= value if isinstance(value, dict) else {}
-        inner = HfConfig({**self.values, **merged}, self.where)
+        inner = self.over(**merged)
         theta = inner.number("rope_theta", absent=inner.number("rotary_emb_base", absent=10000.0))
         part = inner.number(
             "partial_rotary_factor", absent=inner.number("rotary_pct", absent=fraction)
@@ -132,8 +138,6 @@ class HfConfig:
             inner._note(
                 f"rotary settings are absurd: theta {theta}, factor {factor}, fraction {part}"
             )
-        for problem in inner.problems:
-            self._note(problem)
         return Rope(theta, part, kind, factor)
 
     def require(self, rules: tuple[Require, ...]) -> None:

@@ -19,7 +19,7 @@ from turbopilot.progress import Progress, silent
 from turbopilot.version import __version__
 
 DTYPES = {"f32": "F32", "f16": "F16"}
-HEADER_ROOM = 64 << 20  # more than any vocabulary takes
+HEADER_BYTES_PER_ROW = 64  # of the vocabulary: its text, its type and a merge; more than any takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def convert(
     began = time.monotonic()
     check_output(output, force=force)
     with prepare(source, dtype) as p:
-        check_disk(output.parent, p.plan.n_bytes + HEADER_ROOM)
+        check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
         from converters.writer import (
             write_gguf,
         )  # gguf is imported only when there is something to write

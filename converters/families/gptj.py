@@ -8,6 +8,7 @@ phi2 demands `attn_output.bias`, which GPT-J lacks (zeros).
 
 from __future__ import annotations
 
+from converters.families.common import GEOMETRY, layer_norm
 from converters.hfconfig import HfConfig
 from converters.spec import ArchSpec, Dims, Key, Require, TensorSpec, TokenizerSpec, copy, zeros
 from converters.transforms import gptj_rotary
@@ -45,13 +46,8 @@ TENSORS: tuple[TensorSpec, ...] = (
 )
 
 KEYS = (
-    Key("context_length", lambda c, d: d.n_ctx),
-    Key("embedding_length", lambda c, d: d.n_embd),
-    Key("feed_forward_length", lambda c, d: d.n_inner),
-    Key("block_count", lambda c, d: d.n_layer),
-    Key("attention.head_count", lambda c, d: d.n_head),
-    Key("attention.head_count_kv", lambda c, d: d.n_head_kv),
-    Key("attention.layer_norm_epsilon", lambda c, d: c.number("layer_norm_epsilon", absent=1e-5)),
+    *GEOMETRY,
+    layer_norm("layer_norm_epsilon"),
     Key("rope.dimension_count", lambda c, d: d.rotary_dim),
 )
 
