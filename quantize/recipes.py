@@ -43,7 +43,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("Q3_K_S", 11, 3.44, "much loss"),
     Recipe("IQ3_M", 27, 3.44, "better than Q3_K_M at its size, slower on CPUs"),
     Recipe("IQ3_S", 26, 3.44, "as IQ3_M, without the mixture"),
-    Recipe("IQ3_XS", 22, 3.3, "between IQ3_S and IQ3_XXS"),
+    Recipe("IQ3_XS", 22, 3.3, "between IQ3_S and IQ3_XXS", needs_imatrix=True),
     Recipe("IQ3_XXS", 23, 3.06, "only with an importance matrix", needs_imatrix=True),
     Recipe("Q2_K", 10, 2.63, "much loss; only where nothing else fits"),
     Recipe("Q2_K_S", 21, 2.63, "much loss", needs_imatrix=True),

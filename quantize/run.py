@@ -68,6 +68,11 @@ def quantize(
 
 def _refuse_hopeless(before: GgufHeader, recipe: Recipe) -> None:
     """Say beforehand, and in a person's words, what llama.cpp would end with in the middle."""
+    if not before.tensors:
+        raise QuantizationError(
+            f"{before.path}: holds no tensors: it is only a vocabulary",
+            hint="give the file that holds the weights",
+        )
     if recipe.needs_imatrix:
         raise QuantizationError(
             f"{recipe.name} needs an importance matrix, which turbopilot cannot make yet",
@@ -98,13 +103,15 @@ def _run(source: Path, output: Path, recipe: Recipe, threads: int, progress: Pro
     job = {"source": str(source), "output": str(output), "ftype": recipe.ftype, "threads": threads}
     env = {
         **os.environ,
+        "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
         "PYTHONPATH": os.pathsep.join(p for p in [str(Path(__file__).parents[1]), *sys.path] if p),
     }
     words = _Words()
-    with tempfile.TemporaryFile("w+") as stderr:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "quantize.llama_quantize"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env,
+            encoding="utf-8", errors="replace",
         )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -123,9 +130,10 @@ def _run(source: Path, output: Path, recipe: Recipe, threads: int, progress: Pro
     if code != 0:
         said = words.reason() if code == 1 and not last_words else last_words or words.reason()
         how = f"was ended by signal {-code}" if code < 0 else "failed"
+        full = "iostream error" in said  # all that a C++ stream says of a failed write
         raise QuantizationError(
             f"{source}: llama.cpp {how} quantizing to {recipe.name}: {said[-2000:]}",
-            hint="nothing was written",
+            hint="is the disk full? nothing was kept" if full else "nothing was written",
         )
     return words
 
@@ -133,7 +141,11 @@ def _run(source: Path, output: Path, recipe: Recipe, threads: int, progress: Pro
 def _follow(stdout: IO[str], words: _Words, progress: Progress) -> None:
     line = ""
     for record in stdout:
-        level, text = json.loads(record)
+        try:
+            level, text = json.loads(record)
+        except ValueError:  # not llama.cpp's log: what a dying process or its debugger prints
+            words.tail.append(record)
+            continue
         if level == _LOG_ERROR:
             words.errors.append(text)
         elif level == _LOG_WARN:

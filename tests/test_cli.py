@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from turbopilot import errors
 from turbopilot.cli import app
 from turbopilot.version import __version__
 
+ROOT = Path(__file__).parents[1]
 VERBS = ("download", "convert", "quantize", "verify", "serve")
 
 
@@ -30,7 +33,14 @@ def test_version() -> None:
 def test_help_teaches_by_example(verb: str) -> None:
     code, out, _ = run(verb, "--help")
     assert code == 0
-    assert f"turbopilot {verb}" in " ".join(out.split()), "an example"
+    assert f"Example: turbopilot {verb} " in " ".join(out.split())
+
+
+def test_nothing_is_a_question() -> None:
+    for arguments in ([], ["convert"], ["quantize"], ["download"]):
+        code, out, err = run(*arguments)
+        assert code == 2
+        assert "Usage:" in out + err
 
 
 def subclasses(kind: type[errors.TurboPilotError]) -> list[type[errors.TurboPilotError]]:
@@ -88,15 +98,35 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "nothing.gguf"], 2, ["nothing.gguf"]),
         (["serve", "--ngl", "many"], 2, ["many"]),
         (["download", "no-slash"], 2, ["owner/name"]),
+        (["download", "a/b/c"], 2, ["owner/name"]),
+        (["convert", "x" * 300], 2, ["is no path"]),
+        (["convert", "demo", "-o", "x" * 300], 2, ["cannot be a file's name", "-o"]),
+        (["convert", "demo", "-o", "."], 2, ["is a folder"]),
+        (["convert", "demo", "-o", "no/where.gguf"], 2, ["no such folder", "mkdir -p no"]),
+        (["quantize", "x" * 300, "Q4_0"], 2, ["cannot be read"]),
+        (["quantize", "nothing.gguf", "Q4_0", "-t", "many"], 2, ["--threads"]),
+        (["quantize", "nothing.gguf", "Q4_0", "-t", "-1"], 2, ["--threads"]),
+        (["verify", "nothing.gguf"], 2, ["--against"]),
+        (["serve", "-m", "codgen"], 2, ["did you mean codegen"]),
+        (["serve", "--port", "70000"], 2, ["--port"]),
+        (["convert", "demo", "--frob"], 2, ["--frob"]),
         (["frobnicate"], 2, ["frobnicate"]),
     ],
 )
-def test_bad_input(arguments: list[str], code: int, words: list[str]) -> None:
+def test_bad_input(
+    arguments: list[str],
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     got, out, err = run(*arguments)
     assert got == code, err
     assert out == ""
     assert all(word in err for word in words), err
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_is_not_served(demo_checkpoint: Path) -> None:
@@ -112,9 +142,17 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     report = json.loads(out)
     assert report["path"] == "turbopilot-demo-f16.gguf"
     assert report["has_fim"]
+    assert report["n_bytes"] == (tmp_path / report["path"]).stat().st_size
+    assert err == "", "quiet in a pipe"
     code, out, err = run("quantize", "turbopilot-demo-f16.gguf", "q4_k", "--json")
     assert code == 0, err
-    assert json.loads(out)["path"] == "turbopilot-demo-q4_k_m.gguf"
+    report = json.loads(out)
+    assert report["path"] == "turbopilot-demo-q4_k_m.gguf"
+    assert report["source"] == "turbopilot-demo-f16.gguf"
+    assert report["recipe"] == "Q4_K_M"
+    assert report["bits_after"] < report["bits_before"]
+    assert report["bytes_after"] == (tmp_path / report["path"]).stat().st_size
+    assert err == ""
     code, _, err = run("convert", "demo")
     assert code == 2
     assert "--force" in err
@@ -124,20 +162,93 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
+def test_from_checkpoint_to_quantized_for_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("convert", "demo", "--dtype", "F32", "-o", "mine-f32.gguf")
+    assert code == 0, err
+    assert out.startswith("mine-f32.gguf: CodeGenForCausalLM → phi2")
+    assert "with fill-in-the-middle" in out
+    assert err == "next: turbopilot verify mine-f32.gguf --against demo\n"
+    code, out, err = run("quantize", "mine-f32.gguf", "Q8_0")
+    assert code == 0, err
+    assert out.startswith("mine-q8_0.gguf (Q8_0")
+    assert "before" in out
+    assert "after" in out
+    assert "Q8_0 5.6 MB" in out
+    assert err == ""
+
+
+def test_gptj_from_codegen(tmp_path: Path) -> None:
+    code, out, err = run("convert", "demo", "--to", "gptj", "-o", str(tmp_path / "gptj"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["path"] == str(tmp_path / "gptj")
+    config = json.loads((tmp_path / "gptj" / "config.json").read_text("utf-8"))
+    assert config["architectures"] == ["GPTJForCausalLM"]
+
+
 def test_the_plan_and_the_list_are_shown() -> None:
     code, out, _ = run("convert", "demo", "--dry-run")
     assert code == 0
     assert "CodeGenForCausalLM → phi2" in out
+    plan = json.loads(run("convert", "demo", "--dry-run", "--json")[1])["plan"]
+    assert plan == out.rstrip().splitlines()
     code, out, _ = run("quantize", "--list")
     assert code == 0
     assert "Q4_K_M" in out
     assert json.loads(run("quantize", "--list", "--json")[1])["types"]
 
 
-def test_the_installed_script(tmp_path: Path) -> None:
+def turbopilot(*arguments: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The program as a process of its own, after some lines of Python."""
+    script = (
+        f"import sys\n{before}\nfrom turbopilot.cli import main\n"
+        f"sys.argv = ['turbopilot', *{list(arguments)!r}]\nmain()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["convert", "quantize"])
+def test_ctrl_c_in_the_middle_of_work(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
+    """The process interrupts itself at the first report of progress: no timing is involved."""
+    interrupt = """
+import os, signal
+from contextlib import nullcontext
+from turbopilot import console
+console.progress = lambda verb: nullcontext(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+"""
+    arguments = {
+        "convert": ["convert", "demo", "-o", "out.gguf"],
+        "quantize": ["quantize", str(demo_gguf), "Q4_0", "-o", "out.gguf"],
+    }[verb]
+    done = turbopilot(*arguments, cwd=tmp_path, before=interrupt)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr == "error: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hostile_name_in_a_message(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 and what looks like markup: shown, and nothing breaks."""
+    name = b"\xff\xfe[bold]\x1b[31m"
+    raw = b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, len(name)) + name
+    (tmp_path / "bad.gguf").write_bytes(raw + struct.pack("<IQIQ", 1, 0, 0, 0))
+    done = turbopilot("quantize", "bad.gguf", "Q4_0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "[bold]" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_program_as_a_module(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "turbopilot", "convert", "nowhere"],
-        capture_output=True, text=True, cwd=tmp_path,
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""

@@ -6,6 +6,7 @@ at most the `.part`, which the next run overwrites.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,16 +15,28 @@ from pathlib import Path
 
 from turbopilot.errors import InvalidInput, NotEnoughDisk
 
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
+}
+
 
 def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse, before any work, an output that would overwrite something or cannot be made.
 
     Raises:
-        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, or its
-            folder does not exist.
+        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, its folder
+            does not exist, or the system knows no such name.
     """
-    if path.is_dir():
-        raise InvalidInput(f"{path}: is a folder, not a file", hint="give a file name")
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{path}: is a folder, not a file", hint="give a file name")
+        path.with_name(path.name + ".part").is_file()
+    except (OSError, ValueError) as e:
+        raise InvalidInput(
+            f"{path}: cannot be a file's name: {e}", hint="name another output with -o"
+        ) from e
     if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
         raise InvalidInput(
             f"{path}: output and input are the same file", hint="name another output with -o"
@@ -48,7 +61,7 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(
-            f"{folder}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
+            f"{folder}: {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free",
             hint="free some space, or write elsewhere with -o",
         )
 
@@ -58,7 +71,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield `path` + ".part" to write to; on success sync and rename it, on any failure remove it.
 
     Raises:
-        NotEnoughDisk: the disk filled up on the way.
+        NotEnoughDisk: the disk or our share of it filled up on the way, or allows no file so large.
+        InvalidInput: the file system does not let us write there.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -67,10 +81,15 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         part.replace(path)
     except OSError as e:
-        part.unlink(missing_ok=True)
-        if e.errno == 28:  # ENOSPC
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if e.errno in _FULL:
             raise NotEnoughDisk(
-                f"{path}: the disk is full", hint="free some space, or write elsewhere with -o"
+                f"{path}: {_FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
+            ) from e
+        if e.filename in (str(part), part):
+            raise InvalidInput(
+                f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
             ) from e
         raise
     except BaseException:

@@ -40,6 +40,14 @@ class ErrorBoundary(TyperGroup):
         except KeyboardInterrupt:
             console.error("interrupted")
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise  # `turbopilot … | head`: Typer ends quietly
+        except OSError as e:
+            where = f"{e.filename}: " if e.filename else ""
+            console.error(
+                f"{where}{e.strerror or e}", "check the path, its permissions and the disk"
+            )
+            raise typer.Exit(1) from e
         except MemoryError:
             console.error("out of memory", "close other programs, or use a smaller model")
             raise typer.Exit(1) from None

@@ -164,15 +164,15 @@ def read_gguf(path: Path) -> GgufHeader:
     """Parse and check the header of a GGUF file. Milliseconds, whatever the file's size.
 
     Raises:
-        InvalidInput: there is no such file, or it is a folder.
+        InvalidInput: there is no such file, it is a folder, or it cannot be read.
         CorruptModel: it is not a GGUF, or its header contradicts its size.
     """
-    if path.is_dir():
-        raise InvalidInput(
-            f"{path}: is a folder, not a GGUF file",
-            hint=f"convert it first: turbopilot convert {path}",
-        )
     try:
+        if path.is_dir():
+            raise InvalidInput(
+                f"{path}: is a folder, not a GGUF file",
+                hint=f"convert it first: turbopilot convert {path}",
+            )
         with path.open("rb") as f:
             magic = f.read(4)
             if magic != b"GGUF":
@@ -182,7 +182,7 @@ def read_gguf(path: Path) -> GgufHeader:
                 )
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(_Cursor(data, path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidInput(
             f"{path}: no such file", hint="check the path, or make one with turbopilot convert"
         ) from None
@@ -190,6 +190,10 @@ def read_gguf(path: Path) -> GgufHeader:
         raise InvalidInput(
             f"{path}: may not be read", hint="check the file's permissions"
         ) from None
+    except OSError as e:
+        raise InvalidInput(
+            f"{path}: cannot be read: {e.strerror}", hint="check the path and the disk"
+        ) from e
 
 
 def _other_format(magic: bytes, path: Path) -> str:
@@ -210,9 +214,11 @@ def _parse(c: _Cursor) -> GgufHeader:
     metadata: dict[str, Value] = {}
     for _ in range(n_keys):
         key = c.string("a metadata key")
+        if key in metadata:
+            raise c.fail(f"metadata {key!r} stands twice")
         metadata[key] = c.value(c.number("I", key), key)
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
 
     entries = []

@@ -30,13 +30,28 @@ def cache_folder() -> Path:
     return Path(base or Path.home() / ".cache") / "turbopilot"
 
 
+def _path(name: str, hint: str) -> Path:
+    """What a person typed as a path, `~` included.
+
+    Raises:
+        InvalidInput: the system knows no such user, or no name so long.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as e:
+        raise InvalidInput(f"{name}: is no path: {e}", hint=hint) from e
+    return path
+
+
 def resolve_checkpoint(name: str) -> Path:
     """A checkpoint's folder: a path, or "demo" for the bundled one.
 
     Raises:
         InvalidInput: there is no such folder; where it looks like a repository, the hint says how to get it.
     """
-    path = Path(name).expanduser()
+    hint = "give the folder of a checkpoint, or 'demo' for the bundled one"
+    path = _path(name, hint)
     if path.is_dir():
         return path
     if name == DEMO:
@@ -45,7 +60,6 @@ def resolve_checkpoint(name: str) -> Path:
         raise InvalidInput(
             f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
         )
-    hint = "give the folder of a checkpoint, or 'demo' for the bundled one"
     if REPO_ID.fullmatch(name):
         hint = f"is it a repository of the Hub? then first: turbopilot download {name} --to {name.split('/')[1]}"
     raise InvalidInput(f"{name}: no such folder", hint=hint)
@@ -58,16 +72,15 @@ def resolve_gguf(model: str | None, *, notify: Callable[[str], None]) -> Path:
         InvalidInput: there is no such file.
     """
     if model and model != DEMO:
-        path = Path(model).expanduser()
+        hint = "give a .gguf file, or nothing for the bundled model"
+        path = _path(model, hint)
         if path.is_dir() and (path / "config.json").is_file():
             raise InvalidInput(
                 f"{model}: is a checkpoint, not a GGUF file",
                 hint=f"convert it first: turbopilot convert {model}",
             )
         if not path.exists():
-            raise InvalidInput(
-                f"{model}: no such file", hint="give a .gguf file, or nothing for the bundled model"
-            )
+            raise InvalidInput(f"{model}: no such file", hint=hint)
         return path
     source = demo_checkpoint()
     digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:12]
