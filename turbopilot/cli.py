@@ -57,12 +57,12 @@ app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # plain help: Rich's panels would double the time until it shows
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "From a Hugging Face code checkpoint to completions in your editor, on your own machine, with the "
         "proof that nothing was lost on the way.\n\n"
-        "**download** → **convert** → **quantize** → **verify** → **serve**"
+        "download → convert → quantize → verify → serve"
     ),
 )
 

@@ -44,7 +44,7 @@ def convert(
     Reads safetensors a few rows at a time, so a model larger than memory converts. Everything is checked
     before a byte is written, and the file appears whole or not at all.
 
-    Example: `turbopilot convert ./codegen-350M-mono -o codegen.gguf`
+    Example: turbopilot convert ./codegen-350M-mono -o codegen.gguf
     """
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only

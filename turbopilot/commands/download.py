@@ -30,7 +30,7 @@ def download(
     Takes only what conversion needs: config, tokenizer and weights, safetensors before pickles, never code.
     Run it again after an interruption: it goes on where it stopped.
 
-    Example: `turbopilot download Salesforce/codegen-350M-mono --to codegen-350M-mono`
+    Example: turbopilot download Salesforce/codegen-350M-mono --to codegen-350M-mono
     """
     from turbopilot import hub
 

@@ -32,9 +32,9 @@ def quantize(
 ) -> None:
     """Make a GGUF file smaller, with llama.cpp's own quantizer.
 
-    Fewer bits per weight take less memory and lose more; `turbopilot verify` says how much.
+    Fewer bits per weight take less memory and lose more; turbopilot verify says how much.
 
-    Example: `turbopilot quantize codegen-f16.gguf Q4_K_M`
+    Example: turbopilot quantize codegen-f16.gguf Q4_K_M
     """
     from quantize import RECIPES, find_recipe
     from quantize import quantize as run_quantize

@@ -120,12 +120,14 @@ def serve(
         bool, typer.Option("--debug", help="Show what llama.cpp says. Never shows prompts.")
     ] = False,
 ) -> None:
-    """Answer editors: completions over HTTP, as the original TurboPilot, FauxPilot and OpenAI do.
+    """Serve completions to editors over HTTP.
 
-    Stays on this machine unless --host says otherwise. Old `THREADS`, `MODEL`, `MODEL_TYPE` and
-    `GPU_LAYERS` environment variables are understood.
+    Speaks as the original TurboPilot, FauxPilot and OpenAI do.
 
-    Example: `turbopilot serve codegen-q4_0.gguf --port 18080`
+    Stays on this machine unless --host says otherwise. Old THREADS, MODEL, MODEL_TYPE and
+    GPU_LAYERS environment variables are understood.
+
+    Example: turbopilot serve codegen-q4_0.gguf --port 18080
     """
     from serve.server import serve as serve_http
     from turbopilot.commands.resolve import resolve_gguf

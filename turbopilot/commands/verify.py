@@ -44,7 +44,7 @@ def verify(
 
     Exit code 7 means that it failed, and the report says which limit was missed, and where.
 
-    Example: `turbopilot verify codegen-q4_0.gguf --against ./codegen-350M-mono`
+    Example: turbopilot verify codegen-q4_0.gguf --against ./codegen-350M-mono
     """
     from turbopilot.commands.resolve import resolve_checkpoint
     from turbopilot.verify import verify as run_verify
