@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -80,8 +80,7 @@ def plan(spec: ArchSpec, config: HfConfig, sources: Mapping[str, SourceTensor], 
     dims = spec.dims(config)
     keys = {k.name: v for k in spec.keys if (v := k.value(config, dims)) is not None}
     geometry = [] if config.problems else dims.problems() or spec.check(dims)
-    if config.problems or geometry:
-        config.raise_problems(geometry)
+    config.raise_problems(geometry)
 
     specs = [one for t in spec.tensors for one in _expand(t, dims.n_layer)]
     sources = _with_prefix(sources, specs, spec.prefix)
@@ -124,15 +123,10 @@ def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
     if "{i}" not in template.name:
         return [template]
     return [
-        TensorSpec(
-            template.name.replace("{i}", str(i)),
-            tuple(
-                type(p)(p.source.replace("{i}", str(i)), p.shape, p.rows, p.transpose)
-                for p in template.parts
-            ),
-            template.shape,
-            template.when,
-            template.tied,
+        replace(
+            template,
+            name=template.name.replace("{i}", str(i)),
+            parts=tuple(replace(p, source=p.source.replace("{i}", str(i))) for p in template.parts),
         )
         for i in range(n_layer)
     ]

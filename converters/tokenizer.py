@@ -76,7 +76,8 @@ def read_tokenizer(
 
     by_id: dict[int, tuple[str, int]] = {}
     kinds = {str(a["content"]): CONTROL if a.get("special") else USER_DEFINED for a in added}
-    for text, token_id in {**vocab, **added_ids}.items():
+    all_ids = {**vocab, **added_ids}
+    for text, token_id in all_ids.items():
         if not isinstance(token_id, int) or not 0 <= token_id < n_vocab:
             raise TokenizerMismatch(
                 f"{path}: token {text!r} has id {token_id!r}, but the embedding has rows 0 to {n_vocab - 1}",
@@ -88,12 +89,11 @@ def read_tokenizer(
             )
         by_id[token_id] = (text, kinds.get(text, NORMAL))
     rows = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(n_vocab)]
-    known = vocab.keys() | added_ids.keys()
     ids = {
-        role: {**vocab, **added_ids}[text]
+        role: all_ids[text]
         for role, spellings in FIM_SPELLINGS.items()
         for text in spellings
-        if text in known
+        if text in all_ids
     }
     for role in ("bos", "eos"):
         if (special := _special_id(config, role, path, n_vocab)) is not None:

@@ -51,7 +51,7 @@ backend() {
     fi
 }
 
-# What we do not use of llama.cpp is left out: 87 files are compiled instead of some 300.
+# What we do not use of llama.cpp is left out: 83 files are compiled instead of some 300.
 lean_cmake_args() {
     local off
     for off in LLAVA_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS LLAMA_BUILD_SERVER \
