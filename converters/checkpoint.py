@@ -13,26 +13,15 @@ from io import FileIO
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from converters.encode import NUMPY_DTYPES, Array
 from converters.safetensors_file import DTYPE_BYTES, SourceTensor, read_header
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
 
-Array = npt.NDArray[Any]
-
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-
-# BF16 is read as its bits: numpy has no such type, and most uses only move it.
-NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "F64": np.dtype("<f8"),
-}
 
 
 class Checkpoint:
@@ -67,6 +56,17 @@ class Checkpoint:
             hint="download the checkpoint's weights too: turbopilot download",
         )
 
+    @classmethod
+    def nothing(cls, folder: Path) -> Checkpoint:
+        """No tensors: for what needs only the config and the tokenizer."""
+        return cls(folder, {})
+
+    def file(self, path: Path) -> FileIO:
+        """A source file, opened once for all of its tensors."""
+        if path not in self._files:
+            self._files[path] = self._stack.enter_context(FileIO(path))
+        return self._files[path]
+
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
         """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype, BF16 as uint16.
 
@@ -75,9 +75,7 @@ class Checkpoint:
         """
         row_bytes = prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
         block: Array = np.empty((stop - start, *tensor.shape[1:]), NUMPY_DTYPES[tensor.dtype])
-        if tensor.path not in self._files:
-            self._files[tensor.path] = self._stack.enter_context(FileIO(tensor.path))
-        file = self._files[tensor.path]
+        file = self.file(tensor.path)
         file.seek(tensor.offset + start * row_bytes)
         view = block.data.cast("B") if block.nbytes else memoryview(b"")
         while view:

@@ -1,31 +1,32 @@
 """CodeGen → a Hugging Face GPT-J checkpoint, for engines that run GPT-J and not CodeGen (vLLM among them).
 
-Knows nothing of GGUF. The weights keep their type and every value; only the fused matrix is taken apart.
+Knows nothing of GGUF. The weights keep their type and every value; only the fused matrix is taken apart, as
+the family's `exports` say.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
+from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from converters.checkpoint import Checkpoint
-from converters.families import codegen, gptj
 from converters.hfconfig import HfConfig
 from converters.pipeline import ConversionReport
-from converters.plan import PlannedPart, PlannedTensor, plan
+from converters.plan import Plan, plan
 from converters.registry import find
-from converters.stream import blocks
+from converters.scan import Scan
+from converters.stream import write_all, write_tensor
 from turbopilot.atomic import check_disk
 from turbopilot.errors import ConversionError, InvalidInput
 from turbopilot.progress import Progress, silent
 
+TARGET = "gptj"
 # GPT-J's own fields; everything else in CodeGen's config means nothing to it.
 _CONFIG_FIELDS = (
     "activation_function", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id", "initializer_range",
@@ -64,37 +65,32 @@ def export_gptj(
             hint="name another with -o",
         )
     config = HfConfig.read(source)
-    spec = find(config.architectures, config.where)
-    if spec is not codegen.SPEC:
+    spec = find(config)
+    if TARGET not in spec.exports:
         raise InvalidInput(
             f"{config.where}: {spec.architecture} is not CodeGen",
             hint="only CodeGen is rewritten as GPT-J",
         )
     with Checkpoint.open(source) as checkpoint:
         the_plan = plan(
-            spec, config, checkpoint.tensors, "F32"
-        )  # checks everything; its GGUF tensors are not used
-        tensors = _gptj_tensors(
-            checkpoint, the_plan.dims.n_layer, lambda part: part.rows and part.rows(the_plan.dims)
+            replace(spec, tensors=spec.exports[TARGET]), config, checkpoint.tensors, "SOURCE"
         )
-        total = sum(t.n_bytes for t in tensors)
-        beside = sum(
-            (source / n).stat().st_size for n in _TOKENIZER_FILES if (source / n).is_file()
-        )
-        check_disk(output.resolve().parent, total + beside)
+        beside = [source / n for n in _TOKENIZER_FILES if (source / n).is_file()]
+        needed = the_plan.n_bytes + sum(path.stat().st_size for path in beside)
+        check_disk(output.resolve().parent, needed)
         part_folder = output.with_name(output.name + ".part")
         shutil.rmtree(part_folder, ignore_errors=True)
         try:
             part_folder.mkdir(parents=True)
-            _write_safetensors(
-                part_folder / "model.safetensors", tensors, checkpoint, force, progress
-            )
+            with Scan(the_plan.sources, [], keep_nonfinite=force) as scan:
+                _write_safetensors(
+                    part_folder / "model.safetensors", the_plan, checkpoint, scan, progress
+                )
             (part_folder / "config.json").write_text(
                 json.dumps(_config(config.values), indent=2) + "\n", encoding="utf-8"
             )
-            for name in _TOKENIZER_FILES:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, part_folder / name)
+            for path in beside:
+                shutil.copyfile(path, part_folder / path.name)
             _replace_folder(part_folder, output)
         except OSError as e:
             raise ConversionError(
@@ -103,35 +99,12 @@ def export_gptj(
         finally:
             shutil.rmtree(part_folder, ignore_errors=True)
     return ConversionReport(
-        path=output, architecture=spec.architecture, gguf_architecture=gptj.SPEC.architecture,
-        dtype="/".join(sorted({t.dtype for t in tensors})), n_tensors=len(tensors),
-        n_weights=sum(t.n_weights for t in tensors), n_bytes=total, n_dropped=len(the_plan.dropped),
-        n_tokens=the_plan.dims.n_vocab, pre_tokenizer=spec.tokenizer.pre, has_fim=False,
-        seconds=time.monotonic() - began,
+        path=output, n_files=1, architecture=spec.architecture, gguf_architecture="GPTJForCausalLM",
+        dtype=the_plan.main_type, n_tensors=len(the_plan.tensors),
+        n_weights=sum(t.n_weights for t in the_plan.tensors), n_bytes=the_plan.n_bytes,
+        n_dropped=len(the_plan.dropped), n_tokens=the_plan.dims.n_vocab, pre_tokenizer=spec.tokenizer.pre,
+        has_fim=False, seconds=time.monotonic() - began,
     )  # fmt: skip
-
-
-def _gptj_tensors(checkpoint: Checkpoint, n_layer: int, rows_of: Any) -> list[PlannedTensor]:
-    """GPT-J's tensors, each whole or as rows of the fused matrix, in their own dtype."""
-    tensors = []
-    names = [p.source for t in gptj.TENSORS for p in t.parts]
-    for name in (
-        n.replace("{i}", str(i)) for n in names for i in range(n_layer if "{i}" in n else 1)
-    ):
-        template = codegen.TO_GPTJ.get(re.sub(r"\.h\.\d+\.", ".h.{i}.", name))
-        if template is None:
-            source, rows = checkpoint.tensors[name], None
-        else:
-            layer = name.split(".")[2]
-            source, rows = (
-                checkpoint.tensors[template.source.replace("{i}", layer)],
-                rows_of(template),
-            )
-        shape = source.shape if rows is None else (len(rows), *source.shape[1:])
-        tensors.append(
-            PlannedTensor(name, shape, source.dtype, (PlannedPart(source, rows, False),))
-        )
-    return tensors
 
 
 def _config(codegen_config: dict[str, Any]) -> dict[str, Any]:
@@ -140,15 +113,11 @@ def _config(codegen_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_safetensors(
-    path: Path,
-    tensors: list[PlannedTensor],
-    checkpoint: Checkpoint,
-    keep_nonfinite: bool,
-    progress: Progress,
+    path: Path, the_plan: Plan, checkpoint: Checkpoint, scan: Scan, progress: Progress
 ) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for t in tensors:
+    for t in the_plan.tensors:
         header[t.name] = {
             "dtype": t.dtype,
             "shape": list(t.shape),
@@ -158,15 +127,19 @@ def _write_safetensors(
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)  # data begins aligned, as the safetensors package writes it
     done = 0
-    with path.open("wb") as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for t in tensors:
-            for block in blocks(checkpoint, t, keep_nonfinite=keep_nonfinite):
-                f.write(np.ascontiguousarray(block).data)
-                done += block.nbytes
-                progress(done, at, t.name)
-        f.flush()
-        os.fsync(f.fileno())
+
+    def wrote(n: int) -> None:
+        nonlocal done
+        scan.check()
+        done += n
+        progress(done, at, "model.safetensors")
+
+    with FileIO(path, "w") as out:
+        write_all(out, len(raw).to_bytes(8, "little") + raw)
+        for t in the_plan.tensors:
+            write_tensor(out, checkpoint, t, wrote)
+        scan.sha256()  # waits until every value has been looked at
+        os.fsync(out.fileno())
 
 
 def _replace_folder(new: Path, final: Path) -> None:

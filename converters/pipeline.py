@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from converters import registry
 from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
-from converters.plan import Plan, plan, render
+from converters.plan import Plan, PlannedTensor, plan
+from converters.plan_text import render
+from converters.provenance import Value, read_provenance, source_files
+from converters.scan import Scan
+from converters.stream import write_all
 from converters.tokenizer import UNUSED, GgufTokenizer, read_tokenizer
 from turbopilot.atomic import check_disk, check_output, replacing
 from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.gguf_split import MAX_PARTS, part_paths
 from turbopilot.progress import Progress, silent
-from turbopilot.version import __version__
 
-DTYPES = {"f32": "F32", "f16": "F16"}
+DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
 HEADER_BYTES_PER_ROW = 64  # of the vocabulary: its text, its type and a merge; more than any takes
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What was written."""
+    """What was written.
+
+    Args:
+        path: the file, or the first part of a split model; for GPT-J, the folder.
+        n_files: how many parts there are.
+        dtype: the type of most of the weights.
+        n_bytes: of all parts.
+        n_dropped: source tensors that carry nothing.
+        n_tokens: ids that the tokenizer uses.
+    """
 
     path: Path
+    n_files: int
     architecture: str
     gguf_architecture: str
     dtype: str
@@ -51,21 +66,31 @@ class Prepared:
 
 
 @contextmanager
-def prepare(source: Path, dtype: str) -> Iterator[Prepared]:
-    """Everything short of writing: read config, headers and tokenizer, and plan."""
+def prepare(source: Path, dtype: str = "f16", *, vocab_only: bool = False) -> Iterator[Prepared]:
+    """Everything short of writing: read config, headers and tokenizer, and plan.
+
+    Raises:
+        InvalidInput, UnsupportedModel, TensorMismatch, TokenizerMismatch, CorruptCheckpoint: see `convert`.
+    """
     if dtype.lower() not in DTYPES:
         raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
     config = HfConfig.read(source)
-    spec = registry.find(config.architectures, config.where)
-    with Checkpoint.open(source) as checkpoint:
-        the_plan = plan(spec, config, checkpoint.tensors, DTYPES[dtype.lower()])
+    spec = registry.find(config)
+    with Checkpoint.nothing(source) if vocab_only else Checkpoint.open(source) as checkpoint:
+        the_plan = plan(
+            spec,
+            config,
+            checkpoint.tensors,
+            DTYPES[dtype.lower()],
+            vocab_only=vocab_only,
+        )
         tokenizer = read_tokenizer(source, spec.tokenizer, the_plan.dims.n_vocab, config.values)
         yield Prepared(config, checkpoint, the_plan, tokenizer)
 
 
-def dry_run(source: Path, *, dtype: str = "f16") -> str:
+def dry_run(source: Path, *, dtype: str = "f16", vocab_only: bool = False) -> str:
     """The plan as text; raises whatever `convert` would before writing."""
-    with prepare(source, dtype) as p:
+    with prepare(source, dtype, vocab_only=vocab_only) as p:
         return render(p.plan)
 
 
@@ -74,16 +99,22 @@ def convert(
     output: Path,
     *,
     dtype: str = "f16",
+    split_max_size: int = 0,
+    vocab_only: bool = False,
     force: bool = False,
     name: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Convert a checkpoint's folder to one GGUF file. Needs neither torch nor transformers.
+    """Convert a checkpoint's folder to GGUF. Needs neither torch nor transformers (for safetensors).
 
     Args:
-        source: folder with config.json, tokenizer.json and safetensors.
+        source: folder with config.json, a tokenizer and the weights.
         output: the file to write; it appears whole or not at all.
-        dtype: "f32" or "f16", of the matrices; vectors are F32 always.
+        dtype: of the matrices: "f16", "bf16", "f32", "q8_0", or "auto" for what each has in the source.
+            Vectors are F32 always.
+        split_max_size: bytes of a file at most, 0 for one file. A model that is larger becomes
+            `NAME-00001-of-0000N.gguf` and so on, of which llama.cpp is given the first.
+        vocab_only: only the metadata and the tokenizer; the folder needs no weights then.
         force: overwrite `output`, and keep NaN and infinities that are in the weights.
         name: `general.name`; the folder's name by default.
         progress: called with bytes done, bytes in all and the tensor's name.
@@ -95,34 +126,107 @@ def convert(
         NotEnoughDisk: the output would not fit.
     """
     began = time.monotonic()
-    check_output(output, force=force)
-    with prepare(source, dtype) as p:
+    with prepare(source, dtype, vocab_only=vocab_only) as p:
+        parts = split(p.plan.tensors, split_max_size)
+        paths = part_paths(output, len(parts))
+        for path in paths:
+            check_output(path, force=force)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
-        from converters.writer import (
-            write_gguf,
-        )  # gguf is imported only when there is something to write
-
-        general = {
-            "name": name or source.resolve().name,
-            "source.architecture": p.plan.spec.architecture,
-        }
-        general["converted_by"] = f"turbopilot {__version__}"
-        with replacing(output) as part:
-            write_gguf(
-                part, p.plan, p.tokenizer, general, p.checkpoint,
-                dtype=DTYPES[dtype.lower()], keep_nonfinite=force, progress=progress,
-            )  # fmt: skip
+        weights = sorted({t.path for t in p.checkpoint.tensors.values()})
+        files = source_files(source, weights)
+        metadata = _metadata(p, name or source.resolve().name, files)
+        with Scan(p.plan.sources, files, keep_nonfinite=force) as scan, ExitStack() as whole:
+            # The first part is renamed last: it is the one that a program is given.
+            targets = [whole.enter_context(replacing(path)) for path in paths]
+            _write(targets, p, parts, metadata, scan, force, progress)
     return ConversionReport(
-        path=output,
+        path=paths[0],
+        n_files=len(paths),
         architecture=p.plan.spec.architecture,
         gguf_architecture=p.plan.spec.gguf,
-        dtype=DTYPES[dtype.lower()],
+        dtype=p.plan.main_type,
         n_tensors=len(p.plan.tensors),
         n_weights=sum(t.n_weights for t in p.plan.tensors),
-        n_bytes=output.stat().st_size,
+        n_bytes=sum(path.stat().st_size for path in paths),
         n_dropped=len(p.plan.dropped),
         n_tokens=sum(kind != UNUSED for kind in p.tokenizer.types),
         pre_tokenizer=p.tokenizer.pre,
         has_fim=p.tokenizer.has_fim,
         seconds=time.monotonic() - began,
     )
+
+
+def split(
+    tensors: Sequence[PlannedTensor], max_bytes: int
+) -> tuple[tuple[PlannedTensor, ...], ...]:
+    """Consecutive tensors in parts of at most so many bytes; a tensor that is larger has a part of its own.
+
+    Raises:
+        InvalidInput: that would be more parts than can be named.
+    """
+    parts: list[list[PlannedTensor]] = [[]]
+    filled = 0
+    for t in tensors:
+        if max_bytes and parts[-1] and filled + t.n_bytes > max_bytes:
+            parts.append([])
+            filled = 0
+        parts[-1].append(t)
+        filled += t.n_bytes
+    if len(parts) > MAX_PARTS:
+        raise InvalidInput(
+            f"--split-max-size {max_bytes}: makes {len(parts):,} files", hint="give a larger size"
+        )
+    return tuple(tuple(part) for part in parts)
+
+
+def _metadata(p: Prepared, name: str, files: Sequence[Path]) -> dict[str, Value]:
+    """Every key but the architecture. The digests are not known yet: placeholders of their length stand for them."""
+    arch = p.plan.spec.gguf
+    return {
+        "general.name": name,
+        **read_provenance(p.checkpoint.folder).metadata(),
+        "turbopilot.source.architecture": p.plan.spec.architecture,
+        "turbopilot.source.files": [f.name for f in files],
+        "turbopilot.source.sha256": [_placeholder(i) for i in range(len(files))],
+        **{f"{arch}.{key}": value for key, value in p.plan.keys.items()},
+        **p.tokenizer.metadata(),
+    }
+
+
+def _placeholder(i: int) -> str:
+    return f"sha-256 of source file {i}".ljust(64, ".")
+
+
+def _write(
+    targets: Sequence[Path],
+    p: Prepared,
+    parts: Sequence[Sequence[PlannedTensor]],
+    metadata: dict[str, Value],
+    scan: Scan,
+    force: bool,
+    progress: Progress,
+) -> None:
+    from converters.writer import header, write_data  # gguf, only where there is something to write
+
+    total, done = p.plan.n_bytes, 0
+
+    def wrote(what: str, n: int) -> None:
+        nonlocal done
+        scan.check()
+        done += n
+        progress(done, total, what)
+
+    arch, n_tensors = p.plan.spec.gguf, len(p.plan.tensors)
+    first = b""
+    for i, (target, tensors) in enumerate(zip(targets, parts, strict=True)):
+        of = (i, len(parts), n_tensors) if len(parts) > 1 else None
+        head = header(arch, {} if i else metadata, tensors, part=of, file_type=p.plan.main_type)
+        first = first or head
+        with FileIO(target, "w") as out:
+            write_all(out, head)
+            write_data(out, p.checkpoint, tensors, wrote, keep_nonfinite=force)
+    progress(total, total, "checking the source")
+    for i, digest in enumerate(scan.sha256().values()):
+        first = first.replace(_placeholder(i).encode(), digest.encode())
+    with FileIO(targets[0], "r+") as out:
+        write_all(out, first)

@@ -7,7 +7,6 @@ config values that the target does not compute), before any output is opened.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from converters import encode
 from converters.hfconfig import HfConfig
 from converters.safetensors_file import SourceTensor
 from converters.spec import ArchSpec, Dims, IntArray, TensorSpec
 from turbopilot.errors import TensorMismatch
 
-FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+DTYPES = ("F32", "F16", "BF16", "Q8_0", "AUTO", "SOURCE")
 MAX_LISTED = 20
 
 
@@ -31,6 +31,11 @@ class PlannedPart:
     source: SourceTensor
     rows: IntArray | None
     transpose: bool
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it is the source as it lies in the file."""
+        return self.rows is None and not self.transpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class PlannedTensor:
     @property
     def n_bytes(self) -> int:
         """Size of its data in the output."""
-        return prod(self.shape) * FLOAT_BYTES[self.dtype]
+        return encode.size(self.dtype, prod(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,42 @@ class Plan:
         """Size of all tensor data in the output."""
         return sum(t.n_bytes for t in self.tensors)
 
+    @property
+    def sources(self) -> tuple[SourceTensor, ...]:
+        """The tensors that are read, some more than once."""
+        return tuple(part.source for t in self.tensors for part in t.parts)
 
-def plan(spec: ArchSpec, config: HfConfig, sources: Mapping[str, SourceTensor], dtype: str) -> Plan:
-    """Decide the whole output. `dtype` (F32 or F16) is that of matrices; vectors stay F32.
+    def bytes_by_type(self) -> dict[str, int]:
+        """Type → bytes in the output, largest first."""
+        sizes: dict[str, int] = {}
+        for t in self.tensors:
+            sizes[t.dtype] = sizes.get(t.dtype, 0) + t.n_bytes
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    @property
+    def main_type(self) -> str:
+        """The type that holds the most bytes: what the file is said to be "in"."""
+        return next(iter(self.bytes_by_type()), "F32")
+
+
+def plan(
+    spec: ArchSpec,
+    config: HfConfig,
+    sources: Mapping[str, SourceTensor],
+    dtype: str,
+    *,
+    vocab_only: bool = False,
+) -> Plan:
+    """Decide the whole output.
+
+    Args:
+        spec: the family.
+        config: of the checkpoint.
+        sources: its tensors by name.
+        dtype: one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as
+            llama.cpp demands. Rows that are not whole blocks of Q8_0, and tables of positions, which
+            llama.cpp does not quantize either, are F16 then. SOURCE keeps vectors too, for checkpoints.
+        vocab_only: no tensors; only the config is looked at.
 
     Raises:
         UnsupportedModel: the config asks for what the target's graph does not compute.
@@ -81,6 +119,8 @@ def plan(spec: ArchSpec, config: HfConfig, sources: Mapping[str, SourceTensor], 
     keys = {k.name: v for k in spec.keys if (v := k.value(config, dims)) is not None}
     geometry = [] if config.problems else dims.problems() or spec.check(dims)
     config.raise_problems(geometry)
+    if vocab_only:
+        return Plan(spec, dims, keys, (), ())
 
     specs = [one for t in spec.tensors for one in _expand(t, dims.n_layer)]
     sources = _with_prefix(sources, specs, spec.prefix)
@@ -165,7 +205,7 @@ def _plan_tensor(
 ) -> PlannedTensor:
     if not spec.parts:
         shape = dims.shape(spec.shape)
-        return PlannedTensor(spec.name, shape, "F32" if len(shape) == 1 else dtype, ())
+        return PlannedTensor(spec.name, shape, _dtype(spec, shape, dtype, ()), ())
     parts: list[PlannedPart] = []
     n_rows = 0
     tail: tuple[int, ...] = ()
@@ -174,13 +214,13 @@ def _plan_tensor(
         if source is None:
             faults.append(f"missing: {part.source}")
             continue
-        rows = part.rows(dims) if part.rows else None
+        rows = _unless_identity(part.rows(dims)) if part.rows else None
         expected = dims.shape(part.shape)
         if source.shape != expected:
             faults.append(f"misshapen: {source.name} is {source.shape}, the config says {expected}")
             used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
             continue
-        if source.dtype not in FLOAT_BYTES:
+        if source.dtype not in encode.NUMPY_DTYPES:
             faults.append(
                 f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
             )
@@ -192,7 +232,25 @@ def _plan_tensor(
         tail = seen[1:]
         parts.append(PlannedPart(source, rows, part.transpose))
     shape = (n_rows, *tail)
-    return PlannedTensor(spec.name, shape, "F32" if len(shape) == 1 else dtype, tuple(parts))
+    return PlannedTensor(spec.name, shape, _dtype(spec, shape, dtype, tuple(parts)), tuple(parts))
+
+
+def _unless_identity(rows: IntArray) -> IntArray | None:
+    """None where every row is at its place already, so that it is copied as it lies."""
+    return None if np.array_equal(rows, np.arange(len(rows))) else rows
+
+
+def _dtype(
+    spec: TensorSpec, shape: tuple[int, ...], wanted: str, parts: tuple[PlannedPart, ...]
+) -> str:
+    own = {p.source.dtype for p in parts}
+    if wanted == "SOURCE" or (wanted == "AUTO" and len(shape) > 1):
+        return own.pop() if len(own) == 1 else "F32"
+    if len(shape) == 1:
+        return "F32"
+    if wanted == "Q8_0" and (spec.positions or not encode.fits(wanted, shape[-1])):
+        return "F16"
+    return wanted
 
 
 def _coverage(source: SourceTensor, rows: list[IntArray]) -> str:
@@ -203,33 +261,3 @@ def _coverage(source: SourceTensor, rows: list[IntArray]) -> str:
             f"rows of {source.name}: {(counts == 0).sum()} unused, {(counts > 1).sum()} used twice"
         )
     return ""
-
-
-def render(p: Plan) -> str:
-    """The plan as text, one line a tensor, layers folded: for `--dry-run` and for reading in tests."""
-    d = p.dims
-    lines = [
-        f"{p.spec.architecture} → {p.spec.gguf}",
-        f"D={d.n_embd} L={d.n_layer} H={d.n_head} K={d.n_head_kv} d={d.head_dim} F={d.n_inner} "
-        f"V={d.n_vocab} T={d.n_ctx} R={d.rotary_dim}",
-        *(f"{p.spec.gguf}.{k} = {v}" for k, v in p.keys.items()),
-    ]
-    for t in p.tensors:
-        layer = re.match(r"blk\.(\d+)\.", t.name)
-        if layer and layer[1] != "0":
-            continue
-        times = f" × {d.n_layer}" if layer else ""
-        origin = " + ".join(_origin(part) for part in t.parts) or "zeros"
-        lines.append(f"{t.name}{times}  {t.dtype} {list(t.shape)} ← {origin}")
-    if p.dropped:
-        kinds = sorted({re.sub(r"\d+", "{i}", n) for n in p.dropped})
-        lines.append(f"dropped {len(p.dropped)}: {', '.join(kinds)}")
-    return "\n".join(lines) + "\n"
-
-
-def _origin(part: PlannedPart) -> str:
-    name = part.source.name + ("ᵀ" if part.transpose else "")
-    if part.rows is None:
-        return name
-    head = " ".join(str(r) for r in part.rows[:6])
-    return f"{name}[{head} … crc {zlib.crc32(part.rows.astype('<i8').tobytes()):08x}]"

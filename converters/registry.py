@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from converters.families import (
     codegen,
+    codegen2,
     gpt_bigcode,
     gpt_neox,
     gptj,
@@ -14,11 +15,13 @@ from converters.families import (
     stablelm,
     starcoder2,
 )
+from converters.hfconfig import HfConfig
 from converters.spec import ArchSpec
 from turbopilot.errors import UnsupportedModel, did_you_mean
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC,
+    codegen2.SPEC,
     gptj.SPEC,
     gpt_bigcode.SPEC,
     santacoder.SPEC,
@@ -31,18 +34,20 @@ FAMILIES: tuple[ArchSpec, ...] = (
 )
 
 
-def find(architectures: list[str], where: str) -> ArchSpec:
-    """The family of a config's `architectures`; `where` names the file in the error.
+def find(config: HfConfig) -> ArchSpec:
+    """The family of a checkpoint's config.
 
     Raises:
-        UnsupportedModel: none of them is known; the hint offers near names.
+        UnsupportedModel: none of its `architectures` is known; the hint offers near names.
     """
-    known = {spec.architecture: spec for spec in FAMILIES}
-    for name in architectures:
-        if name in known:
-            return known[name]
-    named = ", ".join(architectures) or "no architecture"
+    for name in config.architectures:
+        for spec in FAMILIES:
+            if spec.architecture == name and spec.meant(config):
+                return spec
+    named = ", ".join(config.architectures) or "no architecture"
     raise UnsupportedModel(
-        f"{where}: {named} is not a family that can be converted",
-        hint=did_you_mean(architectures[0] if architectures else "", known),
+        f"{config.where}: {named} is not a family that can be converted",
+        hint=did_you_mean(
+            next(iter(config.architectures), ""), sorted({f.architecture for f in FAMILIES})
+        ),
     )

@@ -12,7 +12,7 @@ d head size, F feed-forward size, V vocabulary rows, T context length, R rotary 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -123,6 +123,7 @@ class TensorSpec:
         when: the config under which the model has it; None means always.
         tied: the same as the token embedding where the config ties them. It is left out then, and a copy
             in the checkpoint is dropped, as transformers does when it loads one.
+        positions: a table of learned positions.
     """
 
     name: str
@@ -130,6 +131,7 @@ class TensorSpec:
     shape: Shape = ()
     when: Condition | None = None
     tied: bool = False
+    positions: bool = False
 
 
 def copy(
@@ -139,9 +141,10 @@ def copy(
     rows: RowOrder | None = None,
     when: Condition | None = None,
     tied: bool = False,
+    positions: bool = False,
 ) -> TensorSpec:
     """One source tensor under another name, its rows perhaps in another order."""
-    return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied)
+    return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied, positions=positions)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
@@ -201,6 +204,8 @@ class ArchSpec:
         ties_by_default: whether the head is the token embedding where the config does not say.
         tokenizer: how token ids are made.
         check: conditions on the geometry beyond `Dims.problems`, in words.
+        exports: other checkpoints that it can be written as, by name (`convert --to NAME`): their tensors.
+        meant: whether a config of this architecture's name is of this family, where several share the name.
     """
 
     architecture: str
@@ -214,3 +219,5 @@ class ArchSpec:
     prefix: str = ""
     ties_by_default: bool = False
     check: Callable[[Dims], list[str]] = field(default=lambda _: [])
+    exports: Mapping[str, tuple[TensorSpec, ...]] = field(default_factory=dict)
+    meant: Condition = field(default=lambda _: True)

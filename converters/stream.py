@@ -1,100 +1,126 @@
-"""Move a planned tensor's data in blocks of rows: read, place, cast, check. At most one block in memory.
+"""Move a planned tensor's data: what needs no change by the kernel, the rest in blocks of rows.
 
-Knows nothing of output formats: both the GGUF writer and the checkpoint writer take the blocks.
+Knows nothing of output formats: the GGUF writer and the checkpoint writer both call `write_tensor`.
+At most one block is in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
+from io import FileIO
 from math import prod
-from typing import Any
 
 import numpy as np
 
-from converters.checkpoint import Array, Checkpoint
-from converters.plan import FLOAT_BYTES, PlannedPart, PlannedTensor
+from converters.checkpoint import Checkpoint
+from converters.encode import NUMPY_DTYPES, Array, F16Overflow, encode
+from converters.plan import PlannedPart, PlannedTensor
 from turbopilot.errors import TensorMismatch
 
 BLOCK_BYTES = 8 << 20  # large enough that the disk and numpy are busy, small enough for any machine
+COPY_BYTES = 64 << 20  # between two reports of progress
+
+# Why the kernel may refuse to copy between two files: it cannot, not between these, not this kind.
+_CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 
-def blocks(
-    checkpoint: Checkpoint, tensor: PlannedTensor, *, keep_nonfinite: bool = False
-) -> Iterator[Array]:
-    """The tensor's data in file order, cast to its dtype (BF16 as uint16), contiguous.
+def write_tensor(
+    out: FileIO,
+    checkpoint: Checkpoint,
+    tensor: PlannedTensor,
+    wrote: Callable[[int], None],
+    *,
+    keep_nonfinite: bool = False,
+) -> None:
+    """Append the tensor's data to `out`, an unbuffered file; `wrote` hears of bytes as they are written.
 
     Raises:
-        TensorMismatch: it holds NaN or infinity (unless `keep_nonfinite`), or values beyond F16.
+        TensorMismatch: values lie beyond F16 (unless `keep_nonfinite`).
+        CorruptCheckpoint: a source ended early.
     """
     if not tensor.parts:
-        yield np.zeros(
-            tensor.shape, np.uint16 if tensor.dtype == "BF16" else f"<f{FLOAT_BYTES[tensor.dtype]}"
-        )
-        return
+        write_all(out, np.zeros(tensor.n_bytes, np.uint8))
+        wrote(tensor.n_bytes)
     for part in tensor.parts:
+        if part.unchanged and part.source.dtype == tensor.dtype:
+            _copy(out, checkpoint, part, wrote)
+            continue
         for block in _placed(checkpoint, part):
-            if not keep_nonfinite:
-                _check_finite(block, part)
-            yield _cast(block, part, tensor.dtype, keep_nonfinite)
+            try:
+                encoded = encode(block, part.source.dtype, tensor.dtype, lossy=keep_nonfinite)
+            except F16Overflow as e:
+                raise TensorMismatch(
+                    f"{part.source.path}: tensor {part.source.name!r} has values up to "
+                    f"{e.largest:.4g}; F16 ends at 65504",
+                    hint="convert with --dtype bf16 or f32",
+                ) from e
+            write_all(out, encoded)
+            wrote(encoded.nbytes)
+
+
+def write_all(out: FileIO, data: Array | bytes) -> None:
+    """Write every byte: an unbuffered file may take fewer at a time."""
+    view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).data
+    view = view.cast("B") if view.nbytes else memoryview(b"")
+    while view:
+        view = view[out.write(view) :]
+
+
+def _copy(
+    out: FileIO, checkpoint: Checkpoint, part: PlannedPart, wrote: Callable[[int], None]
+) -> None:
+    """The source's bytes as they are, from file to file inside the kernel where it can do that."""
+    source = part.source
+    at, end = source.offset, source.offset + source.n_bytes
+    if hasattr(os, "copy_file_range"):
+        fd = checkpoint.file(source.path).fileno()
+        try:
+            while at < end and (
+                n := os.copy_file_range(fd, out.fileno(), min(COPY_BYTES, end - at), at)
+            ):
+                at += n
+                wrote(n)
+        except OSError as e:
+            if e.errno not in _CANNOT_COPY or at > source.offset:
+                raise
+    if at < end:  # macOS, Windows, two file systems; or the source ended early, which this names
+        row_bytes = source.n_bytes // source.shape[0]
+        first = (at - source.offset) // row_bytes
+        skip = (at - source.offset) % row_bytes
+        for block in _rows(checkpoint, part, first):
+            data = block.tobytes()[skip:] if skip else block
+            skip = 0
+            write_all(out, data)
+            wrote(len(data) if isinstance(data, bytes) else data.nbytes)
+
+
+def _rows(checkpoint: Checkpoint, part: PlannedPart, first: int = 0) -> Iterator[Array]:
+    step, n = _rows_at_once(part), part.source.shape[0]
+    for start in range(first, n, step):
+        yield checkpoint.read_rows(part.source, start, min(start + step, n))
+
+
+def _rows_at_once(part: PlannedPart) -> int:
+    shape, itemsize = part.source.shape, NUMPY_DTYPES[part.source.dtype].itemsize
+    return max(1, BLOCK_BYTES // max(1, prod(shape[1:]) * itemsize))
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
+    """The part's rows in the target's order, a block at a time, in the source's type."""
     source = part.source
     if part.transpose:
         whole = checkpoint.read_rows(source, 0, source.shape[0])
         yield np.ascontiguousarray(whole.T)
         return
-    step = max(1, BLOCK_BYTES // max(1, prod(source.shape[1:]) * FLOAT_BYTES[source.dtype]))
-    n = source.shape[0] if part.rows is None else len(part.rows)
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        if part.rows is None:
-            yield checkpoint.read_rows(source, start, stop)
-            continue
-        wanted = part.rows[start:stop]
+    if part.rows is None:
+        yield from _rows(checkpoint, part)
+        return
+    step = _rows_at_once(part)
+    for start in range(0, len(part.rows), step):
+        wanted = part.rows[start : start + step]
         # Orders are local (within heads), so the rows between the first and the last are nearly all wanted.
         for run in np.split(wanted, np.flatnonzero(np.abs(np.diff(wanted)) > step) + 1):
             low, high = int(run.min()), int(run.max()) + 1
             yield checkpoint.read_rows(source, low, high)[run - low]
-
-
-def _check_finite(block: Array, part: PlannedPart) -> None:
-    """NaN and infinity have all exponent bits set; looking at the bits is faster than np.isfinite on F16."""
-    bits, exponent = {
-        "F32": (block.view(np.uint32) if block.dtype.itemsize == 4 else block, 0x7F800000),
-        "F16": (block.view(np.uint16) if block.dtype.itemsize == 2 else block, 0x7C00),
-        "BF16": (block, 0x7F80),
-    }[part.source.dtype]
-    bad = (bits & exponent) == exponent
-    if bad.any():
-        raise TensorMismatch(
-            f"{part.source.path}: tensor {part.source.name!r} holds {int(bad.sum()):,} values that are NaN or infinite",
-            hint="the checkpoint is damaged or its training diverged; --force converts it all the same",
-        )
-
-
-def _cast(block: Array, part: PlannedPart, dtype: str, keep_nonfinite: bool) -> Array:
-    source = part.source.dtype
-    if source == dtype:
-        return block
-    if source == "BF16":
-        block = (block.astype(np.uint32) << 16).view(np.float32)
-    if dtype == "BF16":
-        return _to_bf16(block.astype(np.float32))
-    with np.errstate(over="ignore"):
-        cast: np.ndarray[Any, Any] = block.astype(np.float16 if dtype == "F16" else np.float32)
-    if dtype == "F16" and not keep_nonfinite and not np.isfinite(cast).all():
-        raise TensorMismatch(
-            f"{part.source.path}: tensor {part.source.name!r} has values up to "
-            f"{np.abs(block).max():.4g}; F16 ends at 65504",
-            hint="convert with --dtype f32",
-        )
-    return cast
-
-
-def _to_bf16(block: Array) -> Array:
-    """F32 → BF16 bits, rounded to nearest, ties to even, NaN kept quiet (as ggml_compute_fp32_to_bf16)."""
-    bits = np.ascontiguousarray(block, np.float32).view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return np.where(nan, (bits >> 16).astype(np.uint16) | np.uint16(64), rounded)

@@ -39,6 +39,18 @@ class GgufTokenizer:
     """bos, eos, unk, pad and the fim_* ids, as far as they exist."""
     add_bos: bool = False
 
+    def metadata(self) -> dict[str, Any]:
+        """Its keys in the file."""
+        return {
+            "tokenizer.ggml.model": self.model,
+            "tokenizer.ggml.pre": self.pre,
+            "tokenizer.ggml.tokens": self.tokens,
+            "tokenizer.ggml.token_type": self.types,
+            "tokenizer.ggml.merges": self.merges,
+            "tokenizer.ggml.add_bos_token": self.add_bos,
+            **{f"tokenizer.ggml.{role}_token_id": i for role, i in self.ids.items()},
+        }
+
     @property
     def has_fim(self) -> bool:
         """Whether prefix, suffix and middle tokens are known."""

@@ -31,22 +31,20 @@ def gptj_rotary(dims: Dims) -> IntArray:
     return rotary_half_split(dims.n_head, dims.head_dim, dims.rotary_dim)
 
 
-CODEGEN_BLOCKS = (
-    4  # the number of TPU cores it was trained on (transformers modeling_codegen.py, `mp_num = 4`)
-)
 _CODEGEN_ORDER = ("q", "v", "k")
 
 
-def codegen_qkv(which: str) -> RowOrder:
+def codegen_qkv(which: str, blocks: int) -> RowOrder:
     """CodeGen's fused `qkv_proj` (3·D, D): the D rows that are q, k or v.
 
-    It is cut into four blocks of 3·D/4 rows; each block holds [q | v | k] of D/4 rows each.
+    It is cut into blocks of 3·D/blocks rows, one for each TPU core it was trained on; each block holds
+    [q | v | k], a third of its rows each. (Source: transformers modeling_codegen.py, `mp_num`.)
     """
     place = _CODEGEN_ORDER.index(which)
 
     def rows(dims: Dims) -> IntArray:
-        local = dims.n_embd // CODEGEN_BLOCKS
-        block = np.arange(CODEGEN_BLOCKS)[:, None] * 3 * local
+        local = dims.n_embd // blocks
+        block = np.arange(blocks)[:, None] * 3 * local
         return (block + place * local + np.arange(local)).reshape(-1)
 
     return rows

@@ -1,73 +1,101 @@
-"""Writes a GGUF: header first, then each tensor as it streams by. The only module that imports gguf."""
+"""Writes a GGUF: header first, then each tensor as it streams by. Only this module writes with gguf."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from converters.checkpoint import Checkpoint
-from converters.plan import Plan
-from converters.stream import blocks
-from converters.tokenizer import GgufTokenizer
-from turbopilot.progress import Progress
+from converters.plan import PlannedTensor
+from converters.provenance import Value
+from converters.stream import write_all, write_tensor
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
+ALIGNMENT = 32  # GGUF's default, and what every reader expects
+FLUSH_BYTES = 256 << 20  # written between two requests to put it on the disk
 
 
-def write_gguf(
-    path: Path,
-    plan: Plan,
-    tokenizer: GgufTokenizer,
-    general: Mapping[str, str],
-    checkpoint: Checkpoint,
+def header(
+    architecture: str,
+    metadata: Mapping[str, Value],
+    tensors: Sequence[PlannedTensor],
     *,
-    dtype: str,
-    keep_nonfinite: bool,
-    progress: Progress,
+    part: tuple[int, int, int] | None = None,
+    file_type: str = "F16",
+) -> bytes:
+    """The beginning of a GGUF, up to its data: its length depends on nothing but the lengths of what is in it.
+
+    Args:
+        architecture: `general.architecture`.
+        metadata: every other key.
+        tensors: of this file, in order.
+        part: (number of this file from 0, files, tensors in all of them) where the model is split, in
+            the words of llama.cpp's gguf-split.
+        file_type: what the whole is "in".
+    """
+    writer = GGUFWriter(path=None, arch=architecture)
+    if part:
+        writer.add_uint16("split.no", part[0])
+        writer.add_uint16("split.count", part[1])
+        writer.add_int32("split.tensors.count", part[2])
+    if metadata:  # the further parts of a split model have none
+        writer.add_file_type(FILE_TYPES[file_type])
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for t in tensors:
+        kind = GGMLQuantizationType[t.dtype]
+        writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.n_bytes, raw_dtype=kind)
+    with tempfile.TemporaryDirectory() as folder:  # it writes to named files only
+        path = Path(folder) / "header"
+        writer.write_header_to_file(path)
+        try:
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+        finally:
+            writer.close()
+        raw = path.read_bytes()
+    return raw + bytes(-len(raw) % ALIGNMENT)
+
+
+def write_data(
+    out: FileIO,
+    checkpoint: Checkpoint,
+    tensors: Sequence[PlannedTensor],
+    wrote: Callable[[str, int], None],
+    *,
+    keep_nonfinite: bool = False,
 ) -> None:
-    """Write the planned file to `path`. `general` becomes the general.* strings."""
-    writer = GGUFWriter(path=None, arch=plan.spec.gguf)
-    writer.add_file_type(FILE_TYPES[dtype])
-    writer.add_quantization_version(2)
-    for key, text in general.items():
-        writer.add_string(f"general.{key}", text)
-    for key, value in plan.keys.items():
-        _add(writer, f"{plan.spec.gguf}.{key}", value)
-    _add_tokenizer(writer, tokenizer)
-    for t in plan.tensors:
-        writer.add_tensor_info(
-            t.name,
-            t.shape,
-            np.dtype(np.float32),
-            t.n_bytes,
-            raw_dtype=GGMLQuantizationType[t.dtype],
-        )
-    writer.write_header_to_file(path)
-    try:
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        out = writer.fout[0]
-        writer.write_padding(out, out.tell())
-        done = 0
-        for t in plan.tensors:
-            for block in blocks(checkpoint, t, keep_nonfinite=keep_nonfinite):
-                out.write(np.ascontiguousarray(block).data)
-                done += block.nbytes
-                progress(done, plan.n_bytes, t.name)
-            writer.write_padding(out, t.n_bytes)
-    finally:
-        writer.close()
+    """Append every tensor to `out`, each beginning on a multiple of 32 bytes.
+
+    What is written goes to the disk meanwhile, so that the last flush finds little left to do.
+    `wrote` hears of the tensor's name and of bytes.
+    """
+    flushed, flushing = out.tell(), Future[None]()
+    flushing.set_result(None)
+    with ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:
+        for t in tensors:
+            write_tensor(out, checkpoint, t, partial(wrote, t.name), keep_nonfinite=keep_nonfinite)
+            write_all(out, bytes(-t.n_bytes % ALIGNMENT))
+            if out.tell() - flushed >= FLUSH_BYTES and flushing.done():
+                flushed = out.tell()
+                flushing = pool.submit(os.fsync, out.fileno())
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def _add(writer: GGUFWriter, key: str, value: Value) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
@@ -78,14 +106,3 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     else:
         writer.add_array(key, value)
-
-
-def _add_tokenizer(writer: GGUFWriter, t: GgufTokenizer) -> None:
-    writer.add_tokenizer_model(t.model)
-    writer.add_tokenizer_pre(t.pre)
-    writer.add_token_list(t.tokens)
-    writer.add_token_types(t.types)
-    writer.add_token_merges(t.merges)
-    writer.add_add_bos_token(t.add_bos)
-    for role, token_id in t.ids.items():
-        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", token_id)

@@ -302,7 +302,14 @@ def test_f32_values_beyond_f16(tmp_path: Path) -> None:
     with (folder / "model.safetensors").open("r+b") as f:
         f.seek(tensor.offset)
         f.write(np.array([1e6], np.float32).tobytes())
-    fails(folder, TensorMismatch, "transformer.wte.weight", "65504", "--dtype f32", dtype="f16")
+    fails(
+        folder,
+        TensorMismatch,
+        "transformer.wte.weight",
+        "65504",
+        "--dtype bf16 or f32",
+        dtype="f16",
+    )
     convert(folder, tmp_path / "ok.gguf", dtype="f32")
 
 

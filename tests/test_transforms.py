@@ -52,7 +52,7 @@ def test_rotating_halves_after_the_order_is_rotating_pairs_before(d: Dims) -> No
 
 @given(geometries())
 def test_codegen_rows_are_a_partition(d: Dims) -> None:
-    rows = np.concatenate([codegen_qkv(w)(d) for w in "qkv"])
+    rows = np.concatenate([codegen_qkv(w, 4)(d) for w in "qkv"])
     assert sorted(rows.tolist()) == list(range(3 * d.n_embd))
 
 
@@ -63,15 +63,15 @@ def test_codegen_rows_equal_transformers_reshape(d: Dims) -> None:
     local = d.n_embd // 4
     for i, w in enumerate("qvk"):
         expected = fused[:, i * local : (i + 1) * local].reshape(-1)
-        assert codegen_qkv(w)(d).tolist() == expected.tolist()
+        assert codegen_qkv(w, 4)(d).tolist() == expected.tolist()
 
 
 @given(geometries())
 def test_then_composes(d: Dims) -> None:
     x = np.arange(3 * d.n_embd)
-    both = then(codegen_qkv("q"), gptj_rotary)
+    both = then(codegen_qkv("q", 4), gptj_rotary)
     assert both is not None
-    assert (x[both(d)] == x[codegen_qkv("q")(d)][gptj_rotary(d)]).all()
+    assert (x[both(d)] == x[codegen_qkv("q", 4)(d)][gptj_rotary(d)]).all()
     assert then(None, gptj_rotary) is gptj_rotary
 
 

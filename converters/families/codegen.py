@@ -1,8 +1,8 @@
 """CodeGen → GPT-J's layout → llama.cpp's `phi2` graph.
 
 Source: transformers `modeling_codegen.py`. CodeGen is GPT-J with q, k and v fused into one matrix, cut
-into four blocks of [q | v | k]; every other tensor has GPT-J's name. So its spec is GPT-J's, composed
-with `TO_GPTJ`, which `convert --to gptj` also writes as a checkpoint of its own.
+into four blocks of [q | v | k]; every other tensor has GPT-J's name. So its spec is GPT-J's, reading q, k
+and v as rows of that matrix, and `convert --to gptj` writes GPT-J's own tensors from the same table.
 """
 
 from __future__ import annotations
@@ -10,44 +10,47 @@ from __future__ import annotations
 from dataclasses import replace
 
 from converters.families import gptj
-from converters.spec import ArchSpec, Dims, Part, TensorSpec, TokenizerSpec
-from converters.transforms import CODEGEN_BLOCKS, codegen_qkv, then
+from converters.spec import ArchSpec, Condition, Dims, Part, TensorSpec, TokenizerSpec
+from converters.transforms import codegen_qkv, then
 
-TO_GPTJ = {
-    f"transformer.h.{{i}}.attn.{w}_proj.weight": Part(
-        "transformer.h.{i}.attn.qkv_proj.weight", ("3*D", "D"), codegen_qkv(w)
+ARCHITECTURE = "CodeGenForCausalLM"
+BLOCKS = 4  # `mp_num` in transformers' CodeGen
+_FUSED = "transformer.h.{i}.attn.qkv_proj.weight"
+
+
+def unfuse(part: Part, blocks: int) -> Part:
+    """The rows of CodeGen's checkpoint that a tensor of GPT-J's is made of."""
+    for which in "qkv":
+        if part.source == f"transformer.h.{{i}}.attn.{which}_proj.weight":
+            return Part(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
+    return part
+
+
+def family(blocks: int, meant: Condition) -> ArchSpec:
+    """GPT-J's family, reading fused matrices of so many blocks."""
+
+    def check(dims: Dims) -> list[str]:
+        whole = dims.n_head % blocks == 0  # heads in a block
+        return [] if whole else [f"n_head is {dims.n_head}; it must be a multiple of {blocks}"]
+
+    return replace(
+        gptj.SPEC,
+        architecture=ARCHITECTURE,
+        tensors=tuple(
+            replace(t, parts=tuple(unfuse(p, blocks) for p in t.parts)) for t in gptj.TENSORS
+        ),
+        # GPT-2's regex; runs of blanks are added tokens, as in phi-2
+        tokenizer=TokenizerSpec(pre="phi-2"),
+        check=check,
+        meant=meant,
+        exports={"gptj": tuple(_as_gptj(p, blocks) for t in gptj.TENSORS for p in t.parts)},
     )
-    for w in "qkv"
-}
-"""GPT-J's name → the rows of CodeGen's fused matrix that it is."""
 
 
-def through_gptj(spec: TensorSpec) -> TensorSpec:
-    """GPT-J's declaration of a tensor, reading from CodeGen's checkpoint."""
-    parts = tuple(
-        replace(TO_GPTJ[p.source], rows=then(TO_GPTJ[p.source].rows, p.rows))
-        if p.source in TO_GPTJ
-        else p
-        for p in spec.parts
-    )
-    return replace(spec, parts=parts)
+def _as_gptj(part: Part, blocks: int) -> TensorSpec:
+    """A tensor of a GPT-J checkpoint, under its own name, as rows of CodeGen's."""
+    return TensorSpec(part.source, (unfuse(replace(part, rows=None), blocks),))
 
 
-def check(dims: Dims) -> list[str]:
-    """The four blocks hold whole heads."""
-    if dims.n_head % CODEGEN_BLOCKS:
-        return [
-            f"n_head is {dims.n_head}; CodeGen's fused matrix needs a multiple of {CODEGEN_BLOCKS}"
-        ]
-    return []
-
-
-SPEC: ArchSpec = replace(
-    gptj.SPEC,
-    architecture="CodeGenForCausalLM",
-    tensors=tuple(through_gptj(t) for t in gptj.TENSORS),
-    tokenizer=TokenizerSpec(
-        pre="phi-2"
-    ),  # GPT-2's regex; runs of blanks are added tokens, as in phi-2
-    check=check,
-)
+# CodeGen2's config has a field `head_dim`, which this one's has not.
+SPEC = family(BLOCKS, meant=lambda config: "head_dim" not in config.values)

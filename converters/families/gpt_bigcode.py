@@ -49,7 +49,7 @@ SPEC = ArchSpec(
     ),
     tensors=(
         copy("token_embd.weight", "transformer.wte.weight", "V", "D"),
-        copy("position_embd.weight", "transformer.wpe.weight", "T", "D"),
+        copy("position_embd.weight", "transformer.wpe.weight", "T", "D", positions=True),
         copy("blk.{i}.attn_norm.weight", _LAYER + "ln_1.weight", "D"),
         copy("blk.{i}.attn_norm.bias", _LAYER + "ln_1.bias", "D"),
         copy("blk.{i}.attn_qkv.weight", _LAYER + "attn.c_attn.weight", "D + 2*K*d", "D", rows=qkv),

@@ -22,14 +22,28 @@ def convert(
         typer.Option("-o", "--output", help="File to write. Default: SOURCE's name and type."),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Type of the matrices: f16 or f32. Vectors stay F32.")
+        str,
+        typer.Option(
+            help="Type of the matrices: f16, bf16, f32, q8_0, or auto (as in SOURCE). Vectors stay F32."
+        ),
     ] = "f16",
     to: Annotated[
         str,
         typer.Option(help="gguf, or gptj: a Hugging Face GPT-J checkpoint (from CodeGen only)."),
     ] = "gguf",
+    split_max_size: Annotated[
+        str,
+        typer.Option(
+            "--split-max-size",
+            help="Write parts of at most this size (as 4GB), which llama.cpp loads by the first one.",
+        ),
+    ] = "",
+    vocab_only: Annotated[
+        bool,
+        typer.Option("--vocab-only", help="Write only the metadata and the tokenizer, no weights."),
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan and the sizes, write nothing.")
     ] = False,
     force: Annotated[
         bool,
@@ -41,21 +55,24 @@ def convert(
 ) -> None:
     """Turn a checkpoint into a GGUF file that llama.cpp runs.
 
-    Reads safetensors a few rows at a time, so a model larger than memory converts. Everything is checked
+    Reads the weights a few rows at a time, so a model larger than memory converts. Everything is checked
     before a byte is written, and the file appears whole or not at all.
 
     Example: turbopilot convert ./codegen-350M-mono -o codegen.gguf
+
+    Example: turbopilot convert ./starcoder --dtype auto --split-max-size 8GB
     """
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only
     from converters import export_gptj
-    from turbopilot.commands.resolve import DEMO, resolve_checkpoint
+    from turbopilot.commands.resolve import DEMO, parse_size, resolve_checkpoint
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))
     folder = resolve_checkpoint(source)
+    part_size = parse_size("--split-max-size", split_max_size) if split_max_size else 0
     if dry_run:
-        text = plan_only(folder, dtype=dtype)
+        text = plan_only(folder, dtype=dtype, vocab_only=vocab_only)
         if as_json:
             console.emit_json({"plan": text.splitlines()})
         else:
@@ -68,15 +85,17 @@ def convert(
                 folder, output or Path(f"{name}-gptj"), force=force, progress=progress
             )
         else:
-            target = output or Path(f"{name}-{dtype.lower()}.gguf")
+            kind = "vocab" if vocab_only else dtype.lower()
             report = convert_to_gguf(
-                folder, target, dtype=dtype, force=force, name=name, progress=progress
-            )
+                folder, output or Path(f"{name}-{kind}.gguf"), dtype=dtype, split_max_size=part_size,
+                vocab_only=vocab_only, force=force, name=name, progress=progress,
+            )  # fmt: skip
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path)})
         return
+    files = f" ({report.n_files} files)" if report.n_files > 1 else ""
     console.result(
-        f"{report.path}: {report.architecture} → {report.gguf_architecture}, {report.n_tensors} tensors, "
+        f"{report.path}{files}: {report.architecture} → {report.gguf_architecture}, {report.n_tensors} tensors, "
         f"{report.n_weights / 1e6:,.1f} million weights, {report.dtype}, "
         f"{console.size(report.n_bytes)}, {report.seconds:.1f} s"
     )
@@ -85,4 +104,5 @@ def convert(
         console.result(
             f"tokenizer: {report.n_tokens:,} tokens, pre-tokenizer {report.pre_tokenizer}, {fim} fill-in-the-middle"
         )
-        console.info(f"next: turbopilot verify {report.path} --against {source}")
+        if not vocab_only:
+            console.info(f"next: turbopilot verify {report.path} --against {source}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ from turbopilot.hub import REPO_ID
 from turbopilot.version import __version__
 
 DEMO = "demo"
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
 
 
 def demo_checkpoint() -> Path:
@@ -92,3 +94,18 @@ def resolve_gguf(model: str | None, *, notify: Callable[[str], None]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         convert(source, path, dtype="f16", name="turbopilot-demo")
     return path
+
+
+def parse_size(option: str, text: str) -> int:
+    """A size as people write it, in bytes: 4GB and 4G are 4·10⁹, 4GiB is 4·2³⁰.
+
+    Raises:
+        InvalidInput: it is none, or none above 0; names the option.
+    """
+    parts = _SIZE.fullmatch(text.strip())
+    if parts:
+        step = 1024 if parts["binary"] else 1000
+        size = float(parts["number"]) * step ** " KMGT".index(parts["unit"].upper() or " ")
+        if size >= 1:
+            return int(size)
+    raise InvalidInput(f"{option} {text}: is no size", hint="write it as 500MB, 4GB or 4GiB")

@@ -1,0 +1,33 @@
+"""CodeGen2 (1B, 3.7B) → GPT-J's layout → llama.cpp's `phi2` graph.
+
+Source: Salesforce/codegen2-1B `modeling_codegen.py` (read, never run), which is CodeGen's with eight blocks
+in the fused matrix instead of four. The number stands in the code alone, not in config.json. It is known of
+codegen2-1B from that file and of codegen2-3_7B from CTranslate2's converter, which treats both alike; of 7B
+and 16B no public source says it with certainty, so they are refused. Its infilling (<mask_1>, <sep>) is
+another than prefix, suffix and middle, and is not written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from converters.families import codegen
+from converters.spec import Dims
+
+BLOCKS = 8
+KNOWN = {(2048, 16, 16): "1B", (4096, 16, 16): "3.7B"}  # (n_embd, n_layer, n_head) as published
+
+
+def check(dims: Dims) -> list[str]:
+    """Only the sizes whose layout is known."""
+    if (dims.n_embd, dims.n_layer, dims.n_head) in KNOWN:
+        return []
+    return [
+        f"a CodeGen2 of {dims.n_layer} layers, {dims.n_embd} wide, {dims.n_head} heads: into how many blocks its "
+        "fused matrix is cut (mp_num) stands only in the checkpoint's own code; it is known for 1B and 3.7B"
+    ]
+
+
+SPEC = replace(
+    codegen.family(BLOCKS, meant=lambda config: "head_dim" in config.values), check=check
+)

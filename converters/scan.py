@@ -1,0 +1,165 @@
+"""Read every source file once, beside the writing: its SHA-256, and whether its numbers are numbers.
+
+The writer lets the kernel copy what needs no change, so it never sees those values. This reader sees every
+byte, in the order of the disk, on threads of its own: hashing and comparing leave Python's lock alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from converters.encode import Array
+from converters.safetensors_file import SourceTensor
+from turbopilot.errors import CorruptCheckpoint, TensorMismatch
+
+BUFFER_BYTES = 1 << 18  # stays in a core's own cache between reading, hashing and looking
+THREADS = 2
+
+# dtype → (its bits as an unsigned number, all of them but the sign, the smallest that is infinite or NaN)
+_FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
+    "F32": (np.dtype("<u4"), 0x7FFFFFFF, 0x7F800000),
+    "F16": (np.dtype("<u2"), 0x7FFF, 0x7C00),
+    "BF16": (np.dtype("<u2"), 0x7FFF, 0x7F80),
+}
+
+
+class Scan:
+    """Scans files in the background; a context manager that stops it on any failure.
+
+    Args:
+        tensors: those that are used, in any order; each is looked through unless `keep_nonfinite`.
+        files: what to hash, whether tensors are in them or not.
+        keep_nonfinite: do not look for NaN and infinity.
+    """
+
+    def __init__(
+        self, tensors: Iterable[SourceTensor], files: Iterable[Path], *, keep_nonfinite: bool
+    ) -> None:
+        by_file: dict[Path, list[SourceTensor]] = {path: [] for path in files}
+        hashed = set(by_file)
+        for tensor in {(t.path, t.offset): t for t in tensors}.values():
+            by_file.setdefault(tensor.path, []).append(tensor)
+        self._cancelled = threading.Event()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
+        self._jobs = {
+            path: self._pool.submit(
+                self._file, path, () if keep_nonfinite else tuple(found), path in hashed
+            )
+            for path, found in by_file.items()
+        }
+
+    def check(self) -> None:
+        """Raise what has been found so far, without waiting.
+
+        Raises:
+            TensorMismatch: a tensor holds NaN or infinity.
+            CorruptCheckpoint: a file cannot be read to its end.
+        """
+        for job in self._jobs.values():
+            if job.done():
+                job.result()
+
+    def sha256(self) -> Mapping[Path, str]:
+        """The digest, in hexadecimal, of each file that was to be hashed.
+
+        Waits for the end of the scan; raises as `check`.
+        """
+        digests = {path: job.result() for path, job in self._jobs.items()}
+        return {path: digest for path, digest in digests.items() if digest}
+
+    def _file(self, path: Path, tensors: tuple[SourceTensor, ...], hashed: bool) -> str:
+        digest = hashlib.sha256() if hashed else None
+        buffer = bytearray(BUFFER_BYTES)
+        view = memoryview(buffer)
+        work: Array = np.empty(BUFFER_BYTES, np.uint8)
+        try:
+            with FileIO(path) as file:
+                for start, stop, tensor in _runs(tensors, path.stat().st_size):
+                    if tensor is None and digest is None:
+                        continue
+                    if tensor is None:
+                        self._read(file, start, stop, view, digest, None, work)
+                    elif self._read(file, start, stop, view, digest, tensor, work):
+                        raise TensorMismatch(
+                            f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
+                            hint="the checkpoint is damaged or its training diverged; "
+                            "--force converts it all the same",
+                        )
+        except OSError as e:
+            raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
+        return digest.hexdigest() if digest else ""
+
+    def _read(
+        self,
+        file: FileIO,
+        start: int,
+        stop: int,
+        view: memoryview,
+        digest: hashlib._Hash | None,
+        tensor: SourceTensor | None,
+        work: Array,
+    ) -> bool:
+        """Bytes start…stop into the digest; whether a value of the tensor among them is not finite."""
+        file.seek(start)
+        while start < stop and not self._cancelled.is_set():
+            want = min(BUFFER_BYTES, stop - start)
+            filled = 0
+            while filled < want:  # whole buffers only, so that no value is cut in two
+                n = file.readinto(view[filled:want])
+                if not n:
+                    raise CorruptCheckpoint(
+                        f"{file.name!s}: ended early", hint="did the file change?"
+                    )
+                filled += n
+            if digest:
+                digest.update(view[:want])
+            if tensor:
+                dtype, unsigned, limit = _FINITE[tensor.dtype]
+                bits = np.frombuffer(view[:want], dtype)
+                magnitude: Array = work.view(dtype)[: len(bits)]
+                if np.bitwise_and(bits, unsigned, out=magnitude).max() >= limit:
+                    return True
+            start += want
+        return False
+
+    def __enter__(self) -> Scan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if e is not None:
+            self._cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=e is not None)
+
+
+def _runs(
+    tensors: tuple[SourceTensor, ...], size: int
+) -> list[tuple[int, int, SourceTensor | None]]:
+    """The file cut into (start, stop, tensor), without a gap; None between the tensors.
+
+    Two tensors may share bytes (a tied matrix under two names): the later one then begins where the
+    former ends.
+    """
+    runs: list[tuple[int, int, SourceTensor | None]] = []
+    at = 0
+    for tensor in sorted(tensors, key=lambda t: t.offset):
+        start, stop = max(at, tensor.offset), tensor.offset + tensor.n_bytes
+        if tensor.dtype not in _FINITE or stop <= start:
+            continue
+        if start > at:
+            runs.append((at, start, None))
+        runs.append((start, stop, tensor))
+        at = stop
+    if at < size:
+        runs.append((at, size, None))
+    return runs
