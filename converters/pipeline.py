@@ -138,7 +138,7 @@ def convert(
         with Scan(p.plan.sources, files, keep_nonfinite=force) as scan, ExitStack() as whole:
             # The first part is renamed last: it is the one that a program is given.
             targets = [whole.enter_context(replacing(path)) for path in paths]
-            _write(targets, p, parts, metadata, scan, force, progress)
+            _write(targets, p, parts, metadata, files, scan, force, progress)
     return ConversionReport(
         path=paths[0],
         n_files=len(paths),
@@ -202,6 +202,7 @@ def _write(
     p: Prepared,
     parts: Sequence[Sequence[PlannedTensor]],
     metadata: dict[str, Value],
+    files: Sequence[Path],
     scan: Scan,
     force: bool,
     progress: Progress,
@@ -226,7 +227,8 @@ def _write(
             write_all(out, head)
             write_data(out, p.checkpoint, tensors, wrote, keep_nonfinite=force)
     progress(total, total, "checking the source")
-    for i, digest in enumerate(scan.sha256().values()):
-        first = first.replace(_placeholder(i).encode(), digest.encode())
+    digests = scan.sha256()
+    for i, path in enumerate(files):
+        first = first.replace(_placeholder(i).encode(), digests[path].encode())
     with FileIO(targets[0], "r+") as out:
         write_all(out, first)

@@ -1,15 +1,18 @@
 """Read every source file once, beside the writing: its SHA-256, and whether its numbers are numbers.
 
 The writer lets the kernel copy what needs no change, so it never sees those values. This reader sees every
-byte, in the order of the disk, on threads of its own: hashing and comparing leave Python's lock alone.
+byte, in the order of the disk, on a thread of its own: hashing and comparing leave Python's lock alone. When
+the writer is done, its thread takes over part of what is left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import queue
 import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +25,6 @@ from converters.safetensors_file import SourceTensor
 from turbopilot.errors import CorruptCheckpoint, TensorMismatch
 
 BUFFER_BYTES = 1 << 18  # stays in a core's own cache between reading, hashing and looking
-THREADS = 2
 
 # dtype → (its bits as an unsigned number, all of them but the sign, the smallest that is infinite or NaN)
 _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
@@ -49,13 +51,16 @@ class Scan:
         for tensor in {(t.path, t.offset): t for t in tensors}.values():
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
-        self._jobs = {
-            path: self._pool.submit(
-                self._file, path, () if keep_nonfinite else tuple(found), path in hashed
-            )
-            for path, found in by_file.items()
-        }
+        self._digests: dict[Path, Future[str]] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # the largest first, as what is left is shared at the end
+        for path, found in sorted(by_file.items(), key=lambda item: -_size(item[0])):
+            used = () if keep_nonfinite else tuple(found)
+            digest: Future[str] = Future()
+            self._digests[path] = digest
+            self._jobs.put(partial(self._run, digest, path, used, path in hashed))
+        self._thread = threading.Thread(target=self._work, name="scan", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
         """Raise what has been found so far, without waiting.
@@ -64,17 +69,34 @@ class Scan:
             TensorMismatch: a tensor holds NaN or infinity.
             CorruptCheckpoint: a file cannot be read to its end.
         """
-        for job in self._jobs.values():
-            if job.done():
-                job.result()
+        for digest in self._digests.values():
+            if digest.done():
+                digest.result()
 
     def sha256(self) -> Mapping[Path, str]:
         """The digest, in hexadecimal, of each file that was to be hashed.
 
-        Waits for the end of the scan; raises as `check`.
+        Scans what is left, waits for the end, and raises as `check`.
         """
-        digests = {path: job.result() for path, job in self._jobs.items()}
+        self._work()
+        digests = {path: digest.result() for path, digest in self._digests.items()}
         return {path: digest for path, digest in digests.items() if digest}
+
+    def _work(self) -> None:
+        while not self._cancelled.is_set():
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            job()
+
+    def _run(
+        self, digest: Future[str], path: Path, tensors: tuple[SourceTensor, ...], hashed: bool
+    ) -> None:
+        try:
+            digest.set_result(self._file(path, tensors, hashed))
+        except BaseException as e:  # whatever it is, the thread that asks for the digest raises it
+            digest.set_exception(e)
 
     def _file(self, path: Path, tensors: tuple[SourceTensor, ...], hashed: bool) -> str:
         digest = hashlib.sha256() if hashed else None
@@ -137,9 +159,15 @@ class Scan:
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if e is not None:
-            self._cancelled.set()
-        self._pool.shutdown(wait=True, cancel_futures=e is not None)
+        self._cancelled.set()  # of no effect where all is done
+        self._thread.join()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # its own error is told when it is read
 
 
 def _runs(

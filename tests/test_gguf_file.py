@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from turbopilot.errors import CorruptModel, InvalidInput
-from turbopilot.gguf_file import GGML_TYPES, read_gguf
+from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.gguf_file import read_gguf
 
 KEYS: dict[str, object] = {
     "x.bool": True, "x.int": 7, "x.float": 0.5, "x.text": "naïve ✓", "x.ints": [1, 2, 3], "x.texts": ["a", "", "é"],

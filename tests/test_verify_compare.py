@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
-from turbopilot.gguf_file import GGML_TYPES, GgufHeader, TensorInfo
+from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.gguf_file import GgufHeader, TensorInfo
 from turbopilot.verify import Report, compare
 from turbopilot.verify.criteria import FIXED, NOISE, judged_type, limits_for, noise_of
 from turbopilot.verify.metrics import Accumulator, Metrics

@@ -1,4 +1,4 @@
-"""Read a GGUF file's header, and believe nothing in it. A leaf: imports only the errors.
+"""Read a GGUF file's header, and believe nothing in it. A leaf: imports only leaves.
 
 llama.cpp aborts the process on some malformed files, and gguf's reader builds a view per vocabulary
 entry (seconds for a large one). This one checks every count and offset against the file's size before
@@ -11,53 +11,42 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TypeAlias
 
 from turbopilot.errors import CorruptModel, InvalidInput
+from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.gguf_split import siblings
 
 Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
 
-# ggml type → (name, weights in a block, bytes in a block). Source: ggml.c, type_traits; a test compares
-# it with gguf.GGML_QUANT_SIZES.
-GGML_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
-}  # fmt: skip
-
 _SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
 _STRING, _ARRAY = 8, 9
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor's entry: `shape` is innermost first, as stored; `offset` counts from the file's start."""
+    """One tensor's entry.
+
+    Args:
+        name: as llama.cpp knows it.
+        shape: innermost first, as stored.
+        type_name: one of `GGML_TYPES`' names.
+        offset: of its data, from the start of the file.
+        n_bytes: of its data.
+        path: the file that holds it: one of the parts of a split model.
+    """
 
     name: str
     shape: tuple[int, ...]
     type_name: str
     offset: int
     n_bytes: int
+    path: Path = Path()
 
     @property
     def n_weights(self) -> int:
@@ -67,13 +56,23 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF says of itself."""
+    """What a GGUF says of itself; of a split model, all its parts together.
+
+    Args:
+        path: the file, or the first part.
+        version: of the format.
+        metadata: of the first part.
+        tensors: of all parts.
+        file_size: of all parts, in bytes.
+        n_files: the number of parts.
+    """
 
     path: Path
     version: int
     metadata: dict[str, Value]
     tensors: tuple[TensorInfo, ...]
     file_size: int
+    n_files: int = 1
 
     @property
     def architecture(self) -> str:
@@ -161,12 +160,52 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Parse and check the header of a GGUF file. Milliseconds, whatever the file's size.
+    """Parse and check the header of a GGUF file, and of its other parts. Milliseconds, whatever the size.
 
     Raises:
-        InvalidInput: there is no such file, it is a folder, or it cannot be read.
-        CorruptModel: it is not a GGUF, or its header contradicts its size.
+        InvalidInput: there is no such file, it is a folder, it cannot be read, or it is a further part of
+            a split model, or one of the parts is absent.
+        CorruptModel: it is not a GGUF, its header contradicts its size, or the parts each other.
     """
+    header = _read_one(path)
+    n_files = header.metadata.get("split.count", 1)
+    return header if n_files == 1 else _with_parts(header, n_files)
+
+
+def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
+    path = first.path
+    named = siblings(path)
+    if named is None or len(named[1]) != count:
+        raise CorruptModel(
+            f"{path}: is one of {count} parts of a model, but is not named so",
+            hint=f"give it back its name: NAME-00001-of-{count:0>5}.gguf",
+        )
+    number, paths = named
+    if number:
+        raise InvalidInput(
+            f"{path}: is part {number + 1} of {count}", hint=f"give the first one: {paths[0]}"
+        )
+    if absent := [p.name for p in paths if not p.is_file()]:
+        raise InvalidInput(
+            f"{path}: other parts of it are absent: {', '.join(absent)}",
+            hint="put them into the same folder",
+        )
+    parts = [first, *(_read_one(p) for p in paths[1:])]
+    tensors = tuple(t for part in parts for t in part.tensors)
+    for i, part in enumerate(parts):
+        if part.metadata.get("split.no") != i or part.metadata.get("split.count") != count:
+            raise CorruptModel(f"{part.path}: does not say that it is part {i + 1} of {count}")
+    wanted = first.metadata.get("split.tensors.count")
+    if len(tensors) != wanted or len({t.name for t in tensors}) != len(tensors):
+        raise CorruptModel(
+            f"{path}: its parts hold {len(tensors)} tensors, not {wanted} different ones",
+            hint="are all parts of the same model?",
+        )
+    size = sum(part.file_size for part in parts)
+    return replace(first, tensors=tensors, file_size=size, n_files=len(parts))
+
+
+def _read_one(path: Path) -> GgufHeader:
     try:
         if path.is_dir():
             raise InvalidInput(
@@ -246,7 +285,7 @@ def _parse(c: _Cursor) -> GgufHeader:
                 f"tensor {name!r} ({n_bytes:,} bytes at {start + offset:,}) "
                 f"lies outside the file's {len(c.data):,} bytes"
             )
-        tensors.append(TensorInfo(name, shape, type_name, start + offset, n_bytes))
+        tensors.append(TensorInfo(name, shape, type_name, start + offset, n_bytes, c.path))
     if len({t.name for t in tensors}) != len(tensors):
         raise c.fail("two tensors have the same name")
     return GgufHeader(c.path, version, metadata, tuple(tensors), len(c.data))

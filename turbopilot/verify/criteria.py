@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbopilot.errors import InvalidInput
-from turbopilot.gguf_file import GGML_TYPES, GgufHeader
+from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.gguf_file import GgufHeader
 from turbopilot.verify.metrics import Metrics, Place
 
 # Measured: Σ(dequantized − weight)² / Σ weight² of 256 × 1024 standard normal weights, without an

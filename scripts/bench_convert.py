@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""`turbopilot convert` beside llama.cpp's convert_hf_to_gguf.py and cp, on the same checkpoint in the same run.
+
+    python scripts/bench_convert.py                    # 2.3 GB, four shards; 7 GB of disk meanwhile
+    python scripts/bench_convert.py --llama-cpp ~/llama.cpp --rounds 5
+    python scripts/bench_convert.py --model small      # seconds, for a first look
+
+The checkpoint is random, of gpt_bigcode-santacoder's geometry (24 layers, 2048 wide), in F16. Wall time and
+peak memory are the kernel's account of each process; each round runs the three one after the other, and the
+median of the rounds is shown. llama.cpp's converter lies in llama-cpp-python's source distribution, which is
+fetched with pip unless --llama-cpp names a checkout; without both, its column stays empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from turbopilot.commands.resolve import demo_checkpoint
+
+GEOMETRY = {"santacoder": (2048, 24, 16, 49280, 2048), "small": (512, 6, 8, 49280, 2048)}
+N_SHARDS = 4
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: seconds, and peak resident bytes."""
+
+    seconds: float
+    peak: float
+
+
+def shapes(
+    n_embd: int, n_layer: int, n_head: int, n_vocab: int, n_ctx: int
+) -> dict[str, list[int]]:
+    """Names and shapes of GPTBigCode's tensors, multi-query."""
+    d, kv = n_embd, 2 * (n_embd // n_head)
+    out = {"transformer.wte.weight": [n_vocab, d], "transformer.wpe.weight": [n_ctx, d]}
+    for i in range(n_layer):
+        at = f"transformer.h.{i}."
+        for norm in ("ln_1", "ln_2"):
+            out |= {f"{at}{norm}.weight": [d], f"{at}{norm}.bias": [d]}
+        for name, rows, columns in (
+            ("attn.c_attn", d + kv, d),
+            ("attn.c_proj", d, d),
+            ("mlp.c_fc", 4 * d, d),
+            ("mlp.c_proj", d, 4 * d),
+        ):
+            out |= {f"{at}{name}.weight": [rows, columns], f"{at}{name}.bias": [rows]}
+    return out | {"transformer.ln_f.weight": [d], "transformer.ln_f.bias": [d]}
+
+
+def make_checkpoint(folder: Path, model: str) -> None:
+    """Write the shards, their index, a config and a tokenizer of the right size."""
+    n_embd, n_layer, n_head, n_vocab, n_ctx = GEOMETRY[model]
+    folder.mkdir(parents=True)
+    config = {
+        "architectures": ["GPTBigCodeForCausalLM"], "model_type": "gpt_bigcode", "n_embd": n_embd,
+        "n_layer": n_layer, "n_head": n_head, "n_inner": 4 * n_embd, "n_positions": n_ctx, "vocab_size": n_vocab,
+        "multi_query": True, "activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    _write_tokenizer(folder)
+    tensors = list(shapes(n_embd, n_layer, n_head, n_vocab, n_ctx).items())
+    total = sum(2 * int(np.prod(s)) for _, s in tensors)
+    groups: list[list[tuple[str, list[int]]]] = [[]]
+    filled = 0
+    for name, shape in tensors:
+        if filled > total * len(groups) / N_SHARDS:
+            groups.append([])
+        groups[-1].append((name, shape))
+        filled += 2 * int(np.prod(shape))
+    rng = np.random.default_rng(0)
+    index: dict[str, str] = {}
+    for i, group in enumerate(groups):
+        shard = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+        index |= {name: shard for name, _ in group}
+        _write_shard(folder / shard, group, rng)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": index})
+    )
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """The bundled tokenizer's BPE, with digits cut one by one as StarCoder's are."""
+    tokenizer = json.loads((demo_checkpoint() / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    tokenizer["pre_tokenizer"] = {
+        "type": "Sequence", "pretokenizers": [digits, tokenizer["pre_tokenizer"]],
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"})
+    )
+
+
+def _write_shard(path: Path, group: list[tuple[str, list[int]]], rng: np.random.Generator) -> None:
+    header, at = {}, 0
+    for name, shape in group:
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as f:
+        f.write(len(raw).to_bytes(8, "little") + raw)
+        for _, shape in group:
+            rows, columns = (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
+            for start in range(0, rows, BLOCK_ROWS):
+                n = min(BLOCK_ROWS, rows - start)
+                f.write(rng.standard_normal((n, columns), np.float32).astype(np.float16).tobytes())
+
+
+def measure(*command: str, may_fail: bool = False) -> Run | None:
+    """Run it and ask the kernel what it took."""
+    with tempfile.TemporaryFile() as said:
+        began = time.monotonic()
+        child = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - began
+        if status and not may_fail:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{said.read().decode()[-2000:]}")
+        if status:
+            said.seek(0)
+            print(f"{command[1]} failed: {said.read().decode()[-300:]}")
+            return None
+    return Run(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:
+    """A checkout of llama.cpp: the one given, or that of the installed binding's source distribution."""
+    if given:
+        return given
+    import llama_cpp
+
+    want = f"llama-cpp-python=={llama_cpp.__version__}"
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*pip, "--no-binary", ":all:", "-d", str(folder), want], capture_output=True, check=False
+    )
+    archives = list(folder.glob("llama_cpp_python-*.tar.gz"))
+    if done.returncode or not archives:
+        print(f"llama.cpp's converter cannot be fetched: {done.stderr.decode()[-200:]}")
+        return None
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
+
+
+def llama_cpp_command(checkout: Path, folder: Path) -> tuple[str, ...]:
+    """Its converter, told the pre-tokenizer, which it looks up by a list of hashes of published ones."""
+    known = (
+        "import sys, runpy; sys.path.insert(0, {root!r}); sys.path.insert(1, {gguf!r})\n"
+        "sys.argv = sys.argv[1:]\n"
+        "import importlib\n"
+        "for name in ('conversion.base', 'convert_hf_to_gguf'):\n"
+        "    try: module = importlib.import_module(name)\n"
+        "    except ModuleNotFoundError: continue\n"
+        "    for cls in (getattr(module, 'TextModel', None), getattr(module, 'Model', None)):\n"
+        "        if cls is not None and hasattr(cls, 'get_vocab_base_pre'):\n"
+        "            cls.get_vocab_base_pre = lambda self, tokenizer: 'starcoder'\n"
+        "runpy.run_path({script!r}, run_name='__main__')\n"
+    ).format(
+        root=str(checkout),
+        gguf=str(checkout / "gguf-py"),
+        script=str(checkout / "convert_hf_to_gguf.py"),
+    )
+    driver = folder / "llama_cpp_convert.py"
+    driver.write_text(known)
+    return (sys.executable, str(driver), "convert_hf_to_gguf.py")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=GEOMETRY, default="santacoder")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--folder", type=Path, help="where files are made (default: a temporary one)"
+    )
+    parser.add_argument("--llama-cpp", type=Path, help="a checkout of llama.cpp")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make:
+        make_checkpoint(args.make, args.model)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
+        work = Path(tmp)
+        source, out = work / "checkpoint", work / "out.gguf"
+        # In a process of its own: Linux counts the parent's peak as the child's.
+        measure(sys.executable, __file__, "--make", str(source), "--model", args.model)
+        checkout = find_llama_cpp(args.llama_cpp, work)
+        size = sum(p.stat().st_size for p in source.glob("*.safetensors"))
+        print(
+            f"{args.model}: {size / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} shards"
+        )
+
+        ours = (sys.executable, "-m", "turbopilot", "convert", str(source), "-o", str(out))
+        commands = {"cp": ("cp", "-r", str(source), str(work / "copy")), "turbopilot convert": ours}
+        if checkout:
+            theirs = llama_cpp_command(checkout, work)
+            options = (str(source), "--outfile", str(out), "--outtype", "f16")
+            commands["convert_hf_to_gguf.py"] = (*theirs, *options)
+        runs: dict[str, list[Run]] = {name: [] for name in commands}
+        for _ in range(args.rounds):
+            for name, command in commands.items():
+                if (run := measure(*command, may_fail="hf_to" in name)) is not None:
+                    runs[name].append(run)
+                out.unlink(missing_ok=True)
+                subprocess.run(["rm", "-rf", str(work / "copy")], check=True)
+        report(runs)
+
+
+def report(runs: dict[str, list[Run]]) -> None:
+    """The medians, and ours as a ratio of the others."""
+    median = {
+        name: Run(
+            statistics.median(r.seconds for r in found), statistics.median(r.peak for r in found)
+        )
+        for name, found in runs.items()
+        if found
+    }
+    for name, run in median.items():
+        each = " ".join(f"{r.seconds:.2f}" for r in runs[name])
+        print(f"{name:24} {run.seconds:6.2f} s  ({each})  peak {run.peak / 1e6:5.0f} MB")
+    ours, cp = median["turbopilot convert"], median["cp"]
+    print(f"ours / (2 × cp + 1 s): {ours.seconds / (2 * cp.seconds + 1):.2f}")
+    if theirs := median.get("convert_hf_to_gguf.py"):
+        print(f"ours / llama.cpp's: time {ours.seconds / theirs.seconds:.2f}, ", end="")
+        print(f"memory {ours.peak / theirs.peak:.2f}")
+
+
+if __name__ == "__main__":
+    main()
