@@ -1,27 +1,36 @@
 """A checkpoint's tensors, found but not loaded. Knows nothing of families or GGUF.
 
-`Checkpoint` is a folder's safetensors, single or sharded; a tensor's rows are read from the disk when
-they are needed, a block at a time.
+`Checkpoint` is a folder's weights, as safetensors or PyTorch files, single or sharded; a tensor's rows are
+read from the disk when they are needed, a block at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from io import FileIO
 from math import prod
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 
 from converters.encode import NUMPY_DTYPES, Array
-from converters.safetensors_file import DTYPE_BYTES, SourceTensor, read_header
+from converters.safetensors_file import read_header
+from converters.source_tensor import DTYPE_BYTES, SourceTensor
+from converters.torch_file import read_pickle
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
+
+# A file's name and its reader, best first: safetensors can do no harm and need no torch.
+# Sharded, the index beside the shards is named after the single file.
+FORMATS: tuple[tuple[str, Reader], ...] = (
+    ("model.safetensors", read_header),
+    ("pytorch_model.bin", read_pickle),
+)
 
 
 class Checkpoint:
@@ -35,24 +44,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Read the headers of a folder's safetensors.
+        """Read what a folder's files say of their tensors, of the best format that is there.
 
         Raises:
-            InvalidInput: there are none.
-            CorruptCheckpoint: a shard is absent, damaged, or not where the index says.
+            InvalidInput: there are none, or they are of a kind that must be saved anew.
+            CorruptCheckpoint: a shard is absent, damaged, hostile, or not where the index says.
         """
-        index = folder / INDEX
-        if index.is_file():
-            return cls(folder, _read_sharded(folder, index))
-        if (folder / SINGLE).is_file():
-            return cls(folder, read_header(folder / SINGLE))
-        if list(folder.glob("pytorch_model*.bin")):
-            raise InvalidInput(
-                f"{folder}: holds only PyTorch pickles (.bin)",
-                hint="take the repository's safetensors, or save them with model.save_pretrained(folder)",
-            )
+        for single, read in FORMATS:
+            index = folder / f"{single}.index.json"
+            if index.is_file():
+                return cls(folder, _read_sharded(folder, index, read))
+            if (folder / single).is_file():
+                return cls(folder, read(folder / single))
+        names = " nor ".join(single for single, _ in FORMATS)
         raise InvalidInput(
-            f"{folder}: holds neither {SINGLE} nor {INDEX}",
+            f"{folder}: holds neither {names}, nor an index of shards of either",
             hint="download the checkpoint's weights too: turbopilot download",
         )
 
@@ -96,7 +102,7 @@ class Checkpoint:
         self._stack.close()
 
 
-def _read_sharded(folder: Path, index: Path) -> dict[str, SourceTensor]:
+def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTensor]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         items = [(str(k), str(v)) for k, v in weight_map.items()]
@@ -118,7 +124,7 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, SourceTensor]:
         )
     tensors: dict[str, SourceTensor] = {}
     for shard in shards:
-        for name, tensor in read_header(folder / shard).items():
+        for name, tensor in read(folder / shard).items():
             if name in tensors:
                 raise CorruptCheckpoint(
                     f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}"

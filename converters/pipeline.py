@@ -15,6 +15,7 @@ from converters.hfconfig import HfConfig
 from converters.plan import Plan, PlannedTensor, plan
 from converters.plan_text import render
 from converters.provenance import Value, read_provenance, source_files
+from converters.quantized import refuse_quantized
 from converters.scan import Scan
 from converters.stream import write_all
 from converters.tokenizer import UNUSED, GgufTokenizer, read_tokenizer
@@ -77,6 +78,7 @@ def prepare(source: Path, dtype: str = "f16", *, vocab_only: bool = False) -> It
     config = HfConfig.read(source)
     spec = registry.find(config)
     with Checkpoint.nothing(source) if vocab_only else Checkpoint.open(source) as checkpoint:
+        refuse_quantized(config, checkpoint.tensors)
         the_plan = plan(
             spec,
             config,

@@ -16,7 +16,7 @@ import numpy as np
 
 from converters import encode
 from converters.hfconfig import HfConfig
-from converters.safetensors_file import SourceTensor
+from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, Dims, IntArray, TensorSpec
 from turbopilot.errors import TensorMismatch
 

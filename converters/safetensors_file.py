@@ -10,36 +10,14 @@ Source: https://huggingface.co/docs/safetensors (format).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from converters.source_tensor import DTYPE_BYTES, SourceTensor
 from turbopilot.errors import CorruptCheckpoint
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
-
-DTYPE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """A tensor that lies in a file: `shape` outermost first, `offset` from the file's start."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-    offset: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of the data."""
-        return prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 def read_header(path: Path) -> dict[str, SourceTensor]:

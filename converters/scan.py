@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from converters.encode import Array
-from converters.safetensors_file import SourceTensor
+from converters.source_tensor import SourceTensor
 from turbopilot.errors import CorruptCheckpoint, TensorMismatch
 
 BUFFER_BYTES = 1 << 18  # stays in a core's own cache between reading, hashing and looking

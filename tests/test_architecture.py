@@ -24,7 +24,7 @@ OWNERS = {
     "llama_cpp": {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
     },
-    "torch": {"turbopilot/verify/torch_reference.py"},
+    "torch": {"turbopilot/verify/torch_reference.py", "converters/torch_file.py"},
     "transformers": {"turbopilot/verify/torch_reference.py"},
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
     "waitress": {"serve/server.py"},

@@ -16,7 +16,7 @@ from converters.hfconfig import HfConfig
 from converters.plan import plan
 from converters.plan_text import render
 from converters.registry import FAMILIES, find
-from converters.safetensors_file import SourceTensor
+from converters.source_tensor import SourceTensor
 from tests.tiny import FAMILY, tiny_checkpoint
 from turbopilot.gguf_file import read_gguf
 

@@ -366,9 +366,9 @@ def test_no_tokenizer(folder: Path) -> None:
     fails(folder, InvalidInput, "tokenizer.json")
 
 
-def test_only_pickles(folder: Path) -> None:
+def test_what_is_called_a_pickle_and_is_none(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    fails(folder, InvalidInput, "pickles")
+    fails(folder, CorruptCheckpoint, "not a zip")
 
 
 def test_gptj_export_refuses_what_is_not_codegen(folder: Path, tmp_path: Path) -> None:

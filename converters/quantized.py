@@ -1,0 +1,77 @@
+"""Refuse checkpoints whose weights were quantized before: what was rounded away cannot be converted faithfully."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from converters.hfconfig import HfConfig
+from converters.source_tensor import SourceTensor
+from turbopilot.errors import UnsupportedModel
+
+# Where config.json says it; compressed-tensors wrote the second before transformers knew it.
+_FIELDS = ("quantization_config", "compression_config")
+
+# `quant_method` → its name, and what repositories that use it append to the name of the one they were made from.
+_METHODS = {
+    "gptq": ("GPTQ", "-GPTQ"),
+    "awq": ("AWQ", "-AWQ"),
+    "bitsandbytes": ("bitsandbytes", "-bnb-4bit"),
+    "fp8": ("FP8", "-FP8"),
+    "fbgemm_fp8": ("FP8 (FBGEMM)", "-FP8"),
+    "compressed-tensors": ("compressed-tensors", "-FP8 or -w4a16"),
+}
+
+# Tensors that are there in a quantized layer only, first match wins: GPTQ and AWQ differ in g_idx alone.
+_TENSORS = (
+    (r".*\.g_idx", "gptq"),
+    (r".*\.(qweight|qzeros|scales)", "awq"),
+    (r".*\.weight_(packed|shape|zero_point)", "compressed-tensors"),
+    (r".*\.weight_scale(_inv)?", "fp8"),
+    (r".*\.(SCB|weight\.(absmax|quant_map|quant_state\..*))", "bitsandbytes"),
+)
+_FP8 = ("F8_E4M3", "F8_E5M2")
+
+
+def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> None:
+    """End here if the weights are quantized.
+
+    Raises:
+        UnsupportedModel: they are; says by which method, and how to come by others.
+    """
+    found = _declared(config) or _betrayed(tensors.values())
+    if not found:
+        return
+    method, evidence = found
+    name, suffix = _METHODS.get(method, (method, "-" + method))
+    raise UnsupportedModel(
+        f"{config.where}: the checkpoint is quantized with {name} ({evidence})",
+        hint="its weights are rounded already; take the repository that it was made from (often the same name "
+        f"without {suffix}), convert that, and then: turbopilot quantize",
+    )
+
+
+def _declared(config: HfConfig) -> tuple[str, str] | None:
+    for field in _FIELDS:
+        value = config.values.get(field)
+        if not value:
+            continue
+        method = value.get("quant_method") if isinstance(value, dict) else None
+        if isinstance(method, str):
+            return method.lower(), f"{field}.quant_method"
+        # bitsandbytes wrote no name before there were others
+        of_bits = isinstance(value, dict) and {"load_in_8bit", "load_in_4bit"} & value.keys()
+        return "bitsandbytes" if of_bits else "a method of its own", field
+    return None
+
+
+def _betrayed(tensors: Iterable[SourceTensor]) -> tuple[str, str] | None:
+    tensors = tuple(tensors)
+    for pattern, method in _TENSORS:
+        for t in tensors:
+            if re.fullmatch(pattern, t.name):
+                return method, f"tensor {t.name}"
+    for t in tensors:
+        if t.dtype in _FP8:
+            return "fp8", f"tensor {t.name} is {t.dtype}"
+    return None

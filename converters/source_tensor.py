@@ -1,0 +1,29 @@
+"""Where a tensor of a checkpoint lies. What every format of checkpoint is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+# Named as safetensors names them.
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """A tensor that lies in a file: `shape` outermost first, `offset` from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data."""
+        return prod(self.shape) * DTYPE_BYTES[self.dtype]
