@@ -177,15 +177,14 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """How the family's tokenizer is written.
+    """What a family knows of its tokenizers; the rest is in their files.
 
     Args:
-        pre: llama.cpp's name of the pre-tokenizer.
-        add_bos: whether encoding a text begins with BOS.
+        pre: llama.cpp's name of the pre-tokenizer, where it has several for one cut, and where the files
+            (vocab.json and merges.txt) do not say how text is cut.
     """
 
     pre: str
-    add_bos: bool = False
 
 
 @dataclass(frozen=True, slots=True)

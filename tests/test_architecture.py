@@ -20,12 +20,14 @@ FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")
 
 # heavy library → the only files that may import it
 OWNERS = {
-    "gguf": {"converters/writer.py", "converters/encode.py"},
+    "gguf": {"converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py"},
     "llama_cpp": {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
+        "converters/tokenizer/trial_child.py",
     },
     "torch": {"turbopilot/verify/torch_reference.py", "converters/torch_file.py"},
     "transformers": {"turbopilot/verify/torch_reference.py"},
+    "tokenizers": {"converters/tokenizer/trial_child.py"},
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
     "waitress": {"serve/server.py"},
     "rich": {"turbopilot/console.py"},

@@ -127,7 +127,7 @@ def test_what_the_graph_does_not_compute_is_refused(
             {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
             "none that llama.cpp has",
         ),
-        ({"normalizer": {"type": "NFC"}}, "NFC"),
+        ({"normalizer": {"type": "NFKC"}}, "NFKC"),
         ({"pre_tokenizer": None}, "none that llama.cpp has"),
     ],
 )

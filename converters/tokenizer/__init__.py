@@ -1,0 +1,10 @@
+"""A checkpoint's tokenizer files → the metadata that GGUF holds. Knows nothing of weights.
+
+Needs neither transformers nor tokenizers nor llama.cpp, unless the files cut text in a way that is not
+known by its structure: then llama.cpp itself is tried, in a process of its own (`trial`).
+"""
+
+from converters.tokenizer.read import read_tokenizer
+from converters.tokenizer.values import UNUSED, GgufTokenizer
+
+__all__ = ["UNUSED", "GgufTokenizer", "read_tokenizer"]

@@ -1,0 +1,144 @@
+"""The tokens that are found before anything else: what the files say of them, and what llama.cpp does otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from converters.tokenizer.files import SideFiles, token_text
+from converters.tokenizer.values import CONTROL, USER_DEFINED, AddedToken
+from turbopilot.errors import CorruptCheckpoint, TokenizerMismatch
+
+_FLAGS = ("lstrip", "rstrip", "single_word")
+# A token of these roles is put before or after a text by its id; no text holds it, with or without blanks.
+_NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
+
+
+def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
+    """The objects that tokenizer.json and tokenizer_config.json write of added tokens.
+
+    Raises:
+        CorruptCheckpoint: one is no such object, or a text stands twice.
+    """
+    found: dict[str, AddedToken] = {}
+    for entry in entries:
+        text, token_id = (
+            (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        )
+        if not isinstance(text, str) or type(token_id) is not int:
+            raise CorruptCheckpoint(
+                f"{path}: {entry!r:.200} is not an added token", hint="download it again"
+            )
+        if text in found:
+            raise CorruptCheckpoint(f"{path}: added token {text!r} stands twice")
+        found[text] = AddedToken(
+            text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
+            bool(entry.get("normalized", not entry.get("special"))),
+        )  # fmt: skip
+    return list(found.values())
+
+
+def added_beside(side: SideFiles) -> list[AddedToken]:
+    """The added tokens that the files beside a tokenizer give ids to.
+
+    Raises:
+        CorruptCheckpoint: an id is no number, or the files disagree.
+    """
+    path = side.folder / "tokenizer_config.json"
+    entries = side.config.get("added_tokens_decoder") or {}
+    if not isinstance(entries, dict):
+        raise CorruptCheckpoint(f"{path}: added_tokens_decoder is not an object")
+    numbered = [
+        {**entry, "id": int(key)} if isinstance(entry, dict) and key.isdecimal() else (key, entry)
+        for key, entry in entries.items()
+    ]
+    found = {token.text: token for token in parse_added(path, numbered)}
+    special = _special_texts(side)
+    for text, token_id in side.added.items():
+        where = side.folder / "added_tokens.json"
+        if type(token_id) is not int:
+            raise CorruptCheckpoint(f"{where}: token {text!r} has the id {token_id!r}")
+        if text in found and found[text].id != token_id:
+            raise CorruptCheckpoint(
+                f"{where}: token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
+            )
+        found.setdefault(text, AddedToken(text, token_id, text in special))
+    return list(found.values())
+
+
+def _special_texts(side: SideFiles) -> set[str]:
+    """Texts that a role or `additional_special_tokens` names."""
+    texts: set[str | None] = set()
+    for file in (side.config, side.special):
+        for key, value in file.items():
+            if key.endswith("_token"):
+                texts.add(token_text(value))
+            elif key == "additional_special_tokens" and isinstance(value, list):
+                texts |= {token_text(v) for v in value}
+    return {text for text in texts if text is not None}
+
+
+def named_special(side: SideFiles, vocab: Mapping[str, int]) -> list[AddedToken]:
+    """Tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
+    return [AddedToken(t, vocab[t], True) for t in sorted(_special_texts(side)) if t in vocab]
+
+
+def join(
+    path: Path, vocab: Mapping[str, int], added: Iterable[AddedToken]
+) -> tuple[dict[str, int], dict[int, int]]:
+    """All tokens' ids, and the types of the added ones.
+
+    Raises:
+        TokenizerMismatch: a token has two ids.
+    """
+    ids, types = dict(vocab), {}
+    for token in added:
+        if ids.setdefault(token.text, token.id) != token.id:
+            raise TokenizerMismatch(
+                f"{path}: token {token.text!r} has the ids {ids[token.text]} and {token.id}"
+            )
+        types[token.id] = CONTROL if token.special else USER_DEFINED
+    return ids, types
+
+
+def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
+    """Tokens whose flags llama.cpp does not know, where the text may hold them."""
+    harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
+    return [
+        f"added token {t.text!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
+        for t in added
+        if t.strips and not (t.special and t.text in harmless)
+    ]
+
+
+def overlapping(added: Iterable[AddedToken]) -> list[str]:
+    """Tokens of which one's end is another's beginning.
+
+    tokenizers takes the leftmost token of a text, llama.cpp the longest wherever it is: "<a><b" before
+    "<b>c" would part "<a><b>c" differently. Runs of one character come out alike.
+    """
+    texts = [t.text for t in added]
+    mixed = _heads(text for text in texts if len(set(text)) > 1)
+    every = _heads(texts)
+    return [
+        f"added token {text!r} ends as another begins"
+        for text in texts
+        if any(text[n:] in (every if len(set(text)) > 1 else mixed) for n in range(1, len(text)))
+    ]
+
+
+def _heads(texts: Iterable[str]) -> set[str]:
+    return {text[:n] for text in texts for n in range(1, len(text))}
+
+
+def refuse(path: Path, problems: Iterable[str]) -> NoReturn:
+    """End on what GGUF cannot express.
+
+    Raises:
+        TokenizerMismatch: with every reason.
+    """
+    raise TokenizerMismatch(
+        f"{path}: cannot be written without changing token ids: {'; '.join(problems)}",
+        hint="nothing was written",
+    )

@@ -1,0 +1,129 @@
+"""Bounded, strict reading of a tokenizer's files. Knows JSON and UTF-8; nothing of tokens' meaning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from turbopilot.errors import CorruptCheckpoint
+
+# The largest tokenizer.json of today (262,144 tokens, every merge written twice) has 33 MB.
+_MAX_BYTES: Final = 256 * 1024 * 1024
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        CorruptCheckpoint: it cannot be read or is absurdly large.
+    """
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes > _MAX_BYTES:
+            raise CorruptCheckpoint(
+                f"{path}: has {n_bytes:,} bytes; no tokenizer is that large",
+                hint="is it the right file? download it again",
+            )
+        return path.read_bytes()
+    except OSError as e:
+        raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def read_text(path: Path) -> str:
+    """The whole file as UTF-8, line ends as they are.
+
+    Raises:
+        CorruptCheckpoint: it cannot be read, is absurdly large or not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise CorruptCheckpoint(
+            f"{path}: is not UTF-8 (byte {e.start:,})", hint="download it again"
+        ) from e
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in which no key stands twice: Python would keep the last and say nothing.
+
+    Raises:
+        CorruptCheckpoint: it is something else.
+    """
+    try:
+        value = json.loads(
+            read_text(path), object_pairs_hook=_unique, parse_constant=_no_such_number
+        )
+    except (ValueError, RecursionError) as e:
+        raise CorruptCheckpoint(f"{path}: not JSON: {e}", hint="download it again") from e
+    if not isinstance(value, dict):
+        raise CorruptCheckpoint(
+            f"{path}: holds {type(value).__name__}, not an object", hint="download it again"
+        )
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return made
+
+
+def _no_such_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+@dataclass(frozen=True, slots=True)
+class SideFiles:
+    """The small files beside a tokenizer; an absent one is empty.
+
+    Args:
+        folder: where they are.
+        config: tokenizer_config.json.
+        special: special_tokens_map.json.
+        added: added_tokens.json, text → id.
+        generation: generation_config.json.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    special: dict[str, Any]
+    added: dict[str, Any]
+    generation: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> SideFiles:
+        """Read those that are there.
+
+        Raises:
+            CorruptCheckpoint: one of them is not a JSON object.
+        """
+
+        def read(name: str) -> dict[str, Any]:
+            return read_json(folder / name) if (folder / name).is_file() else {}
+
+        return cls(
+            folder,
+            read("tokenizer_config.json"),
+            read("special_tokens_map.json"),
+            read("added_tokens.json"),
+            read("generation_config.json"),
+        )
+
+    def name_of(self, role: str) -> str | None:
+        """The text of the "bos", "eos", "unk" or "pad" token, where a file names it."""
+        for file in (self.config, self.special):
+            text = token_text(file.get(f"{role}_token"))
+            if text is not None:
+                return text
+        return None
+
+
+def token_text(value: Any) -> str | None:
+    """A token is written as its text, or as an object with the text as `content`."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) and text else None

@@ -1,0 +1,165 @@
+"""Which of llama.cpp's pre-tokenizers cuts text as a tokenizer.json does, found by structure.
+
+Before byte-level BPE, text is cut into words by a few steps: regular expressions, digits one by one, and
+GPT-2's own expression inside `ByteLevel`. llama.cpp has the same cuts built in, under the names of models.
+The table holds the cuts of published code models that llama.cpp computes exactly; what is not in it is
+tried (`trial`), never guessed: a wrong cut gives other token ids, silently.
+
+Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_bpe` (the expressions) and `llama_vocab::impl::load`
+(the names and `ignore_merges`); tokenizer.json of the repositories that the table names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from converters.tokenizer.normalizer import flatten
+
+Step: TypeAlias = "tuple[str, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """llama.cpp's names for one cut; the first is written unless a family prefers another.
+
+    Args:
+        names: values of `tokenizer.ggml.pre`.
+        ignore_merges: under these names, words of the vocabulary are taken whole, before any merge.
+    """
+
+    names: tuple[str, ...]
+    ignore_merges: bool = False
+
+
+_GPT2: Final = ("ByteLevel", "with GPT-2's regex")
+_BYTES: Final = ("ByteLevel", "without regex")
+_DIGITS: Final = ("Digits", "one by one")
+
+
+def _split(regex: str) -> Step:
+    return ("Split", regex, "Isolated")
+
+
+# Expressions in one spelling: a line end is written "\n" here, and as itself in some files.
+_GPT2_REGEX: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_WORD: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_LINES: Final = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2: Final = _WORD + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _LINES
+_LLAMA3: Final = _WORD + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _LINES
+_SEED: Final = _WORD + r"|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+" + _LINES
+_DEEPSEEK3: Final = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"""| ?[\p{P}\p{S}]+[\r\n]*""" + _LINES
+)
+_CJK: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_CJK3: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+# They match every character: to drop what they do not match (Removed, inverted) drops nothing.
+_TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
+
+KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
+    # gpt2, codegen, gpt-j, phi-1 to phi-2; gpt-neox-20b and pythia after NFC
+    (_GPT2,): (Cut(("gpt-2", "phi-2")),),
+    (_split(_GPT2_REGEX), _BYTES): (Cut(("gpt-2", "phi-2")),),
+    # bigcode/starcoder, starcoder2, granite-*-code, SmolLM and SmolLM2, Refact-1_6B-fim, codeshell
+    (_DIGITS, _GPT2): (Cut(("starcoder", "refact", "smollm", "codeshell")),),
+    # Qwen/Qwen2-7B, Qwen2.5-Coder, Qwen3 (after NFC); stabilityai/stablelm-2
+    (_split(_QWEN2), _BYTES): (Cut(("qwen2", "stablelm2")),),
+    # meta-llama/Meta-Llama-3-8B; without ignore_merges it is cl100k's, as databricks/dbrx-base has it
+    (_split(_LLAMA3), _BYTES): (
+        Cut(("llama-bpe",), ignore_merges=True),
+        Cut(("dbrx", "smaug-bpe")),
+    ),
+    # deepseek-ai/deepseek-coder-6.7b-base
+    (
+        _split(r"[\r\n]"), _split(r"\s?\p{L}+"), _split(r"\s?\p{P}+"), _split(_CJK), _DIGITS, _BYTES,
+    ): (Cut(("deepseek-coder",)),),
+    # deepseek-ai/DeepSeek-V3
+    (_split(r"\p{N}{1,3}"), _split(_CJK3), _split(_DEEPSEEK3), _BYTES): (Cut(("deepseek-v3",)),),
+    # ByteDance-Seed/Seed-Coder-8B-Base
+    (_split(_SEED), _BYTES): (Cut(("seed-coder",)),),
+}  # fmt: skip
+
+# One name for each cut that llama.cpp has for byte-level BPE, the likeliest first. Left out are whitespace,
+# gemma4 and sarvam-moe, which work on characters, not bytes.
+CANDIDATES: Final = (
+    Cut(("qwen2",)), Cut(("llama-bpe",), True), Cut(("dbrx",)), Cut(("gpt-2",)), Cut(("starcoder",)),
+    Cut(("deepseek-coder",)), Cut(("deepseek-llm",)), Cut(("deepseek-v3",)), Cut(("gpt-4o",)),
+    Cut(("tekken",), True), Cut(("seed-coder",)), Cut(("qwen35",)), Cut(("bailingmoe",)), Cut(("falcon",)),
+    Cut(("minicpm5",), True), Cut(("youtu",), True), Cut(("tiny_aya",)), Cut(("afmoe",)), Cut(("kimi-k2",)),
+    Cut(("granite-embed-multi-97m",), True), Cut(("exaone-moe",)), Cut(("ufakzeka",)), Cut(("laguna",)),
+    Cut(("spark2_5",)), Cut(("jais-2",)), Cut(("chameleon",)), Cut(("superbpe",)), Cut(("poro-chat",)),
+    Cut(("viking",)), Cut(("default",)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What a pre-tokenizer's structure says.
+
+    Args:
+        pre: llama.cpp's name, "" where none is known.
+        candidates: names that a trial would try, the likeliest first.
+        doubt: why structure alone does not prove `pre`.
+        problem: why no name can be right.
+    """
+
+    pre: str = ""
+    candidates: tuple[str, ...] = ()
+    doubt: str = ""
+    problem: str = ""
+
+
+def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -> Recognised:
+    """llama.cpp's name for a byte-level BPE's pre-tokenizer.
+
+    Args:
+        pre_tokenizer: of the parsed tokenizer.json.
+        ignore_merges: whether its BPE takes words of the vocabulary whole.
+        preferred: the name to write where llama.cpp has several for the same cut.
+    """
+    steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
+    shown = " → ".join(" ".join(step) for step in steps) or "none"
+    unknown = f"its pre-tokenizer ({shown}) is none that llama.cpp has"
+    if not any(step[0] == "ByteLevel" for step in steps):
+        return Recognised(problem=unknown)
+    if ("ByteLevel", "that adds a space") in steps:
+        return Recognised(problem="its ByteLevel adds a space before text, as llama.cpp's does not")
+    ranked = sorted(
+        CANDIDATES, key=lambda c: (preferred not in c.names, c.ignore_merges != ignore_merges)
+    )
+    names = tuple(c.names[0] for c in ranked)
+    cuts = KNOWN.get(steps)
+    if cuts is None:
+        return Recognised(candidates=names, doubt=unknown)
+    for cut in cuts:
+        if cut.ignore_merges == ignore_merges:
+            return Recognised(preferred if preferred in cut.names else cut.names[0])
+    alike = tuple(n for n in names if n in {name for cut in cuts for name in cut.names})
+    doubt = (
+        "its BPE takes whole words before merging (ignore_merges), as llama.cpp does not for this cut"
+        if ignore_merges
+        else "its BPE merges always (no ignore_merges), as llama.cpp does not for this cut"
+    )
+    return Recognised(candidates=alike, doubt=doubt)
+
+
+def _step(node: dict[str, Any]) -> Step:
+    """One step, with all that changes where it cuts."""
+    kind = str(node.get("type"))
+    if kind == "ByteLevel":
+        if node.get("add_prefix_space"):
+            return ("ByteLevel", "that adds a space")
+        return _GPT2 if node.get("use_regex", True) else _BYTES
+    if kind == "Digits":
+        return _DIGITS if node.get("individual_digits") else ("Digits", "in runs")
+    if kind != "Split":
+        settings = ", ".join(f"{k} {v}" for k, v in sorted(node.items()) if k != "type")
+        return (kind, settings) if settings else (kind,)
+    pattern = node.get("pattern")
+    name, value = next(iter(pattern.items()), ("", "")) if isinstance(pattern, dict) else ("", "")
+    text = str(value).replace("\r", r"\r").replace("\n", r"\n") if name == "Regex" else repr(value)
+    behavior, inverted = str(node.get("behavior")), bool(node.get("invert"))
+    if text in _TOTAL and behavior == "Removed" and inverted:
+        return _split(text)
+    return ("Split", text, behavior, *(["inverted"] if inverted else []))

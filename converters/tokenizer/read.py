@@ -1,0 +1,94 @@
+"""The tokenizer of a checkpoint's folder, whichever files it is in, as GGUF will hold it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from converters.spec import TokenizerSpec
+from converters.tokenizer.added import added_beside, join, overlapping, refuse, strip_problems
+from converters.tokenizer.chat import chat_templates
+from converters.tokenizer.files import SideFiles
+from converters.tokenizer.rows import check_ids, fill_rows
+from converters.tokenizer.sentencepiece_model import read_sentencepiece
+from converters.tokenizer.special import special_ids
+from converters.tokenizer.tokenizer_json import read_tokenizer_json
+from converters.tokenizer.trial import settle
+from converters.tokenizer.values import GgufTokenizer, Vocabulary
+from converters.tokenizer.vocab_merges import read_vocab_merges
+from turbopilot.errors import InvalidInput
+
+
+def read_tokenizer(
+    folder: Path, spec: TokenizerSpec, n_vocab: int, config: dict[str, Any]
+) -> GgufTokenizer:
+    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and what is beside it.
+
+    Args:
+        folder: of the checkpoint.
+        spec: what the family says of its tokenizers.
+        n_vocab: rows of the embedding; those without a token are written as unused.
+        config: the parsed config.json.
+
+    Raises:
+        InvalidInput: there is none of these files.
+        CorruptCheckpoint: a file is not what its name says.
+        TokenizerMismatch: ids are twice or beyond the embedding, or GGUF cannot express the tokenizer.
+    """
+    side = SideFiles.read(folder)
+    vocabulary = _with_added(_read(folder, side, spec, n_vocab), side, n_vocab)
+    tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
+    ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
+    least = min(vocabulary.scores.values(), default=0.0)
+    tokenizer = GgufTokenizer(
+        model=vocabulary.model,
+        pre=vocabulary.pre,
+        pre_origin=vocabulary.pre_origin,
+        tokens=tokens,
+        types=types,
+        merges=vocabulary.merges,
+        scores=[vocabulary.scores.get(row, least) for row in range(n_vocab)]
+        if vocabulary.scores
+        else [],
+        ids=ids,
+        add_bos=adds_bos,
+        normalizer=vocabulary.normalizer,
+        space_prefix=vocabulary.space_prefix,
+        chat_templates=chat_templates(side),
+    )
+    return settle(vocabulary, tokenizer) if vocabulary.doubts else tokenizer
+
+
+def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> Vocabulary:
+    whole, vocab, merges, pieces = (
+        folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
+    )
+    if whole.is_file():
+        return read_tokenizer_json(whole, side, n_vocab, spec.pre)
+    if vocab.is_file() and merges.is_file():
+        return read_vocab_merges(vocab, merges, side, n_vocab, spec.pre)
+    if pieces.is_file():
+        return read_sentencepiece(pieces, side, n_vocab)
+    raise InvalidInput(
+        f"{folder}: holds no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model",
+        hint="download it too, or make it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+    )
+
+
+def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
+    """Tokens that only the files beside it name, as a fine-tune's [PAD], and doubts about all of them."""
+    beside = added_beside(side)
+    ids, types = join(side.folder / "tokenizer_config.json", vocabulary.ids, beside)
+    check_ids(vocabulary.path, ids, n_vocab)
+    more = [t for t in beside if t.id not in vocabulary.types]
+    if problems := strip_problems(side, more):
+        refuse(side.folder / "tokenizer_config.json", problems)
+    added = (*vocabulary.added, *more)
+    return replace(
+        vocabulary,
+        ids=ids,
+        types={**vocabulary.types, **{t.id: types[t.id] for t in more}},
+        added=added,
+        doubts=(*vocabulary.doubts, *overlapping(added)[:1]),
+    )

@@ -1,0 +1,140 @@
+"""Which tokens begin, end and fill: the ids that GGUF names. Every one that llama.cpp would guess is written.
+
+Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "special tokens" and "auto-detect special
+tokens by text"; the model cards of the repositories that the spellings come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from converters.tokenizer.files import SideFiles
+from converters.tokenizer.values import Vocabulary
+from turbopilot.errors import TokenizerMismatch
+
+# Spellings of the fill-in-the-middle tokens, by published model. llama.cpp guesses from token texts and
+# misses some; the ids are written out. The first that a vocabulary has counts.
+FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "fim_pre": (
+        "<fim_prefix>", "<fim-prefix>", "<|fim_prefix|>", "▁<PRE>", "<｜fim▁begin｜>", "<[fim-prefix]>",
+        "<|code_prefix|>", "<|prefix|>", "[PREFIX]", "<PRE>",
+    ),
+    "fim_suf": (
+        "<fim_suffix>", "<fim-suffix>", "<|fim_suffix|>", "▁<SUF>", "<｜fim▁hole｜>", "<[fim-suffix]>",
+        "<|code_suffix|>", "<|suffix|>", "[SUFFIX]", "<SUF>",
+    ),
+    "fim_mid": (
+        "<fim_middle>", "<fim-middle>", "<|fim_middle|>", "▁<MID>", "<｜fim▁end｜>", "<[fim-middle]>",
+        "<|code_middle|>", "<|middle|>", "[MIDDLE]", "<MID>",
+    ),
+    "fim_pad": ("<fim_pad>", "<fim-pad>", "<|fim_pad|>"),
+    "fim_rep": ("<reponame>", "<repo_name>", "<|repo_name|>", "<fim-repo>", "<|fim_repo|>", "<REPO>"),
+    "fim_sep": ("<file_sep>", "<|file_sep|>", "<filename>"),
+}  # fmt: skip
+
+# The end of one answer or one infill, where that is not the end of the text.
+_TURN_ENDS: Final = (
+    "▁<EOT>", "<|eot_id|>", "<|im_end|>", "<|EOT|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]",
+)  # fmt: skip
+# The end of a text, of models whose files name none.
+_TEXT_ENDS: Final = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+# What llama.cpp takes for FIM_PAD by its looks, and then for an end of generation.
+_PAD_BY_LOOKS: Final = ("[PAD]", "<PAD>")
+
+
+def special_ids(
+    vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
+) -> tuple[dict[str, int], bool]:
+    """bos, eos, eot, eom, unk, pad and the fim_* ids as far as the files have them, and whether BOS is added.
+
+    The end of text is what config.json says, then generation_config.json, then the tokenizer's own name
+    for it: programs generate by the first. BOS, UNK and PAD are the tokenizer's, so config.json comes last.
+
+    Raises:
+        TokenizerMismatch: an id is no row, or nothing says what ends a text.
+    """
+    ids = vocabulary.ids
+    found: dict[str, int] = {}
+    for role in ("bos", "unk", "pad"):
+        name = side.name_of(role)
+        named = [ids[name]] if name in ids else []
+        written = _ids(side.folder / "config.json", config, role, n_vocab, strict=role == "bos")
+        if choices := named + _listed(vocabulary.roles, role) + written:
+            found[role] = choices[0]
+    if vocabulary.model == "gpt2":
+        found.pop("unk", None)  # every byte is a token
+    adds = "bos" in found and _adds_bos(vocabulary, side)
+    ends = _ends(vocabulary, side, config, n_vocab)
+    found["eos"] = ends[0]
+    found.setdefault("bos", ends[0])  # llama.cpp would take row 11 for it; GPT-2 has one for both
+    found |= _more_ends(ids, ends)
+    for role, spellings in FIM_SPELLINGS.items():
+        if known := [ids[text] for text in spellings if text in ids]:
+            found[role] = known[0]
+    if "fim_pad" not in found and any(text in ids for text in _PAD_BY_LOOKS):
+        found["fim_pad"] = ends[0]  # ends generation already, so that the guess changes nothing
+    return found, adds
+
+
+def _adds_bos(vocabulary: Vocabulary, side: SideFiles) -> bool:
+    """The setting, else the tokenizer's own template, else the habit of its kind."""
+    setting = side.config.get("add_bos_token")
+    if isinstance(setting, bool):
+        return setting
+    if vocabulary.first_token is not None:
+        return vocabulary.first_token != "" and side.name_of("bos") in (
+            None,
+            vocabulary.first_token,
+        )
+    return vocabulary.model == "llama"
+
+
+def _ends(
+    vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
+) -> list[int]:
+    """Rows that end a text or an answer, the main one first."""
+    ids = vocabulary.ids
+    ends = _ids(side.folder / "config.json", config, "eos", n_vocab)
+    ends += _ids(side.folder / "generation_config.json", side.generation, "eos", n_vocab)
+    if (name := side.name_of("eos")) in ids:
+        ends.append(ids[name])
+    ends += _listed(vocabulary.roles, "eos")
+    ends = ends or [ids[text] for text in _TEXT_ENDS if text in ids][:1]
+    if not ends:
+        # llama.cpp would take row 11 for it, a comma in GPT-2
+        raise TokenizerMismatch(
+            f"{vocabulary.path}: nothing says which token ends a text",
+            hint="name it: eos_token_id in config.json, or eos_token in tokenizer_config.json",
+        )
+    return list(dict.fromkeys(ends))
+
+
+def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
+    """The ids `eot` and `eom`: what else ends generation, a turn's end by its looks first.
+
+    A turn's end that no file lists as an end is written as eot: it ends an infill, and no text holds it.
+    """
+    turns = [ids[text] for text in _TURN_ENDS if text in ids]
+    listed = [row for row in turns if row in ends] + ends[1:]
+    rest = [row for row in dict.fromkeys(listed or turns[:1]) if row != ends[0]]
+    return dict(zip(("eot", "eom"), rest, strict=False))
+
+
+def _ids(
+    path: Path, values: Mapping[str, Any], role: str, n_vocab: int, *, strict: bool = True
+) -> list[int]:
+    """`{role}_token_id`: a row, a list of rows, or nothing; others are left out where not `strict`."""
+    value = values.get(f"{role}_token_id")
+    rows = value if isinstance(value, list) else [] if value is None else [value]
+    good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]
+    if strict and len(good) < len(rows):
+        raise TokenizerMismatch(
+            f"{path}: {role}_token_id is {value!r:.80}, beyond the vocabulary of {n_vocab} rows"
+        )
+    return good
+
+
+def _listed(roles: Mapping[str, int], role: str) -> list[int]:
+    return [roles[role]] if role in roles else []

@@ -1,0 +1,206 @@
+"""tokenizer.json, the file of the tokenizers library → a `Vocabulary`. Needs no tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from converters.tokenizer.added import join, parse_added, refuse, strip_problems
+from converters.tokenizer.files import SideFiles, read_json
+from converters.tokenizer.normalizer import Normalization, flatten, read_normalizer
+from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
+from converters.tokenizer.pretokenizer import recognise
+from converters.tokenizer.rows import check_ids
+from converters.tokenizer.values import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
+from turbopilot.errors import CorruptCheckpoint
+
+# What llama.cpp takes for the end of generation by its looks, and then for a control token, whatever its
+# type says (llama-vocab.cpp, "maintain a list of tokens that cause end-of-generation").
+_ENDS_BY_LOOKS: Final = frozenset(
+    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["]
+)  # fmt: skip
+
+# The characters that stand for bytes in byte-level BPE: GPT-2's table, in the order of the bytes.
+_PRINTABLE: Final = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS: Final = [b for b in range(256) if b not in _PRINTABLE]
+BYTE_LETTERS: Final = "".join(
+    chr(b if b in _PRINTABLE else 256 + _OTHERS.index(b)) for b in range(256)
+)
+
+
+def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
+    """Read a tokenizer.json that holds a BPE.
+
+    Args:
+        path: the file.
+        side: the files beside it.
+        n_vocab: rows of the embedding.
+        preferred: the pre-tokenizer's name where llama.cpp has several for one cut.
+
+    Raises:
+        CorruptCheckpoint: it is not such a file.
+        TokenizerMismatch: it has an id twice or beyond the embedding, or does what GGUF cannot express; the
+            message has every reason.
+    """
+    data = read_json(path)
+    model = data.get("model")
+    if not isinstance(model, dict):
+        raise _corrupt(path, "it has no model")
+    if (kind := model.get("type", "BPE")) != "BPE":
+        refuse(path, [f"its model is {kind}, not BPE"])
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict):
+        raise _corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
+    entries = data.get("added_tokens") or []
+    if not isinstance(entries, list):
+        raise _corrupt(path, "added_tokens is no list")
+    added = parse_added(path, entries)
+    check_ids(path, join(path, vocab, added)[0], n_vocab)
+    merges = _merges(path, model.get("merges"), vocab)
+    problems = [*_numbering(vocab, added), *strip_problems(side, added), *_odd_options(model)]
+    text = read_normalizer(data.get("normalizer"))
+    if text.problem:
+        problems.append(text.problem)
+    read = _read_pieces if _has_pieces(data, text) else _read_bytes
+    vocabulary, more = read(path, data, vocab, merges, added, text, preferred)
+    if problems := problems + more:
+        refuse(path, problems)
+    return vocabulary
+
+
+def _read_bytes(
+    path: Path, data: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]],
+    added: list[AddedToken], text: Normalization, preferred: str,
+) -> tuple[Vocabulary, list[str]]:  # fmt: skip
+    """A byte-level BPE, and why it cannot be one."""
+    model = data["model"]
+    found = recognise(
+        data.get("pre_tokenizer"),
+        ignore_merges=bool(model.get("ignore_merges")),
+        preferred=preferred,
+    )
+    problems = [found.problem] if found.problem else []
+    if model.get("byte_fallback") and not set(BYTE_LETTERS) <= vocab.keys():
+        problems.append("its BPE falls back on byte tokens, though it cuts bytes (byte_fallback)")
+    if not merges:
+        problems.append("its BPE has no merges")
+    ids, types = join(path, vocab, added)
+    doubts = ([found.doubt] if found.doubt else []) + _looks_doubts(vocab, added)
+    first = _first_token(data.get("post_processor"))
+    return Vocabulary(
+        path, "gpt2", ids, types, tuple(added),
+        # tokenizers takes the last of two equal merges, llama.cpp the first
+        merges=[f"{a} {b}" for a, b in reversed(dict.fromkeys(reversed(merges)))],
+        pre=found.pre, pre_origin="by structure",
+        candidates=found.candidates or (found.pre,),
+        doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
+        first_token=first, roles={"bos": ids[first]} if first in ids else {},
+    ), problems  # fmt: skip
+
+
+def _read_pieces(
+    path: Path, data: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]],
+    added: list[AddedToken], text: Normalization, preferred: str,
+) -> tuple[Vocabulary, list[str]]:  # fmt: skip
+    """A SentencePiece-like BPE, and why it cannot be one. It has no pre-tokenizer to prefer a name for."""
+    model = data["model"]
+    problems = [reason] if (reason := lacks_bytes(vocab)) else []
+    if not model.get("byte_fallback"):
+        problems.append("its BPE does not fall back on bytes for unknown letters (byte_fallback)")
+    found_first = {*BYTE_TOKENS, *(t.text for t in added)}
+    plain = {piece: row for piece, row in vocab.items() if piece not in found_first}
+    prefix, doubts = space_rule(data.get("pre_tokenizer"), text, plain)
+    doubts += merge_doubts(plain, merges)
+    if model.get("ignore_merges"):
+        doubts.append("its BPE takes whole texts before merging (ignore_merges)")
+    if prefix:
+        doubts += [
+            f"added token {t.text!r} is looked for after a space was put before the text"
+            for t in added
+            if t.normalized and not t.special
+        ]
+    ids, types = join(path, vocab, added)
+    types |= {ids[t]: BYTE for t in BYTE_TOKENS if t in ids}
+    unknown, first = model.get("unk_token"), _first_token(data.get("post_processor"))
+    roles = {"bos": ids[first]} if first in ids else {}
+    if isinstance(unknown, str) and unknown in ids:
+        roles["unk"] = ids[unknown]
+        types[ids[unknown]] = UNKNOWN
+    return Vocabulary(
+        path, "llama", ids, types, tuple(added),
+        scores=scores_of(vocab, merges), pre="default", pre_origin="by structure", candidates=("default",),
+        doubts=tuple(doubts + _looks_doubts(vocab, added)), normalizer="NFC" if text.nfc else "",
+        space_prefix=prefix, first_token=first, roles=roles,
+    ), problems  # fmt: skip
+
+
+def _looks_doubts(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
+    texts = {t.text for t in added}
+    looks = sorted(_ENDS_BY_LOOKS & (vocab.keys() - texts))
+    return [f"llama.cpp takes the plain token {text!r} for the end of text" for text in looks[:1]]
+
+
+def _has_pieces(data: dict[str, Any], text: Normalization) -> bool:
+    """Whether spaces are written as "▁", by the normalizer or by the pre-tokenizer."""
+    steps = flatten(data.get("pre_tokenizer"), "pretokenizers")
+    return text.spaces or any(step.get("type") == "Metaspace" for step in steps)
+
+
+def _merges(path: Path, value: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    if not isinstance(value, list):
+        raise _corrupt(path, f"its merges are {type(value).__name__}, not a list")
+    return [check_merge(path, merge, vocab) for merge in value]
+
+
+def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
+    """One merge: "a b" in older files and ["a", "b"] in newer ones; both and what they make are tokens.
+
+    Raises:
+        CorruptCheckpoint: it is none.
+    """
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if (
+        not isinstance(parts, list)
+        or len(parts) != 2
+        or not all(isinstance(p, str) and p for p in parts)
+    ):
+        raise _corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
+    left, right = parts
+    for token in (left, right, left + right):
+        if token not in vocab:
+            raise _corrupt(
+                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token"
+            )
+    return left, right
+
+
+def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
+    """The tokenizers library numbers tokens that the vocabulary lacks from its size on, whatever the file says."""
+    new = [t for t in added if t.text not in vocab]
+    return [
+        f"added token {t.text!r} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
+        for n, t in enumerate(new)
+        if t.id != len(vocab) + n
+    ][:3]
+
+
+def _odd_options(model: dict[str, Any]) -> list[str]:
+    options = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
+    return [f"its BPE has {option!r} set" for option in options if model.get(option)]
+
+
+def _first_token(node: Any) -> str | None:
+    """The token that a TemplateProcessing puts before every text; "" where it puts none, None where there is none."""
+    for step in flatten(node, "processors"):
+        if step.get("type") == "TemplateProcessing":
+            single = step.get("single")
+            first = single[0] if isinstance(single, list) and single else None
+            token = first.get("SpecialToken") if isinstance(first, dict) else None
+            return str(token.get("id")) if isinstance(token, dict) else ""
+    return None
+
+
+def _corrupt(path: Path, what: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(f"{path}: {what}", hint="download it again")

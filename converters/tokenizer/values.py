@@ -1,0 +1,149 @@
+"""What is read of a tokenizer and what is written of it. Values only: knows no file.
+
+Text is cut in one of two ways, and llama.cpp names them after the first models that did so:
+"gpt2" cuts words by regular expressions, then merges bytes by rank (byte-level BPE); "llama" merges the
+characters of the whole text by score, with spaces written as "▁" (SentencePiece's BPE).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
+
+# gguf.TokenType, which are SentencePiece's numbers; written out so that reading needs no gguf.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+SPACE: Final = "▁"  # U+2581, how SentencePiece writes a space
+BYTE_TOKENS: Final = tuple(f"<0x{i:02X}>" for i in range(256))
+
+# role → the key that llama.cpp reads (llama-arch.cpp, LLM_KV_TOKENIZER_*), where it is not "{role}_token_id"
+_ODD_KEYS: Final = {"unk": "unknown_token_id", "pad": "padding_token_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that is found in the text before anything else is done to it.
+
+    Args:
+        text: what it looks like.
+        id: its row.
+        special: a sign for programs (end of text …) rather than text; GGUF calls it a control token.
+        strips: it swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
+        normalized: it is looked for in the text as the normalizer left it.
+    """
+
+    text: str
+    id: int
+    special: bool
+    strips: bool = False
+    normalized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a tokenizer's own file says, whichever file that is.
+
+    Args:
+        path: the file, for messages.
+        model: "gpt2" or "llama".
+        ids: text → row, of every token, added ones too.
+        types: row → type, where it is not NORMAL.
+        added: the tokens that are found before anything else.
+        merges: "a b" by rank, of "gpt2".
+        scores: row → score, of "llama"; the highest is merged first.
+        pre: llama.cpp's name of the pre-tokenizer; "" where it must be found by trial.
+        pre_origin: how `pre` is known.
+        candidates: what a trial would try, in order.
+        doubts: reasons why structure alone does not prove that llama.cpp cuts alike.
+        normalizer: what is done to text first: "" or "NFC".
+        space_prefix: how a space is put before the text: "" not at all, "every" before every stretch between
+            added tokens, "always" and "first" as tokenizers' Metaspace does.
+        first_token: what the file puts before every text; None where it does not say.
+        roles: ids that the file itself gives (unk, and SentencePiece's bos, eos, pad).
+    """
+
+    path: Path
+    model: str
+    ids: dict[str, int]
+    types: dict[int, int]
+    added: tuple[AddedToken, ...]
+    merges: list[str] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
+    pre: str = ""
+    pre_origin: str = ""
+    candidates: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    normalizer: str = ""
+    space_prefix: str = ""
+    first_token: str | None = None
+    roles: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTokenizer:
+    """What the file will say of its tokenizer. `tokens` has one entry for every embedding row.
+
+    Args:
+        model: "gpt2" or "llama".
+        pre: llama.cpp's name of the pre-tokenizer; "default" for "llama", which has none.
+        pre_origin: how that is known, in words.
+        tokens: texts, all different.
+        types: their types.
+        merges: "a b" by rank; empty for "llama".
+        scores: of the pieces; empty for "gpt2".
+        ids: bos, eos, eot, eom, unk, pad and the fim_* ids, as far as they exist.
+        add_bos: whether encoding a text begins with BOS.
+        normalizer: what a program has to do to text before llama.cpp sees it, which does nothing: "" or "NFC".
+        space_prefix: see `Vocabulary`.
+        chat_templates: by name; "default" is the one that programs use unasked.
+    """
+
+    model: str
+    pre: str
+    pre_origin: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
+    add_bos: bool = False
+    normalizer: str = ""
+    space_prefix: str = ""
+    chat_templates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_fim(self) -> bool:
+        """Whether prefix, suffix and middle tokens are known."""
+        return {"fim_pre", "fim_suf", "fim_mid"} <= self.ids.keys()
+
+    def metadata(self) -> dict[str, MetadataValue]:
+        """Every key of the tokenizer, as GGUF names them; no list is empty."""
+        values: dict[str, MetadataValue] = {
+            "tokenizer.ggml.model": self.model,
+            "tokenizer.ggml.pre": self.pre,
+            "tokenizer.ggml.tokens": self.tokens,
+            "tokenizer.ggml.token_type": self.types,
+        }
+        if self.model == "llama":
+            values["tokenizer.ggml.scores"] = self.scores
+            values["tokenizer.ggml.add_space_prefix"] = bool(self.space_prefix)
+        else:
+            values["tokenizer.ggml.merges"] = self.merges
+        values["tokenizer.ggml.add_bos_token"] = self.add_bos
+        for role, token_id in self.ids.items():
+            values[f"tokenizer.ggml.{_ODD_KEYS.get(role, f'{role}_token_id')}"] = token_id
+        values |= {
+            "tokenizer.chat_template" if name == "default" else f"tokenizer.chat_template.{name}": t
+            for name, t in self.chat_templates.items()
+        }
+        if names := sorted(self.chat_templates.keys() - {"default"}):
+            values["tokenizer.chat_templates"] = names
+        values["turbopilot.tokenizer.pre_origin"] = self.pre_origin
+        if self.normalizer:
+            values["turbopilot.tokenizer.normalizer"] = self.normalizer
+        if self.space_prefix in ("always", "first"):
+            values["turbopilot.tokenizer.space_prefix"] = self.space_prefix
+        return values
