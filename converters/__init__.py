@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints → GGUF (or, for CodeGen, a GPT-J checkpoint).
+"""Hugging Face checkpoints, and the original TurboPilot's ggml files → GGUF (or, for CodeGen, a GPT-J checkpoint).
 
 >>> from pathlib import Path
 >>> from converters import convert
@@ -6,6 +6,7 @@
 """
 
 from converters.hf_export import export_gptj
+from converters.legacy_ggml import MODEL_TYPES
 from converters.pipeline import ConversionReport, convert, dry_run
 
-__all__ = ["ConversionReport", "convert", "dry_run", "export_gptj"]
+__all__ = ["MODEL_TYPES", "ConversionReport", "convert", "dry_run", "export_gptj"]

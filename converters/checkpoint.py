@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from io import FileIO
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -19,7 +18,7 @@ import numpy as np
 
 from converters.encode import NUMPY_DTYPES, Array
 from converters.safetensors_file import read_header
-from converters.source_tensor import DTYPE_BYTES, SourceTensor
+from converters.source_tensor import SourceTensor, data_bytes
 from converters.torch_file import read_pickle
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
 
@@ -74,13 +73,18 @@ class Checkpoint:
         return self._files[path]
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
-        """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype, BF16 as uint16.
+        """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype.
+
+        BF16 is read as uint16, quantized rows as (rows, bytes).
 
         Raises:
             CorruptCheckpoint: the file ended early: it changed since it was opened.
         """
-        row_bytes = prod(tensor.shape[1:]) * DTYPE_BYTES[tensor.dtype]
-        block: Array = np.empty((stop - start, *tensor.shape[1:]), NUMPY_DTYPES[tensor.dtype])
+        row_bytes = data_bytes(tensor.dtype, tensor.shape[1:])
+        if tensor.dtype in NUMPY_DTYPES:
+            block: Array = np.empty((stop - start, *tensor.shape[1:]), NUMPY_DTYPES[tensor.dtype])
+        else:
+            block = np.empty((stop - start, row_bytes), np.uint8)
         file = self.file(tensor.path)
         file.seek(tensor.offset + start * row_bytes)
         view = block.data.cast("B") if block.nbytes else memoryview(b"")

@@ -12,9 +12,10 @@ from pathlib import Path
 from converters import registry
 from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
+from converters.legacy_ggml import open_old
 from converters.plan import Plan, PlannedTensor, plan
 from converters.plan_text import render
-from converters.provenance import Value, read_provenance, source_files
+from converters.provenance import Provenance, Value, read_provenance, source_files
 from converters.quantized import refuse_quantized
 from converters.scan import Scan
 from converters.stream import write_all
@@ -64,17 +65,35 @@ class Prepared:
     checkpoint: Checkpoint
     plan: Plan
     tokenizer: GgufTokenizer
+    files: list[Path]
+    provenance: Provenance
 
 
 @contextmanager
-def prepare(source: Path, dtype: str = "f16", *, vocab_only: bool = False) -> Iterator[Prepared]:
+def prepare(
+    source: Path,
+    dtype: str = "",
+    *,
+    vocab_only: bool = False,
+    model_type: str = "",
+    tokenizer: Path | None = None,
+) -> Iterator[Prepared]:
     """Everything short of writing: read config, headers and tokenizer, and plan.
 
     Raises:
         InvalidInput, UnsupportedModel, TensorMismatch, TokenizerMismatch, CorruptCheckpoint: see `convert`.
     """
-    if dtype.lower() not in DTYPES:
+    if dtype and dtype.lower() not in DTYPES:
         raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
+    if source.is_file():
+        with _prepare_old(source, dtype, vocab_only, model_type, tokenizer) as prepared:
+            yield prepared
+        return
+    if model_type or tokenizer:
+        raise InvalidInput(
+            f"{source}: is no old ggml file, and says itself what it is",
+            hint="leave out --model-type and --tokenizer",
+        )
     config = HfConfig.read(source)
     spec = registry.find(config)
     with Checkpoint.nothing(source) if vocab_only else Checkpoint.open(source) as checkpoint:
@@ -83,16 +102,42 @@ def prepare(source: Path, dtype: str = "f16", *, vocab_only: bool = False) -> It
             spec,
             config,
             checkpoint.tensors,
-            DTYPES[dtype.lower()],
+            DTYPES[dtype.lower() or "f16"],
             vocab_only=vocab_only,
         )
-        tokenizer = read_tokenizer(source, spec.tokenizer, the_plan.dims.n_vocab, config.values)
-        yield Prepared(config, checkpoint, the_plan, tokenizer)
+        words = read_tokenizer(source, spec.tokenizer, the_plan.dims.n_vocab, config.values)
+        files = source_files(source, sorted({t.path for t in checkpoint.tensors.values()}))
+        yield Prepared(config, checkpoint, the_plan, words, files, read_provenance(source))
 
 
-def dry_run(source: Path, *, dtype: str = "f16", vocab_only: bool = False) -> str:
+@contextmanager
+def _prepare_old(
+    source: Path, dtype: str, vocab_only: bool, model_type: str, tokenizer: Path | None
+) -> Iterator[Prepared]:
+    """The same for a ggml file of the original TurboPilot, whose blocks are kept as they are."""
+    if dtype.lower() not in ("", "auto"):
+        raise InvalidInput(
+            f"--dtype {dtype}: an old ggml file is copied, block for block",
+            hint="leave --dtype out; for another type quantize the result: turbopilot quantize",
+        )
+    old = open_old(source, model_type, tokenizer)
+    with old.checkpoint as checkpoint:
+        the_plan = plan(old.spec, old.config, checkpoint.tensors, "AUTO", vocab_only=vocab_only)
+        yield Prepared(old.config, checkpoint, the_plan, old.tokenizer, [source], Provenance())
+
+
+def dry_run(
+    source: Path,
+    *,
+    dtype: str = "",
+    vocab_only: bool = False,
+    model_type: str = "",
+    tokenizer: Path | None = None,
+) -> str:
     """The plan as text; raises whatever `convert` would before writing."""
-    with prepare(source, dtype, vocab_only=vocab_only) as p:
+    with prepare(
+        source, dtype, vocab_only=vocab_only, model_type=model_type, tokenizer=tokenizer
+    ) as p:
         return render(p.plan)
 
 
@@ -100,23 +145,27 @@ def convert(
     source: Path,
     output: Path,
     *,
-    dtype: str = "f16",
+    dtype: str = "",
     split_max_size: int = 0,
     vocab_only: bool = False,
+    model_type: str = "",
+    tokenizer: Path | None = None,
     force: bool = False,
     name: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Convert a checkpoint's folder to GGUF. Needs neither torch nor transformers (for safetensors).
+    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF. Needs no torch (for safetensors).
 
     Args:
-        source: folder with config.json, a tokenizer and the weights.
+        source: folder with config.json, a tokenizer and the weights; or a file of the original TurboPilot.
         output: the file to write; it appears whole or not at all.
-        dtype: of the matrices: "f16", "bf16", "f32", "q8_0", or "auto" for what each has in the source.
-            Vectors are F32 always.
+        dtype: of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" for what each has in
+            the source. Vectors are F32 always. Old files are copied as they are.
         split_max_size: bytes of a file at most, 0 for one file. A model that is larger becomes
             `NAME-00001-of-0000N.gguf` and so on, of which llama.cpp is given the first.
         vocab_only: only the metadata and the tokenizer; the folder needs no weights then.
+        model_type: of an old file, where it leaves a doubt: one of `converters.MODEL_TYPES`.
+        tokenizer: folder with the original's tokenizer, for an old file whose vocabulary has lost bytes.
         force: overwrite `output`, and keep NaN and infinities that are in the weights.
         name: `general.name`; the folder's name by default.
         progress: called with bytes done, bytes in all and the tensor's name.
@@ -128,19 +177,19 @@ def convert(
         NotEnoughDisk: the output would not fit.
     """
     began = time.monotonic()
-    with prepare(source, dtype, vocab_only=vocab_only) as p:
+    with prepare(
+        source, dtype, vocab_only=vocab_only, model_type=model_type, tokenizer=tokenizer
+    ) as p:
         parts = split(p.plan.tensors, split_max_size)
         paths = part_paths(output, len(parts))
         for path in paths:
             check_output(path, force=force)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
-        weights = sorted({t.path for t in p.checkpoint.tensors.values()})
-        files = source_files(source, weights)
-        metadata = _metadata(p, name or source.resolve().name, files)
-        with Scan(p.plan.sources, files, keep_nonfinite=force) as scan, ExitStack() as whole:
+        metadata = _metadata(p, name or source.resolve().name.removesuffix(".bin"))
+        with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
             # The first part is renamed last: it is the one that a program is given.
             targets = [whole.enter_context(replacing(path)) for path in paths]
-            _write(targets, p, parts, metadata, files, scan, force, progress)
+            _write(targets, p, parts, metadata, scan, force, progress)
     return ConversionReport(
         path=paths[0],
         n_files=len(paths),
@@ -181,15 +230,15 @@ def split(
     return tuple(tuple(part) for part in parts)
 
 
-def _metadata(p: Prepared, name: str, files: Sequence[Path]) -> dict[str, Value]:
+def _metadata(p: Prepared, name: str) -> dict[str, Value]:
     """Every key but the architecture. The digests are not known yet: placeholders of their length stand for them."""
     arch = p.plan.spec.gguf
     return {
         "general.name": name,
-        **read_provenance(p.checkpoint.folder).metadata(),
+        **p.provenance.metadata(),
         "turbopilot.source.architecture": p.plan.spec.architecture,
-        "turbopilot.source.files": [f.name for f in files],
-        "turbopilot.source.sha256": [_placeholder(i) for i in range(len(files))],
+        "turbopilot.source.files": [f.name for f in p.files],
+        "turbopilot.source.sha256": [_placeholder(i) for i in range(len(p.files))],
         **{f"{arch}.{key}": value for key, value in p.plan.keys.items()},
         **p.tokenizer.metadata(),
     }
@@ -204,7 +253,6 @@ def _write(
     p: Prepared,
     parts: Sequence[Sequence[PlannedTensor]],
     metadata: dict[str, Value],
-    files: Sequence[Path],
     scan: Scan,
     force: bool,
     progress: Progress,
@@ -230,7 +278,7 @@ def _write(
             write_data(out, p.checkpoint, tensors, wrote, keep_nonfinite=force)
     progress(total, total, "checking the source")
     digests = scan.sha256()
-    for i, path in enumerate(files):
+    for i, path in enumerate(p.files):
         first = first.replace(_placeholder(i).encode(), digests[path].encode())
     with FileIO(targets[0], "r+") as out:
         write_all(out, first)

@@ -220,7 +220,9 @@ def _plan_tensor(
             faults.append(f"misshapen: {source.name} is {source.shape}, the config says {expected}")
             used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
             continue
-        if source.dtype not in encode.NUMPY_DTYPES:
+        if source.dtype not in encode.NUMPY_DTYPES and (
+            source.dtype not in encode.BLOCKS or dtype != "AUTO"
+        ):
             faults.append(
                 f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
             )

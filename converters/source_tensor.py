@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from converters.encode import BLOCKS
+
 # Named as safetensors names them.
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -26,4 +28,12 @@ class SourceTensor:
     @property
     def n_bytes(self) -> int:
         """Size of the data."""
-        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return data_bytes(self.dtype, self.shape)
+
+
+def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of so many numbers, quantized ones in whole blocks."""
+    if dtype in DTYPE_BYTES:
+        return prod(shape) * DTYPE_BYTES[dtype]
+    weights, n_bytes = BLOCKS[dtype]
+    return prod(shape) // weights * n_bytes

@@ -10,13 +10,13 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from io import FileIO
-from math import prod
 
 import numpy as np
 
 from converters.checkpoint import Checkpoint
-from converters.encode import NUMPY_DTYPES, Array, F16Overflow, encode
+from converters.encode import Array, F16Overflow, encode
 from converters.plan import PlannedPart, PlannedTensor
+from converters.source_tensor import data_bytes
 from turbopilot.errors import TensorMismatch
 
 BLOCK_BYTES = 8 << 20  # large enough that the disk and numpy are busy, small enough for any machine
@@ -103,8 +103,7 @@ def _rows(checkpoint: Checkpoint, part: PlannedPart, first: int = 0) -> Iterator
 
 
 def _rows_at_once(part: PlannedPart) -> int:
-    shape, itemsize = part.source.shape, NUMPY_DTYPES[part.source.dtype].itemsize
-    return max(1, BLOCK_BYTES // max(1, prod(shape[1:]) * itemsize))
+    return max(1, BLOCK_BYTES // max(1, data_bytes(part.source.dtype, part.source.shape[1:])))
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:

@@ -23,6 +23,10 @@ FILE_TYPES = {
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
 }
 ALIGNMENT = 32  # GGUF's default, and what every reader expects
 FLUSH_BYTES = 256 << 20  # written between two requests to put it on the disk

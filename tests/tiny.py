@@ -60,10 +60,14 @@ def stdlib_files(at_least: int) -> list[Path]:
 
 
 @cache
-def _byte_level_bpe(vocab: int) -> str:
+def _byte_level_bpe(vocab: int, digits: bool) -> str:
     """A GPT-2 style byte-level BPE of so many tokens, trained on stdlib source, as JSON."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if digits:
+        steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
@@ -87,11 +91,7 @@ def tiny_tokenizer(
 
     With `digits`, digits are cut one by one before GPT-2's regex, as StarCoder's tokenizer does.
     """
-    tokenizer = Tokenizer.from_str(_byte_level_bpe(n_base - 1))
-    if digits:
-        steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)]
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer = Tokenizer.from_str(_byte_level_bpe(n_base - 1, digits))
     tokenizer.add_special_tokens([AddedToken(EOS, special=True, normalized=True)])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=True) for token in added])
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])

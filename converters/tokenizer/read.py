@@ -38,6 +38,17 @@ def read_tokenizer(
     """
     side = SideFiles.read(folder)
     vocabulary = _with_added(_read(folder, side, spec, n_vocab), side, n_vocab)
+    return assemble(vocabulary, side, config, n_vocab)
+
+
+def assemble(
+    vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
+) -> GgufTokenizer:
+    """Every row's text and type, the ids that have a role, and the name of the cut, tried where it is in doubt.
+
+    Raises:
+        TokenizerMismatch: see `read_tokenizer`.
+    """
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)

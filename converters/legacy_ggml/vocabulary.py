@@ -1,0 +1,152 @@
+"""The vocabulary of an old file → a tokenizer: which tokens merge, which were added, which rows are filling.
+
+The file has the bytes of each token and nothing else. Tokens that are found in the text before any merging
+stand before the alphabet (StarCoder) or behind the last merge (CodeGen, SantaCoder); rows behind those
+repeat the end of text, or the last token, to fill the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from converters.legacy_ggml.merges import recover_merges
+from converters.tokenizer.tokenizer_json import BYTE_LETTERS
+from converters.tokenizer.values import (
+    CONTROL,
+    NORMAL,
+    USER_DEFINED,
+    AddedToken,
+    GgufTokenizer,
+    Vocabulary,
+)
+from turbopilot.errors import TokenizerMismatch
+
+_LOST = "\ufffd".encode()  # what a byte becomes that is no character by itself
+
+
+def is_lossy(entries: Sequence[bytes]) -> bool:
+    """Whether tokens were written as text, which loses those that are parts of characters.
+
+    ggml's converter for GPT-NeoX did; then more than a hundred rows read the same.
+    """
+    return sum(entry == _LOST for entry in entries) > 1
+
+
+def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
+    """Sort the tokens into merged, added and filling ones.
+
+    Args:
+        path: the file, for messages.
+        entries: the bytes of each token, by row.
+        cuts: llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
+            one, so that no token has two of them.
+
+    Raises:
+        TokenizerMismatch: the vocabulary is no byte-level BPE.
+    """
+    letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
+    merges = list(recover_merges(letters))
+    first = next((row for row, text in enumerate(letters) if len(text) == 1), len(letters))
+    behind = _behind_merges(entries, letters, merges)
+    if not any(merges[first:behind]):
+        raise TokenizerMismatch(
+            f"{path}: its vocabulary is no byte-level BPE: no token is made of two earlier ones",
+            hint="take the model's checkpoint: turbopilot convert NAME",
+        )
+    ids: dict[str, int] = {}
+    types: dict[int, int] = {}
+    added: list[AddedToken] = []
+    for row, entry in enumerate(entries):
+        merging = first <= row < behind
+        text = letters[row] if merging else _text(path, row, entry)
+        if not text or text in ids:
+            continue  # a row that only fills the embedding
+        ids[text] = row
+        types[row] = NORMAL if merging else USER_DEFINED if text.isspace() else CONTROL
+        if not merging:
+            added.append(AddedToken(text, row, types[row] == CONTROL))
+    found = [m for m in merges[first:behind] if m]
+    pre, origin = cuts[0], "by the family: an old file does not say how text is cut"
+    if len(cuts) > 1:
+        digits_alone = not any(_two_digits(a + b) for a, b in found)
+        pre = cuts[0] if digits_alone else cuts[1]
+        origin = (
+            f"by the vocabulary: {'no token has' if digits_alone else 'tokens have'} two digits"
+        )
+    return Vocabulary(
+        path, "gpt2", ids, types, tuple(added), merges=[f"{a} {b}" for a, b in found], pre=pre, pre_origin=origin
+    )  # fmt: skip
+
+
+def _behind_merges(
+    entries: Sequence[bytes], letters: Sequence[str], merges: Sequence[tuple[str, str] | None]
+) -> int:
+    """The row where the merges have ended: from there on, tokens were added, or fill.
+
+    A run of blanks that was added may well be two earlier runs (31 = 16 + 15), so a whole block of them is
+    taken with those of it that cannot be merges.
+    """
+
+    def is_merge(row: int) -> bool:
+        return merges[row] is not None or len(letters[row]) == 1
+
+    start = len(entries)
+    while start and (not is_merge(start - 1) or entries[start - 1].isspace()):
+        start -= 1
+    sure = next((row for row in range(start, len(entries)) if not is_merge(row)), len(entries))
+    return start if sure < len(entries) and entries[sure].isspace() else sure
+
+
+def _text(path: Path, row: int, entry: bytes) -> str:
+    try:
+        return entry.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise TokenizerMismatch(
+            f"{path}: token {row:,} was added to the vocabulary, but is no text: {entry!r:.80}",
+            hint="take the model's checkpoint: turbopilot convert NAME",
+        ) from e
+
+
+def _two_digits(text: str) -> bool:
+    return any(a.isdigit() and b.isdigit() for a, b in pairwise(text))
+
+
+def check_same(
+    path: Path, entries: Sequence[bytes], tokenizer: GgufTokenizer, folder: Path
+) -> None:
+    """Whether a tokenizer from elsewhere is the one that a lossy vocabulary was written with.
+
+    Raises:
+        TokenizerMismatch: a token reads otherwise; names the first.
+    """
+    for row, (entry, token, kind) in enumerate(
+        zip(entries, tokenizer.tokens, tokenizer.types, strict=True)
+    ):
+        if _LOST in entry:
+            continue
+        if kind == NORMAL:
+            try:
+                text = bytes(BYTE_LETTERS.index(c) for c in token).decode("utf-8", "replace")
+            except ValueError:
+                text = token
+        else:
+            text = token
+        written = entry.decode("utf-8", "replace")
+        if written not in (text, _tidied(text)) and kind in (NORMAL, CONTROL, USER_DEFINED):
+            raise TokenizerMismatch(
+                f"{path}: token {row:,} reads {written!r:.80}, but {text!r:.80} in {folder}",
+                hint="give the folder of the model that the file was made from",
+            )
+
+
+def _tidied(text: str) -> str:
+    """What transformers made of blanks before punctuation when it decoded a dot and the token."""
+    tidy = "." + text
+    for before in (" .", " ?", " !", " ,"):
+        tidy = tidy.replace(before, before[1:])
+    tidy = tidy.replace(" ' ", "'")
+    for before in (" n't", " 'm", " 's", " 've", " 're"):
+        tidy = tidy.replace(before, before[1:])
+    return tidy[1:]
