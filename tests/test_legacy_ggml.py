@@ -41,7 +41,8 @@ def dequantized(path: Path) -> dict[str, Array]:
 def through(values: Array, dtype: str) -> Array:
     """Values after they were written in `dtype` and read again."""
     raw = encoded(values, dtype)
-    return dequantize(raw, GGMLQuantizationType[dtype]).reshape(values.shape)
+    values_again: Array = dequantize(raw, GGMLQuantizationType[dtype]).reshape(values.shape)
+    return values_again
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_logits_are_those_of_the_same_blocks_in_a_gguf(gptj: Path, tmp_path:
     for name in ("old", "new"):
         with GgufCandidate(tmp_path / f"{name}.gguf") as candidate:
             logits.append(candidate.logits([5, 6, 7, 8, 9, 300, 301, 20]))
-    assert np.array_equal(*logits)
+    assert np.array_equal(logits[0], logits[1])
 
 
 @pytest.mark.parametrize("family", ["gptj", "starcoder", "neox"])
@@ -155,7 +156,7 @@ def test_heads_that_differ_stay(starcoder: Path, tmp_path: Path) -> None:
 
 
 def test_the_flag_of_the_residual(tmp_path: Path) -> None:
-    values = {"use_parallel_residual": False, "intermediate_size": 1024}
+    values: dict[str, Any] = {"use_parallel_residual": False, "intermediate_size": 1024}
     folder = tiny_checkpoint("gptneox", tmp_path / "neox", **values)
     old = old_neox(folder, tmp_path / "old.bin", "F32")
     convert(old, tmp_path / "old.gguf", tokenizer=folder)

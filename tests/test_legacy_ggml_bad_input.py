@@ -6,6 +6,7 @@ import random
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,13 @@ from turbopilot.errors import (
     UnsupportedModel,
 )
 
-SMALL = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 720}
+SMALL: dict[str, Any] = {
+    "n_embd": 64,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 32,
+    "vocab_size": 720,
+}
 
 
 @pytest.fixture(scope="module")
