@@ -15,31 +15,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measured import Run, measure, medians, warm
 
 from turbopilot.commands.resolve import demo_checkpoint
 
 GEOMETRY = {"santacoder": (2048, 24, 16, 49280, 2048), "small": (512, 6, 8, 49280, 2048)}
 N_SHARDS = 4
 BLOCK_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class Run:
-    """One process: seconds, and peak resident bytes."""
-
-    seconds: float
-    peak: float
 
 
 def shapes(
@@ -124,23 +113,6 @@ def _write_shard(path: Path, group: list[tuple[str, list[int]]], rng: np.random.
                 f.write(rng.standard_normal((n, columns), np.float32).astype(np.float16).tobytes())
 
 
-def measure(*command: str, may_fail: bool = False) -> Run | None:
-    """Run it and ask the kernel what it took."""
-    with tempfile.TemporaryFile() as said:
-        began = time.monotonic()
-        child = subprocess.Popen(command, stdout=said, stderr=said)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - began
-        if status and not may_fail:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)} failed:\n{said.read().decode()[-2000:]}")
-        if status:
-            said.seek(0)
-            print(f"{command[1]} failed: {said.read().decode()[-300:]}")
-            return None
-    return Run(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-
-
 def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:
     """A checkout of llama.cpp: the one given, or that of the installed binding's source distribution."""
     if given:
@@ -219,6 +191,7 @@ def main() -> None:
         runs: dict[str, list[Run]] = {name: [] for name in commands}
         for _ in range(args.rounds):
             for name, command in commands.items():
+                warm(work, size)
                 if (run := measure(*command, may_fail="hf_to" in name)) is not None:
                     runs[name].append(run)
                 out.unlink(missing_ok=True)
@@ -228,16 +201,7 @@ def main() -> None:
 
 def report(runs: dict[str, list[Run]]) -> None:
     """The medians, and ours as a ratio of the others."""
-    median = {
-        name: Run(
-            statistics.median(r.seconds for r in found), statistics.median(r.peak for r in found)
-        )
-        for name, found in runs.items()
-        if found
-    }
-    for name, run in median.items():
-        each = " ".join(f"{r.seconds:.2f}" for r in runs[name])
-        print(f"{name:24} {run.seconds:6.2f} s  ({each})  peak {run.peak / 1e6:5.0f} MB")
+    median = medians(runs)
     ours, cp = median["turbopilot convert"], median["cp"]
     print(f"ours / (2 × cp + 1 s): {ours.seconds / (2 * cp.seconds + 1):.2f}")
     if theirs := median.get("convert_hf_to_gguf.py"):

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""`turbopilot convert` of an old ggml file beside cp of the same file, in the same run.
+
+    python scripts/bench_import.py                 # CodeGen-6B's geometry in Q4_0: 4 GB, twice meanwhile
+    python scripts/bench_import.py --model 350M --type Q8_0
+
+The file is random, of GPT-J's layout, so that q and k are permuted. Each round runs cp and the import one
+after the other; the median of the rounds is shown, and the peak memory beside the largest tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measured import Run, measure, medians, warm
+
+from turbopilot.commands.resolve import demo_checkpoint
+
+# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json)
+GEOMETRY = {"350M": (1024, 20, 16, 32), "2B": (2560, 32, 32, 64), "6B": (4096, 33, 16, 64)}
+# name → (ggml_type, ggml_ftype, weights in a block, bytes in a block)
+TYPES = {
+    "F16": (1, 1, 1, 2),
+    "Q4_0": (2, 2, 32, 18),
+    "Q5_1": (7, 9, 32, 24),
+    "Q8_0": (8, 7, 32, 34),
+}
+VOCAB, CONTEXT = 51200, 2048
+CHUNK = 64 << 20
+
+
+def shapes(n_embd: int, n_layer: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of GPT-J's tensors."""
+    d = n_embd
+    out: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (VOCAB, d)}
+    for i in range(n_layer):
+        at = f"transformer.h.{i}."
+        out |= {at + "ln_1.weight": (d,), at + "ln_1.bias": (d,)}
+        out |= {f"{at}attn.{p}_proj.weight": (d, d) for p in ("k", "v", "q", "out")}
+        out |= {at + "mlp.fc_in.weight": (4 * d, d), at + "mlp.fc_in.bias": (4 * d,)}
+        out |= {at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,)}
+    head = {"lm_head.weight": (VOCAB, d), "lm_head.bias": (VOCAB,)}
+    return out | {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)} | head
+
+
+def make_file(path: Path, model: str, type_name: str) -> None:
+    """Write a file of random blocks, whose scales are those of 0.01."""
+    n_embd, n_layer, n_head, rotary = GEOMETRY[model]
+    kind, ftype, weights, block = TYPES[type_name]
+    tokens = json.loads((demo_checkpoint() / "tokenizer.json").read_text())["model"]["vocab"]
+    letters = _letters()
+    words = [bytes(letters[c] for c in text) for text in sorted(tokens, key=tokens.get)]
+    words += [b"<|endoftext|>"] * (VOCAB - len(words))
+    rng = np.random.default_rng(0)
+    with path.open("wb") as f:
+        f.write(
+            b"lmgg"
+            + struct.pack("<7i", VOCAB, CONTEXT, n_embd, n_head, n_layer, rotary, 2000 + ftype)
+        )
+        f.write(struct.pack("<i", VOCAB))
+        f.writelines(struct.pack("<i", len(word)) + word for word in words)
+        for name, shape in shapes(n_embd, n_layer).items():
+            matrix = len(shape) == 2
+            f.write(struct.pack("<3i", len(shape), len(name), kind if matrix else 0))
+            f.write(struct.pack(f"<{len(shape)}i", *shape[::-1]) + name.encode())
+            n = int(np.prod(shape))
+            if not matrix:
+                f.write(rng.standard_normal(n, np.float32).tobytes())
+                continue
+            left = n // weights * block
+            while left:
+                size = min(left, CHUNK // block * block)
+                raw = rng.integers(0, 256, (size // block, block), np.uint8)
+                raw[:, :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+                f.write(raw.tobytes())
+                left -= size
+
+
+def _letters() -> dict[str, int]:
+    """Byte-level BPE's letters → bytes (GPT-2's table)."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=GEOMETRY, default="6B")
+    parser.add_argument("--type", choices=TYPES, default="Q4_0")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--folder", type=Path, help="where files are made (default: a temporary one)"
+    )
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make:
+        make_file(args.make, args.model, args.type)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
+        old, out = Path(tmp, "old.bin"), Path(tmp, "out.gguf")
+        # In a process of its own: Linux counts the parent's peak as the child's.
+        measure(
+            sys.executable, __file__, "--make", str(old), "--model", args.model, "--type", args.type
+        )
+        size = old.stat().st_size
+        print(f"CodeGen-{args.model} in {args.type}: {size / 1e9:.2f} GB")
+        commands = {
+            "cp": ("cp", str(old), str(out)),
+            "turbopilot convert": (
+                sys.executable,
+                "-m",
+                "turbopilot",
+                "convert",
+                str(old),
+                "-o",
+                str(out),
+            ),
+        }
+        runs: dict[str, list[Run]] = {name: [] for name in commands}
+        for _ in range(args.rounds):
+            for name, command in commands.items():
+                warm(Path(tmp), size)
+                if (run := measure(*command)) is not None:
+                    runs[name].append(run)
+                out.unlink()
+    found = medians(runs)
+    print(f"import / cp: {found['turbopilot convert'].seconds / found['cp'].seconds:.2f}")
+
+
+if __name__ == "__main__":
+    main()
