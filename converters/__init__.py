@@ -7,6 +7,14 @@
 
 from converters.hf_export import export_gptj
 from converters.legacy_ggml import MODEL_TYPES
-from converters.pipeline import ConversionReport, convert, dry_run
+from converters.pipeline import ConversionReport, convert
+from converters.prepare import dry_run, planned_weights
 
-__all__ = ["MODEL_TYPES", "ConversionReport", "convert", "dry_run", "export_gptj"]
+__all__ = [
+    "MODEL_TYPES",
+    "ConversionReport",
+    "convert",
+    "dry_run",
+    "export_gptj",
+    "planned_weights",
+]

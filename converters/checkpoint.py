@@ -91,11 +91,16 @@ class Checkpoint:
         while view:
             n = file.readinto(view)
             if not n:
-                raise CorruptCheckpoint(
-                    f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
-                )
+                raise self.ended_inside(tensor)
             view = view[n:]
         return block
+
+    @staticmethod
+    def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
+        """The error of a file that is shorter than it was when it was opened."""
+        return CorruptCheckpoint(
+            f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
+        )
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -103,7 +103,7 @@ def export_gptj(
         dtype=the_plan.main_type, n_tensors=len(the_plan.tensors),
         n_weights=sum(t.n_weights for t in the_plan.tensors), n_bytes=the_plan.n_bytes,
         n_dropped=len(the_plan.dropped), n_tokens=the_plan.dims.n_vocab, pre_tokenizer=spec.tokenizer.pre,
-        has_fim=False, seconds=time.monotonic() - began,
+        pre_origin="as in the source", has_fim=False, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -1,31 +1,25 @@
-"""The verb: read a config, plan, check, write. Knows no format; each step is a module of its own."""
+"""The verb: prepare, check, write. Knows no format; each step is a module of its own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from converters import registry
-from converters.checkpoint import Checkpoint
-from converters.hfconfig import HfConfig
-from converters.legacy_ggml import open_old
-from converters.plan import Plan, PlannedTensor, plan
-from converters.plan_text import render
-from converters.provenance import Provenance, Value, read_provenance, source_files
-from converters.quantized import refuse_quantized
+from converters.plan import PlannedTensor
+from converters.prepare import Prepared, prepare
+from converters.provenance import Value
 from converters.scan import Scan
 from converters.stream import write_all
-from converters.tokenizer import UNUSED, GgufTokenizer, read_tokenizer
+from converters.tokenizer import UNUSED
 from turbopilot.atomic import check_disk, check_output, replacing
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.errors import InvalidInput
 from turbopilot.gguf_split import MAX_PARTS, part_paths
 from turbopilot.progress import Progress, silent
 
-DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
 HEADER_BYTES_PER_ROW = 64  # of the vocabulary: its text, its type and a merge; more than any takes
 
 
@@ -40,6 +34,8 @@ class ConversionReport:
         n_bytes: of all parts.
         n_dropped: source tensors that carry nothing.
         n_tokens: ids that the tokenizer uses.
+        pre_tokenizer: llama.cpp's name of the way text is cut into words.
+        pre_origin: how that is known.
     """
 
     path: Path
@@ -53,92 +49,9 @@ class ConversionReport:
     n_dropped: int
     n_tokens: int
     pre_tokenizer: str
+    pre_origin: str
     has_fim: bool
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A checkpoint that is known to be convertible."""
-
-    config: HfConfig
-    checkpoint: Checkpoint
-    plan: Plan
-    tokenizer: GgufTokenizer
-    files: list[Path]
-    provenance: Provenance
-
-
-@contextmanager
-def prepare(
-    source: Path,
-    dtype: str = "",
-    *,
-    vocab_only: bool = False,
-    model_type: str = "",
-    tokenizer: Path | None = None,
-) -> Iterator[Prepared]:
-    """Everything short of writing: read config, headers and tokenizer, and plan.
-
-    Raises:
-        InvalidInput, UnsupportedModel, TensorMismatch, TokenizerMismatch, CorruptCheckpoint: see `convert`.
-    """
-    if dtype and dtype.lower() not in DTYPES:
-        raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
-    if source.is_file():
-        with _prepare_old(source, dtype, vocab_only, model_type, tokenizer) as prepared:
-            yield prepared
-        return
-    if model_type or tokenizer:
-        raise InvalidInput(
-            f"{source}: is no old ggml file, and says itself what it is",
-            hint="leave out --model-type and --tokenizer",
-        )
-    config = HfConfig.read(source)
-    spec = registry.find(config)
-    with Checkpoint.nothing(source) if vocab_only else Checkpoint.open(source) as checkpoint:
-        refuse_quantized(config, checkpoint.tensors)
-        the_plan = plan(
-            spec,
-            config,
-            checkpoint.tensors,
-            DTYPES[dtype.lower() or "f16"],
-            vocab_only=vocab_only,
-        )
-        words = read_tokenizer(source, spec.tokenizer, the_plan.dims.n_vocab, config.values)
-        files = source_files(source, sorted({t.path for t in checkpoint.tensors.values()}))
-        yield Prepared(config, checkpoint, the_plan, words, files, read_provenance(source))
-
-
-@contextmanager
-def _prepare_old(
-    source: Path, dtype: str, vocab_only: bool, model_type: str, tokenizer: Path | None
-) -> Iterator[Prepared]:
-    """The same for a ggml file of the original TurboPilot, whose blocks are kept as they are."""
-    if dtype.lower() not in ("", "auto"):
-        raise InvalidInput(
-            f"--dtype {dtype}: an old ggml file is copied, block for block",
-            hint="leave --dtype out; for another type quantize the result: turbopilot quantize",
-        )
-    old = open_old(source, model_type, tokenizer)
-    with old.checkpoint as checkpoint:
-        the_plan = plan(old.spec, old.config, checkpoint.tensors, "AUTO", vocab_only=vocab_only)
-        yield Prepared(old.config, checkpoint, the_plan, old.tokenizer, [source], Provenance())
-
-
-def dry_run(
-    source: Path,
-    *,
-    dtype: str = "",
-    vocab_only: bool = False,
-    model_type: str = "",
-    tokenizer: Path | None = None,
-) -> str:
-    """The plan as text; raises whatever `convert` would before writing."""
-    with prepare(
-        source, dtype, vocab_only=vocab_only, model_type=model_type, tokenizer=tokenizer
-    ) as p:
-        return render(p.plan)
 
 
 def convert(
@@ -202,6 +115,7 @@ def convert(
         n_dropped=len(p.plan.dropped),
         n_tokens=sum(kind != UNUSED for kind in p.tokenizer.types),
         pre_tokenizer=p.tokenizer.pre,
+        pre_origin=p.tokenizer.pre_origin,
         has_fim=p.tokenizer.has_fim,
         seconds=time.monotonic() - began,
     )

@@ -14,14 +14,18 @@ from turbopilot.errors import InvalidInput
 
 def quantize(
     source: Annotated[
-        Path | None, typer.Argument(metavar="FILE.gguf", help="An F32, F16 or BF16 GGUF file.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="An F32, F16 or BF16 GGUF file, a checkpoint's folder, or a name (turbopilot models).",
+        ),
     ] = None,
     type_name: Annotated[
         str | None, typer.Argument(metavar="TYPE", help="Q4_0, Q4_K_M, Q8_0 … (see --list).")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="File to write. Default: FILE's name with the type."),
+        typer.Option("-o", "--output", help="File to write. Default: MODEL's name with the type."),
     ] = None,
     threads: Annotated[int, typer.Option("-t", "--threads", min=0, help="0: all cores.")] = 0,
     list_types: Annotated[bool, typer.Option("--list", help="Show all types and leave.")] = False,
@@ -35,9 +39,12 @@ def quantize(
     Fewer bits per weight take less memory and lose more; turbopilot verify says how much.
 
     Example: turbopilot quantize codegen-f16.gguf Q4_K_M
+
+    Example: turbopilot quantize codegen-350M-mono Q4_0
     """
     from quantize import RECIPES, find_recipe
     from quantize import quantize as run_quantize
+    from turbopilot.commands.resolve import resolve_gguf
 
     if list_types:
         rows = [
@@ -54,10 +61,11 @@ def quantize(
             hint="turbopilot quantize FILE.gguf Q4_K_M; --list shows the types",
         )
     recipe = find_recipe(type_name)
-    target = output or _default_output(source, recipe.name)
+    path = resolve_gguf(source, type_name="F16")
+    target = output or _default_output(source, path, recipe.name)
     with console.progress("quantize") as progress:
         report = run_quantize(
-            source, target, recipe.name, force=force, threads=threads, progress=progress
+            path, target, recipe.name, force=force, threads=threads, progress=progress
         )
     if as_json:
         console.emit_json(
@@ -87,12 +95,14 @@ def quantize(
         console.info(f"llama.cpp: {line}")
 
 
-def _default_output(source: Path, recipe: str) -> Path:
-    """codegen-f16.gguf → codegen-q4_0.gguf, in the same folder."""
-    stem = source.stem
+def _default_output(source: str, path: Path, recipe: str) -> Path:
+    """codegen-f16.gguf → codegen-q4_0.gguf, in the same folder; of a name or a folder, in this one."""
+    if not Path(source).expanduser().is_file():
+        return Path(f"{Path(source).name}-{recipe.lower()}.gguf")
+    stem = path.stem
     for suffix in ("-f16", "-f32", "-bf16"):
         stem = stem.removesuffix(suffix)
-    return source.with_name(f"{stem}-{recipe.lower()}.gguf")
+    return path.with_name(f"{stem}-{recipe.lower()}.gguf")
 
 
 def _types(sizes: dict[str, int]) -> str:

@@ -1,17 +1,19 @@
-"""Names → files: what a person may type where a checkpoint or a model is wanted."""
+"""Names → files: what a person may type where a checkpoint or a model is wanted.
+
+A path, "demo", a known model's alias (`turbopilot models`), or a repository of the Hub, with or without a
+type behind a colon. What is not here is fetched, and what has to be made is made, once; each step is said
+before it is done.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from turbopilot.errors import InvalidInput
-from turbopilot.hub import REPO_ID
-from turbopilot.version import __version__
+from turbopilot import console
+from turbopilot.commands.made import Notify, converted, imported
+from turbopilot.errors import HubUnreachable, InvalidInput
 
 DEMO = "demo"
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
@@ -20,16 +22,6 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?
 def demo_checkpoint() -> Path:
     """The folder of the bundled checkpoint."""
     return Path(str(resources.files("turbopilot.demo_model")))
-
-
-def cache_folder() -> Path:
-    """Where files that can be made again are kept: $TURBOPILOT_CACHE, or the user's cache folder."""
-    if explicit := os.environ.get("TURBOPILOT_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
-    )
-    return Path(base or Path.home() / ".cache") / "turbopilot"
 
 
 def _path(name: str, hint: str) -> Path:
@@ -46,54 +38,150 @@ def _path(name: str, hint: str) -> Path:
     return path
 
 
-def resolve_checkpoint(name: str) -> Path:
-    """A checkpoint's folder: a path, or "demo" for the bundled one.
+def _not_a_path(name: str, hint: str) -> None:
+    """End on what can only be meant as a path, since nothing is there.
 
     Raises:
-        InvalidInput: there is no such folder; where it looks like a repository, the hint says how to get it.
+        InvalidInput: it is one.
     """
-    hint = "give the folder of a checkpoint, or 'demo' for the bundled one"
+    beginning = name.startswith(("/", "./", "../", "~", "\\")) or Path(name).is_absolute()
+    if beginning or (name.endswith((".gguf", ".bin")) and name.count("/") < 2):
+        raise InvalidInput(f"{name}: no such file", hint=hint)
+
+
+def resolve_checkpoint(
+    name: str, *, notify: Notify = console.info, old_files: bool = False, only: str = ""
+) -> Path:
+    """A checkpoint's folder: a path, "demo" for the bundled one, an alias, or a repository of the Hub.
+
+    Args:
+        name: what the person typed.
+        notify: hears what is fetched, before it is.
+        old_files: a file of the original TurboPilot will do too.
+        only: "tokenizer" to leave the weights where they are.
+
+    Raises:
+        InvalidInput: there is no such thing.
+        DownloadError: it cannot be fetched.
+    """
+    hint = "give the folder of a checkpoint, a name of turbopilot models, or owner/name on the Hub"
     path = _path(name, hint)
     if path.is_dir():
         return path
     if name == DEMO:
         return demo_checkpoint()
     if path.is_file():
+        if old_files:
+            return path
         raise InvalidInput(
             f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
         )
-    if REPO_ID.fullmatch(name):
-        hint = f"is it a repository of the Hub? then first: turbopilot download {name} --to {name.split('/')[1]}"
-    raise InvalidInput(f"{name}: no such folder", hint=hint)
+    _not_a_path(name, hint)
+    return _fetched(name, notify, only=only)
 
 
-def resolve_gguf(model: str | None, *, notify: Callable[[str], None]) -> Path:
-    """A GGUF file: a path, or the bundled model where nothing (or "demo") is given, made on first use.
+def resolve_gguf(
+    model: str | None,
+    *,
+    notify: Notify = console.info,
+    model_type: str = "",
+    type_name: str = "",
+) -> Path:
+    """A GGUF file: a path, an old ggml file, a checkpoint's folder, or any name; made where it has to be.
+
+    Args:
+        model: what the person typed; nothing is the bundled model.
+        notify: hears what is fetched and made, before it is.
+        model_type: of an old ggml file, as the original's --model-type.
+        type_name: what to make of a checkpoint; by default what suits this machine's memory.
 
     Raises:
-        InvalidInput: there is no such file.
+        InvalidInput: there is no such thing.
+        TurboPilotError: it cannot be fetched or made.
     """
-    if model and model != DEMO:
-        hint = "give a .gguf file, or nothing for the bundled model"
-        path = _path(model, hint)
-        if path.is_dir() and (path / "config.json").is_file():
-            raise InvalidInput(
-                f"{model}: is a checkpoint, not a GGUF file",
-                hint=f"convert it first: turbopilot convert {model}",
-            )
-        if not path.exists():
-            raise InvalidInput(f"{model}: no such file", hint=hint)
-        return path
-    source = demo_checkpoint()
-    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:12]
-    path = cache_folder() / f"demo-{digest}-{__version__}-f16.gguf"
-    if not path.is_file():
-        from converters import convert
+    if not model or model == DEMO:
+        return converted(
+            demo_checkpoint(), type_name or "F16", name="turbopilot-demo", notify=notify
+        )
+    path = _path(model, "give a .gguf file, or nothing for the bundled model")
+    if path.is_dir():
+        return _made(path, path.resolve().name, type_name, notify)
+    if path.is_file():
+        from converters.legacy_ggml import is_old
 
-        notify(f"converting the bundled model to {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        convert(source, path, dtype="f16", name="turbopilot-demo")
-    return path
+        return _imported(path, model_type, notify) if is_old(path) else path
+    from turbopilot import hub
+
+    _not_a_path(model, "give a .gguf file, or nothing for the bundled model")
+    wanted = hub.parse(model)
+    here = _fetched(model, notify)
+    if here.is_file():
+        from converters.legacy_ggml import is_old
+
+        return _imported(here, model_type, notify) if is_old(here) else here
+    return _made(here, wanted.repo.rpartition("/")[2], type_name or wanted.quant, notify)
+
+
+def _fetched(name: str, notify: Notify, *, only: str = "") -> Path:
+    """What the Hub has under a name, fetched into the Hub's own cache."""
+    from turbopilot import hub
+
+    wanted = hub.parse(name)
+    try:
+        listing = hub.look_up(
+            wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only
+        )
+    except HubUnreachable as e:
+        if (folder := hub.cached(wanted.repo, wanted.revision)) is None:
+            raise
+        notify(f"{name}: the hub cannot be asked ({e.message}); using what was fetched before")
+        return folder
+    if n := listing.bytes_missing():
+        called = f"{name} is {listing.repo}" if name != listing.repo else name
+        notify(f"{called}: fetching {len(listing.files)} files, {console.size(n)}")
+    with console.progress("fetch") as progress:
+        return hub.fetch(listing, progress=progress)
+
+
+def _made(folder: Path, name: str, type_name: str, notify: Notify) -> Path:
+    """A checkpoint as a GGUF of the type, or of the best that this machine has the memory for."""
+    if not type_name:
+        type_name = _type_that_fits(folder, notify)
+    return converted(folder, type_name, name=name, notify=notify)
+
+
+def _type_that_fits(folder: Path, notify: Notify) -> str:
+    """Q8_0, which loses next to nothing, where it fills less than half of the memory; else Q4_K_M."""
+    from converters import planned_weights
+    from turbopilot.memory import total_bytes
+
+    n, memory = planned_weights(folder), total_bytes()
+    chosen, bits = ("Q8_0", 8.5) if n * 8.5 / 8 < memory / 2 else ("Q4_K_M", 4.9)
+    notify(
+        f"{chosen} for {n / 1e9:.2f} billion weights: {console.size(n * bits / 8)} of this machine's "
+        f"{console.size(memory)}; another with NAME:TYPE, or turbopilot quantize"
+    )
+    return chosen
+
+
+def _imported(old: Path, model_type: str, notify: Notify) -> Path:
+    """An old ggml file as GGUF; where its vocabulary has lost bytes, with the original's tokenizer."""
+    from converters.legacy_ggml import TokenizerNeeded
+
+    try:
+        return imported(old, model_type=model_type, notify=notify)
+    except TokenizerNeeded as e:
+        from turbopilot import catalog
+
+        known = next((m for m in catalog.MODELS if m.old_bin and m.old_bin.file == old.name), None)
+        known = known or catalog.find("stablecode-instruct-alpha-3b")
+        if known is None:
+            raise
+        notify(
+            f"{e.message}; taking {known.repository}'s tokenizer, and comparing it with the file's"
+        )
+        folder = resolve_checkpoint(known.repository, notify=notify, only="tokenizer")
+        return imported(old, model_type=model_type, tokenizer=folder, notify=notify)
 
 
 def parse_size(option: str, text: str) -> int:

@@ -21,7 +21,8 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A GGUF file, or 'demo' for the bundled model, which is also what nothing means.",
+            help="A GGUF file, an old ggml .bin, a checkpoint's folder, a known model's name (turbopilot models), "
+            "owner/name[:TYPE] on the Hub, or nothing for the bundled model.",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +42,7 @@ def serve(
             "-m",
             "--model-type",
             envvar="MODEL_TYPE",
-            help=f"Kept for old scripts ({', '.join(MODEL_TYPES)}): a GGUF says itself what it is.",
+            help=f"Of an old .bin, as the original had it ({', '.join(MODEL_TYPES)}); a GGUF says itself what it is.",
             show_default=False,
         ),
     ] = None,
@@ -128,6 +129,10 @@ def serve(
     GPU_LAYERS environment variables are understood.
 
     Example: turbopilot serve codegen-q4_0.gguf --port 18080
+
+    Example: turbopilot serve santacoder
+
+    Example: turbopilot serve -m starcoder -f ./models/santacoder-q4_0.bin
     """
     from serve.server import serve as serve_http
     from turbopilot.commands.resolve import resolve_gguf
@@ -145,7 +150,7 @@ def serve(
         format="%(asctime)s %(levelname)-7s %(message)s",
         datefmt="%H:%M:%S",
     )
-    path = resolve_gguf(model or model_file, notify=console.info)
+    path = resolve_gguf(model or model_file, model_type=model_type or "")
     options = ServerOptions(
         model_file=path,
         model=ModelOptions(ctx=ctx, threads=threads, n_gpu_layers=layers, n_batch=batch_size),

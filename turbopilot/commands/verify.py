@@ -19,7 +19,8 @@ def verify(
     against: Annotated[
         str,
         typer.Option(
-            help="Folder of the checkpoint that it was made of, or 'demo' for the bundled one."
+            help="The checkpoint that it was made of: a folder, a known model's name, owner/name on the Hub, or 'demo' "
+            "for the bundled one."
         ),
     ],
     prompts: Annotated[
