@@ -53,9 +53,12 @@ def download(
 
     Example: turbopilot download owner/name-GGUF:Q4_K_M
     """
-    from turbopilot import hub
+    from turbopilot import catalog, hub
 
-    wanted = hub.parse(model, quant=quant, revision=revision)
+    aliases = [m.alias for m in catalog.MODELS]
+    wanted = hub.parse(
+        model, quant=quant, revision=revision, lookup=catalog.find, aliases=aliases
+    )
     if hub.is_offline():
         _say_offline(wanted, only, to, as_json=as_json)
         return

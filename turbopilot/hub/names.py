@@ -122,7 +122,7 @@ def _name(
     name, colon, typed = text.partition(":")
     if colon and not _QUANT.fullmatch(typed):
         raise InvalidInput(f"{text}: no type after the colon", hint="name one as owner/name:Q4_K_M")
-    if (model := lookup(name)) is not None:
+    if "/" not in name and (model := lookup(name)) is not None:
         if (typed or quant) and model.gguf_repository:
             return Wanted(model.gguf_repository, None, typed)
         repo = model.repository or model.gguf_repository
