@@ -56,9 +56,7 @@ def download(
     from turbopilot import catalog, hub
 
     aliases = [m.alias for m in catalog.MODELS]
-    wanted = hub.parse(
-        model, quant=quant, revision=revision, lookup=catalog.find, aliases=aliases
-    )
+    wanted = hub.parse(model, quant=quant, revision=revision, lookup=catalog.find, aliases=aliases)
     if hub.is_offline():
         _say_offline(wanted, only, to, as_json=as_json)
         return

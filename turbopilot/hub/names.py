@@ -137,7 +137,7 @@ def _name(
     if known and re.fullmatch(r"[\w.-]+", name):
         raise InvalidInput(
             f"{name}: no model of that name is known",
-            hint=f"{did_you_mean(name, known)} Or owner/name",
+            hint=f"give owner/name, or an alias: {did_you_mean(name, known)}",
         )
     raise _not_a_repository(text)
 
