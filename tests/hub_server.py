@@ -1,7 +1,7 @@
 """A Hugging Face Hub on loopback, as much of it as the real `huggingface_hub` client asks for.
 
-Small files are answered directly; large ones (as on the Hub: git LFS) redirect to a storage address and
-have their SHA-256 as ETag. `Hub.bodies` keeps what was fetched, so that a test can say so.
+Small files are answered directly; large ones (as on the Hub: git LFS) redirect to a storage address on another
+host and have their SHA-256 as ETag. `Hub.bodies` keeps what was fetched, so that a test can say so.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-LFS: Final = (".safetensors", ".bin")
+LFS: Final = (".safetensors", ".bin", ".gguf")
 COMMIT: Final = "c0ffee" + "0" * 34
-_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
+_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 
 
 Refusal = tuple[int, str]  # an HTTP status and the Hub's X-Error-Code, "" for none
+BAD_TOKEN: Final = "Invalid credentials in Authorization header"
 
 
 @dataclass
@@ -35,29 +36,41 @@ class Hub:
         repos: the files of each repository, by owner/name, at `COMMIT`, which is its branch main.
         errors: refusals of whole repositories, by owner/name.
         refuses: refusals of one kind of request: "head", or a file's name: its body.
+        busy: statuses and Retry-After ("" for none) that come first, by "api", "head" or a file's name: its body.
+        tokens: what must be sent to be given the files of a gated repository, by owner/name.
         branches: other commits: owner/name → branch → (commit, files).
         cut_once: after how many bytes the connection breaks, by file name, the next time.
         down_after: how many times a file's body is sent before the server answers 500 in its place.
         stall_once: after how many bytes of a file the server sets `stalled`, waits for `go_on` and hangs up.
+        dies_after: after how many bytes of a file the whole server is gone, by file name.
         corrupt: names of files that arrive with one byte changed.
+        ranges: whether a part of a file can be asked for; else the whole comes.
         page: where set, the answer to everything, as a hotel's login page is.
         bodies: the files that were sent and from which byte on, in order.
+        tokens_seen: the tokens that came, by the kind of address: "api", "file" or "storage".
         url: what HF_ENDPOINT should be.
+        die: stops the server: whoever connects is refused.
     """
 
     repos: dict[str, dict[str, bytes]]
     errors: Mapping[str, Refusal] = field(default_factory=dict)
     refuses: dict[str, Refusal] = field(default_factory=dict)
+    busy: dict[str, list[Refusal]] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
     branches: dict[str, dict[str, tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
     cut_once: dict[str, int] = field(default_factory=dict)
     down_after: dict[str, int] = field(default_factory=dict)
     stall_once: dict[str, int] = field(default_factory=dict)
     stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
+    dies_after: dict[str, int] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
+    ranges: bool = True
     page: bytes = b""
     bodies: list[tuple[str, int]] = field(default_factory=list)
+    tokens_seen: dict[str, set[str]] = field(default_factory=dict)
     url: str = ""
+    die: Callable[[], None] = lambda: None
 
     def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | Refusal:
         """The commit and files of a repository at a branch or commit, or why not."""
@@ -83,6 +96,12 @@ def playing(hub: Hub) -> Iterator[Hub]:
     Handler.hub = hub
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+
+        def die() -> None:
+            server.shutdown()
+            server.socket.close()
+
+        hub.die = die
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -111,13 +130,38 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
         elif match := _API.fullmatch(path):
-            self._answer_api(match[1], match[2] or "main")
+            if not self._is_busy("api"):
+                self._answer_api(match[1], match[2] or "main")
         elif match := _FILE.fullmatch(path):
-            self._answer_file(match[1], match[2], match[3], body=body, stored=False)
+            if not self._is_busy(match[3] if body else "head") and not self._lacks_token(match[1]):
+                self._answer_file(match[1], match[2], match[3], body=body, stored=False)
         elif match := _STORAGE.fullmatch(path):
+            self._token("storage")
             self._answer_file(match[1], match[2], match[3], body=body, stored=True)
         else:
             self._refuse((404, ""))
+
+    def _token(self, kind: str) -> str:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.hub.tokens_seen.setdefault(kind, set()).add(token)
+        return token
+
+    def _is_busy(self, kind: str) -> bool:
+        if not (answers := self.hub.busy.get(kind)):
+            return False
+        status, after = answers.pop(0)
+        self._send(status, b"", {"Retry-After": after} if after else {})
+        return True
+
+    def _lacks_token(self, repo: str) -> bool:
+        """As the Hub: 401 to a stranger and to a token it does not know."""
+        token, wanted = self._token("file"), self.hub.tokens.get(repo)
+        if wanted is None or token == wanted:
+            return False
+        self._send(
+            401, b"", {"X-Error-Message": BAD_TOKEN} if token else {"X-Error-Code": "GatedRepo"}
+        )
+        return True
 
     def _answer_api(self, repo: str, revision: str) -> None:
         commit, files = self.hub.find(repo, revision)
@@ -142,14 +186,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse((404, "EntryNotFound"))
         data, etag = files[name], _etag(name, files[name])
         if name.endswith(LFS) and not stored:
-            where = f"{self.hub.url}/storage/{repo}/{commit}/{name}"
+            where = (
+                f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{repo}/{commit}/{name}"
+            )
             linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
             return self._send(302, b"", {"X-Repo-Commit": str(commit), "Location": where, **linked})
         headers = {"X-Repo-Commit": str(commit), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if name in self.hub.corrupt:
             data = bytes([data[0] ^ 1]) + data[1:]
         status, start = 200, 0
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+        asked = self.headers.get("Range", "") if self.hub.ranges else ""
+        if wanted := re.fullmatch(r"bytes=(\d+)-", asked):
             status, start = 206, int(wanted[1])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         cut, stall = None, False
@@ -158,6 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
             cut = self.hub.cut_once.pop(name, None)
             if name in self.hub.stall_once:
                 cut, stall = self.hub.stall_once.pop(name), True
+            if name in self.hub.dies_after:
+                cut = self.hub.dies_after.pop(name)
+                self.hub.die()
         return self._send(status, data[start:], headers, cut=cut, stall=stall)
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -31,7 +31,7 @@ OWNERS = {
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
     "waitress": {"serve/server.py"},
     "rich": {"turbopilot/console.py"},
-    "huggingface_hub": {"turbopilot/hub.py", "turbopilot/console.py"},
+    "huggingface_hub": {"turbopilot/hub/"},
 }  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def allowed(module: str, name: str) -> bool:
         return leaf or name.split(".")[0] == package
     if module.startswith("turbopilot.verify"):
         return leaf or name.startswith("turbopilot.verify")
-    if module == "turbopilot.hub":
-        return leaf
+    if module.startswith("turbopilot.hub"):
+        return leaf or name.startswith("turbopilot.hub")
     if module.startswith("turbopilot.commands"):
         return not name.startswith("turbopilot.cli")
     if module in ("turbopilot.cli", "turbopilot.__main__"):

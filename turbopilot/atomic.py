@@ -15,7 +15,7 @@ from pathlib import Path
 
 from turbopilot.errors import InvalidInput, NotEnoughDisk
 
-_FULL = {
+FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is full",
     errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
@@ -83,9 +83,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as e:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        if e.errno in _FULL:
+        if e.errno in FULL:
             raise NotEnoughDisk(
-                f"{path}: {_FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
+                f"{path}: {FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
             ) from e
         if e.filename in (str(part), part):
             raise InvalidInput(

@@ -100,12 +100,40 @@ def progress(verb: str) -> Iterator[seam.Progress]:
         yield update
 
 
-def quiet_hub_bars() -> None:
-    """Silence the hub client's own progress bars where stderr is not a terminal."""
-    if not err.is_terminal:
-        from huggingface_hub.utils import disable_progress_bars
+@contextmanager
+def transfer() -> Iterator[seam.Progress]:
+    """Two bars on stderr while the body downloads: one of the file, one of all (told of without a name).
 
-        disable_progress_bars()
+    Nothing where stderr is not a terminal.
+    """
+    if not err.is_terminal:
+        yield seam.silent
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bars:
+        rows = (bars.add_task("all", total=None), bars.add_task("", total=None))
+        shown = ["", ""]
+
+        def update(done: int, total: int, what: str = "", /) -> None:
+            row = int(bool(what))
+            if shown[row] != (name := what or "all"):
+                shown[row] = name
+                # What is here already was not fetched now, and counts for no speed.
+                bars.reset(rows[row], total=total, completed=done, description=escape(name))
+            bars.update(rows[row], completed=done)
+
+        yield update
 
 
 def size(n_bytes: float) -> str:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turbopilot import console
+from turbopilot.errors import HubUnreachable
+
+if TYPE_CHECKING:
+    from turbopilot.hub import Listing, Wanted
 
 
 def download(
-    model: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: owner/name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An alias, owner/name, owner/name:Q4_K_M, owner/name/FILE.gguf, or the address of a page of the Hub."
+        ),
+    ],
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit. Default: main.")
     ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Folder to put it in. Default: the hub's own cache.")
     ] = None,
+    quant: Annotated[
+        str, typer.Option(help="Type of a ready GGUF file: Q4_K_M and so on, as after the colon.")
+    ] = "",
+    only: Annotated[
+        str, typer.Option(help="tokenizer: config and tokenizer alone, without the weights.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files and sizes, fetch nothing.")
     ] = False,
@@ -25,47 +41,92 @@ def download(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Fetch a checkpoint from the Hugging Face Hub.
+    """Fetch a checkpoint, or a ready GGUF file, from the Hugging Face Hub.
 
-    Takes only what conversion needs: config, tokenizer and weights, safetensors before pickles, never code.
-    Run it again after an interruption: it goes on where it stopped.
+    Takes only what is needed: of a checkpoint config, tokenizer and weights, safetensors before pickles, never
+    code. Run it again after an interruption: it goes on where it stopped.
+
+    HF_TOKEN or `hf auth login` opens gated models; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy;
+    with HF_HUB_OFFLINE=1 it says where the model is in the cache.
 
     Example: turbopilot download Salesforce/codegen-350M-mono --to codegen-350M-mono
-    """
-    from turbopilot import hub
 
-    listing = hub.look_up(model, revision)
-    files = [{"name": f.name, "bytes": f.n_bytes} for f in listing.files]
+    Example: turbopilot download owner/name-GGUF:Q4_K_M
+    """
+    from turbopilot import catalog, hub
+
+    aliases = [m.alias for m in catalog.MODELS]
+    wanted = hub.parse(model, quant=quant, revision=revision, lookup=catalog.find, aliases=aliases)
+    if hub.is_offline():
+        _say_offline(wanted, only, to, as_json=as_json)
+        return
+    try:
+        listing = hub.look_up(
+            wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only
+        )
+    except HubUnreachable as e:
+        if here := _cached(wanted, only):
+            raise HubUnreachable(e.message, hint=f"all of it is in the cache: {here}") from e
+        raise
     if dry_run:
-        if as_json:
-            console.emit_json(
-                {
-                    "repo": listing.repo,
-                    "commit": listing.commit,
-                    "files": files,
-                    "bytes": listing.n_bytes,
-                }
-            )
-        else:
-            rows = [[f.name, console.size(f.n_bytes)] for f in listing.files]
-            console.table(f"{listing.repo} at {listing.commit[:12]}", ["file", "size"], rows)
-            console.result(f"{len(rows)} files, {console.size(listing.n_bytes)}")
+        _show(listing, as_json=as_json)
         return
     console.info(
         f"{listing.repo} at {listing.commit[:12]}: {len(listing.files)} files, {console.size(listing.n_bytes)}"
     )
-    console.quiet_hub_bars()
-    folder = hub.fetch(listing, to)
+    with console.transfer() as progress:
+        path = hub.fetch(listing, to, progress)
     if as_json:
-        console.emit_json(
-            {
-                "repo": listing.repo,
-                "commit": listing.commit,
-                "path": str(folder),
-                "files": files,
-                "bytes": listing.n_bytes,
-            }
-        )
+        console.emit_json({**_as_json(listing), "path": str(path)})
         return
-    console.result(str(folder))
-    console.info(f"next: turbopilot convert {folder}")
+    console.result(str(path))
+    if not only:
+        verb = "serve" if path.suffix.lower() == ".gguf" else "convert"
+        console.info(f"next: turbopilot {verb} {shlex.quote(str(path))}")
+
+
+def _as_json(listing: Listing) -> dict[str, object]:
+    files = [{"name": f.name, "bytes": f.n_bytes} for f in listing.files]
+    return {
+        "repo": listing.repo, "revision": listing.revision, "commit": listing.commit,
+        "files": files, "bytes": listing.n_bytes,
+    }  # fmt: skip
+
+
+def _show(listing: Listing, *, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(_as_json(listing))
+        return
+    rows = [[f.name, console.size(f.n_bytes)] for f in listing.files]
+    console.table(f"{listing.repo} at {listing.commit[:12]}", ["file", "size"], rows)
+    console.result(f"{len(rows)} files, {console.size(listing.n_bytes)}")
+
+
+def _cached(wanted: Wanted, only: str) -> Path | None:
+    from turbopilot import hub
+
+    return hub.cached(wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only)
+
+
+def _say_offline(wanted: Wanted, only: str, to: Path | None, *, as_json: bool) -> None:
+    """Where the cache has the model, as nothing may be fetched.
+
+    Raises:
+        HubUnreachable: it has not, or the model is wanted elsewhere.
+    """
+    here = _cached(wanted, only)
+    if here is None:
+        raise HubUnreachable(
+            f"{wanted.repo}: HF_HUB_OFFLINE is set, and the cache does not have all of it",
+            hint="unset HF_HUB_OFFLINE and run it again",
+        )
+    if to:
+        raise HubUnreachable(
+            f"{wanted.repo}: HF_HUB_OFFLINE is set; the cache has all of it",
+            hint=f"copy it: cp -rL {shlex.quote(str(here))} {shlex.quote(str(to))}",
+        )
+    console.info("offline (HF_HUB_OFFLINE is set): from the cache, nothing was asked of the hub")
+    if as_json:
+        console.emit_json({"repo": wanted.repo, "path": str(here), "offline": True})
+        return
+    console.result(str(here))

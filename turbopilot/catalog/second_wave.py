@@ -1,0 +1,218 @@
+"""The code models since mid 2023: smaller, better, nearly all of them infill."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from turbopilot.catalog.model import Geometry, Model
+
+_APACHE: Final = "Apache-2.0"
+# Of each family's 86 to 116 languages, those that all of them have.
+_COMMON: Final = (
+    "C", "C++", "C#", "CSS", "Go", "Haskell", "HTML", "Java", "JavaScript", "Julia", "Kotlin", "Lua", "PHP",
+    "Python", "R", "Ruby", "Rust", "Scala", "Shell", "SQL", "TypeScript",
+)  # fmt: skip
+_STARCODER2: Final = (
+    "C", "C++", "C#", "Go", "Java", "JavaScript", "Kotlin", "Lua", "PHP", "Python", "R", "Ruby", "Rust", "Shell",
+    "SQL", "Swift", "TypeScript",
+)  # fmt: skip
+_STABLE_CODE: Final = (
+    "C", "C++", "CSS", "Go", "HTML", "Java", "JavaScript", "PHP", "Python", "R", "Ruby", "Rust", "Shell", "SQL",
+    "TypeScript",
+)  # fmt: skip
+_CODELLAMA: Final = ("C#", "C++", "Java", "JavaScript", "PHP", "Python", "Shell", "TypeScript")
+
+_gated = partial(Geometry, gated=True)  # Llama's feed-forward, which most have
+
+_starcoder2 = partial(
+    Model, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim=True,
+    licence="BigCode OpenRAIL-M", languages=_STARCODER2,
+)  # fmt: skip
+_STARCODER2S: Final = (
+    _starcoder2(
+        alias="starcoder2-3b", repository="bigcode/starcoder2-3b", parameters=3_030_371_328,
+        geometry=Geometry(30, 3072, 24, kv_heads=2, ffn=12288, vocab=49152, tied=True),
+        breadth="17 languages", suits="for a laptop of 8 GB",
+    ),
+    _starcoder2(
+        alias="starcoder2-7b", repository="bigcode/starcoder2-7b", parameters=7_173_923_840,
+        geometry=Geometry(32, 4608, 36, kv_heads=4, ffn=18432, vocab=49152, tied=True),
+        breadth="17 languages", suits="for a GPU of 8 GB, or a fast processor",
+    ),
+    _starcoder2(
+        alias="starcoder2-15b", repository="bigcode/starcoder2-15b", parameters=15_957_889_024,
+        geometry=Geometry(40, 6144, 48, kv_heads=4, ffn=24576, vocab=49152),
+        breadth="600+ languages", suits="for a GPU of 12 GB or more",
+    ),
+)  # fmt: skip
+
+_STABLE_CODE_3B: Final = Model(
+    alias="stable-code-3b", family="StableCode", repository="stabilityai/stable-code-3b",
+    architecture="StableLmForCausalLM", parameters=2_795_443_200,
+    geometry=_gated(32, 2560, 32, kv_heads=32, ffn=6912, vocab=50304), context=16384,
+    licence="Stability AI's own", fim=True, languages=_STABLE_CODE, breadth="18 languages",
+    suits="for a laptop of 8 GB; its context takes much memory",
+)  # fmt: skip
+
+_deepseek = partial(
+    Model, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim=True,
+    licence="DeepSeek License", languages=_COMMON, breadth="87 languages",
+)  # fmt: skip
+_DEEPSEEKS: Final = (
+    _deepseek(
+        alias="deepseek-coder-1.3b", repository="deepseek-ai/deepseek-coder-1.3b-base", parameters=1_346_471_936,
+        geometry=_gated(24, 2048, 16, kv_heads=16, ffn=5504, vocab=32256), suits="for any machine, quick without a GPU",
+    ),
+    _deepseek(
+        alias="deepseek-coder-6.7b", repository="deepseek-ai/deepseek-coder-6.7b-base", parameters=6_740_512_768,
+        geometry=_gated(32, 4096, 32, kv_heads=32, ffn=11008, vocab=32256),
+        suits="for a GPU of 8 GB or more; its context takes much memory",
+    ),
+    _deepseek(
+        alias="deepseek-coder-33b", repository="deepseek-ai/deepseek-coder-33b-base", parameters=33_342_991_360,
+        geometry=_gated(62, 7168, 56, kv_heads=8, ffn=19200, vocab=32256), suits="for a GPU of 24 GB or more",
+    ),
+)  # fmt: skip
+
+
+def _codellama(
+    size: str,
+    parameters: int,
+    python_parameters: int,
+    geometry: Geometry,
+    python: Geometry,
+    suits: str,
+) -> tuple[Model, Model]:
+    """A size and its variant for Python, which has no tokens for infilling; nor has the largest."""
+    model = partial(
+        Model,
+        family="CodeLlama",
+        architecture="LlamaForCausalLM",
+        context=16384,
+        licence="Llama 2 Community License",
+    )
+    return (
+        model(
+            alias=f"codellama-{size}", repository=f"codellama/CodeLlama-{size}-hf", parameters=parameters,
+            geometry=geometry, fim=size != "34b", languages=_CODELLAMA, suits=suits,
+            gguf_repository=f"TheBloke/CodeLlama-{size.upper()}-GGUF",
+        ),
+        model(
+            alias=f"codellama-{size}-python", repository=f"codellama/CodeLlama-{size}-Python-hf",
+            parameters=python_parameters, geometry=python, languages=("Python",), suits=f"Python; {suits}",
+            gguf_repository=f"TheBloke/CodeLlama-{size.upper()}-Python-GGUF",
+        ),
+    )  # fmt: skip
+
+
+_llama_7b = partial(_gated, 32, 4096, 32, kv_heads=32, ffn=11008)
+_llama_13b = partial(_gated, 40, 5120, 40, kv_heads=40, ffn=13824)
+_LLAMA_34B: Final = _gated(48, 8192, 64, kv_heads=8, ffn=22016, vocab=32000)
+_CODELLAMAS: Final = (
+    *_codellama(
+        "7b", 6_738_546_688, 6_738_415_616, _llama_7b(vocab=32016), _llama_7b(vocab=32000),
+        "for a GPU of 8 GB or more; its context takes much memory",
+    ),
+    *_codellama(
+        "13b", 13_016_028_160, 13_015_864_320, _llama_13b(vocab=32016), _llama_13b(vocab=32000),
+        "for a GPU of 16 GB or more; its context takes much memory",
+    ),
+    *_codellama("34b", 33_743_970_304, 33_743_970_304, _LLAMA_34B, _LLAMA_34B, "for a GPU of 24 GB or more"),
+)  # fmt: skip
+
+_granite = partial(
+    Model, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True, languages=_COMMON,
+    breadth="116 languages",
+)  # fmt: skip
+_GRANITES: Final = (
+    _granite(
+        alias="granite-3b-code", repository="ibm-granite/granite-3b-code-base-2k", parameters=3_482_503_680,
+        geometry=_gated(32, 2560, 32, kv_heads=32, ffn=10240, vocab=49152, tied=True), context=2048,
+        suits="for a laptop of 8 GB, where a free licence matters",
+    ),
+    _granite(
+        alias="granite-8b-code", repository="ibm-granite/granite-8b-code-base-4k", parameters=8_054_910_976,
+        geometry=_gated(36, 4096, 32, kv_heads=8, ffn=14336, vocab=49152, tied=True), context=4096,
+        suits="for a GPU of 8 GB, where a free licence matters",
+    ),
+)  # fmt: skip
+
+
+def _qwen(
+    size: str, parameters: int, geometry: Geometry, suits: str, *, ready: bool = True
+) -> Model:
+    # Ready-made files: those that llama.cpp's own --fim-qwen-… presets fetch (common/arg.cpp).
+    return Model(
+        alias=f"qwen2.5-coder-{size.lower()}", family="Qwen2.5-Coder", repository=f"Qwen/Qwen2.5-Coder-{size}",
+        architecture="Qwen2ForCausalLM", parameters=parameters, geometry=geometry, context=32768,
+        licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=_COMMON,
+        breadth="92 languages", fim=True,
+        gguf_repository=f"ggml-org/Qwen2.5-Coder-{size}-Q8_0-GGUF" if ready else "",
+    )  # fmt: skip
+
+
+_qwen_tied = partial(_gated, vocab=151936, tied=True)
+_qwen_untied = partial(_gated, vocab=152064)
+_QWENS: Final = (
+    _qwen("0.5B", 494_032_768, _qwen_tied(24, 896, 14, kv_heads=2, ffn=4864), "the quickest to infill"),
+    _qwen("1.5B", 1_543_714_304, _qwen_tied(28, 1536, 12, kv_heads=2, ffn=8960), "the first to try without a GPU"),
+    _qwen("3B", 3_085_938_688, _qwen_tied(36, 2048, 16, kv_heads=2, ffn=11008), "for a fast processor; research only"),
+    _qwen("7B", 7_615_616_512, _qwen_untied(28, 3584, 28, kv_heads=4, ffn=18944), "the first to try on a GPU of 8 GB"),
+    _qwen("14B", 14_770_033_664, _qwen_untied(48, 5120, 40, kv_heads=8, ffn=13824), "for a GPU of 12 GB or more"),
+    _qwen(
+        "32B", 32_763_876_352, _qwen_untied(64, 5120, 40, kv_heads=8, ffn=27648), "for a GPU of 24 GB",
+        ready=False,
+    ),
+)  # fmt: skip
+
+_smollm2 = partial(
+    Model, family="SmolLM2", architecture="LlamaForCausalLM", context=8192, licence=_APACHE,
+    breadth="English, some code",
+)  # fmt: skip
+_SMOLLM2S: Final = (
+    _smollm2(
+        alias="smollm2-135m", repository="HuggingFaceTB/SmolLM2-135M", parameters=134_515_008,
+        geometry=_gated(30, 576, 9, kv_heads=3, ffn=1536, vocab=49152, tied=True),
+        suits="to try things out; text more than code",
+    ),
+    _smollm2(
+        alias="smollm2-360m", repository="HuggingFaceTB/SmolLM2-360M", parameters=361_821_120,
+        geometry=_gated(32, 960, 15, kv_heads=5, ffn=2560, vocab=49152, tied=True),
+        suits="to try things out; text more than code",
+    ),
+    _smollm2(
+        alias="smollm2-1.7b", repository="HuggingFaceTB/SmolLM2-1.7B", parameters=1_711_376_384,
+        geometry=_gated(24, 2048, 32, kv_heads=32, ffn=8192, vocab=49152, tied=True),
+        suits="for comments and prose beside code",
+    ),
+)  # fmt: skip
+
+_phi = partial(
+    Model,
+    family="Phi",
+    architecture="PhiForCausalLM",
+    context=2048,
+    licence="MIT",
+    languages=("Python",),
+)
+_PHI_1: Final = Geometry(24, 2048, 32, kv_heads=32, ffn=8192, vocab=51200)
+_PHIS: Final = (
+    _phi(
+        alias="phi-1", repository="microsoft/phi-1", parameters=1_418_270_720, geometry=_PHI_1,
+        suits="for any machine; whole Python functions from their description",
+    ),
+    _phi(
+        alias="phi-1.5", repository="microsoft/phi-1_5", parameters=1_418_270_720, geometry=_PHI_1,
+        breadth="English, Python", suits="for any machine; text more than code",
+    ),
+    _phi(
+        alias="phi-2", repository="microsoft/phi-2", parameters=2_779_683_840,
+        geometry=Geometry(32, 2560, 32, kv_heads=32, ffn=10240, vocab=51200),
+        breadth="English, Python", suits="for a laptop of 8 GB",
+    ),
+)  # fmt: skip
+
+SECOND_WAVE: Final = (
+    *_QWENS, *_STARCODER2S, *_DEEPSEEKS, *_CODELLAMAS, *_GRANITES, _STABLE_CODE_3B, *_SMOLLM2S, *_PHIS,
+)  # fmt: skip

@@ -1,0 +1,101 @@
+"""Which files of a repository are wanted, by their names alone. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from turbopilot.gguf_split import siblings
+
+SIDE_FILES = {
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja",
+    "README.md", "LICENSE",
+}  # fmt: skip
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Each of them begins a tokenizer: without any there is none."""
+_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+_PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json")
+_SAFE = re.compile(r"[\w+=@ -][\w.+=@ -]*(/[\w+=@ -][\w.+=@ -]*)*")
+# The type in the name of a GGUF file: Q4_0, Q4_K_M, UD-IQ2_XXS, f16, MXFP4 …
+_TYPE = re.compile(
+    r"(?<![A-Za-z0-9])((UD-)?I?Q\d\w*|TQ\d_0|B?F16|FP16|F32|FP32|MXFP4\w*|NVFP4)(?![A-Za-z0-9_])",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+
+
+def choose_files(names: Iterable[str]) -> list[str]:
+    """The files that conversion needs: config, tokenizer, and weights as safetensors, or else as pickles.
+
+    >>> choose_files(["config.json", "model.safetensors", "pytorch_model.bin", "modeling_evil.py", "a/config.json"])
+    ['config.json', 'model.safetensors']
+    """
+    names = sorted(names)
+    weights = [n for n in names if _SAFETENSORS.fullmatch(n)]
+    if not any(n.endswith(".safetensors") for n in weights):
+        weights = [n for n in names if _PICKLES.fullmatch(n)]
+    # The same weights twice, in shards and in one file: an index says that the shards are to be read.
+    if any(n.endswith(".index.json") for n in weights) and any("-of-" in n for n in weights):
+        weights = [n for n in weights if n not in ("model.safetensors", "pytorch_model.bin")]
+    return sorted(side_files(names) + weights)
+
+
+def side_files(names: Iterable[str]) -> list[str]:
+    """Config, tokenizer, card and licence: all but the weights."""
+    return sorted(n for n in names if n in SIDE_FILES)
+
+
+def has_weights(names: Iterable[str]) -> bool:
+    """Whether tensors are among the files of a checkpoint."""
+    return any(n.endswith((".safetensors", ".bin")) for n in names)
+
+
+def safe(name: str) -> bool:
+    r"""Whether a path of a repository stays below the folder it is put in, on any system.
+
+    >>> [safe(n) for n in ("Q4_0/m.gguf", "../m.gguf", "/m.gguf", "a//b", r"a\\..\\b", ".ssh/x")]
+    [True, False, False, False, False, False]
+    """
+    return _SAFE.fullmatch(name) is not None
+
+
+def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The models as GGUF among `names`: label → its files, one or all parts of it, in order.
+
+    The label is the type in the name where no other model has it too, else the name. Projectors of images and
+    importance matrices are no models. Parts that are missing are named all the same.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(n for n in names if n.lower().endswith(".gguf") and safe(n)):
+        if not _NO_MODEL.search(PurePosixPath(name).name):
+            files = parts(name)
+            found.setdefault(files[0], files)
+    labels = [gguf_type(first) for first in found]
+    return {
+        label if label and labels.count(label) == 1 else first: files
+        for label, (first, files) in zip(labels, found.items(), strict=True)
+    }
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """All parts of the GGUF model that the file is one of; the file alone where it is whole."""
+    split = siblings(Path(name))
+    return tuple(p.as_posix() for p in split[1]) if split else (name,)
+
+
+def gguf_type(name: str) -> str:
+    """The type that a GGUF file's name tells of, in capitals; "" where it tells none.
+
+    >>> [gguf_type(n) for n in ("codegen-q4_k_m.gguf", "X-UD-Q2_K_XL/X-UD-Q2_K_XL-00001-of-00002.gguf", "x.gguf")]
+    ['Q4_K_M', 'UD-Q2_K_XL', '']
+    """
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
+    types = [found[0].upper() for found in _TYPE.finditer(stem)]
+    return types[-1] if types else ""
+
+
+def of_type(models: Sequence[tuple[str, ...]], quant: str) -> list[tuple[str, ...]]:
+    """Those of the models that have the type in their name."""
+    return [files for files in models if gguf_type(files[0]) == quant.upper()]

@@ -1,0 +1,235 @@
+"""Ask the hub which files of a repository are needed, how large they are, and at which commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import TYPE_CHECKING
+
+from turbopilot.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
+from turbopilot.hub.choice import (
+    choose_files,
+    gguf_models,
+    has_weights,
+    of_type,
+    parts,
+    safe,
+    side_files,
+)
+from turbopilot.hub.errors import plain_errors
+from turbopilot.hub.names import FILE_KINDS, REPO_ID, check_file
+from turbopilot.hub.retry import retried
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+ONLY = ("tokenizer",)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ANSWER_WITHIN = 60.0  # seconds; the client itself would wait for a listing for ever
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository.
+
+    Attributes:
+        name: its path there.
+        n_bytes: its size.
+        sha256: SHA-256 of a large file, "" of others.
+        blob: of others git's name for the contents (SHA-1), "" where the hub does not tell.
+    """
+
+    name: str
+    n_bytes: int
+    sha256: str = ""
+    blob: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What would be fetched of a repository.
+
+    Attributes:
+        repo: owner/name.
+        commit: the commit that `revision` is.
+        files: the files, in the order of their names, or of the parts of a model.
+        revision: what was asked for: a branch, tag or commit.
+        one_model: the files are one model's, whole or in parts, and not a checkpoint's.
+    """
+
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    revision: str = "main"
+    one_model: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(f.n_bytes for f in self.files)
+
+
+def look_up(
+    repo: str, revision: str | None = None, *, quant: str = "", file: str = "", only: str = ""
+) -> Listing:
+    """Ask the hub which files of a repository are needed, and how large they are.
+
+    Args:
+        repo: owner/name.
+        revision: a branch, tag or commit; None for the default branch.
+        quant: type of a GGUF file: that file, with all its parts.
+        file: path of a GGUF or old `.bin` file in the repository: that file, with all its parts.
+        only: "tokenizer" for a checkpoint's config and tokenizer, without weights; "" for all of it.
+
+    Raises:
+        InvalidInput: `repo` is not of the form owner/name, or more than one choice is given.
+        ModelNotFound: there is no such repository, revision or file, it is closed to us, or it has no weights.
+        HubUnreachable: the hub did not answer.
+    """
+    check_choice(repo, quant=quant, file=file, only=only)
+    from huggingface_hub import HfApi
+
+    with plain_errors(repo, revision):
+        try:
+            info = retried(
+                lambda: HfApi().model_info(
+                    repo, revision=revision, files_metadata=True, timeout=_ANSWER_WITHIN
+                )
+            )
+        except (KeyError, TypeError, AttributeError, JSONDecodeError) as e:
+            raise _no_hub(repo) from e
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise _no_hub(repo)
+    found = {s.rfilename: _remote_file(s) for s in info.siblings or []}
+    names = choose(repo, found, quant=quant, file=file, only=only)
+    return Listing(
+        repo, info.sha, tuple(found[n] for n in names), revision or "main",
+        one_model=names[0].lower().endswith(".gguf") or bool(file),
+    )  # fmt: skip
+
+
+def check_choice(repo: str, *, quant: str, file: str, only: str) -> None:
+    """Refuse what cannot be asked for.
+
+    Raises:
+        InvalidInput: `repo` is not of the form owner/name, or more than one choice is given.
+    """
+    if not REPO_ID.fullmatch(repo):
+        raise InvalidInput(
+            f"{repo}: not a repository of the Hub",
+            hint="give owner/name, as in Salesforce/codegen-350M-mono",
+        )
+    if only and only not in ONLY:
+        raise InvalidInput(f"--only {only}: no such part", hint=did_you_mean(only, ONLY))
+    if (given := [x for x in (quant, file, only) if x])[1:]:
+        raise InvalidInput(
+            f"{repo}: {' and '.join(given)} exclude each other", hint="name one of them"
+        )
+    if file:
+        check_file(file)
+
+
+def choose(
+    repo: str, found: Mapping[str, RemoteFile], *, quant: str = "", file: str = "", only: str = ""
+) -> list[str]:
+    """The names of the files that are wanted of those that there are.
+
+    Raises:
+        ModelNotFound: what is wanted is not there; lists what is.
+    """
+    models = gguf_models(found)
+    if file:
+        names = _whole(repo, parts(file) if file in found and safe(file) else (file,), found)
+    elif quant:
+        names = _whole(repo, _of_type(repo, quant, models, found), found)
+    elif only:
+        names = side_files(found)
+        if "config.json" not in names:
+            raise ModelNotFound(
+                f"{repo}: has no config.json, so no tokenizer of a checkpoint",
+                hint="name the repository of the model as it was trained",
+            )
+    else:
+        names = choose_files(found)
+        if not has_weights(names):
+            names = _whole(repo, _the_only(repo, models, found), found)
+    return names
+
+
+def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -> list[str]:
+    if missing := [n for n in names if n not in found]:
+        known = [n for n in found if n.lower().endswith(FILE_KINDS) and safe(n)]
+        raise ModelNotFound(
+            f"{repo}: has no file {missing[0]}",
+            hint=did_you_mean(missing[0], known) if known else "it has no GGUF files at all",
+        )
+    return list(names)
+
+
+def _of_type(
+    repo: str, quant: str, models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]
+) -> tuple[str, ...]:
+    if not models:
+        stem = repo.partition("/")[2]
+        raise ModelNotFound(
+            f"{repo}: holds no GGUF files, so none of type {quant}",
+            hint=f"make it: turbopilot download {repo} --to {stem}; turbopilot convert {stem} -o {stem}-f16.gguf; "
+            f"turbopilot quantize {stem}-f16.gguf {quant.upper()}",
+        )
+    fitting = of_type(list(models.values()), quant)
+    if len(fitting) == 1:
+        return fitting[0]
+    what = "several GGUF files" if fitting else "no GGUF file"
+    raise ModelNotFound(
+        f"{repo}: holds {what} of type {quant}; there are\n  {_menu(models, found)}",
+        hint=f"name one: turbopilot download {repo}/{fitting[0][0]}"
+        if fitting
+        else did_you_mean(quant, models),
+    )
+
+
+def _the_only(
+    repo: str, models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]
+) -> tuple[str, ...]:
+    if not models:
+        raise ModelNotFound(
+            f"{repo}: holds no weights as safetensors, PyTorch or GGUF files",
+            hint="is it a repository of a model? An adapter (LoRA) alone is none",
+        )
+    if len(models) == 1:
+        return next(iter(models.values()))
+    label = next(iter(models))
+    separator = "/" if label.lower().endswith(".gguf") else ":"
+    raise ModelNotFound(
+        f"{repo}: holds several GGUF files; there are\n  {_menu(models, found)}",
+        hint=f"name one: turbopilot download {repo}{separator}{label}",
+    )
+
+
+def _menu(models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]) -> str:
+    sizes = {k: sum(found[n].n_bytes for n in files if n in found) for k, files in models.items()}
+    return "\n  ".join(
+        f"{k} ({n / 1e6:,.1f} MB)" for k, n in sorted(sizes.items(), key=lambda kn: kn[1])
+    )
+
+
+def _remote_file(sibling: RepoSibling) -> RemoteFile:
+    """As the client tells of it; a checksum that is none, and so no part of a path, counts as not told."""
+    large = sibling.lfs.sha256 if sibling.lfs else ""
+    blob = sibling.blob_id or ""
+    return RemoteFile(
+        sibling.rfilename,
+        sibling.size or 0,
+        large if _SHA256.fullmatch(large) else "",
+        blob if not sibling.lfs and _COMMIT.fullmatch(blob) else "",
+    )
+
+
+def _no_hub(repo: str) -> HubUnreachable:
+    return HubUnreachable(
+        f"{repo}: what answered is not a Hugging Face Hub",
+        hint="check HF_ENDPOINT, and whether the network asks for a login first",
+    )
