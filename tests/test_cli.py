@@ -87,7 +87,8 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["convert", "nowhere"], 2, ["nowhere", "no such folder"]),
+        (["convert", "nowhere"], 2, ["nowhere: no model of that name", "turbopilot models"]),
+        (["convert", "./nowhere"], 2, ["./nowhere: no such file"]),
         (["convert", "Salesforce/codegen-350M-mono"], 2, ["turbopilot download"]),
         (["convert", "demo", "--to", "gguff"], 2, ["did you mean gguf"]),
         (["convert", "demo", "--dtype", "f61"], 2, ["did you mean f16"]),
@@ -103,7 +104,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["convert", "demo", "-o", "x" * 300], 2, ["cannot be a file's name", "-o"]),
         (["convert", "demo", "-o", "."], 2, ["is a folder"]),
         (["convert", "demo", "-o", "no/where.gguf"], 2, ["no such folder", "mkdir -p no"]),
-        (["quantize", "x" * 300, "Q4_0"], 2, ["cannot be read"]),
+        (["quantize", "x" * 300, "Q4_0"], 2, ["is no path"]),
         (["quantize", "nothing.gguf", "Q4_0", "-t", "many"], 2, ["--threads"]),
         (["quantize", "nothing.gguf", "Q4_0", "-t", "-1"], 2, ["--threads"]),
         (["verify", "nothing.gguf"], 2, ["--against"]),

@@ -20,7 +20,7 @@ from turbopilot.gguf_file import read_gguf
 
 ROOT = Path(__file__).parents[1]
 RESOLVE = "import sys; from turbopilot.commands.resolve import resolve_gguf; print(resolve_gguf(sys.argv[1]))"
-REPO = "bigcode/gpt_bigcode-santacoder"
+REPO = "bigcode/santacoder"
 STABLECODE = "stabilityai/stablecode-instruct-alpha-3b"
 
 

@@ -141,8 +141,8 @@ class DecoderFailed(ServeError):
     """llama_decode failed in a way that cannot be retried."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known names, or lists all where none is near.
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A sentence that offers the nearest known names; where none is near, `otherwise`, or all of them.
 
     >>> did_you_mean("q4_o", ["q4_0", "q8_0"])
     'did you mean q4_0?'
@@ -150,4 +150,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     folded = {k.lower(): k for k in known}
     near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
-    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return otherwise or f"known are {', '.join(known)}"

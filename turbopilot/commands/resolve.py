@@ -10,10 +10,14 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from turbopilot import console
 from turbopilot.commands.made import Notify, converted, imported
-from turbopilot.errors import HubUnreachable, InvalidInput
+from turbopilot.errors import HubUnreachable, InvalidInput, ModelNotFound
+
+if TYPE_CHECKING:
+    from turbopilot.hub import Wanted
 
 DEMO = "demo"
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
@@ -77,7 +81,10 @@ def resolve_checkpoint(
             f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
         )
     _not_a_path(name, hint)
-    return _fetched(name, notify, only=only)
+    wanted = _parsed(name)
+    if wanted.quant or wanted.file:
+        raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=hint)
+    return _fetched(name, wanted, notify, only=only)
 
 
 def resolve_gguf(
@@ -110,11 +117,9 @@ def resolve_gguf(
         from converters.legacy_ggml import is_old
 
         return _imported(path, model_type, notify) if is_old(path) else path
-    from turbopilot import hub
-
     _not_a_path(model, "give a .gguf file, or nothing for the bundled model")
-    wanted = hub.parse(model)
-    here = _fetched(model, notify)
+    wanted = _parsed(model)
+    here = _fetched(model, wanted, notify)
     if here.is_file():
         from converters.legacy_ggml import is_old
 
@@ -122,24 +127,40 @@ def resolve_gguf(
     return _made(here, wanted.repo.rpartition("/")[2], type_name or wanted.quant, notify)
 
 
-def _fetched(name: str, notify: Notify, *, only: str = "") -> Path:
-    """What the Hub has under a name, fetched into the Hub's own cache."""
+def _parsed(name: str) -> Wanted:
+    from turbopilot import catalog, hub
+
+    return hub.parse(name, lookup=catalog.find, aliases=[m.alias for m in catalog.MODELS])
+
+
+def _fetched(name: str, wanted: Wanted, notify: Notify, *, only: str = "") -> Path:
+    """What the Hub has under a name: from its own cache where that has all of it, without asking anybody.
+
+    A type that the repository has no GGUF file of is wanted of its checkpoint, to be made from that.
+    """
     from turbopilot import hub
 
-    wanted = hub.parse(name)
-    try:
-        listing = hub.look_up(
-            wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only
+    repo, revision = wanted.repo, wanted.revision
+    wishes = [{"file": wanted.file, "only": only}]
+    if wanted.quant:
+        wishes.insert(0, {"quant": wanted.quant})
+    for wish in wishes:
+        if here := hub.cached(repo, revision, **wish):
+            return here
+    if hub.is_offline():
+        raise HubUnreachable(
+            f"{name}: HF_HUB_OFFLINE is set, and the cache does not have all of {repo}",
+            hint="unset HF_HUB_OFFLINE, and run it again",
         )
-    except HubUnreachable as e:
-        if (folder := hub.cached(wanted.repo, wanted.revision)) is None:
+    try:
+        listing = hub.look_up(repo, revision, **wishes[0])
+    except ModelNotFound:
+        if not wanted.quant:
             raise
-        notify(f"{name}: the hub cannot be asked ({e.message}); using what was fetched before")
-        return folder
-    if n := listing.bytes_missing():
-        called = f"{name} is {listing.repo}" if name != listing.repo else name
-        notify(f"{called}: fetching {len(listing.files)} files, {console.size(n)}")
-    with console.progress("fetch") as progress:
+        listing = hub.look_up(repo, revision)
+    called = name if name == repo else f"{name} is {repo}"
+    notify(f"{called}: fetching {len(listing.files)} files, {console.size(listing.n_bytes)}")
+    with console.transfer() as progress:
         return hub.fetch(listing, progress=progress)
 
 

@@ -137,7 +137,8 @@ def _name(
     if known and re.fullmatch(r"[\w.-]+", name):
         raise InvalidInput(
             f"{name}: no model of that name is known",
-            hint=f"give owner/name, or an alias: {did_you_mean(name, known)}",
+            hint="give owner/name, or an alias: "
+            + did_you_mean(name, known, "turbopilot models shows them"),
         )
     raise _not_a_repository(text)
 
