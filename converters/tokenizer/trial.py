@@ -109,6 +109,7 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
             job = {
                 "tokenizer": str(vocabulary.path), "vocabulary": str(file), "texts": str(text_file), "names": names,
                 "normalizer": vocabulary.normalizer, "space_prefix": vocabulary.space_prefix,
+                "added": [[t.text, t.special, t.normalized] for t in vocabulary.beside],
             }  # fmt: skip
             done, complaint = _child(job, len(texts))
             if done is None:

@@ -90,6 +90,7 @@ def _added(vocabulary: Vocabulary) -> list[str]:
     """Added tokens as text may hold them. SentencePiece's special ones stay out: no text holds those."""
     plain = vocabulary.model == "gpt2"
     marks = [t.text for t in vocabulary.added if t.text and (plain or not t.special)][:2000]
+    marks += [text for text, row in vocabulary.ids.items() if row in vocabulary.renamed]
     if vocabulary.space_prefix == "first":
         marks = []  # llama.cpp puts a space after each, this tokenizer does not: said in `pre_origin`
     return [
