@@ -22,6 +22,7 @@ from converters.tokenizer import GgufTokenizer, read_tokenizer
 from converters.tokenizer.trial_file import write_vocabulary
 
 EOS: Final = "<|endoftext|>"
+N_BASE: Final = 1800  # tokens of a byte-level BPE, without the added ones
 N_VOCAB: Final = 2100  # rows of the embedding, more than any of these has tokens
 SPACE: Final = "▁"
 
@@ -63,7 +64,7 @@ CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
     "cl100k": lambda: [*isolated(LLAMA3), gpt2_bytes()],
     "seed": lambda: [*isolated(SEED), gpt2_bytes()],
     "deepseek-coder": lambda: [
-        *isolated("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"),
+        *isolated(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"),
         pre.Digits(individual_digits=True),
         gpt2_bytes(),
     ],
@@ -99,7 +100,7 @@ HOSTILE: Final = (
     "ǅ ß ẞ ª º ʰ ﷽ ㍿ 𝒳 𐍈 𓂀 Ⅷ ⅳ Ꭰ ᏸ İ ı camelCase HTTPServer XMLHttpÉcole",
     "a\u200bb\u200cc\u200dd\ufeffe\u2060f\u00adg\u202eh\u2028i\u2029j\u0085k\u1680l\u2003m",
     "a\x0bb\x0cc\x1cd\x1fe\x07f\x7fg\x00h \ue000 \ufffd \U0010ffff \ufdd0",
-    "if(x){y[0]+=~z>>>2;}//!?#@$%^&*()_+-=[]{}|\\;':\",./<>?`~ ==== ---- ///// \"\"\"'''",
+    "f(x);\ny();\n\nz:\n{\n}\n\nif(x){y[0]+=~z>>>2;}//!?#@$%^&*()_+-=[]{}|\\;':\",./<>?`~ ==== ---- ///// \"\"\"'''",
     "<s>struck</s> <a><b></a> <|im_end <|endoftext <unk> [PAD] <0x0A> <0xZZ> ▁a ▁▁ a▁b _a",
     "def f(x):\r\n\treturn {'a': [1, 2.5e-3], \"é\": None}  # it's   \r\n\r\n\r\n    \t \n",
     "x" * 300 + "=" * 300 + "9" * 300 + "é" * 300 + "中" * 100,
@@ -107,16 +108,22 @@ HOSTILE: Final = (
 
 
 @cache
-def byte_level(cut: str, n_tokens: int = 1200) -> str:
-    """A byte-level BPE trained on this cut, as the text of its tokenizer.json."""
+def _bytes_merged() -> str:
+    """A byte-level BPE whose merges cross every border of words, so that a cut in another place gives other ids."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre.Sequence(CUTS[cut]())
+    tokenizer.pre_tokenizer = pre.Sequence([*isolated(r"[\s\S]{1,16}"), gpt2_bytes()])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([*source(150_000), *HOSTILE * 3], trainer)
+    trainer = trainers.BpeTrainer(vocab_size=N_BASE, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([*source(60_000), *HOSTILE * 4], trainer)
+    return str(tokenizer.to_str())
+
+
+@cache
+def byte_level(cut: str) -> str:
+    """Those merges under this cut, as the text of a tokenizer.json."""
+    tokenizer = Tokenizer.from_str(_bytes_merged())
+    tokenizer.pre_tokenizer = pre.Sequence(CUTS[cut]())
     return str(tokenizer.to_str())
 
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from converters.tokenizer.added import join, parse_added, refuse, strip_problems
 from converters.tokenizer.files import SideFiles, read_json
-from converters.tokenizer.looks import other_texts, taken_for_signs
+from converters.tokenizer.looks import BYTE_LETTERS, joining, other_texts, taken_for_signs
 from converters.tokenizer.normalizer import Normalization, flatten, read_normalizer
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import recognise
 from converters.tokenizer.rows import check_ids
 from converters.tokenizer.values import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
 from turbopilot.errors import CorruptCheckpoint
-
-# The characters that stand for bytes in byte-level BPE: GPT-2's table, in the order of the bytes.
-_PRINTABLE: Final = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-_OTHERS: Final = [b for b in range(256) if b not in _PRINTABLE]
-BYTE_LETTERS: Final = "".join(
-    chr(b if b in _PRINTABLE else 256 + _OTHERS.index(b)) for b in range(256)
-)
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
@@ -80,6 +73,11 @@ def _read_bytes(
     if not merges:
         problems.append("its BPE has no merges")
     ids, types = join(path, vocab, added)
+    doubts = [found.doubt] if found.doubt else []
+    doubts += [
+        f"its token {token!r} joins a blank with other text, where llama.cpp parts them"
+        for token in joining(map("".join, merges), found.blanks)[:1]
+    ]
     first = _first_token(data.get("post_processor"))
     return Vocabulary(
         path, "gpt2", ids, types, tuple(added),
@@ -87,7 +85,7 @@ def _read_bytes(
         merges=[f"{a} {b}" for a, b in reversed(dict.fromkeys(reversed(merges)))],
         pre=found.pre, pre_origin="by structure",
         candidates=found.candidates or (found.pre,),
-        doubts=(found.doubt,) if found.doubt else (), normalizer="NFC" if text.nfc else "",
+        doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
         first_token=first, roles={"bos": ids[first]} if first in ids else {},
         renamed=other_texts(taken_for_signs(vocab, [t.text for t in added]), ids),
     ), problems  # fmt: skip

@@ -10,7 +10,7 @@ import re
 from importlib import resources
 from itertools import pairwise
 
-from converters.tokenizer.tokenizer_json import BYTE_LETTERS
+from converters.tokenizer.looks import token_bytes
 from converters.tokenizer.values import NORMAL, SPACE, Vocabulary
 
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
@@ -115,6 +115,6 @@ def _text(token: str, model: str) -> str:
     if model == "llama":
         return token.replace(SPACE, " ")
     try:
-        return bytes(BYTE_LETTERS.index(letter) for letter in token).decode("utf-8")
-    except ValueError:  # part of a character, or no bytes at all
+        return (token_bytes(token) or b"").decode("utf-8")
+    except UnicodeDecodeError:  # part of a character
         return ""
