@@ -40,6 +40,7 @@ DEEPSEEK3: Final = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
+QWEN35: Final = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
 GPT4O: Final = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -72,6 +73,7 @@ CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
         *isolated(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3),
         gpt2_bytes(),
     ],
+    "qwen35": lambda: [*isolated(QWEN35), gpt2_bytes()],
     "gpt4o": lambda: [*isolated(GPT4O), gpt2_bytes()],
     "letters by fours": lambda: [*isolated(r"\p{L}{1,4}|\p{N}{1,5}|\s+|[^\s\p{L}\p{N}]+"), gpt2_bytes()],
 }  # fmt: skip

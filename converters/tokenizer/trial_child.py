@@ -27,13 +27,13 @@ def main() -> None:
     """Do the job that stands on stdin."""
     job = json.loads(sys.stdin.readline())
     texts: list[str] = json.loads(Path(job["texts"]).read_text("utf-8"))
+    lib = _llama_cpp()
     wanted = _reference(job["tokenizer"], job["added"], texts)
     _say([sum(map(len, wanted))])
     shown = [unicodedata.normalize(job["normalizer"], t) if job["normalizer"] else t for t in texts]
     if job["space_prefix"] in ("always", "first"):
         # Metaspace puts no space where there is one; llama.cpp always does
         shown = [t[1:] if t.startswith(" ") and len(t) > 1 else t for t in shown]
-    lib = _llama_cpp()
     for name in job["names"]:
         outcome = _try(lib, job["vocabulary"], name, shown, wanted)
         _say({"name": name, **outcome})
