@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -103,7 +104,9 @@ def test_a_byte_level_bpe_is_llama_cpps(kind: str, tmp_path: Path) -> None:
 
 
 # Letters that every version of Unicode since 2015 knows alike, and what tokenizers treat specially
-_LETTERS = "aZéÉßжЖ中アあ각عह1٢²½_-.,'\"!?(){}<>=+/\\#@$€😀👍🏽\u200d\u0301\u0308\u00a0\u3000 \t\n\r"
+_LETTERS = (
+    "aZéÉßжЖ中アあ각عह1٢²½_-.,'\"!?(){}<>=+/\\#@$€😀👍🏽\u200d\u0301\u0308\u00a0\u3000 \t\n\r"
+)
 _TEXTS = st.lists(
     st.one_of(st.text(_LETTERS, max_size=12), st.sampled_from([*MARKS, *HOSTILE[:60]])), max_size=6
 ).map("".join)
@@ -115,7 +118,9 @@ def both(
 ) -> Iterable[tuple[Callable[[str], list[int]], Callable[[str], list[int]]]]:
     folder = tmp_path_factory.mktemp("any-text")
     if request.param == "pieces":
-        save(folder, {**pieces_json(sentencepiece_bytes()), "normalizer": PREPEND}, eos_token="</s>")
+        save(
+            folder, {**pieces_json(sentencepiece_bytes()), "normalizer": PREPEND}, eos_token="</s>"
+        )
     else:
         made(request.param, folder)
     with llama_cpp_of(read(folder), folder) as encode:
@@ -190,33 +195,36 @@ def test_pieces_in_a_tokenizer_json(form: str, tmp_path: Path) -> None:
         data["normalizer"] = replaced
     elif form == "gemma":
         data["normalizer"] = replaced
-        data["pre_tokenizer"] = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}  # fmt: skip
+        split = {"type": "Split", "pattern": {"String": " "}, "invert": False}
+        data["pre_tokenizer"] = {**split, "behavior": "MergedWithPrevious"}
     else:
         data["pre_tokenizer"] = metaspace(form)
     save(tmp_path, data, eos_token="</s>")
     tokenizer, wanted = read(tmp_path), reference(tmp_path / "tokenizer.json")
     assert tokenizer.pre_origin == "by structure"
-    assert tokenizer.metadata()["tokenizer.ggml.add_space_prefix"] == (form in ("prepend", "always", "first"))  # fmt: skip
+    adds = form in ("prepend", "always", "first")
+    assert tokenizer.metadata()["tokenizer.ggml.add_space_prefix"] == adds
     blank = form in ("always", "first")  # Metaspace adds no space where there is one
     with llama_cpp_of(tokenizer, tmp_path) as encode:
         texts = [t for t in (*HOSTILE, *source(MEGABYTE)) if not (blank and t[:1] in (" ", SPACE))]
         assert_equal(encode, wanted, (t for t in texts if "<s>" not in t and "<unk>" not in t))
 
 
-def test_a_piece_file_is_cut_as_sentencepiece_cuts(tmp_path: Path) -> None:
-    for number, prefix in enumerate((True, False)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        options = {} if prefix else {"add_dummy_prefix": False, "user_defined_symbols": "<fim>,<x>"}
-        model = sentencepiece_bytes(**options)
-        (folder / "tokenizer.model").write_bytes(model)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        tokenizer = read(folder)
-        assert (tokenizer.ids["bos"], tokenizer.ids["eos"], tokenizer.ids["unk"]) == (1, 2, 0)
-        assert tokenizer.add_bos
-        with llama_cpp_of(tokenizer, folder, parse_special=False) as encode:
-            texts = [*HOSTILE, "a<fim>b <fim> c", *source(MEGABYTE)]
-            assert_equal(encode, lambda t: list(processor.encode(t)), (t for t in texts if "\0" not in t))
+@pytest.mark.parametrize(
+    "options", [{}, {"add_dummy_prefix": False, "user_defined_symbols": "<fim>,<x>"}]
+)
+def test_a_piece_file_is_cut_as_sentencepiece_cuts(options: dict[str, Any], tmp_path: Path) -> None:
+    model = sentencepiece_bytes(**options)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = read(tmp_path)
+    assert (tokenizer.ids["bos"], tokenizer.ids["eos"], tokenizer.ids["unk"]) == (1, 2, 0)
+    assert tokenizer.add_bos
+    texts = [*HOSTILE, "a<fim>b <fim> c", *source(MEGABYTE)]
+    with llama_cpp_of(tokenizer, tmp_path, parse_special=False) as encode:
+        assert_equal(
+            encode, lambda t: list(processor.encode(t)), (t for t in texts if "\0" not in t)
+        )
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_without_tokenizers_nothing_is_guessed(tmp_path: Path, monkeypatch: pyte
 def test_a_name_on_which_llama_cpp_ends_the_process_is_no_candidate(tmp_path: Path) -> None:
     vocabulary, tokenizer = doubted(tmp_path, ("qwen35", "qwen2"))
     tokens = ["twice" if row in (1, 2) else text for row, text in enumerate(tokenizer.tokens)]
-    with pytest.raises(TokenizerMismatch, match="of 2 tried, llama.cpp survives none"):
+    with pytest.raises(TokenizerMismatch, match=r"of 2 tried, llama\.cpp survives none"):
         trial.settle(vocabulary, replace(tokenizer, tokens=tokens))
 
 
@@ -172,7 +172,7 @@ def test_pieces_that_llama_cpp_joins_otherwise_are_refused(change: str, tmp_path
     if change == "merges":
         data["model"]["merges"] = data["model"]["merges"][1::2]
     save(tmp_path, data, eos_token="</s>")
-    with pytest.raises(TokenizerMismatch, match="of 1 tried, .* llama.cpp makes"):
+    with pytest.raises(TokenizerMismatch, match=r"of 1 tried, .* llama\.cpp makes"):
         read(tmp_path)
 
 

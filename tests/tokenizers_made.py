@@ -1,4 +1,4 @@
-"""Tokenizers of every kind, trained small, in exactly the files that Hugging Face users have; and llama.cpp to judge by."""
+"""Tokenizers of every kind, trained small, in the files that Hugging Face users have; and llama.cpp to judge by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,9 @@ DEEPSEEK3: Final = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
-QWEN35: Final = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+QWEN35: Final = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
+    r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"
+)
 GPT4O: Final = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -92,7 +95,8 @@ def source(at_least: int) -> tuple[str, ...]:
 
 HOSTILE: Final = (
     "", " ", "\n", "\t", "\r\n", "  ", "a", " a", "a ", "  a", "\n\na", "\r\n\r\na\r\n", "\r", "\r\r\n\n\r",
-    *(f"x{blank * n}y{blank * n}" for blank in (" ", "\t", "\n", "\r\n", " \n", "\u3000", "\u00a0") for n in (1, 2, 3, 7, 40)),
+    *(f"x{blank * n}y{blank * n}" for blank in (" ", "\t", "\n", "\r\n", " \n", "\u3000", "\u00a0")
+      for n in (1, 2, 3, 7, 40)),
     "it's IT'S it’s we'll WE'LL y'all'd've 'tis I'M 'Twas o'clock's's 'ſ don't' ''s",
     "1 12 123 1234 12345 1234567890123 3.14 1,000 0x1F 1e-9 v2 a1b22c333 1_000",
     "٠١٢٣٤ १२३४५ ๑๒๓ １２３４ ²³¹ ½⅓ ⅧⅨ ①②③ 1٢3 𝟙𝟚𝟛 ৳১২",
@@ -140,7 +144,9 @@ def save_byte_level(folder: Path, cut: str, **changes: Any) -> dict[str, Any]:
     tokenizer = Tokenizer.from_str(byte_level(cut))
     if cut == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.add_special_tokens([AddedToken(EOS, special=True), "<|fim_prefix|>", "<|fim_suffix|>"])
+    tokenizer.add_special_tokens(
+        [AddedToken(EOS, special=True), "<|fim_prefix|>", "<|fim_suffix|>"]
+    )
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in ("    ", "        ", "<think>")])
     data: dict[str, Any] = json.loads(tokenizer.to_str())
     for key, value in changes.items():
@@ -165,8 +171,6 @@ def sentencepiece_bytes(**options: Any) -> bytes:
         "allow_whitespace_only_pieces": True, "max_sentence_length": 100_000, "num_threads": 1,
         "character_coverage": 0.999, "minloglevel": 2,
     }  # fmt: skip
-    from io import BytesIO
-
     model = BytesIO()
     lines = (line for text in source(150_000) for line in text.splitlines() if line)
     sentencepiece.SentencePieceTrainer.train(
@@ -176,7 +180,7 @@ def sentencepiece_bytes(**options: Any) -> bytes:
 
 
 def pieces_json(model: bytes) -> dict[str, Any]:
-    """tokenizer.json of a SentencePiece BPE, made as the Hub's conversion makes it: every parting of a piece is a merge.
+    """tokenizer.json of a SentencePiece BPE, as the Hub's conversion makes it: every parting of a piece is a merge.
 
     Source: transformers `tokenization_utils_sentencepiece.py`, `generate_merges`.
     """
@@ -222,10 +226,8 @@ def read(folder: Path, n_vocab: int = N_VOCAB, pre_name: str = "gpt-2", **config
 
 
 @contextmanager
-def llama_cpp_of(
-    tokenizer: GgufTokenizer, folder: Path, *, parse_special: bool = True
-) -> Iterator[Callable[[str], list[int]]]:
-    """Real llama.cpp with the file's vocabulary, given text as our programs give it."""
+def llama_vocab(tokenizer: GgufTokenizer, folder: Path) -> Iterator[Any]:
+    """Real llama.cpp's vocabulary of the file."""
     path = folder / "vocabulary.gguf"
     write_vocabulary(path, tokenizer.metadata())
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
@@ -234,7 +236,17 @@ def llama_cpp_of(
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, f"llama.cpp does not load a vocabulary of {tokenizer.pre}"
-    vocab = llama_cpp.llama_model_get_vocab(model)
+    try:
+        yield llama_cpp.llama_model_get_vocab(model)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+@contextmanager
+def llama_cpp_of(
+    tokenizer: GgufTokenizer, folder: Path, *, parse_special: bool = True
+) -> Iterator[Callable[[str], list[int]]]:
+    """How it cuts text, given as our programs give it."""
 
     def encode(text: str) -> list[int]:
         if tokenizer.normalizer:
@@ -244,12 +256,10 @@ def llama_cpp_of(
         n = llama_cpp.llama_tokenize(vocab, data, len(data), ids, len(ids), False, parse_special)
         return list(ids[: max(0, n)])
 
-    try:
+    with llama_vocab(tokenizer, folder) as vocab:
         yield encode
-    finally:
-        llama_cpp.llama_model_free(model)
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _SILENT(level: int, text: bytes, data: Any) -> None:  # noqa: N802
+def _SILENT(level: int, text: bytes, data: Any) -> None:
     """llama.cpp's own words; C holds no reference, so the module does."""

@@ -76,7 +76,9 @@ def joining(tokens: Iterable[str], blanks: str) -> list[str]:
     def one_of(parts: Iterable[bytes]) -> bytes:
         return b"(?:%s)" % b"|".join(map(re.escape, sorted(parts, key=len, reverse=True)))
 
-    alone = re.compile(one_of(tails) + b"?" + one_of(whole) + b"*" + one_of(heads) + b"?", re.DOTALL)
+    alone = re.compile(
+        one_of(tails) + b"?" + one_of(whole) + b"*" + one_of(heads) + b"?", re.DOTALL
+    )
     joined = re.compile(
         b"%s|.%s$|^%s(?![\x80-\xbf])" % (one_of(whole), one_of(heads), one_of(tails)), re.DOTALL
     )

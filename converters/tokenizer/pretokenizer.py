@@ -58,7 +58,9 @@ _CJK: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CJK3: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 # Blanks in _CJK's range (from U+0800 on), which llama.cpp does not find there: it shows its expressions a
 # tab for each (unicode.cpp, "using 0x0B as fallback")
-_CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 # They match every character: to drop what they do not match (Removed, inverted) drops nothing.
 _TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
 

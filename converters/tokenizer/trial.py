@@ -108,7 +108,8 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
         names = list(vocabulary.candidates)
         while names:
             job = {
-                "tokenizer": str(vocabulary.path.absolute()), "vocabulary": str(file), "texts": str(text_file), "names": names,
+                "tokenizer": str(vocabulary.path.absolute()), "vocabulary": str(file), "texts": str(text_file),
+                "names": names,
                 "normalizer": vocabulary.normalizer, "space_prefix": vocabulary.space_prefix,
                 "added": [[t.text, t.special, t.normalized] for t in vocabulary.beside],
             }  # fmt: skip
@@ -133,7 +134,9 @@ def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, st
     env = {
         **os.environ,
         "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join([str(root), *(str(Path(p).resolve()) for p in sys.path if p)]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(root), *(str(Path(p).resolve()) for p in sys.path if p)]
+        ),
     }
     command = [sys.executable, "-m", "converters.tokenizer.trial_child"]
     outcomes: list[_Outcome] = []
@@ -173,4 +176,6 @@ def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, st
             )
             if value["n_texts"] == n_texts:
                 break
-    return (outcomes if started else None), late or (words[-1] if words else "it said nothing")[:300]
+    return (outcomes if started else None), late or (words[-1] if words else "it said nothing")[
+        :300
+    ]
