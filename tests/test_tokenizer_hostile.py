@@ -26,7 +26,7 @@ from tests.tokenizers_made import (
 )
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, TokenizerMismatch, TurboPilotError
 
-FUZZ = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))  # fmt: skip
+FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))  # fmt: skip
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)

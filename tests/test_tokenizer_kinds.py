@@ -35,8 +35,11 @@ from tests.tokenizers_made import (
 from turbopilot.errors import TokenizerMismatch
 
 MEGABYTE = 1_000_000
-# Bytes of source under the cuts whose expressions llama.cpp gives to std::regex, and which take it long
-SLOW = {"seed": 30_000, "deepseek-coder": 60_000, "deepseek-v3": 60_000, "cl100k": 100_000}
+# Bytes of source where a megabyte is left to --slow: llama.cpp gives most of these to std::regex
+SLOW = {
+    "seed": 30_000, "deepseek-coder": 60_000, "deepseek-v3": 60_000, "cl100k": 60_000,
+    "llama3": 150_000, "starcoder": 150_000,
+}  # fmt: skip
 
 # kind → what the file must say, and a name under which llama.cpp cuts otherwise
 PRE = {
