@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +11,10 @@ from converters.tokenizer.files import SideFiles, token_text
 from converters.tokenizer.values import CONTROL, USER_DEFINED, AddedToken
 from turbopilot.errors import CorruptCheckpoint, TokenizerMismatch
 
+_ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
+# transformers 4's name of it, and 5's, which may name roles of its own
+_MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 # A token of these roles is put before or after a text by its id; no text holds it, with or without blanks.
 _NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
@@ -50,7 +54,9 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
     if not isinstance(entries, dict):
         raise CorruptCheckpoint(f"{path}: added_tokens_decoder is not an object")
     numbered = [
-        {**entry, "id": int(key)} if isinstance(entry, dict) and key.isdecimal() else (key, entry)
+        {**entry, "id": int(key)}
+        if isinstance(entry, dict) and _ROW.fullmatch(key)
+        else (key, entry)
         for key, entry in entries.items()
     ]
     found = {token.text: token for token in parse_added(path, numbered)}
@@ -68,14 +74,16 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
 
 
 def _special_texts(side: SideFiles) -> set[str]:
-    """Texts that a role or `additional_special_tokens` names."""
+    """Texts that a role or a list of special tokens names."""
     texts: set[str | None] = set()
     for file in (side.config, side.special):
         for key, value in file.items():
             if key.endswith("_token"):
                 texts.add(token_text(value))
-            elif key == "additional_special_tokens" and isinstance(value, list):
-                texts |= {token_text(v) for v in value}
+            elif key in _MORE_SPECIAL and isinstance(value, list | dict):
+                texts |= {
+                    token_text(v) for v in (value.values() if isinstance(value, dict) else value)
+                }
     return {text for text in texts if text is not None}
 
 

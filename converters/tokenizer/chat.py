@@ -23,18 +23,17 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
     file = side.folder / "chat_template.jinja"
     found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")
     where = side.folder / "tokenizer_config.json"
-    if found is None:
-        templates = {}
-    elif isinstance(found, str):
-        templates = {"default": found}
+    templates: list[tuple[Any, Any]] = []
+    if isinstance(found, str):
+        templates = [("default", found)]
     elif isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
-        templates = {entry.get("name"): entry.get("template") for entry in found}
-    else:
+        templates = [(entry.get("name"), entry.get("template")) for entry in found]
+    elif found is not None:
         raise CorruptCheckpoint(f"{where}: chat_template is neither a text nor a list of them")
     for path in sorted((side.folder / "additional_chat_templates").glob("*.jinja")):
-        templates.setdefault(path.stem, read_text(path))
+        templates.append((path.stem, read_text(path)))
     named: dict[str, str] = {}
-    for name, template in templates.items():
+    for name, template in templates:
         if not isinstance(name, str) or not isinstance(template, str) or not name:
             raise CorruptCheckpoint(f"{where}: chat_template {name!r:.80} is not a named text")
         try:
@@ -42,5 +41,5 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
         except UnicodeEncodeError as e:
             raise CorruptCheckpoint(f"{where}: chat_template {name!r:.80} is not Unicode") from e
         # a GGUF key: gguf's own writer replaces other characters likewise
-        named["".join(c if c in _LETTERS else "_" for c in name)] = template
+        named.setdefault("".join(c if c in _LETTERS else "_" for c in name), template)
     return {name: template for name, template in named.items() if template}

@@ -26,10 +26,12 @@ class Cut:
     Args:
         names: values of `tokenizer.ggml.pre`.
         ignore_merges: under these names, words of the vocabulary are taken whole, before any merge.
+        blanks: characters beside which llama.cpp cuts elsewhere, so that no token may join them with others.
     """
 
     names: tuple[str, ...]
     ignore_merges: bool = False
+    blanks: str = ""
 
 
 _GPT2: Final = ("ByteLevel", "with GPT-2's regex")
@@ -54,6 +56,11 @@ _DEEPSEEK3: Final = (
 )
 _CJK: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CJK3: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+# Blanks in _CJK's range (from U+0800 on), which llama.cpp does not find there: it shows its expressions a
+# tab for each (unicode.cpp, "using 0x0B as fallback")
+_CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 # They match every character: to drop what they do not match (Removed, inverted) drops nothing.
 _TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
 
@@ -73,7 +80,7 @@ KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
     # deepseek-ai/deepseek-coder-6.7b-base
     (
         _split(r"[\r\n]"), _split(r"\s?\p{L}+"), _split(r"\s?\p{P}+"), _split(_CJK), _DIGITS, _BYTES,
-    ): (Cut(("deepseek-coder",)),),
+    ): (Cut(("deepseek-coder",), blanks=_CJK_BLANKS),),
     # deepseek-ai/DeepSeek-V3
     (_split(r"\p{N}{1,3}"), _split(_CJK3), _split(_DEEPSEEK3), _BYTES): (Cut(("deepseek-v3",)),),
     # ByteDance-Seed/Seed-Coder-8B-Base
@@ -100,12 +107,14 @@ class Recognised:
     Args:
         pre: llama.cpp's name, "" where none is known.
         candidates: names that a trial would try, the likeliest first.
+        blanks: see `Cut`.
         doubt: why structure alone does not prove `pre`.
         problem: why no name can be right.
     """
 
     pre: str = ""
     candidates: tuple[str, ...] = ()
+    blanks: str = ""
     doubt: str = ""
     problem: str = ""
 
@@ -134,7 +143,9 @@ def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -
         return Recognised(candidates=names, doubt=unknown)
     for cut in cuts:
         if cut.ignore_merges == ignore_merges:
-            return Recognised(preferred if preferred in cut.names else cut.names[0])
+            return Recognised(
+                preferred if preferred in cut.names else cut.names[0], blanks=cut.blanks
+            )
     alike = tuple(n for n in names if n in {name for cut in cuts for name in cut.names})
     doubt = (
         "its BPE takes whole words before merging (ignore_merges), as llama.cpp does not for this cut"

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from converters.spec import TokenizerSpec
-from converters.tokenizer.added import added_beside, join, overlapping, refuse, strip_problems
+from converters.tokenizer.added import (
+    added_beside,
+    join,
+    named_special,
+    overlapping,
+    refuse,
+    strip_problems,
+)
 from converters.tokenizer.chat import chat_templates
 from converters.tokenizer.files import SideFiles
 from converters.tokenizer.rows import check_ids, fill_rows
@@ -56,7 +63,7 @@ def assemble(
         model=vocabulary.model,
         pre=vocabulary.pre,
         pre_origin=vocabulary.pre_origin,
-        tokens=tokens,
+        tokens=[vocabulary.renamed.get(row, text) for row, text in enumerate(tokens)],
         types=types,
         merges=vocabulary.merges,
         scores=[vocabulary.scores.get(row, least) for row in range(n_vocab)]
@@ -88,8 +95,13 @@ def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> V
 
 
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Tokens that only the files beside it name, as a fine-tune's [PAD], and doubts about all of them."""
+    """Tokens that only the files beside it add, as a fine-tune's [PAD], and doubts about all of them.
+
+    A plain token to which they give a role is looked for first too: transformers adds it on loading.
+    """
     beside = added_beside(side)
+    texts = {t.text for t in beside}
+    beside += [t for t in named_special(side, vocabulary.ids) if t.text not in texts]
     ids, types = join(side.folder / "tokenizer_config.json", vocabulary.ids, beside)
     check_ids(vocabulary.path, ids, n_vocab)
     more = [t for t in beside if t.id not in vocabulary.types]
@@ -101,5 +113,7 @@ def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabu
         ids=ids,
         types={**vocabulary.types, **{t.id: types[t.id] for t in more}},
         added=added,
+        beside=tuple(more),
+        renamed={row: t for row, t in vocabulary.renamed.items() if row not in types},
         doubts=(*vocabulary.doubts, *overlapping(added)[:1]),
     )

@@ -21,6 +21,7 @@ from converters.tokenizer.rows import check_ids
 from converters.tokenizer.values import (
     CONTROL,
     NORMAL,
+    SPACE,
     UNUSED,
     USER_DEFINED,
     AddedToken,
@@ -99,12 +100,15 @@ def _problems(model: Model, vocab: dict[str, int]) -> list[str]:
     if model.squeezes_spaces:
         problems.append("it drops spaces that follow spaces (remove_extra_whitespaces)")
     if not model.escapes_spaces or model.suffix_spaces:
-        problems.append("it does not write spaces as ▁ before words")
+        problems.append(f"it does not write spaces as {SPACE} before words")
     if reason := lacks_bytes(vocab):
         problems.append(reason)
     if unused := [text for text, _, kind in model.pieces if kind == UNUSED]:
         problems.append(f"its piece {unused[0]!r} is unused, and llama.cpp would use it")
     user = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
+    # llama.cpp looks for them before it writes spaces as ▁, SentencePiece afterwards
+    if blank := [text for text in user if SPACE in text or " " in text]:
+        problems.append(f"its user-defined piece {blank[0]!r} holds a space")
     if user and model.dummy_prefix:
         problems.append(
             f"after the user-defined piece {user[0]!r}, llama.cpp would put a space as before a text"

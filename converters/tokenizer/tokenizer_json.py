@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from converters.tokenizer.added import join, parse_added, refuse, strip_problems
 from converters.tokenizer.files import SideFiles, read_json
+from converters.tokenizer.looks import BYTE_LETTERS, joining, other_texts, taken_for_signs
 from converters.tokenizer.normalizer import Normalization, flatten, read_normalizer
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import recognise
 from converters.tokenizer.rows import check_ids
 from converters.tokenizer.values import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
 from turbopilot.errors import CorruptCheckpoint
-
-# What llama.cpp takes for the end of generation by its looks, and then for a control token, whatever its
-# type says (llama-vocab.cpp, "maintain a list of tokens that cause end-of-generation").
-_ENDS_BY_LOOKS: Final = frozenset(
-    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["]
-)  # fmt: skip
-
-# The characters that stand for bytes in byte-level BPE: GPT-2's table, in the order of the bytes.
-_PRINTABLE: Final = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-_OTHERS: Final = [b for b in range(256) if b not in _PRINTABLE]
-BYTE_LETTERS: Final = "".join(
-    chr(b if b in _PRINTABLE else 256 + _OTHERS.index(b)) for b in range(256)
-)
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
@@ -87,7 +73,11 @@ def _read_bytes(
     if not merges:
         problems.append("its BPE has no merges")
     ids, types = join(path, vocab, added)
-    doubts = ([found.doubt] if found.doubt else []) + _looks_doubts(vocab, added)
+    doubts = [found.doubt] if found.doubt else []
+    doubts += [
+        f"its token {token!r} joins a blank with other text, where llama.cpp parts them"
+        for token in joining(map("".join, merges), found.blanks)[:1]
+    ]
     first = _first_token(data.get("post_processor"))
     return Vocabulary(
         path, "gpt2", ids, types, tuple(added),
@@ -97,6 +87,7 @@ def _read_bytes(
         candidates=found.candidates or (found.pre,),
         doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
         first_token=first, roles={"bos": ids[first]} if first in ids else {},
+        renamed=other_texts(taken_for_signs(vocab, [t.text for t in added]), ids),
     ), problems  # fmt: skip
 
 
@@ -115,6 +106,10 @@ def _read_pieces(
     doubts += merge_doubts(plain, merges)
     if model.get("ignore_merges"):
         doubts.append("its BPE takes whole texts before merging (ignore_merges)")
+    doubts += [
+        f"llama.cpp takes the plain token {text!r} for a sign"
+        for text in taken_for_signs(vocab, found_first)
+    ]
     if prefix:
         doubts += [
             f"added token {t.text!r} is looked for after a space was put before the text"
@@ -131,15 +126,9 @@ def _read_pieces(
     return Vocabulary(
         path, "llama", ids, types, tuple(added),
         scores=scores_of(vocab, merges), pre="default", pre_origin="by structure", candidates=("default",),
-        doubts=tuple(doubts + _looks_doubts(vocab, added)), normalizer="NFC" if text.nfc else "",
+        doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
         space_prefix=prefix, first_token=first, roles=roles,
     ), problems  # fmt: skip
-
-
-def _looks_doubts(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
-    texts = {t.text for t in added}
-    looks = sorted(_ENDS_BY_LOOKS & (vocab.keys() - texts))
-    return [f"llama.cpp takes the plain token {text!r} for the end of text" for text in looks[:1]]
 
 
 def _has_pieces(data: dict[str, Any], text: Normalization) -> bool:
@@ -178,7 +167,7 @@ def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str
 
 def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
     """The tokenizers library numbers tokens that the vocabulary lacks from its size on, whatever the file says."""
-    new = [t for t in added if t.text not in vocab]
+    new = [t for t in added if t.text and t.text not in vocab]
     return [
         f"added token {t.text!r} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
         for n, t in enumerate(new)

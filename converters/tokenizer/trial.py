@@ -100,15 +100,18 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
     from converters.tokenizer.trial_file import write_vocabulary  # gguf, only where it is needed
 
     outcomes: list[_Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="turbopilot-") as folder:
-        file, text_file = Path(folder) / "vocabulary.gguf", Path(folder) / "texts.json"
+    with tempfile.TemporaryDirectory(prefix="turbopilot-") as name:
+        folder = Path(name).absolute()
+        file, text_file = folder / "vocabulary.gguf", folder / "texts.json"
         write_vocabulary(file, replace(tokenizer, chat_templates={}).metadata())
         text_file.write_text(json.dumps(texts), "utf-8")
         names = list(vocabulary.candidates)
         while names:
             job = {
-                "tokenizer": str(vocabulary.path), "vocabulary": str(file), "texts": str(text_file), "names": names,
+                "tokenizer": str(vocabulary.path.absolute()), "vocabulary": str(file), "texts": str(text_file),
+                "names": names,
                 "normalizer": vocabulary.normalizer, "space_prefix": vocabulary.space_prefix,
+                "added": [[t.text, t.special, t.normalized] for t in vocabulary.beside],
             }  # fmt: skip
             done, complaint = _child(job, len(texts))
             if done is None:
@@ -127,22 +130,27 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
 
 def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, str]:
     """Run one child. None where it did not get as far as llama.cpp, with its last words."""
+    root = Path(__file__).resolve().parents[2]
     env = {
         **os.environ,
         "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join(p for p in [str(Path(__file__).parents[2]), *sys.path] if p),
+        "PYTHONPATH": os.pathsep.join(
+            [str(root), *(str(Path(p).resolve()) for p in sys.path if p)]
+        ),
     }
     command = [sys.executable, "-m", "converters.tokenizer.trial_child"]
     outcomes: list[_Outcome] = []
-    started = False
+    started, late = False, ""
     with tempfile.TemporaryFile() as stderr, subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env, encoding="utf-8"
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env, encoding="utf-8",
+        cwd=root,  # `python -m` looks there first, and the user's may be a checkpoint that holds a tokenizers.py
     ) as process:  # fmt: skip
         try:
             out, _ = process.communicate(json.dumps(job) + "\n", timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
+            late = f"it took more than {_PATIENCE:.0f} seconds"
         finally:
             process.kill()  # Ctrl-C lands here
         stderr.seek(0)
@@ -168,4 +176,6 @@ def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, st
             )
             if value["n_texts"] == n_texts:
                 break
-    return (outcomes if started else None), (words[-1] if words else "it said nothing")[:300]
+    return (outcomes if started else None), late or (words[-1] if words else "it said nothing")[
+        :300
+    ]

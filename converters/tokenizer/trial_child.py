@@ -4,7 +4,8 @@ A process of its own because llama.cpp ends its own on some vocabularies, and be
 can keep tokenizers busy for ever. Started by `converters.tokenizer.trial`; the only module of converters
 that imports tokenizers and llama_cpp.
 
-A job comes in as one line of JSON: {"tokenizer": path, "vocabulary": path, "texts": path, "names": [...]}.
+A job comes in as one line of JSON: {"tokenizer": path, "vocabulary": path, "texts": path, "names": [...],
+"normalizer": str, "space_prefix": str, "added": [[text, special, normalized], ...]}.
 A line of JSON goes out for the reference, [n_ids], and one for each name:
 {"name", "n_texts", "n_ids"} of what is alike, and where a text differs "text", "ours", "theirs" as well.
 """
@@ -26,13 +27,13 @@ def main() -> None:
     """Do the job that stands on stdin."""
     job = json.loads(sys.stdin.readline())
     texts: list[str] = json.loads(Path(job["texts"]).read_text("utf-8"))
-    wanted = _reference(job["tokenizer"], texts)
+    lib = _llama_cpp()
+    wanted = _reference(job["tokenizer"], job["added"], texts)
     _say([sum(map(len, wanted))])
     shown = [unicodedata.normalize(job["normalizer"], t) if job["normalizer"] else t for t in texts]
     if job["space_prefix"] in ("always", "first"):
         # Metaspace puts no space where there is one; llama.cpp always does
         shown = [t[1:] if t.startswith(" ") and len(t) > 1 else t for t in shown]
-    lib = _llama_cpp()
     for name in job["names"]:
         outcome = _try(lib, job["vocabulary"], name, shown, wanted)
         _say({"name": name, **outcome})
@@ -40,10 +41,11 @@ def main() -> None:
             break
 
 
-def _reference(path: str, texts: list[str]) -> list[list[int]]:
-    from tokenizers import Tokenizer
+def _reference(path: str, added: list[tuple[str, bool, bool]], texts: list[str]) -> list[list[int]]:
+    from tokenizers import AddedToken, Tokenizer
 
     tokenizer = Tokenizer.from_file(path)
+    tokenizer.add_tokens([AddedToken(t, special=s, normalized=n) for t, s, n in added])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

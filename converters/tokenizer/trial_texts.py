@@ -10,7 +10,7 @@ import re
 from importlib import resources
 from itertools import pairwise
 
-from converters.tokenizer.tokenizer_json import BYTE_LETTERS
+from converters.tokenizer.looks import token_bytes
 from converters.tokenizer.values import NORMAL, SPACE, Vocabulary
 
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
@@ -90,6 +90,7 @@ def _added(vocabulary: Vocabulary) -> list[str]:
     """Added tokens as text may hold them. SentencePiece's special ones stay out: no text holds those."""
     plain = vocabulary.model == "gpt2"
     marks = [t.text for t in vocabulary.added if t.text and (plain or not t.special)][:2000]
+    marks += [text for text, row in vocabulary.ids.items() if row in vocabulary.renamed]
     if vocabulary.space_prefix == "first":
         marks = []  # llama.cpp puts a space after each, this tokenizer does not: said in `pre_origin`
     return [
@@ -114,6 +115,6 @@ def _text(token: str, model: str) -> str:
     if model == "llama":
         return token.replace(SPACE, " ")
     try:
-        return bytes(BYTE_LETTERS.index(letter) for letter in token).decode("utf-8")
-    except ValueError:  # part of a character, or no bytes at all
+        return (token_bytes(token) or b"").decode("utf-8")
+    except UnicodeDecodeError:  # part of a character
         return ""

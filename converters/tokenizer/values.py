@@ -52,6 +52,7 @@ class Vocabulary:
         ids: text → row, of every token, added ones too.
         types: row → type, where it is not NORMAL.
         added: the tokens that are found before anything else.
+        beside: those of `added` that only the files beside this one make such.
         merges: "a b" by rank, of "gpt2".
         scores: row → score, of "llama"; the highest is merged first.
         pre: llama.cpp's name of the pre-tokenizer; "" where it must be found by trial.
@@ -63,6 +64,7 @@ class Vocabulary:
             added tokens, "always" and "first" as tokenizers' Metaspace does.
         first_token: what the file puts before every text; None where it does not say.
         roles: ids that the file itself gives (unk, and SentencePiece's bos, eos, pad).
+        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs by theirs.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Vocabulary:
     ids: dict[str, int]
     types: dict[int, int]
     added: tuple[AddedToken, ...]
+    beside: tuple[AddedToken, ...] = ()
     merges: list[str] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
     pre: str = ""
@@ -80,6 +83,7 @@ class Vocabulary:
     space_prefix: str = ""
     first_token: str | None = None
     roles: dict[str, int] = field(default_factory=dict)
+    renamed: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

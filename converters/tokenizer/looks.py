@@ -1,0 +1,86 @@
+"""Plain tokens that llama.cpp does something else with, by their texts. Knows no file.
+
+llama.cpp makes a token of these texts a sign whatever type the file gives it, so that a text which merely
+holds the letters becomes that one token: HTML's "</s>" under Qwen2's vocabulary. Where words never reach
+such a token by merging, its row is written under another text, and every id stays the original's.
+
+Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "maintain a list of tokens that cause
+end-of-generation" and "always render these tokens".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+# The characters that stand for bytes in byte-level BPE: GPT-2's table, in the order of the bytes.
+_PRINTABLE: Final = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS: Final = [b for b in range(256) if b not in _PRINTABLE]
+BYTE_LETTERS: Final = "".join(
+    chr(b if b in _PRINTABLE else 256 + _OTHERS.index(b)) for b in range(256)
+)
+_BYTE_OF: Final = {letter: b for b, letter in enumerate(BYTE_LETTERS)}
+
+# Each has a letter with a sign after it, which no cut of `pretokenizer.KNOWN` leaves in one word.
+_SIGNS: Final = frozenset(
+    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+     "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"]
+)  # fmt: skip
+
+
+def taken_for_signs(vocab: Mapping[str, int], found_first: Collection[str]) -> list[str]:
+    """The plain tokens of these texts.
+
+    Args:
+        vocab: text → row.
+        found_first: the texts of the tokens that are found before anything else; those are no plain ones.
+    """
+    return sorted(_SIGNS & vocab.keys() - set(found_first))
+
+
+def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, str]:
+    """Row → a text that is like the token's, of no other token and of no meaning to llama.cpp."""
+    renamed = {}
+    for text in texts:
+        other = f"[{text}]"
+        while other in vocab:
+            other = f"[{other}]"
+        renamed[vocab[text]] = other
+    return renamed
+
+
+def token_bytes(token: str) -> bytes | None:
+    """What a token of byte-level BPE stands for; None where it has other letters."""
+    try:
+        return bytes(_BYTE_OF[letter] for letter in token)
+    except KeyError:
+        return None
+
+
+def joining(tokens: Iterable[str], blanks: str) -> list[str]:
+    """Tokens of byte-level BPE that join one of these characters with what is beside it.
+
+    Those that join the beginning of its UTF-8 with what is before count too, and those that join its last
+    two bytes with what is after, but not its last byte alone: DeepSeek-Coder has one such token, the last
+    byte of "É" or a thin space with an s.
+    """
+    if not blanks:
+        return []
+    whole = {blank.encode() for blank in blanks}
+    heads = {w[:n] for w in whole for n in range(1, len(w))}
+    tails = {w[n:] for w in whole for n in range(1, len(w) - 1)}
+
+    def one_of(parts: Iterable[bytes]) -> bytes:
+        return b"(?:%s)" % b"|".join(map(re.escape, sorted(parts, key=len, reverse=True)))
+
+    alone = re.compile(
+        one_of(tails) + b"?" + one_of(whole) + b"*" + one_of(heads) + b"?", re.DOTALL
+    )
+    joined = re.compile(
+        b"%s|.%s$|^%s(?![\x80-\xbf])" % (one_of(whole), one_of(heads), one_of(tails)), re.DOTALL
+    )
+    known = ((token, token_bytes(token)) for token in tokens)
+    return [t for t, raw in known if raw and joined.search(raw) and not alone.fullmatch(raw)]
