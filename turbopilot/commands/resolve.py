@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -65,6 +66,26 @@ def resolve_checkpoint(name: str) -> Path:
     if REPO_ID.fullmatch(name):
         hint = f"is it a repository of the Hub? then first: turbopilot download {name} --to {name.split('/')[1]}"
     raise InvalidInput(f"{name}: no such folder", hint=hint)
+
+
+def resolve_any(name: str) -> Path:
+    """A file or folder to be looked at, or "demo" for the bundled checkpoint.
+
+    Raises:
+        InvalidInput: there is none; the hint names what lies beside it and is written much alike.
+    """
+    hint = "give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin"
+    path = _path(name, hint)
+    if path.exists():
+        return path
+    if name == DEMO:
+        return demo_checkpoint()
+    beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    if near := difflib.get_close_matches(path.name, beside, n=1):
+        hint = f"did you mean {path.with_name(near[0])}?"
+    elif REPO_ID.fullmatch(name):
+        hint = f"is it a repository of the Hub? then first: turbopilot download {name} --to {path.name}"
+    raise InvalidInput(f"{name}: no such file or folder", hint=hint)
 
 
 def resolve_gguf(model: str | None, *, notify: Callable[[str], None]) -> Path:
