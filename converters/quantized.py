@@ -39,16 +39,26 @@ def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> N
     Raises:
         UnsupportedModel: they are; says by which method, and how to come by others.
     """
-    found = _declared(config) or _betrayed(tensors.values())
+    found = quantized_by(config, tensors)
     if not found:
         return
-    method, evidence = found
-    name, suffix = _METHODS.get(method, (method, "-" + method))
+    name, suffix, evidence = found
     raise UnsupportedModel(
         f"{config.where}: the checkpoint is quantized with {name} ({evidence})",
         hint="its weights are rounded already; take the repository that it was made from (often the same name "
         f"without {suffix}), convert that, and then: turbopilot quantize",
     )
+
+
+def quantized_by(
+    config: HfConfig, tensors: Mapping[str, SourceTensor]
+) -> tuple[str, str, str] | None:
+    """Method, what repositories append to their name for it, and evidence; None where nothing tells of one."""
+    found = _declared(config) or _betrayed(tensors.values())
+    if not found:
+        return None
+    method, evidence = found
+    return *_METHODS.get(method, (method, "-" + method)), evidence
 
 
 def _declared(config: HfConfig) -> tuple[str, str] | None:

@@ -26,6 +26,28 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
     Raises:
         CorruptCheckpoint: the file is truncated, or its header is not what the format demands.
     """
+    header, start, size = _json(path)
+    header.pop("__metadata__", None)
+    tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
+    in_order = sorted(tensors.values(), key=lambda t: (t.offset, t.n_bytes))
+    for before, after in pairwise(in_order):
+        if after.offset < before.offset + before.n_bytes:
+            raise _corrupt(path, f"tensors {before.name!r} and {after.name!r} overlap")
+    return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says beside its tensors, text by text; what is no text is left out.
+
+    Raises:
+        CorruptCheckpoint: as `read_header`.
+    """
+    said = _json(path)[0].get("__metadata__")
+    return {k: v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
+
+
+def _json(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data begins, and the file's size."""
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
@@ -45,15 +67,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
         raise _corrupt(path, f"its header is not JSON ({e})") from e
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is not an object")
-    header.pop("__metadata__", None)
-
-    start = 8 + length
-    tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
-    in_order = sorted(tensors.values(), key=lambda t: (t.offset, t.n_bytes))
-    for before, after in pairwise(in_order):
-        if after.offset < before.offset + before.n_bytes:
-            raise _corrupt(path, f"tensors {before.name!r} and {after.name!r} overlap")
-    return tensors
+    return header, 8 + length, size
 
 
 def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

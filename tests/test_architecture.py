@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("turbopilot", "converters", "quantize", "serve")
 LEAVES = {
     "turbopilot.errors", "turbopilot.progress", "turbopilot.atomic", "turbopilot.gguf_file", "turbopilot.gguf_check",
-    "turbopilot.gguf_split", "turbopilot.ggml_types",
+    "turbopilot.gguf_split", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
+from turbopilot.commands.inspect import inspect
 from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
 from turbopilot.commands.verify import verify
@@ -85,7 +86,7 @@ def _root(
     pass
 
 
-for _command in (download, convert, quantize, verify, serve):
+for _command in (download, convert, quantize, verify, serve, inspect):
     app.command(no_args_is_help=_command is not serve)(_command)
 
 

@@ -21,21 +21,27 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def _shown(text: str) -> str:
+    """Text as a terminal may see it: what comes from a file may hold markup, or codes that drive the terminal."""
+    safe = (c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return escape(text if text.isprintable() else "".join(safe))
+
+
 def info(message: str) -> None:
     """A line about what is happening, on stderr."""
-    err.print(escape(message))
+    err.print(_shown(message))
 
 
 def result(message: str) -> None:
     """A line of result, on stdout."""
-    out.print(escape(message))
+    out.print(_shown(message))
 
 
 def error(message: str, hint: str = "") -> None:
     """An error with what to do about it, on stderr."""
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print(f"[bold red]error:[/] {_shown(message)}")
     if hint:
-        err.print(f"[bold]hint:[/] {escape(hint)}")
+        err.print(f"[bold]hint:[/] {_shown(hint)}")
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
@@ -66,9 +72,9 @@ def table(
     for i, column in enumerate(columns):
         t.add_column(column, justify="right" if i in right else "left")
     for row in rows:
-        t.add_row(*(escape(cell) for cell in row))
+        t.add_row(*(_shown(cell) for cell in row))
     if title:
-        out.print(escape(title))
+        out.print(_shown(title))
     Console(highlight=False, width=None if out.is_terminal else 120).print(t)
 
 

@@ -7,6 +7,7 @@ before it is done.
 
 from __future__ import annotations
 
+import difflib
 import re
 from importlib import resources
 from pathlib import Path
@@ -85,6 +86,34 @@ def resolve_checkpoint(
     if wanted.quant or wanted.file:
         raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=hint)
     return _fetched(name, wanted, notify, only=only)
+
+
+def resolve_any(name: str) -> Path:
+    """A file or folder to be looked at: a path, "demo", or any name of which all is here already.
+
+    Raises:
+        InvalidInput: there is none; the hint names what lies beside it and is written much alike.
+    """
+    hint = "give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin"
+    path = _path(name, hint)
+    if path.exists():
+        return path
+    if name == DEMO:
+        return demo_checkpoint()
+    beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    if near := difflib.get_close_matches(path.name, beside, n=1):
+        hint = f"did you mean {path.with_name(near[0])}?"
+        raise InvalidInput(f"{name}: no such file or folder", hint=hint)
+    _not_a_path(name, hint)
+    from turbopilot import hub
+
+    wanted = _parsed(name)
+    here = hub.cached(wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file)
+    if here is None:
+        raise InvalidInput(
+            f"{name}: is not on this machine", hint=f"fetch it first: turbopilot download {name}"
+        )
+    return here
 
 
 def resolve_gguf(

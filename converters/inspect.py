@@ -1,0 +1,208 @@
+"""What a checkpoint says of itself, and whether it can be converted: from its config and headers, at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from converters import registry
+from converters.checkpoint import Checkpoint
+from converters.hfconfig import HfConfig
+from converters.plan import plan
+from converters.provenance import SIDE_FILES, read_provenance
+from converters.quantized import quantized_by, refuse_quantized
+from converters.safetensors_file import read_header, read_metadata
+from converters.source_tensor import SourceTensor
+from converters.spec import Dims
+from converters.torch_file import read_pickle
+from turbopilot.errors import InvalidInput, TurboPilotError, UnsupportedModel
+from turbopilot.inspect_gguf import Part, Shape
+from turbopilot.tensor_summary import TensorLine, TypeShare, by_type
+
+_CONFIGS = ("config.json", "generation_config.json")
+
+# What other families call their geometry; the first that a config has counts.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "n_layer": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "n_embd": ("hidden_size", "n_embd", "d_model"),
+    "n_head": ("num_attention_heads", "n_head", "n_heads"),
+    "n_head_kv": ("num_key_value_heads", "n_head_kv"),
+    "n_inner": ("intermediate_size", "n_inner", "ffn_hidden_size"),
+    "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+    "n_vocab": ("vocab_size",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDescription:
+    """Everything that a person may ask of a checkpoint's folder; sizes in bytes.
+
+    Args:
+        architectures: as config.json names them.
+        convertible: whether config and tensors are those of a family that converts. The tokenizer is not
+            looked at; `dry_run` does.
+        gguf_architecture: what it would become; "" where the family is unknown.
+        reason: why it does not convert; "" where it does.
+        hint: what to do about that.
+        quantized: the method that rounded its weights before, and what betrays it; "" for none.
+        n_weights: of the tensors that carry something.
+        dropped: tensors that carry nothing.
+        tokenizer_files: those that are there.
+        license: as the model card says, "" where it does not; so are the next three.
+        metadata: config.json.
+    """
+
+    path: Path
+    architectures: tuple[str, ...]
+    model_type: str
+    convertible: bool
+    gguf_architecture: str
+    reason: str
+    hint: str
+    quantized: str
+    shape: Shape
+    n_weights: int
+    n_bytes: int
+    types: tuple[TypeShare, ...]
+    dropped: tuple[str, ...]
+    files: tuple[Part, ...]
+    tokenizer_files: tuple[str, ...]
+    license: str
+    repository: str
+    revision: str
+    base_models: tuple[str, ...]
+    tensors: tuple[TensorLine, ...]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsDescription:
+    """One file of weights, "safetensors" or "pytorch", without the folder that it belongs to."""
+
+    path: Path
+    format: str
+    n_weights: int
+    n_bytes: int
+    types: tuple[TypeShare, ...]
+    tensors: tuple[TensorLine, ...]
+    metadata: Mapping[str, str]
+
+
+def describe_checkpoint(folder: Path) -> CheckpointDescription:
+    """Read config.json, the model card and the headers of the weights.
+
+    Raises:
+        InvalidInput: it is not a checkpoint's folder.
+        CorruptCheckpoint: its config or weights are damaged.
+    """
+    config = HfConfig.read(folder)
+    refusal: TurboPilotError | None = None
+    gguf, shape, dropped = "", _shape_by_name(config), frozenset[str]()
+    tensors: Mapping[str, SourceTensor] = {}
+    try:
+        with Checkpoint.open(folder) as checkpoint:
+            tensors = checkpoint.tensors
+    except InvalidInput as e:  # no weights, or none that can be read here: the rest is still told
+        refusal = e
+    try:
+        spec = registry.find(config)
+        gguf, shape = spec.gguf, _shape(spec.dims(config), config)
+        refuse_quantized(config, tensors)
+        planned = plan(spec, config, tensors, "AUTO", vocab_only=not tensors)
+        dropped = frozenset(planned.dropped)
+    except UnsupportedModel as e:
+        refusal = e
+    except TurboPilotError as e:
+        refusal = refusal or e
+    method = quantized_by(config, tensors)
+    origin = read_provenance(folder)
+    weights = [t for n, t in tensors.items() if n not in dropped]
+    return CheckpointDescription(
+        path=folder,
+        architectures=tuple(config.architectures),
+        model_type=_text(config.values.get("model_type")),
+        convertible=refusal is None,
+        gguf_architecture=gguf,
+        reason=str(refusal or ""),
+        hint=refusal.hint if refusal else "",
+        quantized=f"{method[0]} ({method[2]})" if method else "",
+        shape=shape,
+        n_weights=sum(prod(t.shape) for t in weights),
+        n_bytes=sum(t.n_bytes for t in tensors.values()),
+        types=_by_type(tensors.values()),
+        dropped=tuple(sorted(dropped)),
+        files=_files(tensors.values()),
+        tokenizer_files=tuple(
+            name for name in SIDE_FILES if name not in _CONFIGS and (folder / name).is_file()
+        ),
+        license=origin.license_name or origin.license,
+        repository=origin.repository,
+        revision=origin.revision,
+        base_models=origin.base_models,
+        tensors=_lines(tensors.values()),
+        metadata=config.values,
+    )
+
+
+def describe_weights(path: Path, kind: str) -> WeightsDescription:
+    """Read the header of one file of weights.
+
+    Args:
+        path: the file.
+        kind: "safetensors", or "pytorch", which needs torch.
+
+    Raises:
+        InvalidInput: torch is absent, or the file must be saved anew.
+        CorruptCheckpoint: it is damaged or hostile.
+    """
+    tensors = (read_header(path) if kind == "safetensors" else read_pickle(path)).values()
+    return WeightsDescription(
+        path=path,
+        format=kind,
+        n_weights=sum(prod(t.shape) for t in tensors),
+        n_bytes=path.stat().st_size,
+        types=_by_type(tensors),
+        tensors=_lines(tensors),
+        metadata=read_metadata(path) if kind == "safetensors" else {},
+    )
+
+
+def _by_type(tensors: Iterable[SourceTensor]) -> tuple[TypeShare, ...]:
+    return by_type((t.dtype, prod(t.shape), t.n_bytes) for t in tensors)
+
+
+def _lines(tensors: Iterable[SourceTensor]) -> tuple[TensorLine, ...]:
+    return tuple(
+        TensorLine(t.name, t.shape, t.dtype, t.n_bytes, t.offset, t.path.name) for t in tensors
+    )
+
+
+def _files(tensors: Iterable[SourceTensor]) -> tuple[Part, ...]:
+    held = Counter(t.path for t in tensors)
+    return tuple(Part(path.name, held[path], path.stat().st_size) for path in sorted(held))
+
+
+def _shape(d: Dims, config: HfConfig) -> Shape:
+    rope = config.rope() if d.rotary_dim else None
+    return Shape(
+        d.n_layer, d.n_embd, d.n_head, d.n_head_kv, d.n_inner, d.n_ctx, d.n_vocab, d.rotary_dim or None,
+        rope.theta if rope else None, rope.kind if rope and rope.kind != "default" else "",
+        rope.factor if rope and rope.kind != "default" else None,
+    )  # fmt: skip
+
+
+def _shape_by_name(config: HfConfig) -> Shape:
+    """The geometry of a family that we do not know, as far as its config has the usual names."""
+    found: dict[str, int | None] = {}
+    for field, names in _NAMES.items():
+        values = (config.values.get(name) for name in names)
+        found[field] = next((v for v in values if type(v) is int), None)
+    return Shape(**found, rotary_dim=None, rope_theta=None, rope_scaling="", rope_factor=None)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,44 @@
+"""Tensors in short, for a person: of any kind of file. A leaf: imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLine:
+    """One tensor: `shape` outermost first, as PyTorch prints it; `offset` in `file`, in bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    n_bytes: int
+    offset: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class TypeShare:
+    """Tensors of one number format: how many, their weights and bytes, and their part of all bytes."""
+
+    type: str
+    n_tensors: int
+    n_weights: int
+    n_bytes: int
+    share: float
+
+
+def by_type(tensors: Iterable[tuple[str, int, int]]) -> tuple[TypeShare, ...]:
+    """(type, weights, bytes) of each tensor → what the types hold, the largest first.
+
+    >>> [(s.type, s.n_bytes) for s in by_type([("F32", 2, 8), ("F16", 9, 18), ("F32", 1, 4)])]
+    [('F16', 18), ('F32', 12)]
+    """
+    sums: dict[str, tuple[int, int, int]] = {}
+    for name, n_weights, n_bytes in tensors:
+        n, w, b = sums.get(name, (0, 0, 0))
+        sums[name] = (n + 1, w + n_weights, b + n_bytes)
+    total = sum(b for _, _, b in sums.values()) or 1
+    shares = (TypeShare(name, n, w, b, b / total) for name, (n, w, b) in sums.items())
+    return tuple(sorted(shares, key=lambda s: (-s.n_bytes, s.type)))
