@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 LFS: Final = (".safetensors", ".bin", ".gguf")
 COMMIT: Final = "c0ffee" + "0" * 34
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
+_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(.+)")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 
@@ -129,6 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
+        elif match := _TREE.fullmatch(path):
+            self._answer_tree(match[1], match[2])
         elif match := _API.fullmatch(path):
             if not self._is_busy("api"):
                 self._answer_api(match[1], match[2] or "main")
@@ -170,6 +173,14 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [_sibling(name, data) for name, data in files.items()]
         answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
         return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _answer_tree(self, repo: str, revision: str) -> None:
+        """What `hf download` asks for."""
+        commit, files = self.hub.find(repo, revision)
+        if not isinstance(files, dict):
+            return self._refuse((int(commit), files))
+        entries = [_entry(name, data) for name, data in files.items()]
+        return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _answer_file(
         self, repo: str, revision: str, name: str, *, body: bool, stored: bool
@@ -249,3 +260,15 @@ def _sibling(name: str, data: bytes) -> dict[str, Any]:
     if name.endswith(LFS):
         sibling["lfs"] = {"sha256": _etag(name, data), "size": len(data), "pointerSize": 133}
     return sibling
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "type": "file",
+        "path": name,
+        "size": len(data),
+        "oid": _etag("", data),
+    }
+    if name.endswith(LFS):
+        entry["lfs"] = {"oid": _etag(name, data), "size": len(data), "pointerSize": 133}
+    return entry
