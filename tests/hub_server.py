@@ -47,6 +47,7 @@ class Hub:
         corrupt: names of files that arrive with one byte changed.
         ranges: whether a part of a file can be asked for; else the whole comes.
         page: where set, the answer to everything, as a hotel's login page is.
+        metadata: whether a listing tells sizes and checksums.
         bodies: the files that were sent and from which byte on, in order.
         tokens_seen: the tokens that came, by the kind of address: "api", "file" or "storage".
         url: what HF_ENDPOINT should be.
@@ -67,6 +68,7 @@ class Hub:
     dies_after: dict[str, int] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
     ranges: bool = True
+    metadata: bool = True
     page: bytes = b""
     bodies: list[tuple[str, int]] = field(default_factory=list)
     tokens_seen: dict[str, set[str]] = field(default_factory=dict)
@@ -171,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(files, dict):
             return self._refuse((int(commit), files))
         siblings = [_sibling(name, data) for name, data in files.items()]
+        if not self.hub.metadata:
+            siblings = [{"rfilename": name} for name in files]
         answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
         return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 

@@ -22,7 +22,7 @@ from tests.hub_case import (
 )
 from tests.hub_server import COMMIT, Hub
 from turbopilot import hub as client
-from turbopilot.errors import InvalidInput
+from turbopilot.errors import DownloadError, InvalidInput
 from turbopilot.hub import Listing, RemoteFile, fetch, look_up
 
 
@@ -118,15 +118,23 @@ def test_an_older_file_in_the_folder_is_replaced(here: InProcess) -> None:
     assert contents(here.folder) == REPOS["me/small"]
 
 
-def test_a_file_of_the_users_is_not_replaced_by_a_download(here: InProcess) -> None:
-    (here.folder / "README.md").parent.mkdir()
+@pytest.mark.parametrize("into", ["folder", "cache"])
+def test_a_mirror_that_tells_no_sizes_nor_checksums(here: InProcess, into: str) -> None:
+    here.hub.metadata = False
+    code, out, err = run("me/both", *(["--to", str(here.folder)] if into == "folder" else []))
+    assert code == 0, err
+    assert contents(Path(out.strip())) == {**SIDE, WEIGHTS: BIG}
+
+
+def test_an_older_file_is_not_taken_for_the_hubs(here: InProcess) -> None:
+    """The client warns and takes the file that is there, when the hub refuses to say which is wanted."""
+    listing = Listing("me/small", COMMIT, (RemoteFile("README.md", 3),))
+    here.folder.mkdir()
     (here.folder / "README.md").write_text("mine and older")
     here.hub.refuses["head"] = (403, "")
-    code, out, err = run("me/small", "--to", str(here.folder))
-    assert code == 3, err
-    assert out == ""
-    assert "README.md: is not the file that the hub lists" in err
-    assert contents(here.folder)["README.md"] == b"mine and older"
+    with pytest.raises(DownloadError, match=r"README.md: is not the file that the hub lists"):
+        fetch(listing, here.folder)
+    assert contents(here.folder) == {"README.md": b"mine and older"}
 
 
 def test_progress_of_each_file_and_of_all(here: InProcess) -> None:
