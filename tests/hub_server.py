@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 LFS: Final = (".safetensors", ".bin", ".gguf")
 COMMIT: Final = "c0ffee" + "0" * 34
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
+_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(.+)")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 
@@ -46,6 +47,7 @@ class Hub:
         corrupt: names of files that arrive with one byte changed.
         ranges: whether a part of a file can be asked for; else the whole comes.
         page: where set, the answer to everything, as a hotel's login page is.
+        metadata: whether a listing tells sizes and checksums.
         bodies: the files that were sent and from which byte on, in order.
         tokens_seen: the tokens that came, by the kind of address: "api", "file" or "storage".
         url: what HF_ENDPOINT should be.
@@ -66,6 +68,7 @@ class Hub:
     dies_after: dict[str, int] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
     ranges: bool = True
+    metadata: bool = True
     page: bytes = b""
     bodies: list[tuple[str, int]] = field(default_factory=list)
     tokens_seen: dict[str, set[str]] = field(default_factory=dict)
@@ -129,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
+        elif match := _TREE.fullmatch(path):
+            self._answer_tree(match[1], match[2])
         elif match := _API.fullmatch(path):
             if not self._is_busy("api"):
                 self._answer_api(match[1], match[2] or "main")
@@ -168,8 +173,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(files, dict):
             return self._refuse((int(commit), files))
         siblings = [_sibling(name, data) for name, data in files.items()]
+        if not self.hub.metadata:
+            siblings = [{"rfilename": name} for name in files]
         answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
         return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _answer_tree(self, repo: str, revision: str) -> None:
+        """What `hf download` asks for."""
+        commit, files = self.hub.find(repo, revision)
+        if not isinstance(files, dict):
+            return self._refuse((int(commit), files))
+        entries = [_entry(name, data) for name, data in files.items()]
+        return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _answer_file(
         self, repo: str, revision: str, name: str, *, body: bool, stored: bool
@@ -249,3 +264,15 @@ def _sibling(name: str, data: bytes) -> dict[str, Any]:
     if name.endswith(LFS):
         sibling["lfs"] = {"sha256": _etag(name, data), "size": len(data), "pointerSize": 133}
     return sibling
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "type": "file",
+        "path": name,
+        "size": len(data),
+        "oid": _etag("", data),
+    }
+    if name.endswith(LFS):
+        entry["lfs"] = {"oid": _etag(name, data), "size": len(data), "pointerSize": 133}
+    return entry

@@ -37,7 +37,7 @@ class RemoteFile:
 
     Attributes:
         name: its path there.
-        n_bytes: its size.
+        n_bytes: its size, 0 where the hub does not tell.
         sha256: SHA-256 of a large file, "" of others.
         blob: of others git's name for the contents (SHA-1), "" where the hub does not tell.
     """
@@ -46,6 +46,11 @@ class RemoteFile:
     n_bytes: int
     sha256: str = ""
     blob: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """What is known of its contents; the client's cache names the file by it. "" for nothing."""
+        return self.sha256 or self.blob
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,24 +89,18 @@ class _Here:
             DownloadError: it is another than the hub's.
         """
         path = self._folder / file.name
-        large = bool(file.sha256)
-        was_here = path.is_file()
-        if was_here and (large or file.blob):
-            if self._is_it(file, path):
-                return self._report(file, file.n_bytes)
-            if self._in_cache:
-                raise _stranger(path)
-        if large:
-            self._bring_large(file)
-        if not large or self._in_cache:
-            self._by_client(file)  # a large file it only links to
-        if not large and not self._is_it(file, path):
+        if file.checksum:
+            if path.is_file():
+                if self._is_it(file, path):
+                    return self._report(file, file.n_bytes)
+                if self._in_cache:
+                    raise _stranger(path)
+            self._bring_checked(file)
+        if self._in_cache or not file.checksum:
+            self._by_client(file)  # where it is there already it only links to it
+        if not file.checksum and not self._is_it(file, path):
             # The client only warns where the hub refuses and an older file lies there.
-            if was_here:
-                raise _stranger(path)
-            path.resolve().unlink()
-            path.unlink(missing_ok=True)
-            raise self._damaged(file)
+            raise _stranger(path)
         return self._report(file, file.n_bytes)
 
     def _by_client(self, file: RemoteFile) -> None:
@@ -118,18 +112,18 @@ class _Here:
             lambda: hf_hub_download(self._listing.repo, file.name, revision=commit, local_dir=to)
         )
 
-    def _bring_large(self, file: RemoteFile) -> None:
+    def _bring_checked(self, file: RemoteFile) -> None:
         from huggingface_hub import hf_hub_url
 
         landing = self._landing(file)
         landing.parent.mkdir(parents=True, exist_ok=True)
         cache = repo_cache(self._listing.repo)
-        lock = cache.parent / ".locks" / cache.name / f"{file.sha256}.lock"  # the client's own
+        lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's own
         with alone(lock) if self._in_cache else nullcontext():
             if self._in_cache and landing.is_file():
                 return  # of another revision, or another process was faster
             part = self._part(file)
-            if not self._copied(file, cache / "blobs" / file.sha256, part):
+            if not self._copied(file, cache / "blobs" / file.checksum, part):
                 url = hf_hub_url(self._listing.repo, file.name, revision=self._listing.commit)
                 fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
                 if not self._is_it(file, part):
@@ -138,21 +132,21 @@ class _Here:
             part.replace(landing)
 
     def _landing(self, file: RemoteFile) -> Path:
-        """Where a large file is put together: in the cache the client finds it by its checksum."""
+        """Where a file is put together: in the cache the client finds it by its checksum."""
         if self._in_cache:
-            return repo_cache(self._listing.repo) / "blobs" / file.sha256
+            return repo_cache(self._listing.repo) / "blobs" / file.checksum
         return self._folder / file.name
 
     def _part(self, file: RemoteFile) -> Path:
         landing = self._landing(file)
-        return landing.with_name(f"{landing.name}.{file.sha256[:8]}.part")
+        return landing.with_name(f"{landing.name}.{file.checksum[:8]}.part")
 
     def _bytes_of(self, file: RemoteFile) -> int:
         path = self._folder / file.name
         if path.is_file() and path.stat().st_size == file.n_bytes:
             return file.n_bytes
         part = self._part(file)
-        return min(part.stat().st_size, file.n_bytes) if file.sha256 and part.is_file() else 0
+        return min(part.stat().st_size, file.n_bytes) if file.checksum and part.is_file() else 0
 
     def _copied(self, file: RemoteFile, blob: Path, part: Path) -> bool:
         """Copy a file that the cache has, so that it is not fetched again; False where it has none."""
@@ -169,9 +163,10 @@ class _Here:
 
     def _is_it(self, file: RemoteFile, path: Path) -> bool:
         """Whether size and checksum are the hub's, as far as it tells them."""
-        if path.stat().st_size != file.n_bytes:
+        if file.n_bytes and path.stat().st_size != file.n_bytes:
             return False
-        wanted = file.sha256 or file.blob
+        if not file.checksum:
+            return True
         digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
         if not file.sha256:  # git's name of a blob
             digest.update(b"blob %d\0" % file.n_bytes)
@@ -180,7 +175,7 @@ class _Here:
                 digest.update(block)
                 if file.sha256:
                     self._progress(f.tell(), file.n_bytes, f"checking {file.name}")
-        return not wanted or digest.hexdigest() == wanted
+        return digest.hexdigest() == file.checksum
 
     def _report(self, file: RemoteFile, n: int) -> None:
         self.n_bytes += n - self._have[file.name]
