@@ -19,7 +19,7 @@ from gguf.quants import quantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from converters.tokenizer.tokenizer_json import BYTE_LETTERS
+from converters.tokenizer.looks import BYTE_LETTERS
 
 Array = npt.NDArray[Any]
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8}

@@ -6,6 +6,7 @@ import hashlib
 import resource
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,11 @@ def test_two_downloads_of_one_model_at_once(hub: Hub, tmp_path: Path, into: list
     """While one is in the middle of the weights another comes: it waits, and finds all of it."""
     hub.stall_once[WEIGHTS] = CUT
     words, environment, cwd = command(hub, tmp_path, "me/both", *into)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": cwd, "env": environment}
-    with subprocess.Popen(words, text=True, **pipes) as first:
+    start = partial(subprocess.Popen[str], words, cwd=cwd, env=environment, text=True)
+    start = partial(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with start() as first:
         assert hub.stalled.wait(timeout=60)
-        with subprocess.Popen(words, text=True, **pipes) as second:
+        with start() as second:
             assert second.stderr is not None
             assert any("waiting for it" in line for line in second.stderr)
             hub.go_on.set()

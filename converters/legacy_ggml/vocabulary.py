@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from converters.legacy_ggml.merges import recover_merges
-from converters.tokenizer.tokenizer_json import BYTE_LETTERS
+from converters.tokenizer.looks import BYTE_LETTERS
 from converters.tokenizer.values import (
     CONTROL,
     NORMAL,

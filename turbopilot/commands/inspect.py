@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Description: TypeAlias = "GgufDescription | CheckpointDescription | WeightsDescription"
 
-_OLD_GGML = (b"lmgg", b"tjgg", b"fmgg")
 LISTED = 8  # elements of an array that are shown whole
 
 
@@ -83,13 +82,15 @@ def _describe(path: Path) -> tuple[str, Description]:
         from converters.inspect import describe_checkpoint
 
         return "checkpoint", describe_checkpoint(path)
+    from converters.legacy_ggml import is_old
+
     with path.open("rb") as f:
         start = f.read(9)
     if start[:4] == b"GGUF" or path.suffix == ".gguf":
         from turbopilot.inspect_gguf import describe_gguf
 
         return "gguf", describe_gguf(path)
-    if start[:4] in _OLD_GGML:
+    if is_old(path):
         raise InvalidInput(
             f"{path}: is an old ggml .bin, from before GGUF",
             hint=f"make a GGUF of it first: turbopilot convert {path}",
