@@ -223,7 +223,8 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["no/such/file.gguf"], 2, "no such file"),
+        (["such/file.gguf"], 2, "no such file"),
+        (["no/such/file.gguf"], 3, "no such file here; looking for it on the Hub"),
         (["README.md"], 2, "not a GGUF file"),
         (["-m", "stablecod"], 2, "did you mean stablecode"),
         (["--ngl", "some"], 2, "--ngl some"),

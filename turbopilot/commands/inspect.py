@@ -82,21 +82,20 @@ def _describe(path: Path) -> tuple[str, Description]:
         from converters.inspect import describe_checkpoint
 
         return "checkpoint", describe_checkpoint(path)
-    from converters.legacy_ggml import is_old
-
     with path.open("rb") as f:
         start = f.read(9)
     if start[:4] == b"GGUF" or path.suffix == ".gguf":
         from turbopilot.inspect_gguf import describe_gguf
 
         return "gguf", describe_gguf(path)
+    from converters.inspect import describe_weights
+    from converters.legacy_ggml import is_old
+
     if is_old(path):
         raise InvalidInput(
             f"{path}: is an old ggml .bin, from before GGUF",
             hint=f"make a GGUF of it first: turbopilot convert {path}",
         )
-    from converters.inspect import describe_weights
-
     if path.suffix == ".safetensors" or start[5:] == b"\0\0\0{":
         return "safetensors", describe_weights(path, "safetensors")
     if path.suffix in (".bin", ".pt", ".pth"):

@@ -148,6 +148,8 @@ def resolve_gguf(
         return _imported(path, model_type, notify) if is_old(path) else path
     _not_a_path(model, "give a .gguf file, or nothing for the bundled model")
     wanted = _parsed(model)
+    if wanted.file and model.startswith(wanted.repo):  # not a pasted address
+        notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
     here = _fetched(model, wanted, notify)
     if here.is_file():
         from converters.legacy_ggml import is_old
