@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -29,7 +27,6 @@ FILE_TYPES = {
     "Q5_1": LlamaFileType.MOSTLY_Q5_1,
 }
 ALIGNMENT = 32  # GGUF's default, and what every reader expects
-FLUSH_BYTES = 256 << 20  # written between two requests to put it on the disk
 
 
 def header(
@@ -85,18 +82,11 @@ def write_data(
 ) -> None:
     """Append every tensor to `out`, each beginning on a multiple of 32 bytes.
 
-    What is written goes to the disk meanwhile, so that the last flush finds little left to do.
     `wrote` hears of the tensor's name and of bytes.
     """
-    flushed, flushing = out.tell(), Future[None]()
-    flushing.set_result(None)
-    with ThreadPoolExecutor(1, thread_name_prefix="flush") as pool:
-        for t in tensors:
-            write_tensor(out, checkpoint, t, partial(wrote, t.name), keep_nonfinite=keep_nonfinite)
-            write_all(out, bytes(-t.n_bytes % ALIGNMENT))
-            if out.tell() - flushed >= FLUSH_BYTES and flushing.done():
-                flushed = out.tell()
-                flushing = pool.submit(os.fsync, out.fileno())
+    for t in tensors:
+        write_tensor(out, checkpoint, t, partial(wrote, t.name), keep_nonfinite=keep_nonfinite)
+        write_all(out, bytes(-t.n_bytes % ALIGNMENT))
 
 
 def _add(writer: GGUFWriter, key: str, value: Value) -> None:

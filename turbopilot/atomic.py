@@ -1,7 +1,9 @@
 """Files that appear whole or not at all. A leaf: imports only the errors.
 
-Work is written to `NAME.part` beside the final name, flushed to disk and renamed. A killed run leaves
-at most the `.part`, which the next run overwrites.
+Work is written to `NAME.part` beside the final name, and renamed when it is whole. A killed run leaves at most the
+`.part`, which the next run overwrites. Where the name was taken, the disk has the new file before the old one goes,
+so that a power cut leaves one of them. Where it was free nobody waits for the disk (which takes longer than converting
+does): a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield `path` + ".part" to write to; on success sync and rename it, on any failure remove it.
+    """Yield `path` + ".part" to write to; on success rename it, on any failure remove it.
 
     Raises:
         NotEnoughDisk: the disk or our share of it filled up on the way, or allows no file so large.
@@ -77,8 +79,9 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         yield part
-        with part.open("rb+") as f:
-            os.fsync(f.fileno())
+        if path.exists():
+            with part.open("rb+") as f:
+                os.fsync(f.fileno())
         part.replace(path)
     except OSError as e:
         with suppress(OSError):
@@ -96,9 +99,3 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # make the rename itself durable, where the platform lets us
-        fd = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
