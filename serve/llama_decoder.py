@@ -23,7 +23,8 @@ from serve.report import LoadReport
 from serve.settings import ModelOptions
 from turbopilot.errors import CorruptModel, DecoderFailed, NoKvSlot, ServeError
 from turbopilot.gguf_check import check_model
-from turbopilot.gguf_file import read_gguf
+from turbopilot.gguf_file import GgufHeader, read_gguf
+from turbopilot.text_normalizer import text_normalizer
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 _GPU_TYPES: Final = {1: "GPU", 2: "iGPU"}  # enum ggml_backend_dev_type in ggml-backend.h
@@ -113,7 +114,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
 
     # Without a device llama.cpp still says "offloaded": into nowhere.
     n_offloaded, n_layers = _capture.offloaded() or (0, 0)
-    decoder = LlamaDecoder(model, context, model_name(header), n_ctx, options)
+    decoder = LlamaDecoder(model, context, header, n_ctx, options)
     report = LoadReport(
         name=decoder.name,
         n_ctx=n_ctx,
@@ -151,12 +152,13 @@ class LlamaDecoder:
     """A loaded model with its KV cache. Made by `load`. See `serve.decoder.Decoder` for the contract."""
 
     def __init__(
-        self, model: Any, context: Any, name: str, n_ctx: int, options: ModelOptions
+        self, model: Any, context: Any, header: GgufHeader, n_ctx: int, options: ModelOptions
     ) -> None:
         self._model, self._context = model, context
+        self._normalized = text_normalizer(header.metadata)
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self._memory = llama_cpp.llama_get_memory(context)
-        self.name = name
+        self.name = model_name(header)
         self.n_ctx = n_ctx
         self.n_batch = min(options.n_batch, int(llama_cpp.llama_n_batch(context)))
         self.n_seq = options.n_seq
@@ -192,7 +194,7 @@ class LlamaDecoder:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`; see `Tokenizer`."""
-        data = text.encode()
+        data = self._normalized(text).encode()
         size = len(data) + 2  # a token has a byte at least; some tokenizers put a space in front
         while True:
             ids = (llama_cpp.llama_token * size)()

@@ -14,7 +14,7 @@ PACKAGES = ("turbopilot", "converters", "quantize", "serve")
 LEAVES = {
     "turbopilot.errors", "turbopilot.progress", "turbopilot.atomic", "turbopilot.gguf_file", "turbopilot.gguf_check",
     "turbopilot.gguf_split", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
-    "turbopilot.version", "turbopilot.catalog",
+    "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
@@ -25,9 +25,16 @@ OWNERS = {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
         "converters/tokenizer/trial_child.py",
     },
-    "torch": {"turbopilot/verify/torch_reference.py", "converters/torch_file.py"},
-    "transformers": {"turbopilot/verify/torch_reference.py"},
-    "tokenizers": {"converters/tokenizer/trial_child.py"},
+    "torch": {
+        "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_layouts.py",
+        "converters/torch_file.py",
+    },
+    "transformers": {
+        "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_tokenizer.py",
+    },
+    "tokenizers": {
+        "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
+    },
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
     "waitress": {"serve/server.py"},
     "rich": {"turbopilot/console.py"},

@@ -75,6 +75,8 @@ def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path
         np.testing.assert_array_equal(
             np.frombuffer(left, "<f4"), np.frombuffer(right, "<f4"), a.name
         )
+    report = verify(tmp_path / "b.gguf", santa, prompts=PROMPTS)
+    assert report.passed, report.failures
 
 
 def test_exports_that_lack_the_prefix_convert_alike(tmp_path: Path) -> None:

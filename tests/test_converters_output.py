@@ -357,6 +357,8 @@ def test_codegen2_is_codegen_in_eight_blocks(
     convert(codegen, tmp_path / "a.gguf", dtype="f32", name="x")
     convert(folder, tmp_path / "b.gguf", dtype="f32", name="x")
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
+    report = verify(tmp_path / "b.gguf", folder, prompts=["def f(x):\n    return x + 1\n" * 9])
+    assert report.passed, report.failures
     export_gptj(codegen, tmp_path / "gptj")
     export_gptj(folder, tmp_path / "gptj2")
     left, right = (load_file(tmp_path / n / "model.safetensors") for n in ("gptj", "gptj2"))

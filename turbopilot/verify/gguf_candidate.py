@@ -20,6 +20,7 @@ import numpy as np
 from turbopilot.errors import CorruptModel, InvalidInput, TurboPilotError
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import read_gguf
+from turbopilot.text_normalizer import text_normalizer
 from turbopilot.verify.source import Logits
 
 _BATCH = 256  # tokens decoded at once: bounds llama.cpp's own logits buffer to 256·V floats
@@ -60,6 +61,7 @@ class GgufCandidate:
                 f"{path}: llama.cpp cannot load it: {'; '.join(words) or 'it does not say why'}",
                 hint="convert it again, or update llama-cpp-python where the file is newer",
             )
+        self._normalized = text_normalizer(self.header.metadata)
         self._vocab = self._lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(self._lib.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = int(self._lib.llama_model_n_ctx_train(self._model))
@@ -67,7 +69,7 @@ class GgufCandidate:
 
     def tokenize(self, text: str) -> list[int]:
         """See `LogitsSource`."""
-        data = text.encode("utf-8")
+        data = self._normalized(text).encode("utf-8")
         room = len(data) + 16  # a token is at least one byte of text
         buffer = (self._lib.llama_token * room)()
         n = int(self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True))

@@ -1,4 +1,4 @@
-"""The judge: a checkpoint run by transformers in FP32 on the CPU. The only importer of torch and transformers.
+"""The judge: a checkpoint run by transformers in FP32 on the CPU. The tokenizer and foreign layouts lie beside it.
 
 A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only (both by
 transformers), and nothing is looked up on the network.
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.verify.reference_layouts import Layout, foreign_layout
+from turbopilot.verify.reference_tokenizer import open_tokenizer
 from turbopilot.verify.source import Logits
 
 _NOISE_BLOCK = 32  # weights that share a scale in most of ggml's types
@@ -34,7 +36,7 @@ class TorchReference:
     """
 
     def __init__(self, folder: Path) -> None:
-        _check_folder(folder)
+        config = _read_config(folder)
         try:
             import torch
             import transformers
@@ -45,17 +47,8 @@ class TorchReference:
             ) from e
         self.name = str(folder)
         with _quiet():
-            self._model = _load_model(folder)
-            try:
-                self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                    folder, trust_remote_code=False, local_files_only=True
-                )
-            except Exception as e:
-                # transformers and tokenizers raise everything from OSError to plain Exception here.
-                raise InvalidInput(
-                    f"{folder}: its tokenizer cannot be loaded: {_first_line(e)}",
-                    hint="the folder needs tokenizer.json (or vocab.json and merges.txt) and tokenizer_config.json",
-                ) from e
+            self._model = _load_model(folder, foreign_layout(config))
+            self._tokenizer = open_tokenizer(folder)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
         self.n_ctx = int(self._model.config.get_text_config().max_position_embeddings)
@@ -66,13 +59,11 @@ class TorchReference:
 
     def tokenize(self, text: str) -> list[int]:
         """See `LogitsSource`."""
-        # verbose=False: a text longer than the context is meant here, not a mistake to warn of.
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        return ids
+        return self._tokenizer.encode(text)
 
     def text(self, ids: Sequence[int]) -> str:
         """See `LogitsSource`."""
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        return self._tokenizer.decode(ids)
 
     def logits(self, ids: Sequence[int]) -> Logits:
         """See `LogitsSource`. Holds the whole (T, V) in memory: 200 MB for 1024 positions of CodeGen."""
@@ -100,7 +91,7 @@ class TorchReference:
                     blocks += torch.randn(blocks.shape, generator=generator) * scale
 
 
-def _check_folder(folder: Path) -> None:
+def _read_config(folder: Path) -> dict[str, Any]:
     hint = "give the folder that holds config.json, the weights and the tokenizer, as turbopilot download makes it"
     if not folder.exists():
         raise InvalidInput(f"{folder}: no such folder", hint=hint)
@@ -117,17 +108,24 @@ def _check_folder(folder: Path) -> None:
         raise CorruptCheckpoint(f"{config}: cannot be read: {e}", hint="download it again") from e
     if not isinstance(parsed, dict):
         raise CorruptCheckpoint(f"{config}: is not a JSON object", hint="download it again")
+    return parsed
 
 
-def _load_model(folder: Path) -> Any:
+def _load_model(folder: Path, layout: Layout | None) -> Any:
     import torch
     import transformers
 
     try:
+        given: dict[str, Any] = {}
+        kind: Any = transformers.AutoModelForCausalLM
+        if layout:
+            config = transformers.AutoConfig.for_model(**layout.config)
+            given = {"config": config, "state_dict": layout.arrange(_state(folder))}
+            kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         # Eager attention: every architecture has it, and it is the plainest arithmetic to judge by.
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True,
-            attn_implementation="eager", output_loading_info=True,
+        model, info = kind.from_pretrained(
+            None if layout else folder, dtype=torch.float32, trust_remote_code=False,
+            local_files_only=True, attn_implementation="eager", output_loading_info=True, **given,
         )  # fmt: skip
     except Exception as e:
         # safetensors, torch, json and transformers each have their own exceptions: all mean "unreadable".
@@ -141,6 +139,21 @@ def _load_model(folder: Path) -> Any:
             hint="download the checkpoint again",
         )
     return model.eval()
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """All tensors of a checkpoint: safetensors where there are any, else PyTorch's files, weights only."""
+    import torch
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        state.update(load_file(path))
+    for path in () if state else sorted(folder.glob("pytorch_model*.bin")):
+        state.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    if not state:
+        raise FileNotFoundError("no weights: neither *.safetensors nor pytorch_model*.bin")
+    return state
 
 
 def _load_error(folder: Path, e: Exception) -> Exception:
