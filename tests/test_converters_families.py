@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters import convert
+from tests.gguf_faults import WEIGHT_FAULTS, faulty
 from tests.test_converters import model_of
 from tests.tiny import tiny_checkpoint
 from turbopilot.errors import TokenizerMismatch, UnsupportedModel
@@ -38,6 +39,24 @@ def test_variants_equal_pytorch(tmp_path: Path, family: str, variant: dict[str, 
     convert(folder, tmp_path / "out.gguf", dtype="f32")
     report = verify(tmp_path / "out.gguf", folder, prompts=PROMPTS)
     assert report.passed, report.failures
+
+
+@pytest.mark.parametrize(
+    ("family", "activation"), [("gptneox", "hidden_act"), ("gptbigcode", "activation_function")]
+)
+@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+def test_exact_gelu_is_allowed_what_the_formula_costs(
+    tmp_path: Path, family: str, activation: str, dtype: str
+) -> None:
+    exact: dict[str, Any] = {activation: "gelu"}
+    folder = tiny_checkpoint(family, tmp_path / family, **exact)
+    convert(folder, tmp_path / "out.gguf", dtype=dtype)
+    report = verify(tmp_path / "out.gguf", folder, prompts=PROMPTS)
+    assert report.passed, report.failures
+    assert report.tanh_gelu is not None
+    assert 0 < report.tanh_gelu.nmse < 1e-4
+    bad = faulty(tmp_path / "out.gguf", tmp_path / "bad.gguf", WEIGHT_FAULTS["ffn_up bias dropped"])
+    assert not verify(bad, folder, prompts=PROMPTS).passed
 
 
 def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ class TableModel:
         rows: Logits = self.table[np.asarray(ids)]
         return rows
 
+    def use_tanh_gelu(self) -> bool:
+        return False
+
     def add_noise(self, noise: float) -> None:
         rng = np.random.default_rng(2)
         scale = np.sqrt(noise * np.square(self.table).mean())
@@ -189,6 +192,16 @@ def test_limits_follow_the_models_own_answer_to_noise() -> None:
     assert limits_for("Q2_K", answer(5.0, 0, 1.0)).nmse == 1.0  # as far away as zeros would be
     few, many = limits_for("Q4_0", answer(1e-3, 5, 1.0)), limits_for("Q4_0", answer(1e-3, 500, 1.0))
     assert few.clear_top1 < many.clear_top1  # few positions prove little
+
+
+def test_limits_are_wider_by_what_another_gelu_costs() -> None:
+    none = Accumulator().result()
+    costs = replace(none, nmse=4e-6, mean_kl=4e-5, clear=500, clear_top1=1.0)
+    wider, plain = limits_for("F32", tanh=costs), limits_for("F32")
+    assert wider.nmse > plain.nmse + costs.nmse, "distances add, not their squares"
+    assert wider.mean_kl > plain.mean_kl + costs.mean_kl
+    free = limits_for("F32", tanh=replace(none, clear=10**9, clear_top1=1.0))
+    assert (free.nmse, free.mean_kl) == (plain.nmse, plain.mean_kl)
 
 
 def test_the_battery_holds_what_tokenizers_stumble_over() -> None:

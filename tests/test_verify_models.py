@@ -47,6 +47,9 @@ class Remembering:
     def text(self, ids: Sequence[int]) -> str:
         return self.model.text(ids)
 
+    def use_tanh_gelu(self) -> bool:
+        return False
+
     def add_noise(self, noise: float) -> None:
         self.noise = noise
 

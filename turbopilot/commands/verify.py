@@ -96,6 +96,11 @@ def _render(report: Report) -> None:
     title = f"{report.candidate}: {report.architecture}, judged as {report.type_name}"
     title += f" ({report.bits_per_weight:.2f} bits/weight), against {report.reference}"
     console.table(title, ["", "measured", "limit", "verdict"], rows, numbers=(1, 2))
+    if report.tanh_gelu:
+        console.result(
+            "limits: the checkpoint's GELU is exact, llama.cpp's is the tanh formula, which alone costs NMSE "
+            f"{report.tanh_gelu.nmse:.2e} and mean KL {report.tanh_gelu.mean_kl:.2e}"
+        )
     if report.noise:
         console.result(
             f"limits: {report.type_name}'s noise in the checkpoint's own weights gives NMSE "

@@ -10,6 +10,12 @@ best, for they keep some tensors at more bits). A rotary permutation skipped in 
 4.6 times even in a trained model's Q4_0. What no limit can show at few bits is a fault that is smaller
 than the type's own noise: a lost bias of small effect is seen at F32, mostly at F16 and Q8_0, not at
 Q4_0. So verify the F32 or F16 file too, before it is quantized.
+
+GELU. llama.cpp computes it by the tanh formula; the configs of StarCoder, WizardCoder and StableCode ask for
+the exact one, by erf. No file can make up for that, so for such a checkpoint the limits are wider by what the
+change costs the reference itself, which is run with both. By the triangle inequality, the distance (the root
+of NMSE, or of KL) of a file from the exact model is at most its own from the tanh model and that one's from
+the exact model.
 """
 
 from __future__ import annotations
@@ -108,17 +114,33 @@ def noise_of(type_name: str) -> float | None:
     return NOISE[type_name]
 
 
-def limits_for(type_name: str, noisy: Metrics | None = None) -> Limits:
-    """The limits of a type; for all but the fixed ones, from the reference's own answer to `noise_of` it."""
-    if noisy is None:
-        return FIXED[type_name]
-    missed, n = 1 - noisy.clear_top1, max(1, noisy.clear)
-    # Twice the misses of the noise, and three standard deviations of a count of so few.
+def limits_for(type_name: str, noisy: Metrics | None = None, tanh: Metrics | None = None) -> Limits:
+    """The limits of a type.
+
+    Args:
+        type_name: as `judged_type` has it.
+        noisy: the reference's own answer to `noise_of` the type, for all but the fixed ones.
+        tanh: its answer to GELU by the tanh formula, where it computes the exact one.
+    """
+    limits = FIXED[type_name] if noisy is None else _from(noisy)
+    if tanh is None:
+        return limits
+    wider = _from(tanh)
+    return Limits(
+        nmse=min(1.0, (limits.nmse**0.5 + wider.nmse**0.5) ** 2),
+        mean_kl=(limits.mean_kl**0.5 + wider.mean_kl**0.5) ** 2,
+        clear_top1=max(0.0, limits.clear_top1 + wider.clear_top1 - 1),
+    )
+
+
+def _from(answer: Metrics) -> Limits:
+    missed, n = 1 - answer.clear_top1, max(1, answer.clear)
+    # Twice the misses of the answer, and three standard deviations of a count of so few.
     slack = 2 * missed + 3 * (max(missed, 1 / n) / n) ** 0.5
     return Limits(
         # An error of the reference's own power is no model, whatever the type.
-        nmse=min(1.0, _ROOM * noisy.nmse),
-        mean_kl=_ROOM * noisy.mean_kl,
+        nmse=min(1.0, _ROOM * answer.nmse),
+        mean_kl=_ROOM * answer.mean_kl,
         clear_top1=max(0.0, 1 - slack),
     )
 

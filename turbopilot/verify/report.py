@@ -70,6 +70,7 @@ class Report:
         metrics: of the logits; None where they cannot be compared (another vocabulary).
         noise: how far the reference itself is moved by noise as large as the type's; None where the type's
             limits are fixed.
+        tanh_gelu: how far it is moved by llama.cpp's GELU; None where it computes the same.
         limits: what the type may have with this model; None where logits cannot be compared.
         failures: each limit that was missed; none: the candidate passed.
         versions: package → version of what ran the two models.
@@ -85,6 +86,7 @@ class Report:
     prompts: int
     metrics: Metrics | None
     noise: Metrics | None
+    tanh_gelu: Metrics | None
     limits: Limits | None
     failures: tuple[Failure, ...]
     versions: Mapping[str, str]

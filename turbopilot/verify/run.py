@@ -20,7 +20,7 @@ from turbopilot.verify.source import Logits, LogitsSource, Reference
 from turbopilot.verify.texts import default_prompts, token_battery
 
 MAX_POSITIONS = 1024  # of one prompt: the whole (T, V) logits of both sides are held at once
-_NOISE_POSITIONS = 64  # of each prompt, to measure the model's own answer to noise
+_KEPT_POSITIONS = 64  # of each prompt, to measure the model's own answer to a change
 _EXCERPT = 8  # tokens shown before a difference
 
 
@@ -79,7 +79,7 @@ def compare(
 ) -> Report:
     """Judge a candidate by the limits of its type. Arguments as for `verify`; `texts` are all there are.
 
-    The reference is of no further use afterwards: noise may have been added to its weights.
+    The reference is of no further use afterwards: its weights and GELU may have been changed.
     """
     type_name = judged_type(header)
     noise = noise_of(type_name)
@@ -93,17 +93,20 @@ def compare(
                 f"{n} of {tokens.texts} texts are cut differently; {tokens.first_difference}",
             )
         )
-    metrics = noisy = limits = None
+    metrics = tanh = noisy = limits = None
     if candidate.n_vocab != reference.n_vocab:
         message = f"the GGUF has {candidate.n_vocab:,} vocabulary rows, the checkpoint {reference.n_vocab:,}"
         found.append(Failure("vocabulary", message + ": logits cannot be compared"))
     else:
         ids = _prompt_ids(reference, candidate, prompts)
-        keep = _NOISE_POSITIONS if noise else 0
-        metrics, kept = compare_logits(reference, candidate, ids, progress, keep=keep)
+        metrics, kept = compare_logits(reference, candidate, ids, progress, keep=_KEPT_POSITIONS)
+        if reference.use_tanh_gelu():
+            tanh = _moved(reference, ids, kept)
+            kept = [reference.logits(one[:_KEPT_POSITIONS]) for one in ids] if noise else kept
         if noise:
-            noisy = _answer_to_noise(reference, noise, ids, kept)
-        limits = limits_for(type_name, noisy)
+            reference.add_noise(noise)
+            noisy = _moved(reference, ids, kept)
+        limits = limits_for(type_name, noisy, tanh)
         found += failures(
             metrics, limits, type_name, lambda place: _describe(place, ids, reference)
         )
@@ -118,6 +121,7 @@ def compare(
         prompts=len(prompts),
         metrics=metrics,
         noise=noisy,
+        tanh_gelu=tanh,
         limits=limits,
         failures=tuple(found),
         versions=versions,
@@ -212,11 +216,10 @@ def compare_logits(
     return seen.result(), kept
 
 
-def _answer_to_noise(
-    reference: Reference, noise: float, prompts: Sequence[Sequence[int]], sound: Sequence[Logits]
+def _moved(
+    reference: Reference, prompts: Sequence[Sequence[int]], sound: Sequence[Logits]
 ) -> Metrics:
-    """How far the reference moves from its own, sound logits when its weights are perturbed."""
-    reference.add_noise(noise)
+    """How far the reference, now changed, is from its own sound logits of each prompt's beginning."""
     moved = Accumulator()
     for i, (ids, logits) in enumerate(zip(prompts, sound, strict=True)):
         # The models are causal: the logits of a prompt's beginning do not depend on its rest.

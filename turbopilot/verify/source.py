@@ -38,7 +38,13 @@ class LogitsSource(Protocol):
 
 
 class Reference(LogitsSource, Protocol):
-    """A model that can show how much it minds noise in its weights."""
+    """A model that can show how much it minds what the candidate may lose."""
+
+    def use_tanh_gelu(self) -> bool:
+        """From now on compute GELU by the tanh formula, as llama.cpp does; False where it did already.
+
+        The two differ by at most 4.8e-4 at any activation.
+        """
 
     def add_noise(self, noise: float) -> None:
         """Put random noise on every matrix, in place and for good.

@@ -74,6 +74,20 @@ class TorchReference:
         array: Logits = np.asarray(out.to(torch.float32).numpy())
         return array
 
+    def use_tanh_gelu(self) -> bool:
+        """See `Reference`."""
+        from transformers.activations import GELUActivation, NewGELUActivation
+
+        exact = [
+            (module, name)
+            for module in self._model.modules()
+            for name, child in module.named_children()
+            if isinstance(child, GELUActivation)
+        ]
+        for module, name in exact:
+            setattr(module, name, NewGELUActivation())
+        return bool(exact)
+
     def add_noise(self, noise: float) -> None:
         """See `Reference`. The same noise each time: a verdict must not depend on luck."""
         import torch
