@@ -20,9 +20,12 @@ from typer.testing import CliRunner
 
 from converters import convert, dry_run, export_gptj
 from converters.encode import encode
+from converters.plan import plan
 from converters.provenance import read_provenance
+from converters.registry import find
 from converters.scan import BUFFER_BYTES, Scan
 from quantize import quantize
+from tests.published import published
 from tests.test_converters import model_of
 from tests.tiny import tiny_checkpoint
 from turbopilot.cli import app
@@ -366,19 +369,8 @@ def test_codegen2_is_codegen_in_eight_blocks(
 
 
 def test_the_published_codegen2_1b_is_planned() -> None:
-    from converters.hfconfig import HfConfig
-    from converters.plan import plan
-    from converters.registry import find
-    from tests.test_converters import published_sources
-
-    # config.json of Salesforce/codegen2-1B
-    values = {
-        "architectures": ["CodeGenForCausalLM"], "n_embd": 2048, "n_layer": 16, "n_head": 16, "head_dim": 128,
-        "rotary_dim": 64, "n_positions": 2048, "n_inner": None, "vocab_size": 51200, "layer_norm_epsilon": 1e-5,
-        "activation_function": "gelu_new", "scale_attn_weights": True, "tie_word_embeddings": False,
-    }  # fmt: skip
-    config = HfConfig(values)
-    made = plan(find(config), config, published_sources(values, fused=True), "F16")
+    model = published("codegen2-1B")
+    made = plan(find(model.config), model.config, model.sources, "F16")
     q = next(t for t in made.tensors if t.name == "blk.0.attn_q.weight")
     rows = q.parts[0].rows
     assert rows is not None

@@ -1,0 +1,74 @@
+"""Published models by their config.json (the fields that converting reads), and the names and shapes of their tensors.
+
+A file has `repository`, `size`, `config`, and where the checkpoint holds tensors that transformers' class has not,
+`buffers`. Where transformers has no such class, `tensors` lists all, by hand. "{i}" stands for every layer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from converters.hfconfig import HfConfig
+from converters.source_tensor import SourceTensor
+
+FOLDER: Final = Path(__file__).parent
+NAMES: Final = sorted(p.stem for p in FOLDER.glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model without its weights: `sources` name a file that is not there."""
+
+    repository: str
+    config: HfConfig
+    sources: dict[str, SourceTensor]
+
+
+def published(name: str) -> Published:
+    """One of `NAMES`."""
+    said = _read(name)
+    config = said["config"]
+    n_layer = config.get("num_hidden_layers") or config["n_layer"]
+    shapes = _every(said.get("tensors", {}), n_layer) or _by_class(config)
+    shapes |= _every(said.get("buffers", {}), n_layer)
+    nowhere = Path("model.safetensors")
+    sources = {n: SourceTensor(n, "F16", shape, nowhere, 0) for n, shape in shapes.items()}
+    return Published(said["repository"], HfConfig(config), sources)
+
+
+def published_config(name: str) -> HfConfig:
+    """The config.json of one of `NAMES`."""
+    return HfConfig(_read(name)["config"])
+
+
+def _read(name: str) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return said
+
+
+def _every(table: dict[str, list[int]], n_layer: int) -> dict[str, tuple[int, ...]]:
+    return {
+        name.format(i=i): tuple(shape)
+        for name, shape in table.items()
+        for i in range(n_layer if "{i}" in name else 1)
+    }
+
+
+def _by_class(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    values = {k: v for k, v in config.items() if k != "architectures"}
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config["model_type"] == "gpt_neox":  # the name in files; the class translates it
+        shapes["embed_out.weight"] = shapes.pop("lm_head.weight")
+    if model.config.tie_word_embeddings:  # saved once
+        shapes = {
+            n: s for n, s in shapes.items() if n not in ("lm_head.weight", "embed_out.weight")
+        }
+    return shapes
