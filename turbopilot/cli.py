@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
 from turbopilot.commands.inspect import inspect
+from turbopilot.commands.models import models
 from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
 from turbopilot.commands.verify import verify
@@ -86,8 +87,8 @@ def _root(
     pass
 
 
-for _command in (download, convert, quantize, verify, serve, inspect):
-    app.command(no_args_is_help=_command is not serve)(_command)
+for _command in (models, download, convert, quantize, verify, serve, inspect):
+    app.command(no_args_is_help=_command not in (models, serve))(_command)
 
 
 def main() -> None:

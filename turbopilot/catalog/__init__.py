@@ -9,10 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 from turbopilot.catalog.first_wave import FIRST_WAVE
+from turbopilot.catalog.footprint import TYPES, Footprint, best_type, footprint
 from turbopilot.catalog.model import Geometry, Model, OldFile
 from turbopilot.catalog.second_wave import SECOND_WAVE
 
-__all__ = ["MODELS", "Geometry", "Model", "OldFile", "find"]
+__all__ = [
+    "MODELS",
+    "TYPES",
+    "Footprint",
+    "Geometry",
+    "Model",
+    "OldFile",
+    "best_type",
+    "find",
+    "footprint",
+]
 
 MODELS: Final[tuple[Model, ...]] = (*FIRST_WAVE, *SECOND_WAVE)
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
