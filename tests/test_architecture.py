@@ -25,7 +25,7 @@ OWNERS = {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
         "converters/tokenizer/trial_child.py",
     },
-    "torch": {"turbopilot/verify/torch_reference.py", "converters/torch_file.py"},
+    "torch": {"turbopilot/verify/torch_reference.py"},
     "transformers": {"turbopilot/verify/torch_reference.py"},
     "tokenizers": {"converters/tokenizer/trial_child.py"},
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
