@@ -161,7 +161,8 @@ class _Machine:
                 self._stack.pop()  # attributes of a dict, such as a state dict's `_metadata`
                 self._top(dict)
             case pickle.PROTO:
-                self._take(1)
+                if (version := self._number("<B")) > 3:
+                    raise BadPickle(f"its pickle is of protocol {version}; torch.save's own is 2")
             case _:
                 raise BadPickle(f"its pickle has the opcode {op[0]:#04x}, which no weights need")
 

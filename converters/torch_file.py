@@ -29,6 +29,7 @@ MAX_PICKLE = (
 MAX_DIMENSIONS = 8
 
 _ZIP = b"PK\x03\x04"
+_DESCRIPTOR = b"PK\x07\x08"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
 
 _DTYPES = {
@@ -94,8 +95,9 @@ def _records(path: Path, file: FileIO) -> dict[str, _Record]:
     size = file.seek(0, os.SEEK_END)
     found: dict[str, _Record] = {}
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    for entry in entries:
+        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries[1:]), size]
+    for entry, end in zip(entries, ends, strict=True):
         name = entry.filename.partition("/")[2]
         if name in found:
             raise _corrupt(path, f"entry {name[:200]!r} of the zip stands twice")
@@ -103,21 +105,27 @@ def _records(path: Path, file: FileIO) -> dict[str, _Record]:
             raise _save_anew(path, f"is a zip whose entry {name[:200]!r} is compressed")
         if entry.file_size != entry.compress_size:
             raise _corrupt(path, f"entry {name[:200]!r} of the zip has two sizes")
-        file.seek(entry.header_offset)
-        head = file.read(30)
-        n_name, n_extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
-        twin = file.read(n_name)
-        start = entry.header_offset + 30 + n_name + n_extra
-        # Every header and descriptor of a zip begins so: a start that is shifted ends elsewhere.
-        file.seek(min(start + entry.file_size, size))
-        if (
-            not head.startswith(_ZIP)
-            or twin != entry.orig_filename.encode("utf-8" if entry.flag_bits & 1 << 11 else "cp437")
-            or file.read(2) != _ZIP[:2]
-        ):
+        start = _start(file, entry)
+        if not start or start + entry.file_size > end:
             raise _corrupt(path, f"entry {name[:200]!r} of the zip is not where its directory says")
         found[name] = _Record(start, entry.file_size, entry.CRC)
     return found
+
+
+def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's data begins; 0 where there is another entry, or something else behind the data."""
+    file.seek(entry.header_offset)
+    head = file.read(30)
+    n_name, n_extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+    codec = "utf-8" if entry.flag_bits & 1 << 11 else "cp437"
+    if not head.startswith(_ZIP) or file.read(n_name) != entry.orig_filename.encode(codec):
+        return 0
+    start = entry.header_offset + 30 + n_name + n_extra
+    file.seek(start + entry.file_size)
+    # The padding before the data is as long as it says only if a descriptor, or else a header, comes after.
+    described = bool(entry.flag_bits & 1 << 3) and entry.file_size > 0
+    behind = file.read(4)
+    return start if behind[:2] == _ZIP[:2] and (behind == _DESCRIPTOR) == described else 0
 
 
 def _state(path: Path, file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
