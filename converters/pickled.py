@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +159,8 @@ class _Machine:
                 arguments = self._stack.pop()
                 self._stack.append(_call(self._stack.pop(), arguments))
             case pickle.BUILD:
-                self._stack.pop()  # attributes of a dict, such as a state dict's `_metadata`
-                self._top(dict)
+                self._stack.pop()  # attributes, such as a state dict's `_metadata`
+                self._top(OrderedDict)
             case pickle.PROTO:
                 if (version := self._number("<B")) > 3:
                     raise BadPickle(f"its pickle is of protocol {version}; torch.save's own is 2")
@@ -186,15 +187,14 @@ class _Machine:
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    def _top(self, kind: type) -> Any:
-        if type(self._stack[-1]) is not kind:
-            raise BadPickle(
-                f"its pickle fills a {type(self._stack[-1]).__name__} as a {kind.__name__}"
-            )
-        return self._stack[-1]
+    def _top(self, *kinds: type) -> Any:
+        top = self._stack[-1]
+        if type(top) not in kinds:
+            raise BadPickle(f"its pickle fills a {type(top).__name__} as a {kinds[0].__name__}")
+        return top
 
     def _set_items(self, items: list[Any]) -> None:
-        target = self._top(dict)
+        target = self._top(dict, OrderedDict)
         if len(items) % 2:
             raise BadPickle("its pickle has a name without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -240,7 +240,7 @@ def _call(function: Any, arguments: Any) -> Any:
     if name in _WRAPPERS:
         return arguments[0]
     if name == "collections.OrderedDict" and not arguments:
-        return {}
+        return OrderedDict()
     if name == "torch.Size" and type(arguments[0]) is tuple:
         return arguments[0]
     if name in _INERT:

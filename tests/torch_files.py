@@ -1,13 +1,17 @@
-"""PyTorch files made by hand: any pickle in torch.save's zip, and zips with a fault."""
+"""PyTorch files made by hand, with any pickle in them, and what is to become of them."""
 
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
+
+from converters.torch_file import read_pickle
 
 # What a pickle of protocol 2 is made of.
 PROTO, STOP, EMPTY = b"\x80\x02", b".", b"}"
@@ -75,5 +79,28 @@ def write(path: Path, entries: Mapping[str, bytes], compression: int = 0) -> Pat
 def with_pickle(path: Path, pickled: bytes, **entries: bytes) -> Path:
     """A PyTorch file of that pickle and one storage of four F32."""
     data = torch.arange(4, dtype=torch.float32).numpy().tobytes()
-    parts = {"data.pkl": pickled, "byteorder": b"little", "data/0": data, **entries}
+    parts = {
+        "data.pkl": pickled,
+        "version": b"3\n",
+        "byteorder": b"little",
+        "data/0": data,
+        **entries,
+    }
     return write(path, {f"archive/{entry}": part for entry, part in parts.items()})
+
+
+def refused(path: Path, error: type[Exception], *words: str) -> None:
+    """`read_pickle` raises; names the file and says what to do; takes neither long nor much memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) as e:
+            read_pickle(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    said = str(e.value)
+    assert str(path) in said
+    assert getattr(e.value, "hint", "")
+    assert all(word in said for word in words), f"{words} are not in: {said}"
+    assert len(said) < 1000
+    assert said.isprintable()
