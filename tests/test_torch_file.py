@@ -17,6 +17,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
 from converters import convert
+from converters.checkpoint import Checkpoint
 from converters.torch_file import read_pickle
 from tests.tiny import tiny_checkpoint
 from tests.torch_files import refused
@@ -184,3 +185,58 @@ def test_nan_behind_a_view_of_the_same_place(
         ours = pickled(folder, tmp_path / str(len(list(tmp_path.iterdir()))), order)
         with pytest.raises(TensorMismatch, match=r"fc_in.bias.*NaN"):
             convert(ours, tmp_path / "out.gguf")
+
+
+@pytest.fixture
+def sharded(checkpoints: Callable[[str], Path], tmp_path: Path) -> Path:
+    folder = checkpoints("codegen")
+    return pickled(folder, tmp_path / "torch", load_file(folder / "model.safetensors"), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "shard", "word"),
+    [
+        ("lm_head.bias", "../../etc/passwd", "not a file beside it"),
+        ("lm_head.bias", "/etc/passwd", "not a file beside it"),
+        ("lm_head.bias", "x" * 300, "not a file beside it"),
+        ("lm_head.bias", "a\0b", "absent"),
+        ("lm_head.bias", "\ud800", "absent"),
+        ("lm_head.bias", "pytorch_model-00003-of-00003.bin", "absent"),
+        ("lm_head.bias", "config.json", "not a zip"),
+        ("ghost", "pytorch_model-00001-of-00002.bin", "'ghost' is in"),
+    ],
+)
+def test_an_index_that_is_wrong(sharded: Path, name: str, shard: str, word: str) -> None:
+    index = sharded / "pytorch_model.bin.index.json"
+    weight_map = {**json.loads(index.read_text())["weight_map"], name: shard}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CorruptCheckpoint, match=word) as e:
+        convert(sharded, sharded.parent / "out.gguf")
+    assert e.value.hint
+    assert e.value.message.isprintable()
+    assert len(e.value.message) < 1000
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_tensor_in_two_shards_is_refused_even_if_equal(sharded: Path, equal: bool) -> None:
+    first, second = sorted(sharded.glob("*.bin"))
+    name, tensor = next(iter(torch.load(first).items()))
+    torch.save({**torch.load(second), name: tensor if equal else tensor + 1}, second)
+    with pytest.raises(CorruptCheckpoint, match=rf"{second.name}.*{name}.* also in {first.name}"):
+        convert(sharded, sharded.parent / "out.gguf")
+
+
+def test_a_tensor_that_no_index_names_is_not_lost(sharded: Path) -> None:
+    index = sharded / "pytorch_model.bin.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    del weight_map["lm_head.bias"]
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    convert(sharded, sharded.parent / "out.gguf")
+    assert "lm_head.bias" in Checkpoint.open(sharded).tensors
+
+
+def test_safetensors_are_preferred(sharded: Path, checkpoints: Callable[[str], Path]) -> None:
+    for shard in sharded.glob("*.bin"):
+        shard.write_bytes(b"would fail")
+    shutil.copy(checkpoints("codegen") / "model.safetensors", sharded)
+    convert(sharded, sharded.parent / "out.gguf")
