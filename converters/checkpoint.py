@@ -24,12 +24,13 @@ from turbopilot.errors import CorruptCheckpoint, InvalidInput
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
-# A file's name and its reader, best first: safetensors can do no harm and need no torch.
+# A file's name and its reader, best first: safetensors needs no machine to read it.
 # Sharded, the index beside the shards is named after the single file.
 FORMATS: tuple[tuple[str, Reader], ...] = (
     ("model.safetensors", read_header),
     ("pytorch_model.bin", read_pickle),
 )
+MAX_NAME = 120  # of a shard; file systems end at 255 bytes, and fail in ways of their own
 
 
 class Checkpoint:
@@ -115,28 +116,31 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         items = [(str(k), str(v)) for k, v in weight_map.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CorruptCheckpoint(
             f"{index}: not an index of shards ({e})", hint="download it again"
         ) from e
     shards = sorted({shard for _, shard in items})
     for shard in shards:
         # An index comes from a stranger: it may name files beside it, and no others.
-        if Path(shard).name != shard or shard in ("", ".", ".."):
+        if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
-                f"{index}: names {shard!r}, which is not a file beside it", hint="do not trust it"
+                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file beside it",
+                hint="do not trust it",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise CorruptCheckpoint(
-            f"{index}: names shards that are absent: {', '.join(absent)}", hint="download them"
+            f"{index}: names shards that are absent: {', '.join(map(repr, absent))}",
+            hint="download them",
         )
     tensors: dict[str, SourceTensor] = {}
     for shard in shards:
         for name, tensor in read(folder / shard).items():
             if name in tensors:
                 raise CorruptCheckpoint(
-                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}"
+                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
+                    hint="download the checkpoint again: it is not known which of them counts",
                 )
             tensors[name] = tensor
     for name, shard in items:

@@ -153,10 +153,10 @@ def describe_weights(path: Path, kind: str) -> WeightsDescription:
 
     Args:
         path: the file.
-        kind: "safetensors", or "pytorch", which needs torch.
+        kind: "safetensors", or "pytorch".
 
     Raises:
-        InvalidInput: torch is absent, or the file must be saved anew.
+        InvalidInput: the file must be saved anew.
         CorruptCheckpoint: it is damaged or hostile.
     """
     tensors = (read_header(path) if kind == "safetensors" else read_pickle(path)).values()

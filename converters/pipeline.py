@@ -67,7 +67,7 @@ def convert(
     name: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF. Needs no torch (for safetensors).
+    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF. Needs no torch.
 
     Args:
         source: folder with config.json, a tokenizer and the weights; or a file of the original TurboPilot.

@@ -30,6 +30,7 @@ _TENSORS = (
     (r".*\.weight_scale(_inv)?", "fp8"),
     (r".*\.(SCB|weight\.(absmax|quant_map|quant_state\..*))", "bitsandbytes"),
 )
+MAX_METHOD, MAX_NAME = 60, 200  # characters that are shown
 _FP8 = ("F8_E4M3", "F8_E5M2")
 
 
@@ -68,7 +69,9 @@ def _declared(config: HfConfig) -> tuple[str, str] | None:
             continue
         method = value.get("quant_method") if isinstance(value, dict) else None
         if isinstance(method, str):
-            return method.lower(), f"{field}.quant_method"
+            # It comes from a stranger, and is shown on a terminal.
+            shown = "".join(c if c.isprintable() else "?" for c in method.lower())[:MAX_METHOD]
+            return shown, f"{field}.quant_method"
         # bitsandbytes wrote no name before there were others
         of_bits = isinstance(value, dict) and {"load_in_8bit", "load_in_4bit"} & value.keys()
         return "bitsandbytes" if of_bits else "a method of its own", field
@@ -80,8 +83,8 @@ def _betrayed(tensors: Iterable[SourceTensor]) -> tuple[str, str] | None:
     for pattern, method in _TENSORS:
         for t in tensors:
             if re.fullmatch(pattern, t.name):
-                return method, f"tensor {t.name}"
+                return method, f"tensor {t.name[:MAX_NAME]!r}"
     for t in tensors:
         if t.dtype in _FP8:
-            return "fp8", f"tensor {t.name} is {t.dtype}"
+            return "fp8", f"tensor {t.name[:MAX_NAME]!r} is {t.dtype}"
     return None

@@ -48,7 +48,7 @@ class Scan:
     ) -> None:
         by_file: dict[Path, list[SourceTensor]] = {path: [] for path in files}
         hashed = set(by_file)
-        for tensor in {(t.path, t.offset): t for t in tensors}.values():
+        for tensor in set(tensors):
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
         self._digests: dict[Path, Future[str]] = {}

@@ -1,9 +1,8 @@
-"""Read what a PyTorch file (.bin) says of its tensors, and leave the weights where they lie. Imports torch.
+"""Read what a PyTorch file (.bin) says of its tensors, and leave the weights where they lie. Needs no torch.
 
 The file is a zip: a pickle names each tensor, its storage and its place therein, and each storage is an
-entry of its own, uncompressed. torch reads the pickle onto the meta device, which has no memory, as
-weights only, which runs nothing that the file brings; and what it then says is held against the zip's own
-directory. So rows stream from the file as they do from safetensors, and no array passes through torch.
+entry of its own, uncompressed. The pickle is read as data (`converters.pickled`), nothing of it is run, and
+what it says is held against the zip's own directory. So rows stream from the file as they do from safetensors.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layout of the zip).
 """
@@ -11,24 +10,26 @@ Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layou
 from __future__ import annotations
 
 import os
-import re
-import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from converters.source_tensor import SourceTensor
+from converters.pickled import BadPickle, Global, Pickled, read
+from converters.source_tensor import SourceTensor, data_bytes
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, TurboPilotError
 
-# 2.11 is the first that says where a meta tensor's bytes lie in the file (pytorch pull request 170619);
-# below 2.10 a hostile pickle could corrupt memory even as weights only (CVE-2026-24747).
-LEAST_TORCH = (2, 11)
 MAX_DIRECTORY = 16 << 20  # a hundred thousand tensors take 8 MB of it; zipfile takes ten times that
-MAX_PICKLE = 100 << 20  # as the header of safetensors
+MAX_PICKLE = (
+    16 << 20
+)  # which they take of it too; a hostile one can make fifty times that of values
+MAX_DIMENSIONS = 8
 
 _ZIP = b"PK\x03\x04"
+_DESCRIPTOR = b"PK\x07\x08"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
 
 _DTYPES = {
@@ -38,30 +39,39 @@ _DTYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """An entry of the zip: where its data begins in the file, its bytes, and their checksum."""
+
+    start: int
+    n_bytes: int
+    checksum: int
+
+
 def read_pickle(path: Path) -> dict[str, SourceTensor]:
     """Every tensor of one PyTorch file, by name.
 
     Raises:
-        InvalidInput: torch is absent or too old, or the file is whole but must be saved anew (written before
-            torch 1.6, compressed, big-endian; a tensor that does not lie in one piece).
+        InvalidInput: the file is whole but must be saved anew (written before torch 1.6, compressed,
+            big-endian; a tensor that does not lie in one piece).
         CorruptCheckpoint: the file is damaged, its pickle holds something else than tensors by name, or
             wants to run something, which it is not given.
     """
     try:
         with _Frugal(path) as file:
             _check_kind(path, file.read(len(_LEGACY)))
-            storages = _storages(path, file)
-            file.seek(0)
-            state = _load(path, file)
-        return {n: _source(path, n, tensor, storages) for n, tensor in _by_name(path, state)}
+            records = _records(path, file)
+            state = _state(path, file, records)
     except OSError as e:
         raise CorruptCheckpoint(f"{path}: cannot be read: {e}", hint="check the file") from e
     except TurboPilotError:
         raise
+    except BadPickle as e:
+        raise _corrupt(path, str(e)) from e
     except Exception as e:
-        # zipfile, torch's unpickler and the C++ below it each have their own exceptions, and a pickle may
-        # hide odd objects in a tensor's attributes: all mean that torch.save did not write this.
-        raise _corrupt(path, _reason(e)) from e
+        # zipfile has many exceptions for a damaged directory (struct.error, NotImplementedError, …)
+        raise _corrupt(path, f"its zip cannot be read: {type(e).__name__}") from e
+    return _sources(path, state, records)
 
 
 class _Frugal(FileIO):
@@ -69,7 +79,7 @@ class _Frugal(FileIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory claims {size:,} bytes")
+            raise BadPickle(f"its directory claims {size:,} bytes")
         return super().read(size) or b""
 
 
@@ -80,106 +90,126 @@ def _check_kind(path: Path, start: bytes) -> None:
         raise _corrupt(path, "it is not a zip, so torch.save did not write it")
 
 
-def _storages(path: Path, file: FileIO) -> dict[int, int]:
-    """Where each entry's data begins in the file → its bytes, by the zip's own directory."""
+def _records(path: Path, file: FileIO) -> dict[str, _Record]:
+    """The entries of the zip by name; a name is told without the folder, of any name, that all lie in."""
     size = file.seek(0, os.SEEK_END)
-    found: dict[int, int] = {}
+    found: dict[str, _Record] = {}
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if len({entry.filename for entry in entries}) != len(entries):
-            raise _corrupt(path, "an entry of the zip stands twice")
-        for entry in entries:
-            name = entry.filename.partition("/")[2]  # all lie in one folder of any name
-            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                raise _save_anew(path, f"is a zip whose entry {name!r} is compressed")
-            file.seek(entry.header_offset)
-            head = file.read(30)
-            start = entry.header_offset + 30
-            start += int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-            if not head.startswith(_ZIP) or start + entry.compress_size > size:
-                raise _corrupt(path, f"entry {name!r} of the zip is not where its directory says")
-            if entry.file_size != entry.compress_size:
-                raise _corrupt(path, f"entry {name!r} of the zip has two sizes")
-            if name == "data.pkl" and entry.file_size > MAX_PICKLE:
-                raise _corrupt(path, f"its pickle is {entry.file_size:,} bytes long")
-            if name == "byteorder" and archive.open(entry).read(len(b"little")) != b"little":
-                raise _save_anew(path, "holds numbers in big-endian order")
-            found[start] = entry.file_size
+        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries[1:]), size]
+    for entry, end in zip(entries, ends, strict=True):
+        name = entry.filename.partition("/")[2]
+        if name in found:
+            raise _corrupt(path, f"entry {name[:200]!r} of the zip stands twice")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise _save_anew(path, f"is a zip whose entry {name[:200]!r} is compressed")
+        if entry.file_size != entry.compress_size:
+            raise _corrupt(path, f"entry {name[:200]!r} of the zip has two sizes")
+        start = _start(file, entry)
+        if not start or start + entry.file_size > end:
+            raise _corrupt(path, f"entry {name[:200]!r} of the zip is not where its directory says")
+        found[name] = _Record(start, entry.file_size, entry.CRC)
     return found
 
 
-def _load(path: Path, file: FileIO) -> Any:
-    try:
-        import torch
-    except (ImportError, OSError) as e:
-        raise InvalidInput(
-            f"{path}: only PyTorch can read this file, and it cannot be imported: {e}",
-            hint="pip install 'turbopilot[verify]', or take the repository's safetensors",
-        ) from e
-    version = str(torch.__version__)
-    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < LEAST_TORCH:
-        least = ".".join(map(str, LEAST_TORCH))
-        raise InvalidInput(
-            f"{path}: torch {version} cannot read this file safely without loading it whole",
-            hint=f"pip install -U 'torch>={least}', or take the repository's safetensors",
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an odd pickle protocol either reads or ends in an error
-        # Not mmap: a file larger than memory cannot be mapped so, and on meta nothing would read it.
-        return torch.load(file, map_location="meta", weights_only=True, mmap=False)
+def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's data begins; 0 where there is another entry, or something else behind the data."""
+    file.seek(entry.header_offset)
+    head = file.read(30)
+    n_name, n_extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+    codec = "utf-8" if entry.flag_bits & 1 << 11 else "cp437"
+    if not head.startswith(_ZIP) or file.read(n_name) != entry.orig_filename.encode(codec):
+        return 0
+    start = entry.header_offset + 30 + n_name + n_extra
+    file.seek(start + entry.file_size)
+    # The padding before the data is as long as it says only if a descriptor, or else a header, comes after.
+    described = bool(entry.flag_bits & 1 << 3) and entry.file_size > 0
+    behind = file.read(4)
+    return start if behind[:2] == _ZIP[:2] and (behind == _DESCRIPTOR) == described else 0
 
 
-def _by_name(path: Path, state: Any) -> list[tuple[str, Any]]:
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+def _state(path: Path, file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
+    """What the pickle describes, once the rest of the zip is known to suit."""
+    if "data.pkl" not in records:
+        raise _corrupt(path, "it has no data.pkl, so torch.save did not write it")
+    if "byteorder" in records and _small(path, file, records, "byteorder") != b"little":
+        raise _save_anew(path, "holds numbers in big-endian order")
+    state = read(_small(path, file, records, "data.pkl"))
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]  # as training frameworks save it, beside the optimizer's state
-    if not isinstance(state, Mapping):
+    if not isinstance(state, dict):
         raise _corrupt(path, f"it holds one {type(state).__name__}, not tensors by name")
-    for name in state:
+    return state
+
+
+def _small(path: Path, file: FileIO, records: Mapping[str, _Record], name: str) -> bytes:
+    record = records[name]
+    if record.n_bytes > MAX_PICKLE:
+        raise _corrupt(path, f"its {name} is {record.n_bytes:,} bytes long")
+    file.seek(record.start)
+    data = file.read(record.n_bytes)
+    # torch writes 0 where it was told to save the time (torch.serialization.set_crc32_options)
+    if record.checksum not in (0, zlib.crc32(data)):
+        raise _corrupt(path, f"its {name} has another checksum than when it was written")
+    return data
+
+
+def _sources(
+    path: Path, state: Mapping[Any, Any], records: Mapping[str, _Record]
+) -> dict[str, SourceTensor]:
+    sources: dict[str, SourceTensor] = {}
+    types: dict[str, str] = {}  # of each storage
+    for name, tensor in state.items():
         if not isinstance(name, str):
             raise _corrupt(path, f"it names a tensor {name!r}, which is no text")
-    return list(state.items())
+        if isinstance(tensor, Global):
+            raise _save_anew(path, f"holds {name[:200]!r} as what {tensor.name} makes of it")
+        if not isinstance(tensor, Pickled):
+            raise _corrupt(path, f"{name[:200]!r} is no plain tensor")
+        sources[name] = source = _source(path, name, tensor, records)
+        if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
+            raise _save_anew(path, f"holds {name[:200]!r} as a view of another type's numbers")
+    return sources
 
 
-def _source(path: Path, name: str, tensor: Any, storages: Mapping[int, int]) -> SourceTensor:
-    """What torch says of a tensor, as far as the zip's directory bears it out."""
-    import torch
-
-    if not isinstance(tensor, torch.Tensor):
-        raise _corrupt(path, f"{name!r} is no tensor but {type(tensor).__name__}")
-    dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
-    if dtype is None or tensor.layout is not torch.strided:
-        kind = f"{tensor.dtype}, {tensor.layout}"
-        raise _save_anew(path, f"holds {name!r} as {kind}: not plain rows of numbers")
-    if not tensor.is_contiguous() or tensor.is_neg():
-        raise _save_anew(path, f"holds {name!r} as a view (transposed, say), not in one piece")
-    storage: Any = tensor.untyped_storage()
-    start = storage._checkpoint_offset
-    if type(start) is not int or start not in storages:
-        raise _corrupt(path, f"the data of {name!r} is not in the file")
-    skipped = int(tensor.storage_offset()) * tensor.element_size()
-    source = SourceTensor(name, dtype, tuple(tensor.shape), path, start + skipped)
-    # The storage is asked too: a file whose pickle and zip disagree is not to be believed in the rest.
-    needed = max(storage.nbytes(), skipped + source.n_bytes)
-    if skipped < 0 or needed > storages[start]:
+def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Record]) -> SourceTensor:
+    """What the pickle says of a tensor, as far as the zip's directory bears it out."""
+    shown = repr(name[:200])
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise _save_anew(path, f"holds {shown} as {tensor.dtype}: not plain numbers")
+    numbers = (tensor.offset, tensor.storage.count, *tensor.shape)
+    if len(tensor.shape) > MAX_DIMENSIONS or not all(0 <= n < 1 << 63 for n in numbers):
+        raise _corrupt(path, f"{shown} has an impossible place or shape")
+    if tensor.flags or not _in_one_piece(tensor):
+        raise _save_anew(path, f"holds {shown} as a view (transposed, say), not in one piece")
+    record = records.get(f"data/{tensor.storage.key}")
+    if record is None:
+        raise _corrupt(path, f"the data of {shown} is not in the file")
+    n_bytes = data_bytes(dtype, (1,))
+    source = SourceTensor(name, dtype, tensor.shape, path, record.start + tensor.offset * n_bytes)
+    held = data_bytes(_DTYPES.get(tensor.storage.dtype, dtype), (tensor.storage.count,))
+    if held != record.n_bytes:
+        raise _corrupt(
+            path, f"the storage of {shown} is {held:,} bytes long, its data {record.n_bytes:,}"
+        )
+    needed = tensor.offset * n_bytes + source.n_bytes
+    if needed > held:
         raise _corrupt(
             path,
-            f"tensor {name!r} of shape {source.shape} needs {needed:,} bytes, its storage has {storages[start]:,}",
+            f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, its storage has {held:,}",
         )
     return source
 
 
-def _reason(e: Exception) -> str:
-    """Torch's reason in short: its messages run to a page, most of it advice on how to run the file after all."""
-    text = str(e)
-    if wanted := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"its pickle asks for {wanted[1]}, which no weights need; nothing of it was run"
-    text = re.sub(
-        r"Weights only load failed\..*?(WeightsUnpickler error: |\n\n|$)", "", text, flags=re.S
-    )
-    first = re.split(r"\.\s|\n", text.strip(), maxsplit=1)[0][:200]
-    # What the file says may be in it, and is not let at the terminal.
-    printable = "".join(c if c.isprintable() else "?" for c in first)
-    return f"torch cannot read it: {type(e).__name__}{printable and ': '}{printable}"
+def _in_one_piece(tensor: Pickled) -> bool:
+    """Whether its numbers follow each other as in C; the stride of one row, or of none, says nothing."""
+    step = 1
+    for n, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if n != 1 and stride != step:
+            return 0 in tensor.shape
+        step *= n
+    return True
 
 
 def _corrupt(path: Path, what: str) -> CorruptCheckpoint:

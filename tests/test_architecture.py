@@ -27,7 +27,6 @@ OWNERS = {
     },
     "torch": {
         "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_layouts.py",
-        "converters/torch_file.py",
     },
     "transformers": {
         "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_tokenizer.py",
