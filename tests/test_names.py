@@ -85,6 +85,27 @@ def test_an_alias_in_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("-q8_0.gguf"), "it is small"
 
 
+def test_a_type_that_the_ready_files_lack_is_made_of_the_checkpoint(
+    starcoder: Path, tmp_path: Path
+) -> None:
+    """And a ready file of another type, though it lies in the cache, is not taken for it."""
+    ready = tmp_path / "ready.gguf"
+    convert(starcoder, ready, dtype="q8_0")
+    ggufs = "ggml-org/Qwen2.5-Coder-0.5B-Q8_0-GGUF"
+    repos = {
+        ggufs: {"qwen2.5-coder-0.5b-q8_0.gguf": ready.read_bytes()},
+        "Qwen/Qwen2.5-Coder-0.5B": files_of(starcoder),
+    }
+    with playing(Hub(repos)) as hub:
+        done = run(hub.url, tmp_path, "-c", RESOLVE, "qwen2.5-coder-0.5b:Q8_0")
+        assert "ggml-org" in done.stdout, done.stderr
+        done = run(hub.url, tmp_path, "-c", RESOLVE, "qwen2.5-coder-0.5b:Q4_0")
+        assert done.stdout.strip().endswith("-q4_0.gguf"), done.stderr
+        assert "Q4_0" in {t.type_name for t in read_gguf(Path(done.stdout.strip())).tensors}
+        done = run(hub.url, tmp_path, "-c", RESOLVE, f"{ggufs}:Q4_0")
+        assert "no GGUF file of type Q4_0" in done.stderr
+
+
 def test_every_verb_takes_names(hub: Hub, tmp_path: Path) -> None:
     done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "me/tiny", "--dtype", "f32")
     assert done.returncode == 0, done.stderr

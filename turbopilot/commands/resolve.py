@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def resolve_checkpoint(
     wanted = _parsed(name)
     if wanted.quant or wanted.file:
         raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=hint)
-    return _fetched(name, wanted, notify, only=only)
+    return _fetched(name, wanted, notify, only=only)[0]
 
 
 def resolve_any(name: str) -> Path:
@@ -150,12 +151,12 @@ def resolve_gguf(
     wanted = _parsed(model)
     if wanted.file and model.startswith(wanted.repo):  # not a pasted address
         notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
-    here = _fetched(model, wanted, notify)
+    here, found = _fetched(model, wanted, notify)
     if here.is_file():
         from converters.legacy_ggml import is_old
 
         return _imported(here, model_type, notify) if is_old(here) else here
-    return _made(here, wanted.repo.rpartition("/")[2], type_name or wanted.quant, notify)
+    return _made(here, found.repo.rpartition("/")[2], type_name or wanted.quant, notify)
 
 
 def _parsed(name: str) -> Wanted:
@@ -164,35 +165,52 @@ def _parsed(name: str) -> Wanted:
     return hub.parse(name, lookup=catalog.find, aliases=[m.alias for m in catalog.MODELS])
 
 
-def _fetched(name: str, wanted: Wanted, notify: Notify, *, only: str = "") -> Path:
+def _fetched(name: str, wanted: Wanted, notify: Notify, *, only: str = "") -> tuple[Path, Wanted]:
     """What the Hub has under a name: from its own cache where that has all of it, without asking anybody.
 
     A type that the repository has no GGUF file of is wanted of its checkpoint, to be made from that.
+
+    Returns:
+        Where it is, and which repository's it is.
     """
     from turbopilot import hub
 
-    repo, revision = wanted.repo, wanted.revision
-    wishes = [{"file": wanted.file, "only": only}]
-    if wanted.quant:
-        wishes.insert(0, {"quant": wanted.quant})
-    for wish in wishes:
-        if here := hub.cached(repo, revision, **wish):
-            return here
+    wish = {"quant": wanted.quant} if wanted.quant else {"file": wanted.file, "only": only}
+    checkpoint = _checkpoint_of(name, wanted) if wanted.quant else None
+    if here := hub.cached(wanted.repo, wanted.revision, **wish):
+        return here, wanted
+    if checkpoint:
+        here = hub.cached(checkpoint.repo, checkpoint.revision)
+        if here and here.is_dir():  # a file would be a GGUF of another type
+            return here, checkpoint
     if hub.is_offline():
         raise HubUnreachable(
-            f"{name}: HF_HUB_OFFLINE is set, and the cache does not have all of {repo}",
+            f"{name}: HF_HUB_OFFLINE is set, and the cache does not have all of {wanted.repo}",
             hint="unset HF_HUB_OFFLINE, and run it again",
         )
+    found = wanted
     try:
-        listing = hub.look_up(repo, revision, **wishes[0])
-    except ModelNotFound:
-        if not wanted.quant:
+        listing = hub.look_up(wanted.repo, wanted.revision, **wish)
+    except ModelNotFound as e:
+        if not checkpoint:
             raise
-        listing = hub.look_up(repo, revision)
-    called = name if name == repo else f"{name} is {repo}"
+        found, listing = checkpoint, hub.look_up(checkpoint.repo, checkpoint.revision)
+        if listing.one_model:
+            raise e from None
+    called = name if name == found.repo else f"{name} is {found.repo}"
     notify(f"{called}: fetching {len(listing.files)} files, {console.size(listing.n_bytes)}")
     with console.transfer() as progress:
-        return hub.fetch(listing, progress=progress)
+        return hub.fetch(listing, progress=progress), found
+
+
+def _checkpoint_of(name: str, wanted: Wanted) -> Wanted:
+    """Where the weights are that a type can be made of: an alias's ready GGUF files lie in another place."""
+    from turbopilot import catalog
+
+    model = catalog.find(name.partition(":")[0])
+    if model is None or not model.repository:
+        return replace(wanted, quant="")
+    return replace(wanted, repo=model.repository, revision=model.revision or None, quant="")
 
 
 def _made(folder: Path, name: str, type_name: str, notify: Notify) -> Path:
