@@ -150,6 +150,8 @@ def serve(
         format="%(asctime)s %(levelname)-7s %(message)s",
         datefmt="%H:%M:%S",
     )
+    # The writer of GGUF tells of every file that it writes; an old file's import says it in its own words.
+    logging.getLogger("gguf").setLevel(logging.WARNING)
     path = resolve_gguf(model or model_file, model_type=model_type or "")
     options = ServerOptions(
         model_file=path,
