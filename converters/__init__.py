@@ -5,6 +5,7 @@
 >>> report = convert(Path("codegen-350M-mono"), Path("codegen.gguf"), dtype="f16")  # doctest: +SKIP
 """
 
+from converters.expected import Expected, expected
 from converters.hf_export import export_gptj
 from converters.legacy_ggml import MODEL_TYPES
 from converters.pipeline import ConversionReport, convert
@@ -13,8 +14,10 @@ from converters.prepare import dry_run, planned_weights
 __all__ = [
     "MODEL_TYPES",
     "ConversionReport",
+    "Expected",
     "convert",
     "dry_run",
+    "expected",
     "export_gptj",
     "planned_weights",
 ]

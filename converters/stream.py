@@ -55,6 +55,18 @@ def write_tensor(
             wrote(encoded.nbytes)
 
 
+def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
+    """A planned tensor of F32 as a whole, in its shape, whatever its sources are in."""
+    if not tensor.parts:
+        return np.zeros(tensor.shape, np.float32)
+    blocks = [
+        encode(block, part.source.dtype, "F32")
+        for part in tensor.parts
+        for block in _placed(checkpoint, part)
+    ]
+    return np.concatenate(blocks).reshape(tensor.shape)
+
+
 def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
     """Write every byte: an unbuffered file may take fewer at a time."""
     view = np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else memoryview(data)

@@ -2,11 +2,11 @@
 
 >>> from pathlib import Path
 >>> from turbopilot.verify import verify
->>> verify(Path("model.gguf"), Path("codegen-350M-mono")).passed  # doctest: +SKIP
-True
+>>> [r.passed for r in verify([Path("model.gguf")], Path("codegen-350M-mono"))]  # doctest: +SKIP
+[True]
 """
 
 from turbopilot.verify.report import Report
-from turbopilot.verify.run import compare, verify
+from turbopilot.verify.run import Options, compare, verify
 
-__all__ = ["Report", "compare", "verify"]
+__all__ = ["Options", "Report", "compare", "verify"]

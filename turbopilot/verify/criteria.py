@@ -31,7 +31,7 @@ from turbopilot.verify.metrics import Metrics, Place
 
 # Measured: Σ(dequantized − weight)² / Σ weight² of 256 × 1024 standard normal weights, without an
 # importance matrix, or with a flat one where the type demands it (ggml 0.25.3).
-_WEIGHTS: Final[dict[str, float]] = {
+WEIGHT_NOISE: Final[dict[str, float]] = {
     "Q8_0": 2.9e-5, "Q6_K": 3.2e-4, "Q5_K": 1.3e-3, "Q5_1": 1.4e-3, "Q5_0": 1.8e-3, "Q4_K": 5.1e-3,
     "Q4_1": 6.1e-3, "IQ4_NL": 5.8e-3, "IQ4_XS": 5.9e-3, "Q4_0": 7.4e-3, "MXFP4": 1.3e-2, "Q3_K": 2.3e-2,
     "IQ3_S": 2.8e-2, "IQ3_XXS": 4.6e-2, "IQ2_S": 6.2e-2, "Q2_K": 8.8e-2, "IQ2_XS": 9.0e-2,
@@ -45,7 +45,7 @@ _ACTIVATIONS: Final = 6e-5
 
 NOISE: Final[dict[str, float]] = {
     "BF16": 2 * 2.8e-6,  # weights and activations, both with 8 bits of mantissa; measured as above
-    **{name: noise + _ACTIVATIONS for name, noise in _WEIGHTS.items()},
+    **{name: noise + _ACTIVATIONS for name, noise in WEIGHT_NOISE.items()},
 }
 """Type → relative error power that it puts on weights and activations together."""
 
@@ -54,20 +54,44 @@ _ROOM: Final = 1.6  # the largest ratio seen of a sound file to the noise is 1.2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most (or, for top-1, the least) that is accepted; see `Metrics` for the definitions."""
+    """The most (or, for top-1, the least) that is accepted; see `Metrics` for the definitions.
+
+    Attributes:
+        origin: where the numbers come from, for a person.
+    """
 
     nmse: float
     mean_kl: float
     clear_top1: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How far a change moves the reference from itself; see `Metrics` for the definitions."""
+
+    nmse: float
+    mean_kl: float
+    clear: int
+    clear_top1: float
+
+    @classmethod
+    def of(cls, m: Metrics) -> Answer:
+        """The part of the figures that limits are made of."""
+        return cls(m.nmse, m.mean_kl, m.clear, m.clear_top1)
 
 
 FIXED: Final[dict[str, Limits]] = {
     # What is left in F32 is the order of summation and llama.cpp's GELU table of F16 values: NMSE 3e-9
     # (trained) to 1e-7 (random) seen. KL is about half the variance of the difference, and logits have a
     # variance of order 10: so it is limited to 10 times the NMSE.
-    "F32": Limits(nmse=1e-6, mean_kl=1e-5, clear_top1=1.0),
+    "F32": Limits(
+        1e-6, 1e-5, 1.0, "fixed: only the order of sums differs; sound files: 3e-9 to 1e-7"
+    ),
     # Weights of an F16 checkpoint are exact, but activations are rounded to F16: 2e-8 to 4e-7 seen.
-    "F16": Limits(nmse=1e-5, mean_kl=1e-4, clear_top1=0.995),
+    "F16": Limits(
+        1e-5, 1e-4, 0.995, "fixed: activations are rounded to F16; sound files: 2e-8 to 4e-7"
+    ),
 }
 
 _BITS: Final = {name: 8 * size / block for name, block, size in GGML_TYPES.values()}
@@ -114,7 +138,7 @@ def noise_of(type_name: str) -> float | None:
     return NOISE[type_name]
 
 
-def limits_for(type_name: str, noisy: Metrics | None = None, tanh: Metrics | None = None) -> Limits:
+def limits_for(type_name: str, noisy: Answer | None = None, tanh: Answer | None = None) -> Limits:
     """The limits of a type.
 
     Args:
@@ -122,18 +146,20 @@ def limits_for(type_name: str, noisy: Metrics | None = None, tanh: Metrics | Non
         noisy: the reference's own answer to `noise_of` the type, for all but the fixed ones.
         tanh: its answer to GELU by the tanh formula, where it computes the exact one.
     """
-    limits = FIXED[type_name] if noisy is None else _from(noisy)
+    limits = FIXED[type_name] if noisy is None else _from(noisy, type_name)
     if tanh is None:
         return limits
-    wider = _from(tanh)
+    wider = _from(tanh, type_name)
     return Limits(
         nmse=min(1.0, (limits.nmse**0.5 + wider.nmse**0.5) ** 2),
         mean_kl=(limits.mean_kl**0.5 + wider.mean_kl**0.5) ** 2,
         clear_top1=max(0.0, limits.clear_top1 + wider.clear_top1 - 1),
+        origin=f"{limits.origin}; wider by what llama.cpp's GELU (the tanh formula; the checkpoint's is exact) "
+        f"costs the reference: NMSE {tanh.nmse:.2e}, mean KL {tanh.mean_kl:.2e}",
     )
 
 
-def _from(answer: Metrics) -> Limits:
+def _from(answer: Answer, type_name: str) -> Limits:
     n = max(1, answer.clear)
     missed = round((1 - answer.clear_top1) * n)
     # Twice the misses of the answer, and what a count so small may be short of by chance: k + 3·√(k + 1) + 2 is
@@ -144,44 +170,40 @@ def _from(answer: Metrics) -> Limits:
         nmse=min(1.0, _ROOM * answer.nmse),
         mean_kl=_ROOM * answer.mean_kl,
         clear_top1=max(0.0, 1 - slack),
+        origin=f"{_ROOM} times what noise as large as {type_name}'s does to the reference itself: "
+        f"NMSE {answer.nmse:.2e}, mean KL {answer.mean_kl:.2e}",
     )
 
 
 def failures(
-    metrics: Metrics, limits: Limits, type_name: str, describe: Callable[[Place], str]
+    metrics: Metrics, limits: Limits | None, type_name: str, describe: Callable[[Place], str]
 ) -> list[Failure]:
     """Every limit that was missed: by how much, and where it was worst."""
 
     def where(what: str, place: Place | None) -> str:
         return f"; {what} {describe(place)}" if place else ""
 
-    found = []
-    if metrics.not_finite:
-        text = f"{metrics.not_finite:,} of {metrics.positions:,} positions have logits that are NaN or infinite"
+    m, found = metrics, []
+    if m.not_finite:
+        text = f"{m.not_finite:,} of {m.positions:,} positions have logits that are NaN or infinite"
         found.append(Failure("finite", text))
-    if metrics.nmse > limits.nmse:
-        text = f"NMSE {_over(metrics.nmse, limits.nmse, type_name)}"
+    if limits is None:
+        return found
+    if m.nmse > limits.nmse:
+        worst = where(f"the largest difference, {m.max_abs:.3g}, is", m.max_abs_at)
+        found.append(Failure("nmse", f"NMSE {_over(m.nmse, limits.nmse, type_name)}{worst}"))
+    if m.mean_kl > limits.mean_kl:
+        worst = where(f"the largest, {m.max_kl:.3g}, is", m.max_kl_at)
         found.append(
-            Failure(
-                "nmse",
-                text
-                + where(f"the largest difference, {metrics.max_abs:.3g}, is", metrics.max_abs_at),
-            )
+            Failure("mean_kl", f"mean KL {_over(m.mean_kl, limits.mean_kl, type_name)}{worst}")
         )
-    if metrics.mean_kl > limits.mean_kl:
-        text = f"mean KL {_over(metrics.mean_kl, limits.mean_kl, type_name)}"
-        found.append(
-            Failure(
-                "mean_kl", text + where(f"the largest, {metrics.max_kl:.3g}, is", metrics.max_kl_at)
-            )
-        )
-    if metrics.clear_top1 < limits.clear_top1:
+    if m.clear_top1 < limits.clear_top1:
         text = (
-            f"top-1 is equal at {metrics.clear_top1:.2%} of the {metrics.clear:,} positions with a clear first choice; "
+            f"top-1 is equal at {m.clear_top1:.2%} of the {m.clear:,} positions with a clear first choice; "
             f"{type_name} demands {limits.clear_top1:.2%}"
         )
         found.append(
-            Failure("clear_top1", text + where("the first that differs is", metrics.clear_miss_at))
+            Failure("clear_top1", text + where("the first that differs is", m.clear_miss_at))
         )
     return found
 

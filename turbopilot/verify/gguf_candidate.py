@@ -21,7 +21,7 @@ from turbopilot.errors import CorruptModel, InvalidInput, TurboPilotError
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import read_gguf
 from turbopilot.text_normalizer import text_normalizer
-from turbopilot.verify.source import Logits
+from turbopilot.verify.source import Logits, Window
 
 _BATCH = 256  # tokens decoded at once: bounds llama.cpp's own logits buffer to 256·V floats
 _GGML_TYPE_F32 = 0
@@ -88,36 +88,48 @@ class GgufCandidate:
             pieces.append(buffer.raw[: max(0, n)])
         return b"".join(pieces).decode("utf-8", errors="replace")
 
-    def logits(self, ids: Sequence[int]) -> Logits:
+    def logits(self, window: Window) -> Iterator[Logits]:
         """See `LogitsSource`."""
-        self._prepare(len(ids))
-        out = np.empty((len(ids), self.n_vocab), np.float32)
+        self._prepare(len(window.ids))
         batch = self._lib.llama_batch_init(_BATCH, 0, 1)
         try:
-            for start in range(0, len(ids), _BATCH):
-                self._decode(batch, ids[start : start + _BATCH], start, out)
+            read = 0
+            for block in window.blocks(self.n_vocab):
+                out = np.empty((len(block), self.n_vocab), np.float32)
+                filled = 0
+                for start in range(read, block[-1] + 1, _BATCH):
+                    stop = min(start + _BATCH, block[-1] + 1)
+                    filled += self._decode(
+                        batch, window.ids, range(start, stop), block, out[filled:]
+                    )
+                read = block[-1] + 1
+                yield out
         finally:
             self._lib.llama_batch_free(batch)
-        return out
 
-    def _decode(self, batch: Any, ids: Sequence[int], start: int, out: Logits) -> None:
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i] = token
-            batch.pos[i] = start + i
+    def _decode(
+        self, batch: Any, ids: Sequence[int], positions: range, measured: range, out: Logits
+    ) -> int:
+        """Read some tokens; their logits, where they are measured, into the first rows of `out`. How many."""
+        batch.n_tokens = len(positions)
+        n = 0
+        for i, position in enumerate(positions):
+            batch.token[i] = ids[position]
+            batch.pos[i] = position
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
-            batch.logits[i] = 1
+            batch.logits[i] = position in measured
+            n += position in measured
         with _words(self._lib) as words:
             code = int(self._lib.llama_decode(self._context, batch))
         if code:
             raise TurboPilotError(
                 f"{self.name}: llama_decode failed with code {code}: {'; '.join(words)}"
             )
-        rows = np.ctypeslib.as_array(
-            self._lib.llama_get_logits(self._context), (len(ids), self.n_vocab)
-        )
-        out[start : start + len(ids)] = rows
+        if n:
+            logits = self._lib.llama_get_logits(self._context)
+            out[:n] = np.ctypeslib.as_array(logits, (n, self.n_vocab))
+        return n
 
     def _prepare(self, n_tokens: int) -> None:
         """An empty context with room for so many tokens; a larger one replaces a smaller."""

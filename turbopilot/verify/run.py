@@ -1,236 +1,326 @@
 """The verdict: tokens first, then logits. Knows nothing of converters, torch, llama.cpp or terminals.
 
-`compare` judges any two `LogitsSource`s; `verify` opens a GGUF file and a checkpoint folder for it.
+`compare` judges any two `LogitsSource`s; `verify` opens GGUF files and a checkpoint, or another GGUF, for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.gguf_file import GgufHeader
 from turbopilot.progress import Progress, silent
-from turbopilot.verify.criteria import Failure, failures, judged_type, limits_for, noise_of
-from turbopilot.verify.metrics import Accumulator, Metrics, Place
-from turbopilot.verify.report import Report, TokenDifference, TokenResult
-from turbopilot.verify.source import Logits, LogitsSource, Reference
-from turbopilot.verify.texts import default_prompts, token_battery
+from turbopilot.verify import hyperparameters
+from turbopilot.verify.battery import token_battery
+from turbopilot.verify.compare_tokens import compare_tokens
+from turbopilot.verify.continuations import continuations
+from turbopilot.verify.criteria import Answer, Failure, failures, judged_type, limits_for, noise_of
+from turbopilot.verify.diagnosis import diagnose
+from turbopilot.verify.metrics import Accumulator, Place, Positions, summary
+from turbopilot.verify.report import Report, Seconds
+from turbopilot.verify.source import Change, LogitsSource, Reference, Window
+from turbopilot.verify.tensor_errors import Expected, tensor_errors
+from turbopilot.verify.torch_model import Device
+from turbopilot.verify.windows import (
+    POSITIONS,
+    windows_of,
+    windows_of_change,
+    windows_of_prompts,
+)
 
-MAX_POSITIONS = 1024  # of one prompt: the whole (T, V) logits of both sides are held at once
-_KEPT_POSITIONS = 64  # of each prompt, to measure the model's own answer to a change
-_EXCERPT = 8  # tokens shown before a difference
+_EXCERPT = 8  # tokens shown before a place
+
+OpenExpected: TypeAlias = Callable[[], AbstractContextManager[Expected]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is compared, and how.
+
+    Attributes:
+        prompts: whose logits to compare; the built-in windows where not given.
+        texts: name → text for the tokenizers, besides the built-in battery.
+        positions: about how many are compared.
+        full: the whole context, every position of it.
+        device: where the reference runs.
+        cache: folder for what the reference computes; None to keep nothing.
+        tensors: compare every tensor too; by default only where something failed.
+    """
+
+    prompts: Sequence[str] | None = None
+    texts: Mapping[str, str] | None = None
+    positions: int = POSITIONS
+    full: bool = False
+    device: Device = field(default_factory=Device)
+    cache: Path | None = None
+    tensors: bool = False
+
+
+_DEFAULT = Options()
 
 
 def verify(
-    candidate: Path,
-    checkpoint: Path,
+    candidates: Sequence[Path],
+    against: Path,
+    options: Options = _DEFAULT,
     *,
-    prompts: Sequence[str] | None = None,
-    texts: Mapping[str, str] | None = None,
+    expected: OpenExpected | None = None,
     progress: Progress = silent,
-) -> Report:
-    """Compare a GGUF file with the checkpoint that it was made of.
+) -> Iterator[Report]:
+    """Compare GGUF files with the checkpoint that they were made of, or with another GGUF; one report each.
 
     Args:
-        candidate: the GGUF file.
-        checkpoint: the Hugging Face folder.
-        prompts: whose logits to compare; the built-in ones where not given.
-        texts: name → text for the tokenizers, besides the built-in battery.
+        candidates: the GGUF files.
+        against: the Hugging Face folder, or a GGUF file.
+        options: how much, and how.
+        expected: opens what the files should hold, to find which tensor is wrong.
         progress: told of texts, then of positions.
 
     Raises:
         InvalidInput: a path cannot be used, or there is nothing to compare.
-        CorruptModel: the candidate is no GGUF that llama.cpp can load.
+        CorruptModel: a candidate is no GGUF that llama.cpp can load.
         UnsupportedModel: transformers does not know the checkpoint's architecture.
         CorruptCheckpoint: the checkpoint is incomplete or damaged.
     """
     # Imported here: these bring in llama.cpp and torch.
     from turbopilot.verify.gguf_candidate import GgufCandidate
-    from turbopilot.verify.torch_reference import TorchReference
+    from turbopilot.verify.gguf_reference import GgufReference
 
-    # The candidate first: it opens in milliseconds, and a bad path should not wait for torch.
-    with GgufCandidate(candidate) as gguf:
-        noise_of(judged_type(gguf.header))
-        progress(0, 1, "loading the checkpoint")
-        reference = TorchReference(checkpoint)
-        return compare(
-            reference,
-            gguf,
-            gguf.header,
-            prompts=default_prompts() if prompts is None else prompts,
-            texts={**token_battery(), **(texts or {})},
-            versions={**gguf.versions, **reference.versions, "numpy": np.__version__},
-            progress=progress,
+    # The candidates first: they open in milliseconds, and a bad path should not wait for torch.
+    for path in candidates:
+        GgufCandidate(path).close()
+    progress(0, 1, "opening the reference")
+    if against.is_file():
+        reference: Reference = GgufReference(against, progress=progress)
+    else:
+        from turbopilot.verify.torch_reference import TorchReference
+
+        reference = TorchReference(
+            against, device=options.device, cache=options.cache, progress=progress
         )
+    for path in candidates:
+        with GgufCandidate(path) as gguf:
+            versions = {**gguf.versions, **reference.versions, "numpy": np.__version__}
+            report = compare(
+                reference, gguf, gguf.header, options, versions=versions, progress=progress
+            )
+            yield explained(report, gguf.header, options, expected, progress)
 
 
 def compare(
     reference: Reference,
     candidate: LogitsSource,
     header: GgufHeader,
+    options: Options = _DEFAULT,
     *,
-    prompts: Sequence[str],
-    texts: Mapping[str, str],
-    versions: Mapping[str, str],
+    texts: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Judge a candidate by the limits of its type. Arguments as for `verify`; `texts` are all there are.
-
-    The reference is of no further use afterwards: its weights and GELU may have been changed.
-    """
+    """Judge a candidate by the limits of its type. Arguments as for `verify`; `texts` replace the battery."""
+    battery = token_battery() if texts is None else dict(texts)
+    tokens = compare_tokens(reference, candidate, {**battery, **(options.texts or {})}, progress)
     type_name = judged_type(header)
-    noise = noise_of(type_name)
-    tokens = compare_tokens(reference, candidate, texts, progress)
-    found = []
-    if tokens.first_difference:
-        n = tokens.texts - tokens.texts_equal
-        found.append(
-            Failure(
-                "tokens",
-                f"{n} of {tokens.texts} texts are cut differently; {tokens.first_difference}",
-            )
-        )
-    metrics = tanh = noisy = limits = None
-    if candidate.n_vocab != reference.n_vocab:
-        message = f"the GGUF has {candidate.n_vocab:,} vocabulary rows, the checkpoint {reference.n_vocab:,}"
-        found.append(Failure("vocabulary", message + ": logits cannot be compared"))
-    else:
-        ids = _prompt_ids(reference, candidate, prompts)
-        metrics, kept = compare_logits(reference, candidate, ids, progress, keep=_KEPT_POSITIONS)
-        if reference.use_tanh_gelu():
-            tanh = _moved(reference, ids, kept)
-            kept = [reference.logits(one[:_KEPT_POSITIONS]) for one in ids] if noise else kept
-        if noise:
-            reference.add_noise(noise)
-            noisy = _moved(reference, ids, kept)
-        limits = limits_for(type_name, noisy, tanh)
-        found += failures(
-            metrics, limits, type_name, lambda place: _describe(place, ids, reference)
-        )
-    return Report(
+    report = Report(
         candidate=candidate.name,
         reference=reference.name,
+        reference_files=reference.files,
         architecture=header.architecture,
         type_name=type_name,
         bits_per_weight=header.bits_per_weight,
+        n_bytes=header.file_size,
         n_vocab=reference.n_vocab,
+        n_ctx=reference.n_ctx,
+        context_tested=0,
         tokens=tokens,
-        prompts=len(prompts),
+        windows=(),
+        metrics=None,
+        positions=None,
+        by_kind={},
+        continuations=None,
+        noise=None,
+        tanh_gelu=None,
+        limits=None,
+        failures=tuple(
+            _before_logits(reference, candidate, header, report_tokens=tokens.failure())
+        ),
+        seconds=Seconds(0.0, 0.0, 0.0, 0.0),
+        tokens_per_second=0.0,
+        versions=versions or {},
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    if candidate.n_vocab != reference.n_vocab:
+        message = f"the GGUF has {candidate.n_vocab:,} vocabulary rows, the checkpoint {reference.n_vocab:,}"
+        failure = Failure("vocabulary", message + ": logits cannot be compared")
+        return replace(report, failures=(*report.failures, failure))
+    n_ctx = min(reference.n_ctx, candidate.n_ctx)
+    if options.prompts is None:
+        windows = windows_of(reference, n_ctx, positions=options.positions, full=options.full)
+    else:
+        windows = windows_of_prompts(reference, options.prompts, n_ctx)
+    return _with_logits(report, reference, candidate, windows, progress)
+
+
+def explained(
+    report: Report,
+    header: GgufHeader,
+    options: Options,
+    expected: OpenExpected | None,
+    progress: Progress = silent,
+) -> Report:
+    """The report with every tensor's error, where wanted or where something failed, and what the failures come from."""
+    tensors = None
+    should = {}
+    if expected and (options.tensors or report.failures):
+        with expected() as whole:
+            tensors = tuple(tensor_errors(header, whole, progress))
+            should = dict(whole.metadata)
+    if tensors is not None and not report.failures:
+        wrong = [t for t in tensors if t.wrong]
+        found = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong[:_EXCERPT])
+        report = replace(report, failures=found)
+    findings = diagnose(
+        report.failures, report.positions, report.limits, header.metadata,
+        expected=should, tensors=tensors or (),
+    )  # fmt: skip
+    return replace(report, tensors=tensors, findings=tuple(findings))
+
+
+def _before_logits(
+    reference: Reference,
+    candidate: LogitsSource,
+    header: GgufHeader,
+    *,
+    report_tokens: Failure | None,
+) -> Iterator[Failure]:
+    """What is wrong before a logit is looked at."""
+    if report_tokens:
+        yield report_tokens
+    yield from hyperparameters.differences(
+        reference.hyperparameters, hyperparameters.of_gguf(header.metadata)
+    )
+
+
+def _with_logits(
+    report: Report,
+    reference: Reference,
+    candidate: LogitsSource,
+    windows: Sequence[Window],
+    progress: Progress,
+) -> Report:
+    clock = _Clock()
+    with clock("reference"):
+        reference.prepare(windows, progress)
+    p = compare_logits(reference, candidate, windows, progress, clock)
+    metrics = summary(p)
+    with clock("limits"):
+        beginnings = windows_of_change(windows)
+        tanh = _moved(reference, Change(tanh_gelu=True), beginnings, progress)
+        noise = noise_of(report.type_name)
+        noisy = _moved(reference, Change(noise=noise), beginnings, progress) if noise else None
+        judged = noise is None or noisy is not None
+        limits = limits_for(report.type_name, noisy, tanh) if judged else None
+
+    def describe(place: Place) -> str:
+        return _describe(place, windows, reference)
+
+    found = failures(metrics, limits, report.type_name, describe)
+    kinds = [w.kind for w in windows]
+    of_kind = np.asarray([kinds.index(kind) for kind in kinds])[p.window]
+    return replace(
+        report,
+        context_tested=max(len(w.ids) for w in windows),
+        windows=tuple(windows),
         metrics=metrics,
+        positions=p,
+        by_kind={
+            kind: summary(p.where(of_kind == kinds.index(kind))) for kind in dict.fromkeys(kinds)
+        },
+        continuations=continuations(reference, candidate, windows, progress),
         noise=noisy,
         tanh_gelu=tanh,
         limits=limits,
-        failures=tuple(found),
-        versions=versions,
+        failures=(*report.failures, *found),
+        seconds=Seconds(**{name: clock.seconds.get(name, 0.0) for name in Seconds.__slots__}),
+        tokens_per_second=sum(len(w.ids) for w in windows) / max(clock.seconds["candidate"], 1e-9),
     )
-
-
-def compare_tokens(
-    reference: LogitsSource,
-    candidate: LogitsSource,
-    texts: Mapping[str, str],
-    progress: Progress = silent,
-) -> TokenResult:
-    """Cut every text with both tokenizers."""
-    n_ids = n_equal = 0
-    first: TokenDifference | None = None
-    for i, (name, text) in enumerate(texts.items()):
-        progress(i, len(texts), "tokens")
-        ours, theirs = reference.tokenize(text), candidate.tokenize(text)
-        n_ids += len(ours)
-        if ours == theirs:
-            n_equal += 1
-        elif first is None:
-            first = _difference(name, ours, theirs, reference, candidate)
-    progress(len(texts), len(texts), "tokens")
-    return TokenResult(texts=len(texts), texts_equal=n_equal, ids=n_ids, first_difference=first)
-
-
-def _difference(
-    name: str, ours: list[int], theirs: list[int], reference: LogitsSource, candidate: LogitsSource
-) -> TokenDifference:
-    common = min(len(ours), len(theirs))
-    at = next((i for i in range(common) if ours[i] != theirs[i]), common)
-    return TokenDifference(
-        text_name=name,
-        index=at,
-        before=reference.text(ours[max(0, at - _EXCERPT) : at]),
-        reference_id=ours[at] if at < len(ours) else None,
-        reference_text=reference.text(ours[at : at + 1]),
-        candidate_id=theirs[at] if at < len(theirs) else None,
-        candidate_text=candidate.text(theirs[at : at + 1]),
-    )
-
-
-def _prompt_ids(
-    reference: LogitsSource, candidate: LogitsSource, prompts: Sequence[str]
-) -> list[list[int]]:
-    """The reference's ids, for both: a tokenizer's fault must not look like one of the weights."""
-    room = min(reference.n_ctx, candidate.n_ctx, MAX_POSITIONS)
-    ids = [reference.tokenize(prompt)[:room] for prompt in prompts]
-    empty = [i for i, one in enumerate(ids) if not one]
-    if empty or not ids:
-        raise InvalidInput(
-            f"prompt {empty[0]} is empty" if empty else "there are no prompts",
-            hint="give prompts of at least one token",
-        )
-    return ids
 
 
 def compare_logits(
     reference: LogitsSource,
     candidate: LogitsSource,
-    prompts: Sequence[Sequence[int]],
+    windows: Sequence[Window],
     progress: Progress = silent,
-    *,
-    keep: int = 0,
-) -> tuple[Metrics, list[Logits]]:
-    """Run both models over the ids of every prompt.
-
-    Returns:
-        The figures, and the reference's logits of the first `keep` positions of each prompt.
-
-    Raises:
-        CorruptCheckpoint: the reference's own logits are not finite, so it cannot judge.
-    """
-    total = sum(len(ids) for ids in prompts)
+    clock: _Clock | None = None,
+) -> Positions:
+    """Run both models over every window, a block of positions at a time."""
+    clock = clock or _Clock()
+    total = sum(len(w.measured) for w in windows)
     seen = Accumulator()
-    kept = []
     done = 0
-    for i, ids in enumerate(prompts):
-        progress(done, total, "logits")
-        ours = reference.logits(ids)
-        if not np.isfinite(ours).all():
-            raise CorruptCheckpoint(
-                f"{reference.name}: its own logits are NaN or infinite in prompt {i}",
-                hint="the weights are damaged: download the checkpoint again",
-            )
-        seen.add(i, ids, ours, candidate.logits(ids))
-        if keep:
-            kept.append(ours[:keep].copy())
-        done += len(ids)
+    for i, window in enumerate(windows):
+        ours, theirs = reference.logits(window), candidate.logits(window)
+        for block in window.blocks(reference.n_vocab):
+            progress(done, total, "logits")
+            with clock("reference"):
+                right = next(ours)
+            with clock("candidate"):
+                given = next(theirs)
+            with clock("metrics"):
+                seen.add(i, block, window.ids, right, given)
+            done += len(block)
     progress(total, total, "logits")
-    return seen.result(), kept
+    return seen.positions()
+
+
+class _Clock:
+    """Adds up what the time goes into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._began = "", 0.0
+
+    def __call__(self, name: str) -> _Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = perf_counter() - self._began
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
 
 
 def _moved(
-    reference: Reference, prompts: Sequence[Sequence[int]], sound: Sequence[Logits]
-) -> Metrics:
-    """How far the reference, now changed, is from its own sound logits of each prompt's beginning."""
-    moved = Accumulator()
-    for i, (ids, logits) in enumerate(zip(prompts, sound, strict=True)):
-        # The models are causal: the logits of a prompt's beginning do not depend on its rest.
-        beginning = ids[: len(logits)]
-        moved.add(i, beginning, logits, reference.logits(beginning))
-    return moved.result()
+    reference: Reference, change: Change, windows: Sequence[Window], progress: Progress
+) -> Answer | None:
+    """How far a change moves the reference from itself; None where it does not."""
+    about = hashlib.sha256(repr([(w.ids, w.measured) for w in windows]).encode()).hexdigest()
+    question = f"moved {change} {about}"
+    if (kept := reference.remembered(question)) is not None:
+        return Answer(**kept) if kept else None  # type: ignore[arg-type]
+    changed = reference.changed(change)
+    answer = (
+        Answer.of(summary(compare_logits(changed, reference, windows, progress)))
+        if changed
+        else None
+    )
+    reference.remember(question, asdict(answer) if answer else {})
+    return answer
 
 
-def _describe(place: Place, prompts: Sequence[Sequence[int]], reference: LogitsSource) -> str:
-    ids = prompts[place.prompt]
-    before = reference.text(ids[max(0, place.position + 1 - _EXCERPT) : place.position + 1])
+def _describe(place: Place, windows: Sequence[Window], reference: LogitsSource) -> str:
+    window = windows[place.window]
+    before = reference.text(window.ids[max(0, place.position + 1 - _EXCERPT) : place.position + 1])
     token = reference.text([place.token])
-    where = f"in prompt {place.prompt} at position {place.position}, after {before!r}"
+    where = f"in {window.name!r} at position {place.position}, after {before!r}"
     return f"{where}, for token {place.token} ({token!r})"

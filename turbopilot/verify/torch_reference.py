@@ -1,26 +1,30 @@
-"""The judge: a checkpoint run by transformers in FP32 on the CPU. The tokenizer and foreign layouts lie beside it.
+"""The judge: a checkpoint as a `Reference`. What it has computed once it keeps, by the contents of the checkpoint.
 
-A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only (both by
-transformers), and nothing is looked up on the network.
+Kept are not the logits but what the output head is given: (P, D) instead of (P, V) numbers, from which the head
+makes the same logits again. So nothing is rounded or left out, and ten files of one model cost one run.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
-from turbopilot.verify.reference_layouts import Layout, foreign_layout
+from turbopilot.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.file_digest import FileDigests
+from turbopilot.progress import Progress, silent
+from turbopilot.verify import hyperparameters, torch_model
+from turbopilot.verify.reference_cache import NoCache, ReferenceCache
 from turbopilot.verify.reference_tokenizer import open_tokenizer
-from turbopilot.verify.source import Logits
+from turbopilot.verify.source import Change, Logits, Window
+from turbopilot.verify.torch_model import Device, TorchModel
 
-_NOISE_BLOCK = 32  # weights that share a scale in most of ggml's types
+_GROUP = 2048  # positions that a streamed model takes through its layers at once
+_ALIKE = 512  # windows up to this long are put into one group
+_SOUND, _CPU = Change(), Device()
 
 
 class TorchReference:
@@ -28,34 +32,50 @@ class TorchReference:
 
     Args:
         folder: holds config.json, the weights and the tokenizer.
+        device: where it runs.
+        cache: folder for what was computed before; None to keep nothing.
+        streamed: read the weights from disk matrix by matrix; by default where memory is too small for all.
+        progress: told while the files are read for their digests.
 
     Raises:
-        InvalidInput: no such folder, no config.json, no tokenizer, or torch is not installed.
+        InvalidInput: no such folder, no config.json, no tokenizer, torch is not installed, or no such device.
         UnsupportedModel: transformers knows no such architecture without running the checkpoint's code.
         CorruptCheckpoint: a file cannot be read, or weights are missing from it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        config = _read_config(folder)
-        try:
-            import torch
-            import transformers
-        except ImportError as e:
-            raise InvalidInput(
-                f"verify compares with PyTorch, which cannot be imported: {e}",
-                hint="pip install 'turbopilot[verify]'",
-            ) from e
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: Device = _CPU,
+        cache: Path | None = None,
+        streamed: bool | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self._config = _read_config(folder)
+        self.versions = torch_model.versions()
         self.name = str(folder)
-        with _quiet():
-            self._model = _load_model(folder, foreign_layout(config))
-            self._tokenizer = open_tokenizer(folder)
-        head = self._model.get_output_embeddings()
-        self.n_vocab = int(head.weight.shape[0])
-        self.n_ctx = int(self._model.config.get_text_config().max_position_embeddings)
-        self.versions = {
-            "torch": str(torch.__version__),
-            "transformers": str(transformers.__version__),
-        }
+        self._folder, self._device = folder, device
+        self._tokenizer = open_tokenizer(folder)
+        size = torch_model.n_weights(folder, self._config) * (4 if device.precision == "f32" else 2)
+        room = torch_model.memory_of(device)
+        self._streamed = size > room if streamed is None else streamed
+        self._models: dict[Change, TorchModel] = {}
+        self.files = FileDigests(cache).of(_model_files(folder), progress)
+        about = {
+            "files": dict(self.files), "device": device.name.split(":")[0], "precision": device.precision,
+            **self.versions,
+        }  # fmt: skip
+        self._cache = ReferenceCache(cache, about) if cache else NoCache()
+        # The head alone is enough for what is kept already; it is found without reading any layer.
+        self.n_vocab = self._reader(_SOUND).n_vocab
+        self.n_ctx = _n_ctx(folder, self._config)
+        self.hyperparameters = hyperparameters.of_config(self._config)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the model is larger than memory."""
+        return self._streamed
 
     def tokenize(self, text: str) -> list[int]:
         """See `LogitsSource`."""
@@ -65,44 +85,116 @@ class TorchReference:
         """See `LogitsSource`."""
         return self._tokenizer.decode(ids)
 
-    def logits(self, ids: Sequence[int]) -> Logits:
-        """See `LogitsSource`. Holds the whole (T, V) in memory: 200 MB for 1024 positions of CodeGen."""
-        import torch
-
-        with torch.inference_mode():
-            out = self._model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
-        array: Logits = np.asarray(out.to(torch.float32).numpy())
-        return array
-
-    def use_tanh_gelu(self) -> bool:
+    def prepare(self, windows: Sequence[Window], progress: Progress = silent) -> None:
         """See `Reference`."""
-        from transformers.activations import GELUActivation, NewGELUActivation
+        self._prepare(_SOUND, windows, progress)
 
-        exact = [
-            (module, name)
-            for module in self._model.modules()
-            for name, child in module.named_children()
-            if isinstance(child, GELUActivation)
-        ]
-        for module, name in exact:
-            setattr(module, name, NewGELUActivation())
-        return bool(exact)
+    def logits(self, window: Window) -> Iterator[Logits]:
+        """See `LogitsSource`."""
+        return self._logits(_SOUND, window)
 
-    def add_noise(self, noise: float) -> None:
-        """See `Reference`. The same noise each time: a verdict must not depend on luck."""
-        import torch
+    def changed(self, change: Change) -> _Changed | None:
+        """See `Reference`."""
+        if not self._reader(change).changed:
+            return None
+        return _Changed(self, change)
 
-        generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode():
-            # A tied matrix is one parameter here, so it is perturbed once.
-            for weight in self._model.parameters():
-                if weight.ndim != 2:
-                    continue
-                for rows in weight.split(1024):  # bounds the temporaries
-                    block = _NOISE_BLOCK if rows.shape[1] % _NOISE_BLOCK == 0 else rows.shape[1]
-                    blocks = rows.view(-1, block)
-                    scale = (blocks.square().mean(dim=1, keepdim=True) * noise).sqrt()
-                    blocks += torch.randn(blocks.shape, generator=generator) * scale
+    def remembered(self, question: str) -> Mapping[str, object] | None:
+        """See `Reference`."""
+        return self._cache.answer(question)
+
+    def remember(self, question: str, answer: Mapping[str, object]) -> None:
+        """See `Reference`."""
+        self._cache.keep_answer(question, answer)
+
+    def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
+        """See `Reference`."""
+        question = f"continued {n} {','.join(map(str, ids))}"
+        if kept := self.remembered(question):
+            return [int(i) for i in kept["ids"]]  # type: ignore[attr-defined]
+        if self._streamed:
+            return None
+        found = self._runner(_SOUND).continued(ids, n)
+        self.remember(question, {"ids": found})
+        return found
+
+    def _prepare(self, change: Change, windows: Sequence[Window], progress: Progress) -> None:
+        todo = [w for w in windows if not self._cache.has(_label(change), w)]
+        total = sum(len(w.ids) for w in windows)
+        done = total - sum(len(w.ids) for w in todo)
+        for group in _groups(todo, streamed=self._streamed):
+            progress(done, total, "reference" if change == _SOUND else "limits")
+            hidden = self._runner(change).hidden([w.ids for w in group])
+            for w, states in zip(group, hidden, strict=True):
+                if not np.isfinite(states).all():
+                    raise CorruptCheckpoint(
+                        f"{self.name}: its own logits are NaN or infinite in {w.name!r}",
+                        hint="the weights are damaged: download the checkpoint again",
+                    )
+                self._cache.keep(_label(change), w, states[np.asarray(w.measured)])
+                done += len(w.ids)
+        progress(total, total, "reference")
+
+    def _logits(self, change: Change, window: Window) -> Iterator[Logits]:
+        self._prepare(change, [window], silent)
+        hidden = self._cache.get(_label(change), window)
+        head = self._models[change] if change in self._models else self._reader(change)
+        at = 0
+        for block in window.blocks(self.n_vocab):
+            yield head.head(hidden[at : at + len(block)])
+            at += len(block)
+
+    def _runner(self, change: Change) -> TorchModel:
+        """The model, ready to run: whole in memory where there is room."""
+        if self._models.get(change) is None or self._models[change].streamed != self._streamed:
+            self._models.clear()  # one at a time
+            self._models[change] = self._open(change, streamed=self._streamed)
+        return self._models[change]
+
+    def _reader(self, change: Change) -> TorchModel:
+        """The model, for its head at least."""
+        if change not in self._models:
+            self._models[change] = self._open(change, streamed=True)
+        return self._models[change]
+
+    def _open(self, change: Change, *, streamed: bool) -> TorchModel:
+        return TorchModel(self._folder, self._config, self._device, change, streamed=streamed)
+
+
+class _Changed:
+    """The reference with a change, as a `LogitsSource`."""
+
+    def __init__(self, reference: TorchReference, change: Change) -> None:
+        self._of, self._change = reference, change
+        self.name, self.n_vocab, self.n_ctx = reference.name, reference.n_vocab, reference.n_ctx
+        self.tokenize, self.text = reference.tokenize, reference.text
+
+    def logits(self, window: Window) -> Iterator[Logits]:
+        """See `LogitsSource`."""
+        return self._of._logits(self._change, window)
+
+
+def _label(change: Change) -> str:
+    return f"noise {change.noise!r}, tanh {change.tanh_gelu}"
+
+
+def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Window]]:
+    """What runs at once: a window, or, where each run reads the whole disk, several of about one length."""
+    group: list[Window] = []
+    for w in sorted(windows, key=lambda w: len(w.ids)) if streamed else windows:
+        longest = max([len(w.ids), *(len(other.ids) for other in group)])
+        if group and (not streamed or longest > _ALIKE or longest * (len(group) + 1) > _GROUP):
+            yield group
+            group = []
+        group.append(w)
+    if group:
+        yield group
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What the logits depend on."""
+    weights = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
+    return sorted([folder / "config.json", *weights])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -125,87 +217,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return parsed
 
 
-def _load_model(folder: Path, layout: Layout | None) -> Any:
-    import torch
-    import transformers
-
-    try:
-        given: dict[str, Any] = {}
-        kind: Any = transformers.AutoModelForCausalLM
-        if layout:
-            config = transformers.AutoConfig.for_model(**layout.config)
-            given = {"config": config, "state_dict": layout.arrange(_state(folder))}
-            kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        # Eager attention: every architecture has it, and it is the plainest arithmetic to judge by.
-        model, info = kind.from_pretrained(
-            None if layout else folder, dtype=torch.float32, trust_remote_code=False,
-            local_files_only=True, attn_implementation="eager", output_loading_info=True, **given,
-        )  # fmt: skip
-    except Exception as e:
-        # safetensors, torch, json and transformers each have their own exceptions: all mean "unreadable".
-        raise _load_error(folder, e) from e
-    # transformers fills missing weights with random numbers and only warns: no judge at all.
-    bad = sorted(str(name) for name in {*info["missing_keys"], *info["mismatched_keys"]})
-    if bad:
-        names = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
-        raise CorruptCheckpoint(
-            f"{folder}: {len(bad)} weights are missing or misshapen: {names}",
-            hint="download the checkpoint again",
-        )
-    return model.eval()
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    """All tensors of a checkpoint: safetensors where there are any, else PyTorch's files, weights only."""
-    import torch
-    from safetensors.torch import load_file
-
-    state: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        state.update(load_file(path))
-    for path in () if state else sorted(folder.glob("pytorch_model*.bin")):
-        state.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    if not state:
-        raise FileNotFoundError("no weights: neither *.safetensors nor pytorch_model*.bin")
-    return state
-
-
-def _load_error(folder: Path, e: Exception) -> Exception:
-    words = _first_line(e)
-    if "trust_remote_code" in str(e):
-        return UnsupportedModel(
-            f"{folder}: needs code of its own to run, and verify never runs a checkpoint's code",
-            hint="only architectures that transformers itself knows can be verified",
-        )
-    if isinstance(e, (KeyError, ValueError)) and "model type" in str(e):
-        return UnsupportedModel(
-            f"{folder}: {words}", hint="transformers knows no such architecture"
-        )
-    if isinstance(e, ValueError) and "Unrecognized" in str(e):
-        return UnsupportedModel(
-            f"{folder}: {words}", hint="it is no language model that transformers knows"
-        )
-    return CorruptCheckpoint(
-        f"{folder}: PyTorch cannot load it: {type(e).__name__}: {words}",
-        hint="a file is missing or damaged: download the checkpoint again",
+def _n_ctx(folder: Path, config: Mapping[str, Any]) -> int:
+    for field in ("max_position_embeddings", "n_positions", "n_ctx"):
+        if isinstance(n := config.get(field), int) and n > 0:
+            return n
+    raise CorruptCheckpoint(
+        f"{folder}: config.json names no context length (max_position_embeddings, n_positions)",
+        hint="download it again",
     )
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines and no progress bars of transformers: the shells alone print."""
-    from transformers.utils import logging as hf_logging
-
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity(logging.CRITICAL)
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

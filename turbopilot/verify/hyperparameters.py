@@ -1,0 +1,64 @@
+"""The few numbers of a config that a GGUF must repeat, and that logits hardly show. Knows no model.
+
+A norm's epsilon that is wrong by ten moves the logits by less than F16's rounding does, and yet is wrong; a rope base
+matters only far into a context. So they are compared as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isclose
+from typing import Any, Final
+
+from turbopilot.verify.criteria import Failure
+
+# GGUF's key (without the architecture) → the names that it has in config.json.
+_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "block_count": ("num_hidden_layers", "n_layer"),
+    "embedding_length": ("hidden_size", "n_embd"),
+    "attention.head_count": ("num_attention_heads", "n_head"),
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "epsilon": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+    "rope.freq_base": ("rope_theta", "rotary_emb_base"),
+    "rope.dimension_count": ("rotary_dim",),
+}
+_EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
+_ABSENT: Final = {"rope.freq_base": 10000.0}  # what llama.cpp takes then (llama-model.cpp)
+
+
+def of_config(config: Mapping[str, Any]) -> dict[str, float]:
+    """What config.json says of them; what it does not say is left out."""
+    nested = config.get("rope_parameters")
+    flat = {**(nested if isinstance(nested, Mapping) else {}), **config}
+    found: dict[str, float] = {}
+    for key, names in _FIELDS.items():
+        for name in names:
+            if isinstance(value := flat.get(name), (int, float)):
+                found[key] = float(value)
+                break
+    return found
+
+
+def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """What a GGUF says of them."""
+    arch = metadata.get("general.architecture")
+    found: dict[str, float] = {}
+    for key in _FIELDS:
+        for spelt in _EPSILONS if key == "epsilon" else (key,):
+            value = metadata.get(f"{arch}.{spelt}", _ABSENT.get(key))
+            if isinstance(value, (int, float)):
+                found[key] = float(value)
+    return found
+
+
+def differences(reference: Mapping[str, float], candidate: Mapping[str, float]) -> list[Failure]:
+    """Those that both have, and have differently."""
+    return [
+        Failure(
+            f"hyperparameter {key}",
+            f"{key} is {candidate[key]:g} in the GGUF and {value:g} in the checkpoint",
+        )
+        for key, value in reference.items()
+        # float32 in the file
+        if key in candidate and not isclose(value, candidate[key], rel_tol=1e-6)
+    ]

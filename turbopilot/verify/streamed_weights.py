@@ -1,0 +1,131 @@
+"""Run a model that is larger than memory: each matrix is read from disk as its module runs, then dropped.
+
+A checkpoint's files are mapped, not read: the system loads the pages that a matrix needs and takes them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    Load = Callable[[str, torch.Tensor], torch.Tensor]
+
+
+def read_state(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, mapped: safetensors where there are any, else PyTorch's files, weights only.
+
+    Raises:
+        FileNotFoundError: there are neither.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    state: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        state.update(load_file(path))
+    for path in () if state else sorted(folder.glob("pytorch_model*.bin")):
+        state.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    if not state:
+        raise FileNotFoundError("no weights: neither *.safetensors nor pytorch_model*.bin")
+    return state
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Models that are made here have parameters without memory ("meta"), and buffers as usual.
+
+    Buffers that no checkpoint holds (rotary frequencies, causal masks) are computed when a module is made:
+    that is why not the whole of it is made on the meta device.
+    """
+    import torch
+    from torch import nn
+
+    register = nn.Module.register_parameter
+    resets = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding, nn.LayerNorm)}
+
+    def without_memory(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None:
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        register(module, name, param)
+
+    def nothing(_: nn.Module) -> None:
+        """Random numbers would be thrown away."""
+
+    try:
+        setattr(nn.Module, "register_parameter", without_memory)  # noqa: B010 — mypy knows methods cannot be assigned
+        for kind in resets:
+            setattr(kind, "reset_parameters", nothing)  # noqa: B010
+        with torch.no_grad():
+            yield
+    finally:
+        setattr(nn.Module, "register_parameter", register)  # noqa: B010
+        for kind, reset in resets.items():
+            setattr(kind, "reset_parameters", reset)  # noqa: B010
+
+
+def stream(
+    model: Any, state: Mapping[str, torch.Tensor], load: Load, *, keep: Any = None
+) -> list[str]:
+    """Have every module of a weightless model read its own parameters just before it runs.
+
+    Args:
+        model: of transformers, made `weightless`.
+        state: the checkpoint's tensors by name.
+        load: name and tensor → what the module shall have.
+        keep: a module that keeps its weights once it has them, since it runs often.
+
+    Returns:
+        The names of the parameters that the checkpoint lacks or has in another shape.
+    """
+    # A tied matrix is one parameter under two names: the first is the one that checkpoints have.
+    first = {
+        id(p): name for name, p in reversed(list(model.named_parameters(remove_duplicate=False)))
+    }
+    problems = []
+    for path, module in model.named_modules():
+        own: dict[str, tuple[str, torch.Tensor, Any]] = {}
+        for name, empty in module.named_parameters(recurse=False):
+            full = first[id(empty)]
+            found = _find(model.base_model_prefix, full, f"{path}.{name}", state)
+            if found is None or found.shape != empty.shape:
+                problems.append(full)
+            else:
+                own[name] = (full, found, empty)
+        if own:
+            _hook(module, own, load, dropped=module is not keep)
+    return sorted(set(problems))
+
+
+def _find(
+    prefix: str, first: str, other: str, state: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    """A parameter among the checkpoint's tensors, with or without the prefix that some exports leave out."""
+    for name in (first, other):
+        for spelt in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+            if spelt in state:
+                return state[spelt]
+    return None
+
+
+def _hook(
+    module: Any, own: dict[str, tuple[str, torch.Tensor, Any]], load: Load, *, dropped: bool
+) -> None:
+    from torch import nn
+
+    def before(_module: Any, _given: Any) -> None:
+        for name, (full, tensor, empty) in own.items():
+            if module._parameters[name] is empty:
+                module._parameters[name] = nn.Parameter(load(full, tensor), requires_grad=False)
+
+    def after(_module: Any, _given: Any, _out: Any) -> None:
+        for name, (_, _, empty) in own.items():
+            module._parameters[name] = empty
+
+    module.register_forward_pre_hook(before)
+    if dropped:
+        module.register_forward_hook(after)

@@ -1,0 +1,147 @@
+"""Which tokens both models are given, and where they are compared. Knows no model: only the reference's tokenizer.
+
+A fault shows in different places: a wrong weight everywhere, a wrong rotation in long contexts, a lost special token
+in prompts with a hole. So there are windows of each kind, in a dozen languages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from turbopilot.errors import InvalidInput
+from turbopilot.verify.source import LogitsSource, Window
+from turbopilot.verify.texts import code_samples
+
+POSITIONS: Final = 4000
+"""How many are compared where nobody says."""
+MOST_CONTEXT: Final = 8192
+"""A longer context is only filled on request: attention's cost grows with its square."""
+
+_CODE = 256  # tokens of a window of code: past any first effects, and many languages fit the budget
+_MOVED, _MOVED_LONG, _MOVED_WINDOWS = 96, 512, 8
+_GREEDY_AFTER, _GREEDY_WINDOWS = 96, 3
+
+
+class FimTokens(NamedTuple):
+    """How a family writes a hole: text before it, after it, and where the model begins to fill it."""
+
+    prefix: str
+    suffix: str
+    middle: str
+
+
+# Each as the tokenizers of its family spell it. Source: the model cards.
+FIM_SPELLINGS: Final = (
+    FimTokens(
+        "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
+    ),  # StarCoder, StarCoder2, Granite, stable-code
+    FimTokens("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    FimTokens("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
+    FimTokens("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+    FimTokens("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
+)
+
+
+def fim_tokens(model: LogitsSource) -> FimTokens | None:
+    """The spelling of which each text is one token of the model; None where it has no such tokens."""
+    for spelling in FIM_SPELLINGS:
+        ids = [model.tokenize(text) for text in spelling]
+        if all(len(one) == 1 for one in ids) and len({one[0] for one in ids}) == 3:
+            return spelling
+    return None
+
+
+def windows_of(
+    reference: LogitsSource, n_ctx: int, *, positions: int = POSITIONS, full: bool = False
+) -> list[Window]:
+    """The built-in windows: one as long as the context, prompts with a hole, and code in many languages.
+
+    Args:
+        reference: whose tokens they are, for both models: a tokenizer's fault must not look like one of the weights.
+        n_ctx: the shorter of both models' contexts.
+        positions: about how many to compare.
+        full: the whole context however long it is, every position of it, and all the code there is.
+    """
+    samples = {name: reference.tokenize(text) for name, text in code_samples().items()}
+    length = n_ctx if full else min(n_ctx, MOST_CONTEXT)
+    found = [_context(samples, length, length if full else max(1, positions // 2))]
+    found += _fim(reference, length)
+    left = math.inf if full else positions - sum(len(w.measured) for w in found)
+    for window in _code(samples, min(_CODE, length)):
+        if left < 1:
+            break
+        window = window.cut(int(min(left, len(window.ids))))
+        found.append(window)
+        left -= len(window.ids)
+    return found
+
+
+def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: int) -> list[Window]:
+    """A user's prompts, cut to the context, every position of them.
+
+    Raises:
+        InvalidInput: one of them is empty.
+    """
+    found = []
+    for i, prompt in enumerate(prompts):
+        ids = tuple(reference.tokenize(prompt)[:n_ctx])
+        if not ids:
+            raise InvalidInput(f"prompt {i} is empty", hint="give prompts of at least one token")
+        found.append(Window("code", f"prompt {i}", ids, range(len(ids))))
+    if not found:
+        raise InvalidInput("there are no prompts", hint="give prompts of at least one token")
+    return found
+
+
+def windows_of_change(windows: Sequence[Window]) -> list[Window]:
+    """The beginnings of some: enough to see how much the reference minds a change."""
+    long = [w.cut(_MOVED_LONG) for w in windows if w.kind == "context"]
+    short = [w.cut(_MOVED) for w in windows if w.kind != "context"]
+    step = max(1, len(short) // _MOVED_WINDOWS)
+    return long + short[::step][:_MOVED_WINDOWS]
+
+
+def beginnings(windows: Sequence[Window], n_ctx: int, n: int) -> list[Window]:
+    """What the models are to continue by n tokens."""
+    code = [w for w in windows if w.kind == "code"] or list(windows)
+    room = min(_GREEDY_AFTER, n_ctx - n)
+    return [w.cut(room) for w in code[:_GREEDY_WINDOWS] if room > 0]
+
+
+def _context(samples: Mapping[str, Sequence[int]], length: int, most: int) -> Window:
+    """As long as the context, of all the samples, from the start again where they do not reach."""
+    together = [i for ids in samples.values() for i in ids]
+    ids = (together * math.ceil(length / max(1, len(together))))[:length]
+    step = math.ceil(length / most)
+    # Evenly, and the last position among them.
+    return Window("context", "context", tuple(ids), range((length - 1) % step, length, step))
+
+
+def _fim(reference: LogitsSource, length: int) -> list[Window]:
+    spelling = fim_tokens(reference)
+    if spelling is None:
+        return []
+    found = []
+    for name, text in list(code_samples().items())[::7]:
+        cut = len(text) // 3
+        prompt = (
+            spelling.prefix
+            + text[:cut]
+            + spelling.suffix
+            + text[-cut:]
+            + spelling.middle
+            + text[cut:-cut]
+        )
+        ids = tuple(reference.tokenize(prompt)[: min(length, 512)])
+        found.append(Window("fim", f"{name} with a hole", ids, range(len(ids))))
+    return found
+
+
+def _code(samples: Mapping[str, Sequence[int]], size: int) -> Iterator[Window]:
+    """Pieces of every sample in turn."""
+    for start in range(0, max(map(len, samples.values())), size):
+        for name, ids in samples.items():
+            if piece := tuple(ids[start : start + size]):
+                yield Window("code", f"{name} from token {start}", piece, range(len(piece)))
