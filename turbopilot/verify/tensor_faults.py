@@ -1,0 +1,201 @@
+"""What is wrong with a tensor: compared with what conversions get wrong. Pure: arrays only.
+
+Rows in another order, another tensor's rows, a transposed matrix, zeros, infinities, the values of a coarser type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from turbopilot.verify.criteria import WEIGHT_NOISE
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Order: TypeAlias = npt.NDArray[np.intp]
+
+SAME: Final = 0.45  # relative error below which two tensors are one; unrelated ones are at about 2
+_OF_FEW_VALUES: Final = ("Q4_0", "Q4_1", "IQ4_NL", "Q3_K", "Q2_K")
+_PRINT_ROWS, _PRINT_COLUMNS = 4, 256
+_SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A tensor that is off.
+
+    Attributes:
+        name: in the GGUF.
+        type_name: its type there.
+        got: its values.
+        values: what they should be.
+        relative: Σ(got − values)² / Σ values².
+        order: for each row of `values`, the row of its source; None where it is in the source's order.
+        head_size: rows of a head; 0 where the file does not say.
+    """
+
+    name: str
+    type_name: str
+    got: Array
+    values: Array
+    relative: float
+    order: Order | None
+    head_size: int
+
+
+def relative_error(got: Array, values: Array) -> tuple[float, float]:
+    """Σ(got − values)² / Σ values², and the largest difference; in blocks of rows."""
+    error = power = largest = 0.0
+    rows = max(1, (1 << 22) // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), rows):
+        a, b = got[start : start + rows].ravel(), values[start : start + rows].ravel()
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = a - b
+            error += float(np.dot(delta, delta))
+            largest = max(largest, float(np.abs(delta).max(initial=0.0)))
+        power += float(np.dot(b, b))
+    if not np.isfinite(error):
+        return np.inf, np.inf
+    return (error / power if power else (np.inf if error else 0.0)), largest
+
+
+def corner(values: Array) -> Array:
+    """A corner of it, by which it is known again."""
+    flat: Array = values.reshape(len(values), -1)[:_PRINT_ROWS, :_PRINT_COLUMNS]
+    return np.array(flat)
+
+
+def fault(suspect: Suspect, corners: Mapping[str, Array]) -> tuple[str, str] | None:
+    """The surest explanation: a key of `diagnosis.CAUSES`, and words; None where there is none.
+
+    Args:
+        suspect: the tensor.
+        corners: name → `corner` of each tensor as it should be.
+    """
+    return next(_hypotheses(suspect, corners), None)
+
+
+def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str, str]]:
+    """What explains the error, the surest first."""
+    got, values = s.got, s.values
+    if not np.isfinite(got).all():
+        n = int((~np.isfinite(got)).sum())
+        yield "overflow", f"holds {n:,} values that are infinite or NaN"
+        return
+    if not got.any():
+        yield "dropped", "is all zeros"
+    if got.ndim == 2:
+        if got.shape[0] == got.shape[1] and relative_error(got.T, values)[0] < SAME:
+            yield "transposed", "is transposed"
+        if s.head_size and ".attn_" in s.name and len(got) % s.head_size == 0:
+            yield from _inside_heads(got, values, s.order, s.head_size)
+    mine = corner(got)
+    others = {n: relative_error(mine, c)[0] for n, c in corners.items() if c.shape == mine.shape}
+    nearest = min(others, key=lambda n: others[n])
+    if nearest != s.name and others[nearest] < SAME:
+        yield "swapped", f"holds the rows of {nearest}"
+    yield from _moved_rows(got, values)
+    if coarse := _coarser(s):
+        yield "requantized", coarse
+    if s.relative > SAME:
+        yield "other_weights", "holds other weights"
+
+
+def _inside_heads(
+    got: Array, values: Array, order: Order | None, size: int
+) -> Iterator[tuple[str, str]]:
+    """Rows that are in another order inside their heads."""
+    orders = [_matched(got[i : i + size], values[i : i + size]) for i in range(0, len(got), size)]
+    if any(o is None for o in orders):
+        return
+    plain = np.arange(size)
+    odd = [(h, o) for h, o in enumerate(orders) if o is not None and not np.array_equal(o, plain)]
+    if not odd:
+        return
+    permutations = _permutations(order, size)
+    if permutations and len(odd) == len(orders):
+        skipped, twice = permutations
+        if all(np.array_equal(o, skipped) for _, o in odd):
+            yield (
+                "rotary_skipped",
+                "has its rows in the checkpoint's order: the rotary permutation was skipped",
+            )
+        elif all(np.array_equal(o, twice) for _, o in odd):
+            yield "rotary_twice", "has had the rotary permutation applied twice"
+    head, o = odd[0]
+    for k in (1, -1, 2, -2):
+        if np.array_equal(o, np.roll(plain, k)):
+            yield "head_rows", f"has the rows of head {head} rolled by {k}" + _others(len(odd) - 1)
+    yield "head_rows", f"has the rows of head {head} in another order" + _others(len(odd) - 1)
+
+
+def _others(n: int) -> str:
+    return f" (and of {n} more)" if n else ""
+
+
+def _permutations(order: Order | None, size: int) -> tuple[Order, Order] | None:
+    """What `_matched` finds where the conversion's order within a head was skipped, and where it was applied twice."""
+    if order is None or len(order) < size:
+        return None
+    local = np.argsort(np.argsort(order[:size]))
+    if np.array_equal(local, np.arange(size)):
+        return None
+    return np.argsort(local), local
+
+
+def _matched(got: Array, values: Array) -> Order | None:
+    """For each row the row of `values` that it is; None where one is none, or two are one."""
+    norms = (np.linalg.norm(x, axis=1, keepdims=True) for x in (got, values))
+    a, b = (x / np.maximum(n, 1e-30) for x, n in zip((got, values), norms, strict=True))
+    likeness = a @ b.T
+    best: Order = likeness.argmax(axis=1)
+    alike = likeness[np.arange(len(best)), best] > 1 - SAME / 2
+    return best if alike.all() and len(set(best.tolist())) == len(best) else None
+
+
+def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
+    """Rows that are in another place of the whole tensor."""
+    if got.ndim != 2 or len(got) < 3:
+        return
+    rows = np.linspace(0, len(got) - 1, min(_SAMPLED_ROWS, len(got))).astype(np.intp)
+    columns = slice(0, max(8, _SAMPLED_COLUMNS))
+    a, b = got[rows, columns], values[:, columns]
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (a, b))
+    likeness = a @ b.T
+    best = likeness.argmax(axis=1)
+    if (likeness.max(axis=1) > 1 - SAME / 2).mean() < 0.9:
+        return
+    steps, counts = np.unique((best - rows) % len(got), return_counts=True)
+    step = int(steps[counts.argmax()])
+    if counts.max() >= 0.9 * len(rows) and step:
+        by = step if step <= len(got) // 2 else step - len(got)
+        yield "shifted_rows", f"has its rows shifted by {-by}"
+    elif (best != rows).any():
+        yield (
+            "moved_rows",
+            f"has rows in other places: {int((best != rows).sum())} of {len(rows)} looked at",
+        )
+
+
+def _coarser(s: Suspect) -> str:
+    """Of which quantized type the values of a finer one are."""
+    if s.type_name not in ("F32", "F16", "BF16", "Q8_0") or s.got.ndim != 2:
+        return ""
+    types, few = tuple(WEIGHT_NOISE), ""
+    if s.got.shape[1] % 32 == 0:
+        blocks = np.sort(s.got[:_SAMPLED_ROWS].reshape(-1, 32), axis=1)
+        distinct = int(((np.diff(blocks, axis=1) != 0).sum(axis=1) + 1).max())
+        if distinct <= 16:
+            types, few = _OF_FEW_VALUES, f", and at most {distinct} different values in any 32"
+
+    def unlike(name: str) -> float:
+        return abs(math.log(WEIGHT_NOISE[name] / max(s.relative, 1e-30)))
+
+    near = min(types, key=unlike)
+    if not few and unlike(near) > SAME:
+        return ""
+    return f"has {near}'s error ({s.relative:.1e}){few}: it was made of such a file"
