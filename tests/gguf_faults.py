@@ -71,6 +71,16 @@ def rotary_in_one_layer(path: Path, header: GgufHeader) -> None:
     heads[:, :rotary] = split.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
 
 
+def rotary_twice(path: Path, header: GgufHeader) -> None:
+    """The rotary permutation applied once more to what has it: x0 x1 … y0 y1 … taken for x0 y0 x1 y1 …"""
+    rotary = _number(header, "rope.dimension_count")
+    for layer in _layers(header):
+        for part in "qk":
+            heads = _heads(path, header, f"blk.{layer}.attn_{part}.weight")
+            pairs = heads[:, :rotary].reshape(heads.shape[0], rotary // 2, 2, heads.shape[2])
+            heads[:, :rotary] = pairs.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
+
+
 def swapped_q_and_k(path: Path, header: GgufHeader) -> None:
     for layer in _layers(header):
         q, k = (rows(path, tensor(header, f"blk.{layer}.attn_{part}.weight")) for part in "qk")
@@ -122,6 +132,15 @@ def swapped_tokens(path: Path, header: GgufHeader) -> None:
     _swap_strings(path, b"tokenizer.ggml.tokens", b"e", b"t")
 
 
+def lost_spaces(path: Path, header: GgufHeader) -> None:
+    """The token of four spaces is another text."""
+    data = bytearray(path.read_bytes())
+    text = (4).to_bytes(8, "little") + b"    "
+    at = data.index(text, data.index(b"tokenizer.ggml.tokens")) + 8
+    data[at : at + 4] = b"\x01\x02\x01\x02"
+    path.write_bytes(data)
+
+
 def _swap_strings(path: Path, key: bytes, a: bytes, b: bytes) -> None:
     """Exchange the first occurrences of two strings of equal length in an array of the metadata."""
     assert len(a) == len(b)
@@ -136,10 +155,12 @@ def _swap_strings(path: Path, key: bytes, a: bytes, b: bytes) -> None:
 TOKENIZER_FAULTS: Final[Mapping[str, Edit]] = {
     "swapped merges": swapped_merges,
     "swapped tokens": swapped_tokens,
+    "token of spaces lost": lost_spaces,
 }
 
 WEIGHT_FAULTS: Final[Mapping[str, Edit]] = {
     "rotary permutation skipped": interleaved_rotary,
+    "rotary permutation applied twice": rotary_twice,
     "rotary permutation skipped in one tensor": rotary_in_one_layer,
     "q and k swapped": swapped_q_and_k,
     "a head's rows rolled by one": rolled_head,

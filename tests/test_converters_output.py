@@ -28,6 +28,7 @@ from quantize import quantize
 from tests.published import published
 from tests.test_converters import model_of
 from tests.tiny import tiny_checkpoint
+from tests.verify_lab import logits_of
 from turbopilot.cli import app
 from turbopilot.errors import (
     CorruptCheckpoint,
@@ -166,7 +167,7 @@ def test_a_split_model_is_the_same_model(codegen: Path, f32: Path, tmp_path: Pat
     # llama.cpp runs it, and our own verbs take it by its first part
     with GgufCandidate(parts[0]) as split, GgufCandidate(f32) as one:
         ids = one.tokenize(PROMPTS[0])
-        np.testing.assert_array_equal(split.logits(ids), one.logits(ids))
+        np.testing.assert_array_equal(logits_of(split, ids), logits_of(one, ids))
     assert verify(parts[0], codegen, prompts=PROMPTS).passed
     quantize(parts[0], tmp_path / "q.gguf", "Q4_0")
     quantize(f32, tmp_path / "q1.gguf", "Q4_0")

@@ -16,6 +16,7 @@ from converters.legacy_ggml import TokenizerNeeded
 from converters.legacy_ggml.merges import recover_merges
 from tests.old_ggml import Array, encoded, old_gptj, old_neox, old_starcoder, token_bytes
 from tests.tiny import tiny_checkpoint
+from tests.verify_lab import logits_of
 from turbopilot.errors import InvalidInput, TokenizerMismatch
 from turbopilot.gguf_file import read_gguf
 from turbopilot.verify.gguf_candidate import GgufCandidate
@@ -92,7 +93,7 @@ def test_the_logits_are_those_of_the_same_blocks_in_a_gguf(gptj: Path, tmp_path:
     logits = []
     for name in ("old", "new"):
         with GgufCandidate(tmp_path / f"{name}.gguf") as candidate:
-            logits.append(candidate.logits([5, 6, 7, 8, 9, 300, 301, 20]))
+            logits.append(logits_of(candidate, [5, 6, 7, 8, 9, 300, 301, 20]))
     assert np.array_equal(logits[0], logits[1])
 
 
