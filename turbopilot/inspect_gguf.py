@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from turbopilot.gguf_file import GgufHeader, Value, read_gguf
+from turbopilot.gguf_cursor import Value
+from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.gguf_split import siblings
 from turbopilot.tensor_summary import TensorLine, TypeShare, by_type
 
