@@ -29,7 +29,7 @@ _UINT64, _INT64, _FLOAT64, _BOOL, _STRING, _ARRAY = 10, 11, 12, 7, 8, 9
 
 
 def check_editable(path: Path) -> None:
-    """Refuse a file that is not ours to change.
+    """Refuse a file that is not ours to change; `set_metadata` changes any.
 
     Raises:
         InvalidInput: it lies in the Hub's cache, where a file is what its checksum says.
@@ -63,11 +63,10 @@ def set_metadata(
         progress: told of bytes.
 
     Raises:
-        InvalidInput: a value does not fit GGUF, a key moves tensors, or the file may not be changed.
+        InvalidInput: a value does not fit GGUF, a key moves tensors, or the folder cannot be written.
         CorruptModel: it is not a usable GGUF.
         NotEnoughDisk: there is no room for a second copy. The old file is still there, and whole.
     """
-    check_editable(path)
     path = path.resolve()
     header, layout = read_part(path)
     new = {key: _pair(key, value) for key, value in (keys or {}).items()}
