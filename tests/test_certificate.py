@@ -102,7 +102,7 @@ def test_a_tensors_name_type_and_shape_are_covered(tmp_path: Path) -> None:
 
     all_of_them = [
         made(b"t", 0, 8), made(b"u", 0, 8), made(b"t", 26, 8), made(b"t", 0, 8, 1), made(b"t", 0, 4, 2),
-        made(b"t", 0, 2, 4), made(b"tF", 0, 8),
+        made(b"t", 0, 2, 4), made(b"tB", 1, 8), made(b"t", 30, 8),
     ]  # fmt: skip
     assert len(set(all_of_them)) == len(all_of_them)
 
@@ -115,15 +115,15 @@ def test_layout_is_not_content(demo_checkpoint: Path, split_model: Path, tmp_pat
     a = string(b"a") + struct.pack("<IQIQ", 1, 1, 0, 0)
     b = string(b"b") + struct.pack("<IQIQ", 1, 1, 0, 64)
     swapped = b.replace(struct.pack("<Q", 64), struct.pack("<Q", 0)), a[:-8] + struct.pack("<Q", 64)
-    key = string(b"k") + struct.pack("<II", 4, 1)
+    key, other = (string(k) + struct.pack("<II", 4, 1) for k in (b"k", b"a"))
     aligned = string(b"general.alignment") + struct.pack("<II", 4, 64)
     found = []
     for alignment, keys, infos, data in (
-        (32, key, a + b, b"aaaa" + bytes(60) + b"bbbb"),
-        (64, aligned + key, a + b, b"aaaa" + bytes(60) + b"bbbb"),
-        (64, key + aligned, b"".join(swapped), b"bbbb" + bytes(60) + b"aaaa"),
+        (32, key + other, a + b, b"aaaa" + bytes(60) + b"bbbb"),
+        (64, aligned + key + other, a + b, b"aaaa" + bytes(60) + b"bbbb"),
+        (64, other + key + aligned, b"".join(swapped), b"bbbb" + bytes(60) + b"aaaa"),
     ):
-        raw = b"GGUF" + struct.pack("<IQQ", 3, 2, alignment // 32) + keys + infos
+        raw = b"GGUF" + struct.pack("<IQQ", 3, 2, 1 + alignment // 32) + keys + infos
         (tmp_path / "x.gguf").write_bytes(raw + bytes(-len(raw) % alignment) + data)
         found.append(digests(tmp_path / "x.gguf"))
     assert len(set(found)) == 1
