@@ -18,6 +18,8 @@ from quantize.recipes import Recipe, find_recipe
 from quantize.summary import QuantizeReport, summarise
 from turbopilot.atomic import check_disk, check_output, replacing
 from turbopilot.errors import QuantizationError
+from turbopilot.gguf_digest import CERTIFICATE
+from turbopilot.gguf_edit import set_metadata
 from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.progress import Progress, silent
 
@@ -62,6 +64,9 @@ def quantize(
     )
     with replacing(output) as part:
         words = _run(source, part, recipe, threads or os.cpu_count() or 1, progress)
+        # llama.cpp copies all metadata; what the source was verified to be, its quantized file is not.
+        if any(key.startswith(CERTIFICATE) for key in before.metadata):
+            set_metadata(part, remove=CERTIFICATE)
     after = read_gguf(output)
     return summarise(before, after, recipe.name, tuple(words.warnings), time.monotonic() - began)
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("turbopilot", "converters", "quantize", "serve")
 LEAVES = {
     "turbopilot.errors", "turbopilot.progress", "turbopilot.atomic", "turbopilot.gguf_file", "turbopilot.gguf_check",
-    "turbopilot.gguf_split", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
+    "turbopilot.gguf_split", "turbopilot.gguf_cursor", "turbopilot.gguf_edit", "turbopilot.gguf_digest",
+    "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

@@ -56,7 +56,8 @@ def test_a_gguf_for_a_program(starcoder: Path, gguf: Path) -> None:
     found, header = said(gguf), read_gguf(gguf)
     assert list(found) == [
         "kind", "path", "version", "architecture", "name", "shape", "n_weights", "n_bytes",
-        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "parts", "tensors", "metadata",
+        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "certificate", "parts", "tensors",
+        "metadata",
     ]  # fmt: skip
     assert (found["kind"], found["architecture"]) == ("gguf", "starcoder")
     assert found["shape"] == {

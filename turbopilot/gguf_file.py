@@ -10,22 +10,14 @@ Source: ggml/docs/gguf.md (format version 3; 2 differs in nothing that we read).
 from __future__ import annotations
 
 import mmap
-import struct
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TypeAlias
 
 from turbopilot.errors import CorruptModel, InvalidInput
 from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.gguf_cursor import Cursor, Value
 from turbopilot.gguf_split import siblings
-
-Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
-
-_SCALARS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-_STRING, _ARRAY = 8, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,57 +98,21 @@ class GgufHeader:
         return next(iter(self.bytes_by_type()), "F32")
 
 
-class _Cursor:
-    """Bounds-checked little-endian reads over a memory map."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in one file; each span is its first byte and the one after its last.
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path, self.at = data, path, 0
+    Args:
+        keys: of each metadata key, with its value, in the file's order.
+        infos: the tensors' entries.
+        data: where the tensors' data begins.
+        alignment: of `data`, and of each tensor in it.
+    """
 
-    def fail(self, what: str) -> CorruptModel:
-        return CorruptModel(
-            f"{self.path}: not a usable GGUF: {what}",
-            hint="the file is damaged or incomplete: convert or download it again",
-        )
-
-    def take(self, n: int, what: str) -> bytes:
-        if n < 0 or self.at + n > len(self.data):
-            raise self.fail(f"ends inside {what} (at byte {self.at:,} of {len(self.data):,})")
-        self.at += n
-        return self.data[self.at - n : self.at]
-
-    def number(self, code: str, what: str) -> int:
-        return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0])
-
-    def count(self, what: str, least_bytes: int) -> int:
-        """A count of things of at least so many bytes each: more than the file can hold is a lie."""
-        n = self.number("Q", what)
-        if n * least_bytes > len(self.data) - self.at:
-            raise self.fail(f"claims {n:,} {what}, more than its {len(self.data):,} bytes can hold")
-        return n
-
-    def string(self, what: str) -> str:
-        return self.take(self.count(f"bytes of {what}", 1), what).decode(
-            "utf-8", errors="surrogateescape"
-        )
-
-    def value(self, kind: int, key: str) -> Value:
-        if kind == _STRING:
-            return self.string(key)
-        if kind in _SCALARS:
-            value: int | float | bool = struct.unpack(
-                "<" + _SCALARS[kind], self.take(struct.calcsize(_SCALARS[kind]), key)
-            )[0]
-            return value
-        if kind == _ARRAY:
-            element = self.number("I", key)
-            if element == _STRING:
-                return [self.string(key) for _ in range(self.count(f"strings in {key}", 8))]
-            if element in _SCALARS:
-                size = struct.calcsize(_SCALARS[element])
-                n = self.count(f"numbers in {key}", size)
-                return list(struct.unpack(f"<{n}{_SCALARS[element]}", self.take(n * size, key)))
-            kind = element
-        raise self.fail(f"metadata {key!r} has the unknown type {kind}")
+    keys: dict[str, tuple[int, int]]
+    infos: tuple[int, int]
+    data: int
+    alignment: int
 
 
 def read_gguf(path: Path) -> GgufHeader:
@@ -167,9 +123,10 @@ def read_gguf(path: Path) -> GgufHeader:
             a split model, or one of the parts is absent.
         CorruptModel: it is not a GGUF, its header contradicts its size, or the parts each other.
     """
-    header = _read_one(path)
+    header, _ = read_part(path)
     n_files = header.metadata.get("split.count", 1)
-    return header if n_files == 1 else _with_parts(header, n_files)
+    # 0: llama.cpp's gguf-split leaves it in what it merges
+    return header if n_files in (0, 1) else _with_parts(header, n_files)
 
 
 def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
@@ -190,7 +147,7 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
             f"{path}: other parts of it are absent: {', '.join(absent)}",
             hint="put them into the same folder",
         )
-    parts = [first, *(_read_one(p) for p in paths[1:])]
+    parts = [first, *(read_part(p)[0] for p in paths[1:])]
     tensors = tuple(t for part in parts for t in part.tensors)
     for i, part in enumerate(parts):
         if part.metadata.get("split.no") != i or part.metadata.get("split.count") != count:
@@ -205,7 +162,12 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     return replace(first, tensors=tensors, file_size=size, n_files=len(parts))
 
 
-def _read_one(path: Path) -> GgufHeader:
+def read_part(path: Path) -> tuple[GgufHeader, Layout]:
+    """Parse one file alone, whether it is a part of a model or all of it.
+
+    Raises:
+        InvalidInput, CorruptModel: as `read_gguf`.
+    """
     try:
         if path.is_dir():
             raise InvalidInput(
@@ -220,7 +182,7 @@ def _read_one(path: Path) -> GgufHeader:
                     hint=_other_format(magic, path),
                 )
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Cursor(data, path))
+                return _parse(Cursor(data, path))
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidInput(
             f"{path}: no such file", hint="check the path, or make one with turbopilot convert"
@@ -243,7 +205,7 @@ def _other_format(magic: bytes, path: Path) -> str:
     return "give a file that turbopilot convert or quantize wrote"
 
 
-def _parse(c: _Cursor) -> GgufHeader:
+def _parse(c: Cursor) -> tuple[GgufHeader, Layout]:
     c.take(4, "magic")
     version = c.number("I", "version")
     if version not in (2, 3):
@@ -251,16 +213,19 @@ def _parse(c: _Cursor) -> GgufHeader:
     n_tensors = c.count("tensors", 24)
     n_keys = c.count("metadata keys", 12)
     metadata: dict[str, Value] = {}
+    keys: dict[str, tuple[int, int]] = {}
     for _ in range(n_keys):
+        began = c.at
         key = c.string("a metadata key")
         if key in metadata:
             raise c.fail(f"metadata {key!r} stands twice")
         metadata[key] = c.value(c.number("I", key), key)
+        keys[key] = began, c.at
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
 
-    entries = []
+    entries, began = [], c.at
     for _ in range(n_tensors):
         name = c.string("a tensor's name")
         n_dims = c.number("I", name)
@@ -288,4 +253,5 @@ def _parse(c: _Cursor) -> GgufHeader:
         tensors.append(TensorInfo(name, shape, type_name, start + offset, n_bytes, c.path))
     if len({t.name for t in tensors}) != len(tensors):
         raise c.fail("two tensors have the same name")
-    return GgufHeader(c.path, version, metadata, tuple(tensors), len(c.data))
+    header = GgufHeader(c.path, version, metadata, tuple(tensors), len(c.data))
+    return header, Layout(keys, (began, c.at), start, alignment)

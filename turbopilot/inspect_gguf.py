@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from turbopilot.gguf_file import GgufHeader, Value, read_gguf
+from turbopilot.certificate import Certificate, read
+from turbopilot.gguf_cursor import Value
+from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.gguf_split import siblings
 from turbopilot.tensor_summary import TensorLine, TypeShare, by_type
 
@@ -123,6 +125,7 @@ class GgufDescription:
     types: tuple[TypeShare, ...]
     tokenizer: TokenizerLine
     origin: Origin
+    certificate: Certificate | None
     parts: tuple[Part, ...]
     tensors: tuple[TensorLine, ...]
     metadata: Mapping[str, Value]
@@ -153,6 +156,7 @@ def describe_gguf(path: Path) -> GgufDescription:
         types=by_type((t.type_name, t.n_weights, t.n_bytes) for t in header.tensors),
         tokenizer=_tokenizer(said),
         origin=_origin(said),
+        certificate=read(header),
         parts=_parts(header),
         tensors=lines,
         metadata=header.metadata,

@@ -41,22 +41,27 @@ def inspect(
     """Show what a model's file says of itself: shape, sizes, tokenizer, origin.
 
     Of a checkpoint, also whether it converts, and why not. Only headers are read, so that the largest
-    file answers at once, and nothing of it is run.
+    file answers at once, and nothing of it is run. Only a GGUF with a certificate of turbopilot verify is
+    read whole: to say whether it is still the file that was verified.
 
     Example: turbopilot inspect codegen-q4_k_m.gguf
 
     Example: turbopilot inspect ./codegen-350M-mono --tensors
     """
     from turbopilot.commands import inspect_text as text
+    from turbopilot.commands.certified import state_of
     from turbopilot.commands.resolve import resolve_any
 
     kind, found = _describe(resolve_any(file))
+    state = state_of(found.path) if kind == "gguf" else "none"
     if as_json:
         whole = asdict(replace(found, metadata={}))
+        if kind == "gguf":
+            whole["certificate"] = {"state": state, **(whole["certificate"] or {})}
         said = {k: _short(v) for k, v in found.metadata.items()}
         console.emit_json(_plain({"kind": kind, **whole, "metadata": said}))
         return
-    for line in text.lines(found):
+    for line in text.lines(found, state):
         console.result(line)
     text.types_table(found)
     if tensors:

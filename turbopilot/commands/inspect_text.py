@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from turbopilot import console
+from turbopilot.certificate import State
+from turbopilot.commands import certified
 from turbopilot.inspect_gguf import GgufDescription, Part, Shape, SpecialToken, TokenizerLine
 
 if TYPE_CHECKING:
@@ -18,10 +20,10 @@ _WIDE = 100  # characters of a value that are shown
 _LABEL = 13
 
 
-def lines(found: Description) -> Iterator[str]:
-    """The description, a fact a line; what is not known has none."""
+def lines(found: Description, state: State = "none") -> Iterator[str]:
+    """The description, a fact a line; what is not known has none. `state` is of a certificate."""
     yield f"{found.path}: {_headline(found)}"
-    for label, text in _facts(found):
+    for label, text in _facts(found, state):
         if text:
             yield f"{label:<{_LABEL}} {text}"
 
@@ -76,9 +78,11 @@ def _headline(found: Description) -> str:
     return f"checkpoint, {len(found.tensors)} tensors, {size}"
 
 
-def _facts(found: Description) -> Iterator[tuple[str, str]]:
+def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
     if isinstance(found, GgufDescription):
         yield from _gguf(found)
+        if found.certificate:
+            yield from certified.lines(found.path, found.certificate, state)
     elif not hasattr(found, "format"):
         yield from _checkpoint(found)
 

@@ -135,6 +135,7 @@ def serve(
     Example: turbopilot serve -m starcoder -f ./models/santacoder-q4_0.bin
     """
     from serve.server import serve as serve_http
+    from turbopilot.commands.certified import at_start
     from turbopilot.commands.resolve import resolve_gguf
 
     if model and model_file and Path(model) != Path(model_file):
@@ -161,6 +162,8 @@ def serve(
         port=port,
         random_seed=random_seed,
     )
+    if line := at_start(path):
+        console.info(line)
     serve_http(options, console.info)
 
 
