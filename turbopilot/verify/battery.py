@@ -147,10 +147,10 @@ def _whitespace(run: str) -> str:
 
 
 def _unicode_sweep() -> dict[str, str]:
-    """Every sixteenth assigned character of the first two planes: alone among letters, and in a row."""
+    """Every twelfth assigned character of the first two planes: alone among letters, and in a row."""
     kept = [
         char
-        for code in range(0x250, 0x20000, 16)
+        for code in range(0x250, 0x20000, 12)
         if unicodedata.category(char := chr(code)) not in ("Cn", "Cs", "Co")
     ]
     return {"apart": " ".join(f"a{c} {c}1" for c in kept[::3]), "in a row": "".join(kept)}

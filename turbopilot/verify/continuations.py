@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from turbopilot.progress import Progress, silent
-from turbopilot.verify.metrics import log_softmax
+from turbopilot.verify.accumulator import log_softmax
 from turbopilot.verify.report import Continuation
 from turbopilot.verify.source import Logits, LogitsSource, Reference, Window
 from turbopilot.verify.windows import beginnings

@@ -5,26 +5,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from turbopilot.errors import TurboPilotError
 from turbopilot.gguf_file import GgufHeader
 from turbopilot.progress import Progress, silent
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.battery import token_battery
+from turbopilot.verify.compare_logits import Clock, compare_logits, moved
 from turbopilot.verify.compare_tokens import compare_tokens
 from turbopilot.verify.continuations import continuations
-from turbopilot.verify.criteria import Answer, Failure, failures, judged_type, limits_for, noise_of
+from turbopilot.verify.criteria import Failure, failures, judged_type, limits_for, noise_of
 from turbopilot.verify.diagnosis import diagnose
-from turbopilot.verify.metrics import Accumulator, Place, Positions, summary
+from turbopilot.verify.metrics import Place, summary
 from turbopilot.verify.report import Report, Seconds
 from turbopilot.verify.source import Change, LogitsSource, Reference, Window
 from turbopilot.verify.tensor_errors import Expected, tensor_errors
@@ -178,11 +178,15 @@ def explained(
 ) -> Report:
     """The report with every tensor's error, where wanted or where something failed, and what the failures come from."""
     tensors = None
-    should = {}
+    should: dict[str, Any] = {}
     if expected and (options.tensors or report.failures):
-        with expected() as whole:
-            tensors = tuple(tensor_errors(header, whole, progress))
-            should = dict(whole.metadata)
+        try:
+            with expected() as whole:
+                tensors = tuple(tensor_errors(header, whole, progress))
+                should = dict(whole.metadata)
+        except TurboPilotError:
+            if options.tensors:
+                raise  # else it was to explain a failure, which stands without it
     if tensors is not None and not report.failures:
         wrong = [t for t in tensors if t.wrong]
         found = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong[:_EXCERPT])
@@ -216,16 +220,16 @@ def _with_logits(
     windows: Sequence[Window],
     progress: Progress,
 ) -> Report:
-    clock = _Clock()
+    clock = Clock()
     with clock("reference"):
         reference.prepare(windows, progress)
     p = compare_logits(reference, candidate, windows, progress, clock)
     metrics = summary(p)
     with clock("limits"):
         beginnings = windows_of_change(windows)
-        tanh = _moved(reference, Change(tanh_gelu=True), beginnings, progress)
+        tanh = moved(reference, Change(tanh_gelu=True), beginnings, progress)
         noise = noise_of(report.type_name)
-        noisy = _moved(reference, Change(noise=noise), beginnings, progress) if noise else None
+        noisy = moved(reference, Change(noise=noise), beginnings, progress) if noise else None
         judged = noise is None or noisy is not None
         limits = limits_for(report.type_name, noisy, tanh) if judged else None
 
@@ -252,70 +256,6 @@ def _with_logits(
         seconds=Seconds(**{name: clock.seconds.get(name, 0.0) for name in Seconds.__slots__}),
         tokens_per_second=sum(len(w.ids) for w in windows) / max(clock.seconds["candidate"], 1e-9),
     )
-
-
-def compare_logits(
-    reference: LogitsSource,
-    candidate: LogitsSource,
-    windows: Sequence[Window],
-    progress: Progress = silent,
-    clock: _Clock | None = None,
-) -> Positions:
-    """Run both models over every window, a block of positions at a time."""
-    clock = clock or _Clock()
-    total = sum(len(w.measured) for w in windows)
-    seen = Accumulator()
-    done = 0
-    for i, window in enumerate(windows):
-        ours, theirs = reference.logits(window), candidate.logits(window)
-        for block in window.blocks(reference.n_vocab):
-            progress(done, total, "logits")
-            with clock("reference"):
-                right = next(ours)
-            with clock("candidate"):
-                given = next(theirs)
-            with clock("metrics"):
-                seen.add(i, block, window.ids, right, given)
-            done += len(block)
-    progress(total, total, "logits")
-    return seen.positions()
-
-
-class _Clock:
-    """Adds up what the time goes into."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._name, self._began = "", 0.0
-
-    def __call__(self, name: str) -> _Clock:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        spent = perf_counter() - self._began
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
-
-
-def _moved(
-    reference: Reference, change: Change, windows: Sequence[Window], progress: Progress
-) -> Answer | None:
-    """How far a change moves the reference from itself; None where it does not."""
-    about = hashlib.sha256(repr([(w.ids, w.measured) for w in windows]).encode()).hexdigest()
-    question = f"moved {change} {about}"
-    if (kept := reference.remembered(question)) is not None:
-        return Answer(**kept) if kept else None  # type: ignore[arg-type]
-    changed = reference.changed(change)
-    answer = (
-        Answer.of(summary(compare_logits(changed, reference, windows, progress)))
-        if changed
-        else None
-    )
-    reference.remember(question, asdict(answer) if answer else {})
-    return answer
 
 
 def _describe(place: Place, windows: Sequence[Window], reference: LogitsSource) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,6 +20,7 @@ import numpy as np
 from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
 from turbopilot.verify.reference_layouts import Layout, foreign_layout
 from turbopilot.verify.source import Change, Logits
+from turbopilot.verify.torch_words import plain_errors, plain_memory, quiet
 from turbopilot.verify.streamed_weights import read_state, stream
 
 if TYPE_CHECKING:
@@ -68,17 +70,18 @@ class TorchModel:
         import torch
 
         self.streamed = streamed
+        self.heard: Callable[[float], None] = _nobody
         self._device = torch.device(device.name)
         self._dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[device.precision]
         layout = foreign_layout(config)
-        with _quiet(), _plain_errors(folder):
+        with quiet(), plain_errors(folder):
             if streamed:
                 state = read_state(folder)
                 self._model = _skeleton(folder, layout.config if layout else None, self._dtype)
                 problems = stream(
                     self._model,
                     layout.arrange(state) if layout else state,
-                    lambda name, w: _noisy(name, w.to(self._device, self._dtype), change.noise),
+                    partial(self._load, noise=change.noise),
                     keep=self._model.get_output_embeddings(),
                 )
                 _to(self._model, self._device)
@@ -96,17 +99,25 @@ class TorchModel:
                 hint="download the checkpoint again",
             )
         self._model.eval()
+        self._loaded, self._n_parameters = 0, len(list(self._model.parameters()))
         self.changed = not change.tanh_gelu or _use_tanh_gelu(self._model)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
+
+    def _load(self, name: str, weight: torch.Tensor, *, noise: float) -> torch.Tensor:
+        """A matrix as it is needed now; tells of the share of all that was read in this pass."""
+        self._loaded += 1
+        self.heard(min(1.0, self._loaded / self._n_parameters))
+        return _noisy(name, weight.to(self._device, self._dtype), noise)
 
     def hidden(self, windows: Sequence[Sequence[int]]) -> list[Logits]:
         """What the output head would be given: (T, D) of each window; shorter ones are padded behind, causally."""
         import torch
 
+        self._loaded = 0
         longest = max(map(len, windows))
         ids = [[*one, *[0] * (longest - len(one))] for one in windows]
-        with torch.inference_mode(), _plain_memory():
+        with torch.inference_mode(), plain_memory():
             out = self._model.base_model(
                 input_ids=torch.tensor(ids, device=self._device), use_cache=False
             ).last_hidden_state.to("cpu", torch.float32)
@@ -116,7 +127,7 @@ class TorchModel:
         """(P, D) → (P, V) logits."""
         import torch
 
-        with torch.inference_mode(), _plain_memory():
+        with torch.inference_mode(), plain_memory():
             given = torch.from_numpy(np.array(hidden, np.float32)).to(self._device, self._dtype)
             out = self._model.get_output_embeddings()(given)
             logits: Logits = out.to("cpu", torch.float32).numpy()
@@ -137,12 +148,16 @@ class TorchModel:
         return found
 
 
+def _nobody(_share: float) -> None:
+    """Nobody hears."""
+
+
 def n_weights(folder: Path, config: dict[str, Any]) -> int:
     """Weights in the model, by its config alone."""
     layout = foreign_layout(config)
     import torch
 
-    with _quiet(), _plain_errors(folder):
+    with quiet(), plain_errors(folder):
         model = _skeleton(folder, layout.config if layout else None, torch.float32)
     return sum(p.numel() for p in model.parameters())
 
@@ -206,7 +221,8 @@ def _attention(kind: Any) -> str:
 
 def _skeleton(folder: Path, given: dict[str, Any] | None, dtype: torch.dtype) -> Any:
     """The network without its weights."""
-    from turbopilot.verify.streamed_weights import weightless
+    from turbopilot.verify.torch_words import plain_errors, plain_memory, quiet
+from turbopilot.verify.streamed_weights import weightless
 
     config, kind = _config_of(folder, given)
     with weightless():
@@ -263,65 +279,3 @@ def _use_tanh_gelu(model: Any) -> bool:
     for module, name in exact:
         setattr(module, name, NewGELUActivation())
     return bool(exact)
-
-
-@contextmanager
-def _plain_memory() -> Iterator[None]:
-    """Say in words that memory ran out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as e:
-        if not isinstance(e, MemoryError) and "memory" not in str(e):
-            raise
-        raise InvalidInput(
-            f"PyTorch has not enough memory for this: {str(e).splitlines()[0]}",
-            hint="give fewer --positions, or another --device",
-        ) from e
-
-
-@contextmanager
-def _plain_errors(folder: Path) -> Iterator[None]:
-    """safetensors, torch, json and transformers each have their own exceptions: all mean "unreadable"."""
-    try:
-        yield
-    except (CorruptCheckpoint, UnsupportedModel, InvalidInput):
-        raise
-    except Exception as e:
-        raise _load_error(folder, e) from e
-
-
-def _load_error(folder: Path, e: Exception) -> Exception:
-    words = (str(e).strip().splitlines() or [type(e).__name__])[0]
-    if "trust_remote_code" in str(e):
-        return UnsupportedModel(
-            f"{folder}: needs code of its own to run, and verify never runs a checkpoint's code",
-            hint="only architectures that transformers itself knows can be verified",
-        )
-    if isinstance(e, (KeyError, ValueError)) and "model type" in str(e):
-        return UnsupportedModel(
-            f"{folder}: {words}", hint="transformers knows no such architecture"
-        )
-    if isinstance(e, KeyError) or (isinstance(e, ValueError) and "Unrecognized" in str(e)):
-        return UnsupportedModel(
-            f"{folder}: {words}", hint="it is no language model that transformers knows"
-        )
-    return CorruptCheckpoint(
-        f"{folder}: PyTorch cannot load it: {type(e).__name__}: {words}",
-        hint="a file is missing or damaged: download the checkpoint again",
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines and no progress bars of transformers: the shells alone print."""
-    from transformers.utils import logging as hf_logging
-
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity(logging.CRITICAL)
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

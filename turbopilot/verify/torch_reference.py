@@ -123,8 +123,13 @@ class TorchReference:
         total = sum(len(w.ids) for w in windows)
         done = total - sum(len(w.ids) for w in todo)
         for group in _groups(todo, streamed=self._streamed):
-            progress(done, total, "reference" if change == _SOUND else "limits")
-            hidden = self._runner(change).hidden([w.ids for w in group])
+            model, what = self._runner(change), "reference" if change == _SOUND else "limits"
+            tokens = sum(len(w.ids) for w in group)
+            progress(done, total, what)
+            model.heard = lambda share, at=done, n=tokens, w=what: progress(
+                int(at + share * n), total, w
+            )  # type: ignore[misc]
+            hidden = model.hidden([w.ids for w in group])
             for w, states in zip(group, hidden, strict=True):
                 if not np.isfinite(states).all():
                     raise CorruptCheckpoint(
