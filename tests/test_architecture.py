@@ -16,21 +16,27 @@ LEAVES = {
     "turbopilot.gguf_split", "turbopilot.gguf_cursor", "turbopilot.gguf_edit", "turbopilot.gguf_digest",
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
+    "turbopilot.file_digest", "turbopilot.memory",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
 # heavy library → the only files that may import it
 OWNERS = {
-    "gguf": {"converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py"},
+    "gguf": {
+        "converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py",
+        "turbopilot/verify/tensor_errors.py",
+    },
     "llama_cpp": {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
         "converters/tokenizer/trial_child.py",
     },
     "torch": {
-        "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_layouts.py",
+        "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
+        "turbopilot/verify/reference_layouts.py",
     },
     "transformers": {
-        "turbopilot/verify/torch_reference.py", "turbopilot/verify/reference_tokenizer.py",
+        "turbopilot/verify/torch_model.py", "turbopilot/verify/torch_words.py",
+        "turbopilot/verify/reference_tokenizer.py",
     },
     "tokenizers": {
         "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",

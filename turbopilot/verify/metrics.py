@@ -1,7 +1,7 @@
 """How far two models' logits are apart. Pure numpy: knows nothing of models, files or limits.
 
-P positions, V vocabulary rows. Of each position a few numbers are kept (`Positions`), from which all figures are computed
-in the end (`summary`).
+P positions, V vocabulary rows. Of each position a few numbers are kept (`Positions`), from which all figures are
+computed in the end (`summary`).
 """
 
 from __future__ import annotations

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
 
     Load = Callable[[str, torch.Tensor], torch.Tensor]
+
+# Names of checkpoints that transformers calls otherwise now. Source: its conversion_mapping.py.
+_NAMED_BEFORE: Final = {"lm_head.weight": "embed_out.weight"}  # GPT-NeoX
 
 
 def read_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -49,7 +52,7 @@ def weightless() -> Iterator[None]:
     resets = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding, nn.LayerNorm)}
 
     def without_memory(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None:
+        if param is not None and not param.is_meta:  # a tied one stays the same object
             param = nn.Parameter(param.to("meta"), requires_grad=False)
         register(module, name, param)
 
@@ -105,7 +108,7 @@ def _find(
     prefix: str, first: str, other: str, state: Mapping[str, torch.Tensor]
 ) -> torch.Tensor | None:
     """A parameter among the checkpoint's tensors, with or without the prefix that some exports leave out."""
-    for name in (first, other):
+    for name in (first, other, *(_NAMED_BEFORE.get(n, n) for n in (first, other))):
         for spelt in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
             if spelt in state:
                 return state[spelt]

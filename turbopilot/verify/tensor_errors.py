@@ -21,7 +21,7 @@ from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault
 # A type's error of normally distributed weights is in the table; outliers and importance matrices change it.
 _ROOM: Final = 3.0
 # F16 keeps 11 bits; an exact copy keeps all.
-_EXACT: Final = {"F32": 1e-10, "F16": 2e-7, "BF16": 1e-5}
+_EXACT: Final = {"F32": 1e-14, "F16": 2e-7, "BF16": 1e-5}
 
 
 class ExpectedTensor(Protocol):

@@ -6,10 +6,8 @@ transformers), and nothing is looked up on the network.
 
 from __future__ import annotations
 
-import logging
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.verify.reference_layouts import Layout, foreign_layout
 from turbopilot.verify.source import Change, Logits
+from turbopilot.verify.streamed_weights import read_state, stream, weightless
 from turbopilot.verify.torch_words import plain_errors, plain_memory, quiet
-from turbopilot.verify.streamed_weights import read_state, stream
 
 if TYPE_CHECKING:
     import torch
@@ -221,9 +219,6 @@ def _attention(kind: Any) -> str:
 
 def _skeleton(folder: Path, given: dict[str, Any] | None, dtype: torch.dtype) -> Any:
     """The network without its weights."""
-    from turbopilot.verify.torch_words import plain_errors, plain_memory, quiet
-from turbopilot.verify.streamed_weights import weightless
-
     config, kind = _config_of(folder, given)
     with weightless():
         return kind._from_config(config, attn_implementation=_attention(kind), dtype=dtype)
