@@ -16,6 +16,7 @@ from converters import convert
 from quantize import quantize
 from tests.signed import PLAIN, PREFIX, certificate_of, flip, tensor_data
 from tests.test_inspect import string
+from tests.verify_lab import logits_of
 from turbopilot import certificate as module
 from turbopilot.certificate import Certificate, Digests, check, digests, read, sign
 from turbopilot.errors import CorruptModel, InvalidInput
@@ -42,7 +43,7 @@ def test_llama_cpp_computes_the_same(demo_q4_0: Path, signed: Path) -> None:
     with GgufCandidate(demo_q4_0) as before, GgufCandidate(signed) as after:
         ids = before.tokenize("def add(a, b):\n    return a + b\n")
         assert after.tokenize("def add(a, b):\n    return a + b\n") == ids
-        assert np.array_equal(before.logits(ids), after.logits(ids))
+        assert np.array_equal(logits_of(before, ids), logits_of(after, ids))
 
 
 def test_signing_again_replaces(signed: Path) -> None:

@@ -15,9 +15,9 @@ from converters import convert
 from tests.gguf_faults import WEIGHT_FAULTS, faulty
 from tests.test_converters import model_of
 from tests.tiny import tiny_checkpoint
+from tests.verify_lab import verdict
 from turbopilot.errors import TokenizerMismatch, UnsupportedModel
 from turbopilot.gguf_file import read_gguf
-from turbopilot.verify import verify
 
 PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
 
@@ -37,7 +37,7 @@ PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
 def test_variants_equal_pytorch(tmp_path: Path, family: str, variant: dict[str, Any]) -> None:
     folder = tiny_checkpoint(family, tmp_path / family, **variant)
     convert(folder, tmp_path / "out.gguf", dtype="f32")
-    report = verify(tmp_path / "out.gguf", folder, prompts=PROMPTS)
+    report = verdict(tmp_path / "out.gguf", folder, PROMPTS)
     assert report.passed, report.failures
 
 
@@ -51,12 +51,12 @@ def test_exact_gelu_is_allowed_what_the_formula_costs(
     exact: dict[str, Any] = {activation: "gelu"}
     folder = tiny_checkpoint(family, tmp_path / family, **exact)
     convert(folder, tmp_path / "out.gguf", dtype=dtype)
-    report = verify(tmp_path / "out.gguf", folder, prompts=PROMPTS)
+    report = verdict(tmp_path / "out.gguf", folder, PROMPTS)
     assert report.passed, report.failures
     assert report.tanh_gelu is not None
     assert 0 < report.tanh_gelu.nmse < 1e-4
     bad = faulty(tmp_path / "out.gguf", tmp_path / "bad.gguf", WEIGHT_FAULTS["ffn_up bias dropped"])
-    assert not verify(bad, folder, prompts=PROMPTS).passed
+    assert not verdict(bad, folder, PROMPTS).passed
 
 
 def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path
         np.testing.assert_array_equal(
             np.frombuffer(left, "<f4"), np.frombuffer(right, "<f4"), a.name
         )
-    report = verify(tmp_path / "b.gguf", santa, prompts=PROMPTS)
+    report = verdict(tmp_path / "b.gguf", santa, PROMPTS)
     assert report.passed, report.failures
 
 

@@ -28,7 +28,7 @@ from quantize import quantize
 from tests.published import published
 from tests.test_converters import model_of
 from tests.tiny import tiny_checkpoint
-from tests.verify_lab import logits_of
+from tests.verify_lab import logits_of, verdict
 from turbopilot.cli import app
 from turbopilot.errors import (
     CorruptCheckpoint,
@@ -38,7 +38,6 @@ from turbopilot.errors import (
     UnsupportedModel,
 )
 from turbopilot.gguf_file import read_gguf
-from turbopilot.verify import verify
 from turbopilot.verify.gguf_candidate import GgufCandidate
 
 PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
@@ -62,8 +61,8 @@ def test_each_type_passes_its_proof(codegen: Path, tmp_path: Path, dtype: str) -
     assert report.dtype == dtype.upper()
     types = {len(t.shape): t.type_name for t in read_gguf(tmp_path / "out.gguf").tensors}
     assert types == {1: "F32", 2: dtype.upper()}
-    verdict = verify(tmp_path / "out.gguf", codegen, prompts=PROMPTS)
-    assert verdict.passed, verdict.failures
+    proof = verdict(tmp_path / "out.gguf", codegen, PROMPTS)
+    assert proof.passed, proof.failures
 
 
 def test_q8_0_is_llama_cpp_s_own(f32: Path, codegen: Path, tmp_path: Path) -> None:
@@ -127,7 +126,7 @@ def test_rows_that_are_no_whole_blocks_stay_f16(tmp_path: Path) -> None:
     types = {t.name: t.type_name for t in read_gguf(tmp_path / "out.gguf").tensors}
     assert types["blk.0.ffn_down.weight"] == "F16"
     assert types["blk.0.ffn_up.weight"] == "Q8_0"
-    assert verify(tmp_path / "out.gguf", folder, prompts=PROMPTS).passed
+    assert verdict(tmp_path / "out.gguf", folder, PROMPTS).passed
 
 
 def test_the_kernel_s_copy_and_ours_give_the_same_bytes(
@@ -168,7 +167,7 @@ def test_a_split_model_is_the_same_model(codegen: Path, f32: Path, tmp_path: Pat
     with GgufCandidate(parts[0]) as split, GgufCandidate(f32) as one:
         ids = one.tokenize(PROMPTS[0])
         np.testing.assert_array_equal(logits_of(split, ids), logits_of(one, ids))
-    assert verify(parts[0], codegen, prompts=PROMPTS).passed
+    assert verdict(parts[0], codegen, PROMPTS).passed
     quantize(parts[0], tmp_path / "q.gguf", "Q4_0")
     quantize(f32, tmp_path / "q1.gguf", "Q4_0")
     theirs, ours = model_of(tmp_path / "q1.gguf")[1], model_of(tmp_path / "q.gguf")[1]
@@ -361,7 +360,7 @@ def test_codegen2_is_codegen_in_eight_blocks(
     convert(codegen, tmp_path / "a.gguf", dtype="f32", name="x")
     convert(folder, tmp_path / "b.gguf", dtype="f32", name="x")
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
-    report = verify(tmp_path / "b.gguf", folder, prompts=["def f(x):\n    return x + 1\n" * 9])
+    report = verdict(tmp_path / "b.gguf", folder, ["def f(x):\n    return x + 1\n" * 9])
     assert report.passed, report.failures
     export_gptj(codegen, tmp_path / "gptj")
     export_gptj(folder, tmp_path / "gptj2")

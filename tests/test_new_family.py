@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from converters import convert, registry
 from tests import new_family, tiny
+from tests.verify_lab import verdict
 from turbopilot.errors import UnsupportedModel
-from turbopilot.verify import verify
 
 FAMILIES = Path(registry.__file__).parent / "families"
 PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
@@ -37,7 +37,7 @@ def test_one_file_and_one_line_are_a_family(
         convert(folder, tmp_path / "out.gguf")
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, new_family.SPEC))
     convert(folder, tmp_path / "out.gguf", dtype="f32")
-    report = verify(tmp_path / "out.gguf", folder, prompts=PROMPTS)
+    report = verdict(tmp_path / "out.gguf", folder, PROMPTS)
     assert report.passed, report.failures
 
 

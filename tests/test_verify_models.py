@@ -49,7 +49,7 @@ def test_a_sound_file_passes(any_lab: Lab, type_name: str) -> None:
 @pytest.mark.parametrize("fault", WEIGHT_FAULTS)
 def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> None:
     report = lab.judge_faulty(type_name, WEIGHT_FAULTS[fault])
-    assert {"nmse", "mean_kl"} & {f.check for f in report.failures}, report.metrics
+    assert {"nmse", "mean_kl", "tensors"} & {f.check for f in report.failures}, report.metrics
     assert all("times the" in f.message for f in report.failures if f.check == "nmse")
 
 
@@ -58,8 +58,10 @@ def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> N
 def test_a_fault_in_the_tokenizer_fails_and_spares_the_weights(
     lab: Lab, fault: str, type_name: str
 ) -> None:
+    if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
+        pytest.skip("GPT-J has no tokens of spaces")
     report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())
-    assert {f.check for f in report.failures} <= {"tokens", "tensors"}
+    assert {f.check for f in report.failures} == {"tokens"}
     assert "the checkpoint has" in report.failures[0].message
 
 

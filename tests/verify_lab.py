@@ -12,7 +12,7 @@ from converters import convert, expected
 from quantize import quantize
 from tests.gguf_faults import Edit, faulty
 from tests.tiny import tiny_checkpoint
-from turbopilot.verify import Options, Report, compare
+from turbopilot.verify import Options, Report, compare, verify
 from turbopilot.verify.gguf_candidate import GgufCandidate
 from turbopilot.verify.run import explained
 from turbopilot.verify.source import Logits, LogitsSource, Window
@@ -22,6 +22,11 @@ from turbopilot.verify.torch_reference import TorchReference
 def logits_of(source: LogitsSource, ids: Sequence[int]) -> Logits:
     """(T, V) after each of the ids."""
     return np.concatenate(list(source.logits(Window("code", "", tuple(ids), range(len(ids))))))
+
+
+def verdict(path: Path, checkpoint: Path, prompts: Sequence[str]) -> Report:
+    """The report on one file."""
+    return next(verify([path], checkpoint, Options(prompts=prompts)))
 
 
 class Lab:

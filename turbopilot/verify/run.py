@@ -27,7 +27,7 @@ from turbopilot.verify.diagnosis import diagnose
 from turbopilot.verify.metrics import Place, summary
 from turbopilot.verify.report import Report, Seconds
 from turbopilot.verify.source import Change, LogitsSource, Reference, Window
-from turbopilot.verify.tensor_errors import Expected, tensor_errors
+from turbopilot.verify.tensor_errors import Expected, TensorError, tensor_errors
 from turbopilot.verify.torch_model import Device
 from turbopilot.verify.windows import (
     POSITIONS,
@@ -176,26 +176,31 @@ def explained(
     expected: OpenExpected | None,
     progress: Progress = silent,
 ) -> Report:
-    """The report with every tensor's error, where wanted or where something failed, and what the failures come from."""
-    tensors = None
+    """The report with what its failures come from.
+
+    Norms and biases are compared always; every tensor where that is wanted, or something failed.
+    """
+    everything = options.tensors or bool(report.failures)
+    tensors: tuple[TensorError, ...] = ()
     should: dict[str, Any] = {}
-    if expected and (options.tensors or report.failures):
+    if expected:
         try:
             with expected() as whole:
-                tensors = tuple(tensor_errors(header, whole, progress))
-                should = dict(whole.metadata)
+                found = tensor_errors(header, whole, progress, only_vectors=not everything)
+                tensors, should = tuple(found), dict(whole.metadata)
         except TurboPilotError:
             if options.tensors:
-                raise  # else it was to explain a failure, which stands without it
-    if tensors is not None and not report.failures:
-        wrong = [t for t in tensors if t.wrong]
-        found = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong[:_EXCERPT])
-        report = replace(report, failures=found)
+                raise  # else the verdict of the logits stands without it
+            everything = False
+    if not report.failures:
+        wrong = [t for t in tensors if t.wrong][:_EXCERPT]
+        lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
+        report = replace(report, failures=lost)
     findings = diagnose(
         report.failures, report.positions, report.limits, header.metadata,
-        expected=should, tensors=tensors or (),
+        expected=should, tensors=tensors,
     )  # fmt: skip
-    return replace(report, tensors=tensors, findings=tuple(findings))
+    return replace(report, tensors=tensors if everything else None, findings=tuple(findings))
 
 
 def _before_logits(

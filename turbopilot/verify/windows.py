@@ -20,6 +20,7 @@ MOST_CONTEXT: Final = 8192
 """A longer context is only filled on request: attention's cost grows with its square."""
 
 _CODE = 256  # tokens of a window of code: past any first effects, and many languages fit the budget
+_FIM = 384  # of a prompt with a hole
 _MOVED, _MOVED_LONG, _MOVED_WINDOWS = 96, 512, 8
 _GREEDY_AFTER, _GREEDY_WINDOWS = 96, 3
 
@@ -67,7 +68,7 @@ def windows_of(
     samples = {name: reference.tokenize(text) for name, text in code_samples().items()}
     length = n_ctx if full else min(n_ctx, MOST_CONTEXT)
     found = [_context(samples, length, length if full else max(1, positions // 2))]
-    found += _fim(reference, length)
+    found += _fim(reference, length, len(found[0].ids) if full else positions)
     left = math.inf if full else positions - sum(len(w.measured) for w in found)
     for window in _code(samples, min(_CODE, length)):
         if left < 1:
@@ -119,22 +120,22 @@ def _context(samples: Mapping[str, Sequence[int]], length: int, most: int) -> Wi
     return Window("context", "context", tuple(ids), range((length - 1) % step, length, step))
 
 
-def _fim(reference: LogitsSource, length: int) -> list[Window]:
+def _fim(reference: LogitsSource, length: int, positions: int) -> list[Window]:
+    """Prompts with a hole, and what was in it."""
     spelling = fim_tokens(reference)
     if spelling is None:
         return []
+    prefix, suffix, middle = (reference.tokenize(text) for text in spelling)
+    quarter = max(8, min(_FIM, length, positions // 8) // 4)
     found = []
     for name, text in list(code_samples().items())[::7]:
-        cut = len(text) // 3
-        prompt = (
-            spelling.prefix
-            + text[:cut]
-            + spelling.suffix
-            + text[-cut:]
-            + spelling.middle
-            + text[cut:-cut]
+        third = len(text) // 3
+        before, hole, after = (
+            reference.tokenize(part) for part in (text[:third], text[third:-third], text[-third:])
         )
-        ids = tuple(reference.tokenize(prompt)[: min(length, 512)])
+        ids = (
+            *prefix, *before[-2 * quarter :], *suffix, *after[:quarter], *middle, *hole[:quarter],
+        )[:length]  # fmt: skip
         found.append(Window("fim", f"{name} with a hole", ids, range(len(ids))))
     return found
 
