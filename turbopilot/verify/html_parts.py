@@ -59,7 +59,7 @@ def table(
 
     Args:
         caption: what it is; for those who do not see it.
-        head: of the columns.
+        head: of the columns; all of them "" for none.
         rows: cells, the first of each row its heading.
         numbers: columns that are aligned to the right.
     """
@@ -77,16 +77,16 @@ def table(
             if i > 0
         ]
         lines.append(element("tr", element("th", row[0], attributes='scope="row"'), *cells))
-    whole = element(
-        "table", element("thead", element("tr", *columns)), element("tbody", joined(lines))
-    )
+    top = element("thead", element("tr", *columns)) if any(head) else ""
+    whole = element("table", top, element("tbody", joined(lines)))
     label = f'role="region" tabindex="0" aria-label="{escaped(caption)}"'
     return element("div", whole, css="scroll", attributes=label)
 
 
 def figure(title: str, drawing: str, caption: str) -> Markup:
     """A plot with its title above and what there is to know below."""
-    return element("figure", element("h4", title), Markup(drawing), element("figcaption", caption))
+    parts = element("p", title, css="title"), Markup(drawing), element("figcaption", caption)
+    return element("figure", *parts)
 
 
 def number(value: float) -> str:
@@ -95,7 +95,9 @@ def number(value: float) -> str:
         return "not finite"
     if value == 0:
         return "0"
-    return f"{value:.2e}" if not 1e-3 <= abs(value) < 1e5 else f"{value:,.3g}"
+    if not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def share(value: float) -> str:
@@ -121,7 +123,7 @@ def size(n_bytes: int) -> str:
     """Bytes for a person."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if n_bytes >= unit:
-            return f"{n_bytes / unit:.3g} {name}"
+            return f"{number(n_bytes / unit)} {name}"
     return f"{n_bytes:,} B"
 
 

@@ -35,7 +35,8 @@ _SAMPLES: Final = (
 
 def token_words(token: int, text_of: TextOf | None) -> str:
     """A token for a person."""
-    return f"token {token}" if text_of is None or token < 0 else f"{text_of(token)!r} ({token})"
+    text = "" if text_of is None or token < 0 else text_of(token)
+    return f"{text!r} (token {token})" if text else f"token {token}"
 
 
 def place_words(place: Place, report: Report, text_of: TextOf | None) -> str:
@@ -112,15 +113,14 @@ def _kl_plot(
         ends = [0, int(p.position.max(initial=1))]
         if scale.low <= report.limits.mean_kl <= scale.high:
             marks.append(Line(ends, [report.limits.mean_kl] * 2, "thin", "limit of the mean"))
-    for i in np.argsort(-q.kl, kind="stable")[:_WORST].tolist():
-        where = place_words(
-            Place(int(q.window[i]), int(q.position[i]), int(q.choice[i])), report, text_of
-        )
+    largest = np.argsort(-q.kl, kind="stable")[:_WORST].tolist()
+    for n, i in enumerate(largest):
+        place = Place(int(q.window[i]), int(q.position[i]), int(q.choice[i]))
         other = token_words(int(q.other[i]), text_of)
-        told = f"KL {number(float(q.kl[i]))}: {where}; the candidate's choice: {other}"
-        marks.append(
-            Spot(float(q.position[i]), float(q.kl[i]), "k4", told, "" if i else "among the largest")
-        )
+        kl = float(q.kl[i])
+        told = f"KL {number(kl)}: {place_words(place, report, text_of)}; the candidate's choice: {other}"
+        name = "" if n else f"the {len(largest)} largest"
+        marks.append(Spot(float(q.position[i]), kl, "k4", told, name))
     if len(bad.window):
         at = bad.position[thinned(len(bad.position), MOST_POINTS)]
         marks.append(Cloud(at, np.full(len(at), scale.high), "bad", "not finite"))
@@ -128,9 +128,11 @@ def _kl_plot(
     caption = f"{shown}, {len(kept):,} of them drawn" if len(kept) < len(q.kl) else shown
     low = int((q.kl < scale.low).sum())
     below = f"; {low:,} below {scale.low:.0e} lie on the lower edge" if low else ""
-    x = Scale.of([0, p.position.max(initial=1)])
+    x = Scale(0.0, float(p.position.max(initial=1)))
     drawing = plot(title, ("position in the window", x), ("KL, nats", scale), marks)
-    return figure(title, drawing, f"{caption}{below}. Points with a ring say which they are.")
+    return figure(
+        title, drawing, f"{caption}{below}. The largest say where they are, under the pointer."
+    )
 
 
 def _scatter(p: Positions) -> list[Markup]:
@@ -177,18 +179,21 @@ def tensor_words(t: TensorError) -> str:
 
 
 def _by_tensor(tensors: Sequence[TensorError]) -> Markup:
-    shown = tensors[:TENSORS]
-    scale = Scale.of([v for t in shown for v in (t.relative, t.allowed)], log=True, decades=12.0)
-    rows = [_tensor_bar(t) for t in shown]
     title = "Error by tensor"
-    wrong = sum(t.wrong for t in tensors)
-    caption = (
-        f"{count(len(tensors), 'tensor')}, {wrong:,} wrong; "
-        + (f"drawn: the {len(shown)} worst beside what their type may have. " if len(shown) < len(tensors) else "")
-        + f"Relative squared error, logarithmic, {scale.low:.0e} to {scale.high:.0e}; the mark is what the type may "
-        "have. A tensor that is exact has a bar of no length."
-    )  # fmt: skip
-    return figure(title, bars(title, rows, scale), caption)
+    off = [t for t in tensors if t.wrong or t.relative > 0]
+    exact = len(tensors) - len(off)
+    if not off:
+        return figure(title, "", f"Each of {count(exact, 'tensor')} is exactly what it should be.")
+    shown = off[:TENSORS]
+    scale = Scale.of([v for t in shown for v in (t.relative, t.allowed)], log=True, decades=12.0)
+    parts = [
+        f"{count(sum(t.wrong for t in tensors), 'tensor')} of {len(tensors):,} wrong, {exact:,} exact",
+        f"; of the others, the {len(shown)} worst beside what their type may have" if len(shown) < len(off) else "",
+        f". Relative squared error, logarithmic, from {scale.low:.0e} to {scale.high:.0e}; the mark is what the type "
+        "may have.",
+    ]  # fmt: skip
+    drawing = bars(title, [_tensor_bar(t) for t in shown], scale)
+    return figure(title, drawing, "".join(parts))
 
 
 def _tensor_bar(t: TensorError) -> Bar:

@@ -71,10 +71,19 @@ def _page(title: str, body: Markup) -> str:
 def _outcome(reports: Sequence[Report]) -> Markup:
     failed = [base(r.candidate) for r in reports if not r.passed]
     if not failed:
-        words = f" All {count(len(reports), 'file')} are within what their types may lose."
+        words = f" All {count(len(reports), 'file')} are within what their types may lose{_range(reports)}."
         return element("p", element("strong", "Passed."), words, css="verdict good")
-    words = f" {len(failed)} of {count(len(reports), 'file')}: {', '.join(failed)}."
+    words = f" {len(failed)} of {count(len(reports), 'file')} failed ({', '.join(failed)}){_range(reports)}."
     return element("p", element("strong", "Failed."), words, css="verdict bad")
+
+
+def _range(reports: Sequence[Report]) -> str:
+    """The least and the largest mean KL, in words."""
+    known = sorted((r.metrics.mean_kl, base(r.candidate)) for r in reports if r.metrics is not None)
+    if len(known) < 2:
+        return ""
+    (least, best), (most, worst) = known[0], known[-1]
+    return f": mean KL {number(least)} ({best}) to {number(most)} nats ({worst})"
 
 
 def _overview(reports: Sequence[Report]) -> Markup:
@@ -146,7 +155,10 @@ def _provenance(reports: Sequence[Report]) -> Markup:
     files = {name: digest for r in reports for name, digest in r.reference_files.items()}
     digests = [(name, element("span", digest, css="digest")) for name, digest in files.items()]
     versions = {name: version for r in reports for name, version in r.versions.items()}
-    spent = [(r, r.seconds) for r in reports]
+    spent = [
+        f"{s.reference:.1f} reference, {s.limits:.1f} limits, {s.candidate:.1f} candidate, {s.metrics:.1f} figures"
+        for s in (r.seconds for r in reports)
+    ]
     facts = [
         *(("reference", path) for path in dict.fromkeys(r.reference for r in reports)),
         *(("candidate", r.candidate) for r in reports),
@@ -154,10 +166,10 @@ def _provenance(reports: Sequence[Report]) -> Markup:
         ("vocabulary", ", ".join(dict.fromkeys(f"{r.n_vocab:,} rows" for r in reports))),
         ("date", ", ".join(dict.fromkeys(r.date for r in reports))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("seconds: reference", ", ".join(f"{s.reference:.1f}" for _, s in spent)),
-        ("seconds: limits", ", ".join(f"{s.limits:.1f}" for _, s in spent)),
-        ("seconds: candidate", ", ".join(f"{s.candidate:.1f}" for _, s in spent)),
-        ("seconds: figures", ", ".join(f"{s.metrics:.1f}" for _, s in spent)),
+        *(
+            (f"seconds, {base(r.candidate)}", words)
+            for r, words in zip(reports, spent, strict=True)
+        ),
     ]
     content = [
         table("what it was made of and with", ("", ""), [f for f in facts if f[1]]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 from turbopilot.verify.criteria import Limits
@@ -74,13 +75,17 @@ def _figures(r: Report, text_of: TextOf | None) -> Markup:
     t, m = r.tokens, r.metrics
     alike = f"{t.texts_equal:,} of {t.texts:,}"
     rows = [_row(f"texts cut into the same tokens ({t.ids:,} in all)", alike, "all", not t.equal)]
+
+    def at(place: Place | None) -> str:
+        return place_words(place, r, text_of) if place else ""
+
     if m is not None:
-        rows += [*_judged(m, r.limits), *_others(m, r, text_of)]
+        rows += [*_judged(m, r.limits, at(m.clear_miss_at)), *_others(m, at)]
         rows.append(_row("longest window, tokens", f"{r.context_tested:,} of {r.n_ctx:,}"))
     rows.append(_row("bits per weight", number(r.bits_per_weight)))
     if r.tokens_per_second:
         rows.append(_row("candidate's speed here, tokens/s", f"{r.tokens_per_second:,.0f}"))
-    head = ("", "figure", "limit", "", "where")
+    head = ("figure", "value", "limit", "verdict", "where")
     return table("every figure beside its limit", head, rows, numbers={1, 2})
 
 
@@ -92,7 +97,7 @@ def _row(
     return (name, value, limit, told, element("span", where, css="soft") if where else "")
 
 
-def _judged(m: Metrics, limits: Limits | None) -> list[tuple[str, ...]]:
+def _judged(m: Metrics, limits: Limits | None, miss: str) -> list[tuple[str, ...]]:
     """The figures that decide."""
     rows = [
         _row("positions compared", f"{m.positions:,}"),
@@ -104,7 +109,7 @@ def _judged(m: Metrics, limits: Limits | None) -> list[tuple[str, ...]]:
             *rows,
             _row("NMSE", number(m.nmse)),
             _row("mean KL, nats", number(m.mean_kl)),
-            _row(clear, share(m.clear_top1)),
+            _row(clear, share(m.clear_top1), where=miss),
         ]
     nmse, kl = f"≤ {number(limits.nmse)}", f"≤ {number(limits.mean_kl)}"
     top = f"≥ {share(limits.clear_top1)}"
@@ -112,18 +117,14 @@ def _judged(m: Metrics, limits: Limits | None) -> list[tuple[str, ...]]:
         *rows,
         _row("NMSE", number(m.nmse), nmse, not m.nmse <= limits.nmse),
         _row("mean KL, nats", number(m.mean_kl), kl, not m.mean_kl <= limits.mean_kl),
-        _row(clear, share(m.clear_top1), top, not m.clear_top1 >= limits.clear_top1),
+        _row(clear, share(m.clear_top1), top, not m.clear_top1 >= limits.clear_top1, miss),
     ]
 
 
-def _others(m: Metrics, r: Report, text_of: TextOf | None) -> list[tuple[str, ...]]:
+def _others(m: Metrics, at: Callable[[Place | None], str]) -> list[tuple[str, ...]]:
     """Those that only tell."""
-
-    def at(place: Place | None) -> str:
-        return place_words(place, r, text_of) if place else ""
-
     return [
-        _row("same first choice, of all", share(m.top1), where=at(m.clear_miss_at)),
+        _row("same first choice, of all", share(m.top1)),
         _row("first choice among the candidate's first five", share(m.top5)),
         _row("99th percentile of KL, nats", number(m.p99_kl)),
         _row("largest KL, nats", number(m.max_kl), where=at(m.max_kl_at)),
@@ -151,7 +152,7 @@ def _by_kind(r: Report) -> Markup:
             number(m.p99_kl), number(m.max_kl), share(m.top1), share(m.top5), with_error(m.perplexity_ratio),
         ))  # fmt: skip
     head = (
-        "",
+        "kind",
         "windows",
         "positions",
         "NMSE",
@@ -195,7 +196,17 @@ def _tensors(r: Report) -> Markup:
         rows.append((t.name, t.type_name, shape, *figures, state, t.detail, t.source))
     if not rows:
         return Markup("")
-    head = ("tensor", "type", "shape", "error", "may have", "largest", "", "", "made of")
+    head = (
+        "tensor",
+        "type",
+        "shape",
+        "error",
+        "may have",
+        "largest",
+        "verdict",
+        "what is wrong",
+        "made of",
+    )
     whole = table("tensors", head, rows, numbers={3, 4, 5})
     title = element(
         "summary", f"All {count(len(rows), 'tensor')}, the worst beside its allowance first"

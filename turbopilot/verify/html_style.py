@@ -23,11 +23,10 @@ body {
   margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 66rem; overflow-wrap: anywhere;
   background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums;
 }
-h1, h2, h3, h4 { line-height: 1.25; margin: 0 0 .5rem; text-wrap: balance; }
+h1, h2, h3 { line-height: 1.25; margin: 0 0 .5rem; text-wrap: balance; }
 h1 { font-size: 1.6rem; }
 h2 { font-size: 1.25rem; }
 h3 { font-size: 1.05rem; }
-h4 { font-size: .95rem; }
 section { margin-top: 2rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 a { color: var(--link); }
@@ -45,16 +44,18 @@ table { border-collapse: collapse; font-size: .9rem; min-width: min(100%, 30rem)
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; white-space: nowrap; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; min-width: 8rem; }
+td > .soft { display: block; min-width: 10rem; }
 .n { text-align: right; white-space: nowrap; }
 .digest { font-family: ui-monospace, monospace; font-size: .8rem; overflow-wrap: anywhere; }
 .plots { columns: 25rem 2; column-gap: 2.5rem; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
-figure > svg + figcaption { margin-top: .3rem; }
-.alone { max-width: 36rem; }
+figure .title { margin: 0 0 .3rem; font-weight: 600; font-size: .95rem; }
+.alone { max-width: 36rem; margin-top: 1.2rem; }
 .plot { display: block; width: 100%; height: auto; overflow: visible; }
 .plot text { font-size: 13px; fill: var(--soft); }
-.plot text.label { fill: var(--ink); }
+.plot text.of, .plot text.label { fill: var(--ink); }
+.plot text.label { stroke: var(--page); stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
 .grid { stroke: var(--rule); fill: none; stroke-width: 1; }
 .cloud { stroke-width: 3.2; stroke-linecap: round; fill: none; opacity: .45; }
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
@@ -93,7 +94,7 @@ footer { margin-top: 2.5rem; padding-top: .5rem; border-top: 2px solid var(--rul
   body { max-width: none; padding: 0; font-size: 10pt; }
   .scroll { overflow: visible; }
   tr { break-inside: avoid; }
-  h1, h2, h3, h4 { break-after: avoid; }
+  h1, h2, h3, .title { break-after: avoid; }
   .plots { columns: 2; }
   details::details-content { content-visibility: visible; display: block; }
 }

@@ -229,7 +229,7 @@ def bars(title: str, rows: Sequence[Bar], scale: Scale) -> str:
         length = max(2.0, scale.at(row.value) * WIDTH)
         parts.append(
             f"<g><title>{escaped(row.title)}</title>"
-            f'<text x="0" y="{_n(y + 15)}">{escaped(row.label)}</text>'
+            f'<text class="of" x="0" y="{_n(y + 15)}">{escaped(row.label)}</text>'
             f'<text class="axis" x="{_n(WIDTH)}" y="{_n(y + 15)}" text-anchor="end">{escaped(row.note)}</text>'
             f'<rect class="rail" x="0" y="{_n(y + 20)}" width="{_n(WIDTH)}" height="8"/>'
             f'<rect class="bar {row.css}" x="0" y="{_n(y + 20)}" width="{_n(length)}" height="8"/>'
