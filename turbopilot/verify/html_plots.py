@@ -182,12 +182,13 @@ def _by_tensor(tensors: Sequence[TensorError]) -> Markup:
     title = "Error by tensor"
     off = [t for t in tensors if t.wrong or t.relative > 0]
     exact = len(tensors) - len(off)
+    wrong = sum(t.wrong for t in tensors)
     if not off:
         return figure(title, "", f"Each of {count(exact, 'tensor')} is exactly what it should be.")
     shown = off[:TENSORS]
     scale = Scale.of([v for t in shown for v in (t.relative, t.allowed)], log=True, decades=12.0)
     parts = [
-        f"{count(sum(t.wrong for t in tensors), 'tensor')} of {len(tensors):,} wrong, {exact:,} exact",
+        f"Of {count(len(tensors), 'tensor')}, {wrong or 'none'} wrong and {exact or 'none'} exact",
         f"; of the others, the {len(shown)} worst beside what their type may have" if len(shown) < len(off) else "",
         f". Relative squared error, logarithmic, from {scale.low:.0e} to {scale.high:.0e}; the mark is what the type "
         "may have.",

@@ -57,7 +57,7 @@ figure .title { margin: 0 0 .3rem; font-weight: 600; font-size: .95rem; }
 .plot text.of, .plot text.label { fill: var(--ink); }
 .plot text.label { stroke: var(--page); stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
 .grid { stroke: var(--rule); fill: none; stroke-width: 1; }
-.cloud { stroke-width: 3.2; stroke-linecap: round; fill: none; opacity: .45; }
+.cloud { stroke-width: 3.2; stroke-linecap: round; fill: none; opacity: .55; }
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 .rail { fill: var(--shade); }
 .limit { stroke: var(--ink); stroke-width: 2; fill: none; }
