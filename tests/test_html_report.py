@@ -343,7 +343,7 @@ def test_a_wrong_tensor_is_marked_with_its_cause() -> None:
         s.get("class") for d in drawings(page) for s in d.iter() if "bar" in s.get("class", "")
     ]
     assert classes == ["bar bad", "bar k1"]
-    assert "0.500 swapped" in page
+    assert "0.500, swapped" in page
 
 
 def test_several_are_compared_first_and_the_failed_are_open() -> None:

@@ -150,7 +150,13 @@ def _scatter(p: Positions) -> list[Markup]:
     title = "Logits of both models"
     axes = (("reference", scale), ("candidate", scale))
     drawing = plot(title, *axes, marks, height=424.0)
-    return [figure(title, drawing, f"{len(kept):,} positions, three tokens of each.")]
+    return [
+        figure(
+            title,
+            drawing,
+            f"{len(kept):,} of {count(len(pairs), 'position')}, three tokens of each.",
+        )
+    ]
 
 
 def _by_token_type(p: Positions, text_of: TextOf) -> list[Markup]:
@@ -203,15 +209,12 @@ def _tensor_bar(t: TensorError) -> Bar:
         f"{t.name} ({t.type_name or 'no type'}, {' × '.join(map(str, t.shape))}): "
         f"error {tensor_words(t)}, may have {number(t.allowed)}, largest difference {number(t.max_abs)}"
     )
-    cause = (
-        f"{t.cause or 'wrong'}"
-        if not math.isfinite(t.relative)
-        else f"{number(t.relative)} {t.cause}"
-    )
+    cause = t.cause.replace("_", " ") or "wrong"
+    note = f"{number(t.relative)}, {cause}" if math.isfinite(t.relative) else cause
     return Bar(
         label,
         t.relative if t.relative == t.relative else math.inf,
-        cause if t.wrong else tensor_words(t),
+        note if t.wrong else tensor_words(t),
         f"{told}; {t.detail}" if t.detail else told,
         "bad" if t.wrong else "k1",
         t.allowed or None,

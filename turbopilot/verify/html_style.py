@@ -46,8 +46,10 @@ th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; white-space: nowrap; }
 tbody th { font-weight: 500; min-width: 8rem; }
 td > .soft { display: block; min-width: 10rem; }
+.facts table { min-width: 0; }
+.facts td { overflow-wrap: anywhere; }
 .n { text-align: right; white-space: nowrap; }
-.digest { font-family: ui-monospace, monospace; font-size: .8rem; overflow-wrap: anywhere; }
+.digest { font-family: ui-monospace, monospace; font-size: .8rem; }
 .plots { columns: 25rem 2; column-gap: 2.5rem; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
 figure .title { margin: 0 0 .3rem; font-weight: 600; font-size: .95rem; }
