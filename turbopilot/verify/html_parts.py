@@ -59,7 +59,7 @@ def table(
 
     Args:
         caption: what it is; for those who do not see it.
-        head: of the columns; all of them "" for none.
+        head: of the columns; all of them "" for none, where rows are names and facts.
         rows: cells, the first of each row its heading.
         numbers: columns that are aligned to the right.
     """
@@ -80,7 +80,8 @@ def table(
     top = element("thead", element("tr", *columns)) if any(head) else ""
     whole = element("table", top, element("tbody", joined(lines)))
     label = f'role="region" tabindex="0" aria-label="{escaped(caption)}"'
-    return element("div", whole, css="scroll", attributes=label)
+    css = "scroll" if any(head) else "scroll facts"
+    return element("div", whole, css=css, attributes=label)
 
 
 def figure(title: str, drawing: str, caption: str) -> Markup:

@@ -150,7 +150,13 @@ def _scatter(p: Positions) -> list[Markup]:
     title = "Logits of both models"
     axes = (("reference", scale), ("candidate", scale))
     drawing = plot(title, *axes, marks, height=424.0)
-    return [figure(title, drawing, f"{len(kept):,} positions, three tokens of each.")]
+    return [
+        figure(
+            title,
+            drawing,
+            f"{len(kept):,} of {count(len(pairs), 'position')}, three tokens of each.",
+        )
+    ]
 
 
 def _by_token_type(p: Positions, text_of: TextOf) -> list[Markup]:
@@ -182,12 +188,13 @@ def _by_tensor(tensors: Sequence[TensorError]) -> Markup:
     title = "Error by tensor"
     off = [t for t in tensors if t.wrong or t.relative > 0]
     exact = len(tensors) - len(off)
+    wrong = sum(t.wrong for t in tensors)
     if not off:
         return figure(title, "", f"Each of {count(exact, 'tensor')} is exactly what it should be.")
     shown = off[:TENSORS]
     scale = Scale.of([v for t in shown for v in (t.relative, t.allowed)], log=True, decades=12.0)
     parts = [
-        f"{count(sum(t.wrong for t in tensors), 'tensor')} of {len(tensors):,} wrong, {exact:,} exact",
+        f"Of {count(len(tensors), 'tensor')}, {wrong or 'none'} wrong and {exact or 'none'} exact",
         f"; of the others, the {len(shown)} worst beside what their type may have" if len(shown) < len(off) else "",
         f". Relative squared error, logarithmic, from {scale.low:.0e} to {scale.high:.0e}; the mark is what the type "
         "may have.",
@@ -202,15 +209,12 @@ def _tensor_bar(t: TensorError) -> Bar:
         f"{t.name} ({t.type_name or 'no type'}, {' × '.join(map(str, t.shape))}): "
         f"error {tensor_words(t)}, may have {number(t.allowed)}, largest difference {number(t.max_abs)}"
     )
-    cause = (
-        f"{t.cause or 'wrong'}"
-        if not math.isfinite(t.relative)
-        else f"{number(t.relative)} {t.cause}"
-    )
+    cause = t.cause.replace("_", " ") or "wrong"
+    note = f"{number(t.relative)}, {cause}" if math.isfinite(t.relative) else cause
     return Bar(
         label,
         t.relative if t.relative == t.relative else math.inf,
-        cause if t.wrong else tensor_words(t),
+        note if t.wrong else tensor_words(t),
         f"{told}; {t.detail}" if t.detail else told,
         "bad" if t.wrong else "k1",
         t.allowed or None,

@@ -153,7 +153,10 @@ def _folded(i: int, r: Report, text_of: TextOf | None) -> Markup:
 def _provenance(reports: Sequence[Report]) -> Markup:
     """What all of it was made of and with; what the reports share is said once."""
     files = {name: digest for r in reports for name, digest in r.reference_files.items()}
-    digests = [(name, element("span", digest, css="digest")) for name, digest in files.items()]
+    digests = [
+        (f"SHA-256 of {name}", element("span", digest, css="digest"))
+        for name, digest in files.items()
+    ]
     versions = {name: version for r in reports for name, version in r.versions.items()}
     spent = [
         f"{s.reference:.1f} reference, {s.limits:.1f} limits, {s.candidate:.1f} candidate, {s.metrics:.1f} figures"
@@ -173,6 +176,6 @@ def _provenance(reports: Sequence[Report]) -> Markup:
     ]
     content = [
         table("what it was made of and with", ("", ""), [f for f in facts if f[1]]),
-        table("files of the reference", ("file of the reference", "SHA-256"), digests),
+        table("files of the reference", ("", ""), digests),
     ]
     return element("footer", section("Where this comes from", 2, *content))

@@ -207,7 +207,7 @@ def _tensors(r: Report) -> Markup:
         "what is wrong",
         "made of",
     )
-    whole = table("tensors", head, rows, numbers={3, 4, 5})
+    whole = table("tensors", head, rows, numbers={2, 3, 4, 5})
     title = element(
         "summary", f"All {count(len(rows), 'tensor')}, the worst beside its allowance first"
     )

@@ -46,8 +46,10 @@ th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; white-space: nowrap; }
 tbody th { font-weight: 500; min-width: 8rem; }
 td > .soft { display: block; min-width: 10rem; }
+.facts table { min-width: 0; }
+.facts td { overflow-wrap: anywhere; }
 .n { text-align: right; white-space: nowrap; }
-.digest { font-family: ui-monospace, monospace; font-size: .8rem; overflow-wrap: anywhere; }
+.digest { font-family: ui-monospace, monospace; font-size: .8rem; }
 .plots { columns: 25rem 2; column-gap: 2.5rem; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
 figure .title { margin: 0 0 .3rem; font-weight: 600; font-size: .95rem; }
@@ -57,7 +59,7 @@ figure .title { margin: 0 0 .3rem; font-weight: 600; font-size: .95rem; }
 .plot text.of, .plot text.label { fill: var(--ink); }
 .plot text.label { stroke: var(--page); stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
 .grid { stroke: var(--rule); fill: none; stroke-width: 1; }
-.cloud { stroke-width: 3.2; stroke-linecap: round; fill: none; opacity: .45; }
+.cloud { stroke-width: 3.2; stroke-linecap: round; fill: none; opacity: .55; }
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
 .rail { fill: var(--shade); }
 .limit { stroke: var(--ink); stroke-width: 2; fill: none; }

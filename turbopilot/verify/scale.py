@@ -90,7 +90,7 @@ def _linear_scale(low: float, high: float) -> Scale:
 
 def _log_scale(low: float, high: float, decades: float) -> Scale:
     high = min(max(high, 1e-290), 1e300)
-    low = max(low, high / 10**decades, 1e-300)
+    low = max(min(low, high), high / 10**decades, 1e-300)
     if high / low > 10:
         first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
         return Scale(10.0**first, 10.0**last, True)
