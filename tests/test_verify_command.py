@@ -133,7 +133,7 @@ def test_the_page(lab: Lab, tmp_path: Path) -> None:
     done = verify(lab, lab.gguf("f16"), lab.gguf("q4_0"), "--tensors", "--report", page)
     assert done.exit_code == 0, done.output
     text = page.read_text("utf-8")
-    assert text.startswith("<!doctype html>")
+    assert text.lower().startswith("<!doctype html>")
     assert "q4_0.gguf" in text
     assert "<svg" in text
     assert verify(lab, lab.gguf("f16"), "--report", tmp_path / "absent" / "x.html").exit_code == 2

@@ -107,6 +107,24 @@ class GgufCandidate:
         finally:
             self._lib.llama_batch_free(batch)
 
+    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
+        """The n tokens after the ids, always the first choice."""
+        self._prepare(len(ids) + n)
+        written = list(ids)
+        out = np.empty((1, self.n_vocab), np.float32)
+        batch = self._lib.llama_batch_init(_BATCH, 0, 1)
+        try:
+            read = 0
+            while len(written) < len(ids) + n:
+                for start in range(read, len(written), _BATCH):
+                    block = range(start, min(start + _BATCH, len(written)))
+                    self._decode(batch, written, block, range(len(written) - 1, len(written)), out)
+                read = len(written)
+                written.append(int(out[0].argmax()))
+        finally:
+            self._lib.llama_batch_free(batch)
+        return written[len(ids) :]
+
     def _decode(
         self, batch: Any, ids: Sequence[int], positions: range, measured: range, out: Logits
     ) -> int:

@@ -17,6 +17,7 @@ class GgufReference(GgufCandidate):
 
     def __init__(self, path: Path, *, progress: Progress = silent) -> None:
         super().__init__(path)
+        self._continued: dict[tuple[tuple[int, ...], int], list[int]] = {}
         files = sorted({t.path for t in self.header.tensors}) or [path]
         self.files: Mapping[str, str] = FileDigests().of(files, progress)
         self.hyperparameters = hyperparameters.of_gguf(self.header.metadata)
@@ -37,9 +38,6 @@ class GgufReference(GgufCandidate):
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
         """See `Reference`."""
-        found: list[int] = []
-        for _ in range(n):
-            given = (*ids, *found)
-            window = Window("greedy", "", given, range(len(given) - 1, len(given)))
-            found.append(int(next(self.logits(window))[0].argmax()))
-        return found
+        if (tuple(ids), n) not in self._continued:
+            self._continued[tuple(ids), n] = self.greedy(ids, n)
+        return self._continued[tuple(ids), n]
