@@ -79,6 +79,7 @@ def test_signed_and_changed_since(lab: Lab, tmp_path: Path) -> None:
     assert certificate is not None
     assert check(header) == "valid"
     assert certificate.passed
+    assert certificate.reference == "checkpoint", "its name, and not where it lies"
     assert certificate.type_name == "Q4_0"
     assert certificate.positions > 500
     assert any("model.safetensors" in file for file in certificate.reference_files)

@@ -116,7 +116,7 @@ def verify(
         _write_page(report, reports, source)
     for one in reports:
         if sign and one.passed:
-            _sign(Path(one.candidate), one, before[Path(one.candidate)])
+            _sign(Path(one.candidate), one, before[Path(one.candidate)], against)
     if failed := [one for one in reports if not one.passed]:
         raise _failed(failed, against)
 
@@ -206,12 +206,14 @@ def _digests(candidates: list[Path]) -> dict[Path, Any]:
         return {path: digests(path, progress) for path in candidates}
 
 
-def _sign(path: Path, report: Report, digests: Any) -> None:
+def _sign(path: Path, report: Report, digests: Any, against: str) -> None:
     from turbopilot.certificate import sign
     from turbopilot.commands.verify_text import certificate
 
+    # Of a folder its name alone: where it lies on this machine is nobody's business.
+    name = Path(against).resolve().name if Path(against).exists() else against
     with console.progress("sign") as progress:
-        sign(path, certificate(report, digests), progress)
+        sign(path, certificate(report, digests, name), progress)
     console.info(f"signed: {path}")
 
 

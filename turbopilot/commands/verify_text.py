@@ -28,7 +28,7 @@ def show(reports: Sequence[Report]) -> None:
             _tensors(report)
 
 
-def certificate(report: Report, digests: Digests) -> Certificate:
+def certificate(report: Report, digests: Digests, reference: str) -> Certificate:
     """What is to be remembered of a report. It has logits and limits: it passed against a checkpoint."""
     from turbopilot.certificate import Certificate
 
@@ -37,7 +37,7 @@ def certificate(report: Report, digests: Digests) -> Certificate:
         raise AssertionError("only a comparison with limits is signed")
     return Certificate(
         passed=report.passed,
-        reference=report.reference,
+        reference=reference,
         reference_files=tuple(
             f"{digest}  {name}" for name, digest in report.reference_files.items()
         ),
