@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from turbopilot.errors import TurboPilotError
-from turbopilot.gguf_file import GgufHeader
+from turbopilot.gguf_check import check_model
+from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.progress import Progress, silent
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.battery import token_battery
@@ -94,9 +95,11 @@ def verify(
     from turbopilot.verify.gguf_candidate import GgufCandidate
     from turbopilot.verify.gguf_reference import GgufReference
 
-    # The candidates first: they open in milliseconds, and a bad path should not wait for torch.
+    # The headers first: milliseconds, and a bad path or an unknown type should not wait for torch.
     for path in candidates:
-        GgufCandidate(path).close()
+        header = read_gguf(path)
+        check_model(header)
+        noise_of(judged_type(header))
     progress(0, 1, "opening the reference")
     if against.is_file():
         reference: Reference = GgufReference(against, progress=progress)
@@ -128,6 +131,11 @@ def compare(
     """Judge a candidate by the limits of its type. Arguments as for `verify`; `texts` replace the battery."""
     battery = token_battery() if texts is None else dict(texts)
     tokens = compare_tokens(reference, candidate, {**battery, **(options.texts or {})}, progress)
+    before_logits = hyperparameters.differences(
+        reference.hyperparameters, hyperparameters.of_gguf(header.metadata)
+    )
+    if failure := tokens.failure():
+        before_logits.insert(0, failure)
     type_name = judged_type(header)
     report = Report(
         candidate=candidate.name,
@@ -149,9 +157,7 @@ def compare(
         noise=None,
         tanh_gelu=None,
         limits=None,
-        failures=tuple(
-            _before_logits(reference, candidate, header, report_tokens=tokens.failure())
-        ),
+        failures=tuple(before_logits),
         seconds=Seconds(0.0, 0.0, 0.0, 0.0),
         tokens_per_second=0.0,
         versions=versions or {},
@@ -201,21 +207,6 @@ def explained(
         expected=should, tensors=tensors,
     )  # fmt: skip
     return replace(report, tensors=tensors if everything else None, findings=tuple(findings))
-
-
-def _before_logits(
-    reference: Reference,
-    candidate: LogitsSource,
-    header: GgufHeader,
-    *,
-    report_tokens: Failure | None,
-) -> Iterator[Failure]:
-    """What is wrong before a logit is looked at."""
-    if report_tokens:
-        yield report_tokens
-    yield from hyperparameters.differences(
-        reference.hyperparameters, hyperparameters.of_gguf(header.metadata)
-    )
 
 
 def _with_logits(

@@ -97,7 +97,9 @@ class TorchModel:
                 hint="download the checkpoint again",
             )
         self._model.eval()
-        self._loaded, self._n_parameters = 0, len(list(self._model.parameters()))
+        parameters = list(self._model.parameters())
+        self._loaded, self._n_parameters = 0, len(parameters)
+        self.n_weights = sum(p.numel() for p in parameters)
         self.changed = not change.tanh_gelu or _use_tanh_gelu(self._model)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
@@ -148,16 +150,6 @@ class TorchModel:
 
 def _nobody(_share: float) -> None:
     """Nobody hears."""
-
-
-def n_weights(folder: Path, config: dict[str, Any]) -> int:
-    """Weights in the model, by its config alone."""
-    layout = foreign_layout(config)
-    import torch
-
-    with quiet(), plain_errors(folder):
-        model = _skeleton(folder, layout.config if layout else None, torch.float32)
-    return sum(p.numel() for p in model.parameters())
 
 
 def versions() -> dict[str, str]:

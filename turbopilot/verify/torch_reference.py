@@ -57,18 +57,18 @@ class TorchReference:
         self.name = str(folder)
         self._folder, self._device = folder, device
         self._tokenizer = open_tokenizer(folder)
-        size = torch_model.n_weights(folder, self._config) * (4 if device.precision == "f32" else 2)
         room = torch_model.memory_of(device)
-        self._streamed = size > room if streamed is None else streamed
         self._models: dict[Change, TorchModel] = {}
+        # The head alone is enough for what is kept already; it is found without reading any layer.
+        self.n_vocab = self._reader(_SOUND).n_vocab
+        size = self._reader(_SOUND).n_weights * (4 if device.precision == "f32" else 2)
+        self._streamed = size > room if streamed is None else streamed
         self.files = FileDigests(cache).of(_model_files(folder), progress)
         about = {
             "files": dict(self.files), "device": device.name.split(":")[0], "precision": device.precision,
             **self.versions,
         }  # fmt: skip
         self._cache = ReferenceCache(cache, about) if cache else NoCache()
-        # The head alone is enough for what is kept already; it is found without reading any layer.
-        self.n_vocab = self._reader(_SOUND).n_vocab
         self.n_ctx = _n_ctx(folder, self._config)
         self.hyperparameters = hyperparameters.of_config(self._config)
 
@@ -143,7 +143,7 @@ class TorchReference:
     def _logits(self, change: Change, window: Window) -> Iterator[Logits]:
         self._prepare(change, [window], silent)
         hidden = self._cache.get(_label(change), window)
-        head = self._models[change] if change in self._models else self._reader(change)
+        head = self._reader(change)
         at = 0
         for block in window.blocks(self.n_vocab):
             yield head.head(hidden[at : at + len(block)])
