@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import FAMILY, tiny_checkpoint
 from tests.verify_lab import logits_of
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
-from turbopilot.file_digest import FileDigests
+from turbopilot.file_digest import file_digests
 from turbopilot.verify import reference_cache
 from turbopilot.verify.source import Change, Window
 from turbopilot.verify.torch_model import Device, TorchModel
@@ -159,12 +159,12 @@ def test_damaged_notes_are_not_believed(tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text('{"x": 3}')
     (file := tmp_path / "a").write_text("a")
     expected = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
-    assert FileDigests(tmp_path).of([file]) == {"a": expected}
-    assert FileDigests(tmp_path).of([file]) == {"a": expected}
+    assert file_digests([file], tmp_path) == {"a": expected}
+    assert file_digests([file], tmp_path) == {"a": expected}
     file.write_text("bb")
-    assert FileDigests(tmp_path).of([file]) != {"a": expected}
+    assert file_digests([file], tmp_path) != {"a": expected}
     with pytest.raises(InvalidInput, match="absent"):
-        FileDigests(tmp_path).of([tmp_path / "absent"])
+        file_digests([tmp_path / "absent"], tmp_path)
     cache = reference_cache.ReferenceCache(tmp_path / "r", {})
     cache.keep_answer("q", {"a": 1})
     assert cache.answer("q") == {"a": 1}

@@ -69,14 +69,18 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield `path` + ".part" to write to; on success rename it, on any failure remove it.
+
+    Args:
+        path: the final name.
+        shared: several processes may write it at once (a cache): each to a part of its own, the last one stays.
 
     Raises:
         NotEnoughDisk: the disk or our share of it filled up on the way, or allows no file so large.
         InvalidInput: the file system does not let us write there.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
     try:
         yield part
         if path.exists():

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from turbopilot.errors import InvalidInput
-from turbopilot.gguf_digest import CERTIFICATE, Digests, digests, is_digest, remembered_digests
+from turbopilot.file_digest import is_digest
+from turbopilot.gguf_digest import CERTIFICATE, Digests, digests, remembered_digests
 from turbopilot.gguf_edit import Writable, check_editable, set_metadata
 from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.progress import Progress, silent

@@ -8,27 +8,22 @@ without those that only say how the model is laid out.
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from turbopilot.atomic import replacing
-from turbopilot.errors import InvalidInput, TurboPilotError
+from turbopilot.errors import InvalidInput
+from turbopilot.file_digest import is_digest
 from turbopilot.gguf_file import GgufHeader, TensorInfo, read_gguf, read_part
 from turbopilot.progress import Progress, silent
+from turbopilot.remembered import remembered
 
 CERTIFICATE = "turbopilot.verified."
 """The beginning of the keys of a certificate, which cannot cover itself."""
 _LAYOUT = ("split.", "general.alignment")
 _CHUNK = 1 << 20
-_REMEMBERED = "digests.json"
-_MOST = 200  # files that are remembered
-_SETTLED = 2.0  # seconds: the coarsest clock of a file system (FAT's)
 
 
 class Digests(NamedTuple):
@@ -105,8 +100,6 @@ def _metadata(path: Path) -> str:
 def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = silent) -> Digests:
     """The same, from a small file in `folder` where the model has not been written since they were taken.
 
-    "Written" is what the file system says: sizes, times and inodes. What the disk itself spoils goes unnoticed.
-
     Args:
         header: of the model.
         folder: where to remember; made where missing. One that cannot be written is done without.
@@ -115,48 +108,12 @@ def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = si
     Raises:
         InvalidInput, CorruptModel: as `digests`.
     """
-    memory = folder / _REMEMBERED
-    key, state = str(header.path.resolve()), _state(header)
-    known = _known(memory).get(key)
-    if known and known["files"] == state:
-        return Digests(known["tensors"], known["metadata"])
-    found = digests(header, progress)
-    # What was written just now may be written again within the same tick of the file system's clock.
-    newest = max(time_ns for one in state for time_ns in one[2:4])
-    if state == _state(header) and time.time_ns() - newest > _SETTLED * 1e9:
-        others = {k: v for k, v in _known(memory).items() if k != key}
-        kept = dict(list(others.items())[1 - _MOST :])
-        kept[key] = {"files": state, **found._asdict()}
-        with suppress(OSError, TurboPilotError):  # done without
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(memory) as part:
-                part.write_text(json.dumps(kept, indent=1), "utf-8")
-    return found
 
+    def fits(known: Mapping[str, Any]) -> bool:
+        return is_digest(known.get("tensors")) and is_digest(known.get("metadata"))
 
-def _state(header: GgufHeader) -> list[list[int]]:
-    """Size, inode and times of each file of a model; the second time cannot be set back by hand."""
-    stats = [path.stat() for path in _files(header)]
-    return [[s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
-
-
-def _files(header: GgufHeader) -> Iterable[Path]:
-    return sorted({header.path, *(t.path for t in header.tensors)})
-
-
-def _known(memory: Path) -> dict[str, dict[str, Any]]:
-    """What is remembered; nothing of it where the file is damaged."""
-    try:
-        known = json.loads(memory.read_text("utf-8"))
-        fits = all(
-            isinstance(v["files"], list) and is_digest(v["tensors"]) and is_digest(v["metadata"])
-            for v in known.values()
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-    return known if fits else {}
-
-
-def is_digest(text: object) -> bool:
-    """Whether it looks like a SHA-256 in hex."""
-    return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
+    files = sorted({header.path, *(t.path for t in header.tensors)})
+    key = str(header.path.resolve())
+    memory = folder / "digests.json"
+    found = remembered(memory, key, files, lambda: digests(header, progress)._asdict(), fits)
+    return Digests(found["tensors"], found["metadata"])

@@ -6,9 +6,9 @@ The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/man
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from turbopilot.atomic import replacing
 from turbopilot.errors import ModelNotFound
 from turbopilot.hub.choice import TOKENIZERS, has_weights
 from turbopilot.hub.listing import RemoteFile, check_choice, choose
@@ -72,9 +72,8 @@ def remember(repo: str, revision: str, commit: str) -> None:
         return
     note = repo_cache(repo) / "refs" / revision
     note.parent.mkdir(parents=True, exist_ok=True)
-    part = note.with_name(f"{note.name}.{os.getpid()}.part")
-    part.write_text(commit)
-    part.replace(note)
+    with replacing(note, shared=True) as part:
+        part.write_text(commit)
 
 
 def _snapshot(repo: str, revision: str) -> Path | None:

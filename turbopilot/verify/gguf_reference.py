@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from turbopilot.file_digest import FileDigests
+from turbopilot.file_digest import file_digests
 from turbopilot.progress import Progress, silent
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.gguf_candidate import GgufCandidate
@@ -19,7 +19,7 @@ class GgufReference(GgufCandidate):
         super().__init__(path)
         self._continued: dict[tuple[tuple[int, ...], int], list[int]] = {}
         files = sorted({t.path for t in self.header.tensors}) or [path]
-        self.files: Mapping[str, str] = FileDigests().of(files, progress)
+        self.files: Mapping[str, str] = file_digests(files, progress=progress)
         self.hyperparameters = hyperparameters.of_gguf(self.header.metadata)
 
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:

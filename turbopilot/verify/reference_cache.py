@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from turbopilot.atomic import replacing
 from turbopilot.verify.source import Logits, Window
 
 FORMAT = 1  # of what is kept; a new one forgets the old
@@ -46,11 +47,11 @@ class ReferenceCache:
 
     def keep(self, label: str, window: Window, states: Logits) -> None:
         """Keep a window's states, (P, D), under the name of what was changed in the model."""
-        path = self._path(label, window)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
+        with (
+            replacing(self._path(label, window), shared=True) as part,
+            part.open("wb") as file,
+        ):
             np.save(file, np.ascontiguousarray(states, np.float32))
-        part.replace(path)
 
     def answer(self, question: str) -> Mapping[str, object] | None:
         """What `keep_answer` was given."""
@@ -62,10 +63,8 @@ class ReferenceCache:
 
     def keep_answer(self, question: str, answer: Mapping[str, object]) -> None:
         """Keep plain values."""
-        note = self._note(question)
-        part = note.with_name(f"{note.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(answer), "utf-8")
-        part.replace(note)
+        with replacing(self._note(question), shared=True) as part:
+            part.write_text(json.dumps(answer), "utf-8")
 
     def _path(self, label: str, window: Window) -> Path:
         return self._folder / f"{_digest(f'{label} {window.ids} {window.measured}')}.npy"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from turbopilot.errors import CorruptCheckpoint, InvalidInput
-from turbopilot.file_digest import FileDigests
+from turbopilot.file_digest import file_digests
 from turbopilot.progress import Progress, silent
 from turbopilot.verify import hyperparameters, torch_model
 from turbopilot.verify.reference_cache import NoCache, ReferenceCache
@@ -63,7 +63,7 @@ class TorchReference:
         self.n_vocab = self._reader(_SOUND).n_vocab
         size = self._reader(_SOUND).n_weights * (4 if device.precision == "f32" else 2)
         self._streamed = size > room if streamed is None else streamed
-        self.files = FileDigests(cache).of(_model_files(folder), progress)
+        self.files = file_digests(_model_files(folder), cache, progress)
         about = {
             "files": dict(self.files), "device": device.name.split(":")[0], "precision": device.precision,
             **self.versions,
