@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
 import time
-from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from quantize.recipes import Recipe, find_recipe
 from quantize.summary import QuantizeReport, summarise
@@ -21,11 +14,11 @@ from turbopilot.errors import QuantizationError
 from turbopilot.gguf_digest import CERTIFICATE
 from turbopilot.gguf_edit import set_metadata
 from turbopilot.gguf_file import GgufHeader, read_gguf
+from turbopilot.llama_child import Words, run_child
 from turbopilot.progress import Progress, silent
 
 # "[  12/  49] blk.0.attn_q.weight - [ 256, 256, 1, 1], type = f16, ..." (llama-quant.cpp)
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
-_LOG_WARN, _LOG_ERROR = 3, 4  # enum ggml_log_level
 
 
 def quantize(
@@ -90,74 +83,18 @@ def _refuse_hopeless(before: GgufHeader, recipe: Recipe) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Words:
-    """What llama.cpp said: all of it, for errors, and its warnings, for the report."""
-
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def reason(self) -> str:
-        """The most telling words: its errors, or else the last thing it said."""
-        said = self.errors or [line for line in self.tail if line.strip()][-3:]
-        return " / ".join(line.strip() for line in said) or "it said nothing"
-
-
-def _run(source: Path, output: Path, recipe: Recipe, threads: int, progress: Progress) -> _Words:
+def _run(source: Path, output: Path, recipe: Recipe, threads: int, progress: Progress) -> Words:
     job = {"source": str(source), "output": str(output), "ftype": recipe.ftype, "threads": threads}
-    env = {
-        **os.environ,
-        "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join(p for p in [str(Path(__file__).parents[1]), *sys.path] if p),
-    }
-    words = _Words()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "quantize.llama_quantize"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env,
-            encoding="utf-8", errors="replace",
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            _follow(process.stdout, words, progress)
-            code = process.wait()
-        finally:
-            process.kill()  # Ctrl-C lands here: llama.cpp would otherwise work on to the end
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-        stderr.seek(0)
-        last_words = stderr.read().strip()
-    if code != 0:
-        said = words.reason() if code == 1 and not last_words else last_words or words.reason()
-        how = f"was ended by signal {-code}" if code < 0 else "failed"
-        full = "iostream error" in said  # all that a C++ stream says of a failed write
-        raise QuantizationError(
-            f"{source}: llama.cpp {how} quantizing to {recipe.name}: {said[-2000:]}",
-            hint="is the disk full? nothing was kept" if full else "nothing was written",
-        )
-    return words
 
-
-def _follow(stdout: IO[str], words: _Words, progress: Progress) -> None:
-    line = ""
-    for record in stdout:
-        try:
-            level, text = json.loads(record)
-        except ValueError:  # not llama.cpp's log: what a dying process or its debugger prints
-            words.tail.append(record)
-            continue
-        if level == _LOG_ERROR:
-            words.errors.append(text)
-        elif level == _LOG_WARN:
-            words.warnings.append(text.strip())
-        line += text
+    def hear_line(line: str) -> None:
         if match := _TENSOR_LINE.match(line.lstrip()):
             progress(int(match[1]), int(match[2]), match[3])
-        if line.endswith("\n"):
-            words.tail.append(line)
-            line = ""
+
+    ended = run_child("quantize.llama_quantize", job, hear_line=hear_line)
+    if ended.code != 0:
+        full = "iostream error" in ended.why  # all that a C++ stream says of a failed write
+        raise QuantizationError(
+            f"{source}: llama.cpp, quantizing to {recipe.name}, {ended.why}",
+            hint="is the disk full? nothing was kept" if full else "nothing was written",
+        )
+    return ended.words

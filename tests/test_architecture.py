@@ -16,7 +16,7 @@ LEAVES = {
     "turbopilot.gguf_split", "turbopilot.gguf_cursor", "turbopilot.gguf_edit", "turbopilot.gguf_digest",
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
-    "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory",
+    "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pytest
 
 from quantize import RECIPES, Recipe, find_recipe, quantize
-from quantize.run import _follow, _Words
 from turbopilot.errors import (
     CorruptModel,
     InvalidInput,
@@ -28,6 +27,7 @@ from turbopilot.errors import (
     TurboPilotError,
 )
 from turbopilot.gguf_file import read_gguf
+from turbopilot.llama_child import Words, follow
 
 ROOT = Path(__file__).parents[1]
 Array = npt.NDArray[Any]
@@ -214,9 +214,10 @@ def test_words_that_are_not_llama_cpps(tmp_path: Path) -> None:
         '[2, "size = 1 MB\\n"]\n',
         '[3, "careful\\n"]\n[4, "bro',
     ]
-    words, seen = _Words(), []
-    _follow(StringIO("".join(said)), words, lambda d, n, what="": seen.append((d, n, what)))
-    assert set(seen) == {(1, 2, "a.weight")}
+    words, lines = Words(), list[str]()
+    follow(StringIO("".join(said)), words, lambda told: pytest.fail(str(told)), lines.append)
+    assert lines[0] == "[   1/   2] a.weight - "
+    assert lines[1] == "[   1/   2] a.weight - size = 1 MB\n"
     assert words.warnings == ["careful"]
     assert not words.errors
     assert "[New LWP 7]\n" in words.tail
@@ -226,7 +227,7 @@ def test_too_little_disk_is_said_before_the_work(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.atomic.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr("quantize.run.subprocess.Popen", None)  # nothing is started
+    monkeypatch.setattr("quantize.run.run_child", None)  # nothing is started
     fails(NotEnoughDisk, demo_gguf, tmp_path / "out.gguf", "Q8_0", "are free")
 
 
