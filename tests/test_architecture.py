@@ -24,11 +24,11 @@ FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")
 OWNERS = {
     "gguf": {
         "converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py",
-        "turbopilot/verify/tensor_errors.py",
+        "turbopilot/verify/tensor_errors.py", "quantize/imatrix/file.py",
     },
     "llama_cpp": {
-        "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
-        "converters/tokenizer/trial_child.py",
+        "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "serve/llama_decoder.py",
+        "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
     },
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
