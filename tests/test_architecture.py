@@ -29,7 +29,7 @@ OWNERS = {
     },
     "llama_cpp": {
         "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
-        "converters/tokenizer/trial_child.py",
+        "converters/tokenizer/trial_child.py", "turbopilot/bench/llama_runner.py",
     },
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
@@ -81,6 +81,8 @@ def allowed(module: str, name: str) -> bool:
         return leaf or name.split(".")[0] == package
     if module.startswith("turbopilot.verify"):
         return leaf or name.startswith("turbopilot.verify")
+    if module.startswith("turbopilot.bench"):
+        return leaf or name.startswith("turbopilot.bench")
     if module.startswith("turbopilot.hub"):
         return leaf or name.startswith("turbopilot.hub")
     if module.startswith("turbopilot.commands"):
