@@ -21,13 +21,14 @@ from serve.llama_log import LogCapture
 from serve.model_facts import choose_context, describe, model_name
 from serve.report import LoadReport
 from serve.settings import ModelOptions
+from turbopilot.cores import usable_cores
 from turbopilot.errors import CorruptModel, DecoderFailed, NoKvSlot, ServeError
+from turbopilot.ggml_devices import gpu_devices
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.text_normalizer import text_normalizer
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
-_GPU_TYPES: Final = {1: "GPU", 2: "iGPU"}  # enum ggml_backend_dev_type in ggml-backend.h
 _NO_KV_SLOT: Final = 1  # llama_decode's return values, in llama.h
 
 _capture = LogCapture()
@@ -37,43 +38,6 @@ _capture = LogCapture()
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
     """llama.cpp keeps a pointer to this: as a module's global it is never collected."""
     _capture.write(level, text)
-
-
-def gpu_devices() -> tuple[str, ...]:
-    """Names of the GPUs that this build of llama.cpp can use.
-
-    Counted, as `llama_supports_gpu_offload` says True of a build with RPC and no GPU.
-    """
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for name, restype in (
-        ("type", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("description", ctypes.c_char_p),
-    ):
-        function = getattr(libggml, f"ggml_backend_dev_{name}")
-        function.argtypes, function.restype = [ctypes.c_void_p], restype
-    found = []
-    for i in range(libggml.ggml_backend_dev_count()):
-        device = libggml.ggml_backend_dev_get(i)
-        if libggml.ggml_backend_dev_type(device) in _GPU_TYPES:
-            name = libggml.ggml_backend_dev_name(device).decode()
-            found.append(f"{name} ({libggml.ggml_backend_dev_description(device).decode()})")
-    return tuple(found)
-
-
-def default_threads() -> int:
-    """One thread per processor core that we may use: hyperthreads share the units that matter here."""
-    usable = (
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    topology = Path("/sys/devices/system/cpu")
-    try:
-        cores = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable}
-    except OSError:  # not Linux, or hidden
-        return len(usable)
-    return len(cores)
 
 
 def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
@@ -91,7 +55,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     _capture.clear()
-    devices = gpu_devices()
+    devices = tuple(str(d) for d in gpu_devices(libggml))
     n_gpu_layers = options.n_gpu_layers
     if n_gpu_layers is None:
         n_gpu_layers = ALL_LAYERS if devices else 0
@@ -130,7 +94,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
 
 
 def _make_context(model: Any, path: Path, n_ctx: int, options: ModelOptions) -> tuple[Any, int]:
-    n_threads = options.threads or default_threads()
+    n_threads = options.threads or usable_cores()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = options.n_batch

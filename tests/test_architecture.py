@@ -17,7 +17,8 @@ LEAVES = {
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
-    "turbopilot.hardware",
+    "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg", "turbopilot.cores",
+    "turbopilot.ggml_devices",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
@@ -30,6 +31,7 @@ OWNERS = {
     "llama_cpp": {
         "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "serve/llama_decoder.py",
         "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
+        "turbopilot/bench/llama_runner.py",
     },
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
@@ -81,6 +83,8 @@ def allowed(module: str, name: str) -> bool:
         return leaf or name.split(".")[0] == package
     if module.startswith("turbopilot.verify"):
         return leaf or name.startswith("turbopilot.verify")
+    if module.startswith("turbopilot.bench"):
+        return leaf or name.startswith("turbopilot.bench")
     if module.startswith("turbopilot.hub"):
         return leaf or name.startswith("turbopilot.hub")
     if module.startswith("turbopilot.commands"):

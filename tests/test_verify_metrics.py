@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbopilot.verify.accumulator import Accumulator, log_softmax
+from turbopilot.kl_divergence import log_softmax
+from turbopilot.verify.accumulator import Accumulator
 from turbopilot.verify.metrics import Metrics, Place
 
 Array: TypeAlias = npt.NDArray[np.float32]

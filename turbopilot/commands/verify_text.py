@@ -10,8 +10,9 @@ from turbopilot import console
 
 if TYPE_CHECKING:
     from turbopilot.certificate import Certificate, Digests
+    from turbopilot.kl_divergence import Perplexity
     from turbopilot.verify import Report
-    from turbopilot.verify.metrics import Metrics, Perplexity
+    from turbopilot.verify.metrics import Metrics
     from turbopilot.verify.report import Continuation
 
 _TENSORS_SHOWN = 15

@@ -7,19 +7,16 @@ from dataclasses import fields
 
 import numpy as np
 
+from turbopilot.kl_divergence import Array, Floats, kl_divergence
 from turbopilot.verify.metrics import (
     CLEAR_MARGIN,
     NO_POSITIONS,
     TOP,
-    Array,
-    Floats,
     Metrics,
     Positions,
     summary,
 )
 from turbopilot.verify.source import Logits
-
-_EXP_LIMIT = 80.0  # e^80 is near the end of float32
 
 
 class Accumulator:
@@ -72,13 +69,6 @@ class Accumulator:
         return summary(self.positions())
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """(P, V) → (P, V): log-probabilities."""
-    shifted: Floats = logits - logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
-
-
 def _measure(
     window: int, at: Array, following: Array, finite: Array, reference: Logits, candidate: Logits
 ) -> Positions:
@@ -87,7 +77,7 @@ def _measure(
     magnitude = np.abs(delta)
     worst = magnitude.argmax(axis=1)
     choice, other = reference.argmax(axis=1), candidate.argmax(axis=1)
-    kl, log_z, other_log_z = _divergence(reference, candidate, delta)
+    kl, log_z, other_log_z = kl_divergence(reference, candidate, delta)
     told = np.where(following >= 0, following, 0)
     rest = (rows * 7919 + at * 104729) % reference.shape[1]
     sampled = np.stack(
@@ -112,36 +102,6 @@ def _measure(
         other_loss=np.where(following >= 0, other_log_z - candidate[rows, told], np.nan),
         sample=pairs,
     )
-
-
-def _divergence(
-    reference: Logits, candidate: Logits, delta: Logits
-) -> tuple[Floats, Floats, Floats]:
-    """KL(p ‖ q), log Σ e^reference and log Σ e^candidate, each (P,).
-
-    With δ = candidate − reference, KL = log Σ p·e^δ − Σ p·δ. Small differences are kept: nothing large is
-    subtracted from anything large, so that float32 does where the logits are near each other.
-    """
-    top = reference.max(axis=1, keepdims=True)
-    e = np.exp(reference - top)
-    z = e.sum(axis=1, dtype=np.float64)
-    # Of any constant in δ, KL is independent: that of the first choice is taken out.
-    shift = np.take_along_axis(delta, reference.argmax(axis=1)[:, None], axis=1)
-    shifted = delta - shift
-    far = np.abs(shifted).max(axis=1) > _EXP_LIMIT
-    if far.any():
-        shifted[far] = 0
-    grown = (e * np.expm1(shifted)).sum(axis=1, dtype=np.float64) / z
-    mean = (e * shifted).sum(axis=1, dtype=np.float64) / z
-    # Rounding can make a zero divergence negative by 1e-16.
-    kl: Floats = np.maximum(np.log1p(grown) - mean, 0.0)
-    log_z: Floats = np.log(z) + top[:, 0]
-    other: Floats = log_z + np.log1p(grown) + shift[:, 0]
-    if far.any():
-        log_p, log_q = (log_softmax(x[far].astype(np.float64)) for x in (reference, candidate))
-        kl[far] = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(axis=1), 0.0)
-        other[far] = candidate[far, 0] - log_q[:, 0]
-    return kl, log_z, other
 
 
 def _clear(reference: Logits, choice: Array) -> Array:

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Collection, Sequence
 
-from turbopilot.verify.metrics import Perplexity
-from turbopilot.verify.svg import escaped
+from turbopilot.kl_divergence import Perplexity
+from turbopilot.svg import escaped
 
 
 class Markup(str):

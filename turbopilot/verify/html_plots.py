@@ -8,11 +8,12 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from turbopilot.kl_divergence import Array, Floats
+from turbopilot.scale import Scale
+from turbopilot.svg import Bar, Cloud, Line, Mark, Spot, bars, plot
 from turbopilot.verify.html_parts import Markup, count, figure, number, share
-from turbopilot.verify.metrics import Array, Floats, Place, Positions
+from turbopilot.verify.metrics import Place, Positions
 from turbopilot.verify.report import Report
-from turbopilot.verify.scale import Scale
-from turbopilot.verify.svg import Bar, Cloud, Line, Mark, Spot, bars, plot
 from turbopilot.verify.tensor_errors import TensorError
 from turbopilot.verify.token_types import TYPES, token_type
 

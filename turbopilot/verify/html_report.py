@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from turbopilot.scale import Scale
+from turbopilot.svg import Labels, Spot, plot
 from turbopilot.verify.html_parts import (
     Markup,
     base,
@@ -26,8 +28,6 @@ from turbopilot.verify.html_plots import TextOf
 from turbopilot.verify.html_sections import candidate, verdict
 from turbopilot.verify.html_style import STYLE
 from turbopilot.verify.report import Report
-from turbopilot.verify.scale import Scale
-from turbopilot.verify.svg import Labels, Spot, plot
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 

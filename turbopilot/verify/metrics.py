@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+
+from turbopilot.kl_divergence import Array, Floats, Perplexity, perplexity
 
 CLEAR_MARGIN = 0.02
 """A reference's first choice is clear when it leads by more than this share of the spread (largest minus
 smallest logit) at its position. Below it, rounding may rightly swap the first two."""
 
 TOP = 5
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +78,6 @@ class Positions:
         """Σ error / Σ power; 0 where there is nothing."""
         error, power = float(self.error.sum()), float(self.power.sum())
         return 0.0 if error == 0.0 else error / power if power else math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Perplexity:
-    """exp of the mean −log p of each next token, and its standard error; 0 where there is none."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +152,9 @@ def summary(all_of: Positions) -> Metrics:
         clear=len(clear.window),
         clear_top1=_mean(clear.choice == clear.other) if len(clear.window) else 1.0,
         clear_miss_at=_place(missed, -np.arange(len(missed.window)), missed.other),
-        reference_perplexity=_perplexity(known.loss),
-        candidate_perplexity=_perplexity(known.other_loss),
-        perplexity_ratio=_perplexity(known.other_loss - known.loss),
+        reference_perplexity=perplexity(known.loss),
+        candidate_perplexity=perplexity(known.other_loss),
+        perplexity_ratio=perplexity(known.other_loss - known.loss),
     )
 
 
@@ -179,16 +168,6 @@ def _place(p: Positions, by: Array, token: Array) -> Place | None:
 
 def _mean(values: Array) -> float:
     return float(values.mean(dtype=np.float64)) if len(values) else 0.0
-
-
-def _perplexity(losses: Floats) -> Perplexity:
-    """Of losses, or of paired differences of losses."""
-    n = len(losses)
-    if not n:
-        return Perplexity(0.0, 0.0)
-    # A perplexity beyond e^700 is no number for JSON, and no model either.
-    value = math.exp(min(float(losses.mean()), 700.0))
-    return Perplexity(value, value * float(losses.std(ddof=1)) / n**0.5 if n > 1 else 0.0)
 
 
 _FLOATS: Floats = np.zeros(0)

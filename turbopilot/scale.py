@@ -1,4 +1,4 @@
-"""The scale of a plot's axis: from values to 0 … 1, with round ends and ticks. Pure; every answer is finite."""
+"""The scale of a plot's axis: from values to 0 … 1, with round ends and ticks. Pure; every answer is finite. A leaf."""
 
 from __future__ import annotations
 

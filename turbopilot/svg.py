@@ -1,4 +1,4 @@
-"""A small plotting room: axes, points, lines and bars as the text of an inline SVG. Pure; knows no reports.
+"""A small plotting room: axes, points, lines and bars as the text of an inline SVG. A pure leaf: knows no reports.
 
 Colours are the page's: every shape has a class, none has a colour, so that light, dark and print are one SVG. All
 coordinates are finite, whatever the data are: what is not finite is left out, what lies outside a scale is drawn at
@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from turbopilot.verify.scale import Scale
+from turbopilot.scale import Scale
 
 WIDTH: Final = 440.0
 """Of every plot, in its own units; the page scales it."""

@@ -1,0 +1,70 @@
+"""What memory this process takes, as the system counts it. Knows no llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Bytes of main memory of this process.
+
+    Attributes:
+        peak: the most so far.
+        now: at this moment; the peak where the system does not say.
+        of_files: what of `now` are pages of mapped files, which the system may drop and read again; 0 where it
+            does not say.
+    """
+
+    peak: int
+    now: int
+    of_files: int
+
+
+def resident() -> Resident:
+    """This process's. Pages shared with others count."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux
+        return parsed_status(status.read_text("ascii", "replace"))
+    return _windows() if sys.platform == "win32" else _posix()
+
+
+def parsed_status(text: str) -> Resident:
+    r"""Of /proc/PID/status, whose sizes are in units of 1024 bytes. Source: Linux, proc_pid_status(5).
+
+    >>> parsed_status("VmHWM:\t  12 kB\nVmRSS:\t 10 kB\nRssFile:\t 3 kB\n")
+    Resident(peak=12288, now=10240, of_files=3072)
+    """
+    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def size(name: str) -> int:
+        return int(lines[name].split()[0]) * 1024 if name in lines else 0
+
+    return Resident(peak=size("VmHWM"), now=size("VmRSS"), of_files=size("RssFile"))
+
+
+def _posix() -> Resident:
+    # Not on Linux, where a child begins with its parent's peak. Source: getrusage(2).
+    import resource
+
+    usage: Any = resource.getrusage(resource.RUSAGE_SELF)
+    peak = int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return Resident(peak, peak, 0)
+
+
+def _windows() -> Resident:
+    """Source: GetProcessMemoryInfo; PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then sizes, the peak first."""
+    counters = (ctypes.c_size_t * 9)()
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    if not kernel.K32GetProcessMemoryInfo(
+        ctypes.c_void_p(kernel.GetCurrentProcess()),
+        ctypes.byref(counters),
+        ctypes.sizeof(counters),
+    ):
+        raise OSError("GetProcessMemoryInfo failed")
+    return Resident(int(counters[1]), int(counters[2]), 0)
