@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
+from turbopilot.commands.imatrix import imatrix
 from turbopilot.commands.inspect import inspect
 from turbopilot.commands.models import models
 from turbopilot.commands.quantize import quantize
@@ -87,7 +88,7 @@ def _root(
     pass
 
 
-for _command in (models, download, convert, quantize, verify, serve, inspect):
+for _command in (models, download, convert, imatrix, quantize, verify, serve, inspect):
     app.command(no_args_is_help=_command not in (models, serve))(_command)
 
 

@@ -7,6 +7,23 @@
 
 from quantize.imatrix.check import check_matrix
 from quantize.imatrix.file import read_imatrix, write_imatrix
+from quantize.imatrix.gather import GatherReport, gather, resume_path
+from quantize.imatrix.merge import merge
+from quantize.imatrix.statistics import LayerStatistics, TensorStatistics, by_layer, statistics
 from quantize.imatrix.values import Entry, Imatrix
 
-__all__ = ["Entry", "Imatrix", "check_matrix", "read_imatrix", "write_imatrix"]
+__all__ = [
+    "Entry",
+    "GatherReport",
+    "Imatrix",
+    "LayerStatistics",
+    "TensorStatistics",
+    "by_layer",
+    "check_matrix",
+    "gather",
+    "merge",
+    "read_imatrix",
+    "resume_path",
+    "statistics",
+    "write_imatrix",
+]

@@ -1,0 +1,137 @@
+"""What to take from one node of llama.cpp's graph, as arrays. Knows the graph; imports no llama_cpp.
+
+Letters: T tokens, C input channels, M matrices, K experts that each token is sent to.
+Source of what counts: llama.cpp, tools/imatrix/imatrix.cpp.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantize.imatrix import ggml_tensor
+from quantize.imatrix.gathered import Doubles, Gathered
+from quantize.imatrix.ggml_tensor import F32, Ggml, GgmlTensor
+from quantize.imatrix.values import Counts
+
+_HEADS = ("output.weight", "token_embd.weight")  # the latter where it is the head too
+
+
+def plain_name(name: str) -> str:
+    """The weight's name, of the copy that the scheduler makes of it for a device.
+
+    >>> plain_name("CUDA0#blk.0.attn_q.weight#0")
+    'blk.0.attn_q.weight'
+    """
+    before, _, after = name.partition("#")
+    return after.partition("#")[0] if "#" in name else before
+
+
+class Collector:
+    """Looks at the graph's nodes, and adds up what comes into the weights.
+
+    Args:
+        ggml: the library.
+        into: where it is added.
+        process_output: the head too.
+    """
+
+    def __init__(self, ggml: Ggml, into: Gathered, *, process_output: bool) -> None:
+        self.ggml, self.into, self.process_output = ggml, into, process_output
+        self._checked = False
+        # q, k and v have one input: node addresses → what it summed up to, within one graph
+        self._sums: dict[tuple[int, ...], tuple[Doubles, Counts]] = {}
+
+    def next_graph(self) -> None:
+        """Another graph begins: the same addresses hold other tensors."""
+        self._sums.clear()
+
+    def wants(self, address: int) -> bool:
+        """Whether this node multiplies by a weight of ours.
+
+        Raises:
+            LayoutChanged: this ggml's tensors are not what we know.
+        """
+        if not self._checked:
+            self.ggml.check_layout(address)
+        node = ggml_tensor.at(address)
+        op = self.ggml.op(node)
+        if op not in ("MUL_MAT", "MUL_MAT_ID"):
+            return False
+        weight, inputs = ggml_tensor.at(node.src[0]), ggml_tensor.at(node.src[1])
+        name = plain_name(weight.name.decode("utf-8", "replace"))
+        head = self.process_output and name in _HEADS and op == "MUL_MAT"
+        # "… (view)" is a part of a weight, under no name that a quantizer knows
+        if not (name.startswith("blk.") or head) or " (" in name or inputs.type != F32:
+            return False
+        if not self._checked:
+            for source in node.src[:2]:
+                self.ggml.check_layout(source, floats=source == node.src[1])
+            self._checked = True
+        return True
+
+    def take(self, address: int) -> None:
+        """Add the node's input to what has been gathered.
+
+        Raises:
+            QuantizationError: it is not finite.
+        """
+        node = ggml_tensor.at(address)
+        weight = ggml_tensor.at(node.src[0])
+        key = (node.src[1], node.src[2] or 0, *ggml_tensor.shape(weight)[2:])
+        if key not in self._sums:
+            self._sums[key] = self._summed(node, weight)
+        self.into.add(plain_name(weight.name.decode("utf-8", "replace")), *self._sums[key])
+
+    def _summed(self, node: GgmlTensor, weight: GgmlTensor) -> tuple[Doubles, Counts]:
+        inputs = self.ggml.values(node.src[1])
+        _, _, inner, outer = ggml_tensor.shape(weight)
+        if self.ggml.op(node) == "MUL_MAT_ID":
+            return by_expert(inputs[0], self.ggml.values(node.src[2])[0, 0], inner)
+        return dense(inputs, inner, outer)
+
+
+def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Counts]:
+    """Sums of squares of a matmul's input; in float32 over its tokens.
+
+    Args:
+        inputs: (n3, n2, T, C).
+        inner: matrices in the weight's third dimension; those of the input are more by a whole factor.
+        outer: in its fourth.
+
+    Returns:
+        (1, M·C) and (1,): llama-imatrix keeps one count for a stack of matrices that all see all tokens.
+    """
+    n3, n2, _, c = inputs.shape
+    sums = np.zeros((outer, inner, c))
+    for i3 in range(n3):
+        for i2 in range(n2):
+            x = inputs[i3, i2]
+            sums[i3 % outer, i2 % inner] += np.einsum("tc,tc->c", x, x)
+    count = prod(inputs.shape[:3]) // (inner * outer)
+    return sums.reshape(1, -1), np.array([count], np.int64)
+
+
+def by_expert(
+    inputs: npt.NDArray[Any], chosen: npt.NDArray[Any], n_experts: int
+) -> tuple[Doubles, Counts]:
+    """Sums of squares of what was sent to each expert.
+
+    Args:
+        inputs: (T, K, C), or (T, 1, C) where all of a token's experts get the same.
+        chosen: (T, K), the experts.
+        n_experts: M.
+
+    Returns:
+        (M, C) and (M,).
+    """
+    sums = np.zeros((n_experts, inputs.shape[2]))
+    counts = np.bincount(chosen.reshape(-1), minlength=n_experts).astype(np.int64)
+    for expert in np.flatnonzero(counts):
+        tokens, places = np.nonzero(chosen == expert)
+        x = inputs[tokens, places % inputs.shape[1]]
+        sums[expert] = np.einsum("tc,tc->c", x, x)
+    return sums, counts

@@ -1,0 +1,142 @@
+"""ggml's tensors, seen through ctypes. Imports no llama_cpp: takes the library.
+
+Source: ggml/include/ggml.h, `struct ggml_tensor` of ggml 0.25. The library hands over pointers to it and has no
+function that tells the sizes, so that its layout is written down here; `Ggml.check_layout` compares it with what
+the library itself says of a tensor, before any pointer in it is followed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64  # GGML_MAX_… in ggml.h
+_N_OPS: Final = 256  # more than ggml has; where its number is larger, it is no operation
+F32: Final = 0  # enum ggml_type
+I32: Final = 26
+
+
+class GgmlTensor(ctypes.Structure):
+    """`struct ggml_tensor`; sizes and strides innermost first, strides in bytes."""
+
+    type: int
+    buffer: int | None
+    ne: Any
+    nb: Any
+    op: int
+    src: Any
+    data: int | None
+    name: bytes
+
+
+GgmlTensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * MAX_DIMS),
+    ("nb", ctypes.c_size_t * MAX_DIMS),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * (MAX_OP_PARAMS // 4)),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.c_void_p * MAX_SRC),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * MAX_NAME),
+    ("extra", ctypes.c_void_p),
+    ("padding", ctypes.c_char * 8),
+]
+
+
+class LayoutChanged(Exception):
+    """The library's tensors are laid out otherwise than is written here."""
+
+
+def at(address: int) -> GgmlTensor:
+    """The tensor at an address."""
+    return GgmlTensor.from_address(address)
+
+
+def shape(tensor: GgmlTensor) -> tuple[int, ...]:
+    """Its four sizes, innermost first."""
+    return tuple(tensor.ne)
+
+
+class Ggml:
+    """The few of ggml's functions that are needed.
+
+    Args:
+        library: a ctypes library with ggml's base functions.
+    """
+
+    def __init__(self, library: Any) -> None:
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        for name, arguments, result in (
+            ("ggml_get_name", [pointer], ctypes.c_char_p),
+            ("ggml_op_desc", [pointer], ctypes.c_char_p),
+            ("ggml_op_name", [ctypes.c_int], ctypes.c_char_p),
+            ("ggml_nbytes", [pointer], size),
+            ("ggml_nelements", [pointer], ctypes.c_int64),
+            ("ggml_backend_buffer_is_host", [pointer], ctypes.c_bool),
+            ("ggml_backend_tensor_get", [pointer, pointer, size, size], None),
+        ):
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, result
+        self._lib = library
+        self._ops: dict[int, str] = {}
+
+    def check_layout(self, address: int, *, floats: bool = False) -> None:
+        """Compare what we read of a tensor with what ggml says of it.
+
+        Args:
+            address: of a tensor.
+            floats: it is one of F32, whose bytes follow from its sizes.
+
+        Raises:
+            LayoutChanged: they differ.
+        """
+        tensor, lib = at(address), self._lib
+        said = (lib.ggml_get_name(address), lib.ggml_nelements(address))
+        if said != (tensor.name, prod(tensor.ne)):
+            raise LayoutChanged(
+                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, and for ggml {said}"
+            )
+        if not 0 <= tensor.op < _N_OPS or lib.ggml_op_name(tensor.op) is None:
+            raise LayoutChanged(f"a tensor has the operation {tensor.op}")
+        if floats and (tensor.type != F32 or lib.ggml_nbytes(address) != n_bytes(tensor)):
+            raise LayoutChanged(
+                f"{tensor.name!r} has {n_bytes(tensor)} bytes, for ggml {lib.ggml_nbytes(address)}"
+            )
+
+    def op(self, tensor: GgmlTensor) -> str:
+        """The operation's name: "MUL_MAT"."""
+        if tensor.op not in self._ops:
+            self._ops[tensor.op] = self._lib.ggml_op_name(tensor.op).decode()
+        return self._ops[tensor.op]
+
+    def values(self, address: int) -> npt.NDArray[Any]:
+        """An F32 or I32 tensor's numbers, (ne3, ne2, ne1, ne0), copied from a device where they lie on one.
+
+        The array is good until the computation goes on.
+        """
+        tensor = at(address)
+        size = n_bytes(tensor)
+        memory: Any
+        if self._lib.ggml_backend_buffer_is_host(tensor.buffer):
+            memory = (ctypes.c_char * size).from_address(tensor.data or 0)
+        else:
+            memory = (ctypes.c_char * size)()
+            self._lib.ggml_backend_tensor_get(address, memory, 0, size)
+        dtype = {F32: np.float32, I32: np.int32}[tensor.type]
+        strides = tuple(tensor.nb)[::-1]  # views are not contiguous
+        found: npt.NDArray[Any] = np.ndarray(shape(tensor)[::-1], dtype, memory, strides=strides)
+        return found
+
+
+def n_bytes(tensor: GgmlTensor) -> int:
+    """From its first number to its last, of a type of four bytes."""
+    steps = zip(tensor.ne, tensor.nb, strict=True)
+    return 4 + sum((int(n) - 1) * int(stride) for n, stride in steps)

@@ -1,0 +1,141 @@
+"""What an importance matrix looks like, in figures. Pure.
+
+The figures are llama-imatrix's --show-statistics. Source: llama.cpp, tools/imatrix/imatrix.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quantize.imatrix.values import Entry, Imatrix
+
+_ACTIVE = 1e-5  # a mean square below counts as nothing
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """Of the mean squares a of one weight's N input channels; experts that saw nothing are left out.
+
+    Attributes:
+        name: the weight.
+        layer: its layer; None outside of them.
+        n: channels.
+        total: Σ a: how much comes in.
+        least: min a.
+        most: max a.
+        mean: of a.
+        deviation: σ of a.
+        active: share of channels with a > 1e-5.
+        entropy: of a / Σ a, of the log2 N bits that it could have: 1 where all channels count alike.
+        outliers: share of channels with a more than one σ above the mean.
+        similarity: cosine of the sums with those of the same weight one layer earlier; None where there is none.
+    """
+
+    name: str
+    layer: int | None
+    n: int
+    total: float
+    least: float
+    most: float
+    mean: float
+    deviation: float
+    active: float
+    entropy: float
+    outliers: float
+    similarity: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """Averages over a layer's weights, by their channels.
+
+    Attributes:
+        layer: its number.
+        total: of Σ a.
+        outliers: of their share.
+        similarity: to the layer before; None for the first.
+    """
+
+    layer: int
+    total: float
+    outliers: float
+    similarity: float | None
+
+
+def statistics(imatrix: Imatrix) -> list[TensorStatistics]:
+    """One for each weight that tells of something: those with most coming in first."""
+    found = [
+        _of(name, entry, _before(imatrix, name))
+        for name, entry in imatrix.entries.items()
+        if (entry.counts > 0).any()
+    ]
+    return sorted(found, key=lambda s: (-s.total, s.name))
+
+
+def by_layer(tensors: list[TensorStatistics]) -> list[LayerStatistics]:
+    """In the model's order; what is outside of the layers is left out."""
+    layers: dict[int, list[TensorStatistics]] = {}
+    for t in tensors:
+        if t.layer is not None:
+            layers.setdefault(t.layer, []).append(t)
+    found = []
+    for layer, own in sorted(layers.items()):
+        near = [(t.similarity, t.n) for t in own if t.similarity is not None]
+        found.append(
+            LayerStatistics(
+                layer,
+                _average([(t.total, t.n) for t in own]),
+                _average([(t.outliers, t.n) for t in own]),
+                _average(near) if near else None,
+            )
+        )
+    return found
+
+
+def _average(weighted: list[tuple[float, int]]) -> float:
+    return sum(value * n for value, n in weighted) / sum(n for _, n in weighted)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer in a weight's name.
+
+    >>> layer_of("blk.12.ffn_up.weight")
+    12
+    """
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
+
+
+def _before(imatrix: Imatrix, name: str) -> Entry | None:
+    layer = layer_of(name)
+    if not layer:
+        return None
+    return imatrix.entries.get(name.replace(f"blk.{layer}.", f"blk.{layer - 1}.", 1))
+
+
+def _of(name: str, entry: Entry, before: Entry | None) -> TensorStatistics:
+    seen = entry.counts > 0
+    a = (entry.sums[seen].astype(np.float64) / entry.counts[seen][:, None]).reshape(-1)
+    total, mean, deviation = float(a.sum()), float(a.mean()), float(a.std())
+    share = a[a > 0] / total if total else a[:0]
+    bits = float(-(share * np.log2(share)).sum())
+    similarity = None
+    if before is not None and before.sums.size == entry.sums.size:
+        similarity = _cosine(entry.sums, before.sums)
+    return TensorStatistics(
+        name=name, layer=layer_of(name), n=len(a), total=total, least=float(a.min()), most=float(a.max()),
+        mean=mean, deviation=deviation, active=float((a > _ACTIVE).mean()),
+        entropy=bits / float(np.log2(len(a))) if len(a) > 1 else 0.0,
+        outliers=float((a > mean + deviation).mean()) if deviation else 0.0, similarity=similarity,
+    )  # fmt: skip
+
+
+def _cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float | None:
+    x, y = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
+    size = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / size if size else None
