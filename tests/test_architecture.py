@@ -29,7 +29,8 @@ OWNERS = {
         "turbopilot/verify/tensor_errors.py", "quantize/imatrix/file.py",
     },
     "llama_cpp": {
-        "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "serve/llama_decoder.py",
+        "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "quantize/fit/llama_probe.py",
+        "serve/llama_decoder.py",
         "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
         "turbopilot/bench/llama_runner.py",
     },

@@ -1,0 +1,150 @@
+"""How far a type is off for a matrix: ggml's own quantizer, through ctypes. Imports no llama_cpp: takes the library.
+
+R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quantize.tensor_types import BLOCKS, TENSOR_TYPES
+from turbopilot.gguf_file import TensorInfo
+
+Floats = npt.NDArray[np.float32]
+_DTYPES: Final = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+class _Traits(ctypes.Structure):
+    """`struct ggml_type_traits`. Source: ggml/include/ggml.h of ggml 0.25."""
+
+    type_name: bytes
+    blck_size: int
+    type_size: int
+    to_float: Any
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+class Rounding:
+    """Rounds matrices to a type and back. Its calls let other threads of Python run meanwhile.
+
+    Args:
+        library: a ctypes library with ggml's base functions.
+    """
+
+    def __init__(self, library: Any) -> None:
+        quantize, traits = library.ggml_quantize_chunk, library.ggml_get_type_traits
+        pointer, size = ctypes.c_void_p, ctypes.c_int64
+        quantize.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+        quantize.restype = ctypes.c_size_t
+        traits.argtypes, traits.restype = [ctypes.c_int], ctypes.POINTER(_Traits)
+        self._quantize, self._traits = quantize, traits
+
+    def check(self) -> None:
+        """Compare the sizes of blocks with ours, before a function pointer of the table is called.
+
+        Raises:
+            RuntimeError: this ggml's table is not what we know.
+        """
+        for name, number in TENSOR_TYPES.items():
+            traits = self._traits(number).contents
+            if (traits.blck_size, traits.type_size) != BLOCKS[name]:
+                raise RuntimeError(
+                    f"this llama.cpp's {name} has other blocks than we know: update turbopilot"
+                )
+
+    def rounded(self, rows: Floats, type_name: str, importance: Floats | None = None) -> Floats:
+        """Rows as they are when they have been through a type.
+
+        Args:
+            rows: (R, C); C is whole blocks.
+            type_name: of `TENSOR_TYPES`.
+            importance: (C,), an importance matrix's; needed by some types.
+        """
+        if type_name == "F32":
+            return rows
+        if type_name == "F16":
+            return rows.astype(np.float16).astype(np.float32)
+        number = TENSOR_TYPES[type_name]
+        rows = np.ascontiguousarray(rows, np.float32)
+        n_rows, n_columns = rows.shape
+        weights, n_bytes = BLOCKS[type_name]
+        packed = np.empty(rows.size // weights * n_bytes, np.uint8)
+        pointer = None
+        if importance is not None:
+            importance = np.ascontiguousarray(importance, np.float32)
+            pointer = importance.ctypes.data
+        self._quantize(number, rows.ctypes.data, packed.ctypes.data, 0, n_rows, n_columns, pointer)
+        back = np.empty_like(rows)
+        self._traits(number).contents.to_float(packed.ctypes.data, back.ctypes.data, rows.size)
+        return back
+
+
+def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> float:
+    """Expected square of what a matmul's output is off by, over that of the output, for uncorrelated inputs.
+
+    Σ h·(w − ŵ)² / Σ h·w², where h is the mean square of each input channel.
+
+    Args:
+        rows: (R, C).
+        back: (R, C), rounded.
+        importance: (C,); None counts all channels alike.
+    """
+    off = np.square(rows - back).sum(axis=0, dtype=np.float64)
+    whole = np.square(rows).sum(axis=0, dtype=np.float64)
+    if importance is not None:
+        off, whole = off * importance, whole * importance
+    total = float(whole.sum())
+    return float(off.sum()) / total if total > 0 else 0.0
+
+
+def to_float32(values: npt.NDArray[Any], type_name: str) -> Floats:
+    """F32, F16 or BF16 (as uint16) → float32."""
+    if type_name == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
+    """float32 → F32, F16 or BF16 (as uint16), to the nearest."""
+    if type_name == "BF16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype(_DTYPES[type_name])
+
+
+class Rows:
+    """A matrix in its file, a few rows at a time; several matrices in one tensor are one below the other.
+
+    Args:
+        tensor: of F32, F16 or BF16.
+
+    Attributes:
+        values: (R, C), as they are in the file; BF16 as uint16.
+    """
+
+    def __init__(self, tensor: TensorInfo) -> None:
+        self.tensor = tensor
+        self.n_columns = tensor.shape[0]
+        self.n_rows = tensor.n_weights // self.n_columns
+        self.values = _mapped(tensor.path, tensor, (self.n_rows, self.n_columns))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Some rows, (R, C)."""
+        return to_float32(self.values[rows], self.tensor.type_name)
+
+
+def _mapped(path: Path, tensor: TensorInfo, shape: tuple[int, int]) -> npt.NDArray[Any]:
+    return np.memmap(path, _DTYPES[tensor.type_name], "r", tensor.offset, shape)

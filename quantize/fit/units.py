@@ -1,0 +1,105 @@
+"""What of a model can be given a type of its own, and what belongs together when it is measured. Pure.
+
+A unit is one matrix. A group is the matrices of one role (attn_q, ffn_down …) in a band of neighbouring layers: they
+are measured at once, since a model has hundreds of matrices and each measurement is a pass over a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from quantize.preview import Preview
+from quantize.tensor_types import BLOCKS, n_bytes, needs_imatrix
+
+_NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
+
+# Types that a matrix may be given, by bits per weight. Left out are those that another one beats at its size on every
+# model that was measured (Q4_1, Q5_1: as large as Q4_K's and Q5_K's neighbours, and slow), those for models trained
+# in them (TQ…, Q1_0, Q2_0, MXFP4), and IQ1_S, in which no dense model that fits a desk can still write code.
+CANDIDATES: Final = (
+    "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K", "IQ4_NL", "Q4_0",
+    "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16",
+)  # fmt: skip
+# Found by looking values up in tables: half as fast for prompts on processors (kernels.PROMPT_SPEED).
+TABLES: Final = tuple(t for t in CANDIDATES if t.startswith("IQ") and t not in ("IQ4_NL", "IQ4_XS"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One matrix.
+
+    Attributes:
+        name: the tensor's.
+        shape: innermost first: columns, rows, and matrices where there are several.
+        role: attn_q, ffn_down …; token_embd or output outside the layers.
+        layer: its number; -1 outside the layers.
+        types: those that it may be given, smallest first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    layer: int
+    types: tuple[str, ...]
+
+    @property
+    def n_weights(self) -> int:
+        """Number of elements."""
+        n = 1
+        for size in self.shape:
+            n *= size
+        return n
+
+    def n_bytes(self, type_name: str) -> int:
+        """Size in a type."""
+        return n_bytes(type_name, self.n_weights)
+
+
+def units_of(preview: Preview, candidates: Sequence[str], imatrix: frozenset[str]) -> list[Unit]:
+    """The matrices that llama.cpp's quantizer would change.
+
+    Args:
+        preview: a plan for any quantized type: what it leaves alone is no unit.
+        candidates: types to choose from.
+        imatrix: names of which an importance matrix tells.
+    """
+    units = []
+    for t in preview.tensors:
+        if t.after in ("F32", "F16", "BF16") or len(t.shape) < 2:
+            continue
+        named = _NAME.match(t.name)
+        fitting = [
+            c
+            for c in candidates
+            if t.shape[0] % BLOCKS[c][0] == 0
+            and (t.name in imatrix or not needs_imatrix(t.name, c, ""))
+        ]
+        types = sorted(fitting, key=lambda c: (n_bytes(c, t.n_weights), c))
+        units.append(
+            Unit(
+                t.name,
+                t.shape,
+                named["role"] if named else t.name.removesuffix(".weight"),
+                int(named["layer"]) if named else -1,
+                tuple(types),
+            )
+        )
+    return units
+
+
+def groups(units: Sequence[Unit], n_bands: int) -> list[list[Unit]]:
+    """Units by role and band of layers; what is outside the layers is a group each.
+
+    Args:
+        units: all of them.
+        n_bands: of layers, as even as they go.
+    """
+    n_layers = max((u.layer for u in units), default=-1) + 1
+    found: dict[tuple[str, int], list[Unit]] = {}
+    for u in units:
+        band = u.layer * n_bands // n_layers if u.layer >= 0 else -1
+        found.setdefault((u.role, band), []).append(u)
+    return list(found.values())
