@@ -17,6 +17,7 @@ LEAVES = {
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
+    "turbopilot.code_corpus",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
