@@ -121,12 +121,17 @@ class Ggml:
         """An F32 or I32 tensor's numbers, (ne3, ne2, ne1, ne0), copied from a device where they lie on one.
 
         The array is good until the computation goes on.
+
+        Raises:
+            LayoutChanged: it has no place in memory.
         """
         tensor = at(address)
         size = n_bytes(tensor)
+        if not tensor.buffer or not tensor.data:
+            raise LayoutChanged(f"{tensor.name!r} is computed and lies nowhere")
         memory: Any
         if self._lib.ggml_backend_buffer_is_host(tensor.buffer):
-            memory = (ctypes.c_char * size).from_address(tensor.data or 0)
+            memory = (ctypes.c_char * size).from_address(tensor.data)
         else:
             memory = (ctypes.c_char * size)()
             self._lib.ggml_backend_tensor_get(address, memory, 0, size)
