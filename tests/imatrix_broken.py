@@ -17,5 +17,5 @@ if __name__ == "__main__":
     if os.environ["FAULT"] == "exception":
         Collector.take = broken  # type: ignore[method-assign]
     else:  # the name lies where another version of ggml has something else
-        GgmlTensor.name = GgmlTensor.padding  # type: ignore[attr-defined]
+        GgmlTensor.name = GgmlTensor.padding  # type: ignore[assignment]
     llama_gather.main()
