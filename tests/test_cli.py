@@ -17,7 +17,7 @@ from turbopilot.cli import app
 from turbopilot.version import __version__
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("download", "convert", "quantize", "verify", "serve", "inspect")
+VERBS = ("download", "convert", "imatrix", "quantize", "verify", "serve", "inspect")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -37,7 +37,7 @@ def test_help_teaches_by_example(verb: str) -> None:
 
 
 def test_nothing_is_a_question() -> None:
-    for arguments in ([], ["convert"], ["quantize"], ["download"]):
+    for arguments in ([], ["convert"], ["imatrix"], ["quantize"], ["download"]):
         code, out, err = run(*arguments)
         assert code == 2
         assert "Usage:" in out + err

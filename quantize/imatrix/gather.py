@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from quantize.imatrix.file import write_imatrix
 from quantize.imatrix.gathered import Gathered, load_gathered
 from quantize.imatrix.merge import merge
 from quantize.imatrix.values import Imatrix
-from turbopilot.atomic import check_output
+from turbopilot.atomic import check_disk, check_output
 from turbopilot.errors import CorruptModel, InvalidInput, QuantizationError
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import GgufHeader, read_gguf
@@ -102,6 +103,7 @@ def gather(
     Raises:
         InvalidInput: a path, the text or the chunk size cannot be used.
         CorruptModel: `model` is not a usable GGUF, or llama.cpp cannot load it.
+        NotEnoughDisk: the matrix would not fit.
         QuantizationError: llama.cpp failed, the model computes what is not finite, or one of `others` is not of it.
     """
     began = time.monotonic()
@@ -109,6 +111,7 @@ def gather(
     check_model(header)
     check_output(output, force=force, inputs=(model,))
     _check_chunks(header, chunks, chunk_size)
+    check_disk(output.parent, _size_of_files(header))
     for other in others:
         check_matrix(other, header)
     resume, prepared = resume_path(output), text_normalizer(header.metadata)(text)
@@ -193,6 +196,12 @@ def _check_chunks(header: GgufHeader, chunks: int | None, chunk_size: int) -> No
             f"{chunks} chunks of {chunk_size} tokens: nothing to read",
             hint="give at least one chunk, of at least two tokens",
         )
+
+
+def _size_of_files(header: GgufHeader) -> int:
+    """Bytes of the matrix (float32) and of what is kept meanwhile (float64, twice while it is replaced)."""
+    matrices = [t.shape for t in header.tensors if len(t.shape) > 1]
+    return 20 * sum(shape[0] * prod(shape[2:]) for shape in matrices)
 
 
 def _fingerprint(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64  # GGML_MAX_… in ggml.h
-_N_OPS: Final = 256  # more than ggml has; where its number is larger, it is no operation
+_N_OPS: Final = 101  # GGML_OP_COUNT in ggml.h; more in a later ggml
 F32: Final = 0  # enum ggml_type
 I32: Final = 26
 
@@ -104,7 +104,12 @@ class Ggml:
             raise LayoutChanged(
                 f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, and for ggml {said}"
             )
-        if not 0 <= tensor.op < _N_OPS or lib.ggml_op_name(tensor.op) is None:
+        known = 0 <= tensor.op < _N_OPS  # beyond them ggml reads what is no name
+        # of some operations the description is of their kind: "SILU" of UNARY
+        if not known or (
+            self.op(tensor).startswith("MUL_MAT")
+            != lib.ggml_op_desc(address).startswith(b"MUL_MAT")
+        ):
             raise LayoutChanged(f"a tensor has the operation {tensor.op}")
         if floats and (tensor.type != F32 or lib.ggml_nbytes(address) != n_bytes(tensor)):
             raise LayoutChanged(
@@ -121,12 +126,17 @@ class Ggml:
         """An F32 or I32 tensor's numbers, (ne3, ne2, ne1, ne0), copied from a device where they lie on one.
 
         The array is good until the computation goes on.
+
+        Raises:
+            LayoutChanged: it has no place in memory.
         """
         tensor = at(address)
         size = n_bytes(tensor)
+        if not tensor.buffer or not tensor.data:
+            raise LayoutChanged(f"{tensor.name!r} is computed and lies nowhere")
         memory: Any
         if self._lib.ggml_backend_buffer_is_host(tensor.buffer):
-            memory = (ctypes.c_char * size).from_address(tensor.data or 0)
+            memory = (ctypes.c_char * size).from_address(tensor.data)
         else:
             memory = (ctypes.c_char * size)()
             self._lib.ggml_backend_tensor_get(address, memory, 0, size)

@@ -71,16 +71,19 @@ def _tensor_table(title: str, tensors: list[TensorStatistics]) -> None:
     console.table(
         title,
         [
-            "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "like before",
+            "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers",
+            "like before",
         ],
         [
             [
-                t.name, f"{t.n:,}", _number(t.total), _number(t.least), _number(t.most), _number(t.mean),
+                "" if t.layer is None else str(t.layer), _short(t.name), f"{t.n:,}",
+                _number(t.total), _number(t.least), _number(t.most), _number(t.mean),
                 _number(t.deviation), f"{t.active:.1%}", f"{t.entropy:.1%}", f"{t.outliers:.1%}",
                 _similarity(t.similarity),
             ]
             for t in tensors
         ],
+        numbers=(0, *range(2, 12)),
     )  # fmt: skip
 
 
@@ -93,6 +96,12 @@ def _layer_table(title: str, layers: list[LayerStatistics]) -> None:
             for x in layers
         ],
     )
+
+
+def _short(name: str) -> str:
+    """blk.0.attn_q.weight → attn_q."""
+    inside = name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 1 else name
+    return inside.removesuffix(".weight")
 
 
 def _number(value: float) -> str:
