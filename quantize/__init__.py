@@ -5,8 +5,14 @@
 >>> report = quantize(Path("codegen-f16.gguf"), Path("codegen-q4_k_m.gguf"), "Q4_K_M")  # doctest: +SKIP
 """
 
+from quantize.options import Options
+from quantize.preview import PlannedTensor, Preview
 from quantize.recipes import RECIPES, Recipe, find_recipe
-from quantize.run import quantize
+from quantize.run import plan, quantize
 from quantize.summary import QuantizeReport
+from quantize.tensor_types import Override, find_tensor_type, parse_override
 
-__all__ = ["RECIPES", "QuantizeReport", "Recipe", "find_recipe", "quantize"]
+__all__ = [
+    "RECIPES", "Options", "Override", "PlannedTensor", "Preview", "QuantizeReport", "Recipe", "find_recipe",
+    "find_tensor_type", "parse_override", "plan", "quantize",
+]  # fmt: skip

@@ -1,7 +1,7 @@
 """The types that llama.cpp can write, as one table. Data only; imports no llama.cpp.
 
-Source: llama.h, `enum llama_ftype`; a test compares the numbers with llama_cpp's. Bits per weight are
-those of the base type; mixtures (…_M, …_L) give some tensors more.
+Source: llama.h, `enum llama_ftype`, and llama-quant.cpp, `llama_ftype_get_default_type`; a test compares the numbers
+with llama_cpp's. Bits per weight are those of the base type; mixtures (…_M, …_L) give some tensors more.
 """
 
 from __future__ import annotations
@@ -13,51 +13,80 @@ from turbopilot.errors import InvalidInput, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A file type: `ftype` is llama.cpp's number; `bits` per weight of the base type."""
+    """A file type.
+
+    Attributes:
+        name: llama.cpp's.
+        ftype: its number.
+        base: ggml's type of most of its matrices.
+        bits: of that type, per weight.
+        imatrix: "needed", "helps" (llama.cpp weighs its rounding with it), or "" where it changes nothing.
+        advice: one line.
+    """
 
     name: str
     ftype: int
+    base: str
     bits: float
+    imatrix: str
     advice: str
-    needs_imatrix: bool = False
+
+    @property
+    def needs_imatrix(self) -> bool:
+        """Whether llama.cpp refuses it without an importance matrix."""
+        return self.imatrix == "needed"
 
 
 RECIPES: tuple[Recipe, ...] = (
-    Recipe("F32", 0, 32, "exact; four times the size of Q8_0"),
-    Recipe("F16", 1, 16, "as published checkpoints are"),
-    Recipe("BF16", 32, 16, "F32's range, fewer digits than F16"),
-    Recipe("Q8_0", 7, 8.5, "no loss that anyone could see"),
-    Recipe("Q6_K", 18, 6.56, "nearly lossless"),
-    Recipe("Q5_K_M", 17, 5.5, "very small loss"),
-    Recipe("Q5_K_S", 16, 5.5, "very small loss, a little smaller"),
-    Recipe("Q5_1", 9, 6, "older; prefer Q5_K_M"),
-    Recipe("Q5_0", 8, 5.5, "older; prefer Q5_K_M"),
-    Recipe("Q4_K_M", 15, 4.5, "the usual choice: small, good"),
-    Recipe("Q4_K_S", 14, 4.5, "a little smaller than Q4_K_M"),
-    Recipe("IQ4_NL", 25, 4.5, "non-linear steps; good where rows are no multiple of 256"),
-    Recipe("IQ4_XS", 30, 4.25, "smaller than Q4_K_S at like quality"),
-    Recipe("Q4_1", 3, 5, "older; slow prompts on CPUs"),
-    Recipe("Q4_0", 2, 4.5, "fastest on CPUs; the original TurboPilot's type"),
-    Recipe("Q3_K_L", 13, 3.44, "visible loss"),
-    Recipe("Q3_K_M", 12, 3.44, "visible loss"),
-    Recipe("Q3_K_S", 11, 3.44, "much loss"),
-    Recipe("IQ3_M", 27, 3.44, "better than Q3_K_M at its size, slower on CPUs"),
-    Recipe("IQ3_S", 26, 3.44, "as IQ3_M, without the mixture"),
-    Recipe("IQ3_XS", 22, 3.3, "between IQ3_S and IQ3_XXS", needs_imatrix=True),
-    Recipe("IQ3_XXS", 23, 3.06, "only with an importance matrix", needs_imatrix=True),
-    Recipe("Q2_K", 10, 2.63, "much loss; only where nothing else fits"),
-    Recipe("Q2_K_S", 21, 2.63, "much loss", needs_imatrix=True),
-    Recipe("IQ2_M", 29, 2.5, "much loss", needs_imatrix=True),
-    Recipe("IQ2_S", 28, 2.5, "much loss", needs_imatrix=True),
-    Recipe("IQ2_XS", 20, 2.31, "heavy loss", needs_imatrix=True),
-    Recipe("IQ2_XXS", 19, 2.06, "heavy loss", needs_imatrix=True),
-    Recipe("IQ1_M", 31, 1.75, "for very large models", needs_imatrix=True),
-    Recipe("IQ1_S", 24, 1.56, "for very large models", needs_imatrix=True),
-    Recipe("TQ2_0", 37, 2.06, "for models trained with ternary weights"),
-    Recipe("TQ1_0", 36, 1.69, "for models trained with ternary weights"),
-    Recipe("Q2_0", 41, 2.25, "for models trained with two-bit weights"),
-    Recipe("Q1_0", 40, 1.13, "for models trained with one-bit weights"),
-    Recipe("MXFP4_MOE", 38, 4.25, "for mixture-of-experts models"),
+    Recipe("F32", 0, "F32", 32, "", "exact; four times the size of Q8_0"),
+    Recipe("F16", 1, "F16", 16, "", "as published checkpoints are"),
+    Recipe("BF16", 32, "BF16", 16, "", "F32's range, fewer digits than F16"),
+    Recipe("Q8_0", 7, "Q8_0", 8.5, "", "no loss that anyone could see"),
+    Recipe("Q6_K", 18, "Q6_K", 6.56, "helps", "nearly lossless"),
+    Recipe("Q5_K_M", 17, "Q5_K", 5.5, "helps", "very small loss"),
+    Recipe("Q5_K_S", 16, "Q5_K", 5.5, "helps", "very small loss, a little smaller"),
+    Recipe("Q5_1", 9, "Q5_1", 6, "helps", "older; Q5_K_M loses less at less"),
+    Recipe("Q5_0", 8, "Q5_0", 5.5, "helps", "for rows that are no multiple of 256; else Q5_K_S"),
+    Recipe("Q4_K_M", 15, "Q4_K", 4.5, "helps", "the usual choice: small, good"),
+    Recipe("Q4_K_S", 14, "Q4_K", 4.5, "helps", "a little smaller than Q4_K_M"),
+    Recipe(
+        "IQ4_NL",
+        25,
+        "IQ4_NL",
+        4.5,
+        "helps",
+        "for rows that are no multiple of 256; loses less than Q4_0",
+    ),
+    Recipe(
+        "IQ4_XS",
+        30,
+        "IQ4_XS",
+        4.25,
+        "helps",
+        "smaller than Q4_K_S at like quality, slower prompts on CPUs",
+    ),
+    Recipe("Q4_1", 3, "Q4_1", 5, "helps", "older; slow prompts on CPUs: Q4_K_M instead"),
+    Recipe("Q4_0", 2, "Q4_0", 4.5, "helps", "fast everywhere; the original TurboPilot's type"),
+    Recipe("Q3_K_L", 13, "Q3_K", 3.44, "helps", "visible loss"),
+    Recipe("Q3_K_M", 12, "Q3_K", 3.44, "helps", "visible loss"),
+    Recipe("Q3_K_S", 11, "Q3_K", 3.44, "helps", "much loss"),
+    Recipe("IQ3_M", 27, "IQ3_S", 3.44, "helps", "better than Q3_K_M at its size, slower on CPUs"),
+    Recipe("IQ3_S", 26, "IQ3_S", 3.44, "helps", "as IQ3_M, without the mixture"),
+    Recipe("IQ3_XS", 22, "IQ3_S", 3.3, "needed", "between IQ3_S and IQ3_XXS"),
+    Recipe("IQ3_XXS", 23, "IQ3_XXS", 3.06, "needed", "only with an importance matrix"),
+    Recipe("Q2_K", 10, "Q2_K", 2.63, "helps", "much loss; only where nothing else fits"),
+    Recipe("Q2_K_S", 21, "Q2_K", 2.63, "needed", "much loss"),
+    Recipe("IQ2_M", 29, "IQ2_S", 2.5, "needed", "much loss"),
+    Recipe("IQ2_S", 28, "IQ2_XS", 2.5, "needed", "much loss"),
+    Recipe("IQ2_XS", 20, "IQ2_XS", 2.31, "needed", "heavy loss"),
+    Recipe("IQ2_XXS", 19, "IQ2_XXS", 2.06, "needed", "heavy loss"),
+    Recipe("IQ1_M", 31, "IQ1_M", 1.75, "needed", "for very large models"),
+    Recipe("IQ1_S", 24, "IQ1_S", 1.56, "needed", "for very large models"),
+    Recipe("TQ2_0", 37, "TQ2_0", 2.06, "", "only for models trained with ternary weights"),
+    Recipe("TQ1_0", 36, "TQ1_0", 1.69, "", "only for models trained with ternary weights"),
+    Recipe("Q2_0", 41, "Q2_0", 2.25, "", "only for models trained with two-bit weights"),
+    Recipe("Q1_0", 40, "Q1_0", 1.13, "", "only for models trained with one-bit weights"),
+    Recipe("MXFP4_MOE", 38, "MXFP4", 4.25, "", "only for mixture-of-experts models"),
 )
 
 # llama-quantize's own shorthands.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantize.preview import Preview
 from turbopilot.gguf_file import GgufHeader
 
 
@@ -22,18 +23,18 @@ class QuantizeReport:
     types_before: dict[str, int]
     types_after: dict[str, int]
     fallbacks: tuple[str, ...]
-    """Tensors whose rows did not fit the type's blocks, in llama.cpp's words."""
+    """Tensors whose rows did not fit the type's blocks, and what was used instead."""
     seconds: float
 
 
 def summarise(
-    before: GgufHeader, after: GgufHeader, recipe: str, fallbacks: tuple[str, ...], seconds: float
+    before: GgufHeader, after: GgufHeader, preview: Preview, seconds: float
 ) -> QuantizeReport:
     """Compare two headers."""
     return QuantizeReport(
-        source=before.path, path=after.path, recipe=recipe,
+        source=before.path, path=after.path, recipe=preview.recipe,
         bytes_before=before.file_size, bytes_after=after.file_size,
         bits_before=before.bits_per_weight, bits_after=after.bits_per_weight,
         types_before=before.bytes_by_type(), types_after=after.bytes_by_type(),
-        fallbacks=fallbacks, seconds=seconds,
+        fallbacks=preview.fallbacks(), seconds=seconds,
     )  # fmt: skip

@@ -17,7 +17,8 @@ LEAVES = {
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
-    "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg", "turbopilot.cores", "turbopilot.ggml_devices",
+    "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg",
+    "turbopilot.ggml_devices",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
@@ -25,11 +26,12 @@ FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")
 OWNERS = {
     "gguf": {
         "converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py",
-        "turbopilot/verify/tensor_errors.py",
+        "turbopilot/verify/tensor_errors.py", "quantize/imatrix/file.py",
     },
     "llama_cpp": {
-        "quantize/llama_quantize.py", "serve/llama_decoder.py", "turbopilot/verify/gguf_candidate.py",
-        "converters/tokenizer/trial_child.py", "turbopilot/bench/llama_runner.py",
+        "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "serve/llama_decoder.py",
+        "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
+        "turbopilot/bench/llama_runner.py",
     },
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",

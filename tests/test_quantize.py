@@ -227,7 +227,6 @@ def test_too_little_disk_is_said_before_the_work(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.atomic.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr("quantize.run.run_child", None)  # nothing is started
     fails(NotEnoughDisk, demo_gguf, tmp_path / "out.gguf", "Q8_0", "are free")
 
 

@@ -27,6 +27,55 @@ def quantize(
         Path | None,
         typer.Option("-o", "--output", help="File to write. Default: MODEL's name with the type."),
     ] = None,
+    imatrix: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|auto",
+            help="An importance matrix, which says where rounding hurts least (turbopilot imatrix); auto gathers one "
+            "from MODEL, once. Worth it below 5 bits.",
+            show_default=False,
+        ),
+    ] = "",
+    tensor_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor-type",
+            metavar="REGEX=TYPE",
+            help="Tensors whose name matches get this type, e.g. 'ffn_down=q6_k'. Repeatable; the first match counts.",
+        ),
+    ] = None,
+    output_type: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE", help="Of the output head (output.weight).", show_default=False
+        ),
+    ] = "",
+    embedding_type: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="Of the token embedding, which is the head too where a model shares it.",
+            show_default=False,
+        ),
+    ] = "",
+    pure: Annotated[
+        bool,
+        typer.Option("--pure", help="Every matrix in the one type, without llama.cpp's mixture."),
+    ] = False,
+    keep_split: Annotated[
+        bool, typer.Option("--keep-split", help="A model in several files stays in as many.")
+    ] = False,
+    allow_requantize: Annotated[
+        bool,
+        typer.Option(
+            "--allow-requantize",
+            help="Quantize what is quantized already. It loses twice: start from F16 where you can.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show every tensor's type and exact size; write nothing."),
+    ] = False,
     threads: Annotated[int, typer.Option("-t", "--threads", min=0, help="0: all cores.")] = 0,
     list_types: Annotated[bool, typer.Option("--list", help="Show all types and leave.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
@@ -34,26 +83,24 @@ def quantize(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Make a GGUF file smaller, with llama.cpp's own quantizer.
+    r"""Make a GGUF file smaller, with llama.cpp's own quantizer.
 
     Fewer bits per weight take less memory and lose more; turbopilot verify says how much.
 
     Example: turbopilot quantize codegen-f16.gguf Q4_K_M
 
-    Example: turbopilot quantize codegen-350M-mono Q4_0
+    Example: turbopilot quantize codegen-350M-mono Q4_0 --imatrix auto
+
+    Example: turbopilot quantize codegen-f16.gguf Q4_K_S --tensor-type 'blk\.0\.=q8_0' --dry-run
     """
-    from quantize import RECIPES, find_recipe
+    from quantize import Options, find_recipe, find_tensor_type, parse_override, plan
     from quantize import quantize as run_quantize
+    from turbopilot.commands import quantize_text
+    from turbopilot.commands.made import cache_folder
     from turbopilot.commands.resolve import resolve_gguf
 
     if list_types:
-        rows = [
-            [r.name, f"{r.bits:g}", "needed" if r.needs_imatrix else "", r.advice] for r in RECIPES
-        ]
-        if as_json:
-            console.emit_json({"types": [asdict(r) for r in RECIPES]})
-        else:
-            console.table("", ["type", "bits/weight", "imatrix", "advice"], rows, numbers=(1,))
+        quantize_text.types(as_json=as_json)
         return
     if source is None or type_name is None:
         raise InvalidInput(
@@ -61,49 +108,59 @@ def quantize(
             hint="turbopilot quantize FILE.gguf Q4_K_M; --list shows the types",
         )
     recipe = find_recipe(type_name)
+    overrides = tuple(parse_override(text) for text in tensor_types or ())
+    head = find_tensor_type(output_type, "--output-type") if output_type else ""
+    embedding = find_tensor_type(embedding_type, "--embedding-type") if embedding_type else ""
     path = resolve_gguf(source, type_name="F16")
-    target = output or _default_output(source, path, recipe.name)
+    options = Options(
+        overrides=overrides,
+        output_type=head,
+        embedding_type=embedding,
+        pure=pure,
+        keep_split=keep_split,
+        allow_requantize=allow_requantize,
+        imatrix=_matrix(imatrix, path, threads),
+        threads=threads,
+    )
+    if dry_run:
+        quantize_text.plan(plan(path, recipe.name, options), as_json=as_json)
+        return
+    target = output or default_output(source, path, recipe.name.lower())
     with console.progress("quantize") as progress:
         report = run_quantize(
-            path, target, recipe.name, force=force, threads=threads, progress=progress
+            path,
+            target,
+            recipe.name,
+            options,
+            force=force,
+            memory=cache_folder(),
+            progress=progress,
         )
     if as_json:
-        console.emit_json(
-            {**asdict(report), "source": str(report.source), "path": str(report.path)}
-        )
-        return
-    console.table(
-        f"{report.path} ({report.recipe}, {report.seconds:.1f} s)",
-        ["", "size", "bits/weight", "types"],
-        [
-            [
-                "before",
-                console.size(report.bytes_before),
-                f"{report.bits_before:.2f}",
-                _types(report.types_before),
-            ],
-            [
-                "after",
-                console.size(report.bytes_after),
-                f"{report.bits_after:.2f}",
-                _types(report.types_after),
-            ],
-        ],
-        numbers=(1, 2),
-    )
-    for line in report.fallbacks:
-        console.info(f"llama.cpp: {line}")
+        paths = {"source": str(report.source), "path": str(report.path)}
+        console.emit_json({**asdict(report), **paths})
+    else:
+        quantize_text.result(report)
 
 
-def _default_output(source: str, path: Path, recipe: str) -> Path:
+def _matrix(given: str, model: Path, threads: int) -> Path | None:
+    """The file of --imatrix; gathered, once, for `auto`."""
+    if not given:
+        return None
+    if given != "auto":
+        return Path(given).expanduser()
+    raise InvalidInput("--imatrix auto: not there yet")
+
+
+def default_output(source: str, path: Path, suffix: str) -> Path:
     """codegen-f16.gguf → codegen-q4_0.gguf, in the same folder; of a name or a folder, in this one."""
+    from turbopilot.gguf_split import siblings
+
     if not Path(source).expanduser().is_file():
-        return Path(f"{Path(source).name}-{recipe.lower()}.gguf")
+        return Path(f"{Path(source).name}-{suffix}.gguf")
     stem = path.stem
-    for suffix in ("-f16", "-f32", "-bf16"):
-        stem = stem.removesuffix(suffix)
-    return path.with_name(f"{stem}-{recipe.lower()}.gguf")
-
-
-def _types(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {console.size(n)}" for name, n in sizes.items())
+    if siblings(path):
+        stem = stem[: -len("-00001-of-00001")]
+    for ending in ("-f16", "-f32", "-bf16"):
+        stem = stem.removesuffix(ending)
+    return path.with_name(f"{stem}-{suffix}.gguf")
