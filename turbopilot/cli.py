@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
 from turbopilot.commands.inspect import inspect
@@ -87,7 +88,7 @@ def _root(
     pass
 
 
-for _command in (models, download, convert, quantize, verify, serve, inspect):
+for _command in (models, download, convert, quantize, verify, serve, inspect, bench):
     app.command(no_args_is_help=_command not in (models, serve))(_command)
 
 
