@@ -25,5 +25,6 @@ from turbopilot.bench.store import Reference, open_reference
 
 __all__ = [
     "CACHE_TYPES", "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
-    "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn", "open_reference",
+    "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn",
+    "open_reference",
 ]  # fmt: skip

@@ -70,12 +70,12 @@ def drawn(rows: Sequence[Row]) -> str:
             a,
             b,
             "k1",
-            f"{r.name}: {label}",
+            f"{r.name}: {label}" + ("" if r.kl is None else f", mean KL {r.kl:.3g}"),
             radius=max(_SMALLEST, _LARGEST * (r.speed / fastest) ** 0.5),
         )
         for a, b, r, label in zip(x, y, rows, labels, strict=True)
     ]
-    up = ("mean KL, nats", Scale.of(y, log=True)) if with_kl else ("tokens/s", Scale.of([0, *y]))
+    up = ("mean KL, nats", _kl_scale(y)) if with_kl else ("tokens/s", Scale.of([0, *y]))
     drawing = plot(
         f"{len(rows)} files by size and {up[0]}",
         (f"size, {name}", Scale.of([0, *x])),
@@ -84,6 +84,12 @@ def drawn(rows: Sequence[Row]) -> str:
         height=340.0,
     )
     return standalone(drawing, STYLE)
+
+
+def _kl_scale(values: Sequence[float]) -> Scale:
+    """A log scale on whose lower edge only a divergence of 0 lies."""
+    least = min((v for v in values if v > 0), default=1.0)
+    return Scale.of([*values, least / 2], log=True)
 
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
