@@ -21,11 +21,11 @@ from serve.llama_log import LogCapture
 from serve.model_facts import choose_context, describe, model_name
 from serve.report import LoadReport
 from serve.settings import ModelOptions
-from turbopilot.cores import usable_cores
 from turbopilot.errors import CorruptModel, DecoderFailed, NoKvSlot, ServeError
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import GgufHeader, read_gguf
+from turbopilot.hardware import usable_cores
 from turbopilot.text_normalizer import text_normalizer
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is

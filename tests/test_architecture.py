@@ -17,7 +17,7 @@ LEAVES = {
     "turbopilot.certificate", "turbopilot.ggml_types", "turbopilot.inspect_gguf", "turbopilot.tensor_summary",
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
-    "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg", "turbopilot.cores",
+    "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg",
     "turbopilot.ggml_devices", "turbopilot.code_corpus",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

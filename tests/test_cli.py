@@ -17,7 +17,7 @@ from turbopilot.cli import app
 from turbopilot.version import __version__
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("download", "convert", "imatrix", "quantize", "verify", "serve", "inspect")
+VERBS = ("download", "convert", "imatrix", "quantize", "verify", "serve", "inspect", "bench")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

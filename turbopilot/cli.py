@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
 from turbopilot.commands.imatrix import imatrix
@@ -88,7 +89,7 @@ def _root(
     pass
 
 
-for _command in (models, download, convert, imatrix, quantize, verify, serve, inspect):
+for _command in (models, download, convert, imatrix, quantize, verify, serve, bench, inspect):
     app.command(no_args_is_help=_command not in (models, serve))(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from functools import cache
@@ -31,6 +32,19 @@ def cpu_features() -> frozenset[str]:
     if platform.system() == "Darwin" and platform.machine() == "arm64":  # every Apple M has these
         found |= {"neon", "dotprod"}
     return frozenset(found)
+
+
+def usable_cores() -> int:
+    """Processor cores, not hyperthreads: those share the units that matter to llama.cpp."""
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    topology = Path("/sys/devices/system/cpu")
+    try:
+        cores = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable}
+    except OSError:  # not Linux, or hidden
+        return len(usable)
+    return len(cores)
 
 
 def _cpuinfo() -> str:

@@ -99,6 +99,7 @@ class Spot:
 
     Attributes:
         title: shown where the pointer rests on it.
+        radius: in the plot's units.
     """
 
     x: float
@@ -106,14 +107,14 @@ class Spot:
     css: str
     title: str
     name: str = ""
+    radius: float = 4.0
 
     def svg(self, frame: Frame) -> str:
         """See `Mark`."""
         for x, y in frame.places([self.x], [self.y]):
             title = f"<title>{escaped(self.title)}</title>"
-            return (
-                f'<circle class="spot {self.css}" cx="{_n(x)}" cy="{_n(y)}" r="4">{title}</circle>'
-            )
+            place = f'cx="{_n(x)}" cy="{_n(y)}" r="{_n(self.radius)}"'
+            return f'<circle class="spot {self.css}" {place}>{title}</circle>'
         return ""
 
 
@@ -219,6 +220,17 @@ def plot(
     for place, label in ((below, x[0]), (aside, y[0])):
         parts.append(f'<text class="axis" {place} text-anchor="middle">{escaped(label)}</text>')
     return _svg(title, height, parts) + _legend(marks)
+
+
+def standalone(drawing: str, style: str) -> str:
+    """A drawing without a legend as a file of its own, which has no page to style it.
+
+    Args:
+        drawing: of `plot` or `bars`.
+        style: CSS for the classes of its shapes.
+    """
+    opening, _, shapes = drawing.partition(">")
+    return f'{opening} width="{_n(2 * WIDTH)}"><style>{style}</style>{shapes}\n'
 
 
 def bars(title: str, rows: Sequence[Bar], scale: Scale) -> str:

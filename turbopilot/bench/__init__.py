@@ -10,6 +10,7 @@ is the one module that imports it.
 
 from turbopilot.bench.buffers import Buffers
 from turbopilot.bench.measured import Divergence, Measured, Memory, Rate
+from turbopilot.bench.plot import Row, drawn
 from turbopilot.bench.run import (
     POSITIONS,
     WINDOW,
@@ -24,5 +25,6 @@ from turbopilot.bench.store import Reference, open_reference
 
 __all__ = [
     "CACHE_TYPES", "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
-    "Setup", "SpeedTask", "divergence", "keep_reference", "measure", "measure_in_turn", "open_reference",
+    "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn",
+    "open_reference",
 ]  # fmt: skip

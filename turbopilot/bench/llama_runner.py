@@ -14,9 +14,9 @@ from typing import Any, Final, NoReturn
 from turbopilot.bench.resident import resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
-from turbopilot.cores import usable_cores
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.gguf_file import read_gguf
+from turbopilot.hardware import usable_cores
 from turbopilot.kl_divergence import Logits
 from turbopilot.llama_child import leave, listen, read_job, tell
 from turbopilot.text_normalizer import text_normalizer

@@ -136,6 +136,7 @@ def serve(
     """
     from serve.server import serve as serve_http
     from turbopilot.commands.certified import at_start
+    from turbopilot.commands.gpu_layers import gpu_layers
     from turbopilot.commands.resolve import resolve_gguf
 
     if model and model_file and Path(model) != Path(model_file):
@@ -145,7 +146,7 @@ def serve(
             f"-m {model_type}: no such model type",
             hint=f"{did_you_mean(model_type, MODEL_TYPES)} Or leave it out: a GGUF says it itself.",
         )
-    layers = _gpu_layers(n_gpu_layers)
+    layers = gpu_layers(n_gpu_layers)
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -165,18 +166,3 @@ def serve(
     if line := at_start(path):
         console.info(line)
     serve_http(options, console.info)
-
-
-def _gpu_layers(text: str) -> int | None:
-    """A number of layers, or None for auto."""
-    if text.lower() == "auto":
-        return None
-    try:
-        n = int(text)
-    except ValueError:
-        raise InvalidInput(
-            f"--ngl {text}: not a number of layers", hint="give a number, or auto"
-        ) from None
-    if n < 0:
-        raise InvalidInput(f"--ngl {n}: must not be negative", hint="for all layers give auto")
-    return n

@@ -1,0 +1,76 @@
+"""`turbopilot bench`, as people call it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from turbopilot.cli import app
+
+SHORT = ("-p", "16", "-n", "4", "-r", "2", "-t", "1")
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_json_and_a_plot(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "p.svg"
+    code, out, err = run(
+        demo_gguf, demo_q4_0, "--against", demo_gguf, "--positions", "255", *SHORT, "--json", "--plot", plot
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["against"] == str(demo_gguf)
+    f16, q4_0 = told["files"]
+    assert [f["type"] for f in told["files"]] == ["F16", "Q4_0"]
+    assert [f["file"] for f in told["files"]] == [str(demo_gguf), str(demo_q4_0)]
+    for file in (f16, q4_0):
+        assert len(file["prompt"]["samples"]) == len(file["generation"]["samples"]) == 2
+        assert file["prompt"]["median"] > 0
+        assert file["memory"]["peak"] > file["bytes"]
+        assert file["threads"] == 1
+        assert file["divergence"]["positions"] == 255
+    assert q4_0["divergence"]["mean_kl"] > 1e-3 > f16["divergence"]["mean_kl"]
+    assert len(ET.parse(plot).findall(".//{*}circle")) == 2
+
+
+def test_a_table(demo_q4_0: Path) -> None:
+    code, out, _ = run(demo_q4_0, "-p", "8", "-n", "0", "-r", "1", "-t", "1,2", "--ctx", "256")
+    assert code == 0
+    lines = [line for line in out.splitlines() if demo_q4_0.name in line]
+    assert [[cell.strip() for cell in line.split("│")][5] for line in lines] == ["1", "2"]
+    assert "llama-cpp-python" in out.splitlines()[0]
+    assert "threads: 1 and 2 · no GPU · context 256" in out.splitlines()[0]
+    assert "mean KL" not in out
+
+
+def test_no_such_thing(demo_q4_0: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("--plot", tmp_path / "x.png"), "only SVG"),
+        (("--plot", tmp_path / "none" / "x.svg"), "no such folder"),
+        (("-t", "two"), "-t two"),
+        (("--ngl", "-1"), "must not be negative"),
+        (("--cache-type", "q8"), "did you mean Q8_0"),
+        (("--positions", "9"), "--positions needs a file to compare with"),
+        (("--against", tmp_path / "absent.gguf"), "absent.gguf: no such file"),
+        (("-p", "5000"), "do not fit into its context of 1,024"),
+    ):
+        code, out, err = run(demo_q4_0, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert words in err
+
+
+def test_a_text_of_ones_own(demo_q4_0: Path, tmp_path: Path) -> None:
+    text = tmp_path / "mine.py"
+    text.write_text("import os\n" * 40, "utf-8")
+    code, out, err = run(demo_q4_0, "--against", demo_q4_0, "--text", text, "--json", *SHORT)
+    assert code == 0, err
+    found = json.loads(out)["files"][0]["divergence"]
+    assert 10 < found["positions"] < 200
+    assert found["max_kl"] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,202 @@
+"""`turbopilot bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbopilot import console
+from turbopilot.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from turbopilot.bench import Divergence, Setup
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="GGUF files, checkpoints' folders, or names (turbopilot models).",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="The file to tell the others' KL divergence from, as the F16 that they were made of.",
+            show_default=False,
+        ),
+    ] = None,
+    n_prompt: Annotated[
+        int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")
+    ] = 512,
+    n_gen: Annotated[
+        int,
+        typer.Option("-n", "--gen-tokens", min=0, help="Tokens generated behind it; 0 for none."),
+    ] = 64,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "-r", "--repeats", min=1, help="Rounds over all files; what is told is the median."
+        ),
+    ] = 3,
+    threads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-t",
+            "--threads",
+            help="Threads that compute; several (1,2,4) make a row each. Default: one per processor core.",
+            show_default=False,
+        ),
+    ] = None,
+    n_gpu_layers: Annotated[
+        str,
+        typer.Option(
+            "--ngl",
+            "--n-gpu-layers",
+            help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
+        ),
+    ] = "auto",
+    ctx: Annotated[
+        int | None,
+        typer.Option(
+            "-c",
+            "--ctx",
+            min=1,
+            help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
+            show_default=False,
+        ),
+    ] = None,
+    cache_type: Annotated[
+        str, typer.Option(help="What keys and values are kept in: f16, q8_0, q4_0 …")
+    ] = "f16",
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text to compare on. Default: code in a dozen languages.", show_default=False
+        ),
+    ] = None,
+    positions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Positions of the text to compare at. Default: 1024; more tell finer differences.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw size, KL and speed into this SVG file.", show_default=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON object.")
+    ] = False,
+) -> None:
+    """Measure how fast files run here, how much memory they take, and how far they are from a reference.
+
+    Speeds are llama-bench's pp512 and tg64 (behind the prompt: -d 512). Files take turns, so that a slow minute
+    of the machine does not fall on one alone.
+
+    Example: turbopilot bench codegen-f16.gguf codegen-q4_0.gguf
+
+    Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
+    """
+    from turbopilot.atomic import check_output, replacing
+    from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
+    from turbopilot.commands import bench_text
+    from turbopilot.commands.gpu_layers import gpu_layers
+    from turbopilot.commands.resolve import resolve_gguf
+
+    if not against and (text or positions):
+        raise InvalidInput(
+            f"{'--text' if text else '--positions'} needs a file to compare with",
+            hint="give it with --against",
+        )
+    setup = Setup(
+        n_ctx=ctx or max(Setup().n_ctx, n_prompt + n_gen),
+        n_gpu_layers=gpu_layers(n_gpu_layers),
+        cache_type=cache_type.upper(),
+    )
+    setups = _by_threads(setup, threads or [])
+    paths = {name: resolve_gguf(name) for name in dict.fromkeys(models)}
+    reference = resolve_gguf(against) if against else None
+    if plot:
+        _check_plot(plot)
+        check_output(plot, force=True, inputs=tuple(paths.values()))
+    compared: dict[str, Divergence] = {}
+    if reference:
+        words = _evaluation_text(text)
+        compared = _compared(reference, paths, words, positions, setups[0])
+    cells = [(name, Cell(path, one)) for name, path in paths.items() for one in setups]
+    with console.progress("bench") as progress:
+        found = measure_in_turn(
+            [cell for _, cell in cells],
+            speed=SpeedTask(n_prompt, n_gen, repeats),
+            progress=progress,
+        )
+    rows = [
+        Row(cell.path.name, m, compared.get(name))
+        for (name, cell), m in zip(cells, found, strict=True)
+    ]
+    if as_json:
+        console.emit_json(bench_text.as_json(rows, reference))
+    else:
+        bench_text.show(rows, reference)
+    if plot:
+        with replacing(plot) as part:
+            part.write_text(drawn(rows), "utf-8", errors="replace")
+        console.info(f"plot: {plot}")
+
+
+def _by_threads(setup: Setup, given: list[str]) -> list[Setup]:
+    """The setup with each number of threads of "-t 1,2 -t 4"."""
+    from dataclasses import replace
+
+    counts: list[int] = []
+    for word in (word for option in given for word in option.split(",")):
+        if not word.strip().isdecimal() or int(word) < 1:
+            raise InvalidInput(f"-t {word}: no number of threads", hint="give 1 or more, as -t 1,2")
+        counts.append(int(word))
+    return [replace(setup, n_threads=n) for n in dict.fromkeys(counts)] or [setup]
+
+
+def _check_plot(path: Path) -> None:
+    if path.suffix.lower() != ".svg":
+        raise InvalidInput(
+            f"--plot {path}: only SVG can be drawn",
+            hint=f"give {path.with_suffix('.svg').name}: browsers show it, and rsvg-convert or inkscape make a PNG",
+        )
+
+
+def _evaluation_text(path: Path | None) -> str:
+    """What files are compared on: the user's text, or ours."""
+    from turbopilot.verify.texts import code_samples, read_text
+
+    return read_text(path) if path else "\n".join(code_samples().values())
+
+
+def _compared(
+    against: Path, paths: dict[str, Path], text: str, positions: int | None, setup: Setup
+) -> dict[str, Divergence]:
+    """Each file's divergence from the reference, whose logits are kept meanwhile."""
+    from turbopilot.bench import POSITIONS, divergence, keep_reference
+
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="turbopilot-") as folder:
+        with console.progress("reference") as progress:
+            reference = keep_reference(
+                against,
+                text,
+                Path(folder) / "reference.logits",
+                setup,
+                positions=positions or POSITIONS,
+                progress=progress,
+            )
+        for name, path in paths.items():
+            with console.progress(f"compare {path.name}") as progress:
+                found[name] = divergence(path, reference, setup, progress=progress)
+    return found
