@@ -15,6 +15,8 @@ _CONT = 5
 _KEPT_LINES = 400
 # Source: llama-model.cpp, load_tensors.
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+# Source: llama-kv-cache.cpp, which says it once for each cache: models with windows in some layers have two.
+_KV_SIZE = re.compile(r"size = +([\d.]+) MiB \(.*\bK \(\w+\):.*\bV \(\w+\):")
 
 
 class LogCapture:
@@ -51,3 +53,8 @@ class LogCapture:
             if match := _OFFLOADED.search(line):
                 return int(match[1]), int(match[2])
         return None
+
+    def kv_bytes(self) -> int:
+        """Size of the KV cache, from the last load; 0 where llama.cpp made none."""
+        found = (_KV_SIZE.search(line) for _, line in self._lines)
+        return int(sum(float(match[1]) for match in found if match) * 2**20)

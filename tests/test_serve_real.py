@@ -117,6 +117,12 @@ def test_the_report_is_of_what_was_really_set_up(demo_gguf: Path) -> None:
     assert any(line.startswith("GPU") for line in report.lines())
 
 
+def test_more_rows_than_sequences_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
+    batch = [BatchItem(decoder.start_token, i, 0, want_logits=True) for i in range(3)]
+    with pytest.raises(ValueError, match="3 rows of logits for 2"):
+        decoder.decode(batch)
+
+
 def test_offloaded_layers_are_read_from_the_log() -> None:
     capture = LogCapture()
     for level, text in (
@@ -228,6 +234,7 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
         (["README.md"], 2, "not a GGUF file"),
         (["-m", "stablecod"], 2, "did you mean stablecode"),
         (["--ngl", "some"], 2, "--ngl some"),
+        (["--cache-type", "q8"], 2, "did you mean q8_0"),
         (["a.gguf", "-f", "b.gguf"], 2, "two models"),
     ],
 )
