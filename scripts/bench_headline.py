@@ -186,6 +186,8 @@ def main() -> None:
         parser.error(str(e))
     if args.keep and not args.folder:
         parser.error("--keep: say where, with --folder")
+    if sys.platform != "linux":
+        parser.error("memory is limited and looked at by Linux's means alone")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
