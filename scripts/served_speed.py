@@ -83,7 +83,7 @@ def measure_serving(
     command = [sys.executable, "-m", "turbopilot", "serve", str(model), "--port", "0", *options]
     with tempfile.TemporaryFile("w+") as said, _started(limit.wrap(command), said) as server:
         began = time.monotonic()
-        with Sampler(server.pid) as sampler:
+        with Sampler(server.pid, every=0.5) as sampler:
             try:
                 port = _wait_until_ready(server, said)
                 load_seconds = time.monotonic() - began
