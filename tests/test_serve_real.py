@@ -133,6 +133,24 @@ def test_offloaded_layers_are_read_from_the_log() -> None:
         capture.write(level, text)
     assert capture.offloaded() == (13, 21)
     assert capture.last_errors() == "first; last"
+    for i in range(1000):  # a large model's layers, one by one
+        capture.write(1, f"layer {i}\n".encode())
+    assert capture.offloaded() == (13, 21)
+    capture.clear()
+    assert capture.offloaded() is None
+
+
+def test_caches_of_keys_and_values_are_added_up() -> None:
+    capture = LogCapture()
+    for layers in (5, 25):  # with and without a window
+        sizes = f"size = {layers * 2:7.2f} MiB (  2048 cells, {layers:3d} layers,  1/1 seqs)"
+        capture.write(
+            2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ".encode()
+        )
+        capture.write(5, f"{layers:7.2f} MiB\n".encode())
+    assert capture.kv_bytes() == 60 << 20
+    capture.clear()
+    assert capture.kv_bytes() == 0
 
 
 def hostile(data: bytes) -> dict[str, bytes]:
