@@ -11,7 +11,6 @@ beside those of copying the same file in the same run, since machines differ. Ne
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -21,68 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from turbopilot.commands.resolve import demo_checkpoint
-
-# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json)
-GEOMETRY = {"350M": (1024, 20, 16, 32), "2B": (2560, 32, 32, 64), "6B": (4096, 33, 16, 64)}
-VOCAB = 51200
-
-
-def shapes(n_embd: int, n_layer: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of CodeGen's tensors."""
-    d = n_embd
-    out: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (VOCAB, d)}
-    for i in range(n_layer):
-        at = f"transformer.h.{i}."
-        out |= {
-            at + "ln_1.weight": (d,),
-            at + "ln_1.bias": (d,),
-            at + "attn.qkv_proj.weight": (3 * d, d),
-        }
-        out |= {
-            at + "attn.out_proj.weight": (d, d),
-            at + "mlp.fc_in.weight": (4 * d, d),
-            at + "mlp.fc_in.bias": (4 * d,),
-        }
-        out |= {at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,)}
-    return out | {
-        "transformer.ln_f.weight": (d,),
-        "transformer.ln_f.bias": (d,),
-        "lm_head.weight": (VOCAB, d),
-        "lm_head.bias": (VOCAB,),
-    }
-
-
-def make_checkpoint(folder: Path, model: str) -> None:
-    """Write a random F16 checkpoint, tensor by tensor."""
-    n_embd, n_layer, n_head, rotary = GEOMETRY[model]
-    config = json.loads((demo_checkpoint() / "config.json").read_text())
-    config |= {
-        "n_embd": n_embd,
-        "n_layer": n_layer,
-        "n_head": n_head,
-        "rotary_dim": rotary,
-        "vocab_size": VOCAB,
-    }
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copyfile(demo_checkpoint() / "tokenizer.json", folder / "tokenizer.json")
-    sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes(n_embd, n_layer).items()}
-    header, at = {}, 0
-    for name, shape in shapes(n_embd, n_layer).items():
-        header[name] = {
-            "dtype": "F16",
-            "shape": list(shape),
-            "data_offsets": [at, at + sizes[name]],
-        }
-        at += sizes[name]
-    raw = json.dumps(header).encode()
-    rng = np.random.default_rng(0)
-    with (folder / "model.safetensors").open("wb") as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for shape in shapes(n_embd, n_layer).values():
-            f.write(rng.standard_normal(shape, np.float32).astype(np.float16).tobytes())
+from codegen_checkpoint import GEOMETRY, make_checkpoint, shapes
 
 
 def run(*command: str) -> tuple[float, float]:
@@ -112,15 +50,18 @@ def main() -> None:
         checkpoint, out = Path(tmp) / "checkpoint", Path(tmp) / "out.gguf"
         # In a process of its own: Linux counts the parent's peak as the child's.
         run(__file__, "--make", str(checkpoint), "--model", args.model)
-        source = checkpoint / "model.safetensors"
+        sources = sorted(checkpoint.glob("*.safetensors"))
         n_embd, n_layer, *_ = GEOMETRY[args.model]
         largest = max(2 * int(np.prod(s)) for s in shapes(n_embd, n_layer).values())
         bound = 2 * largest + 250e6
-        print(f"CodeGen-{args.model}: {source.stat().st_size / 1e9:.2f} GB, ", end="")
+        print(
+            f"CodeGen-{args.model}: {sum(s.stat().st_size for s in sources) / 1e9:.2f} GB, ", end=""
+        )
         print(f"largest tensor {largest / 1e6:.0f} MB")
         for dtype in ("f16", "f32"):
             began = time.monotonic()
-            shutil.copyfile(source, out)
+            for source in sources:
+                shutil.copyfile(source, out)
             copied = time.monotonic() - began
             convert = ("-m", "turbopilot", "convert", str(checkpoint), "-o", str(out), "--force")
             seconds, peak = run(*convert, "--dtype", dtype)

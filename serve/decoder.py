@@ -85,7 +85,7 @@ class Decoder(Tokenizer, Protocol):
         """Whether the token ends generation."""
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
-        """Compute the batch and add it to the KV cache.
+        """Compute the batch, in which at most `n_seq` items want logits, and add it to the KV cache.
 
         Returns:
             One row of logits for each item that wants them, in the batch's order: (rows, n_vocab).

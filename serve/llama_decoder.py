@@ -20,9 +20,10 @@ from serve.decoder import BatchItem, FimTokens, Logits
 from serve.llama_log import LogCapture
 from serve.model_facts import choose_context, describe, model_name
 from serve.report import LoadReport
-from serve.settings import ModelOptions
+from serve.settings import ModelOptions, find_cache_type
 from turbopilot.errors import CorruptModel, DecoderFailed, NoKvSlot, ServeError
 from turbopilot.ggml_devices import gpu_devices
+from turbopilot.ggml_types import GGML_TYPES
 from turbopilot.gguf_check import check_model
 from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.hardware import usable_cores
@@ -30,6 +31,8 @@ from turbopilot.text_normalizer import text_normalizer
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 _NO_KV_SLOT: Final = 1  # llama_decode's return values, in llama.h
+_PLAIN: Final = {"f32", "f16", "bf16"}
+_TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
 
 _capture = LogCapture()
 
@@ -48,6 +51,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
         ServeError: llama.cpp loads it but cannot run it as asked, as where memory is short.
     """
+    find_cache_type(options.cache_type)
     header = read_gguf(path)
     check_model(header)
     n_ctx = choose_context(header, options.ctx)
@@ -84,6 +88,8 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         n_ctx=n_ctx,
         has_fim=decoder.fim is not None,
         n_threads=n_threads,
+        cache_type=options.cache_type,
+        kv_bytes=_capture.kv_bytes(),
         n_offloaded=n_offloaded if devices else 0,
         n_layers=n_layers or int(llama_cpp.llama_model_n_layer(model)) + 1,
         devices=devices,
@@ -100,14 +106,25 @@ def _make_context(model: Any, path: Path, n_ctx: int, options: ModelOptions) -> 
     params.n_batch = options.n_batch
     params.n_ubatch = min(options.n_batch, 512)  # llama.cpp's default: larger ones only cost memory
     params.n_seq_max = options.n_seq
+    # A sequence's last token alone is asked for. By itself llama.cpp reserves logits for a whole batch.
+    params.n_outputs_max = options.n_seq
     params.kv_unified = True  # sequences share the cells, so a lone one may use them all
     params.n_threads = params.n_threads_batch = n_threads
-    params.flash_attn_type = -1  # auto: llama.cpp knows where it is faster
+    params.type_k = params.type_v = _TYPE_NUMBER[options.cache_type]
+    # Auto: llama.cpp knows where it is faster. Values in blocks can be read by no other kernel.
+    params.flash_attn_type = 1 if options.cache_type not in _PLAIN else -1
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
+        what = f"{path}: no context of {n_ctx} tokens"
+        reason = _capture.last_errors() or "no reason given"
+        if options.cache_type not in _PLAIN:
+            raise ServeError(
+                f"{what} with a {options.cache_type} cache: {reason}",
+                hint="not every model and device can have a quantized cache: try --cache-type f16",
+            )
         raise ServeError(
-            f"{path}: no context of {n_ctx} tokens: {_capture.last_errors() or 'no reason given'}",
-            hint="memory may be short: give a smaller --ctx, or fewer --n-gpu-layers",
+            f"{what}: {reason}",
+            hint="memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer --n-gpu-layers",
         )
     return context, n_threads
 
@@ -192,6 +209,9 @@ class LlamaDecoder:
         b = self._batch
         if len(batch) > self.n_batch:
             raise ValueError(f"{len(batch)} tokens in a batch of {self.n_batch}")
+        wanted = [i for i, item in enumerate(batch) if item.want_logits]
+        if len(wanted) > self.n_seq:  # llama.cpp would abort the process
+            raise ValueError(f"{len(wanted)} rows of logits for {self.n_seq} sequences")
         b.n_tokens = len(batch)
         for i, item in enumerate(batch):
             b.token[i] = item.token
@@ -205,7 +225,6 @@ class LlamaDecoder:
         if code:
             reason = _capture.last_errors(1) or f"llama_decode returned {code}"
             raise DecoderFailed(f"llama.cpp could not compute the batch: {reason}")
-        wanted = [i for i, item in enumerate(batch) if item.want_logits]
         rows = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
         for row, i in enumerate(wanted):
             pointer = llama_cpp.llama_get_logits_ith(self._context, i)

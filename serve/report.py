@@ -14,6 +14,8 @@ class LoadReport:
         description: architecture, size, type.
         n_ctx: context in tokens.
         n_threads: threads that compute.
+        cache_type: what keys and values are kept in.
+        kv_bytes: size of the cache of keys and values.
         n_offloaded: layers that llama.cpp put on a GPU, of `n_layers` (the output counts as one).
         devices: the GPUs that llama.cpp sees.
         has_fim: whether the model can fill in the middle.
@@ -23,6 +25,8 @@ class LoadReport:
     description: str
     n_ctx: int
     n_threads: int
+    cache_type: str
+    kv_bytes: int
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
@@ -35,6 +39,7 @@ class LoadReport:
         return [
             f"model    {self.name} ({self.description})",
             f"context  {self.n_ctx} tokens, {self.n_threads} threads",
+            f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
             f"FIM      {fim}",
         ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from turbopilot.errors import InvalidInput, did_you_mean
+
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
 DEFAULT_CONTEXT: Final = (
     8192  # what `ctx = None` takes at most: a longer KV cache costs memory unasked
@@ -16,6 +18,20 @@ DEFAULT_CONTEXT: Final = (
 HTTP_THREADS: Final = 32
 MAX_JOBS: Final = 24
 MAX_BODY_BYTES: Final = 8 * 2**20
+
+# What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
+CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+def find_cache_type(name: str) -> str:
+    """One of CACHE_TYPES by its name, in any case.
+
+    Raises:
+        InvalidInput: there is no such type; the hint offers near names.
+    """
+    if (found := name.lower()) in CACHE_TYPES:
+        return found
+    raise InvalidInput(f"--cache-type {name}: no such type", hint=did_you_mean(name, CACHE_TYPES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,7 @@ class ModelOptions:
         n_gpu_layers: layers to offload; None is all where there is a GPU.
         n_batch: prompt tokens computed at once.
         n_seq: sequences that the KV cache holds apart.
+        cache_type: one of CACHE_TYPES, for keys and values alike.
     """
 
     ctx: int | None = None
@@ -35,6 +52,7 @@ class ModelOptions:
     n_gpu_layers: int | None = None
     n_batch: int = 512
     n_seq: int = 1
+    cache_type: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)

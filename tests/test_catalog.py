@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from converters import convert
 from converters.registry import FAMILIES
 from quantize import quantize
 from serve import settings
+from serve.llama_decoder import load
+from serve.settings import ModelOptions
 from tests.tiny import tiny_checkpoint
 from turbopilot import catalog
 from turbopilot.catalog import Geometry, Model
-from turbopilot.catalog.footprint import DEFAULT_CONTEXT, file_bytes, kv_bytes
+from turbopilot.catalog.footprint import DEFAULT_CONTEXT, compute_bytes, file_bytes, kv_bytes
 from turbopilot.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -66,21 +69,27 @@ def test_names_are_unique() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("family", ["codegen", "gptbigcode", "llama"])
+SHAPES = {
+    "codegen": Geometry(3, 256, 8, 8, 1024, 1024),
+    "gptbigcode": Geometry(3, 256, 8, 1, 1024, 1024, fused=True, positions=512),
+    "llama": Geometry(3, 256, 8, 2, 768, 1024, gated=True),
+}
+
+
+def tiny_model(family: str, parameters: int) -> Model:
+    """What the catalogue would say of `tiny_checkpoint`'s."""
+    return Model(
+        "tiny", "", "", "", parameters=parameters, geometry=SHAPES[family], context=512,
+        licence=catalog.MODELS[0].licence, suits="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", list(SHAPES))
 def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None:
     """Of a tiny model, whose vectors and metadata weigh more than in any real one."""
-    shapes = {
-        "codegen": Geometry(3, 256, 8, 8, 1024, 1024),
-        "gptbigcode": Geometry(3, 256, 8, 1, 1024, 1024, fused=True, positions=512),
-        "llama": Geometry(3, 256, 8, 2, 768, 1024, gated=True),
-    }
     folder = tiny_checkpoint(family, tmp_path / family)
     report = convert(folder, tmp_path / "f16.gguf", dtype="f16")
-    n = catalog.MODELS[0]
-    model = Model(
-        "tiny", "", "", "", parameters=report.n_weights, geometry=shapes[family], context=512,
-        licence=n.licence, suits="",
-    )  # fmt: skip
+    model = tiny_model(family, report.n_weights)
     vocabulary = convert(folder, tmp_path / "vocab.gguf", vocab_only=True).path.stat().st_size
     for kind in catalog.TYPES:
         path = tmp_path / f"{kind}.gguf"
@@ -100,10 +109,31 @@ def test_the_context_costs_what_its_keys_and_values_do() -> None:
     assert DEFAULT_CONTEXT == settings.DEFAULT_CONTEXT
 
 
+@pytest.mark.parametrize("family", list(SHAPES))
+def test_what_is_computed_in_is_what_llama_cpp_reserves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    path = tmp_path / "f16.gguf"
+    convert(tiny_checkpoint(family, tmp_path / family), path, dtype="f16")
+    model = tiny_model(family, 0)
+    caplog.set_level("DEBUG", "turbopilot.llama")
+    decoder, report = load(path, ModelOptions(threads=1, ctx=512, cache_type="q8_0"))
+    decoder.close()
+    assert report.kv_bytes == pytest.approx(kv_bytes(model, 512, "q8_0"), abs=2**14)
+    (reserved,) = re.findall(r"CPU compute buffer size = +([\d.]+) MiB", caplog.text)
+    predicted = compute_bytes(model, 512)
+    assert 0.6 * predicted < float(reserved) * 2**20 < 1.2 * predicted
+
+
 def test_the_promise_of_six_billion_weights_in_4_gib() -> None:
     model = catalog.find("codegen-6B-multi")
     assert model is not None
     assert file_bytes(model, "Q4_0") < 4.1e9
+    f16, q8_0 = (catalog.footprint(model, "Q4_0", 2048, cache_type=t) for t in ("f16", "q8_0"))
+    assert f16.kv_cache / q8_0.kv_cache == pytest.approx(16 / 8.5)
+    assert (q8_0.kv_cache, q8_0.file) == (kv_bytes(model, 2048, "Q8_0"), f16.file)
+    # What is left of 4 GiB for the weights: about 3.9 bits each.
+    assert 3.8 < 8 * ((4 << 30) - q8_0.kv_cache - q8_0.working) / model.parameters < 4.1
 
 
 def test_the_command_lists_filters_and_shows() -> None:

@@ -117,6 +117,12 @@ def test_the_report_is_of_what_was_really_set_up(demo_gguf: Path) -> None:
     assert any(line.startswith("GPU") for line in report.lines())
 
 
+def test_more_rows_than_sequences_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
+    batch = [BatchItem(decoder.start_token, i, 0, want_logits=True) for i in range(3)]
+    with pytest.raises(ValueError, match="3 rows of logits for 2"):
+        decoder.decode(batch)
+
+
 def test_offloaded_layers_are_read_from_the_log() -> None:
     capture = LogCapture()
     for level, text in (
@@ -127,6 +133,24 @@ def test_offloaded_layers_are_read_from_the_log() -> None:
         capture.write(level, text)
     assert capture.offloaded() == (13, 21)
     assert capture.last_errors() == "first; last"
+    for i in range(1000):  # a large model's layers, one by one
+        capture.write(1, f"layer {i}\n".encode())
+    assert capture.offloaded() == (13, 21)
+    capture.clear()
+    assert capture.offloaded() is None
+
+
+def test_caches_of_keys_and_values_are_added_up() -> None:
+    capture = LogCapture()
+    for layers in (5, 25):  # with and without a window
+        sizes = f"size = {layers * 2:7.2f} MiB (  2048 cells, {layers:3d} layers,  1/1 seqs)"
+        capture.write(
+            2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ".encode()
+        )
+        capture.write(5, f"{layers:7.2f} MiB\n".encode())
+    assert capture.kv_bytes() == 60 << 20
+    capture.clear()
+    assert capture.kv_bytes() == 0
 
 
 def hostile(data: bytes) -> dict[str, bytes]:
@@ -228,6 +252,7 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
         (["README.md"], 2, "not a GGUF file"),
         (["-m", "stablecod"], 2, "did you mean stablecode"),
         (["--ngl", "some"], 2, "--ngl some"),
+        (["--cache-type", "q8"], 2, "did you mean q8_0"),
         (["a.gguf", "-f", "b.gguf"], 2, "two models"),
     ],
 )

@@ -2,7 +2,8 @@
 
 The file is counted matrix by matrix, in the types that llama.cpp's quantizer gives each (`src/llama-quant.cpp`):
 Q4_0 and Q4_K_M keep the output head in Q6_K, and Q4_K_M keeps half of the value and down matrices in Q6_K too.
-The KV cache is F16. The rest is the logits of one batch, which llama.cpp reserves in F32, and a fixed part.
+The rest is what llama.cpp computes a batch in, and a fixed part. Where there is memory to spare, more is resident:
+llama.cpp maps the file, and what it has laid out anew for the CPU stays mapped until the kernel wants the pages.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from turbopilot.ggml_types import GGML_TYPES
 TYPES: Final = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
 DEFAULT_CONTEXT: Final = 8192  # the most that `serve` takes unasked; a test compares them
 BATCH: Final = 512  # prompt tokens computed at once, `serve --batch-size`
-# Python, llama.cpp's library and its activations: 110 MB with the bundled model, 270 MB with models 4096 wide.
-FIXED: Final = 300_000_000
+# Python, the server, llama.cpp's library and a vocabulary, measured with `scripts/bench_headline.py`.
+FIXED: Final = 110_000_000
+# Vectors of the model's width, and of the feed-forward's, that are alive at once for each token of a batch:
+# fitted to the compute buffers that llama.cpp reports; a test compares them.
+_WIDE: Final = 6
 _BLOCKS: Final = {name: (weights, n_bytes) for name, weights, n_bytes in GGML_TYPES.values()}
 # K types want rows of whole blocks of 256 weights; what llama.cpp takes instead (tensor_type_fallback).
 _FALLBACK: Final = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
@@ -31,7 +35,7 @@ class Footprint:
     Attributes:
         file: the GGUF's tensors.
         kv_cache: keys and values of the context.
-        working: the logits of a batch, and the fixed part.
+        working: the activations of a batch, and the fixed part.
     """
 
     file: int
@@ -84,23 +88,43 @@ def file_bytes(model: Model, kind: str) -> int:
     return vectors + sum(_matrix_bytes(m, model.geometry, kind) for m in model.geometry.matrices())
 
 
-def kv_bytes(model: Model, n_ctx: int) -> int:
-    """Size of an F16 KV cache of so many tokens."""
+def kv_bytes(model: Model, n_ctx: int, cache_type: str = "F16") -> int:
+    """Size of a KV cache of so many tokens.
+
+    Args:
+        model: of the catalogue.
+        n_ctx: tokens.
+        cache_type: as in `serve --cache-type`, in any letter case.
+    """
     g = model.geometry
-    return 2 * 2 * n_ctx * g.layers * g.kv_heads * g.head_size
+    weights, n_bytes = _BLOCKS[cache_type.upper()]
+    return 2 * n_ctx * g.layers * g.kv_heads * g.head_size // weights * n_bytes
 
 
-def footprint(model: Model, kind: str, n_ctx: int | None = None) -> Footprint:
+def compute_bytes(model: Model, n_ctx: int) -> int:
+    """What llama.cpp reserves for the activations of one batch and its attention mask, at most."""
+    g = model.geometry
+    ffn = 2 * g.ffn if g.gated else g.ffn
+    return BATCH * (4 * (ffn + _WIDE * g.width) + 2 * n_ctx)
+
+
+def footprint(
+    model: Model, kind: str, n_ctx: int | None = None, *, cache_type: str = "F16"
+) -> Footprint:
     """What serving takes.
 
     Args:
         model: of the catalogue.
         kind: one of `TYPES`.
         n_ctx: tokens of context; None is what `serve` takes by itself.
+        cache_type: what keys and values are kept in, as in `serve --cache-type`.
     """
     tokens = min(model.context, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
-    logits = 4 * BATCH * model.geometry.vocab
-    return Footprint(file_bytes(model, kind), kv_bytes(model, tokens), logits + FIXED)
+    return Footprint(
+        file_bytes(model, kind),
+        kv_bytes(model, tokens, cache_type),
+        compute_bytes(model, tokens) + FIXED,
+    )
 
 
 def best_type(model: Model, budget: int) -> str:
