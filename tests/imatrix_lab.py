@@ -1,4 +1,4 @@
-"""What the tests of importance matrices share: text, and a mixture of experts made by hand."""
+"""What the tests of importance matrices share: text, a short run, and a mixture of experts made by hand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import gguf
 import numpy as np
 
 from converters import convert
+from quantize.imatrix import GatherReport, gather
 from tests.tiny import stdlib_files, tiny_checkpoint
 
 TEXT = "".join(p.read_text("utf-8", errors="replace") for p in stdlib_files(20_000))
 N_EXPERTS, N_USED = 4, 2
+
+
+def run(model: Path, output: Path, text: str = TEXT, **options: Any) -> GatherReport:
+    options = {"dataset": "code.py", "chunks": 3, "chunk_size": 96, "threads": 1, **options}
+    return gather(model, output, text, **options)
 
 
 def mixture(folder: Path) -> Path:

@@ -49,6 +49,10 @@ class Fit:
         imatrix: weighs the columns, and opens the types that need one.
         candidates: types to choose from.
 
+    Attributes:
+        units: its matrices.
+        entries: names of which the matrix tells.
+
     Raises:
         InvalidInput, CorruptModel: the file cannot be used.
         QuantizationError: it is quantized already, or the matrix is of another model.
@@ -64,13 +68,13 @@ class Fit:
                 f"{source}: is in {main} already; what it lost cannot be measured or won back",
                 hint="start from the F16 or F32 file that turbopilot convert wrote",
             )
-        names: frozenset[str] = frozenset()
+        self.entries: frozenset[str] = frozenset()
         if imatrix:
             matrix = read_imatrix(imatrix)
             check_matrix(matrix, self.header)
-            names = frozenset(matrix.entries)
+            self.entries = frozenset(matrix.entries)
         preview = plan(source, "Q4_0")
-        self.units = units_of(preview, candidates, names)
+        self.units = units_of(preview, candidates, self.entries)
         moved = {u.name for u in self.units}
         self._fixed = sum(t.bytes_after for t in preview.tensors if t.name not in moved)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.llama_child import Ended, run_child
 from turbopilot.progress import Progress, silent
 from turbopilot.text_normalizer import text_normalizer
+
+DEFAULT_CHUNKS: Final = 100
+"""Enough for a matrix that more text hardly changes, and few enough for a prompt's patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def gather(
     dataset: str,
     chunks: int | None = None,
     chunk_size: int = 512,
+    seconds: float = 0,
     threads: int = 0,
     n_gpu_layers: int | None = None,
     process_output: bool = False,
@@ -93,6 +97,7 @@ def gather(
         dataset: the text's name, for the file.
         chunks: read no more than so many; None is all of the text.
         chunk_size: tokens that the model sees at once.
+        seconds: begin no further chunk after so long; 0 for no limit.
         threads: 0 means all cores.
         n_gpu_layers: layers on the GPU; None is all where there is one.
         process_output: the output head too. llama.cpp gives the head a large type anyway.
@@ -119,7 +124,7 @@ def gather(
     told = _Told(progress)
     job = {
         "model": str(model), "text": prepared, "resume": str(resume), "fingerprint": fingerprint,
-        "chunks": chunks, "chunk_size": chunk_size, "n_gpu_layers": n_gpu_layers,
+        "chunks": chunks, "seconds": seconds, "chunk_size": chunk_size, "n_gpu_layers": n_gpu_layers,
         "threads": threads or _usable_cores(), "process_output": process_output,
     }  # fmt: skip
     try:

@@ -71,7 +71,10 @@ def _gather(job: dict[str, Any]) -> None:
     began_with = gathered.n_chunks
     _tell_progress(gathered, n_chunks, began_with)
     saved, cost = time.monotonic(), 0.0
+    last = saved + (job["seconds"] or math.inf)
     for i in range(began_with, n_chunks):
+        if i > began_with and time.monotonic() > last:
+            break
         piece = tokens[i * chunk_size : (i + 1) * chunk_size]
         _read(llama_cpp, model, context, piece, collector, gathered)
         gathered.n_chunks += 1

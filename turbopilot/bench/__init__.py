@@ -19,6 +19,7 @@ from turbopilot.bench.run import (
     keep_reference,
     measure,
     measure_in_turn,
+    planned,
 )
 from turbopilot.bench.setup import CACHE_TYPES, Setup, SpeedTask
 from turbopilot.bench.store import Reference, open_reference
@@ -26,5 +27,5 @@ from turbopilot.bench.store import Reference, open_reference
 __all__ = [
     "CACHE_TYPES", "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
     "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn",
-    "open_reference",
+    "open_reference", "planned",
 ]  # fmt: skip

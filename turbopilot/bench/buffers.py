@@ -15,6 +15,8 @@ from typing import Final
 _LINE = re.compile(
     r"(?P<place>\S+)\s+(?P<kind>model|KV|RS|output|compute) buffer size =\s*(?P<mib>[\d.]+) MiB"
 )
+# "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …": the only word of it where nothing is allocated.
+_CACHE = re.compile(r"size =\s*(?P<mib>[\d.]+) MiB \(.*\bK \(\w+\):")
 _AGAIN: Final = (
     "output",
     "compute",
@@ -47,7 +49,10 @@ def parsed_log(lines: Iterable[str]) -> Buffers:
     2097152
     """
     found: dict[tuple[str, str], int] = defaultdict(int)
+    caches = 0
     for line in lines:
+        if cache := _CACHE.search(line):
+            caches += round(float(cache["mib"]) * 2**20)
         if told := _LINE.search(line):
             at = told["kind"], told["place"]
             size = round(float(told["mib"]) * 2**20)
@@ -59,7 +64,7 @@ def parsed_log(lines: Iterable[str]) -> Buffers:
         places[place] += size
     return Buffers(
         model=kinds["model"],
-        kv=kinds["KV"] + kinds["RS"],
+        kv=max(kinds["KV"], caches) + kinds["RS"],
         compute=kinds["compute"],
         output=kinds["output"],
         places=dict(places),

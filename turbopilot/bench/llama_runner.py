@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from turbopilot.bench.resident import resident
+from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
 from turbopilot.ggml_devices import gpu_devices
@@ -33,7 +33,13 @@ def main() -> None:
     listen(llama_cpp)
     llama_cpp.llama_backend_init()
     tell({"base": resident().now})
-    model = LoadedModel(llama_cpp, Path(job["path"]), Setup(**job["setup"]), job["n_ctx"])
+    model = LoadedModel(
+        llama_cpp,
+        Path(job["path"]),
+        Setup(**job["setup"]),
+        job["n_ctx"],
+        no_alloc=job["task"] == "planned",
+    )
     try:
         TASKS[job["task"]](model, job)
     except NotFinite as e:
@@ -54,7 +60,9 @@ def _fail(at: str, why: str = "") -> NoReturn:
 class LoadedModel:
     """A model with a context. See `tasks.Model` for what its methods are."""
 
-    def __init__(self, lib: Any, path: Path, setup: Setup, n_ctx: int) -> None:
+    def __init__(
+        self, lib: Any, path: Path, setup: Setup, n_ctx: int, *, no_alloc: bool = False
+    ) -> None:
         from llama_cpp._ggml import libggml
 
         self._lib, self._ggml = lib, libggml
@@ -64,6 +72,8 @@ class LoadedModel:
             n_gpu_layers = _ALL_LAYERS if before else 0
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        if no_alloc:
+            params.no_alloc, params.load_mode = True, lib.LLAMA_LOAD_MODE_NONE
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             _fail("model")
@@ -73,7 +83,9 @@ class LoadedModel:
         self._free = {str(d): d.free for d in before}
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._memory = lib.llama_get_memory(self._context)
-        self._normalized = text_normalizer(read_gguf(path).metadata)
+        header = read_gguf(path)
+        self._files = {t.path for t in header.tensors}
+        self._normalized = text_normalizer(header.metadata)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = n_ctx  # llama.cpp may give more, for which a model need not have positions
         self.n_batch = int(lib.llama_n_batch(self._context))
@@ -139,6 +151,10 @@ class LoadedModel:
     def forget(self) -> None:
         """See `tasks.Model`."""
         self._lib.llama_memory_clear(self._memory, False)
+
+    def drop_mapped(self) -> bool:
+        """See `tasks.Model`."""
+        return drop_mapped(self._files)
 
     def memory(self) -> dict[str, Any]:
         """See `tasks.Model`."""

@@ -49,6 +49,8 @@ class Memory:
         peak: the most of main memory that it ever had, Python and llama.cpp's library included.
         base: what it had before the model was loaded.
         now: what it had at the end: where a file's weights are rearranged at loading, the peak is above it.
+        needed: what it has once the mapped file's pages were dropped and those that it needs read again; `now`
+            where the system cannot do that.
         of_files: what of `now` are pages of the mapped file, which the system may drop and read again; 0 where
             the system does not say.
         buffers: what llama.cpp says that it allocated.
@@ -61,15 +63,23 @@ class Memory:
     peak: int
     base: int
     now: int
+    needed: int
     of_files: int
     buffers: Buffers
     devices: dict[str, int]
     context_filled: bool
 
     @classmethod
-    def of(cls, end: Resident, base: int, **parts: Any) -> Memory:
+    def of(cls, end: Resident, base: int, needed: int | None = None, **parts: Any) -> Memory:
         """Of what the system says at the end."""
-        return cls(peak=end.peak, base=base, now=end.now, of_files=end.of_files, **parts)
+        return cls(
+            peak=end.peak,
+            base=base,
+            now=end.now,
+            needed=needed or end.now,
+            of_files=end.of_files,
+            **parts,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,22 @@ def measure(
     )
 
 
+def planned(path: Path, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
+    """What serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
+
+    Returns:
+        `now` is the process with the vocabulary and the graph; of `buffers`, `model` is 0, and the others are what
+        llama.cpp would allocate.
+
+    Raises:
+        CorruptModel: llama.cpp cannot load it.
+        ServeError: it cannot be run as asked.
+    """
+    header = checked_header(path)
+    told = run_task(path, setup, context_of(header, setup.n_ctx), "planned", {}, silent)
+    return _memory(told, touched=False)
+
+
 def measure_in_turn(
     cells: Sequence[Cell],
     *,
@@ -234,10 +250,11 @@ def _all_logits(setup: Setup, rows: int) -> Setup:
 
 def _memory(told: Told, touched: bool) -> Memory:
     parts: dict[str, Any] = dict(told.values["memory"])
-    devices = parts.pop("devices")
+    devices, needed = parts.pop("devices"), parts.pop("needed", None)
     return Memory.of(
         Resident(**parts),
         told.values["base"],
+        needed,
         buffers=parsed_log(told.log),
         devices=devices,
         context_filled=touched,

@@ -68,6 +68,9 @@ class Model(Protocol):
     def memory(self) -> dict[str, Any]:
         """The fields of `Resident`, and "devices": name → bytes taken since before the model was loaded."""
 
+    def drop_mapped(self) -> bool:
+        """Let go of the mapped file's pages; False where the system cannot."""
+
 
 def measure(model: Model, job: Mapping[str, Any]) -> None:
     """Time and weigh; tells {"prompt": tokens/s} and {"generation": tokens/s} of each repeat, {"memory"} at the end.
@@ -108,7 +111,19 @@ def measure(model: Model, job: Mapping[str, Any]) -> None:
         tell({"progress": [steps, steps, "filling the context"]})
         _read(model, ids[: model.n_ctx], 0, last=True)
     if job["memory"]:
-        tell({"memory": model.memory()})
+        memory = model.memory()
+        if model.drop_mapped():
+            # What was laid out anew at loading leaves pages behind that nobody reads again.
+            model.forget()
+            _read(model, ids[:n_prompt], 0, last=True)
+            model.read(ids[:1], min(n_prompt, model.n_ctx - 1), range(model.n_ctx))
+            memory["needed"] = model.memory()["now"]
+        tell({"memory": memory})
+
+
+def planned(model: Model, job: Mapping[str, Any]) -> None:
+    """What there is before any weight is loaded; tells {"memory"}."""
+    tell({"memory": model.memory()})
 
 
 def keep_reference(model: Model, job: Mapping[str, Any]) -> None:
@@ -191,6 +206,7 @@ def _read(model: Model, ids: Sequence[int], start: int, *, last: bool) -> None:
 
 TASKS: Final[Mapping[str, Callable[[Model, Mapping[str, Any]], None]]] = {
     "measure": measure,
+    "planned": planned,
     "reference": keep_reference,
     "divergence": divergence,
 }

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbopilot import console
+from turbopilot.commands.gpu_layers import gpu_layers
+from turbopilot.commands.made import DEFAULT_TEXT, beside
 from turbopilot.errors import InvalidInput
 
 if TYPE_CHECKING:
     from quantize.imatrix import Imatrix
-
-_DEFAULT_TEXT = "turbopilot calibration text"
 
 
 def imatrix(
@@ -116,9 +116,9 @@ def imatrix(
         _merge_only(in_file or [], others, output, force=force, as_json=as_json)
         return
     words, dataset = _read_texts(text or [])
-    layers_on_gpu = _gpu_layers(n_gpu_layers)
+    layers_on_gpu = gpu_layers(n_gpu_layers)
     path = resolve_gguf(model, type_name="F16")
-    target = output or _default_output(model, path)
+    target = output or beside(model, path, "imatrix")
     try:
         with console.progress("imatrix") as progress:
             report = gather(
@@ -169,39 +169,12 @@ def _merge_only(
 def _read_texts(paths: list[Path]) -> tuple[str, str]:
     """The text to read, and its name."""
     if not paths:
-        return _calibration_text(), _DEFAULT_TEXT
+        from turbopilot.code_corpus import calibration_text
+
+        return calibration_text(), DEFAULT_TEXT
     parts = []
     for path in paths:
         if not path.is_file():
             raise InvalidInput(f"{path}: no such file", hint="give a text file with --text")
         parts.append(path.read_text("utf-8", errors="replace"))
     return "\n".join(parts), ", ".join(path.name for path in paths)
-
-
-def _calibration_text() -> str:
-    try:
-        from turbopilot.code_corpus import calibration_text  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise InvalidInput(
-            "this installation has no calibration text", hint="give one: --text FILE"
-        ) from None
-    return str(calibration_text())
-
-
-def _default_output(model: str, path: Path) -> Path:
-    """codegen-f16.gguf → codegen-imatrix.gguf, in the same folder; of a name or a folder, in this one."""
-    if not Path(model).expanduser().is_file():
-        return Path(f"{Path(model.partition(':')[0]).name}-imatrix.gguf")
-    stem = path.stem
-    for suffix in ("-f16", "-f32", "-bf16"):
-        stem = stem.removesuffix(suffix)
-    return path.with_name(f"{stem}-imatrix.gguf")
-
-
-def _gpu_layers(text: str) -> int | None:
-    """A number of layers, or None for auto."""
-    if text.lower() == "auto":
-        return None
-    if not text.isdecimal():
-        raise InvalidInput(f"--ngl {text}: not a number of layers", hint="give a number, or auto")
-    return int(text)

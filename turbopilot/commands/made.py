@@ -13,9 +13,12 @@ from pathlib import Path
 
 from turbopilot import console
 from turbopilot.errors import TurboPilotError
+from turbopilot.gguf_split import siblings
 from turbopilot.version import __version__
 
 Notify = Callable[[str], None]
+DEFAULT_TEXT = "turbopilot calibration text"
+"""The name of what comes with the program, in a matrix's file."""
 
 
 def cache_folder() -> Path:
@@ -26,6 +29,24 @@ def cache_folder() -> Path:
         os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
     )
     return Path(base or Path.home() / ".cache") / "turbopilot"
+
+
+def beside(source: str, path: Path, suffix: str) -> Path:
+    """Where something made of a model goes: codegen-f16.gguf → codegen-q4_0.gguf in its folder, a name's in this one.
+
+    Args:
+        source: what the person typed.
+        path: the GGUF that it is.
+        suffix: of the name, as "q4_0" or "imatrix".
+    """
+    if not Path(source).expanduser().is_file():
+        return Path(f"{Path(source.partition(':')[0]).name}-{suffix}.gguf")
+    stem = path.stem
+    if siblings(path):  # the first part of a split model
+        stem = stem[: -len("-00001-of-00001")]
+    for ending in ("-f16", "-f32", "-bf16"):
+        stem = stem.removesuffix(ending)
+    return path.with_name(f"{stem}-{suffix}.gguf")
 
 
 def fingerprint(*files: Path) -> str:
@@ -116,4 +137,44 @@ def converted(folder: Path, type_name: str, *, name: str, notify: Notify) -> Pat
     finally:
         if not kept:
             whole.unlink()
+    return target
+
+
+def gathered(
+    model: Path,
+    *,
+    seconds: float = 0,
+    threads: int = 0,
+    n_gpu_layers: int | None = None,
+    notify: Notify = console.info,
+) -> Path:
+    """An importance matrix of a model over the bundled code, in the cache folder.
+
+    Args:
+        model: the GGUF.
+        seconds: stop after about so long; 0 for all of the default's chunks.
+        threads: 0 means all cores.
+        n_gpu_layers: layers on the GPU; None is all where there is one.
+        notify: hears what is made, before it is.
+
+    Raises:
+        TurboPilotError: see `quantize.imatrix.gather`.
+    """
+    target = cache_folder() / f"{model.stem}-{fingerprint(model)}-imatrix.gguf"
+    if target.is_file():
+        notify(f"importance matrix: {target}")
+        return target
+    from quantize.imatrix import DEFAULT_CHUNKS, gather
+    from turbopilot.code_corpus import calibration_text
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    notify(f"gathering an importance matrix, once: {target}")
+    with console.progress("imatrix") as progress:
+        report = gather(
+            model, target, calibration_text(), dataset=DEFAULT_TEXT, chunks=DEFAULT_CHUNKS, seconds=seconds,
+            threads=threads, n_gpu_layers=n_gpu_layers, progress=progress,
+        )  # fmt: skip
+    notify(
+        f"gathered from {report.n_chunks * report.chunk_size:,} tokens in {report.seconds:.0f} s"
+    )
     return target
