@@ -239,8 +239,9 @@ def test_a_text_that_is_too_short(demo_gguf: Path, tmp_path: Path) -> None:
 
 
 def test_a_store_that_does_not_fit(demo_gguf: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughDisk):
+    with pytest.raises(NotEnoughDisk) as caught:
         keep_reference(demo_gguf, TEXT, tmp_path / "x.logits", ALONE, positions=10**13)
+    assert "fewer positions" in caught.value.hint
 
 
 def test_files_that_cannot_be_run(demo_gguf: Path, reference: Reference, tmp_path: Path) -> None:

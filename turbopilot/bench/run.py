@@ -17,7 +17,7 @@ from turbopilot.bench.resident import Resident
 from turbopilot.bench.setup import Setup, SpeedTask
 from turbopilot.bench.store import Reference, bytes_needed, open_reference
 from turbopilot.bench.tasks import rows_at_once
-from turbopilot.errors import InvalidInput
+from turbopilot.errors import InvalidInput, NotEnoughDisk
 from turbopilot.progress import Progress, silent
 
 WINDOW: Final = 512
@@ -184,7 +184,11 @@ def keep_reference(
     header = checked_header(model)
     rows = n_vocab(header)
     n_ctx = context_of(header, window)
-    check_disk(store.parent, bytes_needed(max(positions, n_ctx // 2), rows))
+    try:
+        check_disk(store.parent, bytes_needed(max(positions, n_ctx // 2), rows))
+    except NotEnoughDisk as e:
+        hint = "free some space, measure fewer positions, or keep them elsewhere (TMPDIR)"
+        raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
         job = {
             "store": str(part),

@@ -77,7 +77,8 @@ def bench(
     text: Annotated[
         Path | None,
         typer.Option(
-            help="Text to compare on. Default: code in a dozen languages.", show_default=False
+            help="Text to compare on. Default: code in many languages that imatrix does not use.",
+            show_default=False,
         ),
     ] = None,
     positions: Annotated[
@@ -174,9 +175,10 @@ def _check_plot(path: Path) -> None:
 
 def _evaluation_text(path: Path | None) -> str:
     """What files are compared on: the user's text, or ours."""
-    from turbopilot.verify.texts import code_samples, read_text
+    from turbopilot.code_corpus import evaluation_text
+    from turbopilot.verify.texts import read_text
 
-    return read_text(path) if path else "\n".join(code_samples().values())
+    return read_text(path) if path else evaluation_text()
 
 
 def _compared(
