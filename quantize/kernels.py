@@ -1,8 +1,8 @@
-"""Which types a processor is fast with: data on llama.cpp's kernels, and a measured table. Imports no llama.cpp.
+"""Which types a processor is fast with: data on llama.cpp's kernels. Imports no llama.cpp.
 
 A prompt is computed many tokens at a time. llama.cpp rearranges the weights of some types when it loads them
-("repacks"), so that a processor's widest instructions find them in order; a type without such a kernel can take
-twice as long for a prompt. Single tokens are limited by memory: there fewer bits are faster.
+("repacks"), so that a processor's widest instructions find them in order; how much it helps is measured
+(turbopilot.prompt_speed). Single tokens are limited by memory: there fewer bits are faster.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ _REPACKED: Final[dict[str, tuple[Set[str], ...]]] = {
 # No matrix kernel for prompts: IQ1_M has one for single tokens only, TQ1_0 and TQ2_0 have none.
 # Source: ggml-cuda/mmq.cu, ggml_cuda_should_use_mmq. F16, BF16 and F32 go to cuBLAS.
 _SLOW_ON_CUDA: Final = {"IQ1_M", "TQ1_0", "TQ2_0"}
-
-PROMPT_SPEED: Final[dict[str, int]] = {}
-"""Recipe → speed on a prompt in percent of F16's."""
 
 
 def repacked(base: str, features: Set[str]) -> bool:

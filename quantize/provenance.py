@@ -15,9 +15,9 @@ from quantize.imatrix import Imatrix
 from turbopilot.errors import InvalidInput, QuantizationError
 from turbopilot.file_digest import file_digests
 from turbopilot.gguf_file import GgufHeader, read_part
+from turbopilot.quantized import PREFIX
 from turbopilot.version import __version__
 
-PREFIX = "turbopilot.quantize."
 _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.val_str`
 
 

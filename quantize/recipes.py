@@ -45,8 +45,15 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("Q6_K", 18, "Q6_K", 6.56, "helps", "nearly lossless"),
     Recipe("Q5_K_M", 17, "Q5_K", 5.5, "helps", "very small loss"),
     Recipe("Q5_K_S", 16, "Q5_K", 5.5, "helps", "very small loss, a little smaller"),
-    Recipe("Q5_1", 9, "Q5_1", 6, "helps", "older; Q5_K_M loses less at less"),
-    Recipe("Q5_0", 8, "Q5_0", 5.5, "helps", "for rows that are no multiple of 256; else Q5_K_S"),
+    Recipe("Q5_1", 9, "Q5_1", 6, "helps", "older; slow prompts on CPUs: Q5_K_M instead"),
+    Recipe(
+        "Q5_0",
+        8,
+        "Q5_0",
+        5.5,
+        "helps",
+        "for rows that are no multiple of 256; else Q5_K_S, which is faster",
+    ),
     Recipe("Q4_K_M", 15, "Q4_K", 4.5, "helps", "the usual choice: small, good"),
     Recipe("Q4_K_S", 14, "Q4_K", 4.5, "helps", "a little smaller than Q4_K_M"),
     Recipe(
@@ -63,14 +70,16 @@ RECIPES: tuple[Recipe, ...] = (
         "IQ4_XS",
         4.25,
         "helps",
-        "smaller than Q4_K_S at like quality, slower prompts on CPUs",
+        "smaller than Q4_K_S at like quality; writes a little slower",
     ),
     Recipe("Q4_1", 3, "Q4_1", 5, "helps", "older; slow prompts on CPUs: Q4_K_M instead"),
     Recipe("Q4_0", 2, "Q4_0", 4.5, "helps", "fast everywhere; the original TurboPilot's type"),
     Recipe("Q3_K_L", 13, "Q3_K", 3.44, "helps", "visible loss"),
     Recipe("Q3_K_M", 12, "Q3_K", 3.44, "helps", "visible loss"),
     Recipe("Q3_K_S", 11, "Q3_K", 3.44, "helps", "much loss"),
-    Recipe("IQ3_M", 27, "IQ3_S", 3.44, "helps", "better than Q3_K_M at its size, slower on CPUs"),
+    Recipe(
+        "IQ3_M", 27, "IQ3_S", 3.44, "helps", "better than Q3_K_M at its size; writes slower on CPUs"
+    ),
     Recipe("IQ3_S", 26, "IQ3_S", 3.44, "helps", "as IQ3_M, without the mixture"),
     Recipe("IQ3_XS", 22, "IQ3_S", 3.3, "needed", "between IQ3_S and IQ3_XXS"),
     Recipe("IQ3_XXS", 23, "IQ3_XXS", 3.06, "needed", "only with an importance matrix"),
@@ -84,7 +93,9 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("IQ1_S", 24, "IQ1_S", 1.56, "needed", "for very large models"),
     Recipe("TQ2_0", 37, "TQ2_0", 2.06, "", "only for models trained with ternary weights"),
     Recipe("TQ1_0", 36, "TQ1_0", 1.69, "", "only for models trained with ternary weights"),
-    Recipe("Q2_0", 41, "Q2_0", 2.25, "", "only for models trained with two-bit weights"),
+    Recipe(
+        "Q2_0", 41, "Q2_0", 2.25, "", "only for models trained with two-bit weights; slow on CPUs"
+    ),
     Recipe("Q1_0", 40, "Q1_0", 1.13, "", "only for models trained with one-bit weights"),
     Recipe("MXFP4_MOE", 38, "MXFP4", 4.25, "", "only for mixture-of-experts models"),
 )

@@ -23,7 +23,9 @@ BLOCKS: Final = {name: (weights, n_bytes) for name, weights, n_bytes in GGML_TYP
 
 # llama-quant.cpp, tensor_requires_imatrix; a test compares it with what llama.cpp refuses.
 NEED_IMATRIX: Final = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
-_NEVER_NEED: Final = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+# Of these it demands none, though ggml aborts without one for some types (ggml.c, ggml_quantize_requires_imatrix).
+_NOT_ASKED: Final = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+_ABORT: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,9 @@ def check_overrides(overrides: Iterable[Override], names: Iterable[str]) -> None
 
 
 def needs_imatrix(tensor: str, type_name: str, recipe: str) -> bool:
-    """Whether llama.cpp refuses to write the tensor in the type without an importance matrix."""
-    if tensor in _NEVER_NEED:
-        return False
+    """Whether llama.cpp refuses, or breaks off, to write the tensor in the type without an importance matrix."""
+    if tensor in _NOT_ASKED:
+        return type_name in _ABORT
     return type_name in NEED_IMATRIX or (recipe == "Q2_K_S" and type_name == "Q2_K")
 
 

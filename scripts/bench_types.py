@@ -5,7 +5,8 @@
     python scripts/bench_types.py --types Q4_K_M,Q4_0   # some of them
 
 What a weight is changes nothing of how fast it is computed. Each type is quantized, measured beside F16 in the same
-minutes (once each in turn, the median of the rounds), and deleted. The percentages are those of quantize/kernels.py.
+minutes (once each in turn, the median of the rounds), and deleted. The percentages are those of
+turbopilot/prompt_speed.py.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from turbopilot import catalog
 from turbopilot.catalog import Model
+from turbopilot.prompt_speed import prompt_speeds
 
 MODELS_MD = Path(__file__).parents[1] / "MODELS.md"
 
@@ -23,8 +24,12 @@ checkpoint of these families works by `owner/name`, and any GGUF file that llama
 made it.
 
 Memory is what serving takes in all, in GB: the file, an F16 cache of the context (8192 tokens, or the model's own
-where it is shorter), and llama.cpp's buffers; computed from the geometry. Without a network there is the bundled
-model (5 million weights, Python, infills, PSF-2.0): `turbopilot serve`.
+where it is shorter), and llama.cpp's buffers; computed from the geometry. Less memory than a type needs is given as
+`turbopilot quantize NAME --fit 4GiB`. Without a network there is the bundled model (5 million weights, Python,
+infills, PSF-2.0): `turbopilot serve`.
+
+Types differ in speed on a prompt, which an editor feels first (`turbopilot quantize --list`):
+{speeds}.
 """
 
 TAIL = """\
@@ -52,7 +57,7 @@ repository.
 
 def models_md() -> str:
     """The whole file."""
-    parts = [HEAD]
+    parts = [HEAD.format(speeds=prompt_speeds(catalog.TYPES))]
     for family, models in groupby(catalog.MODELS, key=lambda m: m.family):
         parts.append(f"## {family}\n")
         parts.append("\n".join([*_head(), *(_row(m) for m in models)]) + "\n")

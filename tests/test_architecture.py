@@ -18,7 +18,8 @@ LEAVES = {
     "turbopilot.version", "turbopilot.catalog", "turbopilot.text_normalizer",
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
     "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg",
-    "turbopilot.ggml_devices", "turbopilot.code_corpus",
+    "turbopilot.ggml_devices", "turbopilot.code_corpus", "turbopilot.quantized",
+    "turbopilot.prompt_speed",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 

@@ -265,19 +265,20 @@ def test_matrices_that_cannot_be_used(demo_gguf: Path, matrix: Path, tmp_path: P
     assert not out.exists()
 
 
+@pytest.mark.parametrize("tensor", ["blk.0.attn_q.weight", "output.weight"])
 @pytest.mark.parametrize("name", [n for n in TENSOR_TYPES if TENSOR_TYPES[n] > 1 and n != "BF16"])
 def test_what_needs_a_matrix_is_what_llama_cpp_refuses(
-    demo_gguf: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    demo_gguf: Path, tmp_path: Path, name: str, tensor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With our own check out of the way."""
     monkeypatch.setattr("quantize.preview.Preview.without_imatrix", lambda *_: ())
-    options = Options(overrides=(Override(r"blk\.0\.attn_q", name),))
+    options = Options(overrides=(Override(f"^{re.escape(tensor)}$", name),))
     try:
         quantize(demo_gguf, tmp_path / "o.gguf", "Q8_0", options)
     except QuantizationError:
-        assert needs_imatrix("blk.0.attn_q.weight", name, "Q8_0")
+        assert needs_imatrix(tensor, name, "Q8_0")
     else:
-        assert not needs_imatrix("blk.0.attn_q.weight", name, "Q8_0")
+        assert not needs_imatrix(tensor, name, "Q8_0")
 
 
 @given(st.lists(st.text(max_size=80)))

@@ -17,6 +17,7 @@ from turbopilot.certificate import Certificate, read
 from turbopilot.gguf_cursor import Value
 from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.gguf_split import siblings
+from turbopilot.quantized import Quantized, read_quantized
 from turbopilot.tensor_summary import TensorLine, TypeShare, by_type
 
 PerLayer: TypeAlias = "int | list[int] | None"
@@ -125,6 +126,7 @@ class GgufDescription:
     types: tuple[TypeShare, ...]
     tokenizer: TokenizerLine
     origin: Origin
+    quantized: Quantized | None
     certificate: Certificate | None
     parts: tuple[Part, ...]
     tensors: tuple[TensorLine, ...]
@@ -156,6 +158,7 @@ def describe_gguf(path: Path) -> GgufDescription:
         types=by_type((t.type_name, t.n_weights, t.n_bytes) for t in header.tensors),
         tokenizer=_tokenizer(said),
         origin=_origin(said),
+        quantized=read_quantized(header.metadata),
         certificate=read(header),
         parts=_parts(header),
         tensors=lines,

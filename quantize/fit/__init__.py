@@ -8,6 +8,6 @@
 
 from quantize.fit.run import Allocation, Fit
 from quantize.fit.sensitivity import Sensitivity
-from quantize.fit.units import CANDIDATES, TABLES
+from quantize.fit.units import CANDIDATES
 
-__all__ = ["CANDIDATES", "TABLES", "Allocation", "Fit", "Sensitivity"]
+__all__ = ["CANDIDATES", "Allocation", "Fit", "Sensitivity"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from quantize.fit.probed_model import WINDOW, ProbedModel
 from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative_error
-from quantize.fit.units import TABLES, Unit, groups
+from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
 from quantize.tensor_types import BLOCKS
 from turbopilot.errors import QuantizationError, TurboPilotError
@@ -30,6 +30,7 @@ _LEAST_ROWS: Final = 16
 _CHUNK_ROWS: Final = 256  # rows rounded by a thread at a time
 _BANDS: Final = (16, 8, 4, 2, 1)
 _MOST_WINDOWS: Final = 8
+_OVERHEAD: Final = 1.3  # rounding and comparing, beside the passes over the text
 _KEPT_BYTES: Final = 400_000_000  # of the reference's logits
 # Probes are made where the noise is well above what F16 rounds, and small enough to add up: near 4 bits.
 _PROBE_BITS: Final = (3.0, 4.6)
@@ -144,7 +145,7 @@ def _probe(
     once = time.monotonic() - started
     outside = sum(u.layer < 0 for u in units)
     n_roles = len({u.role for u in units if u.layer >= 0})
-    passes = job["seconds"] / (once * 1.3)  # a third more for rounding and comparing
+    passes = job["seconds"] / (once * _OVERHEAD)
     # Rather a few positions of many groups than many of few: 4 bands first, then text, then finer bands.
     n_windows = int(min(len(windows), max(1, passes // (4 * n_roles + outside + 2))))
     windows = windows[:n_windows]
@@ -152,7 +153,7 @@ def _probe(
     n_layers = max(u.layer for u in units) + 1
     bands = next((b for b in _BANDS if b <= n_layers and b * n_roles <= affordable), 0)
     if not bands:
-        tell({"too_slow": once})
+        tell({"seconds_short": (n_roles + outside + 2) * once * _OVERHEAD})
         return
     reference = [model.logits(w).copy() for w in windows]
     parts = groups(units, bands)
@@ -193,7 +194,7 @@ def _probe_type(unit: Unit, bits: float) -> str:
     """The type whose bits are nearest to those that the file will have on average."""
     low, high = _PROBE_BITS
     wanted = min(max(bits, low), high)
-    usable = [t for t in unit.types if t not in TABLES] or list(unit.types)
+    usable = [t for t in unit.types if t not in SEARCHED] or list(unit.types)
 
     def distance(t: str) -> float:
         weights, n_bytes = BLOCKS[t]

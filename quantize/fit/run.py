@@ -18,12 +18,10 @@ from quantize.recipes import RECIPES
 from quantize.run import plan, quantize
 from quantize.summary import QuantizeReport
 from quantize.tensor_types import FLOATS, Override
-from turbopilot.atomic import check_output
 from turbopilot.errors import QuantizationError
 from turbopilot.gguf_file import read_gguf
 from turbopilot.progress import Progress, silent
-
-_KEY = "turbopilot.quantize.fit."
+from turbopilot.quantized import PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +72,18 @@ class Fit:
             check_matrix(matrix, self.header)
             self.entries = frozenset(matrix.entries)
         preview = plan(source, "Q4_0")
-        self.units = units_of(preview, candidates, self.entries)
+        # Errors are wanted of all types: the plain ones, with which the file is compared, have them too.
+        self.units = units_of(preview, CANDIDATES, self.entries)
+        self._choices = {
+            u.name: [t for t in u.types if t in candidates] or [u.types[-1]] for u in self.units
+        }
         moved = {u.name for u in self.units}
         self._fixed = sum(t.bytes_after for t in preview.tensors if t.name not in moved)
 
     @property
     def smallest(self) -> int:
         """Bytes of the smallest file that can be made."""
-        return self._fixed + sum(u.n_bytes(u.types[0]) for u in self.units)
+        return self._fixed + sum(u.n_bytes(self._choices[u.name][0]) for u in self.units)
 
     def bits(self, room: int) -> float:
         """Bits per weight that so many bytes leave."""
@@ -106,14 +108,17 @@ class Fit:
     def allocate(self, room: int, sensitivity: Sensitivity) -> Allocation | None:
         """The types that cost least in so many bytes of tensors; None where nothing fits."""
         choices = [
-            [Choice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in u.types] for u in self.units
+            [Choice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in self._choices[u.name]]
+            for u in self.units
         ]
         chosen = allocate(choices, room - self._fixed)
         if chosen is None:
             return None
-        types = {u.name: u.types[i] for u, i in zip(self.units, chosen, strict=True)}
+        types = {u.name: self._choices[u.name][i] for u, i in zip(self.units, chosen, strict=True)}
         used = sum(c[i].n_bytes for c, i in zip(choices, chosen, strict=True))
-        return Allocation(types, self._fixed + used, sensitivity.total(types))
+        loss = sensitivity.total(types)
+        assert loss is not None  # all are candidates
+        return Allocation(types, self._fixed + used, loss)
 
     def write(
         self,
@@ -126,26 +131,24 @@ class Fit:
         notes: Mapping[str, str | int] | None = None,
         progress: Progress = silent,
     ) -> QuantizeReport:
-        """Write the file; see `quantize.quantize`."""
-        check_output(output, force=force, inputs=(self.source,))
-        options = Options(
-            overrides=overrides(self.units, allocation.types), imatrix=self.imatrix, threads=threads
-        )
-        extra = {_KEY + key: value for key, value in (notes or {}).items()}
-        recipe = recipe_of(self.units, allocation.types)
+        """Write the file; see `quantize.quantize`. `notes` go into its metadata."""
+        extra = {f"{PREFIX}fit.{key}": value for key, value in (notes or {}).items()}
+        recipe, options = self._plan(allocation, threads)
         return quantize(
-            self.source,
-            output,
-            recipe,
-            options,
-            force=force,
-            memory=memory,
-            extra=extra,
-            progress=progress,
-        )
+            self.source, output, recipe, options, force=force, memory=memory, extra=extra, progress=progress
+        )  # fmt: skip
 
-    def plain(self, recipe: str, sensitivity: Sensitivity) -> tuple[Preview, float]:
-        """A plain type beside it: what it takes, and its loss by the same measure."""
+    def preview(self, allocation: Allocation) -> Preview:
+        """What `write` would do with each tensor."""
+        return plan(self.source, *self._plan(allocation))
+
+    def _plan(self, allocation: Allocation, threads: int = 0) -> tuple[str, Options]:
+        chosen = overrides(self.units, allocation.types)
+        recipe = recipe_of(self.units, allocation.types)
+        return recipe, Options(overrides=chosen, imatrix=self.imatrix, threads=threads)
+
+    def plain(self, recipe: str, sensitivity: Sensitivity) -> tuple[Preview, float | None]:
+        """A plain type beside it: what it takes, and its loss by the same measure, where that is known."""
         preview = plan(self.source, recipe, Options(imatrix=self.imatrix))
         return preview, sensitivity.total({t.name: t.after for t in preview.tensors})
 

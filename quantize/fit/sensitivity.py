@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.fit.units import Unit
+from quantize.tensor_types import FLOATS
 from turbopilot.errors import QuantizationError
 from turbopilot.llama_child import run_child
 from turbopilot.progress import Progress, silent
@@ -31,6 +32,7 @@ class Sensitivity:
         n_groups: that were measured; 0 where only the errors are known.
         positions: of the text, at which each was measured.
         seconds: that measuring took.
+        seconds_short: where there was no time to measure: seconds that it would have taken at least.
     """
 
     errors: Mapping[str, Mapping[str, float]]
@@ -39,6 +41,7 @@ class Sensitivity:
     n_groups: int = 0
     positions: int = 0
     seconds: float = 0.0
+    seconds_short: float = 0.0
 
     @property
     def measured(self) -> bool:
@@ -49,13 +52,16 @@ class Sensitivity:
         """What the type costs, in nats of KL where it was measured."""
         return self.scale * self.weight[tensor] * self.errors[tensor][type_name]
 
-    def total(self, types: Mapping[str, str]) -> float:
-        """Of a whole file: tensor → type, those that were looked at. Float types cost nothing."""
-        return sum(
-            self.loss(name, t)
-            for name, t in types.items()
-            if name in self.errors and t in self.errors[name]
-        )
+    def total(self, types: Mapping[str, str]) -> float | None:
+        """Of a whole file: tensor → type. Float types cost nothing; None where a type was not looked at."""
+        loss = 0.0
+        for name, t in types.items():
+            known = self.errors.get(name, {})
+            if t in known:
+                loss += self.loss(name, t)
+            elif known and t not in FLOATS:
+                return None
+        return loss
 
 
 def find_sensitivity(
@@ -110,7 +116,10 @@ def find_sensitivity(
 
 
 def from_probes(said: Mapping[str, Any]) -> Sensitivity:
-    """Of what the child told: {"errors", "groups", "together", "probed", "positions", "seconds"}.
+    """Of what the child told.
+
+    That is {"errors", "groups", "together", "probed", "positions", "seconds"}; {"errors"} alone where nothing was
+    measured, with "seconds_short" where the time was too short.
 
     A group's KL is shared out by the relative errors of its matrices. Matrices of which nothing was measured get the
     mean c, and a group in which rounding changed nothing a small one: it is not free.
@@ -118,7 +127,8 @@ def from_probes(said: Mapping[str, Any]) -> Sensitivity:
     errors = said["errors"]
     parts = said.get("groups", ())
     if not parts:
-        return Sensitivity(errors, dict.fromkeys(errors, 1.0))
+        short = said.get("seconds_short", 0.0)
+        return Sensitivity(errors, dict.fromkeys(errors, 1.0), seconds_short=short)
     probed = said["probed"]
     noise = {id(part): sum(errors[n][probed[n]] for n in part["names"]) for part in parts}
     measured = [(part, part["kl"] / noise[id(part)]) for part in parts if noise[id(part)] > 0]

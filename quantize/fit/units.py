@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from quantize.preview import Preview
-from quantize.tensor_types import BLOCKS, n_bytes, needs_imatrix
+from quantize.tensor_types import BLOCKS, NEED_IMATRIX, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
 
-# Types that a matrix may be given, by bits per weight. Left out are those that another one beats at its size on every
-# model that was measured (Q4_1, Q5_1: as large as Q4_K's and Q5_K's neighbours, and slow), those for models trained
-# in them (TQ…, Q1_0, Q2_0, MXFP4), and IQ1_S, in which no dense model that fits a desk can still write code.
+# Types that a matrix may be given, by bits per weight. Left out are those for models trained in them (TQ…, Q1_0, Q2_0,
+# MXFP4), and IQ1_S, in which no dense model that fits a desk can still write code.
 CANDIDATES: Final = (
     "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K", "IQ4_NL", "Q4_0",
     "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
-# Found by looking values up in tables: half as fast for prompts on processors (kernels.PROMPT_SPEED).
-TABLES: Final = tuple(t for t in CANDIDATES if t.startswith("IQ") and t not in ("IQ4_NL", "IQ4_XS"))
+# Their values are searched for in tables: to round to them takes ten times as long as to others.
+SEARCHED: Final = tuple(
+    t for t in CANDIDATES if t.startswith("IQ") and t not in ("IQ4_NL", "IQ4_XS")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,7 @@ def units_of(preview: Preview, candidates: Sequence[str], imatrix: frozenset[str
         fitting = [
             c
             for c in candidates
-            if t.shape[0] % BLOCKS[c][0] == 0
-            and (t.name in imatrix or not needs_imatrix(t.name, c, ""))
+            if t.shape[0] % BLOCKS[c][0] == 0 and (t.name in imatrix or c not in NEED_IMATRIX)
         ]
         types = sorted(fitting, key=lambda c: (n_bytes(c, t.n_weights), c))
         units.append(

@@ -5,184 +5,138 @@ The whole process counts: what it takes beside the weights is asked of llama.cpp
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+import math
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from turbopilot import console
-from turbopilot.errors import QuantizationError, TurboPilotError
+from turbopilot.commands.fit_report import Budget, FitReport, Row
+from turbopilot.commands.judge import Judge
+from turbopilot.errors import InvalidInput, QuantizationError, TurboPilotError, did_you_mean
 
 if TYPE_CHECKING:
-    from quantize import QuantizeReport
-    from quantize.fit import Fit, Sensitivity
-    from turbopilot.bench import Divergence, Memory, Reference, Setup
+    from quantize import Preview, QuantizeReport
+    from quantize.fit import Allocation, Fit, Sensitivity
+    from turbopilot.bench import Setup
 
 # What `serve` has beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
 # difference of the two on one model, 35 MB.
 SERVER: Final = 36_000_000
 # Not offered beside it: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
+# Percent of F16's speed on a prompt, below which a type is not chosen unless it is asked for.
+_SLOW: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """Where the memory goes. Bytes.
+class Wish:
+    """What is asked for.
 
     Attributes:
-        total: that the process may take.
-        process: Python, the server, llama.cpp's library, the vocabulary.
-        kv: keys and values of the context.
-        compute: what a batch is computed in, and its logits.
-    """
-
-    total: int
-    process: int
-    kv: int
-    compute: int
-
-    @property
-    def beside(self) -> int:
-        """All but the weights."""
-        return self.process + self.kv + self.compute
-
-    @property
-    def room(self) -> int:
-        """For the weights."""
-        return self.total - self.beside
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A file, or one that could be.
-
-    Attributes:
-        name: of its type.
-        tensor_bytes: its weights.
-        footprint: predicted bytes of the whole process.
-        predicted_kl: in nats; None where sensitivities were not measured.
-        memory: measured; None where it was not written.
-        divergence: measured, from the source.
-        types: type → weights in it.
-    """
-
-    name: str
-    tensor_bytes: int
-    footprint: int
-    predicted_kl: float | None
-    types: Mapping[str, int]
-    memory: Memory | None = None
-    divergence: Divergence | None = None
-
-    @property
-    def measured_footprint(self) -> int | None:
-        """Bytes of the whole process, as it ran."""
-        return self.memory.needed + SERVER if self.memory else None
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What was made, and what else would have fitted.
-
-    Attributes:
-        path: the file.
-        budget: where the memory goes.
-        setup: what it was made for.
-        sensitivity: how it was found.
-        fitted: the file.
-        plain: types that also fit, those that lose least first.
-        written: what the quantizer says.
-    """
-
-    path: Path
-    budget: Budget
-    setup: Setup
-    sensitivity: Sensitivity
-    fitted: Row
-    plain: tuple[Row, ...]
-    written: QuantizeReport
-
-
-def budget_of(source: Path, total: int, setup: Setup) -> Budget:
-    """What is needed beside the weights, from llama.cpp itself."""
-    from turbopilot.bench import planned
-
-    beside = planned(source, setup)
-    buffers = beside.buffers
-    return Budget(total, beside.now + SERVER, buffers.kv, buffers.compute + buffers.output)
-
-
-def make(
-    source: Path,
-    output: Path,
-    budget: Budget,
-    setup: Setup,
-    *,
-    imatrix: Path | None,
-    candidates: tuple[str, ...],
-    seconds: float,
-    compare: int,
-    threads: int,
-    n_gpu_layers: int | None,
-    force: bool,
-    memory: Path,
-) -> FitReport:
-    """Measure, allocate, write, and measure again.
-
-    Args:
-        source: an F16 file.
-        output: the file to write.
-        budget: of `budget_of`.
-        setup: how it will be served.
-        imatrix: an importance matrix.
+        memory: bytes that the whole process may take.
+        setup: how the file will be served.
         candidates: types to choose from.
-        seconds: for sensitivities; 0 goes by the matrix's weighted errors alone.
+        imatrix: an importance matrix.
+        seconds: for measuring sensitivities; 0 goes by errors of rounding alone.
+        check: run what was made, and measure it.
         compare: so many of the plain types that fit are made too, measured and deleted.
         threads: 0 means all cores.
-        n_gpu_layers: layers on the GPU.
-        force: overwrite `output`.
-        memory: folder where digests are remembered.
+        force: overwrite the output.
+        cache: folder where digests are remembered.
+    """
+
+    memory: int
+    setup: Setup
+    candidates: tuple[str, ...]
+    imatrix: Path | None
+    seconds: float
+    check: bool
+    compare: int
+    threads: int
+    force: bool
+    cache: Path
+
+
+def candidates(text: str) -> tuple[str, ...]:
+    """The types of `--types`, or all but those that make prompts slow.
+
+    Raises:
+        InvalidInput: one of them is none that --fit chooses from.
+    """
+    from quantize.fit import CANDIDATES
+    from turbopilot.prompt_speed import PROMPT_SPEED
+
+    if not text:
+        return tuple(t for t in CANDIDATES if PROMPT_SPEED.get(t, 100) >= _SLOW)
+    found = tuple(dict.fromkeys(t.strip().upper() for t in text.split(",") if t.strip()))
+    for t in found:
+        if t not in CANDIDATES:
+            raise InvalidInput(
+                f"--types {t}: no type that --fit can choose", hint=did_you_mean(t, CANDIDATES)
+            )
+    return found
+
+
+def make(source: Path, output: Path, wish: Wish) -> FitReport:
+    """Measure, allocate, write, and measure again.
 
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
     """
-    from quantize.fit import Fit
     from turbopilot.atomic import check_output
+
+    check_output(output, force=wish.force, inputs=(source,))
+    fit, budget, found = _measured(source, wish)
+    with ExitStack() as stack:
+        judge = stack.enter_context(Judge(source, wish.setup, kl=found.measured))
+        written, fitted, budget = _written(fit, found, output, budget, wish, judge)
+        plain = _plain(fit, found, budget)
+        for i, row in enumerate(plain[: wish.compare if wish.check else 0]):
+            plain[i] = _tried(fit, row, output, judge, wish.threads)
+    return FitReport(output, budget, wish.setup, found, fitted, tuple(plain), written.seconds)
+
+
+def preview(source: Path, wish: Wish) -> Preview:
+    """What `make` would do with each tensor.
+
+    Raises:
+        QuantizationError: nothing fits, or llama.cpp failed.
+    """
+    fit, budget, found = _measured(source, wish)
+    return fit.preview(_allocated(fit, budget.room, found))
+
+
+def _measured(source: Path, wish: Wish) -> tuple[Fit, Budget, Sensitivity]:
+    """All that an allocation needs."""
+    from quantize.fit import Fit
+    from turbopilot.bench import planned
     from turbopilot.code_corpus import calibration_text
 
-    check_output(output, force=force, inputs=(source,))
-    fit = Fit(source, imatrix, candidates)
-    _refuse(source, fit, budget, setup)
+    fit = Fit(source, wish.imatrix, wish.candidates)
+    beside = planned(source, wish.setup)
+    buffers = beside.buffers
+    budget = Budget(wish.memory, beside.now + SERVER, buffers.kv, buffers.compute + buffers.output)
+    _refuse(source, fit, budget, wish.setup)
     with console.progress("measure") as progress:
         found = fit.measure(
-            budget.room,
-            calibration_text(),
-            seconds=seconds,
-            threads=threads,
-            n_gpu_layers=n_gpu_layers,
-            progress=progress,
-        )
-    judge = _Judge(source, setup, threads, n_gpu_layers)
-    with ExitStack() as stack:
-        stack.enter_context(judge)
-        written, fitted = _written(fit, found, output, budget, judge, force, threads, memory)
-        plain = _plain(fit, found, budget)
-        for i, row in enumerate(plain[:compare]):
-            plain[i] = _tried(fit, row, output, judge, threads)
-    return FitReport(output, budget, setup, found, fitted, tuple(plain), written)
+            budget.room, calibration_text(), seconds=wish.seconds, threads=wish.threads,
+            n_gpu_layers=wish.setup.n_gpu_layers, progress=progress,
+        )  # fmt: skip
+    return fit, budget, found
 
 
 def _refuse(source: Path, fit: Fit, budget: Budget, setup: Setup) -> None:
     if fit.smallest <= budget.room:
         return
     smallest = fit.smallest + budget.beside
-    hints = [f"the smallest that can be made needs --fit {smallest / 2**30 + 0.005:.2f}GiB"]
+    hints = [f"the smallest that can be made needs --fit {_typed(smallest)}"]
     if setup.cache_type == "F16" and budget.kv > budget.total // 20:
-        hints.append(f"--cache-type q8_0 saves {console.size(budget.kv * 15 / 32)}")
+        hints.append(f"--cache-type q8_0 saves {console.size(budget.kv * 15 // 32)}")
     if setup.n_ctx > 512 and budget.kv > budget.total // 20:
-        hints.append(f"--ctx {setup.n_ctx // 2} saves {console.size(budget.kv / 2)}")
+        hints.append(f"--ctx {setup.n_ctx // 2} saves {console.size(budget.kv // 2)}")
     raise QuantizationError(
         f"{source}: does not fit into {console.size(budget.total)}: its weights need {console.size(fit.smallest)} in "
         f"their smallest types, the KV cache of {setup.n_ctx:,} tokens {console.size(budget.kv)}, a batch "
@@ -191,124 +145,95 @@ def _refuse(source: Path, fit: Fit, budget: Budget, setup: Setup) -> None:
     )
 
 
-class _Judge:
-    """Runs a file as it will be served, and compares it with the source. A context manager: keeps its logits."""
+def _typed(n_bytes: int) -> str:
+    """A size that is no smaller, as a person types it."""
+    if n_bytes < 1e9:
+        return f"{math.ceil(n_bytes / 1e6)}MB"
+    return f"{math.ceil(n_bytes / 2**30 * 100) / 100:.2f}GiB"
 
-    def __init__(self, source: Path, setup: Setup, threads: int, n_gpu_layers: int | None) -> None:
-        self._source = source
-        self._setup = replace(setup, n_threads=threads or None, n_gpu_layers=n_gpu_layers)
-        self._folder = tempfile.TemporaryDirectory(prefix="turbopilot-fit-")
-        self._reference: Reference | None = None
 
-    def __enter__(self) -> _Judge:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def judge(self, path: Path, row: Row) -> Row:
-        """Memory and divergence of a file."""
-        from turbopilot.bench import divergence, keep_reference, measure
-        from turbopilot.code_corpus import evaluation_text
-
-        if self._reference is None:
-            with console.progress("reference") as progress:
-                self._reference = keep_reference(
-                    self._source,
-                    evaluation_text(),
-                    Path(self._folder.name) / "logits",
-                    replace(self._setup, cache_type="F16"),
-                    progress=progress,
-                )
-        with console.progress(f"measure {row.name}") as progress:
-            measured = measure(path, self._setup, progress=progress)
-            far = divergence(path, self._reference, self._setup, progress=progress)
-        return replace(row, memory=measured.memory, divergence=far)
+def _allocated(fit: Fit, room: int, found: Sensitivity) -> Allocation:
+    allocation = fit.allocate(room, found)
+    assert allocation is not None  # _refuse has seen that the smallest fits
+    return allocation
 
 
 def _written(
-    fit: Fit,
-    found: Sensitivity,
-    output: Path,
-    budget: Budget,
-    judge: _Judge,
-    force: bool,
-    threads: int,
-    memory: Path,
-) -> tuple[QuantizeReport, Row]:
-    """Write the file; once more, smaller, where it takes more than was predicted."""
-    room = budget.room
-    for last in (False, True):
-        allocation = fit.allocate(room, found)
-        assert allocation is not None  # _refuse has seen that the smallest fits
-        notes: dict[str, str | int] = {"memory": budget.total, "room": room}
+    fit: Fit, found: Sensitivity, output: Path, budget: Budget, wish: Wish, judge: Judge
+) -> tuple[QuantizeReport, Row, Budget]:
+    """Write the file; once more, smaller, where the process takes more than was predicted.
+
+    Returns:
+        With the budget, as the first file has shown it to be.
+    """
+    force = wish.force
+    for last in (not wish.check, True):
+        allocation = _allocated(fit, budget.room, found)
+        notes: dict[str, str | int] = {"memory": budget.total, "n_ctx": wish.setup.n_ctx}
         if found.measured:
             notes["predicted_kl"] = f"{allocation.loss:.3g}"
         with console.progress("quantize") as progress:
             written = fit.write(
-                allocation,
-                output,
-                force=force,
-                threads=threads,
-                memory=memory,
-                notes=notes,
+                allocation, output, force=force, threads=wish.threads, memory=wish.cache, notes=notes,
                 progress=progress,
-            )
-        types: dict[str, int] = {}
-        for u in fit.units:
-            types[allocation.types[u.name]] = types.get(allocation.types[u.name], 0) + u.n_weights
-        row = judge.judge(
-            output,
-            Row(
-                "fitted",
-                allocation.tensor_bytes,
-                budget.beside + allocation.tensor_bytes,
-                allocation.loss if found.measured else None,
-                dict(sorted(types.items(), key=lambda item: -item[1])),
-            ),
-        )
+            )  # fmt: skip
+        row = _fitted(fit, found, allocation, budget)
+        if not wish.check:
+            break
+        row = judge.judge(output, row)
         over = (row.measured_footprint or 0) - budget.total
-        if over <= 0 or last or fit.allocate(room - over, found) is None:
-            return written, row
+        if over <= 0 or last or fit.allocate(budget.room - over, found) is None:
+            break
         console.info(f"it takes {console.size(over)} more than predicted: once more, smaller")
-        room, force = room - over, True
-    raise AssertionError  # the loop returns
+        budget, force = replace(budget, process=budget.process + over), True
+    return written, row, budget
+
+
+def _fitted(fit: Fit, found: Sensitivity, allocation: Allocation, budget: Budget) -> Row:
+    types: dict[str, int] = {}
+    for u in fit.units:
+        kind = allocation.types[u.name]
+        types[kind] = types.get(kind, 0) + u.n_weights
+    return Row(
+        "fitted",
+        allocation.tensor_bytes,
+        budget.beside + allocation.tensor_bytes,
+        SERVER,
+        allocation.loss if found.measured else None,
+        types,
+    )
 
 
 def _plain(fit: Fit, found: Sensitivity, budget: Budget) -> list[Row]:
     """The plain types that fit, by what they lose: what is predicted, or else their size."""
     from quantize import RECIPES
+    from turbopilot.hardware import usable_cores
 
     rows = []
     usable = [
         r for r in RECIPES if r.name not in _NOT_PLAIN and (fit.imatrix or not r.needs_imatrix)
     ]
-    with console.progress("other types") as progress:
-        for i, recipe in enumerate(usable):
+    # Each is asked of llama.cpp in a process of its own, which is mostly starting.
+    with console.progress("other types") as progress, ThreadPoolExecutor(usable_cores()) as pool:
+        asked = pool.map(lambda r: fit.plain(r.name, found), usable)
+        for i, (recipe, (preview, loss)) in enumerate(zip(usable, asked, strict=True)):
             progress(i, len(usable), recipe.name)
-            preview, loss = fit.plain(recipe.name, found)
             if preview.tensor_bytes > budget.room or preview.without_imatrix(fit.entries):
                 continue
             types: dict[str, int] = {}
             for t in preview.tensors:
                 if len(t.shape) > 1:
                     types[t.after] = types.get(t.after, 0) + t.n_weights
-            rows.append(
-                Row(
-                    recipe.name,
-                    preview.tensor_bytes,
-                    budget.beside + preview.tensor_bytes,
-                    loss if found.measured else None,
-                    types,
-                )
-            )
-    key: Callable[[Row], float] = (
-        (lambda r: r.predicted_kl or 0.0) if found.measured else (lambda r: -r.tensor_bytes)
-    )
-    return sorted(rows, key=key)
+            whole = budget.beside + preview.tensor_bytes
+            kl = loss if found.measured else None
+            rows.append(Row(recipe.name, preview.tensor_bytes, whole, SERVER, kl, types))
+    rows.sort(key=lambda r: -r.tensor_bytes)
+    if found.measured:
+        rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
+    return rows
 
 
-def _tried(fit: Fit, row: Row, output: Path, judge: _Judge, threads: int) -> Row:
+def _tried(fit: Fit, row: Row, output: Path, judge: Judge, threads: int) -> Row:
     """A plain type, made beside the output, measured and deleted; as it was where it cannot be made."""
     from quantize import Options, quantize
 

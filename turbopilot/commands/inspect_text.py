@@ -10,6 +10,7 @@ from turbopilot import console
 from turbopilot.certificate import State
 from turbopilot.commands import certified
 from turbopilot.inspect_gguf import GgufDescription, Part, Shape, SpecialToken, TokenizerLine
+from turbopilot.quantized import Quantized
 
 if TYPE_CHECKING:
     from converters.inspect import CheckpointDescription, WeightsDescription
@@ -99,7 +100,20 @@ def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
     yield "converted by", f"turbopilot {g.origin.turbopilot}" if g.origin.turbopilot else ""
     for i, file in enumerate(g.origin.files):
         yield "" if i else "made of", f"{file.sha256}  {file.name}"
+    if g.quantized:
+        yield from _quantized(g.quantized)
     yield from _parts("parts", g.parts)
+
+
+def _quantized(q: Quantized) -> Iterator[tuple[str, str]]:
+    yield "quantized by", f"turbopilot {q.turbopilot}, llama-cpp-python {q.llama_cpp}"
+    for i, digest in enumerate(q.source_sha256):
+        yield "" if i else "of", f"{digest}  {'' if i else q.source}"
+    if q.imatrix_sha256:
+        yield "matrix", f"{q.imatrix_sha256}  {q.imatrix}"
+    if q.memory:
+        kl = f", KL {q.predicted_kl} predicted" if q.predicted_kl else ""
+        yield "made to fit", f"{console.size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
 
 
 def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,7 @@ def _plain(model: Model, budget: int) -> dict[str, Any]:
 
 def _table(found: list[Model], budget: int, memory: str) -> None:
     from turbopilot import catalog
+    from turbopilot.prompt_speed import prompt_speeds
 
     rows = []
     for m in found:
@@ -104,11 +105,13 @@ def _table(found: list[Model], budget: int, memory: str) -> None:
         numbers=(1, 2, 3),
     )
     console.result(f"fits as: within {memory}; – not at all")
+    console.result(f"a prompt's speed, which an editor feels first: {prompt_speeds(catalog.TYPES)}")
     console.result("one of them in full: turbopilot models NAME; to use it: turbopilot serve NAME")
 
 
 def _in_full(model: Model, budget: int) -> None:
     from turbopilot import catalog
+    from turbopilot.prompt_speed import prompt_speeds
 
     sizes = (f"{k} {console.size(catalog.footprint(model, k).total)}" for k in catalog.TYPES)
     best = catalog.best_type(model, budget)
@@ -123,6 +126,7 @@ def _in_full(model: Model, budget: int) -> None:
         "licence": model.licence + (", to be accepted on its page first" if model.gated else ""),
         "for": model.suits,
         "memory": ", ".join(sizes),
+        "prompts": prompt_speeds(catalog.TYPES),
         "fits": f"as {best}" if best else "not into this memory",
         "ready GGUF": model.gguf_repository,
         "old .bin": model.old_bin.url if model.old_bin else "",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from turbopilot import console
+from turbopilot.atomic import check_output
+from turbopilot.commands.gpu_layers import gpu_layers
+from turbopilot.commands.made import beside, cache_folder, gathered
 from turbopilot.errors import InvalidInput
+
+_FIT: Final = "--fit"
+_MATRIX_SECONDS: Final = 600.0
 
 
 def quantize(
@@ -27,12 +33,22 @@ def quantize(
         Path | None,
         typer.Option("-o", "--output", help="File to write. Default: MODEL's name with the type."),
     ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            "--fit",
+            metavar="SIZE",
+            help="Instead of TYPE: the memory that serving may take, all of it (4GiB, 900MB). Each matrix gets the "
+            "type that is worth its bytes.",
+            show_default=False,
+        ),
+    ] = "",
     imatrix: Annotated[
         str,
         typer.Option(
-            metavar="FILE|auto",
+            metavar="FILE|auto|none",
             help="An importance matrix, which says where rounding hurts least (turbopilot imatrix); auto gathers one "
-            "from MODEL, once. Worth it below 5 bits.",
+            "from MODEL, once, in 10 minutes at most. Worth it below 5 bits. Default: none; with --fit, auto.",
             show_default=False,
         ),
     ] = "",
@@ -76,6 +92,66 @@ def quantize(
         bool,
         typer.Option("--dry-run", help="Show every tensor's type and exact size; write nothing."),
     ] = False,
+    ctx: Annotated[
+        int,
+        typer.Option(
+            "-c",
+            "--ctx",
+            min=1,
+            help="With --fit: tokens of context to serve.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 2048,
+    cache_type: Annotated[
+        str,
+        typer.Option(
+            help="With --fit: serve's type of keys and values (f16, q8_0 …).", rich_help_panel=_FIT
+        ),
+    ] = "f16",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="With --fit: serve's batch.", rich_help_panel=_FIT
+        ),
+    ] = 512,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With --fit: time to measure what each group of matrices costs, and half as much for a matrix.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 10.0,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="With --fit: run no model; choose by errors of rounding alone, which takes seconds and no memory.",
+            rich_help_panel=_FIT,
+        ),
+    ] = False,
+    types: Annotated[
+        str,
+        typer.Option(
+            "--types",
+            metavar="A,B,…",
+            help="With --fit: choose from these. Default: all that do not make prompts slow.",
+            show_default=False,
+            rich_help_panel=_FIT,
+        ),
+    ] = "",
+    compare: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --fit: make and measure so many of the plain types beside it.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 1,
+    n_gpu_layers: Annotated[
+        str,
+        typer.Option("--ngl", "--n-gpu-layers", help="Layers on the GPU, where a model is run."),
+    ] = "auto",
     threads: Annotated[int, typer.Option("-t", "--threads", min=0, help="0: all cores.")] = 0,
     list_types: Annotated[bool, typer.Option("--list", help="Show all types and leave.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
@@ -87,26 +163,53 @@ def quantize(
 
     Fewer bits per weight take less memory and lose more; turbopilot verify says how much.
 
+    With --fit, the model is run over code to measure what each group of matrices loses by rounding; what is lost
+    least in the given memory is written, run as serve would, and shown beside the plain types that fit as well.
+
     Example: turbopilot quantize codegen-f16.gguf Q4_K_M
 
     Example: turbopilot quantize codegen-350M-mono Q4_0 --imatrix auto
 
+    Example: turbopilot quantize codegen-6B-multi --fit 4GiB --ctx 2048 --cache-type q8_0
+
     Example: turbopilot quantize codegen-f16.gguf Q4_K_S --tensor-type 'blk\.0\.=q8_0' --dry-run
     """
-    from quantize import Options, find_recipe, find_tensor_type, parse_override, plan
-    from quantize import quantize as run_quantize
     from turbopilot.commands import quantize_text
-    from turbopilot.commands.made import cache_folder
-    from turbopilot.commands.resolve import resolve_gguf
 
     if list_types:
         quantize_text.types(as_json=as_json)
         return
-    if source is None or type_name is None:
+    if fit and type_name:
+        raise InvalidInput(
+            f"{type_name} and --fit {fit}: --fit chooses the types itself",
+            hint="leave one of them out; --types says what it may choose from",
+        )
+    if source is None or not (type_name or fit):
         raise InvalidInput(
             "a file and a type are needed",
-            hint="turbopilot quantize FILE.gguf Q4_K_M; --list shows the types",
+            hint="turbopilot quantize FILE.gguf Q4_K_M, or --fit 4GiB; --list shows the types",
         )
+    layers = gpu_layers(n_gpu_layers)
+    if not type_name:
+        given = {
+            "--tensor-type": tensor_types, "--output-type": output_type, "--embedding-type": embedding_type,
+            "--pure": pure, "--keep-split": keep_split, "--allow-requantize": allow_requantize,
+        }  # fmt: skip
+        if beyond := [name for name, value in given.items() if value]:
+            raise InvalidInput(
+                f"{beyond[0]}: --fit chooses the types itself",
+                hint="--types says what it may choose from",
+            )
+        _fit(
+            source, output, fit, imatrix, types, ctx=ctx, cache_type=cache_type, batch_size=batch_size,
+            seconds=0.0 if quick else 60 * minutes, quick=quick, compare=compare, layers=layers, threads=threads,
+            dry_run=dry_run, force=force, as_json=as_json,
+        )  # fmt: skip
+        return
+    from quantize import Options, find_recipe, find_tensor_type, parse_override, plan
+    from quantize import quantize as run_quantize
+    from turbopilot.commands.resolve import resolve_gguf
+
     recipe = find_recipe(type_name)
     overrides = tuple(parse_override(text) for text in tensor_types or ())
     head = find_tensor_type(output_type, "--output-type") if output_type else ""
@@ -119,23 +222,17 @@ def quantize(
         pure=pure,
         keep_split=keep_split,
         allow_requantize=allow_requantize,
-        imatrix=_matrix(imatrix, path, threads),
+        imatrix=_matrix(imatrix, path, threads, layers),
         threads=threads,
     )
     if dry_run:
         quantize_text.plan(plan(path, recipe.name, options), as_json=as_json)
         return
-    target = output or default_output(source, path, recipe.name.lower())
+    target = output or beside(source, path, recipe.name.lower())
     with console.progress("quantize") as progress:
         report = run_quantize(
-            path,
-            target,
-            recipe.name,
-            options,
-            force=force,
-            memory=cache_folder(),
-            progress=progress,
-        )
+            path, target, recipe.name, options, force=force, memory=cache_folder(), progress=progress
+        )  # fmt: skip
     if as_json:
         paths = {"source": str(report.source), "path": str(report.path)}
         console.emit_json({**asdict(report), **paths})
@@ -143,24 +240,59 @@ def quantize(
         quantize_text.result(report)
 
 
-def _matrix(given: str, model: Path, threads: int) -> Path | None:
+def _matrix(
+    given: str, model: Path, threads: int, layers: int | None, seconds: float = _MATRIX_SECONDS
+) -> Path | None:
     """The file of --imatrix; gathered, once, for `auto`."""
-    if not given:
+    if given in ("", "none"):
         return None
     if given != "auto":
         return Path(given).expanduser()
-    raise InvalidInput("--imatrix auto: not there yet")
+    return gathered(model, seconds=seconds, threads=threads, n_gpu_layers=layers)
 
 
-def default_output(source: str, path: Path, suffix: str) -> Path:
-    """codegen-f16.gguf → codegen-q4_0.gguf, in the same folder; of a name or a folder, in this one."""
-    from turbopilot.gguf_split import siblings
+def _fit(
+    source: str,
+    output: Path | None,
+    memory: str,
+    imatrix: str,
+    types: str,
+    *,
+    ctx: int,
+    cache_type: str,
+    batch_size: int,
+    seconds: float,
+    quick: bool,
+    compare: int,
+    layers: int | None,
+    threads: int,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """`--fit`, once its options are known to be alone."""
+    from turbopilot.bench import Setup
+    from turbopilot.commands import fit, fit_text, quantize_text
+    from turbopilot.commands.resolve import parse_size, resolve_gguf
 
-    if not Path(source).expanduser().is_file():
-        return Path(f"{Path(source).name}-{suffix}.gguf")
-    stem = path.stem
-    if siblings(path):
-        stem = stem[: -len("-00001-of-00001")]
-    for ending in ("-f16", "-f32", "-bf16"):
-        stem = stem.removesuffix(ending)
-    return path.with_name(f"{stem}-{suffix}.gguf")
+    n_bytes = parse_size("--fit", memory)
+    chosen_from = fit.candidates(types)
+    setup = Setup(
+        n_ctx=ctx, n_batch=batch_size, n_threads=threads or None, n_gpu_layers=layers, cache_type=cache_type.upper()
+    )  # fmt: skip
+    path = resolve_gguf(source, type_name="F16")
+    target = output or beside(source, path, memory.lower().replace(" ", ""))
+    check_output(target, force=force, inputs=(path,))
+    given = imatrix or ("none" if quick else "auto")
+    wish = fit.Wish(
+        n_bytes, setup, chosen_from, _matrix(given, path, threads, layers, seconds / 2 or _MATRIX_SECONDS),
+        seconds=seconds, check=not quick, compare=compare, threads=threads, force=force, cache=cache_folder(),
+    )  # fmt: skip
+    if dry_run:
+        quantize_text.plan(fit.preview(path, wish), as_json=as_json)
+        return
+    report = fit.make(path, target, wish)
+    if as_json:
+        console.emit_json(fit_text.as_json(report))
+    else:
+        fit_text.show(report)

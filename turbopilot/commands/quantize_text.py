@@ -15,8 +15,9 @@ _IMATRIX = {"needed": "needed", "helps": "helps", "": ""}
 def types(*, as_json: bool) -> None:
     """All file types, and what this machine's processor makes of them."""
     from quantize import RECIPES
-    from quantize.kernels import PROMPT_SPEED, fast_on_cuda, repacked
+    from quantize.kernels import fast_on_cuda, repacked
     from turbopilot.hardware import cpu_features, cpu_name
+    from turbopilot.prompt_speed import MEASURED_ON, PROMPT_SPEED
 
     features = cpu_features()
     if as_json:
@@ -49,7 +50,7 @@ def types(*, as_json: bool) -> None:
     columns = ["type", "bits/weight", "imatrix", "prompts", "CPU", "CUDA", "advice"]
     console.table("", columns, rows, numbers=(1, 3))
     console.result(
-        "prompts: speed on a prompt, which an editor feels first, in percent of F16's, measured on an AVX-512 CPU.\n"
+        f"prompts: speed on a prompt, which an editor feels first, in percent of F16's, measured on {MEASURED_ON}.\n"
         f"CPU: llama.cpp has a kernel of the type's own for prompts on this one ({cpu_name() or 'unknown'}).\n"
         "Measure your own: turbopilot bench A.gguf B.gguf"
     )
@@ -62,6 +63,7 @@ def plan(preview: Preview, *, as_json: bool) -> None:
             {
                 "type": preview.recipe,
                 "bytes": preview.file_bytes,
+                "tensor_bytes": preview.tensor_bytes,
                 "bits_per_weight": preview.bits_per_weight,
                 "tensors": [
                     {

@@ -1,0 +1,94 @@
+"""What `turbopilot quantize --fit` found out: values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantize.fit import Sensitivity
+    from turbopilot.bench import Divergence, Memory, Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Where the memory goes. Bytes.
+
+    Attributes:
+        total: that the process may take.
+        process: Python, the server, llama.cpp's library, the vocabulary.
+        kv: keys and values of the context.
+        compute: what a batch is computed in, and its logits.
+    """
+
+    total: int
+    process: int
+    kv: int
+    compute: int
+
+    @property
+    def beside(self) -> int:
+        """All but the weights."""
+        return self.process + self.kv + self.compute
+
+    @property
+    def room(self) -> int:
+        """For the weights."""
+        return self.total - self.beside
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A file, or one that could be.
+
+    Attributes:
+        name: of its type.
+        tensor_bytes: its weights.
+        footprint: predicted bytes of the whole process.
+        server: of them, what is not in the process that is measured.
+        predicted_kl: in nats; None where sensitivities were not measured.
+        types: type → weights in it.
+        memory: measured; None where it was not run.
+        divergence: measured, from the source.
+    """
+
+    name: str
+    tensor_bytes: int
+    footprint: int
+    server: int
+    predicted_kl: float | None
+    types: Mapping[str, int]
+    memory: Memory | None = None
+    divergence: Divergence | None = None
+
+    @property
+    def measured_footprint(self) -> int | None:
+        """Bytes of the whole process, as it ran; what is on a GPU is counted with it."""
+        if self.memory is None:
+            return None
+        return self.memory.needed + sum(self.memory.devices.values()) + self.server
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What was made, and what else would have fitted.
+
+    Attributes:
+        path: the file.
+        budget: where the memory goes.
+        setup: what it was made for.
+        sensitivity: how it was found.
+        fitted: the file.
+        plain: types that also fit, those that lose least first.
+        seconds: that writing it took.
+    """
+
+    path: Path
+    budget: Budget
+    setup: Setup
+    sensitivity: Sensitivity
+    fitted: Row
+    plain: tuple[Row, ...]
+    seconds: float
