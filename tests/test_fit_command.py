@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 
 from quantize.fit import CANDIDATES
 from turbopilot.cli import app
+from turbopilot.errors import NotEnoughDisk
 from turbopilot.gguf_file import read_gguf
+from turbopilot.inspect_gguf import describe_gguf
 
 QUICK = ("--quick", "-t", "1", "--ctx", "256")
 
@@ -63,9 +66,44 @@ def test_the_whole_of_it(demo_gguf: Path, tmp_path: Path) -> None:
         if set(row["weights"]) <= candidates:
             assert row["predicted_kl"] >= 0.98 * fitted["predicted_kl"]
     assert [p.name for p in tmp_path.iterdir()] == ["fitted.gguf"]
-    metadata = read_gguf(out).metadata
-    assert metadata["turbopilot.quantize.fit.memory"] == budget
-    assert metadata["turbopilot.quantize.imatrix.sha256"]
+    made = describe_gguf(out).quantized
+    assert made
+    assert (made.memory, made.n_ctx, made.source) == (budget, 256, demo_gguf.name)
+    assert made.source_sha256 == (hashlib.sha256(demo_gguf.read_bytes()).hexdigest(),)
+    assert len(made.imatrix_sha256) == 64
+    assert float(made.predicted_kl) > 0
+    shown = CliRunner().invoke(app, ["inspect", str(out)]).stdout
+    assert f"{made.source_sha256[0]}  {demo_gguf.name}" in shown
+    assert "with 256 tokens of context, KL" in shown
+
+
+def test_a_disk_too_small_for_logits_costs_only_the_comparison(
+    demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NotEnoughDisk("no room for logits")
+
+    monkeypatch.setattr("turbopilot.bench.keep_reference", full)
+    out = tmp_path / "x.gguf"
+    options = (
+        "--ctx",
+        256,
+        "--imatrix",
+        "none",
+        "--minutes",
+        0.05,
+        "--compare",
+        0,
+        "-t",
+        1,
+        "-o",
+        out,
+    )
+    code, told, err = run(demo_gguf, "--fit", "1GB", *options)
+    assert code == 0, err
+    assert "what is lost is not measured: no room for logits" in err
+    assert read_gguf(out).tensors
+    assert "sensitivities measured" in told
 
 
 def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from turbopilot import console
 from turbopilot.commands.fit_report import Row
+from turbopilot.errors import NotEnoughDisk
 
 if TYPE_CHECKING:
     from turbopilot.bench import Reference, Setup
@@ -35,14 +36,19 @@ class Judge:
         self._folder.cleanup()
 
     def judge(self, path: Path, row: Row) -> Row:
-        """The row with what the file takes and loses.
+        """The row with what the file takes and loses; only the first where the logits find no room on the disk.
 
         Raises:
             TurboPilotError: see `turbopilot.bench.measure`.
         """
         from turbopilot.bench import divergence, measure
 
-        reference = self._logits() if self._kl else None
+        reference = None
+        try:
+            reference = self._logits() if self._kl else None
+        except NotEnoughDisk as e:
+            console.info(f"what is lost is not measured: {e.message}")
+            self._kl = False
         with console.progress(f"measure {row.name}") as progress:
             row = replace(row, memory=measure(path, self._setup, progress=progress).memory)
             if reference:

@@ -14,7 +14,6 @@ from turbopilot.commands.gpu_layers import gpu_layers
 from turbopilot.commands.made import beside, cache_folder, gathered
 from turbopilot.errors import InvalidInput
 
-_FIT: Final = "--fit"
 _MATRIX_SECONDS: Final = 600.0
 
 
@@ -99,27 +98,21 @@ def quantize(
             "--ctx",
             min=1,
             help="With --fit: tokens of context to serve.",
-            rich_help_panel=_FIT,
         ),
     ] = 2048,
     cache_type: Annotated[
         str,
-        typer.Option(
-            help="With --fit: serve's type of keys and values (f16, q8_0 …).", rich_help_panel=_FIT
-        ),
+        typer.Option(help="With --fit: serve's type of keys and values (f16, q8_0 …)."),
     ] = "f16",
     batch_size: Annotated[
         int,
-        typer.Option(
-            "--batch-size", min=1, help="With --fit: serve's batch.", rich_help_panel=_FIT
-        ),
+        typer.Option("--batch-size", min=1, help="With --fit: serve's batch."),
     ] = 512,
     minutes: Annotated[
         float,
         typer.Option(
             min=0,
             help="With --fit: time to measure what each group of matrices costs, and half as much for a matrix.",
-            rich_help_panel=_FIT,
         ),
     ] = 10.0,
     quick: Annotated[
@@ -127,7 +120,6 @@ def quantize(
         typer.Option(
             "--quick",
             help="With --fit: run no model; choose by errors of rounding alone, which takes seconds and no memory.",
-            rich_help_panel=_FIT,
         ),
     ] = False,
     types: Annotated[
@@ -137,7 +129,6 @@ def quantize(
             metavar="A,B,…",
             help="With --fit: choose from these. Default: all that do not make prompts slow.",
             show_default=False,
-            rich_help_panel=_FIT,
         ),
     ] = "",
     compare: Annotated[
@@ -145,7 +136,6 @@ def quantize(
         typer.Option(
             min=0,
             help="With --fit: make and measure so many of the plain types beside it.",
-            rich_help_panel=_FIT,
         ),
     ] = 1,
     n_gpu_layers: Annotated[
