@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The promise, measured: a copilot of seven billion weights, converted, quantized and served in 4 GiB of memory.
 
-    python scripts/bench_headline.py --folder DIR                  # CodeGen-6B's geometry; 29 GB of disk, a quarter of an hour
+    python scripts/bench_headline.py --folder DIR                  # CodeGen-6B's geometry; 29 GB of disk, 15 minutes
     python scripts/bench_headline.py --geometry 350M --memory 1GiB --type Q4_0
     python scripts/bench_headline.py --geometry tiny --memory 512MiB --type Q4_0        # seconds
 
