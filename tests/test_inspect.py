@@ -56,9 +56,10 @@ def test_a_gguf_for_a_program(starcoder: Path, gguf: Path) -> None:
     found, header = said(gguf), read_gguf(gguf)
     assert list(found) == [
         "kind", "path", "version", "architecture", "name", "shape", "n_weights", "n_bytes",
-        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "certificate", "parts", "tensors",
+        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "quantized", "certificate", "parts", "tensors",
         "metadata",
     ]  # fmt: skip
+    assert found["quantized"] is None  # it was converted only
     assert (found["kind"], found["architecture"]) == ("gguf", "starcoder")
     assert found["shape"] == {
         "n_layer": 3, "n_embd": 256, "n_head": 8, "n_head_kv": 1, "n_inner": 1024, "n_ctx": 512, "n_vocab": 1024,
