@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from turbopilot.gguf_file import GgufHeader, read_gguf
 from turbopilot.llama_child import Ended, run_child
 from turbopilot.progress import Progress, silent
 from turbopilot.text_normalizer import text_normalizer
-
-DEFAULT_CHUNKS: Final = 100
-"""Enough for a matrix that more text hardly changes, and few enough for a prompt's patience."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ The whole process counts: what it takes beside the weights is asked of llama.cpp
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from turbopilot import console
-from turbopilot.commands.fit_report import Budget, FitReport, Row
+from turbopilot.commands.fit_report import SERVER, Budget, FitReport, Row
 from turbopilot.commands.judge import Judge
 from turbopilot.errors import InvalidInput, QuantizationError, TurboPilotError, did_you_mean
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from quantize.fit import Allocation, Fit, Sensitivity
     from turbopilot.bench import Setup
 
-# What `serve` has beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
-# difference of the two on one model, 35 MB.
-SERVER: Final = 36_000_000
 # Not offered beside it: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
 # Percent of F16's speed on a prompt, below which a type is not chosen unless it is asked for.
@@ -86,12 +84,8 @@ def make(source: Path, output: Path, wish: Wish) -> FitReport:
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
     """
-    from turbopilot.atomic import check_output
-
-    check_output(output, force=wish.force, inputs=(source,))
     fit, budget, found = _measured(source, wish)
-    with ExitStack() as stack:
-        judge = stack.enter_context(Judge(source, wish.setup, kl=found.measured))
+    with Judge(source, wish.setup, kl=found.measured) as judge:
         written, fitted, budget = _written(fit, found, output, budget, wish, judge)
         plain = _plain(fit, found, budget)
         for i, row in enumerate(plain[: wish.compare if wish.check else 0]):
@@ -167,7 +161,7 @@ def _written(
         With the budget, as the first file has shown it to be.
     """
     force = wish.force
-    for last in (not wish.check, True):
+    for last in (False, True):
         allocation = _allocated(fit, budget.room, found)
         notes: dict[str, str | int] = {"memory": budget.total, "n_ctx": wish.setup.n_ctx}
         if found.measured:
@@ -177,31 +171,32 @@ def _written(
                 allocation, output, force=force, threads=wish.threads, memory=wish.cache, notes=notes,
                 progress=progress,
             )  # fmt: skip
-        row = _fitted(fit, found, allocation, budget)
+        weights = ((allocation.types[u.name], u.n_weights) for u in fit.units)
+        loss = allocation.loss if found.measured else None
+        row = _row("fitted", allocation.tensor_bytes, budget, loss, weights)
         if not wish.check:
-            break
-        row = judge.judge(output, row)
+            return written, row, budget
+        row = judge.memory(output, row)
         over = (row.measured_footprint or 0) - budget.total
         if over <= 0 or last or fit.allocate(budget.room - over, found) is None:
             break
         console.info(f"it takes {console.size(over)} more than predicted: once more, smaller")
         budget, force = replace(budget, process=budget.process + over), True
-    return written, row, budget
+    return written, judge.divergence(output, row), budget
 
 
-def _fitted(fit: Fit, found: Sensitivity, allocation: Allocation, budget: Budget) -> Row:
-    types: dict[str, int] = {}
-    for u in fit.units:
-        kind = allocation.types[u.name]
-        types[kind] = types.get(kind, 0) + u.n_weights
-    return Row(
-        "fitted",
-        allocation.tensor_bytes,
-        budget.beside + allocation.tensor_bytes,
-        SERVER,
-        allocation.loss if found.measured else None,
-        types,
-    )
+def _row(
+    name: str,
+    tensor_bytes: int,
+    budget: Budget,
+    loss: float | None,
+    weights: Iterable[tuple[str, int]],
+) -> Row:
+    """A file that was not run; `weights` are (type, number) of its matrices."""
+    types: Counter[str] = Counter()
+    for kind, n in weights:
+        types[kind] += n
+    return Row(name, tensor_bytes, budget.beside + tensor_bytes, loss, types)
 
 
 def _plain(fit: Fit, found: Sensitivity, budget: Budget) -> list[Row]:
@@ -220,13 +215,9 @@ def _plain(fit: Fit, found: Sensitivity, budget: Budget) -> list[Row]:
             progress(i, len(usable), recipe.name)
             if preview.tensor_bytes > budget.room or preview.without_imatrix(fit.entries):
                 continue
-            types: dict[str, int] = {}
-            for t in preview.tensors:
-                if len(t.shape) > 1:
-                    types[t.after] = types.get(t.after, 0) + t.n_weights
-            whole = budget.beside + preview.tensor_bytes
+            weights = ((t.after, t.n_weights) for t in preview.tensors if len(t.shape) > 1)
             kl = loss if found.measured else None
-            rows.append(Row(recipe.name, preview.tensor_bytes, whole, SERVER, kl, types))
+            rows.append(_row(recipe.name, preview.tensor_bytes, budget, kl, weights))
     rows.sort(key=lambda r: -r.tensor_bytes)
     if found.measured:
         rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
@@ -242,7 +233,7 @@ def _tried(fit: Fit, row: Row, output: Path, judge: Judge, threads: int) -> Row:
         with console.progress(f"quantize {row.name}") as progress:
             options = Options(imatrix=fit.imatrix, threads=threads)
             quantize(fit.source, trial, row.name, options, force=True, progress=progress)
-        return judge.judge(trial, row)
+        return judge.divergence(trial, judge.memory(trial, row))
     except TurboPilotError as e:
         console.info(f"{row.name} was not measured: {e.message}")
         return row

@@ -10,7 +10,7 @@ import typer
 
 from turbopilot import console
 from turbopilot.commands.gpu_layers import gpu_layers
-from turbopilot.commands.made import DEFAULT_TEXT, beside
+from turbopilot.commands.made import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
 from turbopilot.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def imatrix(
     ] = None,
     chunks: Annotated[
         int, typer.Option("--chunks", min=0, help="Read no more than so many. 0: all of the text.")
-    ] = 100,
+    ] = DEFAULT_CHUNKS,
     ctx: Annotated[
         int, typer.Option("--ctx", min=2, help="Tokens of a chunk, which the model sees at once.")
     ] = 512,

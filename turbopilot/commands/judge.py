@@ -35,26 +35,36 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def judge(self, path: Path, row: Row) -> Row:
-        """The row with what the file takes and loses; only the first where the logits find no room on the disk.
+    def memory(self, path: Path, row: Row) -> Row:
+        """The row with what the file takes.
 
         Raises:
             TurboPilotError: see `turbopilot.bench.measure`.
         """
-        from turbopilot.bench import divergence, measure
+        from turbopilot.bench import measure
 
-        reference = None
+        with console.progress(f"measure {row.name}") as progress:
+            return replace(row, memory=measure(path, self._setup, progress=progress).memory)
+
+    def divergence(self, path: Path, row: Row) -> Row:
+        """The row with what the file loses; as it is where that is not asked, or the logits find no room on the disk.
+
+        Raises:
+            TurboPilotError: see `turbopilot.bench.divergence`.
+        """
+        from turbopilot.bench import divergence
+
+        if not self._kl:
+            return row
         try:
-            reference = self._logits() if self._kl else None
+            reference = self._logits()
         except NotEnoughDisk as e:
             console.info(f"what is lost is not measured: {e.message}")
             self._kl = False
-        with console.progress(f"measure {row.name}") as progress:
-            row = replace(row, memory=measure(path, self._setup, progress=progress).memory)
-            if reference:
-                far = divergence(path, reference, self._setup, progress=progress)
-                row = replace(row, divergence=far)
-        return row
+            return row
+        with console.progress(f"compare {row.name}") as progress:
+            far = divergence(path, reference, self._setup, progress=progress)
+        return replace(row, divergence=far)
 
     def _logits(self) -> Reference:
         if self._reference is None:

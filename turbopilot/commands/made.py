@@ -19,6 +19,8 @@ from turbopilot.version import __version__
 Notify = Callable[[str], None]
 DEFAULT_TEXT = "turbopilot calibration text"
 """The name of what comes with the program, in a matrix's file."""
+DEFAULT_CHUNKS = 100
+"""Chunks of it that are read: enough for a matrix that more text hardly changes, few enough for a person's patience."""
 
 
 def cache_folder() -> Path:
@@ -164,7 +166,7 @@ def gathered(
     if target.is_file():
         notify(f"importance matrix: {target}")
         return target
-    from quantize.imatrix import DEFAULT_CHUNKS, gather
+    from quantize.imatrix import gather
     from turbopilot.code_corpus import calibration_text
 
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -272,7 +272,8 @@ def _fit(
     )  # fmt: skip
     path = resolve_gguf(source, type_name="F16")
     target = output or beside(source, path, memory.lower().replace(" ", ""))
-    check_output(target, force=force, inputs=(path,))
+    if not dry_run:  # before the long work
+        check_output(target, force=force, inputs=(path,))
     given = imatrix or ("none" if quick else "auto")
     wish = fit.Wish(
         n_bytes, setup, chosen_from, _matrix(given, path, threads, layers, seconds / 2 or _MATRIX_SECONDS),
