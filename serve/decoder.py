@@ -55,6 +55,19 @@ class Tokenizer(Protocol):
         """
 
 
+class Constraint(Protocol):
+    """What tokens may come next, as a grammar says; it follows one sequence."""
+
+    def allows(self, token: int) -> bool:
+        """Whether the token may come next."""
+
+    def mask(self, logits: Logits) -> Logits:
+        """A copy of the logits in which every token that may not come next is minus infinity."""
+
+    def accept(self, token: int) -> None:
+        """The token was chosen."""
+
+
 class Decoder(Tokenizer, Protocol):
     """A model with a KV cache. Its methods here belong to the one thread that runs the engine."""
 
@@ -64,7 +77,11 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that the KV cache holds, over all sequences."""
+        """Most tokens of one sequence."""
+
+    @property
+    def n_cells(self) -> int:
+        """Tokens that the KV cache holds, over all sequences: `n_ctx` where they share it, or that for each."""
 
     @property
     def n_batch(self) -> int:
@@ -75,8 +92,16 @@ class Decoder(Tokenizer, Protocol):
         """Number of sequences that the KV cache can hold apart."""
 
     @property
+    def n_outputs(self) -> int:
+        """Most rows of logits of one call of `decode`; at least `n_seq`."""
+
+    @property
     def n_vocab(self) -> int:
         """Length of a row of logits."""
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether `remove` can forget a part of a sequence; a recurrent state is all or nothing."""
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, maybe a part of a character; nothing for a special token."""
@@ -84,19 +109,45 @@ class Decoder(Tokenizer, Protocol):
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation."""
 
+    def constraint(self, grammar: str) -> Constraint:
+        """A grammar in GBNF over this vocabulary, at its start.
+
+        Raises:
+            InvalidRequest: it cannot be parsed.
+        """
+
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
-        """Compute the batch, in which at most `n_seq` items want logits, and add it to the KV cache.
+        """Compute the batch, in which at most `n_outputs` items want logits, and add it to the KV cache.
 
         Returns:
-            One row of logits for each item that wants them, in the batch's order: (rows, n_vocab).
+            One row of logits for each item that wants them, in the batch's order: (rows, n_vocab). Valid until
+            the next call.
 
         Raises:
             NoKvSlot: the KV cache has no room; nothing was changed.
-            DecoderFailed: the computation failed; the KV cache of the sequences involved is undefined.
+            DecodeAborted: it was interrupted; the KV cache of the sequences involved is undefined.
+            BadBatch: the batch itself is at fault; nothing was changed.
+            DecoderFailed: the computation failed; the whole context is undefined.
         """
 
     def remove(self, seq: int, start: int) -> bool:
         """Forget a sequence's positions from `start` on; False where the model cannot forget a part."""
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        """Give an empty sequence the first `n` positions of another; False where the model cannot."""
+
+    def save(self, seq: int) -> bytes:
+        """A sequence's part of the KV cache, to be kept elsewhere; b"" where the model cannot."""
+
+    def restore(self, seq: int, state: bytes) -> bool:
+        """Fill an empty sequence from what `save` gave; False where there is no room or it is not understood."""
+
+    def rebuild(self) -> None:
+        """Throw the KV cache away and make a new one, after a failure.
+
+        Raises:
+            ServeError: llama.cpp cannot.
+        """
 
     def close(self) -> None:
         """Free the model."""

@@ -9,6 +9,9 @@ from turbopilot.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
+# Below this, dividing by the temperature could overflow; nothing but the likeliest token is left anyway.
+COLDEST = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -21,6 +24,16 @@ class SamplingParams:
         temperature: 0 is greedy: always the likeliest token.
         top_p: sample among the likeliest tokens that together have this probability; 1 is off.
         top_k: sample among this many tokens; 0 is off.
+        min_p: sample among tokens at least this probable in relation to the likeliest; 0 is off.
+        typical_p: sample among the locally typical tokens of this probability; 1 is off.
+        repeat_penalty: see above; 1 is off.
+        repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
+        logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
+        mirostat: 0 is off; 1 and 2 hold the surprise near `mirostat_tau` and replace top_k, top_p, min_p, typical_p.
+        mirostat_tau: the surprise to hold, in bits.
+        mirostat_eta: how fast it is corrected.
+        grammar: GBNF that the text must follow; "" is off.
+        infill: llama.cpp's sampler for fill-in-the-middle, which ends where ends are likely together.
         seed: makes the choices repeatable; None takes the server's next seed.
         stream: which of several choices of one seed this is, so that they differ.
     """
@@ -28,20 +41,58 @@ class SamplingParams:
     temperature: float = 0.2
     top_p: float = 0.1
     top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    grammar: str = ""
+    infill: bool = False
     seed: int | None = None
     stream: int = 0
 
     @property
     def penalizes(self) -> bool:
         """Whether any penalty changes the logits."""
-        return (
+        return self.repeat_last_n != 0 and (
             self.repeat_penalty != 1.0
             or self.frequency_penalty != 0.0
             or self.presence_penalty != 0.0
         )
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the next token is the likeliest by the model alone: it follows from the tokens before it."""
+        return (
+            (self.temperature < COLDEST or self.top_k == 1)
+            and not self.penalizes
+            and not self.logit_bias
+            and not self.mirostat
+            and not self.grammar
+            and not self.infill
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """Where a suggestion ends before `max_tokens`.
+
+    Attributes:
+        strings: generation ends where one of these appears; the text ends before it.
+        single_line: it ends at the end of the first line that is not blank.
+        n_indent: it ends before a line that is indented less than this many columns; 0 is off.
+        follows: the text after the cursor: a suggestion that comes to repeat it ends before the repetition.
+    """
+
+    strings: tuple[str, ...] = ()
+    single_line: bool = False
+    n_indent: int = 0
+    follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +101,93 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids, at least one.
-        max_tokens: most tokens to generate; with the prompt it must fit into the context.
-        stop: generation ends where one of these appears; the text ends before it.
+        max_tokens: most tokens to generate; with the prompt it must fit into the context. 0 only warms the
+            cache, after everybody else's work.
+        stop: where it ends earlier.
         sampling: how tokens are chosen.
+        n_logprobs: tell each token's log probability and those of this many likeliest; None tells none.
+        deadline: seconds after which it ends: with what there is, or as an error where there is nothing.
+        predict_time: seconds from the first token after which it ends, once a line is complete (llama.cpp's
+            `t_max_predict_ms`).
+        supersedes: ends what still runs or waits of an earlier request of this name; "" is no name.
+        context: tokens that the suggestion may repeat although the prompt lacks them, as the rest of the file.
     """
 
     prompt: tuple[int, ...]
     max_tokens: int
-    stop: tuple[str, ...] = ()
+    stop: StopRules = field(default_factory=StopRules)
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    n_logprobs: int | None = None
+    deadline: float | None = None
+    predict_time: float | None = None
+    supersedes: str = ""
+    context: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; `cached_tokens` of the prompt were in the KV cache already."""
+    """Token counts.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+        completion_tokens: generated, what a stop string cut off included.
+        cached_tokens: of the prompt, those that were in the KV cache already.
+        drafted_tokens: guessed ahead and computed together.
+        accepted_tokens: of these, the ones that were right.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log probability (natural logarithm), by the model alone: before any sampling parameter."""
+
+    id: int
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenToken:
+    """A generated token and the likeliest ones in its place, likeliest first."""
+
+    token: TokenLogprob
+    top: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text that is certain: no later token can take it back. Never empty."""
+    """Text that is certain: no later token can take it back.
+
+    Attributes:
+        text: never empty, but where `tokens` are told.
+        tokens: those generated since the last delta, where the request asks for log probabilities.
+    """
 
     text: str
+    tokens: tuple[ChosenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The one terminal event of every accepted request; `error` is set where the reason is "error"."""
+    """The one terminal event of every accepted request.
+
+    Attributes:
+        reason: why it ended; a deadline counts as "length".
+        usage: what it cost.
+        error: set where the reason is "error".
+        stop_string: the one that ended it; "" where none did.
+    """
 
     reason: FinishReason
     usage: Usage
     error: TurboPilotError | None = None
+    stop_string: str = ""
 
 
 Event: TypeAlias = "TextDelta | Finished"

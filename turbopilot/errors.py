@@ -9,7 +9,8 @@
     ├─ QuantizationError (6)
     ├─ VerificationFailed (7)
     └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
-                                ├─ NoKvSlot  ├─ DecoderFailed
+                                ├─ DeadlineExceeded
+                                ├─ NoKvSlot  ├─ DecodeAborted  ├─ BadBatch  ├─ DecoderFailed
 
 The number is the exit code. Library code raises these, never prints and never exits; the two shells
 (the command line and HTTP) turn them into words, an exit code or a status.
@@ -137,8 +138,20 @@ class NoKvSlot(ServeError):
     """llama_decode found no room in the KV cache (code 1); retryable with a smaller batch."""
 
 
+class DecodeAborted(ServeError):
+    """llama_decode was interrupted (code 2); what it had computed of the batch is undefined."""
+
+
+class BadBatch(ServeError):
+    """llama_decode refused the batch (code -1) and changed nothing."""
+
+
 class DecoderFailed(ServeError):
-    """llama_decode failed in a way that cannot be retried."""
+    """llama_decode failed in a way that cannot be retried (codes below -1)."""
+
+
+class DeadlineExceeded(ServeError):
+    """A request's time was over before it had anything to show."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
