@@ -130,7 +130,7 @@ def test_the_smallest_that_it_offers_can_be_made(demo_gguf: Path, tmp_path: Path
     budget = smallest(demo_gguf)
     code, _, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
     assert code == 0, err
-    code, _, err = run(demo_gguf, "--fit", budget - 3_000_000, *QUICK, "-o", tmp_path / "y.gguf")
+    code, _, err = run(demo_gguf, "--fit", budget - 6_000_000, *QUICK, "-o", tmp_path / "y.gguf")
     assert code == 6, err
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
 # Percent of F16's speed on a prompt, below which a type is not chosen unless it is asked for.
 _SLOW: Final = 60
+# What a process takes differs by this many bytes from one run to the next: what is offered must do next time, too.
+_VARIES: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _refuse(source: Path, fit: Fit, budget: Budget, setup: Setup) -> None:
     if fit.smallest <= budget.room:
         return
     smallest = fit.smallest + budget.beside
-    hints = [f"the smallest that can be made needs --fit {_typed(smallest)}"]
+    hints = [f"the smallest that can be made needs --fit {_typed(smallest + _VARIES)}"]
     if setup.cache_type == "F16" and budget.kv > budget.total // 20:
         hints.append(f"--cache-type q8_0 saves {console.size(budget.kv * 15 // 32)}")
     if setup.n_ctx > 512 and budget.kv > budget.total // 20:
