@@ -76,6 +76,10 @@ class Decoder(Tokenizer, Protocol):
         """The model's name, for people and for `/v1/models`."""
 
     @property
+    def identity(self) -> str:
+        """Differs wherever what `save` gives would not be understood, or would be another model's."""
+
+    @property
     def n_ctx(self) -> int:
         """Most tokens of one sequence."""
 

@@ -1,0 +1,16 @@
+"""From requests to events, one batch at a time. Pure: knows nothing of HTTP, threads, sockets or llama.cpp.
+
+    engine      the step: expire, admit, guess, compute, choose
+    generation  one request under way: its sampler, its text, its guesses
+    scheduler   who runs next, in which slot, with how many tokens
+    slots       what each sequence of the KV cache holds, and what it shares
+    prefix_tree the longest beginning that a prompt shares with anything computed before
+    prefix_store computed prefixes kept in RAM, and on disk across restarts
+    known       the next token of texts that were continued before
+    pace        how long a batch takes, learned
+"""
+
+from serve.engine.engine import Emitted, Engine
+from serve.engine.options import EngineOptions
+
+__all__ = ["Emitted", "Engine", "EngineOptions"]

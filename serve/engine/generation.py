@@ -1,0 +1,130 @@
+"""One request under way: its tokens, how the next is chosen, what is certain of its text. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve.decoder import Decoder, Logits
+from serve.drafting import Draft
+from serve.engine.known import chain, chain_all
+from serve.engine.sequence import Sequence
+from serve.request import ChosenToken, FinishReason, GenerationRequest, TextDelta, Usage
+from serve.sampling import Sampler, logprobs
+from serve.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a token made certain: a delta, perhaps nothing; and, where it was the last, why."""
+
+    delta: TextDelta | None
+    ended: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Generation:
+    """A request under way.
+
+    Attributes:
+        request: what is asked for.
+        sequence: its tokens, and how many of them are computed.
+        sampler: chooses them.
+        text: what of their bytes may be shown.
+        draft: guesses what comes next; None guesses nothing.
+        submitted: the clock when it came.
+        name: of the sequence's tokens, as `known.chain` makes it.
+        n_cached: prompt tokens that were in the KV cache.
+        n_drafted, n_accepted: guesses computed, and right.
+        first_at, last_at: the clock at its first and its last token.
+        has_line: whether a line has been completed.
+    """
+
+    request: GenerationRequest
+    sequence: Sequence
+    sampler: Sampler
+    text: TextStream
+    draft: Draft | None
+    submitted: float
+    name: int = 0
+    n_cached: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    first_at: float | None = None
+    last_at: float = 0.0
+    has_line: bool = False
+
+    def __post_init__(self) -> None:
+        self.name = chain_all(self.request.prompt)
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens after the prompt."""
+        return len(self.sequence.tokens) - len(self.request.prompt)
+
+    @property
+    def only_warms(self) -> bool:
+        """Whether no token is wanted, only a warm cache."""
+        return self.request.max_tokens == 0
+
+    @property
+    def follows_from_tokens(self) -> bool:
+        """Whether its next token is a function of those before it, and nothing else is asked about it."""
+        return self.request.sampling.is_plain_greedy and self.request.n_logprobs is None
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far."""
+        return Usage(
+            len(self.request.prompt),
+            self.n_generated,
+            self.n_cached,
+            self.n_drafted,
+            self.n_accepted,
+        )
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        deadline = self.request.deadline
+        return deadline is not None and now - self.submitted >= deadline
+
+    def choose(self, logits: Logits) -> int:
+        """The next token. Raises DecoderFailed where the logits are no numbers."""
+        token = self.sampler.pick(logits, self.sequence.tokens)
+        self.sampler.accept(token)
+        return token
+
+    def take(self, token: int, logits: Logits | None, decoder: Decoder, now: float) -> Taken:
+        """Add a token, or end with it. `logits` are those that it was chosen from, where somebody asks."""
+        chosen: tuple[ChosenToken, ...] = ()
+        if self.request.n_logprobs is not None and logits is not None:
+            chosen = (logprobs(logits, token, self.request.n_logprobs, decoder.piece),)
+        if decoder.is_eog(token):
+            return Taken(_delta(self.text.finish()), "stop")
+        self.sequence.tokens.append(token)
+        self.name = chain(self.name, token)
+        if self.draft:
+            self.draft.append(token)
+        if self.first_at is None:
+            self.first_at = now
+        self.last_at = now
+        data = decoder.piece(token)
+        self.has_line = self.has_line or b"\n" in data
+        text = self.text.feed(data)
+        if self.text.stopped:
+            return Taken(_delta(text, chosen), "stop")
+        if self.n_generated >= self.request.max_tokens or self._has_no_time(now):
+            return Taken(_delta(text + self.text.finish(), chosen), "length")
+        return Taken(_delta(text, chosen))
+
+    def _has_no_time(self, now: float) -> bool:
+        limit = self.request.predict_time
+        return (
+            limit is not None
+            and self.has_line
+            and self.first_at is not None
+            and now - self.first_at >= limit
+        )
+
+
+def _delta(text: str, chosen: tuple[ChosenToken, ...] = ()) -> TextDelta | None:
+    return TextDelta(text, chosen) if text or chosen else None

@@ -1,0 +1,160 @@
+"""Computed prefixes that lost their place in the KV cache: kept in RAM, and on disk across restarts.
+
+A prefix comes back at the speed of memory, some thousand times faster than it was computed. Files hold what the
+user's code became in the model, and its tokens: they are the user's alone to read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
+from serve.engine.prefix_tree import PrefixTree
+from turbopilot.errors import TurboPilotError
+
+log = logging.getLogger("turbopilot.engine")
+
+SUFFIX = ".prefix"
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A prefix; its state is in RAM or still in its file."""
+
+    tokens: tuple[int, ...]
+    state: bytes
+    file: Path | None = None
+    n_file: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.state) + 8 * len(self.tokens)
+
+
+class PrefixStore:
+    """The least recently used prefix goes where there is no room.
+
+    Args:
+        max_bytes: RAM for all of them; on disk they may take as much.
+        identity: of the decoder: files of another are not touched.
+        folder: where they outlive the process.
+    """
+
+    def __init__(self, max_bytes: int, identity: str = "", folder: Path | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+        self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._folder = folder
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._tree: PrefixTree[int] = PrefixTree()
+        self._next_key = 0
+        if folder:
+            self._index(folder)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def longest(self, tokens: list[int]) -> tuple[int, int] | None:
+        """(How many tokens the best one shares, its key)."""
+        for n, keys in self._tree.match(tokens):
+            return n, max(keys)
+        return None
+
+    def covers(self, tokens: list[int]) -> bool:
+        """Whether all of these tokens are kept already."""
+        best = self.longest(tokens)
+        return best is not None and best[0] == len(tokens)
+
+    def put(self, tokens: Sequence[int], state: bytes) -> None:
+        """Keep a prefix; those that it contains, and the oldest where there is no room, go."""
+        if not state or len(state) + 8 * len(tokens) > self.max_bytes:
+            return
+        for n, keys in list(self._tree.match(tokens)):
+            for key in keys:
+                if n == len(self._entries[key].tokens):
+                    self._drop(key)
+        self._add(_Entry(tuple(tokens), state))
+
+    def get(self, key: int) -> bytes | None:
+        """A prefix's state; None where its file has gone or is damaged."""
+        entry = self._entries[key]
+        self._entries.move_to_end(key)
+        if not entry.state and entry.file:
+            try:
+                entry.state = read_prefix(entry.file, self._identity)
+            except (OSError, ValueError) as e:
+                log.warning("%s: not used: %s", entry.file, e)
+                self._drop(key)
+                return None
+            self.n_bytes += len(entry.state)
+            self._shrink(keep=key)
+        return entry.state
+
+    def drop(self, key: int) -> None:
+        """Forget a prefix that turned out to be of no use; harmless where it has gone."""
+        if key in self._entries:
+            self._drop(key)
+
+    def close(self) -> None:
+        """Write what is in RAM, the newest first, and delete the files that no longer belong to the set."""
+        if not self._folder:
+            return
+        kept: set[Path] = set()
+        left = self.max_bytes
+        for entry in reversed(self._entries.values()):
+            size = entry.n_bytes if entry.state else entry.n_file
+            if size > left:
+                continue
+            try:
+                kept.add(entry.file or self._write(self._folder, entry))
+                left -= size
+            except (OSError, TurboPilotError) as e:
+                log.warning("prefixes are not kept: %s", e)
+                break
+        for path in self._folder.glob(f"{self._identity}-*{SUFFIX}"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _write(self, folder: Path, entry: _Entry) -> Path:
+        digest = hashlib.sha256(repr(entry.tokens).encode()).hexdigest()[:24]
+        path = folder / f"{self._identity}-{digest}{SUFFIX}"
+        write_prefix(path, self._identity, entry.tokens, entry.state)
+        return path
+
+    def _index(self, folder: Path) -> None:
+        """Learn what the files hold; their states are read when they are wanted."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = sorted(
+            folder.glob(f"{self._identity}-*{SUFFIX}"), key=lambda p: p.stat().st_mtime_ns
+        )
+        for path in files:
+            try:
+                tokens = read_tokens(path, self._identity)
+            except (OSError, ValueError) as e:
+                log.warning("%s: not used: %s", path, e)
+                continue
+            self._add(_Entry(tokens, b"", path, path.stat().st_size))
+
+    def _add(self, entry: _Entry) -> None:
+        key, self._next_key = self._next_key, self._next_key + 1
+        self._entries[key] = entry
+        self._tree.insert(key, entry.tokens)
+        self.n_bytes += entry.n_bytes
+        self._shrink(keep=key)
+
+    def _shrink(self, keep: int) -> None:
+        while self.n_bytes > self.max_bytes:
+            oldest = next((k for k in self._entries if k != keep), None)
+            if oldest is None:
+                return
+            self._drop(oldest)
+
+    def _drop(self, key: int) -> None:
+        entry = self._entries.pop(key)
+        self._tree.remove(key)
+        self.n_bytes -= entry.n_bytes

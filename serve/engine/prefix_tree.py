@@ -1,0 +1,131 @@
+"""A radix tree over token sequences: who begins like this, and for how long. Pure.
+
+Each holder (a slot of the KV cache, a prefix in RAM or on disk) has one sequence. Nodes carry runs of tokens,
+so that a walk costs a comparison of list slices for each branching, not a step for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+H = TypeVar("H", bound=Hashable)
+
+
+class _Node(Generic[H]):
+    """A run of tokens, the holders whose sequences go through all of it, and how those go on."""
+
+    __slots__ = ("children", "holders", "parent", "tokens")
+
+    def __init__(self, tokens: list[int], parent: _Node[H] | None) -> None:
+        self.tokens = tokens
+        self.parent = parent
+        self.children: dict[int, _Node[H]] = {}
+        self.holders: set[H] = set()
+
+    def split(self, at: int) -> _Node[H]:
+        """Cut the run in two; returns the upper part, which takes this one's place."""
+        assert self.parent
+        upper: _Node[H] = _Node(self.tokens[:at], self.parent)
+        upper.holders = set(self.holders)
+        self.parent.children[upper.tokens[0]] = upper
+        self.tokens, self.parent = self.tokens[at:], upper
+        upper.children[self.tokens[0]] = self
+        return upper
+
+
+class PrefixTree(Generic[H]):
+    """Sequences by their holders."""
+
+    def __init__(self) -> None:
+        self._root: _Node[H] = _Node([], None)
+        self._ends: dict[H, _Node[H]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __contains__(self, holder: H) -> bool:
+        return holder in self._ends
+
+    def insert(self, holder: H, tokens: Sequence[int]) -> None:
+        """Give a holder a sequence; the one that it had is forgotten. An empty one is not kept."""
+        self.remove(holder)
+        if not tokens:
+            return
+        rest = list(tokens)
+        node = self._root
+        while rest:
+            child = node.children.get(rest[0])
+            if child is None:
+                child = _Node(rest, node)
+                node.children[rest[0]] = child
+            else:
+                shared = common_prefix(child.tokens, rest)
+                if shared < len(child.tokens):
+                    child = child.split(shared)
+            child.holders.add(holder)
+            rest = rest[len(child.tokens) :]
+            node = child
+        self._ends[holder] = node
+
+    def remove(self, holder: H) -> None:
+        """Forget a holder; harmless where it has nothing."""
+        node: _Node[H] | None = self._ends.pop(holder, None)
+        while node and node.parent:
+            node.holders.discard(holder)
+            parent = node.parent
+            if not node.holders:
+                del parent.children[node.tokens[0]]
+            elif len(node.children) == 1:
+                self._join(node)
+            node = parent
+
+    def _join(self, node: _Node[H]) -> None:
+        """Undo a split that nobody needs any more."""
+        (child,) = node.children.values()
+        if child.holders == node.holders and node not in self._ends.values():
+            node.tokens = node.tokens + child.tokens
+            node.children = child.children
+            for grandchild in node.children.values():
+                grandchild.parent = node
+            for holder in child.holders:
+                if self._ends[holder] is child:
+                    self._ends[holder] = node
+
+    def match(self, tokens: Sequence[int]) -> Iterator[tuple[int, frozenset[H]]]:
+        """Who begins like `tokens`: (how many tokens, holders), the longest first.
+
+        A holder comes once, with the longest beginning that it shares.
+        """
+        wanted = list(tokens)
+        found: list[tuple[int, _Node[H]]] = []
+        node, depth = self._root, 0
+        while depth < len(wanted) and (child := node.children.get(wanted[depth])):
+            shared = common_prefix(child.tokens, wanted[depth : depth + len(child.tokens)])
+            depth += shared
+            found.append((depth, child))
+            if shared < len(child.tokens):
+                break
+            node = child
+        told: set[H] = set()
+        for depth, node in reversed(found):
+            new = node.holders - told
+            if new:
+                told |= new
+                yield depth, frozenset(new)
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens two lists begin with in common."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    # Halving compares slices at C's speed; a loop over thousands of tokens takes as long as a token's computation.
+    low, high = 0, n  # a[:low] is common, a[:high] is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,133 @@
+"""What each sequence of the KV cache holds. Pure.
+
+A slot keeps its tokens when its request ends: the next one that begins alike need not compute them again.
+Where all slots draw on one pool of cells, copies share them, and the books here say how many are really used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from serve.engine.prefix_tree import PrefixTree
+from serve.engine.sequence import WAITING, Sequence
+
+
+@dataclass(slots=True)
+class Slot:
+    """One sequence of the KV cache.
+
+    Attributes:
+        running: whose it is now.
+        cached: the tokens that an idle slot still holds; a running one's are its sequence's.
+        last_used: the turn of its last admission; larger is later.
+        cells: names of the cells that it holds, where slots share a pool; copies have the same names.
+    """
+
+    running: Sequence | None = None
+    cached: list[int] = field(default_factory=list)
+    last_used: int = 0
+    cells: list[int] = field(default_factory=list)
+
+    @property
+    def n_held(self) -> int:
+        """Tokens in its cells."""
+        return self.running.n_past if self.running else len(self.cached)
+
+
+class Slots:
+    """All slots, and who begins like whom.
+
+    Args:
+        n: how many.
+        pooled: whether they share one pool of cells.
+    """
+
+    def __init__(self, n: int, *, pooled: bool) -> None:
+        self.all = [Slot() for _ in range(n)]
+        self._pooled = pooled
+        self._tree: PrefixTree[int] = PrefixTree()
+        self._next_cell = 0
+        self._turn = 0
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that run, in the order of their slots."""
+        return [s.running for s in self.all if s.running]
+
+    def free(self) -> list[int]:
+        """Slots that nobody runs in."""
+        return [i for i, s in enumerate(self.all) if not s.running]
+
+    def idle(self) -> list[int]:
+        """Slots that run nothing but still hold tokens, the least recently used first."""
+        held = [i for i in self.free() if self.all[i].cached]
+        return sorted(held, key=lambda i: self.all[i].last_used)
+
+    def shared(self, tokens: list[int]) -> dict[int, int]:
+        """How many tokens each slot has in common with these, the longest first; of a running one, all it will have."""
+        return {slot: n for n, slots in self._tree.match(tokens) for slot in sorted(slots)}
+
+    def occupy(self, slot: int, sequence: Sequence, source: int | None) -> None:
+        """A sequence begins, with `n_past` tokens that were this slot's or are copied from `source`."""
+        self._turn += 1
+        s, keep = self.all[slot], sequence.n_past
+        if self._pooled:
+            s.cells = (self.all[source].cells if source is not None else s.cells)[:keep]
+        s.running, s.cached, s.last_used = sequence, [], self._turn
+        self._tree.insert(slot, sequence.tokens)
+        sequence.slot = slot
+        self.grown(sequence)
+
+    def release(self, sequence: Sequence) -> None:
+        """A sequence ends; what was computed of it stays."""
+        s = self.all[sequence.slot]
+        s.running, s.cached = None, sequence.tokens[: sequence.n_past]
+        del s.cells[sequence.n_past :]
+        self._tree.insert(sequence.slot, s.cached)
+        sequence.slot = WAITING
+
+    def forget(self, slot: int) -> None:
+        """An idle slot's cells hold nothing any more."""
+        self.all[slot].cached = []
+        self.all[slot].cells = []
+        self._tree.remove(slot)
+
+    def reset(self, sequence: Sequence) -> None:
+        """Nothing of a running sequence is in the KV cache."""
+        sequence.n_past = 0
+        self.all[sequence.slot].cells = []
+
+    def grown(self, sequence: Sequence) -> None:
+        """Tokens of a running sequence were computed, or taken back."""
+        if not self._pooled:
+            return
+        cells = self.all[sequence.slot].cells
+        more = sequence.n_past - len(cells)
+        if more > 0:
+            cells.extend(range(self._next_cell, self._next_cell + more))
+            self._next_cell += more
+        else:
+            del cells[sequence.n_past :]
+
+    def used_cells(self, cut: Mapping[int, int] = MappingProxyType({})) -> int:
+        """Cells that hold tokens.
+
+        Args:
+            cut: what it would be if these slots were cut to so many tokens.
+        """
+        if self._pooled:
+            held = (s.cells[: cut.get(i)] for i, s in enumerate(self.all))
+            return len(set[int]().union(*held))
+        return sum(min(s.n_held, cut.get(i, s.n_held)) for i, s in enumerate(self.all))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where the books do not balance."""
+        for i, s in enumerate(self.all):
+            if s.running:
+                assert s.running.slot == i
+                assert not s.cached
+                assert 0 <= s.running.n_past <= len(s.running.tokens) <= s.running.n_reserved
+            assert not self._pooled or len(s.cells) == s.n_held
+            assert (i in self._tree) == bool(s.running or s.cached)
