@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +11,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from serve.app import create_app
-from serve.decoder import BatchItem, FimTokens, Logits
-from serve.engine import Engine
+from serve.decoder import BatchItem, Constraint, FimTokens, Logits
+from serve.engine import Engine, EngineOptions
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Job, _Cancel
 from serve.server import HttpServer, bind
 from serve.service import CompletionService, ModelInfo
-from turbopilot.errors import TurboPilotError
+from turbopilot.errors import InvalidRequest, TurboPilotError
 
 EOG = 256
 FIM = FimTokens(prefix=257, suffix=258, middle=259)
@@ -47,37 +48,53 @@ def script(text: str, *, after: str = "?") -> Reply:
 
 
 class FakeDecoder:
-    """Tokens are bytes. Its KV cache is a list a sequence, and positions must fit onto it.
+    """Tokens are bytes. Its KV cache is a list of cells a sequence, and positions must fit onto it.
 
     Args:
         reply: the next token after a history.
+        n_ctx: most tokens of a sequence.
+        n_cells: of the whole cache; as many as `n_ctx` are shared by all sequences, and so are copies.
         gate: when given, each `decode` takes one permit, so that a test decides when a token comes.
         can_cut: False makes it forget like a recurrent model: all or nothing.
         fail: raised by `decode` while it returns something.
+        row: the logits after a history, instead of `reply`.
     """
 
     name = "fake"
+    identity = "fake"
 
     def __init__(
         self,
         reply: Reply = letters,
         *,
         n_ctx: int = 256,
+        n_cells: int | None = None,
         n_batch: int = 16,
         n_seq: int = 1,
         gate: threading.Semaphore | None = None,
         can_cut: bool = True,
         fim: FimTokens | None = FIM,
         fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
+        row: Callable[[Sequence[int]], Logits] | None = None,
     ) -> None:
         self.n_ctx, self.n_batch, self.n_seq, self.n_vocab = n_ctx, n_batch, n_seq, N_VOCAB
+        self.n_cells = n_cells or n_ctx
+        self.n_outputs = min(n_batch, n_seq + 16)
+        self.can_cut = can_cut
         self.fim = fim
         self.start_token = EOG
         self.adds_bos = False
-        self.kv: dict[int, list[int]] = {i: [] for i in range(n_seq)}
+        self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
         self.batches: list[int] = []
+        self.n_rebuilt = 0
         self.closed = False
-        self._reply, self._gate, self._can_cut, self._fail = reply, gate, can_cut, fail
+        self._reply, self._gate, self._fail, self._row = reply, gate, fail, row
+        self._next_cell = 0
+
+    @property
+    def n_used(self) -> int:
+        """Cells that hold something; shared ones count once."""
+        return len({cell for cells in self.kv.values() for cell, _ in cells})
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         if parse_special:
@@ -106,20 +123,58 @@ class FakeDecoder:
         for item in batch:
             cells = self.kv[item.seq]
             assert item.pos == len(cells), "a position was skipped or computed twice"
-            cells.append(item.token)
+            self._next_cell += 1
+            cells.append((self._next_cell, item.token))
+            assert len(cells) <= self.n_ctx
             if item.want_logits:
-                row = np.zeros(N_VOCAB, dtype=np.float32)
-                row[self._reply(cells)] = 30.0
+                history = [token for _, token in cells]
+                if self._row:
+                    row = self._row(history)
+                else:
+                    row = np.zeros(N_VOCAB, dtype=np.float32)
+                    row[self._reply(history)] = 30.0
                 rows.append(row)
-        assert sum(map(len, self.kv.values())) <= self.n_ctx
-        return np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)
+        assert len(rows) <= self.n_outputs
+        assert self.n_used <= self.n_cells
+        found = np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)
+        found.flags.writeable = False
+        return found
+
+    def constraint(self, grammar: str) -> Constraint:
+        raise InvalidRequest(f"{grammar}: this fake knows no grammar", param="grammar")
 
     def remove(self, seq: int, start: int) -> bool:
         cells = self.kv[seq]
-        if 0 < start < len(cells) and not self._can_cut:
+        if 0 < start < len(cells) and not self.can_cut:
             return False
         del cells[start:]
         return True
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        assert not self.kv[target], "copied onto something"
+        if n < len(self.kv[source]) and not self.can_cut:
+            return False
+        if self.n_cells == self.n_ctx:  # shared
+            self.kv[target] = self.kv[source][:n]
+        else:
+            assert self.restore(target, self.save(source))
+            del self.kv[target][n:]
+        return True
+
+    def save(self, seq: int) -> bytes:
+        return repr([token for _, token in self.kv[seq]]).encode()
+
+    def restore(self, seq: int, state: bytes) -> bool:
+        assert not self.kv[seq], "restored onto something"
+        for token in ast.literal_eval(state.decode()):
+            self._next_cell += 1
+            self.kv[seq].append((self._next_cell, token))
+        assert self.n_used <= self.n_cells
+        return True
+
+    def rebuild(self) -> None:
+        self.n_rebuilt += 1
+        self.kv = {i: [] for i in range(self.n_seq)}
 
     def close(self) -> None:
         self.closed = True
@@ -156,7 +211,7 @@ def wait(semaphore: threading.Semaphore) -> None:
 def make_service(
     decoder: FakeDecoder, *, max_jobs: int = 24
 ) -> tuple[CompletionService, WatchedRunner]:
-    engine = Engine(decoder, n_slots=decoder.n_seq, random_seed=0)
+    engine = Engine(decoder, EngineOptions(n_slots=decoder.n_seq, random_seed=0))
     runner = WatchedRunner(engine, max_jobs=max_jobs)
     model = ModelInfo(decoder.name, decoder.n_ctx, 1_700_000_000)
     return CompletionService(runner, decoder, model), runner

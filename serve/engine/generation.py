@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve.decoder import Decoder, Logits
@@ -21,6 +22,15 @@ class Taken:
     ended: FinishReason | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a step made certain: deltas in order; how many guesses were right; and, if it ended, why."""
+
+    deltas: tuple[TextDelta, ...]
+    n_right: int
+    ended: FinishReason | None
+
+
 @dataclass(slots=True)
 class Generation:
     """A request under way.
@@ -37,6 +47,7 @@ class Generation:
         n_drafted, n_accepted: guesses computed, and right.
         first_at, last_at: the clock at its first and its last token.
         has_line: whether a line has been completed.
+        is_scheduled: whether the scheduler has its sequence.
     """
 
     request: GenerationRequest
@@ -52,6 +63,7 @@ class Generation:
     first_at: float | None = None
     last_at: float = 0.0
     has_line: bool = False
+    is_scheduled: bool = False
 
     def __post_init__(self) -> None:
         self.name = chain_all(self.request.prompt)
@@ -87,11 +99,47 @@ class Generation:
         deadline = self.request.deadline
         return deadline is not None and now - self.submitted >= deadline
 
-    def choose(self, logits: Logits) -> int:
-        """The next token. Raises DecoderFailed where the logits are no numbers."""
-        token = self.sampler.pick(logits, self.sequence.tokens)
-        self.sampler.accept(token)
-        return token
+    def advance(
+        self,
+        rows: Logits,
+        guesses: list[int],
+        decoder: Decoder,
+        now: float,
+        learn: Callable[[Generation, int], None],
+    ) -> Advance:
+        """Choose the next tokens: one, and one more for each guess that turns out right.
+
+        Each is chosen as if there had been no guess, so guesses change nothing but the time.
+
+        Args:
+            rows: logits after the last token, and after each guess: (1 + guesses, n_vocab).
+            guesses: what was thought to follow.
+            decoder: for the tokens' bytes.
+            now: the clock.
+            learn: told of each token before it is taken.
+
+        Raises:
+            DecoderFailed: the logits are no numbers.
+        """
+        deltas = []
+        n_right = 0
+        for i, logits in enumerate(rows):
+            token = self.sampler.pick(logits, self.sequence.tokens)
+            self.sampler.accept(token)
+            learn(self, token)
+            taken = self.take(token, logits, decoder, now)
+            if taken.delta:
+                deltas.append(taken.delta)
+            if i == len(guesses) or token != guesses[i] or decoder.is_eog(token):
+                break
+            n_right += 1
+            if taken.ended:
+                break
+        if self.draft and guesses:
+            self.draft.result(len(guesses), n_right)
+        self.n_drafted += len(guesses)
+        self.n_accepted += n_right
+        return Advance(tuple(deltas), n_right, taken.ended)
 
     def take(self, token: int, logits: Logits | None, decoder: Decoder, now: float) -> Taken:
         """Add a token, or end with it. `logits` are those that it was chosen from, where somebody asks."""

@@ -32,7 +32,7 @@ def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes)
     digest.update(state)
     head = _HEAD.pack(_MAGIC, identity.encode("ascii"), len(tokens), len(state), digest.digest())
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with replacing(path, shared=True) as part, open(os.open(part, flags, 0o600), "wb") as f:
+    with replacing(path, shared=True) as part, os.fdopen(os.open(part, flags, 0o600), "wb") as f:
         f.write(head)
         f.write(ids)
         f.write(state)

@@ -81,8 +81,10 @@ class PrefixStore:
         self._add(_Entry(tuple(tokens), state))
 
     def get(self, key: int) -> bytes | None:
-        """A prefix's state; None where its file has gone or is damaged."""
-        entry = self._entries[key]
+        """A prefix's state; None where it has gone, or its file is damaged."""
+        entry = self._entries.get(key)
+        if entry is None:  # gone since it was looked up
+            return None
         self._entries.move_to_end(key)
         if not entry.state and entry.file:
             try:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.decoder import BatchItem
-from serve.engine import Emitted, Engine
-from serve.request import Event, Finished, GenerationRequest, SamplingParams, TextDelta
-from serve.scheduler import Scheduler, Sequence
+from serve.engine import Emitted, Engine, EngineOptions
+from serve.engine.scheduler import Scheduler
+from serve.engine.sequence import Sequence
+from serve.request import Event, Finished, GenerationRequest, SamplingParams, StopRules, TextDelta
 from tests.fakes import FakeDecoder, letters, script
 from turbopilot.errors import ContextLengthExceeded, DecoderFailed, NoKvSlot
 
@@ -18,7 +20,7 @@ GREEDY = SamplingParams(temperature=0)
 
 
 def request(text: str, max_tokens: int = 8, stop: tuple[str, ...] = ()) -> GenerationRequest:
-    return GenerationRequest(tuple(text.encode()), max_tokens, stop, GREEDY)
+    return GenerationRequest(tuple(text.encode()), max_tokens, StopRules(stop), GREEDY)
 
 
 def run(engine: Engine, events: list[Emitted] | None = None) -> dict[int, list[Event]]:
@@ -33,6 +35,13 @@ def run(engine: Engine, events: list[Emitted] | None = None) -> dict[int, list[E
     for request_id, event in events:
         by_request[request_id].append(event)
     return by_request
+
+
+def run_in_order(engine: Engine) -> list[Emitted]:
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    return events
 
 
 def text_of(events: list[Event]) -> str:
@@ -92,13 +101,35 @@ def test_the_next_request_reuses_the_common_prefix() -> None:
     assert text_of(events) == expected("import os\ndef g():", 4)
 
 
-def test_the_same_prompt_again_computes_one_token() -> None:
+def test_what_was_answered_is_known_and_costs_nothing() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder)
-    for i in (1, 2):
-        events = run(engine, engine.submit(i, request("import os", 4)))[i]
-        assert text_of(events) == expected("import os", 4)
-    assert last(events).usage.cached_tokens == len("import os") - 1
+    run(engine, engine.submit(1, request("import os", 6)))
+    decoder.batches.clear()
+    events = run(engine, engine.submit(2, request("import os", 4)))[2]
+    assert text_of(events) == expected("import os", 4)
+    assert last(events).usage.cached_tokens == len("import os")
+    assert decoder.batches == []
+    # Typed along: two tokens of the suggestion are in the prompt, four are known, the rest is computed.
+    typed = "import os" + expected("import os", 2)
+    events = run(engine, engine.submit(3, request(typed, 6)))[3]
+    assert text_of(events) == expected(typed, 6)
+    assert engine.metrics.known_tokens == 4 + 4
+    assert sum(decoder.batches) <= 1 + 2 + engine.metrics.drafted_tokens
+
+
+def test_what_is_asked_about_cannot_be_known() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder)
+    run(engine, engine.submit(1, request("import os", 4)))
+    penalized = replace(GREEDY, repeat_penalty=1.1)
+    prompt = tuple(b"import os")
+    for more in ({"sampling": penalized}, {"n_logprobs": 2}):
+        decoder.batches.clear()
+        run(engine, engine.submit(2, replace(request("import os", 4), **more)))
+        assert sum(decoder.batches) >= 4
+    assert engine.metrics.known_tokens == 0
+    assert prompt
 
 
 def test_a_model_that_cannot_forget_a_part_begins_anew() -> None:
@@ -109,11 +140,23 @@ def test_a_model_that_cannot_forget_a_part_begins_anew() -> None:
     assert text_of(events) == expected("import os\ndef g():", 4)
 
 
-def test_max_tokens_zero_ends_at_once() -> None:
-    engine = Engine(FakeDecoder())
-    ((_, event),) = engine.submit(1, request("x", 0))
-    assert last([event]).reason == "length"
-    assert not engine.has_work
+def test_max_tokens_zero_warms_the_cache() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder)
+    events = run(engine, engine.submit(1, request("import os\n", 0)))[1]
+    assert (last(events).reason, text_of(events)) == ("length", "")
+    events = run(engine, engine.submit(2, request("import os\nx", 2)))[2]
+    assert last(events).usage.cached_tokens == len("import os\n")
+
+
+def test_warming_waits_for_real_work() -> None:
+    decoder = FakeDecoder(n_seq=2, n_batch=4, n_cells=512)
+    engine = Engine(decoder, EngineOptions(n_slots=2))
+    engine.submit(1, request("w" * 40, 0))
+    engine.step()
+    engine.submit(2, request("r" * 20, 3))
+    ended = [i for i, e in run_in_order(engine) if isinstance(e, Finished)]
+    assert ended == [2, 1]
 
 
 def test_what_cannot_fit_is_refused() -> None:
@@ -148,20 +191,6 @@ def test_a_waiting_request_can_be_cancelled() -> None:
     assert list(run(engine)) == [1]
 
 
-def test_a_failed_batch_ends_its_requests_and_no_others() -> None:
-    broken = [False] * 50 + [True]
-
-    def fail(_: object) -> DecoderFailed | None:
-        return DecoderFailed("boom") if broken.pop() else None
-
-    engine = Engine(FakeDecoder(fail=fail))
-    engine.submit(1, request("a", 3))
-    engine.submit(2, request("b", 3))
-    events = run(engine)
-    assert str(last(events[1]).error) == "boom"
-    assert text_of(events[2]) == expected("b", 3)
-
-
 def test_no_kv_slot_gives_up_idle_caches_first() -> None:
     refuse: list[bool] = []
 
@@ -169,14 +198,14 @@ def test_no_kv_slot_gives_up_idle_caches_first() -> None:
         return NoKvSlot("full") if refuse and refuse.pop() else None
 
     decoder = FakeDecoder(n_seq=2, fail=fail)
-    engine = Engine(decoder, n_slots=2)
+    engine = Engine(decoder, EngineOptions(n_slots=2))
     run(engine, engine.submit(1, request("aaaa", 3)))
     refuse.append(True)
     events = run(engine, engine.submit(2, request("bbbb", 3)))
     assert text_of(events[2]) == expected("bbbb", 3)
 
     decoder.kv.update({0: [], 1: []})
-    engine = Engine(decoder, n_slots=2)
+    engine = Engine(decoder, EngineOptions(n_slots=2))
     refuse.extend([True] * 3)
     events = run(engine, engine.submit(3, request("cccc", 3)))
     assert isinstance(last(events[3]).error, NoKvSlot)
@@ -185,11 +214,11 @@ def test_no_kv_slot_gives_up_idle_caches_first() -> None:
 def test_server_seed_makes_the_run_repeatable() -> None:
     def outputs(seed: int) -> list[str]:
         decoder = FakeDecoder()
-        engine = Engine(decoder, random_seed=seed)
+        engine = Engine(decoder, EngineOptions(random_seed=seed))
         hot = SamplingParams(temperature=100.0, top_p=1.0)
         texts = []
         for i in range(3):
-            events = run(engine, engine.submit(i, GenerationRequest((65,), 10, (), hot)))[i]
+            events = run(engine, engine.submit(i, GenerationRequest((65,), 10, sampling=hot)))[i]
             texts.append(text_of(events))
         return texts
 
@@ -203,6 +232,9 @@ def test_server_seed_makes_the_run_repeatable() -> None:
     n_seq=st.integers(1, 4),
     n_batch=st.integers(4, 24),
     can_cut=st.booleans(),
+    is_split=st.booleans(),
+    drafts=st.booleans(),
+    stored=st.sampled_from([0, 600, 10**6]),
     jobs=st.lists(
         st.tuples(
             st.text(st.sampled_from("ab"), min_size=1, max_size=30),
@@ -218,13 +250,19 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
     n_seq: int,
     n_batch: int,
     can_cut: bool,
+    is_split: bool,
+    drafts: bool,
+    stored: int,
     jobs: list[tuple[str, int, int | None]],
     seed: int,
 ) -> None:
     rng = random.Random(seed)
-    engine = Engine(
-        FakeDecoder(n_ctx=64, n_seq=n_seq, n_batch=n_batch, can_cut=can_cut), n_slots=n_seq
+    n_cells = 64 * n_seq if is_split else 64
+    decoder = FakeDecoder(
+        n_ctx=64, n_cells=n_cells, n_seq=n_seq, n_batch=n_batch, can_cut=can_cut
     )
+    options = EngineOptions(n_slots=n_seq, drafts=drafts, prefix_cache_bytes=stored)
+    engine = Engine(decoder, options)
     events: list[Emitted] = []
     due = {i: cancel_at for i, (_, _, cancel_at) in enumerate(jobs) if cancel_at is not None}
     pending = list(enumerate(jobs))
@@ -274,7 +312,7 @@ def test_scheduler_keeps_its_budgets(
         assert 1 <= sum(c.stop - c.start for c in chunks) <= n_batch
         assert len(scheduler.running) <= n_slots
         for c in chunks:
-            c.sequence.n_past = c.stop
+            scheduler.computed(c.sequence, c.stop)
             if c.is_last and len(c.sequence.tokens) == c.sequence.n_reserved:
                 scheduler.remove(c.sequence)
             elif c.is_last:
@@ -288,7 +326,7 @@ def test_generating_goes_before_reading_prompts() -> None:
     first, second = Sequence(0, [1], 10), Sequence(1, [2] * 9, 20)
     scheduler.add(first)
     scheduler.add(second)
-    scheduler.admit()
+    list(scheduler.admit())
     chunks = scheduler.plan()
     assert [(c.sequence.id, c.stop - c.start) for c in chunks] == [(0, 1), (1, 3)]
 
