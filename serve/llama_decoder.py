@@ -297,7 +297,6 @@ class LlamaDecoder:
     def close(self) -> None:
         """Free context and model; once."""
         if self._model:
-            self._batch.free()
             if self._context:
                 llama_cpp.llama_free(self._context)
             llama_cpp.llama_model_free(self._model)
@@ -305,20 +304,25 @@ class LlamaDecoder:
 
 
 class _Batch:
-    """A llama_batch whose arrays are written by numpy: a loop over ctypes costs more than the rest of a step."""
+    """A llama_batch over numpy's memory: a loop over ctypes costs more than all else that Python does in a step."""
 
     def __init__(self, n: int) -> None:
-        self._batch = llama_cpp.llama_batch_init(n, 0, 1)
-        self._token = np.ctypeslib.as_array(self._batch.token, (n,))
-        self._pos = np.ctypeslib.as_array(self._batch.pos, (n,))
-        self._wants = np.ctypeslib.as_array(self._batch.logits, (n,))
+        self._token = np.zeros(n, dtype=np.int32)
+        self._pos = np.zeros(n, dtype=np.int32)
         self._seq = np.zeros(n, dtype=np.int32)
-        np.ctypeslib.as_array(self._batch.n_seq_id, (n,))[:] = 1
-        self._own = [self._batch.seq_id[i] for i in range(n)]
-        base = self._seq.ctypes.data
-        for i in range(n):  # llama.cpp reads each token's sequence through a pointer of its own
-            address = ctypes.cast(base + 4 * i, ctypes.POINTER(llama_cpp.llama_seq_id))
-            self._batch.seq_id[i] = address
+        self._wants = np.zeros(n, dtype=np.int8)
+        self._one = np.ones(n, dtype=np.int32)
+        # llama.cpp reads each token's sequences through a pointer of its own; each has one.
+        first = self._seq.ctypes.data
+        ids = ctypes.POINTER(ctypes.c_int32)
+        self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))
+        self._batch = llama_cpp.llama_batch(
+            token=self._token.ctypes.data_as(ids),
+            pos=self._pos.ctypes.data_as(ids),
+            n_seq_id=self._one.ctypes.data_as(ids),
+            seq_id=self._seq_pointers,
+            logits=self._wants.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
 
     def fill(self, items: Sequence[BatchItem]) -> Any:
         """The llama_batch of these items; the next call overwrites it."""
@@ -329,9 +333,3 @@ class _Batch:
         self._seq[:n] = [i.seq for i in items]
         self._wants[:n] = [i.want_logits for i in items]
         return self._batch
-
-    def free(self) -> None:
-        """Give the memory back, each pointer to whom it came from."""
-        for i, pointer in enumerate(self._own):
-            self._batch.seq_id[i] = pointer
-        llama_cpp.llama_batch_free(self._batch)
