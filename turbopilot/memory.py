@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
 
 def total_bytes() -> int:
     """Bytes of main memory, as far as this process may use them (a container's limit counts)."""
@@ -20,13 +22,41 @@ def _posix() -> int:
 
 
 def _cgroup_limit() -> int | None:
-    """What control groups allow, on Linux (cgroup v2, then v1); None where there is no limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return int(Path(path).read_text("ascii"))
-        except (OSError, ValueError):  # not there, or "max"
+    """What control groups allow this process, on Linux (v1 and v2); None where there is no limit."""
+    limits = [limit for path in _limit_files() if (limit := _read(path)) is not None]
+    return min(limits, default=None)
+
+
+def _limit_files(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> list[Path]:
+    """Where the limits of our group and of those around it stand; a container sees its own as the root's.
+
+    Source: cgroups(7): lines of `number:controllers:path`, where version 2 has the number 0 and no controllers.
+    """
+    try:
+        lines = proc.read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            folder, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = root / "memory", "memory.limit_in_bytes"
+        else:
             continue
-    return None
+        group = folder / path.strip("/")
+        while group != folder:
+            files.append(group / name)
+            group = group.parent
+    return files
+
+
+def _read(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):  # not there, or "max"
+        return None
 
 
 def _windows() -> int:
