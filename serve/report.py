@@ -25,6 +25,8 @@ class LoadReport:
     description: str
     n_ctx: int
     n_threads: int
+    n_parallel: int
+    is_split: bool
     cache_type: str
     kv_bytes: int
     n_offloaded: int

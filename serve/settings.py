@@ -51,7 +51,7 @@ class ModelOptions:
     threads: int | None = None
     n_gpu_layers: int | None = None
     n_batch: int = 512
-    n_seq: int = 1
+    n_seq: int | None = None
     cache_type: str = "f16"
 
 

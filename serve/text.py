@@ -17,7 +17,8 @@ class TextStream:
     longer one. The text is cut before it.
     """
 
-    def __init__(self, stop: Iterable[str] = ()) -> None:
+    def __init__(self, rules) -> None:
+        stop = rules.strings; self.stop_string = ''
         self._stop = tuple(dict.fromkeys(s for s in stop if s))
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""

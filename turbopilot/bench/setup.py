@@ -34,7 +34,7 @@ class Setup:
     n_gpu_layers: int | None = None
     cache_type: str = "F16"
     n_seq: int = 1
-    n_outputs: int = 8
+    n_outputs: int = 20
 
     def __post_init__(self) -> None:
         """Raises InvalidInput: a number is out of range, or there is no such cache type."""
