@@ -6,57 +6,139 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.request import StopRules
 from serve.text import TextStream
 
+EVERYWHERE = list(range(400))
 
-def stream(data: bytes, stop: list[str], cuts: list[int]) -> tuple[str, bool]:
-    text = TextStream(stop)
+
+def stream(data: bytes, rules: StopRules, cuts: list[int]) -> tuple[str, bool, str]:
+    text = TextStream(rules)
     at = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
     out = "".join(text.feed(data[a:b]) for a, b in pairwise(at))
-    return out + text.finish(), text.stopped
+    out += text.finish()
+    assert text.feed(b"more") == text.finish() == "" or not text.stopped
+    return out, text.stopped, text.stop_string
 
 
-# A small alphabet, so that stop strings do appear, with characters of 1 to 4 bytes.
-alphabet = st.text(st.sampled_from("ab\né→🙂"), max_size=30)
-stops = st.lists(st.text(st.sampled_from("ab\né→🙂"), max_size=4), max_size=4)
+def told(text: str, rules: StopRules) -> str:
+    return stream(text.encode(), rules, EVERYWHERE)[0]
 
 
-@given(alphabet, stops, st.lists(st.integers(0, 200), max_size=12))
-def test_any_chunking_equals_the_whole(text: str, stop: list[str], cuts: list[int]) -> None:
-    assert stream(text.encode(), stop, cuts) == stream(text.encode(), stop, [])
+# Small alphabets, so that what ends a text does appear, with characters of 1 to 4 bytes.
+letters = st.text(st.sampled_from("ab\né→🙂"), max_size=30)
+stops = st.lists(st.text(st.sampled_from("ab\né→🙂"), max_size=4), max_size=4).map(tuple)
+cuts = st.lists(st.integers(0, 200), max_size=12)
+words = [
+    "    ",
+    "\t",
+    " ",
+    "\n",
+    "\r\n",
+    "\r",
+    "}",
+    ")",
+    "foo(",
+    '"',
+    "return x",
+    "total = add(x, y)",
+    ";",
+    "\\",
+]
+code = st.lists(st.sampled_from(words), max_size=16).map("".join)
+rules = st.builds(
+    StopRules,
+    strings=st.lists(st.sampled_from(["\n\n", "}", "\nreturn", "x)", "foo"]), max_size=2).map(
+        tuple
+    ),
+    single_line=st.booleans(),
+    n_indent=st.sampled_from([0, 0, 1, 4]),
+    follows=code,
+)
 
 
-@given(st.binary(max_size=30), st.lists(st.integers(0, 200), max_size=12))
+@given(letters, stops, cuts)
+def test_any_chunking_equals_the_whole(text: str, stop: tuple[str, ...], cuts: list[int]) -> None:
+    assert stream(text.encode(), StopRules(stop), cuts) == stream(
+        text.encode(), StopRules(stop), []
+    )
+
+
+@given(st.binary(max_size=30), cuts)
 def test_any_chunking_of_any_bytes_equals_the_whole(data: bytes, cuts: list[int]) -> None:
-    assert stream(data, [], cuts) == stream(data, [], [])
+    assert stream(data, StopRules(), cuts) == stream(data, StopRules(), [])
 
 
-@given(alphabet, stops)
-def test_nothing_of_a_stop_string_comes_out(text: str, stop: list[str]) -> None:
-    out, stopped = stream(text.encode(), stop, list(range(200)))
-    present = [s for s in stop if s and s in text]
-    assert stopped == bool(present)
-    if not stopped:
-        assert out == text
-    assert text.startswith(out)
-    assert not any(s in out for s in stop if s)
+@given(code, rules, cuts)
+def test_any_chunking_equals_the_whole_under_all_rules(
+    text: str, rules: StopRules, cuts: list[int]
+) -> None:
+    data = text.encode()
+    whole = stream(data, rules, [])
+    assert stream(data, rules, cuts) == whole == stream(data, rules, EVERYWHERE)
+    assert text.startswith(whole[0])
+    assert whole[1] or rules.follows.strip() or whole[0] == text
+
+
+@given(code, code, cuts)
+def test_a_suggestion_goes_on_into_what_follows_and_ends(
+    text: str, rest: str, cuts: list[int]
+) -> None:
+    """Text that repeats a whole block ends before it, whatever was before; text before it may end earlier."""
+    follows = "\n    total = sum(values)\n    return total\n" + rest
+    out, stopped, _ = stream((text + follows).encode(), StopRules(follows=follows), cuts)
+    assert stopped or not out.strip()
+    assert (text + follows).startswith(out)
+    assert "total = sum(values)" not in out
+
+
+@given(letters, stops)
+def test_the_string_that_is_complete_first_ends_the_text(text: str, stop: tuple[str, ...]) -> None:
+    out, stopped, found = stream(text.encode(), StopRules(stop), EVERYWHERE)
+    ends = [(text.find(s) + len(s), -len(s), s) for s in stop if s and s in text]
+    if not ends:
+        assert (out, stopped, found) == (text, False, "")
+        return
+    end, minus_length, first = min(ends)
+    assert (out, stopped, found) == (text[: end + minus_length], True, first)
 
 
 def test_holds_back_only_what_may_become_a_stop() -> None:
-    text = TextStream(["\n\n"])
+    text = TextStream(StopRules(("\n\n",)))
     assert text.feed(b"x = 1\n") == "x = 1"
     assert text.feed(b"y") == "\ny"
     assert text.feed(b"\n\nmore") == ""
     assert text.stopped
+    assert text.stop_string == "\n\n"
     assert text.feed(b"z") == text.finish() == ""
 
 
 @pytest.mark.parametrize(
     ("stop", "expected"),
-    [(["b", "abc"], "xa"), (["ab", "b"], "x"), (["", "c"], "xab"), (["zz"], "xabcd")],
+    [
+        (("b", "abc"), "xa"),
+        (("ab", "b"), "x"),
+        (("", "c"), "xab"),
+        (("zz",), "xabcd"),
+        (("xabx", "abz", "bc"), "xa"),
+        (("xabz", "abcd", "b\U0010ffff"), "x"),
+    ],
 )
-def test_the_stop_that_is_complete_first_wins(stop: list[str], expected: str) -> None:
-    assert stream(b"xabcd", stop, list(range(9)))[0] == expected
+def test_the_stop_that_is_complete_first_wins(stop: tuple[str, ...], expected: str) -> None:
+    assert told("xabcd", StopRules(stop)) == expected
+
+
+def test_many_and_long_stop_strings_are_found() -> None:
+    many = tuple(f"name_{i}(" for i in range(10_000))
+    assert stream(b"x = name_77 + name_4321(y)", StopRules(many), [3, 9])[::2] == (
+        "x = name_77 + ",
+        "name_4321(",
+    )
+    long = "a" * 1_000_000 + "b"
+    text = TextStream(StopRules((long,)))
+    assert text.feed(b"ca") == "c"
+    assert text.feed(b"a" * 1000) == ""
+    assert text.feed(b"c") == "a" * 1001 + "c"
 
 
 def test_half_a_character_is_held_and_dropped_at_the_end() -> None:
@@ -65,3 +147,129 @@ def test_half_a_character_is_held_and_dropped_at_the_end() -> None:
     assert text.feed("→".encode()[2:]) == "→"
     assert text.feed("🙂".encode()[:3]) == ""
     assert text.finish() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\ny = 2", "x = 1"),
+        ("\n  \n    x = 1\r\ny", "\n  \n    x = 1"),
+        ("x = 1", "x = 1"),
+        ("\n\n", "\n\n"),
+        ("x\r", "x\r"),
+    ],
+)
+def test_a_single_line_ends_where_it_ends(text: str, expected: str) -> None:
+    assert told(text, StopRules(single_line=True)) == expected
+
+
+def test_a_single_line_needs_no_token_more_to_end() -> None:
+    text = TextStream(StopRules(("\n\n",), single_line=True))
+    assert text.feed(b"x = 1\n") == "x = 1"
+    assert text.stopped
+    assert text.stop_string == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x\n    y\nz", "x\n    y"),
+        ("x\n    y\n\n  \n    z\n   a", "x\n    y\n\n  \n    z"),
+        ("x\n    y\n\n\ndef f():", "x\n    y"),
+        ("x\r\n\t\t\t\ty\r\nz", "x\r\n\t\t\t\ty"),
+        ("x\n\t\t\ty", "x"),
+        ("x\n   ", "x\n   "),
+        ("x  \n", "x  \n"),
+        ("\nx", ""),
+    ],
+)
+def test_a_block_ends_where_the_indentation_does(text: str, expected: str) -> None:
+    assert told(text, StopRules(n_indent=4)) == expected
+
+
+def test_a_block_is_undecided_while_the_indentation_is() -> None:
+    text = TextStream(StopRules(n_indent=4))
+    assert text.feed(b"x\n") == "x"
+    assert text.feed(b"   ") == ""
+    assert text.feed(b" y") == "\n    y"
+    assert text.feed(b"\n  z") == ""
+    assert text.stopped
+
+
+NEXT = "\n    return compute(total)\n\ndef main():\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "follows", "expected"),
+    [
+        # the next line, at its indentation
+        ("total += x\n    return compute(total)\n\ndef main", NEXT, "total += x"),
+        ("total += x\r\n    return compute(total)\r\n", NEXT, "total += x"),
+        ("total += x\n    return compute(total)", NEXT, "total += x"),
+        ("total += x\n\n    return compute(total)\n", NEXT, "total += x\n"),
+        ("return compute(total)\n    x", NEXT, ""),
+        ("\n    return compute(total)\n", NEXT, ""),
+        # not it: indented otherwise, longer, or only begun
+        ("if x:\n        return compute(total)\n    y = 2", NEXT, None),
+        ("x\n    return compute(total) + 1\n", NEXT, None),
+        ("x\n    return comp", NEXT, None),
+        # short lines decide nothing unless what follows agrees
+        ("x();\n}\n\ny();\n}\nz", "\n}\n\nfunction other() {\n", None),
+        ("x();\n}\nfunction other() {\n", "\n}\n\nfunction other() {\n", "x();"),
+        ("x();\n}\n}\nfunction other() {\n", "\n}\nfunction other() {\n", "x();\n}"),
+        ("y\n    return\n    z", "\n    return\n", None),
+        # at its end a suggestion closes what the text after it closes, but never what it opened itself
+        ("return 1;\n}", "\n}\n", "return 1;"),
+        ("return 1;\n}\n", "\n}\n", "return 1;"),
+        ("if (x) {\n}", "\n}\n", None),
+        ("return 1;\n  }", "\n}\n", None),
+        ("y\n    return", "\n    return\n", None),
+        # the rest of the line
+        ("x, y):\n    return", "):\n    pass\n", "x, y"),
+        ("x, y):", "):\n", "x, y"),
+        ("x, y)", ")\n", "x, y"),
+        ("x, y)\nprint(z)\n", ")\n", None),
+        ("x, y)\nreturn add(x, y)\n", ")\nreturn add(x, y)\n", "x, y"),
+        ("bar()", ")\n", None),
+        ("max(a, b), [c]);\n", ");\n", "max(a, b), [c]"),
+        ("f(a);\n", ");\n", None),
+        ('hello"', '"\n', "hello"),
+        ('hello")\n', '")\n', "hello"),
+        ('x + "hello"', '"\n', None),
+        ('"a)", b)', ")\n", '"a)", b'),
+        ("width + offset\n", " + offset\n", "width"),
+        ("if a: pass\n    return x\n    y", "return x\n", None),
+        ("if a: pass\n    return x", "return x\n", "if a: pass\n    "),
+        ("\n  it(() => {\n    x();\n  });\n  y();\n});\nmore", "});\n", "\n  it(() => {\n    x();\n  });\n  y();\n"),
+        # a line too long to look at
+        ("x" * 2000 + ")\n", "x" * 2000 + ")\n", None),
+    ],
+)  # fmt: skip
+def test_a_suggestion_ends_before_it_repeats_what_follows(
+    text: str, follows: str, expected: str | None
+) -> None:
+    out = told(text, StopRules(follows=follows))
+    assert out == (text if expected is None else expected)
+
+
+def test_other_ends_cut_the_rest_of_the_line_too() -> None:
+    assert told('"hello")\nprint()', StopRules(single_line=True, follows=")\n")) == '"hello"'
+    assert told('"hello")\nprint()', StopRules(strings=("\n",), follows=")\n")) == '"hello"'
+
+
+def test_no_stop_string_is_named_where_a_repetition_came_first() -> None:
+    rules = StopRules(("###",), follows="\n    return compute(total)\n")
+    assert stream(b"x\n    return compute(total)\n###", rules, []) == ("x", True, "")
+    assert stream(b"x\n    y ###", rules, []) == ("x\n    y ", True, "###")
+
+
+@given(st.lists(st.sampled_from(words), max_size=40), code)
+def test_little_is_held_back(parts: list[str], follows: str) -> None:
+    text = TextStream(StopRules(follows=follows))
+    held = 0
+    longest = max(len(line) for line in follows.split("\n"))
+    for part in parts:
+        held += len(part) - len(text.feed(part.encode()))
+        if text.stopped:
+            return
+        assert held <= len(follows) + longest + 8 + 2 * parts.count("\n") + 2 * parts.count("\r\n")
