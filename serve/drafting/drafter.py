@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from serve.decoder import FimTokens
-from serve.drafting.allowance import Allowance
+from serve.drafting.allowance import FIRST, Allowance
 from serve.drafting.recent import TAIL, RecentSuggestions
-from serve.drafting.token_index import TokenIndex
+from serve.drafting.token_index import MOST, TokenIndex
 
 MOST_BYTES = 1024  # of a remembered suggestion that are tokenized at once
+LEARNING = 0.1  # how much one guess from a remembered suggestion says about the next
 
 
 class Drafter:
@@ -32,6 +33,15 @@ class Drafter:
     ) -> None:
         self.tokenize, self.piece, self.fim, self.cost = tokenize, piece, fim, cost
         self.recent = RecentSuggestions()
+        self._recent_right = 0.5  # the share of remembered tokens that were right lately
+
+    def first_credit(self, *, remembers: bool) -> int:
+        """Tokens that a request may guess at first: a whole suggestion, where remembered ones are right enough."""
+        return MOST if remembers and self._recent_right > self.cost else FIRST
+
+    def learn(self, guessed: int, accepted: int) -> None:
+        """So many of the tokens that were guessed from a remembered suggestion were right."""
+        self._recent_right += LEARNING * (accepted / guessed - self._recent_right)
 
     def begin(self, request_tokens: Sequence[int], context: Sequence[int] = ()) -> Draft:
         """The guesses for one request.
@@ -68,13 +78,15 @@ class Draft:
         self._prompt, self._context = prompt, context
         self._before = drafter.before_cursor(prompt)
         self._generated: list[int] = []
-        self._allowance = Allowance(cost=drafter.cost)
         self._index: TokenIndex | None = None
         self._n_indexed = 0
         # What is left of a remembered suggestion that the model has agreed with so far.
         self._text = drafter.recent.find(self._before)[:MOST_BYTES]
         self._ahead = drafter.tokenize(self._text) if self._text else []
         self._at = 0
+        first = drafter.first_credit(remembers=bool(self._ahead))
+        self._allowance = Allowance(cost=drafter.cost, first=first)
+        self._is_remembered = False  # whether the last guess was
 
     def guess(self, most: int) -> list[int]:
         """The next tokens, as many as are likely enough and may be guessed; perhaps none.
@@ -84,7 +96,8 @@ class Draft:
         most = min(most, self._allowance.n())
         if most < 1:
             return []
-        if self._at < len(self._ahead):
+        self._is_remembered = self._at < len(self._ahead)
+        if self._is_remembered:
             return self._ahead[self._at : self._at + most]
         if not self._generated:
             return []  # the first token is the user's wait; the index can be built while it is read
@@ -107,6 +120,8 @@ class Draft:
     def result(self, guessed: int, accepted: int) -> None:
         """Book a step of the model: how many tokens were guessed, and how many of them were right."""
         self._allowance.result(guessed, accepted)
+        if guessed and self._is_remembered:
+            self._drafter.learn(guessed, accepted)
 
     def end(self) -> None:
         """Remember what was suggested."""

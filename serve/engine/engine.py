@@ -169,13 +169,14 @@ class Engine:
         return self._scheduler.plan(self._pace.prompt_budget(self._decoder.n_batch))
 
     def _guess(self) -> None:
-        """Give each sequence that generates the guesses that it may have."""
+        """Give each sequence whose next token this step may choose the guesses that it may have."""
+        self._requests.price_guesses(self._pace.guess_cost)
         for s in self._scheduler.running:
             s.draft = []
             g = self._requests[s.id]
             left = g.request.max_tokens - g.n_generated - 1
-            if g.draft and s.generates and left > 0:
-                s.draft = g.draft.guess(left, self._pace.guess_cost)
+            if g.draft and s.n_pending <= self._decoder.n_batch and left > 0:
+                s.draft = g.draft.guess(left)
 
     def _compute(self, chunks: list[Chunk]) -> list[Emitted]:
         batch = [

@@ -135,7 +135,7 @@ class Generation:
             n_right += 1
             if taken.ended:
                 break
-        if self.draft and guesses:
+        if self.draft:
             self.draft.result(len(guesses), n_right)
         self.n_drafted += len(guesses)
         self.n_accepted += n_right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -33,6 +34,11 @@ from turbopilot.errors import (
 Emitted: TypeAlias = tuple[int, Event]
 
 
+def _tokens(decoder: Decoder, data: bytes) -> list[int]:
+    """Token ids of bytes that may end within a character."""
+    return decoder.tokenize(data.decode("utf-8", "ignore"), parse_special=False)
+
+
 class Requests:
     """All requests that have begun and not ended.
 
@@ -59,7 +65,11 @@ class Requests:
         self._under_way: dict[int, Generation] = {}
         self._named: dict[str, int] = {}
         self._known = KnownTokens()
-        self._drafter = Drafter(decoder) if guesses and decoder.can_cut else None
+        self._drafter = (
+            Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
+            if guesses and decoder.can_cut
+            else None
+        )
         entropy = None if random_seed is None else random_seed % 2**64
         self._seeds = np.random.SeedSequence(entropy)
 
@@ -148,6 +158,11 @@ class Requests:
         self._metrics.known_tokens += g.n_generated
         self.count_tokens(g, g.n_generated, None, g.submitted)
         return events
+
+    def price_guesses(self, cost: float) -> None:
+        """What a guessed token costs from now on, in steps."""
+        if self._drafter:
+            self._drafter.cost = cost
 
     def learn(self, g: Generation, token: int) -> None:
         """`token` was computed to follow the sequence of `g`."""

@@ -152,14 +152,14 @@ class Scheduler:
             chunks.append(Chunk(s, s.n_past, s.n_past + 1, guesses))
         if generating and prompt_budget is not None:
             left = min(left, prompt_budget)
-        return chunks + self._prompts(left)
+        return chunks + self._prompts(left, guessing)
 
     def plan_alone(self, sequence: Sequence) -> list[Chunk]:
         """A step for one running sequence and nobody else, without guesses."""
         stop = min(len(sequence.tokens), sequence.n_past + self.n_batch)
         return [Chunk(sequence, sequence.n_past, stop)]
 
-    def _prompts(self, left: int) -> list[Chunk]:
+    def _prompts(self, left: int, guessing: int) -> list[Chunk]:
         """Prompts: a share for the oldest, then the shortest first, so that nobody waits behind a long one."""
         prompts = [s for s in self.running if not s.generates]
         if not prompts or not left:
@@ -172,7 +172,15 @@ class Scheduler:
             if more:
                 shares[s.id] = shares.get(s.id, 0) + more
                 left -= more
-        return [Chunk(s, s.n_past, s.n_past + shares[s.id]) for s in prompts if shares.get(s.id)]
+        chunks = []
+        for s in prompts:
+            if n := shares.get(s.id, 0):
+                # With its last tokens go guesses of what follows, as with a single one.
+                guesses = min(len(s.draft), guessing, left) if n == s.n_pending else 0
+                guessing -= guesses
+                left -= guesses
+                chunks.append(Chunk(s, s.n_past, s.n_past + n, guesses))
+        return chunks
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the books do not balance; cheap, for tests and when idle."""
