@@ -31,7 +31,7 @@ OWNERS = {
     },
     "llama_cpp": {
         "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "quantize/fit/llama_probe.py",
-        "serve/llama_decoder.py",
+        "serve/llama_decoder.py", "serve/llama_grammar.py",
         "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
         "turbopilot/bench/llama_runner.py",
     },

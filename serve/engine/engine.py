@@ -219,7 +219,7 @@ class Engine:
             advance = g.advance(
                 rows, s.draft[: c.n_draft], self._decoder, now, self._requests.learn
             )
-        except DecoderFailed as e:
+        except TurboPilotError as e:  # logits that are no numbers, a grammar that leaves no token
             return self._lose(g, e)
         self._scheduler.computed(s, c.stop + advance.n_right)
         if advance.n_right < c.n_draft:

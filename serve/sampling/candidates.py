@@ -1,0 +1,219 @@
+"""Logits → the tokens that may be chosen, with their weights. Pure.
+
+The order is llama.cpp's default (common/common.h: top_k, typ_p, top_p, min_p), but for the temperature, which comes
+first here, as in OpenAI's description and transformers: top_p, typical_p and min_p look at the probabilities that
+tokens are really drawn with. A temperature below 1 therefore narrows them, where llama.cpp applies it last.
+
+Weights are probabilities but for a common factor: the likeliest token has 1. A vocabulary has up to 150 000 tokens, of
+which few matter: whatever is sorted is cut short before, by a bound that provably loses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.decoder import Logits
+from serve.request import SamplingParams
+
+Ids = npt.NDArray[np.intp]
+Values = npt.NDArray[np.floating]
+Weights = npt.NDArray[np.float64]
+FloatWeights = npt.NDArray[np.float32]
+
+# Elements a block: of so many, `largest` looks at the greatest alone first.
+_BLOCK = 32
+# A first guess at how improbable a token can be and still belong to the top_p likeliest, as a share of what top_p
+# leaves out; where it is too high, it is divided by the second number.
+_COARSE = 1 / 16
+_FINER = 8
+# A double holds 53 bits: exp(-37) of a sum does not change it.
+_DOUBLE = 37.0
+# Below this share of the vocabulary, taking tokens out is faster than computing with all.
+_SPARSE = 0.25
+# Sorting this many is nearly always enough for typical_p.
+_TYPICAL = 512
+# `draw` finds the block of so many first: a running sum over a whole vocabulary takes far longer than blocks' sums.
+_DRAW_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Tokens and their weights.
+
+    Attributes:
+        ids: token ids; None is the whole vocabulary, in order.
+        weights: of each of them.
+        total: the weight of the tokens that they were chosen from.
+    """
+
+    ids: Ids | None
+    weights: Weights | FloatWeights
+    total: float
+
+    def token(self, at: int) -> int:
+        """The token at a position."""
+        return at if self.ids is None else int(self.ids[at])
+
+    def likeliest(self, n: int) -> tuple[Ids, Weights]:
+        """The n likeliest of them, likeliest first."""
+        at = largest(self.weights, n)
+        ids = at if self.ids is None else self.ids[at]
+        return ids, self.weights[at].astype(np.float64)
+
+
+def largest(x: Values, n: int) -> Ids:
+    """Ids of the n largest, largest first; equal ones by id. Fewer where not so many are above minus infinity.
+
+    Args:
+        x: (V,), without NaN.
+        n: at least 1.
+    """
+    size = len(x)
+    blocks = size // _BLOCK
+    if n >= size:
+        floor = -np.inf
+    elif blocks >= 2 * n:
+        # n blocks have a greatest element at or above the n-th of these: so have n elements.
+        tops = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
+        floor = np.partition(tops, blocks - n)[blocks - n]
+    else:
+        floor = np.partition(x, size - n)[size - n]
+    ids = np.flatnonzero(x >= floor) if floor > -np.inf else np.flatnonzero(x > -np.inf)
+    return ids[np.argsort(-x[ids], kind="stable")[:n]]
+
+
+def weights_of(x: Logits, best: int, temperature: float) -> FloatWeights:
+    """exp((x - x[best]) / temperature): (V,), the largest 1."""
+    out: FloatWeights = x - x[best]
+    with np.errstate(over="ignore"):  # to minus infinity, rightly
+        np.multiply(out, np.float32(1 / temperature), out=out)
+    np.exp(out, out=out)
+    return out
+
+
+def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
+    """What may be chosen.
+
+    Args:
+        logits: (V,), bias and penalties applied, without NaN.
+        params: with a temperature above `COLDEST`.
+        best: the likeliest token, whose logit is finite.
+    """
+    found = _first(logits, params, best)
+    if found.ids is None or (params.typical_p >= 1.0 and params.top_p >= 1.0 and not params.top_k):
+        return found
+    ids, weights, total = found.ids, found.weights.astype(np.float64), found.total
+    if params.typical_p < 1.0:
+        kept = typical(weights, params.typical_p)
+        ids, weights = ids[kept], weights[kept]
+        total = float(weights.sum())
+    order = np.argsort(-weights, kind="stable")
+    ids, weights = ids[order], weights[order]
+    n = len(ids)
+    if params.top_p < 1.0:
+        # The token that crosses the threshold belongs to the set, so that it is never empty.
+        n = min(n, int(np.searchsorted(np.cumsum(weights), params.top_p * total)) + 1)
+    if params.min_p > 0.0:
+        n = min(n, max(int(np.count_nonzero(weights >= params.min_p * weights[0])), 1))
+    return Candidates(ids[:n], weights[:n], total)
+
+
+def typical(weights: Weights, typical_p: float) -> Ids:
+    """Positions of the locally typical tokens: those whose surprise is nearest to the expected one.
+
+    Source: llama_sampler_typical_apply in llama.cpp's src/llama-sampler.cpp.
+
+    Args:
+        weights: all above 0.
+        typical_p: the probability that they have together.
+    """
+    p = weights / weights.sum()
+    surprise = -np.log(p)
+    nearness = -np.abs(surprise - (p * surprise).sum())
+    order = largest(nearness, _TYPICAL)
+    if float(p[order].sum()) <= typical_p:
+        order = largest(nearness, len(p))
+    return order[: int(np.searchsorted(np.cumsum(p[order]), typical_p, side="right")) + 1]
+
+
+def draw(weights: Weights | FloatWeights, u: float) -> int:
+    """The position that a number from [0, 1) falls on, where each has a share after its weight.
+
+    Args:
+        weights: at least one above 0.
+        u: uniformly distributed, it makes position i as probable as its weight says.
+    """
+    start = 0
+    n = len(weights)
+    if n > _DRAW_BLOCK:
+        sums = np.add.reduceat(weights, np.arange(0, n, _DRAW_BLOCK), dtype=np.float64)
+        ends = np.cumsum(sums)
+        target = u * ends[-1]
+        block = _past(ends, target)
+        start = block * _DRAW_BLOCK
+        weights = weights[start : start + _DRAW_BLOCK]
+        target -= ends[block - 1] if block else 0.0
+        return start + _past(np.cumsum(weights, dtype=np.float64), target)
+    ends = np.cumsum(weights, dtype=np.float64)
+    return _past(ends, u * ends[-1])
+
+
+def distribution(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
+    """The tokens that may be chosen with their probabilities (sum 1): `candidates`, for people and tests."""
+    found = candidates(logits, params, int(np.argmax(logits)))
+    p = found.weights.astype(np.float64)
+    ids = np.arange(len(p)) if found.ids is None else found.ids
+    return ids, p / p.sum()
+
+
+def _past(ends: Weights, target: float) -> int:
+    """The first position whose running sum is above the target; the last that adds anything, where none is."""
+    at = int(np.searchsorted(ends, target, side="right"))
+    return at if at < len(ends) else int(np.searchsorted(ends, ends[-1]))
+
+
+def _first(logits: Logits, params: SamplingParams, best: int) -> Candidates:
+    """All that need be looked at: no fewer tokens than belong to the result, in no order."""
+    n_vocab, top, temperature = len(logits), logits[best], params.temperature
+    if params.top_k > 0:
+        return _few(logits, largest(logits, params.top_k), best, temperature)
+    # Tokens less probable than this are, all together, less than a rounding error of their sum.
+    least = math.exp(-_DOUBLE) / n_vocab
+    if params.min_p > 0.0 and params.top_p >= 1.0 and params.typical_p >= 1.0:
+        least = max(least, min(params.min_p, 1.0))
+    likely = logits >= top + np.float32(temperature * math.log(least))
+    if least > 1e-9 or np.count_nonzero(likely) < n_vocab * _SPARSE:
+        return _few(logits, np.flatnonzero(likely), best, temperature)
+    weights = weights_of(logits, best, temperature)
+    total = float(weights.sum())
+    if params.typical_p < 1.0:
+        ids = np.flatnonzero(weights)
+    elif params.top_p < 1.0:
+        ids = _bound(weights, total, params)
+    else:
+        return Candidates(None, weights, total)
+    return Candidates(ids, weights[ids], total)
+
+
+def _few(logits: Logits, ids: Ids, best: int, temperature: float) -> Candidates:
+    weights: Weights = np.exp((logits[ids].astype(np.float64) - float(logits[best])) / temperature)
+    return Candidates(ids, weights, float(weights.sum()))
+
+
+def _bound(weights: FloatWeights, total: float, params: SamplingParams) -> Ids:
+    """Ids that hold the top_p likeliest and not many more.
+
+    All tokens below `rest / V` have less than `rest` together, so those above have more than top_p.
+    """
+    rest = (1.0 - params.top_p) * total
+    least = max(params.min_p, 0.5 * rest / len(weights))  # half of it, as the sums are rounded
+    floor = max(min(rest * _COARSE, 1.0), least)
+    while True:
+        ids = np.flatnonzero(weights >= floor)
+        if floor <= least or float(weights[ids].sum()) > params.top_p * total:
+            return ids
+        floor = max(floor / _FINER, least)

@@ -1,0 +1,86 @@
+"""Candidates for fill-in-the-middle: end where ends are likely together, be certain elsewhere. Pure.
+
+Source: llama_sampler_infill_apply in llama.cpp's src/llama-sampler.cpp, the numbers included. Its clients put it after
+top_k and top_p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from serve.decoder import Logits
+from serve.sampling.candidates import Weights, largest
+
+# Candidates looked at, at most: each is compared with each. llama.cpp's default top_k (common/common.h).
+MOST_CANDIDATES = 40
+# Ends are looked for among this many likeliest tokens first, then among all.
+_NEAR = 256
+
+
+class Vocabulary(Protocol):
+    """What must be known of tokens. A `serve.decoder.Decoder` is one."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; nothing for a special one."""
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends generation."""
+
+
+def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Vocabulary) -> list[int]:
+    """Positions of the tokens that may be chosen; none where generation should end though no end is listed.
+
+    Args:
+        ids: candidates, likeliest first.
+        weights: of each, not necessarily of sum 1.
+        vocab: their bytes, and which are ends.
+    """
+    n = len(ids)
+    p = [float(w) for w in weights / weights.sum()]
+    ends = [vocab.is_eog(t) for t in ids]
+    p_end = sum(x for x, end in zip(p, ends, strict=True) if end)
+    p_text = sum(x for x, end in zip(p, ends, strict=True) if not end)
+    if 3 * p_end * n > p_text:
+        return [i for i in range(n) if ends[i]]
+
+    alive = _merge_prefixes(p, [vocab.piece(t) for t in ids])
+    kept = [i for i in range(n) if ends[i] or (alive[i] and p[i] >= 0.2)]
+    n_text = sum(not ends[i] for i in kept)
+    if n_text == 0:
+        return [i for i in kept if ends[i]][:1]
+    least = sum(p[i] for i in kept) / (n_text + 1)
+    return [i for i in kept if ends[i] or p[i] >= least]
+
+
+def _merge_prefixes(p: list[float], pieces: list[bytes]) -> list[bool]:
+    """Give the probability of one token to another where one's text begins the other's: to the likelier.
+
+    Returns:
+        Which tokens are left.
+    """
+    alive = [True] * len(p)
+    for i, short in enumerate(pieces):
+        if not short:
+            continue
+        for j, other in enumerate(pieces):
+            if not alive[i]:
+                break
+            if i == j or not alive[j] or not other.startswith(short):
+                continue
+            target, source = (j, i) if p[j] > p[i] else (i, j)
+            p[target] += p[source]
+            p[source] = 0.0
+            alive[source] = False
+    return alive
+
+
+def likeliest_end(logits: Logits, vocab: Vocabulary) -> int | None:
+    """The likeliest token that ends generation; None where none is possible."""
+    for token in largest(logits, _NEAR):
+        if vocab.is_eog(int(token)):
+            return int(token)
+    ends = [t for t in map(int, np.flatnonzero(logits > -np.inf)) if vocab.is_eog(t)]
+    return max(ends, key=lambda t: float(logits[t]), default=None)

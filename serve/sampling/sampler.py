@@ -1,0 +1,156 @@
+"""One sequence's choices. Pure: knows nothing of models, threads or HTTP; the seed decides everything.
+
+Order: logit_bias, penalties, then `candidates` (or mirostat, or infill after them), then one draw. A grammar is asked
+about the token drawn, and only where it forbids it, everything is masked and drawn again: as in llama.cpp
+(common_sampler_sample in common/sampling.cpp), since masking a vocabulary costs milliseconds. Both draws of a token
+have a random number of their own, and every token costs as many: what was drawn depends on how many tokens were
+generated, never on how they were batched or guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from serve.decoder import Constraint, Logits
+from serve.request import COLDEST, SamplingParams
+from serve.sampling.candidates import candidates, draw
+from serve.sampling.infill import MOST_CANDIDATES, Vocabulary, certain_or_end, likeliest_end
+from serve.sampling.mirostat import Mirostat
+from serve.sampling.shaping import LogitBias, counted_window, penalize_in_place
+from turbopilot.errors import DecoderFailed, InvalidRequest
+
+
+class Sampler:
+    """Chooses the tokens of one sequence: `pick` one, then `accept` it.
+
+    Args:
+        params: how.
+        seed: see `seed_sequence`.
+        constraint: what `params.grammar` says, at its start; this sampler's own from now on.
+        vocab: the tokens' bytes and ends; only `params.infill` needs it.
+
+    Raises:
+        InvalidRequest: a bias that is no number.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        seed: np.random.SeedSequence,
+        *,
+        constraint: Constraint | None = None,
+        vocab: Vocabulary | None = None,
+    ) -> None:
+        if params.grammar and constraint is None:
+            raise ValueError("a grammar without its constraint would be ignored")
+        if params.infill and vocab is None:
+            raise ValueError("infill asks the vocabulary")
+        self.params = params
+        self._constraint = constraint
+        self._vocab = vocab
+        self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
+        self._greedy = params.temperature < COLDEST or params.top_k == 1
+        self._infill = params.infill and not params.mirostat
+        # At temperature 0 infill weighs tokens as the model does, and takes the likeliest of those it leaves.
+        self._listing = replace(params, temperature=1.0) if self._greedy else params
+        self._mirostat = Mirostat(params) if params.mirostat and not self._greedy else None
+        self._rng = np.random.default_rng(seed)
+        self._numbers: list[float] | None = None  # of the token to come, once one is needed
+        self._surprise: tuple[int, float] | None = None  # of the last token picked
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """The next token. Picking changes nothing: until `accept`, the same logits give the same token again.
+
+        Args:
+            logits: (V,), as the model gave them; never written to.
+            history: the sequence so far, prompt included.
+
+        Raises:
+            DecoderFailed: the logits hold NaN or nothing finite.
+            InvalidRequest: the bias or the grammar leaves no token.
+        """
+        shaped = self._shaped(logits, history)
+        best = int(np.argmax(shaped))  # argmax finds a NaN, too
+        if not math.isfinite(shaped[best]):
+            raise _unusable(logits)
+        token = self._choose(shaped, best, 0)
+        if self._constraint is None or self._constraint.allows(token):
+            return token
+        masked = self._constraint.mask(shaped)
+        best = int(np.argmax(masked))
+        if not math.isfinite(masked[best]):
+            raise InvalidRequest(
+                "the grammar comes to a point where none of the model's tokens may follow",
+                param="grammar",
+            )
+        return self._choose(masked, best, 1)
+
+    def accept(self, token: int) -> None:
+        """The token was taken; the next `pick` is for the one after it."""
+        if not self._greedy and self._numbers is None:  # a token that was never drawn counts, too
+            self._drawn(0)
+        self._numbers = None
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        if self._mirostat is not None and self._surprise and self._surprise[0] == token:
+            self._mirostat.accept(self._surprise[1])
+        self._surprise = None
+
+    def _shaped(self, logits: Logits, history: Sequence[int]) -> Logits:
+        if self._bias is None and not self.params.penalizes:
+            return logits
+        shaped: Logits = logits.copy()
+        if self._bias is not None:
+            self._bias.add_to(shaped)
+        if self.params.penalizes:
+            window = counted_window(history, self.params.repeat_last_n)
+            penalize_in_place(shaped, window, self.params)
+        return shaped
+
+    def _choose(self, logits: Logits, best: int, attempt: int) -> int:
+        if self._infill:
+            return self._choose_infill(logits, best, attempt)
+        if self._greedy:
+            return best
+        u = self._drawn(attempt)
+        if self._mirostat is not None:
+            self._surprise = self._mirostat.choose(logits, best, u)
+            return self._surprise[0]
+        found = candidates(logits, self.params, best)
+        return found.token(draw(found.weights, u))
+
+    def _choose_infill(self, logits: Logits, best: int, attempt: int) -> int:
+        assert self._vocab is not None
+        ids, weights = candidates(logits, self._listing, best).likeliest(MOST_CANDIDATES)
+        kept = certain_or_end(ids.tolist(), weights, self._vocab)
+        if not kept:
+            end = likeliest_end(logits, self._vocab)
+            return best if end is None else end
+        if self._greedy:
+            return int(ids[kept[0]])
+        return int(ids[kept[draw(weights[kept], self._drawn(attempt))]])
+
+    def _drawn(self, attempt: int) -> float:
+        """The random number for the token to come: at the first attempt, or the one under the grammar's mask."""
+        if self._numbers is None:
+            self._numbers = self._rng.random(1 if self._constraint is None else 2).tolist()
+        return self._numbers[attempt]
+
+
+def seed_sequence(seed: int, stream: int) -> np.random.SeedSequence:
+    """The seed of one choice: the client's number (taken modulo 2⁶⁴, as it may be negative) and its index."""
+    return np.random.SeedSequence([seed % 2**64, stream])
+
+
+def _unusable(logits: Logits) -> DecoderFailed | InvalidRequest:
+    """Why no token can be chosen: the model's fault, or that of what was asked."""
+    if math.isfinite(logits[np.argmax(logits)]):
+        return InvalidRequest("logit_bias leaves no token to choose", param="logit_bias")
+    return DecoderFailed(
+        "the model computed logits that are no numbers",
+        hint="the file is damaged or was quantized too coarsely: verify it with turbopilot verify",
+    )

@@ -1,0 +1,72 @@
+"""Bias and penalties: logits → logits, before any candidate is dropped. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.decoder import Logits
+from serve.request import SamplingParams
+from turbopilot.errors import InvalidRequest
+
+
+class LogitBias:
+    """What a request adds to single logits.
+
+    Args:
+        pairs: (token id, what is added); of one id given twice, both count.
+
+    Raises:
+        InvalidRequest: an amount that is no number, or plus infinity.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, float]]) -> None:
+        if any(math.isnan(b) or b == math.inf for _, b in pairs):
+            raise InvalidRequest(
+                "logit_bias takes numbers, or minus infinity (false) for never", param="logit_bias"
+            )
+        self._ids = np.array([i for i, _ in pairs], dtype=np.int64)
+        self._amounts = np.array([b for _, b in pairs], dtype=np.float32)
+
+    def add_to(self, logits: Logits) -> None:
+        """Change `logits`. Ids that the vocabulary lacks are passed over, as in llama.cpp."""
+        known = (self._ids >= 0) & (self._ids < len(logits))
+        np.add.at(logits, self._ids[known], self._amounts[known])
+
+
+def counted_window(history: Sequence[int], repeat_last_n: int) -> Sequence[int]:
+    """The end of the history at which the penalties look: 0 is none of it, -1 all."""
+    if repeat_last_n == 0:
+        return ()
+    return history if repeat_last_n < 0 else history[-repeat_last_n:]
+
+
+def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> Logits:
+    """A copy of the logits in which tokens of the window are less likely.
+
+    Source: llama_sampler_penalties_apply in llama.cpp's src/llama-sampler.cpp.
+    """
+    out: Logits = logits.copy()
+    penalize_in_place(out, window, params)
+    return out
+
+
+def penalize_in_place(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
+    """`penalize`, of logits that are the caller's own."""
+    ids, n = _counts(window)
+    if not len(ids):
+        return
+    seen = logits[ids]
+    seen = np.where(seen > 0, seen / params.repeat_penalty, seen * params.repeat_penalty)
+    logits[ids] = seen - params.frequency_penalty * n - params.presence_penalty
+
+
+def _counts(window: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Each token of the window once, and how often it is there."""
+    counts = Counter(window)
+    ids = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
+    return ids, np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
