@@ -8,20 +8,23 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.service import ClientGone
+from serve.generation import ClientGone
 from serve.sse import compact_json
 from turbopilot.errors import (
     ContextLengthExceeded,
+    DeadlineExceeded,
     InvalidRequest,
     NoKvSlot,
     Overloaded,
+    Superseded,
     TurboPilotError,
 )
 
 log = logging.getLogger("turbopilot.http")
 
-RETRY_AFTER_SECONDS = 2
-CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads it but the access log
+# nginx's number. A client that left never reads it. One that superseded its own request can ignore it: unlike
+# 409 and everything from 500 on, no SDK tries again after it, which would end the newer request.
+CLIENT_CLOSED_REQUEST = 499
 
 
 class Fault(NamedTuple):
@@ -38,6 +41,8 @@ class Fault(NamedTuple):
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
     (InvalidRequest, 400, "invalid_request_error", None),
+    (Superseded, CLIENT_CLOSED_REQUEST, "superseded_error", "superseded"),
+    (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
     (TurboPilotError, 500, "server_error", None),
@@ -93,5 +98,8 @@ def register(app: Flask) -> None:
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
         if fault.status == 503:
-            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            after = error.retry_after if isinstance(error, Overloaded) else 1
+            response.headers["Retry-After"] = str(after)
+        if fault.status == 504:  # the caller has no time left: OpenAI's SDKs heed this
+            response.headers["X-Should-Retry"] = "false"
         return response

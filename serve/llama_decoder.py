@@ -116,9 +116,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     return decoder, report
 
 
-def _make_context(
-    model: Any, path: Path, n_ctx: int, layout: Layout, options: ModelOptions
-) -> Any:
+def _make_context(model: Any, path: Path, n_ctx: int, layout: Layout, options: ModelOptions) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = layout.n_cells(n_ctx)
     params.n_batch = options.n_batch
@@ -252,7 +250,9 @@ class LlamaDecoder:
         code = llama_cpp.llama_decode(self._context, self._batch.fill(batch))
         if code:
             reason = _capture.last_errors(1) or f"llama_decode returned {code}"
-            raise _CODES.get(code, DecoderFailed)(f"llama.cpp could not compute the batch: {reason}")
+            raise _CODES.get(code, DecoderFailed)(
+                f"llama.cpp could not compute the batch: {reason}"
+            )
         if not n_wanted:
             return np.empty((0, self.n_vocab), dtype=np.float32)
         # In the batch's order, however llama.cpp computed it.

@@ -29,9 +29,23 @@ class Prompt:
 
 
 def build_prompt(
-    tokenizer: Tokenizer, prefix: str, suffix: str, *, n_ctx: int, max_tokens: int
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    *,
+    n_ctx: int,
+    max_tokens: int,
+    max_prompt: int | None = None,
 ) -> Prompt:
     """Tokenize, frame for fill-in-the-middle where there is a suffix and the model can, and fit.
+
+    Args:
+        tokenizer: of the model.
+        prefix: the text before the cursor.
+        suffix: the text after it; "" is none.
+        n_ctx: tokens that prompt and answer may have together.
+        max_tokens: tokens that are wanted of the answer.
+        max_prompt: tokens that the prompt may have even where more would fit; None is no limit.
 
     Special tokens that a client wrote into a plain prompt count as such (some editors frame by
     themselves). Where we frame, names of special tokens in the text are only text, as in a file that is
@@ -53,8 +67,9 @@ def build_prompt(
         if not parts.n_tokens:
             parts.head = [tokenizer.start_token]
 
-    allowed = _answer_length(parts.n_tokens, n_ctx, max_tokens)
-    fitted = parts.fit(n_ctx - allowed)
+    most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
+    allowed = _answer_length(min(parts.n_tokens, most), n_ctx, max_tokens)
+    fitted = parts.fit(min(n_ctx - allowed, most))
     truncated = (("prompt",) if fitted.n_tokens < parts.n_tokens or too_long else ()) + (
         ("max_tokens",) if allowed < max_tokens else ()
     )

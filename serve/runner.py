@@ -1,8 +1,8 @@
 """The one thread that owns the decoder, and the queues to and from it. Knows nothing of HTTP or llama.cpp.
 
-Calls come from any thread and wait for nothing: requests go in by one queue, events come out by one
-unbounded queue per job (bounded by its `max_tokens`), so a slow client never holds up the others. Every
-accepted request ends in one `Finished`, also when the engine breaks or is shut down.
+Calls come from any thread and wait for nothing: requests go in by one queue, events come out by one queue
+a job. Every accepted request ends in one `Finished`, also when the engine breaks, its thread dies or the
+server is shut down.
 """
 
 from __future__ import annotations
@@ -10,45 +10,24 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serve.engine import Emitted, Engine
+from serve.job import Job
+from serve.ledger import Ledger
+from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, GenerationRequest, Usage
+from serve.steps import Steps
+from serve.throughput import Throughput
 from turbopilot.errors import DecoderFailed, Overloaded, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
-
-class Job:
-    """Requests that were submitted together, and their events as they come."""
-
-    def __init__(self, runner: EngineRunner, n_requests: int) -> None:
-        self._runner = runner
-        self._events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-        self._unfinished = set(range(n_requests))
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the terminal event of every request has been taken."""
-        return not self._unfinished
-
-    def next_event(self, timeout: float | None = None) -> tuple[int, Event] | None:
-        """The next (index of the request, event); None where none came within the timeout (seconds)."""
-        try:
-            index, event = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if isinstance(event, Finished):
-            self._unfinished.discard(index)
-        return index, event
-
-    def cancel(self) -> None:
-        """Nobody waits for the events any more. Harmless when the job has ended."""
-        self._runner._post(_Cancel(self))
-
-    def _deliver(self, index: int, event: Event) -> None:
-        self._events.put((index, event))
+# An engine that breaks more often than this within so many seconds would only break again.
+MAX_RESTARTS = 3
+RESTART_WINDOW = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +51,31 @@ class EngineRunner:
 
     Args:
         engine: used by nobody else from now on.
-        max_jobs: jobs that may wait or run at once; more are refused.
+        max_open: requests that may wait or run at once; more are refused. An idle server takes any job.
+        clock: seconds, for estimates only.
     """
 
-    def __init__(self, engine: Engine, *, max_jobs: int = 24) -> None:
+    def __init__(
+        self, engine: Steps, *, max_open: int = 65, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
-        self._max_jobs = max_jobs
+        self._max_open = max_open
+        self._clock = clock
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
-        # Guards the three below; reentrant, as a signal handler may stop us while we hold it.
+        # Guards the block below; reentrant, as a signal handler may stop us while we hold it.
         self._lock = threading.RLock()
-        self._n_jobs = 0
+        self._idle = threading.Condition(self._lock)
+        self._n_open = 0
+        self._n_refused = 0
+        self._n_restarts = 0
+        self._is_cut = False
         self._refuse: TurboPilotError | None = None
         self._failure: TurboPilotError | None = None
+        self._throughput = Throughput()
         # Touched by the engine's thread alone:
-        self._owners: dict[int, tuple[Job, int]] = {}
-        self._unfinished: dict[Job, int] = {}
-        self._next_id = 0
+        self._ledger = Ledger()
+        self._broke: Exception | None = None
+        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
     def start(self) -> None:
@@ -101,32 +89,82 @@ class EngineRunner:
             return self._failure
 
     @property
-    def n_jobs(self) -> int:
-        """Jobs that wait or run."""
+    def is_draining(self) -> bool:
+        """Whether it was told to end: it takes nothing new."""
         with self._lock:
-            return self._n_jobs
+            return self._refuse is not None and self._failure is None
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> Job:
+    @property
+    def is_cut(self) -> bool:
+        """Whether what runs has been told to end at once, too."""
+        with self._lock:
+            return self._is_cut
+
+    @property
+    def n_open(self) -> int:
+        """Requests that wait or run."""
+        with self._lock:
+            return self._n_open
+
+    @property
+    def n_refused(self) -> int:
+        """Jobs that were refused because too much was waiting."""
+        with self._lock:
+            return self._n_refused
+
+    @property
+    def n_restarts(self) -> int:
+        """Times that the engine broke and was begun anew."""
+        with self._lock:
+            return self._n_restarts
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """The engine's."""
+        return self._engine.metrics
+
+    def submit(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Job:
         """Queue requests as one job.
 
+        Args:
+            requests: at least one.
+            whole: whether the events are wanted together at the end, or as they come.
+
         Raises:
-            Overloaded: too many jobs wait, or the server is shutting down.
+            Overloaded: too much waits, or the server is shutting down.
             DecoderFailed: the engine has died.
         """
-        job = Job(self, len(requests))
+        job = Job(len(requests), whole=whole, on_cancel=lambda job: self._post(_Cancel(job)))
         with self._lock:
             if self._refuse:
                 raise self._refuse
-            if self._n_jobs >= self._max_jobs:
-                raise Overloaded(f"{self._n_jobs} requests are waiting already", hint="try again")
-            self._n_jobs += 1
+            excess = self._n_open + len(requests) - self._max_open
+            if self._n_open and excess > 0:
+                self._n_refused += 1
+                raise Overloaded(
+                    f"{self._n_open} requests are waiting or running already",
+                    retry_after=self._throughput.seconds_until(excess, self._clock()),
+                    hint="try again",
+                )
+            self._n_open += len(requests)
             self._inbox.put(_Submit(job, tuple(requests)))
         return job
+
+    def drain(self) -> None:
+        """Refuse new jobs from now on; the present ones go on."""
+        with self._lock:
+            self._refuse = self._refuse or Overloaded("the server is shutting down")
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits or runs; False where the timeout (seconds) was over before."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._n_open, timeout)
 
     def request_stop(self) -> None:
         """Refuse new jobs and end the present ones as cancelled. Returns at once."""
         with self._lock:
-            self._refuse = self._refuse or Overloaded("the server is shutting down")
+            self.drain()
+            self._is_cut = True
             self._inbox.put(_Stop())
 
     def close(self) -> None:
@@ -140,13 +178,44 @@ class EngineRunner:
     def _run(self) -> None:
         failure: TurboPilotError | None = None
         try:
+            while failure is None and not self._work():
+                failure = self._recover()
+        except BaseException as e:  # what kills the thread must not take its clients with it
+            log.critical("the engine's thread was ended; no more completions", exc_info=e)
+            failure = _broken(e)
+        finally:
+            self._shut_down(failure)
+
+    def _work(self) -> bool:
+        """Obey and step until told to stop; False where the engine broke."""
+        try:
             while self._obey():
                 self._deliver(self._engine.step())
         except Exception as e:
-            log.exception("the engine broke; the server answers no more completions")
-            failure = DecoderFailed(f"the engine broke: {e}", hint="restart the server")
-        finally:
-            self._shut_down(failure)
+            log.exception("the engine broke")
+            self._broke = e
+            return False
+        return True
+
+    def _recover(self) -> TurboPilotError | None:
+        """End all requests and begin anew with an empty context; an error where that is of no use."""
+        error, self._broke = _broken(self._broke), None
+        now = self._clock()
+        often = len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW
+        if often:
+            log.critical("the engine breaks again and again; no more completions")
+            return error
+        self._restarts.append(now)
+        try:
+            self._deliver(self._engine.reset(error))
+        except Exception as e:
+            log.critical("the engine cannot be begun anew; no more completions", exc_info=e)
+            return error
+        self._end_all(Finished("error", Usage(0, 0), error))  # whatever the engine has lost
+        with self._lock:
+            self._n_restarts += 1
+        log.warning("the engine goes on with an empty context")
+        return None
 
     def _obey(self) -> bool:
         """Carry out what is in the inbox, waiting for it when there is nothing else to do; False to stop."""
@@ -163,41 +232,68 @@ class EngineRunner:
                 self._cancel(command.job)
 
     def _accept(self, command: _Submit) -> None:
-        first, self._next_id = self._next_id, self._next_id + len(command.requests)
-        self._unfinished[command.job] = len(command.requests)
-        for index in range(len(command.requests)):  # all are ours before anything can go wrong
-            self._owners[first + index] = command.job, index
-        for index, request in enumerate(command.requests):
-            self._deliver(self._engine.submit(first + index, request))
+        ids = self._ledger.open(command.job)  # all are ours before anything can go wrong
+        for i, request in zip(ids, command.requests, strict=True):
+            self._deliver(self._engine.submit(i, request))
 
     def _cancel(self, job: Job) -> None:
-        for request_id in [i for i, (owner, _) in self._owners.items() if owner is job]:
-            self._deliver(self._engine.cancel(request_id))
+        self._deliver([e for i in self._ledger.ids(job) for e in self._engine.cancel(i)])
 
-    def _deliver(self, emitted: list[Emitted]) -> None:
+    def _deliver(self, emitted: Sequence[tuple[int, Event]]) -> None:
+        cancelled = set()
         for request_id, event in emitted:
-            job, index = self._owners[request_id]
+            if not (owner := self._ledger.owner(request_id)):
+                continue  # it was ended when the engine broke
+            job, index = owner
             if isinstance(event, Finished):
-                del self._owners[request_id]
-                self._unfinished[job] -= 1
-                if not self._unfinished[job]:
-                    del self._unfinished[job]
-                    with self._lock:
-                        self._n_jobs -= 1
-            job._deliver(index, event)
+                self._ledger.close(request_id)
+                self._count_ended(1)
+                if event.reason == "cancelled":
+                    cancelled.add(job)
+            job.deliver(index, event)
+        for (
+            job
+        ) in cancelled:  # where a newer request took the place of one choice, the others go, too
+            self._cancel(job)
+
+    def _count_ended(self, n: int) -> None:
+        with self._lock:
+            self._throughput.note(n, self._clock())
+            self._n_open -= n
+            if not self._n_open:
+                self._idle.notify_all()
+
+    def _end_all(self, last: Finished) -> None:
+        for job, index in self._ledger.clear():
+            self._count_ended(1)
+            job.deliver(index, last)
 
     def _shut_down(self, failure: TurboPilotError | None) -> None:
         """End everything that was accepted, also what is still in the inbox."""
         with self._lock:
             self._failure = failure
             self._refuse = failure or self._refuse
-            self._n_jobs = 0
+        if failure is None:
+            try:
+                self._deliver(self._engine.fail_all())
+            except Exception:
+                log.exception("while shutting down")
         last = Finished("error" if failure else "cancelled", Usage(0, 0), failure)
-        for job, index in self._owners.values():
-            job._deliver(index, last)
-        self._owners.clear()
+        self._end_all(last)
         while not self._inbox.empty():
             command = self._inbox.get()
             if isinstance(command, _Submit):
+                self._count_ended(len(command.requests))
                 for index in range(len(command.requests)):
-                    command.job._deliver(index, last)
+                    command.job.deliver(index, last)
+        if failure is None:
+            try:
+                self._engine.close()
+            except Exception:
+                log.exception("while shutting down")
+
+
+def _broken(e: BaseException | None) -> DecoderFailed:
+    return DecoderFailed(
+        f"the engine broke: {e or type(e).__name__}", hint="if it happens again, restart the server"
+    )

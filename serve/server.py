@@ -6,7 +6,6 @@ The port is bound before the model is loaded: a port in use is known at once, no
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import threading
 import time
@@ -14,68 +13,25 @@ from collections.abc import Callable
 from typing import Any
 
 from waitress import create_server, wasyncore
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
-from waitress.task import ErrorTask
-from waitress.utilities import RequestEntityTooLarge
 
 from serve.app import create_app
-from serve.engine import Engine
-from serve.http_errors import Fault, error_body
+from serve.decoder import Decoder
 from serve.report import how_to_use
 from serve.runner import EngineRunner
 from serve.service import CompletionService, ModelInfo
-from serve.settings import HTTP_THREADS, MAX_BODY_BYTES, MAX_JOBS, ServerOptions
-from serve.sse import compact_json
+from serve.settings import MAX_BODY_BYTES, SPARE_HTTP_THREADS, ServerOptions
+from serve.shutdown import Shutdown
+from serve.steps import Steps
+from serve.waitress_channel import Channel
 from turbopilot.errors import ServeError
 from turbopilot.version import __version__
 
 log = logging.getLogger("turbopilot.http")
 
-# A refused body up to this size is received and thrown away, so that a client that sends before it reads
-# gets to see the answer instead of a broken connection. Larger ones are cut off.
-MAX_DISCARDED_BYTES = 2**30
-
-
-class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Discards a body that is announced as too large; waitress would close while the client still sends."""
-
-    expect_continue: bool
-    _discard = 0
-
-    def received(self, data: bytes) -> int:
-        if self._discard:
-            n = min(len(data), self._discard)
-            self._discard -= n
-            self.completed = not self._discard
-            return n
-        consumed: int = super().received(data)
-        if isinstance(self.error, RequestEntityTooLarge):
-            if self.expect_continue:
-                self.expect_continue = False  # answered with the refusal, not with "100 Continue"
-            elif not self.body_bytes_received and self.content_length <= MAX_DISCARDED_BYTES:
-                self._discard = self.content_length
-                self.completed = False
-        return consumed
-
-
-class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """What waitress refuses before Flask sees it, as JSON in the caller's dialect."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
-        body = compact_json(error_body(fault, getattr(self.request, "path", "")))
-        self.status = f"{error.code} {error.reason}"
-        self.content_length = len(body)
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.write(body)
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]
-    parser_class = _Parser
-    error_task_class = _ErrorTask
+# After the last answer was computed, clients get so many seconds to take it before the server is gone.
+LAST_SECONDS = 5.0
+# Connections beyond this are not accepted; waitress's 100 are few for a team's editors.
+MAX_CONNECTIONS = 1000
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -108,16 +64,27 @@ class HttpServer:
     Args:
         app: the WSGI application.
         listener: from `bind`; owned by the server from now on.
+        threads: answers that may be under way at once, waiting ones included.
+        clock: seconds, to tell clients that take nothing.
     """
 
-    def __init__(self, app: Callable[..., Any], listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        listener: socket.socket,
+        *,
+        threads: int = 32,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         # "Task queue depth" would only say that there are many clients.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.host, self.port = listener.getsockname()[:2]
         self._server = create_server(
             app,
             sockets=[listener],
-            threads=HTTP_THREADS,
+            threads=threads,
+            connection_limit=MAX_CONNECTIONS,
+            asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
             max_request_body_size=MAX_BODY_BYTES,
             recv_bytes=65536,
@@ -125,28 +92,56 @@ class HttpServer:
             channel_request_lookahead=4,
             log_socket_errors=False,  # an editor that leaves is no error
         )
-        self._server.channel_class = _Channel
+        self._server.channel_class = Channel
+        self._clock = clock
+        self._refusing = False
         self._stopping = False
+        self._ended = False
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Serve until `stop` or KeyboardInterrupt; then let the answers under way end."""
+        """Serve until `stop` or KeyboardInterrupt; then let the answers under way reach their clients."""
         try:
             while not self._stopping:
-                wasyncore.loop(timeout=1, map=self._server._map, count=1)
+                self._turn(1.0)
+            until = time.monotonic() + LAST_SECONDS
+            while self._is_sending() and (left := until - time.monotonic()) > 0:
+                self._turn(min(left, 1.0))
         except (KeyboardInterrupt, SystemExit):
             log.debug("interrupted")
         finally:
             self._server.task_dispatcher.shutdown()
             with self._lock:
-                self._stopping = True
+                self._ended = True
                 wasyncore.close_all(self._server._map, ignore_all=True)
+
+    def _turn(self, timeout: float) -> None:
+        """Send and receive what can be, waiting for it at most `timeout` seconds."""
+        if self._refusing and self._server.accepting:
+            wasyncore.dispatcher.close(self._server)  # the listener alone: connections stay
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self._server._map, count=1)
+        now = self._clock()
+        for channel in list(self._server.active_channels.values()):
+            if channel.is_stuck(now):
+                channel.handle_close()
+
+    def _is_sending(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(c.requests or c.total_outbufs_len for c in channels)
+
+    def refuse(self) -> None:
+        """Accept no new connections from now on; from any thread."""
+        self._refusing = True
+        self._wake()
 
     def stop(self) -> None:
         """End `run`, from any thread."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
         with self._lock:  # not while `run` closes the pipe that this writes to
-            if not self._stopping:
-                self._stopping = True
+            if not self._ended:
                 self._server.pull_trigger()
 
 
@@ -162,40 +157,60 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     """
     listener = bind(options.host, options.port)
     with listener:
-        from serve.llama_decoder import load  # seconds: not before the port is ours
+        # Seconds: not before the port is ours.
+        from serve.engine import Engine, EngineOptions
+        from serve.llama_decoder import load
 
         notify(f"loading {options.model_file}")
         decoder, report = load(options.model_file, options.model)
-        for line in report.lines():
-            notify(line)
-        runner = EngineRunner(
-            Engine(decoder, n_slots=options.model.n_seq, random_seed=options.random_seed),
-            max_jobs=MAX_JOBS,
-        )
-        model = ModelInfo(decoder.name, decoder.n_ctx, int(time.time()))
-        app = create_app(CompletionService(runner, decoder, model), options.defaults)
-        server = HttpServer(app, listener)
-        runner.start()
         try:
-            _stop_gracefully(runner)
-            for line in how_to_use(server.host, server.port):
+            for line in report.lines():
                 notify(line)
-            server.run()
+            engine = Engine(
+                decoder,
+                EngineOptions(
+                    n_slots=decoder.n_seq,
+                    random_seed=options.random_seed,
+                    drafts=options.caches.drafts,
+                    prefix_cache_bytes=options.caches.prefix_bytes,
+                    prefix_folder=options.caches.prefix_folder,
+                ),
+            )
+            run(engine, decoder, listener, options, notify)
         finally:
-            runner.close()
             decoder.close()
     notify("stopped")
 
 
-def _stop_gracefully(runner: EngineRunner) -> None:
-    """On Ctrl-C or a polite kill: end what runs, tell its clients, leave. A second one does not wait."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # Python delivers signals to the main thread alone
+def run(
+    engine: Steps,
+    decoder: Decoder,
+    listener: socket.socket,
+    options: ServerOptions,
+    notify: Callable[[str], None],
+) -> None:
+    """Serve an engine until interrupted.
 
-    def leave(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        runner.request_stop()
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+    Args:
+        engine: used by nobody else.
+        decoder: the engine's.
+        listener: from `bind`.
+        options: see `serve`; how to load the model is of no interest here.
+        notify: see `serve`.
+    """
+    limits = options.limits
+    max_open = decoder.n_seq + limits.max_queue
+    runner = EngineRunner(engine, max_open=max_open)
+    model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
+    service = CompletionService(runner, decoder, model, limits)
+    server = HttpServer(
+        create_app(service, options.defaults), listener, threads=max_open + SPARE_HTTP_THREADS
+    )
+    runner.start()
+    try:
+        Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace).on_signals()
+        for line in how_to_use(server.host, server.port):
+            notify(line)
+        server.run()
+    finally:
+        runner.close()

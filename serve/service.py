@@ -2,113 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from serve.decoder import Tokenizer
-from serve.prompts import build_prompt
-from serve.request import Event, Finished, GenerationRequest, SamplingParams, TextDelta, Usage
-from serve.runner import EngineRunner, Job
-from turbopilot.errors import Overloaded, TurboPilotError
+from serve.generation import Generation
+from serve.metrics import EngineMetrics
+from serve.prompts import CHARS_PER_TOKEN, build_prompt
+from serve.request import GenerationRequest, SamplingParams, StopRules
+from serve.runner import EngineRunner
+from serve.settings import Limits
+from turbopilot.errors import TurboPilotError
 
-# How often a waiting answer looks whether its client is still there, in seconds. Tokens wake it earlier.
-LOOK_AROUND = 0.05
-
-
-class ClientGone(Exception):
-    """Nobody is there to read the answer."""
+# A suggestion that comes to repeat this much of the text after the cursor is long found out.
+MAX_FOLLOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is asked for, in every dialect's common terms."""
+    """What is asked for, in every dialect's common terms.
+
+    Attributes:
+        prompts: each is continued on its own.
+        max_tokens: to generate for each choice, at most; 0 only warms the cache.
+        suffix: the text after the cursor.
+        n: choices for each prompt.
+        stop: where it ends earlier; `follows` is set from the suffix.
+        sampling: how tokens are chosen; without the logit bias, which follows.
+        logit_bias: (token id or text, what is added to the logits of its tokens) pairs.
+        n_logprobs: see GenerationRequest.
+        deadline: seconds; None is the server's. It only shortens that.
+        predict_time: see GenerationRequest.
+        session: ends what still runs or waits of an earlier completion of this name; "" is none.
+    """
 
     prompts: tuple[str, ...]
     max_tokens: int
     suffix: str = ""
     n: int = 1
-    stop: tuple[str, ...] = ()
+    stop: StopRules = field(default_factory=StopRules)
     sampling: SamplingParams = field(default_factory=SamplingParams)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One finished text."""
-
-    text: str
-    finish_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """All choices, in order, and what they cost."""
-
-    choices: tuple[Choice, ...]
-    usage: Usage
-
-
-class Generation:
-    """A completion under way: iterate `events`, or `collect` them."""
-
-    def __init__(self, job: Job, *, n: int, truncated: tuple[str, ...]) -> None:
-        self._job = job
-        self._n = n
-        self._usages: dict[int, Usage] = {}
-        self.truncated = truncated
-
-    @property
-    def usage(self) -> Usage:
-        """Token counts of what has finished. A prompt counts once, however many choices it has."""
-        firsts = [u for i, u in self._usages.items() if i % self._n == 0]
-        return Usage(
-            sum(u.prompt_tokens for u in firsts),
-            sum(u.completion_tokens for u in self._usages.values()),
-            sum(u.cached_tokens for u in firsts),
-        )
-
-    def events(self, is_gone: Callable[[], bool]) -> Iterator[tuple[int, Event]]:
-        """(Index of the choice, event) as they come, until every choice has finished.
-
-        Whoever stops iterating, or whose client `is_gone`, frees the engine.
-
-        Raises:
-            ClientGone: the client left.
-            TurboPilotError: a choice could not be finished.
-        """
-        try:
-            while not self._job.is_finished:
-                item = self._job.next_event(LOOK_AROUND)
-                if is_gone():
-                    raise ClientGone
-                if item is None:
-                    continue
-                index, event = item
-                if isinstance(event, Finished):
-                    if event.error:
-                        raise event.error
-                    if event.reason == "cancelled":
-                        raise Overloaded("the server is shutting down")
-                    self._usages[index] = event.usage
-                yield index, event
-        finally:
-            self.cancel()
-
-    def collect(self, is_gone: Callable[[], bool]) -> Answer:
-        """Wait for all choices. Raises as `events` does."""
-        texts: dict[int, str] = {}
-        reasons: dict[int, str] = {}
-        for index, event in self.events(is_gone):
-            if isinstance(event, TextDelta):
-                texts[index] = texts.get(index, "") + event.text
-            else:
-                reasons[index] = event.reason
-        choices = tuple(Choice(texts.get(i, ""), reasons[i]) for i in sorted(reasons))
-        return Answer(choices, self.usage)
-
-    def cancel(self) -> None:
-        """Free the engine; harmless when the job has ended."""
-        if not self._job.is_finished:
-            self._job.cancel()
+    logit_bias: tuple[tuple[int | str, float], ...] = ()
+    n_logprobs: int | None = None
+    deadline: float | None = None
+    predict_time: float | None = None
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +55,27 @@ class ModelInfo:
 
     name: str
     n_ctx: int
+    n_vocab: int
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How things stand, for operators.
+
+    Attributes:
+        state: "ok" takes requests; "draining" ends what it has; "failed" answers nothing any more.
+        running: requests that are computed.
+        waiting: requests that are not yet.
+        refused: jobs that found the queue full.
+        restarts: times that the engine broke and went on.
+    """
+
+    state: Literal["ok", "draining", "failed"]
+    running: int
+    waiting: int
+    refused: int
+    restarts: int
 
 
 class CompletionService:
@@ -127,11 +85,19 @@ class CompletionService:
         runner: computes them.
         tokenizer: of the runner's model.
         model: of which the answers speak.
+        limits: what nobody gets more of.
     """
 
-    def __init__(self, runner: EngineRunner, tokenizer: Tokenizer, model: ModelInfo) -> None:
+    def __init__(
+        self,
+        runner: EngineRunner,
+        tokenizer: Tokenizer,
+        model: ModelInfo,
+        limits: Limits | None = None,
+    ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
+        self._limits = limits or Limits()
         self.model = model
 
     @property
@@ -140,36 +106,88 @@ class CompletionService:
         return self._runner.failure
 
     @property
-    def n_jobs(self) -> int:
-        """Jobs that wait or run."""
-        return self._runner.n_jobs
+    def metrics(self) -> EngineMetrics:
+        """What the engine counts."""
+        return self._runner.metrics
 
-    def start(self, completion: Completion) -> Generation:
+    @property
+    def status(self) -> Status:
+        """How things stand. Waits for nothing."""
+        runner = self._runner
+        state: Literal["ok", "draining", "failed"] = "draining" if runner.is_draining else "ok"
+        n_open = runner.n_open
+        running = min(runner.metrics.running, n_open)
+        return Status(
+            "failed" if runner.failure else state,
+            running,
+            n_open - running,
+            runner.n_refused,
+            runner.n_restarts,
+        )
+
+    def start(self, completion: Completion, *, whole: bool = False) -> Generation:
         """Queue a completion: for each prompt, `n` choices.
+
+        Args:
+            completion: what is wanted.
+            whole: whether it will be collected; else its events are handed out as they come.
 
         Raises:
             Overloaded: too many wait already.
             DecoderFailed: the engine has died.
         """
-        requests = []
+        requests: list[GenerationRequest] = []
         truncated: dict[str, None] = {}
         for text in completion.prompts:
-            prompt = build_prompt(
-                self._tokenizer,
-                text,
-                completion.suffix,
-                n_ctx=self.model.n_ctx,
-                max_tokens=completion.max_tokens,
-            )
-            truncated |= dict.fromkeys(prompt.truncated)
+            request, given_up = self._request(completion, text)
+            truncated |= dict.fromkeys(given_up)
             requests += [
-                GenerationRequest(
-                    prompt.tokens,
-                    prompt.max_tokens,
-                    completion.stop,
-                    replace(completion.sampling, stream=choice),
-                )
+                replace(request, sampling=replace(request.sampling, stream=choice))
                 for choice in range(completion.n)
             ]
-        job = self._runner.submit(requests)
-        return Generation(job, n=completion.n, truncated=tuple(truncated))
+        # A name ends whatever bears it already: only one of ours may, and the runner ends them together.
+        requests[0] = replace(requests[0], supersedes=completion.session)
+        job = self._runner.submit(requests, whole=whole)
+        return Generation(self._runner, job, n=completion.n, truncated=tuple(truncated))
+
+    def _request(self, c: Completion, text: str) -> tuple[GenerationRequest, tuple[str, ...]]:
+        """A prompt's request, and what was given up so that it fits."""
+        n_ctx, limits = self.model.n_ctx, self._limits
+        most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
+        prompt = build_prompt(
+            self._tokenizer,
+            text,
+            c.suffix,
+            n_ctx=n_ctx,
+            max_tokens=most,
+            max_prompt=limits.max_prompt,
+        )
+        context: tuple[int, ...] = ()
+        if c.suffix and not self._tokenizer.fim:
+            after = c.suffix[: n_ctx * CHARS_PER_TOKEN]
+            context = tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
+        deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]
+        request = GenerationRequest(
+            prompt.tokens,
+            prompt.max_tokens,
+            replace(c.stop, follows=c.suffix[:MAX_FOLLOWS]),
+            replace(c.sampling, logit_bias=self._bias(c)),
+            n_logprobs=c.n_logprobs,
+            deadline=min(deadlines, default=None),
+            predict_time=c.predict_time,
+            context=context,
+        )
+        capped = ("max_tokens",) if most < c.max_tokens else ()
+        return request, prompt.truncated + capped
+
+    def _bias(self, c: Completion) -> tuple[tuple[int, float], ...]:
+        """By token id. Text stands for all of its tokens; ids of other models are nobody's, as in llama.cpp."""
+        bias: dict[int, float] = {}
+        for token, value in c.logit_bias:
+            ids = (
+                [token]
+                if isinstance(token, int)
+                else self._tokenizer.tokenize(token, parse_special=True)
+            )
+            bias |= {i: value for i in ids if 0 <= i < self.model.n_vocab}
+        return tuple(bias.items())

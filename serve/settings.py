@@ -13,10 +13,12 @@ DEFAULT_CONTEXT: Final = (
     8192  # what `ctx = None` takes at most: a longer KV cache costs memory unasked
 )
 
-# More than editors open at once (6 have been seen from one), and more threads than jobs that may wait:
-# whatever is queued, /health and the token are answered at once.
-HTTP_THREADS: Final = 32
-MAX_JOBS: Final = 24
+# Threads for what needs no engine: whatever is queued, /health and the token are answered at once.
+SPARE_HTTP_THREADS: Final = 8
+# llama.cpp's own bound. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
+MAX_PARALLEL: Final = 256
+# Fewer tokens hold no structure of fill-in-the-middle with anything inside.
+LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
 
 # What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
@@ -43,7 +45,7 @@ class ModelOptions:
         threads: threads that compute; None is one per processor core.
         n_gpu_layers: layers to offload; None is all where there is a GPU.
         n_batch: prompt tokens computed at once.
-        n_seq: sequences that the KV cache holds apart.
+        n_seq: sequences that the KV cache holds apart; None is as many as memory allows.
         cache_type: one of CACHE_TYPES, for keys and values alike.
     """
 
@@ -65,12 +67,48 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What no request gets more of, whatever it asks for.
+
+    Attributes:
+        max_queue: requests that may wait beyond those that run; more are refused.
+        deadline: seconds after which a request ends; None is never.
+        max_tokens: tokens to generate; None is what fits into the context.
+        max_prompt: tokens of a prompt, which is shortened to it; None is what fits into the context.
+        grace: seconds that running requests get to end when the server is stopped.
+    """
+
+    max_queue: int = 64
+    deadline: float | None = 120.0
+    max_tokens: int | None = None
+    max_prompt: int | None = None
+    grace: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What is kept of computed work, beyond the KV cache, and how it is made use of.
+
+    Attributes:
+        prefix_bytes: RAM for computed prefixes; 0 keeps none.
+        prefix_folder: where they outlive the process; None is nowhere.
+        drafts: guess tokens ahead and compute them together.
+    """
+
+    prefix_bytes: int = 256 * 2**20
+    prefix_folder: Path | None = None
+    drafts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Everything that `turbopilot serve` can be told."""
 
     model_file: Path
     model: ModelOptions = field(default_factory=ModelOptions)
     defaults: Defaults = field(default_factory=Defaults)
+    limits: Limits = field(default_factory=Limits)
+    caches: CacheOptions = field(default_factory=CacheOptions)
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     random_seed: int | None = None

@@ -1,22 +1,15 @@
-"""A decoder without a model, which checks how it is used, and a server on loopback that runs it."""
+"""A decoder without a model, which checks how it is used."""
 
 from __future__ import annotations
 
 import ast
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serve.app import create_app
 from serve.decoder import BatchItem, Constraint, FimTokens, Logits
-from serve.engine import Engine, EngineOptions
-from serve.request import GenerationRequest
-from serve.runner import EngineRunner, Job, _Cancel
-from serve.server import HttpServer, bind
-from serve.service import CompletionService, ModelInfo
 from turbopilot.errors import InvalidRequest, TurboPilotError
 
 EOG = 256
@@ -183,55 +176,3 @@ class FakeDecoder:
         """Let everything pass from now on."""
         if self._gate:
             self._gate.release(10_000)
-
-
-class WatchedRunner(EngineRunner):
-    """Tells a test what happened, so that it need not guess by waiting."""
-
-    def __init__(self, engine: Engine, *, max_jobs: int = 24) -> None:
-        super().__init__(engine, max_jobs=max_jobs)
-        self.submitted = threading.Semaphore(0)
-        self.cancelled = threading.Semaphore(0)
-
-    def submit(self, requests: Sequence[GenerationRequest]) -> Job:
-        job = super().submit(requests)
-        self.submitted.release()
-        return job
-
-    def _post(self, command: _Cancel) -> None:
-        super()._post(command)
-        self.cancelled.release()
-
-
-def wait(semaphore: threading.Semaphore) -> None:
-    """Wait for something that must happen; the timeout only keeps a broken test from hanging."""
-    assert semaphore.acquire(timeout=60)
-
-
-def make_service(
-    decoder: FakeDecoder, *, max_jobs: int = 24
-) -> tuple[CompletionService, WatchedRunner]:
-    engine = Engine(decoder, EngineOptions(n_slots=decoder.n_seq, random_seed=0))
-    runner = WatchedRunner(engine, max_jobs=max_jobs)
-    model = ModelInfo(decoder.name, decoder.n_ctx, 1_700_000_000)
-    return CompletionService(runner, decoder, model), runner
-
-
-@contextmanager
-def running_server(
-    decoder: FakeDecoder, *, max_jobs: int = 24
-) -> Iterator[tuple[HttpServer, WatchedRunner]]:
-    """A real server on a free loopback port."""
-    service, runner = make_service(decoder, max_jobs=max_jobs)
-    server = HttpServer(create_app(service), bind("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, name="http")
-    runner.start()
-    thread.start()
-    try:
-        yield server, runner
-    finally:
-        runner.request_stop()
-        decoder.open_gate()
-        runner.close()
-        server.stop()
-        thread.join()

@@ -47,7 +47,8 @@ OWNERS = {
         "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
     },
     "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
-    "waitress": {"serve/server.py"},
+    "waitress": {"serve/server.py", "serve/waitress_channel.py"},
+    "prometheus_client": {"serve/prometheus.py"},
     "rich": {"turbopilot/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},
 }  # fmt: skip
@@ -137,6 +138,7 @@ HEAVY = (
     "gguf",
     "flask",
     "waitress",
+    "prometheus_client",
     "numpy",
     "huggingface_hub",
     "tokenizers",

@@ -40,7 +40,7 @@ class Reference:
     def _compute(self, prompt: tuple[int, ...], n: int) -> tuple[list[int], list[float]]:
         d = self.decoder
         d.remove(0, 0)
-        tokens, margins = list(prompt), []
+        tokens, margins = list(prompt), list[float]()
         batch = [BatchItem(t, i, 0, i == len(prompt) - 1) for i, t in enumerate(prompt)]
         while len(margins) < n:
             (row,) = d.decode(batch)

@@ -14,7 +14,7 @@ from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.request import Event, Finished, GenerationRequest, SamplingParams, StopRules, TextDelta
 from tests.fakes import FakeDecoder, letters, script
-from turbopilot.errors import ContextLengthExceeded, DecoderFailed, NoKvSlot
+from turbopilot.errors import ContextLengthExceeded, NoKvSlot
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -258,9 +258,7 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
 ) -> None:
     rng = random.Random(seed)
     n_cells = 64 * n_seq if is_split else 64
-    decoder = FakeDecoder(
-        n_ctx=64, n_cells=n_cells, n_seq=n_seq, n_batch=n_batch, can_cut=can_cut
-    )
+    decoder = FakeDecoder(n_ctx=64, n_cells=n_cells, n_seq=n_seq, n_batch=n_batch, can_cut=can_cut)
     options = EngineOptions(n_slots=n_seq, drafts=drafts, prefix_cache_bytes=stored)
     engine = Engine(decoder, options)
     events: list[Emitted] = []

@@ -11,7 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.app import create_app
-from tests.fakes import FakeDecoder, make_service
+from tests.fakes import FakeDecoder
+from tests.serving import make_service
 
 CAPTURED = [
     json.loads(line)

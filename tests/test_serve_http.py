@@ -15,7 +15,8 @@ from werkzeug.test import TestResponse
 
 from serve.app import create_app
 from serve.settings import Defaults
-from tests.fakes import FakeDecoder, make_service, script
+from tests.fakes import FakeDecoder, script
+from tests.serving import make_service
 from turbopilot.errors import DecoderFailed
 
 Post = Callable[..., TestResponse]
@@ -367,11 +368,17 @@ def test_a_broken_engine_answers_everyone_and_says_so(
         raise RuntimeError("a bug")
 
     client = make_client(FakeDecoder(fail=explode))
-    for _ in range(2):
+    for _ in range(3):
         response = complete(client)
         assert response.status_code == 500
         assert "the engine broke: a bug" in response.get_json()["error"]["message"]
-    assert client.get("/health").status_code == 500
+        assert client.get("/health").status_code == 200  # it goes on, for now
+    for _ in range(2):
+        assert complete(client).status_code == 500
+    health = client.get("/health")
+    assert health.status_code == 503
+    assert health.get_json()["status"] == "failed"
+    assert "a bug" in health.get_json()["reason"]
     assert client.get("/v1/models").status_code == 200
 
 

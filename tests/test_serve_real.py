@@ -39,7 +39,7 @@ def decoder(demo_gguf: Path) -> Iterator[LlamaDecoder]:
 def generate(engine: Engine, prompt: tuple[int, ...], n: int) -> tuple[str, Finished]:
     text, events = (
         "",
-        engine.submit(0, GenerationRequest(prompt, n, (), SamplingParams(temperature=0))),
+        engine.submit(0, GenerationRequest(prompt, n, sampling=SamplingParams(temperature=0))),
     )
     while engine.has_work:
         events += engine.step()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,10 @@ from typing import Any
 import openai
 import pytest
 
-from serve.server import MAX_DISCARDED_BYTES, HttpServer, _Parser, bind
-from tests.fakes import FakeDecoder, running_server, script, wait
+from serve.server import HttpServer, bind
+from serve.waitress_channel import MAX_DISCARDED_BYTES, Parser
+from tests.fakes import FakeDecoder, script
+from tests.serving import ask, connection, read_all, running_server, send, wait
 from turbopilot.errors import ServeError
 
 HUNDRED_MB = 100_000_000
@@ -29,31 +30,9 @@ def openai_client(server: HttpServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@contextmanager
-def connection(server: HttpServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
-        yield s
-
-
-def send(s: socket.socket, body: dict[str, object], path: str = "/v1/completions") -> None:
-    data = json.dumps(body).encode()
-    s.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
-    )
-
-
-def read_all(s: socket.socket) -> bytes:
-    return b"".join(iter(lambda: s.recv(65536), b""))
-
-
 def post(server: HttpServer, body: dict[str, object]) -> tuple[int, Any]:
-    c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        c.request("POST", "/v1/completions", json.dumps(body))
-        response = c.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        c.close()
+    status, _, data = ask(server.port, "POST", "/v1/completions", body)
+    return status, json.loads(data)
 
 
 def test_the_openai_client_completes_and_lists() -> None:
@@ -89,7 +68,7 @@ def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
     gate = threading.Semaphore(0)
     decoder = FakeDecoder(gate=gate, n_batch=64)
     with running_server(decoder) as (server, runner):
-        with connection(server) as s:
+        with connection(server.port) as s:
             send(s, {"prompt": "first", "max_tokens": 200, "stream": stream})
             wait(runner.submitted)
             gate.release(2)
@@ -111,7 +90,7 @@ def test_queued_work_of_a_client_that_left_is_dropped() -> None:
     with running_server(decoder) as (server, runner), ThreadPoolExecutor() as pool:
         first = pool.submit(post, server, {"prompt": "first", "max_tokens": 2})
         wait(runner.submitted)
-        with connection(server) as s:
+        with connection(server.port) as s:
             send(s, {"prompt": "queued", "max_tokens": 200})
             wait(runner.submitted)
         wait(runner.cancelled)
@@ -130,10 +109,8 @@ def test_a_second_request_waits_and_is_then_served() -> None:
         both = [pool.submit(post, server, body) for _ in range(2)]
         wait(runner.submitted)
         wait(runner.submitted)
-        c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-        c.request("GET", "/health")  # answered while one is computed and one waits
-        assert json.loads(c.getresponse().read())["requests"] == 2
-        c.close()
+        health = json.loads(ask(server.port, "GET", "/health")[2])  # answered while both wait
+        assert health["running"] + health["waiting"] == 2
         assert not any(f.done() for f in both)
         gate.release(6)
         for f in both:
@@ -144,7 +121,7 @@ def test_a_second_request_waits_and_is_then_served() -> None:
 def test_too_many_waiting_is_503_with_retry_after() -> None:
     gate = threading.Semaphore(0)
     with (
-        running_server(FakeDecoder(gate=gate), max_jobs=1) as (server, runner),
+        running_server(FakeDecoder(gate=gate), max_open=1) as (server, runner),
         ThreadPoolExecutor() as pool,
         openai_client(server) as client,
     ):
@@ -163,7 +140,7 @@ def test_too_many_waiting_is_503_with_retry_after() -> None:
 def test_shutting_down_tells_running_clients() -> None:
     gate = threading.Semaphore(1)
     with running_server(FakeDecoder(gate=gate, n_batch=64)) as (server, runner):
-        with connection(server) as s:
+        with connection(server.port) as s:
             send(s, {"prompt": "a", "max_tokens": 200, "stream": True})
             assert b"200 OK" in s.recv(65536)
             runner.request_stop()
@@ -184,7 +161,7 @@ def test_the_real_client_sees_bad_input_as_400() -> None:
 
 
 def test_malformed_json_over_the_wire() -> None:
-    with running_server(FakeDecoder()) as (server, _), connection(server) as s:
+    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
         s.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: 1\r\n\r\n{")
         head, body = read_all(s).split(b"\r\n\r\n", 1)
         assert b"400" in head
@@ -192,7 +169,7 @@ def test_malformed_json_over_the_wire() -> None:
 
 
 def test_what_is_no_http_is_refused_in_json() -> None:
-    with running_server(FakeDecoder()) as (server, _), connection(server) as s:
+    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
         s.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         head, body = read_all(s).split(b"\r\n\r\n", 1)
         assert b"400" in head
@@ -216,7 +193,7 @@ def test_a_body_of_100_mb_is_413_although_the_client_sends_it_all() -> None:
 
 
 def test_a_client_that_asks_first_is_told_at_once() -> None:
-    with running_server(FakeDecoder()) as (server, _), connection(server) as s:
+    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
         head = f"POST /api/generate HTTP/1.1\r\nContent-Length: {HUNDRED_MB}\r\n"
         s.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
         answer = read_all(s)
@@ -224,8 +201,8 @@ def test_a_client_that_asks_first_is_told_at_once() -> None:
         assert isinstance(json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"], str)
 
 
-def parser() -> _Parser:
-    return _Parser(
+def parser() -> Parser:
+    return Parser(
         SimpleNamespace(
             max_request_header_size=2**18, max_request_body_size=2**23, url_scheme="http",
             inbuf_overflow=2**19,

@@ -9,7 +9,7 @@
     ├─ QuantizationError (6)
     ├─ VerificationFailed (7)
     └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
-                                ├─ DeadlineExceeded
+                                ├─ DeadlineExceeded  ├─ Superseded
                                 ├─ NoKvSlot  ├─ DecodeAborted  ├─ BadBatch  ├─ DecoderFailed
 
 The number is the exit code. Library code raises these, never prints and never exits; the two shells
@@ -118,7 +118,16 @@ class ContextLengthExceeded(ServeError):
 
 
 class Overloaded(ServeError):
-    """The queue is full; try again later."""
+    """The queue is full, or the server is shutting down; try again later.
+
+    Args:
+        message: what was wrong.
+        retry_after: seconds after which there may be room.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class InvalidRequest(ServeError):
@@ -152,6 +161,10 @@ class DecoderFailed(ServeError):
 
 class DeadlineExceeded(ServeError):
     """A request's time was over before it had anything to show."""
+
+
+class Superseded(ServeError):
+    """A newer request of the same session took the place of this one."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from flask import Blueprint, Response, request
 
+from serve.fields import Fields
+from serve.generation import ClientGone, ClientWatch, Generation
 from serve.http_errors import stream_error
 from serve.request import TextDelta, Usage
-from serve.routes.common import client_watch, json_answer, json_body, stream_answer
-from serve.schemas import Fields, parse_huggingface, parse_ollama
-from serve.service import ClientGone, CompletionService, Generation
+from serve.routes.common import (
+    client_watch,
+    json_answer,
+    json_body,
+    stream_answer,
+    with_headers,
+)
+from serve.schemas import parse_huggingface, parse_ollama
+from serve.service import CompletionService
 from serve.settings import Defaults
 from serve.sse import ndjson_line
 from turbopilot.errors import InvalidRequest
@@ -32,7 +40,7 @@ def blueprint(service: CompletionService, defaults: Defaults) -> Blueprint:
 
     def huggingface(body: Fields) -> Response:
         call = parse_huggingface(body, defaults)
-        generation = service.start(call.completion)
+        generation = service.start(with_headers(call.completion), whole=True)
         (choice,) = generation.collect(client_watch()).choices
         text = call.inputs + choice.text if call.return_full_text else choice.text
         return json_answer(
@@ -45,7 +53,7 @@ def blueprint(service: CompletionService, defaults: Defaults) -> Blueprint:
         if not any((*call.completion.prompts, call.completion.suffix)):
             # Ollama's clients load a model by an empty prompt; ours is loaded already.
             return json_answer(_part(model, "", {"done": True, "done_reason": "load"}))
-        generation = service.start(call.completion)
+        generation = service.start(with_headers(call.completion), whole=not call.stream)
         if call.stream:
             lines = _lines(generation, model, client_watch(), request.path)
             return stream_answer(lines, generation, "application/x-ndjson")
@@ -72,12 +80,10 @@ def _last(reason: str, usage: Usage, generation: Generation) -> dict[str, object
     }
 
 
-def _lines(
-    generation: Generation, model: str, is_gone: Callable[[], bool], path: str
-) -> Iterator[bytes]:
+def _lines(generation: Generation, model: str, watch: ClientWatch, path: str) -> Iterator[bytes]:
     """A line for each piece of text, and one that says how it ended."""
     try:
-        for _, event in generation.events(is_gone):
+        for _, event in generation.events(watch):
             if isinstance(event, TextDelta):
                 yield ndjson_line(_part(model, event.text, {"done": False}))
             else:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from flask import Blueprint, Response, request
 
+from serve.generation import ClientGone, ClientWatch, Generation
 from serve.http_errors import stream_error
 from serve.request import TextDelta, Usage
-from serve.routes.common import client_watch, json_answer, json_body, stream_answer
+from serve.routes.common import (
+    client_watch,
+    json_answer,
+    json_body,
+    stream_answer,
+    with_headers,
+)
 from serve.schemas import parse_openai
-from serve.service import ClientGone, CompletionService, Generation
+from serve.service import CompletionService
 from serve.settings import Defaults
 from serve.sse import DONE, sse_frame
 
@@ -26,7 +33,7 @@ def blueprint(service: CompletionService, defaults: Defaults) -> Blueprint:
     def completions(engine: str = "") -> Response:
         call = parse_openai(json_body(), defaults)
         head = _head(service.model.name)
-        generation = service.start(call.completion)
+        generation = service.start(with_headers(call.completion), whole=not call.stream)
         if call.stream:
             frames = _frames(generation, head, call.include_usage, client_watch(), request.path)
             return stream_answer(frames, generation, "text/event-stream")
@@ -81,13 +88,13 @@ def _frames(
     generation: Generation,
     head: dict[str, object],
     include_usage: bool,
-    is_gone: Callable[[], bool],
+    watch: ClientWatch,
     path: str,
 ) -> Iterator[bytes]:
     """A frame for each piece of text, one that ends each choice, perhaps one of usage, [DONE]."""
     no_usage: dict[str, object] = {"usage": None} if include_usage else {}
     try:
-        for index, event in generation.events(is_gone):
+        for index, event in generation.events(watch):
             if isinstance(event, TextDelta):
                 yield sse_frame({**head, "choices": [_choice(index, event.text, None)], **no_usage})
             else:

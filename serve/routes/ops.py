@@ -1,16 +1,18 @@
-"""For operators: is it up, and what does it serve."""
+"""For operators: is it up, what does it serve, how busy is it."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
+from serve import prometheus
 from serve.routes.common import json_answer
 from serve.service import CompletionService
 
 
 def blueprint(service: CompletionService) -> Blueprint:
-    """`/` and `/health`. Neither waits for the engine."""
+    """`/`, `/health` and `/metrics`. None waits for the engine."""
     routes = Blueprint("ops", __name__)
+    registry = prometheus.registry(service)
 
     @routes.get("/")
     def index() -> Response:
@@ -22,10 +24,19 @@ def blueprint(service: CompletionService) -> Blueprint:
 
     @routes.get("/health")
     def health() -> Response:
+        now = service.status
+        body: dict[str, object] = {
+            "status": now.state,
+            "model": service.model.name,
+            "running": now.running,
+            "waiting": now.waiting,
+        }
         if service.failure:
-            raise service.failure
-        return json_answer(
-            {"status": "ok", "model": service.model.name, "requests": service.n_jobs}
-        )
+            body["reason"] = service.failure.message
+        return json_answer(body, status=200 if now.state == "ok" else 503)
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        return Response(prometheus.text(registry), content_type=prometheus.CONTENT_TYPE)
 
     return routes

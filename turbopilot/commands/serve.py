@@ -11,7 +11,11 @@ import typer
 from serve.settings import (
     CACHE_TYPES,
     DEFAULT_PORT,
+    LEAST_PROMPT,
+    MAX_PARALLEL,
+    CacheOptions,
     Defaults,
+    Limits,
     ModelOptions,
     ServerOptions,
     find_cache_type,
@@ -20,6 +24,7 @@ from turbopilot import console
 from turbopilot.errors import InvalidInput, did_you_mean
 
 DEFAULTS = Defaults()
+LIMITS = Limits()
 # The original TurboPilot's names.
 MODEL_TYPES = ("codegen", "starcoder", "wizardcoder", "stablecode")
 
@@ -132,6 +137,71 @@ def serve(
             "f16's memory at next to no loss.",
         ),
     ] = ModelOptions().cache_type,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            "--parallel",
+            help="Requests computed at once, which share the context: a number, or auto: what memory allows.",
+        ),
+    ] = "auto",
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Requests that may wait beyond those; more are told to come back (503, Retry-After).",
+        ),
+    ] = LIMITS.max_queue,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds after which a request ends with what there is; 0 is never.",
+        ),
+    ] = LIMITS.deadline or 0.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens of an answer, whatever is asked for. Default: what fits.",
+            show_default=False,
+        ),
+    ] = None,
+    max_prompt: Annotated[
+        int | None,
+        typer.Option(
+            min=LEAST_PROMPT,
+            help="Most tokens of a prompt; longer ones lose what is farthest from the cursor. Default: what fits.",
+            show_default=False,
+        ),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Seconds that running requests get to end when the server is stopped."
+        ),
+    ] = LIMITS.grace,
+    prefix_cache: Annotated[
+        str,
+        typer.Option(
+            "--prefix-cache",
+            help="RAM for prompts that were read before, as 512MiB, so that going back to a file costs nothing; "
+            "0 is none.",
+        ),
+    ] = "256MiB",
+    prefix_cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefix-cache-dir",
+            help="Keep them there across restarts. Whoever reads the folder reads your code.",
+            show_default=False,
+        ),
+    ] = None,
+    no_drafts: Annotated[
+        bool,
+        typer.Option(
+            "--no-drafts", help="Do not guess ahead what the text repeats: same answers, slower."
+        ),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show what llama.cpp says. Never shows prompts.")
     ] = False,
@@ -152,7 +222,7 @@ def serve(
     from serve.server import serve as serve_http
     from turbopilot.commands.certified import at_start
     from turbopilot.commands.gpu_layers import gpu_layers
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.commands.resolve import parse_size, resolve_gguf
 
     if model and model_file and Path(model) != Path(model_file):
         raise InvalidInput(f"two models: {model} and -f {model_file}", hint="give one of them")
@@ -162,6 +232,12 @@ def serve(
             hint=f"{did_you_mean(model_type, MODEL_TYPES)} Or leave it out: a GGUF says it itself.",
         )
     layers, cache_type = gpu_layers(n_gpu_layers), find_cache_type(cache_type)
+    n_seq = _parallel(parallel)
+    prefix_bytes = 0 if prefix_cache == "0" else parse_size("--prefix-cache", prefix_cache)
+    if prefix_cache_dir and not prefix_bytes:
+        raise InvalidInput(
+            "--prefix-cache-dir keeps what --prefix-cache 0 does not have", hint="give one of them"
+        )
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -173,9 +249,26 @@ def serve(
     options = ServerOptions(
         model_file=path,
         model=ModelOptions(
-            ctx=ctx, threads=threads, n_gpu_layers=layers, n_batch=batch_size, cache_type=cache_type
+            ctx=ctx,
+            threads=threads,
+            n_gpu_layers=layers,
+            n_batch=batch_size,
+            n_seq=n_seq,
+            cache_type=cache_type,
         ),
-        defaults=Defaults(temperature=temperature, top_p=top_p),
+        defaults=Defaults(
+            max_tokens=min(DEFAULTS.max_tokens, max_tokens or DEFAULTS.max_tokens),
+            temperature=temperature,
+            top_p=top_p,
+        ),
+        limits=Limits(
+            max_queue=max_queue,
+            deadline=deadline or None,
+            max_tokens=max_tokens,
+            max_prompt=max_prompt,
+            grace=grace,
+        ),
+        caches=CacheOptions(prefix_bytes, prefix_cache_dir, drafts=not no_drafts),
         host=host,
         port=port,
         random_seed=random_seed,
@@ -183,3 +276,14 @@ def serve(
     if line := at_start(path):
         console.info(line)
     serve_http(options, console.info)
+
+
+def _parallel(text: str) -> int | None:
+    """A number of requests, or None for auto."""
+    if text.lower() == "auto":
+        return None
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_PARALLEL:
+        return int(text)
+    raise InvalidInput(
+        f"--parallel {text}: not a number of requests", hint=f"give 1 to {MAX_PARALLEL}, or auto"
+    )

@@ -1,0 +1,137 @@
+"""waitress's connections as this server needs them. Knows nothing of Flask, models or engines.
+
+A channel tells at once when its client has left, refuses in JSON, and does not wait for ever for a client
+that never reads. A client that closes its sending side counts as one that left, as with nginx; so does none
+that waits behind `channel_request_lookahead` pipelined requests, until something is written to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import RequestEntityTooLarge
+
+from serve.http_errors import Fault, error_body
+from serve.sse import compact_json
+
+# A refused body up to this size is received and thrown away, so that a client that sends before it reads
+# gets to see the answer instead of a broken connection. Larger ones are cut off.
+MAX_DISCARDED_BYTES = 2**30
+# A client that takes nothing of what waits for it for so many seconds has its connection closed. Until then
+# it may hold a thread: waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
+STUCK_SECONDS = 30.0
+# In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
+WHEN_GONE = "turbopilot.when_gone"
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Discards a body that is announced as too large; waitress would close while the client still sends."""
+
+    expect_continue: bool
+    _discard = 0
+
+    def received(self, data: bytes) -> int:
+        """Take what came; gives how much of it belonged to this request."""
+        if self._discard:
+            n = min(len(data), self._discard)
+            self._discard -= n
+            self.completed = not self._discard
+            return n
+        consumed: int = super().received(data)
+        if isinstance(self.error, RequestEntityTooLarge):
+            if self.expect_continue:
+                self.expect_continue = False  # answered with the refusal, not with "100 Continue"
+            elif not self.body_bytes_received and self.content_length <= MAX_DISCARDED_BYTES:
+                self._discard = self.content_length
+                self.completed = False
+        return consumed
+
+
+class JsonErrorTask(ErrorTask):  # type: ignore[misc]
+    """What waitress refuses before Flask sees it, as JSON in the caller's dialect."""
+
+    def execute(self) -> None:
+        """Write the answer."""
+        error = self.request.error
+        fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
+        body = compact_json(error_body(fault, getattr(self.request, "path", "")))
+        self.status = f"{error.code} {error.reason}"
+        self.content_length = len(body)
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.write(body)
+
+
+class Task(WSGITask):  # type: ignore[misc]
+    """Gives the application WHEN_GONE."""
+
+    def get_environment(self) -> dict[str, Any]:
+        """The WSGI environment."""
+        environ: dict[str, Any] = super().get_environment()
+        environ[WHEN_GONE] = self.channel.when_gone
+        return environ
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection; made by waitress."""
+
+    parser_class = Parser
+    error_task_class = JsonErrorTask
+    task_class = Task
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._watch_lock = threading.Lock()
+        self._watchers: dict[object, Callable[[], None]] = {}
+        self._unsent_since: tuple[float, float] | None = None
+        super().__init__(*args, **kwargs)
+
+    def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
+        """Call a function, once, when the client has left: at once where it has, else from the server's thread.
+
+        Returns:
+            A function that withdraws that.
+        """
+        key = object()
+        with self._watch_lock:
+            # `close` clears `connected` first and then takes the watchers, so none is forgotten between.
+            if self.connected:
+                self._watchers[key] = callback
+                return lambda: self._watchers.pop(key, None)
+        callback()
+        return lambda: None
+
+    def handle_close(self) -> None:
+        """The connection has ended, or is to end now."""
+        super().handle_close()
+        self._tell_gone()
+
+    def close(self) -> None:
+        """The same, at the server's end."""
+        super().close()
+        self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        with self._watch_lock:
+            watchers, self._watchers = self._watchers, {}
+        for callback in watchers.values():
+            callback()
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether something waits for the client, and nothing of it could be sent for STUCK_SECONDS.
+
+        Args:
+            now: the caller's clock, asked again and again; only differences matter.
+        """
+        if not self.total_outbufs_len:
+            self._unsent_since = None
+            return False
+        # `last_activity` changes with everything that is sent; a clock that jumps changes nothing.
+        if self._unsent_since is None or self._unsent_since[0] != self.last_activity:
+            self._unsent_since = self.last_activity, now
+            return False
+        return now - self._unsent_since[1] >= STUCK_SECONDS
