@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from serve.decoder import Logits
 from serve.request import SamplingParams
 from serve.sampling import Sampler, distribution, logprobs, penalize, seed_sequence
-from serve.sampling.candidates import draw, largest
+from serve.sampling.candidates import draw, largest, largest_unsorted
 from serve.sampling.shaping import counted_window
 from turbopilot.errors import DecoderFailed, InvalidRequest
 
@@ -201,6 +201,7 @@ def test_largest_is_sorting(values: list[float], n: int) -> None:
     order = np.argsort(-x, kind="stable")
     expected = [i for i in order[:n].tolist() if x[i] > -np.inf]
     assert largest(x, n).tolist() == expected
+    assert largest_unsorted(x, n).tolist() == sorted(expected)
 
 
 @pytest.mark.parametrize("n_vocab", [49_152, 50_003])
@@ -214,7 +215,8 @@ def test_large_vocabularies_lose_nothing(n_vocab: int) -> None:
             wanted = int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1
             assert abs(p[ids].sum() - p[order[:wanted]].sum()) < 2e-6
             assert ids[:100].tolist() == order[: len(ids)][:100].tolist()
-    assert largest(x, 40).tolist() == np.argsort(-x, kind="stable")[:40].tolist()
+    for n in (1, 40, 700, 5000):
+        assert largest(x, n).tolist() == np.argsort(-x, kind="stable")[:n].tolist()
 
 
 def test_top_k_one_is_greedy() -> None:

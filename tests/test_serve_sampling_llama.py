@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -17,8 +15,10 @@ from serve.sampling import distribution, penalize
 from serve.sampling.candidates import weights_of
 from serve.sampling.infill import certain_or_end
 from serve.sampling.mirostat import Mirostat
+from tests import test_serve_sampling_grammar
 from tests.test_serve_sampling import model_like
 
+vocab = test_serve_sampling_grammar.vocab  # a fixture
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -122,15 +122,6 @@ def test_mirostat_keeps_what_theirs_keeps(version: int, tau: float, eta: float) 
         share = weights[at[0]] if len(at) else weights.min()
         mirostat.accept(float(-np.log2(share / weights.sum())))
     assert len(sizes) > 2  # it does adapt
-
-
-@pytest.fixture(scope="module")
-def vocab(demo_gguf: Path) -> Iterator[Any]:
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(demo_gguf).encode(), params)
-    yield llama_cpp.llama_model_get_vocab(model)
-    llama_cpp.llama_model_free(model)
 
 
 class Words:

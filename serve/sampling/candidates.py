@@ -72,18 +72,41 @@ def largest(x: Values, n: int) -> Ids:
         x: (V,), without NaN.
         n: at least 1.
     """
+    ids = _at_least_largest(x, n)
+    return ids[np.argsort(-x[ids], kind="stable")[:n]]
+
+
+def largest_unsorted(x: Values, n: int) -> Ids:
+    """As `largest`, by id: for so many that sorting takes long."""
+    if n >= len(x):
+        return np.flatnonzero(x > -np.inf)
+    floor = np.partition(x, len(x) - n)[len(x) - n]
+    above = np.flatnonzero(x > floor)
+    if floor == -np.inf or len(above) == n:
+        return above
+    return np.sort(np.concatenate([above, np.flatnonzero(x == floor)[: n - len(above)]]))
+
+
+def _at_least_largest(x: Values, n: int) -> Ids:
+    """Ids of the n largest and maybe more, by id."""
     size = len(x)
     blocks = size // _BLOCK
     if n >= size:
-        floor = -np.inf
-    elif blocks >= 2 * n:
-        # n blocks have a greatest element at or above the n-th of these: so have n elements.
-        tops = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
-        floor = np.partition(tops, blocks - n)[blocks - n]
-    else:
+        return np.flatnonzero(x > -np.inf)
+    if blocks < 2 * n:
         floor = np.partition(x, size - n)[size - n]
-    ids = np.flatnonzero(x >= floor) if floor > -np.inf else np.flatnonzero(x > -np.inf)
-    return ids[np.argsort(-x[ids], kind="stable")[:n]]
+        return np.flatnonzero(x >= floor) if floor > -np.inf else np.flatnonzero(x > -np.inf)
+    # n blocks have a greatest element at or above the n-th of these: so have n elements, and only in such blocks.
+    end = blocks * _BLOCK
+    rows = x[:end].reshape(_BLOCK, blocks)  # a column is a block
+    tops = rows.max(axis=0)
+    floor = np.partition(tops, blocks - n)[blocks - n]
+    if floor == -np.inf:
+        return np.flatnonzero(x > -np.inf)
+    columns = np.flatnonzero(tops >= floor)
+    row, column = np.nonzero(rows[:, columns] >= floor)
+    ids = row * blocks + columns[column]
+    return np.concatenate([ids, end + np.flatnonzero(x[end:] >= floor)]) if end < size else ids
 
 
 def weights_of(x: Logits, best: int, temperature: float) -> FloatWeights:
@@ -111,8 +134,9 @@ def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
         kept = typical(weights, params.typical_p)
         ids, weights = ids[kept], weights[kept]
         total = float(weights.sum())
-    order = np.argsort(-weights, kind="stable")
-    ids, weights = ids[order], weights[order]
+    if params.typical_p < 1.0 or not params.top_k:  # top_k has sorted them
+        order = np.argsort(-weights, kind="stable")
+        ids, weights = ids[order], weights[order]
     n = len(ids)
     if params.top_p < 1.0:
         # The token that crosses the threshold belongs to the set, so that it is never empty.

@@ -13,7 +13,7 @@ import numpy as np
 
 from serve.decoder import Logits
 from serve.request import SamplingParams
-from serve.sampling.candidates import Ids, Weights, draw, largest, weights_of
+from serve.sampling.candidates import Ids, Weights, draw, largest, largest_unsorted, weights_of
 
 # Version 1 fits a power law to this many likeliest tokens. Source: common_sampler_init in llama.cpp's
 # common/sampling.cpp.
@@ -43,7 +43,7 @@ class Mirostat:
         """The tokens that may be chosen now, with their weights."""
         weights = weights_of(logits, best, self._params.temperature)
         if self._params.mirostat == 1:
-            ids = largest(logits, self._n_kept(logits))
+            ids = largest_unsorted(logits, self._n_kept(logits))
         else:
             least = float(weights.sum()) * 2.0 ** min(-self.mu, 1000.0)
             ids = np.flatnonzero(weights >= min(least, 1.0))
