@@ -1,0 +1,75 @@
+"""The prompts: real code of the calibration corpus, cut to so many tokens of the model at hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turbopilot.code_corpus import excerpts
+
+_SEED = 20_241_125
+# Prose and data would be no prompts for completions of code.
+_NO_CODE = {"markdown", "json", "html", "yaml", "toml"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each scenario asks for.
+
+    Attributes:
+        prompt: tokens of a fresh prompt.
+        one: requests of the lone stream, and tokens generated for each.
+        clients: of `eight`, with so many requests each.
+        tokens: generated for each request of `eight` and `shared`.
+        sharers: clients that share a prefix of so many tokens, each with so many of its own.
+    """
+
+    prompt: int = 300
+    one: tuple[int, int] = (6, 64)
+    clients: tuple[int, int] = (8, 3)
+    tokens: int = 32
+    sharers: tuple[int, int, int] = (16, 1500, 20)
+
+
+TINY = Sizes(
+    prompt=40, one=(2, 8), clients=(3, 2), tokens=6, sharers=(3, 100, 8)
+)  # for tests: it runs, and says nothing of speed
+
+
+class Texts:
+    """Excerpts cut by the model's own tokenizer; no two prompts begin alike."""
+
+    def __init__(self, model: Path) -> None:
+        import llama_cpp
+
+        self._model: Any = llama_cpp.Llama(str(model), vocab_only=True, verbose=False)
+        found = [e.text for e in excerpts("calibration") if e.language not in _NO_CODE]
+        random.Random(_SEED).shuffle(found)
+        self._texts = found
+
+    def close(self) -> None:
+        self._model.close()
+
+    def fresh(self, n_tokens: int) -> Iterator[str]:
+        """Prompts of so many tokens, each from another file."""
+        for text in self._texts:
+            tokens = self._tokens(text)
+            if len(tokens) >= n_tokens:
+                yield self._text(tokens[:n_tokens])
+
+    def shared(self, n: int, n_prefix: int, n_own: int) -> list[str]:
+        """`n` prompts that begin with the same `n_prefix` tokens and end with `n_own` of their own."""
+        prefix = self._text(self._tokens("\n".join(self._texts[:12]))[:n_prefix])
+        own = [self._text(self._tokens(text)[:n_own]) for text in self._texts[12 : 12 + n]]
+        return [f"{prefix}\n\n{text}" for text in own]
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self._model.tokenize(text.encode(), add_bos=False, special=False)
+        return tokens
+
+    def _text(self, tokens: list[int]) -> str:
+        data: bytes = self._model.detokenize(tokens)
+        return data.decode(errors="ignore")
