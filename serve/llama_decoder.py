@@ -174,7 +174,10 @@ class LlamaDecoder:
         )
         stat = header.path.stat()
         # What a state depends on; the file's time stands for its weights, whose digest would take minutes.
-        self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {llama_cpp.__version__}"
+        self.identity = (
+            f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} "
+            f"{llama_cpp.__version__}"
+        )
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.fim = self._fim_tokens()
         self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))

@@ -28,6 +28,14 @@ class WatchedRunner(EngineRunner):
     def __init__(self, engine: Engine, *, max_open: int = 65, **kwargs: Any) -> None:
         super().__init__(engine, max_open=max_open, **kwargs)
         self.engine = engine
+        self.engine_closed = False
+        close = engine.close
+
+        def closed() -> None:
+            self.engine_closed = True
+            close()
+
+        engine.close = closed  # type: ignore[method-assign]
         self.submitted = threading.Semaphore(0)
         self.cancelled = threading.Semaphore(0)
         self.seen: list[GenerationRequest] = []

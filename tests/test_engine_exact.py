@@ -32,10 +32,10 @@ class Reference:
 
     def continue_(self, prompt: tuple[int, ...], n: int) -> tuple[list[int], list[float]]:
         """Greedy tokens, and by how much each was likelier than the next best."""
-        found = self._known.get((*prompt, n))
-        if found is None:
-            found = self._known[(*prompt, n)] = self._compute(prompt, n)
-        return found
+        key = (*prompt, n)
+        if key not in self._known:
+            self._known[key] = self._compute(prompt, n)
+        return self._known[key]
 
     def _compute(self, prompt: tuple[int, ...], n: int) -> tuple[list[int], list[float]]:
         d = self.decoder

@@ -22,7 +22,7 @@ CODE = "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx = '→ naïve'\n
 def test_a_cache_of_fewer_bits_is_smaller_and_answers_alike(
     demo_gguf: Path, cache_type: str
 ) -> None:
-    options = ModelOptions(threads=2, ctx=512)
+    options = ModelOptions(threads=2, ctx=512, n_seq=1)
     decoder, _ = load(demo_gguf, options)
     other, report = load(demo_gguf, replace(options, cache_type=cache_type))
     # The bundled model: 4 layers, keys and values 256 wide; blocks of 32 weights.

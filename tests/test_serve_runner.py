@@ -187,7 +187,7 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
         assert [drain(j)[0].reason for j in jobs] == ["cancelled"] * 3
         with pytest.raises(Overloaded, match="shutting down"):
             runner.submit([request("a", 5)])
-    assert runner.engine.closed
+    assert runner.engine_closed
     assert runner.failure is None
 
 
