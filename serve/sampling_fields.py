@@ -144,7 +144,7 @@ def _ollama_schema(body: Fields) -> dict[str, Any] | None:
 
 def _to_gbnf(schema: dict[str, Any]) -> str:
     # Few requests have one, and it brings llama.cpp's converter.
-    from serve.llama_grammar import (  # type: ignore[import-not-found, unused-ignore]
+    from serve.llama.grammar import (  # type: ignore[import-not-found, unused-ignore]
         json_schema_to_gbnf,
     )
 

@@ -159,7 +159,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     with listener:
         # Seconds: not before the port is ours.
         from serve.engine import Engine, EngineOptions
-        from serve.llama_decoder import load
+        from serve.llama import load
 
         notify(f"loading {options.model_file}")
         decoder, report = load(options.model_file, options.model)

@@ -31,7 +31,7 @@ OWNERS = {
     },
     "llama_cpp": {
         "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "quantize/fit/llama_probe.py",
-        "serve/llama_decoder.py", "serve/llama_grammar.py",
+        "serve/llama/",
         "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
         "turbopilot/bench/llama_runner.py",
     },
@@ -176,5 +176,5 @@ def test_converting_needs_no_torch(demo_checkpoint: Path, tmp_path: Path) -> Non
 
 def test_serving_needs_no_torch() -> None:
     assert (
-        modules_after("import serve.app, serve.llama_decoder") & {"torch", "transformers"} == set()
+        modules_after("import serve.app, serve.llama.decoder") & {"torch", "transformers"} == set()
     )

@@ -15,7 +15,7 @@ from converters import convert
 from converters.registry import FAMILIES
 from quantize import quantize
 from serve import settings
-from serve.llama_decoder import load
+from serve.llama import load
 from serve.settings import ModelOptions
 from tests.tiny import tiny_checkpoint
 from turbopilot import catalog

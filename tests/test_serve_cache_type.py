@@ -10,7 +10,7 @@ import pytest
 
 from converters import convert
 from serve.decoder import BatchItem
-from serve.llama_decoder import load
+from serve.llama import load
 from serve.settings import CACHE_TYPES, ModelOptions, find_cache_type
 from tests.tiny import tiny_checkpoint
 from turbopilot.errors import InvalidInput, ServeError

@@ -17,8 +17,9 @@ import pytest
 
 from serve.decoder import BatchItem
 from serve.engine import Engine
-from serve.llama_decoder import LlamaDecoder, load
-from serve.llama_log import LogCapture
+from serve.llama import load
+from serve.llama.decoder import LlamaDecoder
+from serve.llama.log import LogCapture
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.settings import ModelOptions
 from turbopilot.errors import CorruptModel, InvalidInput

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.llama_grammar import (
+from serve.llama.grammar import (
     make_constraint,
     unwritable_tokens,
 )
@@ -186,7 +186,10 @@ def test_we_read_what_llama_cpp_reads(vocab: Any, tail: str) -> None:
         ours, reason = False, str(e)
     else:
         ours, reason = True, ""
-    if any(w in reason for w in ("tokens", "left recursion", "at least", "elements", "multiply", "no rule")):
+    if any(
+        w in reason
+        for w in ("tokens", "left recursion", "at least", "elements", "multiply", "no rule")
+    ):
         # llama.cpp would not look at a rule that is repeated 0 times
         return  # llama.cpp would take some of these, and not return from others
     sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
@@ -203,7 +206,7 @@ def test_we_read_what_llama_cpp_reads(vocab: Any, tail: str) -> None:
 
 
 def test_an_ambiguous_grammar_is_ended(vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.llama_grammar._SLOWEST", 0.0)  # any time is too long
+    monkeypatch.setattr("serve.llama.grammar._SLOWEST", 0.0)  # any time is too long
     constraint = make_constraint(vocab, 'root ::= "a" root "b" | "a" root "c" | "a"')
     with pytest.raises(InvalidRequest, match="ambiguous"):
         constraint.allows(0)

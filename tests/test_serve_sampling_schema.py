@@ -10,7 +10,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from serve.llama_grammar import LlamaConstraint, json_schema_to_gbnf, make_constraint
+from serve.llama.grammar import LlamaConstraint, json_schema_to_gbnf, make_constraint
 from serve.request import SamplingParams
 from serve.sampling import Sampler, seed_sequence
 from tests import test_serve_sampling_grammar

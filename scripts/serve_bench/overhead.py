@@ -78,14 +78,14 @@ def _generate(
     model: Path, threads: int, prompts: list[str], n_tokens: int
 ) -> tuple[float, Clock, int]:
     """Seconds of the steps that decode one token for each sequence, the clock, and their number."""
-    from serve.engine import Engine
-    from serve.llama_decoder import load
+    from serve.engine import Engine, EngineOptions
+    from serve.llama import load
     from serve.request import GenerationRequest, SamplingParams
     from serve.settings import ModelOptions
 
     decoder, _ = load(model, ModelOptions(threads=threads, n_seq=len(prompts)))
     try:
-        engine = Engine(decoder, n_slots=len(prompts))
+        engine = Engine(decoder, EngineOptions(n_slots=len(prompts), drafts=False))
         greedy = SamplingParams(temperature=0.0)
         for i, text in enumerate(prompts):
             tokens = tuple(decoder.tokenize(text, parse_special=False))

@@ -62,3 +62,7 @@ class LogCapture:
     def kv_bytes(self) -> int:
         """Size of the KV cache, from the last load; 0 where llama.cpp made none."""
         return int(self._kv_mib * 2**20)
+
+
+capture = LogCapture()
+"""Of this process: llama.cpp has one log."""
