@@ -31,7 +31,7 @@ def test_a_cache_of_fewer_bits_is_smaller_and_answers_alike(
     assert f"KV cache {cache_type}, " in "\n".join(report.lines())
     tokens = decoder.tokenize(CODE, parse_special=False)
     batch = [BatchItem(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)]
-    (f16,), (found,) = decoder.decode(batch), other.decode(batch)
+    f16, found = decoder.decode(batch)[0].copy(), other.decode(batch)[0].copy()
     decoder.close()
     other.close()
     distance = np.abs(found - f16).max() / f16.std()
