@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 
 LONGEST = 1000  # characters of a line; in a longer one (minified, or prose) nothing is looked for
 MOST_LINES = 8  # of the text after the cursor that a repetition may take to show itself
@@ -62,6 +63,8 @@ class Repetition:
         if len(follows) > LONGEST * (MOST_LINES + 1):
             head.pop()  # it goes on
         lines = [line.rstrip() for line in head]
+        # A carriage return that ends no line is nothing that people write after a cursor.
+        lines = list(takewhile(lambda line: "\r" not in line, lines)) or [""]
         self._rest = lines[0]
         self._lines, self._decides = _next_lines(lines)
         first = self._lines[0].lstrip()[:1] if self._lines else ""
