@@ -38,6 +38,7 @@ class WatchedRunner(EngineRunner):
         engine.close = closed  # type: ignore[method-assign]
         self.submitted = threading.Semaphore(0)
         self.cancelled = threading.Semaphore(0)
+        self.stopped = threading.Semaphore(0)
         self.seen: list[GenerationRequest] = []
 
     def submit(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Job:
@@ -45,6 +46,10 @@ class WatchedRunner(EngineRunner):
         self.seen += requests
         self.submitted.release()
         return job
+
+    def request_stop(self) -> None:
+        super().request_stop()
+        self.stopped.release()
 
     def _post(self, command: _Cancel) -> None:
         super()._post(command)
@@ -76,8 +81,14 @@ def make_service(
 class Running:
     """A server that runs; `shutdown` ends it as a signal would."""
 
-    def __init__(self, server: HttpServer, runner: WatchedRunner, shutdown: Shutdown) -> None:
-        self.server, self.runner, self.shutdown = server, runner, shutdown
+    def __init__(
+        self,
+        server: HttpServer,
+        runner: WatchedRunner,
+        shutdown: Shutdown,
+        thread: threading.Thread,
+    ) -> None:
+        self.server, self.runner, self.shutdown, self.thread = server, runner, shutdown, thread
         self.port = server.port
 
 
@@ -94,7 +105,7 @@ def running(
     runner.start()
     thread.start()
     try:
-        yield Running(server, runner, shutdown)
+        yield Running(server, runner, shutdown, thread)
     finally:
         runner.request_stop()
         decoder.open_gate()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +17,9 @@ from typing import Any
 import openai
 import pytest
 
+from serve.job import Job
 from serve.server import HttpServer, bind
-from serve.waitress_channel import MAX_DISCARDED_BYTES, Parser
+from serve.waitress_channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
 from tests.fakes import FakeDecoder, script
 from tests.serving import ask, connection, read_all, running_server, send, wait
 from turbopilot.errors import ServeError
@@ -243,3 +247,123 @@ def test_a_port_in_use_is_named() -> None:
 def test_an_address_that_cannot_be(host: str, port: int) -> None:
     with pytest.raises(ServeError):
         bind(host, port)
+
+
+def test_a_client_that_leaves_is_told_of_and_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float | None] = []
+    plain = Job.next_event
+
+    def next_event(job: Job, timeout: float | None = None) -> Any:
+        timeouts.append(timeout)
+        return plain(job, timeout)
+
+    monkeypatch.setattr(Job, "next_event", next_event)
+    with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
+        with connection(server.port) as s:
+            send(s, {"prompt": "x", "max_tokens": 200})
+            wait(runner.submitted)
+        wait(runner.cancelled)  # although no token comes
+        assert set(timeouts) <= {None}
+
+
+def test_a_client_that_closes_its_sending_side_has_left() -> None:
+    with (
+        running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner),
+        connection(server.port) as s,
+    ):
+        send(s, {"prompt": "x", "max_tokens": 200})
+        wait(runner.submitted)
+        s.shutdown(socket.SHUT_WR)
+        wait(runner.cancelled)
+        assert s.recv(100) == b""
+
+
+def test_a_reset_connection_has_left() -> None:
+    with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
+        with connection(server.port) as s:
+            send(s, {"prompt": "x", "max_tokens": 200})
+            wait(runner.submitted)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait(runner.cancelled)
+
+
+def test_pipelined_requests_are_answered_in_turn_and_dropped_together() -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(script("yes"), gate=gate, n_batch=64)
+    with running_server(decoder) as (server, runner):
+        with connection(server.port) as s:
+            for _ in range(3):
+                send(s, {"prompt": "well?", "max_tokens": 1})
+            wait(runner.submitted)
+            gate.release()
+            wait(runner.submitted)  # the second, once the first is answered
+            assert s.recv(65536).startswith(b"HTTP/1.1 200")
+        wait(runner.cancelled)
+        decoder.open_gate()
+        assert post(server, {"prompt": "well?"})[0] == 200
+        assert len(runner.seen) == 3  # the third of the pipeline never began
+
+
+def test_a_client_that_never_reads_is_let_go() -> None:
+    gone, closed = threading.Event(), threading.Event()
+    # Each look at this clock is ten seconds later than the one before.
+    clock = itertools.count(0.0, 10.0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ[WHEN_GONE](gone.set)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            for _ in range(1000):
+                yield bytes(2**20)  # writes wait when much more than 16 MiB has not been read
+        finally:
+            closed.set()
+
+    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: next(clock))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with connection(server.port) as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert gone.wait(60)
+        assert closed.wait(60)
+    server.stop()
+    thread.join()
+
+
+def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
+    gone = threading.Event()
+    answered = threading.Event()
+    now = [0.0]
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ[WHEN_GONE](gone.set)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        for _ in range(12):
+            yield bytes(2**20)  # more than the sockets hold, less than makes writes wait
+        answered.set()
+
+    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: now[0])
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with connection(server.port) as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answered.wait(60)
+        while not gone.wait(0.01):
+            now[0] += STUCK_SECONDS / 2  # time passes, and nothing is read
+    server.stop()
+    thread.join()
+
+
+def test_watching_a_client_that_has_left_already() -> None:
+    kept, dropped = threading.Event(), threading.Event()
+    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
+        send(s, {"prompt": "x", "max_tokens": 1})
+        assert s.recv(65536)
+        (channel,) = server._server.active_channels.values()
+        channel.when_gone(dropped.set)()  # withdrawn at once
+        channel.when_gone(kept.set)
+        s.shutdown(socket.SHUT_WR)
+        assert kept.wait(60)
+        late = threading.Event()
+        channel.when_gone(late.set)
+        assert late.is_set()
+        assert not dropped.is_set()
