@@ -143,10 +143,6 @@ def _ollama_schema(body: Fields) -> dict[str, Any] | None:
 
 
 def _to_gbnf(schema: dict[str, Any]) -> str:
-    # Few requests have one, and it brings llama.cpp's converter.
-    from serve.llama.grammar import (  # type: ignore[import-not-found, unused-ignore]
-        json_schema_to_gbnf,
-    )
+    from serve.llama import grammar  # few requests have one, and it brings llama.cpp's converter
 
-    gbnf: str = json_schema_to_gbnf(schema)
-    return gbnf
+    return grammar.json_schema_to_gbnf(schema)

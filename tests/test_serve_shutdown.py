@@ -71,7 +71,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
         r.thread.join(60)
         assert not r.thread.is_alive()
         r.runner._thread.join(60)
-        assert r.runner.engine.closed
+        assert r.runner.engine_closed
 
 
 def test_what_does_not_end_in_time_is_cut_and_told() -> None:
