@@ -1,6 +1,6 @@
-"""Completions over HTTP: the original TurboPilot's routes, answered by llama.cpp.
+"""Completions over HTTP: the original TurboPilot's routes and more, answered by llama.cpp.
 
-From the outside in: `routes` and `app` speak HTTP, `service` turns a call into engine requests, `runner`
-owns the thread, `engine` and `scheduler` decide each step, `llama_decoder` computes it. Only the errors,
-the GGUF reader and the version come from the rest of the project.
+From the outside in: `http` speaks it, `service` turns a completion into requests of `request`'s terms, `runner`
+owns the one thread, `engine` decides each step (with `drafting`, `sampling` and `text`), and `llama` computes it
+behind the protocol in `decoder`.
 """

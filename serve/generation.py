@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve.job import Job
 from serve.request import Event, Finished, TextDelta, Usage
 from serve.runner import EngineRunner
+from serve.runner.job import Job
 from turbopilot.errors import Overloaded, Superseded
 
 # Where nothing tells that a client left, this is how often to look, in seconds. Tokens wake us earlier.

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from serve.app import create_app
 from serve.engine import Engine, EngineOptions
-from serve.job import Job
+from serve.http.app import create_app
+from serve.http.server import HttpServer, bind
+from serve.http.shutdown import Shutdown
 from serve.request import GenerationRequest
-from serve.runner import EngineRunner, _Cancel
-from serve.server import HttpServer, bind
+from serve.runner.job import Job
+from serve.runner.runner import EngineRunner, _Cancel
 from serve.service import CompletionService, ModelInfo
 from serve.settings import Limits
-from serve.shutdown import Shutdown
 from tests.fakes import FakeDecoder
 
 

@@ -46,9 +46,9 @@ OWNERS = {
     "tokenizers": {
         "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
     },
-    "flask": {"serve/app.py", "serve/http_errors.py", "serve/schemas.py", "serve/routes/"},
-    "waitress": {"serve/server.py", "serve/waitress_channel.py"},
-    "prometheus_client": {"serve/prometheus.py"},
+    "flask": {"serve/http/app.py", "serve/http/errors.py", "serve/http/routes/"},
+    "waitress": {"serve/http/server.py", "serve/http/channel.py"},
+    "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},
 }  # fmt: skip
@@ -176,5 +176,6 @@ def test_converting_needs_no_torch(demo_checkpoint: Path, tmp_path: Path) -> Non
 
 def test_serving_needs_no_torch() -> None:
     assert (
-        modules_after("import serve.app, serve.llama.decoder") & {"torch", "transformers"} == set()
+        modules_after("import serve.http.app, serve.llama.decoder") & {"torch", "transformers"}
+        == set()
     )

@@ -195,7 +195,7 @@ def test_serve_says_it_at_its_start(
     unsigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("serve.server.serve", lambda options, notify: None)
+    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: None)
 
     def said() -> str:
         done = CliRunner().invoke(app, ["serve", str(unsigned)])
@@ -219,7 +219,7 @@ def test_serve_says_nothing_of_what_it_made_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("serve.server.serve", lambda options, notify: None)
+    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: None)
     done = CliRunner().invoke(app, ["serve"])
     assert done.exit_code == 0
     assert "verif" not in done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from serve.app import create_app
+from serve.http.app import create_app
 from tests.fakes import FakeDecoder
 from tests.serving import make_service
 

@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from serve.app import create_app
+from serve.http.app import create_app
 from serve.settings import Defaults
 from tests.fakes import FakeDecoder, script
 from tests.serving import make_service

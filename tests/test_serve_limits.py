@@ -16,12 +16,12 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.app import create_app
-from serve.fields import parse_body
 from serve.generation import LOOK_AROUND, ClientGone, ClientWatch
-from serve.job import Job
+from serve.http.app import create_app
+from serve.http.fields import parse_body
+from serve.http.schemas import parse_huggingface, parse_ollama, parse_openai
 from serve.request import GenerationRequest, SamplingParams
-from serve.schemas import parse_huggingface, parse_ollama, parse_openai
+from serve.runner.job import Job
 from serve.service import Completion
 from serve.settings import Defaults, Limits
 from tests.fakes import EOG, N_VOCAB, FakeDecoder, script

@@ -274,7 +274,7 @@ def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: s
 
 
 def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
-    from serve.server import bind
+    from serve.http.server import bind
 
     with bind("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from serve.decoder import BatchItem
-from serve.job import Job
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
-from serve.throughput import LONGEST, UNKNOWN, Throughput
+from serve.runner.job import Job
+from serve.runner.throughput import LONGEST, UNKNOWN, Throughput
 from tests.fakes import FakeDecoder
 from tests.serving import WatchedRunner, make_service, wait
 from turbopilot.errors import (

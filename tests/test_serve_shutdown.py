@@ -98,7 +98,7 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
 SERVER = """
 import sys, threading
 from pathlib import Path
-from serve.server import bind, run
+from serve.http.server import bind, run
 from serve.settings import Limits, ServerOptions
 from tests.fakes import FakeDecoder
 from tests.serving import Engine

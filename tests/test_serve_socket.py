@@ -17,9 +17,9 @@ from typing import Any
 import openai
 import pytest
 
-from serve.job import Job
-from serve.server import HttpServer, bind
-from serve.waitress_channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
+from serve.http.channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
+from serve.http.server import HttpServer, bind
+from serve.runner.job import Job
 from tests.fakes import FakeDecoder, script
 from tests.serving import ask, connection, read_all, running_server, send, wait
 from turbopilot.errors import ServeError

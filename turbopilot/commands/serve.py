@@ -219,7 +219,7 @@ def serve(
 
     Example: turbopilot serve -m starcoder -f ./models/santacoder-q4_0.bin
     """
-    from serve.server import serve as serve_http
+    from serve.http.server import serve as serve_http
     from turbopilot.commands.certified import at_start
     from turbopilot.commands.gpu_layers import gpu_layers
     from turbopilot.commands.resolve import parse_size, resolve_gguf

@@ -14,15 +14,15 @@ from typing import Any
 
 from waitress import create_server, wasyncore
 
-from serve.app import create_app
 from serve.decoder import Decoder
+from serve.http.app import create_app
+from serve.http.channel import Channel
+from serve.http.shutdown import Shutdown
 from serve.report import how_to_use
 from serve.runner import EngineRunner
+from serve.runner.steps import Steps
 from serve.service import CompletionService, ModelInfo
 from serve.settings import MAX_BODY_BYTES, SPARE_HTTP_THREADS, ServerOptions
-from serve.shutdown import Shutdown
-from serve.steps import Steps
-from serve.waitress_channel import Channel
 from turbopilot.errors import ServeError
 from turbopilot.version import __version__
 

@@ -15,8 +15,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
-from serve.repetition import Repetition
 from serve.request import StopRules
+from serve.text.repetition import Repetition
 
 # What a blank line consists of. Other Unicode spaces are text, as llama.cpp has it.
 BLANK = " \t\r\n\f\v"

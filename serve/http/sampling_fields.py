@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from serve.fields import Fields
+from serve.http.fields import Fields
 from serve.request import SamplingParams
 from serve.settings import Defaults
 from turbopilot.errors import InvalidRequest

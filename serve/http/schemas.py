@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve.fields import Fields
+from serve.http.fields import Fields
+from serve.http.sampling_fields import read_logit_bias, read_sampling
 from serve.request import StopRules
-from serve.sampling_fields import read_logit_bias, read_sampling
 from serve.service import Completion
 from serve.settings import Defaults
 from turbopilot.errors import InvalidRequest

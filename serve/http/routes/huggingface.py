@@ -7,21 +7,21 @@ from datetime import datetime, timezone
 
 from flask import Blueprint, Response, request
 
-from serve.fields import Fields
 from serve.generation import ClientGone, ClientWatch, Generation
-from serve.http_errors import stream_error
-from serve.request import TextDelta, Usage
-from serve.routes.common import (
+from serve.http.errors import stream_error
+from serve.http.fields import Fields
+from serve.http.routes.common import (
     client_watch,
     json_answer,
     json_body,
     stream_answer,
     with_headers,
 )
-from serve.schemas import parse_huggingface, parse_ollama
+from serve.http.schemas import parse_huggingface, parse_ollama
+from serve.http.sse import ndjson_line
+from serve.request import TextDelta, Usage
 from serve.service import CompletionService
 from serve.settings import Defaults
-from serve.sse import ndjson_line
 from turbopilot.errors import InvalidRequest
 
 

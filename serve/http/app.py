@@ -7,8 +7,8 @@ import time
 
 from flask import Flask, Response, g, request
 
-from serve import http_errors
-from serve.routes import copilot, huggingface, openai, ops
+from serve.http import errors
+from serve.http.routes import copilot, huggingface, openai, ops
 from serve.service import CompletionService
 from serve.settings import MAX_BODY_BYTES, Defaults
 
@@ -26,7 +26,7 @@ def create_app(service: CompletionService, defaults: Defaults | None = None) -> 
     app = Flask("turbopilot", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
-    http_errors.register(app)
+    errors.register(app)
     app.register_blueprint(openai.blueprint(service, defaults))
     app.register_blueprint(huggingface.blueprint(service, defaults))
     app.register_blueprint(copilot.blueprint())

@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serve.generation import ClientGone
-from serve.sse import compact_json
+from serve.http.sse import compact_json
 from turbopilot.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

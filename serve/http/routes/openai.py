@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from flask import Blueprint, Response, request
 
 from serve.generation import ClientGone, ClientWatch, Generation
-from serve.http_errors import stream_error
-from serve.request import TextDelta, Usage
-from serve.routes.common import (
+from serve.http.errors import stream_error
+from serve.http.routes.common import (
     client_watch,
     json_answer,
     json_body,
     stream_answer,
     with_headers,
 )
-from serve.schemas import parse_openai
+from serve.http.schemas import parse_openai
+from serve.http.sse import DONE, sse_frame
+from serve.request import TextDelta, Usage
 from serve.service import CompletionService
 from serve.settings import Defaults
-from serve.sse import DONE, sse_frame
 
 
 def blueprint(service: CompletionService, defaults: Defaults) -> Blueprint:

@@ -6,7 +6,7 @@ import time
 
 from flask import Blueprint, Response
 
-from serve.routes.common import json_answer
+from serve.http.routes.common import json_answer
 
 # The plugin asks again after `refresh_in` seconds. Source: the original TurboPilot's answer.
 LIFETIME_SECONDS = 1800

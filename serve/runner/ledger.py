@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve.job import Job
+from serve.runner.job import Job
 
 
 class Ledger:

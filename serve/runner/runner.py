@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serve.job import Job
-from serve.ledger import Ledger
 from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, GenerationRequest, Usage
-from serve.steps import Steps
-from serve.throughput import Throughput
+from serve.runner.job import Job
+from serve.runner.ledger import Ledger
+from serve.runner.steps import Steps
+from serve.runner.throughput import Throughput
 from turbopilot.errors import DecoderFailed, Overloaded, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve import prometheus
-from serve.routes.common import json_answer
+from serve.http import prometheus
+from serve.http.routes.common import json_answer
 from serve.service import CompletionService
 
 

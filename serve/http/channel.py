@@ -16,8 +16,8 @@ from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
-from serve.http_errors import Fault, error_body
-from serve.sse import compact_json
+from serve.http.errors import Fault, error_body
+from serve.http.sse import compact_json
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.

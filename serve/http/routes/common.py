@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from flask import Response, request
 
-from serve.fields import Fields, parse_body
 from serve.generation import ClientWatch, Generation
+from serve.http.fields import Fields, parse_body
+from serve.http.sse import compact_json
 from serve.service import Completion
-from serve.sse import compact_json
 from turbopilot.errors import InvalidRequest
 
 SESSION_HEADER = "X-TurboPilot-Session"
