@@ -15,7 +15,10 @@ class LoadReport:
         n_ctx: context in tokens.
         n_threads: threads that compute.
         cache_type: what keys and values are kept in.
+        n_parallel: sequences that run at once.
+        is_split: whether each has the whole context for itself; else they share it.
         kv_bytes: size of the cache of keys and values.
+        prefix_bytes: what there is room for to keep computed prefixes in.
         n_offloaded: layers that llama.cpp put on a GPU, of `n_layers` (the output counts as one).
         devices: the GPUs that llama.cpp sees.
         has_fim: whether the model can fill in the middle.
@@ -29,10 +32,17 @@ class LoadReport:
     is_split: bool
     cache_type: str
     kv_bytes: int
+    prefix_bytes: int
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
     has_fim: bool
+
+    def _parallel(self) -> str:
+        if self.n_parallel == 1:
+            return "1 request at once"
+        how = "each with a context of its own" if self.is_split else "sharing the context"
+        return f"{self.n_parallel} requests at once, {how}"
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -41,6 +51,7 @@ class LoadReport:
         return [
             f"model    {self.name} ({self.description})",
             f"context  {self.n_ctx} tokens, {self.n_threads} threads",
+            f"parallel {self._parallel()}",
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
             f"FIM      {fim}",

@@ -90,12 +90,12 @@ class CacheOptions:
     """What is kept of computed work, beyond the KV cache, and how it is made use of.
 
     Attributes:
-        prefix_bytes: RAM for computed prefixes; 0 keeps none.
+        prefix_bytes: RAM for computed prefixes; 0 keeps none, None is a share of what the model leaves.
         prefix_folder: where they outlive the process; None is nowhere.
         drafts: guess tokens ahead and compute them together.
     """
 
-    prefix_bytes: int = 256 * 2**20
+    prefix_bytes: int | None = None
     prefix_folder: Path | None = None
     drafts: bool = True
 

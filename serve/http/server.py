@@ -166,13 +166,14 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
         try:
             for line in report.lines():
                 notify(line)
+            kept = options.caches.prefix_bytes
             engine = Engine(
                 decoder,
                 EngineOptions(
                     n_slots=decoder.n_seq,
                     random_seed=options.random_seed,
                     drafts=options.caches.drafts,
-                    prefix_cache_bytes=options.caches.prefix_bytes,
+                    prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
                     prefix_folder=options.caches.prefix_folder,
                 ),
             )

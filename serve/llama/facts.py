@@ -16,6 +16,9 @@ LEAST_CONTEXT: Final = 64
 DEFAULT_PARALLEL: Final = 4
 # Of this machine's memory, what sequences may take to be apart.
 SPLIT_SHARE: Final = 20
+# Of what the model leaves of this machine's memory, what computed prefixes may take unasked.
+PREFIX_SHARE: Final = 16
+MOST_PREFIX_BYTES: Final = 256 * 2**20
 # Token embeddings by learned position: there is no vector for a position beyond the last.
 _LEARNED_POSITIONS: Final = "position_embd.weight"
 
@@ -67,6 +70,12 @@ def choose_layout(header: GgufHeader, n_ctx: int, wanted: int | None, cache_type
     each = kv_bytes_per_token(header, cache_type)
     extra = (n_seq - 1) * n_ctx * each
     return Layout(n_seq, n_seq > 1 and 0 < extra <= total_bytes() // SPLIT_SHARE)
+
+
+def choose_prefix_cache(header: GgufHeader, kv_bytes: int) -> int:
+    """Bytes for prefixes outside of the KV cache, where none are said: a share of what the model leaves."""
+    left = total_bytes() - header.tensor_bytes - kv_bytes
+    return max(0, min(MOST_PREFIX_BYTES, left // PREFIX_SHARE))
 
 
 def kv_bytes_per_token(header: GgufHeader, cache_type: str) -> int:

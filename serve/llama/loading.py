@@ -15,7 +15,13 @@ import llama_cpp
 from llama_cpp._ggml import libggml
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import Layout, choose_context, choose_layout, describe
+from serve.llama.facts import (
+    Layout,
+    choose_context,
+    choose_layout,
+    choose_prefix_cache,
+    describe,
+)
 from serve.llama.log import capture
 from serve.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
@@ -88,6 +94,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         is_split=layout.is_split,
         cache_type=options.cache_type,
         kv_bytes=capture.kv_bytes(),
+        prefix_bytes=choose_prefix_cache(header, capture.kv_bytes()),
         n_offloaded=n_offloaded if devices else 0,
         n_layers=n_layers or int(llama_cpp.llama_model_n_layer(model)) + 1,
         devices=devices,

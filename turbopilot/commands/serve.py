@@ -141,7 +141,8 @@ def serve(
         str,
         typer.Option(
             "--parallel",
-            help="Requests computed at once, which share the context: a number, or auto: what memory allows.",
+            help="Requests computed at once: a number, or auto: 4. Each has a context of its own where memory is "
+            "plentiful, which is faster; else they share one.",
         ),
     ] = "auto",
     max_queue: Annotated[
@@ -185,9 +186,9 @@ def serve(
         typer.Option(
             "--prefix-cache",
             help="RAM for prompts that were read before, as 512MiB, so that going back to a file costs nothing; "
-            "0 is none.",
+            "0 is none, auto a share of what the model leaves, at most 256MiB.",
         ),
-    ] = "256MiB",
+    ] = "auto",
     prefix_cache_dir: Annotated[
         Path | None,
         typer.Option(
@@ -233,8 +234,10 @@ def serve(
         )
     layers, cache_type = gpu_layers(n_gpu_layers), find_cache_type(cache_type)
     n_seq = _parallel(parallel)
-    prefix_bytes = 0 if prefix_cache == "0" else parse_size("--prefix-cache", prefix_cache)
-    if prefix_cache_dir and not prefix_bytes:
+    prefix_bytes = {"0": 0, "auto": None}.get(prefix_cache.lower(), -1)
+    if prefix_bytes == -1:
+        prefix_bytes = parse_size("--prefix-cache", prefix_cache)
+    if prefix_cache_dir and prefix_bytes == 0:
         raise InvalidInput(
             "--prefix-cache-dir keeps what --prefix-cache 0 does not have", hint="give one of them"
         )
