@@ -93,11 +93,13 @@ class CacheOptions:
         prefix_bytes: RAM for computed prefixes; 0 keeps none, None is a share of what the model leaves.
         prefix_folder: where they outlive the process; None is nowhere.
         drafts: guess tokens ahead and compute them together.
+        draft_file: a smaller model of the same vocabulary that guesses, too.
     """
 
     prefix_bytes: int | None = None
     prefix_folder: Path | None = None
     drafts: bool = True
+    draft_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from serve.service import Completion
 from serve.settings import Defaults, Limits
 from tests.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.serving import ask, connection, make_service, read_all, running, send, wait
-from turbopilot.commands.serve import _parallel
+from turbopilot.commands.serve_options import parallel_requests
 from turbopilot.errors import InvalidInput, InvalidRequest
 
 NO_WATCH = ClientWatch()
@@ -411,9 +411,9 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "257", "9" * 5000, "²"])
 def test_no_number_of_requests(text: str) -> None:
     with pytest.raises(InvalidInput, match="--parallel"):
-        _parallel(text)
+        parallel_requests(text)
 
 
 def test_a_number_of_requests() -> None:
-    assert _parallel("8") == 8
-    assert _parallel("Auto") is None
+    assert parallel_requests("8") == 8
+    assert parallel_requests("Auto") is None

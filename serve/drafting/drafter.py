@@ -103,6 +103,11 @@ class Draft:
             return []  # the first token is the user's wait; the index can be built while it is read
         return self._indexed().guess(most, worth=self._drafter.cost)
 
+    def allowed(self, most: int) -> int:
+        """How many tokens may be guessed by whoever knows some."""
+        self._is_remembered = False
+        return min(most, self._allowance.n())
+
     def append(self, token: int) -> None:
         """The token that the model chose."""
         self._generated.append(token)

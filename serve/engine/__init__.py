@@ -5,6 +5,7 @@ requests    all that have begun and not ended: the way in, and the one way out
 generation  one request under way: its sampler, its text, its guesses
 scheduler   who runs next, and with how many tokens
 placement   where it runs, and what it begins with
+guessing    what it may guess ahead
 slots       what each sequence of the KV cache holds, and what it shares
 prefix_tree the longest beginning that a prompt shares with anything computed before
 prefix_store computed prefixes kept in RAM, and on disk across restarts

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 
 from serve.decoder import Decoder, Logits
+from serve.drafting import DraftModel
 from serve.engine.generation import Generation
+from serve.engine.guessing import Guessing
 from serve.engine.options import EngineOptions
 from serve.engine.pace import Pace
 from serve.engine.placement import WORTH_KEEPING, Admission
@@ -39,6 +41,7 @@ class Engine:
         decoder: the model; the engine's caller is its only user from now on.
         options: how it is set up.
         clock: seconds, from any start; it may jump.
+        draft_model: guesses where the text itself gives nothing to guess from.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Engine:
         decoder: Decoder,
         options: EngineOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
+        draft_model: DraftModel | None = None,
     ) -> None:
         options = options or EngineOptions()
         self._decoder, self._clock = decoder, clock
@@ -73,6 +77,9 @@ class Engine:
             metrics=self.metrics,
         )
         self._pace = Pace()
+        self._guessing = Guessing(
+            self._requests, self._pace, clock, n_batch=decoder.n_batch, draft_model=draft_model
+        )
         self._suspects: list[Sequence] = []
 
     @property
@@ -165,18 +172,8 @@ class Engine:
         self._suspects = [s for s in self._suspects if s.id in self._requests]
         if self._suspects:
             return self._scheduler.plan_alone(self._suspects[0])
-        self._guess()
+        self._guessing.give(self._scheduler.running)
         return self._scheduler.plan(self._pace.prompt_budget(self._decoder.n_batch))
-
-    def _guess(self) -> None:
-        """Give each sequence whose next token this step may choose the guesses that it may have."""
-        self._requests.price_guesses(self._pace.guess_cost)
-        for s in self._scheduler.running:
-            s.draft = []
-            g = self._requests[s.id]
-            left = g.request.max_tokens - g.n_generated - 1
-            if g.draft and s.n_pending <= self._decoder.n_batch and left > 0:
-                s.draft = g.draft.guess(left)
 
     def _compute(self, chunks: list[Chunk]) -> list[Emitted]:
         batch = [

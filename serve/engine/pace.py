@@ -21,6 +21,12 @@ class Pace:
     def __init__(self) -> None:
         self._single = 0.0
         self._each = 0.0
+        self._guess = 0.0
+
+    def observe_guesses(self, n: int, seconds: float) -> None:
+        """A draft model took so long for so many guesses."""
+        if n and 0 < seconds < 60:
+            self._guess = _mean(self._guess, seconds / n)
 
     def observe(self, n_tokens: int, seconds: float) -> None:
         """A batch of so many tokens took so long. A clock that jumps is not believed."""
@@ -34,10 +40,10 @@ class Pace:
 
     @property
     def guess_cost(self) -> float:
-        """What a further token in a batch costs, in steps of one token: 0 … 1."""
+        """What a guess costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
         if not self._single or not self._each:
             return 0.5  # until it is measured
-        return min(self._each / self._single, 1.0)
+        return min((self._each + self._guess) / self._single, 1.0)
 
     def prompt_budget(self, n_batch: int) -> int:
         """Prompt tokens that may join a step that others wait for."""

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from waitress import create_server, wasyncore
@@ -156,30 +158,36 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
         TurboPilotError: it cannot start.
     """
     listener = bind(options.host, options.port)
-    with listener:
+    with listener, ExitStack() as loaded:
         # Seconds: not before the port is ours.
+        from serve.drafting import DraftModel, check_same_vocabulary
         from serve.engine import Engine, EngineOptions
         from serve.llama import load
 
+        caches = options.caches
         notify(f"loading {options.model_file}")
         decoder, report = load(options.model_file, options.model)
-        try:
-            for line in report.lines():
-                notify(line)
-            kept = options.caches.prefix_bytes
-            engine = Engine(
-                decoder,
-                EngineOptions(
-                    n_slots=decoder.n_seq,
-                    random_seed=options.random_seed,
-                    drafts=options.caches.drafts,
-                    prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
-                    prefix_folder=options.caches.prefix_folder,
-                ),
-            )
-            run(engine, decoder, listener, options, notify)
-        finally:
-            decoder.close()
+        loaded.callback(decoder.close)
+        for line in report.lines():
+            notify(line)
+        draft_model = None
+        if caches.draft_file:
+            small = replace(options.model, ctx=None, n_seq=decoder.n_seq)
+            drafter, drafts = load(caches.draft_file, small)
+            loaded.callback(drafter.close)
+            check_same_vocabulary(decoder, drafter)
+            draft_model = DraftModel(drafter)
+            notify(f"drafts   {drafts.name} ({drafts.description})")
+        kept = caches.prefix_bytes
+        engine_options = EngineOptions(
+            n_slots=decoder.n_seq,
+            random_seed=options.random_seed,
+            drafts=caches.drafts,
+            prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
+            prefix_folder=caches.prefix_folder,
+        )
+        engine = Engine(decoder, engine_options, draft_model=draft_model)
+        run(engine, decoder, listener, options, notify)
     notify("stopped")
 
 
