@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.decoder import BatchItem
+from serve.decoder import BatchItem, Logits
 from serve.engine import Emitted, Engine, EngineOptions
 from serve.engine.scheduler import Scheduler
-from serve.engine.sequence import Sequence
+from serve.engine.sequence import Sequence as EngineSequence
 from serve.request import Event, Finished, GenerationRequest, SamplingParams, StopRules, TextDelta
-from tests.fakes import FakeDecoder, letters, script
+from tests.fakes import N_VOCAB, FakeDecoder, letters, script
 from turbopilot.errors import ContextLengthExceeded, NoKvSlot
 
 GREEDY = SamplingParams(temperature=0)
@@ -300,7 +302,7 @@ def test_scheduler_keeps_its_budgets(
 ) -> None:
     scheduler = Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch)
     for i, (n_prompt, n_more) in enumerate(sizes):
-        scheduler.add(Sequence(i, [i] * n_prompt, n_prompt + n_more))
+        scheduler.add(EngineSequence(i, [i] * n_prompt, n_prompt + n_more))
     order: list[int] = []
     for _ in range(3000):
         if not scheduler.has_work:
@@ -321,7 +323,7 @@ def test_scheduler_keeps_its_budgets(
 
 def test_generating_goes_before_reading_prompts() -> None:
     scheduler = Scheduler(n_slots=2, n_ctx=64, n_batch=4)
-    first, second = Sequence(0, [1], 10), Sequence(1, [2] * 9, 20)
+    first, second = EngineSequence(0, [1], 10), EngineSequence(1, [2] * 9, 20)
     scheduler.add(first)
     scheduler.add(second)
     list(scheduler.admit())
@@ -338,3 +340,48 @@ def test_slots_must_fit_into_a_batch(n_slots: int, n_batch: int) -> None:
 def test_fake_decoder_notices_a_skipped_position() -> None:
     with pytest.raises(AssertionError, match="position"):
         FakeDecoder().decode([BatchItem(1, 1, 0, True)])
+
+
+def spread(history: Sequence[int]) -> Logits:
+    """Logits of several likely letters, by the last two tokens: texts repeat, and guesses are often right."""
+    rng = np.random.default_rng([*history[-2:], 7])
+    row = np.full(N_VOCAB, -30.0, dtype=np.float32)
+    row[ord("a") : ord("e")] = rng.normal(size=4) * 3
+    return row
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    prompt=st.text("abcd", min_size=1, max_size=20),
+    temperature=st.sampled_from([0.3, 1.0]),
+    more=st.sampled_from(
+        [{}, {"top_k": 2}, {"mirostat": 2}, {"repeat_penalty": 1.3}, {"min_p": 0.2}, {"top_p": 0.7}]
+    ),
+    seed=st.integers(0, 100),
+)
+def test_guesses_do_not_change_what_is_sampled(
+    prompt: str, temperature: float, more: dict[str, float], seed: int
+) -> None:
+    sampling = SamplingParams(temperature=temperature, **{"top_p": 1.0, **more}, seed=seed)  # type: ignore[arg-type]
+    sent = GenerationRequest(tuple(prompt.encode()), 40, sampling=sampling)
+    texts = []
+    for drafts in (False, True):
+        decoder = FakeDecoder(row=spread, n_batch=64)
+        engine = Engine(decoder, EngineOptions(drafts=drafts))
+        for i in range(3):  # the later ones have a suggestion to guess from
+            texts.append(text_of(run(engine, engine.submit(i, sent))[i]))
+    assert len(set(texts)) == 1
+    assert engine.metrics.accepted_tokens > 0
+
+
+def test_log_probabilities_are_told_with_each_token() -> None:
+    engine = Engine(FakeDecoder(row=spread))
+    sent = GenerationRequest(tuple(b"abc"), 6, sampling=GREEDY, n_logprobs=2)
+    events = run(engine, engine.submit(1, sent))[1]
+    tokens = [t for e in events if isinstance(e, TextDelta) for t in e.tokens]
+    assert b"".join(t.token.data for t in tokens).decode() == text_of(events)
+    assert len(tokens) == 6
+    for t in tokens:
+        assert t.top[0].id == t.token.id  # greedy
+        assert len(t.top) == 2
+        assert t.top[1].logprob <= t.token.logprob < 0
