@@ -52,6 +52,7 @@ class EngineMetrics:
         restored_tokens: of these, brought back from the prefix cache in RAM or on disk.
         known_tokens: generated tokens that had been computed before for the same text, and cost nothing.
         generated_tokens: chosen tokens.
+        ahead_tokens: tokens computed while nobody wanted anything, for when a suggestion is taken.
         drafted_tokens: guesses that were computed.
         accepted_tokens: guesses that were right.
         steps: batches computed.
@@ -76,6 +77,7 @@ class EngineMetrics:
     restored_tokens: int = 0
     known_tokens: int = 0
     generated_tokens: int = 0
+    ahead_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     steps: int = 0

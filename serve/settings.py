@@ -93,12 +93,14 @@ class CacheOptions:
         prefix_bytes: RAM for computed prefixes; 0 keeps none, None is a share of what the model leaves.
         prefix_folder: where they outlive the process; None is nowhere.
         drafts: guess tokens ahead and compute them together.
+        looks_ahead: while nobody wants anything, go on with the last suggestion.
         draft_file: a smaller model of the same vocabulary that guesses, too.
     """
 
     prefix_bytes: int | None = None
     prefix_folder: Path | None = None
     drafts: bool = True
+    looks_ahead: bool = True
     draft_file: Path | None = None
 
 

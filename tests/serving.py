@@ -15,8 +15,9 @@ from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
 from serve.http.shutdown import Shutdown
 from serve.request import GenerationRequest
+from serve.runner import EngineRunner
+from serve.runner.commands import Cancel
 from serve.runner.job import Job
-from serve.runner.runner import EngineRunner, _Cancel
 from serve.service import CompletionService, ModelInfo
 from serve.settings import Limits
 from tests.fakes import FakeDecoder
@@ -51,7 +52,7 @@ class WatchedRunner(EngineRunner):
         super().request_stop()
         self.stopped.release()
 
-    def _post(self, command: _Cancel) -> None:
+    def _post(self, command: Cancel) -> None:
         super()._post(command)
         self.cancelled.release()
 

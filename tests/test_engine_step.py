@@ -385,3 +385,46 @@ def test_log_probabilities_are_told_with_each_token() -> None:
         assert t.top[0].id == t.token.id  # greedy
         assert len(t.top) == 2
         assert t.top[1].logprob <= t.token.logprob < 0
+
+
+def test_looking_ahead_has_the_next_suggestion_ready() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder, EngineOptions(looks_ahead=True))
+    assert not engine.can_look_ahead
+    run(engine, engine.submit(1, request("import os", 6)))
+    ready = [engine.can_look_ahead]
+    engine.look_ahead()
+    assert engine.has_work
+    assert run(engine) == {}  # nobody is told
+    ready.append(engine.can_look_ahead)
+    assert ready == [True, False]  # once is enough
+    decoder.batches.clear()
+    taken = "import os" + expected("import os", 6)
+    events = run(engine, engine.submit(2, request(taken, 6)))[2]
+    assert text_of(events) == expected(taken, 6)
+    assert decoder.batches == []
+    assert engine.metrics.finished == {"length": 2}
+    assert engine.metrics.ahead_tokens == 6
+
+
+def test_looking_ahead_makes_way() -> None:
+    decoder = FakeDecoder(n_batch=64)
+    engine = Engine(decoder, EngineOptions(looks_ahead=True, drafts=False))
+    run(engine, engine.submit(1, request("import os", 6)))
+    engine.look_ahead()
+    engine.step()
+    engine.step()
+    taken = "import os" + expected("import os", 6)
+    decoder.batches.clear()
+    events = run(engine, engine.submit(2, request(taken, 6)))[2]
+    assert text_of(events) == expected(taken, 6)
+    assert sum(decoder.batches) == 4  # two were known
+    assert engine.metrics.running == 0
+
+
+def test_looking_ahead_stops_at_the_end_of_the_context() -> None:
+    engine = Engine(FakeDecoder(n_ctx=32), EngineOptions(looks_ahead=True))
+    run(engine, engine.submit(1, request("x" * 20, 10)))
+    engine.look_ahead()
+    assert not engine.has_work
+    assert not Engine(FakeDecoder()).can_look_ahead

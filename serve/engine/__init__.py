@@ -10,6 +10,7 @@ slots       what each sequence of the KV cache holds, and what it shares
 prefix_tree the longest beginning that a prompt shares with anything computed before
 prefix_store computed prefixes kept in RAM, and on disk across restarts
 known       the next token of texts that were continued before
+recovery    who goes on when the decoder fails
 pace        how long a batch takes, learned
 """
 

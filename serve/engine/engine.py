@@ -18,9 +18,9 @@ from serve.engine.options import EngineOptions
 from serve.engine.pace import Pace
 from serve.engine.placement import WORTH_KEEPING, Admission
 from serve.engine.prefix_store import PrefixStore
+from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
 from serve.engine.scheduler import Chunk, Scheduler
-from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
 from turbopilot.errors import (
@@ -32,6 +32,8 @@ from turbopilot.errors import (
 )
 
 log = logging.getLogger("turbopilot.engine")
+
+_AHEAD = -1  # the id of what nobody asked for; requests have others
 
 
 class Engine:
@@ -76,19 +78,37 @@ class Engine:
             leave=self._scheduler.remove,
             metrics=self.metrics,
         )
+        self._looks_ahead = options.looks_ahead
         self._pace = Pace()
         self._guessing = Guessing(
             self._requests, self._pace, clock, n_batch=decoder.n_batch, draft_model=draft_model
         )
-        self._suspects: list[Sequence] = []
+        self._recovery = Recovery(decoder, self._scheduler, self._requests, self.metrics)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return self._scheduler.has_work
 
+    @property
+    def can_look_ahead(self) -> bool:
+        """Whether `look_ahead` would begin something."""
+        return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
+
+    def look_ahead(self) -> None:
+        """While nobody wants anything: begin what is asked for next if the last suggestion is taken.
+
+        It is dropped when somebody wants something; what it has computed by then stays known.
+        """
+        request = self._requests.next_after_last()
+        if request:
+            generation, _ = self._requests.begin(_AHEAD, request, ours=True)
+            if generation:
+                self._scheduler.add(generation.sequence)
+
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
         """Accept a request. One that can never run, or whose answer is known, ends at once in the events returned."""
+        self.cancel(_AHEAD)
         generation, events = self._requests.begin(request_id, request)
         if generation:
             self._scheduler.add(generation.sequence)
@@ -116,7 +136,7 @@ class Engine:
             ServeError: llama.cpp cannot make a new one.
         """
         events = self.fail_all(error)
-        self._rebuild()
+        self._recovery.rebuild()
         return events
 
     def close(self) -> None:
@@ -138,7 +158,7 @@ class Engine:
         if chunks:
             events += self._compute(chunks)
         self._count()
-        return events
+        return [(i, e) for i, e in events if i != _AHEAD]
 
     def _prepare(self, admission: Admission) -> None:
         """Bring the beginning that the sequence shares with something computed into its slot."""
@@ -162,6 +182,8 @@ class Engine:
             self._scheduler.slots.reset(s)
         elif admission.stored is not None:
             self.metrics.restored_tokens += s.n_past
+        if g.is_ours:
+            return
         g.n_cached = min(s.n_past, len(g.request.prompt))
         self.metrics.queue_seconds.observe(max(0.0, self._clock() - g.submitted))
         self.metrics.prompt_tokens += len(g.request.prompt)
@@ -169,9 +191,9 @@ class Engine:
 
     def _plan(self) -> list[Chunk]:
         """The next batch. After a failure, those that took part are tried one by one, to find the one at fault."""
-        self._suspects = [s for s in self._suspects if s.id in self._requests]
-        if self._suspects:
-            return self._scheduler.plan_alone(self._suspects[0])
+        suspect = self._recovery.suspect()
+        if suspect:
+            return self._scheduler.plan_alone(suspect)
         self._guessing.give(self._scheduler.running)
         return self._scheduler.plan(self._pace.prompt_budget(self._decoder.n_batch))
 
@@ -183,9 +205,9 @@ class Engine:
         try:
             rows = self._decoder.decode(batch)
         except NoKvSlot as e:
-            return self._make_room(chunks, e)
+            return self._recovery.make_room(chunks, e)
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
-            return self._survive(chunks, e)
+            return self._recovery.survive(chunks, e)
         now = self._clock()
         self._pace.observe(len(batch), now - began)
         m = self.metrics
@@ -204,8 +226,8 @@ class Engine:
                 n = 1 + c.n_draft
                 events += self._advance(g, c, rows[row : row + n], now)
                 row += n
-            if c.is_last and c.sequence in self._suspects:
-                self._suspects.remove(c.sequence)
+            if c.is_last:
+                self._recovery.acquit(c.sequence)
         return events
 
     def _advance(self, g: Generation, c: Chunk, rows: Logits, now: float) -> list[Emitted]:
@@ -217,7 +239,7 @@ class Engine:
                 rows, s.draft[: c.n_draft], self._decoder, now, self._requests.learn
             )
         except TurboPilotError as e:  # logits that are no numbers, a grammar that leaves no token
-            return self._lose(g, e)
+            return self._recovery.lose(g, e)
         self._scheduler.computed(s, c.stop + advance.n_right)
         if advance.n_right < c.n_draft:
             self._decoder.remove(s.slot, s.n_past)
@@ -226,50 +248,6 @@ class Engine:
         self._requests.count_tokens(g, g.n_generated - before, since, now)
         events: list[Emitted] = [(s.id, delta) for delta in advance.deltas]
         return events + (self._requests.end(g, advance.ended) if advance.ended else [])
-
-    def _make_room(self, chunks: list[Chunk], error: NoKvSlot) -> list[Emitted]:
-        """No cell was free: give up idle tokens and try again in the next step, else the newest request."""
-        idle = self._scheduler.slots.idle()
-        for slot in idle:
-            self._decoder.remove(slot, 0)
-            self._scheduler.slots.forget(slot)
-        return [] if idle else self._lose(self._requests[chunks[-1].sequence.id], error)
-
-    def _lose(self, g: Generation, error: TurboPilotError) -> list[Emitted]:
-        """End a request whose part of the KV cache is not to be trusted."""
-        slot = g.sequence.slot
-        events = self._requests.end(g, "error", error)
-        self._decoder.remove(slot, 0)
-        self._scheduler.slots.forget(slot)
-        return events
-
-    def _survive(self, chunks: list[Chunk], error: TurboPilotError) -> list[Emitted]:
-        """A batch failed. Who was alone in it is at fault and ends; several are tried again, one by one.
-
-        Raises:
-            ServeError: llama.cpp cannot make a new context.
-        """
-        self.metrics.failures += 1
-        log.warning("a batch of %d sequences failed: %s", len(chunks), error)
-        taken_part = [self._requests[c.sequence.id] for c in chunks]
-        events = self._lose(taken_part[0], error) if len(chunks) == 1 else []
-        if isinstance(error, DecoderFailed):
-            self._rebuild()
-        elif isinstance(error, DecodeAborted):
-            for g in taken_part[len(events) and 1 :]:
-                self._decoder.remove(g.sequence.slot, 0)
-                self._scheduler.slots.reset(g.sequence)
-        self._suspects = [g.sequence for g in taken_part if g.sequence.id in self._requests]
-        return events
-
-    def _rebuild(self) -> None:
-        """Make the KV cache anew; what runs computes its tokens again."""
-        self.metrics.rebuilds += 1
-        self._decoder.rebuild()
-        for slot in self._scheduler.slots.free():
-            self._scheduler.slots.forget(slot)
-        for s in self._scheduler.running:
-            self._scheduler.slots.reset(s)
 
     def _count(self) -> None:
         """How things stand, for whoever looks."""

@@ -47,6 +47,7 @@ class Generation:
         n_drafted, n_accepted: guesses computed, and right.
         first_at, last_at: the clock at its first and its last token.
         has_line: whether a line has been completed.
+        is_ours: nobody asked for it: what is learned by it is all that is wanted.
         is_scheduled: whether the scheduler has its sequence.
     """
 
@@ -63,6 +64,7 @@ class Generation:
     first_at: float | None = None
     last_at: float = 0.0
     has_line: bool = False
+    is_ours: bool = False
     is_scheduled: bool = False
 
     def __post_init__(self) -> None:

@@ -65,6 +65,7 @@ class Requests:
         self._under_way: dict[int, Generation] = {}
         self._named: dict[str, int] = {}
         self._known = KnownTokens()
+        self._last: Generation | None = None  # the suggestion that somebody looks at now
         self._drafter = (
             Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
             if guesses and decoder.can_cut
@@ -83,9 +84,9 @@ class Requests:
         return len(self._under_way)
 
     def begin(
-        self, request_id: int, request: GenerationRequest
+        self, request_id: int, request: GenerationRequest, *, ours: bool = False
     ) -> tuple[Generation | None, list[Emitted]]:
-        """Accept a request.
+        """Accept a request, or begin one of ours that nobody asked for.
 
         Returns:
             It, if something is to be computed for it; and the events that are certain at once: the end of a request
@@ -98,6 +99,7 @@ class Requests:
         try:
             self._check(request)
             g = self._make(request_id, request)
+            g.is_ours = ours
         except TurboPilotError as e:
             self._metrics.finish("error")
             refusal = Finished("error", Usage(len(request.prompt), 0), e)
@@ -155,7 +157,7 @@ class Requests:
                 g.n_cached = len(g.request.prompt)
                 events += self.end(g, taken.ended)
                 break
-        self._metrics.known_tokens += g.n_generated
+        self._metrics.known_tokens += 0 if g.is_ours else g.n_generated
         self.count_tokens(g, g.n_generated, None, g.submitted)
         return events
 
@@ -164,6 +166,21 @@ class Requests:
         if self._drafter:
             self._drafter.cost = cost
 
+    @property
+    def can_look_ahead(self) -> bool:
+        """Whether there is a suggestion that could be taken, and room to go on after it."""
+        return self._last is not None
+
+    def next_after_last(self) -> GenerationRequest | None:
+        """What is asked for next if the last suggestion is taken as it is; once."""
+        last, self._last = self._last, None
+        if last is None:
+            return None
+        prompt, n = tuple(last.sequence.tokens), last.request.max_tokens
+        if len(prompt) + n > self._decoder.n_ctx:
+            return None
+        return GenerationRequest(prompt, n, sampling=last.request.sampling)
+
     def learn(self, g: Generation, token: int) -> None:
         """`token` was computed to follow the sequence of `g`."""
         if g.follows_from_tokens:
@@ -171,6 +188,9 @@ class Requests:
 
     def count_tokens(self, g: Generation, n_new: int, since: float | None, now: float) -> None:
         """`n_new` tokens came; the one before them at `since`, or they are the first."""
+        if g.is_ours:
+            self._metrics.ahead_tokens += n_new
+            return
         self._metrics.generated_tokens += n_new
         if n_new and since is None:
             self._metrics.first_token_seconds.observe(max(0.0, now - g.submitted))
@@ -211,7 +231,11 @@ class Requests:
             self._leave(s)
         if g.draft:
             g.draft.end()
+        if g.is_ours:
+            return []
         self._metrics.finish(how or reason)
+        if reason in ("stop", "length") and g.n_generated and g.follows_from_tokens:
+            self._last = g
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []
         return [*events, (s.id, Finished(reason, g.usage, error, g.text.stop_string))]
 

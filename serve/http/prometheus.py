@@ -80,10 +80,19 @@ def _tokens(m: EngineMetrics) -> Iterator[Metric]:
     tokens = CounterMetricFamily(
         "turbopilot_tokens",
         "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), generated (of "
-        "these: known from before), drafted ahead (of these: accepted).",
+        "these: known from before), computed ahead of a wish, drafted (of these: accepted).",
         labels=["kind"],
     )
-    for kind in ("prompt", "cached", "restored", "generated", "known", "drafted", "accepted"):
+    for kind in (
+        "prompt",
+        "cached",
+        "restored",
+        "generated",
+        "known",
+        "ahead",
+        "drafted",
+        "accepted",
+    ):
         tokens.add_metric([kind], getattr(m, f"{kind}_tokens"))
     yield tokens
 

@@ -183,6 +183,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
             n_slots=decoder.n_seq,
             random_seed=options.random_seed,
             drafts=caches.drafts,
+            looks_ahead=caches.looks_ahead,
             prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
             prefix_folder=caches.prefix_folder,
         )

@@ -13,10 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, GenerationRequest, Usage
+from serve.runner.commands import Cancel, Stop, Submit
 from serve.runner.job import Job
 from serve.runner.ledger import Ledger
 from serve.runner.steps import Steps
@@ -27,23 +27,9 @@ log = logging.getLogger("turbopilot.engine")
 
 # An engine that breaks more often than this within so many seconds would only break again.
 MAX_RESTARTS = 3
+# After so many seconds without a request, the engine may compute what is likely wanted next.
+PAUSE = 0.05
 RESTART_WINDOW = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Submit:
-    job: Job
-    requests: tuple[GenerationRequest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
 
 
 class EngineRunner:
@@ -61,7 +47,7 @@ class EngineRunner:
         self._engine = engine
         self._max_open = max_open
         self._clock = clock
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Submit | Cancel | Stop] = queue.SimpleQueue()
         # Guards the block below; reentrant, as a signal handler may stop us while we hold it.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -134,7 +120,7 @@ class EngineRunner:
             Overloaded: too much waits, or the server is shutting down.
             DecoderFailed: the engine has died.
         """
-        job = Job(len(requests), whole=whole, on_cancel=lambda job: self._post(_Cancel(job)))
+        job = Job(len(requests), whole=whole, on_cancel=lambda job: self._post(Cancel(job)))
         with self._lock:
             if self._refuse:
                 raise self._refuse
@@ -147,7 +133,7 @@ class EngineRunner:
                     hint="try again",
                 )
             self._n_open += len(requests)
-            self._inbox.put(_Submit(job, tuple(requests)))
+            self._inbox.put(Submit(job, tuple(requests)))
         return job
 
     def drain(self) -> None:
@@ -165,14 +151,14 @@ class EngineRunner:
         with self._lock:
             self.drain()
             self._is_cut = True
-            self._inbox.put(_Stop())
+            self._inbox.put(Stop())
 
     def close(self) -> None:
         """Stop, and wait until the thread has ended."""
         self.request_stop()
         self._thread.join()
 
-    def _post(self, command: _Cancel) -> None:
+    def _post(self, command: Cancel) -> None:
         self._inbox.put(command)
 
     def _run(self) -> None:
@@ -220,18 +206,22 @@ class EngineRunner:
     def _obey(self) -> bool:
         """Carry out what is in the inbox, waiting for it when there is nothing else to do; False to stop."""
         while True:
+            idle = not self._engine.has_work
+            pause = PAUSE if idle and self._engine.can_look_ahead else None
             try:
-                command = self._inbox.get(block=not self._engine.has_work)
+                command = self._inbox.get(block=idle, timeout=pause)
             except queue.Empty:
+                if idle:
+                    self._engine.look_ahead()
                 return True
-            if isinstance(command, _Stop):
+            if isinstance(command, Stop):
                 return False
-            if isinstance(command, _Submit):
+            if isinstance(command, Submit):
                 self._accept(command)
             else:
                 self._cancel(command.job)
 
-    def _accept(self, command: _Submit) -> None:
+    def _accept(self, command: Submit) -> None:
         ids = self._ledger.open(command.job)  # all are ours before anything can go wrong
         for i, request in zip(ids, command.requests, strict=True):
             self._deliver(self._engine.submit(i, request))
@@ -282,7 +272,7 @@ class EngineRunner:
         self._end_all(last)
         while not self._inbox.empty():
             command = self._inbox.get()
-            if isinstance(command, _Submit):
+            if isinstance(command, Submit):
                 self._count_ended(len(command.requests))
                 for index in range(len(command.requests)):
                     command.job.deliver(index, last)

@@ -20,6 +20,13 @@ class Steps(Protocol):
     def metrics(self) -> EngineMetrics:
         """What it counts; readable from any thread."""
 
+    @property
+    def can_look_ahead(self) -> bool:
+        """Whether there is something that nobody asked for yet, worth computing meanwhile."""
+
+    def look_ahead(self) -> None:
+        """Begin it."""
+
     def submit(self, request_id: int, request: GenerationRequest) -> list[tuple[int, Event]]:
         """Accept a request."""
 

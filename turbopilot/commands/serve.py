@@ -12,7 +12,6 @@ from serve.settings import (
     CACHE_TYPES,
     DEFAULT_PORT,
     LEAST_PROMPT,
-    CacheOptions,
     Defaults,
     Limits,
     ModelOptions,
@@ -196,6 +195,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    no_ahead: Annotated[
+        bool,
+        typer.Option(
+            "--no-ahead",
+            help="Compute only what is asked for: not, while nobody asks, what follows the last suggestion.",
+        ),
+    ] = False,
     draft: Annotated[
         str | None,
         typer.Option(
@@ -232,7 +238,7 @@ def serve(
     from turbopilot.commands.certified import at_start
     from turbopilot.commands.gpu_layers import gpu_layers
     from turbopilot.commands.resolve import resolve_gguf
-    from turbopilot.commands.serve_options import parallel_requests, prefix_size
+    from turbopilot.commands.serve_options import cache_options, parallel_requests
 
     if model and model_file and Path(model) != Path(model_file):
         raise InvalidInput(f"two models: {model} and -f {model_file}", hint="give one of them")
@@ -243,13 +249,9 @@ def serve(
         )
     layers, cache_type = gpu_layers(n_gpu_layers), find_cache_type(cache_type)
     n_seq = parallel_requests(parallel)
-    prefix_bytes = prefix_size(prefix_cache)
-    if prefix_cache_dir and prefix_bytes == 0:
-        raise InvalidInput(
-            "--prefix-cache-dir keeps what --prefix-cache 0 does not have", hint="give one of them"
-        )
-    if draft and no_drafts:
-        raise InvalidInput("--draft guesses what --no-drafts forbids", hint="give one of them")
+    caches = cache_options(
+        prefix_cache, prefix_cache_dir, draft, no_drafts=no_drafts, no_ahead=no_ahead
+    )
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -280,12 +282,7 @@ def serve(
             max_prompt=max_prompt,
             grace=grace,
         ),
-        caches=CacheOptions(
-            prefix_bytes,
-            prefix_cache_dir,
-            drafts=not no_drafts,
-            draft_file=resolve_gguf(draft) if draft else None,
-        ),
+        caches=caches,
         host=host,
         port=port,
         random_seed=random_seed,

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-from serve.settings import MAX_PARALLEL
+from pathlib import Path
+
+from serve.settings import MAX_PARALLEL, CacheOptions
 from turbopilot.errors import InvalidInput
+
+
+def cache_options(
+    prefix_cache: str, folder: Path | None, draft: str | None, *, no_drafts: bool, no_ahead: bool
+) -> CacheOptions:
+    """What is kept and guessed.
+
+    Raises:
+        InvalidInput: options that contradict each other, or no size.
+    """
+    from turbopilot.commands.resolve import resolve_gguf
+
+    size = prefix_size(prefix_cache)
+    if folder and size == 0:
+        raise InvalidInput(
+            "--prefix-cache-dir keeps what --prefix-cache 0 does not have", hint="give one of them"
+        )
+    if draft and no_drafts:
+        raise InvalidInput("--draft guesses what --no-drafts forbids", hint="give one of them")
+    file = resolve_gguf(draft) if draft else None
+    return CacheOptions(size, folder, not no_drafts, not no_ahead, file)
 
 
 def prefix_size(text: str) -> int | None:
