@@ -55,11 +55,12 @@ _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
         _of("8 slots, split, batch 512", "-np 8 -c 8192 --no-kv-unified --cache-ram 0 -b 512"),
     ),
     "shared": (
-        _of("16 slots, unified", "-np 16 -c 32768 --kv-unified"),
-        _of("16 slots, split", "-np 16 -c 32768 --no-kv-unified"),
-        _of("4 slots, unified", "-np 4 -c 32768 --kv-unified"),
+        # A slot finds a prefix only in its own cache: with as many slots as clients each of them reads all of it.
         _of("1 slot", "-np 1 -c 4096"),
         _of("2 slots, unified", "-np 2 -c 8192 --kv-unified"),
+        _of("4 slots, unified", "-np 4 -c 32768 --kv-unified"),
+        _of("16 slots, unified", "-np 16 -c 32768 --kv-unified"),
+        _of("16 slots, split", "-np 16 -c 32768 --no-kv-unified"),
     ),
     "typing": (
         *_llama(_ONE, "1 slot", speculation=True),
@@ -74,6 +75,7 @@ _PYTHON = "--n_ctx 4096"
 _LLAMA_CPP_PYTHON: Mapping[str, tuple[Settings, ...]] = {
     "one": (
         _of("defaults", _PYTHON),
+        _of("flash attention", f"{_PYTHON} --flash_attn true"),
         _of("lookup 10", f"{_PYTHON} --draft_model prompt-lookup-decoding"),
         _of("lookup 2", f"{_PYTHON} --draft_model prompt-lookup-decoding --draft_model_num_pred_tokens 2"),
     ),
