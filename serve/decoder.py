@@ -107,6 +107,13 @@ class Decoder(Tokenizer, Protocol):
     def can_cut(self) -> bool:
         """Whether `remove` can forget a part of a sequence; a recurrent state is all or nothing."""
 
+    def warm_up(self) -> None:
+        """Compute something, so that the first request finds everything in place.
+
+        In the thread that will compute all the rest: llama.cpp has worker threads for each thread that calls it, and
+        two sets of them, each spinning while it waits, halve each other's speed.
+        """
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token, maybe a part of a character; nothing for a special token."""
 

@@ -98,6 +98,9 @@ class FakeDecoder:
                     return [*self.tokenize(before, parse_special=True), token, *rest]
         return list(text.encode())
 
+    def warm_up(self) -> None:
+        assert not any(self.kv.values())
+
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < EOG else b""
 

@@ -35,6 +35,10 @@ class DraftModel:
         self._held: list[list[int]] = [[] for _ in range(decoder.n_seq)]
         self._broken = False
 
+    def warm_up(self) -> None:
+        """See `Decoder.warm_up`."""
+        self._decoder.warm_up()
+
     def guess(self, wanted: Mapping[int, Wanted]) -> dict[int, list[int]]:
         """Continuations by slot. None where the small model has no room for a sequence; nothing once it has failed."""
         if self._broken:

@@ -54,7 +54,7 @@ class Engine:
         draft_model: DraftModel | None = None,
     ) -> None:
         options = options or EngineOptions()
-        self._decoder, self._clock = decoder, clock
+        self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
         self._store = (
             PrefixStore(options.prefix_cache_bytes, decoder.identity, options.prefix_folder)
@@ -84,6 +84,12 @@ class Engine:
             self._requests, self._pace, clock, n_batch=decoder.n_batch, draft_model=draft_model
         )
         self._recovery = Recovery(decoder, self._scheduler, self._requests, self.metrics)
+
+    def warm_up(self) -> None:
+        """Compute something before the first request, in the thread that calls `step`."""
+        self._decoder.warm_up()
+        if self._draft_model:
+            self._draft_model.warm_up()
 
     @property
     def has_work(self) -> bool:

@@ -94,7 +94,7 @@ class LlamaDecoder:
         return FimTokens(*ids) if all(0 <= i < self.n_vocab for i in ids) else None
 
     def warm_up(self) -> None:
-        """Compute one token, so that the first request finds the weights in memory and the graph built."""
+        """Compute one token: the weights come into memory, and the graph is built."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
 

@@ -100,7 +100,6 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         devices=devices,
         description=describe(header),
     )
-    decoder.warm_up()
     return decoder, report
 
 

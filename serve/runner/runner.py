@@ -62,11 +62,13 @@ class EngineRunner:
         self._ledger = Ledger()
         self._broke: Exception | None = None
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve; returns when the engine is warm."""
         self._thread.start()
+        self._warm.wait()
 
     @property
     def failure(self) -> TurboPilotError | None:
@@ -164,6 +166,8 @@ class EngineRunner:
     def _run(self) -> None:
         failure: TurboPilotError | None = None
         try:
+            self._engine.warm_up()
+            self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
         except BaseException as e:  # what kills the thread must not take its clients with it
@@ -171,6 +175,7 @@ class EngineRunner:
             failure = _broken(e)
         finally:
             self._shut_down(failure)
+            self._warm.set()
 
     def _work(self) -> bool:
         """Obey and step until told to stop; False where the engine broke."""

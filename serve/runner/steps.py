@@ -12,6 +12,9 @@ from turbopilot.errors import TurboPilotError
 class Steps(Protocol):
     """What the runner asks of an engine; see `serve.engine`."""
 
+    def warm_up(self) -> None:
+        """Called first, by the thread that calls all the rest."""
+
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
