@@ -10,6 +10,8 @@ from serve.drafting.recent import TAIL, RecentSuggestions
 from serve.drafting.token_index import MOST, TokenIndex
 
 MOST_BYTES = 1024  # of a remembered suggestion that are tokenized at once
+# Where a guess costs more than this share of a step, what merely repeats is too seldom right to be worth it.
+DEAR = 0.45
 LEARNING = 0.1  # how much one guess from a remembered suggestion says about the next
 
 
@@ -99,7 +101,7 @@ class Draft:
         self._is_remembered = self._at < len(self._ahead)
         if self._is_remembered:
             return self._ahead[self._at : self._at + most]
-        if not self._generated:
+        if not self._generated or self._drafter.cost > DEAR:
             return []  # the first token is the user's wait; the index can be built while it is read
         return self._indexed().guess(most, worth=self._drafter.cost)
 

@@ -201,7 +201,11 @@ class Engine:
         if suspect:
             return self._scheduler.plan_alone(suspect)
         self._guessing.give(self._scheduler.running)
-        return self._scheduler.plan(self._pace.prompt_budget(self._decoder.n_batch))
+        n = self._decoder.n_batch
+        return self._scheduler.plan(
+            self._pace.prompt_budget(n, somebody_waits=True),
+            self._pace.prompt_budget(n, somebody_waits=False),
+        )
 
     def _compute(self, chunks: list[Chunk]) -> list[Emitted]:
         batch = [

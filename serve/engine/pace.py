@@ -1,7 +1,7 @@
 """How long a batch takes: learned from the batches. Pure; the caller has the clock.
 
-A step's seconds are about `fixed + each · tokens`. From both follow how many prompt tokens may join a step that
-others wait for, and what a guess costs beside a step of its own.
+From it follow how many prompt tokens may join a step that others wait for, and what a guess costs beside a step of
+its own. A few tokens more cost otherwise than hundreds (other kernels, another graph), so they are measured apart.
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 # A step that somebody's next token waits for should take no longer than this, in seconds: a stream that
 # stands still for longer is felt.
 PATIENCE = 0.25
+# Nor should a step that nobody waits for take longer than this: whoever comes or leaves meanwhile is not heard.
+LONGEST = 1.0
 # Smaller chunks of a prompt waste more by reading the weights for each than they help anybody.
 LEAST_CHUNK = 32
+# Batches of 2 to so many tokens tell what guesses cost.
+FEW = 16
+UNKNOWN_COST = 0.3  # until it is measured
 # How much a new measurement counts.
 _WEIGHT = 0.1
 
 
 class Pace:
-    """Running means of a single step's time and of a further token's."""
+    """Running means of the seconds of a single step, of a few tokens more in it, and of a prompt's token."""
 
     def __init__(self) -> None:
-        self._single = 0.0
-        self._each = 0.0
-        self._guess = 0.0
+        self._single = self._few = self._many = self._guess = 0.0
 
     def observe_guesses(self, n: int, seconds: float) -> None:
         """A draft model took so long for so many guesses."""
@@ -34,22 +37,25 @@ class Pace:
             return
         if n_tokens == 1:
             self._single = _mean(self._single, seconds)
-        elif n_tokens >= 8 or self._single:
+        elif n_tokens > 2 * FEW:
+            self._many = _mean(self._many, seconds / n_tokens)
+        elif n_tokens <= FEW and self._single:
             more = max(seconds - self._single, 0.0) / (n_tokens - 1)
-            self._each = _mean(self._each, more)
+            self._few = _mean(self._few, more)
 
     @property
     def guess_cost(self) -> float:
         """What a guess costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
-        if not self._single or not self._each:
-            return 0.5  # until it is measured
-        return min((self._each + self._guess) / self._single, 1.0)
+        if not self._single or not self._few:
+            return UNKNOWN_COST
+        return min((self._few + self._guess) / self._single, 1.0)
 
-    def prompt_budget(self, n_batch: int) -> int:
-        """Prompt tokens that may join a step that others wait for."""
-        if not self._each:
-            return min(n_batch, 4 * LEAST_CHUNK)
-        return max(LEAST_CHUNK, min(n_batch, int(PATIENCE / self._each)))
+    def prompt_budget(self, n_batch: int, *, somebody_waits: bool) -> int:
+        """Prompt tokens for one step."""
+        if not self._many:
+            return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
+        seconds = PATIENCE if somebody_waits else LONGEST
+        return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
 
 
 def _mean(old: float, new: float) -> float:

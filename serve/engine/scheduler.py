@@ -134,11 +134,12 @@ class Scheduler:
             self._waiting.remove(sequence)
             yield admission
 
-    def plan(self, prompt_budget: int | None = None) -> list[Chunk]:
+    def plan(self, beside: int | None = None, alone: int | None = None) -> list[Chunk]:
         """The next step's tokens: one for each sequence that generates, their guesses, then prompts.
 
         Args:
-            prompt_budget: prompt tokens that may join where somebody's next token waits for the step.
+            beside: prompt tokens that may join where somebody's next token waits for the step.
+            alone: prompt tokens of a step that nobody waits for.
         """
         left = self.n_batch
         generating = [s for s in self.running if s.generates][:left]
@@ -150,8 +151,9 @@ class Scheduler:
             guessing -= guesses
             left -= guesses
             chunks.append(Chunk(s, s.n_past, s.n_past + 1, guesses))
-        if generating and prompt_budget is not None:
-            left = min(left, prompt_budget)
+        budget = beside if generating else alone
+        if budget is not None:
+            left = min(left, budget)
         return chunks + self._prompts(left, guessing)
 
     def plan_alone(self, sequence: Sequence) -> list[Chunk]:
