@@ -23,8 +23,12 @@ def _of(name: str, args: str) -> Settings:
     return Settings(name, tuple(args.split()))
 
 
-# Ours is measured as people start it.
-_OURS = (_of("defaults", ""),)
+# Ours is measured as people start it, but with a place for each client where there are many.
+_DEFAULTS = (_of("defaults", ""),)
+_OURS = {
+    "eight": (_of("8 requests", "--parallel 8 --ctx 2048"), *_DEFAULTS),
+    "shared": (_of("16 requests", "--parallel 16 --ctx 2048"), *_DEFAULTS),
+}
 
 # `--spec-type ngram-*` guesses from the text alone, as ours does; llama-server's own models of drafts need a second
 # file, which a comparison on the same file leaves out. Names: common/arg.cpp.
@@ -95,4 +99,6 @@ _SAME = {"typing-debounced": "typing"}
 
 def candidates(server: str, scenario: str) -> tuple[Settings, ...]:
     """All that are worth trying, the best first."""
-    return _OURS if server == OURS else _TABLES[server][_SAME.get(scenario, scenario)]
+    if server == OURS:
+        return _OURS.get(scenario, _DEFAULTS)
+    return _TABLES[server][_SAME.get(scenario, scenario)]

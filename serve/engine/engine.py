@@ -15,7 +15,7 @@ from serve.drafting import DraftModel
 from serve.engine.generation import Generation
 from serve.engine.guessing import Guessing
 from serve.engine.options import EngineOptions
-from serve.engine.pace import Pace
+from serve.engine.pace import FEW, Pace
 from serve.engine.placement import WORTH_KEEPING, Admission
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
@@ -81,7 +81,12 @@ class Engine:
         self._looks_ahead = options.looks_ahead
         self._pace = Pace()
         self._guessing = Guessing(
-            self._requests, self._pace, clock, n_batch=decoder.n_batch, draft_model=draft_model
+            self._requests,
+            self._pace,
+            clock,
+            n_batch=decoder.n_batch,
+            only_alone=decoder.n_cells > decoder.n_ctx,
+            draft_model=draft_model,
         )
         self._recovery = Recovery(decoder, self._scheduler, self._requests, self.metrics)
 
@@ -219,7 +224,10 @@ class Engine:
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
             return self._recovery.survive(chunks, e)
         now = self._clock()
-        self._pace.observe(len(batch), now - began)
+        if (
+            len(chunks) == 1 or len(batch) > 2 * FEW
+        ):  # few tokens of many sequences say nothing of guesses
+            self._pace.observe(len(batch), now - began)
         m = self.metrics
         m.steps += 1
         m.batch_tokens += len(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from serve.drafting import DraftModel, Wanted
 from serve.engine.pace import Pace
@@ -18,6 +18,8 @@ class Guessing:
         pace: says what a guess costs.
         clock: seconds.
         n_batch: most tokens of a step.
+        only_alone: whether guesses are too dear where several run: sequences with cells of their own are computed
+            together only as far as they have equally many tokens, and what is over takes a pass of its own.
         draft_model: a second model, or none.
     """
 
@@ -28,12 +30,13 @@ class Guessing:
         clock: Callable[[], float],
         *,
         n_batch: int,
+        only_alone: bool,
         draft_model: DraftModel | None,
     ) -> None:
         self._requests, self._pace, self._clock = requests, pace, clock
-        self._n_batch, self._draft_model = n_batch, draft_model
+        self._n_batch, self._only_alone, self._draft_model = n_batch, only_alone, draft_model
 
-    def give(self, running: Iterable[Sequence]) -> None:
+    def give(self, running: Collection[Sequence]) -> None:
         """Set `draft` of each sequence whose next token the step may choose; empty that of the others."""
         self._requests.price_guesses(self._pace.guess_cost)
         unhelped: dict[int, tuple[Sequence, Wanted]] = {}
@@ -41,6 +44,8 @@ class Guessing:
             s.draft = []
             g = self._requests[s.id]
             left = g.request.max_tokens - g.n_generated - 1
+            if len(running) > 1 and self._only_alone:
+                continue
             if not g.draft or s.n_pending > self._n_batch or left < 1:
                 continue
             s.draft = g.draft.guess(left)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # A step that somebody's next token waits for should take no longer than this, in seconds: a stream that
 # stands still for longer is felt.
-PATIENCE = 0.25
+PATIENCE = 0.5
 # Nor should a step that nobody waits for take longer than this: whoever comes or leaves meanwhile is not heard.
 LONGEST = 1.0
 # Smaller chunks of a prompt waste more by reading the weights for each than they help anybody.
