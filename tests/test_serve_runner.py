@@ -11,12 +11,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from serve.decoder import BatchItem
+from serve.decoder import BatchItem, Logits
+from serve.engine import Engine, EngineOptions
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
+from serve.runner import EngineRunner
 from serve.runner.job import Job
 from serve.runner.throughput import LONGEST, UNKNOWN, Throughput
 from tests.fakes import FakeDecoder
 from tests.serving import WatchedRunner, make_service, wait
+from tests.test_engine_step import expected
 from turbopilot.errors import (
     DeadlineExceeded,
     DecoderFailed,
@@ -392,3 +395,56 @@ def test_the_wait_that_is_told_follows_the_throughput() -> None:
     assert t.seconds_until(1, now=-1e9) == 1
     t.note(10**9, now=20.0)
     assert t.seconds_until(1, now=20.0) == 1
+
+
+def test_the_engine_is_warmed_in_the_thread_that_computes() -> None:
+    """llama.cpp keeps workers for each thread that calls it; two sets of them halve each other's speed."""
+    threads: list[int] = []
+
+    class Noting(FakeDecoder):
+        def warm_up(self) -> None:
+            threads.append(threading.get_ident())
+
+        def decode(self, batch: Sequence[BatchItem]) -> Logits:
+            threads.append(threading.get_ident())
+            return super().decode(batch)
+
+    with running(Noting()) as runner:
+        assert len(threads) == 1  # before anybody is served
+        drain(runner.submit([request("a", 5)]))
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_a_model_that_cannot_warm_up_is_a_failure_and_no_hang() -> None:
+    class Broken(FakeDecoder):
+        def warm_up(self) -> None:
+            raise DecoderFailed("boom")
+
+    with running(Broken()) as runner:
+        assert runner.failure is not None
+        with pytest.raises(DecoderFailed):
+            runner.submit([request("a", 5)])
+
+
+def test_an_idle_engine_looks_ahead() -> None:
+    decoder = FakeDecoder()
+    engine = Engine(decoder, EngineOptions(looks_ahead=True))
+    began = threading.Event()
+    look_ahead = engine.look_ahead
+
+    def noted() -> None:
+        look_ahead()
+        began.set()
+
+    engine.look_ahead = noted  # type: ignore[method-assign]
+    runner = EngineRunner(engine)
+    runner.start()
+    drain(runner.submit([request("import os", 6)]))
+    assert began.wait(60)
+    taken = "import os" + expected("import os", 6)
+    ends = drain(runner.submit([request(taken, 6)]))
+    assert ends[0].usage.completion_tokens == 6
+    runner.close()
+    assert engine.metrics.known_tokens > 0
+    assert engine.metrics.finished == {"length": 2}

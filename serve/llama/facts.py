@@ -18,6 +18,7 @@ DEFAULT_PARALLEL: Final = 4
 SPLIT_SHARE: Final = 20
 # Of what the model leaves of this machine's memory, what computed prefixes may take unasked.
 PREFIX_SHARE: Final = 16
+LEAST_PREFIX_BYTES: Final = 32 * 2**20  # fewer hold too little, where memory is short
 MOST_PREFIX_BYTES: Final = 256 * 2**20
 # Token embeddings by learned position: there is no vector for a position beyond the last.
 _LEARNED_POSITIONS: Final = "position_embd.weight"
@@ -74,8 +75,8 @@ def choose_layout(header: GgufHeader, n_ctx: int, wanted: int | None, cache_type
 
 def choose_prefix_cache(header: GgufHeader, kv_bytes: int) -> int:
     """Bytes for prefixes outside of the KV cache, where none are said: a share of what the model leaves."""
-    left = total_bytes() - header.tensor_bytes - kv_bytes
-    return max(0, min(MOST_PREFIX_BYTES, left // PREFIX_SHARE))
+    share = (total_bytes() - header.tensor_bytes - kv_bytes) // PREFIX_SHARE
+    return min(MOST_PREFIX_BYTES, share) if share >= LEAST_PREFIX_BYTES else 0
 
 
 def kv_bytes_per_token(header: GgufHeader, cache_type: str) -> int:
