@@ -81,6 +81,14 @@ class LlamaDecoder:
         self._framing = {self.fim.prefix, self.fim.suffix, self.fim.middle} if self.fim else set()
         self._batch = Batch(self.n_batch)
         self._piece_buffer = ctypes.create_string_buffer(256)
+        self._pieces: dict[int, bytes] = {}
+        # Asked for every token; a set answers faster than a call.
+        self._ends = frozenset(
+            t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t)
+        )
+        self._rows: dict[
+            tuple[int, int], Logits
+        ] = {}  # views of llama.cpp's logits, by address and number
 
     def _fim_tokens(self) -> FimTokens | None:
         ids = [
@@ -115,6 +123,12 @@ class LlamaDecoder:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; nothing for a special one."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._read_piece(token)
+        return found
+
+    def _read_piece(self, token: int) -> bytes:
         if token in self._framing:
             return b""
         n = llama_cpp.llama_token_to_piece(
@@ -122,12 +136,12 @@ class LlamaDecoder:
         )
         if n < 0:  # longer than the buffer: remember the larger one
             self._piece_buffer = ctypes.create_string_buffer(-n)
-            return self.piece(token)
+            return self._read_piece(token)
         return self._piece_buffer.raw[:n]
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation."""
-        return token in self._framing or bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        return token in self._ends or token in self._framing
 
     def constraint(self, grammar: str) -> Constraint:
         """A grammar over this vocabulary; see `Decoder`."""
@@ -153,10 +167,12 @@ class LlamaDecoder:
         if not n_wanted:
             return np.empty((0, self.n_vocab), dtype=np.float32)
         # In the batch's order, however llama.cpp computed it.
-        rows = np.ctypeslib.as_array(
-            llama_cpp.llama_get_logits(self._context), (n_wanted, self.n_vocab)
-        )
-        rows.flags.writeable = False
+        pointer = llama_cpp.llama_get_logits(self._context)
+        key = ctypes.addressof(pointer.contents), n_wanted
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = self._rows[key] = np.ctypeslib.as_array(pointer, (n_wanted, self.n_vocab))
+            rows.flags.writeable = False
         return rows
 
     def remove(self, seq: int, start: int) -> bool:
@@ -188,6 +204,7 @@ class LlamaDecoder:
         """A new context for the same model."""
         llama_cpp.llama_free(self._context)
         self._context = None
+        self._rows.clear()
         self._context = self._make_context()
         self._memory = llama_cpp.llama_get_memory(self._context)
 

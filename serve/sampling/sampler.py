@@ -74,14 +74,14 @@ class Sampler:
             InvalidRequest: the bias or the grammar leaves no token.
         """
         shaped = self._shaped(logits, history)
-        best = int(np.argmax(shaped))  # argmax finds a NaN, too
+        best = int(shaped.argmax())  # finds a NaN, too
         if not math.isfinite(shaped[best]):
             raise _unusable(logits)
         token = self._choose(shaped, best, 0)
         if self._constraint is None or self._constraint.allows(token):
             return token
         masked = self._constraint.mask(shaped)
-        best = int(np.argmax(masked))
+        best = int(masked.argmax())
         if not math.isfinite(masked[best]):
             raise InvalidRequest(
                 "the grammar comes to a point where none of the model's tokens may follow",
