@@ -117,7 +117,7 @@ def test_what_is_computed_in_is_what_llama_cpp_reserves(
     convert(tiny_checkpoint(family, tmp_path / family), path, dtype="f16")
     model = tiny_model(family, 0)
     caplog.set_level("DEBUG", "turbopilot.llama")
-    decoder, report = load(path, ModelOptions(threads=1, ctx=512, cache_type="q8_0"))
+    decoder, report = load(path, ModelOptions(threads=1, ctx=512, n_seq=1, cache_type="q8_0"))
     decoder.close()
     assert report.kv_bytes == pytest.approx(kv_bytes(model, 512, "q8_0"), abs=2**14)
     (reserved,) = re.findall(r"CPU compute buffer size = +([\d.]+) MiB", caplog.text)

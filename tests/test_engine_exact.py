@@ -130,7 +130,10 @@ def test_greedy_is_llama_cpps_own(
     assert same >= 2 * len(asked)  # otherwise the margin would hide everything
     assert engine.metrics.cached_tokens > 0
     assert engine.metrics.known_tokens > 0
-    assert bool(engine.metrics.accepted_tokens) is helped
+    if not helped:
+        assert engine.metrics.drafted_tokens == 0
+    elif pooled:  # apart, guesses are for those that run alone
+        assert engine.metrics.accepted_tokens > 0
 
 
 def play(
