@@ -116,7 +116,8 @@ def server_of(args: argparse.Namespace) -> Iterator[Running]:
         yield Running(args.port, args.pid or 0)
         return
     (ours,) = found_servers(None, None)
-    with started(ours, args.model, args.threads) as running:
+    # A cache that is full within the first minute: else its filling, as promised up to 256 MiB, would look like a leak.
+    with started(ours, args.model, args.threads, ("--prefix-cache", "16MiB")) as running:
         yield running
 
 

@@ -6,11 +6,12 @@ its own. A few tokens more cost otherwise than hundreds (other kernels, another 
 
 from __future__ import annotations
 
-# A step that somebody's next token waits for should take no longer than this, in seconds: a stream that
-# stands still for longer is felt.
-PATIENCE = 0.5
+# A step that somebody's next token waits for should take no longer than this, in seconds. Smaller pieces of the prompts
+# beside it would let a stream run smoother, but each token that is written while prompts are read costs a whole step:
+# everybody is done sooner when prompts are read first (scripts/bench_serve.py, `eight`).
+PATIENCE = 1.0
 # Nor should a step that nobody waits for take longer than this: whoever comes or leaves meanwhile is not heard.
-LONGEST = 1.0
+LONGEST = 2.0
 # Smaller chunks of a prompt waste more by reading the weights for each than they help anybody.
 LEAST_CHUNK = 32
 # Batches of 2 to so many tokens tell what guesses cost.

@@ -101,6 +101,8 @@ class Placement:
             source = None
 
         slot = self._target(source, keep)
+        if slot != source and key is None and keep < WORTH_KEEPING:
+            source, keep = None, 0  # a few tokens in common are not worth a copy
         clear: list[int] = []
         if slot != source and self.slots.all[slot].cached:
             clear.append(slot)
@@ -142,15 +144,10 @@ class Placement:
         empty = [i for i in others if not self.slots.all[i].cached]
         if source in free:
             loses = len(self.slots.all[source].cached) - keep
-            if loses < WORTH_KEEPING or keep < WORTH_KEEPING or not self._can_cut:
-                if keep or not empty:
-                    return source
-            elif not empty:
-                oldest = min(others, key=lambda i: self.slots.all[i].last_used, default=source)
-                source_is_oldest = (
-                    self.slots.all[source].last_used <= self.slots.all[oldest].last_used
-                )
-                return source if source_is_oldest else oldest
+            if loses < WORTH_KEEPING or not self._can_cut:
+                return source
+            if not empty:
+                return min(free, key=lambda i: self.slots.all[i].last_used)
         if empty:
             return empty[0]  # the first: llama.cpp computes neighbours together
         return min(others or free, key=lambda i: self.slots.all[i].last_used)
