@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.common_prefix import common_prefix
 from serve.engine import Engine, EngineOptions
 from serve.engine.known import KnownTokens, chain, chain_all
 from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
 from serve.engine.prefix_store import PrefixStore
-from serve.engine.prefix_tree import PrefixTree, common_prefix
+from serve.engine.prefix_tree import PrefixTree
 from serve.request import Finished
 from tests.fakes import FakeDecoder
 from tests.test_engine_faults import run_all
@@ -144,6 +145,18 @@ def test_a_folder_that_cannot_be_written_costs_only_a_warning(
     (tmp_path / "f").rmdir()
     store.close()
     assert "not kept" in caplog.text
+
+
+def test_a_store_without_room_touches_no_file(tmp_path: Path) -> None:
+    store = PrefixStore(10_000, "m", tmp_path)
+    store.put([1, 2], b"state")
+    store.close()
+    (path,) = tmp_path.iterdir()
+    store = PrefixStore(0, "m", tmp_path)
+    assert not store.keeps
+    assert store.longest([1, 2]) is None
+    store.close()
+    assert path.exists()
 
 
 def test_prefix_file_round_trip(tmp_path: Path) -> None:

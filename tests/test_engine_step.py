@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from serve.decoder import BatchItem, Logits
 from serve.engine import Emitted, Engine, EngineOptions
+from serve.engine.prefix_store import PrefixStore
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence as EngineSequence
 from serve.request import Event, Finished, GenerationRequest, SamplingParams, StopRules, TextDelta
@@ -300,7 +301,7 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
 def test_scheduler_keeps_its_budgets(
     sizes: list[tuple[int, int]], n_slots: int, n_batch: int
 ) -> None:
-    scheduler = Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch)
+    scheduler = Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch, store=PrefixStore(0))
     for i, (n_prompt, n_more) in enumerate(sizes):
         scheduler.add(EngineSequence(i, [i] * n_prompt, n_prompt + n_more))
     order: list[int] = []
@@ -322,7 +323,7 @@ def test_scheduler_keeps_its_budgets(
 
 
 def test_generating_goes_before_reading_prompts() -> None:
-    scheduler = Scheduler(n_slots=2, n_ctx=64, n_batch=4)
+    scheduler = Scheduler(n_slots=2, n_ctx=64, n_batch=4, store=PrefixStore(0))
     first, second = EngineSequence(0, [1], 10), EngineSequence(1, [2] * 9, 20)
     scheduler.add(first)
     scheduler.add(second)
@@ -334,7 +335,7 @@ def test_generating_goes_before_reading_prompts() -> None:
 @pytest.mark.parametrize(("n_slots", "n_batch"), [(0, 4), (5, 4)])
 def test_slots_must_fit_into_a_batch(n_slots: int, n_batch: int) -> None:
     with pytest.raises(ValueError, match="slots"):
-        Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch)
+        Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch, store=PrefixStore(0))
 
 
 def test_fake_decoder_notices_a_skipped_position() -> None:

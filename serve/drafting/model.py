@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve.common_prefix import common_prefix
 from serve.decoder import BatchItem, Decoder
 from turbopilot.errors import InvalidInput, TurboPilotError
 
@@ -76,10 +77,7 @@ class DraftModel:
         for i, w in wanted.items():
             *before, _ = w.tokens
             held = self._held[i]
-            keep = next(
-                (k for k, (a, b) in enumerate(zip(held, before, strict=False)) if a != b),
-                min(len(held), len(before)),
-            )
+            keep = common_prefix(held, before)
             if keep < len(held) and not self._decoder.remove(i, keep):
                 self._decoder.remove(i, 0)
                 keep = 0

@@ -15,7 +15,7 @@ from serve.drafting import DraftModel
 from serve.engine.generation import Generation
 from serve.engine.guessing import Guessing
 from serve.engine.options import EngineOptions
-from serve.engine.pace import FEW, Pace
+from serve.engine.pace import Pace
 from serve.engine.placement import WORTH_KEEPING, Admission
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
@@ -56,10 +56,8 @@ class Engine:
         options = options or EngineOptions()
         self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
-        self._store = (
-            PrefixStore(options.prefix_cache_bytes, decoder.identity, options.prefix_folder)
-            if options.prefix_cache_bytes
-            else None
+        self._store = PrefixStore(
+            options.prefix_cache_bytes, decoder.identity, options.prefix_folder
         )
         self._scheduler = Scheduler(
             n_slots=min(options.n_slots, decoder.n_seq),
@@ -152,11 +150,10 @@ class Engine:
 
     def close(self) -> None:
         """Keep what is computed for the next start, where it is wished."""
-        if self._store is None:
-            return
         for slot in self._scheduler.slots.idle():
             cached = self._scheduler.slots.all[slot].cached
-            if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
+            is_long = len(cached) >= WORTH_KEEPING
+            if self._store.keeps and is_long and not self._store.covers(cached):
                 self._store.put(cached, self._decoder.save(slot))
         self._store.close()
 
@@ -176,12 +173,11 @@ class Engine:
         s, decoder = admission.sequence, self._decoder
         g = self._requests[s.id]
         for slot, tokens in admission.save:
-            if self._store is not None:
-                self._store.put(tokens, decoder.save(slot))
+            self._store.put(tokens, decoder.save(slot))
         for slot in admission.clear:
             decoder.remove(slot, 0)
         done = True
-        if admission.stored is not None and self._store is not None:
+        if admission.stored is not None:
             state = self._store.get(admission.stored)
             done = bool(state) and decoder.restore(s.slot, state or b"")
             if not done:
@@ -224,10 +220,7 @@ class Engine:
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
             return self._recovery.survive(chunks, e)
         now = self._clock()
-        if (
-            len(chunks) == 1 or len(batch) > 2 * FEW
-        ):  # few tokens of many sequences say nothing of guesses
-            self._pace.observe(len(batch), now - began)
+        self._pace.observe(len(batch), now - began, n_sequences=len(chunks))
         m = self.metrics
         m.steps += 1
         m.batch_tokens += len(batch)
@@ -273,7 +266,7 @@ class Engine:
         m.running, m.waiting = len(scheduler.running), scheduler.n_waiting
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting takes longer than a step may
             m.used_cells = scheduler.slots.used_cells()
-        m.stored_bytes = self._store.n_bytes if self._store is not None else 0
+        m.stored_bytes = self._store.n_bytes
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the books do not balance; for tests and when idle."""

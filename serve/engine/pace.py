@@ -32,7 +32,7 @@ class Pace:
         if n and 0 < seconds < 60:
             self._guess = _mean(self._guess, seconds / n)
 
-    def observe(self, n_tokens: int, seconds: float) -> None:
+    def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
         """A batch of so many tokens took so long. A clock that jumps is not believed."""
         if n_tokens < 1 or not 0 < seconds < 60:
             return
@@ -40,7 +40,7 @@ class Pace:
             self._single = _mean(self._single, seconds)
         elif n_tokens > 2 * FEW:
             self._many = _mean(self._many, seconds / n_tokens)
-        elif n_tokens <= FEW and self._single:
+        elif n_tokens <= FEW and n_sequences == 1 and self._single:
             more = max(seconds - self._single, 0.0) / (n_tokens - 1)
             self._few = _mean(self._few, more)
 

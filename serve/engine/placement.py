@@ -21,23 +21,15 @@ WORTH_WAITING = 8
 class Store(Protocol):
     """Prefixes that are kept outside of the KV cache."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps anything at all."""
+
     def longest(self, tokens: list[int]) -> tuple[int, int] | None:
         """(How many tokens it shares, its key); None where nothing begins alike."""
 
     def covers(self, tokens: list[int]) -> bool:
         """Whether all of these tokens are kept already."""
-
-
-class NoStore:
-    """Keeps nothing."""
-
-    def longest(self, tokens: list[int]) -> tuple[int, int] | None:
-        """Nothing."""
-        return None
-
-    def covers(self, tokens: list[int]) -> bool:
-        """Everything: nothing needs to be kept."""
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +63,11 @@ class Placement:
     """
 
     def __init__(
-        self, slots: Slots, *, n_cells: int, pooled: bool, can_cut: bool, store: Store | None
+        self, slots: Slots, *, n_cells: int, pooled: bool, can_cut: bool, store: Store
     ) -> None:
         self.slots = slots
         self._n_cells, self._pooled, self._can_cut = n_cells, pooled, can_cut
-        self._store = NoStore() if store is None else store
+        self._store = store
 
     def will_share_more(self, sequence: Sequence) -> bool:
         """Whether a running prompt will soon hold clearly more of this one's beginning than anything does now."""
@@ -168,7 +160,7 @@ class Placement:
             if i in (slot, source):
                 continue
             fits = self.slots.used_cells(cut) + needed <= self._n_cells
-            if fits and isinstance(self._store, NoStore):
+            if fits and not self._store.keeps:
                 break
             cut[i] = 0
             evict.append(i)
@@ -176,4 +168,5 @@ class Placement:
 
     def _is_worth_saving(self, slot: int, keep: int) -> bool:
         cached = self.slots.all[slot].cached
-        return len(cached) - keep >= WORTH_KEEPING and not self._store.covers(cached)
+        loses = len(cached) - keep
+        return self._store.keeps and loses >= WORTH_KEEPING and not self._store.covers(cached)

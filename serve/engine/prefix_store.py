@@ -40,7 +40,7 @@ class PrefixStore:
     """The least recently used prefix goes where there is no room.
 
     Args:
-        max_bytes: RAM for all of them; on disk they may take as much.
+        max_bytes: RAM for all of them; on disk they may take as much. 0 keeps nothing.
         identity: of the decoder: files of another are not touched.
         folder: where they outlive the process.
     """
@@ -49,12 +49,17 @@ class PrefixStore:
         self.max_bytes = max_bytes
         self.n_bytes = 0
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._folder = folder
+        self._folder = folder if max_bytes else None  # where nothing is kept, no file is touched
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_key = 0
-        if folder:
-            self._index(folder)
+        if self._folder:
+            self._index(self._folder)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is room for anything."""
+        return self.max_bytes > 0
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from serve.common_prefix import common_prefix
+
 H = TypeVar("H", bound=Hashable)
 
 
@@ -83,7 +85,7 @@ class PrefixTree(Generic[H]):
     def _join(self, node: _Node[H]) -> None:
         """Undo a split that nobody needs any more."""
         (child,) = node.children.values()
-        if child.holders == node.holders and node not in self._ends.values():
+        if child.holders == node.holders:  # so nobody's sequence ends at the node
             node.tokens = node.tokens + child.tokens
             node.children = child.children
             for grandchild in node.children.values():
@@ -113,19 +115,3 @@ class PrefixTree(Generic[H]):
             if new:
                 told |= new
                 yield depth, frozenset(new)
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens two lists begin with in common."""
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    # Halving compares slices at C's speed; a loop over thousands of tokens takes as long as a token's computation.
-    low, high = 0, n  # a[:low] is common, a[:high] is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

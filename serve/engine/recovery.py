@@ -66,15 +66,17 @@ class Recovery:
         """
         self._metrics.failures += 1
         log.warning("a batch of %d sequences failed: %s", len(chunks), error)
-        taken_part = [self._requests[c.sequence.id] for c in chunks]
-        events = self.lose(taken_part[0], error) if len(chunks) == 1 else []
+        events: list[Emitted] = []
+        suspects = [c.sequence for c in chunks]
+        if len(suspects) == 1:
+            events = self.lose(self._requests[suspects.pop().id], error)
         if isinstance(error, DecoderFailed):
             self.rebuild()
         elif isinstance(error, DecodeAborted):
-            for g in taken_part[len(events) and 1 :]:
-                self._decoder.remove(g.sequence.slot, 0)
-                self._scheduler.slots.reset(g.sequence)
-        self._suspects = [g.sequence for g in taken_part if g.sequence.id in self._requests]
+            for s in suspects:
+                self._decoder.remove(s.slot, 0)
+                self._scheduler.slots.reset(s)
+        self._suspects = suspects
         return events
 
     def rebuild(self) -> None:

@@ -68,10 +68,10 @@ class Scheduler:
         n_slots: int,
         n_ctx: int,
         n_batch: int,
+        store: Store,
         n_cells: int | None = None,
         n_outputs: int | None = None,
         can_cut: bool = True,
-        store: Store | None = None,
     ) -> None:
         if not 1 <= n_slots <= n_batch:
             raise ValueError(f"{n_slots} slots do not fit into batches of {n_batch}")

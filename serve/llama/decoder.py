@@ -81,14 +81,11 @@ class LlamaDecoder:
         self._framing = {self.fim.prefix, self.fim.suffix, self.fim.middle} if self.fim else set()
         self._batch = Batch(self.n_batch)
         self._piece_buffer = ctypes.create_string_buffer(256)
+        # Asked for every token: what was told once is kept.
         self._pieces: dict[int, bytes] = {}
-        # Asked for every token; a set answers faster than a call.
-        self._ends = frozenset(
-            t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t)
-        )
-        self._rows: dict[
-            tuple[int, int], Logits
-        ] = {}  # views of llama.cpp's logits, by address and number
+        self._ends: dict[int, bool] = {}
+        # Views of llama.cpp's logits, by address and number of rows.
+        self._rows: dict[tuple[int, int], Logits] = {}
 
     def _fim_tokens(self) -> FimTokens | None:
         ids = [
@@ -141,7 +138,11 @@ class LlamaDecoder:
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation."""
-        return token in self._ends or token in self._framing
+        found = self._ends.get(token)
+        if found is None:
+            is_end = token in self._framing or llama_cpp.llama_vocab_is_eog(self._vocab, token)
+            found = self._ends[token] = bool(is_end)
+        return found
 
     def constraint(self, grammar: str) -> Constraint:
         """A grammar over this vocabulary; see `Decoder`."""

@@ -53,8 +53,9 @@ class Layout:
 
     Attributes:
         n_seq: how many.
-        is_split: each has `n_ctx` cells of its own, and computes over these alone: up to 1.6 times faster on a CPU
-            where several run (scripts/bench_serve.py), at `n_seq` times the memory. Else they share one pool.
+        is_split: each has `n_ctx` cells of its own, and computes over these alone, at `n_seq` times the memory. Else
+            they share one pool, and every token is compared with everybody's: 128 tokens of a prompt beside 7 other
+            sequences of 350 took SmolLM2-135M 1.0 to 1.1 s so, and 0.6 to 0.7 s apart (2 cores, no GPU).
     """
 
     n_seq: int
