@@ -14,11 +14,19 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class FimTokens:
-    """The ids that frame fill-in-the-middle: `prefix` … `suffix` … `middle`, then the model writes."""
+    """The ids that frame fill-in-the-middle: `prefix` … `suffix` … `middle`, then the model writes.
+
+    Attributes:
+        prefix, suffix, middle: what stands before each part.
+        repository: what stands before a repository's name; None where the model knows none.
+        file: what stands before a file's name; None where the model knows none.
+    """
 
     prefix: int
     suffix: int
     middle: int
+    repository: int | None = None
+    file: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,18 @@ class Tokenizer(Protocol):
         """Fill-in-the-middle ids; None where the model was not trained for it."""
 
     @property
+    def chat_template(self) -> str:
+        """How messages become a prompt, in Jinja; "" where the model's file says nothing of it."""
+
+    @property
+    def bos(self) -> str:
+        """The text of the token that documents begin with; "" where there is none."""
+
+    @property
+    def eos(self) -> str:
+        """The text of the token that they end with; "" where there is none."""
+
+    @property
     def start_token(self) -> int:
         """What an empty prompt begins with, since a model needs one token at least."""
 
@@ -53,6 +73,9 @@ class Tokenizer(Protocol):
             text: any text.
             parse_special: whether the names of special tokens become those tokens, or stay text.
         """
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, maybe a part of a character; nothing for a special token."""
 
 
 class Constraint(Protocol):
@@ -113,9 +136,6 @@ class Decoder(Tokenizer, Protocol):
         In the thread that will compute all the rest: llama.cpp has worker threads for each thread that calls it, and
         two sets of them, each spinning while it waits, halve each other's speed.
         """
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token, maybe a part of a character; nothing for a special token."""
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 
-from serve.request import Event, Finished, TextDelta, Usage
+from serve.request import ChosenToken, Event, Finished, TextDelta, Usage
 from serve.runner import EngineRunner
 from serve.runner.job import Job
 from turbopilot.errors import Overloaded, Superseded
@@ -34,10 +35,28 @@ class ClientWatch:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished text."""
+    """One finished text.
+
+    Attributes:
+        text: it.
+        finish_reason: why it ended.
+        usage: what it cost.
+        stop_string: the one that ended it; "" where none did.
+        tokens: those of the text, where log probabilities are asked for.
+        prompt_tokens: those of the prompt, where they are to be judged.
+    """
 
     text: str
     finish_reason: str
+    usage: Usage
+    stop_string: str = ""
+    tokens: tuple[ChosenToken, ...] = ()
+    prompt_tokens: tuple[ChosenToken, ...] = ()
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens: how likely it is, whatever its length."""
+        return fmean(t.token.logprob for t in self.tokens) if self.tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +67,49 @@ class Answer:
     usage: Usage
 
 
+@dataclass(slots=True)
+class _Collected:
+    """What came of one text so far."""
+
+    texts: list[str] = field(default_factory=list)
+    tokens: list[ChosenToken] = field(default_factory=list)
+    prompt_tokens: list[ChosenToken] = field(default_factory=list)
+    end: Finished | None = None
+
+    def choice(self) -> Choice:
+        assert self.end
+        return Choice(
+            "".join(self.texts),
+            self.end.reason,
+            self.end.usage,
+            self.end.stop_string,
+            tuple(self.tokens),
+            tuple(self.prompt_tokens),
+        )
+
+
 class Generation:
     """A completion under way: iterate `events`, or `collect` them."""
 
     def __init__(
-        self, runner: EngineRunner, job: Job, *, n: int, truncated: tuple[str, ...]
+        self,
+        runner: EngineRunner,
+        job: Job,
+        *,
+        n: int,
+        best_of: int,
+        truncated: tuple[str, ...],
     ) -> None:
         self._runner = runner
         self._job = job
-        self._n = n
+        self._n, self._best_of = n, best_of
         self._usages: dict[int, Usage] = {}
         self.truncated = truncated
 
     @property
     def usage(self) -> Usage:
         """Token counts of what has finished. A prompt counts once, however many choices it has."""
-        firsts = [u for i, u in self._usages.items() if i % self._n == 0]
+        firsts = [u for i, u in self._usages.items() if i % self._best_of == 0]
         everyone = self._usages.values()
         return Usage(
             sum(u.prompt_tokens for u in firsts),
@@ -71,6 +117,8 @@ class Generation:
             sum(u.cached_tokens for u in firsts),
             sum(u.drafted_tokens for u in everyone),
             sum(u.accepted_tokens for u in everyone),
+            max((u.prompt_seconds for u in everyone), default=0.0),
+            max((u.predict_seconds for u in everyone), default=0.0),
         )
 
     def events(self, watch: ClientWatch) -> Iterator[tuple[int, Event]]:
@@ -114,17 +162,30 @@ class Generation:
         Raises:
             Superseded: a newer request took this one's place.
         """
-        texts: dict[int, list[str]] = {}
-        reasons: dict[int, str] = {}
+        collected = [_Collected() for _ in range(self._job.n_requests)]
         for index, event in self.events(watch):
-            if isinstance(event, TextDelta):
-                texts.setdefault(index, []).append(event.text)
+            c = collected[index]
+            if isinstance(event, Finished):
+                c.end = event
+            elif isinstance(event, TextDelta):
+                c.texts.append(event.text)
+                c.tokens += event.tokens
             else:
-                reasons[index] = event.reason
-        if "cancelled" in reasons.values():
+                c.prompt_tokens += event.tokens
+        choices = [c.choice() for c in collected]
+        if any(c.finish_reason == "cancelled" for c in choices):
             raise Superseded("a newer request of the same session took the place of this one")
-        choices = tuple(Choice("".join(texts.get(i, ())), reasons[i]) for i in sorted(reasons))
-        return Answer(choices, self.usage)
+        if self._best_of > self._n:
+            choices = self._best(choices)
+        return Answer(tuple(choices), self.usage)
+
+    def _best(self, choices: list[Choice]) -> list[Choice]:
+        """Of each prompt the likeliest texts, the best first."""
+        best: list[Choice] = []
+        for at in range(0, len(choices), self._best_of):
+            texts = choices[at : at + self._best_of]
+            best += sorted(texts, key=lambda c: -c.mean_logprob)[: self._n]
+        return best
 
     def cancel(self) -> None:
         """Free the engine; harmless when the job has ended."""

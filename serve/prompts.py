@@ -1,18 +1,22 @@
-"""What the model reads: fill-in-the-middle, and prompts cut to the context. Pure; knows nothing of HTTP.
+"""What the model reads: text, other files and the cursor's surroundings, cut to the context. Pure; knows no HTTP.
 
 Clients count tokens with other tokenizers and ask for more than fits, so too long a prompt is no error:
-it loses its oldest part (and the suffix its farthest), never its structure.
+it loses what is farthest from the cursor, never its structure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve.decoder import FimTokens, Tokenizer
+from serve.decoder import Tokenizer
+from serve.fim import ContextFile, FimOrder, Frame, find_frame, framed, plain
 
-# Where both cannot have what they ask for, the answer gets at least this share of the context, and the
-# suffix this share of what the prompt gets. The text before the cursor says most about what follows it.
+# Where not all can have what they ask for, the answer gets at least this share of the context, other files this share
+# of what the prompt gets, and the suffix this share of the rest. The text before the cursor says most about what
+# follows it.
 ANSWER_SHARE = 4
+FILES_SHARE = 4
 SUFFIX_SHARE = 4
 # Nothing beyond this many characters per cell of the context is tokenized: it would be cut off anyway
 # (source code has 3 to 4 characters a token; 31 spaces are one).
@@ -21,7 +25,7 @@ CHARS_PER_TOKEN = 32
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Ids that fit, and what was given up for that: parts of "prompt", "max_tokens"."""
+    """Ids that fit, and what was given up for that: parts of "prompt", "input_extra", "max_tokens"."""
 
     tokens: tuple[int, ...]
     max_tokens: int
@@ -30,50 +34,71 @@ class Prompt:
 
 def build_prompt(
     tokenizer: Tokenizer,
-    prefix: str,
-    suffix: str,
+    before: str | Sequence[int],
+    after: str | None = None,
     *,
     n_ctx: int,
     max_tokens: int,
     max_prompt: int | None = None,
+    files: Sequence[ContextFile] = (),
+    name: str = "",
+    order: FimOrder = "psm",
 ) -> Prompt:
     """Tokenize, frame for fill-in-the-middle where there is a suffix and the model can, and fit.
 
     Args:
         tokenizer: of the model.
-        prefix: the text before the cursor.
-        suffix: the text after it; "" is none.
+        before: the text before the cursor, or its token ids, which are taken as they are.
+        after: the text after it; None is no place to fill in, "" is one at the end of a file.
         n_ctx: tokens that prompt and answer may have together.
         max_tokens: tokens that are wanted of the answer.
         max_prompt: tokens that the prompt may have even where more would fit; None is no limit.
+        files: others, those that matter most at the end.
+        name: of the file that is edited; "" is unknown.
+        order: see `framed`.
 
     Special tokens that a client wrote into a plain prompt count as such (some editors frame by
     themselves). Where we frame, names of special tokens in the text are only text, as in a file that is
     about tokenizers.
     """
     limit = n_ctx * CHARS_PER_TOKEN
-    too_long = len(prefix) > limit or len(suffix) > limit
-    prefix, suffix = prefix[-limit:], suffix[:limit]
-
+    too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
+    files = _last_files(files, limit)
     fim = tokenizer.fim
-    head = [tokenizer.start_token] if tokenizer.adds_bos else []
-    if suffix and fim:
-        before = tokenizer.tokenize(prefix, parse_special=False)
-        after = tokenizer.tokenize(suffix, parse_special=False)
-        parts = _Parts([*head, fim.prefix], before, [fim.suffix], after, [fim.middle])
+    if not isinstance(before, str):
+        parts = find_frame([], list(before), fim)
+    elif fim and (files or after is not None):
+        after = (after or "")[:limit]
+        parts = framed(tokenizer, fim, before[-limit:], after, files, name=name, order=order)
+    elif files:
+        parts = plain(tokenizer, tokenizer.tokenize(before[-limit:], parse_special=False), files)
     else:
-        tokens = tokenizer.tokenize(prefix, parse_special=True)
-        parts = _find_frame(head, tokens, fim)
-        if not parts.n_tokens:
-            parts.head = [tokenizer.start_token]
+        tokens = tokenizer.tokenize(before[-limit:], parse_special=True)
+        # Chat templates write it themselves.
+        needs_start = tokenizer.adds_bos and tokens[:1] != [tokenizer.start_token]
+        parts = find_frame([tokenizer.start_token] if needs_start else [], tokens, fim)
+    if not parts.n_tokens:
+        parts.head = [tokenizer.start_token]
 
     most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
     allowed = _answer_length(min(parts.n_tokens, most), n_ctx, max_tokens)
-    fitted = parts.fit(min(n_ctx - allowed, most))
-    truncated = (("prompt",) if fitted.n_tokens < parts.n_tokens or too_long else ()) + (
-        ("max_tokens",) if allowed < max_tokens else ()
-    )
-    return Prompt(fitted.tokens, allowed, truncated)
+    fitted = _fit(parts, min(n_ctx - allowed, most))
+    lost = {
+        "prompt": fitted.n_tokens - fitted.n_files < parts.n_tokens - parts.n_files or too_long,
+        "input_extra": len(fitted.files) < len(parts.files),
+        "max_tokens": allowed < max_tokens,
+    }
+    return Prompt(fitted.tokens, allowed, tuple(name for name, is_lost in lost.items() if is_lost))
+
+
+def _last_files(files: Sequence[ContextFile], limit: int) -> Sequence[ContextFile]:
+    """The last files that could fit at all: the others need not be tokenized."""
+    room = limit
+    for at in range(len(files) - 1, -1, -1):
+        room -= len(files[at].text)
+        if room < 0:
+            return files[at + 1 :]
+    return files
 
 
 def _answer_length(n_prompt: int, n_ctx: int, max_tokens: int) -> int:
@@ -82,55 +107,35 @@ def _answer_length(n_prompt: int, n_ctx: int, max_tokens: int) -> int:
     return max(least, min(max_tokens, n_ctx - n_prompt))
 
 
-@dataclass(slots=True)
-class _Parts:
-    """A prompt whose `before` may lose its beginning and whose `after` its end; the rest is structure."""
-
-    head: list[int]
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    tail: list[int]
-
-    @property
-    def n_tokens(self) -> int:
-        return (
-            len(self.head) + len(self.before) + len(self.between) + len(self.after) + len(self.tail)
-        )
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        return (*self.head, *self.before, *self.between, *self.after, *self.tail)
-
-    def fit(self, room: int) -> _Parts:
-        """The same prompt in at most `room` tokens."""
-        if self.n_tokens <= room:
-            return self
-        structure = len(self.head) + len(self.between) + len(self.tail)
-        if structure > room:  # all that can be kept is the end
-            return _Parts([], list(self.tokens[-room:]), [], [], [])
-        room -= structure
-        n_after = min(len(self.after), max(room // SUFFIX_SHARE, room - len(self.before)))
-        n_before = min(len(self.before), room - n_after)
-        return _Parts(
-            self.head,
-            self.before[len(self.before) - n_before :],
-            self.between,
-            self.after[:n_after],
-            self.tail,
-        )
+def _fit(parts: Frame, room: int) -> Frame:
+    """The same prompt in at most `room` tokens."""
+    if parts.n_tokens <= room:
+        return parts
+    if parts.n_structure > room:  # all that can be kept is the end
+        return Frame(list(parts.tokens[-room:]), [], [], [], [], [], [])
+    room -= parts.n_structure
+    n_before, n_after = len(parts.before), len(parts.after)
+    files_room = max(room // FILES_SHARE, room - n_before - n_after)
+    files = _those_that_fit(parts.files, files_room)
+    room -= sum(map(len, files))
+    n_after = min(n_after, max(room // SUFFIX_SHARE, room - n_before))
+    n_before = min(n_before, room - n_after)
+    return Frame(
+        parts.head,
+        files,
+        parts.opening,
+        parts.before[len(parts.before) - n_before :],
+        parts.between,
+        parts.after[:n_after],
+        parts.closing,
+        parts.order,
+    )
 
 
-def _find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> _Parts:
-    """The parts of a prompt that its client framed (prefix, suffix, middle); else it is all `before`."""
-    if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
-        pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
-        if pre < suf < mid:
-            return _Parts(
-                [*head, *tokens[: pre + 1]],
-                tokens[pre + 1 : suf],
-                [fim.suffix],
-                tokens[suf + 1 : mid],
-                tokens[mid:],
-            )
-    return _Parts(head, tokens, [], [], [])
+def _those_that_fit(files: list[list[int]], room: int) -> list[list[int]]:
+    """Whole files, the last of them first."""
+    for at in range(len(files) - 1, -1, -1):
+        room -= len(files[at])
+        if room < 0:
+            return files[at + 1 :]
+    return files

@@ -106,6 +106,7 @@ class GenerationRequest:
         stop: where it ends earlier.
         sampling: how tokens are chosen.
         n_logprobs: tell each token's log probability and those of this many likeliest; None tells none.
+        scores_prompt: tell those of the prompt's tokens, too; nothing of it is taken from the cache then.
         deadline: seconds after which it ends: with what there is, or as an error where there is nothing.
         predict_time: seconds from the first token after which it ends, once a line is complete (llama.cpp's
             `t_max_predict_ms`).
@@ -118,6 +119,7 @@ class GenerationRequest:
     stop: StopRules = field(default_factory=StopRules)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n_logprobs: int | None = None
+    scores_prompt: bool = False
     deadline: float | None = None
     predict_time: float | None = None
     supersedes: str = ""
@@ -134,6 +136,8 @@ class Usage:
         cached_tokens: of the prompt, those that were in the KV cache already.
         drafted_tokens: guessed ahead and computed together.
         accepted_tokens: of these, the ones that were right.
+        prompt_seconds: from its beginning to run to its first token.
+        predict_seconds: from there to its last token.
     """
 
     prompt_tokens: int
@@ -141,11 +145,16 @@ class Usage:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    prompt_seconds: float = 0.0
+    predict_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log probability (natural logarithm), by the model alone: before any sampling parameter."""
+    """A token with its log probability (natural logarithm), by the model alone: before any sampling parameter.
+
+    Nothing comes before a prompt's first token: its is no number (NaN).
+    """
 
     id: int
     data: bytes
@@ -154,7 +163,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A generated token and the likeliest ones in its place, likeliest first."""
+    """A token of the text and the likeliest ones in its place, likeliest first."""
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -174,6 +183,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptScored:
+    """What the model thinks of the prompt's next tokens; all of them come before any text."""
+
+    tokens: tuple[ChosenToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The one terminal event of every accepted request.
 
@@ -190,4 +206,4 @@ class Finished:
     stop_string: str = ""
 
 
-Event: TypeAlias = "TextDelta | Finished"
+Event: TypeAlias = "TextDelta | PromptScored | Finished"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from serve.fim import FimOrder
 from turbopilot.errors import InvalidInput, did_you_mean
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
@@ -47,6 +48,7 @@ class ModelOptions:
         n_batch: prompt tokens computed at once.
         n_seq: sequences that the KV cache holds apart; None is as many as memory allows.
         cache_type: one of CACHE_TYPES, for keys and values alike.
+        flash_attention: whether to use it; None is where it is faster, or memory is short.
     """
 
     ctx: int | None = None
@@ -55,6 +57,7 @@ class ModelOptions:
     n_batch: int = 512
     n_seq: int | None = None
     cache_type: str = "f16"
+    flash_attention: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +119,4 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     random_seed: int | None = None
+    fim_order: FimOrder = "psm"

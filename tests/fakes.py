@@ -76,6 +76,7 @@ class FakeDecoder:
         self.can_cut = can_cut
         self.fim = fim
         self.start_token = EOG
+        self.chat_template, self.bos, self.eos = "", "", "<end>"
         self.adds_bos = False
         self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
         self.batches: list[int] = []

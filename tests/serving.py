@@ -14,6 +14,7 @@ from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
 from serve.http.shutdown import Shutdown
+from serve.models import OneModel
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner
 from serve.runner.commands import Cancel
@@ -100,7 +101,7 @@ def running(
     """A real server on a free loopback port."""
     limits = limits or Limits()
     service, runner = make_service(decoder, max_open=max_open, limits=limits)
-    server = HttpServer(create_app(service), bind("127.0.0.1", 0))
+    server = HttpServer(create_app(OneModel(service)), bind("127.0.0.1", 0))
     shutdown = Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace)
     thread = threading.Thread(target=server.run, name="http")
     runner.start()

@@ -15,9 +15,17 @@ from serve.engine import Emitted, Engine, EngineOptions
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence as EngineSequence
-from serve.request import Event, Finished, GenerationRequest, SamplingParams, StopRules, TextDelta
+from serve.request import (
+    Event,
+    Finished,
+    GenerationRequest,
+    PromptScored,
+    SamplingParams,
+    StopRules,
+    TextDelta,
+)
 from tests.fakes import N_VOCAB, FakeDecoder, letters, script
-from turbopilot.errors import ContextLengthExceeded, NoKvSlot
+from turbopilot.errors import ContextLengthExceeded, DecoderFailed, NoKvSlot
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -309,7 +317,7 @@ def test_scheduler_keeps_its_budgets(
         if not scheduler.has_work:
             break
         order += [a.sequence.id for a in scheduler.admit()]
-        chunks = scheduler.plan()
+        chunks = scheduler.planner.plan()
         assert 1 <= sum(c.stop - c.start for c in chunks) <= n_batch
         assert len(scheduler.running) <= n_slots
         for c in chunks:
@@ -320,16 +328,6 @@ def test_scheduler_keeps_its_budgets(
                 c.sequence.tokens.append(99)
         scheduler.check_integrity()
     assert order == list(range(len(sizes)))  # first come, first served; nobody is forgotten
-
-
-def test_generating_goes_before_reading_prompts() -> None:
-    scheduler = Scheduler(n_slots=2, n_ctx=64, n_batch=4, store=PrefixStore(0))
-    first, second = EngineSequence(0, [1], 10), EngineSequence(1, [2] * 9, 20)
-    scheduler.add(first)
-    scheduler.add(second)
-    list(scheduler.admit())
-    chunks = scheduler.plan()
-    assert [(c.sequence.id, c.stop - c.start) for c in chunks] == [(0, 1), (1, 3)]
 
 
 @pytest.mark.parametrize(("n_slots", "n_batch"), [(0, 4), (5, 4)])
@@ -429,3 +427,30 @@ def test_looking_ahead_stops_at_the_end_of_the_context() -> None:
     engine.look_ahead()
     assert not engine.has_work
     assert not Engine(FakeDecoder()).can_look_ahead
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_the_prompts_own_tokens_are_judged(max_tokens: int) -> None:
+    lost: list[DecoderFailed] = []
+    decoder = FakeDecoder(
+        row=spread, n_batch=64, n_seq=2, fail=lambda _: lost.pop() if lost else None
+    )
+    engine = Engine(decoder, EngineOptions(n_slots=2))
+    text = "abcdabcadbacdbacbd" * 4
+    run(engine, engine.submit(0, request(text, 4)))  # what is in the cache already is judged, too
+    sent = replace(request(text, max_tokens), n_logprobs=2, scores_prompt=True)
+    events = engine.submit(1, sent)
+    engine.submit(2, request("dcba" * 9, 5))
+    events += engine.step()
+    lost.append(DecoderFailed("computed anew"))
+    told = run(engine, events)[1]
+    judged = [t for e in told if isinstance(e, PromptScored) for t in e.tokens]
+    assert bytes(t.token.id for t in judged).decode() == text
+    assert np.isnan(judged[0].token.logprob)
+    for i in range(1, len(text)):
+        row = spread(text.encode()[:i]).astype(np.float64)
+        row -= np.log(np.exp(row).sum())
+        assert judged[i].token.logprob == pytest.approx(row[ord(text[i])])
+        assert [t.id for t in judged[i].top] == list(np.argsort(-row)[:2])
+    assert last(told).usage.completion_tokens == max_tokens
+    assert last(told).usage.cached_tokens == 0

@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
+from serve.models import OneModel
 from tests.fakes import FakeDecoder
 from tests.serving import make_service
 
@@ -27,7 +28,7 @@ SERVED = ("/v1/completions", "/v1/models", "/api/generate", "/copilot_internal/v
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(FakeDecoder(n_ctx=2048))
     runner.start()
-    yield create_app(service).test_client()
+    yield create_app(OneModel(service)).test_client()
     runner.close()
 
 

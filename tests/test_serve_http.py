@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from serve.http.app import create_app
+from serve.models import OneModel
 from serve.settings import Defaults
 from tests.fakes import FakeDecoder, script
 from tests.serving import make_service
@@ -34,7 +35,7 @@ def make_client(stack: ExitStack) -> Callable[[FakeDecoder], FlaskClient]:
         service, runner = make_service(decoder)
         runner.start()
         stack.callback(runner.close)
-        return create_app(service).test_client()
+        return create_app(OneModel(service)).test_client()
 
     return make
 
@@ -162,7 +163,7 @@ def test_defaults_are_the_servers(stack: ExitStack) -> None:
     service, runner = make_service(FakeDecoder())
     runner.start()
     stack.callback(runner.close)
-    app = create_app(service, Defaults(max_tokens=3, temperature=0))
+    app = create_app(OneModel(service), Defaults(max_tokens=3, temperature=0))
     choice = complete(app.test_client()).get_json()["choices"][0]
     assert len(choice["text"]) == 3
 

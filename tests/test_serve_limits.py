@@ -18,8 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.http.app import create_app
+from serve.http.dialects.completions import parse_completions
+from serve.http.dialects.huggingface import parse_huggingface
+from serve.http.dialects.ollama import parse_ollama
 from serve.http.fields import parse_body
-from serve.http.schemas import parse_huggingface, parse_ollama, parse_openai
+from serve.models import OneModel
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner.job import Job
 from serve.service import Completion
@@ -37,7 +40,7 @@ def flask_client(decoder: FakeDecoder, **kwargs: Any) -> Iterator[FlaskClient]:
     service, runner = make_service(decoder, **kwargs)
     runner.start()
     try:
-        yield create_app(service).test_client()
+        yield create_app(OneModel(service)).test_client()
     finally:
         decoder.open_gate()
         runner.close()
@@ -52,7 +55,7 @@ def asked(decoder: FakeDecoder, completion: Completion, limits: Limits) -> list[
 
 def openai_sampling(**fields: object) -> SamplingParams:
     body = parse_body(json.dumps({"prompt": "x", **fields}).encode())
-    return parse_openai(body, Defaults()).completion.sampling
+    return parse_completions(body, Defaults()).completion.sampling
 
 
 SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
@@ -124,10 +127,14 @@ def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
 @pytest.mark.parametrize(
     ("dialect", "body", "schema"),
     [
-        (parse_openai, {"response_format": {"type": "json_object"}}, {"type": "object"}),
-        (parse_openai, {"response_format": {"type": "json_object", "schema": {"a": 1}}}, {"a": 1}),
-        (parse_openai, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}}, {"a": 1}),
-        (parse_openai, {"json_schema": {"a": 1}}, {"a": 1}),
+        (parse_completions, {"response_format": {"type": "json_object"}}, {"type": "object"}),
+        (parse_completions, {"response_format": {"type": "json_object", "schema": {"a": 1}}}, {"a": 1}),
+        (
+            parse_completions,
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}},
+            {"a": 1},
+        ),
+        (parse_completions, {"json_schema": {"a": 1}}, {"a": 1}),
         (parse_ollama, {"format": "json"}, {"type": "object"}),
         (parse_ollama, {"format": {"a": 1}}, {"a": 1}),
         (parse_huggingface, {"parameters": {"json_schema": {"a": 1}}}, {"a": 1}),
@@ -165,7 +172,7 @@ def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
 )
 def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
     body = parse_body(json.dumps({"prompt": "x", "logit_bias": given}).encode())
-    completion = parse_openai(body, Defaults()).completion
+    completion = parse_completions(body, Defaults()).completion
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert dict(request.sampling.logit_bias) == wanted
 
@@ -181,7 +188,7 @@ def test_stop_rules_and_times_reach_the_engine() -> None:
         "deadline_ms": 1500,
         "logprobs": 3,
     }
-    completion = parse_openai(parse_body(json.dumps(fields).encode()), Defaults()).completion
+    completion = parse_completions(parse_body(json.dumps(fields).encode()), Defaults()).completion
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert request.stop.strings == ("a", "b")
     assert (request.stop.single_line, request.stop.n_indent) == (True, 4)
@@ -192,7 +199,7 @@ def test_stop_rules_and_times_reach_the_engine() -> None:
 @pytest.mark.parametrize("logprobs", [None, False])
 def test_no_logprobs(logprobs: object) -> None:
     body = parse_body(json.dumps({"prompt": "x", "logprobs": logprobs}).encode())
-    assert parse_openai(body, Defaults()).completion.n_logprobs is None
+    assert parse_completions(body, Defaults()).completion.n_logprobs is None
 
 
 def test_a_suffix_that_the_prompt_cannot_hold_is_there_to_guess_from() -> None:

@@ -47,7 +47,7 @@ def generate(engine: Engine, prompt: tuple[int, ...], n: int) -> tuple[str, Fini
     for _, event in events:
         if isinstance(event, TextDelta):
             text += event.text
-        else:
+        elif isinstance(event, Finished):
             end = event
     return text, end
 

@@ -48,10 +48,13 @@ def _llama(base: str, name: str, *, speculation: bool) -> list[Settings]:
     return found
 
 
-_ONE = "-np 1 -c 4096"
+# On a processor, plain attention is faster for one token after the other; llama-server's own choice is flash attention.
+_PLAIN = "-fa off"
+_ONE = f"-np 1 -c 4096 {_PLAIN}"
 _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
-    "one": tuple(_llama(_ONE, "1 slot", speculation=True)),
+    "one": (*_llama(_ONE, "1 slot, fa off", speculation=True), _of("1 slot", "-np 1 -c 4096")),
     "eight": (
+        _of("8 slots, split, fa off", f"-np 8 -c 8192 --no-kv-unified --cache-ram 0 {_PLAIN}"),
         _of("8 slots, split", "-np 8 -c 8192 --no-kv-unified --cache-ram 0"),
         _of("8 slots, unified", "-np 8 -c 8192 --kv-unified --cache-ram 0"),
         _of("8 slots, unified, RAM cache", "-np 8 -c 8192 --kv-unified"),
@@ -60,6 +63,7 @@ _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
     ),
     "shared": (
         # A slot finds a prefix only in its own cache: with as many slots as clients each of them reads all of it.
+        _of("1 slot, fa off", _ONE),
         _of("1 slot", "-np 1 -c 4096"),
         _of("2 slots, unified", "-np 2 -c 8192 --kv-unified"),
         _of("4 slots, unified", "-np 4 -c 32768 --kv-unified"),
@@ -67,7 +71,8 @@ _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
         _of("16 slots, split", "-np 16 -c 32768 --no-kv-unified"),
     ),
     "typing": (
-        *_llama(_ONE, "1 slot", speculation=True),
+        *_llama(_ONE, "1 slot, fa off", speculation=True),
+        _of("1 slot", "-np 1 -c 4096"),
         _of("defaults", ""),
         _of("4 slots, unified", "-np 4 -c 8192 --kv-unified"),
         _of("4 slots, split", "-np 4 -c 8192 --no-kv-unified"),

@@ -17,10 +17,11 @@ from serve.engine.guessing import Guessing
 from serve.engine.options import EngineOptions
 from serve.engine.pace import Pace
 from serve.engine.placement import WORTH_KEEPING, Admission
+from serve.engine.planner import Chunk
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
-from serve.engine.scheduler import Chunk, Scheduler
+from serve.engine.scheduler import Scheduler
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
 from turbopilot.errors import (
@@ -191,6 +192,7 @@ class Engine:
             self.metrics.restored_tokens += s.n_past
         if g.is_ours:
             return
+        g.began = self._clock()
         g.n_cached = min(s.n_past, len(g.request.prompt))
         self.metrics.queue_seconds.observe(max(0.0, self._clock() - g.submitted))
         self.metrics.prompt_tokens += len(g.request.prompt)
@@ -200,10 +202,10 @@ class Engine:
         """The next batch. After a failure, those that took part are tried one by one, to find the one at fault."""
         suspect = self._recovery.suspect()
         if suspect:
-            return self._scheduler.plan_alone(suspect)
+            return self._scheduler.planner.plan_alone(suspect)
         self._guessing.give(self._scheduler.running)
         n = self._decoder.n_batch
-        return self._scheduler.plan(
+        return self._scheduler.planner.plan(
             self._pace.prompt_budget(n, somebody_waits=True),
             self._pace.prompt_budget(n, somebody_waits=False),
         )
@@ -231,6 +233,12 @@ class Engine:
         for c in chunks:
             g = self._requests[c.sequence.id]
             self._scheduler.computed(c.sequence, c.stop)
+            scored = c.n_scored
+            if scored or (g.request.scores_prompt and c.start == 0):
+                events.append(
+                    (c.sequence.id, g.score(rows[row : row + scored], c.start, self._decoder))
+                )
+                row += scored
             if c.is_last and g.only_warms:
                 events += self._requests.end(g, "length")
             elif c.is_last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,15 @@ from serve.decoder import Decoder, Logits
 from serve.drafting import Draft
 from serve.engine.known import chain, chain_all
 from serve.engine.sequence import Sequence
-from serve.request import ChosenToken, FinishReason, GenerationRequest, TextDelta, Usage
+from serve.request import (
+    ChosenToken,
+    FinishReason,
+    GenerationRequest,
+    PromptScored,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
 from serve.sampling import Sampler, logprobs
 from serve.text import TextStream
 
@@ -45,6 +54,8 @@ class Generation:
         name: of the sequence's tokens, as `known.chain` makes it.
         n_cached: prompt tokens that were in the KV cache.
         n_drafted, n_accepted: guesses computed, and right.
+        n_judged: tokens of the prompt whose log probabilities were told.
+        began: the clock when it began to run.
         first_at, last_at: the clock at its first and its last token.
         has_line: whether a line has been completed.
         is_ours: nobody asked for it: what is learned by it is all that is wanted.
@@ -61,6 +72,8 @@ class Generation:
     n_cached: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
+    n_judged: int = 0
+    began: float | None = None
     first_at: float | None = None
     last_at: float = 0.0
     has_line: bool = False
@@ -94,7 +107,14 @@ class Generation:
             self.n_cached,
             self.n_drafted,
             self.n_accepted,
+            *self._seconds(),
         )
+
+    def _seconds(self) -> tuple[float, float]:
+        """How long the prompt took, and the rest. A clock that jumps makes neither negative."""
+        if self.began is None or self.first_at is None:
+            return 0.0, 0.0
+        return max(0.0, self.first_at - self.began), max(0.0, self.last_at - self.first_at)
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline has passed."""
@@ -142,6 +162,27 @@ class Generation:
         self.n_drafted += len(guesses)
         self.n_accepted += n_right
         return Advance(tuple(deltas), n_right, taken.ended)
+
+    def score(self, rows: Logits, start: int, decoder: Decoder) -> PromptScored:
+        """What the model thinks of the prompt's tokens after `start`; before the second comes the first, unjudged.
+
+        Args:
+            rows: logits after token `start` and those behind it: (n, n_vocab).
+            start: the first token that was computed.
+            decoder: for the tokens' bytes.
+        """
+        prompt, n = self.request.prompt, self.request.n_logprobs or 0
+        told = []
+        if not self.n_judged:
+            told.append(
+                ChosenToken(TokenLogprob(prompt[0], decoder.piece(prompt[0]), math.nan), ())
+            )
+            self.n_judged = 1
+        # What was told before the KV cache was lost is not told again.
+        for row in rows[self.n_judged - start - 1 :]:
+            told.append(logprobs(row, prompt[self.n_judged], n, decoder.piece))
+            self.n_judged += 1
+        return PromptScored(tuple(told))
 
     def take(self, token: int, logits: Logits | None, decoder: Decoder, now: float) -> Taken:
         """Add a token, or end with it. `logits` are those that it was chosen from, where somebody asks."""

@@ -71,7 +71,7 @@ class Placement:
 
     def will_share_more(self, sequence: Sequence) -> bool:
         """Whether a running prompt will soon hold clearly more of this one's beginning than anything does now."""
-        if not self._can_cut:
+        if not self._can_cut or sequence.n_scored:
             return False
         now, soon = 0, 0
         for slot, n in self.slots.shared(sequence.tokens[:-1]).items():
@@ -84,7 +84,8 @@ class Placement:
 
     def place(self, sequence: Sequence) -> Admission | None:
         """Put a waiting sequence into a slot; None where there is no room for it yet. Some slot must be free."""
-        beginning = sequence.tokens[:-1]  # the last token is computed in any case, for its logits
+        # The last token is computed in any case, for its logits; and all that are judged.
+        beginning = [] if sequence.n_scored else sequence.tokens[:-1]
         source, keep = self._best_slot(beginning)
         stored = self._store.longest(beginning)
         key = None

@@ -6,8 +6,9 @@ import logging
 
 from serve.decoder import Decoder
 from serve.engine.generation import Generation
+from serve.engine.planner import Chunk
 from serve.engine.requests import Emitted, Requests
-from serve.engine.scheduler import Chunk, Scheduler
+from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from turbopilot.errors import DecodeAborted, DecoderFailed, NoKvSlot, TurboPilotError

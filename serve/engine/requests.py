@@ -137,7 +137,13 @@ class Requests:
             draft = self._drafter.begin(request.prompt, request.context)
         return Generation(
             request=request,
-            sequence=Sequence(request_id, list(request.prompt), n_reserved, idles=warms),
+            sequence=Sequence(
+                request_id,
+                list(request.prompt),
+                n_reserved,
+                idles=warms and not request.scores_prompt,
+                n_scored=len(request.prompt) - 1 if request.scores_prompt else 0,
+            ),
             sampler=Sampler(sampling, seed, constraint=constraint, vocab=self._decoder),
             text=TextStream(request.stop),
             draft=draft,

@@ -16,6 +16,7 @@ class Sequence:
         tokens: prompt, then what was generated.
         n_reserved: cells it may need in all.
         idles: it only warms the cache, and gets what the others leave.
+        n_scored: logits are wanted after each of its first so many tokens, which judge the next.
         slot: where it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
         draft: guesses of what follows `tokens`, to be computed with the last of them.
@@ -25,6 +26,7 @@ class Sequence:
     tokens: list[int]
     n_reserved: int
     idles: bool = False
+    n_scored: int = 0
     slot: int = WAITING
     n_past: int = 0
     draft: list[int] = field(default_factory=list)

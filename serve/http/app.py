@@ -8,18 +8,18 @@ import time
 from flask import Flask, Response, g, request
 
 from serve.http import errors
-from serve.http.routes import copilot, huggingface, openai, ops
-from serve.service import CompletionService
+from serve.http.routes import copilot, generate, llama_cpp, openai, ops, tabby
+from serve.models import Models
 from serve.settings import MAX_BODY_BYTES, Defaults
 
 access_log = logging.getLogger("turbopilot.access")
 
 
-def create_app(service: CompletionService, defaults: Defaults | None = None) -> Flask:
+def create_app(models: Models, defaults: Defaults | None = None) -> Flask:
     """The WSGI application.
 
     Args:
-        service: answers the completions.
+        models: answer the completions.
         defaults: for requests that do not say; None is the original TurboPilot's.
     """
     defaults = defaults or Defaults()
@@ -27,10 +27,15 @@ def create_app(service: CompletionService, defaults: Defaults | None = None) -> 
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
-    app.register_blueprint(openai.blueprint(service, defaults))
-    app.register_blueprint(huggingface.blueprint(service, defaults))
-    app.register_blueprint(copilot.blueprint())
-    app.register_blueprint(ops.blueprint(service))
+    for blueprint in (
+        openai.blueprint(models, defaults),
+        llama_cpp.blueprint(models, defaults),
+        generate.blueprint(models, defaults),
+        copilot.blueprint(),
+        tabby.blueprint(models),
+        ops.blueprint(models),
+    ):
+        app.register_blueprint(blueprint)
 
     @app.before_request
     def begin() -> None:

@@ -17,7 +17,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
-from serve.http.sse import compact_json
+from serve.http.sse import json_bytes
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.
@@ -59,7 +59,7 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
         """Write the answer."""
         error = self.request.error
         fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
-        body = compact_json(error_body(fault, getattr(self.request, "path", "")))
+        body = json_bytes(error_body(fault, getattr(self.request, "path", "")))
         self.status = f"{error.code} {error.reason}"
         self.content_length = len(body)
         self.response_headers.append(("Content-Type", "application/json"))

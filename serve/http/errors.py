@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serve.generation import ClientGone
-from serve.http.sse import compact_json
+from serve.http.sse import json_bytes
 from turbopilot.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -93,7 +93,7 @@ def register(app: Flask) -> None:
         fault = fault_of(error)
         if fault.status == 500:
             log.error("while answering %s %s", request.method, request.path, exc_info=error)
-        body = compact_json(error_body(fault, request.path))
+        body = json_bytes(error_body(fault, request.path))
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")

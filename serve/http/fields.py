@@ -90,10 +90,6 @@ class Fields:
             self.fail(name, f"at most {most}")
         return value
 
-    def seed(self) -> int | None:
-        """`seed`, where it is given."""
-        return self.integer("seed", 0) if "seed" in self else None
-
     def seconds(self, name: str) -> float | None:
         """Milliseconds, in seconds; None where it is absent or, as llama.cpp has it, 0."""
         value = self.number(name, 0.0, least=0)

@@ -22,7 +22,7 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def read_sampling(
-    f: Fields, defaults: Defaults, *, format_of: Fields | None = None
+    f: Fields, defaults: Defaults, *, format_of: Fields | None = None, seed: str = "seed"
 ) -> SamplingParams:
     """The sampling parameters among the fields.
 
@@ -30,6 +30,7 @@ def read_sampling(
         f: the object that holds them: the body, `parameters` or `options`.
         defaults: for what is absent.
         format_of: where Ollama's `format` is; None looks for no such field.
+        seed: the name of the field that makes choices repeatable.
 
     Raises:
         InvalidRequest: a field cannot be used.
@@ -51,7 +52,7 @@ def read_sampling(
         mirostat_eta=f.number("mirostat_eta", 0.1, least=0, most=1),
         grammar=_grammar(f, format_of),
         infill=_wants_infill(f),
-        seed=f.seed(),
+        seed=f.integer(seed, 0) if seed in f else None,
     )
 
 

@@ -20,6 +20,7 @@ from serve.decoder import Decoder
 from serve.http.app import create_app
 from serve.http.channel import Channel
 from serve.http.shutdown import Shutdown
+from serve.models import OneModel
 from serve.report import how_to_use
 from serve.runner import EngineRunner
 from serve.runner.steps import Steps
@@ -212,9 +213,11 @@ def run(
     max_open = decoder.n_seq + limits.max_queue
     runner = EngineRunner(engine, max_open=max_open)
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, model, limits)
+    service = CompletionService(runner, decoder, model, limits, options.fim_order)
     server = HttpServer(
-        create_app(service, options.defaults), listener, threads=max_open + SPARE_HTTP_THREADS
+        create_app(OneModel(service), options.defaults),
+        listener,
+        threads=max_open + SPARE_HTTP_THREADS,
     )
     runner.start()
     try:

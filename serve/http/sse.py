@@ -6,22 +6,22 @@ Compact matters: an editor plugin looks for `"content":"` in the bytes and is si
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 DONE: Final = b"data: [DONE]\n\n"
 
 
-def compact_json(value: Mapping[str, object]) -> bytes:
+def json_bytes(value: Mapping[str, object] | Sequence[Mapping[str, object]]) -> bytes:
     """One line of UTF-8."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sse_frame(value: Mapping[str, object]) -> bytes:
     """One server-sent event."""
-    return b"data: " + compact_json(value) + b"\n\n"
+    return b"data: " + json_bytes(value) + b"\n\n"
 
 
 def ndjson_line(value: Mapping[str, object]) -> bytes:
     """One line of newline-delimited JSON, as Ollama streams."""
-    return compact_json(value) + b"\n"
+    return json_bytes(value) + b"\n"

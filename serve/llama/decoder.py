@@ -15,7 +15,7 @@ import numpy as np
 
 from serve.decoder import BatchItem, Constraint, FimTokens, Logits
 from serve.llama.batch import Batch
-from serve.llama.facts import Layout, model_name
+from serve.llama.facts import Layout, chat_template, model_name
 from serve.llama.grammar import TokenIds, make_constraint, unwritable_tokens
 from serve.llama.log import capture
 from serve.settings import ModelOptions
@@ -71,6 +71,9 @@ class LlamaDecoder:
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.fim = self._fim_tokens()
         self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        self.chat_template = chat_template(header)
+        self.bos = self._token_text(llama_cpp.llama_vocab_bos(self._vocab))
+        self.eos = self._token_text(llama_cpp.llama_vocab_eos(self._vocab))
         # GPT-2's family has no begin-of-sequence token: documents begin after an end-of-text.
         candidates = (
             llama_cpp.llama_vocab_bos(self._vocab),
@@ -80,7 +83,6 @@ class LlamaDecoder:
         # A new FIM block is a new document: whoever generates one has nothing more to say about this.
         self._framing = {self.fim.prefix, self.fim.suffix, self.fim.middle} if self.fim else set()
         self._batch = Batch(self.n_batch)
-        self._piece_buffer = ctypes.create_string_buffer(256)
         # Asked for every token: what was told once is kept.
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
@@ -88,15 +90,25 @@ class LlamaDecoder:
         self._rows: dict[tuple[int, int], Logits] = {}
 
     def _fim_tokens(self) -> FimTokens | None:
-        ids = [
-            int(get(self._vocab))
+        prefix, suffix, middle, repository, file = (
+            token if 0 <= (token := int(get(self._vocab))) < self.n_vocab else None
             for get in (
                 llama_cpp.llama_vocab_fim_pre,
                 llama_cpp.llama_vocab_fim_suf,
                 llama_cpp.llama_vocab_fim_mid,
+                llama_cpp.llama_vocab_fim_rep,
+                llama_cpp.llama_vocab_fim_sep,
             )
-        ]
-        return FimTokens(*ids) if all(0 <= i < self.n_vocab for i in ids) else None
+        )
+        if prefix is None or suffix is None or middle is None:
+            return None
+        return FimTokens(prefix, suffix, middle, repository, file)
+
+    def _token_text(self, token: int) -> str:
+        if not 0 <= token < self.n_vocab:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
 
     def warm_up(self) -> None:
         """Compute one token: the weights come into memory, and the graph is built."""
@@ -128,13 +140,13 @@ class LlamaDecoder:
     def _read_piece(self, token: int) -> bytes:
         if token in self._framing:
             return b""
-        n = llama_cpp.llama_token_to_piece(
-            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
-        )
-        if n < 0:  # longer than the buffer: remember the larger one
-            self._piece_buffer = ctypes.create_string_buffer(-n)
-            return self._read_piece(token)
-        return self._piece_buffer.raw[:n]
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation."""

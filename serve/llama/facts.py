@@ -113,3 +113,9 @@ def describe(header: GgufHeader) -> str:
         f"{header.architecture}, {millions:,.1f} million weights, {header.main_type()}, "
         f"{header.bits_per_weight:.1f} bits per weight"
     )
+
+
+def chat_template(header: GgufHeader) -> str:
+    """How the file says that messages become a prompt; "" where it does not."""
+    template = header.metadata.get("tokenizer.chat_template")
+    return template if isinstance(template, str) else ""

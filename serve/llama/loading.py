@@ -21,11 +21,13 @@ from serve.llama.facts import (
     choose_layout,
     choose_prefix_cache,
     describe,
+    kv_bytes_per_token,
 )
 from serve.llama.log import capture
 from serve.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.errors import CorruptModel, ServeError
+from turbopilot.flash_attention import ON, flash_attention
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.ggml_types import GGML_TYPES
 from turbopilot.gguf_check import check_model
@@ -33,7 +35,7 @@ from turbopilot.gguf_file import read_gguf
 from turbopilot.hardware import usable_cores
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
-_PLAIN: Final = {"f32", "f16", "bf16"}
+UBATCH: Final = 512  # llama.cpp's default: larger ones only cost memory
 _TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
 
 
@@ -76,7 +78,16 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     try:
         if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
             raise ServeError(f"{path}: {header.architecture} is no model that completes text")
-        make = partial(_make_context, model, path, n_ctx, layout, options)
+        attention = flash_attention(
+            header,
+            n_ctx=n_ctx,
+            n_batch=min(options.n_batch, UBATCH),
+            kv_bytes=layout.n_cells(n_ctx) * kv_bytes_per_token(header, options.cache_type),
+            cache_type=options.cache_type,
+            uses_gpu=bool(devices) and n_gpu_layers > 0,
+            wanted=options.flash_attention,
+        )
+        make = partial(_make_context, model, path, n_ctx, layout, options, attention)
         context = make()
     except BaseException:
         llama_cpp.llama_model_free(model)
@@ -103,27 +114,28 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     return decoder, report
 
 
-def _make_context(model: Any, path: Path, n_ctx: int, layout: Layout, options: ModelOptions) -> Any:
+def _make_context(
+    model: Any, path: Path, n_ctx: int, layout: Layout, options: ModelOptions, attention: int
+) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = layout.n_cells(n_ctx)
     params.n_batch = options.n_batch
-    params.n_ubatch = min(options.n_batch, 512)  # llama.cpp's default: larger ones only cost memory
+    params.n_ubatch = min(options.n_batch, UBATCH)
     params.n_seq_max = layout.n_seq
     # By itself llama.cpp reserves logits for a whole batch.
     params.n_outputs_max = min(options.n_batch, layout.n_seq + GUESSES)
     params.kv_unified = not layout.is_split
     params.n_threads = params.n_threads_batch = options.threads or usable_cores()
     params.type_k = params.type_v = _TYPE_NUMBER[options.cache_type]
-    # Auto: llama.cpp knows where it is faster. Values in blocks can be read by no other kernel.
-    params.flash_attn_type = 1 if options.cache_type not in _PLAIN else -1
+    params.flash_attn_type = attention
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         what = f"{path}: no context of {n_ctx} tokens"
         reason = capture.last_errors() or "no reason given"
-        if options.cache_type not in _PLAIN:
+        if attention == ON:
             raise ServeError(
-                f"{what} with a {options.cache_type} cache: {reason}",
-                hint="not every model and device can have a quantized cache: try --cache-type f16",
+                f"{what} with flash attention and a {options.cache_type} cache: {reason}",
+                hint="not every model and device can have them: try --cache-type f16 --flash-attn off",
             )
         raise ServeError(
             f"{what}: {reason}",

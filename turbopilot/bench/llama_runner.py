@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
+from turbopilot.flash_attention import flash_attention
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.gguf_file import read_gguf
 from turbopilot.hardware import usable_cores
@@ -21,6 +22,7 @@ from turbopilot.kl_divergence import Logits
 from turbopilot.llama_child import leave, listen, read_job, tell
 from turbopilot.text_normalizer import text_normalizer
 
+_UBATCH: Final = 512  # llama.cpp's default, which `serve` keeps
 _ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 
 
@@ -79,11 +81,20 @@ class LoadedModel:
             _fail("model")
         if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
             _fail("kind")
-        self._context = self._make_context(setup, n_ctx)
+        header = read_gguf(path)
+        attention = flash_attention(
+            header,
+            n_ctx=n_ctx,
+            n_batch=min(setup.n_batch, _UBATCH),
+            kv_bytes=0,
+            cache_type=setup.cache_type,
+            uses_gpu=bool(before) and n_gpu_layers > 0,
+            wanted=True if no_alloc else None,  # planned is the least memory that it runs in
+        )
+        self._context = self._make_context(setup, n_ctx, attention)
         self._free = {str(d): d.free for d in before}
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._memory = lib.llama_get_memory(self._context)
-        header = read_gguf(path)
         self._files = {t.path for t in header.tensors}
         self._normalized = text_normalizer(header.metadata)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
@@ -103,16 +114,16 @@ class LoadedModel:
             }
         )
 
-    def _make_context(self, setup: Setup, n_ctx: int) -> Any:
+    def _make_context(self, setup: Setup, n_ctx: int, attention: int) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = min(setup.n_batch, n_ctx)
-        params.n_ubatch = min(params.n_batch, 512)  # llama.cpp's default, which `serve` keeps
+        params.n_ubatch = min(params.n_batch, _UBATCH)
         params.n_seq_max = setup.n_seq
         params.n_outputs_max = max(setup.n_outputs, setup.n_seq) if setup.n_outputs else 0
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = setup.n_threads or usable_cores()
-        params.flash_attn_type = -1  # auto
+        params.flash_attn_type = attention
         params.type_k = params.type_v = CACHE_TYPES[setup.cache_type]
         context = self._lib.llama_init_from_model(self._model, params)
         return context or _fail("context")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from serve.fim import FIM_ORDERS, FimOrder
 from serve.settings import MAX_PARALLEL, CacheOptions
 from turbopilot.errors import InvalidInput
 
@@ -36,6 +37,22 @@ def prefix_size(text: str) -> int | None:
     if text.lower() == "auto":
         return None
     return 0 if text == "0" else parse_size("--prefix-cache", text)
+
+
+def choose_fim_order(text: str) -> FimOrder:
+    """Of `--fim-order`."""
+    for order in FIM_ORDERS:
+        if text.lower() == order:
+            return order
+    raise InvalidInput(f"--fim-order {text}: no such order", hint="give " + " or ".join(FIM_ORDERS))
+
+
+def on_or_off(option: str, text: str) -> bool | None:
+    """Of an option that is on, off or auto; None for auto."""
+    choices = {"auto": None, "on": True, "off": False}
+    if text.lower() not in choices:
+        raise InvalidInput(f"{option} {text}: no such choice", hint="give on, off or auto")
+    return choices[text.lower()]
 
 
 def parallel_requests(text: str) -> int | None:

@@ -1,21 +1,45 @@
-"""What the routes share: reading a body, answering JSON, who asks, noticing that a client left."""
+"""What the routes share: reading a body, answering JSON or a stream, who asks, noticing that a client left."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from flask import Response, request
 
-from serve.generation import ClientWatch, Generation
+from serve.generation import ClientGone, ClientWatch, Generation
+from serve.http.channel import WHEN_GONE
+from serve.http.dialects.rendering import Json, Rendering, Whole
+from serve.http.errors import stream_error
 from serve.http.fields import Fields, parse_body
-from serve.http.sse import compact_json
-from serve.service import Completion
+from serve.http.sse import DONE, json_bytes, ndjson_line, sse_frame
+from serve.request import Finished
+from serve.service import Completion, CompletionService
 from turbopilot.errors import InvalidRequest
 
 SESSION_HEADER = "X-TurboPilot-Session"
 DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream is cut into pieces.
+
+    Attributes:
+        mimetype: its Content-Type.
+        piece: one piece.
+        end: what comes after the last.
+    """
+
+    mimetype: str
+    piece: Callable[[Json], bytes]
+    end: bytes = b""
+
+
+SSE = Framing("text/event-stream", sse_frame, DONE)
+SSE_WITHOUT_DONE = Framing("text/event-stream", sse_frame)
+NDJSON = Framing("application/x-ndjson", ndjson_line)
 
 
 def json_body() -> Fields:
@@ -23,7 +47,79 @@ def json_body() -> Fields:
     return parse_body(request.get_data(cache=False))
 
 
-def with_headers(completion: Completion) -> Completion:
+def respond(
+    service: CompletionService,
+    completion: Completion,
+    render: Callable[[bool], Rendering],
+    framing: Framing | None = None,
+) -> Response:
+    """Compute a completion and answer it.
+
+    Args:
+        service: the model's.
+        completion: what is asked for.
+        render: makes the answer's form, told whether something was given up so that it fits.
+        framing: of a stream; None is an answer in one piece.
+    """
+    if framing is None:
+        return respond_whole(service, completion, render)
+    generation = service.start(_with_headers(completion))
+    rendering = render(bool(generation.truncated))
+    pieces = _pieces(generation, rendering, framing, client_watch(), request.path)
+    response = Response(pieces, mimetype=framing.mimetype)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the tokens
+    response.call_on_close(generation.cancel)  # begun or not
+    _tell_truncated(response, generation)
+    return response
+
+
+def respond_whole(
+    service: CompletionService, completion: Completion, render: Callable[[bool], Whole]
+) -> Response:
+    """The same, in one piece."""
+    generation = service.start(_with_headers(completion), whole=True)
+    answer = generation.collect(client_watch())
+    return json_answer(render(bool(generation.truncated)).whole(answer), generation)
+
+
+def _pieces(
+    generation: Generation, rendering: Rendering, framing: Framing, watch: ClientWatch, path: str
+) -> Iterator[bytes]:
+    """A stream. What breaks it is its last piece."""
+    try:
+        for index, event in generation.events(watch):
+            if isinstance(event, Finished):
+                yield framing.piece(rendering.end(index, event))
+            else:
+                yield from map(framing.piece, rendering.part(index, event))
+    except ClientGone:
+        return
+    except Exception as e:
+        yield framing.piece(stream_error(e, path))
+        return
+    yield from map(framing.piece, rendering.last(generation.usage))
+    if framing.end:
+        yield framing.end
+
+
+def json_answer(
+    value: Json | Sequence[Json], generation: Generation | None = None, status: int = 200
+) -> Response:
+    """Compact JSON; of a generation with what had to be given up so that it fits."""
+    response = Response(json_bytes(value), status=status, mimetype="application/json")
+    if generation:
+        _tell_truncated(response, generation)
+    return response
+
+
+def client_watch() -> ClientWatch:
+    """How to learn that the present request's client left: our own server tells, waitress can be asked."""
+    environ = request.environ
+    return ClientWatch(environ.get(WHEN_GONE), environ.get("waitress.client_disconnected"))
+
+
+def _with_headers(completion: Completion) -> Completion:
     """The completion, with what the request's headers say of it.
 
     X-TurboPilot-Session: a new request of a session ends the one before it, as a new keystroke does.
@@ -48,34 +144,6 @@ def _session(name: str) -> str:
     """The name, for this client alone: strangers who take the same name do not end each other's requests."""
     caller = (request.remote_addr, request.headers.get("Authorization", ""), name)
     return hashlib.sha256(repr(caller).encode()).hexdigest()
-
-
-def json_answer(
-    value: Mapping[str, object], generation: Generation | None = None, *, status: int = 200
-) -> Response:
-    """Compact JSON."""
-    response = Response(compact_json(value), status=status, mimetype="application/json")
-    if generation:
-        _tell_truncated(response, generation)
-    return response
-
-
-def stream_answer(frames: Iterator[bytes], generation: Generation, mimetype: str) -> Response:
-    """A 200 whose body is sent frame by frame; closing it frees the engine, begun or not."""
-    response = Response(frames, mimetype=mimetype)
-    response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the tokens
-    response.call_on_close(generation.cancel)
-    _tell_truncated(response, generation)
-    return response
-
-
-def client_watch() -> ClientWatch:
-    """How to learn that the present request's client left: our own server tells, waitress can be asked."""
-    environ = request.environ
-    return ClientWatch(
-        environ.get("turbopilot.when_gone"), environ.get("waitress.client_disconnected")
-    )
 
 
 def _tell_truncated(response: Response, generation: Generation) -> None:

@@ -1,124 +1,81 @@
-"""OpenAI's legacy completions and model list, and FauxPilot's engine routes, which speak the same."""
+"""OpenAI's routes: legacy completions, under FauxPilot's engine names too, chat, models; and Mistral's beside them."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Iterator
+from flask import Blueprint, Response
 
-from flask import Blueprint, Response, request
-
-from serve.generation import ClientGone, ClientWatch, Generation
-from serve.http.errors import stream_error
-from serve.http.routes.common import (
-    client_watch,
-    json_answer,
-    json_body,
-    stream_answer,
-    with_headers,
-)
-from serve.http.schemas import parse_openai
-from serve.http.sse import DONE, sse_frame
-from serve.request import TextDelta, Usage
-from serve.service import CompletionService
+from serve.http.dialects.chat import ChatRendering, parse_chat, parse_mistral_fim
+from serve.http.dialects.completions import CompletionsRendering, parse_completions
+from serve.http.routes.common import SSE, json_answer, json_body, respond
+from serve.models import Models
+from serve.service import ModelInfo
 from serve.settings import Defaults
 
 
-def blueprint(service: CompletionService, defaults: Defaults) -> Blueprint:
-    """The routes under /v1."""
+def blueprint(models: Models, defaults: Defaults) -> Blueprint:
+    """The routes under /v1; those that newer Copilot plugins ask for lack it."""
     routes = Blueprint("openai", __name__)
 
     @routes.post("/v1/completions")
     @routes.post("/v1/engines/<path:engine>/completions")
     def completions(engine: str = "") -> Response:
-        call = parse_openai(json_body(), defaults)
-        head = _head(service.model.name)
-        generation = service.start(with_headers(call.completion), whole=not call.stream)
-        if call.stream:
-            frames = _frames(generation, head, call.include_usage, client_watch(), request.path)
-            return stream_answer(frames, generation, "text/event-stream")
-        answer = generation.collect(client_watch())
-        choices = [_choice(i, c.text, c.finish_reason) for i, c in enumerate(answer.choices)]
-        return json_answer(
-            {
-                **head,
-                "choices": choices,
-                "usage": _usage(answer.usage),
-                "truncated": bool(generation.truncated),
-            },
-            generation,
-        )
+        call = parse_completions(json_body(), defaults)
+        with models.use(engine or call.model) as service:
+            texts = tuple(map(service.text, call.completion.prompts))
+            return respond(
+                service,
+                call.completion,
+                lambda truncated: CompletionsRendering(
+                    call, service.model.name, texts, truncated=truncated
+                ),
+                SSE if call.stream else None,
+            )
+
+    @routes.post("/v1/chat/completions")
+    @routes.post("/chat/completions")
+    def chat() -> Response:
+        body = json_body()
+        with models.use(body.text("model")) as service:
+            call = parse_chat(body, defaults, service.chat_prompt)
+            return respond(
+                service,
+                call.completion,
+                lambda truncated: ChatRendering(call, service.model.name, truncated=truncated),
+                SSE if call.stream else None,
+            )
+
+    @routes.post("/v1/fim/completions")
+    def fim() -> Response:
+        call = parse_mistral_fim(json_body(), defaults)
+        with models.use(call.model) as service:
+            return respond(
+                service,
+                call.completion,
+                lambda truncated: ChatRendering(call, service.model.name, truncated=truncated),
+                SSE if call.stream else None,
+            )
 
     @routes.get("/v1/models")
-    def models() -> Response:
-        return json_answer({"object": "list", "data": [_model(service, service.model.name)]})
+    @routes.get("/models")
+    def all_models() -> Response:
+        data = [_model(m, m.name) for m in models.known]
+        return json_answer({"object": "list", "data": data})
 
     @routes.get("/v1/models/<path:name>")
     def model(name: str) -> Response:
-        # Completions accept any name for the one model there is, so this does too.
-        return json_answer(_model(service, name))
+        # Completions accept any name, so this does too: it means the default.
+        found = next((m for m in models.known if m.name == name), models.known[0])
+        return json_answer(_model(found, name))
 
     return routes
 
 
-def _head(model: str) -> dict[str, object]:
-    """What an answer and all its chunks have in common."""
-    return {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": model,
-    }
-
-
-def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, object]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
-
-
-def _usage(usage: Usage) -> dict[str, object]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def _frames(
-    generation: Generation,
-    head: dict[str, object],
-    include_usage: bool,
-    watch: ClientWatch,
-    path: str,
-) -> Iterator[bytes]:
-    """A frame for each piece of text, one that ends each choice, perhaps one of usage, [DONE]."""
-    no_usage: dict[str, object] = {"usage": None} if include_usage else {}
-    try:
-        for index, event in generation.events(watch):
-            if isinstance(event, TextDelta):
-                yield sse_frame({**head, "choices": [_choice(index, event.text, None)], **no_usage})
-            else:
-                last = {
-                    "choices": [_choice(index, "", event.reason)],
-                    "truncated": bool(generation.truncated),
-                }
-                yield sse_frame({**head, **last, **no_usage})
-    except ClientGone:
-        return
-    except Exception as e:
-        yield sse_frame(stream_error(e, path))
-        return
-    if include_usage:
-        yield sse_frame({**head, "choices": [], "usage": _usage(generation.usage)})
-    yield DONE
-
-
-def _model(service: CompletionService, name: str) -> dict[str, object]:
+def _model(model: ModelInfo, name: str) -> dict[str, object]:
     return {
         "id": name,
         "object": "model",
-        "created": service.model.created,
+        "created": model.created,
         "owned_by": "turbopilot",
-        "root": service.model.name,
-        "max_model_len": service.model.n_ctx,
+        "root": model.name,
+        "max_model_len": model.n_ctx,
     }

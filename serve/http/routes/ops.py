@@ -6,12 +6,13 @@ from flask import Blueprint, Response
 
 from serve.http import prometheus
 from serve.http.routes.common import json_answer
-from serve.service import CompletionService
+from serve.models import Models
 
 
-def blueprint(service: CompletionService) -> Blueprint:
+def blueprint(models: Models) -> Blueprint:
     """`/`, `/health` and `/metrics`. None waits for the engine."""
     routes = Blueprint("ops", __name__)
+    (service,) = models.loaded
     registry = prometheus.registry(service)
 
     @routes.get("/")

@@ -1,0 +1,141 @@
+"""Which tokens a step computes. Pure: knows nothing of threads, clocks, HTTP or llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve.decoder import BatchItem
+from serve.engine.sequence import Sequence
+from serve.engine.slots import Slots
+
+# One step in so many begins with the oldest prompt, however many shorter ones come; the others with the shortest.
+OLDEST_TURN = 4
+# A prompt of which a step's budget would leave less than this share of the budget is read to its end: small pieces read
+# all weights for few tokens.
+TAIL_SHARE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start` to `stop` of a sequence, to be computed in this step, and `n_draft` guesses after them."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+    n_draft: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the sequence's next token can be chosen after this."""
+        return self.stop == len(self.sequence.tokens)
+
+    @property
+    def n_scored(self) -> int:
+        """Logits after so many of its tokens judge the next of the prompt."""
+        return max(0, min(self.stop, self.sequence.n_scored) - self.start)
+
+    def items(self, wants_token: bool) -> list[BatchItem]:
+        """Its part of the batch. Logits are asked for wherever a next token is to be chosen, if one is wanted."""
+        s, last, scored = self.sequence, self.stop - 1, self.start + self.n_scored
+        wants_token = wants_token and self.is_last
+        items = [
+            BatchItem(s.tokens[i], i, s.slot, i < scored or (wants_token and i == last))
+            for i in range(self.start, self.stop)
+        ]
+        for i, token in enumerate(s.draft[: self.n_draft]):
+            items.append(BatchItem(token, self.stop + i, s.slot, True))
+        return items
+
+
+class Planner:
+    """Divides steps between those that generate and prompts.
+
+    Slots that share a pool of cells are computed in one pass, so prompts join the step of those that generate. Where
+    each has its own cells, llama.cpp computes together only what has equally many tokens: a step of both would be two
+    passes of which everybody awaits the end. There they take turns.
+
+    Args:
+        slots: who runs.
+        pooled: whether the slots share their cells.
+        n_batch: most tokens in one step; at least as many as slots.
+        most_guesses: in one step.
+    """
+
+    def __init__(self, slots: Slots, *, pooled: bool, n_batch: int, most_guesses: int) -> None:
+        self._slots, self._pooled = slots, pooled
+        self._n_batch, self._most_guesses = n_batch, most_guesses
+        self._prompts_turn = False
+        self._n_prompt_steps = 0
+
+    def plan(self, beside: int | None = None, alone: int | None = None) -> list[Chunk]:
+        """The next step's tokens: one for each sequence that generates, their guesses; prompts beside or in between.
+
+        Args:
+            beside: prompt tokens of a step that somebody's next token waits for; exceeded by TAIL_SHARE at most.
+            alone: the same for a step that nobody waits for.
+        """
+        running = self._slots.running
+        generating = [s for s in running if s.generates][: self._n_batch]
+        prompts = [s for s in running if not s.generates]
+        if generating or not all(s.idles for s in prompts):
+            prompts = [s for s in prompts if not s.idles]
+        budget = beside if generating else alone
+        if generating and prompts and not self._pooled:
+            self._prompts_turn = not self._prompts_turn
+            if self._prompts_turn:
+                generating = []
+            else:
+                prompts = []
+        chunks, guesses = self._next_tokens(generating)
+        left = self._n_batch - sum(1 + c.n_draft for c in chunks)
+        return chunks + self._pieces(prompts, left, left if budget is None else budget, guesses)
+
+    def plan_alone(self, sequence: Sequence) -> list[Chunk]:
+        """A step for one running sequence and nobody else, without guesses."""
+        most = self._n_batch
+        if sequence.n_past < sequence.n_scored:
+            most = min(most, 1 + self._most_guesses)
+        stop = min(len(sequence.tokens), sequence.n_past + most)
+        return [Chunk(sequence, sequence.n_past, stop)]
+
+    def _next_tokens(self, generating: list[Sequence]) -> tuple[list[Chunk], int]:
+        """Those that generate, and how many guesses are left for others."""
+        guessing = min(self._n_batch - len(generating), self._most_guesses)
+        chunks = []
+        for at, s in enumerate(generating):
+            n = min(len(s.draft), guessing // (len(generating) - at))
+            guessing -= n
+            chunks.append(Chunk(s, s.n_past, s.n_past + 1, n))
+        return chunks, guessing
+
+    def _pieces(
+        self, prompts: list[Sequence], left: int, budget: int, guessing: int
+    ) -> list[Chunk]:
+        """Pieces of prompts, as few as can be: the shortest first, so that nobody waits behind a long one."""
+        if not prompts or not left:
+            return []
+        self._n_prompt_steps += 1
+        order = sorted(prompts, key=lambda s: s.n_pending)
+        if self._n_prompt_steps % OLDEST_TURN == 0:
+            oldest = min(order, key=lambda s: self._slots.all[s.slot].last_used)
+            order.sort(key=lambda s: s is not oldest)
+        budget = min(budget, left)
+        small = int(budget * TAIL_SHARE)
+        chunks: dict[int, Chunk] = {}
+        for s in order:
+            most = min(left, budget if chunks else budget + small)
+            n = s.n_pending if s.n_pending <= most else min(left, budget)
+            if not n or (chunks and n < min(s.n_pending, small)):
+                break
+            if s.n_past < s.n_scored:  # a row of logits for each token, and there are few
+                n = min(n, 1 + guessing)
+                guessing -= n - 1
+            left -= n
+            budget = max(budget - n, 0)
+            # With its last tokens go guesses of what follows, as with a single one.
+            n_draft = min(len(s.draft), guessing, left) if n == s.n_pending else 0
+            guessing -= n_draft
+            left -= n_draft
+            chunks[s.id] = Chunk(s, s.n_past, s.n_past + n, n_draft)
+        # By slot: llama.cpp computes neighbours together.
+        return [chunks[s.id] for s in prompts if s.id in chunks]

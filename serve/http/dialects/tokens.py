@@ -1,0 +1,111 @@
+"""Log probabilities as the dialects tell them, and which tokens a text consists of. Pure."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from serve.request import ChosenToken, TokenLogprob
+
+# What is told of a token that the model makes impossible, since JSON has no infinity. Source: OpenAI's API.
+IMPOSSIBLE = -9999.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedToken:
+    """A token and where in the text it begins, in characters."""
+
+    token: ChosenToken
+    offset: int
+
+
+class PlacedTokens:
+    """Finds each token's place in a text, and holds back those whose text may yet be cut off.
+
+    A token is handed out when its first character is certain; what a stop string cuts off never is. Special tokens,
+    which are no text, never are either.
+
+    Args:
+        offset: where the text begins.
+    """
+
+    def __init__(self, offset: int = 0) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._next = offset
+        self._certain = offset
+        self._held: list[PlacedToken] = []
+
+    def feed(self, tokens: Iterable[ChosenToken], n_characters: int) -> list[PlacedToken]:
+        """Tokens that are certain now.
+
+        Args:
+            tokens: those that were generated since.
+            n_characters: of the text that became certain since.
+        """
+        for t in tokens:
+            if t.token.data:
+                self._held.append(PlacedToken(t, self._next))
+                self._next += len(self._decoder.decode(t.token.data))
+        self._certain += n_characters
+        n = sum(t.offset < self._certain for t in self._held)
+        ready, self._held = self._held[:n], self._held[n:]
+        return ready
+
+
+def token_text(data: bytes) -> str:
+    r"""A token's bytes as text; a part of a character as OpenAI writes it: `bytes:\xe2\x80`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{b:02x}" for b in data)
+
+
+def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> dict[str, object]:
+    """OpenAI's form for completions: four lists of the same length, a token each."""
+    return {
+        "tokens": [token_text(t.token.token.data) for t in tokens],
+        "token_logprobs": [_number(t.token.token) for t in tokens],
+        "top_logprobs": [_top(t.token) for t in tokens] if n_top else None,
+        "text_offset": [t.offset for t in tokens],
+    }
+
+
+def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
+    """The likeliest by their texts, and the chosen one; nothing for what nothing comes before."""
+    if math.isnan(chosen.token.logprob):
+        return None
+    found: dict[str, float | None] = {}
+    for t in (*chosen.top, chosen.token):
+        found.setdefault(token_text(t.data), _number(t))
+    return found
+
+
+def detailed_logprobs(
+    tokens: Iterable[PlacedToken], *, ids: bool = False
+) -> list[dict[str, object]]:
+    """A list with an object a token: OpenAI's form for chat and, with `ids`, llama.cpp's."""
+    return [
+        {**_detail(t.token.token, ids), "top_logprobs": [_detail(o, ids) for o in t.token.top]}
+        for t in tokens
+    ]
+
+
+def _detail(token: TokenLogprob, ids: bool) -> dict[str, object]:
+    told: dict[str, object] = {"id": token.id} if ids else {}
+    told["token"] = token_text(token.data)
+    told["logprob"] = _number(token)
+    told["bytes"] = list(token.data)
+    return told
+
+
+def _number(token: TokenLogprob) -> float | None:
+    if math.isnan(token.logprob):
+        return None
+    return max(token.logprob, IMPOSSIBLE)
+
+
+def written(tokens: Iterable[PlacedToken]) -> Iterator[int]:
+    """Their ids."""
+    return (t.token.token.id for t in tokens)

@@ -1,0 +1,51 @@
+"""`/api/generate` in its two dialects: Hugging Face's (`inputs`) and Ollama's (`prompt`)."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from serve.http.dialects.huggingface import HuggingFaceRendering, parse_huggingface
+from serve.http.dialects.ollama import OllamaRendering, parse_ollama
+from serve.http.fields import Fields
+from serve.http.routes.common import NDJSON, json_answer, json_body, respond, respond_whole
+from serve.models import Models
+from serve.settings import Defaults
+from turbopilot.errors import InvalidRequest
+
+
+def blueprint(models: Models, defaults: Defaults) -> Blueprint:
+    """The routes under /api."""
+    routes = Blueprint("generate", __name__)
+
+    @routes.post("/api/generate")
+    def generate() -> Response:
+        body = json_body()
+        if "inputs" in body:
+            return huggingface(body)
+        if "prompt" in body:
+            return ollama(body)
+        raise InvalidRequest("you must specify inputs (or, as for Ollama, prompt)", param="inputs")
+
+    def huggingface(body: Fields) -> Response:
+        call = parse_huggingface(body, defaults)
+        with models.use("") as service:
+            return respond_whole(
+                service,
+                call.completion,
+                lambda truncated: HuggingFaceRendering(call, truncated=truncated),
+            )
+
+    def ollama(body: Fields) -> Response:
+        call = parse_ollama(body, defaults)
+        with models.use(call.model) as service:
+            name = call.model or service.model.name
+            if call.only_loads:  # by now it is
+                return json_answer(OllamaRendering(name, truncated=False).loaded())
+            return respond(
+                service,
+                call.completion,
+                lambda truncated: OllamaRendering(name, truncated=truncated),
+                NDJSON if call.stream else None,
+            )
+
+    return routes

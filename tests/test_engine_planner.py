@@ -1,0 +1,110 @@
+"""What a step computes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.engine.planner import OLDEST_TURN, Chunk, Planner
+from serve.engine.sequence import Sequence
+from serve.engine.slots import Slots
+
+
+def planner(*sequences: Sequence, pooled: bool = False, n_batch: int = 512) -> Planner:
+    slots = Slots(len(sequences), pooled=pooled)
+    for i, s in enumerate(sequences):
+        slots.occupy(i, s, None)
+    return Planner(slots, pooled=pooled, n_batch=n_batch, most_guesses=4)
+
+
+def prompt(i: int, n: int, *, idles: bool = False) -> Sequence:
+    return Sequence(i, [i] * n, 2 * n, idles=idles)
+
+
+def generating(i: int) -> Sequence:
+    return Sequence(i, [i], 20)
+
+
+def sizes(chunks: list[Chunk]) -> list[tuple[int, int]]:
+    return [(c.sequence.id, c.stop - c.start) for c in chunks]
+
+
+def compute(chunks: list[Chunk]) -> list[tuple[int, int]]:
+    for c in chunks:
+        c.sequence.n_past = c.stop
+        if c.is_last:
+            c.sequence.tokens.append(7)
+    return sizes(chunks)
+
+
+def test_in_a_pool_prompts_join_those_that_generate() -> None:
+    p = planner(generating(0), prompt(1, 9), pooled=True, n_batch=4)
+    assert sizes(p.plan()) == [(0, 1), (1, 3)]
+
+
+def test_apart_they_take_turns() -> None:
+    p = planner(generating(0), prompt(1, 9), n_batch=4)
+    assert [sizes(p.plan()) for _ in range(4)] == [[(1, 4)], [(0, 1)], [(1, 4)], [(0, 1)]]
+
+
+def test_prompts_are_read_one_after_the_other_and_not_in_small_pieces() -> None:
+    p = planner(prompt(0, 300), prompt(1, 310))
+    assert compute(p.plan(alone=256)) == [(0, 300)]
+    assert compute(p.plan(beside=256)) == [(1, 310)]
+
+
+def test_short_prompts_are_read_together() -> None:
+    p = planner(*(prompt(i, 20) for i in range(16)))
+    assert len(p.plan(alone=400)) == 16
+
+
+def test_a_long_prompt_is_read_in_pieces_of_the_budget() -> None:
+    p = planner(prompt(0, 1000))
+    assert [compute(p.plan(alone=300))[0][1] for _ in range(3)] == [300, 300, 400]
+
+
+def test_the_shortest_goes_first_but_not_for_ever() -> None:
+    long = prompt(0, 10_000)
+    p = planner(long, *(prompt(i, 200) for i in range(1, 9)))
+    pieces = [c for _ in range(40) for c in compute(p.plan(200, 200)) if c[1] > 1]
+    assert [i for i, _ in pieces[: 2 * OLDEST_TURN]] == [1, 2, 3, 0, 4, 5, 6, 0]
+
+
+def test_warming_waits_for_everybody_else() -> None:
+    warms = prompt(0, 50, idles=True)
+    for other in (generating(1), prompt(1, 60)):
+        for pooled in (True, False):
+            p = planner(warms, other, pooled=pooled)
+            assert [sizes(p.plan())[0][0] for _ in range(3)] == [1, 1, 1]
+    assert sizes(planner(warms).plan()) == [(0, 50)]
+
+
+def test_guesses_go_with_the_last_token() -> None:
+    one, two = generating(0), prompt(1, 9)
+    one.draft, two.draft = [1, 2, 3], [7, 7, 7]
+    chunks = planner(one, two, pooled=True).plan()
+    assert [(c.start, c.stop, c.n_draft) for c in chunks] == [(0, 1, 3), (0, 9, 1)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max_size=8),
+    st.integers(8, 64),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.booleans(),
+)
+def test_every_prompt_is_read_within_the_batch(
+    sent: list[tuple[int, bool]], n_batch: int, beside: int, alone: int, pooled: bool
+) -> None:
+    sequences = [prompt(i, n, idles=idles) for i, (n, idles) in enumerate(sent)]
+    p = planner(*sequences, pooled=pooled, n_batch=n_batch)
+    for _ in range(2000):
+        if all(s.generates for s in sequences if not s.idles):
+            break
+        chunks = p.plan(beside, alone)
+        assert chunks
+        assert sum(c.stop - c.start for c in chunks) <= n_batch
+        assert all(c.start < c.stop for c in chunks)
+        for c in chunks:
+            c.sequence.n_past = min(c.stop, len(c.sequence.tokens) - 1)
+    assert all(s.generates for s in sequences if not s.idles)
