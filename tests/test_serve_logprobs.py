@@ -1,4 +1,4 @@
-"""Log probabilities, echo, places of tokens, best_of: in every dialect that tells them, and against PyTorch's numbers."""
+"""Log probabilities, echo, places of tokens, best_of: in every dialect that tells them, and as PyTorch has them."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from serve.engine.slots import Slots
 
 # Fewer computed tokens than this are not worth a copy: to compute them takes no more than a step or two.
 WORTH_KEEPING = 32
-# Fewer than this are not worth taking another slot's place: a suggestion that was not taken, and what was computed ahead
-# of it, are no reason to lose another file.
+# Fewer than this are not worth another slot's place: a suggestion that was not taken, and what was computed ahead of
+# it, are no reason to lose another file.
 WORTH_A_SLOT = 128
 # More tokens than this are worth a step's waiting, where a running prompt will have computed them soon.
 WORTH_WAITING = 8
@@ -112,7 +112,7 @@ class Placement:
         save = tuple(
             (i, tuple(self.slots.all[i].cached))
             for i in lost
-            if self._is_worth_saving(i, keep if i == slot else 0, lost)
+            if self._is_worth_saving(i, keep if i == source else 0, lost)
         )
         for i in clear:
             self.slots.forget(i)
