@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from serve.decoder import FimTokens, Tokenizer
-
-# "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
-# the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
-FimOrder: TypeAlias = Literal["psm", "spm"]
-FIM_ORDERS: tuple[FimOrder, ...] = ("psm", "spm")
+from serve.settings import FimOrder
 
 # What the repository and a file without a name are called: the models want some name there.
 UNNAMED = "code"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from serve.fim import FimOrder
 from turbopilot.errors import InvalidInput, did_you_mean
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
@@ -21,6 +20,11 @@ MAX_PARALLEL: Final = 256
 # Fewer tokens hold no structure of fill-in-the-middle with anything inside.
 LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
+
+# "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
+# the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
+FimOrder: TypeAlias = Literal["psm", "spm"]
+FIM_ORDERS: Final[tuple[FimOrder, ...]] = ("psm", "spm")
 
 # What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
 CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serve.fim import FIM_ORDERS
-from serve.settings import CACHE_TYPES, LEAST_PROMPT
+from serve.settings import CACHE_TYPES, FIM_ORDERS, LEAST_PROMPT
 
 # The original TurboPilot's names.
 MODEL_TYPES = ("codegen", "starcoder", "wizardcoder", "stablecode")
