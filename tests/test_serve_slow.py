@@ -1,0 +1,86 @@
+"""Clients that send too much, or never come to the end of what they ask: raw sockets, and a clock that a test moves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from serve.http.channel import LATE_SECONDS
+from serve.settings import MAX_HEADER_BYTES
+from tests.fakes import FakeDecoder
+from tests.serving import connection, read_all, running
+
+
+def test_headers_are_limited() -> None:
+    with running(FakeDecoder()) as r:
+        begin, end = b"GET /health HTTP/1.0\r\nX-Long: ", b"\r\n\r\n"
+        with connection(r.port) as s:
+            s.sendall(begin + b"x" * (MAX_HEADER_BYTES - len(begin + end) - 1) + end)
+            assert b" 200 " in read_all(s).split(b"\r\n")[0]
+        with connection(r.port) as s:
+            s.sendall(begin + b"x" * (MAX_HEADER_BYTES - len(begin)))  # and no end
+            answer = read_all(s)
+        assert b" 431 " in answer.split(b"\r\n")[0]
+        assert b'{"error":' in answer
+
+
+class Clock:
+    """Goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        HEAD[:9],
+        HEAD,
+        HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n500\r\n",
+        HEAD + b"Content-Length: 9000000\r\n\r\n",  # too large: thrown away, but not for ever
+    ],
+)
+def test_a_client_that_never_ends_its_request_is_let_go(beginning: bytes) -> None:
+    clock = Clock()
+    with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:
+        s.sendall(beginning)
+        s.settimeout(0.02)
+        answer = None
+        while answer is None:
+            clock.now += LATE_SECONDS / 4
+            r.server._wake()
+            try:
+                answer = s.recv(1)
+            except TimeoutError:
+                with suppress(ConnectionError):
+                    s.sendall(b"x")  # a byte now and then does not help
+            except ConnectionError:
+                answer = b""
+        assert answer == b""
+        assert not r.runner.seen
+
+
+def test_a_client_that_takes_its_time_is_served() -> None:
+    clock = Clock()
+    body = b'{"prompt":"well?","max_tokens":1}'
+    with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:
+        for _ in range(3):  # each time anew: what an earlier request took does not count
+            for piece in (HEAD, b"Content-Length: %d\r\n\r\n" % len(body), body[:5], body[5:]):
+                s.sendall(piece)
+                clock.now += LATE_SECONDS / 5
+                r.server._wake()
+            answer = b""
+            while not answer.endswith(b"}"):
+                assert (more := s.recv(65536)), answer
+                answer += more
+            assert b" 200 " in answer.split(b"\r\n")[0]
+            clock.now += 10 * LATE_SECONDS  # idle, between requests
+            r.server._wake()
