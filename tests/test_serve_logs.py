@@ -7,12 +7,14 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from serve.http.access import choose_request_id
+from serve.http.server import HttpServer, bind
 from serve.log_format import (
     FIELDS,
     JsonFormatter,
@@ -180,9 +182,6 @@ def test_the_line_of_a_request(lines: io.StringIO) -> None:
         response.get_data()
         response.close()
         client.get("/nope%0Aforged").close()
-        logging.getLogger("turbopilot.x").info("between requests")
-    (between,) = read(lines, "turbopilot.x")
-    assert "request_id" not in between
     whole, stream, nope = read(lines, "turbopilot.access")
     assert whole["request_id"] == NAME
     assert (whole["method"], whole["path"], whole["status"]) == ("POST", "/v1/completions", 200)
@@ -212,6 +211,23 @@ def test_every_line_of_a_request_bears_its_name_and_no_other_does(lines: io.Stri
     named = sorted(f.get("request_id", "") for f in mine)
     assert named == sorted([NAME, NAME, answer["X-Request-Id"]])
     assert [f["request_id"] for f in mine if "exception" in f] == [NAME]
+
+
+def test_a_thread_forgets_a_request_after_the_last_word_of_it(lines: io.StringIO) -> None:
+    def app(_environ: object, _start: object) -> list[bytes]:
+        logging.getLogger("turbopilot.x").info("begins")
+        request_id.set(NAME)
+        raise ValueError("broke")
+
+    server = HttpServer(app, bind("127.0.0.1", 0), threads=1)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert [ask(server.port, "GET", "/")[0] for _ in range(2)] == [500, 500]
+    server.stop()
+    thread.join()
+    assert [f.get("request_id") for f in read(lines, "turbopilot.x")] == [None, None]
+    said = [f for f in read(lines, "waitress") if "exception" in f]
+    assert [f["request_id"] for f in said] == [NAME, NAME]
 
 
 def test_names_are_not_mixed_up_between_streams(lines: io.StringIO) -> None:

@@ -79,7 +79,8 @@ def test_a_client_that_takes_its_time_is_served() -> None:
                 r.server._wake()
             answer = b""
             while not answer.endswith(b"}"):
-                assert (more := s.recv(65536)), answer
+                more = s.recv(65536)
+                assert more, answer
                 answer += more
             assert b" 200 " in answer.split(b"\r\n")[0]
             clock.now += 10 * LATE_SECONDS  # idle, between requests

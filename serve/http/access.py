@@ -61,7 +61,6 @@ def register(app: Flask) -> None:
                 fields["completion_tokens"] = usage.completion_tokens
             extra = {"request_id": name, FIELDS: fields}
             log.info("%s %.0f ms", line, 1000 * seconds, extra=extra)
-            request_id.set("")  # the thread goes on to the next
 
         response.call_on_close(write)  # a stream ends long after its headers
         response.headers[REQUEST_ID_HEADER] = name

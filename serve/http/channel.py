@@ -19,6 +19,7 @@ from waitress.utilities import RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
 from serve.http.sse import json_bytes
+from serve.log_format import request_id
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.
@@ -109,6 +110,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 return lambda: self._watchers.pop(key, None)
         callback()
         return lambda: None
+
+    def service(self) -> None:
+        """Answer a request; in a thread that answers others, too."""
+        try:
+            super().service()
+        finally:  # not earlier: waitress has a word to say of an answer that broke off
+            request_id.set("")
 
     def handle_close(self) -> None:
         """The connection has ended, or is to end now."""
