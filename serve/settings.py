@@ -20,6 +20,7 @@ MAX_PARALLEL: Final = 256
 # Fewer tokens hold no structure of fill-in-the-middle with anything inside.
 LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
+MAX_HEADER_BYTES: Final = 64 * 2**10
 
 # "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
 # the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
@@ -112,6 +113,25 @@ class CacheOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SecurityOptions:
+    """Who may use the server. Nothing given, that is every program of this machine, and no web page.
+
+    Attributes:
+        api_keys: of which a request must bear one; without any, none is wanted.
+        cors_origins: web pages that may ask, as `https://chat.example.com`; "*" is every page.
+        allowed_hosts: names beside its own under which the server answers; "*" is every name.
+        host: the address that it listens on, which `serve` fills in: beyond the machine more names are its own.
+        copilot_request_id: answer Copilot's question for a token with the header that GitHub's servers add.
+    """
+
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    copilot_request_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Everything that `turbopilot serve` can be told."""
 
@@ -120,6 +140,7 @@ class ServerOptions:
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     caches: CacheOptions = field(default_factory=CacheOptions)
+    security: SecurityOptions = field(default_factory=SecurityOptions)
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     random_seed: int | None = None

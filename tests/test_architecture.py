@@ -46,7 +46,10 @@ OWNERS = {
     "tokenizers": {
         "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
     },
-    "flask": {"serve/http/app.py", "serve/http/errors.py", "serve/http/routes/"},
+    "flask": {
+        "serve/http/app.py", "serve/http/errors.py", "serve/http/routes/", "serve/http/access.py",
+        "serve/http/security/hooks.py",
+    },
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/console.py"},

@@ -19,13 +19,14 @@ from waitress import create_server, wasyncore
 from serve.decoder import Decoder
 from serve.http.app import create_app
 from serve.http.channel import Channel
+from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
 from serve.models import OneModel
-from serve.report import how_to_use
+from serve.report import how_to_use, open_to_strangers
 from serve.runner import EngineRunner
 from serve.runner.steps import Steps
 from serve.service import CompletionService, ModelInfo
-from serve.settings import MAX_BODY_BYTES, SPARE_HTTP_THREADS, ServerOptions
+from serve.settings import MAX_BODY_BYTES, MAX_HEADER_BYTES, SPARE_HTTP_THREADS, ServerOptions
 from turbopilot.errors import ServeError
 from turbopilot.version import __version__
 
@@ -68,7 +69,7 @@ class HttpServer:
         app: the WSGI application.
         listener: from `bind`; owned by the server from now on.
         threads: answers that may be under way at once, waiting ones included.
-        clock: seconds, to tell clients that take nothing.
+        clock: seconds, to tell clients that take nothing, or send too slowly.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class HttpServer:
             asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
             max_request_body_size=MAX_BODY_BYTES,
+            max_request_header_size=MAX_HEADER_BYTES,
             recv_bytes=65536,
             # Reads on while a request is answered; without it a client's leaving goes unnoticed.
             channel_request_lookahead=4,
@@ -125,7 +127,7 @@ class HttpServer:
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._server._map, count=1)
         now = self._clock()
         for channel in list(self._server.active_channels.values()):
-            if channel.is_stuck(now):
+            if channel.is_stuck(now) or channel.is_late(now):
                 channel.handle_close()
 
     def _is_sending(self) -> bool:
@@ -214,16 +216,24 @@ def run(
     runner = EngineRunner(engine, max_open=max_open)
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
     service = CompletionService(runner, decoder, model, limits, options.fim_order)
+    address = listener.getsockname()[0]
+    security = replace(
+        options.security,
+        host=address,
+        allowed_hosts=(*options.security.allowed_hosts, options.host),
+    )
     server = HttpServer(
-        create_app(OneModel(service), options.defaults),
+        create_app(OneModel(service), options.defaults, security),
         listener,
         threads=max_open + SPARE_HTTP_THREADS,
     )
     runner.start()
     try:
         Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace).on_signals()
-        for line in how_to_use(server.host, server.port):
+        for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
             notify(line)
+        if not security.api_keys and not is_loopback(address):
+            notify(open_to_strangers(options.host))
         server.run()
     finally:
         runner.close()

@@ -50,7 +50,7 @@ Port = Annotated[
 Host = Annotated[
     str,
     typer.Option(
-        help="Address to listen on. 0.0.0.0 is every network you are in: there is no password."
+        help="Address to listen on. 0.0.0.0 is every network you are in: ask for a key then (--api-key-file)."
     ),
 ]
 
