@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from turbopilot.editors import Address, Editor, Target
 
 DEFAULT_HOST = "127.0.0.1"
-COLUMNS = ("name", "editor", "plugin", "route", "streams", "infills", "cancels", "key", "how sure")
+COLUMNS = ("name", "editor", "plugin", "calls", "can", "how sure")
 
 
 def editors(
@@ -143,8 +143,13 @@ def _table(found: list[Editor]) -> None:
 def row(editor: Editor) -> list[str]:
     """The table's cells, under `COLUMNS`."""
     e = editor
-    can = [_word(e.stream), "no" if e.fim == "none" else e.fim, _word(e.cancel), _word(e.auth)]
-    return [e.name, e.editor, e.plugin, e.route, *can, e.evidence]
+    can = [
+        "stream" if e.stream else "",
+        "" if e.fim == "none" else f"infill ({e.fim})",
+        {True: "cancel", False: "", None: "cancel (?)"}[e.cancel],
+        "key" if e.auth else "",
+    ]
+    return [e.name, e.editor, e.plugin, e.route, ", ".join(filter(None, can)), e.evidence]
 
 
 def legend() -> list[str]:
@@ -152,9 +157,11 @@ def legend() -> list[str]:
     from turbopilot.editors import EVIDENCE
 
     return [
-        "infills: apart, the plugin sends what is before and after the cursor, and the server frames them for any "
-        "model that infills; tokens, the plugin writes the model's own tokens, and must know the model",
-        "cancels: it leaves when a suggestion is not wanted any more; ? is unknown. key: it can send one",
+        "stream: it shows a suggestion while it is written",
+        "infill, apart: the plugin sends what is before and after the cursor, and the server frames them for any model "
+        "that infills; tokens: the plugin writes the model's own tokens, and must know the model",
+        "cancel: it leaves when a suggestion is not wanted any more; (?) is not known",
+        "key: it can send the one that `turbopilot serve --api-key` wants",
         "how sure: " + "; ".join(f"{word}, {meaning}" for word, meaning in EVIDENCE.items()),
     ]
 
@@ -168,7 +175,7 @@ def _in_full(editor: Editor, target: Target) -> None:
 
     lines = {
         "plugin": f"{editor.plugin} ({editor.editor})",
-        "calls": f"{editor.route} at {target.address.url}",
+        "calls": f"POST {editor.route} at {target.address.url}",
         "streams": _word(editor.stream),
         "infills": FIM[editor.fim],
         "cancels": "not known" if editor.cancel is None else _word(editor.cancel),

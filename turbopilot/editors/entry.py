@@ -51,7 +51,7 @@ class Editor:
         name: what a person types for it.
         editor: which program it belongs to.
         plugin: what it is called there.
-        route: what it calls.
+        route: what it calls, by POST; * stands for the model's name.
         evidence: how sure we are of all this.
         settings: what to write, and where.
         source: where the settings are described.

@@ -11,7 +11,7 @@ LIBRARIES: Final[tuple[Editor, ...]] = (
         name="curl",
         editor="the shell",
         plugin="curl",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="tested",
         settings=(
             Setting(
@@ -36,7 +36,7 @@ curl <<url/v1/completions>> -H 'Content-Type: application/json' \\
         name="openai-python",
         editor="Python",
         plugin="openai",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="tested",
         settings=(
             Setting(
@@ -65,7 +65,7 @@ print(answer.choices[0].text)
         name="openai-node",
         editor="Node.js",
         plugin="openai-node",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="tested",
         settings=(
             Setting(
@@ -94,7 +94,7 @@ console.log(answer.choices[0].text);
         name="llm",
         editor="the shell",
         plugin="llm",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="tested",
         settings=(
             Setting(

@@ -12,7 +12,7 @@ OTHERS: Final[tuple[Editor, ...]] = (
         name="minuet-el",
         editor="Emacs",
         plugin="minuet.el",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="documented",
         settings=(
             Setting(
@@ -46,7 +46,7 @@ OTHERS: Final[tuple[Editor, ...]] = (
         name="copilot-el",
         editor="Emacs",
         plugin="copilot.el",
-        route="POST /v1/engines/ENGINE/completions",
+        route="/v1/engines/*/completions",
         evidence="replayed",
         settings=(
             Setting(
@@ -78,7 +78,7 @@ OTHERS: Final[tuple[Editor, ...]] = (
         name="zed",
         editor="Zed",
         plugin="Edit Prediction",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="documented",
         settings=(
             Setting(
@@ -120,7 +120,7 @@ OTHERS: Final[tuple[Editor, ...]] = (
         name="lsp-ai",
         editor="Helix, and any with a language server client",
         plugin="lsp-ai",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="documented",
         settings=(
             Setting(

@@ -27,7 +27,7 @@ TABBY: Final[tuple[Editor, ...]] = (
         name="tabby",
         editor="VS Code, JetBrains, Vim, Neovim",
         plugin="Tabby",
-        route="POST /v1/completions with segments",
+        route="/v1/completions (segments)",
         evidence="tested",
         settings=(AGENT_CONFIG,),
         source="https://tabby.tabbyml.com/docs/extensions/configurations/",
@@ -48,7 +48,7 @@ TABBY: Final[tuple[Editor, ...]] = (
         name="tabby-agent",
         editor="Helix, and any with a language server client",
         plugin="tabby-agent",
-        route="POST /v1/completions with segments",
+        route="/v1/completions (segments)",
         evidence="tested",
         settings=(
             AGENT_CONFIG,

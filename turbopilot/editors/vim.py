@@ -12,7 +12,7 @@ VIM: Final[tuple[Editor, ...]] = (
         name="llama-vim",
         editor="Vim, Neovim",
         plugin="llama.vim",
-        route="POST /infill",
+        route="/infill",
         evidence="tested",
         settings=(
             Setting(
@@ -52,7 +52,7 @@ vim.g.llama_config = {
         name="minuet",
         editor="Neovim",
         plugin="minuet-ai.nvim",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="replayed",
         settings=(
             Setting(
@@ -94,7 +94,7 @@ require("minuet").setup({
         name="copilot-vim",
         editor="Vim, Neovim",
         plugin="copilot.vim",
-        route="POST /v1/engines/ENGINE/completions",
+        route="/v1/engines/*/completions",
         evidence="replayed",
         settings=(
             Setting(

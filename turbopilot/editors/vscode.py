@@ -12,7 +12,7 @@ VSCODE: Final[tuple[Editor, ...]] = (
         name="fauxpilot",
         editor="VS Code",
         plugin="vscode-fauxpilot",
-        route="POST /v1/engines/ENGINE/completions",
+        route="/v1/engines/*/completions",
         evidence="replayed",
         settings=(
             Setting(
@@ -43,7 +43,7 @@ VSCODE: Final[tuple[Editor, ...]] = (
         name="llama-vscode",
         editor="VS Code",
         plugin="llama.vscode",
-        route="POST /infill",
+        route="/infill",
         evidence="replayed",
         settings=(
             Setting(
@@ -74,7 +74,7 @@ VSCODE: Final[tuple[Editor, ...]] = (
         name="continue",
         editor="VS Code, JetBrains",
         plugin="Continue",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="replayed",
         settings=(
             Setting(
@@ -130,7 +130,7 @@ models:
         name="twinny",
         editor="VS Code",
         plugin="Twinny",
-        route="POST /v1/completions",
+        route="/v1/completions",
         evidence="replayed",
         settings=(
             Setting(
@@ -167,7 +167,7 @@ API key       <<key>>
         name="copilot",
         editor="VS Code",
         plugin="GitHub Copilot",
-        route="POST /v1/engines/ENGINE/completions",
+        route="/v1/engines/*/completions",
         evidence="documented",
         settings=(
             Setting(
