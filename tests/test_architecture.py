@@ -19,7 +19,7 @@ LEAVES = {
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
     "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg",
     "turbopilot.ggml_devices", "turbopilot.code_corpus", "turbopilot.quantized",
-    "turbopilot.prompt_speed", "turbopilot.flash_attention",
+    "turbopilot.prompt_speed", "turbopilot.flash_attention", "turbopilot.editors",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 

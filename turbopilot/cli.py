@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
+from turbopilot.commands.editors import editors
 from turbopilot.commands.imatrix import imatrix
 from turbopilot.commands.inspect import inspect
 from turbopilot.commands.models import models
@@ -89,8 +90,11 @@ def _root(
     pass
 
 
-for _command in (models, download, convert, imatrix, quantize, verify, serve, bench, inspect):
-    app.command(no_args_is_help=_command not in (models, serve))(_command)
+_ALONE = (models, serve, editors)  # mean something without arguments
+for _command in (
+    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
+):  # fmt: skip
+    app.command(no_args_is_help=_command not in _ALONE)(_command)
 
 
 def main() -> None:
