@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from serve.decoder import FimTokens, Tokenizer
+if TYPE_CHECKING:  # numpy comes with it, and `--help` needs the names of the orders alone
+    from serve.decoder import FimTokens, Tokenizer
 
 # "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
 # the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
