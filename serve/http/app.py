@@ -9,6 +9,7 @@ from flask import Flask, Response, g, request
 
 from serve.http import errors
 from serve.http.routes import copilot, generate, llama_cpp, openai, ops, tabby
+from serve.http.routes.common import ForClients
 from serve.models import Models
 from serve.settings import MAX_BODY_BYTES, Defaults
 
@@ -27,6 +28,7 @@ def create_app(models: Models, defaults: Defaults | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
+    models = ForClients(models)
     for blueprint in (
         openai.blueprint(models, defaults),
         llama_cpp.blueprint(models, defaults),
