@@ -90,7 +90,11 @@ def _root(
 
 
 for _command in (models, download, convert, imatrix, quantize, verify, serve, bench, inspect):
-    app.command(no_args_is_help=_command not in (models, serve))(_command)
+    app.command(
+        no_args_is_help=_command not in (models, serve),
+        # Each option of the server is a variable, too: containers are set up by them.
+        context_settings={"auto_envvar_prefix": "TURBOPILOT"} if _command is serve else None,
+    )(_command)
 
 
 def main() -> None:
