@@ -47,6 +47,10 @@ class Tokenizer(Protocol):
         """Fill-in-the-middle ids; None where the model was not trained for it."""
 
     @property
+    def adds_space(self) -> bool:
+        """Whether `tokenize` begins a text with a space that it does not have, as SentencePiece's models do."""
+
+    @property
     def chat_template(self) -> str:
         """How messages become a prompt, in Jinja; "" where the model's file says nothing of it."""
 

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
 
-if TYPE_CHECKING:  # numpy comes with it, and `--help` needs the names of the orders alone
-    from serve.decoder import FimTokens, Tokenizer
-
-# "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
-# the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
-FimOrder: TypeAlias = Literal["psm", "spm"]
-FIM_ORDERS: tuple[FimOrder, ...] = ("psm", "spm")
+from serve.decoder import FimTokens, Tokenizer
+from serve.settings import FimOrder
 
 # What the repository and a file without a name are called: the models want some name there.
 UNNAMED = "code"
@@ -98,7 +92,7 @@ def framed(
     """
     head, opening = _open_repository(tokenizer, files, name)
     first = tokenizer.tokenize(before, parse_special=False)
-    second = tokenizer.tokenize(after, parse_special=False)
+    second = _tokenize_within(tokenizer, after)
     parts = _file_tokens(tokenizer, files)
     if order == "spm":
         opening = [*opening, fim.prefix, fim.suffix]
@@ -118,6 +112,15 @@ def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Fra
             before, after = tokens[pre + 1 : suf], tokens[suf + 1 : mid]
             return Frame(head, [], opening, before, [fim.suffix], after, tokens[mid:])
     return Frame(head, [], [], tokens, [], [], [])
+
+
+def _tokenize_within(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text that begins amid another: it gets no space in front, which would be one too many in the file."""
+    if not tokenizer.adds_space:
+        return tokenizer.tokenize(text, parse_special=False)
+    # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
+    n = len(tokenizer.tokenize("\n", parse_special=False))
+    return tokenizer.tokenize("\n" + text, parse_special=False)[n:]
 
 
 def _open_repository(

@@ -9,11 +9,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from serve.decoder import Decoder
-from serve.fim import FimOrder
 from serve.runner import EngineRunner
 from serve.runner.steps import Steps
 from serve.service import CompletionService, ModelInfo
-from serve.settings import Limits, ServerOptions
+from serve.settings import FimOrder, Limits, ServerOptions
 from serve.turns import InTurn, Turns
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.decoder import Tokenizer
-from serve.fim import ContextFile, FimOrder, Frame, find_frame, framed, plain
+from serve.fim import ContextFile, Frame, find_frame, framed, plain
+from serve.settings import FimOrder
 
 # Where not all can have what they ask for, the answer gets at least this share of the context, other files this share
 # of what the prompt gets, and the suffix this share of the rest. The text before the cursor says most about what

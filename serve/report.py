@@ -58,14 +58,23 @@ class LoadReport:
         ]
 
 
-def how_to_use(host: str, port: int) -> list[str]:
-    """Where it listens, and a line to try it with."""
+def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
+    """Where it listens, and a line to try it with; a key is named, never shown."""
     if host in ("0.0.0.0", "::"):  # every address; here it is reached by this one
         host = "127.0.0.1"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
     return [
         f"ready    {url}  (Ctrl-C stops it)",
         "try      "
-        f"curl -s {url}/v1/completions -d "
+        f"curl -s {url}/v1/completions {key}-d "
         """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
     ]
+
+
+def open_to_strangers(host: str) -> str:
+    """A warning, where others reach the server and no key is wanted."""
+    return (
+        f"warning  --host {host} and no API key: whoever reaches this machine can use the server; "
+        "--api-key-file FILE asks for a key"
+    )

@@ -8,13 +8,13 @@ from typing import Literal
 
 from serve.chat_template import ChatTemplate, Message
 from serve.decoder import Tokenizer
-from serve.fim import ContextFile, FimOrder
+from serve.fim import ContextFile
 from serve.generation import Generation
 from serve.metrics import EngineMetrics
 from serve.prompts import CHARS_PER_TOKEN, build_prompt
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner
-from serve.settings import Limits
+from serve.settings import FimOrder, Limits
 from turbopilot.errors import InvalidRequest, TurboPilotError
 
 # A suggestion that comes to repeat this much of the text after the cursor is long found out.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from serve.fim import FimOrder
 from turbopilot.errors import InvalidInput, did_you_mean
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
@@ -28,6 +27,12 @@ MODEL_MEMORY_SHARE: Final = 0.75
 # A model beside the default one is unloaded after so many seconds without a request, unless it is said: a break is
 # shorter, and a lunch is not.
 IDLE_SECONDS: Final = 30 * 60.0
+MAX_HEADER_BYTES: Final = 64 * 2**10
+
+# "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
+# the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
+FimOrder: TypeAlias = Literal["psm", "spm"]
+FIM_ORDERS: Final[tuple[FimOrder, ...]] = ("psm", "spm")
 
 # What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
 CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -142,6 +147,25 @@ class PoolOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SecurityOptions:
+    """Who may use the server. Nothing given, that is every program of this machine, and no web page.
+
+    Attributes:
+        api_keys: of which a request must bear one; without any, none is wanted.
+        cors_origins: web pages that may ask, as `https://chat.example.com`; "*" is every page.
+        allowed_hosts: names beside its own under which the server answers; "*" is every name.
+        host: the address that it listens on, which `serve` fills in: beyond the machine more names are its own.
+        copilot_request_id: answer Copilot's question for a token with the header that GitHub's servers add.
+    """
+
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    copilot_request_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Everything that `turbopilot serve` can be told.
 
@@ -156,6 +180,7 @@ class ServerOptions:
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     caches: CacheOptions = field(default_factory=CacheOptions)
+    security: SecurityOptions = field(default_factory=SecurityOptions)
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     random_seed: int | None = None

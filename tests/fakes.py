@@ -78,6 +78,7 @@ class FakeDecoder:
         self.start_token = EOG
         self.chat_template, self.bos, self.eos = "", "", "<end>"
         self.adds_bos = False
+        self.adds_space = False
         self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
         self.batches: list[int] = []
         self.n_rebuilt = 0
@@ -97,7 +98,7 @@ class FakeDecoder:
                 if found:
                     rest = self.tokenize(after, parse_special=True)
                     return [*self.tokenize(before, parse_special=True), token, *rest]
-        return list(text.encode())
+        return list((b" " if self.adds_space else b"") + text.encode())
 
     def warm_up(self) -> None:
         assert not any(self.kv.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from serve.engine import Engine
 from serve.generation import ClientWatch
+from serve.hosted import host
 from serve.pool import Loadable, ModelPool
 from serve.runner import EngineRunner
 from serve.service import CompletionService, ModelInfo
@@ -108,6 +109,12 @@ class Lab:
 
     def states(self) -> dict[str, str]:
         return {s.name: s.state for s in self.pool.statuses}
+
+
+def one_model(decoder: FakeDecoder) -> ModelPool:
+    """A pool of one, which a real engine computes."""
+    loadable = Loadable(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
+    return ModelPool([loadable], memory=1)
 
 
 class Client:

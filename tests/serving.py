@@ -6,9 +6,12 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from flask.testing import FlaskClient
 
 from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
@@ -20,8 +23,8 @@ from serve.runner import EngineRunner
 from serve.runner.commands import Cancel
 from serve.runner.job import Job
 from serve.service import CompletionService, ModelInfo
-from serve.settings import Limits
-from tests.fakes import FakeDecoder
+from serve.settings import Limits, SecurityOptions
+from tests.fakes import FakeDecoder, script
 
 
 class WatchedRunner(EngineRunner):
@@ -80,6 +83,19 @@ def make_service(
     return CompletionService(runner, decoder, model, limits), runner
 
 
+@contextmanager
+def flask_client(
+    security: SecurityOptions | None = None, decoder: FakeDecoder | None = None
+) -> Iterator[FlaskClient]:
+    """The application alone; its decoder says "yes"."""
+    service, runner = make_service(decoder or FakeDecoder(script("yes")))
+    runner.start()
+    try:
+        yield create_app(OneModel(service), security=security).test_client()
+    finally:
+        runner.close()
+
+
 class Running:
     """A server that runs; `shutdown` ends it as a signal would."""
 
@@ -96,12 +112,18 @@ class Running:
 
 @contextmanager
 def running(
-    decoder: FakeDecoder, *, max_open: int = 65, limits: Limits | None = None
+    decoder: FakeDecoder,
+    *,
+    max_open: int = 65,
+    limits: Limits | None = None,
+    security: SecurityOptions | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
     """A real server on a free loopback port."""
     limits = limits or Limits()
     service, runner = make_service(decoder, max_open=max_open, limits=limits)
-    server = HttpServer(create_app(OneModel(service)), bind("127.0.0.1", 0))
+    app = create_app(OneModel(service), security=security)
+    server = HttpServer(app, bind("127.0.0.1", 0), clock=clock)
     shutdown = Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace)
     thread = threading.Thread(target=server.run, name="http")
     runner.start()
@@ -136,7 +158,7 @@ def send(
 ) -> None:
     data = json.dumps(body).encode()
     s.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode()
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode()
         + data
     )
 

@@ -19,7 +19,7 @@ LEAVES = {
     "turbopilot.file_digest", "turbopilot.remembered", "turbopilot.memory", "turbopilot.llama_child",
     "turbopilot.hardware", "turbopilot.kl_divergence", "turbopilot.scale", "turbopilot.svg",
     "turbopilot.ggml_devices", "turbopilot.code_corpus", "turbopilot.quantized",
-    "turbopilot.prompt_speed", "turbopilot.flash_attention",
+    "turbopilot.prompt_speed", "turbopilot.flash_attention", "turbopilot.editors",
 }  # fmt: skip
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
@@ -46,7 +46,10 @@ OWNERS = {
     "tokenizers": {
         "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
     },
-    "flask": {"serve/http/app.py", "serve/http/errors.py", "serve/http/routes/"},
+    "flask": {
+        "serve/http/app.py", "serve/http/errors.py", "serve/http/routes/", "serve/http/access.py",
+        "serve/http/security/hooks.py",
+    },
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/console.py"},

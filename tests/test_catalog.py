@@ -31,7 +31,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_models_md_is_generated() -> None:
+def test_the_documents_are_generated() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/write_docs.py", "--check"],
         cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},

@@ -17,7 +17,9 @@ from turbopilot.cli import app
 from turbopilot.version import __version__
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("download", "convert", "imatrix", "quantize", "verify", "serve", "inspect", "bench")
+VERBS = (
+    "download", "convert", "imatrix", "quantize", "verify", "serve", "editors", "inspect", "bench",
+)  # fmt: skip
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -235,3 +235,62 @@ def test_a_long_tail_is_kept_in_another_slot() -> None:
     for i, text in ((3, shared + one + "x"), (4, shared + two + "x")):
         events = run(engine, engine.submit(i, request(text, 1)))[i]
         assert last(events).usage.cached_tokens >= 120
+
+
+def document(name: str, n: int = 300) -> str:
+    """A text that shares nothing with others."""
+    return "".join(chr(ord("a") + i % 7) for i in range(n)).join((name, name))
+
+
+def test_versions_of_a_document_leave_one_prefix_behind() -> None:
+    store = PrefixStore(100_000)
+    text = list(document("x").encode())
+    for i in range(5):
+        store.put([*text, *range(10 * i, 10 * i + 10)], b"state")
+    assert len(store) == 1
+    store.put(
+        text[:200], b"state"
+    )  # contained in what is kept, and not asked for by anybody who looks first
+    store.put([*text[:100], *range(100)], b"state")  # another end: 200 tokens are more than a few
+    assert len(store) == 3
+
+
+def test_what_is_taken_out_of_the_store_is_not_the_first_to_go() -> None:
+    decoder = FakeDecoder(n_ctx=512, n_cells=512, n_batch=64)
+    engine = Engine(decoder, EngineOptions(prefix_cache_bytes=4000, drafts=False))
+    texts = [document(name) for name in "xyz"]
+    for i, text in enumerate(texts):
+        run(engine, engine.submit(i, request(text, 4)))
+    assert len(engine._store) == 1  # there is room for no more
+    oldest = next(iter(engine._store._entries.values())).tokens
+    asked = bytes(oldest).decode() + "!"
+    end = last(run(engine, engine.submit(9, request(asked, 4)))[9])
+    assert end.usage.cached_tokens == len(oldest)
+    assert engine.metrics.restored_tokens == len(oldest)
+
+
+def test_a_suggestion_that_was_not_taken_costs_no_other_file_its_place() -> None:
+    decoder = FakeDecoder(n_ctx=1024, n_cells=2048, n_seq=2, n_batch=64)
+    engine = Engine(decoder, EngineOptions(n_slots=2, drafts=False))
+    texts = [document(name) for name in "xy"]
+    for i, text in enumerate(texts):
+        run(engine, engine.submit(i, request(text, 60)))
+    for i in range(5):  # another way to go on each time
+        run(engine, engine.submit(10 + i, request(f"{texts[1]}{i}", 60)))
+    end = last(run(engine, engine.submit(20, request(texts[0] + "!", 4)))[20])
+    assert end.usage.cached_tokens == len(texts[0])
+
+
+def test_copies_of_a_document_go_before_another_document() -> None:
+    decoder = FakeDecoder(n_ctx=1024, n_cells=3 * 1024, n_seq=3, n_batch=64)
+    engine = Engine(decoder, EngineOptions(n_slots=3, drafts=False))
+    x, y, z = map(document, "xyz")
+    run(engine, engine.submit(0, request(x, 4)))
+    events = engine.submit(1, request(y + "1", 4))  # two at once: two slots
+    events += engine.submit(2, request(y + "2", 4))
+    run(engine, events)
+    run(
+        engine, engine.submit(3, request(z, 4))
+    )  # x was used the longest ago, but there are two of y
+    end = last(run(engine, engine.submit(4, request(x + "!", 4)))[4])
+    assert end.usage.cached_tokens == len(x)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from serve.log_format import prompts_log
 from serve.make_pool import make_pool
 from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
 from turbopilot.cli import app
@@ -28,10 +30,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerOptions]:
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServerOptions]]:
     found: list[ServerOptions] = []
     monkeypatch.setattr("serve.http.server.serve", lambda options, notify: found.append(options))
-    return found
+    yield found
+    prompts_log.setLevel(logging.CRITICAL)
 
 
 @pytest.fixture
@@ -115,6 +118,17 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "prefix-cache": ('"1MB"', "1MB", lambda o: o.caches.prefix_bytes, 10**6),
     "no-ahead": ("true", "1", lambda o: o.caches.looks_ahead, False),
     "no-drafts": ("true", "yes", lambda o: o.caches.drafts, False),
+    "api-key": ('["k1", "k2"]', "k1", lambda o: o.security.api_keys[:1], ("k1",)),
+    "cors-origin": (
+        '"https://a.b"',
+        "https://a.b",
+        lambda o: o.security.cors_origins,
+        ("https://a.b",),
+    ),
+    "allowed-host": ('["a.b"]', "a.b", lambda o: o.security.allowed_hosts, ("a.b",)),
+    "copilot-request-id": ("true", "1", lambda o: o.security.copilot_request_id, True),
+    "log-format": ('"json"', "json", lambda o: o.port, 18080),
+    "log-prompts": ("true", "1", lambda _: prompts_log.isEnabledFor(logging.INFO), True),
     "debug": ("false", "0", lambda o: o.port, 18080),
     "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
@@ -138,7 +152,15 @@ def test_no_option_is_forgotten() -> None:
         if p.name != "model"
     }
     # These have tests of their own.
-    elsewhere = {"help", "config", "model", "model-file", "prefix-cache-dir", "draft"}
+    elsewhere = {
+        "help",
+        "config",
+        "model",
+        "model-file",
+        "prefix-cache-dir",
+        "draft",
+        "api-key-file",
+    }
     assert names - elsewhere == set(OPTIONS)
 
 
@@ -199,6 +221,11 @@ def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
         ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
         ("top-p = 2", ["turbopilot.toml: top-p", "2"]),
         ("no-drafts = 1", ["turbopilot.toml: no-drafts must be true or false"]),
+        (
+            "cors-origin = [1]",
+            ["turbopilot.toml: cors-origin must be a text or a list of texts", "[1]"],
+        ),
+        ("log-prompts = 'no'", ["turbopilot.toml: log-prompts must be true or false"]),
         ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a text"]),
         ("ngl = 1\nn-gpu-layers = 2", ["turbopilot.toml: n-gpu-layers", "twice"]),
         ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
@@ -215,6 +242,18 @@ def test_what_is_wrong_in_a_file_is_named(
     assert said.startswith("error: ")
     assert "hint: " in said
     assert all(w in said for w in words), said
+
+
+def test_no_key_is_shown(fails: Fail) -> None:
+    assert "1234567" not in fails(config="api-key = 1234567")
+
+
+def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
+    Path("keys").write_text("k3\n")
+    Path("keys").chmod(0o600)
+    options = serve(config='api-key = ["k1", "k2"]\napi-key-file = "keys"')
+    assert options.security.api_keys == ("k1", "k2", "k3")
+    assert serve("--api-key", "k4", config='api-key = "k1"').security.api_keys == ("k4",)
 
 
 def test_a_file_that_is_not_there(fails: Fail) -> None:

@@ -204,7 +204,7 @@ BAD: list[tuple[object, str]] = [
     ({"prompt": 5}, "prompt"),
     ({"prompt": {"a": 1}}, "prompt"),
     ({"prompt": []}, "prompt"),
-    ({"prompt": [1, 2]}, "prompt"),
+    ({"prompt": [1, "a"]}, "prompt"),
     ({"prompt": "x", "suffix": 1}, "suffix"),
     ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
     ({"prompt": "x", "max_tokens": -1}, "max_tokens"),

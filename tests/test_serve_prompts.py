@@ -9,7 +9,12 @@ from tests.fakes import EOG, FIM, FakeDecoder
 
 
 def build(
-    prefix: str, suffix: str = "", *, max_tokens: int = 10, n_ctx: int = 100, **model: object
+    prefix: str,
+    suffix: str | None = None,
+    *,
+    max_tokens: int = 10,
+    n_ctx: int = 100,
+    **model: object,
 ) -> Prompt:
     decoder = FakeDecoder()
     for name, value in model.items():

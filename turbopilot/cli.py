@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
+from turbopilot.commands.editors import editors
 from turbopilot.commands.imatrix import imatrix
 from turbopilot.commands.inspect import inspect
 from turbopilot.commands.models import models
@@ -89,9 +90,12 @@ def _root(
     pass
 
 
-for _command in (models, download, convert, imatrix, quantize, verify, serve, bench, inspect):
+_ALONE = (models, serve, editors)  # mean something without arguments
+for _command in (
+    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
+):  # fmt: skip
     app.command(
-        no_args_is_help=_command not in (models, serve),
+        no_args_is_help=_command not in _ALONE,
         # Each option of the server is a variable, too: containers are set up by them.
         context_settings={"auto_envvar_prefix": "TURBOPILOT"} if _command is serve else None,
     )(_command)

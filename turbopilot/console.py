@@ -70,7 +70,8 @@ def table(
     right = range(1, len(columns)) if numbers is None else numbers
     t = Table()
     for i, column in enumerate(columns):
-        t.add_column(column, justify="right" if i in right else "left")
+        # Folded: a cell that is cut off in a pipe is lost.
+        t.add_column(column, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         t.add_row(*(_shown(cell) for cell in row))
     if title:

@@ -10,6 +10,7 @@
     ├─ VerificationFailed (7)
     └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
                                 ├─ DeadlineExceeded  ├─ Superseded
+                                ├─ Unauthorized  ├─ OriginRefused  ├─ HostRefused
                                 ├─ NoKvSlot  ├─ DecodeAborted  ├─ BadBatch  ├─ DecoderFailed
 
 The number is the exit code. Library code raises these, never prints and never exits; the two shells
@@ -141,6 +142,18 @@ class InvalidRequest(ServeError):
     def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.param = param
+
+
+class Unauthorized(ServeError):
+    """A request bears no API key, or none of the server's."""
+
+
+class OriginRefused(ServeError):
+    """A web page asks that is neither the server's own nor allowed."""
+
+
+class HostRefused(ServeError):
+    """A request names a host that is not this server: its client was led here by somebody else's DNS."""
 
 
 class NoKvSlot(ServeError):

@@ -173,13 +173,14 @@ class Engine:
         """Bring the beginning that the sequence shares with something computed into its slot."""
         s, decoder = admission.sequence, self._decoder
         g = self._requests[s.id]
+        # Before others are put there, for which it might have to go.
+        state = None if admission.stored is None else self._store.get(admission.stored)
         for slot, tokens in admission.save:
             self._store.put(tokens, decoder.save(slot))
         for slot in admission.clear:
             decoder.remove(slot, 0)
         done = True
         if admission.stored is not None:
-            state = self._store.get(admission.stored)
             done = bool(state) and decoder.restore(s.slot, state or b"")
             if not done:
                 self._store.drop(admission.stored)

@@ -6,6 +6,7 @@ one, or in the store.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from serve.engine.slots import Slots
 
 # Fewer computed tokens than this are not worth a copy: to compute them takes no more than a step or two.
 WORTH_KEEPING = 32
+# Fewer than this are not worth another slot's place: a suggestion that was not taken, and what was computed ahead of
+# it, are no reason to lose another file.
+WORTH_A_SLOT = 128
 # More tokens than this are worth a step's waiting, where a running prompt will have computed them soon.
 WORTH_WAITING = 8
 
@@ -108,7 +112,7 @@ class Placement:
         save = tuple(
             (i, tuple(self.slots.all[i].cached))
             for i in lost
-            if self._is_worth_saving(i, keep if i == source else 0)
+            if self._is_worth_saving(i, keep if i == source else 0, lost)
         )
         for i in clear:
             self.slots.forget(i)
@@ -137,13 +141,28 @@ class Placement:
         empty = [i for i in others if not self.slots.all[i].cached]
         if source in free:
             loses = len(self.slots.all[source].cached) - keep
-            if loses < WORTH_KEEPING or not self._can_cut:
+            if loses < (WORTH_KEEPING if empty else WORTH_A_SLOT) or not self._can_cut:
                 return source
-            if not empty:
-                return min(free, key=lambda i: self.slots.all[i].last_used)
+            others = free
         if empty:
             return empty[0]  # the first: llama.cpp computes neighbours together
-        return min(others or free, key=lambda i: self.slots.all[i].last_used)
+        return min(
+            others or free,
+            key=lambda i: (self._n_unique(i) >= WORTH_KEEPING, self.slots.all[i].last_used),
+        )
+
+    def _n_unique(self, slot: int, lost: Collection[int] = ()) -> int:
+        """Tokens of an idle slot that no other holds, those aside that are lost with it.
+
+        A document that is edited leaves copies behind that differ in a few tokens.
+        """
+        cached = self.slots.all[slot].cached
+        held = (
+            min(n, self.slots.all[i].n_held)
+            for i, n in self.slots.shared(cached).items()
+            if i != slot and i not in lost
+        )
+        return len(cached) - max(held, default=0)
 
     def _make_room(
         self, sequence: Sequence, slot: int, source: int | None, keep: int
@@ -167,7 +186,12 @@ class Placement:
             evict.append(i)
         return evict if self.slots.used_cells(cut) + needed <= self._n_cells else None
 
-    def _is_worth_saving(self, slot: int, keep: int) -> bool:
+    def _is_worth_saving(self, slot: int, keep: int, lost: Collection[int]) -> bool:
+        """Whether a slot that is to hold only its first `keep` tokens holds what would be missed."""
+        if not self._store.keeps:
+            return False
         cached = self.slots.all[slot].cached
-        loses = len(cached) - keep
-        return self._store.keeps and loses >= WORTH_KEEPING and not self._store.covers(cached)
+        if keep:
+            loses = len(cached) - keep
+            return loses >= WORTH_A_SLOT and not self._store.covers(cached)
+        return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)

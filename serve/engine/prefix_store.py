@@ -20,6 +20,9 @@ from turbopilot.errors import TurboPilotError
 log = logging.getLogger("turbopilot.engine")
 
 SUFFIX = ".prefix"
+# A document that is edited leaves a prefix behind each time, the same but for its end. So few tokens are computed anew
+# in less time than the room is worth.
+FEW = 32
 
 
 @dataclass(slots=True)
@@ -76,12 +79,12 @@ class PrefixStore:
         return best is not None and best[0] == len(tokens)
 
     def put(self, tokens: Sequence[int], state: bytes) -> None:
-        """Keep a prefix; those that it contains, and the oldest where there is no room, go."""
+        """Keep a prefix; those that it contains but for a few tokens go, and the oldest where there is no room."""
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
         for n, keys in list(self._tree.match(tokens)):
             for key in keys:
-                if n == len(self._entries[key].tokens):
+                if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
                     self._drop(key)
         self._add(_Entry(tuple(tokens), state))
 

@@ -1,59 +1,43 @@
-"""The Flask app: routes, errors and the access log put together. Knows nothing of sockets or llama.cpp."""
+"""The Flask app: routes, errors, access and its log put together. Knows nothing of sockets or llama.cpp."""
 
 from __future__ import annotations
 
-import logging
-import time
+from flask import Flask
 
-from flask import Flask, Response, g, request
-
-from serve.http import errors
+from serve.http import access, errors
 from serve.http.routes import copilot, generate, llama_cpp, openai, ops, tabby
 from serve.http.routes.common import ForClients
+from serve.http.security import hooks
 from serve.models import Models
-from serve.settings import MAX_BODY_BYTES, Defaults
-
-access_log = logging.getLogger("turbopilot.access")
+from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 
 
-def create_app(models: Models, defaults: Defaults | None = None) -> Flask:
+def create_app(
+    models: Models, defaults: Defaults | None = None, security: SecurityOptions | None = None
+) -> Flask:
     """The WSGI application.
 
     Args:
         models: answer the completions.
         defaults: for requests that do not say; None is the original TurboPilot's.
+        security: who may ask; None is every program of this machine.
     """
     defaults = defaults or Defaults()
+    security = security or SecurityOptions()
     app = Flask("turbopilot", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
+    access.register(app)  # first: what is refused is logged, too
+    hooks.register(app, security)
     models = ForClients(models)
     for blueprint in (
         openai.blueprint(models, defaults),
         llama_cpp.blueprint(models, defaults),
         generate.blueprint(models, defaults),
-        copilot.blueprint(),
+        copilot.blueprint(request_id=security.copilot_request_id),
         tabby.blueprint(models),
         ops.blueprint(models),
     ):
         app.register_blueprint(blueprint)
-
-    @app.before_request
-    def begin() -> None:
-        g.began = time.monotonic()
-
-    @app.after_request
-    def note(response: Response) -> Response:
-        """Method, path, status, time: never a header (Authorization!), a query or a body."""
-        path = request.path.encode("unicode_escape").decode()  # no client writes lines of our log
-        line = f"{request.method} {path} {response.status_code}"
-        began: float = g.get("began", time.monotonic())
-
-        def write() -> None:
-            access_log.info("%s %.0f ms", line, 1000 * (time.monotonic() - began))
-
-        response.call_on_close(write)  # a stream ends long after its headers
-        return response
-
     return app

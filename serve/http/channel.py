@@ -1,8 +1,9 @@
 """waitress's connections as this server needs them. Knows nothing of Flask, models or engines.
 
 A channel tells at once when its client has left, refuses in JSON, and does not wait for ever for a client
-that never reads. A client that closes its sending side counts as one that left, as with nginx; so does none
-that waits behind `channel_request_lookahead` pipelined requests, until something is written to it.
+that never reads, or never comes to the end of what it asks. A client that closes its sending side counts as one
+that left, as with nginx; so does none that waits behind `channel_request_lookahead` pipelined requests, until
+something is written to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from waitress.utilities import RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
 from serve.http.sse import json_bytes
+from serve.log_format import request_id
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.
@@ -25,6 +27,9 @@ MAX_DISCARDED_BYTES = 2**30
 # A client that takes nothing of what waits for it for so many seconds has its connection closed. Until then
 # it may hold a thread: waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
 STUCK_SECONDS = 30.0
+# A request must have come as a whole so many seconds after its first byte. Without that, a thousand clients that
+# send a byte a minute would hold all connections. One that has not begun is waitress's `channel_timeout`'s.
+LATE_SECONDS = 30.0
 # In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
@@ -88,6 +93,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._watch_lock = threading.Lock()
         self._watchers: dict[object, Callable[[], None]] = {}
         self._unsent_since: tuple[float, float] | None = None
+        self._begun: tuple[object, float] | None = None
         super().__init__(*args, **kwargs)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
@@ -104,6 +110,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 return lambda: self._watchers.pop(key, None)
         callback()
         return lambda: None
+
+    def service(self) -> None:
+        """Answer a request; in a thread that answers others, too."""
+        try:
+            super().service()
+        finally:  # not earlier: waitress has a word to say of an answer that broke off
+            request_id.set("")
 
     def handle_close(self) -> None:
         """The connection has ended, or is to end now."""
@@ -135,3 +148,19 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._unsent_since = self.last_activity, now
             return False
         return now - self._unsent_since[1] >= STUCK_SECONDS
+
+    def is_late(self, now: float) -> bool:
+        """Whether a request has begun to come, and has not ended for LATE_SECONDS.
+
+        Args:
+            now: see `is_stuck`.
+        """
+        request = self.request
+        # While an earlier one is answered, the next may be one that we do not read, or did not say to go on with.
+        if request is None or self.requests or self.total_outbufs_len:
+            self._begun = None
+            return False
+        if self._begun is None or self._begun[0] is not request:
+            self._begun = request, now
+            return False
+        return now - self._begun[1] >= LATE_SECONDS

@@ -13,11 +13,14 @@ from serve.http.sse import json_bytes
 from turbopilot.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    HostRefused,
     InvalidRequest,
     NoKvSlot,
+    OriginRefused,
     Overloaded,
     Superseded,
     TurboPilotError,
+    Unauthorized,
 )
 
 log = logging.getLogger("turbopilot.http")
@@ -41,6 +44,10 @@ class Fault(NamedTuple):
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
     (InvalidRequest, 400, "invalid_request_error", None),
+    (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
+    # Not 403, so that operators see at once which of the two it was. Source: RFC 9110, 15.5.20.
+    (HostRefused, 421, "invalid_request_error", "host_not_allowed"),
     (Superseded, CLIENT_CLOSED_REQUEST, "superseded_error", "superseded"),
     (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
@@ -97,6 +104,8 @@ def register(app: Flask) -> None:
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
+        if fault.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         if fault.status == 503:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)

@@ -10,18 +10,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from waitress import create_server, wasyncore
 
 from serve.http.app import create_app
 from serve.http.channel import Channel
+from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
 from serve.pool import ModelPool
-from serve.report import how_to_use
+from serve.report import how_to_use, open_to_strangers
 from serve.settings import (
     DEFAULT_PARALLEL,
     MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
     SPARE_HTTP_THREADS,
     ServerOptions,
 )
@@ -67,7 +70,7 @@ class HttpServer:
         app: the WSGI application.
         listener: from `bind`; owned by the server from now on.
         threads: answers that may be under way at once, waiting ones included.
-        clock: seconds, to tell clients that take nothing.
+        clock: seconds, to tell clients that take nothing, or send too slowly.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class HttpServer:
             asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
             max_request_body_size=MAX_BODY_BYTES,
+            max_request_header_size=MAX_HEADER_BYTES,
             recv_bytes=65536,
             # Reads on while a request is answered; without it a client's leaving goes unnoticed.
             channel_request_lookahead=4,
@@ -124,7 +128,7 @@ class HttpServer:
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._server._map, count=1)
         now = self._clock()
         for channel in list(self._server.active_channels.values()):
-            if channel.is_stuck(now):
+            if channel.is_stuck(now) or channel.is_late(now):
                 channel.handle_close()
 
     def _is_sending(self) -> bool:
@@ -183,10 +187,17 @@ def run(
     Raises:
         TurboPilotError: the default model cannot be loaded.
     """
+    address = listener.getsockname()[0]
+    security = replace(
+        options.security,
+        host=address,
+        allowed_hosts=(*options.security.allowed_hosts, options.host),
+    )
     # As many as may wait for anything, and some for what need not wait.
     n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
-    server = HttpServer(create_app(models, options.defaults), listener, threads=n_threads)
+    app = create_app(models, options.defaults, security)
+    server = HttpServer(app, listener, threads=n_threads)
     failures: list[BaseException] = []
 
     def loaded(error: BaseException | None) -> None:
@@ -194,13 +205,15 @@ def run(
             failures.append(error)
             server.stop()
         elif not models.is_draining:
-            for line in how_to_use(server.host, server.port):
+            for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
                 notify(line)
 
     try:
         Shutdown(
             models, refuse=server.refuse, leave=server.stop, grace=options.limits.grace
         ).on_signals()
+        if not security.api_keys and not is_loopback(address):
+            notify(open_to_strangers(options.host))
         models.start()
         models.preload(loaded)
         server.run()

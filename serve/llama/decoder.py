@@ -72,6 +72,10 @@ class LlamaDecoder:
         self.fim = self._fim_tokens()
         self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
         self.chat_template = chat_template(header)
+        self.adds_space = (
+            int(llama_cpp.llama_vocab_type(self._vocab)) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+            and header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
+        )
         self.bos = self._token_text(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos = self._token_text(llama_cpp.llama_vocab_eos(self._vocab))
         # GPT-2's family has no begin-of-sequence token: documents begin after an end-of-text.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serve.settings import DEFAULT_CONTEXT, DEFAULT_PARALLEL, ModelOptions
+from turbopilot.catalog import recognize
 from turbopilot.errors import InvalidInput
 from turbopilot.ggml_types import GGML_TYPES
 from turbopilot.gguf_file import GgufHeader
@@ -132,6 +133,10 @@ def describe(header: GgufHeader) -> str:
 
 
 def chat_template(header: GgufHeader) -> str:
-    """How the file says that messages become a prompt; "" where it does not."""
+    """How messages become a prompt: what the file says, else what is known of the model; "" where nothing is."""
     template = header.metadata.get("tokenizer.chat_template")
-    return template if isinstance(template, str) else ""
+    if isinstance(template, str) and template:
+        return template
+    url = header.metadata.get("general.source.repo_url")
+    model = recognize(model_name(header), url if isinstance(url, str) else "")
+    return model.chat_template if model else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from turbopilot.catalog.chat_templates import STABLECODE_INSTRUCT, WIZARDCODER
 from turbopilot.catalog.model import Geometry, Model, OldFile
 
 _BSD: Final = "BSD-3-Clause"
@@ -142,6 +143,7 @@ _BIGCODE: Final = (
         languages=_STACK, breadth="86 languages",
         suits="for instructions written as comments; needs what StarCoder needs",
         old_bin=OldFile("TheBloke/WizardCoder-15B-1.0-GGML", "WizardCoder-15B-1.0.ggmlv3.q4_0.bin", "wizardcoder"),
+        chat_template=WIZARDCODER,
     ),
 )  # fmt: skip
 
@@ -154,6 +156,7 @@ _STABLECODE: Final = Model(
     old_bin=OldFile(
         "TheBloke/stablecode-instruct-alpha-3b-GGML", "stablecode-instruct-alpha-3b.ggmlv1.q4_0.bin", "stablecode"
     ),
+    chat_template=STABLECODE_INSTRUCT,
 )  # fmt: skip
 
 FIRST_WAVE: Final = (*_CODEGENS, *_LIKE_CODEGEN, *_BIGCODE, _STABLECODE)

@@ -118,6 +118,7 @@ class Model:
         revision: branch, tag or commit; "" is main.
         gguf_repository: where ready-made GGUF files are known to be; "" where none is.
         old_bin: the original's file of it.
+        chat_template: how messages become a prompt, where its own files do not say it.
     """
 
     alias: str
@@ -136,6 +137,7 @@ class Model:
     revision: str = ""
     gguf_repository: str = ""
     old_bin: OldFile | None = None
+    chat_template: str = ""
 
     @property
     def url(self) -> str:

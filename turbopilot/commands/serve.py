@@ -17,6 +17,7 @@ from serve.settings import (
 from turbopilot import console
 from turbopilot.commands import serve_flags as flags
 from turbopilot.commands import serve_model_flags as model_flags
+from turbopilot.commands import serve_security as safety
 from turbopilot.errors import InvalidInput, did_you_mean
 
 DEFAULTS = Defaults()
@@ -55,6 +56,13 @@ def serve(
     no_ahead: flags.NoAhead = False,
     draft: flags.Draft = None,
     no_drafts: flags.NoDrafts = False,
+    api_key: safety.ApiKey = None,
+    api_key_file: safety.ApiKeyFile = None,
+    cors_origin: safety.CorsOrigin = None,
+    allowed_host: safety.AllowedHost = None,
+    copilot_request_id: safety.CopilotRequestId = False,
+    log_format: safety.LogFormatOption = "text",
+    log_prompts: safety.LogPrompts = False,
     debug: flags.Debug = False,
     config: model_flags.Config = None,
 ) -> None:
@@ -62,8 +70,9 @@ def serve(
 
     Speaks as the original TurboPilot, FauxPilot and OpenAI do.
 
-    Stays on this machine unless --host says otherwise. Each option has an environment variable, and the original's
-    THREADS, MODEL, MODEL_TYPE, GPU_LAYERS and BATCHSIZE are understood.
+    Stays on this machine unless --host says otherwise; then ask for a key (--api-key-file, or the environment variable
+    TURBOPILOT_API_KEY). Each option has such a variable, and the original's THREADS, MODEL, MODEL_TYPE, GPU_LAYERS and
+    BATCHSIZE are understood.
 
     Example: turbopilot serve codegen-q4_0.gguf --port 18080
 
@@ -74,6 +83,8 @@ def serve(
     Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
     """
     from serve.http.server import serve as serve_http
+    from serve.log_format import find_log_format
+    from serve.log_format import set_up as log_set_up
     from turbopilot.commands.certified import at_start
     from turbopilot.commands.gpu_layers import gpu_layers
     from turbopilot.commands.serve_models import pool_options, resolve_models, wanted_models
@@ -96,10 +107,17 @@ def serve(
     caches = cache_options(
         prefix_cache, prefix_cache_dir, draft, no_drafts=no_drafts, no_ahead=no_ahead
     )
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
+    form = find_log_format(log_format)
+    # A collector of JSON wants nothing else on stderr.
+    notify = console.info if form == "text" else logging.getLogger("turbopilot.serve").info
+    log_set_up(form, debug=debug, prompts=log_prompts)
+    security = safety.security_options(
+        keys=api_key or (),
+        key_file=api_key_file,
+        cors_origins=cors_origin or (),
+        allowed_hosts=allowed_host or (),
+        copilot_request_id=copilot_request_id,
+        warn=notify,
     )
     # The writer of GGUF tells of every file that it writes; an old file's import says it in its own words.
     logging.getLogger("gguf").setLevel(logging.WARNING)
@@ -128,6 +146,7 @@ def serve(
             grace=grace,
         ),
         caches=caches,
+        security=security,
         host=host,
         port=port,
         random_seed=random_seed,
@@ -138,5 +157,5 @@ def serve(
     )
     for served in (default, *more):
         if line := at_start(served.file):
-            console.info(f"{served.name or served.file.name}: {line}" if more else line)
-    serve_http(options, console.info)
+            notify(f"{served.name or served.file.name}: {line}" if more else line)
+    serve_http(options, notify)

@@ -22,6 +22,8 @@ else:
 _WORD_OR_NUMBER: Final = {"n_gpu_layers", "parallel", "prefix_cache", "model_memory"}
 # Options that name a model: a file beside the configuration goes before one of that name elsewhere.
 _MODELS: Final = {"model", "model_file", "draft"}
+# What no message shows.
+_SECRET: Final = {"api_key"}
 # Said on the command line alone.
 _NOT_HERE: Final = {"config", "help"}
 _TABLE: Final = "models"
@@ -31,6 +33,7 @@ _CALLED: Final = {
     int: "a whole number",
     float: "a number",
     Path: "a text",
+    list: "a list of texts",
 }
 
 
@@ -101,23 +104,29 @@ def _keys(ctx: typer.Context) -> dict[str, _Key]:
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
-    """The types of `int` and `int | None`."""
-    return tuple(k for k in get_args(hint) or (hint,) if k is not type(None))
+    """The types of `int`, `int | None` and `list[str] | None`."""
+    kinds = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    if list[str] in kinds:  # an option that may be given again
+        return (str, list)
+    return tuple(k for k in kinds if k is not type(None))
 
 
 def _checked(ctx: typer.Context, path: Path, key: str, value: Any, wanted: _Key) -> Any:
     """A value as the option takes it."""
+    name = wanted.param.name
+    shown = "something else" if name in _SECRET else _shown(value)
     if not _fits(value, wanted.kinds):
         called = " or ".join(_CALLED[k] for k in wanted.kinds)
         raise InvalidInput(
-            f"{path}: {key} must be {called}, and is {_shown(value)}",
+            f"{path}: {key} must be {called}, and is {shown}",
             hint=f"turbopilot serve --help says more of --{key}",
         )
-    name = wanted.param.name
     if name in _MODELS:
         return _beside(path, value)
     if Path in wanted.kinds:
         return str(path.parent / Path(value).expanduser())
+    if list in wanted.kinds:
+        return [value] if isinstance(value, str) else value
     try:
         wanted.param.process_value(ctx, value)  # its bounds
     except typer.BadParameter as e:
@@ -135,6 +144,8 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
         return int in kinds or float in kinds
     if isinstance(value, float):
         return float in kinds
+    if isinstance(value, list):
+        return list in kinds and all(isinstance(v, str) for v in value)
     return isinstance(value, str) and (str in kinds or Path in kinds)
 
 

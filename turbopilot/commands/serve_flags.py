@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serve.fim import FIM_ORDERS
-from serve.settings import CACHE_TYPES, LEAST_PROMPT
+from serve.settings import CACHE_TYPES, FIM_ORDERS, LEAST_PROMPT
 
 # The original TurboPilot's names.
 MODEL_TYPES = ("codegen", "starcoder", "wizardcoder", "stablecode")
@@ -51,7 +50,7 @@ Port = Annotated[
 Host = Annotated[
     str,
     typer.Option(
-        help="Address to listen on. 0.0.0.0 is every network you are in: there is no password."
+        help="Address to listen on. 0.0.0.0 is every network you are in: ask for a key then (--api-key-file)."
     ),
 ]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve.fim import FIM_ORDERS, FimOrder
-from serve.settings import MAX_PARALLEL, CacheOptions
+from serve.settings import FIM_ORDERS, MAX_PARALLEL, CacheOptions, FimOrder
 from turbopilot.errors import InvalidInput
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from serve.chat_template import Message
 from serve.generation import Answer, Choice
 from serve.http.dialects.completions import usage_json
-from serve.http.dialects.prompt_fields import MAX_LOGPROBS, read_choices, read_stop
+from serve.http.dialects.prompt_fields import MAX_LOGPROBS, read_choices, read_model, read_stop
 from serve.http.dialects.rendering import Json
 from serve.http.dialects.tokens import PlacedTokens, detailed_logprobs
 from serve.http.fields import Fields
@@ -118,7 +118,7 @@ def parse_mistral_fim(body: Fields, defaults: Defaults) -> ChatCall:
 
 def _call(body: Fields, completion: Completion) -> ChatCall:
     usage = body.object("stream_options").flag("include_usage")
-    return ChatCall(completion, body.text("model"), body.flag("stream"), usage)
+    return ChatCall(completion, read_model(body), body.flag("stream"), usage)
 
 
 class ChatRendering:

@@ -16,6 +16,7 @@ from serve.http.dialects.prompt_fields import (
     MAX_CHOICES,
     MAX_LOGPROBS,
     read_choices,
+    read_model,
     read_prompts,
     read_stop,
 )
@@ -85,12 +86,12 @@ def parse_completions(body: Fields, defaults: Defaults) -> CompletionsCall:
         predict_time=body.seconds("t_max_predict_ms"),
     )
     usage = body.object("stream_options").flag("include_usage")
-    return CompletionsCall(completion, body.text("model"), stream, usage, echo)
+    return CompletionsCall(completion, read_model(body), stream, usage, echo)
 
 
 def _n_logprobs(body: Fields) -> int | None:
     """OpenAI's `logprobs`, a number; false, which some clients send, is none."""
-    if body.raw("logprobs") in (None, False):
+    if (value := body.raw("logprobs")) is None or value is False:
         return None
     return body.integer("logprobs", 0, least=0, most=MAX_LOGPROBS)
 

@@ -16,6 +16,7 @@ from serve.http.dialects.prompt_fields import (
     read_choices,
     read_files,
     read_length,
+    read_model,
     read_prompts,
     read_stop,
 )
@@ -105,7 +106,7 @@ def _call(
         predict_time=body.seconds("t_max_predict_ms"),
     )
     fields = body.texts("response_fields", "a list of the names of fields")
-    return LlamaCppCall(completion, body.text("model"), body.flag("stream"), fields)
+    return LlamaCppCall(completion, read_model(body), body.flag("stream"), fields)
 
 
 class LlamaCppRendering:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from serve.generation import Answer
-from serve.http.dialects.prompt_fields import read_length, read_stop
+from serve.http.dialects.prompt_fields import read_length, read_model, read_stop
 from serve.http.dialects.rendering import Json
 from serve.http.fields import Fields
 from serve.http.sampling_fields import read_logit_bias, read_sampling
@@ -49,7 +49,7 @@ def parse_ollama(body: Fields, defaults: Defaults) -> OllamaCall:
         deadline=body.seconds("deadline_ms"),
         predict_time=o.seconds("t_max_predict_ms"),
     )
-    return OllamaCall(completion, body.flag("stream", True), body.text("model"))
+    return OllamaCall(completion, body.flag("stream", True), read_model(body))
 
 
 class OllamaRendering:

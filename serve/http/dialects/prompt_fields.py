@@ -40,6 +40,12 @@ def _are_ids(values: list[object]) -> bool:
     return all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**31 for v in values)
 
 
+def read_model(f: Fields) -> str:
+    """The name of a model; any is accepted, whatever it is."""
+    value = f.raw("model")
+    return value if isinstance(value, str) else ""
+
+
 def read_choices(f: Fields, name: str, prompts: int) -> int:
     """How many texts are wanted of each prompt.
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from flask import Response, request
+from flask import Response, g, request
 
 from serve.generation import ClientGone, ClientWatch, Generation
+from serve.http import prompt_log
+from serve.http.access import count_tokens
 from serve.http.channel import WHEN_GONE
 from serve.http.dialects.rendering import Json, Rendering, Whole
 from serve.http.errors import stream_error
@@ -93,7 +95,7 @@ def respond(
     """
     if framing is None:
         return respond_whole(service, completion, render)
-    generation = service.start(_with_headers(completion))
+    generation = _start(service, completion, whole=False)
     rendering = render(bool(generation.truncated))
     pieces = _pieces(generation, rendering, framing, client_watch(), request.path)
     response = Response(pieces, mimetype=framing.mimetype)
@@ -108,9 +110,17 @@ def respond_whole(
     service: CompletionService, completion: Completion, render: Callable[[bool], Whole]
 ) -> Response:
     """The same, in one piece."""
-    generation = service.start(_with_headers(completion), whole=True)
+    generation = _start(service, completion, whole=True)
     answer = generation.collect(client_watch())
+    prompt_log.note_answer(answer)
     return json_answer(render(bool(generation.truncated)).whole(answer), generation)
+
+
+def _start(service: CompletionService, completion: Completion, *, whole: bool) -> Generation:
+    prompt_log.note_prompts(service, completion)
+    generation = service.start(_with_headers(completion), whole=whole)
+    count_tokens(generation)
+    return generation
 
 
 def _pieces(
@@ -118,7 +128,7 @@ def _pieces(
 ) -> Iterator[bytes]:
     """A stream. What breaks it is its last piece."""
     try:
-        for index, event in generation.events(watch):
+        for index, event in prompt_log.watched(generation.events(watch)):
             if isinstance(event, Finished):
                 yield framing.piece(rendering.end(index, event))
             else:
@@ -172,7 +182,8 @@ def _with_headers(completion: Completion) -> Completion:
 
 def _session(name: str) -> str:
     """The name, for this client alone: strangers who take the same name do not end each other's requests."""
-    caller = (request.remote_addr, request.headers.get("Authorization", ""), name)
+    key = g.get("api_key") or request.headers.get("Authorization", "")
+    caller = (request.remote_addr, key, name)
     return hashlib.sha256(repr(caller).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from serve.http.dialects.chat import ChatRendering, parse_chat, parse_mistral_fim
 from serve.http.dialects.completions import CompletionsRendering, parse_completions
+from serve.http.dialects.prompt_fields import read_model
 from serve.http.routes.common import SSE, json_answer, json_body, respond
 from serve.models import Models
 from serve.service import ModelInfo
@@ -35,7 +36,7 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
     @routes.post("/chat/completions")
     def chat() -> Response:
         body = json_body()
-        with models.use(body.text("model")) as service:
+        with models.use(read_model(body)) as service:
             call = parse_chat(body, defaults, service.chat_prompt)
             return respond(
                 service,

@@ -1,0 +1,61 @@
+"""What was asked and answered, in words, for operators who want it (`--log-prompts`). Knows nothing of Flask.
+
+Nothing is collected, and no token turned into text, while its logger is silent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from serve.generation import Answer
+from serve.log_format import one_line, prompts_log
+from serve.request import Event, TextDelta
+from serve.service import Completion, CompletionService
+
+
+def is_on() -> bool:
+    """Whether anybody wants to know."""
+    return prompts_log.isEnabledFor(logging.INFO)
+
+
+def note_prompts(service: CompletionService, completion: Completion) -> None:
+    """Log what is asked for."""
+    if not is_on():
+        return
+    for prompt in completion.prompts:
+        _write("prompt", service.text(prompt))
+    if completion.suffix:
+        _write("suffix", completion.suffix)
+    for file in completion.files:
+        _write(f"file {one_line(file.name)}", file.text)
+
+
+def note_answer(answer: Answer) -> None:
+    """Log what was answered in one piece."""
+    if is_on():
+        for index, choice in enumerate(answer.choices):
+            _write(f"answer {index}", choice.text)
+
+
+def watched(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
+    """The events of a stream; what they said is logged when it ends, however it does."""
+    return _watched(events) if is_on() else events
+
+
+def _watched(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
+    texts: dict[int, list[str]] = {}
+    try:
+        for index, event in events:
+            said = texts.setdefault(index, [])
+            if isinstance(event, TextDelta):
+                said.append(event.text)
+            yield index, event
+    finally:
+        for index in sorted(texts):
+            _write(f"answer {index}", "".join(texts[index]))
+
+
+def _write(what: str, text: str) -> None:
+    """On one line, from which the text can be told exactly."""
+    prompts_log.info("%s: %s", what, one_line(text.replace("\\", "\\\\")))

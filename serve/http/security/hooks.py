@@ -1,0 +1,53 @@
+"""What is looked at before each request of the Flask application. Knows nothing of models."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, request
+
+from serve.http.security.hosts import Hosts
+from serve.http.security.keys import ApiKeys
+from serve.http.security.origins import Origins
+from serve.settings import SecurityOptions
+
+# What needs no key: is it up? By the view and not by the path, so that no way of writing a path opens another.
+OPEN = ("ops.index", "ops.health", "tabby.health")
+
+
+def header(name: str) -> str:
+    """A header of the present request; "" where it has none."""
+    return request.headers.get(name, "")
+
+
+def register(app: Flask, options: SecurityOptions) -> None:
+    """Refuse who may not ask: under a foreign name, from a foreign web page, without a key; in that order.
+
+    The key that let a request in is `g.api_key`.
+    """
+    hosts = Hosts(options.host, options.allowed_hosts)
+    origins = Origins(options.cors_origins)
+    keys = ApiKeys(options.api_keys)
+
+    @app.before_request
+    def check() -> Response | None:
+        # Not `request.host`, which invents one where there is none.
+        host: str = request.environ.get("HTTP_HOST", "")
+        origin = header("Origin")
+        hosts.check(host)
+        origins.check(origin, host)
+        if (
+            request.method == "OPTIONS"
+            and origin
+            and "Access-Control-Request-Method" in request.headers
+        ):
+            # Browsers send no key with this question; without the headers, they ask nothing more.
+            return Response(status=204, headers=origins.preflight(origin, header))
+        if keys and request.endpoint not in OPEN:
+            g.api_key = keys.check(header)
+        return None
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        response.headers.update(origins.headers(header("Origin")))
+        if origins:  # what is kept for one page is not for another
+            response.vary.add("Origin")
+        return response
