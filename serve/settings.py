@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -15,11 +15,18 @@ DEFAULT_CONTEXT: Final = (
 
 # Threads for what needs no engine: whatever is queued, /health and the token are answered at once.
 SPARE_HTTP_THREADS: Final = 8
+# Sequences that run at once, unless it is said: one editor has a request or two under way.
+DEFAULT_PARALLEL: Final = 4
 # llama.cpp's own bound. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
 MAX_PARALLEL: Final = 256
 # Fewer tokens hold no structure of fill-in-the-middle with anything inside.
 LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
+# Of the machine's memory, what models may take unasked: a quarter is left to editors and the system.
+MODEL_MEMORY_SHARE: Final = 0.75
+# A model beside the default one is unloaded after so many seconds without a request, unless it is said: a break is
+# shorter, and a lunch is not.
+IDLE_SECONDS: Final = 30 * 60.0
 MAX_HEADER_BYTES: Final = 64 * 2**10
 
 # "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
@@ -113,6 +120,33 @@ class CacheOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that clients ask for by name.
+
+    Attributes:
+        name: as clients call it; "" is what the file calls itself.
+        file: a GGUF.
+    """
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How several models share a machine.
+
+    Attributes:
+        memory: bytes for all that are loaded; None is a share of the machine's.
+        idle: seconds without a request after which one is unloaded, 0 is never; None is IDLE_SECONDS for all but the
+            default model, which stays.
+    """
+
+    memory: int | None = None
+    idle: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityOptions:
     """Who may use the server. Nothing given, that is every program of this machine, and no web page.
 
@@ -133,7 +167,13 @@ class SecurityOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Everything that `turbopilot serve` can be told."""
+    """Everything that `turbopilot serve` can be told.
+
+    Attributes:
+        model_file: the default model's, which answers whoever names none that is known.
+        model_name: as clients may call it; "" is what the file calls itself.
+        more: other models, loaded when they are asked for.
+    """
 
     model_file: Path
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -145,3 +185,11 @@ class ServerOptions:
     port: int = DEFAULT_PORT
     random_seed: int | None = None
     fim_order: FimOrder = "psm"
+    model_name: str = ""
+    more: tuple[NamedModel, ...] = ()
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+    def of(self, model: NamedModel) -> ServerOptions:
+        """These options for one of `more`. What is the default's alone, as its draft model, it has not."""
+        caches = replace(self.caches, draft_file=None)
+        return replace(self, model_file=model.file, model_name=model.name, caches=caches, more=())

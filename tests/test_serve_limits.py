@@ -346,12 +346,13 @@ def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
 
 
 def samples(client: FlaskClient) -> dict[tuple[str, str], float]:
+    """By name and label; the model is the same everywhere."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.content_type.startswith("text/plain")
     families = text_string_to_metric_families(response.get_data(as_text=True))
     return {
-        (s.name, next(iter(s.labels.values()), "")): s.value
+        (s.name, next((v for k, v in s.labels.items() if k != "model"), "")): s.value
         for family in families
         for s in family.samples
     }
@@ -410,7 +411,7 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
             assert status == 503
             assert int(headers["Retry-After"]) >= 1
             assert b"waiting or running" in data
-        assert b"turbopilot_refused_total 4" in ask(r.port, "GET", "/metrics")[2]
+        assert b'turbopilot_refused_total{model="fake"} 4' in ask(r.port, "GET", "/metrics")[2]
         decoder.open_gate()
         assert first.result()[0] == 200
 

@@ -13,7 +13,6 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.http.security.authority import Authority, is_loopback, parse_authority
 from serve.http.security.hosts import Hosts, check_name, own_names
@@ -27,6 +26,7 @@ from serve.http.security.origins import (
 from serve.http.server import HttpServer, bind, run
 from serve.settings import SecurityOptions, ServerOptions
 from tests.fakes import FakeDecoder
+from tests.pooled import one_model
 from tests.serving import ask, connection, flask_client, read_all, running, send
 from turbopilot.errors import InvalidInput
 
@@ -199,14 +199,13 @@ def test_a_server_knows_where_it_listens(
     listener = bind("127.0.0.1", 0)
     if beyond:
         listener = Elsewhere(fileno=listener.detach())
-    decoder = FakeDecoder()
     options = ServerOptions(
         Path("m.gguf"),
         security=SecurityOptions(api_keys=(key,) if key else ()),
         host="code.example.com",
     )
     said: list[str] = []
-    run(Engine(decoder, EngineOptions(n_slots=1)), decoder, listener, options, said.append)
+    run(one_model(FakeDecoder()), listener, options, said.append)
     warnings = [line for line in said if line.startswith("warning")]
     assert len(warnings) == (beyond and not key)
     assert KEY not in "".join(said)

@@ -98,14 +98,26 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
 SERVER = """
 import sys, threading
 from pathlib import Path
+from serve.hosted import host
 from serve.http.server import bind, run
+from serve.pool import Loadable, ModelPool
+from serve.service import ModelInfo
 from serve.settings import Limits, ServerOptions
 from tests.fakes import FakeDecoder
 from tests.serving import Engine
 
 decoder = FakeDecoder(gate=threading.Semaphore(0))
 options = ServerOptions(Path("none"), limits=Limits(grace=1000))
-run(Engine(decoder), decoder, bind("127.0.0.1", 0), options, lambda line: print(line, flush=True))
+info = ModelInfo("fake", decoder.n_ctx, decoder.n_vocab, 0)
+
+def load():
+    if "wait" in sys.argv:
+        print("loading", flush=True)
+        sys.stdin.readline()
+    return host(Engine(decoder), decoder)
+
+models = ModelPool([Loadable(info, 1, load)], memory=1)
+run(models, bind("127.0.0.1", 0), options, lambda line: print(line, flush=True))
 print("ended")
 """
 
@@ -148,3 +160,36 @@ def test_a_second_signal_does_not_wait() -> None:
             p.send_signal(signal.SIGTERM)
             out, err = p.communicate(timeout=100)
         assert (p.returncode, out) == (128 + signal.SIGTERM, ""), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_loads(number: signal.Signals) -> None:
+    """A load cannot be broken off, so it is waited for; nobody is told that the server were ready."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as p:  # fmt: skip
+        assert p.stdout
+        try:
+            assert p.stdout.readline() == "loading\n"
+            p.send_signal(number)
+            out, err = p.communicate("go on\n", timeout=100)
+        finally:
+            p.kill()
+    assert (p.returncode, out) == (0, "ended\n"), err
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_does_not_wait_for_a_load() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as p:  # fmt: skip
+        assert p.stdout
+        try:
+            assert p.stdout.readline() == "loading\n"
+            while p.poll() is None:  # two that come at once may arrive as one
+                p.send_signal(signal.SIGTERM)
+            assert p.returncode == 128 + signal.SIGTERM
+        finally:
+            p.kill()

@@ -94,7 +94,11 @@ _ALONE = (models, serve, editors)  # mean something without arguments
 for _command in (
     models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
 ):  # fmt: skip
-    app.command(no_args_is_help=_command not in _ALONE)(_command)
+    app.command(
+        no_args_is_help=_command not in _ALONE,
+        # Each option of the server is a variable, too: containers are set up by them.
+        context_settings={"auto_envvar_prefix": "TURBOPILOT"} if _command is serve else None,
+    )(_command)
 
 
 def main() -> None:

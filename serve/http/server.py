@@ -1,6 +1,6 @@
 """The socket and waitress's threads: the outermost shell. Knows nothing of JSON or llama.cpp's API.
 
-The port is bound before the model is loaded: a port in use is known at once, not after a minute.
+The port is bound before a model is loaded: a port in use is known at once, not after a minute.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from waitress import create_server, wasyncore
 
-from serve.decoder import Decoder
 from serve.http.app import create_app
 from serve.http.channel import Channel
 from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
-from serve.models import OneModel
+from serve.pool import ModelPool
 from serve.report import how_to_use, open_to_strangers
-from serve.runner import EngineRunner
-from serve.runner.steps import Steps
-from serve.service import CompletionService, ModelInfo
-from serve.settings import MAX_BODY_BYTES, MAX_HEADER_BYTES, SPARE_HTTP_THREADS, ServerOptions
+from serve.settings import (
+    DEFAULT_PARALLEL,
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    SPARE_HTTP_THREADS,
+    ServerOptions,
+)
 from turbopilot.errors import ServeError
 from turbopilot.version import __version__
 
@@ -151,7 +152,7 @@ class HttpServer:
 
 
 def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
-    """Load the model and serve it until interrupted.
+    """Serve models until interrupted; the default one is loaded at once.
 
     Args:
         options: what to serve, and where.
@@ -161,79 +162,62 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
         TurboPilotError: it cannot start.
     """
     listener = bind(options.host, options.port)
-    with listener, ExitStack() as loaded:
+    with listener:
         # Seconds: not before the port is ours.
-        from serve.drafting import DraftModel, check_same_vocabulary
-        from serve.engine import Engine, EngineOptions
-        from serve.llama import load
+        from serve.make_pool import make_pool
 
-        caches = options.caches
-        notify(f"loading {options.model_file}")
-        decoder, report = load(options.model_file, options.model)
-        loaded.callback(decoder.close)
-        for line in report.lines():
-            notify(line)
-        draft_model = None
-        if caches.draft_file:
-            small = replace(options.model, ctx=None, n_seq=decoder.n_seq)
-            drafter, drafts = load(caches.draft_file, small)
-            loaded.callback(drafter.close)
-            check_same_vocabulary(decoder, drafter)
-            draft_model = DraftModel(drafter)
-            notify(f"drafts   {drafts.name} ({drafts.description})")
-        kept = caches.prefix_bytes
-        engine_options = EngineOptions(
-            n_slots=decoder.n_seq,
-            random_seed=options.random_seed,
-            drafts=caches.drafts,
-            looks_ahead=caches.looks_ahead,
-            prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
-            prefix_folder=caches.prefix_folder,
-        )
-        engine = Engine(decoder, engine_options, draft_model=draft_model)
-        run(engine, decoder, listener, options, notify)
+        run(make_pool(options, notify), listener, options, notify)
     notify("stopped")
 
 
 def run(
-    engine: Steps,
-    decoder: Decoder,
+    models: ModelPool,
     listener: socket.socket,
     options: ServerOptions,
     notify: Callable[[str], None],
 ) -> None:
-    """Serve an engine until interrupted.
+    """Serve models until interrupted. HTTP is answered while the default one loads; completions wait for it.
 
     Args:
-        engine: used by nobody else.
-        decoder: the engine's.
+        models: none is loaded yet; closed at the end.
         listener: from `bind`.
-        options: see `serve`; how to load the model is of no interest here.
+        options: see `serve`; which models there are is of no interest here.
         notify: see `serve`.
+
+    Raises:
+        TurboPilotError: the default model cannot be loaded.
     """
-    limits = options.limits
-    max_open = decoder.n_seq + limits.max_queue
-    runner = EngineRunner(engine, max_open=max_open)
-    model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, model, limits, options.fim_order)
     address = listener.getsockname()[0]
     security = replace(
         options.security,
         host=address,
         allowed_hosts=(*options.security.allowed_hosts, options.host),
     )
-    server = HttpServer(
-        create_app(OneModel(service), options.defaults, security),
-        listener,
-        threads=max_open + SPARE_HTTP_THREADS,
-    )
-    runner.start()
+    # As many as may wait for anything, and some for what need not wait.
+    n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
+    n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
+    app = create_app(models, options.defaults, security)
+    server = HttpServer(app, listener, threads=n_threads)
+    failures: list[BaseException] = []
+
+    def loaded(error: BaseException | None) -> None:
+        if error is not None:
+            failures.append(error)
+            server.stop()
+        elif not models.is_draining:
+            for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
+                notify(line)
+
     try:
-        Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace).on_signals()
-        for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
-            notify(line)
+        Shutdown(
+            models, refuse=server.refuse, leave=server.stop, grace=options.limits.grace
+        ).on_signals()
         if not security.api_keys and not is_loopback(address):
             notify(open_to_strangers(options.host))
+        models.start()
+        models.preload(loaded)
         server.run()
     finally:
-        runner.close()
+        models.close()
+    if failures:
+        raise failures[0]

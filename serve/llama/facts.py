@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from serve.settings import DEFAULT_CONTEXT
+from serve.settings import DEFAULT_CONTEXT, DEFAULT_PARALLEL, ModelOptions
 from turbopilot.catalog import recognize
 from turbopilot.errors import InvalidInput
 from turbopilot.ggml_types import GGML_TYPES
@@ -13,8 +13,6 @@ from turbopilot.gguf_file import GgufHeader
 from turbopilot.memory import total_bytes
 
 LEAST_CONTEXT: Final = 64
-# Sequences that run at once, unless it is said: one editor has a request or two under way.
-DEFAULT_PARALLEL: Final = 4
 # Of this machine's memory, what sequences may take to be apart.
 SPLIT_SHARE: Final = 20
 # Of what the model leaves of this machine's memory, what computed prefixes may take unasked.
@@ -98,6 +96,24 @@ def kv_bytes_per_token(header: GgufHeader, cache_type: str) -> int:
         (w, b) for name, w, b in GGML_TYPES.values() if name.lower() == cache_type
     )
     return layers * heads_kv * size * n_bytes // weights
+
+
+def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
+    """About what a loaded model takes: weights, keys and values, prefixes. Computing takes little beside them.
+
+    Args:
+        header: the model's.
+        options: how it is loaded.
+        prefix_bytes: for computed prefixes; None is what `choose_prefix_cache` gives them.
+
+    Raises:
+        InvalidInput: see `choose_context`.
+    """
+    n_ctx = choose_context(header, options.ctx)
+    layout = choose_layout(header, n_ctx, options.n_seq, options.cache_type)
+    kv_bytes = layout.n_cells(n_ctx) * kv_bytes_per_token(header, options.cache_type)
+    kept = choose_prefix_cache(header, kv_bytes) if prefix_bytes is None else prefix_bytes
+    return header.tensor_bytes + kv_bytes + kept
 
 
 def model_name(header: GgufHeader) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+
+import typer
 
 from serve.settings import (
     DEFAULT_PORT,
@@ -15,6 +16,7 @@ from serve.settings import (
 )
 from turbopilot import console
 from turbopilot.commands import serve_flags as flags
+from turbopilot.commands import serve_model_flags as model_flags
 from turbopilot.commands import serve_security as safety
 from turbopilot.errors import InvalidInput, did_you_mean
 
@@ -24,9 +26,13 @@ MODEL = ModelOptions()
 
 
 def serve(
+    context: typer.Context,
     model: flags.Model = None,
     model_file: flags.ModelFile = None,
     model_type: flags.ModelType = None,
+    models: model_flags.Models = None,
+    model_memory: model_flags.ModelMemory = "auto",
+    idle_unload: model_flags.IdleUnload = None,
     port: flags.Port = DEFAULT_PORT,
     host: flags.Host = "127.0.0.1",
     threads: flags.Threads = None,
@@ -58,27 +64,30 @@ def serve(
     log_format: safety.LogFormatOption = "text",
     log_prompts: safety.LogPrompts = False,
     debug: flags.Debug = False,
+    config: model_flags.Config = None,
 ) -> None:
     """Serve completions to editors over HTTP.
 
     Speaks as the original TurboPilot, FauxPilot and OpenAI do.
 
-    Stays on this machine unless --host says otherwise; then ask for a key (--api-key-file, or the
-    environment variable TURBOPILOT_API_KEY). Old THREADS, MODEL, MODEL_TYPE and GPU_LAYERS
-    environment variables are understood.
+    Stays on this machine unless --host says otherwise; then ask for a key (--api-key-file, or the environment variable
+    TURBOPILOT_API_KEY). Each option has such a variable, and the original's THREADS, MODEL, MODEL_TYPE, GPU_LAYERS and
+    BATCHSIZE are understood.
 
     Example: turbopilot serve codegen-q4_0.gguf --port 18080
 
     Example: turbopilot serve santacoder
 
     Example: turbopilot serve -m starcoder -f ./models/santacoder-q4_0.bin
+
+    Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
     """
     from serve.http.server import serve as serve_http
     from serve.log_format import find_log_format
     from serve.log_format import set_up as log_set_up
     from turbopilot.commands.certified import at_start
     from turbopilot.commands.gpu_layers import gpu_layers
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.commands.serve_models import pool_options, resolve_models, wanted_models
     from turbopilot.commands.serve_options import (
         cache_options,
         choose_fim_order,
@@ -86,8 +95,8 @@ def serve(
         parallel_requests,
     )
 
-    if model and model_file and Path(model) != Path(model_file):
-        raise InvalidInput(f"two models: {model} and -f {model_file}", hint="give one of them")
+    wanted = wanted_models(context, model, model_file, models or ())
+    pool = pool_options(model_memory, idle_unload)
     if model_type and model_type not in flags.MODEL_TYPES:
         raise InvalidInput(
             f"-m {model_type}: no such model type",
@@ -112,9 +121,9 @@ def serve(
     )
     # The writer of GGUF tells of every file that it writes; an old file's import says it in its own words.
     logging.getLogger("gguf").setLevel(logging.WARNING)
-    path = resolve_gguf(model or model_file, model_type=model_type or "")
+    default, *more = resolve_models(wanted, model_type)
     options = ServerOptions(
-        model_file=path,
+        model_file=default.file,
         model=ModelOptions(
             ctx=ctx,
             threads=threads,
@@ -142,7 +151,11 @@ def serve(
         port=port,
         random_seed=random_seed,
         fim_order=choose_fim_order(fim_order),
+        model_name=default.name,
+        more=tuple(more),
+        pool=pool,
     )
-    if line := at_start(path):
-        notify(line)
+    for served in (default, *more):
+        if line := at_start(served.file):
+            notify(f"{served.name or served.file.name}: {line}" if more else line)
     serve_http(options, notify)

@@ -26,7 +26,7 @@ ModelFile = Annotated[
     typer.Option(
         "-f",
         "--model-file",
-        envvar="MODEL",
+        envvar=["TURBOPILOT_MODEL", "TURBOPILOT_MODEL_FILE", "MODEL"],
         help="The same as MODEL, as the original had it.",
         show_default=False,
     ),
@@ -37,7 +37,7 @@ ModelType = Annotated[
     typer.Option(
         "-m",
         "--model-type",
-        envvar="MODEL_TYPE",
+        envvar=["TURBOPILOT_MODEL_TYPE", "MODEL_TYPE"],
         help=f"Of an old .bin, as the original had it ({', '.join(MODEL_TYPES)}); a GGUF says itself what it is.",
         show_default=False,
     ),
@@ -59,7 +59,7 @@ Threads = Annotated[
     typer.Option(
         "-t",
         "--threads",
-        envvar="THREADS",
+        envvar=["TURBOPILOT_THREADS", "THREADS"],
         min=1,
         help="Threads that compute. Default: one per processor core.",
         show_default=False,
@@ -71,7 +71,7 @@ NGpuLayers = Annotated[
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        envvar="GPU_LAYERS",
+        envvar=["TURBOPILOT_N_GPU_LAYERS", "GPU_LAYERS"],
         help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
     ),
 ]
@@ -114,6 +114,7 @@ BatchSize = Annotated[
     typer.Option(
         "-b",
         "--batch-size",
+        envvar=["TURBOPILOT_BATCH_SIZE", "BATCHSIZE"],
         min=1,
         help="Prompt tokens computed at once: less memory, or faster prompts.",
     ),
@@ -218,7 +219,7 @@ PrefixCacheDir = Annotated[
 NoAhead = Annotated[
     bool,
     typer.Option(
-        "--no-ahead",
+        "--no-ahead/--ahead",
         help="Compute only what is asked for: not, while nobody asks, what follows the last suggestion.",
     ),
 ]
@@ -236,10 +237,11 @@ Draft = Annotated[
 NoDrafts = Annotated[
     bool,
     typer.Option(
-        "--no-drafts", help="Do not guess ahead what the text repeats: same answers, slower."
+        "--no-drafts/--drafts",
+        help="Do not guess ahead what the text repeats: same answers, slower.",
     ),
 ]
 
 Debug = Annotated[
-    bool, typer.Option("--debug", help="Show what llama.cpp says. Never shows prompts.")
+    bool, typer.Option("--debug/--no-debug", help="Show what llama.cpp says. Never shows prompts.")
 ]

@@ -64,7 +64,7 @@ AllowedHost = Annotated[
 CopilotRequestId = Annotated[
     bool,
     typer.Option(
-        "--copilot-request-id",
+        "--copilot-request-id/--no-copilot-request-id",
         help="Answer Copilot's question for a token with an x-github-request-id header, which GitHub's servers send "
         "and the newest Copilot language server takes as their sign: it then accepts the token of this server.",
     ),
@@ -81,7 +81,7 @@ LogFormatOption = Annotated[
 LogPrompts = Annotated[
     bool,
     typer.Option(
-        "--log-prompts",
+        "--log-prompts/--no-log-prompts",
         help="Log what is asked and answered, in full: whoever reads the log reads your code. Keys are never logged.",
     ),
 ]

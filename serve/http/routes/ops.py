@@ -6,38 +6,51 @@ from flask import Blueprint, Response
 
 from serve.http import prometheus
 from serve.http.routes.common import json_answer
-from serve.models import Models
+from serve.models import Models, ModelStatus
 
 
 def blueprint(models: Models) -> Blueprint:
     """`/`, `/health` and `/metrics`. None waits for the engine."""
     routes = Blueprint("ops", __name__)
-    (service,) = models.loaded
-    registry = prometheus.registry(service)
+    registry = prometheus.registry(models)
 
     @routes.get("/")
     def index() -> Response:
         # "Hello world" is what the original said, and what setups of its time look for.
         return Response(
-            f"Hello world\n\nTurboPilot serves {service.model.name} at POST /v1/completions\n",
+            f"Hello world\n\nTurboPilot serves {models.known[0].name} at POST /v1/completions\n",
             mimetype="text/plain",
         )
 
     @routes.get("/health")
     def health() -> Response:
-        now = service.status
+        """200 where a completion would be begun. That the default model is unloaded is no fault: asking loads it."""
+        statuses = models.statuses
+        default = statuses[0]
+        state = "ok" if default.state == "unloaded" else default.state
         body: dict[str, object] = {
-            "status": now.state,
-            "model": service.model.name,
-            "running": now.running,
-            "waiting": now.waiting,
+            "status": state,
+            "model": default.name,
+            "running": sum(s.running for s in statuses),
+            "waiting": sum(s.waiting for s in statuses),
+            "models": [_model(s) for s in statuses],
         }
-        if service.failure:
-            body["reason"] = service.failure.message
-        return json_answer(body, status=200 if now.state == "ok" else 503)
+        if default.reason:
+            body["reason"] = default.reason
+        return json_answer(body, status=200 if state == "ok" else 503)
 
     @routes.get("/metrics")
     def metrics() -> Response:
         return Response(prometheus.text(registry), content_type=prometheus.CONTENT_TYPE)
 
     return routes
+
+
+def _model(status: ModelStatus) -> dict[str, object]:
+    body: dict[str, object] = {
+        "name": status.name,
+        "status": status.state,
+        "running": status.running,
+        "waiting": status.waiting,
+    }
+    return body | ({"reason": status.reason} if status.reason else {})
