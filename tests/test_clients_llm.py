@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -25,7 +24,7 @@ class Command:
     """`llm` with a folder of its own."""
 
     def __init__(self, url: str, folder: Path, key: str = "any") -> None:
-        self._python = require("llm").python
+        self._llm = [str(require("llm").python), "-m", "llm"]
         # JSON is YAML.
         model = {
             "model_id": "here",
@@ -39,7 +38,7 @@ class Command:
         self._environ = {**os.environ, "LLM_USER_PATH": str(folder)}
 
     def line(self, prompt: str, *options: str) -> list[str]:
-        return [str(self._python), "-m", "llm", "-m", "here", "--no-log", *options, prompt]
+        return [*self._llm, "-m", "here", *options, prompt]
 
     def start(self, prompt: str, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -48,8 +47,11 @@ class Command:
         )  # fmt: skip
 
     def run(self, prompt: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.call(*self.line(prompt, *options)[len(self._llm) :])
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.line(prompt, *options), capture_output=True, text=True, env=self._environ, check=False,
+            [*self._llm, *arguments], capture_output=True, text=True, env=self._environ, check=False,
             timeout=PATIENCE,
         )  # fmt: skip
 
@@ -70,12 +72,14 @@ def test_plain_and_streamed(live: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("llm", "stream")
-def test_a_stream_tells_what_it_cost(live: Live, tmp_path: Path) -> None:
-    done = Command(live.url, tmp_path).run(PLAIN["prompt"], *GREEDY, "--usage")
+def test_its_log_has_what_a_stream_cost(live: Live, tmp_path: Path) -> None:
+    llm = Command(live.url, tmp_path)
+    assert llm.run(PLAIN["prompt"], *GREEDY).returncode == 0
+    (logged,) = json.loads(llm.call("logs", "--json").stdout)
     usage = live.complete(**PLAIN)["usage"]
-    found = re.search(r"([\d,]+) input, ([\d,]+) output", done.stderr)
-    assert found, done.stderr
-    assert [int(n) for n in found.groups()] == [usage["prompt_tokens"], usage["completion_tokens"]]
+    told = logged["response_json"]["usage"]
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert told[name] == usage[name]
 
 
 @pytest.mark.cell("llm", "FIM")

@@ -16,7 +16,7 @@ from tests.clients.asked import KEY, WRONG_KEY
 from tests.clients.fixtures import require
 from tests.clients.live import Live, wait_until
 from tests.clients.tools import DRIVERS, Lines, talk
-from tests.fakes import FakeDecoder
+from tests.fakes import FakeDecoder, around_the_cursor
 from tests.serving import running, wait
 
 pytestmark = pytest.mark.clients
@@ -63,7 +63,7 @@ def vim(url: str, folder: Path, key: str = "") -> Iterator[Screen]:
     command = [str(tools.python), str(DRIVERS / "vim_screen.py"), json.dumps(asked)]
     with talk(command) as lines:
         screen = Screen(lines)
-        screen.do("text", text="print(multiply(2")
+        screen.do("begin", text="print(multiply(2")
         yield screen
 
 
@@ -84,15 +84,14 @@ def test_a_suggestion_is_on_the_screen_and_can_be_taken(live: Live, tmp_path: Pa
 
 
 @pytest.mark.cell("llama.vim", "FIM")
-def test_the_text_after_the_cursor_counts(live: Live, tmp_path: Path) -> None:
-    before = live.tokens("prompt")
-    with vim(live.url, tmp_path) as screen:
-        screen.do("keys", keys="7GA# a sum: ")
-        screen.do("ghost")
-    asked = live.tokens("prompt") - before
-    lines = SOURCE.splitlines(keepends=True)
-    alone = live.complete(prompt="".join(lines[:6]) + "# a sum: ", max_tokens=1)
-    assert asked > alone["usage"]["prompt_tokens"]
+def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
+    with running(FakeDecoder(n_ctx=1024, n_batch=256)) as server:
+        with vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen:
+            screen.do("keys", keys=TYPED)
+            assert screen.do("ghost")["ghost"].strip().isalpha()  # the fake decoder's
+        before, after = around_the_cursor(server.runner.seen[0].prompt)
+    assert before == "def add(a, b):\n    return a + b\n\n\ndef multiply(a, b):\n    return a"
+    assert after.strip() == "print(multiply(2, add(1, 2)))"
 
 
 @pytest.mark.cell("llama.vim", "cancel")

@@ -72,7 +72,7 @@ def fauxpilot(sent: Sent, got: Got) -> list[str]:
 def _continue_sse(got: Got) -> list[Any]:
     """Continue's `streamSse`: line by line, and a comment ": ping" is taken for the end."""
     assert got.status == 200, got.text  # else the body is the error's text
-    found = []
+    found: list[Any] = []
     for line in got.text.split("\n"):
         if line.startswith(("data:[DONE]", "data: [DONE]", ": ping")):
             return found

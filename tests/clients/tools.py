@@ -99,10 +99,12 @@ class Lines:
         """All lines to the end."""
         return list(iter(self.hear, None))
 
-    def end(self) -> None:
-        """Close the input, which every driver takes for its end, and wait."""
+    def end(self, *, by_signal: bool) -> None:
+        """Close the input, which most programs take for their end, and wait."""
         assert self._process.stdin
         self._process.stdin.close()
+        if by_signal:
+            self._process.terminate()
         try:
             self._process.wait(PATIENCE)
         finally:
@@ -111,8 +113,10 @@ class Lines:
 
 
 @contextmanager
-def talk(command: Sequence[str], environ: dict[str, str] | None = None) -> Iterator[Lines]:
-    """Run a driver; it ends with the block."""
+def talk(
+    command: Sequence[str], environ: dict[str, str] | None = None, *, by_signal: bool = False
+) -> Iterator[Lines]:
+    """Run a driver; it ends with the block, told by the end of its input or by a signal."""
     # Proxies of the person's are none of these tests' business: all traffic is on this machine.
     clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     with subprocess.Popen(
@@ -123,4 +127,4 @@ def talk(command: Sequence[str], environ: dict[str, str] | None = None) -> Itera
         try:
             yield lines
         finally:
-            lines.end()
+            lines.end(by_signal=by_signal)

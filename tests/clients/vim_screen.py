@@ -4,6 +4,7 @@
 
 Commands on standard input, an answer a line on standard output:
     {"do": "keys", "keys": "…"}    types it
+    {"do": "begin", "text": "…"}   waits until the screen shows it, and confirms what the plugin says before
     {"do": "text", "text": "…"}    waits until the screen shows it
     {"do": "ghost"}                waits until a suggestion is shown; tells it, and what the plugin says of it
     {"do": "quit"}                 ends Vim without writing; so does the end of the input
@@ -38,6 +39,15 @@ filetype plugin indent off
 """
 
 
+class Screen(pyte.Screen):  # type: ignore[misc]
+    """pyte's, which takes Vim's settings of the keyboard (CSI > … m) for colours, and fails on them."""
+
+    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
+        """Colours; private ones are none."""
+        if not private:
+            super().select_graphic_rendition(*attributes)
+
+
 class Vim:
     """An editor and its screen.
 
@@ -56,7 +66,7 @@ class Vim:
         }
         vimrc = home / "vimrc"
         vimrc.write_text(VIMRC.format(config=json.dumps(config), plugin=asked["plugin"]), "utf-8")
-        self._screen = pyte.Screen(COLUMNS, ROWS)
+        self._screen = Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self._screen)
         environ = {
             **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
@@ -125,6 +135,12 @@ def answer(vim: Vim, command: dict[str, Any]) -> dict[str, str]:
     match command["do"]:
         case "keys":
             vim.keys(command["keys"])
+        case "begin":  # llama.vim warns of any Vim before 9.1, and works with 9.0.1848
+            prompt = "Press ENTER"
+            vim.until(lambda: vim.shows(command["text"]) or vim.shows(prompt))
+            if vim.shows(prompt):
+                vim.keys("\r")
+            vim.until(lambda: vim.shows(command["text"]) and not vim.shows(prompt))
         case "text":
             vim.until(lambda: vim.shows(command["text"]))
         case "ghost":
