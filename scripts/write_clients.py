@@ -38,7 +38,7 @@ Real clients, unchanged, against `turbopilot serve` with the bundled model: what
 REPLAYED = """\
 ## Replayed
 
-{total} requests that {n} editors and clients sent, replayed by `tests/test_serve_editors.py`; the answers are read as
+{total} requests that {n} versions of editors and clients sent, replayed by `tests/test_serve_editors.py`; the answers are read as
 the client's own source reads them.
 """
 
@@ -90,7 +90,8 @@ def shown(client: Client, what: str, run: Run, notes: Notes) -> str:
     entry = run.cells.get(client.key, {}).get(what, {"outcome": "skipped", "reason": "not run"})
     match entry["outcome"]:
         case "passed":
-            return "yes"
+            note = client.notes.get(what)
+            return f"yes{notes.mark(note)}" if note else "yes"
         case "failed":
             return "**no**"
         case _:

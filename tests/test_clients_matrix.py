@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,30 @@ def test_every_cell_has_a_test_or_a_reason() -> None:
     assert proven() == cells()
     for client in CLIENTS:
         assert set(client.cannot) <= set(CAPABILITIES)
+        assert set(client.notes) <= set(CAPABILITIES) - set(client.cannot)
+
+
+def test_the_table_says_what_a_run_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    write_clients = importlib.import_module("write_clients")
+    outcomes = ("passed", "failed", "skipped")
+    cells = {
+        "curl": {
+            what: {"outcome": outcome, "reason": "no such flag"}
+            for what, outcome in zip(CAPABILITIES, outcomes, strict=False)
+        }
+    }
+    run = write_clients.Run("2023-01-02", cells, {"curl": {"version": "7.0"}})
+    text = write_clients.clients_md(run)
+    assert "2023-01-02" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| curl "))
+    found = [re.sub(r"<sup>\d+</sup>", "", cell.strip()) for cell in row.split("|")]
+    assert found[2:8] == ["7.0", "yes", "**no**", "not tried", "not tried", "not tried"]
+    assert ". no such flag\n" in text
+    assert ". not run\n" in text
+    for client in CLIENTS:
+        for reason in client.cannot.values():
+            assert f". {reason}\n" in text
 
 
 def test_the_report_says_the_worst_of_each_cell(pytester: pytest.Pytester) -> None:

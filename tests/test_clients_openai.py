@@ -160,10 +160,9 @@ def test_a_key(guarded: Live) -> None:
     with sync_client(guarded, KEY) as client:
         assert client.completions.create(**PLAIN).choices[0].text
         assert list(client.models.list())
-    for wrong in (WRONG_KEY, ""):
-        with sync_client(guarded, wrong) as client:
-            with pytest.raises(openai.AuthenticationError) as refused:
-                client.completions.create(**PLAIN)
-            assert isinstance(refused.value.body, dict)
-            assert isinstance(refused.value.body["message"], str)
-            assert KEY not in json.dumps(refused.value.body)
+    with sync_client(guarded, WRONG_KEY) as client:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            client.completions.create(**PLAIN)
+        assert isinstance(refused.value.body, dict)
+        assert isinstance(refused.value.body["message"], str)
+        assert KEY not in json.dumps(refused.value.body)

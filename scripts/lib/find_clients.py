@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -75,12 +76,16 @@ def vim(folder: Path) -> dict[str, str]:
     path = os.environ.get("LLAMA_VIM", "")
     if not path:
         return {"missing": LLAMA_VIM}
-    if not Path(path, "autoload/llama.vim").is_file():
+    script = Path(path, "autoload/llama.vim")
+    if not script.is_file():
         return {"missing": f"LLAMA_VIM={path} has no autoload/llama.vim"}
-    commit = said("git", "-C", path, "log", "-1", "--format=%h").strip()
+    # It has no versions; git may not know the folder.
+    digest = sha256(script.read_bytes()).hexdigest()[:12]
     editor = first(r"IMproved ([\d.]+)", version)
-    of = f"{commit}, " if commit else ""
-    return {"version": f"{of}Vim {editor}", "path": str(Path(path).resolve())}
+    return {
+        "version": f"Vim {editor}, autoload/llama.vim of SHA-256 {digest}…",
+        "path": str(Path(path).resolve()),
+    }
 
 
 def curl() -> dict[str, str]:

@@ -3,7 +3,8 @@ import readline from "node:readline";
 import { fetchwithRequestOptions, streamSse } from "@continuedev/fetch";
 
 const { op, url, key, path, body } = JSON.parse(process.argv[2]);
-const say = (value) => console.log(JSON.stringify(value));
+const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+console.log = console.error; // libraries talk: not between our lines
 const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const controller = new AbortController();
 

@@ -14,7 +14,7 @@ CAPABILITIES: Mapping[str, str] = {
     "stream": "an answer token by token; at temperature 0 it is the same text",
     "FIM": "the text after the cursor is taken into account",
     "cancel": "the client gives up half-way, and the server stops computing",
-    "auth": "a key is asked for: the right one is let in, a wrong one is refused in words",
+    "auth": "a key is asked for: the right one is let in, a wrong one is not",
 }
 
 
@@ -28,6 +28,7 @@ class Client:
         source: where it comes from.
         how: how it is driven.
         cannot: capability → why there is no such cell.
+        notes: capability → what has to be known of the cell.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Client:
     source: str
     how: str
     cannot: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 CLIENTS = (
@@ -45,6 +47,10 @@ CLIENTS = (
         "llm",
         "PyPI",
         "its command, with an entry in extra-openai-models.yaml",
+        notes={
+            "FIM": "by the model's own tokens in the prompt: it has no option for a suffix",
+            "cancel": "by Ctrl-C",
+        },
     ),
     Client(
         "tabby-agent",
@@ -52,6 +58,7 @@ CLIENTS = (
         "npm",
         "its command, JSON lines in and out, as Tabby's plugins for Vim and IntelliJ drive it",
         {"stream": "it reads answers in one piece only"},
+        {"auth": "of a wrong key it says `unauthorized`, and its plugin asks for another"},
     ),
     Client(
         "continue-fetch",
@@ -66,6 +73,10 @@ CLIENTS = (
         "github.com/ggml-org/llama.vim",
         "Vim in a terminal, typed into until the suggestion is on the screen",
         {"stream": "it asks for answers in one piece only"},
+        {
+            "cancel": "by leaving Vim: what a keystroke made useless it lets end by itself",
+            "auth": "with a wrong key it shows nothing, and no error either",
+        },
     ),
 )
 

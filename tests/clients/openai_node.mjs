@@ -4,7 +4,8 @@ import OpenAI from "openai";
 
 const { op, url, key, body } = JSON.parse(process.argv[2]);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
-const say = (value) => console.log(JSON.stringify(value));
+const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+console.log = console.error; // libraries talk: not between our lines
 // Nothing is closed by this process's end: a cancelled request must be told by the library itself.
 const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
