@@ -38,8 +38,8 @@ Real clients, unchanged, against `turbopilot serve` with the bundled model: what
 REPLAYED = """\
 ## Replayed
 
-{total} requests that {n} versions of editors and clients sent, replayed by `tests/test_serve_editors.py`; the answers are read as
-the client's own source reads them.
+{total} requests that {n} versions of editors and clients sent, replayed by `tests/test_serve_editors.py`; the
+answers are read as the client's own source reads them.
 """
 
 
@@ -111,7 +111,9 @@ def clients_md(run: Run) -> str:
         name = f"{client.name} ({client.source})"
         lines.append("| " + " | ".join([name, version, *cells, client.how]) + " |")
     lines += ["", *notes.lines(), ""]
-    captured = Counter(json.loads(line)["client"] for line in CAPTURED.open(encoding="utf-8"))
+    captured = Counter(
+        json.loads(line)["client"] for line in CAPTURED.read_text("utf-8").splitlines()
+    )
     lines.append(REPLAYED.format(total=captured.total(), n=len(captured)))
     lines += ["| client | requests | read as they should be |", "|---|---:|---|"]
     for client_name, n in captured.items():
