@@ -25,6 +25,13 @@ def letters(history: Sequence[int]) -> int:
     return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
 
 
+def around_the_cursor(prompt: Sequence[int]) -> tuple[str, str]:
+    """What comes before and after the cursor in a prompt that is framed for fill-in-the-middle."""
+    start, gap, end = (prompt.index(t) for t in (FIM.prefix, FIM.suffix, FIM.middle))
+    assert start < gap < end == len(prompt) - 1
+    return bytes(prompt[start + 1 : gap]).decode(), bytes(prompt[gap + 1 : end]).decode()
+
+
 def script(text: str, *, after: str = "?") -> Reply:
     """A model that, after a prompt that ends in `after`, says `text` and ends."""
     says: list[int] = [*text.encode(), EOG]

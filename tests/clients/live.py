@@ -1,0 +1,133 @@
+"""`turbopilot serve` with the bundled model, in a process of its own, watched from outside as an operator would."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+# Something that hangs fails one test; a machine that is busy does not.
+PATIENCE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A running server.
+
+    Attributes:
+        port: on 127.0.0.1.
+        key: that it asks for; "" is none.
+        log: what it said so far, line by line.
+    """
+
+    port: int
+    key: str
+    log: list[str]
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """(Status, body), without any client's library."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            c.request(method, path, None if body is None else json.dumps(body), headers)
+            response = c.getresponse()
+            return response.status, response.read()
+        finally:
+            c.close()
+
+    def complete(self, **body: object) -> Any:
+        """The answer to a completion."""
+        status, data = self.ask("POST", "/v1/completions", body)
+        assert status == 200, data
+        return json.loads(data)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample of /metrics, summed over the labels that are not given."""
+        _, data = self.ask("GET", "/metrics")
+        return sum(
+            s.value
+            for family in text_string_to_metric_families(data.decode())
+            for s in family.samples
+            if s.name == f"turbopilot_{name}" and labels.items() <= s.labels.items()
+        )
+
+    def tokens(self, kind: str) -> int:
+        """Tokens that were counted so far."""
+        return int(self.metric("tokens_total", kind=kind))
+
+    def cancelled(self) -> int:
+        """Requests that ended since their client left."""
+        return int(self.metric("requests_total", reason="cancelled"))
+
+    def busy(self) -> int:
+        """Requests that are computed, or wait for it."""
+        _, data = self.ask("GET", "/health")
+        health = json.loads(data)
+        return int(health["running"] + health["waiting"])
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    """Ask again and again; what never happens fails the test."""
+    until = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < until, "it never happened"
+
+
+@contextmanager
+def live_server(cache: Path, *arguments: str, key: str = "") -> Iterator[Live]:
+    """The bundled model, served on a free port.
+
+    Args:
+        cache: where the model is kept once it was converted.
+        arguments: more of the command line.
+        key: that it is to ask for.
+    """
+    keys = ("--api-key", key) if key else ()
+    command = [sys.executable, "-m", "turbopilot", "serve", "--port", "0", *keys, *arguments]
+    environ = {**os.environ, "TURBOPILOT_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+    for name in ("MODEL", "MODEL_TYPE"):
+        environ.pop(name, None)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT, env=environ
+    ) as process:  # fmt: skip
+        log: list[str] = []
+        port = _port(process, log)
+        reader = threading.Thread(target=_read, args=(process, log))
+        reader.start()  # a full pipe would stop the server
+        try:
+            yield Live(port, key, log)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+            reader.join(PATIENCE)
+
+
+def _port(process: subprocess.Popen[str], log: list[str]) -> int:
+    assert process.stderr
+    for line in process.stderr:
+        log.append(line)
+        if line.startswith("ready "):
+            return int(line.split("http://127.0.0.1:")[1].split()[0])
+    raise AssertionError("the server did not start:\n" + "".join(log))
+
+
+def _read(process: subprocess.Popen[str], log: list[str]) -> None:
+    assert process.stderr
+    log.extend(process.stderr)

@@ -1,0 +1,44 @@
+// OpenAI's library for Node, driven by lines of JSON: {op, url, key, body} in the argument, answers on stdout.
+import readline from "node:readline";
+import OpenAI from "openai";
+
+const { op, url, key, body } = JSON.parse(process.argv[2]);
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
+const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+console.log = console.error; // libraries talk: not between our lines
+// Nothing is closed by this process's end: a cancelled request must be told by the library itself.
+const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+const ops = {
+  async plain() {
+    say(await client.completions.create(body));
+  },
+  async models() {
+    for await (const model of await client.models.list()) say(model);
+  },
+  async stream() {
+    for await (const chunk of await client.completions.create({ ...body, stream: true })) say(chunk);
+  },
+  async cancel() {
+    const stream = await client.completions.create({ ...body, stream: true });
+    let seen = 0;
+    for await (const chunk of stream) {
+      say(chunk);
+      if (++seen === 3) stream.controller.abort();
+    }
+  },
+  async cancelPlain() {
+    const controller = new AbortController();
+    const answer = client.completions.create(body, { signal: controller.signal });
+    input.next().then(() => controller.abort());
+    await answer;
+  },
+};
+
+try {
+  await ops[op]();
+  say({ ended: true });
+} catch (e) {
+  say({ error: e.constructor.name, status: e.status ?? null, message: e.message });
+}
+while (!(await input.next()).done);

@@ -1,0 +1,87 @@
+"""curl and a live server with the bundled model: what a shell script, llama.vim and minuet do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.clients.asked import FIM, FRAMED, KEY, LONG, LONG_TOKENS, PLAIN, WRONG_KEY
+from tests.clients.live import PATIENCE, Live, wait_until
+
+pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+
+
+def command(live: Live, body: object, *options: str) -> list[str]:
+    url = f"{live.url}/v1/completions"
+    return ["curl", "-sS", "--noproxy", "*", *options, url, "--data", json.dumps(body)]
+
+
+def curl(live: Live, body: object, *options: str) -> str:
+    return subprocess.run(
+        command(live, body, *options), capture_output=True, text=True, check=True, timeout=PATIENCE
+    ).stdout  # fmt: skip
+
+
+def text_of(answer: str) -> str:
+    return str(json.loads(answer)["choices"][0]["text"])
+
+
+def events(output: str) -> list[Any]:
+    *found, done, end = output.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    return [json.loads(e.removeprefix("data: ")) for e in found]
+
+
+@pytest.mark.cell("curl", "plain")
+def test_a_plain_answer(live: Live) -> None:
+    answer = curl(live, PLAIN)
+    assert text_of(answer).strip()
+    assert "\n" not in answer
+    assert json.loads(answer)["usage"]["completion_tokens"] <= 24
+
+
+@pytest.mark.cell("curl", "stream")
+def test_a_stream_is_the_plain_answer(live: Live) -> None:
+    chunks = events(curl(live, {**PLAIN, "stream": True}, "-N"))
+    assert "".join(c["choices"][0]["text"] for c in chunks) == text_of(curl(live, PLAIN))
+
+
+@pytest.mark.cell("curl", "FIM")
+def test_the_text_after_the_cursor_counts(live: Live) -> None:
+    assert text_of(curl(live, FRAMED)).startswith(text_of(curl(live, FIM)))
+
+
+@pytest.mark.cell("curl", "cancel")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_is_ended(live: Live, stream: bool) -> None:
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    with subprocess.Popen(
+        command(live, {**LONG, "stream": stream}, "-N"), stdout=subprocess.PIPE
+    ) as process:  # fmt: skip
+        assert process.stdout
+        if stream:
+            assert process.stdout.readline().startswith(b"data: {")
+        wait_until(lambda: live.busy() == LONG["n"])
+        process.terminate()
+    wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+    wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < LONG_TOKENS
+
+
+@pytest.mark.cell("curl", "auth")
+def test_a_key(guarded: Live) -> None:
+    status = ("-w", "\n%{http_code}")
+    right = curl(guarded, PLAIN, "-H", f"Authorization: Bearer {KEY}", *status)
+    assert right.endswith("\n200")
+    for headers in ((), ("-H", f"Authorization: Bearer {WRONG_KEY}")):
+        body, _, code = curl(guarded, PLAIN, *headers, *status).rpartition("\n")
+        assert code == "401"
+        assert isinstance(json.loads(body)["error"]["message"], str)
+    health = subprocess.run(
+        ["curl", "-sS", "--noproxy", "*", f"{guarded.url}/health"], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert json.loads(health.stdout)["status"] == "ok"

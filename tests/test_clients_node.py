@@ -1,0 +1,153 @@
+"""OpenAI's library for Node and Continue's reader, and a live server with the bundled model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.clients.asked import FIM, FRAMED, KEY, LONG, LONG_TOKENS, PLAIN, WRONG_KEY
+from tests.clients.fixtures import require
+from tests.clients.live import Live, wait_until
+from tests.clients.tools import Lines, talk
+
+pytestmark = pytest.mark.clients
+
+ENDED = {"ended": True}
+
+
+@contextmanager
+def openai_node(live: Live, op: str, body: object = None, key: str = "any") -> Iterator[Lines]:
+    asked = {"op": op, "url": live.url, "key": key, "body": body}
+    with talk(require("openai-node").node("openai_node.mjs", json.dumps(asked))) as lines:
+        yield lines
+
+
+@contextmanager
+def continue_fetch(
+    live: Live, op: str, body: object, key: str = "any", path: str = "/v1/completions"
+) -> Iterator[Lines]:
+    asked = {"op": op, "url": live.url, "key": key, "path": path, "body": body}
+    with talk(require("continue-fetch").node("continue_fetch.mjs", json.dumps(asked))) as lines:
+        yield lines
+
+
+def all_of(lines: Lines) -> list[Any]:
+    """What a driver says until it ends."""
+    found = []
+    while (line := lines.hear()) != ENDED:
+        assert line is not None
+        assert "error" not in line, line
+        found.append(line)
+    return found
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(c["choices"][0]["text"] for c in chunks if c["choices"])
+
+
+@pytest.mark.cell("openai-node", "plain")
+def test_openai_plain(live: Live) -> None:
+    with openai_node(live, "plain", PLAIN) as lines:
+        (answer,) = all_of(lines)
+        assert answer["choices"][0]["text"].strip()
+        assert 0 < answer["usage"]["completion_tokens"] <= 24
+    with openai_node(live, "models") as lines:
+        (model,) = all_of(lines)
+        assert model["id"] == answer["model"]
+
+
+@pytest.mark.cell("openai-node", "stream")
+def test_openai_stream(live: Live) -> None:
+    with openai_node(live, "stream", {**PLAIN, "stream_options": {"include_usage": True}}) as lines:
+        chunks = all_of(lines)
+    plain = live.complete(**PLAIN)
+    assert text_of(chunks) == plain["choices"][0]["text"]
+    assert chunks[-1]["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"]
+
+
+@pytest.mark.cell("openai-node", "FIM")
+def test_openai_fim(live: Live) -> None:
+    with openai_node(live, "plain", FIM) as lines:
+        (answer,) = all_of(lines)
+    framed = live.complete(**FRAMED)
+    assert framed["choices"][0]["text"].startswith(answer["choices"][0]["text"])
+    assert answer["usage"]["prompt_tokens"] == framed["usage"]["prompt_tokens"]
+
+
+@pytest.mark.cell("openai-node", "cancel")
+def test_openai_stream_is_aborted(live: Live) -> None:
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    with openai_node(live, "cancel", LONG) as lines:
+        assert len(all_of(lines)) >= 3
+        wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+        wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < LONG_TOKENS
+
+
+@pytest.mark.cell("openai-node", "cancel")
+def test_openai_plain_is_aborted(live: Live) -> None:
+    cancelled = live.cancelled()
+    with openai_node(live, "cancelPlain", LONG) as lines:
+        wait_until(lambda: live.busy() == LONG["n"])
+        lines.say("abort")
+        assert lines.hear()["error"] == "APIUserAbortError"
+        wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+        wait_until(lambda: live.busy() == 0)
+
+
+@pytest.mark.cell("openai-node", "auth")
+def test_openai_key(guarded: Live) -> None:
+    with openai_node(guarded, "plain", PLAIN, KEY) as lines:
+        assert text_of(all_of(lines)).strip()
+    with openai_node(guarded, "plain", PLAIN, WRONG_KEY) as lines:
+        refused = lines.hear()
+        assert (refused["error"], refused["status"]) == ("AuthenticationError", 401)
+
+
+@pytest.mark.cell("continue-fetch", "plain")
+def test_continue_plain(live: Live) -> None:
+    with continue_fetch(live, "plain", PLAIN) as lines:
+        (answer,) = all_of(lines)
+        assert answer["choices"] == live.complete(**PLAIN)["choices"]
+
+
+@pytest.mark.cell("continue-fetch", "stream")
+def test_continue_stream(live: Live) -> None:
+    with continue_fetch(live, "stream", PLAIN) as lines:
+        chunks = all_of(lines)
+    assert text_of(chunks) == live.complete(**PLAIN)["choices"][0]["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.cell("continue-fetch", "FIM")
+def test_continue_fim(live: Live) -> None:
+    """By the model's own tokens, as its autocompletion asks, and by Mistral's route, as its adapters do."""
+    with continue_fetch(live, "stream", FRAMED) as lines:
+        assert text_of(all_of(lines)) == live.complete(**FRAMED)["choices"][0]["text"]
+    with continue_fetch(live, "stream", FIM, path="/v1/fim/completions") as lines:
+        deltas = [c["choices"][0]["delta"].get("content") or "" for c in all_of(lines)]
+    assert "".join(deltas) == live.complete(**FIM)["choices"][0]["text"]
+
+
+@pytest.mark.cell("continue-fetch", "cancel")
+def test_continue_is_aborted(live: Live) -> None:
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    with continue_fetch(live, "cancel", LONG) as lines:
+        assert len(all_of(lines)) >= 3
+        wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+        wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < LONG_TOKENS
+
+
+@pytest.mark.cell("continue-fetch", "auth")
+def test_continue_key(guarded: Live) -> None:
+    with continue_fetch(guarded, "stream", PLAIN, KEY) as lines:
+        assert text_of(all_of(lines)).strip()
+    with continue_fetch(guarded, "plain", PLAIN, WRONG_KEY) as lines:
+        refused = lines.hear()
+        assert refused["status"] == 401
+        assert isinstance(json.loads(refused["message"])["error"]["message"], str)

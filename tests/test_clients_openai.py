@@ -1,0 +1,168 @@
+"""OpenAI's Python library and a live server with the bundled model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Completion
+
+from tests.clients.asked import FIM, FRAMED, KEY, LONG, LONG_TOKENS, PLAIN, WRONG_KEY
+from tests.clients.live import PATIENCE, Live, wait_until
+
+
+def sync_client(live: Live, key: str = "any", *, strict: bool = True) -> openai.OpenAI:
+    """A client that holds answers against the library's types, all of them where it is strict.
+
+    Of a stream it cannot be: the types do not know the null that OpenAI's own has before the reason of an end.
+    """
+    return openai.OpenAI(
+        base_url=f"{live.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE,
+        _strict_response_validation=strict,
+    )  # fmt: skip
+
+
+def async_client(live: Live) -> openai.AsyncOpenAI:
+    url = f"{live.url}/v1"
+    return openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0, timeout=PATIENCE)
+
+
+def joined(chunks: list[Completion]) -> str:
+    return "".join(choice.text for chunk in chunks for choice in chunk.choices)
+
+
+def check_usage(answer: Completion) -> None:
+    usage = answer.usage
+    assert usage
+    assert usage.prompt_tokens > 0
+    assert 0 < usage.completion_tokens <= 24
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+@pytest.mark.cell("openai-python", "plain")
+def test_a_plain_answer(live: Live) -> None:
+    with sync_client(live) as client:
+        answer = client.completions.create(**PLAIN)
+        assert answer.choices[0].text.strip()
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        check_usage(answer)
+        (model,) = client.models.list()
+        assert answer.model == model.id == client.models.retrieve(model.id).id
+
+
+@pytest.mark.cell("openai-python", "plain")
+def test_a_raw_answer(live: Live) -> None:
+    with sync_client(live) as client:
+        raw = client.completions.with_raw_response.create(**PLAIN)
+        assert raw.http_response.status_code == 200
+        assert raw.headers["content-type"] == "application/json"
+        assert raw.parse().choices == client.completions.create(**PLAIN).choices
+
+
+@pytest.mark.cell("openai-python", "plain")
+def test_four_choices_with_log_probabilities(live: Live) -> None:
+    with sync_client(live) as client:
+        body = {**PLAIN, "temperature": 1, "top_p": 1}
+        answer = client.completions.create(**body, n=4, logprobs=2, stop=["\n\n\n"])
+        assert [c.index for c in answer.choices] == [0, 1, 2, 3]
+        for choice in answer.choices:
+            assert choice.logprobs
+            assert choice.logprobs.tokens is not None
+            assert "".join(choice.logprobs.tokens) == choice.text
+
+
+@pytest.mark.cell("openai-python", "stream")
+def test_a_stream_is_the_plain_answer(live: Live) -> None:
+    with sync_client(live, strict=False) as client:
+        plain = client.completions.create(**PLAIN)
+        options: Any = {"include_usage": True}
+        *chunks, last = client.completions.create(**PLAIN, stream=True, stream_options=options)
+        assert joined(chunks) == plain.choices[0].text
+        assert len(chunks) > 2
+        assert chunks[-1].choices[0].finish_reason == plain.choices[0].finish_reason
+        assert last.usage
+        assert plain.usage
+        assert last.usage.prompt_tokens == plain.usage.prompt_tokens
+        assert last.usage.completion_tokens == plain.usage.completion_tokens
+
+
+@pytest.mark.cell("openai-python", "stream")
+def test_a_stream_without_blocking(live: Live) -> None:
+    async def both() -> tuple[str, str]:
+        async with async_client(live) as client:
+            plain, stream = await asyncio.gather(
+                client.completions.create(**PLAIN), client.completions.create(**PLAIN, stream=True)
+            )
+            return plain.choices[0].text, joined([chunk async for chunk in stream])
+
+    plain, streamed = asyncio.run(both())
+    assert plain == streamed
+
+
+@pytest.mark.cell("openai-python", "FIM")
+def test_the_text_after_the_cursor_counts(live: Live) -> None:
+    with sync_client(live) as client:
+        answer = client.completions.create(**FIM)
+        framed = client.completions.create(**FRAMED)
+        assert answer.usage
+        assert framed.usage
+        assert answer.usage.prompt_tokens == framed.usage.prompt_tokens
+        # Ours may end earlier: where it comes to repeat what follows.
+        assert framed.choices[0].text.startswith(answer.choices[0].text)
+
+
+@pytest.mark.cell("openai-python", "cancel")
+def test_a_stream_that_is_closed_half_way(live: Live) -> None:
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    with sync_client(live, strict=False) as client:
+        stream = client.completions.create(**LONG, stream=True)
+        for _ in range(3):
+            next(stream)
+        assert live.busy() == LONG["n"]
+        stream.close()
+        wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+        wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < LONG_TOKENS
+
+
+@pytest.mark.cell("openai-python", "cancel")
+def test_a_plain_answer_that_is_given_up(live: Live) -> None:
+    cancelled = live.cancelled()
+
+    async def give_up() -> None:
+        async with async_client(live) as client:
+            task = asyncio.create_task(client.completions.create(**LONG))
+            while not await asyncio.to_thread(live.busy):
+                assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(give_up())
+    wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
+    wait_until(lambda: live.busy() == 0)
+
+
+def test_errors_are_the_librarys(live: Live) -> None:
+    with sync_client(live) as client:
+        with pytest.raises(openai.BadRequestError, match="max_tokens") as refused:
+            client.completions.create(**{**PLAIN, "max_tokens": "many"})
+        assert refused.value.param == "max_tokens"
+        with pytest.raises(openai.NotFoundError):
+            client.post("/nope", cast_to=Completion, body={})
+
+
+@pytest.mark.cell("openai-python", "auth")
+def test_a_key(guarded: Live) -> None:
+    with sync_client(guarded, KEY) as client:
+        assert client.completions.create(**PLAIN).choices[0].text
+        assert list(client.models.list())
+    with sync_client(guarded, WRONG_KEY) as client:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            client.completions.create(**PLAIN)
+        assert isinstance(refused.value.body, dict)
+        assert isinstance(refused.value.body["message"], str)
+        assert KEY not in json.dumps(refused.value.body)
