@@ -8,7 +8,7 @@ import time
 from flask import Flask, Response, g, request
 
 from serve.http import errors
-from serve.http.routes import copilot, generate, llama_cpp, openai, ops, tabby
+from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
 from serve.models import Models
 from serve.settings import MAX_BODY_BYTES, Defaults
 
@@ -34,6 +34,7 @@ def create_app(models: Models, defaults: Defaults | None = None) -> Flask:
         copilot.blueprint(),
         tabby.blueprint(models),
         ops.blueprint(models),
+        description.blueprint(defaults),
     ):
         app.register_blueprint(blueprint)
 
