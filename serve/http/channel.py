@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
 from serve.http.sse import json_bytes
@@ -25,12 +25,23 @@ MAX_DISCARDED_BYTES = 2**30
 # A client that takes nothing of what waits for it for so many seconds has its connection closed. Until then
 # it may hold a thread: waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
 STUCK_SECONDS = 30.0
+# A client that began a request and has not sent all of it after so many seconds has its connection closed, however
+# steadily it sends: a byte now and then would keep it, and connections are counted.
+RECEIVE_SECONDS = 120.0
+# Bytes of a chunked body that are parsed at a time. waitress cuts each chunk off the rest, so that 64 KiB of chunks
+# of one byte would take as long as copying gigabytes.
+CHUNKED_AT_ONCE = 4096
+# The longest line that says how long a chunk is, and the longest trailer: waitress bounds neither.
+MAX_CHUNK_LINE = 16384
 # In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Discards a body that is announced as too large; waitress would close while the client still sends."""
+    """waitress's parser, which refuses where it would drop the connection, wait for ever or guess.
+
+    A body that is announced as too large is discarded; waitress would close while the client still sends.
+    """
 
     expect_continue: bool
     _discard = 0
@@ -42,14 +53,40 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             self._discard -= n
             self.completed = not self._discard
             return n
+        if self.chunked:
+            data = data[:CHUNKED_AT_ONCE]
         consumed: int = super().received(data)
+        if self.chunked and not self.completed:
+            unfinished = len(self.body_rcv.control_line) + len(self.body_rcv.trailer)
+            if unfinished > MAX_CHUNK_LINE:
+                self.error = BadRequest("Chunk without an end")
+                self.completed = True
         if isinstance(self.error, RequestEntityTooLarge):
             if self.expect_continue:
                 self.expect_continue = False  # answered with the refusal, not with "100 Continue"
             elif not self.body_bytes_received and self.content_length <= MAX_DISCARDED_BYTES:
                 self._discard = self.content_length
                 self.completed = False
+        if self.completed:
+            self.expect_continue = False  # waitress would send it now, and then wait for a body
         return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the first line and the headers.
+
+        Raises:
+            ParsingError: they are no HTTP, or leave open where the request ends.
+        """
+        try:
+            super().parse_header(header_plus)
+        except TransferEncodingNotImplemented as e:
+            raise ParsingError(*e.args) from None  # 501 would be tried again
+        except ValueError as e:  # a length of thousands of digits, "http://["
+            raise ParsingError(str(e)) from None
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Content-Length beside Transfer-Encoding")
+        if "TRANSFER_ENCODING" in self.headers:  # HTTP/1.1 takes it out
+            raise ParsingError("Transfer-Encoding is of HTTP/1.1")
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
@@ -88,6 +125,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._watch_lock = threading.Lock()
         self._watchers: dict[object, Callable[[], None]] = {}
         self._unsent_since: tuple[float, float] | None = None
+        self._receiving_since: tuple[object, float] | None = None
         super().__init__(*args, **kwargs)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
@@ -122,11 +160,22 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             callback()
 
     def is_stuck(self, now: float) -> bool:
-        """Whether something waits for the client, and nothing of it could be sent for STUCK_SECONDS.
+        """Whether the client takes nothing of what waits for it, or does not come to an end with its request.
 
         Args:
             now: the caller's clock, asked again and again; only differences matter.
         """
+        return self._takes_nothing(now) or self._never_ends(now)
+
+    def _never_ends(self, now: float) -> bool:
+        if self.request is None or self.requests:
+            self._receiving_since = None
+            return False
+        if self._receiving_since is None or self._receiving_since[0] is not self.request:
+            self._receiving_since = self.request, now
+        return now - self._receiving_since[1] >= RECEIVE_SECONDS
+
+    def _takes_nothing(self, now: float) -> bool:
         if not self.total_outbufs_len:
             self._unsent_since = None
             return False
