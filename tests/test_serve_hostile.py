@@ -325,7 +325,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "4096 biases": (f'{{"prompt":"x","logit_bias":{many(4096)}}}'.encode(), 200),
     "4097 biases": (f'{{"prompt":"x","logit_bias":{many(4097)}}}'.encode(), 400),
     "100,000 biases": (f'{{"prompt":"x","logit_bias":{many(100_000)}}}'.encode(), 400),
-    "a bias for 1 MB of text": (b'{"prompt":"x","logit_bias":{"%s":1}}' % (b"ab" * 500_000), 200),
+    "a bias for 1 MB of text": (b'{"prompt":"x","logit_bias":{"%s":1}}' % (b"ab" * 500_000), 400),
     "a bias for an id of 400 digits": (
         b'{"prompt":"x","logit_bias":[[1' + b"0" * 400 + b",1]]}",
         200,

@@ -116,14 +116,15 @@ def json_of(schema: Schema) -> Content:
 def stream_of(mimetype: str, piece: Schema, error: str, what: str) -> Content:
     """An answer as it is generated. A stream that breaks ends with an error.
 
+    OpenAPI 3.1 has no word for the pieces of a stream, and readers differ in what a `schema` would mean of it.
+
     Args:
         mimetype: its Content-Type.
-        piece: one piece of it; OpenAPI 3.1 has no word for that.
+        piece: one piece of it.
         error: the dialect's.
         what: how it is cut into pieces, and how it ends.
     """
-    pieces: Schema = {"anyOf": [piece, ref(error)]}
-    return {mimetype: {"schema": {"type": "string", "description": what}, "x-itemSchema": pieces}}
+    return {mimetype: {"x-itemSchema": {"description": what, "anyOf": [piece, ref(error)]}}}
 
 
 def asks(

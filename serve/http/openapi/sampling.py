@@ -17,7 +17,7 @@ from serve.http.openapi.schema import (
     texts,
     whole,
 )
-from serve.http.sampling_fields import MAX_BIAS, MAX_BIASES
+from serve.http.sampling_fields import MAX_BIAS, MAX_BIAS_TEXT, MAX_BIASES
 from serve.settings import Defaults
 
 _BIAS: Final[Schema] = {
@@ -127,12 +127,13 @@ def logit_bias() -> dict[str, Schema]:
     """What is added to the logits."""
     by_name: Schema = {
         "type": "object",
+        "propertyNames": {"maxLength": MAX_BIAS_TEXT},
         "additionalProperties": _BIAS,
         "maxProperties": MAX_BIASES,
     }
     pair: Schema = {
         "type": "array",
-        "prefixItems": [{"type": ["integer", "string"]}, _BIAS],
+        "prefixItems": [{"type": ["integer", "string"], "maxLength": MAX_BIAS_TEXT}, _BIAS],
         "minItems": 2,
         "maxItems": 2,
     }
