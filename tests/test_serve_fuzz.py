@@ -82,7 +82,9 @@ def fake() -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def real(demo_gguf: Path) -> Iterator[Running]:
     """llama.cpp with the bundled model."""
-    options = ModelOptions(threads=2, ctx=512, n_batch=128, n_seq=4)
+    options = ModelOptions(
+        threads=1, ctx=512, n_batch=128, n_seq=4
+    )  # the other core is the clients'
     decoder, _ = load(demo_gguf, options)
     decoder.open_gate = lambda: None  # type: ignore[attr-defined]
     with running(decoder, limits=LIMITS, max_open=256) as r:  # type: ignore[arg-type]
@@ -99,7 +101,7 @@ def test_hundreds_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=10_000, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
 @given(ASKED)
 def test_thousands_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
     check(fake, *asked)
