@@ -11,6 +11,8 @@ FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
 # Below this, dividing by the temperature could overflow; nothing but the likeliest token is left anyway.
 COLDEST = 1e-6
+# Above this, multiplying by it could overflow, or dividing come to nothing; all tokens are as likely anyway.
+HOTTEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import ast
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -188,3 +189,30 @@ class FakeDecoder:
         """Let everything pass from now on."""
         if self._gate:
             self._gate.release(10_000)
+
+
+class TalkingDecoder(FakeDecoder):
+    """One that chats, and takes every grammar to mean that anything goes."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{"n_seq": 4, "n_batch": 64, **more})
+        self.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
+
+    def constraint(self, grammar: str) -> Constraint:
+        return Anything()
+
+
+class Anything:
+    """A grammar that forbids nothing."""
+
+    def allows(self, token: int) -> bool:
+        return True
+
+    def mask(self, logits: Logits) -> Logits:
+        return np.array(logits)
+
+    def accept(self, token: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -322,7 +322,7 @@ def test_a_client_that_never_reads_is_let_go() -> None:
     thread = threading.Thread(target=server.run)
     thread.start()
     with connection(server.port) as s:
-        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert gone.wait(60)
         assert closed.wait(60)
     server.stop()
@@ -345,7 +345,7 @@ def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
     thread = threading.Thread(target=server.run)
     thread.start()
     with connection(server.port) as s:
-        s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered.wait(60)
         while not gone.wait(0.01):
             now[0] += STUCK_SECONDS / 2  # time passes, and nothing is read

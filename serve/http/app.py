@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from serve.http import access, errors
-from serve.http.routes import copilot, generate, llama_cpp, openai, ops, tabby
+from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
 from serve.http.routes.common import ForClients
 from serve.http.security import hooks
 from serve.models import Models
@@ -38,6 +38,7 @@ def create_app(
         copilot.blueprint(request_id=security.copilot_request_id),
         tabby.blueprint(models),
         ops.blueprint(models),
+        description.blueprint(defaults),
     ):
         app.register_blueprint(blueprint)
     return app

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
 from serve.http.sse import json_bytes
@@ -30,12 +30,20 @@ STUCK_SECONDS = 30.0
 # A request must have come as a whole so many seconds after its first byte. Without that, a thousand clients that
 # send a byte a minute would hold all connections. One that has not begun is waitress's `channel_timeout`'s.
 LATE_SECONDS = 30.0
+# Bytes of a chunked body that are parsed at a time. waitress cuts each chunk off the rest, so that 64 KiB of chunks
+# of one byte would take as long as copying gigabytes.
+CHUNKED_AT_ONCE = 4096
+# The longest line that says how long a chunk is, and the longest trailer: waitress bounds neither.
+MAX_CHUNK_LINE = 16384
 # In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Discards a body that is announced as too large; waitress would close while the client still sends."""
+    """waitress's parser, which refuses where it would drop the connection, wait for ever or guess.
+
+    A body that is announced as too large is discarded; waitress would close while the client still sends.
+    """
 
     expect_continue: bool
     _discard = 0
@@ -47,14 +55,40 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             self._discard -= n
             self.completed = not self._discard
             return n
+        if self.chunked:
+            data = data[:CHUNKED_AT_ONCE]
         consumed: int = super().received(data)
+        if self.chunked and not self.completed:
+            unfinished = len(self.body_rcv.control_line) + len(self.body_rcv.trailer)
+            if unfinished > MAX_CHUNK_LINE:
+                self.error = BadRequest("Chunk without an end")
+                self.completed = True
         if isinstance(self.error, RequestEntityTooLarge):
             if self.expect_continue:
                 self.expect_continue = False  # answered with the refusal, not with "100 Continue"
             elif not self.body_bytes_received and self.content_length <= MAX_DISCARDED_BYTES:
                 self._discard = self.content_length
                 self.completed = False
+        if self.completed:
+            self.expect_continue = False  # waitress would send it now, and then wait for a body
         return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the first line and the headers.
+
+        Raises:
+            ParsingError: they are no HTTP, or leave open where the request ends.
+        """
+        try:
+            super().parse_header(header_plus)
+        except TransferEncodingNotImplemented as e:
+            raise ParsingError(*e.args) from None  # 501 would be tried again
+        except ValueError as e:  # a length of thousands of digits, "http://["
+            raise ParsingError(str(e)) from None
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Content-Length beside Transfer-Encoding")
+        if "TRANSFER_ENCODING" in self.headers:  # HTTP/1.1 takes it out
+            raise ParsingError("Transfer-Encoding is of HTTP/1.1")
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -27,7 +28,10 @@ class Fields:
 
     def fail(self, name: str, wanted: str) -> NoReturn:
         """Refuse a field."""
-        got = json.dumps(self._values.get(name), default=str)
+        try:
+            got = json.dumps(self._values.get(name), default=str)
+        except RecursionError:  # what could be read cannot always be written
+            got = "something nested deeply"
         shown = got if len(got) <= 40 else got[:37] + "..."
         raise InvalidRequest(
             f"{self._path}{name} must be {wanted}, not {shown}", param=self._path + name
@@ -69,7 +73,7 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(name, "a number")
-        if not least <= value <= most or not math.isfinite(value):
+        if not least <= value <= min(most, sys.float_info.max):  # a whole number may be larger
             self.fail(name, f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}")
         return float(value)
 

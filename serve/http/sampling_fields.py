@@ -18,6 +18,8 @@ from turbopilot.errors import InvalidRequest
 MAX_BIAS = 100.0
 # Pairs of `logit_bias`; each costs time for every token.
 MAX_BIASES = 4096
+# Characters of a text in it. Tokens are shorter, and llama.cpp takes minutes for the tokens of a text of megabytes.
+MAX_BIAS_TEXT = 128
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -83,7 +85,11 @@ def _is_number(text: str) -> bool:
 def _token(f: Fields, token: object) -> int | str:
     if isinstance(token, bool) or not isinstance(token, int | str):
         f.fail("logit_bias", "about token ids or texts")
-    return token if isinstance(token, int) else token.encode("utf-8", "replace").decode()
+    if isinstance(token, int):
+        return token
+    if len(token) > MAX_BIAS_TEXT:
+        f.fail("logit_bias", f"about texts of at most {MAX_BIAS_TEXT} characters")
+    return token.encode("utf-8", "replace").decode()
 
 
 def _bias(f: Fields, bias: object) -> float:

@@ -13,8 +13,9 @@ DONE: Final = b"data: [DONE]\n\n"
 
 
 def json_bytes(value: Mapping[str, object] | Sequence[Mapping[str, object]]) -> bytes:
-    """One line of UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """One line of UTF-8. Halves of surrogate pairs, which an error may tell of a client's text, become "?"."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace")
 
 
 def sse_frame(value: Mapping[str, object]) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from serve.decoder import Constraint, Logits
-from serve.request import COLDEST, SamplingParams
+from serve.request import COLDEST, HOTTEST, SamplingParams
 from serve.sampling.candidates import candidates, draw
 from serve.sampling.infill import MOST_CANDIDATES, Vocabulary, certain_or_end, likeliest_end
 from serve.sampling.mirostat import Mirostat
@@ -49,6 +49,8 @@ class Sampler:
             raise ValueError("a grammar without its constraint would be ignored")
         if params.infill and vocab is None:
             raise ValueError("infill asks the vocabulary")
+        if params.temperature > HOTTEST:
+            params = replace(params, temperature=HOTTEST)
         self.params = params
         self._constraint = constraint
         self._vocab = vocab

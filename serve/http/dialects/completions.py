@@ -48,6 +48,11 @@ class CompletionsCall:
     include_usage: bool
     echo: bool
 
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether the answer depends on the texts of the prompts."""
+        return self.echo or self.completion.n_logprobs is not None
+
 
 def parse_completions(body: Fields, defaults: Defaults) -> CompletionsCall:
     """A body as OpenAI documents it; `segments` (Tabby's form) may stand for prompt and suffix.
@@ -112,7 +117,8 @@ class CompletionsRendering:
     Args:
         call: what was asked.
         model: which model answers.
-        prompts: the texts of the prompts, which count for the places of tokens and are told where wanted.
+        prompts: the texts of the prompts, where the call needs them: they count for the places of tokens, and are
+            told where wanted.
         truncated: whether something was given up so that it fits.
     """
 

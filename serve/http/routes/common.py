@@ -171,7 +171,8 @@ def _with_headers(completion: Completion) -> Completion:
     if name := request.headers.get(SESSION_HEADER, ""):
         completion = replace(completion, session=_session(name))
     if text := request.headers.get(DEADLINE_HEADER, ""):
-        if not (text.isascii() and text.isdecimal() and 0 < int(text[:12]) <= 10**9):
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 10
+        if not (is_number and 0 < int(text) <= 10**9):
             raise InvalidRequest(
                 f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0",
                 param=DEADLINE_HEADER,

@@ -22,7 +22,8 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
     def completions(engine: str = "") -> Response:
         call = parse_completions(json_body(), defaults)
         with models.use(engine or call.model) as service:
-            texts = tuple(map(service.text, call.completion.prompts))
+            prompts = call.completion.prompts if call.needs_prompts else ()
+            texts = tuple(map(service.text, prompts))
             return respond(
                 service,
                 call.completion,

@@ -1,0 +1,100 @@
+"""Holds answers and bodies against `/openapi.json`, and tells which fields a parser looked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+Document = Mapping[str, Any]
+Body = dict[str, Any]
+
+
+class Noted(dict[str, Any]):
+    """A body that notes the name of each field that somebody looks for, nested ones as "messages[].role"."""
+
+    def __init__(self, values: Mapping[str, Any], seen: set[str], path: str = "") -> None:
+        super().__init__({k: noted(v, seen, f"{path}{k}") for k, v in values.items()})
+        self._seen, self._path = seen, path
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._seen.add(self._path + name)
+        return super().get(name, default)
+
+
+def noted(value: Any, seen: set[str], path: str) -> Any:
+    if isinstance(value, dict):
+        return Noted(value, seen, f"{path}.")
+    return [noted(v, seen, f"{path}[]") for v in value] if isinstance(value, list) else value
+
+
+def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Validator:
+    """Of a schema of the document, whose references mean the document's."""
+    return Draft202012Validator({"components": document["components"], **schema})
+
+
+def resolved(document: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a reference means."""
+    ref = schema.get("$ref")
+    if ref is None:
+        return schema
+    found: Mapping[str, Any] = document["components"]["schemas"][ref.rpartition("/")[2]]
+    return found
+
+
+def fields(document: Document, schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The names of all fields that a schema describes, as `Noted` has them."""
+    schema = resolved(document, schema)
+    for name, field in schema.get("properties", {}).items():
+        yield path + name
+        yield from fields(document, field, f"{path}{name}.")
+        if "items" in field:
+            yield from fields(document, field["items"], f"{path}{name}[].")
+
+
+def pieces(mimetype: str, data: bytes) -> Iterable[Any]:
+    """The JSON of a stream."""
+    if mimetype == "application/x-ndjson":
+        return [json.loads(line) for line in data.splitlines()]
+    *events, end = data.split(b"\n\n")
+    assert end == b"", "a stream ends with its last piece"
+    assert all(e.startswith(b"data: ") and b"\n" not in e for e in events)
+    return [json.loads(e[6:]) for e in events if e != b"data: [DONE]"]
+
+
+def check_answer(
+    document: Document,
+    operation: Mapping[str, Any],
+    status: int,
+    headers: Mapping[str, str],
+    data: bytes,
+) -> None:
+    """Raise AssertionError where an answer is not one that the document tells of.
+
+    Args:
+        document: it.
+        operation: what was asked.
+        status: the answer's,
+        headers: and its headers, by their names in small letters,
+        data: and its body.
+    """
+    assert str(status) in operation["responses"], f"{status} is not described: {data[:300]!r}"
+    answer = operation["responses"][str(status)]
+    for name, header in answer.get("headers", {}).items():
+        assert name.lower() in headers or not header.get("required"), f"{status} lacks {name}"
+    if not (content := answer.get("content")):
+        assert data == b""
+        return
+    mimetype = headers["content-type"].partition(";")[0]
+    assert mimetype in content, f"{status} as {mimetype} is not described"
+    media = content[mimetype]
+    if "x-itemSchema" in media:
+        check = validator(document, media["x-itemSchema"])
+        for piece in pieces(mimetype, data):
+            check.validate(piece)
+    elif mimetype == "application/json":
+        validator(document, media["schema"]).validate(json.loads(data))
+    else:
+        data.decode()
