@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ from serve_bench.soak import Soak, left_over, load
 
 HEALTH_MS = 50.0  # of 99 in 100
 SETTLED = 60.0  # seconds until memory has to be flat
-GROWTH, ROOM = 1.05, 16e6  # of resident memory after that: a share, or bytes where that is more
+PARTS = 5  # of the time after that; the first is compared with the last
+GROWTH, ROOM = 1.05, 16e6  # of resident memory between them: a share, or bytes where that is more
 FREED = 30.0  # seconds after the last request until everything has to be free
 
 
@@ -58,17 +60,13 @@ def checks(soak: Soak, rss: list[tuple[float, int]], left: str) -> list[Check]:
         Check("left running or waiting", left or "nothing", "nothing", not left),
     ]
     settled = [n for when, n in rss if when >= SETTLED]
-    if settled:
-        most, first = max(settled), settled[0]
-        kept = most <= max(GROWTH * first, first + ROOM)
-        found.append(
-            Check(
-                "resident memory",
-                f"{first / 1e6:.0f} MB, then at most {most / 1e6:.0f} MB",
-                "flat",
-                kept,
-            )
-        )
+    if len(settled) >= PARTS:
+        # Medians: a body of 8 MB more or less at the moment of a look says nothing.
+        n = len(settled) // PARTS
+        first, last = statistics.median(settled[:n]), statistics.median(settled[-n:])
+        kept = last <= max(GROWTH * first, first + ROOM)
+        what = f"{first / 1e6:.0f} MB, at the end {last / 1e6:.0f}, at most {max(settled) / 1e6:.0f}"
+        found.append(Check("resident memory", what, "flat", kept))
     elif rss:
         found.append(
             Check("resident memory", f"{rss[-1][1] / 1e6:.0f} MB", "(too short to say)", True)

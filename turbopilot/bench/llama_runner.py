@@ -89,7 +89,7 @@ class LoadedModel:
             kv_bytes=0,
             cache_type=setup.cache_type,
             uses_gpu=bool(before) and n_gpu_layers > 0,
-            wanted=True if no_alloc else None,  # planned is the least memory that it runs in
+            wanted=setup.flash_attention,
         )
         self._context = self._make_context(setup, n_ctx, attention)
         self._free = {str(d): d.free for d in before}

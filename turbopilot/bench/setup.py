@@ -26,6 +26,7 @@ class Setup:
         cache_type: of keys and values; one of `CACHE_TYPES`.
         n_seq: sequences that share the context.
         n_outputs: positions of a batch whose logits are kept: llama.cpp reserves memory for them. 0 is all of them.
+        flash_attention: whether to use it, which takes less memory; None is where it is faster, or memory is short.
     """
 
     n_ctx: int = 2048
@@ -35,6 +36,7 @@ class Setup:
     cache_type: str = "F16"
     n_seq: int = 1
     n_outputs: int = 20
+    flash_attention: bool | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidInput: a number is out of range, or there is no such cache type."""

@@ -268,7 +268,8 @@ def _fit(
     n_bytes = parse_size("--fit", memory)
     chosen_from = fit.candidates(types)
     setup = Setup(
-        n_ctx=ctx, n_batch=batch_size, n_threads=threads or None, n_gpu_layers=layers, cache_type=cache_type.upper()
+        n_ctx=ctx, n_batch=batch_size, n_threads=threads or None, n_gpu_layers=layers, cache_type=cache_type.upper(),
+        flash_attention=True,  # it takes less memory, which is what is promised here
     )  # fmt: skip
     path = resolve_gguf(source, type_name="F16")
     target = output or beside(source, path, memory.lower().replace(" ", ""))
