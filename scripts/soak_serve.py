@@ -65,7 +65,9 @@ def checks(soak: Soak, rss: list[tuple[float, int]], left: str) -> list[Check]:
         n = len(settled) // PARTS
         first, last = statistics.median(settled[:n]), statistics.median(settled[-n:])
         kept = last <= max(GROWTH * first, first + ROOM)
-        what = f"{first / 1e6:.0f} MB, at the end {last / 1e6:.0f}, at most {max(settled) / 1e6:.0f}"
+        what = (
+            f"{first / 1e6:.0f} MB, at the end {last / 1e6:.0f}, at most {max(settled) / 1e6:.0f}"
+        )
         found.append(Check("resident memory", what, "flat", kept))
     elif rss:
         found.append(

@@ -24,10 +24,10 @@ from serve.http.fields import Fields
 from serve.http.openapi import description
 from serve.http.openapi.schema import ref
 from serve.models import OneModel
-from serve.settings import Defaults
+from serve.settings import Defaults, SecurityOptions
 from tests.described import Body, Noted, check_answer, fields, validator
 from tests.fakes import TalkingDecoder
-from tests.serving import make_service
+from tests.serving import flask_client, make_service
 from turbopilot.errors import InvalidRequest
 
 DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
@@ -249,7 +249,7 @@ def test_what_is_described_is_taken_and_nothing_else(request_: Request, path: st
             assert named
             assert related or (path, named) == ("segments", "prompt"), (body, error)
     assert any(taken)
-    assert not all(taken) or path.endswith("samplers")
+    assert not all(taken) or path.endswith(("samplers", "model"))
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "post" in item])
@@ -331,3 +331,15 @@ def test_refusals_are_as_described(path: str) -> None:
     headers = {k.lower(): v for k, v in response.headers}
     check_answer(DOCUMENT, operation, 413, headers, response.get_data())
     runner.close()
+
+
+PLAIN_PATHS = [p for p in DOCUMENT["paths"] if "{" not in p]
+
+
+@pytest.mark.parametrize("path", PLAIN_PATHS)
+def test_what_needs_no_key_is_described_so(path: str) -> None:
+    with flask_client(SecurityOptions(api_keys=("a-key",))) as client:
+        for method, operation in DOCUMENT["paths"][path].items():
+            status = client.open(path, method=method.upper()).status_code
+            assert (status == 401) == ("401" in operation["responses"])
+            assert (status == 401) == (operation.get("security") != [])

@@ -30,11 +30,23 @@ _SCHEMAS: Final[dict[str, Schema]] = {
     ),
     "Health": record(
         {
-            "status": one_of("ok", "draining", "failed"),
-            "model": STRING,
+            "status": one_of("loading", "ok", "draining", "failed"),
+            "model": {**STRING, "description": "The one that answers to all names not known."},
             "running": WHOLE,
             "waiting": WHOLE,
             "reason": {**STRING, "description": "Why nothing is answered any more."},
+            "models": listed(
+                record(
+                    {
+                        "name": STRING,
+                        "status": one_of("unloaded", "loading", "ok", "draining", "failed"),
+                        "running": WHOLE,
+                        "waiting": WHOLE,
+                        "reason": {**STRING, "description": "Why it failed."},
+                    },
+                    optional=["reason"],
+                )
+            ),
         },
         optional=["reason"],
     ),
@@ -45,7 +57,12 @@ def chapters() -> tuple[Chapter, ...]:
     """The routes of `serve.http.routes.tabby`, `copilot`, `ops` and `description`."""
     tabby_health = json_of(ref("TabbyHealth"))
     plain = {"text/plain": {"schema": STRING}}
-    not_well = {"503": {"description": "It takes nothing new.", "content": json_of(ref("Health"))}}
+    not_well = {
+        "503": {
+            "description": "It is loading, or takes nothing new.",
+            "content": json_of(ref("Health")),
+        }
+    }
     return (
         Chapter(
             "Tabby",
@@ -81,7 +98,7 @@ def chapters() -> tuple[Chapter, ...]:
             "Operators",
             "Is it up, what does it serve, how busy is it.",
             {
-                "/": {"get": asks("index", "A page.", plain)},
+                "/": {"get": asks("index", "A page.", plain, is_open=True)},
                 "/health": {
                     "get": asks(
                         "health",

@@ -25,7 +25,10 @@ _BIAS: Final[Schema] = {
 }
 _TOKEN_ID: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 
-MODEL: Final = text("Which model is asked; any name is accepted, and told back by some dialects.")
+# Clients send what they like, and none is refused for it.
+MODEL: Final[Schema] = {
+    "description": "Which model is asked, by its name; whatever is no known name means the first."
+}
 STREAM: Final = flag("Send the text as it is generated.")
 DEADLINE: Final = number(
     "Milliseconds after which the answer is of no use any more; what there is by then is the answer. 0 is the "
