@@ -145,7 +145,7 @@ def test_a_deadline_that_is_none(port: int, deadline: bytes) -> None:
 
 
 def test_a_session_of_any_name(port: int) -> None:
-    for name in (b"\xff\xfe", b"a" * 100_000, b'";\\'):
+    for name in (b"\xff\xfe", b"a" * 60_000, b'";\\'):
         assert (
             said(port, with_length(BODY, POST + b"X-TurboPilot-Session: " + name + b"\r\n"))[0]
             == 200
