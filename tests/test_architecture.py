@@ -51,6 +51,7 @@ OWNERS = {
         "serve/http/security/hooks.py",
     },
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
+    "jinja2": {"serve/chat_template.py"},
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},
