@@ -20,14 +20,9 @@ Try it:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
         -d '{{"prompt": "import os\\n\\ndef main():", "max_tokens": 40, "stop": ["\\n\\n"]}}'
 
-In an editor, point a client for OpenAI completions at {url}/v1 (any API key will do):
-    VS Code (GitHub Copilot):
-        "github.copilot.advanced": {{
-            "debug.overrideEngine": "codegen",
-            "debug.testOverrideProxyUrl": "{url}",
-            "debug.overrideProxyUrl": "{url}"
-        }}
-    Vim, Neovim and others: the README's table of editors
+In an editor: what to set in its plugin is printed by
+    .venv/bin/turbopilot editors                     # all that are known
+    .venv/bin/turbopilot editors llama.vim --url {url}
 """
 
 
