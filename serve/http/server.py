@@ -19,6 +19,7 @@ from serve.http.app import create_app
 from serve.http.channel import Channel
 from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
+from serve.malloc import share_heap
 from serve.pool import ModelPool
 from serve.report import how_to_use, open_to_strangers
 from serve.settings import (
@@ -162,6 +163,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
         TurboPilotError: it cannot start.
     """
     listener = bind(options.host, options.port)
+    share_heap()
     with listener:
         # Seconds: not before the port is ours.
         from serve.make_pool import make_pool
