@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from serve.decoder import Tokenizer
 from serve.fim import ContextFile, Frame, find_frame, framed, plain
@@ -24,6 +25,10 @@ SUFFIX_SHARE = 4
 CHARS_PER_TOKEN = 32
 
 
+# What somebody wants continued: a text, or token ids, which are taken as they are.
+PromptText: TypeAlias = str | tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Ids that fit, and what was given up for that: parts of "prompt", "input_extra", "max_tokens"."""
@@ -35,7 +40,7 @@ class Prompt:
 
 def build_prompt(
     tokenizer: Tokenizer,
-    before: str | Sequence[int],
+    before: PromptText,
     after: str | None = None,
     *,
     n_ctx: int,
@@ -49,7 +54,7 @@ def build_prompt(
 
     Args:
         tokenizer: of the model.
-        before: the text before the cursor, or its token ids, which are taken as they are.
+        before: what is before the cursor.
         after: the text after it; None is no place to fill in, "" is one at the end of a file.
         n_ctx: tokens that prompt and answer may have together.
         max_tokens: tokens that are wanted of the answer.

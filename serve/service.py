@@ -11,7 +11,7 @@ from serve.decoder import Tokenizer
 from serve.fim import ContextFile
 from serve.generation import Generation
 from serve.metrics import EngineMetrics
-from serve.prompts import CHARS_PER_TOKEN, build_prompt
+from serve.prompts import CHARS_PER_TOKEN, PromptText, build_prompt
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner
 from serve.settings import FimOrder, Limits
@@ -26,13 +26,13 @@ class Completion:
     """What is asked for, in every dialect's common terms.
 
     Attributes:
-        prompts: each is continued on its own: text, or token ids.
+        prompts: each is continued on its own.
         max_tokens: to generate for each choice, at most; 0 only warms the cache.
         suffix: the text after the cursor; None where there is no cursor.
         files: others that the model is to know, those that matter most at the end.
         filename: of the file that is edited; "" is unknown.
         n: choices for each prompt.
-        best_of: texts that are generated for each prompt, of which the `n` likeliest are the choices.
+        best_of: texts that are generated for each prompt, of which the `n` likeliest are the choices; at least `n` are.
         stop: where it ends earlier; `follows` is set from the suffix.
         sampling: how tokens are chosen; without the logit bias, which follows.
         logit_bias: (token id or text, what is added to the logits of its tokens) pairs.
@@ -42,7 +42,7 @@ class Completion:
         session: ends what still runs or waits of an earlier completion of this name; "" is none.
     """
 
-    prompts: tuple[str | tuple[int, ...], ...]
+    prompts: tuple[PromptText, ...]
     max_tokens: int
     suffix: str | None = None
     files: tuple[ContextFile, ...] = ()
@@ -167,7 +167,7 @@ class CompletionService:
             self._runner, job, n=completion.n, best_of=n_texts, truncated=tuple(truncated)
         )
 
-    def text(self, prompt: str | tuple[int, ...]) -> str:
+    def text(self, prompt: PromptText) -> str:
         """A prompt as text."""
         if isinstance(prompt, str):
             return prompt
@@ -191,7 +191,7 @@ class CompletionService:
         return self._template.prompt(messages)
 
     def _request(
-        self, c: Completion, before: str | tuple[int, ...]
+        self, c: Completion, before: PromptText
     ) -> tuple[GenerationRequest, tuple[str, ...]]:
         """A prompt's request, and what was given up so that it fits."""
         n_ctx, limits = self.model.n_ctx, self._limits

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.fim import ContextFile, find_frame
-from serve.prompts import Prompt, build_prompt
+from serve.prompts import Prompt, PromptText, build_prompt
 from serve.settings import FimOrder
 from tests.fakes import EOG, FIM, FakeDecoder
 
@@ -18,7 +18,7 @@ NAMING = replace(FIM, repository=REPOSITORY, file=FILE)
 
 
 def build(
-    before: str | Sequence[int] = "ab",
+    before: PromptText = "ab",
     after: str | None = "cd",
     *,
     files: Sequence[ContextFile] = (),
@@ -70,7 +70,7 @@ def test_a_frame_of_either_order_is_found_and_kept_when_shortened() -> None:
 
 
 def test_token_ids_are_taken_as_they_are() -> None:
-    assert build([1, 2, 3], None, adds_bos=True).tokens == (1, 2, 3)
+    assert build((1, 2, 3), None, adds_bos=True).tokens == (1, 2, 3)
 
 
 def test_a_start_that_is_there_is_not_doubled() -> None:

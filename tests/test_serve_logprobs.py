@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from serve.runner import EngineRunner
 from serve.service import CompletionService, ModelInfo
 from serve.settings import ModelOptions
 from tests.fakes import N_VOCAB, FakeDecoder
-from tests.serving import make_service
+from tests.serving import flask_client
 
 PROMPT = "abcd"
 
@@ -45,21 +44,9 @@ def expected(history: str, token: str) -> float:
 
 
 @pytest.fixture
-def make_client() -> Iterator[Callable[[FakeDecoder], FlaskClient]]:
-    with ExitStack() as stack:
-
-        def make(decoder: FakeDecoder) -> FlaskClient:
-            service, runner = make_service(decoder)
-            runner.start()
-            stack.callback(runner.close)
-            return create_app(OneModel(service)).test_client()
-
-        yield make
-
-
-@pytest.fixture
-def client(make_client: Callable[[FakeDecoder], FlaskClient]) -> FlaskClient:
-    return make_client(FakeDecoder(row=likely, n_seq=4, n_batch=64))
+def client() -> Iterator[FlaskClient]:
+    with flask_client(decoder=FakeDecoder(row=likely, n_seq=4, n_batch=64)) as client:
+        yield client
 
 
 def ask(client: FlaskClient, path: str = "/v1/completions", **body: Any) -> Any:

@@ -17,6 +17,8 @@ from turbopilot.memory import total_bytes
 AUTO: Final = -1
 OFF: Final = 0
 ON: Final = 1
+# Tokens that are computed at once, at most: llama.cpp's own n_ubatch, as larger ones only cost memory.
+UBATCH: Final = 512
 # Of what the model and its context leave of this machine's memory, what the scores may take.
 SCORES_SHARE: Final = 8
 # Values in other types are read by flash attention alone.
@@ -38,7 +40,7 @@ def flash_attention(
     Args:
         header: the model's.
         n_ctx: most tokens that one token is compared with.
-        n_batch: most tokens that are computed at once (llama.cpp's n_ubatch).
+        n_batch: most tokens of a batch, of which UBATCH are computed at once.
         kv_bytes: what the KV cache takes.
         cache_type: what keys and values are kept in.
         uses_gpu: whether layers are computed on one: llama.cpp knows where it is faster there.
@@ -51,7 +53,7 @@ def flash_attention(
     if uses_gpu:
         return AUTO
     left = total_bytes() - header.tensor_bytes - kv_bytes
-    return OFF if scores_bytes(header, n_ctx, n_batch) * SCORES_SHARE <= left else AUTO
+    return OFF if scores_bytes(header, n_ctx, min(n_batch, UBATCH)) * SCORES_SHARE <= left else AUTO
 
 
 def scores_bytes(header: GgufHeader, n_ctx: int, n_batch: int) -> int:

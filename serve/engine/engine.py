@@ -193,9 +193,9 @@ class Engine:
             self.metrics.restored_tokens += s.n_past
         if g.is_ours:
             return
-        g.began = self._clock()
+        g.began = now = self._clock()
         g.n_cached = min(s.n_past, len(g.request.prompt))
-        self.metrics.queue_seconds.observe(max(0.0, self._clock() - g.submitted))
+        self.metrics.queue_seconds.observe(max(0.0, now - g.submitted))
         self.metrics.prompt_tokens += len(g.request.prompt)
         self.metrics.cached_tokens += g.n_cached
 

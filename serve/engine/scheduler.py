@@ -44,7 +44,7 @@ class Scheduler:
     ) -> None:
         if not 1 <= n_slots <= n_batch:
             raise ValueError(f"{n_slots} slots do not fit into batches of {n_batch}")
-        self.n_slots, self.n_ctx, self.n_batch = n_slots, n_ctx, n_batch
+        self.n_ctx = n_ctx
         self.n_cells = n_cells or n_ctx
         pooled = self.n_cells < n_slots * n_ctx
         self.slots = Slots(n_slots, pooled=pooled)

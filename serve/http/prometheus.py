@@ -205,16 +205,20 @@ def _times(loaded: Sequence[_Counted]) -> Iterator[Metric]:
 def _gauge(
     name: str, what: str, loaded: Sequence[_Counted], value: Callable[[_Counted], float]
 ) -> Metric:
-    family = GaugeMetricFamily(f"turbopilot_{name}", what, labels=["model"])
-    for c in loaded:
-        family.add_metric([c.name], value(c))
-    return family
+    return _filled(GaugeMetricFamily(f"turbopilot_{name}", what, labels=["model"]), loaded, value)
 
 
 def _counter(
     name: str, what: str, loaded: Sequence[_Counted], value: Callable[[_Counted], float]
 ) -> Metric:
-    family = CounterMetricFamily(f"turbopilot_{name}", what, labels=["model"])
+    return _filled(CounterMetricFamily(f"turbopilot_{name}", what, labels=["model"]), loaded, value)
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    loaded: Sequence[_Counted],
+    value: Callable[[_Counted], float],
+) -> Metric:
     for c in loaded:
         family.add_metric([c.name], value(c))
     return family

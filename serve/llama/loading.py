@@ -27,7 +27,7 @@ from serve.llama.log import capture
 from serve.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.errors import CorruptModel, ServeError
-from turbopilot.flash_attention import ON, flash_attention
+from turbopilot.flash_attention import ON, UBATCH, flash_attention
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.ggml_types import GGML_TYPES
 from turbopilot.gguf_check import check_model
@@ -35,7 +35,6 @@ from turbopilot.gguf_file import read_gguf
 from turbopilot.hardware import usable_cores
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
-UBATCH: Final = 512  # llama.cpp's default: larger ones only cost memory
 _TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
 
 
@@ -81,7 +80,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         attention = flash_attention(
             header,
             n_ctx=n_ctx,
-            n_batch=min(options.n_batch, UBATCH),
+            n_batch=options.n_batch,
             kv_bytes=layout.n_cells(n_ctx) * kv_bytes_per_token(header, options.cache_type),
             cache_type=options.cache_type,
             uses_gpu=bool(devices) and n_gpu_layers > 0,

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
-from turbopilot.flash_attention import flash_attention
+from turbopilot.flash_attention import UBATCH, flash_attention
 from turbopilot.ggml_devices import gpu_devices
 from turbopilot.gguf_file import read_gguf
 from turbopilot.hardware import usable_cores
@@ -22,7 +22,6 @@ from turbopilot.kl_divergence import Logits
 from turbopilot.llama_child import leave, listen, read_job, tell
 from turbopilot.text_normalizer import text_normalizer
 
-_UBATCH: Final = 512  # llama.cpp's default, which `serve` keeps
 _ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 
 
@@ -85,7 +84,7 @@ class LoadedModel:
         attention = flash_attention(
             header,
             n_ctx=n_ctx,
-            n_batch=min(setup.n_batch, _UBATCH),
+            n_batch=setup.n_batch,
             kv_bytes=0,
             cache_type=setup.cache_type,
             uses_gpu=bool(before) and n_gpu_layers > 0,
@@ -118,7 +117,7 @@ class LoadedModel:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = min(setup.n_batch, n_ctx)
-        params.n_ubatch = min(params.n_batch, _UBATCH)
+        params.n_ubatch = min(params.n_batch, UBATCH)
         params.n_seq_max = setup.n_seq
         params.n_outputs_max = max(setup.n_outputs, setup.n_seq) if setup.n_outputs else 0
         params.kv_unified = True

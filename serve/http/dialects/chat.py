@@ -86,7 +86,6 @@ def parse_chat(
     completion = Completion(
         prompts=(prompt,),
         n=n,
-        best_of=n,
         max_tokens=body.integer(length, defaults.max_tokens, least=0),
         stop=read_stop(body),
         sampling=read_sampling(body, defaults),

@@ -12,7 +12,6 @@ from serve.fim import ContextFile
 from serve.generation import Answer, Choice
 from serve.http.dialects.prompt_fields import (
     MAX_LOGPROBS,
-    PromptText,
     read_choices,
     read_files,
     read_length,
@@ -24,6 +23,7 @@ from serve.http.dialects.rendering import Json
 from serve.http.dialects.tokens import PlacedTokens, detailed_logprobs
 from serve.http.fields import Fields
 from serve.http.sampling_fields import read_logit_bias, read_sampling
+from serve.prompts import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
 from serve.service import Completion
 from serve.settings import Defaults
@@ -96,7 +96,6 @@ def _call(
         suffix=suffix,
         files=files,
         n=n,
-        best_of=n,
         max_tokens=read_length(body, length, defaults.max_tokens),
         stop=read_stop(body),
         sampling=read_sampling(body, defaults),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from serve.fim import ContextFile
 from serve.http.fields import Fields
+from serve.prompts import PromptText
 from serve.request import StopRules
 from turbopilot.errors import InvalidRequest
-
-PromptText: TypeAlias = str | tuple[int, ...]
 
 # One request may ask for this many texts. Source: OpenAI's limit on `n`.
 MAX_CHOICES = 128

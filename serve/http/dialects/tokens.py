@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from serve.request import ChosenToken, TokenLogprob
@@ -104,8 +104,3 @@ def _number(token: TokenLogprob) -> float | None:
     if math.isnan(token.logprob):
         return None
     return max(token.logprob, IMPOSSIBLE)
-
-
-def written(tokens: Iterable[PlacedToken]) -> Iterator[int]:
-    """Their ids."""
-    return (t.token.token.id for t in tokens)

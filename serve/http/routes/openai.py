@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve.http.dialects.chat import ChatRendering, parse_chat, parse_mistral_fim
+from serve.http.dialects.chat import ChatCall, ChatRendering, parse_chat, parse_mistral_fim
 from serve.http.dialects.completions import CompletionsRendering, parse_completions
 from serve.http.dialects.prompt_fields import read_model
 from serve.http.routes.common import SSE, json_answer, json_body, respond
 from serve.models import Models
-from serve.service import ModelInfo
+from serve.service import CompletionService, ModelInfo
 from serve.settings import Defaults
 
 
@@ -38,24 +38,21 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
     def chat() -> Response:
         body = json_body()
         with models.use(read_model(body)) as service:
-            call = parse_chat(body, defaults, service.chat_prompt)
-            return respond(
-                service,
-                call.completion,
-                lambda truncated: ChatRendering(call, service.model.name, truncated=truncated),
-                SSE if call.stream else None,
-            )
+            return answer_chat(service, parse_chat(body, defaults, service.chat_prompt))
 
     @routes.post("/v1/fim/completions")
     def fim() -> Response:
         call = parse_mistral_fim(json_body(), defaults)
         with models.use(call.model) as service:
-            return respond(
-                service,
-                call.completion,
-                lambda truncated: ChatRendering(call, service.model.name, truncated=truncated),
-                SSE if call.stream else None,
-            )
+            return answer_chat(service, call)
+
+    def answer_chat(service: CompletionService, call: ChatCall) -> Response:
+        return respond(
+            service,
+            call.completion,
+            lambda truncated: ChatRendering(call, service.model.name, truncated=truncated),
+            SSE if call.stream else None,
+        )
 
     @routes.get("/v1/models")
     @routes.get("/models")
