@@ -29,7 +29,7 @@ class Frame:
     """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on."""
 
     head: list[int]
-    files: list[list[int]]
+    files: Sequence[list[int]]
     opening: list[int]
     before: list[int]
     between: list[int]

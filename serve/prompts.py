@@ -6,9 +6,9 @@ it loses what is farthest from the cursor, never its structure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from serve.decoder import Tokenizer
 from serve.fim import ContextFile, Frame, find_frame, framed, plain
@@ -27,6 +27,8 @@ CHARS_PER_TOKEN = 32
 
 # What somebody wants continued: a text, or token ids, which are taken as they are.
 PromptText: TypeAlias = str | tuple[int, ...]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def build_prompt(
     """
     limit = n_ctx * CHARS_PER_TOKEN
     too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
-    files = _last_files(files, limit)
+    # The others could not fit, and need not be tokenized.
+    files = _last_that_fit(files, limit, lambda file: len(file.text))
     fim = tokenizer.fim
     if not isinstance(before, str):
         parts = find_frame([], list(before), fim)
@@ -97,16 +100,6 @@ def build_prompt(
     return Prompt(fitted.tokens, allowed, tuple(name for name, is_lost in lost.items() if is_lost))
 
 
-def _last_files(files: Sequence[ContextFile], limit: int) -> Sequence[ContextFile]:
-    """The last files that could fit at all: the others need not be tokenized."""
-    room = limit
-    for at in range(len(files) - 1, -1, -1):
-        room -= len(files[at].text)
-        if room < 0:
-            return files[at + 1 :]
-    return files
-
-
 def _answer_length(n_prompt: int, n_ctx: int, max_tokens: int) -> int:
     """How many tokens may be generated: what is asked for or left, at least a share of the context."""
     least = min(max_tokens, max(1, n_ctx // ANSWER_SHARE))
@@ -122,7 +115,7 @@ def _fit(parts: Frame, room: int) -> Frame:
     room -= parts.n_structure
     n_before, n_after = len(parts.before), len(parts.after)
     files_room = max(room // FILES_SHARE, room - n_before - n_after)
-    files = _those_that_fit(parts.files, files_room)
+    files = _last_that_fit(parts.files, files_room, len)
     room -= sum(map(len, files))
     n_after = min(n_after, max(room // SUFFIX_SHARE, room - n_before))
     n_before = min(n_before, room - n_after)
@@ -138,10 +131,10 @@ def _fit(parts: Frame, room: int) -> Frame:
     )
 
 
-def _those_that_fit(files: list[list[int]], room: int) -> list[list[int]]:
+def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:
     """Whole files, the last of them first."""
     for at in range(len(files) - 1, -1, -1):
-        room -= len(files[at])
+        room -= size(files[at])
         if room < 0:
             return files[at + 1 :]
     return files
