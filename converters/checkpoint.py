@@ -20,7 +20,7 @@ from converters.encode import NUMPY_DTYPES, Array
 from converters.safetensors_file import read_header
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.torch_file import read_pickle
-from turbopilot.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 

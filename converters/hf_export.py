@@ -22,9 +22,9 @@ from converters.plan import Plan, plan
 from converters.registry import find
 from converters.scan import Scan
 from converters.stream import write_all, write_tensor
-from turbopilot.atomic import check_disk
-from turbopilot.errors import ConversionError, InvalidInput
-from turbopilot.progress import Progress, silent
+from turbopilot.base.atomic import check_disk
+from turbopilot.base.errors import ConversionError, InvalidInput
+from turbopilot.base.progress import Progress, silent
 
 TARGET = "gptj"
 # GPT-J's own fields; everything else in CodeGen's config means nothing to it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.spec import Require
-from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
 
 _NEEDED: Any = object()
 

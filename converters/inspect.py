@@ -19,9 +19,9 @@ from converters.safetensors_file import read_header, read_metadata
 from converters.source_tensor import SourceTensor
 from converters.spec import Dims
 from converters.torch_file import read_pickle
-from turbopilot.errors import InvalidInput, TurboPilotError, UnsupportedModel
-from turbopilot.inspect_gguf import Part, Shape
-from turbopilot.tensor_summary import TensorLine, TypeShare, by_type
+from turbopilot.base.errors import InvalidInput, TurboPilotError, UnsupportedModel
+from turbopilot.formats.gguf.description import Part, Shape
+from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
 _CONFIGS = ("config.json", "generation_config.json")
 

@@ -15,10 +15,10 @@ from converters.provenance import Value
 from converters.scan import Scan
 from converters.stream import write_all
 from converters.tokenizer import UNUSED
-from turbopilot.atomic import check_disk, check_output, replacing
-from turbopilot.errors import InvalidInput
-from turbopilot.gguf_split import MAX_PARTS, part_paths
-from turbopilot.progress import Progress, silent
+from turbopilot.base.atomic import check_disk, check_output, replacing
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.split import MAX_PARTS, part_paths
 
 HEADER_BYTES_PER_ROW = 64  # of the vocabulary: its text, its type and a merge; more than any takes
 

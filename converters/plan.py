@@ -18,7 +18,7 @@ from converters import encode
 from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, Dims, IntArray, TensorSpec
-from turbopilot.errors import TensorMismatch
+from turbopilot.base.errors import TensorMismatch
 
 DTYPES = ("F32", "F16", "BF16", "Q8_0", "AUTO", "SOURCE")
 MAX_LISTED = 20

@@ -16,7 +16,7 @@ from converters.plan_text import render
 from converters.provenance import Provenance, read_provenance, source_files
 from converters.quantized import refuse_quantized
 from converters.tokenizer import GgufTokenizer, read_tokenizer
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
 

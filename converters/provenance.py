@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from turbopilot.version import __version__
+from turbopilot.base.version import __version__
 
 Value: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[float]"
 """What a GGUF's metadata holds."""

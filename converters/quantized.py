@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor
-from turbopilot.errors import UnsupportedModel
+from turbopilot.base.errors import UnsupportedModel
 
 # Where config.json says it; compressed-tensors wrote the second before transformers knew it.
 _FIELDS = ("quantization_config", "compression_config")

@@ -17,7 +17,7 @@ from converters.families import (
 )
 from converters.hfconfig import HfConfig
 from converters.spec import ArchSpec
-from turbopilot.errors import UnsupportedModel, did_you_mean
+from turbopilot.base.errors import UnsupportedModel, did_you_mean
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC,

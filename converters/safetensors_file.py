@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.source_tensor import DTYPE_BYTES, SourceTensor
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
 

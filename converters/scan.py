@@ -22,7 +22,7 @@ import numpy as np
 
 from converters.encode import Array
 from converters.source_tensor import SourceTensor
-from turbopilot.errors import CorruptCheckpoint, TensorMismatch
+from turbopilot.base.errors import CorruptCheckpoint, TensorMismatch
 
 BUFFER_BYTES = 1 << 18  # stays in a core's own cache between reading, hashing and looking
 

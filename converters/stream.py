@@ -15,7 +15,7 @@ from converters.checkpoint import Checkpoint
 from converters.encode import Array, F16Overflow, encode
 from converters.plan import PlannedPart, PlannedTensor
 from converters.source_tensor import data_bytes
-from turbopilot.errors import TensorMismatch
+from turbopilot.base.errors import TensorMismatch
 
 BLOCK_BYTES = 8 << 20  # large enough that the disk and numpy are busy, small enough for any machine
 COPY_BYTES = 1 << 20

@@ -20,7 +20,7 @@ from typing import Any
 
 from converters.pickled import BadPickle, Global, Pickled, read
 from converters.source_tensor import SourceTensor, data_bytes
-from turbopilot.errors import CorruptCheckpoint, InvalidInput, TurboPilotError
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, TurboPilotError
 
 MAX_DIRECTORY = 16 << 20  # a hundred thousand tensors take 8 MB of it; zipfile takes ten times that
 MAX_PICKLE = (

@@ -7,8 +7,8 @@
 
 from quantize.options import Options
 from quantize.preview import PlannedTensor, Preview
+from quantize.quantizer import plan, quantize
 from quantize.recipes import RECIPES, Recipe, find_recipe
-from quantize.run import plan, quantize
 from quantize.summary import QuantizeReport
 from quantize.tensor_types import Override, find_tensor_type, parse_override
 

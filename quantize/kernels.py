@@ -2,7 +2,7 @@
 
 A prompt is computed many tokens at a time. llama.cpp rearranges the weights of some types when it loads them
 ("repacks"), so that a processor's widest instructions find them in order; how much it helps is measured
-(turbopilot.prompt_speed). Single tokens are limited by memory: there fewer bits are faster.
+(turbopilot.catalog.prompt_speed). Single tokens are limited by memory: there fewer bits are faster.
 """
 
 from __future__ import annotations

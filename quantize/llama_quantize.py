@@ -1,4 +1,4 @@
-"""The process that quantizes: the only module here that imports llama_cpp for it. Started by `quantize.run`."""
+"""The process that quantizes: the only module here that imports llama_cpp for it. Started by `quantize.quantizer`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from turbopilot.llama_child import leave, listen, read_job, tell
+from turbopilot.llama.child import leave, listen, read_job, tell
 
 # Rows that llama.cpp keeps at once, in bytes. Its default of 8 GiB takes a whole embedding into memory, in F32
 # beside its own type; the bytes that are written do not depend on it.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from quantize.tensor_types import BLOCKS, FLOATS, n_bytes, needs_imatrix
-from turbopilot.gguf_file import GgufHeader
+from turbopilot.formats.gguf.file import GgufHeader
 
 _ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes with it whatever the source has
 # "[  12/  49] blk.0.attn_q.weight - [ 256, …], type = f16, size = 1.00 MiB -> 0.28 MiB (q4_0)"

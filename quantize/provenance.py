@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 
 from quantize.imatrix import Imatrix
-from turbopilot.errors import InvalidInput, QuantizationError
-from turbopilot.file_digest import file_digests
-from turbopilot.gguf_file import GgufHeader, read_part
-from turbopilot.quantized import PREFIX
-from turbopilot.version import __version__
+from turbopilot.base.errors import InvalidInput, QuantizationError
+from turbopilot.base.file_digest import file_digests
+from turbopilot.base.version import __version__
+from turbopilot.formats.gguf.file import GgufHeader, read_part
+from turbopilot.formats.gguf.quantization import PREFIX
 
 _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.val_str`
 

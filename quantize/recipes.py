@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

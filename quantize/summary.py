@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.preview import Preview
-from turbopilot.gguf_file import GgufHeader
+from turbopilot.formats.gguf.file import GgufHeader
 
 
 @dataclass(frozen=True, slots=True)

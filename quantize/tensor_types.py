@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from turbopilot.errors import InvalidInput, did_you_mean
-from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.formats.ggml_types import GGML_TYPES
 
 # What llama.cpp computes with while it runs (Q8_1, Q8_K), whole numbers, and NVFP4, which only converters write.
 _NOT_WRITTEN: Final = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "NVFP4"}

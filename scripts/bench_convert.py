@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from measured import Run, measure, medians, warm
 
-from turbopilot.commands.resolve import demo_checkpoint
+from turbopilot.app.resolve import demo_checkpoint
 
 GEOMETRY = {"santacoder": (2048, 24, 16, 49280, 2048), "small": (512, 6, 8, 49280, 2048)}
 N_SHARDS = 4

@@ -27,8 +27,8 @@ from quantize.fit import CANDIDATES, Fit
 from quantize.imatrix import gather
 from quantize.tensor_types import FLOATS
 from turbopilot.bench import Divergence, Reference, Setup, divergence, keep_reference
-from turbopilot.code_corpus import calibration_text, evaluation_text
-from turbopilot.gguf_file import read_gguf
+from turbopilot.corpus import calibration_text, evaluation_text
+from turbopilot.formats.gguf.file import read_gguf
 
 _LEFT_OUT = ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")  # for models trained in them
 

@@ -90,16 +90,16 @@ def main() -> int:
     args = parser.parse_args()
 
     from serve.engine import Engine, EngineOptions
-    from serve.generation import ClientWatch
     from serve.http.app import create_app
     from serve.http.server import HttpServer, bind
     from serve.llama import load
-    from serve.models import OneModel
+    from serve.models.directory import OneModel
+    from serve.models.generation import ClientWatch
+    from serve.models.service import Completion, CompletionService, ModelInfo
     from serve.request import SamplingParams
     from serve.runner import EngineRunner
-    from serve.service import Completion, CompletionService, ModelInfo
     from serve.settings import ModelOptions
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
 
     decoder, _ = load(resolve_gguf(args.model), ModelOptions(ctx=1024, n_seq=2))
     runner = EngineRunner(Engine(decoder, EngineOptions(n_slots=2)), max_open=9)

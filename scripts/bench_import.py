@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from measured import Run, measure, medians, warm
 
-from turbopilot.commands.resolve import demo_checkpoint
+from turbopilot.app.resolve import demo_checkpoint
 
 # n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json)
 GEOMETRY = {"350M": (1024, 20, 16, 32), "2B": (2560, 32, 32, 64), "6B": (4096, 33, 16, 64)}

@@ -35,9 +35,9 @@ from codegen_checkpoint import make_checkpoint
 from converters import convert
 from quantize import RECIPES, Options, quantize
 from quantize.imatrix import gather, read_imatrix
-from turbopilot.code_corpus import calibration_text
-from turbopilot.commands.resolve import demo_checkpoint
-from turbopilot.gguf_edit import set_metadata
+from turbopilot.app.resolve import demo_checkpoint
+from turbopilot.corpus import calibration_text
+from turbopilot.formats.gguf.edit import set_metadata
 
 OUR_KEYS = "turbopilot.quantize."
 TIMED = ("Q8_0", "Q4_0", "Q4_K_M", "Q6_K", "IQ4_XS", "Q3_K_M")

@@ -6,7 +6,7 @@
 
 What a weight is changes nothing of how fast it is computed. Each type is quantized, measured beside F16 in the same
 minutes (once each in turn, the median of the rounds), and deleted. The percentages are those of
-turbopilot/prompt_speed.py.
+turbopilot/catalog/prompt_speed.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from codegen_checkpoint import GEOMETRY, make_checkpoint
 from converters import convert
 from quantize import RECIPES, Options, quantize
 from quantize.imatrix import Entry, Imatrix, write_imatrix
+from turbopilot.base.processor import cpu_name, usable_cores
 from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
-from turbopilot.gguf_file import read_gguf
-from turbopilot.hardware import cpu_name, usable_cores
+from turbopilot.formats.gguf.file import read_gguf
 
 
 def flat_matrix(model: Path, path: Path) -> Path:

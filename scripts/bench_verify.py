@@ -73,7 +73,7 @@ def _demo(folder: Path) -> list[Path]:
     """The bundled model in some types."""
     from converters import convert
     from quantize import quantize
-    from turbopilot.commands.resolve import demo_checkpoint
+    from turbopilot.app.resolve import demo_checkpoint
 
     convert(demo_checkpoint(), folder / "f32.gguf", dtype="f32")
     convert(demo_checkpoint(), folder / "f16.gguf", dtype="f16")

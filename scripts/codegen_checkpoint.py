@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from turbopilot.commands.resolve import demo_checkpoint
+from turbopilot.app.resolve import demo_checkpoint
 
 # n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json); "tiny" is for trying things out.
 GEOMETRY = {

@@ -24,7 +24,7 @@ from serve_bench.servers import LLAMA_SERVER, found_servers, started
 from serve_bench.trace import DATA, Trace, save_trace, shares
 from serve_bench.typist import Typist
 
-from turbopilot.code_corpus import Excerpt, excerpts
+from turbopilot.corpus import Excerpt, excerpts
 
 # Long enough to write in, of four languages and projects; held out of what quantized files are calibrated on.
 FILES = (

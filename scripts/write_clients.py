@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # run as a file
 
 from tests.clients.matrix import CAPABILITIES, CLIENTS, Client  # noqa: E402
-from turbopilot.version import __version__  # noqa: E402
+from turbopilot.base.version import __version__  # noqa: E402
 
 DOCS = ROOT / "docs/clients.md"
 CAPTURED = ROOT / "tests/data/editor_requests.jsonl"
@@ -38,7 +38,7 @@ Real clients, unchanged, against `turbopilot serve` with the bundled model: what
 REPLAYED = """\
 ## Replayed
 
-{total} requests that {n} versions of editors and clients sent, replayed by `tests/test_serve_editors.py`; the
+{total} requests that {n} versions of editors and clients sent, replayed by `tests/serve/test_editors.py`; the
 answers are read as the client's own source reads them.
 """
 

@@ -11,7 +11,7 @@ from editors_doc import editors_md
 
 from turbopilot import catalog
 from turbopilot.catalog import Model
-from turbopilot.prompt_speed import prompt_speeds
+from turbopilot.catalog.prompt_speed import prompt_speeds
 
 ROOT = Path(__file__).parents[1]
 

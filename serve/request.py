@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from turbopilot.errors import TurboPilotError
+from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 

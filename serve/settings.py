@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
 DEFAULT_CONTEXT: Final = (

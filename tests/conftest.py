@@ -10,9 +10,9 @@ import pytest
 from converters import convert
 from quantize import quantize
 from tests.clients.fixtures import guarded, live, model_cache  # noqa: F401 — fixtures
-from tests.hub_case import here, hub  # noqa: F401 — fixtures
-from tests.signed import signed, split_model, unsigned  # noqa: F401 — fixtures
-from turbopilot.commands.resolve import demo_checkpoint as bundled
+from tests.support.hub_case import here, hub  # noqa: F401 — fixtures
+from tests.support.signed import signed, split_model, unsigned  # noqa: F401 — fixtures
+from turbopilot.app.resolve import demo_checkpoint as bundled
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a test
 

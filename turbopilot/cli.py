@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from turbopilot.base.errors import TurboPilotError
+from turbopilot.base.version import __version__
 from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.download import download
@@ -22,8 +24,6 @@ from turbopilot.commands.models import models
 from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
 from turbopilot.commands.verify import verify
-from turbopilot.errors import TurboPilotError
-from turbopilot.version import __version__
 
 
 class ErrorBoundary(TyperGroup):
@@ -35,7 +35,7 @@ class ErrorBoundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        from turbopilot import console
+        from turbopilot.render import console
 
         try:
             return super().invoke(ctx)

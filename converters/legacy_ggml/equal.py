@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from io import FileIO
 
 from converters.source_tensor import SourceTensor
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 _BLOCK = 4 << 20
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from converters.families import gpt_bigcode, gpt_neox, gptj
 from converters.legacy_ggml.equal import equal_bytes
-from converters.legacy_ggml.ggml_file import Header, OldFile
 from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, Part, TensorSpec
+from turbopilot.formats.old_ggml import Header, OldFile
 
 Values = dict[str, Any]
 Sources = Mapping[str, SourceTensor]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from converters.legacy_ggml.merges import recover_merges
 from converters.tokenizer.looks import BYTE_LETTERS
-from converters.tokenizer.values import (
+from converters.tokenizer.metadata import (
     CONTROL,
     NORMAL,
     USER_DEFINED,
@@ -21,7 +21,7 @@ from converters.tokenizer.values import (
     GgufTokenizer,
     Vocabulary,
 )
-from turbopilot.errors import TokenizerMismatch
+from turbopilot.base.errors import TokenizerMismatch
 
 _LOST = "\ufffd".encode()  # what a byte becomes that is no character by itself
 

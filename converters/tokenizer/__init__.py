@@ -4,7 +4,7 @@ Needs neither transformers nor tokenizers nor llama.cpp, unless the files cut te
 known by its structure: then llama.cpp itself is tried, in a process of its own (`trial`).
 """
 
+from converters.tokenizer.metadata import UNUSED, GgufTokenizer
 from converters.tokenizer.read import read_tokenizer
-from converters.tokenizer.values import UNUSED, GgufTokenizer
 
 __all__ = ["UNUSED", "GgufTokenizer", "read_tokenizer"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from converters.tokenizer.files import SideFiles, token_text
-from converters.tokenizer.values import CONTROL, USER_DEFINED, AddedToken
-from turbopilot.errors import CorruptCheckpoint, TokenizerMismatch
+from converters.tokenizer.metadata import CONTROL, USER_DEFINED, AddedToken
+from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
 
 _ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")

@@ -6,7 +6,7 @@ import string
 from typing import Any, Final
 
 from converters.tokenizer.files import SideFiles, read_text
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 _LETTERS: Final = frozenset(string.ascii_letters + string.digits)
 

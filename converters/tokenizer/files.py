@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 # The largest tokenizer.json of today (262,144 tokens, every merge written twice) has 33 MB.
 _MAX_BYTES: Final = 256 * 1024 * 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converters.tokenizer.values import SPACE
+from converters.tokenizer.metadata import SPACE
 
 
 @dataclass(slots=True)

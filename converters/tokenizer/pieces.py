@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from converters.tokenizer.metadata import BYTE_TOKENS, SPACE
 from converters.tokenizer.normalizer import Normalization, flatten
-from converters.tokenizer.values import BYTE_TOKENS, SPACE
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:

@@ -17,14 +17,14 @@ from converters.tokenizer.added import (
 )
 from converters.tokenizer.chat import chat_templates
 from converters.tokenizer.files import SideFiles
+from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
 from converters.tokenizer.rows import check_ids, fill_rows
 from converters.tokenizer.sentencepiece_model import read_sentencepiece
 from converters.tokenizer.special import special_ids
 from converters.tokenizer.tokenizer_json import read_tokenizer_json
 from converters.tokenizer.trial import settle
-from converters.tokenizer.values import GgufTokenizer, Vocabulary
 from converters.tokenizer.vocab_merges import read_vocab_merges
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 
 def read_tokenizer(

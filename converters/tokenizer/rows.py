@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from converters.tokenizer.values import NORMAL, UNUSED
-from turbopilot.errors import CorruptCheckpoint, TokenizerMismatch
+from converters.tokenizer.metadata import NORMAL, UNUSED
+from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
 
 
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from converters.tokenizer.added import refuse
 from converters.tokenizer.files import SideFiles, read_bytes
-from converters.tokenizer.pieces import lacks_bytes
-from converters.tokenizer.rows import check_ids
-from converters.tokenizer.values import (
+from converters.tokenizer.metadata import (
     CONTROL,
     NORMAL,
     SPACE,
@@ -27,7 +25,9 @@ from converters.tokenizer.values import (
     AddedToken,
     Vocabulary,
 )
-from turbopilot.errors import CorruptCheckpoint
+from converters.tokenizer.pieces import lacks_bytes
+from converters.tokenizer.rows import check_ids
+from turbopilot.base.errors import CorruptCheckpoint
 
 _BPE = 2  # TrainerSpec.ModelType
 _ALGORITHMS = {1: "unigram (the likeliest pieces)", 3: "words", 4: "characters"}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from converters.tokenizer.files import SideFiles
-from converters.tokenizer.values import Vocabulary
-from turbopilot.errors import TokenizerMismatch
+from converters.tokenizer.metadata import Vocabulary
+from turbopilot.base.errors import TokenizerMismatch
 
 # Spellings of the fill-in-the-middle tokens, by published model. llama.cpp guesses from token texts and
 # misses some; the ids are written out. The first that a vocabulary has counts.

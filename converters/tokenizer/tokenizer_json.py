@@ -8,12 +8,12 @@ from typing import Any
 from converters.tokenizer.added import join, parse_added, refuse, strip_problems
 from converters.tokenizer.files import SideFiles, read_json
 from converters.tokenizer.looks import BYTE_LETTERS, joining, other_texts, taken_for_signs
+from converters.tokenizer.metadata import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
 from converters.tokenizer.normalizer import Normalization, flatten, read_normalizer
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import recognise
 from converters.tokenizer.rows import check_ids
-from converters.tokenizer.values import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:

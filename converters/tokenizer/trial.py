@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
 from converters.tokenizer.trial_texts import trial_texts
-from converters.tokenizer.values import GgufTokenizer, Vocabulary
-from turbopilot.errors import TokenizerMismatch
+from turbopilot.base.errors import TokenizerMismatch
 
 _PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens take 40
 

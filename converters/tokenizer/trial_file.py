@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import GGUFWriter
 
-from converters.tokenizer.values import MetadataValue
+from converters.tokenizer.metadata import MetadataValue
 
 
 def write_vocabulary(path: Path, metadata: Mapping[str, MetadataValue]) -> None:

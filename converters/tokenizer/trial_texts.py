@@ -11,7 +11,7 @@ from importlib import resources
 from itertools import pairwise
 
 from converters.tokenizer.looks import token_bytes
-from converters.tokenizer.values import NORMAL, SPACE, Vocabulary
+from converters.tokenizer.metadata import NORMAL, SPACE, Vocabulary
 
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 _VOCABULARY_SAMPLE = 20_000  # tokens; one a line

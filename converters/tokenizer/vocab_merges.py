@@ -9,10 +9,10 @@ from pathlib import Path
 
 from converters.tokenizer.added import join, named_special
 from converters.tokenizer.files import SideFiles, read_json, read_text
+from converters.tokenizer.metadata import Vocabulary
 from converters.tokenizer.rows import check_ids
 from converters.tokenizer.tokenizer_json import check_merge
-from converters.tokenizer.values import Vocabulary
-from turbopilot.errors import CorruptCheckpoint
+from turbopilot.base.errors import CorruptCheckpoint
 
 _VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a merge
 

@@ -6,7 +6,7 @@
 >>> fit.write(fit.allocate(room, found), Path("codegen-3gib.gguf"))  # doctest: +SKIP
 """
 
-from quantize.fit.run import Allocation, Fit
+from quantize.fit.fitting import Allocation, Fit
 from quantize.fit.sensitivity import Sensitivity
 from quantize.fit.units import CANDIDATES
 

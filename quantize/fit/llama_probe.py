@@ -21,9 +21,9 @@ from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative
 from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
 from quantize.tensor_types import BLOCKS
-from turbopilot.errors import QuantizationError, TurboPilotError
-from turbopilot.gguf_file import read_gguf
-from turbopilot.llama_child import leave, listen, read_job, tell
+from turbopilot.base.errors import QuantizationError, TurboPilotError
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.child import leave, listen, read_job, tell
 
 _SAMPLED: Final = 12_000_000  # weights that are rounded to each type, of all matrices together
 _LEAST_ROWS: Final = 16

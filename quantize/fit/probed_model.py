@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from quantize.imatrix import ggml_tensor
 from quantize.imatrix.ggml_tensor import Ggml
-from turbopilot.errors import QuantizationError
-from turbopilot.kl_divergence import Logits, kl_divergence
+from turbopilot.base.errors import QuantizationError
+from turbopilot.base.kl_divergence import Logits, kl_divergence
 
 WINDOW: Final = 256
 """Tokens of a window: attention's part is there, and each pass is short."""

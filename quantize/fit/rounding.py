@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantize.tensor_types import BLOCKS, TENSOR_TYPES
-from turbopilot.gguf_file import TensorInfo
+from turbopilot.formats.gguf.file import TensorInfo
 
 Floats = npt.NDArray[np.float32]
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}

@@ -16,9 +16,9 @@ from typing import Any
 
 from quantize.fit.units import Unit
 from quantize.tensor_types import FLOATS
-from turbopilot.errors import QuantizationError
-from turbopilot.llama_child import run_child
-from turbopilot.progress import Progress, silent
+from turbopilot.base.errors import QuantizationError
+from turbopilot.base.progress import Progress, silent
+from turbopilot.llama.child import run_child
 
 
 @dataclass(frozen=True, slots=True)

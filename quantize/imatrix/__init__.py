@@ -8,9 +8,9 @@
 from quantize.imatrix.check import check_matrix
 from quantize.imatrix.file import read_imatrix, write_imatrix
 from quantize.imatrix.gather import GatherReport, gather, resume_path
+from quantize.imatrix.matrix import Entry, Imatrix
 from quantize.imatrix.merge import merge
 from quantize.imatrix.statistics import LayerStatistics, TensorStatistics, by_layer, statistics
-from quantize.imatrix.values import Entry, Imatrix
 
 __all__ = [
     "Entry",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quantize.imatrix.values import Imatrix
-from turbopilot.errors import QuantizationError
-from turbopilot.gguf_file import GgufHeader
+from quantize.imatrix.matrix import Imatrix
+from turbopilot.base.errors import QuantizationError
+from turbopilot.formats.gguf.file import GgufHeader
 
 _SHOWN = 5
 

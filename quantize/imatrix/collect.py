@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantize.imatrix import ggml_tensor
-from quantize.imatrix.gathered import Doubles, Gathered
+from quantize.imatrix.checkpoint import Doubles, Gathered
 from quantize.imatrix.ggml_tensor import F32, Ggml, GgmlTensor
-from quantize.imatrix.values import Counts
+from quantize.imatrix.matrix import Counts
 
 _HEADS = ("output.weight", "token_embd.weight")  # the latter where it is the head too
 

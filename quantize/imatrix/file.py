@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from quantize.imatrix.legacy import parse_legacy
-from quantize.imatrix.values import Entry, Floats, Imatrix
-from turbopilot.atomic import replacing
-from turbopilot.errors import CorruptModel, InvalidInput, QuantizationError
-from turbopilot.gguf_file import GgufHeader, TensorInfo, read_gguf
+from quantize.imatrix.matrix import Entry, Floats, Imatrix
+from turbopilot.base.atomic import replacing
+from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _DATASETS, _N_CHUNKS, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"

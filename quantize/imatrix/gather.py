@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from quantize.imatrix.check import check_matrix
+from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.file import write_imatrix
-from quantize.imatrix.gathered import Gathered, load_gathered
+from quantize.imatrix.matrix import Imatrix
 from quantize.imatrix.merge import merge
-from quantize.imatrix.values import Imatrix
-from turbopilot.atomic import check_disk, check_output
-from turbopilot.errors import CorruptModel, InvalidInput, QuantizationError
-from turbopilot.gguf_check import check_model
-from turbopilot.gguf_file import GgufHeader, read_gguf
-from turbopilot.llama_child import Ended, run_child
-from turbopilot.progress import Progress, silent
-from turbopilot.text_normalizer import text_normalizer
+from turbopilot.base.atomic import check_disk, check_output
+from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.child import Ended, run_child
+from turbopilot.llama.text_normalizer import text_normalizer
 
 
 @dataclass(frozen=True, slots=True)

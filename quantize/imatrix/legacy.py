@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quantize.imatrix.values import Entry, Imatrix
-from turbopilot.errors import CorruptModel, InvalidInput
+from quantize.imatrix.matrix import Entry, Imatrix
+from turbopilot.base.errors import CorruptModel, InvalidInput
 
 _LEAST_ENTRY = 4 + 1 + 4 + 4 + 4  # bytes
 

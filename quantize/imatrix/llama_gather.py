@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.collect import Collector
-from quantize.imatrix.gathered import Gathered, load_gathered
 from quantize.imatrix.ggml_tensor import Ggml, LayoutChanged
-from turbopilot.errors import TurboPilotError
-from turbopilot.llama_child import leave, listen, read_job, tell
+from turbopilot.base.errors import TurboPilotError
+from turbopilot.llama.child import leave, listen, read_job, tell
 
 _BATCH = 512  # tokens in one graph: llama.cpp's own n_ubatch
 _SAVE_SECONDS = 30  # at the latest; sooner where it is cheap

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quantize.imatrix.values import Entry, Imatrix
-from turbopilot.errors import QuantizationError
+from quantize.imatrix.matrix import Entry, Imatrix
+from turbopilot.base.errors import QuantizationError
 
 DEFAULT_CHUNK = 512  # llama-imatrix's n_ctx
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantize.imatrix.values import Entry, Imatrix
+from quantize.imatrix.matrix import Entry, Imatrix
 
 _ACTIVE = 1e-5  # a mean square below counts as nothing
 _LAYER = re.compile(r"^blk\.(\d+)\.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turbopilot.code_corpus import excerpts
+from turbopilot.corpus import excerpts
 
 _SEED = 20_241_125
 # Prose and data would be no prompts for completions of code.

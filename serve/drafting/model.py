@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serve.common_prefix import common_prefix
 from serve.decoder import BatchItem, Decoder
-from turbopilot.errors import InvalidInput, TurboPilotError
+from turbopilot.base.errors import InvalidInput, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 

@@ -24,7 +24,7 @@ from serve.engine.requests import Emitted, Requests
 from serve.engine.scheduler import Scheduler
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
-from turbopilot.errors import (
+from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
     DecoderFailed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serve.decoder import Decoder, Logits
 from serve.drafting import Draft
-from serve.engine.known import chain, chain_all
+from serve.engine.answer_cache import chain, chain_all
 from serve.engine.sequence import Sequence
 from serve.request import (
     ChosenToken,

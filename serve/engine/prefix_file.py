@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from turbopilot.atomic import replacing
+from turbopilot.base.atomic import replacing
 
 _MAGIC = b"TPKV\0\0\0\1"
 _HEAD = struct.Struct("<8s16sQQ32s")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
 from serve.engine.prefix_tree import PrefixTree
-from turbopilot.errors import TurboPilotError
+from turbopilot.base.errors import TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 

@@ -11,7 +11,7 @@ from serve.engine.requests import Emitted, Requests
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
-from turbopilot.errors import DecodeAborted, DecoderFailed, NoKvSlot, TurboPilotError
+from turbopilot.base.errors import DecodeAborted, DecoderFailed, NoKvSlot, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from serve.decoder import Decoder
 from serve.drafting import Drafter
+from serve.engine.answer_cache import KnownTokens
 from serve.engine.generation import Generation
-from serve.engine.known import KnownTokens
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import (
@@ -24,7 +24,7 @@ from serve.request import (
 )
 from serve.sampling import Sampler, seed_sequence
 from serve.text import TextStream
-from turbopilot.errors import (
+from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     InvalidRequest,

@@ -9,8 +9,8 @@ import time
 
 from flask import Flask, Response, g, request
 
-from serve.generation import Generation
-from serve.log_format import FIELDS, one_line, request_id
+from serve.http.log_format import FIELDS, one_line, request_id
+from serve.models.generation import Generation
 
 log = logging.getLogger("turbopilot.access")
 

@@ -8,7 +8,7 @@ from serve.http import access, errors
 from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
 from serve.http.routes.common import ForClients
 from serve.http.security import hooks
-from serve.models import Models
+from serve.models.directory import Models
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 
 

@@ -18,8 +18,8 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.http.errors import Fault, error_body
+from serve.http.log_format import request_id
 from serve.http.sse import json_bytes
-from serve.log_format import request_id
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.

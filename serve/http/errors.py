@@ -8,9 +8,9 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.generation import ClientGone
 from serve.http.sse import json_bytes
-from turbopilot.errors import (
+from serve.models.generation import ClientGone
+from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     HostRefused,

@@ -21,9 +21,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from serve.metrics import EngineMetrics, Histogram
-from serve.models import Models
-from serve.service import Status
-from turbopilot.version import __version__
+from serve.models.directory import Models
+from serve.models.service import Status
+from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
 # How requests end; all are told from the start, so that a rate can be taken of the first one.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from serve.generation import Answer
-from serve.log_format import one_line, prompts_log
+from serve.http.log_format import one_line, prompts_log
+from serve.models.generation import Answer
+from serve.models.service import Completion, CompletionService
 from serve.request import Event, TextDelta
-from serve.service import Completion, CompletionService
 
 
 def is_on() -> bool:

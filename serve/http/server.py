@@ -17,10 +17,10 @@ from waitress import create_server, wasyncore
 
 from serve.http.app import create_app
 from serve.http.channel import Channel
+from serve.http.malloc import share_heap
 from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
-from serve.malloc import share_heap
-from serve.pool import ModelPool
+from serve.models import ModelPool
 from serve.report import how_to_use, open_to_strangers
 from serve.settings import (
     DEFAULT_PARALLEL,
@@ -29,8 +29,8 @@ from serve.settings import (
     SPARE_HTTP_THREADS,
     ServerOptions,
 )
-from turbopilot.errors import ServeError
-from turbopilot.version import __version__
+from turbopilot.base.errors import ServeError
+from turbopilot.base.version import __version__
 
 log = logging.getLogger("turbopilot.http")
 
@@ -166,7 +166,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     share_heap()
     with listener:
         # Seconds: not before the port is ours.
-        from serve.make_pool import make_pool
+        from serve.models.configured import make_pool
 
         run(make_pool(options, notify), listener, options, notify)
     notify("stopped")

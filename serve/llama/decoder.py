@@ -19,15 +19,15 @@ from serve.llama.facts import Layout, chat_template, model_name
 from serve.llama.grammar import TokenIds, make_constraint, unwritable_tokens
 from serve.llama.log import capture
 from serve.settings import ModelOptions
-from turbopilot.errors import (
+from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
     DecoderFailed,
     NoKvSlot,
     TurboPilotError,
 )
-from turbopilot.gguf_file import GgufHeader
-from turbopilot.text_normalizer import text_normalizer
+from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.text_normalizer import text_normalizer
 
 # llama_decode's return values, in llama.h; all others are fatal.
 _CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted, -1: BadBatch}

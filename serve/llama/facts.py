@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from serve.settings import DEFAULT_CONTEXT, DEFAULT_PARALLEL, ModelOptions
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.memory import total_bytes
 from turbopilot.catalog import recognize
-from turbopilot.errors import InvalidInput
-from turbopilot.ggml_types import GGML_TYPES
-from turbopilot.gguf_file import GgufHeader
-from turbopilot.memory import total_bytes
+from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.gguf.file import GgufHeader
 
 LEAST_CONTEXT: Final = 64
 # Of this machine's memory, what sequences may take to be apart.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from serve.decoder import Logits
 from serve.sampling.gbnf_safety import MAX_CHARACTERS, check_gbnf
-from turbopilot.errors import InvalidRequest
+from turbopilot.base.errors import InvalidRequest
 
 # One question may take milliseconds: longer, and the grammar is one whose readings grow with the text.
 _SLOWEST: Final = 2.0

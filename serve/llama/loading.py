@@ -26,13 +26,13 @@ from serve.llama.facts import (
 from serve.llama.log import capture
 from serve.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
-from turbopilot.errors import CorruptModel, ServeError
-from turbopilot.flash_attention import ON, UBATCH, flash_attention
-from turbopilot.ggml_devices import gpu_devices
-from turbopilot.ggml_types import GGML_TYPES
-from turbopilot.gguf_check import check_model
-from turbopilot.gguf_file import read_gguf
-from turbopilot.hardware import usable_cores
+from turbopilot.base.errors import CorruptModel, ServeError
+from turbopilot.base.processor import usable_cores
+from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.flash_attention import ON, UBATCH, flash_attention
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 _TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}

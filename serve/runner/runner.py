@@ -18,10 +18,10 @@ from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, GenerationRequest, Usage
 from serve.runner.commands import Cancel, Stop, Submit
 from serve.runner.job import Job
-from serve.runner.ledger import Ledger
+from serve.runner.request_ids import Ledger
 from serve.runner.steps import Steps
 from serve.runner.throughput import Throughput
-from turbopilot.errors import DecoderFailed, Overloaded, TurboPilotError
+from turbopilot.base.errors import DecoderFailed, Overloaded, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from serve.metrics import EngineMetrics
 from serve.request import Event, GenerationRequest
-from turbopilot.errors import TurboPilotError
+from turbopilot.base.errors import TurboPilotError
 
 
 class Steps(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from turbopilot.errors import InvalidRequest
+from turbopilot.base.errors import InvalidRequest
 
 MAX_DEPTH = 512  # of brackets: llama.cpp recurses, with less than 2 KB of stack for each
 MAX_ELEMENTS = 100_000  # what repetitions written out amount to; 8 bytes each, in several copies

@@ -21,7 +21,7 @@ from serve.sampling.candidates import candidates, draw
 from serve.sampling.infill import MOST_CANDIDATES, Vocabulary, certain_or_end, likeliest_end
 from serve.sampling.mirostat import Mirostat
 from serve.sampling.shaping import LogitBias, counted_window, penalize_in_place
-from turbopilot.errors import DecoderFailed, InvalidRequest
+from turbopilot.base.errors import DecoderFailed, InvalidRequest
 
 
 class Sampler:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from serve.decoder import Logits
 from serve.request import SamplingParams
-from turbopilot.errors import InvalidRequest
+from turbopilot.base.errors import InvalidRequest
 
 
 class LogitBias:

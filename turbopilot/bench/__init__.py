@@ -9,9 +9,7 @@ is the one module that imports it.
 """
 
 from turbopilot.bench.buffers import Buffers
-from turbopilot.bench.measured import Divergence, Measured, Memory, Rate
-from turbopilot.bench.plot import Row, drawn
-from turbopilot.bench.run import (
+from turbopilot.bench.measurement import (
     POSITIONS,
     WINDOW,
     Cell,
@@ -21,8 +19,10 @@ from turbopilot.bench.run import (
     measure_in_turn,
     planned,
 )
+from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import CACHE_TYPES, Setup, SpeedTask
 from turbopilot.bench.store import Reference, open_reference
+from turbopilot.render.bench_plot import Row, drawn
 
 __all__ = [
     "CACHE_TYPES", "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",

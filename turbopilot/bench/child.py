@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from turbopilot.atomic import FULL
-from turbopilot.bench.setup import Setup
-from turbopilot.errors import (
+from turbopilot.base.atomic import FULL
+from turbopilot.base.errors import (
     CorruptModel,
     DecoderFailed,
     InvalidInput,
     NotEnoughDisk,
     ServeError,
 )
-from turbopilot.gguf_check import check_model
-from turbopilot.gguf_file import GgufHeader, read_gguf
-from turbopilot.llama_child import Ended, run_child
-from turbopilot.progress import Progress
+from turbopilot.base.progress import Progress
+from turbopilot.bench.setup import Setup
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.child import Ended, run_child
 
 _MODULE = "turbopilot.bench.llama_runner"
 _LESS = (

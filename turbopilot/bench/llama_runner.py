@@ -11,16 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from turbopilot.base.kl_divergence import Logits
+from turbopilot.base.processor import usable_cores
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
-from turbopilot.flash_attention import UBATCH, flash_attention
-from turbopilot.ggml_devices import gpu_devices
-from turbopilot.gguf_file import read_gguf
-from turbopilot.hardware import usable_cores
-from turbopilot.kl_divergence import Logits
-from turbopilot.llama_child import leave, listen, read_job, tell
-from turbopilot.text_normalizer import text_normalizer
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.child import leave, listen, read_job, tell
+from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.flash_attention import UBATCH, flash_attention
+from turbopilot.llama.text_normalizer import text_normalizer
 
 _ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 # Their numbers are ggml's, in ggml_types.
 CACHE_TYPES: Final = {

@@ -15,9 +15,9 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.kl_divergence import Logits
 from turbopilot.bench.windows import Windows
-from turbopilot.errors import InvalidInput
-from turbopilot.kl_divergence import Logits
 
 _FORMAT: Final = "turbopilot logits 1"
 _HINT: Final = "keep the reference again"

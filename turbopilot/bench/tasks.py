@@ -14,11 +14,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.kl_divergence import Logits, kl_divergence
 from turbopilot.bench.store import Reference, open_logits, write_head
 from turbopilot.bench.windows import Windows, cut, row_blocks
-from turbopilot.errors import InvalidInput
-from turbopilot.kl_divergence import Logits, kl_divergence
-from turbopilot.llama_child import tell
+from turbopilot.llama.child import tell
 
 _BLOCK_LOGITS: Final = 1 << 24  # 64 MiB of float32 a block: bounds memory whatever the vocabulary
 _NONE: Final = range(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbopilot.catalog.model import Geometry, Matrix, Model
-from turbopilot.ggml_types import GGML_TYPES
+from turbopilot.formats.ggml_types import GGML_TYPES
 
 TYPES: Final = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
 DEFAULT_CONTEXT: Final = 8192  # the most that `serve` takes unasked; a test compares them

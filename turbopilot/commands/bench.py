@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from turbopilot.bench import Divergence, Setup
@@ -106,11 +106,11 @@ def bench(
 
     Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
     """
-    from turbopilot.atomic import check_output, replacing
+    from turbopilot.app.gpu_layers import gpu_layers
+    from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.atomic import check_output, replacing
     from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
-    from turbopilot.commands import bench_text
-    from turbopilot.commands.gpu_layers import gpu_layers
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.render import bench as bench_text
 
     if not against and (text or positions):
         raise InvalidInput(
@@ -175,7 +175,7 @@ def _check_plot(path: Path) -> None:
 
 def _evaluation_text(path: Path | None) -> str:
     """What files are compared on: the user's text, or ours."""
-    from turbopilot.code_corpus import evaluation_text
+    from turbopilot.corpus import evaluation_text
     from turbopilot.verify.texts import read_text
 
     return read_text(path) if path else evaluation_text()

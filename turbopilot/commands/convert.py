@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.render import console
 
 
 def convert(
@@ -84,7 +84,7 @@ def convert(
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only
     from converters import export_gptj
-    from turbopilot.commands.resolve import DEMO, parse_size, resolve_checkpoint
+    from turbopilot.app.resolve import DEMO, parse_size, resolve_checkpoint
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import HubUnreachable
+from turbopilot.base.errors import HubUnreachable
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from turbopilot.hub import Listing, Wanted

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve.settings import DEFAULT_PORT
-from turbopilot import console
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from turbopilot.editors import Address, Editor, Target

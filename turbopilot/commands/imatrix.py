@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbopilot import console
-from turbopilot.commands.gpu_layers import gpu_layers
-from turbopilot.commands.made import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
-from turbopilot.errors import InvalidInput
+from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
+from turbopilot.app.gpu_layers import gpu_layers
+from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from quantize.imatrix import Imatrix
@@ -101,15 +101,15 @@ def imatrix(
     Example: turbopilot imatrix --show codegen-imatrix.gguf
     """
     if show:
-        from turbopilot.commands.imatrix_text import show_matrix
+        from turbopilot.render.imatrix import show_matrix
 
         if not model:
             raise InvalidInput("--show: of which matrix?", hint="turbopilot imatrix --show FILE")
         show_matrix(Path(model).expanduser(), layers=layers, as_json=as_json)
         return
     from quantize.imatrix import gather, read_imatrix, resume_path
-    from turbopilot.commands.imatrix_text import show_report
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.render.imatrix import show_report
 
     others = [read_imatrix(path) for path in in_file or ()]
     if model is None:
@@ -145,7 +145,7 @@ def _merge_only(
     as_json: bool,
 ) -> None:
     from quantize.imatrix import merge, write_imatrix
-    from turbopilot.atomic import check_output
+    from turbopilot.base.atomic import check_output
 
     if not matrices or output is None:
         raise InvalidInput(
@@ -169,7 +169,7 @@ def _merge_only(
 def _read_texts(paths: list[Path]) -> tuple[str, str]:
     """The text to read, and its name."""
     if not paths:
-        from turbopilot.code_corpus import calibration_text
+        from turbopilot.corpus import calibration_text
 
         return calibration_text(), DEFAULT_TEXT
     parts = []

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from converters.inspect import CheckpointDescription, WeightsDescription
-    from turbopilot.inspect_gguf import GgufDescription
+    from turbopilot.formats.gguf.description import GgufDescription
 
     Description: TypeAlias = "GgufDescription | CheckpointDescription | WeightsDescription"
 
@@ -48,9 +48,9 @@ def inspect(
 
     Example: turbopilot inspect ./codegen-350M-mono --tensors
     """
-    from turbopilot.commands import inspect_text as text
-    from turbopilot.commands.certified import state_of
-    from turbopilot.commands.resolve import resolve_any
+    from turbopilot.app.certificates import state_of
+    from turbopilot.app.resolve import resolve_any
+    from turbopilot.render import inspect as text
 
     kind, found = _describe(resolve_any(file))
     state = state_of(found.path) if kind == "gguf" else "none"
@@ -90,7 +90,7 @@ def _describe(path: Path) -> tuple[str, Description]:
     with path.open("rb") as f:
         start = f.read(9)
     if start[:4] == b"GGUF" or path.suffix == ".gguf":
-        from turbopilot.inspect_gguf import describe_gguf
+        from turbopilot.formats.gguf.description import describe_gguf
 
         return "gguf", describe_gguf(path)
     from converters.inspect import describe_weights

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import ModelNotFound, did_you_mean
+from turbopilot.base.errors import ModelNotFound, did_you_mean
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from turbopilot.catalog import Model
@@ -47,8 +47,8 @@ def models(
     Example: turbopilot models santacoder
     """
     from turbopilot import catalog
-    from turbopilot.commands.resolve import parse_size
-    from turbopilot.memory import total_bytes
+    from turbopilot.app.resolve import parse_size
+    from turbopilot.base.memory import total_bytes
 
     budget = parse_size("--fits", fits) if fits else int(total_bytes() * SHARE)
     found = [
@@ -90,7 +90,7 @@ def _plain(model: Model, budget: int) -> dict[str, Any]:
 
 def _table(found: list[Model], budget: int, memory: str) -> None:
     from turbopilot import catalog
-    from turbopilot.prompt_speed import prompt_speeds
+    from turbopilot.catalog.prompt_speed import prompt_speeds
 
     rows = []
     for m in found:
@@ -111,7 +111,7 @@ def _table(found: list[Model], budget: int, memory: str) -> None:
 
 def _in_full(model: Model, budget: int) -> None:
     from turbopilot import catalog
-    from turbopilot.prompt_speed import prompt_speeds
+    from turbopilot.catalog.prompt_speed import prompt_speeds
 
     sizes = (f"{k} {console.size(catalog.footprint(model, k).total)}" for k in catalog.TYPES)
     best = catalog.best_type(model, budget)

@@ -8,11 +8,11 @@ from typing import Annotated, Final
 
 import typer
 
-from turbopilot import console
-from turbopilot.atomic import check_output
-from turbopilot.commands.gpu_layers import gpu_layers
-from turbopilot.commands.made import beside, cache_folder, gathered
-from turbopilot.errors import InvalidInput
+from turbopilot.app.cached_artifacts import beside, cache_folder, gathered
+from turbopilot.app.gpu_layers import gpu_layers
+from turbopilot.base.atomic import check_output
+from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 _MATRIX_SECONDS: Final = 600.0
 
@@ -164,7 +164,7 @@ def quantize(
 
     Example: turbopilot quantize codegen-f16.gguf Q4_K_S --tensor-type 'blk\.0\.=q8_0' --dry-run
     """
-    from turbopilot.commands import quantize_text
+    from turbopilot.render import quantize as quantize_text
 
     if list_types:
         quantize_text.types(as_json=as_json)
@@ -198,7 +198,7 @@ def quantize(
         return
     from quantize import Options, find_recipe, find_tensor_type, parse_override, plan
     from quantize import quantize as run_quantize
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
 
     recipe = find_recipe(type_name)
     overrides = tuple(parse_override(text) for text in tensor_types or ())
@@ -261,9 +261,11 @@ def _fit(
     as_json: bool,
 ) -> None:
     """`--fit`, once its options are known to be alone."""
+    from turbopilot.app import memory_fit as fit
+    from turbopilot.app.resolve import parse_size, resolve_gguf
     from turbopilot.bench import Setup
-    from turbopilot.commands import fit, fit_text, quantize_text
-    from turbopilot.commands.resolve import parse_size, resolve_gguf
+    from turbopilot.render import fit as fit_text
+    from turbopilot.render import quantize as quantize_text
 
     n_bytes = parse_size("--fit", memory)
     chosen_from = fit.candidates(types)

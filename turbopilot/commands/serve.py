@@ -14,11 +14,11 @@ from serve.settings import (
     ServerOptions,
     find_cache_type,
 )
-from turbopilot import console
+from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.commands import serve_flags as flags
 from turbopilot.commands import serve_model_flags as model_flags
 from turbopilot.commands import serve_security as safety
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.render import console
 
 DEFAULTS = Defaults()
 LIMITS = Limits()
@@ -82,11 +82,11 @@ def serve(
 
     Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
     """
+    from serve.http.log_format import find_log_format
+    from serve.http.log_format import set_up as log_set_up
     from serve.http.server import serve as serve_http
-    from serve.log_format import find_log_format
-    from serve.log_format import set_up as log_set_up
-    from turbopilot.commands.certified import at_start
-    from turbopilot.commands.gpu_layers import gpu_layers
+    from turbopilot.app.certificates import at_start
+    from turbopilot.app.gpu_layers import gpu_layers
     from turbopilot.commands.serve_models import pool_options, resolve_models, wanted_models
     from turbopilot.commands.serve_options import (
         cache_options,

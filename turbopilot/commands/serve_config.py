@@ -11,7 +11,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 import typer
 
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib

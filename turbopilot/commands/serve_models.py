@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from serve.settings import NamedModel, PoolOptions
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 # Where an option's value may come from, by what goes first: the names of click's ParameterSource.
 _RANK: Final = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}
@@ -80,7 +80,7 @@ def resolve_models(wanted: Sequence[Wanted], model_type: str | None) -> list[Nam
     Raises:
         TurboPilotError: a model cannot be found, fetched or made.
     """
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
 
     kinds = [model_type or "", *[""] * len(wanted)]
     return [
@@ -95,7 +95,7 @@ def pool_options(memory: str, minutes: float | None) -> PoolOptions:
     Raises:
         InvalidInput: the memory is no size.
     """
-    from turbopilot.commands.resolve import parse_size
+    from turbopilot.app.resolve import parse_size
 
     n_bytes = None if memory.lower() == "auto" else parse_size("--model-memory", memory)
     return PoolOptions(n_bytes, None if minutes is None else 60 * minutes)

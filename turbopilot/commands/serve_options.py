@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serve.settings import FIM_ORDERS, MAX_PARALLEL, CacheOptions, FimOrder
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 
 def cache_options(
@@ -16,7 +16,7 @@ def cache_options(
     Raises:
         InvalidInput: options that contradict each other, or no size.
     """
-    from turbopilot.commands.resolve import resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
 
     size = prefix_size(prefix_cache)
     if folder and size == 0:
@@ -31,7 +31,7 @@ def cache_options(
 
 def prefix_size(text: str) -> int | None:
     """Bytes of `--prefix-cache`; None for auto."""
-    from turbopilot.commands.resolve import parse_size
+    from turbopilot.app.resolve import parse_size
 
     if text.lower() == "auto":
         return None

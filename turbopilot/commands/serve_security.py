@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from serve.log_format import LOG_FORMATS
+from serve.http.log_format import LOG_FORMATS
 from serve.settings import SecurityOptions
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 KEY_VARIABLE = "TURBOPILOT_API_KEY"
 # More is no list of keys.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turbopilot import console
-from turbopilot.errors import InvalidInput, VerificationFailed, did_you_mean
+from turbopilot.base.errors import InvalidInput, VerificationFailed, did_you_mean
+from turbopilot.render import console
 
 if TYPE_CHECKING:
     from turbopilot.verify import Options, Report
@@ -92,7 +92,7 @@ def verify(
 
     Example: turbopilot verify codegen-*.gguf --against codegen-350M-mono --report codegen.html
     """
-    from turbopilot.atomic import check_output
+    from turbopilot.base.atomic import check_output
     from turbopilot.verify import verify as run_verify
 
     if dtype.lower() not in _PRECISIONS:
@@ -130,7 +130,7 @@ def _options(
     device: str,
     dtype: str,
 ) -> Options:
-    from turbopilot.commands.made import cache_folder
+    from turbopilot.app.cached_artifacts import cache_folder
     from turbopilot.verify import Options
     from turbopilot.verify.texts import read_prompts, read_text
     from turbopilot.verify.torch_model import Device
@@ -156,7 +156,7 @@ def _options(
 def _source(against: str) -> tuple[Path, Callable[[], AbstractContextManager[Any]]]:
     """What to compare with, and how to open what its GGUF should hold."""
     from converters import expected
-    from turbopilot.commands.resolve import resolve_checkpoint
+    from turbopilot.app.resolve import resolve_checkpoint
 
     path = Path(against).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -168,7 +168,7 @@ def _source(against: str) -> tuple[Path, Callable[[], AbstractContextManager[Any
 
 
 def _show(reports: list[Report], as_json: bool) -> None:
-    from turbopilot.commands import verify_text
+    from turbopilot.render import verify as verify_text
 
     if as_json and len(reports) == 1:
         console.emit_json(reports[0].to_json())
@@ -179,8 +179,8 @@ def _show(reports: list[Report], as_json: bool) -> None:
 
 
 def _write_page(path: Path, reports: list[Report], source: Path) -> None:
-    from turbopilot.atomic import replacing
-    from turbopilot.verify.html_report import render
+    from turbopilot.base.atomic import replacing
+    from turbopilot.render.html.report import render
     from turbopilot.verify.reference_tokenizer import open_tokenizer
 
     text_of = None
@@ -197,8 +197,8 @@ def _write_page(path: Path, reports: list[Report], source: Path) -> None:
 
 def _digests(candidates: list[Path]) -> dict[Path, Any]:
     """Of the files as they are before they are verified: what is signed must be what was measured."""
-    from turbopilot.certificate import digests
-    from turbopilot.gguf_edit import check_editable
+    from turbopilot.formats.gguf.certificate import digests
+    from turbopilot.formats.gguf.edit import check_editable
 
     for path in candidates:
         check_editable(path)
@@ -207,8 +207,8 @@ def _digests(candidates: list[Path]) -> dict[Path, Any]:
 
 
 def _sign(path: Path, report: Report, digests: Any, against: str) -> None:
-    from turbopilot.certificate import sign
-    from turbopilot.commands.verify_text import certificate
+    from turbopilot.formats.gguf.certificate import sign
+    from turbopilot.render.verify import certificate
 
     # Of a folder its name alone: where it lies on this machine is nobody's business.
     name = Path(against).resolve().name if Path(against).exists() else against

@@ -11,7 +11,7 @@ from typing import Final
 from turbopilot.editors.address import Address, address_at, address_of
 from turbopilot.editors.entry import EVIDENCE, FIM, Editor, Setting
 from turbopilot.editors.libraries import LIBRARIES
-from turbopilot.editors.others import OTHERS
+from turbopilot.editors.more_editors import OTHERS
 from turbopilot.editors.render import Target, fill
 from turbopilot.editors.tabby import TABBY
 from turbopilot.editors.vim import VIM

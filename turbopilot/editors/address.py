@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 # Where the server listens on every network: no address to call, but this machine is among them.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}

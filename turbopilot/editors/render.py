@@ -20,10 +20,10 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from turbopilot.base.errors import InvalidInput
 from turbopilot.editors.address import Address
 from turbopilot.editors.entry import Format, Setting
 from turbopilot.editors.fim import family_of
-from turbopilot.errors import InvalidInput
 
 _PLACE = re.compile(r"<<([^<>]+)>>")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from turbopilot.errors import DownloadError
+from turbopilot.base.errors import DownloadError
 from turbopilot.hub.retry import Retries
 
 _BUFFER = 1 << 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from turbopilot.atomic import replacing
-from turbopilot.errors import ModelNotFound
+from turbopilot.base.atomic import replacing
+from turbopilot.base.errors import ModelNotFound
 from turbopilot.hub.choice import TOKENIZERS, has_weights
 from turbopilot.hub.listing import RemoteFile, check_choice, choose
 

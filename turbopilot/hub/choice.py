@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from turbopilot.gguf_split import siblings
+from turbopilot.formats.gguf.split import siblings
 
 SIDE_FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from turbopilot.atomic import FULL
-from turbopilot.errors import (
+from turbopilot.base.atomic import FULL
+from turbopilot.base.errors import (
     DownloadError,
     HubUnreachable,
     InvalidInput,

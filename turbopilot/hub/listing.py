@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
-from turbopilot.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
+from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
 from turbopilot.hub.choice import (
     choose_files,
     gguf_models,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 from urllib.parse import unquote
 
-from turbopilot.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _QUANT = re.compile(r"\w[\w.-]*")

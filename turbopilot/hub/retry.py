@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from turbopilot.errors import HubUnreachable
+from turbopilot.base.errors import HubUnreachable
 from turbopilot.hub.errors import of_network, status_of
 
 _TRIES = 5

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from turbopilot.atomic import check_disk, replacing
-from turbopilot.errors import DownloadError, InvalidInput, NotEnoughDisk
+from turbopilot.base.atomic import check_disk, replacing
+from turbopilot.base.errors import DownloadError, InvalidInput, NotEnoughDisk
+from turbopilot.base.progress import Progress, silent
 from turbopilot.hub.body import fetch_body
 from turbopilot.hub.cache import remember, repo_cache
 from turbopilot.hub.client import alone, no_bars
 from turbopilot.hub.errors import plain_errors
 from turbopilot.hub.listing import Listing, RemoteFile
 from turbopilot.hub.retry import retried
-from turbopilot.progress import Progress, silent
 
 NOTE = "turbopilot-source.json"
 """What `fetch` leaves in a folder of the user's: the repository and the commit."""

@@ -7,6 +7,6 @@
 """
 
 from turbopilot.verify.report import Report
-from turbopilot.verify.run import Options, compare, verify
+from turbopilot.verify.verification import Options, compare, verify
 
 __all__ = ["Options", "Report", "compare", "verify"]

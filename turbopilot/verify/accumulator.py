@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from turbopilot.kl_divergence import Array, Floats, kl_divergence
+from turbopilot.base.kl_divergence import Array, Floats, kl_divergence
 from turbopilot.verify.metrics import (
     CLEAR_MARGIN,
     NO_POSITIONS,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from time import perf_counter
 
-from turbopilot.progress import Progress, silent
+from turbopilot.base.progress import Progress, silent
 from turbopilot.verify.accumulator import Accumulator
 from turbopilot.verify.criteria import Answer
 from turbopilot.verify.metrics import Positions, summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from turbopilot.progress import Progress, silent
+from turbopilot.base.progress import Progress, silent
 from turbopilot.verify.report import TokenDifference, TokenResult
 from turbopilot.verify.source import LogitsSource
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from turbopilot.kl_divergence import log_softmax
-from turbopilot.progress import Progress, silent
+from turbopilot.base.kl_divergence import log_softmax
+from turbopilot.base.progress import Progress, silent
 from turbopilot.verify.report import Continuation
 from turbopilot.verify.source import Logits, LogitsSource, Reference, Window
 from turbopilot.verify.windows import beginnings

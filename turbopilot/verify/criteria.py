@@ -24,9 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from turbopilot.errors import InvalidInput
-from turbopilot.ggml_types import GGML_TYPES
-from turbopilot.gguf_file import GgufHeader
+from turbopilot.base.errors import InvalidInput
+from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.verify.metrics import Metrics, Place
 
 # Measured: Σ(dequantized − weight)² / Σ weight² of 256 × 1024 standard normal weights, without an

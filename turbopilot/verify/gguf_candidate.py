@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from turbopilot.errors import CorruptModel, InvalidInput, TurboPilotError
-from turbopilot.gguf_check import check_model
-from turbopilot.gguf_file import read_gguf
-from turbopilot.text_normalizer import text_normalizer
+from turbopilot.base.errors import CorruptModel, InvalidInput, TurboPilotError
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.text_normalizer import text_normalizer
 from turbopilot.verify.source import Logits, Window
 
 _BATCH = 256  # tokens decoded at once: bounds llama.cpp's own logits buffer to 256·V floats

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turbopilot.gguf_file import TensorInfo, read_gguf
+from turbopilot.formats.gguf.file import TensorInfo, read_gguf
 from turbopilot.verify.tensor_errors import dequantized
 from turbopilot.verify.tensor_faults import Array
 

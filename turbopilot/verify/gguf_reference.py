@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from turbopilot.file_digest import file_digests
-from turbopilot.progress import Progress, silent
+from turbopilot.base.file_digest import file_digests
+from turbopilot.base.progress import Progress, silent
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.gguf_candidate import GgufCandidate
 from turbopilot.verify.source import Change, LogitsSource, Window

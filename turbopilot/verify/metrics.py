@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from turbopilot.kl_divergence import Array, Floats, Perplexity, perplexity
+from turbopilot.base.kl_divergence import Array, Floats, Perplexity, perplexity
 
 CLEAR_MARGIN = 0.02
 """A reference's first choice is clear when it leads by more than this share of the spread (largest minus

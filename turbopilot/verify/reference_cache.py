@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turbopilot.atomic import replacing
+from turbopilot.base.atomic import replacing
 from turbopilot.verify.source import Logits, Window
 
 FORMAT = 1  # of what is kept; a new one forgets the old

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 
 class ReferenceTokenizer(Protocol):

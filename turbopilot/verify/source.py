@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from turbopilot.progress import Progress
+from turbopilot.base.progress import Progress
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 """(P, V): for each of P positions, the scores of what comes next."""

@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from turbopilot.errors import CorruptModel
-from turbopilot.gguf_file import GgufHeader, TensorInfo
-from turbopilot.progress import Progress, silent
+from turbopilot.base.errors import CorruptModel
+from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
 from turbopilot.verify.criteria import WEIGHT_NOISE
 from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault, relative_error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 
 def code_samples() -> dict[str, str]:

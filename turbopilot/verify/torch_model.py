@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.verify.reference_layouts import Layout, foreign_layout
 from turbopilot.verify.source import Change, Logits
 from turbopilot.verify.streamed_weights import read_state, stream, weightless
@@ -177,7 +177,7 @@ def memory_of(device: Device) -> int:
     """
     import torch
 
-    from turbopilot.memory import total_bytes
+    from turbopilot.base.memory import total_bytes
 
     try:
         torch.empty(1, device=device.name)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput
-from turbopilot.file_digest import file_digests
-from turbopilot.progress import Progress, silent
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.file_digest import file_digests
+from turbopilot.base.progress import Progress, silent
 from turbopilot.verify import hyperparameters, torch_model
 from turbopilot.verify.reference_cache import NoCache, ReferenceCache
 from turbopilot.verify.reference_tokenizer import open_tokenizer

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from turbopilot.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from turbopilot.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput
 from turbopilot.verify.source import LogitsSource, Window
 from turbopilot.verify.texts import code_samples
 

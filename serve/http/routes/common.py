@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 
 from flask import Response, g, request
 
-from serve.generation import ClientGone, ClientWatch, Generation
+from serve.api.fields import Fields, parse_body
+from serve.api.rendering import Json, Rendering, Whole
 from serve.http import prompt_log
 from serve.http.access import count_tokens
 from serve.http.channel import WHEN_GONE
-from serve.http.dialects.rendering import Json, Rendering, Whole
 from serve.http.errors import stream_error
-from serve.http.fields import Fields, parse_body
 from serve.http.sse import DONE, json_bytes, ndjson_line, sse_frame
-from serve.models import STAYS, Models, ModelStatus
+from serve.models.directory import STAYS, Models, ModelStatus
+from serve.models.generation import ClientGone, ClientWatch, Generation
+from serve.models.service import Completion, CompletionService, ModelInfo
 from serve.request import Finished
-from serve.service import Completion, CompletionService, ModelInfo
-from turbopilot.errors import InvalidRequest
+from turbopilot.base.errors import InvalidRequest
 
 SESSION_HEADER = "X-TurboPilot-Session"
 DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"

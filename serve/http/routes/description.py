@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve.http.openapi import description
+from serve.api.openapi import description
 from serve.http.sse import json_bytes
 from serve.settings import Defaults
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve.http.dialects.huggingface import HuggingFaceRendering, parse_huggingface
-from serve.http.dialects.ollama import OllamaRendering, parse_ollama
-from serve.http.fields import Fields
+from serve.api.fields import Fields
+from serve.api.huggingface import HuggingFaceRendering, parse_huggingface
+from serve.api.ollama import OllamaRendering, parse_ollama
 from serve.http.routes.common import NDJSON, json_answer, json_body, respond, respond_whole
-from serve.models import Models
+from serve.models.directory import Models
 from serve.settings import Defaults
-from turbopilot.errors import InvalidRequest
+from turbopilot.base.errors import InvalidRequest
 
 
 def blueprint(models: Models, defaults: Defaults) -> Blueprint:

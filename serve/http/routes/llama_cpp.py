@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve.http.dialects.llama_cpp import (
-    LlamaCppCall,
-    LlamaCppRendering,
-    parse_completion,
-    parse_infill,
-)
+from serve.api.llama_cpp import LlamaCppCall, LlamaCppRendering, parse_completion, parse_infill
 from serve.http.routes.common import SSE_WITHOUT_DONE, json_body, respond
-from serve.models import Models
+from serve.models.directory import Models
 from serve.settings import Defaults
 
 

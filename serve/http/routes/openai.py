@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from serve.http.dialects.chat import ChatCall, ChatRendering, parse_chat, parse_mistral_fim
-from serve.http.dialects.completions import CompletionsRendering, parse_completions
-from serve.http.dialects.prompt_fields import read_model
+from serve.api.chat import ChatCall, ChatRendering, parse_chat, parse_mistral_fim
+from serve.api.completions import CompletionsRendering, parse_completions
+from serve.api.prompt_fields import read_model
 from serve.http.routes.common import SSE, json_answer, json_body, respond
-from serve.models import Models
-from serve.service import CompletionService, ModelInfo
+from serve.models.directory import Models
+from serve.models.service import CompletionService, ModelInfo
 from serve.settings import Defaults
 
 

@@ -6,7 +6,7 @@ from flask import Blueprint, Response
 
 from serve.http import prometheus
 from serve.http.routes.common import json_answer
-from serve.models import Models, ModelStatus
+from serve.models.directory import Models, ModelStatus
 
 
 def blueprint(models: Models) -> Blueprint:

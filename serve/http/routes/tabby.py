@@ -8,8 +8,8 @@ import platform
 from flask import Blueprint, Response
 
 from serve.http.routes.common import json_answer
-from serve.models import Models
-from turbopilot.version import __version__
+from serve.models.directory import Models
+from turbopilot.base.version import __version__
 
 
 def blueprint(models: Models) -> Blueprint:

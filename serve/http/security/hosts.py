@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from serve.http.security.authority import ip_of, is_loopback, parse_authority
-from turbopilot.errors import HostRefused, InvalidInput
+from turbopilot.base.errors import HostRefused, InvalidInput
 
 ANY = "*"
 

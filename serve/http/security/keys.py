@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
-from turbopilot.errors import InvalidInput, Unauthorized
+from turbopilot.base.errors import InvalidInput, Unauthorized
 
 # OpenAI's clients say Bearer, Copilot's plugin says token where it asks for its token.
 SCHEMES = ("bearer", "token")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from serve.http.security.authority import parse_authority
-from turbopilot.errors import InvalidInput, OriginRefused
+from turbopilot.base.errors import InvalidInput, OriginRefused
 
 ANY = "*"
 # What a browser says of a page without an address. Any page can make one: a frame in a sandbox is enough.

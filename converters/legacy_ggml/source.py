@@ -1,0 +1,128 @@
+"""An old file, understood: its family found, its config and tokenizer as a checkpoint's would be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.checkpoint import Checkpoint
+from converters.hfconfig import HfConfig
+from converters.legacy_ggml.layouts import LAYOUTS, Layout
+from converters.legacy_ggml.vocabulary import check_same, is_lossy, read_vocabulary
+from converters.spec import ArchSpec
+from converters.tokenizer import GgufTokenizer, read_tokenizer
+from converters.tokenizer.files import SideFiles
+from converters.tokenizer.read import assemble
+from turbopilot.base.errors import (
+    ConversionError,
+    CorruptCheckpoint,
+    InvalidInput,
+    TokenizerMismatch,
+    did_you_mean,
+)
+from turbopilot.formats.old_ggml import OldFile, check_kind, is_old, is_plausible, read_old
+
+__all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
+
+MODEL_TYPES = tuple(name for layout in LAYOUTS for name in layout.model_types)
+
+
+class TokenizerNeeded(TokenizerMismatch):
+    """The file's own vocabulary has lost bytes; the original model's tokenizer is wanted beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldModel:
+    """What the engine needs of it."""
+
+    spec: ArchSpec
+    config: HfConfig
+    checkpoint: Checkpoint
+    tokenizer: GgufTokenizer
+
+
+def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) -> OldModel:
+    """Read an old file's header, vocabulary and table of tensors.
+
+    Args:
+        path: the `.bin` file.
+        model_type: one of `MODEL_TYPES`, where the file leaves a doubt; "" to find it.
+        tokenizer: folder with the original's tokenizer, to be used instead of the file's vocabulary.
+
+    Raises:
+        InvalidInput: it is no such file, or not of the family that `model_type` says.
+        UnsupportedModel: its blocks are older than today's.
+        CorruptCheckpoint, TokenizerMismatch: it is damaged.
+        TokenizerNeeded: it has lost tokens, and `tokenizer` is not given.
+    """
+    check_kind(path)
+    layout, file = _family(path, _wanted(model_type))
+    values, tensors = layout.read(file)
+    config = HfConfig({"architectures": [layout.spec.architecture], **values}, str(path))
+    return OldModel(
+        layout.spec,
+        config,
+        Checkpoint(path.parent, tensors),
+        _tokenizer(file, layout, config, tokenizer),
+    )
+
+
+def _wanted(model_type: str) -> Sequence[Layout]:
+    if not model_type:
+        return LAYOUTS
+    found = [layout for layout in LAYOUTS if model_type.lower() in layout.model_types]
+    if not found:
+        raise InvalidInput(
+            f"--model-type {model_type}: no such type", hint=did_you_mean(model_type, MODEL_TYPES)
+        )
+    return found
+
+
+def _family(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, OldFile]:
+    """The layout whose numbers can be, whose vocabulary can be read, and whose tensors are there."""
+    plausible = [layout for layout in layouts if is_plausible(path, layout.header)]
+    if not plausible:
+        raise CorruptCheckpoint(
+            f"{path}: its header is none of {_named(layouts)}",
+            hint="it is damaged, or of a family that the original TurboPilot did not know"
+            if len(layouts) > 1
+            else "leave --model-type out: the file says it itself",
+        )
+    failure: ConversionError | None = None
+    for layout in plausible:
+        try:
+            file = read_old(path, layout.header)
+        except CorruptCheckpoint as e:
+            failure = failure or e
+            continue
+        if layout.header.mark in file.tensors:
+            return layout, file
+        failure = CorruptCheckpoint(
+            f"{path}: holds no tensor {layout.header.mark!r}, so it is not of {_named([layout])}",
+            hint="leave --model-type out, or download it again",
+        )
+    assert failure
+    raise failure
+
+
+def _named(layouts: Sequence[Layout]) -> str:
+    return ", ".join(" or ".join(layout.model_types) for layout in layouts)
+
+
+def _tokenizer(
+    file: OldFile, layout: Layout, config: HfConfig, folder: Path | None
+) -> GgufTokenizer:
+    n_vocab = file.params["n_vocab"]
+    if folder:
+        tokenizer = read_tokenizer(folder, layout.spec.tokenizer, n_vocab, config.values)
+        check_same(file.path, file.vocabulary, tokenizer, folder)
+        return tokenizer
+    if is_lossy(file.vocabulary):
+        raise TokenizerNeeded(
+            f"{file.path}: its vocabulary was written as text, which lost the tokens that are parts of characters",
+            hint="give the original's: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
+        )
+    vocabulary = read_vocabulary(file.path, file.vocabulary, layout.cuts)
+    nothing_beside = SideFiles(file.path.parent, {}, {}, {}, {})
+    return assemble(vocabulary, nothing_beside, config.values, n_vocab)

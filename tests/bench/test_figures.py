@@ -1,0 +1,184 @@
+"""The pure parts of turbopilot.bench: windows, figures, llama.cpp's log, what is drawn."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.bench import Divergence, Measured, Rate, Row, Setup, SpeedTask, drawn
+from turbopilot.bench.buffers import parsed_log
+from turbopilot.bench.resident import parsed_status, resident
+from turbopilot.bench.setup import CACHE_TYPES
+from turbopilot.bench.windows import cut, row_blocks
+from turbopilot.formats.ggml_types import GGML_TYPES
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_windows_are_spread_over_the_text() -> None:
+    found = cut(range(100), 10, positions=12, begin=None)
+    assert found.measured == range(5, 9)  # a token follows each
+    assert [w[0] for w in found.ids] == [0, 30, 60]
+    assert found.ids[1] == tuple(range(30, 40))
+    assert found.positions == 12
+
+
+def test_a_token_to_begin_with_takes_a_place() -> None:
+    found = cut(range(1, 100), 10, positions=1000, begin=0)
+    assert {w[0] for w in found.ids} == {0}
+    assert {len(w) for w in found.ids} == {10}
+    assert [i for w in found.ids for i in w[1:]] == list(range(1, 100))
+
+
+def test_a_short_text_is_one_window() -> None:
+    found = cut(range(7), 512, positions=1, begin=None)
+    assert (found.ids, found.measured) == ((tuple(range(7)),), range(3, 6))
+    with pytest.raises(InvalidInput, match="3 tokens"):
+        cut(range(3), 512, positions=1, begin=None)
+
+
+@given(
+    st.integers(4, 400),
+    st.integers(4, 50),
+    st.integers(1, 500),
+    st.sampled_from([None, 7]),
+)
+def test_windows_of_any_text(n: int, length: int, positions: int, begin: int | None) -> None:
+    found = cut(range(1000, 1000 + n), length, positions, begin)
+    ids = [i for w in found.ids for i in (w if begin is None else w[1:])]
+    assert len(set(ids)) == len(ids), "nothing is read twice"
+    assert set(ids) <= set(range(1000, 1000 + n))
+    assert len({len(w) for w in found.ids}) == 1
+    assert len(found.ids[0]) <= length
+    assert found.positions <= positions or len(found.ids) == 1
+    assert [i for b in row_blocks(found.measured, 3) for i in b] == list(found.measured)
+
+
+def test_divergence_of_a_few_positions() -> None:
+    kl, loss = np.array([0.0, 0.2, 0.4, 0.6]), np.array([1.0, 2.0, 1.0, 2.0])
+    found = Divergence.of(kl, np.array([1.0, 1.0, 1.0, 0.0]), loss, loss + 0.1)
+    assert (found.positions, found.max_kl, found.top1) == (4, 0.6, 0.75)
+    assert found.median_kl == pytest.approx(0.3)
+    assert found.mean_kl == pytest.approx(0.3)
+    assert found.mean_kl_error == pytest.approx(math.sqrt(0.2 / 3) / 2)
+    assert found.p90_kl == pytest.approx(0.54)
+    assert found.top1_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert found.reference_perplexity.value == pytest.approx(math.exp(1.5))
+    assert found.perplexity_ratio.value == pytest.approx(math.exp(0.1))
+    assert found.perplexity_ratio.error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_divergence_of_one_position() -> None:
+    one = np.array([1.0])
+    found = Divergence.of(one, one, one, one)
+    assert (found.mean_kl, found.mean_kl_error, found.top1_error) == (1.0, 0.0, 0.0)
+
+
+def test_rates() -> None:
+    rate = Rate(10, (3.0, 1.0, 2.0))
+    assert (rate.median, rate.spread) == (2.0, 1.0)
+    assert rate.joined(Rate(10, (9.0,))).samples == (3.0, 1.0, 2.0, 9.0)
+
+
+def test_what_llama_cpp_says_of_its_buffers() -> None:
+    found = parsed_log(
+        [
+            "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
+            "load_tensors:   CPU_Mapped model buffer size =    50.00 MiB\n",  # another part
+            "load_tensors:        CUDA0 model buffer size =    10.00 MiB\n",
+            "llama_context:        CPU  output buffer size =     0.50 MiB\n",
+            "llama_kv_cache:      CUDA0 KV buffer size =     4.00 MiB\n",
+            "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
+            "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
+            "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
+            "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
+            "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
+        ]
+    )
+    mib = 2**20
+    assert (found.model, found.kv, found.compute, found.output) == (
+        160 * mib, 7 * mib, 20 * mib, mib // 2,
+    )  # fmt: skip
+    assert found.places == {
+        "CPU_Mapped": 150 * mib,
+        "CUDA0": 14 * mib,
+        "CPU": int(23.5 * mib),
+    }
+    assert parsed_log([]).places == {}
+
+
+def test_resident_memory() -> None:
+    told = parsed_status("Name:\tx\nVmHWM:\t    2000 kB\nVmRSS:\t    1000 kB\nRssFile:\t 7 kB\n")
+    assert (told.peak, told.now, told.of_files) == (2048000, 1024000, 7168)
+    block = bytearray(50_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    held = resident()
+    assert held.peak >= held.now > 50_000_000
+
+
+def test_cache_types_are_ggmls() -> None:
+    assert {n: name for name, n in CACHE_TYPES.items()} == {
+        n: GGML_TYPES[n][0] for n in CACHE_TYPES.values()
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Setup(n_ctx=0),
+        lambda: Setup(n_threads=0),
+        lambda: Setup(cache_type="Q3"),
+        lambda: SpeedTask(n_prompt=0),
+        lambda: SpeedTask(repeats=0),
+    ],
+)
+def test_settings_that_cannot_be(wrong: object) -> None:
+    assert callable(wrong)
+    with pytest.raises(InvalidInput):
+        wrong()
+
+
+def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> Row:
+    rate = Rate(64, (speed,))
+    measured = Measured(
+        Path(name), type_name, n_bytes, 4.5, 2048, 2, "F16", (), "0", "", rate, rate, None
+    )
+    ones = np.ones(3)
+    return Row(name, measured, None if kl is None else Divergence.of(ones * kl, ones, ones, ones))
+
+
+def test_a_picture_of_size_divergence_and_speed() -> None:
+    rows = [
+        row("a<b>.gguf", "F16", 10_000_000_000, 10.0, 0.0),
+        row("q8.gguf", "Q8_0", 5_000_000_000, 20.0, 1e-3),
+        row("q4.gguf", "Q4_K", 3_000_000_000, 40.0, 1e-1),
+        row("q4-other.gguf", "Q4_K", 2_500_000_000, 40.0, 2e-1),
+    ]
+    page = ET.fromstring(drawn(rows))
+    circles = page.findall(f"{SVG}circle")
+    x, y, r = (
+        dict(zip("abcd", (float(c.attrib[k]) for c in circles), strict=True))
+        for k in ("cx", "cy", "r")
+    )
+    assert x["a"] > x["b"] > x["c"] > x["d"], "larger is further right"
+    assert y["a"] > y["b"] > y["c"] > y["d"], "less divergence is lower; none on the edge"
+    assert (r["c"] / r["b"]) ** 2 == pytest.approx(2, rel=0.05), "the area is the speed"
+    words = [t.text or "" for t in page.findall(f"{SVG}text")]
+    assert "Q8_0, 20 tokens/s" in words
+    assert "q4-other.gguf, 40 tokens/s" in words, "one type twice is told apart by name"
+    assert {"size, GB", "mean KL, nats"} <= set(words)
+
+
+def test_a_picture_without_divergences_shows_speed() -> None:
+    rows = [row("a.gguf", "F16", 1000, 10.0, None), row("b.gguf", "Q8_0", 500, 20.0, None)]
+    page = ET.fromstring(drawn(rows))
+    first, second = (float(c.attrib["cy"]) for c in page.findall(f"{SVG}circle"))
+    assert first > second, "faster is higher"
+    assert "tokens/s" in [t.text for t in page.findall(f"{SVG}text")]

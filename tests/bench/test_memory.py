@@ -1,0 +1,85 @@
+"""Memory before it is taken: what llama.cpp would allocate, and what of a mapped file is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from turbopilot.base.errors import CorruptModel
+from turbopilot.bench import Setup, measure, planned
+from turbopilot.bench.buffers import parsed_log
+from turbopilot.formats.gguf.file import read_gguf
+
+
+@pytest.mark.parametrize("cache_type", ["F16", "Q8_0"])
+def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> None:
+    setup = Setup(n_threads=1, n_ctx=512, n_batch=64, cache_type=cache_type)
+    before, after = planned(demo_q4_0, setup), measure(demo_q4_0, setup).memory
+    assert after
+    assert before.buffers.model == 0
+    # Without memory llama.cpp tells the cache's size in other words, with as many digits.
+    assert before.buffers.kv == pytest.approx(after.buffers.kv, abs=12_000)
+    assert before.buffers.compute == pytest.approx(after.buffers.compute, rel=0.02)
+    assert before.buffers.output == after.buffers.output
+    buffers = before.buffers
+    whole = (
+        before.now
+        + buffers.kv
+        + buffers.compute
+        + buffers.output
+        + read_gguf(demo_q4_0).tensor_bytes
+    )
+    assert after.needed == pytest.approx(whole, rel=0.05)
+
+
+def test_no_weights_are_needed_to_plan(demo_gguf: Path, demo_q4_0: Path) -> None:
+    large, small = (planned(p, Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0))
+    assert abs(large.now - small.now) < 4_000_000 < demo_gguf.stat().st_size / 2
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + bytes(400))
+    with pytest.raises(CorruptModel):
+        planned(path)
+
+
+def test_the_cache_where_nothing_is_allocated() -> None:
+    lines = [
+        "llama_kv_cache: size =   24.00 MiB (  2048 cells,  12 layers,  1/1 seqs), K (f16):   12.00 MiB, V (f16): …\n",
+        "llama_kv_cache: size =    6.00 MiB (   512 cells,  12 layers,  1/1 seqs), K (f16):    3.00 MiB, V (f16): …\n",
+    ]  # fmt: skip
+    assert parsed_log(lines).kv == 30 * 2**20
+    told = [*lines, "llama_kv_cache:        CPU KV buffer size =    30.00 MiB\n"]
+    assert parsed_log(told).kv == 30 * 2**20  # the same, said twice
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
+def test_pages_of_a_mapped_file_are_dropped_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"\x01" * 40_000_000)
+    # In a process of its own: what else this one frees meanwhile would be counted.
+    done = subprocess.run(
+        [sys.executable, "-c", _DROP, str(path)], capture_output=True, text=True, check=True
+    )
+    before, dropped, again = map(int, done.stdout.split())
+    assert before - dropped > 35_000_000
+    assert again - dropped > 35_000_000
+
+
+_DROP = """
+import mmap, sys
+from pathlib import Path
+from turbopilot.bench.resident import drop_mapped, resident
+path = Path(sys.argv[1])
+with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    assert sum(mapped[::4096]) > 0
+    before = resident().now
+    assert drop_mapped([path])
+    dropped = resident().now
+    assert sum(mapped[::4096]) > 0
+    print(before, dropped, resident().now)
+"""

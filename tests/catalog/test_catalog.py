@@ -1,0 +1,170 @@
+"""The catalogue is true of itself, of our converters and of MODELS.md; its sizes are those of real files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from converters import convert
+from converters.registry import FAMILIES
+from quantize import quantize
+from serve import settings
+from serve.llama import load
+from serve.settings import ModelOptions
+from tests.support.tiny import tiny_checkpoint
+from turbopilot import catalog
+from turbopilot.catalog import Geometry, Model
+from turbopilot.catalog.footprint import DEFAULT_CONTEXT, compute_bytes, file_bytes, kv_bytes
+from turbopilot.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["models", *arguments])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_documents_are_generated() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/write_docs.py", "--check"],
+        cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.alias)
+def test_an_entry_is_true(model: Model) -> None:
+    assert catalog.find(model.alias.upper()) is model
+    assert catalog.find(model.repository) is model
+    assert "/" not in model.alias
+    assert model.architecture in {f.architecture for f in FAMILIES}
+    assert model.licence
+    assert model.suits
+    assert model.languages_in_short
+    # norms and biases are thousandths of a model
+    assert model.geometry.weights == pytest.approx(model.parameters, rel=0.005)
+    assert model.geometry.weights <= model.parameters
+    sizes = [catalog.footprint(model, kind).total for kind in catalog.TYPES]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_all_of_the_originals_models_are_there() -> None:
+    aliases = {m.alias for m in catalog.MODELS}
+    for size in ("350M", "2B", "6B", "16B"):
+        assert {f"codegen-{size}-mono", f"codegen-{size}-multi"} <= aliases
+    named = {"santacoder", "starcoder", "starcoderplus", "wizardcoder-15b", "stablecode-instruct-alpha-3b"}  # fmt: skip
+    assert named <= aliases
+    assert all(m.old_bin for m in catalog.MODELS if m.alias in named)
+
+
+def test_names_are_unique() -> None:
+    names = [n.lower() for m in catalog.MODELS for n in (m.alias, m.repository)]
+    assert len(set(names)) == len(names)
+
+
+SHAPES = {
+    "codegen": Geometry(3, 256, 8, 8, 1024, 1024),
+    "gptbigcode": Geometry(3, 256, 8, 1, 1024, 1024, fused=True, positions=512),
+    "llama": Geometry(3, 256, 8, 2, 768, 1024, gated=True),
+}
+
+
+def tiny_model(family: str, parameters: int) -> Model:
+    """What the catalogue would say of `tiny_checkpoint`'s."""
+    return Model(
+        "tiny", "", "", "", parameters=parameters, geometry=SHAPES[family], context=512,
+        licence=catalog.MODELS[0].licence, suits="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", list(SHAPES))
+def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None:
+    """Of a tiny model, whose vectors and metadata weigh more than in any real one."""
+    folder = tiny_checkpoint(family, tmp_path / family)
+    report = convert(folder, tmp_path / "f16.gguf", dtype="f16")
+    model = tiny_model(family, report.n_weights)
+    vocabulary = convert(folder, tmp_path / "vocab.gguf", vocab_only=True).path.stat().st_size
+    for kind in catalog.TYPES:
+        path = tmp_path / f"{kind}.gguf"
+        if kind != "F16":
+            quantize(tmp_path / "f16.gguf", path, kind)
+        else:
+            path = tmp_path / "f16.gguf"
+        found = path.stat().st_size - vocabulary
+        assert file_bytes(model, kind) == pytest.approx(found, rel=0.02), kind
+
+
+def test_the_context_costs_what_its_keys_and_values_do() -> None:
+    model = catalog.find("codegen-350M-mono")
+    assert model is not None
+    assert kv_bytes(model, 2048) == 2 * 2 * 2048 * 20 * 1024
+    assert catalog.footprint(model, "Q8_0").kv_cache == kv_bytes(model, 2048)
+    assert DEFAULT_CONTEXT == settings.DEFAULT_CONTEXT
+
+
+@pytest.mark.parametrize("family", list(SHAPES))
+def test_what_is_computed_in_is_what_llama_cpp_reserves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    path = tmp_path / "f16.gguf"
+    convert(tiny_checkpoint(family, tmp_path / family), path, dtype="f16")
+    model = tiny_model(family, 0)
+    caplog.set_level("DEBUG", "turbopilot.llama")
+    decoder, report = load(path, ModelOptions(threads=1, ctx=512, n_seq=1, cache_type="q8_0"))
+    decoder.close()
+    assert report.kv_bytes == pytest.approx(kv_bytes(model, 512, "q8_0"), abs=2**14)
+    (reserved,) = re.findall(r"CPU compute buffer size = +([\d.]+) MiB", caplog.text)
+    predicted = compute_bytes(model, 512)
+    assert 0.6 * predicted < float(reserved) * 2**20 < 1.2 * predicted
+
+
+def test_the_promise_of_six_billion_weights_in_4_gib() -> None:
+    model = catalog.find("codegen-6B-multi")
+    assert model is not None
+    assert file_bytes(model, "Q4_0") < 4.1e9
+    f16, q8_0 = (catalog.footprint(model, "Q4_0", 2048, cache_type=t) for t in ("f16", "q8_0"))
+    assert f16.kv_cache / q8_0.kv_cache == pytest.approx(16 / 8.5)
+    assert (q8_0.kv_cache, q8_0.file) == (kv_bytes(model, 2048, "Q8_0"), f16.file)
+    # What is left of 4 GiB for the weights: about 3.9 bits each.
+    assert 3.8 < 8 * ((4 << 30) - q8_0.kv_cache - q8_0.working) / model.parameters < 4.1
+
+
+def test_the_command_lists_filters_and_shows() -> None:
+    code, out, _ = run()
+    assert code == 0
+    assert all(m.alias in out for m in catalog.MODELS), "whole names, however narrow the pipe"
+    code, out, _ = run("--fits", "2GiB", "--fim", "--language", "PYTHON", "--json")
+    found = json.loads(out)
+    assert found["memory"] == 2 << 30
+    aliases = {m["alias"] for m in found["models"]}
+    assert "santacoder" in aliases
+    assert not aliases & {"starcoder", "codegen-350M-mono"}
+    assert all(min(m["memory"].values()) <= 2 << 30 for m in found["models"])
+    code, out, _ = run("bigcode/santacoder")
+    assert code == 0
+    assert "santacoder-q4_0.bin" in out
+    assert "turbopilot serve santacoder" in out
+    code, _, err = run("--language", "klingon")
+    assert code == 0
+    assert "leave out a filter" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["santacodr"], 3, "did you mean santacoder"),
+        (["--fits", "much"], 2, "--fits"),
+        (["--fits", "0"], 2, "--fits"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], code: int, words: str) -> None:
+    found, _, err = run(*arguments)
+    assert found == code
+    assert words in err

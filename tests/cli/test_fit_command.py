@@ -1,0 +1,175 @@
+"""`turbopilot quantize --fit`, as people call it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quantize.fit import CANDIDATES
+from turbopilot.base.errors import NotEnoughDisk
+from turbopilot.cli import app
+from turbopilot.formats.gguf.description import describe_gguf
+from turbopilot.formats.gguf.file import read_gguf
+
+QUICK = ("--quick", "-t", "1", "--ctx", "256")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["quantize", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def smallest(demo_gguf: Path) -> int:
+    """Bytes that the refusal offers."""
+    code, _, err = run(demo_gguf, "--fit", "1MB", *QUICK)
+    assert code == 6, err
+    found = re.search(r"needs --fit (\d+)MB", err)
+    assert found
+    return int(found[1]) * 1_000_000
+
+
+def test_the_whole_of_it(demo_gguf: Path, tmp_path: Path) -> None:
+    """A matrix is gathered, sensitivities measured, the file written, run, and compared with a plain type."""
+    out = tmp_path / "fitted.gguf"
+    budget = smallest(demo_gguf) + 2_000_000
+    options = (
+        "--ctx", 256, "--cache-type", "q8_0", "--minutes", 0.05, "--compare", 1, "-t", 1, "--json", "-o", out,
+    )  # fmt: skip
+    code, told, err = run(demo_gguf, "--fit", budget, *options)
+    assert code == 0, err
+    report = json.loads(told)
+    memory, fitted = report["memory"], report["fitted"]
+    assert memory["total"] == budget
+    assert memory["room"] + memory["process"] + memory["kv"] + memory["compute"] == budget
+    assert report["sensitivity"]["measured"]
+    assert fitted["tensor_bytes"] == sum(t.n_bytes for t in read_gguf(out).tensors)
+    assert fitted["tensor_bytes"] <= memory["room"]
+    assert fitted["predicted_bytes"] <= budget
+    assert fitted["measured_bytes"] == pytest.approx(fitted["predicted_bytes"], rel=0.05)
+    assert fitted["divergence"]["mean_kl"] > 0
+    first, *rest = report["plain"]
+    assert first["divergence"]["mean_kl"] > 0
+    assert not any(row["divergence"] for row in rest)
+    candidates = set(CANDIDATES) - {"Q4_1", "Q5_1"}
+    for row in report["plain"]:
+        assert row["tensor_bytes"] <= memory["room"]
+        if set(row["weights"]) <= candidates:
+            assert row["predicted_kl"] >= 0.98 * fitted["predicted_kl"]
+    assert [p.name for p in tmp_path.iterdir()] == ["fitted.gguf"]
+    made = describe_gguf(out).quantized
+    assert made
+    assert (made.memory, made.n_ctx, made.source) == (budget, 256, demo_gguf.name)
+    assert made.source_sha256 == (hashlib.sha256(demo_gguf.read_bytes()).hexdigest(),)
+    assert len(made.imatrix_sha256) == 64
+    assert float(made.predicted_kl) > 0
+    shown = CliRunner().invoke(app, ["inspect", str(out)]).stdout
+    assert f"{made.source_sha256[0]}  {demo_gguf.name}" in shown
+    assert "with 256 tokens of context, KL" in shown
+
+
+def test_a_disk_too_small_for_logits_costs_only_the_comparison(
+    demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NotEnoughDisk("no room for logits")
+
+    monkeypatch.setattr("turbopilot.bench.keep_reference", full)
+    out = tmp_path / "x.gguf"
+    options = (
+        "--ctx",
+        256,
+        "--imatrix",
+        "none",
+        "--minutes",
+        0.05,
+        "--compare",
+        0,
+        "-t",
+        1,
+        "-o",
+        out,
+    )
+    code, told, err = run(demo_gguf, "--fit", "1GB", *options)
+    assert code == 0, err
+    assert "what is lost is not measured: no room for logits" in err
+    assert read_gguf(out).tensors
+    assert "sensitivities measured" in told
+
+
+def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    budget = smallest(demo_gguf) + 2_000_000
+    code, told, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
+    assert code == 0, err
+    assert "chosen by errors of rounding alone" in told
+    assert "KV cache of 256 tokens (f16)" in told
+    assert "fitted" in told
+    assert "Q6_K" in told
+    assert "imatrix" not in err
+    code, told, _ = run(demo_gguf, "--fit", budget, *QUICK, "--dry-run", "--json")
+    assert code == 0
+    planned = {t["name"] for t in json.loads(told)["tensors"]}
+    header = read_gguf(out)
+    assert set(planned) == {t.name for t in header.tensors}
+    # What the process itself takes differs by some kB from one run to the next, and so does the room.
+    assert abs(json.loads(told)["tensor_bytes"] - header.tensor_bytes) < 500_000
+
+
+def test_the_smallest_that_it_offers_can_be_made(demo_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    budget = smallest(demo_gguf)
+    code, _, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
+    assert code == 0, err
+    code, _, err = run(demo_gguf, "--fit", budget - 6_000_000, *QUICK, "-o", tmp_path / "y.gguf")
+    assert code == 6, err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_only_what_it_may_choose_from(demo_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--types", "q4_0, q8_0", "-o", out)
+    assert code == 0, err
+    kinds = {t.type_name for t in read_gguf(out).tensors if len(t.shape) == 2}
+    assert kinds == {"Q8_0"}
+
+
+def test_refusals_leave_nothing(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    for arguments, words in (
+        ((demo_gguf, "Q4_0", "--fit", "1GB"), "--fit chooses the types itself"),
+        ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: --fit chooses"),
+        ((demo_gguf, "--fit", "much"), "--fit much: is no size"),
+        ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
+        ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
+        ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
+        ((demo_q4_0, "--fit", "1GB", "--quick"), "is in Q4_0 already"),
+        ((demo_gguf, "--fit", "1GB", "--imatrix", tmp_path / "none"), "none"),
+        ((demo_gguf,), "a file and a type are needed"),
+    ):
+        code, told, err = run(*arguments, "-o", out)
+        assert code != 0, arguments
+        assert words in err, (arguments, err)
+        assert not told
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_kept_unless_forced(demo_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    out.write_text("mine")
+    code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "-o", out)
+    assert code != 0
+    assert "--force" in err
+    assert out.read_text() == "mine"
+    code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "-o", out, "--force")
+    assert code == 0, err
+    assert read_gguf(out).tensors

@@ -1,0 +1,181 @@
+"""What a person types becomes a file: paths, old files, and names that are fetched and made, once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from converters import convert
+from tests.support.hub_server import Hub, playing
+from tests.support.old_ggml import old_neox, old_starcoder
+from tests.support.tiny import tiny_checkpoint
+from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
+from turbopilot.base.errors import InvalidInput, TurboPilotError
+from turbopilot.formats.gguf.file import read_gguf
+
+ROOT = Path(__file__).parents[2]
+RESOLVE = (
+    "import sys; from turbopilot.app.resolve import resolve_gguf; print(resolve_gguf(sys.argv[1]))"
+)
+REPO = "bigcode/santacoder"
+STABLECODE = "stabilityai/stablecode-instruct-alpha-3b"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def starcoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("gptbigcode", tmp_path_factory.mktemp("starcoder"))
+
+
+@pytest.fixture(scope="module")
+def neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("gptneox", tmp_path_factory.mktemp("neox"), intermediate_size=1024)
+
+
+@pytest.fixture
+def hub(starcoder: Path, neox: Path) -> Iterator[Hub]:
+    repos = {"me/tiny": files_of(starcoder), REPO: files_of(starcoder), STABLECODE: files_of(neox)}
+    with playing(Hub(repos)) as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "made"
+    monkeypatch.setenv("TURBOPILOT_CACHE", str(folder))
+    return folder
+
+
+def run(hub_url: str, home: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since the hub's client reads its settings when it is imported."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    settings = {"HF_ENDPOINT": hub_url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    ours = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", **settings, **env}
+    return subprocess.run(
+        [sys.executable, *command], env={**kept, **ours}, cwd=home, text=True, capture_output=True, check=False
+    )  # fmt: skip
+
+
+def test_a_name_is_fetched_and_made_once(hub: Hub, tmp_path: Path) -> None:
+    first = run(hub.url, tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
+    assert first.returncode == 0, first.stderr
+    assert "fetching" in first.stderr
+    assert "quantizing" in first.stderr
+    path = Path(first.stdout.strip())
+    assert "Q4_0" in {t.type_name for t in read_gguf(path).tensors}
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "the F16 between is not kept"
+    sent = len(hub.bodies)
+    again = run(hub.url, tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+    assert len(hub.bodies) == sent
+    offline = run("http://127.0.0.1:9", tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
+    assert offline.stdout == first.stdout, offline.stderr
+
+
+def test_an_alias_in_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub.url, tmp_path, "-c", RESOLVE, "SantaCoder")
+    assert done.returncode == 0, done.stderr
+    assert REPO in done.stderr
+    assert done.stdout.strip().endswith("-q8_0.gguf"), "it is small"
+
+
+def test_a_type_that_the_ready_files_lack_is_made_of_the_checkpoint(
+    starcoder: Path, tmp_path: Path
+) -> None:
+    """And a ready file of another type, though it lies in the cache, is not taken for it."""
+    ready = tmp_path / "ready.gguf"
+    convert(starcoder, ready, dtype="q8_0")
+    ggufs = "ggml-org/Qwen2.5-Coder-0.5B-Q8_0-GGUF"
+    repos = {
+        ggufs: {"qwen2.5-coder-0.5b-q8_0.gguf": ready.read_bytes()},
+        "Qwen/Qwen2.5-Coder-0.5B": files_of(starcoder),
+    }
+    with playing(Hub(repos)) as hub:
+        done = run(hub.url, tmp_path, "-c", RESOLVE, "qwen2.5-coder-0.5b:Q8_0")
+        assert "ggml-org" in done.stdout, done.stderr
+        done = run(hub.url, tmp_path, "-c", RESOLVE, "qwen2.5-coder-0.5b:Q4_0")
+        assert done.stdout.strip().endswith("-q4_0.gguf"), done.stderr
+        assert "Q4_0" in {t.type_name for t in read_gguf(Path(done.stdout.strip())).tensors}
+        done = run(hub.url, tmp_path, "-c", RESOLVE, f"{ggufs}:Q4_0")
+        assert "no GGUF file of type Q4_0" in done.stderr
+
+
+def test_every_verb_takes_names(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "me/tiny", "--dtype", "f32")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny-f32.gguf").is_file()
+    done = run(
+        hub.url, tmp_path, "-m", "turbopilot", "verify", "tiny-f32.gguf", "--against", "me/tiny"
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    done = run(hub.url, tmp_path, "-m", "turbopilot", "quantize", "me/tiny", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny-q8_0.gguf").is_file()
+
+
+def test_a_name_that_nobody_has(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "santacodr")
+    assert done.returncode == 2
+    assert "did you mean santacoder" in done.stderr
+    done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "me/nothing")
+    assert done.returncode == 3
+    assert "me/nothing" in done.stderr
+
+
+def test_an_old_file_is_imported_beside_itself_once(starcoder: Path, tmp_path: Path) -> None:
+    old = old_starcoder(starcoder, tmp_path / "santacoder-q4_0.bin", "Q4_0")
+    said: list[str] = []
+    path = resolve_gguf(str(old), model_type="starcoder", notify=said.append)
+    assert path == tmp_path / "santacoder-q4_0.bin.gguf"
+    assert "importing it once" in said[0]
+    when = path.stat().st_mtime_ns
+    said.clear()
+    assert resolve_gguf(str(old), notify=said.append) == path
+    assert (said, path.stat().st_mtime_ns) == ([], when)
+    old_starcoder(starcoder, old, "Q8_0")
+    os.utime(old, ns=(when + 1, when + 1))
+    resolve_gguf(str(old), notify=said.append)
+    assert "Q8_0" in {t.type_name for t in read_gguf(path).tensors}
+
+
+def test_an_old_file_whose_folder_is_not_ours(
+    starcoder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = old_starcoder(starcoder, tmp_path / "x.bin", "F16")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    path = resolve_gguf(str(old), notify=print)
+    assert path.parent == cache
+    assert resolve_gguf(str(old), notify=print) == path
+
+
+def test_stablecodes_tokenizer_is_fetched(hub: Hub, neox: Path, tmp_path: Path) -> None:
+    """Its old files lost bytes of their vocabulary; the hub's tokenizer is compared with what they have."""
+    old = old_neox(neox, tmp_path / "stablecode.bin", "Q5_1")
+    done = run(hub.url, tmp_path, "-c", RESOLVE, str(old))
+    assert done.returncode == 0, done.stderr
+    assert STABLECODE in done.stderr
+    assert not any(name.endswith(".safetensors") for name, _ in hub.bodies)
+    convert(neox, tmp_path / "new.gguf")
+    mine, theirs = (
+        read_gguf(p).metadata for p in (tmp_path / "stablecode.bin.gguf", tmp_path / "new.gguf")
+    )
+    assert mine["tokenizer.ggml.merges"] == theirs["tokenizer.ggml.merges"]
+
+
+def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None:
+    assert resolve_checkpoint(str(starcoder)) == starcoder
+    made = resolve_gguf(str(starcoder), type_name="F16", notify=print)
+    assert made.parent == cache
+    assert resolve_gguf(str(made)) == made
+    with pytest.raises(InvalidInput, match="is a file"):
+        resolve_checkpoint(str(made))
+    with pytest.raises(TurboPilotError):
+        resolve_gguf(str(tmp_path / "absent.gguf"))

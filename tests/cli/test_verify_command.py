@@ -1,0 +1,181 @@
+"""`turbopilot verify` as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from converters import convert
+from tests.support.gguf_faults import WEIGHT_FAULTS, faulty
+from tests.support.tiny import tiny_checkpoint
+from tests.support.verify_lab import Lab
+from turbopilot.cli import app
+from turbopilot.formats.gguf.certificate import check, read
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.verify import Options
+from turbopilot.verify import verify as run_verify
+from turbopilot.verify.gguf_reference import GgufReference
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab("starcoder2", tmp_path_factory.mktemp("lab"))
+    for type_name in ("f16", "q8_0", "q4_0"):
+        lab.gguf(type_name)
+    return lab
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.getbasetemp() / "verify-cache"
+    monkeypatch.setenv("TURBOPILOT_CACHE", str(folder))
+    return folder
+
+
+def verify(lab: Lab, *arguments: object, against: Path | None = None) -> Result:
+    words = ["verify", *map(str, arguments), "--against", str(against or lab.checkpoint)]
+    return CliRunner().invoke(app, [*words, "--positions", "600"])
+
+
+def test_several_files_side_by_side(lab: Lab) -> None:
+    files = [lab.gguf(t) for t in ("f16", "q8_0", "q4_0")]
+    done = verify(lab, *files)
+    assert done.exit_code == 0, done.output
+    for words in ("f16.gguf", "q8_0.gguf", "Q4_0", "tokens/s", "perplexity", "passed"):
+        assert words in done.stdout
+    plain = json.loads(verify(lab, *files, "--json").stdout)
+    kl = [r["metrics"]["mean_kl"] for r in plain["reports"]]
+    assert kl == sorted(kl)
+    assert all(r["passed"] for r in plain["reports"])
+    assert {w["kind"] for w in plain["reports"][0]["windows"]} == {"context", "fim", "code"}
+    assert set(plain["reports"][0]["by_kind"]) == {"context", "fim", "code"}
+    assert plain["reports"][0]["reference_files"].keys() >= {"model.safetensors", "config.json"}
+
+
+def test_one_of_several_fails(lab: Lab, tmp_path: Path) -> None:
+    bad = faulty(lab.gguf("q8_0"), tmp_path / "bad.gguf", WEIGHT_FAULTS["embedding shifted by one"])
+    done = verify(lab, lab.gguf("q8_0"), bad, "--sign")
+    assert done.exit_code == 7
+    assert "FAILED" in done.stdout
+    assert "bad.gguf is not" in done.stderr
+    assert "cause: rows are shifted: token_embd.weight" in done.stderr
+    assert read(read_gguf(bad)) is None, "what failed is not signed"
+    lab.gguf("q8_0").unlink()  # signed now: the others want it as it was
+
+
+def test_signed_and_changed_since(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "signed.gguf"
+    shutil.copyfile(lab.gguf("q4_0"), path)
+    before = {t.name: t for t in read_gguf(path).tensors}
+    done = verify(lab, path, "--sign")
+    assert done.exit_code == 0, done.output
+    header = read_gguf(path)
+    certificate = read(header)
+    assert certificate is not None
+    assert check(header) == "valid"
+    assert certificate.passed
+    assert certificate.reference == "checkpoint", "its name, and not where it lies"
+    assert certificate.type_name == "Q4_0"
+    assert certificate.positions > 500
+    assert any("model.safetensors" in file for file in certificate.reference_files)
+    assert {t.name: t.n_bytes for t in header.tensors} == {n: t.n_bytes for n, t in before.items()}
+    tensor = header.tensors[0]
+    data = np.memmap(path, np.uint8, "r+", tensor.offset, (tensor.n_bytes,))
+    data[0] ^= 1
+    data.flush()
+    assert check(read_gguf(path)) == "tensors changed"
+    assert verify(lab, path, "--sign").exit_code in (0, 7)
+
+
+def test_every_tensor(lab: Lab) -> None:
+    done = verify(lab, lab.gguf("q4_0"), "--tensors")
+    assert done.exit_code == 0, done.output
+    assert "the furthest off first" in done.stdout
+    assert "relative error" in done.stdout
+    plain = json.loads(verify(lab, lab.gguf("q4_0"), "--tensors", "--json").stdout)
+    assert {t["name"] for t in plain["tensors"]} == {
+        t.name for t in read_gguf(lab.gguf("q4_0")).tensors
+    }
+
+
+def test_one_gguf_against_another(lab: Lab, tmp_path: Path) -> None:
+    done = verify(lab, lab.gguf("q4_0"), against=lab.gguf("f16"))
+    assert done.exit_code == 0, done.output
+    assert "no limits" in done.stdout
+    assert "passed" not in done.stdout
+    with_torch = json.loads(verify(lab, lab.gguf("q4_0"), "--json").stdout)["metrics"]
+    without = json.loads(verify(lab, lab.gguf("q4_0"), "--json", against=lab.gguf("f16")).stdout)
+    assert without["metrics"]["mean_kl"] == pytest.approx(with_torch["mean_kl"], rel=0.05)
+    assert without["limits"] is None
+    done = verify(lab, lab.gguf("f16"), "--tensors", against=lab.gguf("f32"))
+    assert done.exit_code == 0, done.output
+    bad = faulty(lab.gguf("f32"), tmp_path / "bad.gguf", WEIGHT_FAULTS["embedding shifted by one"])
+    done = verify(lab, bad, against=lab.gguf("f32"))
+    assert done.exit_code == 7
+    assert "rows are shifted" in done.stderr
+    done = verify(lab, lab.gguf("q4_0"), "--sign", against=lab.gguf("f16"))
+    assert done.exit_code == 2
+    assert "--sign" in done.stderr
+
+
+def test_a_gguf_continues_as_its_checkpoint_does(lab: Lab) -> None:
+    gguf = GgufReference(lab.gguf("f32"))
+    assert gguf.continued(range(20), 12) == lab.reference.continued(range(20), 12)
+    gguf.close()
+
+
+def test_the_page(lab: Lab, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = verify(lab, lab.gguf("f16"), lab.gguf("q4_0"), "--tensors", "--report", page)
+    assert done.exit_code == 0, done.output
+    text = page.read_text("utf-8")
+    assert text.lower().startswith("<!doctype html>")
+    assert "q4_0.gguf" in text
+    assert "<svg" in text
+    assert verify(lab, lab.gguf("f16"), "--report", tmp_path / "absent" / "x.html").exit_code == 2
+
+
+def test_another_model_or_vocabulary(lab: Lab, tmp_path: Path) -> None:
+    other = tiny_checkpoint("codegen", tmp_path / "other")
+    convert(other, tmp_path / "other.gguf")
+    done = verify(lab, tmp_path / "other.gguf")
+    assert done.exit_code == 7
+    assert "vocabulary rows" in done.stderr or "cut differently" in done.stderr
+
+
+def test_wishes_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("x = 1")
+    for words in (["--full"], ["--prompts", prompts], ["--dtype", "f8"], ["--device", "toaster"]):
+        done = verify(lab, lab.gguf("f16"), *words)
+        assert done.exit_code == 2, words
+        assert "hint:" in done.stderr
+    prompts.write_bytes(b"\xff\xfe\x00")
+    done = CliRunner().invoke(
+        app,
+        ["verify", str(lab.gguf("f16")), "--against", str(lab.checkpoint), "--text", str(prompts)],
+    )
+    assert done.exit_code == 2
+    assert "UTF-8" in done.stderr
+
+
+def test_as_a_library(lab: Lab) -> None:
+    reports = list(run_verify([lab.gguf("f16")], lab.checkpoint, Options(positions=300)))
+    assert [r.passed for r in reports] == [True]
+    assert reports[0].continuations is not None
+    assert reports[0].tokens.ids > 20_000
+
+
+def test_full_measures_the_whole_context(lab: Lab) -> None:
+    done = CliRunner().invoke(
+        app, ["verify", str(lab.gguf("f16")), "--against", str(lab.checkpoint), "--full", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    windows = json.loads(done.stdout)["windows"]
+    context = next(w for w in windows if w["kind"] == "context")
+    assert context["measured"] == context["tokens"] == lab.reference.n_ctx

@@ -1,0 +1,48 @@
+"""A family is added by one file and one line: `tests/support/new_family.py`, and its place in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from converters import convert, registry
+from tests.support import new_family, tiny
+from tests.support.verify_lab import verdict
+from turbopilot.base.errors import UnsupportedModel
+
+FAMILIES = Path(registry.__file__).parent / "families"
+PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
+
+
+def gpt2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    """The builder of a tiny model, as in `tests/support/tiny.py`."""
+    tiny._save_tokenizer(tiny.tiny_tokenizer(()), folder, "GPT2Tokenizer")
+    geometry = {k: v for k, v in config.items() if k != "rotary_dim"}
+    model: torch.nn.Module = GPT2LMHeadModel(GPT2Config(**geometry))
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_file_and_one_line_are_a_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    monkeypatch.setattr(tiny, "FAMILY", {"gpt2": gpt2})
+    folder = tiny.tiny_checkpoint("gpt2", tmp_path / "gpt2", tie_word_embeddings=tied)
+    with pytest.raises(UnsupportedModel, match="GPT2LMHeadModel"):
+        convert(folder, tmp_path / "out.gguf")
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, new_family.SPEC))
+    convert(folder, tmp_path / "out.gguf", dtype="f32")
+    report = verdict(tmp_path / "out.gguf", folder, PROMPTS)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize("path", sorted(FAMILIES.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_a_family_is_short_and_says_where_it_is_from(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 90
+    assert "Source:" in text or path.stem == "common"

@@ -1,0 +1,232 @@
+"""Downloads that are cut, killed, damaged, out of disk, or two at once: what came is kept, nothing is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub_case import (
+    BIG,
+    CUT,
+    REPOS,
+    SIDE,
+    WEIGHTS,
+    InProcess,
+    command,
+    contents,
+    download,
+    run,
+    starts,
+)
+from tests.support.hub_server import COMMIT, Hub, playing
+from turbopilot.base.errors import DownloadError, HubUnreachable, NotEnoughDisk
+from turbopilot.hub import Listing, RemoteFile, fetch, look_up
+
+WHOLE = {**SIDE, WEIGHTS: BIG}
+INTO = pytest.mark.parametrize("into", ["folder", "cache"])
+
+
+def arguments(here: InProcess, into: str) -> list[str]:
+    return ["--to", str(here.folder)] if into == "folder" else []
+
+
+def test_a_connection_that_breaks_goes_on_where_it_stopped(here: InProcess) -> None:
+    here.hub.cut_once[WEIGHTS] = CUT
+    code, _, err = run("me/both", "--to", str(here.folder))
+    assert code == 0, err
+    assert contents(here.folder) == WHOLE
+    assert starts(here.hub) == [0, CUT]
+
+
+def test_a_server_that_knows_no_ranges_sends_all_again(here: InProcess) -> None:
+    here.hub.cut_once[WEIGHTS], here.hub.ranges = CUT, False
+    code, _, err = run("me/both", "--to", str(here.folder))
+    assert code == 0, err
+    assert contents(here.folder) == WHOLE
+    assert starts(here.hub) == [0, 0]
+
+
+@INTO
+def test_a_mirror_that_dies_in_the_middle(here: InProcess, into: str) -> None:
+    """It is gone for good; another mirror of the same goes on where it stopped."""
+    here.hub.dies_after[WEIGHTS] = CUT
+    code, out, err = run("me/both", *arguments(here, into))
+    assert code == 3, err
+    assert "did not answer" in err
+    assert "run it again" in err
+    assert out == ""
+    assert len(here.waits) == 4, "a few times, and each time longer"
+    assert here.waits == sorted(here.waits)
+    assert not list(here.folder.parent.rglob(WEIGHTS))
+    with playing(Hub({"me/both": dict(REPOS["me/both"])})) as other:
+        here.go_to(other.url)
+        code, out, err = run("me/both", *arguments(here, into))
+        assert code == 0, err
+        assert contents(Path(out.strip())) == WHOLE
+        assert other.bodies == [(WEIGHTS, CUT)], "what was whole is kept, what was not goes on"
+    assert not list(here.folder.parent.rglob("*.part"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_download_goes_on_the_next_time(
+    hub: Hub, tmp_path: Path, how: signal.Signals
+) -> None:
+    """The hub holds its breath in the middle of the weights; Ctrl-C does not wait for it."""
+    hub.stall_once[WEIGHTS] = CUT
+    words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
+    with subprocess.Popen(words, cwd=cwd, env=environment, stderr=subprocess.PIPE) as process:
+        assert hub.stalled.wait(timeout=60)
+        process.send_signal(how)
+        assert process.wait() == (130 if how == signal.SIGINT else -how)
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    hub.go_on.set()
+    assert WEIGHTS not in contents(tmp_path / "to")
+    assert not (tmp_path / "to" / "turbopilot-source.json").exists()
+    done = download(hub, tmp_path, "me/both", "--to", "to")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "to") == WHOLE
+    assert len(starts(hub)) == 2
+
+
+@pytest.mark.parametrize("into", [["--to", "to"], []], ids=["folder", "cache"])
+def test_two_downloads_of_one_model_at_once(hub: Hub, tmp_path: Path, into: list[str]) -> None:
+    """While one is in the middle of the weights another comes: it waits, and finds all of it."""
+    hub.stall_once[WEIGHTS] = CUT
+    words, environment, cwd = command(hub, tmp_path, "me/both", *into)
+    start = partial(subprocess.Popen[str], words, cwd=cwd, env=environment, text=True)
+    start = partial(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with start() as first:
+        assert hub.stalled.wait(timeout=60)
+        with start() as second:
+            assert second.stderr is not None
+            assert any("waiting for it" in line for line in second.stderr)
+            hub.go_on.set()
+            ends = [process.communicate() for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ends
+    assert ends[0][0] == ends[1][0]
+    assert contents(tmp_path / ends[0][0].strip()) == WHOLE
+    assert starts(hub) == [0, CUT], "the second fetched nothing"
+
+
+@pytest.mark.parametrize("kind", ["api", "config.json", WEIGHTS])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_busy_for_a_moment(here: InProcess, kind: str, status: int) -> None:
+    here.hub.busy[kind] = [(status, "7"), (status, "")]
+    code, _, err = run("me/both", "--to", str(here.folder))
+    assert code == 0, err
+    assert contents(here.folder) == WHOLE
+    assert here.waits == [7, 2], "as long as it asked for"
+
+
+def test_a_hub_that_is_busy_when_the_client_links_a_file(here: InProcess) -> None:
+    here.hub.busy["head"] = [(503, ""), (503, "")]
+    code, out, err = run("me/both")
+    assert code == 0, err
+    assert contents(Path(out.strip())) == WHOLE
+
+
+def test_other_failures_of_the_server(here: InProcess) -> None:
+    here.hub.busy[WEIGHTS] = [(500, ""), (502, ""), (504, "")]
+    assert run("me/both")[0] == 0
+    assert here.waits == [1, 2, 4]
+
+
+def test_a_hub_that_stays_busy(here: InProcess) -> None:
+    here.hub.busy["api"] = [(429, "")] * 9
+    with pytest.raises(HubUnreachable, match="429, too many requests") as e:
+        look_up("me/both")
+    assert "hf auth login" in e.value.hint
+    assert len(here.waits) == 4
+
+
+@pytest.mark.parametrize("after", ["86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_hub_that_asks_to_wait_for_a_day(here: InProcess, after: str) -> None:
+    here.hub.busy["api"] = [(429, after)]
+    with pytest.raises(HubUnreachable, match="asks to wait for") as e:
+        look_up("me/both")
+    assert "run it again" in e.value.hint
+    assert not here.waits
+
+
+@INTO
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
+def test_bytes_that_changed_on_the_way_are_found(here: InProcess, into: str, name: str) -> None:
+    here.hub.corrupt.add(name)
+    code, out, err = run("me/small", *arguments(here, into))
+    assert code == 3
+    assert out == ""
+    assert f"{name} was damaged on the way" in err
+    here.hub.corrupt.clear()
+    code, out, err = run("me/small", *arguments(here, into))
+    assert code == 0, err
+    assert contents(Path(out.strip())) == REPOS["me/small"]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_cache_that_was_damaged_is_found(here: InProcess, name: str) -> None:
+    folder = Path(run("me/small")[1].strip())
+    (folder / name).write_bytes(b"?" * len(REPOS["me/small"][name]))
+    code, out, err = run("me/small")
+    assert code == 3
+    assert out == ""
+    assert f"rm {(folder / name).resolve()}" in err
+    assert run("me/small", "--to", str(here.folder))[0] == 0
+    assert contents(here.folder) == REPOS["me/small"], "not copied from there"
+
+
+def test_more_bytes_than_the_hub_lists(here: InProcess) -> None:
+    small = Listing(
+        "me/both", COMMIT, (RemoteFile(WEIGHTS, 1000, hashlib.sha256(BIG).hexdigest()),)
+    )
+    with pytest.raises(DownloadError, match="more bytes come than the 1,000"):
+        fetch(small, here.folder)
+    assert WEIGHTS not in contents(here.folder)
+
+
+@pytest.mark.parametrize("into_cache", [True, False])
+def test_too_little_disk_is_said_before_a_byte_is_fetched(
+    here: InProcess, into_cache: bool
+) -> None:
+    listing = Listing("me/small", COMMIT, (RemoteFile(WEIGHTS, 10**18),))
+    with pytest.raises(NotEnoughDisk, match="are free") as e:
+        fetch(listing, None if into_cache else here.folder)
+    assert "--to" in e.value.hint
+    assert not here.hub.bodies
+
+
+def test_a_disk_that_fills_up(hub: Hub, tmp_path: Path) -> None:
+    """No file may be larger than half of the weights; with more room it goes on from there."""
+    half = len(BIG) // 2
+    words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
+
+    full = subprocess.run(
+        words, cwd=cwd, env=environment, text=True, capture_output=True, preexec_fn=limit
+    )
+    assert full.returncode == 3, full.stderr
+    assert "larger than the file system or a limit of yours" in full.stderr
+    assert "run it again" in full.stderr
+    assert WEIGHTS not in contents(tmp_path / "to")
+    done = download(hub, tmp_path, "me/both", "--to", "to")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "to") == WHOLE
+    assert starts(hub) == [0, half]
+
+
+@pytest.mark.parametrize(("number", "words"), [(28, "disk is full"), (5, "Input/output error")])
+def test_faults_of_the_disk(here: InProcess, number: int, words: str) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(number, "Input/output error")
+
+    here.monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    with pytest.raises(DownloadError, match=words):
+        fetch(look_up("me/small"))  # into the cache, where the client links

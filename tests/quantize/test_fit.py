@@ -1,0 +1,256 @@
+"""The allocation of types: against brute force, against the files that are written, and on the bundled model."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantize import Options, plan, quantize
+from quantize.fit import CANDIDATES, Fit
+from quantize.fit.allocate import Choice, allocate
+from quantize.fit.fitting import overrides, recipe_of
+from quantize.fit.rounding import Rounding, Rows, relative_error
+from quantize.fit.sensitivity import Sensitivity, from_probes
+from quantize.fit.units import Unit, groups, units_of
+from turbopilot.base.errors import QuantizationError
+from turbopilot.corpus import calibration_text
+from turbopilot.formats.gguf.file import read_gguf
+
+_CHOICE = st.builds(Choice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))
+
+
+@given(
+    units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5),
+    room=st.integers(0, 160),
+)
+def test_an_allocation_is_near_the_best(units: list[list[Choice]], room: int) -> None:
+    """Against all that there are. The bound is that of the greedy knapsack: one step's saving."""
+    fitting = [
+        sum(c.loss for c in picked)
+        for picked in itertools.product(*units)
+        if sum(c.n_bytes for c in picked) <= room
+    ]
+    chosen = allocate(units, room)
+    if chosen is None:
+        assert not fitting
+        return
+    picked = [choices[i] for choices, i in zip(units, chosen, strict=True)]
+    assert sum(c.n_bytes for c in picked) <= room
+    one_step = max(max(c.loss for c in u) - min(c.loss for c in u) for u in units)
+    assert sum(c.loss for c in picked) <= min(fitting) + one_step + 1e-9
+
+
+@given(units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5))
+def test_where_everything_fits_nothing_is_lost_that_need_not_be(units: list[list[Choice]]) -> None:
+    chosen = allocate(units, sum(max(c.n_bytes for c in u) for u in units))
+    assert chosen is not None
+    for choices, i in zip(units, chosen, strict=True):
+        assert choices[i].loss == min(c.loss for c in choices)
+
+
+def test_what_is_left_over_is_spent() -> None:
+    """A choice above the hull is worth its bytes where the next one on it is too large."""
+    unit = [Choice(10, 9.0), Choice(15, 8.0), Choice(30, 0.0)]
+    assert allocate([unit], 29) == [1]
+    assert allocate([unit], 30) == [2]
+
+
+def unit(name: str, role: str, layer: int) -> Unit:
+    return Unit(name, (256, 8), role, layer, ("Q4_K", "Q6_K", "Q8_0"))
+
+
+UNITS = [
+    *(unit(f"blk.{i}.{role}.weight", role, i) for i in range(11) for role in ("attn_q", "attn_q_norm")),
+    unit("token_embd.weight", "token_embd", -1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_bands", [1, 2, 4, 11])
+def test_groups_are_bands_of_a_role(n_bands: int) -> None:
+    found = groups(UNITS, n_bands)
+    assert sorted(u.name for part in found for u in part) == sorted(u.name for u in UNITS)
+    assert len(found) == 2 * n_bands + 1
+    for part in found:
+        layers = [u.layer for u in part]
+        assert len({u.role for u in part}) == 1
+        assert layers == list(range(layers[0], layers[0] + len(layers)))
+    sizes = [len(part) for part in found if part[0].layer >= 0]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(kinds=st.lists(st.sampled_from(UNITS[0].types), min_size=len(UNITS), max_size=len(UNITS)))
+def test_each_matrix_gets_its_type_and_no_others(kinds: list[str]) -> None:
+    types = {u.name: kind for u, kind in zip(UNITS, kinds, strict=True)}
+    found = overrides(UNITS, types)
+    for u in UNITS:
+        matching = [o.type_name for o in found if re.search(o.pattern, u.name)]
+        assert matching == [types[u.name]]
+
+
+def test_a_file_is_named_by_what_holds_most_of_it() -> None:
+    assert recipe_of(UNITS, {u.name: "Q4_K" for u in UNITS}) == "Q4_K_M"
+    assert recipe_of(UNITS, {u.name: "F16" for u in UNITS}) == "Q8_0"
+    mixed = {u.name: "Q8_0" if i < 12 else "Q4_K" for i, u in enumerate(UNITS)}
+    assert recipe_of(UNITS, mixed) == "Q8_0"
+
+
+def test_the_matrices_of_a_model_and_their_types(demo_gguf: Path) -> None:
+    preview = plan(demo_gguf, "Q4_0")
+    blind = units_of(preview, CANDIDATES, frozenset())
+    seeing = units_of(preview, CANDIDATES, frozenset(u.name for u in blind))
+    assert {u.name for u in blind} == {
+        t.name
+        for t in read_gguf(demo_gguf).tensors
+        if len(t.shape) == 2 and t.name.endswith("weight")
+    }
+    for u, v in zip(blind, seeing, strict=True):
+        assert [u.n_bytes(t) for t in u.types] == sorted(u.n_bytes(t) for t in u.types)
+        assert not {"IQ1_M", "IQ2_XXS", "IQ3_XXS"} & set(u.types)
+        assert {"IQ1_M", "IQ2_XXS", "IQ3_XXS"} <= set(v.types) or v.shape[0] % 256
+        assert {"Q4_0", "Q8_0", "F16"} <= set(u.types)
+
+
+def ggml() -> Rounding:
+    from llama_cpp._ggml import libggml
+
+    rounding = Rounding(libggml)
+    rounding.check()
+    return rounding
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0", "Q3_K_S", "IQ4_NL", "F16"])
+def test_rounding_is_what_the_file_will_have(kind: str, demo_gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    quantize(demo_gguf, out, kind, Options(pure=True))
+    before, after = ({t.name: t for t in read_gguf(p).tensors} for p in (demo_gguf, out))
+    reader = {t.name: t for t in gguf.GGUFReader(out).tensors}
+    rounding = ggml()
+    compared = 0
+    for name, tensor in after.items():
+        if len(tensor.shape) != 2 or tensor.type_name == "F32":
+            continue
+        rows = Rows(before[name]).take(np.arange(5))
+        theirs = gguf.dequantize(reader[name].data[:5], reader[name].tensor_type)
+        assert np.array_equal(rounding.rounded(rows, tensor.type_name), theirs), name
+        compared += tensor.type_name == kind.removesuffix("_S")
+    assert compared > 3
+
+
+def test_errors_are_of_what_the_matrix_weighs() -> None:
+    rows = np.array([[1.0, 2.0]], np.float32)
+    off = np.array([[1.5, 2.0]], np.float32)
+    assert relative_error(rows, rows, None) == 0
+    assert relative_error(rows, off, None) == pytest.approx(0.25 / 5)
+    weighed = relative_error(rows, off, np.array([4.0, 1.0], np.float32))
+    assert weighed == pytest.approx(1.0 / 8)
+
+
+def test_sensitivities_of_what_was_measured() -> None:
+    errors = {
+        "a": {"Q4_K": 0.1, "Q8_0": 0.01},
+        "b": {"Q4_K": 0.3, "Q8_0": 0.03},
+        "c": {"Q4_K": 0.1, "Q8_0": 0.0},
+        "unmeasured": {"Q4_K": 0.2},
+    }
+    found = from_probes({
+        "errors": errors, "probed": dict.fromkeys("abc", "Q4_K"), "positions": 7, "seconds": 1.5, "together": 2.0,
+        "groups": [{"names": ["a", "b"], "kl": 0.8}, {"names": ["c"], "kl": 0.0}],
+    })  # fmt: skip
+    assert found.measured
+    assert (found.n_groups, found.positions) == (2, 7)
+    # a and b: c = 0.8 / 0.4; nothing was seen to change for c, which costs little, but not nothing.
+    assert found.weight["a"] == found.weight["b"] == pytest.approx(2.0)
+    assert 0 < found.weight["c"] < 0.01
+    assert found.weight["unmeasured"] == pytest.approx(1.0)  # the mean
+    assert found.total({"a": "Q4_K", "b": "Q4_K", "c": "Q4_K"}) == pytest.approx(2.0)
+    assert found.loss("a", "Q8_0") == pytest.approx(found.loss("a", "Q4_K") / 10)
+    assert found.total({"a": "F16", "elsewhere": "Q4_K"}) == 0
+    assert found.total({"a": "IQ1_S", "b": "Q4_K"}) is None  # nobody looked at it
+
+
+def test_where_nothing_was_measured_errors_of_rounding_are_the_loss() -> None:
+    found = from_probes({"errors": {"a": {"Q4_K": 0.1}}, "seconds_short": 700.0})
+    assert not found.measured
+    assert found.seconds_short == 700.0
+    assert found.total({"a": "Q4_K"}) == pytest.approx(0.1)
+
+
+@pytest.fixture(scope="module")
+def measured(demo_gguf: Path) -> tuple[Fit, Sensitivity]:
+    fit = Fit(demo_gguf)
+    room = plan(demo_gguf, "Q5_0").tensor_bytes
+    return fit, fit.measure(room, calibration_text(), seconds=6, threads=1)
+
+
+def test_what_is_written_is_what_was_allocated(
+    measured: tuple[Fit, Sensitivity], demo_gguf: Path, tmp_path: Path
+) -> None:
+    fit, found = measured
+    assert found.measured
+    for name in ("Q3_K_M", "Q4_K_M", "Q5_0", "Q6_K", "Q8_0"):
+        preview, plain = fit.plain(name, found)
+        allocation = fit.allocate(preview.tensor_bytes, found)
+        assert allocation
+        assert allocation.tensor_bytes <= preview.tensor_bytes
+        assert plain is not None
+        assert allocation.loss <= plain * 1.02, name
+    out = tmp_path / "fitted.gguf"
+    allocation = fit.allocate(preview.tensor_bytes - 100_000, found)
+    assert allocation
+    assert fit.preview(allocation).tensor_bytes == allocation.tensor_bytes
+    fit.write(allocation, out, notes={"memory": 7})
+    header = read_gguf(out)
+    types = {t.name: t.type_name for t in header.tensors}
+    assert {n: types[n] for n in allocation.types} == dict(allocation.types)
+    assert len(set(allocation.types.values())) > 1
+    assert sum(t.n_bytes for t in header.tensors) == allocation.tensor_bytes
+    assert header.metadata["turbopilot.quantize.fit.memory"] == 7
+    assert header.metadata["turbopilot.quantize.source.file"] == demo_gguf.name
+
+
+def test_the_predicted_divergence_is_near_the_measured(
+    measured: tuple[Fit, Sensitivity], demo_gguf: Path, tmp_path: Path
+) -> None:
+    from turbopilot.bench import Setup, divergence, keep_reference
+
+    fit, found = measured
+    out = tmp_path / "fitted.gguf"
+    allocation = fit.allocate(plan(demo_gguf, "Q5_0").tensor_bytes, found)
+    assert allocation
+    fit.write(allocation, out)
+    setup = Setup(n_ctx=512, n_threads=1)
+    reference = keep_reference(
+        demo_gguf, calibration_text(), tmp_path / "logits", setup, positions=255
+    )
+    kl = divergence(out, reference, setup).mean_kl
+    assert allocation.loss / 3 < kl < allocation.loss * 3
+
+
+def test_one_that_nothing_fits_is_none(measured: tuple[Fit, Sensitivity]) -> None:
+    fit, found = measured
+    assert fit.allocate(fit.smallest - 1, found) is None
+    smallest = fit.allocate(fit.smallest, found)
+    assert smallest
+    assert smallest.tensor_bytes == fit.smallest
+
+
+def test_a_quantized_file_is_refused(demo_q4_0: Path) -> None:
+    with pytest.raises(QuantizationError, match="is in Q4_0 already") as e:
+        Fit(demo_q4_0)
+    assert "F16" in e.value.hint
+
+
+def test_a_short_text_and_a_short_time(demo_gguf: Path) -> None:
+    fit = Fit(demo_gguf)
+    with pytest.raises(QuantizationError, match="fewer than"):
+        fit.measure(10**6, "x = 1", seconds=5, threads=1)
+    found = fit.measure(10**6, calibration_text(), seconds=1e-6, threads=1)
+    assert not found.measured
+    assert found.seconds_short > 1e-6

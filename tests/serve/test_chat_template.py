@@ -1,0 +1,54 @@
+"""Prompts from messages: the catalogue's templates, and which file gets which."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve.prompt.chat_template import ChatTemplate, Message
+from turbopilot.catalog import MODELS, find, recognize
+
+USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
+
+
+def prompt(alias: str, *said: tuple[str, str]) -> str:
+    model = find(alias)
+    assert model
+    return ChatTemplate(model.chat_template).prompt([Message(*s) for s in said])
+
+
+def test_wizardcoder() -> None:
+    assert prompt("wizardcoder-15b", (USER, "sort a list")) == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nsort a list\n\n### Response:"
+    )
+    longer = prompt("wizardcoder-15b", (SYSTEM, "S."), (USER, "a"), (ASSISTANT, "b"), (USER, "c"))
+    assert longer == (
+        "S.\n\n### Instruction:\na\n\n### Response:b\n\n### Instruction:\nc\n\n### Response:"
+    )
+
+
+def test_stablecode() -> None:
+    alias = "stablecode-instruct-alpha-3b"
+    assert prompt(alias, (USER, "sort")) == "###Instruction\nsort###Response\n"
+    said = ((SYSTEM, "S."), (USER, "a"), (ASSISTANT, "b"), (USER, "c"))
+    assert prompt(alias, *said) == (
+        "###Instruction\nS.\na###Response\nb\n###Instruction\nc###Response\n"
+    )
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m.chat_template], ids=lambda m: m.alias)
+def test_an_old_file_is_recognized(model: object) -> None:
+    from turbopilot.catalog import Model
+
+    assert isinstance(model, Model)
+    assert model.old_bin
+    assert recognize(model.old_bin.file.removesuffix(".bin")) == model
+
+
+def test_nothing_is_recognized_in_other_names() -> None:
+    for name in ("", "x", "my-wizardcoder", "tiny"):
+        assert recognize(name) is None
+    assert recognize("wizardcoder-15b-v1.0.Q4_K_M") == find("wizardcoder-15b")
+    starcoder = find("starcoder")
+    assert starcoder
+    assert recognize("anything", starcoder.url + "/") == starcoder

@@ -1,0 +1,339 @@
+"""Where options of `turbopilot serve` come from: the command line, variables, a file, and what goes before what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from serve.http.log_format import prompts_log
+from serve.models.configured import make_pool
+from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
+from turbopilot.base.errors import InvalidInput
+from turbopilot.cli import app
+
+Serve = Callable[..., ServerOptions]
+Fail = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServerOptions]]:
+    found: list[ServerOptions] = []
+    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: found.append(options))
+    yield found
+    prompts_log.setLevel(logging.CRITICAL)
+
+
+@pytest.fixture
+def serve(served: list[ServerOptions], demo_gguf: Path) -> Serve:
+    """What the server is started with. The model is the bundled one, unless the test says otherwise."""
+
+    def run(*arguments: str, config: str = "", model: bool = True, **env: str) -> ServerOptions:
+        if config:
+            Path("turbopilot.toml").write_text(config)
+            arguments = ("--config", "turbopilot.toml", *arguments)
+        if model:
+            arguments = (*arguments, str(demo_gguf))
+        done = CliRunner().invoke(app, ["serve", *arguments], env=env)
+        assert done.exit_code == 0, done.stderr
+        return served.pop()
+
+    return run
+
+
+@pytest.fixture
+def fails(served: list[ServerOptions]) -> Fail:
+    """What is said where the server is not started."""
+
+    def run(*arguments: str, config: str | bytes = "", **env: str) -> str:
+        if config:
+            raw = config if isinstance(config, bytes) else config.encode()
+            Path("turbopilot.toml").write_bytes(raw)
+            arguments = ("--config", "turbopilot.toml", *arguments)
+        done = CliRunner().invoke(app, ["serve", *arguments], env=env)
+        assert done.exit_code == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert served == []
+        return " ".join(done.stderr.split())
+
+    return run
+
+
+def test_what_goes_before_what(serve: Serve) -> None:
+    """The command line, TURBOPILOT_*, the original's variables, the file, the default."""
+    sources: dict[str, Any] = {
+        "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
+    }  # fmt: skip
+    assert serve().model.threads is None
+    assert serve(config=sources["config"]).model.threads == 1
+    assert serve(config=sources["config"], THREADS="2").model.threads == 2
+    assert serve(**sources).model.threads == 3
+    assert serve("-t", "4", **sources).model.threads == 4
+    assert serve(config="threads = 1", THREADS="", TURBOPILOT_THREADS="").model.threads == 1
+
+
+def test_the_variables_of_the_original_image(serve: Serve, demo_gguf: Path) -> None:
+    options = serve(
+        model=False, THREADS="5", MODEL=str(demo_gguf), MODEL_TYPE="codegen", GPU_LAYERS="7", BATCHSIZE="64",
+    )  # fmt: skip
+    assert options.model_file == demo_gguf
+    assert options.model.threads == 5
+    assert options.model.n_gpu_layers == 7
+    assert options.model.n_batch == 64
+
+
+# Every option: key, value in a file, in a variable, and what comes of it.
+OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] = {
+    "port": ("1234", "1234", lambda o: o.port, 1234),
+    "host": ('"::1"', "::1", lambda o: o.host, "::1"),
+    "threads": ("3", "3", lambda o: o.model.threads, 3),
+    "n-gpu-layers": ("3", "3", lambda o: o.model.n_gpu_layers, 3),
+    "fim-order": ('"spm"', "spm", lambda o: o.fim_order, "spm"),
+    "random-seed": ("-3", "-3", lambda o: o.random_seed, -3),
+    "temperature": ("1", "1", lambda o: o.defaults.temperature, 1.0),
+    "top-p": ("0.5", "0.5", lambda o: o.defaults.top_p, 0.5),
+    "batch-size": ("32", "32", lambda o: o.model.n_batch, 32),
+    "ctx": ("512", "512", lambda o: o.model.ctx, 512),
+    "cache-type": ('"q8_0"', "q8_0", lambda o: o.model.cache_type, "q8_0"),
+    "flash-attn": ('"on"', "on", lambda o: o.model.flash_attention, True),
+    "parallel": ("4", "4", lambda o: o.model.n_seq, 4),
+    "max-queue": ("5", "5", lambda o: o.limits.max_queue, 5),
+    "deadline": ("2.5", "2.5", lambda o: o.limits.deadline, 2.5),
+    "max-tokens": ("6", "6", lambda o: o.limits.max_tokens, 6),
+    "max-prompt": ("77", "77", lambda o: o.limits.max_prompt, 77),
+    "grace": ("8", "8", lambda o: o.limits.grace, 8.0),
+    "prefix-cache": ('"1MB"', "1MB", lambda o: o.caches.prefix_bytes, 10**6),
+    "no-ahead": ("true", "1", lambda o: o.caches.looks_ahead, False),
+    "no-drafts": ("true", "yes", lambda o: o.caches.drafts, False),
+    "api-key": ('["k1", "k2"]', "k1", lambda o: o.security.api_keys[:1], ("k1",)),
+    "cors-origin": (
+        '"https://a.b"',
+        "https://a.b",
+        lambda o: o.security.cors_origins,
+        ("https://a.b",),
+    ),
+    "allowed-host": ('["a.b"]', "a.b", lambda o: o.security.allowed_hosts, ("a.b",)),
+    "copilot-request-id": ("true", "1", lambda o: o.security.copilot_request_id, True),
+    "log-format": ('"json"', "json", lambda o: o.port, 18080),
+    "log-prompts": ("true", "1", lambda _: prompts_log.isEnabledFor(logging.INFO), True),
+    "debug": ("false", "0", lambda o: o.port, 18080),
+    "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
+    "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
+    "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
+}
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_every_option_in_a_file_and_in_a_variable(serve: Serve, key: str) -> None:
+    in_file, in_variable, get, wanted = OPTIONS[key]
+    assert get(serve(config=f"{key} = {in_file}")) == wanted
+    variable = f"TURBOPILOT_{key.upper().replace('-', '_')}"
+    assert get(serve(**{variable: in_variable})) == wanted
+
+
+def test_no_option_is_forgotten() -> None:
+    command: Any = typer.main.get_command(app)
+    names = {
+        next(o for o in reversed(p.opts) if o.startswith("--")).removeprefix("--")
+        for p in command.commands["serve"].params
+        if p.name != "model"
+    }
+    # These have tests of their own.
+    elsewhere = {
+        "help",
+        "config",
+        "model",
+        "model-file",
+        "prefix-cache-dir",
+        "draft",
+        "api-key-file",
+    }
+    assert names - elsewhere == set(OPTIONS)
+
+
+def test_words_beside_numbers_and_other_spellings(serve: Serve) -> None:
+    options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
+    assert options.model.n_gpu_layers is options.model.n_seq is None
+    assert options.caches.prefix_bytes == 0
+    assert serve(config="ngl = 3").model.n_gpu_layers == 3
+
+
+def test_the_command_line_takes_back_what_a_file_switches_on(serve: Serve) -> None:
+    config = "no-ahead = true\nno-drafts = true"
+    assert serve("--ahead", "--drafts", config=config).caches == serve().caches
+
+
+def test_a_file_is_read_only_when_it_is_named(serve: Serve) -> None:
+    Path("turbopilot.toml").write_text("port = 99")
+    assert serve().port == 18080
+    assert serve(TURBOPILOT_CONFIG="turbopilot.toml").port == 99
+    Path("other.toml").write_text("port = 98")
+    assert serve("--config", "other.toml", TURBOPILOT_CONFIG="turbopilot.toml").port == 98
+
+
+def test_the_model_comes_from_where_it_is_said_most_clearly(serve: Serve, demo_gguf: Path) -> None:
+    other = demo_gguf.with_name("other.gguf")
+    if not other.exists():
+        other.symlink_to(demo_gguf)
+    in_file = f'model = "{other}"'
+    assert serve(config=in_file, model=False).model_file == other
+    assert serve(config=f'model-file = "{other}"', model=False).model_file == other
+    assert serve(config=in_file).model_file == demo_gguf
+    assert serve("-f", str(demo_gguf), config=in_file, model=False).model_file == demo_gguf
+    assert serve(config=in_file, model=False, MODEL=str(demo_gguf)).model_file == demo_gguf
+    assert serve(MODEL=str(other)).model_file == demo_gguf
+    both = {"MODEL": str(other), "TURBOPILOT_MODEL": str(demo_gguf)}
+    assert serve(model=False, **both).model_file == demo_gguf
+
+
+def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
+    assert "two models" in fails("a.gguf", "-f", "b.gguf")
+    assert "two models" in fails(config='model = "a.gguf"\nmodel-file = "b.gguf"')
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("paralel = 4", ["turbopilot.toml: paralel", "did you mean parallel?"]),
+        ("n_gpu_layers = 4", ["n_gpu_layers", "n-gpu-layers"]),
+        ("xyzzy = 4", ["turbopilot.toml: xyzzy", "--help"]),
+        ("[server]\nport = 4", ["turbopilot.toml: server"]),
+        ("config = 'x'", ["turbopilot.toml: config"]),
+        ("port = 'x'", ["turbopilot.toml: port must be a whole number", "'x'"]),
+        ("port = true", ["turbopilot.toml: port must be a whole number", "True"]),
+        ("port = 1.5", ["turbopilot.toml: port must be a whole number"]),
+        ("port = 70000", ["turbopilot.toml: port", "70000"]),
+        ("host = 4", ["turbopilot.toml: host must be a text"]),
+        ("parallel = 1.5", ["turbopilot.toml: parallel must be a text or a whole number"]),
+        ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
+        ("top-p = 2", ["turbopilot.toml: top-p", "2"]),
+        ("no-drafts = 1", ["turbopilot.toml: no-drafts must be true or false"]),
+        (
+            "cors-origin = [1]",
+            ["turbopilot.toml: cors-origin must be a text or a list of texts", "[1]"],
+        ),
+        ("log-prompts = 'no'", ["turbopilot.toml: log-prompts must be true or false"]),
+        ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a text"]),
+        ("ngl = 1\nn-gpu-layers = 2", ["turbopilot.toml: n-gpu-layers", "twice"]),
+        ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
+        ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a text"]),
+        ("[models]\nqwen-1.5b = 'x'", ["turbopilot.toml: models.qwen-1 must be a text", "quotes"]),
+        ("port =", ["turbopilot.toml: is no TOML"]),
+        (b"host = '\xff'", ["turbopilot.toml: is no TOML"]),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(
+    fails: Fail, config: str | bytes, words: list[str]
+) -> None:
+    said = fails(config=config)
+    assert said.startswith("error: ")
+    assert "hint: " in said
+    assert all(w in said for w in words), said
+
+
+def test_no_key_is_shown(fails: Fail) -> None:
+    assert "1234567" not in fails(config="api-key = 1234567")
+
+
+def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
+    Path("keys").write_text("k3\n")
+    Path("keys").chmod(0o600)
+    options = serve(config='api-key = ["k1", "k2"]\napi-key-file = "keys"')
+    assert options.security.api_keys == ("k1", "k2", "k3")
+    assert serve("--api-key", "k4", config='api-key = "k1"').security.api_keys == ("k4",)
+
+
+def test_a_file_that_is_not_there(fails: Fail) -> None:
+    assert "no.toml: no such file" in fails("--config", "no.toml")
+    assert "no.toml: no such file" in fails(TURBOPILOT_CONFIG="no.toml")
+
+
+def test_models_by_name(serve: Serve, demo_gguf: Path) -> None:
+    file = str(demo_gguf)
+    options = serve("--model", f"a={file}", "--model", f"b={file}")
+    assert (options.model_file, options.model_name) == (demo_gguf, "")
+    assert options.more == (NamedModel("a", demo_gguf), NamedModel("b", demo_gguf))
+    options = serve("--model", f"a={file}", "--model", f"b={file}", model=False)
+    assert (options.model_file, options.model_name) == (demo_gguf, "a")
+    assert options.more == (NamedModel("b", demo_gguf),)
+    options = serve(model=False, TURBOPILOT_MODELS=f"c={file} d={file}")
+    assert [options.model_name, *(m.name for m in options.more)] == ["c", "d"]
+    config = f'[models]\n"qwen-1.5b" = "{file}"\ne = "{file}"'
+    options = serve(config=config, model=False)
+    assert [options.model_name, *(m.name for m in options.more)] == ["qwen-1.5b", "e"]
+    options = serve("--model", f"f={file}", config=config, model=False)
+    assert (options.model_name, options.more) == ("f", ())
+
+
+def test_files_lie_beside_the_file_that_names_them(
+    serve: Serve, demo_gguf: Path, elsewhere: Path
+) -> None:
+    folder = elsewhere / "etc"
+    folder.mkdir()
+    (folder / "m.gguf").symlink_to(demo_gguf)
+    config = 'model = "m.gguf"\ndraft = "m.gguf"\nprefix-cache-dir = "kept"\n[models]\na = "m.gguf"'
+    (folder / "x.toml").write_text(config)
+    options = serve("--config", "etc/x.toml", model=False)
+    here = Path("etc/m.gguf")
+    assert [options.model_file, options.caches.draft_file, options.more[0].file] == [here] * 3
+    assert options.caches.prefix_folder == Path("etc/kept")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "demo"], ["--model demo", "NAME=FILE"]),
+        (["--model", "=demo"], ["NAME=FILE"]),
+        (["--model", "a="], ["NAME=FILE"]),
+        (["--model", "a\n=demo"], ["NAME=FILE"]),
+        (["--model", "a=demo", "--model", "a=demo"], ["two models are called a"]),
+        (["--model", "a=no.gguf"], ["no.gguf: no such file"]),
+        (["--model-memory", "much"], ["--model-memory much", "4GB"]),
+        (["--idle-unload", "-1"], ["--idle-unload"]),
+    ],
+)
+def test_no_such_models(fails: Fail, arguments: list[str], words: list[str]) -> None:
+    said = fails(*arguments)
+    assert all(w in said for w in words), said
+
+
+def ignore(_: str) -> None:
+    pass
+
+
+def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Path) -> None:
+    more = (NamedModel("small", demo_gguf),)
+    options = ServerOptions(demo_gguf, more=more)
+    pool = make_pool(options, ignore)
+    assert [(m.name, m.n_ctx) for m in pool.known] == [("demo_model", 1024), ("small", 1024)]
+    assert pool.loaded == ()
+    idle = [m.loadable.idle for m in pool._models]
+    assert idle == [None, IDLE_SECONDS]
+    for minutes, wanted in ((0.0, [None, None]), (90.0, [90.0, 90.0])):
+        pool = make_pool(replace(options, pool=PoolOptions(idle=minutes)), ignore)
+        assert [m.loadable.idle for m in pool._models] == wanted
+    with pytest.raises(InvalidInput, match="two models are called small"):
+        make_pool(replace(options, model_name="small"), ignore)
+    with pytest.raises(InvalidInput, match=r"takes about .* --model-memory is 1\.0 MB"):
+        make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
+
+
+def test_a_model_alone_is_tried_whatever_it_takes(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.models.configured.total_bytes", lambda: 10**6)
+    pool = make_pool(ServerOptions(demo_gguf, more=(NamedModel("b", demo_gguf),)), ignore)
+    assert [m.loadable.n_bytes for m in pool._models] == [750_000] * 2

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.decoder import FimTokens
+from serve.drafting import Draft, Drafter
+from serve.drafting.allowance import FIRST, Allowance
+from serve.drafting.recent import LEAST, MOST_ENTRIES, TAIL, RecentSuggestions
+from serve.drafting.token_index import FARTHEST, KEY, MOST, PLACES, TokenIndex
+
+CORPUS = Path(__file__).parents[2] / "turbopilot/corpus/held_out"
+CODE = """def area(width, height):
+    if width < 0:
+        raise ValueError("width is negative")
+    if height < 0:
+        raise ValueError("height is negative")
+    return width * height
+"""
+FIM = FimTokens(prefix=1001, suffix=1002, middle=1003)
+
+
+class Words:
+    """A tokenizer by words; ids from 1000 on are special."""
+
+    def __init__(self) -> None:
+        self.ids: dict[bytes, int] = {}
+        self.pieces: list[bytes] = []
+        self.n_calls = 0
+
+    def __call__(self, data: bytes) -> list[int]:
+        self.n_calls += 1
+        return [self.id(w) for w in re.findall(rb" ?\w+|\s+|.", data, re.DOTALL)]
+
+    def id(self, word: bytes) -> int:
+        if word not in self.ids:
+            self.ids[word] = len(self.pieces)
+            self.pieces.append(word)
+        return self.ids[word]
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces[token] if token < 1000 else b""
+
+
+def drafter(*, cost: float = 0.01, fim: FimTokens | None = None) -> tuple[Drafter, Words]:
+    words = Words()
+    return Drafter(words, words.piece, fim=fim, cost=cost), words
+
+
+def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, int, int]:
+    """Let the model write these tokens; steps, guessed and accepted tokens."""
+    at = steps = guessed = accepted = 0
+    while at < len(tokens):
+        guess = draft.guess(most)
+        right = 0
+        while (
+            right < len(guess)
+            and at + right < len(tokens) - 1
+            and guess[right] == tokens[at + right]
+        ):
+            right += 1
+        for token in tokens[at : at + right + 1]:
+            draft.append(token)
+        draft.result(len(guess), right)
+        at += right + 1
+        steps, guessed, accepted = steps + 1, guessed + len(guess), accepted + right
+    return steps, guessed, accepted
+
+
+# --- places where the last tokens occurred
+
+
+few = st.lists(st.integers(0, 3), max_size=40)
+
+
+def slow_guess(context: list[int], tokens: list[int], most: int) -> list[int]:
+    """What the index is to say, by looking everywhere."""
+    everything = [*context, -1, *tokens] if context else tokens
+    end, places = len(everything) - 1, []
+    for place in range(end - 1, -1, -1):
+        agree = 0
+        while (
+            agree < FARTHEST
+            and agree <= place
+            and everything[place - agree] == everything[end - agree]
+        ):
+            agree += 1
+        if agree >= KEY:
+            places.append((agree, place))
+    if not places or -1 in everything[end - KEY + 1 :]:
+        return []
+    _, place = max(places[:PLACES])
+    guess: list[int] = []
+    for i in range(place + 1, place + 1 + most):
+        if place < len(context) and i >= len(context):
+            break
+        guess.append(everything[i] if i <= end else guess[i - end - 1])
+    return guess
+
+
+@given(few, few, few, st.integers(0, MOST))
+def test_the_index_finds_what_looking_everywhere_finds(
+    context: list[int], tokens: list[int], more: list[int], most: int
+) -> None:
+    index = TokenIndex(tokens, context)
+    for i, token in enumerate([*more, 0]):
+        assert index.guess(most) == slow_guess(context, [*tokens, *more[:i]], most)
+        index.append(token)
+
+
+@given(few, few, few)
+def test_an_index_that_grew_equals_one_made_at_once(
+    context: list[int], a: list[int], b: list[int]
+) -> None:
+    index = TokenIndex(a, context)
+    for token in b:
+        index.append(token)
+    assert index.guess() == TokenIndex([*a, *b], context).guess()
+
+
+def test_large_ids_do_not_collide() -> None:
+    big = (1 << 21) - 2
+    index = TokenIndex([big, big, big - 1, 7, big, big, big - 1])
+    assert index.guess(1) == [7]
+    assert TokenIndex([0, big, big, 7, 1, big, big]).guess() == []
+
+
+def test_what_repeats_without_end_is_guessed_in_full() -> None:
+    assert TokenIndex([1, 2] * 4).guess() == ([1, 2] * 8)[:MOST]
+
+
+def test_nothing_is_guessed_that_is_not_likely_enough() -> None:
+    index = TokenIndex([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3])
+    assert index.guess(worth=0.6) == []
+    assert index.guess(worth=0.5) == [4]
+    assert index.guess(worth=0.3) == [4, 5]
+    for token in (4, 5, 6, 7, 8):
+        index.append(token)
+    assert index.guess(worth=0.6)[:3] == [9, 1, 2]
+
+
+def test_the_context_is_guessed_from_but_not_beyond_its_end() -> None:
+    index = TokenIndex([8, 1, 2, 3], context=[1, 2, 3, 4, 5])
+    assert index.guess() == [4, 5]
+
+
+# --- what was suggested lately
+
+
+@given(st.binary(max_size=400), st.binary(min_size=2, max_size=80), st.data())
+def test_a_user_who_types_along_gets_the_rest(
+    prompt: bytes, suggestion: bytes, data: st.DataObject
+) -> None:
+    recent = RecentSuggestions()
+    recent.remember(prompt, suggestion)
+    n = data.draw(st.integers(0, len(suggestion) - 1))
+    typed = prompt + suggestion[:n]
+    rest = recent.find(typed)
+    assert rest
+    assert typed[-LEAST:] + rest in prompt[-TAIL:] + suggestion
+    if len(set(typed[-LEAST:])) == LEAST:
+        assert rest == suggestion[n:]
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=30)), max_size=5),
+    st.binary(max_size=60),
+)
+def test_what_is_found_follows_what_agrees(
+    entries: list[tuple[bytes, bytes]], prompt: bytes
+) -> None:
+    recent = RecentSuggestions()
+    for before, suggestion in entries:
+        recent.remember(before, suggestion)
+    rest = recent.find(prompt)
+    if rest:
+        texts = [b + s for b, s in entries if s.endswith(rest)]
+        assert any((prompt[-LEAST:] + rest) in text for text in texts)
+
+
+def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
+    recent = RecentSuggestions()
+    prompt = CODE.encode() + b"\n\ndef volume(width, height, depth):\n    "
+    recent.remember(prompt, b"return area(width, height) * depth\n")
+    assert recent.find(prompt) == b"return area(width, height) * depth\n"
+    assert recent.find(prompt + b"return ar") == b"ea(width, height) * depth\n"
+    assert recent.find(prompt + b"return aq") == b""
+    assert recent.find(prompt + b"return area(width, height) * depth\n") == b""
+    assert recent.find(prompt[:-1]) == b""  # before the cursor: the user took something back
+    assert (
+        recent.find(b"other text\n" + prompt[-100:] + b"ret")
+        == b"urn area(width, height) * depth\n"
+    )
+    assert recent.find(prompt[-LEAST + 1 :]) == b""
+
+
+def test_the_longest_agreement_wins_then_the_latest() -> None:
+    recent = RecentSuggestions()
+    same = b"x" * LEAST
+    recent.remember(b"a" + same, b"1")
+    recent.remember(b"b" + same, b"2")
+    assert recent.find(b"a" + same) == b"1"
+    assert recent.find(b"c" + same) == b"1"  # found last
+    recent.remember(b"b" + same, b"3")
+    assert recent.find(b"c" + same) == b"3"
+    assert len(recent) == 2
+
+
+def test_the_oldest_suggestions_are_forgotten() -> None:
+    recent = RecentSuggestions()
+    for i in range(MOST_ENTRIES + 1):
+        recent.remember(b"%030d" % i, b"text")
+        assert recent.find(b"%030d" % 0) == b"text"  # in use
+    assert len(recent) == MOST_ENTRIES
+    assert recent.find(b"%030d" % 1) == b""
+    recent.remember(b"nothing came of it", b"")
+    assert len(recent) == MOST_ENTRIES
+
+
+# --- what guessing may cost
+
+costs = st.floats(0.001, 2)
+shares = st.floats(0, 0.2)
+
+
+@given(costs, shares, st.lists(st.integers(0, MOST), max_size=200))
+def test_wrong_guesses_cost_no_more_than_their_share(
+    cost: float, share: float, wanted: list[int]
+) -> None:
+    allowance, guessed = Allowance(cost=cost, share=share), 0
+    for steps, n in enumerate(wanted):
+        n = min(n, allowance.n())
+        guessed += n
+        assert cost * guessed <= share * steps + FIRST * cost + 1e-6
+        allowance.result(n, 0)
+
+
+@given(costs, shares, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=200))
+def test_guesses_cost_no_more_than_they_save_and_their_share(
+    cost: float, share: float, wanted: list[tuple[int, int]]
+) -> None:
+    allowance, guessed, saved = Allowance(cost=cost, share=share), 0, 0
+    for steps, (n, right) in enumerate(wanted):
+        n = min(n, allowance.n())
+        right = min(n, right)
+        guessed += n
+        assert cost * guessed <= share * steps + saved + FIRST * cost + 1e-6
+        saved += right
+        allowance.result(n, right)
+
+
+@pytest.mark.parametrize("cost", [0.02, 0.1, 0.6])
+def test_right_guesses_soon_earn_the_longest(cost: float) -> None:
+    allowance = Allowance(cost=cost)
+    for _ in range(3):
+        allowance.result(allowance.n(), allowance.n())
+    assert allowance.n() == MOST
+    for _ in range(5):
+        allowance.result(allowance.n(), 0)
+    assert allowance.n() <= max(1, 0.1 / cost)
+
+
+# --- all together
+
+
+def test_repeated_code_is_guessed() -> None:
+    d, words = drafter()
+    tokens = words((CORPUS / "python.txt").read_bytes()[:3000])
+    assert max(tokens) < 1000
+    steps, _, accepted = generate(d.begin(tokens), tokens)
+    assert steps + accepted == len(tokens)
+    assert steps < len(tokens) / 5
+
+
+def test_nothing_is_guessed_from_the_prompt_before_the_first_token() -> None:
+    d, words = drafter()
+    draft = d.begin(words(b"abcdabc"))
+    assert draft.guess(MOST) == []
+    draft.append(words.id(b"abcd"))
+    assert draft.guess(MOST) == []
+    draft = d.begin(words(b"a,b,c,d;a,b"))
+    draft.append(words.id(b","))
+    assert b"".join(map(words.piece, draft.guess(3))) == b"c,d"
+
+
+def test_the_context_is_guessed_from() -> None:
+    d, words = drafter()
+    draft = d.begin(words(b"def"), context=words(CODE.encode()))
+    for token in words(b" area(width,"):
+        draft.append(token)
+    assert words.piece(draft.guess(1)[0]) == b" height"
+
+
+PROMPT = CODE.encode() + b"\n\ndef volume(width, height, depth):\n    "
+SUGGESTION = b"return area(width, height) * depth\n\n\nprint(volume(1, 2, 3))\n"
+
+
+def remembered(d: Drafter, words: Words, prompt: list[int]) -> None:
+    draft = d.begin(prompt)
+    for token in words(SUGGESTION):
+        draft.append(token)
+    draft.end()
+
+
+def test_the_same_prompt_again_is_guessed_from_its_first_token() -> None:
+    d, words = drafter()
+    remembered(d, words, words(PROMPT))
+    tokens = words(SUGGESTION)
+    n_calls = words.n_calls
+    steps, guessed, accepted = generate(d.begin(words(PROMPT)), tokens)
+    assert (steps + accepted, words.n_calls) == (
+        len(tokens),
+        n_calls + 2,
+    )  # the prompt, and the rest once
+    assert accepted > 0.7 * len(tokens)
+    assert guessed - accepted <= 1
+
+
+def test_typing_along_is_guessed_though_the_tokens_differ() -> None:
+    d, words = drafter()
+    remembered(d, words, words(PROMPT))
+    draft = d.begin(words(PROMPT + b"return ar"))
+    assert b"".join(map(words.piece, draft.guess(3))) == b"ea(width"
+    # the model writes the same text in other tokens
+    draft.append(words.id(b"e"))
+    assert b"".join(map(words.piece, draft.guess(3))) == b"a(width"
+    draft.append(words.id(b"a(w"))
+    assert b"".join(map(words.piece, draft.guess(2))) == b"idth,"
+    # another text ends it, and the index goes on
+    for token in words(b"xyz\n    if height < 0"):
+        draft.append(token)
+    assert words.piece(draft.guess(1)[0]) == b":"
+
+
+def test_the_cursor_is_found_in_fill_in_the_middle() -> None:
+    d, words = drafter(fim=FIM)
+    suffix = words(b"\n\nif __name__ == '__main__':\n    main()\n")
+    assert d.before_cursor([1001, *words(PROMPT), 1002, *suffix, 1003]) == PROMPT[-TAIL:]
+    assert d.before_cursor([1001, 1002, *suffix, 1003, *words(PROMPT)])[-200:] == PROMPT[-200:]
+    remembered(d, words, [1001, *words(PROMPT), 1002, *suffix, 1003])
+    draft = d.begin([1001, *words(PROMPT + b"return area("), 1002, *suffix, 1003])
+    assert b"".join(map(words.piece, draft.guess(2))) == b"width,"
+
+
+def test_an_empty_prompt_and_an_empty_suggestion() -> None:
+    d, words = drafter()
+    draft = d.begin([])
+    assert draft.guess(MOST) == []
+    draft.end()
+    assert len(d.recent) == 0
+    draft.append(words.id(b"x"))
+    assert draft.guess(MOST) == []
+    draft.end()
+    assert d.begin([]).guess(MOST) == [words.id(b"x")]
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=60), costs)
+def test_guesses_never_change_what_is_written(
+    prompt: list[int], tokens: list[int], cost: float
+) -> None:
+    d, words = drafter(cost=cost)
+    for i in range(6):
+        words.id(b"token%d " % i)
+    for _ in range(2):
+        draft = d.begin(prompt)
+        steps, guessed, accepted = generate(draft, tokens)
+        assert steps + accepted == len(tokens)
+        assert cost * guessed <= 0.05 * steps + accepted + MOST * cost + 1e-6
+        draft.end()

@@ -1,0 +1,100 @@
+"""69 requests as 15 real editors and clients sent them, replayed: each reads its answer in its own way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from serve.http.app import create_app
+from serve.models.directory import OneModel
+from tests.clients.exchange import Got, Sent
+from tests.clients.readers import READERS, reader_of
+from tests.support.fakes import FakeDecoder
+from tests.support.serving import make_service
+
+CAPTURED = [
+    Sent(**json.loads(line))
+    for line in (Path(__file__).parents[1] / "data/editor_requests.jsonl")
+    .read_text("utf-8")
+    .splitlines()
+]
+# Asked for by clients that do without: Copilot's newest agent, and tests of libraries' errors.
+NOT_SERVED = {"/embeddings/models", "/copilot_internal/user", "/telemetry", "/v1/nope"}
+
+
+@pytest.fixture
+def client() -> Iterator[FlaskClient]:
+    service, runner = make_service(FakeDecoder(n_ctx=2048))
+    runner.start()
+    yield create_app(OneModel(service)).test_client()
+    runner.close()
+
+
+def replay(client: FlaskClient, sent: Sent) -> Got:
+    response = client.open(
+        sent.path,
+        method=sent.method,
+        headers=sent.headers,
+        data=None if sent.body is None else json.dumps(sent.body),
+    )
+    headers = {k.lower(): v for k, v in response.headers.items()}
+    return Got(response.status_code, headers, response.get_data())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(
+            sent,
+            marks=pytest.mark.cell(f"replay: {sent.client}", "replay"),  # told in docs/clients.md
+            id=f"{i}: {sent.client} {sent.path}",
+        )
+        for i, sent in enumerate(CAPTURED)
+    ],
+)
+def test_replay(client: FlaskClient, sent: Sent) -> None:
+    texts = reader_of(sent.client)(sent, replay(client, sent))
+    if sent.method == "GET" or sent.path in NOT_SERVED or sent.path == "/v1/events":
+        assert texts == []
+    elif sent.max_tokens == 0:
+        assert "".join(texts) == ""
+    else:
+        # Of the fake decoder every token is one letter, and it never ends by itself.
+        assert len(texts) == sent.n
+        for text in texts:
+            assert not any(stop in text for stop in sent.stops)
+            assert text.isalpha() or any(s.isalpha() for s in sent.stops)
+            assert len(text) == sent.max_tokens or "x" in sent.stops or sent.max_tokens > 1024
+
+
+def test_only_what_clients_do_without_is_not_served(client: FlaskClient) -> None:
+    assert {s.path for s in CAPTURED if replay(client, s).status != 200} == NOT_SERVED
+    assert all(replay(client, s).status == 404 for s in CAPTURED if s.path in NOT_SERVED)
+
+
+def test_every_reader_is_some_clients() -> None:
+    assert {id(reader_of(s.client)) for s in CAPTURED} == {id(r) for r in READERS.values()}
+    assert len({s.client for s in CAPTURED}) >= 15
+
+
+def test_a_reader_sees_what_its_client_would_not_understand() -> None:
+    """Faults that were real ones: each disabled a client without a word."""
+    spaced = {"content-type": "application/json"}
+    vim = next(s for s in CAPTURED if s.client.startswith("llama.vim"))
+    answer = json.dumps(dict.fromkeys(vim.body["response_fields"], 1) | {"content": "x"})
+    with pytest.raises(AssertionError, match="content"):
+        reader_of(vim.client)(vim, Got(200, spaced, answer.encode()))
+    copilot = next(s for s in CAPTURED if s.client.startswith("copilot") and s.body)
+    plain = b'{"id":"a","created":1,"choices":[{"index":0,"text":"x","finish_reason":"stop"}]}'
+    with pytest.raises(AssertionError):
+        reader_of(copilot.client)(copilot, Got(200, spaced, plain))
+    stream = {"content-type": "text/event-stream"}
+    with pytest.raises((AssertionError, ValueError)):
+        reader_of(copilot.client)(copilot, Got(200, stream, b"data: " + plain + b"\n\n"))
+    fetch = next(s for s in CAPTURED if s.client == "continue fetch")
+    with pytest.raises(AssertionError, match="DONE"):
+        reader_of(fetch.client)(fetch, Got(200, stream, b"data: " + plain + b"\n\n"))

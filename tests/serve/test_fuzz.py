@@ -1,0 +1,114 @@
+"""Bodies by the thousand, made from `/openapi.json`: never a server error, and every answer is as described.
+
+`scripts/fuzz_server` does the same with a tool of others, for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve.api.openapi import description
+from serve.llama import load
+from serve.settings import Defaults, Limits, ModelOptions
+from tests.support.described import Body, check_answer, validator
+from tests.support.fakes import TalkingDecoder
+from tests.support.fuzzed import bodies
+from tests.support.serving import Running, ask, running
+
+DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
+LIMITS = Limits(max_tokens=3)
+# Schema → where it goes, and a body to which fields are added.
+BASES: dict[str, tuple[str, Body]] = {
+    "CompletionRequest": ("/v1/completions", {"prompt": "x"}),
+    "TabbyRequest": ("/v1/completions", {"segments": {"prefix": "x"}}),
+    "ChatRequest": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    "MistralFimRequest": ("/v1/fim/completions", {"prompt": "x"}),
+    "LlamaCompletionRequest": ("/completion", {"prompt": "x"}),
+    "InfillRequest": ("/infill", {"input_prefix": "x"}),
+    "HuggingFaceRequest": ("/api/generate", {"inputs": "x"}),
+    "OllamaRequest": ("/api/generate", {"prompt": "x"}),
+}
+ASKED = st.sampled_from(sorted(BASES)).flatmap(
+    lambda name: st.tuples(
+        st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BASES[name][1])
+    )
+)
+# What no schema can say: what is wrong with a grammar, with ids, with one field beside another.
+BEYOND = (
+    "grammar",
+    "schema",
+    "prompt",
+    "messages",
+    "logit_bias",
+    "best_of",
+    "n times",
+    "n_cmpl times",
+)
+
+
+def check(r: Running, name: str, body: Body) -> None:
+    path = BASES[name][0]
+    operation = DOCUMENT["paths"][path]["post"]
+    status, headers, data = ask(r.port, "POST", path, body)
+    check_answer(DOCUMENT, operation, status, {k.lower(): v for k, v in headers.items()}, data)
+    assert status in (200, 400, 504), data
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    if status == 400 and validator(DOCUMENT, schema).is_valid(body):
+        error = json.loads(data)["error"]
+        said = error if isinstance(error, str) else f"{error['param']} {error['message']}"
+        assert any(word in said for word in BEYOND), said
+
+
+def check_well(r: Running) -> None:
+    assert r.runner.wait_until_idle(60)
+    assert (r.runner.n_restarts, r.runner.failure) == (0, None)
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[Running]:
+    with running(TalkingDecoder(), limits=LIMITS, max_open=256) as r:
+        yield r
+        check_well(r)
+    r.runner.engine.check_integrity()
+
+
+@pytest.fixture(scope="module")
+def real(demo_gguf: Path) -> Iterator[Running]:
+    """llama.cpp with the bundled model."""
+    options = ModelOptions(
+        threads=1, ctx=512, n_batch=128, n_seq=4
+    )  # the other core is the clients'
+    decoder, _ = load(demo_gguf, options)
+    decoder.open_gate = lambda: None  # type: ignore[attr-defined]
+    with running(decoder, limits=LIMITS, max_open=256) as r:  # type: ignore[arg-type]
+        yield r
+        check_well(r)
+    r.runner.engine.check_integrity()
+    decoder.close()
+
+
+@settings(deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
+@given(ASKED)
+def test_hundreds_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
+    check(fake, *asked)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
+@given(ASKED)
+def test_thousands_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
+    check(fake, *asked)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
+@given(ASKED)
+def test_thousands_of_bodies_with_a_real_model(real: Running, asked: tuple[str, Body]) -> None:
+    check(real, *asked)

@@ -1,0 +1,309 @@
+"""Where requests end, and when they do not: lengths, chunks, pipelines, silence; as `test_serve_hostile`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from waitress.adjustments import Adjustments
+
+from serve.http.channel import LATE_SECONDS, Parser
+from serve.http.server import HttpServer, bind
+from serve.settings import MAX_BODY_BYTES
+from tests.support.fakes import TalkingDecoder
+from tests.support.serving import ask, connection, read_all, running, wait
+from tests.support.wire import (
+    BODY,
+    CHUNKED,
+    GET,
+    POST,
+    Answers,
+    answer,
+    attacked,
+    statuses,
+    with_length,
+)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with attacked() as port:
+        yield port
+
+
+@pytest.mark.parametrize("data", [GET + b"X: %s\r\n\r\n", b"GET /%s HTTP/1.1\r\n\r\n"])
+def test_too_long_a_head_is_refused(port: int, data: bytes) -> None:
+    with connection(port) as s:
+        try:
+            s.sendall(data % (b"a" * 300_000))
+            status, _ = answer(s)
+        except ConnectionError:  # it was closed while we sent
+            return
+    assert status == 431
+
+
+def test_a_body_that_never_ends_is_cut_off(port: int) -> None:
+    with connection(port) as s:
+        s.sendall(CHUNKED)
+        try:
+            for _ in range(1000):
+                s.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+            status, _ = answer(s)
+        except ConnectionError:
+            return
+    assert status == 413
+
+
+@pytest.mark.parametrize("size", [b"F" * 15, b"F" * 1000])
+def test_a_chunk_of_absurd_size_is_cut_off_too(port: int, size: bytes) -> None:
+    with connection(port) as s:
+        s.sendall(CHUNKED + size + b"\r\n")
+        try:
+            for _ in range(1000):
+                s.sendall(b" " * 65536)
+            status, _ = answer(s)
+        except ConnectionError:
+            return
+    assert status == 413
+
+
+def test_a_body_in_chunks_of_a_byte(port: int) -> None:
+    body = b'{"max_tokens":1,"prompt":"' + b"x" * 100_000 + b'"}'
+    with connection(port) as s:
+        s.sendall(
+            CHUNKED + b"".join(b"1\r\n%c\r\n" % c for c in body) + b"0\r\n\r\n" + GET + b"\r\n"
+        )
+        answers = Answers(s)
+        assert answers.next()[0] == 200
+        assert answers.next()[0] == 200  # what follows the last chunk is the next request
+
+
+@pytest.mark.parametrize(
+    "data", [GET + b"\r\n", with_length(BODY), CHUNKED + b"1d\r\n" + BODY + b"\r\n0\r\n\r\n"]
+)
+def test_a_request_a_byte_at_a_time(port: int, data: bytes) -> None:
+    with connection(port) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in data:
+            s.sendall(bytes([byte]))
+        assert answer(s)[0] == 200
+        s.sendall(GET + b"\r\n")
+        assert answer(s)[0] == 200
+
+
+def test_pipelined_requests_are_all_answered_in_order(port: int) -> None:
+    with connection(port) as s:
+        asked = [b"GET /v1/models/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % i for i in range(200)]
+        s.sendall(b"".join(asked))
+        answers = Answers(s)
+        for i in range(200):
+            status, body = answers.next()
+            assert (status, json.loads(body)["id"]) == (200, str(i))
+
+
+def test_nothing_is_answered_behind_a_malformed_request(port: int) -> None:
+    with connection(port) as s:
+        s.sendall(GET + b"\r\n" + GET + b"bad\r\n\r\n" + GET + b"\r\n")
+        assert statuses(read_all(s)) == [200, 400]
+
+
+def test_a_refused_field_does_not_break_what_is_pipelined_behind_it(port: int) -> None:
+    with connection(port) as s:
+        s.sendall(with_length(b'{"prompt":7}') + with_length(b"{") + with_length(BODY))
+        answers = Answers(s)
+        assert [answers.next()[0] for _ in range(3)] == [400, 400, 200]
+
+
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FRAMES: dict[str, bytes] = {
+    "a length before chunks": b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    % (5 + len(SMUGGLED)),
+    "chunks before a length": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED),
+    "a coding with a tab": b"Content-Length: 5\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n",
+    "a coding in large letters": b"Content-Length: 5\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\n",
+    "a coding behind another": b"Content-Length: 5\r\nTransfer-Encoding: x\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a coding on a folded line": b"Content-Length: 5\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n",
+    "a chunk that lies": b"Transfer-Encoding: chunked\r\n\r\n3\r\n{}\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
+def test_no_request_is_smuggled(port: int, frame: bytes) -> None:
+    with connection(port) as s:
+        s.sendall(POST + frame + SMUGGLED)
+        if b"folded" in frame or b" Transfer" in frame:  # part of another header: the length counts
+            assert answer(s)[0] == 400
+            return
+        assert statuses(read_all(s)) == [400]
+
+
+def test_a_length_that_is_too_large_waits_and_harms_nobody(port: int) -> None:
+    with connection(port) as s:
+        s.sendall(POST + b"Content-Length: 1000\r\n\r\n" + BODY)
+        assert ask(port, "GET", "/health")[0] == 200
+
+
+def test_an_expectation_behind_a_request_that_runs() -> None:
+    gate = threading.Semaphore(0)
+    decoder = TalkingDecoder(gate=gate)
+    with running(decoder) as r, connection(r.port) as s:
+        s.sendall(with_length(BODY))
+        wait(r.runner.submitted)
+        s.sendall(with_length(BODY, POST + b"Expect: 100-continue\r\n"))
+        s.sendall(GET + b"\r\n")
+        decoder.open_gate()
+        answers = Answers(s)
+        assert [answers.next()[0] for _ in range(3)] == [200, 200, 200]
+
+
+def test_leaving_at_any_point(port: int) -> None:
+    for data in (with_length(BODY), CHUNKED + b"1d\r\n" + BODY + b"\r\n0\r\n\r\n"):
+        for n in range(len(data)):
+            with connection(port) as s:
+                s.sendall(data[:n])
+    assert ask(port, "GET", "/health")[0] == 200
+
+
+def test_many_half_requests_keep_nobody_out(port: int) -> None:
+    with ExitStack() as stack:
+        for n in range(200):
+            s = stack.enter_context(connection(port))
+            s.sendall(
+                (GET + b"\r\n", CHUNKED + b"5\r\n", POST + b"Content-Length: 9\r\n\r\n")[n % 3][:-1]
+            )
+        assert ask(port, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 200
+
+
+@contextmanager
+def served(app: Callable[..., Any], clock: Callable[[], float]) -> Iterator[int]:
+    server = HttpServer(app, bind("127.0.0.1", 0), clock=clock)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        thread.join()
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> Sequence[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"hi"]
+
+
+@pytest.mark.parametrize("begun", [GET, POST + b"Content-Length: 99\r\n\r\n", CHUNKED, b"\r"])
+def test_half_a_request_and_silence_is_ended(begun: bytes) -> None:
+    # Each look at this clock is later than the one before.
+    ticks = itertools.count(0.0, LATE_SECONDS / 2)
+    with served(hello, lambda: next(ticks)) as port, connection(port) as s:
+        s.sendall(begun)
+        for _ in range(4):  # the server turns with all that happens
+            assert ask(port, "GET", "/")[0] == 200
+        assert read_all(s) == b""
+
+
+def test_half_a_request_is_ended_although_more_of_it_comes_now_and_then() -> None:
+    now = [0.0]
+    with served(hello, lambda: now[0]) as port, connection(port) as s:
+        s.sendall(GET)
+        s.settimeout(0.01)
+        for _ in range(100_000):
+            try:
+                now[0] += LATE_SECONDS / 10
+                s.sendall(b"X: y\r\n")
+                assert s.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
+            break
+        else:
+            pytest.fail("it is still connected")
+
+
+def test_a_connection_that_is_only_kept_open_is_not_ended() -> None:
+    now = [0.0]
+    with served(hello, lambda: now[0]) as port, connection(port) as s:
+        for _ in range(3):
+            s.sendall(GET + b"\r\n")
+            assert answer(s) == (200, b"hi")
+            now[0] += 2 * LATE_SECONDS
+            with connection(port) as other:  # the server has looked at its clock
+                other.sendall(GET + b"\r\n")
+                assert answer(other) == (200, b"hi")
+
+
+WORDS = (
+    b"\r\n", b"\r\n\r\n", b"\0", b":", b" ", b"Content-Length: ", b"Transfer-Encoding: chunked", b"-1",
+    b"Expect: 100-continue",
+    b"HTTP/1.0", b"POST", b"0\r\n", b"ffffffff", b"{", b"\xff", b"http://[", b"%", b"/v1/completions",
+    b"\r", b"\n", b"\t",
+)  # fmt: skip
+
+
+def mutated(chance: random.Random, data: bytes) -> bytes:
+    """Bytes flipped, taken out, repeated and put in."""
+    for _ in range(chance.randint(1, 6)):
+        at, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+        data = chance.choice(
+            (
+                data[:at] + data[at + 1 :],
+                data[:at] + data[end:],
+                data[:at] + data[at:end] * 2 + data[end:],
+                data[:at] + chance.choice(WORDS) + data[at:],
+                data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :],
+            )
+        )
+    return data
+
+
+WHOLE = (
+    with_length(BODY) + GET + b"\r\n",
+    CHUNKED + b"1d\r\n" + BODY + b"\r\n0\r\n\r\n" + with_length(BODY),
+    with_length(BODY, POST + b"Expect: 100-continue\r\nConnection: keep-alive\r\n"),
+)
+
+
+def test_the_parser_takes_or_refuses_whatever_comes() -> None:
+    chance = random.Random(11)
+    adjustments = Adjustments(max_request_body_size=MAX_BODY_BYTES)
+    ends = set()
+    for i in range(5000):
+        data = mutated(chance, WHOLE[i % 3])
+        p = Parser(adjustments)
+        while data:
+            piece = data[: chance.randint(1, len(data))]
+            n = p.received(piece)
+            assert n or p.completed, "nothing was taken, for ever"
+            data = data[n:]
+            if p.completed:
+                assert not p.expect_continue
+                ends.add(p.error.code if p.error else 200)
+                p.close()
+                p = Parser(adjustments)
+        p.close()
+    assert {200, 400} <= ends <= {200, 400, 413}
+
+
+def test_mutated_requests_harm_nobody(port: int) -> None:
+    chance = random.Random(7)
+    for i in range(300):
+        data = mutated(chance, WHOLE[i % 3])
+        with connection(port) as s:
+            try:
+                s.sendall(data)
+                s.shutdown(socket.SHUT_WR)
+                found = read_all(s)
+            except ConnectionError:
+                continue
+            assert all(n < 500 for n in statuses(found)), (data, found)
+    assert ask(port, "GET", "/health")[0] == 200

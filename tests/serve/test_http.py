@@ -1,0 +1,403 @@
+"""The routes through Flask's client, with a decoder that has no model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from serve.http.app import create_app
+from serve.models.directory import OneModel
+from serve.settings import Defaults
+from tests.support.fakes import FakeDecoder, script
+from tests.support.serving import make_service
+from turbopilot.base.errors import DecoderFailed
+
+Post = Callable[..., TestResponse]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_client(stack: ExitStack) -> Callable[[FakeDecoder], FlaskClient]:
+    def make(decoder: FakeDecoder) -> FlaskClient:
+        service, runner = make_service(decoder)
+        runner.start()
+        stack.callback(runner.close)
+        return create_app(OneModel(service)).test_client()
+
+    return make
+
+
+@pytest.fixture
+def client(make_client: Callable[[FakeDecoder], FlaskClient]) -> FlaskClient:
+    return make_client(FakeDecoder(script("yes\nno")))
+
+
+def complete(client: FlaskClient, **body: object) -> TestResponse:
+    return client.post("/v1/completions", json={"prompt": "well?", **body})
+
+
+def frames(response: TestResponse) -> list[dict[str, Any]]:
+    assert response.status_code == 200
+    assert response.mimetype == "text/event-stream"
+    *events, done, end = response.get_data().split(b"\n\n")
+    assert (done, end) == (b"data: [DONE]", b"")
+    assert all(e.startswith(b"data: ") for e in events)
+    return [json.loads(e[len(b"data: ") :]) for e in events]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/completions",
+        "/v1/engines/codegen/completions",
+        "/v1/engines/copilot-codex/completions",
+        "/v1/engines/any/thing/completions",
+    ],
+)
+def test_a_completion(client: FlaskClient, path: str) -> None:
+    response = client.post(path, json={"prompt": "well?"})
+    assert response.status_code == 200
+    assert response.mimetype == "application/json"
+    body = response.get_json()
+    assert body["object"] == "text_completion"
+    assert body["id"].startswith("cmpl-")
+    assert isinstance(body["created"], int)
+    assert body["choices"] == [
+        {"index": 0, "text": "yes\nno", "logprobs": None, "finish_reason": "stop"}
+    ]
+    assert body["usage"]["prompt_tokens"] == 5
+    assert body["usage"]["completion_tokens"] == 6
+    assert body["usage"]["total_tokens"] == 11
+    assert body["truncated"] is False
+
+
+def test_answers_are_compact_and_on_one_line(client: FlaskClient) -> None:
+    data = complete(client).get_data()
+    assert b'"text":"yes\\nno"' in data
+    assert b"\n" not in data
+    assert b'": ' not in data
+
+
+def test_max_tokens_and_length(client: FlaskClient) -> None:
+    (choice,) = complete(client, max_tokens=2).get_json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("ye", "length")
+    (choice,) = complete(client, max_tokens=0).get_json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("", "length")
+
+
+@pytest.mark.parametrize("stop", ["\n", ["\n"], ["x", "s\nn", *"1234567890"], "s\nno"])
+def test_stop(client: FlaskClient, stop: object) -> None:
+    (choice,) = complete(client, stop=stop).get_json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["text"] in ("yes", "ye")
+
+
+@pytest.mark.parametrize("stop", [None, [], ""])
+def test_no_stop(client: FlaskClient, stop: object) -> None:
+    assert complete(client, stop=stop).get_json()["choices"][0]["text"] == "yes\nno"
+
+
+def test_n_choices_and_several_prompts(client: FlaskClient) -> None:
+    body = complete(client, prompt=["well?", "or not?"], n=2, max_tokens=3).get_json()
+    assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
+    assert [c["text"] for c in body["choices"]] == ["yes"] * 4
+    assert body["usage"]["prompt_tokens"] == 5 + 7
+    assert body["usage"]["completion_tokens"] == 12
+
+
+def test_a_stream(client: FlaskClient) -> None:
+    chunks = frames(complete(client, stream=True, n=2))
+    assert len({c["id"] for c in chunks}) == 1
+    assert {c["object"] for c in chunks} == {"text_completion"}
+    assert len({(c["created"], c["model"]) for c in chunks}) == 1
+    assert all("usage" not in c for c in chunks)
+    for index in (0, 1):
+        mine = [x for c in chunks for x in c["choices"] if x["index"] == index]
+        assert "".join(x["text"] for x in mine) == "yes\nno"
+        assert [x["finish_reason"] for x in mine] == [None] * (len(mine) - 1) + ["stop"]
+        assert all(x["logprobs"] is None for x in mine)
+
+
+def test_a_stream_with_usage(client: FlaskClient) -> None:
+    *chunks, last = frames(complete(client, stream=True, stream_options={"include_usage": True}))
+    assert all(c["usage"] is None for c in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 11
+
+
+@pytest.mark.parametrize("stream", [False, None])
+def test_stream_false_or_null_is_json(client: FlaskClient, stream: object) -> None:
+    assert complete(client, stream=stream).mimetype == "application/json"
+
+
+def test_seed_repeats_and_equal_requests_differ(
+    make_client: Callable[[FakeDecoder], FlaskClient],
+) -> None:
+    client = make_client(FakeDecoder())
+    hot: dict[str, Any] = {"temperature": 50, "top_p": 1, "max_tokens": 30}
+
+    def text(**more: object) -> str:
+        return str(complete(client, **hot, **more).get_json()["choices"][0]["text"])
+
+    assert text(seed=5) == text(seed=5)
+    assert text(seed=5) != text(seed=6)
+    assert len({text(), text(), text()}) == 3
+    choices = complete(client, **hot, seed=5, n=3).get_json()["choices"]
+    assert len({c["text"] for c in choices}) == 3
+
+
+def test_defaults_are_the_servers(stack: ExitStack) -> None:
+    service, runner = make_service(FakeDecoder())
+    runner.start()
+    stack.callback(runner.close)
+    app = create_app(OneModel(service), Defaults(max_tokens=3, temperature=0))
+    choice = complete(app.test_client()).get_json()["choices"][0]
+    assert len(choice["text"]) == 3
+
+
+def test_a_suffix_fills_in_the_middle(make_client: Callable[[FakeDecoder], FlaskClient]) -> None:
+    decoder = FakeDecoder()
+    client = make_client(decoder)
+    body = complete(client, prompt="ab", suffix="cd", max_tokens=1).get_json()
+    assert body["usage"]["prompt_tokens"] == 7
+    decoder.fim = None
+    body = complete(client, prompt="ab", suffix="cd", max_tokens=1).get_json()
+    assert body["usage"]["prompt_tokens"] == 2
+
+
+def test_what_was_shortened_is_told(client: FlaskClient) -> None:
+    response = complete(client, prompt="x" * 1000 + "?", max_tokens=4096)
+    assert response.get_json()["truncated"] is True
+    assert response.headers["X-TurboPilot-Truncated"] == "prompt, max_tokens"
+    last = frames(complete(client, prompt="x" * 1000 + "?", stream=True))[-1]
+    assert last["truncated"] is True
+    assert "X-TurboPilot-Truncated" not in complete(client).headers
+
+
+def test_tabbys_segments(client: FlaskClient) -> None:
+    body = client.post("/v1/completions", json={"segments": {"prefix": "a", "suffix": "b"}})
+    assert body.get_json()["usage"]["prompt_tokens"] == 5
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_any_content_type_is_read_as_json(client: FlaskClient, content_type: str) -> None:
+    response = client.post("/v1/completions", data=b'{"prompt":"well?"}', content_type=content_type)
+    assert response.status_code == 200
+
+
+BAD: list[tuple[object, str]] = [
+    ({}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": 5}, "prompt"),
+    ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [1, "a"]}, "prompt"),
+    ({"prompt": "x", "suffix": 1}, "suffix"),
+    ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": True}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": 1.5}, "max_tokens"),
+    ({"prompt": "x", "temperature": "hot"}, "temperature"),
+    ({"prompt": "x", "temperature": -1}, "temperature"),
+    ({"prompt": "x", "top_p": 2}, "top_p"),
+    ({"prompt": "x", "n": 0}, "n"),
+    ({"prompt": "x", "n": 10**6}, "n"),
+    ({"prompt": ["x"] * 100, "n": 2}, "n"),
+    ({"prompt": "x", "stop": 3}, "stop"),
+    ({"prompt": "x", "stop": ["a", 3]}, "stop"),
+    ({"prompt": "x", "seed": "s"}, "seed"),
+    ({"prompt": "x", "stream": "yes"}, "stream"),
+    ({"prompt": "x", "stream_options": 1}, "stream_options"),
+    ({"prompt": "x", "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD)
+def test_a_bad_field_is_named(client: FlaskClient, body: object, param: str) -> None:
+    response = client.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    error = response.get_json()["error"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert param.split(".")[-1] in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"nonsense", b"[]", b'"text"', b"null", b"\xff\xfe{}", b'{"prompt":"x","n":NaN}',
+        b'{"prompt":"x","temperature":1e999}', b"[" * 100_000, b'{"prompt":"x","seed":' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/generate"])
+def test_a_malformed_body_is_400(client: FlaskClient, path: str, body: bytes) -> None:
+    if path == "/api/generate":
+        body = body.replace(b'"prompt"', b'"inputs"').replace(b'"n":NaN', b'"max_tokens":NaN')
+        body = body.replace(b'"temperature":1e999', b'"parameters":{"temperature":1e999}')
+    response = client.post(path, data=body)
+    assert response.status_code == 400
+    error = response.get_json()["error"]
+    assert isinstance(error if path == "/api/generate" else error["message"], str)
+
+
+def test_null_is_absent_and_unknown_fields_are_ignored(client: FlaskClient) -> None:
+    fields = (
+        "suffix", "max_tokens", "temperature", "top_p", "top_k", "n", "stop", "seed", "stream",
+        "stream_options", "frequency_penalty", "presence_penalty", "model", "user", "logit_bias",
+    )  # fmt: skip
+    response = complete(client, **dict.fromkeys(fields), extra={"a": 1}, nwo="x", id_slot=3)
+    assert response.get_json()["choices"][0]["text"] == "yes\nno"
+
+
+@pytest.mark.parametrize("model", [None, "", "fastertransformer", "google/gemini-2.5-flash", 7])
+def test_any_model_is_accepted(client: FlaskClient, model: object) -> None:
+    assert complete(client, model=model).status_code == 200
+
+
+def test_text_that_is_no_unicode_and_nul_do_no_harm(client: FlaskClient) -> None:
+    response = client.post("/v1/completions", data=b'{"prompt":"\\ud800 \\u0000 well?"}')
+    assert response.get_json()["choices"][0]["text"] == "yes\nno"
+
+
+@pytest.mark.parametrize("method", ["get", "post", "put"])
+def test_404_and_405_are_json(client: FlaskClient, method: str) -> None:
+    response = getattr(client, method)("/v1/nope", json={})
+    assert response.status_code == 404
+    assert response.get_json()["error"]["message"].startswith("Not Found")
+    response = getattr(client, method)("/api/nope", json={})
+    assert isinstance(response.get_json()["error"], str)
+    if method != "post":
+        response = getattr(client, method)("/v1/completions")
+        assert response.status_code == 405
+        assert "POST" in response.headers["Allow"]
+        assert "error" in response.get_json()
+
+
+def test_a_body_that_is_too_large_is_413(client: FlaskClient) -> None:
+    response = client.post("/v1/completions", data=b"x" * (9 * 2**20))
+    assert response.status_code == 413
+    assert "error" in response.get_json()
+
+
+def test_models(client: FlaskClient) -> None:
+    (model,) = client.get("/v1/models").get_json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("fake", "model", 256)
+    assert client.get("/v1/models/any/name").get_json()["id"] == "any/name"
+
+
+def test_the_token(client: FlaskClient) -> None:
+    body = client.get("/copilot_internal/v2/token", headers={"Authorization": "token x"}).get_json()
+    assert (body["token"], body["refresh_in"]) == ("1", 900)
+    assert isinstance(body["expires_at"], int)
+
+
+def test_index_and_health(client: FlaskClient) -> None:
+    assert client.get("/").get_data(as_text=True).startswith("Hello world")
+    assert client.get("/health").get_json()["status"] == "ok"
+
+
+def test_huggingface(client: FlaskClient) -> None:
+    def generate(**body: object) -> Any:
+        return client.post("/api/generate", json={"inputs": "well?", **body}).get_json()
+
+    assert generate()["generated_text"] == "yes\nno"
+    assert generate(max_tokens=2)["generated_text"] == "ye"
+    parameters = {"max_new_tokens": 3, "return_full_text": True, "top_k": 4, "do_sample": False}
+    assert generate(parameters=parameters)["generated_text"] == "well?yes"
+    assert generate(parameters={"stop": ["\n"]})["generated_text"] == "yes"
+    assert "inputs must be a string" in generate(inputs=3)["error"]
+    assert "parameters.top_p" in generate(parameters={"top_p": 7})["error"]
+
+
+def test_ollama(client: FlaskClient) -> None:
+    body = {"model": "m", "prompt": "well?", "stream": False, "options": {"stop": ["\n"]}}
+    answer = client.post("/api/generate", json=body).get_json()
+    assert (answer["model"], answer["response"], answer["done"]) == ("m", "yes", True)
+    assert answer["done_reason"] == "stop"
+    assert answer["created_at"].endswith("Z")
+
+
+def test_ollama_streams_unless_told_not_to(client: FlaskClient) -> None:
+    body = {"model": "m", "prompt": "well?", "options": {"num_predict": -1, "temperature": 0}}
+    response = client.post("/api/generate", json=body)
+    assert response.mimetype == "application/x-ndjson"
+    *parts, last = (json.loads(line) for line in response.get_data().splitlines())
+    assert "".join(p["response"] for p in parts) == "yes\nno"
+    assert all(p["done"] is False for p in parts)
+    assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "stop", 6)
+
+
+def test_ollama_loads_a_model_by_an_empty_prompt(client: FlaskClient) -> None:
+    answer = client.post("/api/generate", json={"model": "m", "prompt": ""}).get_json()
+    assert (answer["done"], answer["done_reason"]) == (True, "load")
+
+
+def test_a_failed_decode_is_500_and_the_next_request_is_served(
+    make_client: Callable[[FakeDecoder], FlaskClient],
+) -> None:
+    failures = [DecoderFailed("boom"), DecoderFailed("boom")]
+    client = make_client(
+        FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)
+    )
+    response = complete(client)
+    assert response.status_code == 500
+    assert response.get_json()["error"]["message"] == "boom"
+    data = complete(client, stream=True).get_data()
+    assert data.startswith(b'data: {"error":{"message":"boom"')
+    assert b"[DONE]" not in data
+    assert complete(client).get_json()["choices"][0]["text"] == "yes"
+    assert client.get("/health").status_code == 200
+
+
+def test_a_broken_engine_answers_everyone_and_says_so(
+    make_client: Callable[[FakeDecoder], FlaskClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    client = make_client(FakeDecoder(fail=explode))
+    for _ in range(3):
+        response = complete(client)
+        assert response.status_code == 500
+        assert "the engine broke: a bug" in response.get_json()["error"]["message"]
+        assert client.get("/health").status_code == 200  # it goes on, for now
+    for _ in range(2):
+        assert complete(client).status_code == 500
+    health = client.get("/health")
+    assert health.status_code == 503
+    assert health.get_json()["status"] == "failed"
+    assert "a bug" in health.get_json()["reason"]
+    assert client.get("/v1/models").status_code == 200
+
+
+def test_neither_authorization_nor_prompts_are_logged(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for path, body in (
+        ("/v1/completions?key=s3cret", {"prompt": "s3cret?"}),
+        ("/v1/completions", {"prompt": "s3cret", "n": "bad"}),
+        ("/nope%0Aforged", {}),
+    ):
+        client.post(path, json=body, headers={"Authorization": "Bearer s3cret"}).close()
+    assert "POST /v1/completions 200" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert "\nforged" not in caplog.text
+
+
+def test_the_whole_range_of_seeds(client: FlaskClient) -> None:
+    for seed in (0, -1, 2**63 - 1, 2**64, struct.unpack("<q", b"\xff" * 8)[0]):
+        assert complete(client, seed=seed).status_code == 200

@@ -1,0 +1,52 @@
+"""How sequences lie in memory: apart where it is plentiful, else in one pool; what prefixes may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve.llama.facts import (
+    MOST_PREFIX_BYTES,
+    Layout,
+    choose_layout,
+    choose_prefix_cache,
+    kv_bytes_per_token,
+)
+from turbopilot.formats.gguf.file import read_gguf
+
+GB = 10**9
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the machine has; a test changes it."""
+    size = [64 * GB]
+    monkeypatch.setattr("serve.llama.facts.total_bytes", lambda: size[0])
+    return size
+
+
+def test_kv_bytes_of_a_token(demo_gguf: Path) -> None:
+    # The bundled model: 4 layers, keys and values 256 wide.
+    header = read_gguf(demo_gguf)
+    assert kv_bytes_per_token(header, "f16") == 2 * 4 * 256 * 2
+    assert kv_bytes_per_token(header, "q8_0") == 2 * 4 * 256 * 34 // 32
+
+
+def test_sequences_lie_apart_where_memory_is_plentiful(demo_gguf: Path, memory: list[int]) -> None:
+    header = read_gguf(demo_gguf)
+    assert choose_layout(header, 1000, None, "f16") == Layout(4, is_split=True)
+    assert Layout(4, is_split=True).n_cells(1000) == 4 * 1024
+    memory[0] = 3 * 1000 * 4096 * 20 - 1
+    assert choose_layout(header, 1000, None, "f16") == Layout(4, is_split=False)
+    assert Layout(4, is_split=False).n_cells(1000) == 1000
+    assert choose_layout(header, 1000, 1, "f16") == Layout(1, is_split=False)
+
+
+def test_prefixes_take_a_share_of_what_is_left(demo_gguf: Path, memory: list[int]) -> None:
+    header = read_gguf(demo_gguf)
+    assert choose_prefix_cache(header, GB) == MOST_PREFIX_BYTES
+    memory[0] = 3 * GB
+    assert choose_prefix_cache(header, GB) == (2 * GB - header.tensor_bytes) // 16
+    memory[0] = GB + 300_000_000
+    assert choose_prefix_cache(header, GB) == 0

@@ -1,0 +1,427 @@
+"""What a request may ask for, what it gets at most, and what operators see of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve.api.completions import parse_completions
+from serve.api.fields import parse_body
+from serve.api.huggingface import parse_huggingface
+from serve.api.ollama import parse_ollama
+from serve.http.app import create_app
+from serve.models.directory import OneModel
+from serve.models.generation import LOOK_AROUND, ClientGone, ClientWatch
+from serve.models.service import Completion
+from serve.request import GenerationRequest, SamplingParams
+from serve.runner.job import Job
+from serve.settings import Defaults, Limits
+from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
+from tests.support.serving import ask, connection, make_service, read_all, running, send, wait
+from turbopilot.base.errors import InvalidInput, InvalidRequest
+from turbopilot.commands.serve_options import parallel_requests
+
+NO_WATCH = ClientWatch()
+
+
+@contextmanager
+def flask_client(decoder: FakeDecoder, **kwargs: Any) -> Iterator[FlaskClient]:
+    service, runner = make_service(decoder, **kwargs)
+    runner.start()
+    try:
+        yield create_app(OneModel(service)).test_client()
+    finally:
+        decoder.open_gate()
+        runner.close()
+
+
+def asked(decoder: FakeDecoder, completion: Completion, limits: Limits) -> list[GenerationRequest]:
+    """What reaches the engine; nothing is computed."""
+    service, runner = make_service(decoder, limits=limits)
+    service.start(completion)
+    return runner.seen
+
+
+def openai_sampling(**fields: object) -> SamplingParams:
+    body = parse_body(json.dumps({"prompt": "x", **fields}).encode())
+    return parse_completions(body, Defaults()).completion.sampling
+
+
+SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
+    ({"min_p": 0.1}, {"min_p": 0.1}),
+    ({"typical_p": 0.5}, {"typical_p": 0.5}),
+    ({"mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.2},
+     {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.2}),
+    ({"repeat_last_n": -1, "repeat_penalty": 1.5}, {"repeat_last_n": -1, "repeat_penalty": 1.5}),
+    ({"repetition_penalty": 1.5}, {"repeat_penalty": 1.5}),
+    ({"frequency_penalty": 1, "presence_penalty": -1},
+     {"frequency_penalty": 1.0, "presence_penalty": -1.0}),
+    ({"grammar": "root ::= [a-z]+"}, {"grammar": "root ::= [a-z]+"}),
+    ({"samplers": ["top_k", "top_p", "infill"]}, {"infill": True}),
+    ({"samplers": "kpt"}, {}),
+    ({"response_format": {"type": "text"}, "grammar": None, "json_schema": None}, {}),
+    (dict.fromkeys(("min_p", "typical_p", "mirostat", "samplers", "repeat_last_n", "response_format")), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "wanted"), SAMPLING)
+def test_sampling_fields_in_every_dialect(
+    fields: dict[str, object], wanted: dict[str, Any]
+) -> None:
+    d = Defaults()
+    expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
+    assert openai_sampling(**fields) == expected
+    body = parse_body(json.dumps({"inputs": "x", "parameters": fields}).encode())
+    assert parse_huggingface(body, d).completion.sampling == expected
+    body = parse_body(json.dumps({"prompt": "x", "options": fields}).encode())
+    assert parse_ollama(body, d).completion.sampling == expected
+
+
+BAD: list[tuple[dict[str, object], str]] = [
+    ({"min_p": 2}, "min_p"),
+    ({"typical_p": -1}, "typical_p"),
+    ({"mirostat": 3}, "mirostat"),
+    ({"mirostat_eta": "x"}, "mirostat_eta"),
+    ({"repeat_last_n": -2}, "repeat_last_n"),
+    ({"grammar": 5}, "grammar"),
+    ({"json_schema": "x"}, "json_schema"),
+    ({"json_schema": {}, "grammar": "root ::= x"}, "grammar"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"logit_bias": 5}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"5": True}}, "logit_bias"),
+    ({"logit_bias": {"5": "x"}}, "logit_bias"),
+    ({"logit_bias": [[5]]}, "logit_bias"),
+    ({"logit_bias": [5, 1]}, "logit_bias"),
+    ({"logit_bias": [[None, 1]]}, "logit_bias"),
+    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": "x"}, "logprobs"),
+    ({"n_indent": -1}, "n_indent"),
+    ({"single_line": 1}, "single_line"),
+    ({"t_max_predict_ms": -1}, "t_max_predict_ms"),
+    ({"deadline_ms": "soon"}, "deadline_ms"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD)
+def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        openai_sampling(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "schema"),
+    [
+        (parse_completions, {"response_format": {"type": "json_object"}}, {"type": "object"}),
+        (parse_completions, {"response_format": {"type": "json_object", "schema": {"a": 1}}}, {"a": 1}),
+        (
+            parse_completions,
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}},
+            {"a": 1},
+        ),
+        (parse_completions, {"json_schema": {"a": 1}}, {"a": 1}),
+        (parse_ollama, {"format": "json"}, {"type": "object"}),
+        (parse_ollama, {"format": {"a": 1}}, {"a": 1}),
+        (parse_huggingface, {"parameters": {"json_schema": {"a": 1}}}, {"a": 1}),
+    ],
+)  # fmt: skip
+def test_a_schema_becomes_a_grammar(
+    monkeypatch: pytest.MonkeyPatch, dialect: Any, body: dict[str, object], schema: object
+) -> None:
+    monkeypatch.setattr("serve.llama.grammar.json_schema_to_gbnf", lambda s: f"for {json.dumps(s)}")
+    data = json.dumps({"prompt": "x", "inputs": "x", **body}).encode()
+    sampling = dialect(parse_body(data), Defaults()).completion.sampling
+    assert sampling.grammar == f"for {json.dumps(schema)}"
+
+
+@pytest.mark.parametrize("form", [7, True, ["json"], "xml"])
+def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
+    body = parse_body(json.dumps({"prompt": "x", "format": form}).encode())
+    with pytest.raises(InvalidRequest, match="format must be"):
+        parse_ollama(body, Defaults())
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"97": -100, "98": 5.5}, {97: -100.0, 98: 5.5}),
+        ({"ab": 1}, {97: 1.0, 98: 1.0}),
+        ([[97, False], ["b", -1]], {97: -math.inf, 98: -1.0}),
+        ([["<fim_prefix>", False]], {257: -math.inf}),
+        ({str(N_VOCAB): 1, "-1": 1, "9" * 30: 1}, {45: 1.0, 49: 1.0, 57: 1.0}),
+        ([[-1, 1], [10**12, 1]], {}),
+        ([["\ud800", 1]], {63: 1.0}),
+        (None, {}),
+        ({}, {}),
+    ],
+)
+def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
+    body = parse_body(json.dumps({"prompt": "x", "logit_bias": given}).encode())
+    completion = parse_completions(body, Defaults()).completion
+    (request,) = asked(FakeDecoder(), completion, Limits())
+    assert dict(request.sampling.logit_bias) == wanted
+
+
+def test_stop_rules_and_times_reach_the_engine() -> None:
+    fields: dict[str, object] = {
+        "prompt": "x",
+        "suffix": "after",
+        "stop": ["a", "b"],
+        "single_line": True,
+        "n_indent": 4,
+        "t_max_predict_ms": 250,
+        "deadline_ms": 1500,
+        "logprobs": 3,
+    }
+    completion = parse_completions(parse_body(json.dumps(fields).encode()), Defaults()).completion
+    (request,) = asked(FakeDecoder(), completion, Limits())
+    assert request.stop.strings == ("a", "b")
+    assert (request.stop.single_line, request.stop.n_indent) == (True, 4)
+    assert request.stop.follows == "after"
+    assert (request.predict_time, request.deadline, request.n_logprobs) == (0.25, 1.5, 3)
+
+
+@pytest.mark.parametrize("logprobs", [None, False])
+def test_no_logprobs(logprobs: object) -> None:
+    body = parse_body(json.dumps({"prompt": "x", "logprobs": logprobs}).encode())
+    assert parse_completions(body, Defaults()).completion.n_logprobs is None
+
+
+def test_a_suffix_that_the_prompt_cannot_hold_is_there_to_guess_from() -> None:
+    (request,) = asked(FakeDecoder(), Completion(("x",), 5, suffix="ab"), Limits())
+    assert request.context == ()
+    (request,) = asked(FakeDecoder(fim=None), Completion(("x",), 5, suffix="ab"), Limits())
+    assert request.context == (97, 98)
+    long = Completion(("x",), 5, suffix="a" * 100_000)
+    (request,) = asked(FakeDecoder(fim=None), long, Limits())
+    assert len(request.context) == 256
+
+
+def test_nobody_gets_more_than_the_limits() -> None:
+    limits = Limits(max_tokens=10, max_prompt=20, deadline=7.0)
+    completion = Completion(("x" * 100,), 50, deadline=60.0)
+    (request,) = asked(FakeDecoder(), completion, limits)
+    assert (len(request.prompt), request.max_tokens, request.deadline) == (20, 10, 7.0)
+    (request,) = asked(FakeDecoder(), replace(completion, deadline=3.0, max_tokens=0), limits)
+    assert (len(request.prompt), request.max_tokens, request.deadline) == (20, 0, 3.0)
+    (request,) = asked(FakeDecoder(), completion, Limits(deadline=None))
+    assert (len(request.prompt), request.max_tokens, request.deadline) == (100, 50, 60.0)
+    service, _ = make_service(FakeDecoder(), limits=limits)
+    assert service.start(completion).truncated == ("prompt", "max_tokens")
+
+
+def test_a_shortened_frame_keeps_its_structure() -> None:
+    completion = Completion(("x" * 100,), 5, suffix="y" * 100)
+    (request,) = asked(FakeDecoder(), completion, Limits(max_prompt=16))
+    assert len(request.prompt) == 16
+    assert [t for t in request.prompt if t > EOG] == [257, 258, 259]
+    assert {ord("x"), ord("y")} <= set(request.prompt)
+
+
+def test_an_answer_is_cut_to_the_limit() -> None:
+    with flask_client(FakeDecoder(), limits=Limits(max_tokens=3)) as client:
+        response = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50})
+        assert len(response.get_json()["choices"][0]["text"]) == 3
+        assert response.headers["X-TurboPilot-Truncated"] == "max_tokens"
+
+
+def test_time_that_is_over_is_504_and_not_tried_again() -> None:
+    hours = itertools.count(0.0, 3600.0)
+    with flask_client(FakeDecoder(), clock=lambda: next(hours)) as client:
+        for headers in ({}, {"X-TurboPilot-Deadline-Ms": "50"}):
+            response = client.post("/v1/completions", json={"prompt": "x"}, headers=headers)
+            assert response.status_code == 504
+            assert response.get_json()["error"]["code"] == "deadline_exceeded"
+            assert response.headers["X-Should-Retry"] == "false"
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1.5", "soon", "9" * 40, "²"])
+def test_a_deadline_that_is_none(text: str) -> None:
+    with flask_client(FakeDecoder()) as client:
+        response = client.post(
+            "/v1/completions", json={"prompt": "x"}, headers={"X-TurboPilot-Deadline-Ms": text}
+        )
+        assert response.status_code == 400
+        assert response.get_json()["error"]["param"] == "X-TurboPilot-Deadline-Ms"
+
+
+def session(name: str, key: str = "") -> dict[str, str]:
+    return {"X-TurboPilot-Session": name, "Authorization": f"Bearer {key}"}
+
+
+def test_a_new_request_of_a_session_ends_the_one_before() -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    with running(decoder) as r, ThreadPoolExecutor() as pool:
+
+        def post(headers: dict[str, str], **fields: object) -> Any:
+            body = {"prompt": "x", "max_tokens": 3, **fields}
+            found = pool.submit(ask, r.port, "POST", "/v1/completions", body, headers)
+            wait(r.runner.submitted)
+            return found
+
+        old = post(session("a"), n=2)
+        stranger, other = post(session("a", "key")), post(session("b"))
+        new = post(session("a"))
+        gate.release(1)
+        status, _, data = old.result()
+        assert status == 499  # no client tries that again
+        assert json.loads(data)["error"]["code"] == "superseded"
+        decoder.open_gate()
+        for kept in (stranger, other, new):
+            assert kept.result()[0] == 200
+
+
+def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
+    gate = threading.Semaphore(1)
+    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
+        send(
+            s,
+            {"prompt": "x", "max_tokens": 200, "stream": True},
+            headers="X-TurboPilot-Session: a\r\n",
+        )
+        head = s.recv(65536)
+        assert b"200 OK" in head
+        newer = {"X-TurboPilot-Session": "a"}
+        new = pool.submit(
+            ask, r.port, "POST", "/v1/completions", {"prompt": "y", "max_tokens": 2}, newer
+        )
+        wait(r.runner.submitted)
+        wait(r.runner.submitted)
+        decoder.open_gate()
+        data = read_all(s)
+        assert b'"finish_reason":"cancelled"' in data
+        assert b"[DONE]" in data
+        assert b"error" not in data
+        assert new.result()[0] == 200
+
+
+def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeouts: list[float | None] = []
+    plain = Job.next_event
+
+    def next_event(job: Job, timeout: float | None = None) -> Any:
+        timeouts.append(timeout)
+        return plain(job, timeout)
+
+    monkeypatch.setattr(Job, "next_event", next_event)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
+    service, runner = make_service(decoder)
+    runner.start()
+    looks = iter([False, False, True])
+    with pytest.raises(ClientGone):
+        service.start(Completion(("x",), 5)).collect(ClientWatch(is_gone=lambda: next(looks)))
+    assert timeouts == [LOOK_AROUND] * 3
+
+    # A client that has left before anybody looks; the hook calls at once.
+    def at_once(callback: Callable[[], None]) -> Callable[[], None]:
+        callback()
+        return lambda: None
+
+    with pytest.raises(ClientGone):
+        service.start(Completion(("x",), 5)).collect(ClientWatch(when_gone=at_once))
+    assert timeouts[3:] == [None]
+    decoder.open_gate()
+    assert service.start(Completion(("x",), 5)).collect(NO_WATCH).choices
+    runner.close()
+    assert runner.n_open == 0
+
+
+def samples(client: FlaskClient) -> dict[tuple[str, str], float]:
+    """By name and label; the model is the same everywhere."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.content_type.startswith("text/plain")
+    families = text_string_to_metric_families(response.get_data(as_text=True))
+    return {
+        (s.name, next((v for k, v in s.labels.items() if k != "model"), "")): s.value
+        for family in families
+        for s in family.samples
+    }
+
+
+def test_metrics() -> None:
+    with flask_client(FakeDecoder(script("yes"))) as client:
+        before = samples(client)
+        assert before["turbopilot_requests_total", "stop"] == 0
+        client.post("/v1/completions", json={"prompt": "well?"})
+        after = samples(client)
+    assert after["turbopilot_requests_total", "stop"] == 1
+    assert after["turbopilot_requests_running", ""] == 0
+    assert after["turbopilot_requests_waiting", ""] == 0
+    assert after["turbopilot_tokens_total", "generated"] >= 3
+    for kind in ("prompt", "cached", "restored", "known", "drafted", "accepted"):
+        assert ("turbopilot_tokens_total", kind) in after
+    assert after["turbopilot_first_token_seconds_bucket", "+Inf"] >= 1
+    assert after["turbopilot_first_token_seconds_count", ""] >= 1
+    for name in ("queue_seconds_count", "token_seconds_sum", "kv_cells", "kv_cells_used"):
+        assert (f"turbopilot_{name}", "") in after
+    assert after["turbopilot_refused_total", ""] == 0
+    assert any(name == "turbopilot_server_info" for name, _ in after)
+
+
+def test_health_and_metrics_count_what_waits() -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate)
+    with running(decoder) as r, ThreadPoolExecutor() as pool:
+        body = {"prompt": "x", "max_tokens": 2, "n": 3}
+        answer = pool.submit(ask, r.port, "POST", "/v1/completions", body)
+        wait(r.runner.submitted)
+        status, _, data = ask(r.port, "GET", "/health")
+        health = json.loads(data)
+        assert (status, health["status"]) == (200, "ok")
+        assert health["running"] + health["waiting"] == 3
+        assert b"turbopilot_requests_waiting" in ask(r.port, "GET", "/metrics")[2]
+        decoder.open_gate()
+        assert answer.result()[0] == 200
+
+
+def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate)
+    with running(decoder, max_open=2) as r, ThreadPoolExecutor() as pool:
+        body: dict[str, object] = {"prompt": "x", "max_tokens": 2, "n": 2}
+        first = pool.submit(ask, r.port, "POST", "/v1/completions", body)
+        wait(r.runner.submitted)
+        for path, more in (
+            ("/v1/completions", {"prompt": "x"}),
+            ("/v1/completions", {"prompt": "x", "stream": True}),
+            ("/api/generate", {"inputs": "x"}),
+            ("/api/generate", {"prompt": "x"}),
+        ):
+            status, headers, data = ask(r.port, "POST", path, more)
+            assert status == 503
+            assert int(headers["Retry-After"]) >= 1
+            assert b"waiting or running" in data
+        assert b'turbopilot_refused_total{model="fake"} 4' in ask(r.port, "GET", "/metrics")[2]
+        decoder.open_gate()
+        assert first.result()[0] == 200
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "257", "9" * 5000, "²"])
+def test_no_number_of_requests(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--parallel"):
+        parallel_requests(text)
+
+
+def test_a_number_of_requests() -> None:
+    assert parallel_requests("8") == 8
+    assert parallel_requests("Auto") is None

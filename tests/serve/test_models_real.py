@@ -1,0 +1,156 @@
+"""The whole command with two models, and with one that llama.cpp refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serve.llama.facts import memory_bytes
+from serve.settings import ModelOptions
+from tests.support.serving import ask
+from turbopilot.formats.gguf.file import read_gguf
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
+
+
+@contextmanager
+def serving(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server of its own, and its port."""
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command("--port", "0", *arguments), stderr=subprocess.PIPE, text=True, cwd=cwd, env=environ
+    ) as process:
+        assert process.stderr
+        try:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if line.startswith("try "):
+                    break
+            yield process, int(said.split("http://127.0.0.1:")[1].split()[0])
+        finally:
+            process.kill()
+
+
+def get(port: int, path: str) -> Any:
+    return json.loads(ask(port, "GET", path)[2])
+
+
+def states(port: int) -> dict[str, str]:
+    return {m["name"]: m["status"] for m in get(port, "/health")["models"]}
+
+
+def complete(port: int, model: str) -> tuple[str, str]:
+    """(The model that answers, its text)."""
+    body = {
+        "model": model,
+        "prompt": "def add(a, b):\n    return",
+        "max_tokens": 4,
+        "temperature": 0,
+    }
+    status, _, data = ask(port, "POST", "/v1/completions", body)
+    assert status == 200, data
+    answer = json.loads(data)
+    return answer["model"], answer["choices"][0]["text"]
+
+
+def test_two_models_take_turns_where_there_is_memory_for_one(
+    demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
+) -> None:
+    options = ModelOptions(ctx=256, n_seq=1)
+    large, small = (memory_bytes(read_gguf(p), options, 0) for p in (demo_gguf, demo_q4_0))
+    (tmp_path / "here.toml").write_text(
+        f'model-memory = "{large + small - 1}B"\nprefix-cache = 0\nctx = 256\nparallel = 1\nthreads = 1\n'
+        f'[models]\nlarge = "{demo_gguf}"\nsmall = "{demo_q4_0}"\n'
+    )
+    with serving("--config", "here.toml", cwd=tmp_path) as (process, port):
+        assert states(port) == {"large": "ok", "small": "unloaded"}
+        listed = get(port, "/v1/models")["data"]
+        assert [(m["id"], m["max_model_len"]) for m in listed] == [("large", 256), ("small", 256)]
+        first = complete(port, "large")
+        assert complete(port, "small")[0] == "small"
+        assert states(port) == {"large": "unloaded", "small": "ok"}
+        assert get(port, "/health")["status"] == "ok"
+        assert complete(port, "large") == first
+        assert states(port) == {"large": "ok", "small": "unloaded"}
+        text = ask(port, "GET", "/metrics")[2].decode()
+        assert 'turbopilot_model_loads_total{model="large"} 2' in text
+        assert 'turbopilot_model_loads_total{model="small"} 1' in text
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        assert "unloading large to make room for small" in err
+        assert err.rstrip().endswith("stopped")
+        assert "Traceback" not in err
+
+
+def test_two_models_at_once(demo_gguf: Path, tmp_path: Path) -> None:
+    """Both are loaded, compute at the same time, and are freed at the end."""
+    arguments = ("--model", f"other={demo_gguf}", "--ctx", "256", "-t", "1", str(demo_gguf))
+    with serving(*arguments, cwd=tmp_path) as (process, port):
+        alone = complete(port, "whatever")[1]
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(
+                threads.map(lambda name: complete(port, name), ["demo_model", "other"] * 4)
+            )
+        assert answers == [("demo_model", alone), ("other", alone)] * 4
+        assert states(port) == {"demo_model": "ok", "other": "ok"}
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+
+
+def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) -> None:
+    data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
+    (tmp_path / "bad.gguf").write_bytes(data)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command("bad.gguf", "-p", "0"), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
+        env=environ,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "bad.gguf: llama.cpp cannot load it" in done.stderr
+    assert "hint: " in done.stderr
+    assert "ready" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_file_beside_a_good_one_is_told_when_it_is_asked_for(
+    demo_gguf: Path, tmp_path: Path
+) -> None:
+    data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
+    (tmp_path / "bad.gguf").write_bytes(data)
+    arguments = ("--model", "bad=bad.gguf", "--ctx", "256", "-t", "1", str(demo_gguf))
+    with serving(*arguments, cwd=tmp_path) as (_, port):
+        for _ in range(2):
+            body = {"model": "bad", "prompt": "x"}
+            status, _, answer = ask(port, "POST", "/v1/completions", body)
+            assert status == 500
+            assert b"bad.gguf: llama.cpp cannot load it" in answer
+        assert states(port) == {"demo_model": "ok", "bad": "failed"}
+        assert complete(port, "")[1]
+        assert ask(port, "GET", "/health")[0] == 200
+
+
+def test_a_header_that_cannot_be_is_told_at_once(demo_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:1000])
+    done = subprocess.run(
+        command(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf"), capture_output=True, text=True, cwd=tmp_path,
+        check=False, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cut.gguf" in done.stderr
+    assert "loading" not in done.stderr

@@ -1,0 +1,345 @@
+"""`/openapi.json` is true: every route, every field that is read, every range, every answer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+from werkzeug.test import TestResponse
+
+from serve.api.chat import parse_chat, parse_mistral_fim
+from serve.api.completions import parse_completions
+from serve.api.fields import Fields
+from serve.api.huggingface import parse_huggingface
+from serve.api.llama_cpp import parse_completion, parse_infill
+from serve.api.ollama import parse_ollama
+from serve.api.openapi import description
+from serve.api.openapi.schema import ref
+from serve.http.app import create_app
+from serve.models.directory import OneModel
+from serve.settings import Defaults, SecurityOptions
+from tests.support.described import Body, Noted, check_answer, fields, validator
+from tests.support.fakes import TalkingDecoder
+from tests.support.serving import flask_client, make_service
+from turbopilot.base.errors import InvalidRequest
+
+DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request's schema, where it is sent, what reads it, and a small body.
+
+    Attributes:
+        absent: a field that only says which request it is: where it is there, it is another.
+        chosen_by: a field by which the route knows it: where it is null, it is another.
+    """
+
+    schema: str
+    path: str
+    parse: Callable[[Fields], object]
+    body: Body
+    absent: str = ""
+    chosen_by: str = ""
+
+
+D = Defaults()
+REQUESTS = [
+    Request(
+        "CompletionRequest", "/v1/completions", lambda f: parse_completions(f, D), {"prompt": "x"}
+    ),
+    Request(
+        "TabbyRequest",
+        "/v1/completions",
+        lambda f: parse_completions(f, D),
+        {"segments": {"prefix": "x"}},
+        absent="prompt",
+    ),
+    Request(
+        "ChatRequest",
+        "/v1/chat/completions",
+        lambda f: parse_chat(f, D, lambda messages: "x"),
+        {"messages": [{"role": "user", "content": "x"}]},
+    ),
+    Request(
+        "MistralFimRequest",
+        "/v1/fim/completions",
+        lambda f: parse_mistral_fim(f, D),
+        {"prompt": "x"},
+    ),
+    Request(
+        "LlamaCompletionRequest", "/completion", lambda f: parse_completion(f, D), {"prompt": "x"}
+    ),
+    Request("InfillRequest", "/infill", lambda f: parse_infill(f, D), {"input_prefix": "x"}),
+    Request(
+        "HuggingFaceRequest",
+        "/api/generate",
+        lambda f: parse_huggingface(f, D),
+        {"inputs": "x"},
+        chosen_by="inputs",
+    ),
+    Request(
+        "OllamaRequest",
+        "/api/generate",
+        lambda f: parse_ollama(f, D),
+        {"prompt": "x"},
+        absent="inputs",
+        chosen_by="prompt",
+    ),
+]
+# Field → what has to be there beside it, so that it is looked at; null takes away.
+NEEDS: dict[str, dict[str, object]] = {
+    "top_logprobs": {"logprobs": True},
+    "response_format.schema": {"response_format.type": "json_object"},
+    "response_format.json_schema": {"response_format.type": "json_schema"},
+    "response_format.json_schema.schema": {"response_format.type": "json_schema"},
+    "messages[].content[].text": {"messages[].content[].type": "text"},
+}
+CASES = [(r, p) for r in REQUESTS for p in fields(DOCUMENT, ref(r.schema)) if p != r.absent]
+VALUES: list[Any] = [
+    None, True, False, 0, 1, 2, 3, -1, -2, -3, 21, 128, 129, 0.005, 0.5, 1.5, 2.5, 3.0, -0.5, 2**40, 2**70,
+    1e300, "", "x", "text", "json", "json_object", "user", "\0\n🙂", [], ["x"], ["x", 1], [1], [1, 2], [[1], [2]],
+    [["x"]], [["x", 1]], [[1, False]], [["x", 101]], [["x", True]], [None], [{}], [{"type": "text", "text": "x"}],
+    [{"role": "user"}], {}, {"a": 1}, {"a": -101}, {"a": False}, {"a": None}, {"role": "user"}, {"schema": {}},
+    {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": {}}}, {"prefix": "x"},
+    [["x" * 129, 1]], {"x" * 129: 1}, {"x" * 128: 1},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[FlaskClient]:
+    service, runner = make_service(TalkingDecoder())
+    runner.start()
+    yield create_app(OneModel(service)).test_client()
+    assert runner.wait_until_idle(60)
+    assert not runner.n_restarts
+    runner.close()
+
+
+@pytest.fixture(autouse=True)
+def plain_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schemas are converted elsewhere, and tested there."""
+    monkeypatch.setattr("serve.llama.grammar.json_schema_to_gbnf", lambda _: 'root ::= "x"')
+
+
+def put(body: Body, path: str, value: object) -> None:
+    """Set a field by its name in `fields`; what lies around it is made."""
+    at: Any = body
+    *outer, last = re.split(r"\.", path)
+    for name in outer:
+        if name.endswith("[]"):
+            name = name[:-2]
+            if not isinstance(at.get(name), list):
+                at[name] = [{}]
+            at = at[name][0]
+        else:
+            at = at.setdefault(name, {})
+    at[last] = value
+
+
+def with_field(request: Request, path: str, value: object) -> Body:
+    body = copy.deepcopy(request.body)
+    for name, needs in NEEDS.items():
+        if path == name or path.endswith(f".{name}"):
+            for other, needed in needs.items():
+                put(body, path.removesuffix(name) + other, needed)
+    put(body, path, value)
+    return body
+
+
+def send(client: FlaskClient, path: str, body: Body) -> TestResponse:
+    response = client.post(path, data=json.dumps(body))
+    headers = {k.lower(): v for k, v in response.headers}
+    operation = DOCUMENT["paths"][path]["post"]
+    check_answer(DOCUMENT, operation, response.status_code, headers, response.get_data())
+    return response
+
+
+def test_it_is_served_as_it_is_made(client: FlaskClient) -> None:
+    response = client.get("/openapi.json")
+    assert response.mimetype == "application/json"
+    assert response.get_json() == DOCUMENT
+
+
+def test_its_schemas_are_json_schemas() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    for item in DOCUMENT["paths"].values():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                for media in answer.get("content", {}).values():
+                    (schema,) = media.values()
+                    Draft202012Validator.check_schema(schema)
+
+
+def test_calls_have_names_of_their_own() -> None:
+    names = [o["operationId"] for item in DOCUMENT["paths"].values() for o in item.values()]
+    assert len(names) == len(set(names))
+
+
+def test_the_servers_defaults_are_told() -> None:
+    other: Any = description(Defaults(max_tokens=77, temperature=0.5, top_p=0.25))
+    for name in ("max_tokens", "temperature", "top_p"):
+        told = other["components"]["schemas"]["CompletionRequest"]["properties"][name]["default"]
+        assert told == {"max_tokens": 77, "temperature": 0.5, "top_p": 0.25}[name]
+
+
+def test_every_route_is_described_and_no_other(client: FlaskClient) -> None:
+    routes = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    described = {(p, m) for p, item in DOCUMENT["paths"].items() for m in item if m in METHODS}
+    assert routes == described
+
+
+def test_every_schema_is_referred_to() -> None:
+    text = json.dumps(DOCUMENT)
+    unused = [n for n in DOCUMENT["components"]["schemas"] if f'schemas/{n}"' not in text]
+    assert not unused
+
+
+def read(request: Request, body: Body, seen: set[str]) -> InvalidRequest | None:
+    """Parse a body as it comes over the wire; what is said against it."""
+    values = json.loads(json.dumps(body))
+    try:
+        request.parse(Fields(Noted(values, seen)))
+    except InvalidRequest as e:
+        return e
+    return None
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: r.schema)
+def test_every_field_that_is_read_is_described_and_the_reverse(request_: Request) -> None:
+    check = validator(DOCUMENT, ref(request_.schema))
+    described = set(fields(DOCUMENT, ref(request_.schema)))
+    seen: set[str] = set()
+    for path in described - {request_.absent}:
+        bodies = (with_field(request_, path, value) for value in VALUES if value is not None)
+        body = next(b for b in bodies if check.is_valid(b))
+        assert read(request_, body, seen) is None
+    assert seen | {request_.absent} == described | {request_.absent}
+
+
+@pytest.mark.parametrize(
+    ("request_", "path"), CASES, ids=[f"{r.schema}.{path}" for r, path in CASES]
+)
+def test_what_is_described_is_taken_and_nothing_else(request_: Request, path: str) -> None:
+    check = validator(DOCUMENT, ref(request_.schema))
+    taken = []
+    for value in VALUES:
+        if value is None and path == request_.chosen_by:
+            continue
+        body = with_field(request_, path, value)
+        error = read(request_, body, set())
+        assert check.is_valid(body) == (error is None), (body, error)
+        taken.append(error is None)
+        if error:
+            named = re.sub(r"\[\d+\]", "[]", error.param or "")
+            related = named.startswith(path) or path.startswith(named) or path.endswith(named)
+            assert named
+            assert related or (path, named) == ("segments", "prompt"), (body, error)
+    assert any(taken)
+    assert not all(taken) or path.endswith(("samplers", "model"))
+
+
+@pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "post" in item])
+def test_examples_are_answered_as_described(client: FlaskClient, path: str) -> None:
+    operation = DOCUMENT["paths"][path]["post"]
+    example: Body = {}
+    if "requestBody" in operation:
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+    answer = client.post(path.replace("{engine}", "any/thing"), json=example)
+    headers = {k.lower(): v for k, v in answer.headers}
+    assert answer.status_code == 200
+    check_answer(DOCUMENT, operation, 200, headers, answer.get_data())
+
+
+@pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "get" in item])
+def test_what_is_asked_beside_is_answered_as_described(client: FlaskClient, path: str) -> None:
+    answer = client.get(path.replace("{name}", "any/thing"))
+    headers = {k.lower(): v for k, v in answer.headers}
+    assert answer.status_code == 200
+    check_answer(DOCUMENT, DOCUMENT["paths"][path]["get"], 200, headers, answer.get_data())
+
+
+RICH: list[tuple[str, Body]] = [
+    ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "best_of": 3, "echo": True, "logprobs": 2}),
+    (
+        "/v1/completions",
+        {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, "stream": True}
+        | {"stream_options": {"include_usage": True}},
+    ),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2},
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user"}],
+            "n": 2,
+            "logprobs": True,
+            "top_logprobs": 2,
+            "stream": True,
+        }
+        | {"stream_options": {"include_usage": True}},
+    ),
+    ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "stream": True}),
+    ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2}),
+    ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2, "stream": True}),
+    (
+        "/completion",
+        {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]},
+    ),
+    ("/api/generate", {"inputs": "a", "parameters": {"return_full_text": True}}),
+    ("/api/generate", {"prompt": "a"}),
+    ("/api/generate", {"prompt": ""}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), RICH)
+def test_rich_answers_are_as_described(client: FlaskClient, path: str, body: Body) -> None:
+    assert send(client, path, {"max_tokens": 3, "temperature": 2, **body}).status_code == 200
+
+
+@pytest.mark.parametrize("path", sorted({r.path for r in REQUESTS}))
+def test_refusals_are_as_described(path: str) -> None:
+    body = {**next(r.body for r in REQUESTS if r.path == path), "stream": False}
+    service, runner = make_service(TalkingDecoder())
+    runner.start()
+    client = create_app(OneModel(service)).test_client()
+    assert send(client, path, {**body, "deadline_ms": 1e-9}).status_code == 504
+    runner.drain()
+    assert send(client, path, body).status_code == 503
+    response = client.delete(path)
+    headers = {k.lower(): v for k, v in response.headers}
+    operation = DOCUMENT["paths"][path]["post"]
+    assert response.status_code == 405
+    check_answer(DOCUMENT, operation, 405, headers, response.get_data())
+    response = client.post(path, data=b" " * (9 * 2**20))
+    assert response.status_code == 413
+    headers = {k.lower(): v for k, v in response.headers}
+    check_answer(DOCUMENT, operation, 413, headers, response.get_data())
+    runner.close()
+
+
+PLAIN_PATHS = [p for p in DOCUMENT["paths"] if "{" not in p]
+
+
+@pytest.mark.parametrize("path", PLAIN_PATHS)
+def test_what_needs_no_key_is_described_so(path: str) -> None:
+    with flask_client(SecurityOptions(api_keys=("a-key",))) as client:
+        for method, operation in DOCUMENT["paths"][path].items():
+            status = client.open(path, method=method.upper()).status_code
+            assert (status == 401) == ("401" in operation["responses"])
+            assert (status == 401) == (operation.get("security") != [])

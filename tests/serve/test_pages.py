@@ -1,0 +1,399 @@
+"""Under which names the server answers, and which web pages may use it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from serve.http.app import create_app
+from serve.http.security.authority import Authority, is_loopback, parse_authority
+from serve.http.security.hosts import Hosts, check_name, own_names
+from serve.http.security.origins import (
+    Origins,
+    allowed_headers,
+    check_origins,
+    is_same,
+    is_web_page,
+)
+from serve.http.server import HttpServer, bind, run
+from serve.settings import SecurityOptions, ServerOptions
+from tests.support.fakes import FakeDecoder
+from tests.support.pooled import one_model
+from tests.support.serving import ask, connection, flask_client, read_all, running, send
+from turbopilot.base.errors import InvalidInput
+
+KEY = "k3y-of-alice"
+BODY: dict[str, object] = {"prompt": "well?"}
+
+
+MakeClient = Callable[[SecurityOptions], FlaskClient]
+
+
+@pytest.fixture
+def make_client() -> Iterator[MakeClient]:
+    with ExitStack() as stack:
+        yield lambda options: stack.enter_context(flask_client(options))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("localhost", Authority("localhost")),
+        ("LocalHost.:18080", Authority("localhost", 18080)),
+        ("127.0.0.1:", Authority("127.0.0.1")),
+        ("[::1]:80", Authority("::1", 80)),
+        ("[::FFFF:127.0.0.1]", Authority("::ffff:127.0.0.1")),
+        ("docker_name:1", Authority("docker_name", 1)),
+        ("", None),
+        (":80", None),
+        (".", None),
+        ("::1", None),
+        ("[::1", None),
+        ("[1.2.3.4]", None),
+        ("[:::]", None),
+        ("a b", None),
+        ("a/b", None),
+        ("user@localhost", None),
+        ("localhost:80:80", None),
+        ("localhost:99999999", None),
+        ("localhost, evil.com", None),
+        ("localhost\n", None),
+        ("x" * 300, None),
+    ],
+)
+def test_authorities(text: str, wanted: Authority | None) -> None:
+    assert parse_authority(text) == wanted
+
+
+def test_what_means_this_machine() -> None:
+    for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
+        assert is_loopback(host), host
+    for host in (
+        "0.0.0.0",
+        "::",
+        "10.0.0.1",
+        "::2",
+        "localhost.evil.com",
+        "evillocalhost",
+        "127.1",
+    ):
+        assert not is_loopback(host), host
+
+
+HERE = [
+    "127.0.0.1", "127.0.0.1:18080", "127.1.2.3", "localhost", "LOCALHOST:1", "localhost.:80", "[::1]",
+    "[::1]:18080", "my.localhost:5", "",
+]  # fmt: skip
+STRANGERS = [
+    "evil.com", "evil.com:18080", "localhost.evil.com", "127.0.0.1.evil.com", "127.0.0.1.nip.io", "evillocalhost",
+    "localhost@evil.com", "evil.com, localhost", "localhost evil.com", "x", "[::1].evil.com", "%31%32%37.0.0.1",
+]  # fmt: skip
+
+
+def no_names() -> tuple[str, ...]:
+    raise AssertionError("the machine's names matter only beyond it")
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "127.0.0.5"])
+def test_a_server_for_this_machine_alone(bound: str) -> None:
+    hosts = Hosts(bound, names=no_names)
+    assert all(map(hosts.accepts, HERE))
+    for host in (*STRANGERS, "192.168.1.5", "[fe80::1]:80", "0.0.0.0"):
+        assert not hosts.accepts(host), host
+
+
+@pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.168.1.5", "fe80::1"])
+def test_a_server_for_the_network(bound: str) -> None:
+    hosts = Hosts(bound, ["Code.Example.com."], lambda: ("gpu-box", "gpu-box.local"))
+    more = ["192.168.1.5:18080", "[fe80::1]:80", "0.0.0.0", "gpu-box:1", "GPU-BOX.local"]
+    for host in (*HERE, *more, "code.example.com:18080"):
+        assert hosts.accepts(host), host
+    for host in (*STRANGERS, "other-box", "a.code.example.com"):
+        assert not hosts.accepts(host), host
+
+
+def test_further_names() -> None:
+    hosts = Hosts("127.0.0.1", ["code.example.com"], names=no_names)
+    assert hosts.accepts("code.example.com:443")
+    assert not hosts.accepts("evil.com")
+    assert Hosts("127.0.0.1", ["*"]).accepts("evil.com")
+    assert check_name("Code.Example.com.") == "code.example.com"
+    assert check_name("[::1]") == "::1"
+    assert check_name("*") == "*"
+    for wrong in ("", "http://a.b", "a.b:80", "a b", "*.a.b"):
+        with pytest.raises(InvalidInput, match="--allowed-host"):
+            check_name(wrong)
+
+
+def test_the_machines_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.com")
+    assert own_names() == ("box.example.com", "box", "box.local")
+    monkeypatch.setattr(socket, "gethostname", lambda: "")
+    assert own_names() == ()
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/nope", "/metrics"])
+def test_a_foreign_name_is_421(make_client: MakeClient, path: str) -> None:
+    client = make_client(SecurityOptions())
+    response = client.get(path, headers={"Host": "rebound.evil.com"})
+    assert response.status_code == 421
+    error = response.get_json()["error"]
+    assert error["code"] == "host_not_allowed"
+    assert "--allowed-host" in error["message"]
+    allowed = make_client(SecurityOptions(allowed_hosts=("rebound.evil.com",)))
+    assert allowed.get(path, headers={"Host": "rebound.evil.com"}).status_code in (200, 404)
+
+
+def test_names_on_the_wire() -> None:
+    with running(FakeDecoder()) as r:
+        for lines, status in (
+            (b"", 200),  # HTTP/1.0 has no Host
+            (b"Host:\r\n", 200),
+            (b"Host: localhost:%d\r\n" % r.port, 200),
+            (b"Host: evil.com\r\n", 421),
+            (b"Host: localhost\r\nHost: evil.com\r\n", 421),
+            (b"Host: evil.com\r\nHost: localhost\r\n", 421),
+            (b"Host: \xff\r\n", 421),
+        ):
+            with connection(r.port) as s:
+                s.sendall(b"GET /health HTTP/1.0\r\n" + lines + b"\r\n")
+                assert read_all(s).split()[1] == b"%d" % status, lines
+
+
+class Elsewhere(socket.socket):
+    """Listens on loopback, and says that it listens on every network."""
+
+    def getsockname(self) -> tuple[str, int]:
+        return "0.0.0.0", super().getsockname()[1]
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_server_knows_where_it_listens(
+    key: str, beyond: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[Flask] = []
+    ends = HttpServer.run
+
+    def note(*args: Any) -> Flask:
+        apps.append(create_app(*args))
+        return apps[0]
+
+    def end(server: HttpServer) -> None:
+        server.stop()
+        ends(server)
+
+    monkeypatch.setattr("serve.http.server.create_app", note)
+    monkeypatch.setattr(HttpServer, "run", end)
+    listener = bind("127.0.0.1", 0)
+    if beyond:
+        listener = Elsewhere(fileno=listener.detach())
+    options = ServerOptions(
+        Path("m.gguf"),
+        security=SecurityOptions(api_keys=(key,) if key else ()),
+        host="code.example.com",
+    )
+    said: list[str] = []
+    run(one_model(FakeDecoder()), listener, options, said.append)
+    warnings = [line for line in said if line.startswith("warning")]
+    assert len(warnings) == (beyond and not key)
+    assert KEY not in "".join(said)
+    client = apps[0].test_client()
+    for host, is_own in (
+        ("code.example.com", True),
+        ("localhost", True),
+        ("192.168.1.5:80", beyond),
+        ("evil.com", False),
+    ):
+        headers = {"Host": host, "Authorization": f"Bearer {KEY}"}
+        status = client.get("/v1/models", headers=headers).status_code
+        assert status == (200 if is_own else 421), host
+
+
+# Web pages
+
+
+def test_which_origins_are_web_pages() -> None:
+    for origin in (
+        "https://evil.com", "HTTP://evil.com", "http://127.0.0.1:3000", "null", "nonsense", "//evil.com",
+        "https://evil.com vscode-webview://x", "https://", "vscode-webview://x, https://evil.com",
+    ):  # fmt: skip
+        assert is_web_page(origin), origin
+    for origin in (
+        "vscode-webview://1q2w3e", "vscode-file://vscode-app", "app://obsidian.md", "file://", "tauri://localhost",
+        "chrome-extension://abc",
+    ):  # fmt: skip
+        assert not is_web_page(origin), origin
+
+
+def test_the_servers_own_pages() -> None:
+    for origin, host in (
+        ("http://localhost:18080", "localhost:18080"),
+        ("http://127.0.0.1", "127.0.0.1:80"),
+        ("http://[::1]:5", "[::1]:5"),
+        ("https://code.example.com", "code.example.com"),  # a proxy that speaks TLS
+        ("https://Code.example.com:443", "code.example.com"),
+    ):
+        assert is_same(origin, host), origin
+    for origin, host in (
+        ("http://localhost:3000", "localhost:18080"),
+        ("http://localhost:18080", "127.0.0.1:18080"),
+        ("http://evil.com", "localhost"),
+        ("http://evil.com", ""),
+        ("null", "null"),
+        ("http://localhost", "localhost:443"),
+    ):
+        assert not is_same(origin, host), origin
+
+
+FOREIGN = ["https://evil.com", "http://localhost:3000", "null", "http://localhost.evil.com", "x"]
+PROGRAMS = [None, "", "vscode-webview://1q2w", "vscode-file://vscode-app", "app://obsidian.md"]
+HOST = "localhost:18080"
+
+
+def post_from(
+    client: FlaskClient, origin: str | None, path: str = "/v1/completions", **headers: str
+) -> tuple[int, dict[str, str]]:
+    """As a form or a script of a page can, without asking first."""
+    more = {} if origin is None else {"Origin": origin}
+    response = client.post(
+        path,
+        data=json.dumps({"prompt": "well?", "inputs": "well?"}),
+        content_type="text/plain",
+        headers={"Host": HOST, **headers, **more},
+    )
+    return response.status_code, dict(response.headers)
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_foreign_page_costs_nothing_and_reads_nothing(
+    make_client: MakeClient, origin: str
+) -> None:
+    client = make_client(SecurityOptions())
+    for path in ("/v1/completions", "/api/generate", "/infill"):
+        status, headers = post_from(client, origin, path)
+        assert status == 403
+        assert not any(name.startswith("Access-Control") for name in headers)
+    response = client.get("/v1/models", headers={"Origin": origin, "Host": HOST})
+    assert response.status_code == 403
+    assert response.get_json()["error"]["code"] == "origin_not_allowed"
+
+
+def test_a_foreign_page_reaches_no_engine() -> None:
+    with running(FakeDecoder()) as r:
+        with connection(r.port) as s:
+            send(s, BODY, headers="Origin: https://evil.com\r\nConnection: close\r\n")
+            assert b" 403 " in read_all(s).split(b"\r\n")[0]
+        assert not r.runner.seen
+        status, _, _ = ask(r.port, "POST", "/v1/completions", {**BODY, "max_tokens": 1})
+        assert status == 200
+
+
+@pytest.mark.parametrize("origin", [*PROGRAMS, f"http://{HOST}"])
+def test_programs_and_own_pages_need_no_leave(make_client: MakeClient, origin: str | None) -> None:
+    status, headers = post_from(make_client(SecurityOptions()), origin)
+    assert status == 200
+    assert not any(name.startswith("Access-Control") for name in headers)
+    assert "Vary" not in headers
+
+
+PAGE = "https://chat.example.com"
+
+
+def preflight(client: FlaskClient, origin: str, **headers: str) -> tuple[int, dict[str, str]]:
+    wanted = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, x-turbopilot-session, x-evil",
+    }
+    response = client.options("/v1/completions", headers={"Origin": origin, **wanted, **headers})
+    return response.status_code, dict(response.headers)
+
+
+def test_an_allowed_page_asks_first(make_client: MakeClient) -> None:
+    # Browsers send no key with this question.
+    client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=(PAGE,)))
+    status, headers = preflight(client, PAGE)
+    assert status == 204
+    assert headers["Access-Control-Allow-Origin"] == PAGE
+    assert "POST" in headers["Access-Control-Allow-Methods"]
+    allowed = headers["Access-Control-Allow-Headers"].split(", ")
+    assert {"authorization", "content-type", "x-turbopilot-session"} <= set(allowed)
+    assert "x-evil" not in allowed
+    assert headers["Vary"] == "Origin"
+    assert "Access-Control-Allow-Private-Network" not in headers
+    assert "Access-Control-Allow-Credentials" not in headers
+    _, headers = preflight(client, PAGE, **{"Access-Control-Request-Private-Network": "true"})
+    assert headers["Access-Control-Allow-Private-Network"] == "true"
+
+
+def test_an_allowed_page_asks_and_reads(make_client: MakeClient) -> None:
+    client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=(PAGE,)))
+    for key, wanted in ((KEY, 200), ("wrong", 401)):
+        status, headers = post_from(client, PAGE, Authorization=f"Bearer {key}")
+        assert status == wanted
+        assert headers["Access-Control-Allow-Origin"] == PAGE, "so that the page can read the error"
+        exposed = headers["Access-Control-Expose-Headers"]
+        assert "X-TurboPilot-Truncated" in exposed
+        assert "X-Request-Id" in exposed
+        assert headers["Vary"] == "Origin"
+
+
+def test_other_pages_are_told_nothing(make_client: MakeClient) -> None:
+    client = make_client(SecurityOptions(cors_origins=(PAGE,)))
+    for origin in (*FOREIGN, PAGE + ".evil.com", PAGE + ":444", "http://chat.example.com"):
+        for status, headers in (preflight(client, origin), post_from(client, origin)):
+            assert status == 403
+            assert not any(name.startswith("Access-Control") for name in headers)
+            assert headers["Vary"] == "Origin", "no cache may mix the two up"
+    status, headers = preflight(client, "vscode-webview://x")
+    assert status == 204
+    assert not any(name.startswith("Access-Control") for name in headers)
+
+
+def test_every_page(make_client: MakeClient) -> None:
+    client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=("*",)))
+    for origin in (*FOREIGN[:4], "vscode-webview://x"):
+        status, headers = preflight(client, origin)
+        assert (status, headers["Access-Control-Allow-Origin"]) == (204, "*")
+        assert post_from(client, origin)[0] == 401
+        assert post_from(client, origin, Authorization=f"Bearer {KEY}")[0] == 200
+
+
+def test_which_origins_can_be_allowed() -> None:
+    good = ("HTTPS://Chat.example.com", "http://localhost:3000", "vscode-webview://x", "file://")
+    assert check_origins(good, has_keys=False) == tuple(map(str.lower, good))
+    for bad in (
+        "",
+        "chat.example.com",
+        PAGE + "/",
+        PAGE + "/path",
+        "https://*.example.com",
+        "http://",
+    ):
+        with pytest.raises(InvalidInput, match="--cors-origin"):
+            check_origins([bad], has_keys=True)
+    for everybody in ("*", "null"):
+        assert check_origins([everybody], has_keys=True) == (everybody,)
+        with pytest.raises(InvalidInput, match="every web page"):
+            check_origins([everybody], has_keys=False)
+    with pytest.raises(InvalidInput, match="all of them"):
+        check_origins(["*", PAGE], has_keys=True)
+
+
+def test_headers_that_a_page_may_send() -> None:
+    found = allowed_headers("X-Stainless-OS,x-turbopilot-New, cookie,x-stainless-\r\nevil")
+    assert {"x-stainless-os", "x-turbopilot-new", "authorization"} <= set(found)
+    assert "cookie" not in found
+    assert not any("evil" in name for name in found)
+    assert not Origins(())

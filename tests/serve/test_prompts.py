@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.prompt.window import Prompt, build_prompt
+from tests.support.fakes import EOG, FIM, FakeDecoder
+
+
+def build(
+    prefix: str,
+    suffix: str | None = None,
+    *,
+    max_tokens: int = 10,
+    n_ctx: int = 100,
+    **model: object,
+) -> Prompt:
+    decoder = FakeDecoder()
+    for name, value in model.items():
+        setattr(decoder, name, value)
+    return build_prompt(decoder, prefix, suffix, n_ctx=n_ctx, max_tokens=max_tokens)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(text.encode())
+
+
+def test_what_fits_is_left_alone() -> None:
+    assert build("def f():") == Prompt(ids("def f():"), 10)
+
+
+def test_a_suffix_is_framed() -> None:
+    assert build("ab", "cd").tokens == (FIM.prefix, *ids("ab"), FIM.suffix, *ids("cd"), FIM.middle)
+
+
+def test_a_model_without_fim_gets_the_prefix_alone() -> None:
+    assert build("ab", "cd", fim=None).tokens == ids("ab")
+
+
+def test_names_of_special_tokens_in_framed_text_are_text() -> None:
+    tokens = build("a <fim_suffix> b", "<fim_middle>").tokens
+    assert tokens.count(FIM.suffix) == tokens.count(FIM.middle) == 1
+
+
+def test_a_frame_that_the_client_wrote_counts() -> None:
+    tokens = build("<fim_prefix>ab<fim_suffix>cd<fim_middle>").tokens
+    assert tokens == build("ab", "cd").tokens
+
+
+def test_an_empty_prompt_begins_with_the_start_token() -> None:
+    assert build("").tokens == (EOG,)
+    assert build("", adds_bos=True).tokens == (EOG,)
+    assert build("x", adds_bos=True).tokens == (EOG, *ids("x"))
+
+
+def test_a_long_prompt_loses_its_beginning() -> None:
+    prompt = build("a" * 200 + "the end", max_tokens=20)
+    assert prompt.tokens == ids("a" * 73 + "the end")
+    assert prompt.truncated == ("prompt",)
+    assert prompt.max_tokens == 20
+
+
+def test_a_large_max_tokens_is_clamped_to_what_is_left() -> None:
+    prompt = build("a" * 60, max_tokens=4096)
+    assert (prompt.max_tokens, prompt.truncated) == (40, ("max_tokens",))
+
+
+def test_both_share_the_context_where_both_are_too_long() -> None:
+    prompt = build("a" * 500, max_tokens=4096)
+    assert (len(prompt.tokens), prompt.max_tokens) == (75, 25)
+    assert prompt.truncated == ("prompt", "max_tokens")
+
+
+@pytest.mark.parametrize("written_by_client", [False, True])
+def test_shortening_keeps_the_frame_and_what_is_near_the_cursor(written_by_client: bool) -> None:
+    before, after = "a" * 300 + "NEAR", "near" + "b" * 300
+    if written_by_client:
+        prompt = build(f"<fim_prefix>{before}<fim_suffix>{after}<fim_middle>")
+    else:
+        prompt = build(before, after)
+    tokens = list(prompt.tokens)
+    assert len(tokens) == 90
+    at = tokens.index(FIM.suffix)
+    assert tokens[0] == FIM.prefix
+    assert tokens[-1] == FIM.middle
+    assert bytes(tokens[1:at]).endswith(b"NEAR")
+    assert bytes(tokens[at + 1 : -1]).startswith(b"near")
+    assert at > len(tokens) - at  # the text before the cursor gets the larger share
+
+
+def test_a_short_prefix_leaves_its_room_to_the_suffix() -> None:
+    prompt = build("ab", "c" * 300)
+    assert len(prompt.tokens) == 90
+    assert ids("ab") == prompt.tokens[1:3]
+
+
+def test_millions_of_characters_are_not_all_tokenized() -> None:
+    seen = []
+
+    class Counting(FakeDecoder):
+        def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+            seen.append(len(text))
+            return super().tokenize(text, parse_special=parse_special)
+
+    prompt = build_prompt(Counting(), "x" * 5_000_000, "", n_ctx=100, max_tokens=10)
+    assert len(prompt.tokens) == 90
+    assert max(seen) <= 3200
+
+
+@given(
+    st.text(st.sampled_from("ab<"), max_size=80),
+    st.text(st.sampled_from("cd>"), max_size=80),
+    st.integers(0, 5000),
+    st.integers(2, 120),
+    st.booleans(),
+)
+def test_it_always_fits(prefix: str, suffix: str, max_tokens: int, n_ctx: int, bos: bool) -> None:
+    prompt = build(prefix, suffix, max_tokens=max_tokens, n_ctx=n_ctx, adds_bos=bos)
+    assert len(prompt.tokens) >= 1
+    assert len(prompt.tokens) + prompt.max_tokens <= n_ctx
+    assert prompt.max_tokens <= max_tokens
+    assert prompt.max_tokens > 0 or max_tokens == 0
+    assert ("max_tokens" in prompt.truncated) == (prompt.max_tokens < max_tokens)

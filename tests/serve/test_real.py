@@ -1,0 +1,288 @@
+"""llama.cpp itself, with the bundled model: the decoder, files it must refuse, and the whole command."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.decoder import BatchItem
+from serve.engine import Engine
+from serve.llama import load
+from serve.llama.decoder import LlamaDecoder
+from serve.llama.log import LogCapture
+from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
+from serve.settings import ModelOptions
+from turbopilot.base.errors import CorruptModel, InvalidInput
+
+ROOT = Path(__file__).parents[2]
+CODE = (
+    "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx = '→ naïve 🙂'\n" + " " * 40 + "pass\n"
+)
+
+
+@pytest.fixture(scope="module")
+def decoder(demo_gguf: Path) -> Iterator[LlamaDecoder]:
+    decoder, _ = load(demo_gguf, ModelOptions(threads=2, ctx=512, n_batch=64, n_seq=2))
+    yield decoder
+    decoder.close()
+
+
+def generate(engine: Engine, prompt: tuple[int, ...], n: int) -> tuple[str, Finished]:
+    text, events = (
+        "",
+        engine.submit(0, GenerationRequest(prompt, n, sampling=SamplingParams(temperature=0))),
+    )
+    while engine.has_work:
+        events += engine.step()
+    for _, event in events:
+        if isinstance(event, TextDelta):
+            text += event.text
+        elif isinstance(event, Finished):
+            end = event
+    return text, end
+
+
+def test_pieces_of_a_text_are_the_text(decoder: LlamaDecoder) -> None:
+    tokens = decoder.tokenize(CODE, parse_special=False)
+    assert b"".join(map(decoder.piece, tokens)).decode() == CODE
+
+
+def test_special_tokens_are_read_where_wanted_and_never_written(decoder: LlamaDecoder) -> None:
+    assert decoder.fim
+    name = "<fim_prefix>"
+    assert decoder.tokenize(name, parse_special=True) == [decoder.fim.prefix]
+    assert decoder.fim.prefix not in decoder.tokenize(name, parse_special=False)
+    for token in (decoder.fim.prefix, decoder.fim.suffix, decoder.fim.middle, decoder.start_token):
+        assert decoder.piece(token) == b""
+        assert decoder.is_eog(token)
+
+
+def test_a_reused_prefix_gives_the_logits_of_a_fresh_one(decoder: LlamaDecoder) -> None:
+    tokens = decoder.tokenize(CODE, parse_special=False)[:40]
+    batch = [BatchItem(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)]
+    (fresh,) = decoder.decode(batch)
+    assert decoder.remove(0, 25)
+    (again,) = decoder.decode(batch[25:])
+    assert decoder.remove(0, 0)
+    # Batches of other sizes take other kernels, so the last bits may differ.
+    assert np.abs(fresh - again).max() < 0.05
+    assert fresh.argmax() == again.argmax()
+
+
+def test_rows_come_in_the_order_of_the_batch(decoder: LlamaDecoder) -> None:
+    a, b = (
+        decoder.tokenize("import os", parse_special=False),
+        decoder.tokenize("class", parse_special=False),
+    )
+    rows = decoder.decode(
+        [BatchItem(t, i, 0, i == len(a) - 1) for i, t in enumerate(a)]
+        + [BatchItem(t, i, 1, i == len(b) - 1) for i, t in enumerate(b)]
+    )
+    rows = rows.copy()  # they are llama.cpp's own memory
+    assert rows.shape == (2, decoder.n_vocab)
+    decoder.remove(0, 0)
+    decoder.remove(1, 0)
+    alone = decoder.decode([BatchItem(t, i, 1, i == len(b) - 1) for i, t in enumerate(b)])
+    decoder.remove(1, 0)
+    assert np.abs(rows[1] - alone[0]).max() < 0.05
+    assert np.abs(rows[0] - alone[0]).max() > 0.05
+
+
+def test_the_engine_generates_the_same_with_and_without_a_cache(decoder: LlamaDecoder) -> None:
+    prompt = tuple(decoder.tokenize(CODE * 3 + "def ", parse_special=False))
+    assert len(prompt) > decoder.n_batch  # so that it is read in chunks
+    engine = Engine(decoder)
+    first, _ = generate(engine, prompt, 24)
+    second, end = generate(engine, prompt, 24)  # known
+    assert first == second
+    assert end.usage.cached_tokens == len(prompt)
+    longer, end = generate(engine, prompt, 25)  # the last token is computed
+    assert longer.startswith(first)
+    assert end.usage.cached_tokens == len(prompt)
+    decoder.remove(0, 0)
+
+
+def test_the_report_is_of_what_was_really_set_up(demo_gguf: Path) -> None:
+    decoder, report = load(demo_gguf, ModelOptions(threads=1, n_gpu_layers=3))
+    decoder.close()
+    assert report.n_threads == 1
+    assert report.has_fim
+    if not report.devices:
+        assert report.n_offloaded == 0  # whatever was asked for
+    assert any(line.startswith("GPU") for line in report.lines())
+
+
+def test_more_rows_than_sequences_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
+    batch = [BatchItem(decoder.start_token, i, 0, want_logits=True) for i in range(19)]
+    with pytest.raises(ValueError, match="19 rows of logits of at most 18"):
+        decoder.decode(batch)
+
+
+def test_offloaded_layers_are_read_from_the_log() -> None:
+    capture = LogCapture()
+    for level, text in (
+        (2, b"load_tensors: offloading 12 "), (5, b"repeating layers to GPU\n"),
+        (2, b"load_tensors: offloaded 13/21 layers to GPU\n"),
+        (4, b"first\n"), (3, b"a warning\n"), (4, b"la"), (5, b"st\n"),
+    ):  # fmt: skip
+        capture.write(level, text)
+    assert capture.offloaded() == (13, 21)
+    assert capture.last_errors() == "first; last"
+    for i in range(1000):  # a large model's layers, one by one
+        capture.write(1, f"layer {i}\n".encode())
+    assert capture.offloaded() == (13, 21)
+    capture.clear()
+    assert capture.offloaded() is None
+
+
+def test_caches_of_keys_and_values_are_added_up() -> None:
+    capture = LogCapture()
+    for layers in (5, 25):  # with and without a window
+        sizes = f"size = {layers * 2:7.2f} MiB (  2048 cells, {layers:3d} layers,  1/1 seqs)"
+        capture.write(
+            2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ".encode()
+        )
+        capture.write(5, f"{layers:7.2f} MiB\n".encode())
+    assert capture.kv_bytes() == 60 << 20
+    capture.clear()
+    assert capture.kv_bytes() == 0
+
+
+def hostile(data: bytes) -> dict[str, bytes]:
+    key = b"phi2.attention.head_count"
+    at = data.index(key) + len(key)
+    layers = data.index(b"phi2.block_count") + len(b"phi2.block_count")
+    rotary = data.index(b"phi2.rope.dimension_count") + len(b"phi2.rope.dimension_count")
+    return {
+        "empty": b"",
+        "not a gguf": b"#!/bin/sh\n" * 100,
+        "header cut off": data[:1000],
+        "data cut off": data[: len(data) // 2],
+        "no heads": data[: at + 4] + bytes(4) + data[at + 8 :],
+        "too many layers": data[: layers + 4] + bytes([0, 128, 0, 0]) + data[layers + 8 :],
+        "odd rotary": data[: rotary + 4] + bytes([33, 0, 0, 0]) + data[rotary + 8 :],
+        "huge rotary": data[: rotary + 4] + bytes([0, 0, 0, 1]) + data[rotary + 8 :],
+        "unknown architecture": data.replace(b"phi2", b"phiX"),
+        "a tensor renamed": data.replace(b"output_norm.weight", b"output_nurm.weight"),
+        "an unknown tokenizer": data.replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gptX"),
+        "no tokens": data.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"),
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["empty", "not a gguf", "header cut off", "data cut off", "no heads", "too many layers",
+     "odd rotary", "huge rotary", "unknown architecture", "a tensor renamed", "an unknown tokenizer", "no tokens"],
+)  # fmt: skip
+def test_a_bad_file_is_a_message(demo_gguf: Path, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(hostile(demo_gguf.read_bytes())[fault])
+    with pytest.raises(CorruptModel, match=r"bad\.gguf"):
+        load(path, ModelOptions(threads=1))
+
+
+def test_llama_cpps_reason_is_in_the_message(demo_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(hostile(demo_gguf.read_bytes())["unknown architecture"])
+    with pytest.raises(CorruptModel, match="phiX"):
+        load(path, ModelOptions(threads=1))
+
+
+def test_a_context_that_is_too_small_is_refused(demo_gguf: Path) -> None:
+    with pytest.raises(InvalidInput, match="--ctx 3"):
+        load(demo_gguf, ModelOptions(ctx=3))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
+
+
+def ask(port: int, body: dict[str, object]) -> Any:
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
+    try:
+        c.request("POST", "/v1/completions", json.dumps(body))
+        return json.loads(c.getresponse().read())
+    finally:
+        c.close()
+
+
+def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
+    environ = {**os.environ, "THREADS": "2", "MODEL": str(demo_gguf), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command("--port", "0", "-m", "codegen", "--temperature", "0"),
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("try "):
+                break
+        assert "FIM      yes" in said
+        assert "layers offloaded" in said
+        assert "2 threads" in said
+        port = int(said.split("http://127.0.0.1:")[1].split()[0])
+        first = ask(port, {"prompt": "def add(a, b):\n    return", "max_tokens": 8})
+        again = ask(port, {"prompt": "def add(a, b):\n    return", "max_tokens": 8})
+        assert first["choices"] == again["choices"]
+        assert first["usage"]["completion_tokens"] >= 1
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+        framed = ask(
+            port, {"prompt": "def add(a, b):\n    ", "suffix": "\n\nx = 1", "max_tokens": 8}
+        )
+        assert framed["usage"]["prompt_tokens"] > 3
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        assert err.rstrip().endswith("stopped")
+        assert "Traceback" not in err
+        assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["such/file.gguf"], 2, "no such file"),
+        (["no/such/file.gguf"], 3, "no such file here; looking for it on the Hub"),
+        (["README.md"], 2, "not a GGUF file"),
+        (["-m", "stablecod"], 2, "did you mean stablecode"),
+        (["--ngl", "some"], 2, "--ngl some"),
+        (["--cache-type", "q8"], 2, "did you mean q8_0"),
+        (["a.gguf", "-f", "b.gguf"], 2, "two models"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    (tmp_path / "README.md").write_text("# not a model\n")
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
+    from serve.http.server import bind
+
+    with bind("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            command(str(demo_gguf), "-p", port), capture_output=True, text=True, cwd=ROOT,
+            check=False, timeout=100,
+        )  # fmt: skip
+    assert done.returncode == 8
+    assert port in done.stderr
+    assert "-p" in done.stderr
+    assert "loading" not in done.stderr  # known before the model is read

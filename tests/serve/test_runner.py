@@ -1,0 +1,450 @@
+"""The engine's thread: every request ends in exactly one terminal event, whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from serve.decoder import BatchItem, Logits
+from serve.engine import Engine, EngineOptions
+from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
+from serve.runner import EngineRunner
+from serve.runner.job import Job
+from serve.runner.throughput import LONGEST, UNKNOWN, Throughput
+from tests.serve.test_engine_step import expected
+from tests.support.fakes import FakeDecoder
+from tests.support.serving import WatchedRunner, make_service, wait
+from turbopilot.base.errors import (
+    DeadlineExceeded,
+    DecoderFailed,
+    NoKvSlot,
+    Overloaded,
+    TurboPilotError,
+)
+
+
+def request(
+    text: str, max_tokens: int, *, name: str = "", deadline: float | None = None
+) -> GenerationRequest:
+    return GenerationRequest(
+        tuple(text.encode()),
+        max_tokens,
+        sampling=SamplingParams(temperature=0),
+        supersedes=name,
+        deadline=deadline,
+    )
+
+
+@contextmanager
+def running(
+    decoder: FakeDecoder, *, max_open: int = 100, clock: Callable[[], float] | None = None
+) -> Iterator[WatchedRunner]:
+    _, runner = make_service(decoder, max_open=max_open, clock=clock)
+    runner.start()
+    yield runner
+    decoder.open_gate()
+    runner.close()
+    assert_nothing_is_left(runner)
+
+
+def assert_nothing_is_left(runner: WatchedRunner) -> None:
+    assert runner.n_open == 0
+    assert len(runner._ledger) == 0
+    assert not runner._ledger._ids
+    assert not runner._thread.is_alive()
+
+
+def drain(job: Job) -> dict[int, Finished]:
+    """The terminal events; fails where one comes twice or never."""
+    ends: dict[int, Finished] = {}
+    while not job.is_finished:
+        item = job.next_event(timeout=60)
+        if item is None:
+            continue  # abandoned: only woken
+        index, event = item
+        assert index not in ends
+        if isinstance(event, Finished):
+            ends[index] = event
+    while (left := job._handed.empty()) is False:
+        assert job._handed.get() is None, left
+    assert not job._ready
+    return ends
+
+
+class Saboteur:
+    """Raises what it is told to, in the engine's thread, once each."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self._errors = list(errors)
+
+    def __call__(self, _: Sequence[BatchItem]) -> TurboPilotError | None:
+        if self._errors:
+            raise self._errors.pop(0)
+        return None
+
+
+def test_jobs_of_many_threads_each_end_once() -> None:
+    ends: list[dict[int, Finished]] = []
+    with running(FakeDecoder(n_seq=2)) as runner:
+
+        def client(i: int) -> None:
+            job = runner.submit([request(f"{i} {k}", 5) for k in range(3)], whole=i % 2 == 0)
+            if i % 3 == 0:
+                job.cancel()
+            ends.append(drain(job))
+
+        threads = [threading.Thread(target=client, args=(i,)) for i in range(12)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    assert len(ends) == 12
+    assert all(set(e) == {0, 1, 2} for e in ends)
+    assert {f.reason for e in ends for f in e.values()} <= {"length", "cancelled"}
+
+
+def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() -> None:
+    threads_before = threading.active_count()
+    failing = random.Random(0)
+
+    def fail(_: Sequence[BatchItem]) -> TurboPilotError | None:
+        at = failing.random()
+        return NoKvSlot("no room") if at < 0.01 else DecoderFailed("boom") if at < 0.015 else None
+
+    n_ended = [0] * 5
+    decoder = FakeDecoder(n_seq=8, n_batch=64, fail=fail)
+    with running(decoder, max_open=64) as runner:
+
+        def client(number: int) -> None:
+            rng = random.Random(number)
+            jobs: list[Job] = []
+            n_sent = 0
+            while n_sent < 2000:
+                n = min(rng.choice((1, 1, 1, 2, 5)), 2000 - n_sent)
+                name = f"{number}" if rng.random() < 0.2 else ""
+                requests = [
+                    request(chr(97 + rng.randrange(26)), rng.randrange(4)) for _ in range(n)
+                ]
+                requests[0] = request("a", 3, name=name)
+                try:
+                    jobs.append(runner.submit(requests, whole=rng.random() < 0.5))
+                    n_sent += n
+                except Overloaded:
+                    pass  # ends some of its own first
+                if jobs and rng.random() < 0.5:
+                    rng.choice((Job.cancel, Job.abandon))(rng.choice(jobs))
+                if len(jobs) > 5:
+                    n_ended[number] += len(drain(jobs.pop(rng.randrange(len(jobs)))))
+            n_ended[number] += sum(len(drain(job)) for job in jobs)
+
+        threads = [threading.Thread(target=client, args=(i,)) for i in range(5)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert runner.wait_until_idle(60)
+        runner.engine.check_integrity()
+    assert n_ended == [2000] * 5
+    assert sum(runner.metrics.finished.values()) == 10_000
+    assert threading.active_count() == threads_before
+
+
+def test_what_is_wanted_whole_wakes_its_taker_once() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate, n_seq=2)) as runner:
+        whole = runner.submit([request("a", 6), request("b", 3)], whole=True)
+        gate.release(5)
+        follower = runner.submit([request("c", 1)])
+        gate.release(20)
+        drain(follower)  # the first of both has ended by now, too
+        drained = drain(whole)
+        assert {i: f.usage.completion_tokens for i, f in drained.items()} == {0: 6, 1: 3}
+    # Every event of both came by one message.
+    assert whole._handed.empty()
+
+
+def test_a_failure_is_told_before_the_other_choices_have_ended() -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate, n_ctx=64)
+    with running(decoder) as runner:
+        job = runner.submit([request("a", 50), request("x" * 60, 50)], whole=True)
+        found = job.next_event(timeout=60)  # the second does not fit; the first has not begun
+        assert found
+        assert isinstance(found[1], Finished)
+        assert found[1].reason == "error"
+        job.cancel()
+
+
+def test_closing_ends_what_runs_and_what_waits() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate)) as runner:
+        jobs = [runner.submit([request("a", 50)], whole=i == 1) for i in range(3)]
+        runner.request_stop()
+        gate.release()
+        assert [drain(j)[0].reason for j in jobs] == ["cancelled"] * 3
+        with pytest.raises(Overloaded, match="shutting down"):
+            runner.submit([request("a", 5)])
+    assert runner.engine_closed
+    assert runner.failure is None
+
+
+def test_draining_lets_what_is_there_end() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate)) as runner:
+        jobs = [runner.submit([request("a", 5)]) for _ in range(3)]
+        runner.drain()
+        assert runner.is_draining
+        assert not runner.is_cut
+        with pytest.raises(Overloaded, match="shutting down"):
+            runner.submit([request("a", 5)])
+        assert not runner.wait_until_idle(0)
+        gate.release(100)
+        assert runner.wait_until_idle(60)
+        assert [drain(j)[0].reason for j in jobs] == ["length"] * 3
+
+
+def test_an_engine_that_breaks_ends_its_requests_and_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate, fail=Saboteur(RuntimeError("a bug")))
+    with running(decoder) as runner:
+        jobs = [runner.submit([request("a", 50)], whole=i == 1) for i in range(3)]
+        gate.release()
+        for job in jobs:
+            end = drain(job)[0]
+            assert end.reason == "error"
+            assert isinstance(end.error, DecoderFailed)
+        gate.release(5)
+        assert drain(runner.submit([request("a", 5)]))[0].reason == "length"
+        assert runner.failure is None
+        assert runner.n_restarts == 1
+    assert "the engine broke" in caplog.text
+
+
+def breaks(runner: WatchedRunner) -> Finished:
+    return drain(runner.submit([request("a", 5)]))[0]
+
+
+def test_an_engine_that_breaks_again_and_again_is_given_up() -> None:
+    bug = RuntimeError("a bug")
+    with running(FakeDecoder(fail=Saboteur(*[bug] * 4)), clock=lambda: 100.0) as runner:
+        for _ in range(4):
+            assert isinstance(breaks(runner).error, DecoderFailed)
+        runner._thread.join()
+        with pytest.raises(DecoderFailed, match="a bug"):
+            runner.submit([request("a", 5)])
+        assert runner.failure
+        assert runner.n_restarts == 3
+
+
+def test_rare_failures_are_forgiven() -> None:
+    now = itertools.count(0.0, 25.0)  # every look at the clock is half a minute later
+    with running(
+        FakeDecoder(fail=Saboteur(*[RuntimeError("a bug")] * 9)), clock=lambda: next(now)
+    ) as runner:
+        for _ in range(9):
+            assert isinstance(breaks(runner).error, DecoderFailed)
+        assert breaks(runner).reason == "length"
+        assert runner.failure is None
+
+
+@pytest.mark.parametrize("fault", [SystemExit(), KeyboardInterrupt(), MemoryError("no memory")])
+def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
+    gate = threading.Semaphore(0)
+    decoder = FakeDecoder(gate=gate, n_seq=2, fail=Saboteur(*[fault] * 9))
+    with running(decoder, clock=lambda: 0.0) as runner:
+        jobs = [runner.submit([request("a", 50), request("b", 50)]) for _ in range(3)]
+        gate.release(10)
+        for job in jobs:
+            ends = drain(job)
+            assert [ends[i].reason for i in (0, 1)] == ["error", "error"]
+        if isinstance(fault, Exception):
+            assert runner.failure is None  # that was no more than a failure
+        else:
+            runner._thread.join()
+            assert runner.failure
+            with pytest.raises(DecoderFailed):
+                runner.submit([request("a", 5)])
+
+
+def test_an_engine_that_cannot_be_reset_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(FakeDecoder(fail=Saboteur(RuntimeError("a bug")))) as runner:
+
+        def reset(_: TurboPilotError) -> list[object]:
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(runner.engine, "reset", reset)
+        assert isinstance(breaks(runner).error, DecoderFailed)
+        runner._thread.join()
+        assert runner.failure
+
+
+def test_what_a_broken_engine_has_lost_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(FakeDecoder(fail=Saboteur(RuntimeError("a bug")))) as runner:
+        monkeypatch.setattr(runner.engine, "reset", lambda _: [])
+        assert isinstance(breaks(runner).error, DecoderFailed)
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9, float("nan")])
+def test_a_clock_that_jumps_ends_nothing_twice(jump: float) -> None:
+    times = itertools.chain([0.0, 0.0, 0.1, jump], itertools.cycle((0.2, jump, -jump)))
+    lock = threading.Lock()
+
+    def clock() -> float:
+        with lock:
+            return next(times)
+
+    with running(FakeDecoder(n_seq=2, fail=Saboteur(RuntimeError("a bug"))), clock=clock) as runner:
+        jobs = [runner.submit([request("a", 20, deadline=5.0)]) for _ in range(10)]
+        for job in jobs:
+            end = drain(job)[0]
+            assert end.reason in ("length", "error")
+            assert end.error is None or isinstance(end.error, DeadlineExceeded | DecoderFailed)
+
+
+def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+    with running(FakeDecoder()) as runner:
+        lazy = runner.submit([request("lazy", 200)])
+        assert drain(runner.submit([request("eager", 5)]))[0].reason == "length"
+        assert sum(1 for _ in iter(lambda: lazy.next_event(0), None)) == 200 + 1
+
+
+def test_cancelling_twice_or_after_the_end_does_no_harm() -> None:
+    with running(FakeDecoder()) as runner:
+        job = runner.submit([request("a", 2)])
+        first = job.next_event(timeout=60)
+        assert first
+        assert isinstance(first[1], TextDelta)
+        drain(job)
+        job.cancel()
+        job.cancel()
+        assert drain(runner.submit([request("b", 2)]))[0].reason == "length"
+
+
+def test_abandoning_wakes_whoever_waits() -> None:
+    with running(FakeDecoder(gate=threading.Semaphore(0))) as runner:
+        job = runner.submit([request("a", 2)], whole=True)
+        found: list[object] = []
+        taker = threading.Thread(target=lambda: found.append(job.next_event()))
+        taker.start()
+        job.abandon()  # no token has come
+        taker.join()
+        assert found == [None]
+
+
+def test_superseding_one_choice_ends_its_siblings() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate, n_seq=4)) as runner:
+        old = runner.submit([request("a", 50, name="x"), request("b", 50), request("c", 50)])
+        new = runner.submit([request("d", 2, name="x"), request("e", 2)])
+        other = runner.submit([request("f", 2, name="y")])
+        gate.release(100)
+        assert [f.reason for f in drain(old).values()] == ["cancelled"] * 3
+        assert [f.reason for f in drain(new).values()] == ["length"] * 2
+        assert [f.reason for f in drain(other).values()] == ["length"]
+
+
+def test_requests_are_counted_not_jobs() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate), max_open=4) as runner:
+        jobs = [
+            runner.submit([request("a", 1)] * 9)
+        ]  # more than there is room for, but nobody waits
+        with pytest.raises(Overloaded, match="9 requests"):
+            runner.submit([request("b", 1)])
+        gate.release(9)
+        drain(jobs[0])
+        jobs = [runner.submit([request("a", 1)] * 3), runner.submit([request("a", 1)])]
+        with pytest.raises(Overloaded) as caught:
+            runner.submit([request("b", 1)])
+        assert caught.value.retry_after >= 1
+        assert runner.n_refused == 2
+        gate.release(9)
+        for job in jobs:
+            drain(job)
+
+
+def test_what_waits_is_woken_by_the_end_of_the_queue() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate)) as runner:
+        runner.submit([request("a", 1)])
+        wait(runner.submitted)
+        with ThreadPoolExecutor() as pool:
+            idle = pool.submit(runner.wait_until_idle, 60)
+            gate.release()
+            assert idle.result()
+
+
+def test_the_wait_that_is_told_follows_the_throughput() -> None:
+    t = Throughput()
+    assert t.seconds_until(5, now=0.0) == UNKNOWN
+    for i in range(10):
+        t.note(1, now=float(2 * i))
+    assert t.seconds_until(1, now=20.0) == 2
+    assert t.seconds_until(4, now=20.0) == 8
+    assert t.seconds_until(10**9, now=20.0) == LONGEST
+    assert t.seconds_until(1, now=-1e9) == 1
+    t.note(10**9, now=20.0)
+    assert t.seconds_until(1, now=20.0) == 1
+
+
+def test_the_engine_is_warmed_in_the_thread_that_computes() -> None:
+    """llama.cpp keeps workers for each thread that calls it; two sets of them halve each other's speed."""
+    threads: list[int] = []
+
+    class Noting(FakeDecoder):
+        def warm_up(self) -> None:
+            threads.append(threading.get_ident())
+
+        def decode(self, batch: Sequence[BatchItem]) -> Logits:
+            threads.append(threading.get_ident())
+            return super().decode(batch)
+
+    with running(Noting()) as runner:
+        assert len(threads) == 1  # before anybody is served
+        drain(runner.submit([request("a", 5)]))
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_a_model_that_cannot_warm_up_is_a_failure_and_no_hang() -> None:
+    class Broken(FakeDecoder):
+        def warm_up(self) -> None:
+            raise DecoderFailed("boom")
+
+    with running(Broken()) as runner:
+        assert runner.failure is not None
+        with pytest.raises(DecoderFailed):
+            runner.submit([request("a", 5)])
+
+
+def test_an_idle_engine_looks_ahead() -> None:
+    decoder = FakeDecoder()
+    engine = Engine(decoder, EngineOptions(looks_ahead=True))
+    began = threading.Event()
+    look_ahead = engine.look_ahead
+
+    def noted() -> None:
+        look_ahead()
+        began.set()
+
+    engine.look_ahead = noted  # type: ignore[method-assign]
+    runner = EngineRunner(engine)
+    runner.start()
+    drain(runner.submit([request("import os", 6)]))
+    assert began.wait(60)
+    taken = "import os" + expected("import os", 6)
+    ends = drain(runner.submit([request(taken, 6)]))
+    assert ends[0].usage.completion_tokens == 6
+    runner.close()
+    assert engine.metrics.known_tokens > 0
+    assert engine.metrics.finished == {"length": 2}

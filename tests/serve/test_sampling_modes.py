@@ -1,0 +1,164 @@
+"""Mirostat, infill and grammars, as the sampler uses them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serve.decoder import Logits
+from serve.request import SamplingParams
+from serve.sampling import Sampler, seed_sequence
+from serve.sampling.infill import certain_or_end, likeliest_end
+from serve.sampling.mirostat import Mirostat
+from tests.serve.test_sampling import logits, model_like
+from turbopilot.base.errors import InvalidRequest
+
+
+class Words:
+    """A vocabulary of these texts; "" ends generation."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def piece(self, token: int) -> bytes:
+        return self.texts[token].encode()
+
+    def is_eog(self, token: int) -> bool:
+        return not self.texts[token]
+
+
+class Only:
+    """A constraint that allows some tokens, always."""
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = list(tokens)
+        self.accepted: list[int] = []
+        self.n_masked = 0
+
+    def allows(self, token: int) -> bool:
+        return token in self.tokens
+
+    def mask(self, logits: Logits) -> Logits:
+        self.n_masked += 1
+        out = np.full_like(logits, -np.inf)
+        out[self.tokens] = logits[self.tokens]
+        return out
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mirostat_comes_to_the_surprise_asked_for(version: int) -> None:
+    params = SamplingParams(temperature=1, top_p=1, mirostat=version, mirostat_tau=3.0)
+    mirostat, rng, surprises = Mirostat(params), np.random.default_rng(0), []
+    x = model_like(5000) * np.float32(0.5)
+    for _ in range(2000):
+        _, surprise = mirostat.choose(x, int(np.argmax(x)), rng.random())
+        mirostat.accept(surprise)
+        surprises.append(surprise)
+    assert abs(np.mean(surprises[200:]) - 3.0) < 0.15
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    "x",
+    [logits(1), logits(0, 0, 0), logits(5, -np.inf, -np.inf), logits(80, -80), logits(*range(64))],
+)
+def test_mirostat_bears_strange_distributions(version: int, x: Logits) -> None:
+    for tau in (0.0, 0.1, 1e6):
+        params = SamplingParams(
+            temperature=0.7, mirostat=version, mirostat_tau=tau, mirostat_eta=1, repeat_last_n=0
+        )
+        sampler = Sampler(params, seed_sequence(0, 0))
+        for _ in range(50):
+            token = sampler.pick(x, [])
+            assert np.isfinite(x[token])
+            sampler.accept(token)
+
+
+def test_infill_ends_where_ends_are_likely_together() -> None:
+    words = Words("a", "b", "", "")
+    some = np.array([0.4, 0.3, 0.2, 0.1])
+    assert certain_or_end(range(4), some, words) == [2, 3]
+    few = np.array([0.6, 0.398, 0.001, 0.001])
+    assert certain_or_end(range(4), few, words) == [0, 1, 2, 3]
+
+
+def test_infill_counts_beginnings_together() -> None:
+    words = Words("fo", "foo", "bar", "foobar")
+    # All begin with "fo" but one, which is then below the least probability.
+    assert certain_or_end(range(4), np.array([0.3, 0.2, 0.18, 0.32]), words) == [0]
+    assert certain_or_end(range(4), np.array([0.2, 0.05, 0.4, 0.35]), words) == [2, 3]
+    assert certain_or_end([0, 2], np.array([0.5, 0.5]), words) == [0, 1]
+
+
+def test_infill_without_a_certain_token_ends() -> None:
+    words = Words(*(chr(97 + i) for i in range(20)), "")
+    params = SamplingParams(temperature=1, top_p=1, infill=True)
+    x = logits(*[0.0] * 20, -30)
+    sampler = Sampler(params, seed_sequence(0, 0), vocab=words)
+    assert sampler.pick(x, []) == 20
+    assert likeliest_end(logits(*[0.0] * 20, -np.inf), words) is None
+    # Where no end is possible, it goes on.
+    assert sampler.pick(logits(*range(20), -np.inf), []) == 19
+
+
+def test_infill_at_temperature_zero_takes_the_likeliest_it_leaves() -> None:
+    words = Words("a", "b", "")
+    params = SamplingParams(temperature=0, top_p=1, infill=True)
+    sampler = Sampler(params, seed_sequence(0, 0), vocab=words)
+    assert sampler.pick(logits(2, 1, -20), []) == 0
+    assert sampler.pick(logits(2, 1, 1), []) == 2  # an end, though it is not the likeliest
+
+
+def test_a_grammar_masks_only_where_it_must() -> None:
+    only = Only(0, 2)
+    params = SamplingParams(temperature=0, grammar="…")
+    sampler = Sampler(params, seed_sequence(0, 0), constraint=only)
+    assert sampler.pick(logits(3, 2, 1), []) == 0
+    assert only.n_masked == 0
+    assert sampler.pick(logits(0, 2, 1), []) == 2
+    assert only.n_masked == 1
+    assert only.accepted == []
+    sampler.accept(2)
+    assert only.accepted == [2]
+
+
+def test_a_grammar_that_leaves_nothing_is_the_requests_fault() -> None:
+    sampler = Sampler(SamplingParams(grammar="…"), seed_sequence(0, 0), constraint=Only())
+    with pytest.raises(InvalidRequest, match="none of the model's tokens"):
+        sampler.pick(logits(1, 2), [])
+
+
+def test_drawing_again_under_the_mask_is_fair() -> None:
+    x = logits(*[0.0] * 10)  # the first draw is forbidden more often than not, at either side
+    only = Only(0, 3, 4, 9)
+    sampler = Sampler(
+        SamplingParams(temperature=1, top_p=1, grammar="…"), seed_sequence(1, 0), constraint=only
+    )
+    n, counts = 20_000, np.zeros(10)
+    for _ in range(n):
+        token = sampler.pick(x, [])
+        sampler.accept(token)
+        counts[token] += 1
+    assert counts.sum() == counts[[0, 3, 4, 9]].sum()
+    assert np.abs(counts[[0, 3, 4, 9]] / n - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / n)
+
+
+def test_a_mask_at_one_token_moves_no_other() -> None:
+    params = SamplingParams(temperature=1, top_p=1, grammar="…")
+
+    def generate(*at_seven: int) -> list[int]:
+        only = Only()
+        sampler = Sampler(params, seed_sequence(4, 0), constraint=only)
+        found = []
+        for i in range(20):
+            only.tokens = list(at_seven if i == 7 else range(50))
+            found.append(sampler.pick(model_like(50, i), []))
+            sampler.accept(found[-1])
+        return found
+
+    free = generate(*range(50))
+    other = (free[7] + 1) % 50
+    assert generate(other) == [*free[:7], other, *free[8:]]

@@ -1,0 +1,138 @@
+"""JSON schemas as grammars, and what is generated under one."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from serve.llama.grammar import LlamaConstraint, json_schema_to_gbnf, make_constraint
+from serve.request import SamplingParams
+from serve.sampling import Sampler, seed_sequence
+from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
+from tests.serve.test_sampling_grammar import size, tokens_of
+from turbopilot.base.errors import InvalidRequest
+
+vocab = test_serve_sampling_grammar.vocab  # a fixture
+
+
+def text_of(vocab: Any, tokens: list[int]) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    pieces = []
+    for token in tokens:
+        n = llama_cpp.llama_token_to_piece(vocab, token, buffer, 256, 0, False)
+        pieces.append(buffer.raw[:n])
+    return b"".join(pieces).decode("utf-8", "replace")
+
+
+def generate(vocab: Any, grammar: str, seed: int, most: int = 200) -> tuple[str, bool]:
+    """Text from a model that knows nothing, and whether it came to its end."""
+    sampler = Sampler(
+        SamplingParams(temperature=1, top_p=1, grammar=grammar),
+        seed_sequence(seed, 0),
+        constraint=make_constraint(vocab, grammar),
+    )
+    rng, tokens = np.random.default_rng(seed), list[int]()
+    for _ in range(most):
+        row = rng.standard_normal(size(vocab)).astype(np.float32) * 2
+        row[llama_cpp.llama_vocab_eos(vocab)] += 8  # so that it ends where it may
+        token = sampler.pick(row, tokens)
+        sampler.accept(token)
+        if llama_cpp.llama_vocab_is_eog(vocab, token):
+            return text_of(vocab, tokens), True
+        tokens.append(token)
+    return text_of(vocab, tokens), False
+
+
+def accepts(constraint: LlamaConstraint, vocab: Any, text: str) -> bool:
+    for token in tokens_of(vocab, text):
+        if not constraint.allows(token):
+            return False
+        constraint.accept(token)
+    return constraint.allows(llama_cpp.llama_vocab_eos(vocab))
+
+
+JSON_VALUE = json_schema_to_gbnf({})
+SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 5},
+        "sizes": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3},
+        "kind": {"enum": ["a", "b"]},
+        "next": {"$ref": "#/$defs/node"},
+    },
+    "required": ["name", "sizes", "kind"],
+    "additionalProperties": False,
+    "$defs": {"node": {"type": "object", "properties": {"node": {"$ref": "#/$defs/node"}}}},
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_generated_fits(vocab: Any, seed: int) -> None:
+    text, ended = generate(vocab, json_schema_to_gbnf(SCHEMA), seed)
+    assert ended
+    value = json.loads(text)
+    # Tokens drawn by chance may hold broken UTF-8, which counts as fewer characters than it shows as.
+    assert len(value["name"].replace("\ufffd", "")) <= 5
+    assert 1 <= len(value["sizes"]) <= 3
+    assert all(isinstance(n, int) for n in value["sizes"])
+    assert value["kind"] in ("a", "b")
+
+    text, ended = generate(vocab, 'root ::= "x = " [0-9]{1,4} (" + " [é-ü]+ [λ])? "\\n"', seed)
+    assert ended
+    assert text.startswith("x = ")
+    assert text.endswith("\n")
+
+
+def test_strings_hold_no_control_characters(vocab: Any) -> None:
+    for schema in ({"type": "string"}, {"type": "string", "pattern": "^a.*$"}):
+        constraint = make_constraint(vocab, json_schema_to_gbnf(schema))
+        assert accepts(constraint, vocab, '"ab c"')
+        for bad in ('"a\x1b"', '"a\n"', '"a"b"', '"a\x7f"'):
+            constraint = make_constraint(vocab, json_schema_to_gbnf(schema))
+            assert not accepts(constraint, vocab, bad)
+
+
+def test_json_is_followed(vocab: Any) -> None:
+    good, bad = '{"a": [1, 2.5, "é\\n"], "b": null}', '{"a": [1, }'
+    assert accepts(make_constraint(vocab, JSON_VALUE), vocab, good)
+    assert not accepts(make_constraint(vocab, JSON_VALUE), vocab, bad)
+
+
+@pytest.mark.parametrize(
+    ("reason", "schema"),
+    [
+        ("refers elsewhere", {"$ref": "https://example.com/schema.json"}),
+        ("refers elsewhere", {"$ref": "http://example.com/schema.json"}),
+        ("refers elsewhere", {"$ref": "file:///etc/passwd"}),
+        ("refers elsewhere", {"allOf": [{"items": {"$ref": "https://example.com"}}]}),
+        ("refers elsewhere", {"properties": {"$ref": {"type": "string"}}}),
+        ("not in", {"$ref": "#/$defs/missing"}),
+        ("Unrecognized", {"type": "integre"}),
+        ("at most 400", {"type": "string", "minLength": 10**9}),
+        ("at most 400", {"type": "array", "items": {}, "maxItems": 10**9}),
+        ("pattern repeats", {"type": "string", "pattern": "^a{1000000000}$"}),
+        ("pattern repeats", {"type": "string", "pattern": "^(a|b){0, 99999999999999999999}$"}),
+        ("Pattern must start", {"type": "string", "pattern": "a"}),
+        ("cannot be used", {"type": "string", "pattern": "^*$"}),
+        ("too deeply", {"properties": {f"p{i}": {"type": "null"} for i in range(1100)}}),
+        ("at most 32768", {"enum": ["x" * 40_000]}),
+    ],
+)
+def test_schemas_that_cannot_be_followed(reason: str, schema: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        json_schema_to_gbnf(schema)
+    assert caught.value.param == "json_schema"
+    assert reason in str(caught.value)
+
+
+def test_a_deep_schema_is_refused() -> None:
+    schema: dict[str, object] = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(InvalidRequest, match="too deeply"):
+        json_schema_to_gbnf(schema)

@@ -1,0 +1,331 @@
+"""API keys: which open, where they come from, and that nobody gets to see them; Copilot's token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from typer.testing import CliRunner
+
+from serve.http.security.keys import ApiKeys, presented
+from serve.report import how_to_use, open_to_strangers
+from serve.settings import SecurityOptions, ServerOptions
+from tests.support.serving import flask_client
+from turbopilot.base.errors import InvalidInput
+from turbopilot.cli import app as cli
+from turbopilot.commands.serve_security import KEY_VARIABLE, read_key_file, security_options
+
+KEY = "k3y-of-alice"
+OTHER = "k3y-of-bob"
+BODY = {"prompt": "well?"}
+
+
+MakeClient = Callable[[SecurityOptions], FlaskClient]
+
+
+@pytest.fixture
+def make_client() -> Iterator[MakeClient]:
+    with ExitStack() as stack:
+        yield lambda options: stack.enter_context(flask_client(options))
+
+
+@pytest.fixture
+def locked(make_client: MakeClient) -> FlaskClient:
+    return make_client(SecurityOptions(api_keys=(KEY, OTHER)))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer undefined"},
+        {"Authorization": "token x"},
+        {"Authorization": "Basic !"},
+        {"Authorization": "\xff\xfe"},
+        {"X-Api-Key": "x"},
+    ],
+)
+def test_without_keys_any_authorization_is_fine(
+    make_client: MakeClient, headers: dict[str, str]
+) -> None:
+    client = make_client(SecurityOptions())
+    assert client.post("/v1/completions", json=BODY, headers=headers).status_code == 200
+    assert client.get("/copilot_internal/v2/token", headers=headers).get_json()["token"] == "1"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"Bearer {OTHER}"},
+        {"Authorization": f"bearer   {KEY} "},
+        {"Authorization": f"token {KEY}"},
+        {"X-Api-Key": KEY},
+        {"Api-Key": KEY},
+        {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
+    ],
+)
+def test_a_key_opens(locked: FlaskClient, headers: dict[str, str]) -> None:
+    for path in ("/v1/completions", "/infill"):
+        assert locked.post(path, json=BODY, headers=headers).status_code == 200
+    assert locked.get("/metrics", headers=headers).status_code == 200
+
+
+BAD_HEADERS = [
+    {},
+    {"Authorization": ""},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Bearer undefined"},
+    {"Authorization": KEY},
+    {"Authorization": f"Basic {KEY}"},
+    {"Authorization": f"Bearer {KEY}x"},
+    {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"Authorization": f"Bearer {KEY}, Bearer {OTHER}"},
+    {"Authorization": f"Bearer {KEY.upper()}"},
+    {"Authorization": "Bearer \xff\xfe"},
+    {"X-Api-Key": f"Bearer {KEY}"},
+]
+
+
+@pytest.mark.parametrize("headers", BAD_HEADERS)
+def test_without_one_it_is_401_in_the_callers_dialect(
+    locked: FlaskClient, headers: dict[str, str]
+) -> None:
+    response = locked.post("/v1/completions", json=BODY, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    error = response.get_json()["error"]
+    assert error["code"] == "invalid_api_key"
+    assert "API key" in error["message"]
+    assert KEY not in response.get_data(as_text=True)
+    response = locked.post("/api/generate", json={"inputs": "x"}, headers=headers)
+    assert response.status_code == 401
+    assert isinstance(response.get_json()["error"], str)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics", "/v1/models", "/copilot_internal/v2/token", "/nope", "/v1/engines/x/completions",
+        "/health/../metrics", "/healthy", "/v1/health", "/v1/health/more", "/health;/metrics",
+    ],
+)  # fmt: skip
+def test_the_rest_is_closed(locked: FlaskClient, path: str) -> None:
+    assert locked.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_what_stays_open(locked: FlaskClient, path: str) -> None:
+    assert locked.get(path).status_code == 200
+    assert locked.head(path).status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["token", "Bearer"])
+def test_copilots_plugin_gets_its_own_key_back(locked: FlaskClient, scheme: str) -> None:
+    """It then bears what it got in every request."""
+    answer = locked.get(
+        "/copilot_internal/v2/token", headers={"Authorization": f"{scheme} {OTHER}"}
+    )
+    token = answer.get_json()["token"]
+    assert token == OTHER
+    assert answer.headers["Cache-Control"] == "no-store"
+    response = locked.post(
+        "/v1/engines/copilot-codex/completions",
+        json=BODY,
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert response.status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    keys = ApiKeys((KEY, OTHER, "third"))
+    monkeypatch.setattr("serve.http.security.keys.hmac.compare_digest", compare)
+    assert keys.knows(KEY)  # the first
+    assert len(compared) == 3, "all are looked at, though the first fits"
+    assert not keys.knows("no such key")
+    assert len(compared) == 6
+    assert {len(x) for pair in compared for x in pair} == {32}, "and of one length"
+
+
+def test_keys_are_not_kept_in_plain_nor_shown() -> None:
+    assert KEY not in repr(vars(ApiKeys((KEY,))))
+    options = SecurityOptions(api_keys=(KEY,))
+    assert KEY not in repr(options)
+    assert KEY not in repr(ServerOptions(Path("m.gguf"), security=options))
+    assert KEY not in "".join(how_to_use("127.0.0.1", 1, needs_key=True))
+
+
+def test_presented_keys() -> None:
+    headers = {"Authorization": "token a", "X-Api-Key": "b", "Api-Key": " "}
+    assert list(presented(lambda name: headers.get(name, ""))) == ["a", "b"]
+
+
+def test_no_key_in_the_log(locked: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for key in (KEY, "wr0ng"):
+        for headers in ({"Authorization": f"Bearer {key}"}, {"X-Api-Key": key}):
+            locked.post("/v1/completions", json=BODY, headers=headers).close()
+            locked.get("/copilot_internal/v2/token", headers=headers).close()
+    assert "POST /v1/completions 401" in caplog.text
+    assert "POST /v1/completions 200" in caplog.text
+    assert KEY not in caplog.text
+    assert "wr0ng" not in caplog.text
+
+
+# Keys from the command line
+
+
+def options_of(environ: dict[str, str] | None = None, **given: Any) -> SecurityOptions:
+    """As the command reads them; a warning is an error."""
+
+    def warn(line: str) -> None:
+        raise AssertionError(line)
+
+    plain: dict[str, Any] = {
+        "keys": (),
+        "key_file": None,
+        "cors_origins": (),
+        "allowed_hosts": (),
+        "copilot_request_id": False,
+        "warn": warn,
+        "environ": environ or {},
+    }
+    return security_options(**plain | given)
+
+
+def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# alice\nfrom-file\n\n  second  \r\n#bob\n")
+    file.chmod(0o600)
+    found = options_of({KEY_VARIABLE: "from-env"}, keys=["given", "given"], key_file=file)
+    assert found.api_keys == ("given", "from-file", "second", "from-env")
+    assert options_of() == SecurityOptions()
+
+
+@pytest.mark.parametrize("key", ["", " ", "with space", "grün", "line\nbreak", "\x7f"])
+def test_an_empty_or_impossible_key_is_refused(key: str) -> None:
+    for name, kwargs in (
+        ("--api-key", {"keys": [KEY, key]}),
+        (KEY_VARIABLE, {"environ": {KEY_VARIABLE: key}}),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            options_of(**kwargs)
+        assert name in caught.value.message
+        assert caught.value.hint
+        if key.strip():
+            assert key not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "no key"),
+        (b"# only\n\n# comments\n", "no key"),
+        (b"fine\nno good\n", "line 2"),
+        (b"\xff\xfe", "no text"),
+        (b"x" * (2**20 + 1), "too large"),
+    ],
+)
+def test_a_bad_key_file(tmp_path: Path, data: bytes, word: str) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(data)
+    file.chmod(0o600)
+    with pytest.raises(InvalidInput) as caught:
+        options_of(key_file=file)
+    assert str(file) in caught.value.message
+    assert word in caught.value.message
+    assert "no good" not in caught.value.message
+    for missing in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InvalidInput, match="--api-key-file"):
+            options_of(key_file=missing)
+
+
+def test_a_key_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    lines: list[str] = []
+    for mode, n in ((0o600, 0), (0o640, 1), (0o604, 2)):
+        file.chmod(mode)
+        assert read_key_file(file, lines.append) == [KEY]
+        assert len(lines) == n
+    assert f"chmod 600 {file}" in lines[0]
+    assert KEY not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--api-key", ""], "--api-key"),
+        (["--api-key-file", "nowhere"], "nowhere"),
+        (["--cors-origin", "*"], "--api-key-file"),
+        (["--cors-origin", "https://a.b/"], "--cors-origin"),
+        (["--allowed-host", "http://a.b"], "--allowed-host"),
+        (["--log-format", "jsn"], "did you mean json"),
+    ],
+)
+def test_the_command_refuses(
+    arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["serve", "nothing.gguf", *arguments])
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert "nothing.gguf" not in result.stderr, "said before a model is looked for"
+
+
+def test_the_command_passes_on_what_it_was_given(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ServerOptions] = []
+    monkeypatch.setattr("serve.http.server.serve", lambda options, _: seen.append(options))
+    monkeypatch.setenv(KEY_VARIABLE, OTHER)
+    arguments = ["serve", str(demo_gguf), "--api-key", KEY, "--cors-origin", "https://a.b"]
+    arguments += ["--allowed-host", "C.d", "--copilot-request-id"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert seen[0].security == SecurityOptions(
+        (KEY, OTHER), ("https://a.b",), ("c.d",), copilot_request_id=True
+    )
+    assert KEY not in result.output + result.stderr
+
+
+def test_help_says_what_is_safer() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["serve", "--help"]).stdout.split())
+    assert "list of processes" in text
+    assert KEY_VARIABLE in text
+    for option in ("--api-key-file", "--cors-origin", "--allowed-host", "--copilot-request-id"):
+        assert option in text
+
+
+def test_what_is_said_at_the_start() -> None:
+    assert "Authorization: Bearer $TURBOPILOT_API_KEY" in how_to_use("::1", 5, needs_key=True)[1]
+    assert "Authorization" not in how_to_use("::1", 5)[1]
+    line = open_to_strangers("0.0.0.0")
+    assert "0.0.0.0" in line
+    assert "--api-key-file" in line
+    assert "\n" not in line
+
+
+# Copilot
+
+
+def test_githubs_header_only_where_it_is_asked_for(make_client: MakeClient) -> None:
+    path = "/copilot_internal/v2/token"
+    assert "x-github-request-id" not in make_client(SecurityOptions()).get(path).headers
+    client = make_client(SecurityOptions(copilot_request_id=True))
+    assert client.get(path).headers["x-github-request-id"]
+    assert "x-github-request-id" not in client.get("/v1/models").headers

@@ -1,0 +1,195 @@
+"""How a server ends: nothing new, what runs ends in time or is cut, a second signal does not wait."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.settings import Limits
+from tests.support.fakes import FakeDecoder
+from tests.support.serving import connection, read_all, running, send, wait
+
+ROOT = Path(__file__).parents[2]
+
+
+def get(c: http.client.HTTPConnection, path: str) -> tuple[int, Any]:
+    c.request("GET", path)
+    response = c.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def n_open(c: http.client.HTTPConnection) -> int:
+    health = get(c, "/health")[1]
+    return int(health["running"] + health["waiting"])
+
+
+def test_what_runs_ends_and_nothing_new_begins() -> None:
+    gate = threading.Semaphore(1)
+    decoder = FakeDecoder(gate=gate, n_batch=64)
+    with (
+        running(decoder, limits=Limits(grace=1000)) as r,
+        closing(http.client.HTTPConnection("127.0.0.1", r.port, timeout=60)) as idle,
+        connection(r.port) as s,
+    ):
+        assert get(idle, "/health")[0] == 200
+        send(s, {"prompt": "a", "max_tokens": 3, "stream": True})
+        assert b"200 OK" in s.recv(65536)
+        assert r.shutdown.begin()
+        assert not r.shutdown.begin()
+        status, health = get(idle, "/health")
+        assert (status, health["status"]) == (503, "draining")
+        idle.request("POST", "/v1/completions", json.dumps({"prompt": "b"}))
+        refused = idle.getresponse()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert b"shutting down" in refused.read()
+        while accepts(r.port):
+            pass  # until the server's thread has closed its port
+        gate.release(5)
+        answer = read_all(s)
+        assert b'"finish_reason":"length"' in answer
+        assert b"[DONE]" in answer
+        r.thread.join(60)
+        assert not r.thread.is_alive()
+        r.runner._thread.join(60)
+        assert r.runner.engine_closed
+
+
+def test_what_does_not_end_in_time_is_cut_and_told() -> None:
+    gate = threading.Semaphore(1)
+    decoder = FakeDecoder(gate=gate, n_batch=64)
+    with running(decoder, limits=Limits(grace=0)) as r, connection(r.port) as s:
+        with connection(r.port) as plain:
+            send(s, {"prompt": "a", "max_tokens": 200, "stream": True})
+            assert b"200 OK" in s.recv(65536)
+            send(plain, {"prompt": "b", "max_tokens": 200})
+            wait(r.runner.submitted)
+            wait(r.runner.submitted)
+            r.shutdown.begin()
+            wait(r.runner.stopped)
+            gate.release()  # the token that is being computed
+            assert b"the server is shutting down" in read_all(s)
+            answer = plain.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"Retry-After: 1" in answer
+        r.thread.join(60)
+        assert not r.thread.is_alive()
+
+
+SERVER = """
+import sys, threading
+from pathlib import Path
+from serve.hosted import host
+from serve.http.server import bind, run
+from serve.pool import Loadable, ModelPool
+from serve.service import ModelInfo
+from serve.settings import Limits, ServerOptions
+from tests.fakes import FakeDecoder
+from tests.serving import Engine
+
+decoder = FakeDecoder(gate=threading.Semaphore(0))
+options = ServerOptions(Path("none"), limits=Limits(grace=1000))
+info = ModelInfo("fake", decoder.n_ctx, decoder.n_vocab, 0)
+
+def load():
+    if "wait" in sys.argv:
+        print("loading", flush=True)
+        sys.stdin.readline()
+    return host(Engine(decoder), decoder)
+
+models = ModelPool([Loadable(info, 1, load)], memory=1)
+run(models, bind("127.0.0.1", 0), options, lambda line: print(line, flush=True))
+print("ended")
+"""
+
+
+@contextmanager
+def process() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server of its own, and its port."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as p:  # fmt: skip
+        assert p.stdout
+        try:
+            line = next(line for line in p.stdout if line.startswith("ready"))
+            assert next(p.stdout).startswith("try")
+            yield p, int(line.split("127.0.0.1:")[1].split()[0])
+        finally:
+            p.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_idle_server_at_once(number: signal.Signals) -> None:
+    with process() as (p, _):
+        p.send_signal(number)
+        out, err = p.communicate(timeout=100)
+        assert (p.returncode, out) == (0, "ended\n"), err
+        assert "Traceback" not in err
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with process() as (p, port), connection(port) as s:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as idle:
+            assert get(idle, "/health")[0] == 200
+            send(s, {"prompt": "a", "max_tokens": 5})
+            while not n_open(idle):
+                pass  # until the request has arrived: the decoder never computes it
+            p.send_signal(signal.SIGTERM)
+            while get(idle, "/health")[1]["status"] != "draining":
+                pass
+            p.send_signal(signal.SIGTERM)
+            out, err = p.communicate(timeout=100)
+        assert (p.returncode, out) == (128 + signal.SIGTERM, ""), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_loads(number: signal.Signals) -> None:
+    """A load cannot be broken off, so it is waited for; nobody is told that the server were ready."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as p:  # fmt: skip
+        assert p.stdout
+        try:
+            assert p.stdout.readline() == "loading\n"
+            p.send_signal(number)
+            out, err = p.communicate("go on\n", timeout=100)
+        finally:
+            p.kill()
+    assert (p.returncode, out) == (0, "ended\n"), err
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_does_not_wait_for_a_load() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as p:  # fmt: skip
+        assert p.stdout
+        try:
+            assert p.stdout.readline() == "loading\n"
+            while p.poll() is None:  # two that come at once may arrive as one
+                p.send_signal(signal.SIGTERM)
+            assert p.returncode == 128 + signal.SIGTERM
+        finally:
+            p.kill()

@@ -1,0 +1,121 @@
+"""Clients that send too much, or never come to the end of what they ask: raw sockets, and a clock that a test moves."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+import pytest
+
+from serve.http.channel import LATE_SECONDS
+from serve.http.server import HttpServer
+from serve.settings import MAX_HEADER_BYTES
+from tests.support.fakes import FakeDecoder
+from tests.support.serving import connection, read_all, running, wait
+
+
+def test_headers_are_limited() -> None:
+    with running(FakeDecoder()) as r:
+        begin, end = b"GET /health HTTP/1.0\r\nX-Long: ", b"\r\n\r\n"
+        with connection(r.port) as s:
+            s.sendall(begin + b"x" * (MAX_HEADER_BYTES - len(begin + end) - 1) + end)
+            assert b" 200 " in read_all(s).split(b"\r\n")[0]
+        with connection(r.port) as s:
+            s.sendall(begin + b"x" * (MAX_HEADER_BYTES - len(begin)))  # and no end
+            answer = read_all(s)
+        assert b" 431 " in answer.split(b"\r\n")[0]
+        assert b'{"error":' in answer
+
+
+def read_one(s: socket.socket) -> bytes:
+    """An answer in JSON, on a connection that stays open."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        more = s.recv(65536)
+        assert more, answer
+        answer += more
+    return answer
+
+
+class Clock:
+    """Goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked = threading.Semaphore(0)
+
+    def __call__(self) -> float:
+        self.asked.release()
+        return self.now
+
+    def forward(self, seconds: float, server: HttpServer) -> None:
+        """Let time pass, and the server look at its clients."""
+        self.now += seconds
+        while self.asked.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first look may have begun before
+            server._wake()
+            wait(self.asked)
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        HEAD[:9],
+        HEAD,
+        HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n500\r\n",
+        HEAD + b"Content-Length: 9000000\r\n\r\n",  # too large: thrown away, but not for ever
+    ],
+)
+def test_a_client_that_never_ends_its_request_is_let_go(beginning: bytes) -> None:
+    clock = Clock()
+    with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:
+        s.sendall(beginning)
+        s.settimeout(0.02)
+        answer = None
+        while answer is None:
+            clock.forward(LATE_SECONDS / 4, r.server)
+            try:
+                answer = s.recv(1)
+            except TimeoutError:
+                with suppress(ConnectionError):
+                    s.sendall(b"x")  # a byte now and then does not help
+            except ConnectionError:
+                answer = b""
+        assert answer == b""
+        assert not r.runner.seen
+
+
+def test_a_client_that_takes_its_time_is_served() -> None:
+    clock = Clock()
+    body = b'{"prompt":"well?","max_tokens":1}'
+    with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:
+        for _ in range(3):  # each time anew: what an earlier request took does not count
+            for piece in (HEAD, b"Content-Length: %d\r\n\r\n" % len(body), body[:5], body[5:]):
+                s.sendall(piece)
+                clock.forward(LATE_SECONDS / 5, r.server)
+            assert b" 200 " in read_one(s).split(b"\r\n")[0]
+            clock.forward(10 * LATE_SECONDS, r.server)  # idle, between requests
+
+
+def test_a_client_that_waits_for_an_answer_is_not_late_with_its_next_request() -> None:
+    clock = Clock()
+    gate = threading.Semaphore(0)
+    body = b'{"prompt":"well?","max_tokens":1}'
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    decoder = FakeDecoder(gate=gate)
+    with running(decoder, clock=clock) as r, connection(r.port) as s:
+        s.sendall(request + request[:-5])
+        wait(r.runner.submitted)
+        for _ in range(3):
+            clock.forward(LATE_SECONDS, r.server)
+        decoder.open_gate()
+        assert b" 200 " in read_one(s).split(b"\r\n")[0]
+        clock.forward(LATE_SECONDS / 2, r.server)
+        s.sendall(request[-5:])
+        assert b" 200 " in read_one(s).split(b"\r\n")[0]

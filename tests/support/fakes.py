@@ -1,0 +1,218 @@
+"""A decoder without a model, which checks how it is used."""
+
+from __future__ import annotations
+
+import ast
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from serve.decoder import BatchItem, Constraint, FimTokens, Logits
+from turbopilot.base.errors import InvalidRequest, TurboPilotError
+
+EOG = 256
+FIM = FimTokens(prefix=257, suffix=258, middle=259)
+N_VOCAB = 260
+FIM_NAMES = {"<fim_prefix>": FIM.prefix, "<fim_suffix>": FIM.suffix, "<fim_middle>": FIM.middle}
+
+Reply = Callable[[Sequence[int]], int]
+
+
+def letters(history: Sequence[int]) -> int:
+    """A letter that depends on every token before it, as a model's does: a lost token shows."""
+    return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
+
+
+def around_the_cursor(prompt: Sequence[int]) -> tuple[str, str]:
+    """What comes before and after the cursor in a prompt that is framed for fill-in-the-middle."""
+    start, gap, end = (prompt.index(t) for t in (FIM.prefix, FIM.suffix, FIM.middle))
+    assert start < gap < end == len(prompt) - 1
+    return bytes(prompt[start + 1 : gap]).decode(), bytes(prompt[gap + 1 : end]).decode()
+
+
+def script(text: str, *, after: str = "?") -> Reply:
+    """A model that, after a prompt that ends in `after`, says `text` and ends."""
+    says: list[int] = [*text.encode(), EOG]
+    end = list(after.encode())
+
+    def reply(history: Sequence[int]) -> int:
+        for n in range(len(says)):
+            cut = len(history) - n
+            if list(history[cut:]) == says[:n] and list(history[cut - len(end) : cut]) == end:
+                return says[n]
+        return EOG
+
+    return reply
+
+
+class FakeDecoder:
+    """Tokens are bytes. Its KV cache is a list of cells a sequence, and positions must fit onto it.
+
+    Args:
+        reply: the next token after a history.
+        n_ctx: most tokens of a sequence.
+        n_cells: of the whole cache; as many as `n_ctx` are shared by all sequences, and so are copies.
+        gate: when given, each `decode` takes one permit, so that a test decides when a token comes.
+        can_cut: False makes it forget like a recurrent model: all or nothing.
+        fail: raised by `decode` while it returns something.
+        row: the logits after a history, instead of `reply`.
+    """
+
+    name = "fake"
+    identity = "fake"
+
+    def __init__(
+        self,
+        reply: Reply = letters,
+        *,
+        n_ctx: int = 256,
+        n_cells: int | None = None,
+        n_batch: int = 16,
+        n_seq: int = 1,
+        gate: threading.Semaphore | None = None,
+        can_cut: bool = True,
+        fim: FimTokens | None = FIM,
+        fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
+        row: Callable[[Sequence[int]], Logits] | None = None,
+    ) -> None:
+        self.n_ctx, self.n_batch, self.n_seq, self.n_vocab = n_ctx, n_batch, n_seq, N_VOCAB
+        self.n_cells = n_cells or n_ctx
+        self.n_outputs = min(n_batch, n_seq + 16)
+        self.can_cut = can_cut
+        self.fim = fim
+        self.start_token = EOG
+        self.chat_template, self.bos, self.eos = "", "", "<end>"
+        self.adds_bos = False
+        self.adds_space = False
+        self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
+        self.batches: list[int] = []
+        self.n_rebuilt = 0
+        self.closed = False
+        self._reply, self._gate, self._fail, self._row = reply, gate, fail, row
+        self._next_cell = 0
+
+    @property
+    def n_used(self) -> int:
+        """Cells that hold something; shared ones count once."""
+        return len({cell for cells in self.kv.values() for cell, _ in cells})
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        if parse_special:
+            for name, token in FIM_NAMES.items():
+                before, found, after = text.partition(name)
+                if found:
+                    rest = self.tokenize(after, parse_special=True)
+                    return [*self.tokenize(before, parse_special=True), token, *rest]
+        return list((b" " if self.adds_space else b"") + text.encode())
+
+    def warm_up(self) -> None:
+        assert not any(self.kv.values())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < EOG else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token == EOG
+
+    def decode(self, batch: Sequence[BatchItem]) -> Logits:
+        assert not self.closed
+        assert 1 <= len(batch) <= self.n_batch
+        if self._gate:
+            assert self._gate.acquire(timeout=60)
+        if error := self._fail(batch):
+            raise error
+        self.batches.append(len(batch))
+        rows = []
+        for item in batch:
+            cells = self.kv[item.seq]
+            assert item.pos == len(cells), "a position was skipped or computed twice"
+            self._next_cell += 1
+            cells.append((self._next_cell, item.token))
+            assert len(cells) <= self.n_ctx
+            if item.want_logits:
+                history = [token for _, token in cells]
+                if self._row:
+                    row = self._row(history)
+                else:
+                    row = np.zeros(N_VOCAB, dtype=np.float32)
+                    row[self._reply(history)] = 30.0
+                rows.append(row)
+        assert len(rows) <= self.n_outputs
+        assert self.n_used <= self.n_cells
+        found = np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)
+        found.flags.writeable = False
+        return found
+
+    def constraint(self, grammar: str) -> Constraint:
+        raise InvalidRequest(f"{grammar}: this fake knows no grammar", param="grammar")
+
+    def remove(self, seq: int, start: int) -> bool:
+        cells = self.kv[seq]
+        if 0 < start < len(cells) and not self.can_cut:
+            return False
+        del cells[start:]
+        return True
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        assert not self.kv[target], "copied onto something"
+        if n < len(self.kv[source]) and not self.can_cut:
+            return False
+        if self.n_cells == self.n_ctx:  # shared
+            self.kv[target] = self.kv[source][:n]
+        else:
+            assert self.restore(target, self.save(source))
+            del self.kv[target][n:]
+        return True
+
+    def save(self, seq: int) -> bytes:
+        return repr([token for _, token in self.kv[seq]]).encode()
+
+    def restore(self, seq: int, state: bytes) -> bool:
+        assert not self.kv[seq], "restored onto something"
+        for token in ast.literal_eval(state.decode()):
+            self._next_cell += 1
+            self.kv[seq].append((self._next_cell, token))
+        assert self.n_used <= self.n_cells
+        return True
+
+    def rebuild(self) -> None:
+        self.n_rebuilt += 1
+        self.kv = {i: [] for i in range(self.n_seq)}
+
+    def close(self) -> None:
+        self.closed = True
+
+    def open_gate(self) -> None:
+        """Let everything pass from now on."""
+        if self._gate:
+            self._gate.release(10_000)
+
+
+class TalkingDecoder(FakeDecoder):
+    """One that chats, and takes every grammar to mean that anything goes."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{"n_seq": 4, "n_batch": 64, **more})
+        self.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
+
+    def constraint(self, grammar: str) -> Constraint:
+        return Anything()
+
+
+class Anything:
+    """A grammar that forbids nothing."""
+
+    def allows(self, token: int) -> bool:
+        return True
+
+    def mask(self, logits: Logits) -> Logits:
+        return np.array(logits)
+
+    def accept(self, token: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

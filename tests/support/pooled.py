@@ -1,0 +1,136 @@
+"""Models for a pool that load nothing, and see whether the pool keeps its promises."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from serve.engine import Engine
+from serve.models import Loadable, ModelPool
+from serve.models.generation import ClientWatch
+from serve.models.loaded_model import host
+from serve.models.service import CompletionService, ModelInfo
+from serve.runner import EngineRunner
+from tests.support.fakes import FakeDecoder
+
+
+class FakeHosted:
+    """A loaded model; a test says how many requests it has."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        decoder = FakeDecoder()
+        runner = EngineRunner(Engine(decoder))  # never started
+        self.service = CompletionService(runner, decoder, info(name))
+        self.n_open = 0
+        self.told: list[str] = []
+        self._lab, self._name = lab, name
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        return not self.n_open
+
+    def request_stop(self) -> None:
+        self.told.append("stop")
+        self.n_open = 0
+
+    def close(self) -> None:
+        self._lab.closed(self._name, self)
+
+
+def info(name: str) -> ModelInfo:
+    return ModelInfo(name, 256, 260, 1_700_000_000)
+
+
+class Lab:
+    """A pool of fakes.
+
+    Args:
+        sizes: what each model takes; the first is the default.
+        memory: of the pool.
+        idle: seconds, of all models but the first.
+        max_waiting: of the pool.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        memory: int = 100,
+        idle: float | None = None,
+        max_waiting: int = 64,
+    ) -> None:
+        self.now = 0.0
+        self.sizes, self.memory = sizes, memory
+        self.alive: dict[str, FakeHosted] = {}
+        self.users = dict.fromkeys(sizes, 0)
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
+        self.errors: dict[str, list[BaseException]] = {name: [] for name in sizes}
+        self.gates: dict[str, threading.Event] = {}
+        self.began = threading.Semaphore(0)
+        self._one = threading.Lock()
+        self.pool = ModelPool(
+            [
+                Loadable(info(name), size, self._loader(name), idle if i else None)
+                for i, (name, size) in enumerate(sizes.items())
+            ],
+            memory=memory,
+            max_waiting=max_waiting,
+            clock=lambda: self.now,
+        )
+
+    def _loader(self, name: str) -> Callable[[], FakeHosted]:
+        def load() -> FakeHosted:
+            assert self._one.acquire(blocking=False), "two loads at a time"
+            try:
+                self.began.release()
+                if gate := self.gates.get(name):
+                    assert gate.wait(60)
+                if self.errors[name]:
+                    raise self.errors[name].pop()
+                assert name not in self.alive, "loaded twice"
+                taken = sum(self.sizes[n] for n in self.alive) + self.sizes[name]
+                assert taken <= self.memory, "more than there is"
+                self.loads.append(name)
+                self.alive[name] = FakeHosted(self, name)
+                return self.alive[name]
+            finally:
+                self._one.release()
+
+        return load
+
+    def closed(self, name: str, hosted: FakeHosted) -> None:
+        assert self.alive.pop(name) is hosted, "unloaded twice"
+        assert not hosted.n_open, "unloaded with an open request"
+        assert not self.users[name], "unloaded in use"
+        self.unloads.append(name)
+
+    def states(self) -> dict[str, str]:
+        return {s.name: s.state for s in self.pool.statuses}
+
+
+def one_model(decoder: FakeDecoder) -> ModelPool:
+    """A pool of one, which a real engine computes."""
+    loadable = Loadable(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
+    return ModelPool([loadable], memory=1)
+
+
+class Client:
+    """Tells a test when it begins to wait, and leaves when told."""
+
+    def __init__(self) -> None:
+        self.waits = threading.Semaphore(0)
+        self.forgotten = False
+        self.leave: Callable[[], None] = lambda: None
+        self.watch = ClientWatch(self.when_gone)
+
+    def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
+        self.leave = callback
+        self.waits.release()
+
+        def forget() -> None:
+            self.forgotten = True
+
+        return forget

@@ -1,0 +1,180 @@
+"""A service and a server on loopback that run a decoder without a model, and tell a test what happens."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flask.testing import FlaskClient
+
+from serve.engine import Engine, EngineOptions
+from serve.http.app import create_app
+from serve.http.server import HttpServer, bind
+from serve.http.shutdown import Shutdown
+from serve.models.directory import OneModel
+from serve.models.service import CompletionService, ModelInfo
+from serve.request import GenerationRequest
+from serve.runner import EngineRunner
+from serve.runner.commands import Cancel
+from serve.runner.job import Job
+from serve.settings import Limits, SecurityOptions
+from tests.support.fakes import FakeDecoder, script
+
+
+class WatchedRunner(EngineRunner):
+    """Tells a test what happened, so that it need not guess by waiting."""
+
+    def __init__(self, engine: Engine, *, max_open: int = 65, **kwargs: Any) -> None:
+        super().__init__(engine, max_open=max_open, **kwargs)
+        self.engine = engine
+        self.engine_closed = False
+        close = engine.close
+
+        def closed() -> None:
+            self.engine_closed = True
+            close()
+
+        engine.close = closed  # type: ignore[method-assign]
+        self.submitted = threading.Semaphore(0)
+        self.cancelled = threading.Semaphore(0)
+        self.stopped = threading.Semaphore(0)
+        self.seen: list[GenerationRequest] = []
+
+    def submit(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Job:
+        job = super().submit(requests, whole=whole)
+        self.seen += requests
+        self.submitted.release()
+        return job
+
+    def request_stop(self) -> None:
+        super().request_stop()
+        self.stopped.release()
+
+    def _post(self, command: Cancel) -> None:
+        super()._post(command)
+        self.cancelled.release()
+
+
+def wait(semaphore: threading.Semaphore) -> None:
+    """Wait for something that must happen; the timeout only keeps a broken test from hanging."""
+    assert semaphore.acquire(timeout=60)
+
+
+def make_service(
+    decoder: FakeDecoder,
+    *,
+    max_open: int = 65,
+    limits: Limits | None = None,
+    clock: Callable[[], float] | None = None,
+) -> tuple[CompletionService, WatchedRunner]:
+    options = EngineOptions(n_slots=decoder.n_seq, random_seed=0)
+    if clock:
+        engine = Engine(decoder, options, clock)
+        runner = WatchedRunner(engine, max_open=max_open, clock=clock)
+    else:
+        runner = WatchedRunner(Engine(decoder, options), max_open=max_open)
+    model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 1_700_000_000)
+    return CompletionService(runner, decoder, model, limits), runner
+
+
+@contextmanager
+def flask_client(
+    security: SecurityOptions | None = None, decoder: FakeDecoder | None = None
+) -> Iterator[FlaskClient]:
+    """The application alone; its decoder says "yes"."""
+    service, runner = make_service(decoder or FakeDecoder(script("yes")))
+    runner.start()
+    try:
+        yield create_app(OneModel(service), security=security).test_client()
+    finally:
+        runner.close()
+
+
+class Running:
+    """A server that runs; `shutdown` ends it as a signal would."""
+
+    def __init__(
+        self,
+        server: HttpServer,
+        runner: WatchedRunner,
+        shutdown: Shutdown,
+        thread: threading.Thread,
+    ) -> None:
+        self.server, self.runner, self.shutdown, self.thread = server, runner, shutdown, thread
+        self.port = server.port
+
+
+@contextmanager
+def running(
+    decoder: FakeDecoder,
+    *,
+    max_open: int = 65,
+    limits: Limits | None = None,
+    security: SecurityOptions | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Running]:
+    """A real server on a free loopback port."""
+    limits = limits or Limits()
+    service, runner = make_service(decoder, max_open=max_open, limits=limits)
+    app = create_app(OneModel(service), security=security)
+    server = HttpServer(app, bind("127.0.0.1", 0), clock=clock)
+    shutdown = Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace)
+    thread = threading.Thread(target=server.run, name="http")
+    runner.start()
+    thread.start()
+    try:
+        yield Running(server, runner, shutdown, thread)
+    finally:
+        runner.request_stop()
+        decoder.open_gate()
+        runner.close()
+        server.stop()
+        thread.join()
+
+
+@contextmanager
+def running_server(
+    decoder: FakeDecoder, *, max_open: int = 65, limits: Limits | None = None
+) -> Iterator[tuple[HttpServer, WatchedRunner]]:
+    """The same, for tests that do not end it."""
+    with running(decoder, max_open=max_open, limits=limits) as r:
+        yield r.server, r.runner
+
+
+@contextmanager
+def connection(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+        yield s
+
+
+def send(
+    s: socket.socket, body: dict[str, object], path: str = "/v1/completions", headers: str = ""
+) -> None:
+    data = json.dumps(body).encode()
+    s.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode()
+        + data
+    )
+
+
+def read_all(s: socket.socket) -> bytes:
+    return b"".join(iter(lambda: s.recv(65536), b""))
+
+
+def ask(
+    port: int, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """(Status, headers, body)."""
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        c.request(method, path, None if body is None else json.dumps(body), headers or {})
+        response = c.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        c.close()

@@ -1,0 +1,179 @@
+"""Each deliberate fault is caught, and named by what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+import torch
+
+from converters import convert
+from tests.support import checkpoint_faults, gguf_faults
+from tests.support.checkpoint_faults import Fault, faulty_checkpoint
+from tests.support.gguf_faults import Edit, faulty, zeroed
+from tests.support.verify_lab import Lab
+from turbopilot.base.errors import CorruptModel
+from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.verify import Report
+from turbopilot.verify.battery import token_battery
+
+# What is wrong with the file → what it must be called.
+FILE_FAULTS: Final[dict[str, tuple[Edit, str]]] = {
+    "rotary permutation skipped": (gguf_faults.interleaved_rotary, "rotary_skipped"),
+    "rotary permutation skipped in one tensor": (gguf_faults.rotary_in_one_layer, "rotary_skipped"),
+    "rotary permutation applied twice": (gguf_faults.rotary_twice, "rotary_twice"),
+    "q and k swapped": (gguf_faults.swapped_q_and_k, "swapped"),
+    "a head's rows rolled by one": (gguf_faults.rolled_head, "head_rows"),
+    "a bias dropped": (zeroed("blk.0.ffn_up.bias"), "dropped"),
+    "embedding shifted by one": (gguf_faults.shifted_embedding, "shifted_rows"),
+    "two merges swapped": (gguf_faults.swapped_merges, "merges"),
+    "a token of spaces lost": (gguf_faults.lost_spaces, "vocabulary"),
+}
+# What is wrong with the checkpoint that the file was made of.
+CHECKPOINT_FAULTS: Final[dict[str, tuple[Fault, str]]] = {
+    "a layer left out": (checkpoint_faults.layer_left_out, "layer_left_out"),
+    "a layer doubled": (checkpoint_faults.layer_doubled, "layer_doubled"),
+    "epsilon wrong by ten": (checkpoint_faults.epsilon_wrong, "epsilon"),
+    "a matrix transposed": (checkpoint_faults.transposed, "transposed"),
+    "made of a Q4_0 file": (checkpoint_faults.of_q4_0, "requantized"),
+}
+
+
+@pytest.fixture(scope="module")
+def codegen(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab("codegen", tmp_path_factory.mktemp("codegen"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab("llama", tmp_path_factory.mktemp("llama"))
+
+
+def causes(report: Report) -> list[str]:
+    return [f.cause for f in report.findings]
+
+
+@pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_a_fault_in_the_file_is_named(codegen: Lab, fault: str, type_name: str) -> None:
+    edit, cause = FILE_FAULTS[fault]
+    texts = token_battery() if cause in ("merges", "vocabulary") else None
+    report = codegen.judge_faulty(type_name, edit, texts)
+    assert not report.passed
+    assert causes(report)[0] == cause, report.findings
+
+
+@pytest.mark.parametrize("fault", CHECKPOINT_FAULTS)
+def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_path: Path) -> None:
+    edit, cause = CHECKPOINT_FAULTS[fault]
+    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "faulty", edit)
+    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f16")
+    report = codegen.judge(tmp_path / "faulty.gguf")
+    assert not report.passed
+    assert causes(report)[0] == cause, report.findings
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (checkpoint_faults.epsilon_wrong, "epsilon"),
+        (checkpoint_faults.rope_base_wrong, "rope_base"),
+    ],
+)
+def test_a_number_in_the_config_is_named(
+    llama: Lab, fault: Fault, cause: str, tmp_path: Path
+) -> None:
+    checkpoint = faulty_checkpoint(llama.checkpoint, tmp_path / "faulty", fault)
+    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32")
+    report = llama.judge(tmp_path / "faulty.gguf")
+    assert not report.passed
+    assert causes(report)[0] == cause, report.findings
+
+
+def test_the_layer_is_told(codegen: Lab, tmp_path: Path) -> None:
+    for fault in (checkpoint_faults.layer_left_out, checkpoint_faults.layer_doubled):
+        checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / fault.__name__, fault)
+        convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32", force=True)
+        assert "layer 1" in codegen.judge(tmp_path / "faulty.gguf").findings[0].message
+
+
+def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
+    def large(state: checkpoint_faults.State, config: dict[str, object]) -> None:
+        name = next(n for n in state if n.endswith("fc_in.weight"))
+        state[name][3, 5] = 1e6
+
+    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "large", large)
+    convert(checkpoint, tmp_path / "large.gguf", dtype="f16", force=True)
+    with pytest.raises(CorruptModel, match=r"blk\.\d+\.ffn_up\.weight"):
+        codegen.judge(tmp_path / "large.gguf")
+
+
+FIGURES: Final[dict[str, tuple[Edit, str]]] = {
+    "rotary permutation skipped": (gguf_faults.interleaved_rotary, "attention"),
+    "q and k swapped": (gguf_faults.swapped_q_and_k, "attention"),
+    "embedding shifted by one": (gguf_faults.shifted_embedding, "everywhere"),
+    "a bias dropped": (zeroed("blk.0.ffn_up.bias"), "everywhere"),
+}
+
+
+@pytest.mark.parametrize("fault", FIGURES)
+def test_the_logits_alone_tell_where_to_look(codegen: Lab, fault: str) -> None:
+    """As where the checkpoint cannot be converted, or a GGUF is compared with another."""
+    from turbopilot.verify.diagnosis import diagnose
+
+    edit, cause = FIGURES[fault]
+    report = codegen.judge_faulty("f32", edit)
+    alone = diagnose(report.failures, report.positions, report.limits, {})
+    assert [f.cause for f in alone] == [cause], alone
+
+
+def test_a_rotation_that_drifts_grows_with_the_position(llama: Lab, tmp_path: Path) -> None:
+    from turbopilot.verify.diagnosis import diagnose
+
+    def drifting(state: checkpoint_faults.State, config: dict[str, object]) -> None:
+        config["rope_theta"] = 10100.0
+        config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10100.0}
+
+    checkpoint = faulty_checkpoint(llama.checkpoint, tmp_path / "faulty", drifting)
+    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32")
+    report = llama.judge(tmp_path / "faulty.gguf")
+    logits = [f for f in report.failures if f.check in ("nmse", "mean_kl")]
+    assert logits, report.metrics
+    alone = diagnose(logits, report.positions, report.limits, {})
+    assert [f.cause for f in alone] == ["rotation"], alone
+
+
+def test_tensors_are_ranked_by_error(codegen: Lab) -> None:
+    report = codegen.judge(codegen.gguf("q4_k_m"), tensors=True)
+    assert report.passed, report.failures
+    assert report.tensors is not None
+    shares = [t.relative / t.allowed for t in report.tensors]
+    assert shares == sorted(shares, reverse=True)
+    assert {t.type_name for t in report.tensors} >= {"F32", "Q4_K", "Q6_K"}
+    assert max(t.relative for t in report.tensors if t.type_name == "F32") == 0.0
+
+
+def test_a_tensor_that_logits_hardly_show_fails_when_tensors_are_compared(codegen: Lab) -> None:
+    def nudged(path: Path, header: GgufHeader) -> None:
+        view = gguf_faults.rows(path, gguf_faults.tensor(header, "output.weight")).view(np.float32)
+        view[-1] *= 1.0001  # a row that the tokenizer does not use
+
+    path = faulty(codegen.gguf("f32"), codegen.folder / "nudged.gguf", nudged)
+    assert codegen.judge(path).passed
+    report = codegen.judge(path, tensors=True)
+    assert [f.check for f in report.failures] == ["tensors"]
+    assert "output.weight" in report.failures[0].message
+
+
+def test_another_revision_is_called_that(codegen: Lab, tmp_path: Path) -> None:
+    def other(state: checkpoint_faults.State, config: dict[str, object]) -> None:
+        generator = torch.Generator().manual_seed(9)
+        for name, tensor in state.items():
+            if tensor.ndim == 2:
+                state[name] = torch.randn(tensor.shape, generator=generator) * tensor.std()
+
+    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "other", other)
+    convert(checkpoint, tmp_path / "other.gguf", dtype="f32")
+    assert causes(codegen.judge(tmp_path / "other.gguf"))[0] == "other_weights"

@@ -1,0 +1,219 @@
+"""Real checkpoints against real GGUF files: what is sound passes, every deliberate fault fails and says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from converters import convert
+from tests.support.gguf_faults import TOKENIZER_FAULTS, WEIGHT_FAULTS, faulty, not_a_number
+from tests.support.tiny import FAMILY, stdlib_files, tiny_checkpoint
+from tests.support.verify_lab import Lab
+from turbopilot.base.errors import CorruptCheckpoint, CorruptModel, InvalidInput, UnsupportedModel
+from turbopilot.cli import app
+from turbopilot.verify.battery import token_battery
+from turbopilot.verify.compare_tokens import compare_tokens
+from turbopilot.verify.gguf_candidate import GgufCandidate
+from turbopilot.verify.torch_reference import TorchReference
+
+TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m")
+
+
+@pytest.fixture(scope="module", params=["codegen", "gptj"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module", params=FAMILY)
+def any_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(request.param, tmp_path_factory.mktemp(f"any-{request.param}"))
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_a_sound_file_passes(any_lab: Lab, type_name: str) -> None:
+    report = any_lab.judge(any_lab.gguf(type_name))
+    assert report.passed, report.failures
+    assert report.metrics is not None
+    assert report.metrics.positions > 500
+    assert report.metrics.clear > 100
+    if type_name == "f32":
+        assert report.metrics.nmse <= 1e-6
+        assert report.metrics.clear_top1 == 1.0
+
+
+@pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS)
+def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> None:
+    report = lab.judge_faulty(type_name, WEIGHT_FAULTS[fault])
+    assert {"nmse", "mean_kl", "tensors"} & {f.check for f in report.failures}, report.metrics
+    assert all("times the" in f.message for f in report.failures if f.check == "nmse")
+
+
+@pytest.mark.parametrize("type_name", ["f32", "q4_0"])
+@pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
+def test_a_fault_in_the_tokenizer_fails_and_spares_the_weights(
+    lab: Lab, fault: str, type_name: str
+) -> None:
+    if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
+        pytest.skip("GPT-J has no tokens of spaces")
+    report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())
+    assert {f.check for f in report.failures} == {"tokens"}
+    assert "the checkpoint has" in report.failures[0].message
+
+
+def test_the_battery_is_cut_alike(lab: Lab) -> None:
+    with GgufCandidate(lab.gguf("f32")) as candidate:
+        result = compare_tokens(lab.reference, candidate, token_battery())
+    assert result.equal, str(result.first_difference)
+    assert result.ids > 20_000
+
+
+def test_a_megabyte_of_source_is_cut_alike(lab: Lab) -> None:
+    files = stdlib_files(1_100_000)
+    texts = {p.name: p.read_bytes().decode("utf-8", errors="replace") for p in files}
+    assert sum(len(text.encode()) for text in texts.values()) >= 1_000_000
+    with GgufCandidate(lab.gguf("f32")) as candidate:
+        result = compare_tokens(lab.reference, candidate, texts)
+    assert result.equal, str(result.first_difference)
+
+
+def test_transformers_tokenizer_is_the_file_s(lab: Lab) -> None:
+    raw = Tokenizer.from_file(str(lab.checkpoint / "tokenizer.json"))
+    for name, text in token_battery().items():
+        assert lab.reference.tokenize(text) == raw.encode(text, add_special_tokens=False).ids, name
+
+
+def test_nan_in_a_tensor_is_told_by_name(lab: Lab, tmp_path: Path) -> None:
+    path = faulty(lab.gguf("q4_0"), tmp_path / "nan.gguf", not_a_number("blk.0.ffn_up.bias"))
+    with pytest.raises(CorruptModel, match=r"blk\.0\.ffn_up\.bias"):
+        GgufCandidate(path)
+
+
+def test_the_command(lab: Lab, tmp_path: Path) -> None:
+    prompts, text = tmp_path / "prompts.txt", tmp_path / "text.txt"
+    prompts.write_text("def f(x):\n    return x\n%%\nclass A:\n    pass\n")
+    text.write_text("own text")
+    arguments = ["--against", str(lab.checkpoint), "--prompts", str(prompts), "--text", str(text)]
+    done = CliRunner().invoke(app, ["verify", str(lab.gguf("q8_0")), *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["passed"]
+    assert len(report["windows"]) == 2
+    assert report["type_name"] == "Q8_0"
+    assert {"torch", "transformers", "llama-cpp-python"} <= set(report["versions"])
+
+    bad = faulty(lab.gguf("q8_0"), tmp_path / "bad.gguf", WEIGHT_FAULTS["q and k swapped"])
+    done = CliRunner().invoke(app, ["verify", str(bad), *arguments])
+    assert done.exit_code == 7
+    assert "FAILED" in done.stdout
+    assert "error:" in done.stderr
+    assert "NMSE" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def codegen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("codegen", tmp_path_factory.mktemp("codegen") / "checkpoint", n_layer=1)
+
+
+def damaged(source: Path, target: Path, **replaced: bytes | None) -> Path:
+    """A copy of a folder with some files replaced or (None) left out; "__" in a name stands for "."."""
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    for name, content in replaced.items():
+        file = target / name.replace("__", ".")
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+    return target
+
+
+def test_bad_checkpoints_are_named(codegen: Path, tmp_path: Path) -> None:
+    config = json.loads((codegen / "config.json").read_text())
+    weights = (codegen / "model.safetensors").read_bytes()
+
+    def changed(**values: object) -> bytes:
+        return json.dumps({**config, **values}).encode()
+
+    with pytest.raises(InvalidInput, match="no such folder"):
+        TorchReference(tmp_path / "absent")
+    with pytest.raises(InvalidInput, match="not a checkpoint's folder"):
+        TorchReference(codegen / "config.json")
+    cases: list[tuple[type[Exception], str, dict[str, bytes | None]]] = [
+        (InvalidInput, r"no config\.json", {"config__json": None}),
+        (CorruptCheckpoint, "cannot be read", {"config__json": b"{"}),
+        (CorruptCheckpoint, "not a JSON object", {"config__json": b"[]"}),
+        (UnsupportedModel, "nonesuch", {"config__json": changed(model_type="nonesuch")}),
+        (CorruptCheckpoint, "cannot load", {"model__safetensors": weights[:-100]}),
+        (CorruptCheckpoint, "cannot load", {"model__safetensors": weights[:50]}),
+        (CorruptCheckpoint, "cannot load", {"model__safetensors": None}),
+        (CorruptCheckpoint, "missing", {"config__json": changed(n_layer=2)}),
+        (CorruptCheckpoint, "cannot load|missing", {"config__json": changed(n_embd=512)}),
+        (InvalidInput, "tokenizer", {"tokenizer__json": b"{", "tokenizer_config__json": None}),
+    ]
+    for i, (kind, words, replaced) in enumerate(cases):
+        with pytest.raises(kind, match=words):
+            TorchReference(damaged(codegen, tmp_path / str(i), **replaced))
+
+
+def test_a_checkpoint_s_own_code_never_runs(codegen: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass M: pass\n".encode()
+    config = json.loads((codegen / "config.json").read_text())
+    own = {
+        "AutoConfig": "own.M",
+        "AutoModelForCausalLM": "own.M",
+        "AutoTokenizer": ["own.M", "own.M"],
+    }
+    for model_type in ("codegen", "of_its_own"):
+        folder = damaged(
+            codegen,
+            tmp_path / model_type,
+            own__py=code,
+            config__json=json.dumps({**config, "model_type": model_type, "auto_map": own}).encode(),
+            tokenizer_config__json=json.dumps({"tokenizer_class": "M", "auto_map": own}).encode(),
+        )
+        if model_type == "codegen":
+            TorchReference(folder)  # by transformers' own class; the folder's is never looked at
+        else:
+            with pytest.raises(UnsupportedModel, match="never runs a checkpoint's code"):
+                TorchReference(folder)
+        assert not mark.exists()
+
+
+def test_bad_candidates_are_a_message(codegen: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    with pytest.raises(InvalidInput, match="no such file"):
+        GgufCandidate(path)
+    path.write_bytes(b"not a model")
+    done = CliRunner().invoke(app, ["verify", str(path), "--against", str(codegen)])
+    assert done.exit_code == 2
+    assert "not a GGUF" in done.stderr
+    convert(codegen, path, dtype="f16", force=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(CorruptModel):
+        GgufCandidate(path)
+    for old, new, words in (
+        (b"blk.0.attn_q.weight", b"blk.0.attn_x.weight", "attn_q"),
+        (b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz", "no tokenizer"),
+        (b"general.architecture", b"general.architectura", "architecture is missing"),
+    ):
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises(CorruptModel, match=words):
+            GgufCandidate(path)
+    # Values that llama.cpp meets with an abort of the process, or without an end.
+    for key, value in (
+        ("block_count", 1 << 31),
+        ("rope.dimension_count", 0),
+        ("rope.dimension_count", 15),
+    ):
+        name = f"phi2.{key}".encode()
+        at = whole.index(name) + len(name) + 4  # the key, then its type
+        path.write_bytes(whole[:at] + value.to_bytes(4, "little") + whole[at + 4 :])
+        with pytest.raises(CorruptModel, match=r"layers|dimension_count"):
+            GgufCandidate(path)

@@ -1,0 +1,212 @@
+"""The judge itself: whole or read from disk matrix by matrix, kept, interrupted, in shards, as pickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.support.tiny import FAMILY, tiny_checkpoint
+from tests.support.verify_lab import logits_of
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.file_digest import file_digests
+from turbopilot.verify import reference_cache
+from turbopilot.verify.source import Change, Window
+from turbopilot.verify.torch_model import Device, TorchModel
+from turbopilot.verify.torch_reference import TorchReference
+
+IDS = tuple(range(1, 90))
+WINDOWS = [
+    Window("code", "a", IDS, range(len(IDS))),
+    Window("code", "b", IDS[:40], range(3, 40, 2)),
+    Window("context", "c", tuple(i % 300 for i in range(300)), range(299)),
+]
+
+
+@pytest.fixture(scope="module")
+def codegen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("codegen", tmp_path_factory.mktemp("codegen") / "checkpoint")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", FAMILY)
+def test_a_model_read_from_disk_is_the_same(family: str, tied: bool, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(family, tmp_path / family, tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        plain = model(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    whole = TorchReference(folder, streamed=False)
+    streamed = TorchReference(folder, streamed=True)
+    np.testing.assert_allclose(logits_of(whole, IDS), plain, atol=2e-4)
+    streamed.prepare(WINDOWS)  # a group of them, padded
+    for window in WINDOWS:
+        ours, theirs = (np.concatenate(list(r.logits(window))) for r in (streamed, whole))
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+        assert len(ours) == len(window.measured)
+
+
+def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
+    change = Change(noise=1e-2)
+    found = []
+    for streamed in (False, True):
+        reference = TorchReference(codegen, streamed=streamed)
+        noisy = reference.changed(change)
+        assert noisy is not None
+        found.append(logits_of(noisy, IDS))
+        assert np.abs(found[-1] - logits_of(reference, IDS)).max() > 0.1
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+
+
+def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_path: Path) -> None:
+    assert TorchReference(codegen).changed(Change(tanh_gelu=True)) is None
+    exact = TorchReference(tiny_checkpoint("gptneox", tmp_path / "neox", hidden_act="gelu"))
+    changed = exact.changed(Change(tanh_gelu=True))
+    assert changed is not None
+    delta = np.abs(logits_of(changed, IDS) - logits_of(exact, IDS)).max()
+    assert 0 < delta < 0.1
+
+
+def test_only_the_matrix_that_runs_is_in_memory(codegen: Path) -> None:
+    config = json.loads((codegen / "config.json").read_text())
+    model = TorchModel(codegen, config, Device(), Change(), streamed=True)
+    heard: list[float] = []
+    model.heard = heard.append
+    model.hidden([IDS])
+    assert heard == sorted(heard)
+    assert 0.9 < heard[-1] < 1, "the head comes later"
+    held = [p for p in model._model.parameters() if not p.is_meta]
+    assert held == [], "dropped when its module is done"
+    model.head(np.zeros((1, config["n_embd"]), np.float32))
+    held = [p for p in model._model.parameters() if not p.is_meta]
+    assert {p.shape[0] for p in held} == {model.n_vocab}, "the head stays"
+
+
+def test_what_was_computed_is_kept_by_the_contents(
+    codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    first = TorchReference(codegen, cache=cache)
+    first.prepare(WINDOWS)
+    sound = [np.concatenate(list(first.logits(w))) for w in WINDOWS]
+    assert (written := first.continued(IDS[:9], 5)) is not None
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as m:
+        m.setattr(TorchModel, "hidden", refuse)
+        m.setattr(TorchModel, "continued", refuse)
+        again = TorchReference(codegen, cache=cache)
+        again.prepare(WINDOWS)
+        for window, logits in zip(WINDOWS, sound, strict=True):
+            np.testing.assert_array_equal(np.concatenate(list(again.logits(window))), logits)
+        assert again.continued(IDS[:9], 5) == written
+    state = load_file(codegen / "model.safetensors")
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for file in codegen.iterdir():
+        (changed / file.name).write_bytes(file.read_bytes())
+    state["lm_head.bias"][3] += 1
+    save_file(state, changed / "model.safetensors", {"format": "pt"})
+    other = TorchReference(changed, cache=cache)
+    assert not other._cache.has("noise 0.0, tanh False", WINDOWS[0])
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = TorchModel.hidden
+    runs: list[object] = []
+
+    def interrupted(self: TorchModel, windows: list[tuple[int, ...]]) -> object:
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        runs.append(windows)
+        return hidden(self, windows)
+
+    def resumed(self: TorchModel, windows: list[tuple[int, ...]]) -> object:
+        rest.append(windows)
+        return hidden(self, windows)
+
+    with monkeypatch.context() as m:
+        m.setattr(TorchModel, "hidden", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            TorchReference(codegen, cache=tmp_path).prepare(WINDOWS)
+    rest: list[object] = []
+    monkeypatch.setattr(TorchModel, "hidden", resumed)
+    TorchReference(codegen, cache=tmp_path).prepare(WINDOWS)
+    assert rest == [[WINDOWS[2].ids]]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_cache_forgets_what_was_not_asked_for_lately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_cache, "MAX_BYTES", 5000)
+    for i in range(4):
+        kept = reference_cache.ReferenceCache(tmp_path, {"model": i})
+        kept.keep("", WINDOWS[0], np.zeros((50, 10), np.float32))
+    assert len(list(tmp_path.iterdir())) == 3, "the newest, and what fits"
+    assert kept.has("", WINDOWS[0])
+
+
+def test_damaged_notes_are_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "digests.json").write_text('{"x": 3}')
+    (file := tmp_path / "a").write_text("a")
+    expected = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert file_digests([file], tmp_path) == {"a": expected}
+    assert file_digests([file], tmp_path) == {"a": expected}
+    file.write_text("bb")
+    assert file_digests([file], tmp_path) != {"a": expected}
+    with pytest.raises(InvalidInput, match="absent"):
+        file_digests([tmp_path / "absent"], tmp_path)
+    cache = reference_cache.ReferenceCache(tmp_path / "r", {})
+    cache.keep_answer("q", {"a": 1})
+    assert cache.answer("q") == {"a": 1}
+    next((tmp_path / "r").rglob("*.json")).write_text("[")
+    assert cache.answer("q") is None
+
+
+def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
+    exact = logits_of(TorchReference(codegen, cache=tmp_path), IDS)
+    rounded = logits_of(TorchReference(codegen, device=Device("cpu", "bf16"), cache=tmp_path), IDS)
+    assert 0 < np.square(rounded - exact).sum() / np.square(exact).sum() < 1e-2
+
+
+def test_a_device_that_is_not_there(codegen: Path) -> None:
+    with pytest.raises(InvalidInput, match="--device cuda"):
+        TorchReference(codegen, device=Device("cuda"))
+    with pytest.raises(InvalidInput, match="--device toaster"):
+        TorchReference(codegen, device=Device("toaster"))
+
+
+def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_path: Path) -> None:
+    state = load_file(codegen / "model.safetensors")
+    for file in codegen.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    name = next(n for n in state if n.endswith("fc_in.bias"))
+    state[name][0] = float("nan")
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CorruptCheckpoint, match="NaN or infinite"):
+        TorchReference(tmp_path).prepare(WINDOWS)
+    del state[name]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    for streamed in (True, False):
+        with pytest.raises(CorruptCheckpoint, match=r"1 weights are missing.*fc_in\.bias"):
+            TorchReference(tmp_path, streamed=streamed).prepare(WINDOWS)
+
+
+def test_a_pickle_is_read_from_disk_too(codegen: Path, tmp_path: Path) -> None:
+    for file in codegen.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save(load_file(codegen / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    sound = logits_of(TorchReference(codegen), IDS)
+    np.testing.assert_allclose(
+        logits_of(TorchReference(tmp_path, streamed=True), IDS), sound, atol=2e-4
+    )

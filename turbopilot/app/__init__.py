@@ -1,0 +1,1 @@
+"""Use cases that need more than one package: resolve names, keep artifacts, fit into memory, try files out."""

@@ -1,0 +1,1 @@
+"""Errors, progress, atomic files, digests and facts about this machine; imports nothing else of the project."""

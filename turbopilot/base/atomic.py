@@ -1,0 +1,105 @@
+"""Files that appear whole or not at all. A leaf: imports only the errors.
+
+Work is written to `NAME.part` beside the final name, and renamed when it is whole. A killed run leaves at most the
+`.part`, which the next run overwrites. Where the name was taken, the disk has the new file before the old one goes,
+so that a power cut leaves one of them. Where it was free nobody waits for the disk (which takes longer than converting
+does): a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from turbopilot.base.errors import InvalidInput, NotEnoughDisk
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
+}
+
+
+def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse, before any work, an output that would overwrite something or cannot be made.
+
+    Raises:
+        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, its folder
+            does not exist, or the system knows no such name.
+    """
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{path}: is a folder, not a file", hint="give a file name")
+        path.with_name(path.name + ".part").is_file()
+    except (OSError, ValueError) as e:
+        raise InvalidInput(
+            f"{path}: cannot be a file's name: {e}", hint="name another output with -o"
+        ) from e
+    if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
+        raise InvalidInput(
+            f"{path}: output and input are the same file", hint="name another output with -o"
+        )
+    if path.exists() and not force:
+        raise InvalidInput(
+            f"{path}: exists already",
+            hint="name another output with -o, or overwrite it with --force",
+        )
+    if not path.parent.is_dir():
+        raise InvalidInput(
+            f"{path.parent}: no such folder", hint=f"make it first: mkdir -p {path.parent}"
+        )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse work that the disk has no room for. `needed` in bytes.
+
+    Raises:
+        NotEnoughDisk: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NotEnoughDisk(
+            f"{folder}: {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free",
+            hint="free some space, or write elsewhere with -o",
+        )
+
+
+@contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield `path` + ".part" to write to; on success rename it, on any failure remove it.
+
+    Args:
+        path: the final name.
+        shared: several processes may write it at once (a cache): each to a part of its own, the last one stays.
+
+    Raises:
+        NotEnoughDisk: the disk or our share of it filled up on the way, or allows no file so large.
+        InvalidInput: the file system does not let us write there.
+    """
+    part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
+    try:
+        yield part
+        if path.exists():
+            with part.open("rb+") as f:
+                os.fsync(f.fileno())
+        part.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if e.errno in FULL:
+            raise NotEnoughDisk(
+                f"{path}: {FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
+            ) from e
+        if e.filename in (str(part), part):
+            raise InvalidInput(
+                f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
+            ) from e
+        raise
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""GGUF files: read, check, edit, split, digest, describe."""

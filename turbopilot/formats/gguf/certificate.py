@@ -1,0 +1,182 @@
+"""The result of a verification, kept in the verified file's own metadata. A leaf: imports only leaves.
+
+It says what was measured, and of which tensors and metadata, by their digests: so that a file which was changed
+or damaged since is known. It is a record and no proof of who made it: whoever can write a file can write
+another certificate into it too. To be sure, verify again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.file_digest import is_digest
+from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.digest import CERTIFICATE, Digests, digests, remembered_digests
+from turbopilot.formats.gguf.edit import Writable, check_editable, set_metadata
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+
+__all__ = [
+    "Certificate", "Digests", "State", "check", "digests", "judge", "read", "remembered_digests", "sign",
+]  # fmt: skip
+
+_FORMAT = 1  # of these keys; a program that knows no such format takes the file for one without a certificate
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", re.ASCII)
+
+State: TypeAlias = Literal["none", "valid", "tensors changed", "metadata changed"]
+
+SENTENCES: Final[dict[State, str]] = {
+    "none": "it has no certificate",
+    "valid": "unchanged since",
+    "tensors changed": "its tensors changed since; verify it again",
+    "metadata changed": "its metadata changed since; verify it again",
+}
+"""What a state means, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was measured, against what, and of which file; the figures are those of `turbopilot.verify.Metrics`.
+
+    Args:
+        passed: the verdict.
+        reference: the checkpoint's name.
+        reference_files: its files, each as "sha256  name".
+        type_name: what the file was judged as.
+        positions: compared positions.
+        max_context: tokens of the longest prompt that was compared.
+        mean_kl: in nats.
+        max_kl: in nats.
+        top1: share of positions with the same first choice.
+        nmse: of the logits.
+        reference_perplexity: of the checkpoint.
+        candidate_perplexity: of the file.
+        limits: what it was judged by, in words.
+        versions: of what ran the models, each as "name version".
+        date: when, in UTC, as ISO 8601 has it.
+        tensors_sha256: see `turbopilot.formats.gguf.digest`.
+        metadata_sha256: see there.
+    """
+
+    passed: bool
+    reference: str
+    reference_files: tuple[str, ...]
+    type_name: str
+    positions: int
+    max_context: int
+    mean_kl: float
+    max_kl: float
+    top1: float
+    nmse: float
+    reference_perplexity: float
+    candidate_perplexity: float
+    limits: str
+    versions: tuple[str, ...]
+    date: str
+    tensors_sha256: str
+    metadata_sha256: str
+
+    @property
+    def digests(self) -> Digests:
+        """Of the file that was verified."""
+        return Digests(self.tensors_sha256, self.metadata_sha256)
+
+
+# How a field is annotated → whether a value may stand there.
+_FITS: Final[dict[str, Callable[[Any], bool]]] = {
+    "bool": lambda v: type(v) is bool,
+    "int": lambda v: type(v) is int and 0 <= v < 1 << 64,
+    "float": lambda v: type(v) is float and math.isfinite(v),
+    "str": lambda v: isinstance(v, str),
+    "tuple[str, ...]": lambda v: isinstance(v, tuple) and all(isinstance(e, str) for e in v),
+}
+
+
+def _unfit(values: dict[str, Any]) -> str:
+    """The first field whose value cannot be; "" where there is none."""
+    for field in fields(Certificate):
+        value = values.get(field.name)
+        if not _FITS[str(field.type)](value):
+            return field.name
+        if field.name.endswith("_sha256") and not is_digest(value):
+            return field.name
+    return "" if _DATE.fullmatch(values["date"]) else "date"
+
+
+def read(header: GgufHeader) -> Certificate | None:
+    """The certificate of a file; None where it has none, or one that cannot be: nothing in it is believed.
+
+    Whether the file is still what was verified is not said by this: see `check`.
+    """
+    said = header.metadata
+    version = said.get(CERTIFICATE + "format")
+    if type(version) is not int or version != _FORMAT:
+        return None
+    values: dict[str, Any] = {}
+    for field in fields(Certificate):
+        value = said.get(CERTIFICATE + field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return None if _unfit(values) else Certificate(**values)
+
+
+def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> None:
+    """Write a certificate into a file's metadata, in the place of an older one; no tensor changes by a byte.
+
+    The digests in it must have been taken before the verification, so that a file which was replaced
+    meanwhile is not signed for another.
+
+    Args:
+        path: the file; of a split model, the first part, which alone is written.
+        certificate: what to write.
+        progress: told of bytes.
+
+    Raises:
+        InvalidInput: the certificate is not this file's, or cannot be; or the file may not be changed.
+        CorruptModel: it is not a usable GGUF.
+        NotEnoughDisk: there is no room for a second copy. The old file is still there, and whole.
+    """
+    check_editable(path)
+    header = read_gguf(path)
+    values = {field.name: getattr(certificate, field.name) for field in fields(Certificate)}
+    if unfit := _unfit(values):
+        raise InvalidInput(f"{path}: no certificate can say {unfit} = {values[unfit]!r:.100}")
+    n_read, n_written = header.tensor_bytes, path.stat().st_size
+    total = n_read + n_written
+
+    def checking(done: int, _: int, what: str = "", /) -> None:
+        progress(done, total, what)
+
+    def writing(done: int, of: int, what: str = "", /) -> None:
+        progress(n_read + done * n_written // of, total, what)
+
+    if digests(header, checking) != certificate.digests:
+        raise InvalidInput(
+            f"{path}: is not the file that was verified: it changed since",
+            hint="verify it again",
+        )
+    keys: dict[str, Writable] = {CERTIFICATE + "format": _FORMAT}
+    for name, value in values.items():
+        keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
+    set_metadata(path, keys, remove=CERTIFICATE, progress=writing)
+
+
+def check(header: GgufHeader, progress: Progress = silent) -> State:
+    """Whether a file is still what its certificate is of. Reads all of it, where it has one.
+
+    Raises:
+        InvalidInput, CorruptModel: as `digests`.
+    """
+    certificate = read(header)
+    return judge(certificate, digests(header, progress)) if certificate else "none"
+
+
+def judge(certificate: Certificate, found: Digests) -> State:
+    """The same, of digests that are known."""
+    if found.tensors != certificate.tensors_sha256:
+        return "tensors changed"
+    return "valid" if found.metadata == certificate.metadata_sha256 else "metadata changed"

@@ -1,0 +1,270 @@
+"""What a GGUF says of itself, as values: from its header alone, at once. A leaf: imports only leaves.
+
+Any GGUF is described, runnable or not: what is absent is None or empty, and what has the wrong type counts
+as absent. (`gguf_check` refuses what llama.cpp must not see.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from turbopilot.formats.gguf.certificate import Certificate, read
+from turbopilot.formats.gguf.cursor import Value
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.formats.gguf.quantization import Quantized, read_quantized
+from turbopilot.formats.gguf.split import siblings
+from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
+
+PerLayer: TypeAlias = "int | list[int] | None"
+_TOKEN_ID = re.compile(r"tokenizer\.ggml\.(?P<role>\w+)_token_id")
+_ROLES = {"unknown": "unk", "padding": "pad", "seperator": "sep"}  # as gguf spells it
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The network's geometry; a list where layers differ, None where the file does not say."""
+
+    n_layer: int | None
+    n_embd: int | None
+    n_head: PerLayer
+    n_head_kv: PerLayer
+    n_inner: PerLayer
+    n_ctx: int | None
+    n_vocab: int | None
+    rotary_dim: int | None
+    rope_theta: float | None
+    rope_scaling: str
+    rope_factor: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """A token with a part to play; `text` is None where the id is no row."""
+
+    role: str
+    id: int
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerLine:
+    """The tokenizer.
+
+    Args:
+        model: "gpt2", "llama" …; "" where the file has none.
+        pre: llama.cpp's name of the pre-tokenizer.
+        pre_origin: how the converter knew it, in words; "" in files of other converters.
+        n_tokens: rows of the vocabulary.
+        n_used: rows that are not marked unused.
+        special: all but those for filling in.
+        fim: those for filling in the middle.
+        has_fim: whether prefix, suffix and middle are all there.
+        add_bos: None where the file leaves it to llama.cpp.
+        chat_templates: names; "default" is the one that programs use unasked.
+    """
+
+    model: str
+    pre: str
+    pre_origin: str
+    n_tokens: int
+    n_used: int
+    special: tuple[SpecialToken, ...]
+    fim: tuple[SpecialToken, ...]
+    has_fim: bool
+    add_bos: bool | None
+    chat_templates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that the GGUF was made of."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the file comes from; "" where it does not say."""
+
+    license: str
+    repository: str
+    revision: str
+    base_models: tuple[str, ...]
+    architecture: str
+    files: tuple[SourceFile, ...]
+    turbopilot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a split model."""
+
+    file: str
+    n_tensors: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufDescription:
+    """Everything that a person may ask of a GGUF; sizes in bytes."""
+
+    path: Path
+    version: int
+    architecture: str
+    name: str
+    shape: Shape
+    n_weights: int
+    n_bytes: int
+    bits_per_weight: float
+    main_type: str
+    types: tuple[TypeShare, ...]
+    tokenizer: TokenizerLine
+    origin: Origin
+    quantized: Quantized | None
+    certificate: Certificate | None
+    parts: tuple[Part, ...]
+    tensors: tuple[TensorLine, ...]
+    metadata: Mapping[str, Value]
+
+
+def describe_gguf(path: Path) -> GgufDescription:
+    """Read a GGUF's header, and those of its other parts.
+
+    Raises:
+        InvalidInput, CorruptModel: as `read_gguf`.
+    """
+    header = read_gguf(path)
+    lines = tuple(
+        TensorLine(t.name, t.shape[::-1], t.type_name, t.n_bytes, t.offset, t.path.name)
+        for t in header.tensors
+    )
+    said = _Said(header.metadata)
+    return GgufDescription(
+        path=path,
+        version=header.version,
+        architecture=header.architecture,
+        name=said.text("general.name"),
+        shape=_shape(said, header),
+        n_weights=header.n_weights,
+        n_bytes=header.file_size,
+        bits_per_weight=header.bits_per_weight,
+        main_type=header.main_type(),
+        types=by_type((t.type_name, t.n_weights, t.n_bytes) for t in header.tensors),
+        tokenizer=_tokenizer(said),
+        origin=_origin(said),
+        quantized=read_quantized(header.metadata),
+        certificate=read(header),
+        parts=_parts(header),
+        tensors=lines,
+        metadata=header.metadata,
+    )
+
+
+class _Said:
+    """Typed reads of metadata; a value of another type counts as absent."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self.values = values
+
+    def text(self, key: str) -> str:
+        value = self.values.get(key)
+        return value if isinstance(value, str) else ""
+
+    def integer(self, key: str) -> int | None:
+        value = self.values.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
+
+    def flag(self, key: str) -> bool | None:
+        value = self.values.get(key)
+        return value if isinstance(value, bool) else None
+
+    def texts(self, key: str) -> list[str]:
+        value = self.values.get(key)
+        return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+    def integers(self, key: str) -> list[int]:
+        value = self.values.get(key)
+        return [v for v in value if type(v) is int] if isinstance(value, list) else []
+
+    def per_layer(self, key: str) -> PerLayer:
+        """One number where all layers have the same."""
+        many = self.integers(key)
+        return (many[0] if len(set(many)) == 1 else many) if many else self.integer(key)
+
+
+def _shape(said: _Said, header: GgufHeader) -> Shape:
+    arch = header.architecture
+    n_vocab = said.integer(f"{arch}.vocab_size") or len(said.texts("tokenizer.ggml.tokens"))
+    return Shape(
+        n_layer=said.integer(f"{arch}.block_count"),
+        n_embd=said.integer(f"{arch}.embedding_length"),
+        n_head=said.per_layer(f"{arch}.attention.head_count"),
+        n_head_kv=said.per_layer(f"{arch}.attention.head_count_kv"),
+        n_inner=said.per_layer(f"{arch}.feed_forward_length"),
+        n_ctx=said.integer(f"{arch}.context_length"),
+        n_vocab=n_vocab or None,
+        rotary_dim=said.integer(f"{arch}.rope.dimension_count"),
+        rope_theta=said.number(f"{arch}.rope.freq_base"),
+        rope_scaling=said.text(f"{arch}.rope.scaling.type"),
+        rope_factor=said.number(f"{arch}.rope.scaling.factor"),
+    )
+
+
+def _tokenizer(said: _Said) -> TokenizerLine:
+    tokens = said.texts("tokenizer.ggml.tokens")
+    unused = said.integers("tokenizer.ggml.token_type").count(
+        5
+    )  # llama.cpp's LLAMA_TOKEN_TYPE_UNUSED
+    found: list[SpecialToken] = []
+    for key in said.values:
+        named, row = _TOKEN_ID.fullmatch(key), said.integer(key)
+        if named and row is not None:
+            text = tokens[row] if 0 <= row < len(tokens) else None
+            found.append(SpecialToken(_ROLES.get(named["role"], named["role"]), row, text))
+    fim = tuple(t for t in found if t.role.startswith("fim_"))
+    default = ["default"] if said.text("tokenizer.chat_template") else []
+    return TokenizerLine(
+        model=said.text("tokenizer.ggml.model"),
+        pre=said.text("tokenizer.ggml.pre"),
+        pre_origin=said.text("turbopilot.tokenizer.pre_origin"),
+        n_tokens=len(tokens),
+        n_used=max(0, len(tokens) - unused),
+        special=tuple(t for t in found if t not in fim),
+        fim=fim,
+        has_fim={"fim_pre", "fim_suf", "fim_mid"} <= {t.role for t in fim},
+        add_bos=said.flag("tokenizer.ggml.add_bos_token"),
+        chat_templates=(*default, *said.texts("tokenizer.chat_templates")),
+    )
+
+
+def _origin(said: _Said) -> Origin:
+    bases = (
+        said.text(f"general.base_model.{i}.repo_url") or said.text(f"general.base_model.{i}.name")
+        for i in range(min(said.integer("general.base_model.count") or 0, len(said.values)))
+    )
+    names, digests = (said.texts(f"turbopilot.source.{key}") for key in ("files", "sha256"))
+    return Origin(
+        license=said.text("general.license.name") or said.text("general.license"),
+        repository=said.text("general.source.repo_url") or said.text("general.repo_url"),
+        revision=said.text("turbopilot.source.revision"),
+        base_models=tuple(base for base in bases if base),
+        architecture=said.text("turbopilot.source.architecture"),
+        files=tuple(SourceFile(*pair) for pair in zip(names, digests, strict=False)),
+        turbopilot=said.text("turbopilot.version"),
+    )
+
+
+def _parts(header: GgufHeader) -> tuple[Part, ...]:
+    named = siblings(header.path) if header.n_files > 1 else None
+    held = Counter(t.path for t in header.tensors)
+    return tuple(Part(p.name, held[p], p.stat().st_size) for p in (named[1] if named else ()))

@@ -1,0 +1,119 @@
+"""Digests of what a GGUF holds, whatever way it is laid out in files. A leaf: imports only leaves.
+
+The tensors' digest is of their names, types, shapes and data in the order of names: aligning them otherwise, or
+splitting the model into parts, does not change it. The metadata's is of the keys with their values as stored,
+without those that only say how the model is laid out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.file_digest import is_digest
+from turbopilot.base.progress import Progress, silent
+from turbopilot.base.stat_cache import remembered
+from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf, read_part
+
+CERTIFICATE = "turbopilot.verified."
+"""The beginning of the keys of a certificate, which cannot cover itself."""
+_LAYOUT = ("split.", "general.alignment")
+_CHUNK = 1 << 20
+
+
+class Digests(NamedTuple):
+    """SHA-256 in hex."""
+
+    tensors: str
+    metadata: str
+
+
+def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
+    """Read all of a model: seconds for gigabytes.
+
+    Args:
+        model: the file, or the first part, or its header.
+        progress: told of bytes of tensors.
+
+    Raises:
+        InvalidInput, CorruptModel: as `read_gguf`; also where the file became shorter meanwhile.
+    """
+    header = read_gguf(model) if isinstance(model, Path) else model
+    return Digests(_tensors(header, progress), _metadata(header.path))
+
+
+def _tensors(header: GgufHeader, progress: Progress) -> str:
+    data: dict[str, bytes] = {}
+    done, total = 0, header.tensor_bytes
+    # Read in the order of the disk; summed up in the order of names.
+    in_order = sorted(header.tensors, key=lambda t: (str(t.path), t.offset))
+    for path, held in groupby(in_order, key=lambda t: t.path):
+        buffer = memoryview(bytearray(_CHUNK))
+        with path.open("rb", buffering=0) as f:
+            for t in held:
+                digest = hashlib.sha256()
+                f.seek(t.offset)
+                left = t.n_bytes
+                while left:
+                    n = f.readinto(buffer[: min(_CHUNK, left)])
+                    if not n:
+                        raise InvalidInput(
+                            f"{path}: became shorter while it was read",
+                            hint="does another program write it? run it again when that is done",
+                        )
+                    digest.update(buffer[:n])
+                    left -= n
+                    done += n
+                    progress(done, total, t.name)
+                data[t.name] = digest.digest()
+    whole = hashlib.sha256()
+    for t in sorted(header.tensors, key=lambda t: t.name):
+        whole.update(_entry(t) + data[t.name])
+    return whole.hexdigest()
+
+
+def _entry(t: TensorInfo) -> bytes:
+    """A tensor's name, type and shape, so written that no two tensors' are alike."""
+    words = [part.encode("utf-8", "surrogateescape") for part in (t.name, t.type_name)]
+    lengths = struct.pack("<3Q", *map(len, words), len(t.shape))
+    return lengths + b"".join(words) + struct.pack(f"<{len(t.shape)}Q", *t.shape)
+
+
+def _metadata(path: Path) -> str:
+    """Of the first part alone: llama.cpp reads no other part's, and neither do we."""
+    _, layout = read_part(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        for key in sorted(layout.keys):
+            if not key.startswith((CERTIFICATE, *_LAYOUT)):
+                start, end = layout.keys[key]
+                f.seek(start)
+                digest.update(f.read(end - start))
+    return digest.hexdigest()
+
+
+def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = silent) -> Digests:
+    """The same, from a small file in `folder` where the model has not been written since they were taken.
+
+    Args:
+        header: of the model.
+        folder: where to remember; made where missing. One that cannot be written is done without.
+        progress: told of bytes of tensors, where they have to be read.
+
+    Raises:
+        InvalidInput, CorruptModel: as `digests`.
+    """
+
+    def fits(known: Mapping[str, Any]) -> bool:
+        return is_digest(known.get("tensors")) and is_digest(known.get("metadata"))
+
+    files = sorted({header.path, *(t.path for t in header.tensors)})
+    key = str(header.path.resolve())
+    memory = folder / "digests.json"
+    found = remembered(memory, key, files, lambda: digests(header, progress)._asdict(), fits)
+    return Digests(found["tensors"], found["metadata"])

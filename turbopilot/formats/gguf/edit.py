@@ -1,0 +1,146 @@
+"""Change the metadata of a GGUF file and nothing else of it. A leaf: imports only leaves.
+
+Kept keys, the tensors' entries and their data are copied as bytes and never decoded, so that nothing that this
+program does not know can be lost. Tensors' offsets count from the beginning of the data, which may move.
+
+Source: ggml/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from turbopilot.base.atomic import check_disk, replacing
+from turbopilot.base.errors import InvalidInput, NotEnoughDisk
+from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.file import read_part
+
+Writable: TypeAlias = "str | bool | int | float | list[str]"
+
+_CHUNK = 1 << 22  # bytes copied at once
+_HEAD = 8  # bytes before the counts: magic and version
+_UINT64, _INT64, _FLOAT64, _BOOL, _STRING, _ARRAY = 10, 11, 12, 7, 8, 9
+
+
+def check_editable(path: Path) -> None:
+    """Refuse a file that is not ours to change; `set_metadata` changes any.
+
+    Raises:
+        InvalidInput: it lies in the Hub's cache, where a file is what its checksum says.
+    """
+    if in_hub_cache(path):
+        raise InvalidInput(
+            f"{path}: lies in the Hugging Face Hub's cache, whose files must stay as they were fetched",
+            hint=f"copy it first: cp -L {path} .",
+        )
+
+
+def in_hub_cache(path: Path) -> bool:
+    """Whether a file, or the one that it is a link to, is in the cache of `huggingface_hub`."""
+    return any(folder.name.startswith("models--") for folder in path.resolve().parents)
+
+
+def set_metadata(
+    path: Path,
+    keys: Mapping[str, Writable] | None = None,
+    *,
+    remove: str = "",
+    progress: Progress = silent,
+) -> None:
+    """Rewrite a file with other metadata. A link stays one: the file that it leads to is replaced.
+
+    Args:
+        path: one file; of a split model, one part.
+        keys: what to set. Those that are there already are replaced, and go to the end as new ones do. An int
+            becomes a uint64, or an int64 where it is negative; a float becomes a float64.
+        remove: keys that begin so are removed; "" removes none.
+        progress: told of bytes.
+
+    Raises:
+        InvalidInput: a value does not fit GGUF, a key moves tensors, or the folder cannot be written.
+        CorruptModel: it is not a usable GGUF.
+        NotEnoughDisk: there is no room for a second copy. The old file is still there, and whole.
+    """
+    path = path.resolve()
+    header, layout = read_part(path)
+    new = {key: _pair(key, value) for key, value in (keys or {}).items()}
+    gone = {k for k in layout.keys if k in new or (remove and k.startswith(remove))}
+    if "general.alignment" in gone | set(new):
+        raise InvalidInput(
+            f"{path}: general.alignment cannot be changed: it says where the tensors lie"
+        )
+    spans = [span for key, span in layout.keys.items() if key not in gone]
+    counts = struct.pack("<QQ", len(header.tensors), len(spans) + len(new))
+    added = b"".join(new.values())
+    tail = (min(layout.data, header.file_size), header.file_size)
+
+    n_head = _HEAD + len(counts) + sum(b - a for a, b in (*spans, layout.infos)) + len(added)
+    padding = bytes(-n_head % layout.alignment)
+    total = n_head + len(padding) + tail[1] - tail[0]
+    try:
+        check_disk(path.parent, total)
+        with replacing(path) as part:
+            with path.open("rb") as source, part.open("wb") as target:
+                pieces = chain(
+                    _copied(source, (0, _HEAD)), [counts], _copied(source, *spans), [added],
+                    _copied(source, layout.infos), [padding], _copied(source, tail),
+                )  # fmt: skip
+                done = 0
+                for piece in pieces:
+                    progress(done, total, path.name)
+                    done += target.write(piece)
+            shutil.copymode(path, part)
+    except NotEnoughDisk as e:
+        e.hint = "free some space: the new file is written beside the old one before that goes"
+        raise
+    progress(total, total, path.name)
+
+
+def _copied(source: BinaryIO, *spans: tuple[int, int]) -> Iterator[bytes]:
+    for start, end in spans:
+        source.seek(start)
+        for at in range(start, end, _CHUNK):
+            piece = source.read(n := min(_CHUNK, end - at))
+            if len(piece) != n:
+                raise InvalidInput(
+                    f"{os.fspath(source.name)}: became shorter while it was read",
+                    hint="does another program write it? run it again when that is done",
+                )
+            yield piece
+
+
+def _pair(key: str, value: Writable) -> bytes:
+    """A key and its value as the file has them.
+
+    Raises:
+        InvalidInput: a number has more than 64 bits, or a text has no UTF-8.
+    """
+    try:
+        return _text(key) + _value(value)
+    except (struct.error, UnicodeEncodeError) as e:
+        raise InvalidInput(f"metadata {key!r}: cannot be written: {e}") from e
+
+
+def _value(value: Writable) -> bytes:
+    if isinstance(value, bool):  # before int, which it is too
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return (
+            struct.pack("<IQ", _UINT64, value) if value >= 0 else struct.pack("<Iq", _INT64, value)
+        )
+    if isinstance(value, float):
+        return struct.pack("<Id", _FLOAT64, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _text(value)
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_text, value))
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode("utf-8", errors="surrogateescape")  # as the reader decodes
+    return struct.pack("<Q", len(raw)) + raw

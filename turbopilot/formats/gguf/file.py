@@ -1,0 +1,257 @@
+"""Read a GGUF file's header, and believe nothing in it. A leaf: imports only leaves.
+
+llama.cpp aborts the process on some malformed files, and gguf's reader builds a view per vocabulary
+entry (seconds for a large one). This one checks every count and offset against the file's size before
+using it, and never touches tensor data.
+
+Source: ggml/docs/gguf.md (format version 3; 2 differs in nothing that we read).
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+from turbopilot.base.errors import CorruptModel, InvalidInput
+from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.gguf.cursor import Cursor, Value
+from turbopilot.formats.gguf.split import siblings
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor's entry.
+
+    Args:
+        name: as llama.cpp knows it.
+        shape: innermost first, as stored.
+        type_name: one of `GGML_TYPES`' names.
+        offset: of its data, from the start of the file.
+        n_bytes: of its data.
+        path: the file that holds it: one of the parts of a split model.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    offset: int
+    n_bytes: int
+    path: Path = Path()
+
+    @property
+    def n_weights(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a GGUF says of itself; of a split model, all its parts together.
+
+    Args:
+        path: the file, or the first part.
+        version: of the format.
+        metadata: of the first part.
+        tensors: of all parts.
+        file_size: of all parts, in bytes.
+        n_files: the number of parts.
+    """
+
+    path: Path
+    version: int
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
+    file_size: int
+    n_files: int = 1
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, or "" where it is missing."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights in all tensors."""
+        return sum(t.n_weights for t in self.tensors)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Size of all tensor data in bytes."""
+        return sum(t.n_bytes for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Average over all tensors, norms and biases included."""
+        return 8 * self.tensor_bytes / max(1, self.n_weights)
+
+    def bytes_by_type(self) -> dict[str, int]:
+        """Type name → bytes, largest first."""
+        sizes: dict[str, int] = {}
+        for t in self.tensors:
+            sizes[t.type_name] = sizes.get(t.type_name, 0) + t.n_bytes
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    def main_type(self) -> str:
+        """The type that holds the most bytes: what the file is "in"."""
+        return next(iter(self.bytes_by_type()), "F32")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in one file; each span is its first byte and the one after its last.
+
+    Args:
+        keys: of each metadata key, with its value, in the file's order.
+        infos: the tensors' entries.
+        data: where the tensors' data begins.
+        alignment: of `data`, and of each tensor in it.
+    """
+
+    keys: dict[str, tuple[int, int]]
+    infos: tuple[int, int]
+    data: int
+    alignment: int
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """Parse and check the header of a GGUF file, and of its other parts. Milliseconds, whatever the size.
+
+    Raises:
+        InvalidInput: there is no such file, it is a folder, it cannot be read, or it is a further part of
+            a split model, or one of the parts is absent.
+        CorruptModel: it is not a GGUF, its header contradicts its size, or the parts each other.
+    """
+    header, _ = read_part(path)
+    n_files = header.metadata.get("split.count", 1)
+    # 0: llama.cpp's gguf-split leaves it in what it merges
+    return header if n_files in (0, 1) else _with_parts(header, n_files)
+
+
+def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
+    path = first.path
+    named = siblings(path)
+    if named is None or len(named[1]) != count:
+        raise CorruptModel(
+            f"{path}: is one of {count} parts of a model, but is not named so",
+            hint=f"give it back its name: NAME-00001-of-{count:0>5}.gguf",
+        )
+    number, paths = named
+    if number:
+        raise InvalidInput(
+            f"{path}: is part {number + 1} of {count}", hint=f"give the first one: {paths[0]}"
+        )
+    if absent := [p.name for p in paths if not p.is_file()]:
+        raise InvalidInput(
+            f"{path}: other parts of it are absent: {', '.join(absent)}",
+            hint="put them into the same folder",
+        )
+    parts = [first, *(read_part(p)[0] for p in paths[1:])]
+    tensors = tuple(t for part in parts for t in part.tensors)
+    for i, part in enumerate(parts):
+        if part.metadata.get("split.no") != i or part.metadata.get("split.count") != count:
+            raise CorruptModel(f"{part.path}: does not say that it is part {i + 1} of {count}")
+    wanted = first.metadata.get("split.tensors.count")
+    if len(tensors) != wanted or len({t.name for t in tensors}) != len(tensors):
+        raise CorruptModel(
+            f"{path}: its parts hold {len(tensors)} tensors, not {wanted} different ones",
+            hint="are all parts of the same model?",
+        )
+    size = sum(part.file_size for part in parts)
+    return replace(first, tensors=tensors, file_size=size, n_files=len(parts))
+
+
+def read_part(path: Path) -> tuple[GgufHeader, Layout]:
+    """Parse one file alone, whether it is a part of a model or all of it.
+
+    Raises:
+        InvalidInput, CorruptModel: as `read_gguf`.
+    """
+    try:
+        if path.is_dir():
+            raise InvalidInput(
+                f"{path}: is a folder, not a GGUF file",
+                hint=f"convert it first: turbopilot convert {path}",
+            )
+        with path.open("rb") as f:
+            magic = f.read(4)
+            if magic != b"GGUF":
+                raise CorruptModel(
+                    f"{path}: not a GGUF file (it begins with {magic!r})",
+                    hint=_other_format(magic, path),
+                )
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _parse(Cursor(data, path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidInput(
+            f"{path}: no such file", hint="check the path, or make one with turbopilot convert"
+        ) from None
+    except PermissionError:
+        raise InvalidInput(
+            f"{path}: may not be read", hint="check the file's permissions"
+        ) from None
+    except OSError as e:
+        raise InvalidInput(
+            f"{path}: cannot be read: {e.strerror}", hint="check the path and the disk"
+        ) from e
+
+
+def _other_format(magic: bytes, path: Path) -> str:
+    if magic in (b"lmgg", b"tjgg", b"fmgg"):
+        return "an old ggml .bin; such files cannot be read yet"
+    if magic[:2] == b"PK" or path.suffix in (".safetensors", ".bin", ".pt"):
+        return f"a checkpoint's file? convert its folder: turbopilot convert {path.parent}"
+    return "give a file that turbopilot convert or quantize wrote"
+
+
+def _parse(c: Cursor) -> tuple[GgufHeader, Layout]:
+    c.take(4, "magic")
+    version = c.number("I", "version")
+    if version not in (2, 3):
+        raise c.fail(f"version {version}; versions 2 and 3 are known")
+    n_tensors = c.count("tensors", 24)
+    n_keys = c.count("metadata keys", 12)
+    metadata: dict[str, Value] = {}
+    keys: dict[str, tuple[int, int]] = {}
+    for _ in range(n_keys):
+        began = c.at
+        key = c.string("a metadata key")
+        if key in metadata:
+            raise c.fail(f"metadata {key!r} stands twice")
+        metadata[key] = c.value(c.number("I", key), key)
+        keys[key] = began, c.at
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+        raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
+
+    entries, began = [], c.at
+    for _ in range(n_tensors):
+        name = c.string("a tensor's name")
+        n_dims = c.number("I", name)
+        if not 1 <= n_dims <= 4:
+            raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
+        shape = tuple(c.number("Q", name) for _ in range(n_dims))
+        entries.append((name, shape, c.number("I", name), c.number("Q", name)))
+
+    start = -(-c.at // alignment) * alignment
+    tensors = []
+    for name, shape, kind, offset in entries:
+        if kind not in GGML_TYPES:
+            raise c.fail(f"tensor {name!r} has the unknown type {kind}")
+        type_name, block, block_bytes = GGML_TYPES[kind]
+        if 0 in shape or shape[0] % block:
+            raise c.fail(
+                f"tensor {name!r} of shape {shape} does not divide into {type_name} blocks of {block}"
+            )
+        n_bytes = prod(shape) // block * block_bytes
+        if offset % alignment or start + offset + n_bytes > len(c.data):
+            raise c.fail(
+                f"tensor {name!r} ({n_bytes:,} bytes at {start + offset:,}) "
+                f"lies outside the file's {len(c.data):,} bytes"
+            )
+        tensors.append(TensorInfo(name, shape, type_name, start + offset, n_bytes, c.path))
+    if len({t.name for t in tensors}) != len(tensors):
+        raise c.fail("two tensors have the same name")
+    header = GgufHeader(c.path, version, metadata, tuple(tensors), len(c.data))
+    return header, Layout(keys, (began, c.at), start, alignment)

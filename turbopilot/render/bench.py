@@ -1,0 +1,121 @@
+"""What `turbopilot bench` shows. Text and JSON only: measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from turbopilot.base.processor import cpu_name
+from turbopilot.render import console
+
+if TYPE_CHECKING:
+    from turbopilot.bench import Divergence, Measured, Rate, Row
+
+
+def show(rows: Sequence[Row], reference: Path | None) -> None:
+    """A table under a line that says what it was measured with, and what its words mean."""
+    many = len({r.measured.n_threads for r in rows}) > 1
+    columns = ["file", "type", "size", "bits/weight"]
+    columns += ["threads"] if many else []
+    columns += ["prompt tok/s", "gen. tok/s", "peak memory"]
+    columns += ["mean KL", "top-1"] if reference else []
+    cells = []
+    for row in rows:
+        m = row.measured
+        cells.append([
+            row.name, m.type_name, console.size(m.n_bytes), f"{m.bits_per_weight:.2f}",
+            *([str(m.n_threads)] if many else []),
+            _rate(m.prompt), _rate(m.generation), console.size(m.memory.peak) if m.memory else "",
+            *(_divergence(row.divergence) if row.divergence else []),
+        ])  # fmt: skip
+    console.table(_where(rows), columns, cells, numbers=range(2, len(columns)))
+    console.result(_legend(rows, reference))
+
+
+def as_json(rows: Sequence[Row], reference: Path | None) -> dict[str, Any]:
+    """The figures as one object; bytes, tokens per second, nats."""
+    m = rows[0].measured
+    return {
+        "cpu": cpu_name(),
+        "devices": m.devices,
+        "llama_cpp_python": m.llama_cpp,
+        "built_for": m.built_for,
+        "cache_type": m.cache_type,
+        "against": str(reference) if reference else None,
+        "files": [_file(row) for row in rows],
+    }
+
+
+def _file(row: Row) -> dict[str, Any]:
+    m = row.measured
+    return {
+        "file": str(m.path), "type": m.type_name, "bytes": m.n_bytes, "bits_per_weight": m.bits_per_weight,
+        "threads": m.n_threads, "n_ctx": m.n_ctx,
+        "prompt": _timed(m.prompt), "generation": _timed(m.generation),
+        "memory": asdict(m.memory) if m.memory else None,
+        "divergence": asdict(row.divergence) if row.divergence else None,
+    }  # fmt: skip
+
+
+def _timed(rate: Rate | None) -> dict[str, Any] | None:
+    return {**asdict(rate), "median": rate.median, "spread": rate.spread} if rate else None
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """What it was measured with."""
+    m = rows[0].measured
+    threads = " and ".join(str(n) for n in dict.fromkeys(r.measured.n_threads for r in rows))
+    contexts = " and ".join(f"{n:,}" for n in dict.fromkeys(r.measured.n_ctx for r in rows))
+    devices = ", ".join(m.devices) or "no GPU"
+    return (
+        f"llama-cpp-python {m.llama_cpp} · {cpu_name() or 'unknown CPU'} · threads: {threads} · {devices} · "
+        f"context {contexts}, its cache {m.cache_type}"
+    )
+
+
+def _legend(rows: Sequence[Row], reference: Path | None) -> str:
+    m = rows[0].measured
+    lines = [_timing(m)]
+    if m.memory:
+        lines.append(
+            f"peak memory: of the whole process, {console.size(m.memory.base)} of it Python and llama.cpp's library"
+        )
+    if taken := [f"{r.name} {_taken(r.measured)}" for r in rows if _taken(r.measured)]:
+        lines.append(f"memory of the GPU: {', '.join(taken)}")
+    if reference and (d := rows[0].divergence):
+        lines.append(
+            f"mean KL: in nats, from {reference.name}, over {d.positions:,} positions; its perplexity there is "
+            f"{d.reference_perplexity.value:.4g}. top-1: both like the same token most"
+        )
+    return "\n".join(lines)
+
+
+def _timing(m: Measured) -> str:
+    """What ± means, and what was timed."""
+    repeats = len(m.prompt.samples) if m.prompt else 0
+    generated = f", then {m.generation.tokens} generated one after another" if m.generation else ""
+    prompt = f"{m.prompt.tokens} tokens read" if m.prompt else ""
+    spread = f"; the median of {repeats}, ± half of the range" if repeats > 1 else "; measured once"
+    return f"tok/s: {prompt}{generated}{spread}"
+
+
+def _taken(m: Measured) -> str:
+    n = sum(m.memory.devices.values()) if m.memory else 0
+    return console.size(n) if n else ""
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None:
+        return ""
+    digits = 0 if rate.median >= 100 else 1
+    spread = f" ± {rate.spread:,.{digits}f}" if len(rate.samples) > 1 else ""
+    return f"{rate.median:,.{digits}f}{spread}"
+
+
+def _divergence(d: Divergence) -> list[str]:
+    return [
+        f"{d.mean_kl:.2g} ± {d.mean_kl_error:.1g}" if d.mean_kl else "0",
+        f"{d.top1:.1%}",
+    ]

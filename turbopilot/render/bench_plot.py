@@ -1,0 +1,106 @@
+"""The measured files as a picture: size against what it costs, the faster the larger the point. Pure; knows no files.
+
+An SVG that stands alone: it brings its colours, for light and for dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from turbopilot.bench.results import Divergence, Measured
+from turbopilot.render.scale import Scale
+from turbopilot.render.svg import Labels, Spot, plot, standalone
+
+STYLE: Final = """
+svg { font: 13px system-ui, sans-serif; background: #fff; }
+text { fill: #59636e; } .label { fill: #1c2024; stroke: #fff; stroke-width: 4; paint-order: stroke; }
+.grid { stroke: #d8dee4; fill: none; } .spot { fill: #2a6fbb; fill-opacity: .75; stroke: #fff; }
+@media (prefers-color-scheme: dark) {
+  svg { background: #15181b; } text { fill: #a2abb4; } .label { fill: #e4e7ea; stroke: #15181b; }
+  .grid { stroke: #343a40; } .spot { fill: #6aaef0; stroke: #15181b; }
+}
+"""
+_LARGEST, _SMALLEST = 8.0, 2.5  # radius of the fastest; and of the slowest that can still be seen
+_UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table, a point of a plot.
+
+    Attributes:
+        name: what the person called the file.
+        measured: its figures.
+        divergence: from the reference, where there is one.
+    """
+
+    name: str
+    measured: Measured
+    divergence: Divergence | None = None
+
+    @property
+    def speed(self) -> float:
+        """Tokens generated per second, or read where none were generated; 0 where nothing was timed."""
+        rate = self.measured.generation or self.measured.prompt
+        return rate.median if rate else 0.0
+
+    @property
+    def kl(self) -> float | None:
+        """Mean KL divergence in nats."""
+        return self.divergence.mean_kl if self.divergence else None
+
+
+def drawn(rows: Sequence[Row]) -> str:
+    """An SVG of some files.
+
+    Across: the file's size. Upwards: the mean KL divergence, logarithmic, where every file has one, else the speed.
+    A point's area is its speed. A divergence of 0, a file's from itself, lies on the lower edge.
+    """
+    unit, name = next(u for u in _UNITS if max(r.measured.n_bytes for r in rows) >= u[0])
+    kls = [r.kl for r in rows if r.kl is not None]
+    with_kl = len(kls) == len(rows)
+    x = [r.measured.n_bytes / unit for r in rows]
+    y = kls if with_kl else [r.speed for r in rows]
+    fastest = max(r.speed for r in rows) or 1.0
+    labels = [_label(r, rows) for r in rows]
+    spots = [
+        Spot(
+            a,
+            b,
+            "k1",
+            f"{r.name}: {label}" + ("" if r.kl is None else f", mean KL {r.kl:.3g}"),
+            radius=max(_SMALLEST, _LARGEST * (r.speed / fastest) ** 0.5),
+        )
+        for a, b, r, label in zip(x, y, rows, labels, strict=True)
+    ]
+    up = ("mean KL, nats", _kl_scale(y)) if with_kl else ("tokens/s", Scale.of([0, *y]))
+    drawing = plot(
+        f"{len(rows)} files by size and {up[0]}",
+        (f"size, {name}", Scale.of([0, *x])),
+        up,
+        [*spots, Labels(x, y, labels)],
+        height=340.0,
+    )
+    return standalone(drawing, STYLE)
+
+
+def _kl_scale(values: Sequence[float]) -> Scale:
+    """A log scale on whose lower edge only a divergence of 0 lies."""
+    least = min((v for v in values if v > 0), default=1.0)
+    return Scale.of([*values, least / 2], log=True)
+
+
+def _label(row: Row, rows: Sequence[Row]) -> str:
+    """Its type, or its name where others have the same type; its threads where others have other ones."""
+    m = row.measured
+    same_type = [r for r in rows if r.measured.type_name == m.type_name]
+    words = m.type_name if len({r.name for r in same_type}) == 1 else row.name
+    if len({r.measured.n_threads for r in rows}) > 1:
+        words += f", {m.n_threads} threads"
+    return (
+        f"{words}, {row.speed:,.3g} tokens/s"
+        if row.speed < 1000
+        else f"{words}, {row.speed:,.0f} tokens/s"
+    )

@@ -1,0 +1,211 @@
+"""Words for `turbopilot inspect`: descriptions as lines and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from turbopilot.app import certificates as certified
+from turbopilot.formats.gguf.certificate import State
+from turbopilot.formats.gguf.description import (
+    GgufDescription,
+    Part,
+    Shape,
+    SpecialToken,
+    TokenizerLine,
+)
+from turbopilot.formats.gguf.quantization import Quantized
+from turbopilot.render import console
+
+if TYPE_CHECKING:
+    from converters.inspect import CheckpointDescription, WeightsDescription
+
+    Description: TypeAlias = "GgufDescription | CheckpointDescription | WeightsDescription"
+
+_WIDE = 100  # characters of a value that are shown
+_LABEL = 13
+
+
+def lines(found: Description, state: State = "none") -> Iterator[str]:
+    """The description, a fact a line; what is not known has none. `state` is of a certificate."""
+    yield f"{found.path}: {_headline(found)}"
+    for label, text in _facts(found, state):
+        if text:
+            yield f"{label:<{_LABEL}} {text}"
+
+
+def value(of: Any) -> str:
+    """A metadata value on one line."""
+    if isinstance(of, dict) and set(of) == {"length", "first"}:
+        return f"{of['length']:,} × {_cut(', '.join(json.dumps(v, ensure_ascii=False) for v in of['first']))}"
+    return _cut(json.dumps(of, ensure_ascii=False))
+
+
+def types_table(found: Description) -> None:
+    """What each number format holds."""
+    if found.types:
+        console.table(
+            "",
+            ["type", "tensors", "weights", "size", "share"],
+            [
+                [s.type, f"{s.n_tensors:,}", f"{s.n_weights:,}", console.size(s.n_bytes), f"{s.share:.1%}"]
+                for s in found.types
+            ],
+        )  # fmt: skip
+
+
+def tensors_table(found: Description) -> None:
+    """Every tensor; the file too, where there are several."""
+    many = len({t.file for t in found.tensors}) > 1
+    console.table(
+        "",
+        ["tensor", "shape", "type", "bytes", "offset", *(["file"] if many else [])],
+        [
+            [
+                t.name,
+                " × ".join(map(str, t.shape)) or "1",
+                t.type,
+                f"{t.n_bytes:,}",
+                f"{t.offset:,}",
+                *([t.file] if many else []),
+            ]
+            for t in found.tensors
+        ],
+        numbers=(3, 4),
+    )
+
+
+def _headline(found: Description) -> str:
+    size = f"{found.n_weights / 1e6:,.1f} million weights, {console.size(found.n_bytes)}"
+    if isinstance(found, GgufDescription):
+        return f"GGUF version {found.version}, {found.main_type}, {size}, {found.bits_per_weight:.2f} bits/weight"
+    if hasattr(found, "format"):
+        return f"{found.format} file, {len(found.tensors)} tensors, {size}"
+    return f"checkpoint, {len(found.tensors)} tensors, {size}"
+
+
+def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
+    if isinstance(found, GgufDescription):
+        yield from _gguf(found)
+        if found.certificate:
+            yield from certified.lines(found.path, found.certificate, state)
+    elif not hasattr(found, "format"):
+        yield from _checkpoint(found)
+
+
+def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
+    made_from = f", from {g.origin.architecture}" if g.origin.architecture else ""
+    yield "architecture", f"{g.architecture or 'not named'}{made_from}"
+    yield "name", g.name
+    yield from _shape(g.shape)
+    yield from _tokenizer(g.tokenizer)
+    yield from _origin(
+        g.origin.license, g.origin.repository, g.origin.revision, g.origin.base_models
+    )
+    yield "converted by", f"turbopilot {g.origin.turbopilot}" if g.origin.turbopilot else ""
+    for i, file in enumerate(g.origin.files):
+        yield "" if i else "made of", f"{file.sha256}  {file.name}"
+    if g.quantized:
+        yield from _quantized(g.quantized)
+    yield from _parts("parts", g.parts)
+
+
+def _quantized(q: Quantized) -> Iterator[tuple[str, str]]:
+    yield "quantized by", f"turbopilot {q.turbopilot}, llama-cpp-python {q.llama_cpp}"
+    for i, digest in enumerate(q.source_sha256):
+        yield "" if i else "of", f"{digest}  {'' if i else q.source}"
+    if q.imatrix_sha256:
+        yield "matrix", f"{q.imatrix_sha256}  {q.imatrix}"
+    if q.memory:
+        kl = f", KL {q.predicted_kl} predicted" if q.predicted_kl else ""
+        yield "made to fit", f"{console.size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
+
+
+def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:
+    names = ", ".join(c.architectures) or "not named"
+    yield "architecture", f"{names} (model type {c.model_type})" if c.model_type else names
+    if c.convertible:
+        yield (
+            "converts",
+            f"yes, to {c.gguf_architecture} (turbopilot convert --dry-run checks the tokenizer too)",
+        )
+    else:
+        yield "converts", f"no: {c.reason}"
+        yield "hint", c.hint
+    yield "quantized", c.quantized or "no"
+    yield from _shape(c.shape)
+    yield "tokenizer", ", ".join(c.tokenizer_files) or "none"
+    yield from _origin(c.license, c.repository, c.revision, c.base_models)
+    yield "dropped", f"{len(c.dropped)} tensors that carry nothing" if c.dropped else ""
+    yield from _parts("files", c.files)
+
+
+def _shape(s: Shape) -> Iterator[tuple[str, str]]:
+    layers, width, context, vocab = (
+        f"{n:,}" if n is not None else "?" for n in (s.n_layer, s.n_embd, s.n_ctx, s.n_vocab)
+    )
+    if s.n_layer is not None or s.n_embd is not None:
+        yield (
+            "shape",
+            f"{layers} layers, {width} wide, {_each(s.n_head)} heads, {_each(s.n_head_kv or s.n_head)} "
+            f"key/value heads, feed-forward {_each(s.n_inner)}",
+        )
+    yield "context", context if s.n_ctx is not None else ""
+    yield "vocabulary", f"{vocab} rows" if s.n_vocab is not None else ""
+    rope = [f"{s.rotary_dim} dimensions"] if s.rotary_dim is not None else []
+    rope += [f"base {s.rope_theta:g}"] if s.rope_theta is not None else []
+    if s.rope_scaling:
+        rope += [f"{s.rope_scaling} scaling" + (f" by {s.rope_factor:g}" if s.rope_factor else "")]
+    yield "rope", ", ".join(rope)
+
+
+def _each(n: int | list[int] | None) -> str:
+    if isinstance(n, list):
+        return f"{min(n):,}–{max(n):,}"
+    return "?" if n is None else f"{n:,}"
+
+
+def _tokenizer(t: TokenizerLine) -> Iterator[tuple[str, str]]:
+    if not t.model:
+        yield "tokenizer", "none"
+        return
+    pre = f", pre-tokenizer {t.pre}" if t.pre else ""
+    why = f" ({t.pre_origin})" if t.pre_origin else ""
+    used = f", {t.n_used:,} of them used" if t.n_used != t.n_tokens else ""
+    yield "tokenizer", f"{t.model}{pre}{why}, {t.n_tokens:,} tokens{used}"
+    if t.add_bos is not None:
+        yield "begins", "with BOS" if t.add_bos else "without BOS"
+    yield "special", _tokens(t.special)
+    yield (
+        "infill",
+        ("yes: " if t.has_fim else "not whole: ") + _tokens(t.fim) if t.fim else "no",
+    )
+    yield "chat template", ", ".join(t.chat_templates) or "no"
+
+
+def _tokens(tokens: Sequence[SpecialToken]) -> str:
+    return ", ".join(
+        f"{t.role} {t.id} {'beyond the vocabulary' if t.text is None else json.dumps(t.text, ensure_ascii=False)}"
+        for t in tokens
+    )
+
+
+def _origin(
+    license: str, repository: str, revision: str, bases: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    yield "licence", license or "not said"
+    yield "source", f"{repository}{' at ' if repository and revision else ''}{revision}"
+    yield "base model", ", ".join(bases)
+
+
+def _parts(label: str, parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+    for i, part in enumerate(parts):
+        yield (
+            "" if i else label,
+            f"{part.file}, {part.n_tensors} tensors, {console.size(part.n_bytes)}",
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDE else f"{text[:_WIDE]}… ({len(text):,} characters)"
