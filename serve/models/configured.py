@@ -18,7 +18,7 @@ from serve.models.service import ModelInfo
 from serve.runner.compute_lock import Turns
 from serve.settings import IDLE_SECONDS, MODEL_MEMORY_SHARE, NamedModel, ServerOptions
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.memory import total_bytes
+from turbopilot.base.machine import total_bytes
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
 

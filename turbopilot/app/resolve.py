@@ -223,7 +223,7 @@ def _made(folder: Path, name: str, type_name: str, notify: Notify) -> Path:
 def _type_that_fits(folder: Path, notify: Notify) -> str:
     """Q8_0, which loses next to nothing, where it fills less than half of the memory; else Q4_K_M."""
     from converters import planned_weights
-    from turbopilot.base.memory import total_bytes
+    from turbopilot.base.machine import total_bytes
 
     n, memory = planned_weights(folder), total_bytes()
     chosen, bits = ("Q8_0", 8.5) if n * 8.5 / 8 < memory / 2 else ("Q4_K_M", 4.9)

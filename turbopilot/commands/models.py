@@ -48,7 +48,7 @@ def models(
     """
     from turbopilot import catalog
     from turbopilot.app.resolve import parse_size
-    from turbopilot.base.memory import total_bytes
+    from turbopilot.base.machine import total_bytes
 
     budget = parse_size("--fits", fits) if fits else int(total_bytes() * SHARE)
     found = [
