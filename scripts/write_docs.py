@@ -78,7 +78,7 @@ def _head() -> list[str]:
 
 
 def _row(m: Model) -> str:
-    memory = [f"{catalog.footprint(m, kind).total / 1e9:.1f}" for kind in catalog.TYPES]
+    memory = [f"{m.footprint(kind).total / 1e9:.1f}" for kind in catalog.TYPES]
     name = f"[{m.alias}]({m.url})"
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"

@@ -1,41 +1,56 @@
-"""The models of 2021 to mid 2023: those of the original TurboPilot, and GPT-J and CodeGen2, which are of their kind."""
+"""Models of 2021 to mid 2023: those of the original TurboPilot, GPT-J and CodeGen2."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from turbopilot.catalog.chat_templates import STABLECODE_INSTRUCT, WIZARDCODER
-from turbopilot.catalog.model import Geometry, Model, OldFile
+from turbopilot.catalog.model import Model, OldFile
+from turbopilot.llama.geometry import Geometry
 
 _BSD: Final = "BSD-3-Clause"
 _APACHE: Final = "Apache-2.0"
 _OPENRAIL: Final = "BigCode OpenRAIL-M"
-_MULTI: Final = (
-    "C",
-    "C++",
-    "Go",
-    "Java",
-    "JavaScript",
-    "Python",
-)  # CodeGen's card, of BigQuery's files
+# CodeGen's card, of BigQuery's files.
+_MULTI: Final = ("C", "C++", "Go", "Java", "JavaScript", "Python")
 _CODEGEN2: Final = (
     "C", "C++", "C#", "Dart", "Go", "Java", "JavaScript", "Kotlin", "Lua", "PHP", "Python", "Ruby", "Rust",
     "Scala", "Shell", "SQL", "Swift", "TypeScript", "Vue",
 )  # fmt: skip
-# Of the 86 languages of The Stack v1.2 that StarCoder was trained on, those that are asked for most.
-_STACK: Final = (
+# The common ones of the 86 languages of The Stack v1.2 that StarCoder was trained on; all newer families have them too.
+COMMON_LANGUAGES: Final = (
     "C", "C++", "C#", "CSS", "Go", "Haskell", "HTML", "Java", "JavaScript", "Julia", "Kotlin", "Lua", "PHP",
     "Python", "R", "Ruby", "Rust", "Scala", "Shell", "SQL", "TypeScript",
 )  # fmt: skip
 
 
+# How messages become a prompt, in Jinja as transformers' files have it, of models whose own files do not say it.
+# Source: the prompt of WizardLM's src/inference_wizardcoder.py. Earlier messages are repeated in the same form.
+_WIZARDCODER: Final = (
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}"
+    "{% else %}Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.{% endif %}{{ '\n\n' }}"
+    "{% for m in messages %}{% if m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n### Response:"
+    "{% elif m.role == 'assistant' %}{{ m.content + '\n\n' }}{% endif %}{% endfor %}"
+)
+
+# Source: the card of stabilityai/stablecode-instruct-alpha-3b. It has no system message: that leads the first
+# instruction.
+_STABLECODE_INSTRUCT: Final = (
+    "{% for m in messages %}{% if m.role == 'system' %}###Instruction\n{{ m.content }}\n"
+    "{% elif m.role == 'user' %}"
+    "{% if not (loop.previtem is defined and loop.previtem.role == 'system') %}###Instruction\n{% endif %}"
+    "{{ m.content }}###Response\n"
+    "{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+)
+
+
 def _gptj(layers: int, width: int, heads: int, vocab: int = 51200) -> Geometry:
-    """GPT-J's and CodeGen's network."""
+    """Return GPT-J's and CodeGen's network."""
     return Geometry(layers, width, heads, kv_heads=heads, ffn=4 * width, vocab=vocab)
 
 
 def _bigcode(layers: int, width: int, heads: int, vocab: int, positions: int) -> Geometry:
-    """SantaCoder's and StarCoder's: one key and value head, learned positions, a tied head."""
+    """Return SantaCoder's and StarCoder's network: one key and value head, learned positions, a tied head."""
     return Geometry(
         layers, width, heads, kv_heads=1, ffn=4 * width, vocab=vocab, tied=True, fused=True, positions=positions,
     )  # fmt: skip
@@ -49,7 +64,7 @@ def _codegen(
     old_mono: tuple[str, str] | None = None,
     old_multi: tuple[str, str] | None = None,
 ) -> tuple[Model, Model]:
-    """Both flavours of one size: Python alone, and six languages."""
+    """Return both flavours of one size: Python alone, and six languages."""
 
     def flavour(
         name: str, words: str, languages: tuple[str, ...], old: tuple[str, str] | None
@@ -67,10 +82,8 @@ def _codegen(
     )
 
 
-_RAVEN, _GUGLIELMO = (
-    "ravenscroftj/CodeGen-{}-multi-ggml-quant",
-    "Guglielmo/CodeGen-{}-mono-ggml-quant",
-)
+_RAVEN: Final = "ravenscroftj/CodeGen-{}-multi-ggml-quant"
+_GUGLIELMO: Final = "Guglielmo/CodeGen-{}-mono-ggml-quant"
 
 _CODEGENS: Final = (
     *_codegen(
@@ -126,13 +139,14 @@ _BIGCODE: Final = (
     Model(
         alias="starcoder", family="StarCoder", repository="bigcode/starcoder", architecture="GPTBigCodeForCausalLM",
         parameters=15_517_456_384, geometry=_STAR, context=8192, licence=_OPENRAIL, fim=True, gated=True,
-        languages=_STACK, breadth="86 languages", suits="for a GPU of 12 GB or more, or 16 GB of memory and patience",
+        languages=COMMON_LANGUAGES, breadth="86 languages",
+        suits="for a GPU of 12 GB or more, or 16 GB of memory and patience",
         old_bin=OldFile("NeoDim/starcoder-GGML", "starcoder-ggml-q4_0.bin", "starcoder"),
     ),
     Model(
         alias="starcoderplus", family="StarCoder", repository="bigcode/starcoderplus",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_456_384, geometry=_STAR, context=8192,
-        licence=_OPENRAIL, fim=True, gated=True, languages=_STACK, breadth="English, 86 languages",
+        licence=_OPENRAIL, fim=True, gated=True, languages=COMMON_LANGUAGES, breadth="English, 86 languages",
         suits="for code amid much English text; needs what StarCoder needs",
         old_bin=OldFile("TheBloke/starcoderplus-GGML", "starcoderplus.ggmlv3.q4_0.bin", "starcoder"),
     ),
@@ -140,10 +154,10 @@ _BIGCODE: Final = (
         alias="wizardcoder-15b", family="StarCoder", repository="WizardLMTeam/WizardCoder-15B-V1.0",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_462_528,
         geometry=_bigcode(40, 6144, 48, vocab=49153, positions=8192), context=8192, licence=_OPENRAIL, fim=True,
-        languages=_STACK, breadth="86 languages",
+        languages=COMMON_LANGUAGES, breadth="86 languages",
         suits="for instructions written as comments; needs what StarCoder needs",
         old_bin=OldFile("TheBloke/WizardCoder-15B-1.0-GGML", "WizardCoder-15B-1.0.ggmlv3.q4_0.bin", "wizardcoder"),
-        chat_template=WIZARDCODER,
+        chat_template=_WIZARDCODER,
     ),
 )  # fmt: skip
 
@@ -156,7 +170,7 @@ _STABLECODE: Final = Model(
     old_bin=OldFile(
         "TheBloke/stablecode-instruct-alpha-3b-GGML", "stablecode-instruct-alpha-3b.ggmlv1.q4_0.bin", "stablecode"
     ),
-    chat_template=STABLECODE_INSTRUCT,
+    chat_template=_STABLECODE_INSTRUCT,
 )  # fmt: skip
 
-FIRST_WAVE: Final = (*_CODEGENS, *_LIKE_CODEGEN, *_BIGCODE, _STABLECODE)
+ORIGINAL_MODELS: Final = (*_CODEGENS, *_LIKE_CODEGEN, *_BIGCODE, _STABLECODE)

@@ -1,18 +1,15 @@
-"""The code models since mid 2023: smaller, better, nearly all of them infill."""
+"""Code models since mid 2023; nearly all of them infill."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Final
 
-from turbopilot.catalog.model import Geometry, Model
+from turbopilot.catalog.model import Model
+from turbopilot.catalog.original_models import COMMON_LANGUAGES
+from turbopilot.llama.geometry import Geometry
 
 _APACHE: Final = "Apache-2.0"
-# Of each family's 86 to 116 languages, those that all of them have.
-_COMMON: Final = (
-    "C", "C++", "C#", "CSS", "Go", "Haskell", "HTML", "Java", "JavaScript", "Julia", "Kotlin", "Lua", "PHP",
-    "Python", "R", "Ruby", "Rust", "Scala", "Shell", "SQL", "TypeScript",
-)  # fmt: skip
 _STARCODER2: Final = (
     "C", "C++", "C#", "Go", "Java", "JavaScript", "Kotlin", "Lua", "PHP", "Python", "R", "Ruby", "Rust", "Shell",
     "SQL", "Swift", "TypeScript",
@@ -57,7 +54,7 @@ _STABLE_CODE_3B: Final = Model(
 
 _deepseek = partial(
     Model, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim=True,
-    licence="DeepSeek License", languages=_COMMON, breadth="87 languages",
+    licence="DeepSeek License", languages=COMMON_LANGUAGES, breadth="87 languages",
 )  # fmt: skip
 _DEEPSEEKS: Final = (
     _deepseek(
@@ -84,14 +81,10 @@ def _codellama(
     python: Geometry,
     suits: str,
 ) -> tuple[Model, Model]:
-    """A size and its variant for Python, which has no tokens for infilling; nor has the largest."""
+    """Return a size and its Python variant, which has no tokens for infilling; nor has the largest."""
     model = partial(
-        Model,
-        family="CodeLlama",
-        architecture="LlamaForCausalLM",
-        context=16384,
-        licence="Llama 2 Community License",
-    )
+        Model, family="CodeLlama", architecture="LlamaForCausalLM", context=16384, licence="Llama 2 Community License",
+    )  # fmt: skip
     return (
         model(
             alias=f"codellama-{size}", repository=f"codellama/CodeLlama-{size}-hf", parameters=parameters,
@@ -122,7 +115,7 @@ _CODELLAMAS: Final = (
 )  # fmt: skip
 
 _granite = partial(
-    Model, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True, languages=_COMMON,
+    Model, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True, languages=COMMON_LANGUAGES,
     breadth="116 languages",
 )  # fmt: skip
 _GRANITES: Final = (
@@ -146,7 +139,7 @@ def _qwen(
     return Model(
         alias=f"qwen2.5-coder-{size.lower()}", family="Qwen2.5-Coder", repository=f"Qwen/Qwen2.5-Coder-{size}",
         architecture="Qwen2ForCausalLM", parameters=parameters, geometry=geometry, context=32768,
-        licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=_COMMON,
+        licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=COMMON_LANGUAGES,
         breadth="92 languages", fim=True,
         gguf_repository=f"ggml-org/Qwen2.5-Coder-{size}-Q8_0-GGUF" if ready else "",
     )  # fmt: skip
@@ -189,13 +182,8 @@ _SMOLLM2S: Final = (
 )  # fmt: skip
 
 _phi = partial(
-    Model,
-    family="Phi",
-    architecture="PhiForCausalLM",
-    context=2048,
-    licence="MIT",
-    languages=("Python",),
-)
+    Model, family="Phi", architecture="PhiForCausalLM", context=2048, licence="MIT", languages=("Python",),
+)  # fmt: skip
 _PHI_1: Final = Geometry(24, 2048, 32, kv_heads=32, ffn=8192, vocab=51200)
 _PHIS: Final = (
     _phi(
@@ -213,6 +201,6 @@ _PHIS: Final = (
     ),
 )  # fmt: skip
 
-SECOND_WAVE: Final = (
+NEWER_MODELS: Final = (
     *_QWENS, *_STARCODER2S, *_DEEPSEEKS, *_CODELLAMAS, *_GRANITES, _STABLE_CODE_3B, *_SMOLLM2S, *_PHIS,
 )  # fmt: skip

@@ -1,0 +1,166 @@
+"""Settings with an address in them: the places of a template are filled, quoted as its format wants.
+
+Places, in double angle brackets:
+
+    url, url/v1/…        the address, with a route
+    host, port, scheme, path   its parts
+    model                the model's name
+    key                  the key; without a key the whole line is left out
+    bearer               a header with the key; likewise
+    key or dummy         the key, or the word dummy: some clients will not start without
+    no key, with key     nothing; the whole line is left out with a key, or without
+    request              a request for a completion, as JSON
+    zed format, twinny template, fim prefix, fim suffix, fim middle   see `Family`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.editors.address import Address
+
+Format: TypeAlias = Literal[
+    "json", "yaml", "toml", "lua", "vim", "elisp", "sh", "python", "javascript", "text"
+]
+_WITHOUT: Final = re.compile(r"<<(no|with) key>>")
+_PLACE: Final = re.compile(r"<<([^<>]+)>>")
+
+
+class Family(NamedTuple):
+    """Models with the same tokens for fill-in-the-middle.
+
+    Attributes:
+        part: of their names, in lower case.
+        zed: Zed's name of the format.
+        twinny: Twinny's name of the template.
+        prefix: the token before the prefix.
+        suffix: the token before the suffix.
+        middle: the token after both.
+    """
+
+    part: str
+    zed: str
+    twinny: str
+    prefix: str
+    suffix: str
+    middle: str
+
+
+# Names of formats: Zed's docs/src/ai/edit-prediction.md, Twinny's src/common/constants/models.ts.
+_STARCODER: Final = Family(
+    "starcoder", "star_coder", "starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
+)
+_FAMILIES: Final = (
+    _STARCODER,
+    Family("qwen", "qwen", "codeqwen", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    Family("codellama", "code_llama", "codellama", "<PRE>", "<SUF>", "<MID>"),
+    Family("deepseek", "deepseek_coder", "deepseek", "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+)  # fmt: skip
+
+
+def family_of(model: str) -> Family:
+    """Return the family that a model's name tells; by default StarCoder's, whose tokens most others took over.
+
+    >>> family_of("Qwen2.5-Coder-1.5B").zed
+    'qwen'
+    >>> family_of("codegen").twinny
+    'starcoder'
+    """
+    return next((f for f in _FAMILIES if f.part in model.lower()), _STARCODER)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the settings shall lead to.
+
+    Attributes:
+        address: the server's.
+        model: a name for it, which some plugins show or guess tokens from.
+        key: that the server wants; "" for none.
+
+    Raises:
+        InvalidInput: a name or a key that no setting could hold.
+    """
+
+    address: Address
+    model: str
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.model.isascii() or not self.model.isprintable() or not self.model.strip():
+            raise InvalidInput(
+                f"--model {self.model!r}: must be printable ASCII",
+                hint="any name does: the server takes what it does not know for its own model",
+            )
+        # The key itself is not repeated: errors end up in logs.
+        if not all("!" <= c <= "~" for c in self.key):
+            raise InvalidInput(
+                "--api-key: must be printable ASCII without spaces",
+                hint="give it as `turbopilot serve --api-key` has it",
+            )
+
+
+def fill_template(template: str, kind: Format, target: Target) -> str:
+    """Return the text of a template, without a line break at its end."""
+    lines = [
+        _WITHOUT.sub("", line) for line in template.strip("\n").split("\n") if _stays(line, target)
+    ]
+    return "\n".join(
+        _PLACE.sub(lambda m: _quote(_value(m[1], target), kind), line).rstrip() for line in lines
+    )
+
+
+def _stays(line: str, target: Target) -> bool:
+    places = set(_PLACE.findall(line))
+    if target.key:
+        return "no key" not in places
+    return not places & {"key", "bearer", "with key"}
+
+
+def _value(place: str, target: Target) -> str:
+    address, family = target.address, family_of(target.model)
+    if place == "url" or place.startswith("url/"):
+        return address.url + place.removeprefix("url")
+    values = {
+        "host": address.host,
+        "port": str(address.port or {"http": 80, "https": 443}[address.scheme]),
+        "scheme": address.scheme,
+        "path": address.path,
+        "model": target.model,
+        "key": target.key,
+        "bearer": f"Authorization: Bearer {target.key}",
+        "key or dummy": target.key or "dummy",
+        "request": _request(target.model),
+        "zed format": family.zed,
+        "twinny template": family.twinny,
+        "fim prefix": family.prefix,
+        "fim suffix": family.suffix,
+        "fim middle": family.middle,
+    }
+    return values[place]
+
+
+def _request(model: str) -> str:
+    texts = {"prompt": "def fib(n):\n", "suffix": "\nprint(fib(10))\n"}
+    return json.dumps({"model": model, **texts, "max_tokens": 60, "temperature": 0.2})
+
+
+def _quote(text: str, kind: Format) -> str:
+    """Return the text as a string of the format; plain text is not quoted.
+
+    >>> _quote("it's", "vim")
+    "'it''s'"
+    """
+    if kind == "text":
+        return text
+    if kind == "sh":
+        return shlex.quote(text)
+    if kind == "vim":
+        return "'" + text.replace("'", "''") + "'"
+    # JSON's strings are also those of the others, as long as nothing but quotes and backslashes needs an escape.
+    return json.dumps(text, ensure_ascii=False)
