@@ -1,7 +1,7 @@
-"""What has been gathered so far, and its file, from which a run goes on. Pure: knows no llama.cpp.
+"""Sums gathered so far, and their file, from which an interrupted run goes on.
 
-The sums are kept in float64, which the matrix's own form has no place for: a run that was interrupted ends in
-the same bits as one that was not. The file is an .npz: the numbers, and a JSON text that says whose they are.
+The sums are float64, which the matrix's own form has no place for, so that a resumed run ends in the same bits. The
+file is an .npz: the numbers, and a JSON text that says what they are of.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Gathered:
 
 
 def load_gathered(path: Path, fingerprint: dict[str, Any]) -> Gathered | str:
-    """What a file holds, or a sentence that says why it is of no use: of something else, or damaged."""
+    """Read the file; where it is damaged or of something else, return a sentence that says so."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))

@@ -1,31 +1,54 @@
-"""The verb: check, start the process that runs the model, follow it, write the matrix. Never loads llama.cpp itself."""
+"""Gather an importance matrix: check, run the model in a child process, follow it, write the matrix."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantize.imatrix.check import check_matrix
 from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.file import write_imatrix
-from quantize.imatrix.matrix import Imatrix
-from quantize.imatrix.merge import merge
+from quantize.imatrix.matrix import Imatrix, check_matrix, merge
 from turbopilot.base.atomic import check_disk, check_output
 from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import Ended, run_child
 from turbopilot.llama.text_normalizer import text_normalizer
+
+
+@dataclass(frozen=True, slots=True)
+class GatherOptions:
+    """How a text is read.
+
+    Attributes:
+        dataset: the text's name, for the file.
+        chunks: read no more than so many; None is all of the text.
+        chunk_size: tokens that the model sees at once.
+        seconds: begin no further chunk after so long; 0 for no limit.
+        threads: 0 is all cores.
+        n_gpu_layers: layers on the GPU; None is all where there is one.
+        process_output: the output head too. llama.cpp gives the head a large type anyway.
+        others: earlier matrices of the model, to be merged with this one.
+    """
+
+    dataset: str
+    chunks: int | None = None
+    chunk_size: int = 512
+    seconds: float = 0
+    threads: int = 0
+    n_gpu_layers: int | None = None
+    process_output: bool = False
+    others: tuple[Imatrix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +62,11 @@ class GatherReport:
         n_chunks: pieces of the text that were read.
         n_text_chunks: pieces that the text holds.
         chunk_size: tokens in each.
-        n_entries: weights that it tells of.
-        n_unseen: experts that no token came to; their columns count alike.
+        n_entries: weights in the matrix.
+        n_unseen: experts that saw no token; their columns count alike.
         perplexity: of the model on the second halves of the chunks; None where it is not finite.
         resumed_from: chunks that an earlier run had read.
-        notices: what a person should know.
+        notices: for the user.
         seconds: that it took.
     """
 
@@ -70,35 +93,21 @@ def gather(
     model: Path,
     output: Path,
     text: str,
+    options: GatherOptions,
     *,
-    dataset: str,
-    chunks: int | None = None,
-    chunk_size: int = 512,
-    seconds: float = 0,
-    threads: int = 0,
-    n_gpu_layers: int | None = None,
-    process_output: bool = False,
-    others: Sequence[Imatrix] = (),
     force: bool = False,
     progress: Progress = silent,
 ) -> GatherReport:
-    """Run a model over a text, and note the mean square of what comes into each of its weights.
+    """Run a model over a text, and add up the square of each input of its weights.
 
     What has been gathered is kept beside the output while it runs; the same call goes on from there after an
     interruption, and ends in the same matrix.
 
     Args:
-        model: a GGUF of any type that llama.cpp runs; from a quantized one comes nearly the same matrix.
+        model: a GGUF of any type that llama.cpp runs; a quantized one gives nearly the same matrix.
         output: the file to write, in llama-imatrix's form.
-        text: like what the model will be used for; at least one chunk.
-        dataset: the text's name, for the file.
-        chunks: read no more than so many; None is all of the text.
-        chunk_size: tokens that the model sees at once.
-        seconds: begin no further chunk after so long; 0 for no limit.
-        threads: 0 means all cores.
-        n_gpu_layers: layers on the GPU; None is all where there is one.
-        process_output: the output head too. llama.cpp gives the head a large type anyway.
-        others: earlier matrices of the model, to be merged with this one.
+        text: similar to what the model will be used for; at least one chunk.
+        options: how it is read.
         force: overwrite `output`.
         progress: called with chunks done, chunks in all, and the perplexity so far.
 
@@ -106,23 +115,18 @@ def gather(
         InvalidInput: a path, the text or the chunk size cannot be used.
         CorruptModel: `model` is not a usable GGUF, or llama.cpp cannot load it.
         NotEnoughDisk: the matrix would not fit.
-        QuantizationError: llama.cpp failed, the model computes what is not finite, or one of `others` is not of it.
+        QuantizationError: llama.cpp failed, the model computes NaN or infinity, or one of `others` is not of it.
     """
     began = time.monotonic()
-    header = read_gguf(model)
-    check_model(header)
-    check_output(output, force=force, inputs=(model,))
-    _check_chunks(header, chunks, chunk_size)
-    check_disk(output.parent, _size_of_files(header))
-    for other in others:
-        check_matrix(other, header)
+    header = _checked(model, output, options, force=force)
     resume, prepared = resume_path(output), text_normalizer(header.metadata)(text)
-    fingerprint = _fingerprint(header, prepared, chunk_size, process_output)
+    fingerprint = _fingerprint(header, prepared, options)
     told = _Told(progress)
     job = {
         "model": str(model), "text": prepared, "resume": str(resume), "fingerprint": fingerprint,
-        "chunks": chunks, "seconds": seconds, "chunk_size": chunk_size, "n_gpu_layers": n_gpu_layers,
-        "threads": threads or _usable_cores(), "process_output": process_output,
+        "chunks": options.chunks, "seconds": options.seconds, "chunk_size": options.chunk_size,
+        "n_gpu_layers": options.n_gpu_layers, "threads": options.threads or usable_cores(),
+        "process_output": options.process_output,
     }  # fmt: skip
     try:
         ended = run_child("quantize.imatrix.llama_gather", job, hear=told.hear)
@@ -134,29 +138,32 @@ def gather(
     found = load_gathered(resume, fingerprint)
     if not isinstance(found, Gathered):
         raise QuantizationError(f"{resume}: {found}", hint="run it again")
-    matrix = found.imatrix(dataset, chunk_size)
+    matrix = found.imatrix(options.dataset, options.chunk_size)
     check_matrix(matrix, header)
-    if others:
-        matrix = merge([*others, matrix], chunk_size)
+    if options.others:
+        matrix = merge([*options.others, matrix], options.chunk_size)
     write_imatrix(output, matrix, {"turbopilot.imatrix.model": model.name})
     resume.unlink()
     return GatherReport(
-        path=output, model=model, dataset=dataset, n_chunks=found.n_chunks, n_text_chunks=told.n_text_chunks,
-        chunk_size=chunk_size, n_entries=len(matrix.entries), perplexity=told.perplexity,
-        resumed_from=told.resumed_from, n_unseen=sum(int((e.counts == 0).sum()) for e in matrix.entries.values()),
-        notices=tuple(told.notices), seconds=time.monotonic() - began,
+        path=output, model=model, dataset=options.dataset, n_chunks=found.n_chunks,
+        n_text_chunks=told.n_text_chunks, chunk_size=options.chunk_size, n_entries=len(matrix.entries),
+        n_unseen=sum(int((e.counts == 0).sum()) for e in matrix.entries.values()),
+        perplexity=told.perplexity, resumed_from=told.resumed_from, notices=tuple(told.notices),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
+@dataclass(slots=True)
 class _Told:
-    """What the child has told."""
+    """What the child has reported."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.notices: list[str] = []
-        self.error = self.hint = ""
-        self.perplexity: float | None = None
-        self.resumed_from = self.n_text_chunks = 0
+    progress: Progress
+    notices: list[str] = field(default_factory=list)
+    error: str = ""
+    hint: str = ""
+    perplexity: float | None = None
+    resumed_from: int = 0
+    n_text_chunks: int = 0
 
     def hear(self, told: Mapping[str, Any]) -> None:
         match told:
@@ -186,11 +193,16 @@ def _failed(model: Path, ended: Ended, told: _Told) -> Exception:
     )
 
 
-def _check_chunks(header: GgufHeader, chunks: int | None, chunk_size: int) -> None:
+def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) -> GgufHeader:
+    """The model's header, once everything that can be checked before the work is."""
+    header = read_gguf(model)
+    check_model(header)
+    check_output(output, force=force, inputs=(model,))
+    chunks, chunk_size = options.chunks, options.chunk_size
     longest = header.metadata.get(f"{header.architecture}.context_length")
     if isinstance(longest, int) and chunk_size > longest:
         raise InvalidInput(
-            f"{header.path}: reads at most {longest:,} tokens at once, not chunks of {chunk_size:,}",
+            f"{model}: reads at most {longest:,} tokens at once, not chunks of {chunk_size:,}",
             hint="give a smaller --ctx",
         )
     if chunk_size < 2 or (chunks is not None and chunks < 1):
@@ -198,29 +210,23 @@ def _check_chunks(header: GgufHeader, chunks: int | None, chunk_size: int) -> No
             f"{chunks} chunks of {chunk_size} tokens: nothing to read",
             hint="give at least one chunk, of at least two tokens",
         )
-
-
-def _size_of_files(header: GgufHeader) -> int:
-    """Bytes of the matrix (float32) and of what is kept meanwhile (float64, twice while it is replaced)."""
+    # The matrix (float32), and what is kept meanwhile (float64, twice while it is replaced).
     matrices = [t.shape for t in header.tensors if len(t.shape) > 1]
-    return 20 * sum(shape[0] * prod(shape[2:]) for shape in matrices)
+    check_disk(output.parent, 20 * sum(shape[0] * prod(shape[2:]) for shape in matrices))
+    for other in options.others:
+        check_matrix(other, header)
+    return header
 
 
-def _fingerprint(
-    header: GgufHeader, text: str, chunk_size: int, process_output: bool
-) -> dict[str, Any]:
-    """Of all that the sums depend on: another one's cannot be gone on from."""
+def _fingerprint(header: GgufHeader, text: str, options: GatherOptions) -> dict[str, Any]:
+    """Of all that the sums depend on: sums of anything else cannot be resumed."""
     files = {t.path for t in header.tensors}
     return {
         "model": str(header.path.resolve()),
         "size": header.file_size,
         "mtime_ns": max(path.stat().st_mtime_ns for path in files),
         "text": hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(),
-        "chunk_size": chunk_size,
-        "process_output": process_output,
+        "chunk_size": options.chunk_size,
+        "process_output": options.process_output,
         "numpy": np.__version__,
     }
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

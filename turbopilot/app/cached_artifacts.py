@@ -175,16 +175,20 @@ def gathered(
     if target.is_file():
         reporter.notify(f"importance matrix: {target}")
         return target
-    from quantize.imatrix import gather
+    from quantize.imatrix import GatherOptions, gather
     from turbopilot.corpus import calibration_text
 
     target.parent.mkdir(parents=True, exist_ok=True)
     reporter.notify(f"gathering an importance matrix, once: {target}")
     with reporter.progress("imatrix") as progress:
-        report = gather(
-            model, target, calibration_text(), dataset=DEFAULT_TEXT, chunks=DEFAULT_CHUNKS, seconds=seconds,
-            threads=threads, n_gpu_layers=n_gpu_layers, progress=progress,
-        )  # fmt: skip
+        options = GatherOptions(
+            DEFAULT_TEXT,
+            DEFAULT_CHUNKS,
+            seconds=seconds,
+            threads=threads,
+            n_gpu_layers=n_gpu_layers,
+        )
+        report = gather(model, target, calibration_text(), options, progress=progress)
     n_tokens = report.n_chunks * report.chunk_size
     reporter.notify(f"gathered from {n_tokens:,} tokens in {report.seconds:.0f} s")
     return target

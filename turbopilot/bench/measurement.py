@@ -19,6 +19,8 @@ from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import Setup, SpeedTask
 from turbopilot.bench.store import Reference, bytes_needed, open_reference
 from turbopilot.bench.tasks import rows_at_once
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import GgufHeader
 
 WINDOW: Final = 512
 """Tokens of a window where nobody says: llama.cpp's own, so that figures can be compared."""
@@ -94,7 +96,7 @@ def measure(
     )
 
 
-def planned(path: Path, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
+def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
     """What serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
 
     Returns:
@@ -105,8 +107,8 @@ def planned(path: Path, setup: Setup = Setup()) -> Memory:  # noqa: B008 — fro
         CorruptModel: llama.cpp cannot load it.
         ServeError: it cannot be run as asked.
     """
-    header = checked_header(path)
-    told = run_task(path, setup, context_of(header, setup.n_ctx), "planned", {}, silent)
+    check_model(header)
+    told = run_task(header.path, setup, context_of(header, setup.n_ctx), "planned", {}, silent)
     return _memory(told, touched=False)
 
 
