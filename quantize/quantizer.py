@@ -74,8 +74,7 @@ def quantize(
 
     Args:
         source: an F32, F16 or BF16 GGUF; others only with `options.allow_requantize`, since that loses twice.
-        output: the file to write; it appears whole or not at all. With `options.keep_split`, of a model in
-            several files, `NAME-00001-of-0000N.gguf` and so on.
+        output: appears whole or not at all. A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on.
         type_name: a name of `recipes.RECIPES`, in any case.
         options: everything else.
         force: overwrite `output`.

@@ -64,7 +64,9 @@ class Lab:
 
     def plain(self, name: str, *, with_matrix: bool) -> Divergence:
         out = self.folder / "one.gguf"
-        quantize(self.model, out, name, QuantizeOptions(imatrix=self.matrix if with_matrix else None))
+        quantize(
+            self.model, out, name, QuantizeOptions(imatrix=self.matrix if with_matrix else None)
+        )
         return self.far(out)
 
 

@@ -22,12 +22,7 @@ class TypeChoice:
 
 
 def allocate(units: Sequence[Sequence[TypeChoice]], room: int) -> list[int] | None:
-    """For each unit, the index of its choice; None where even the smallest choices do not fit.
-
-    Args:
-        units: each with at least one choice.
-        room: bytes for all of them.
-    """
+    """For each unit the index of its choice, in `room` bytes; None where even the smallest choices do not fit."""
     hulls = [_hull(choices) for choices in units]
     chosen = [hull[0] for hull in hulls]
     left = room - sum(choices[i].n_bytes for choices, i in zip(units, chosen, strict=True))

@@ -37,17 +37,9 @@ class Allocation:
 
 
 class Fit:
-    """A model that is to be made to fit; first measured, then written.
+    """A float GGUF that is to be made to fit: measured, then written. Its header is read once.
 
-    Args:
-        source: an F32, F16 or BF16 GGUF; its header is read once.
-        imatrix: weighs the columns, and allows the types that need one.
-        candidates: types to choose from.
-
-    Attributes:
-        header: the source's.
-        units: its matrices.
-        entries: names in the importance matrix.
+    The importance matrix weighs the columns, and allows the types that need one; `entries` are the names in it.
 
     Raises:
         InvalidInput, CorruptModel: the file cannot be used.

@@ -90,15 +90,7 @@ def find_sensitivity(
     options: MeasureOptions,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Round matrices and measure.
-
-    Args:
-        model: a GGUF of floats.
-        imatrix: weighs the columns, here as when the file is written.
-        units: its matrices, with the types to round them to.
-        bits: per weight that the file will have, about: groups are rounded to types near that.
-        options: for how long, and on what.
-        progress: told of steps.
+    """Round the matrices of a float GGUF, groups of them to types of about so many bits per weight, and measure.
 
     Raises:
         QuantizationError: llama.cpp failed.
@@ -127,13 +119,12 @@ def find_sensitivity(
 
 
 def from_probes(said: Mapping[str, Any]) -> Sensitivity:
-    """Compute sensitivities from what the child measured.
+    """Compute sensitivities from {"errors", "groups", "together", "probed", "positions", "seconds"} of the child.
 
-    That is {"errors", "groups", "together", "probed", "positions", "seconds"}; {"errors"} alone where nothing was
-    measured, with "seconds_short" where the time was too short.
+    Where nothing was measured it reports {"errors"} alone, with "seconds_short" where the time was too short.
 
-    A group's KL is shared out by the relative errors of its matrices. Matrices of which nothing was measured get the
-    mean c, and a group in which rounding changed nothing a small one: it is not free.
+    A group's KL is shared out by the relative errors of its matrices. Matrices that were not measured get the mean c,
+    and a group in which rounding changed nothing a small one: it is not free.
     """
     errors = said["errors"]
     parts = said.get("groups", ())

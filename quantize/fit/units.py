@@ -34,10 +34,9 @@ class Unit:
     """One matrix.
 
     Attributes:
-        name: the tensor's.
-        shape: innermost first: columns, rows, and matrices where there are several.
+        shape: columns, rows, and matrices where there are several.
         role: attn_q, ffn_down …; token_embd or output outside the layers.
-        layer: its number; -1 outside the layers.
+        layer: -1 outside the layers.
         types: those that it may be given, smallest first.
     """
 
@@ -58,12 +57,9 @@ class Unit:
 
 
 def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> list[Unit]:
-    """The matrices that llama.cpp's quantizer would change.
+    """The matrices that llama.cpp's quantizer would change, by a plan for any quantized type.
 
-    Args:
-        preview: a plan for any quantized type: what it leaves alone is not a unit.
-        candidates: types to choose from.
-        imatrix: names of the entries of an importance matrix.
+    `imatrix` are the names of an importance matrix's entries.
     """
     units = []
     for t in preview.tensors:

@@ -26,13 +26,9 @@ _FORM = 1  # of the file
 
 @dataclass(slots=True)
 class Gathered:
-    """Sums over the chunks that have been read.
+    """Sums over the chunks that have been read: weight → (M, C) and (M,).
 
-    Attributes:
-        sums: the weight's name → (M, C).
-        counts: the weight's name → (M,).
-        n_chunks: that were read.
-        nll: sum of the negative log-likelihoods of `n_scored` tokens.
+    `nll` is the sum of the negative log-likelihoods of `n_scored` tokens.
     """
 
     sums: dict[str, Doubles] = field(default_factory=dict)
@@ -47,7 +43,7 @@ class Gathered:
         return math.exp(min(self.nll / self.n_scored, 700)) if self.n_scored else math.nan
 
     def add(self, name: str, sums: Doubles, counts: Counts) -> None:
-        """Add one matmul's. (M, C) and (M,), always of the same shape.
+        """Add one matmul's sums (M, C) and counts (M,).
 
         Raises:
             QuantizationError: the shape changed, or a number is not finite; the weight is named.

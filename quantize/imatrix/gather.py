@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.llama.child import Ended, run_child
+from turbopilot.llama.child import run_child
 from turbopilot.llama.text_normalizer import text_normalizer
 
 
@@ -56,18 +56,13 @@ class GatherReport:
     """What was gathered.
 
     Attributes:
-        path: the matrix.
-        model: what it is of.
-        dataset: the text's name.
         n_chunks: pieces of the text that were read.
         n_text_chunks: pieces that the text holds.
-        chunk_size: tokens in each.
         n_entries: weights in the matrix.
         n_unseen: experts that saw no token; their columns count alike.
         perplexity: of the model on the second halves of the chunks; None where it is not finite.
         resumed_from: chunks that an earlier run had read.
         notices: for the user.
-        seconds: that it took.
     """
 
     path: Path
@@ -101,12 +96,12 @@ def gather(
     """Run a model over a text, and add up the square of each input of its weights.
 
     What has been gathered is kept beside the output while it runs; the same call goes on from there after an
-    interruption, and ends in the same matrix.
+    interruption, and ends in the same matrix. A quantized model gives nearly the same matrix as its source.
 
     Args:
-        model: a GGUF of any type that llama.cpp runs; a quantized one gives nearly the same matrix.
+        model: a GGUF of any type that llama.cpp runs.
         output: the file to write, in llama-imatrix's form.
-        text: similar to what the model will be used for; at least one chunk.
+        text: at least one chunk.
         options: how it is read.
         force: overwrite `output`.
         progress: called with chunks done, chunks in all, and the perplexity so far.
@@ -121,20 +116,13 @@ def gather(
     header = _checked(model, output, options, force=force)
     resume, prepared = resume_path(output), text_normalizer(header.metadata)(text)
     fingerprint = _fingerprint(header, prepared, options)
-    told = _Told(progress)
     job = {
         "model": str(model), "text": prepared, "resume": str(resume), "fingerprint": fingerprint,
         "chunks": options.chunks, "seconds": options.seconds, "chunk_size": options.chunk_size,
         "n_gpu_layers": options.n_gpu_layers, "threads": options.threads or usable_cores(),
         "process_output": options.process_output,
     }  # fmt: skip
-    try:
-        ended = run_child("quantize.imatrix.llama_gather", job, hear=told.hear)
-    finally:
-        with suppress(OSError):  # where it was ended while it wrote
-            resume.with_name(resume.name + ".part").unlink(missing_ok=True)
-    if ended.code != 0:
-        raise _failed(model, ended, told)
+    told = _run(job, progress)
     found = load_gathered(resume, fingerprint)
     if not isinstance(found, Gathered):
         raise QuantizationError(f"{resume}: {found}", hint="run it again")
@@ -146,49 +134,42 @@ def gather(
     resume.unlink()
     return GatherReport(
         path=output, model=model, dataset=options.dataset, n_chunks=found.n_chunks,
-        n_text_chunks=told.n_text_chunks, chunk_size=options.chunk_size, n_entries=len(matrix.entries),
+        n_text_chunks=told["text_chunks"], chunk_size=options.chunk_size, n_entries=len(matrix.entries),
         n_unseen=sum(int((e.counts == 0).sum()) for e in matrix.entries.values()),
-        perplexity=told.perplexity, resumed_from=told.resumed_from, notices=tuple(told.notices),
+        perplexity=told["perplexity"], resumed_from=told["from"], notices=tuple(told["notices"]),
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Told:
-    """What the child has reported."""
+def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Let the child gather into its resume file; return what it reported."""
+    told: dict[str, Any] = {"perplexity": None, "from": 0, "text_chunks": 0, "notices": []}
 
-    progress: Progress
-    notices: list[str] = field(default_factory=list)
-    error: str = ""
-    hint: str = ""
-    perplexity: float | None = None
-    resumed_from: int = 0
-    n_text_chunks: int = 0
+    def hear(message: Mapping[str, Any]) -> None:
+        told.update(message)
+        if "notice" in message:
+            told["notices"].append(message["notice"])
+        if "chunks" in message:
+            loss = message["perplexity"]
+            what = f"perplexity {loss:.2f}" if loss is not None else ""
+            progress(message["chunks"], message["of"], what)
 
-    def hear(self, told: Mapping[str, Any]) -> None:
-        match told:
-            case {"error": str(error), "hint": str(hint)}:
-                self.error, self.hint = error, hint
-            case {"text_chunks": int(n)}:
-                self.n_text_chunks = n
-            case {"notice": str(notice)}:
-                self.notices.append(notice)
-            case {"chunks": int(done), "of": int(total), "from": int(start), "perplexity": value}:
-                self.perplexity, self.resumed_from = value, start
-                what = f"perplexity {value:.2f}" if value is not None else ""
-                self.progress(done, total, what)
-
-
-def _failed(model: Path, ended: Ended, told: _Told) -> Exception:
-    if told.error:
-        return QuantizationError(f"{model}: {told.error}", hint=told.hint)
+    try:
+        ended = run_child("quantize.imatrix.llama_gather", job, hear=hear)
+    finally:
+        with suppress(OSError):  # where it was ended while it wrote
+            Path(f"{job['resume']}.part").unlink(missing_ok=True)
+    if ended.code == 0:
+        return told
+    if "error" in told:
+        raise QuantizationError(f"{job['model']}: {told['error']}", hint=told["hint"])
     if any("failed to load model" in line for line in ended.words.errors):
-        return CorruptModel(
-            f"{model}: llama.cpp cannot load it: {ended.words.reason()[-2000:]}",
+        raise CorruptModel(
+            f"{job['model']}: llama.cpp cannot load it: {ended.words.reason()[-2000:]}",
             hint="convert or download it again; if it is new, update llama-cpp-python",
         )
-    return QuantizationError(
-        f"{model}: llama.cpp, gathering an importance matrix, {ended.why}",
+    raise QuantizationError(
+        f"{job['model']}: llama.cpp, gathering an importance matrix, {ended.why}",
         hint="is memory short? a smaller --ctx or a quantized file needs less",
     )
 

@@ -67,22 +67,20 @@ def by_layer(tensors: list[TensorStatistics]) -> list[LayerStatistics]:
     for t in tensors:
         if t.layer is not None:
             layers.setdefault(t.layer, []).append(t)
-    found = []
-    for layer, own in sorted(layers.items()):
-        near = [(t.similarity, t.n) for t in own if t.similarity is not None]
-        found.append(
-            LayerStatistics(
-                layer,
-                _average([(t.total, t.n) for t in own]),
-                _average([(t.outliers, t.n) for t in own]),
-                _average(near) if near else None,
-            )
+    return [
+        LayerStatistics(
+            layer,
+            _average([(t.total, t.n) for t in own]) or 0.0,
+            _average([(t.outliers, t.n) for t in own]) or 0.0,
+            _average([(t.similarity, t.n) for t in own if t.similarity is not None]),
         )
-    return found
+        for layer, own in sorted(layers.items())
+    ]
 
 
-def _average(weighted: list[tuple[float, int]]) -> float:
-    return sum(value * n for value, n in weighted) / sum(n for _, n in weighted)
+def _average(weighted: list[tuple[float, int]]) -> float | None:
+    total = sum(n for _, n in weighted)
+    return sum(value * n for value, n in weighted) / total if total else None
 
 
 def _layer_of(name: str) -> int | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -60,11 +59,7 @@ class FitRequest:
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """The types of `--types`, or all but those that make prompts slow.
-
-    Raises:
-        InvalidInput: --fit cannot choose one of them.
-    """
+    """Parse `--types`; by default all types but those that make prompts slow."""
     if not text:
         return tuple(t for t in CANDIDATES if PROMPT_SPEED.get(t, 100) >= _SLOW)
     found = tuple(dict.fromkeys(t.strip().upper() for t in text.split(",") if t.strip()))
@@ -85,14 +80,7 @@ def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
 def make_fit(
     source: Path, output: Path, request: FitRequest, reporter: Reporter, *, force: bool = False
 ) -> FitReport:
-    """Measure, allocate, write, and measure the file and the best plain types that fit.
-
-    Args:
-        source: an F32, F16 or BF16 GGUF.
-        output: the file to write.
-        request: what is asked for.
-        reporter: told of each step.
-        force: overwrite `output`.
+    """Make `output` of a float GGUF, and run it and the best plain types that fit.
 
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
@@ -165,24 +153,22 @@ class _MemoryFit:
         self, output: Path, runs: TrialRuns, *, force: bool
     ) -> tuple[QuantizeReport, FitRow]:
         """Write the file; once more, smaller, where the process takes more than was predicted."""
-        n_weights = {u.name: u.n_weights for u in self.fit.units}
         for last in (False, True):
             allocation = self.allocation()
-            notes: dict[str, str | int] = {
-                "memory": self.budget.total, "n_ctx": self.request.setup.n_ctx,
-            }  # fmt: skip
+            metadata: dict[str, str | int] = {
+                f"{PREFIX}fit.memory": self.budget.total,
+                f"{PREFIX}fit.n_ctx": self.request.setup.n_ctx,
+            }
             if self.found.measured:
-                notes["predicted_kl"] = f"{allocation.loss:.3g}"
+                metadata[f"{PREFIX}fit.predicted_kl"] = f"{allocation.loss:.3g}"
             options = QuantizeOptions(
-                threads=self.threads, digests=cache_folder(),
-                metadata={f"{PREFIX}fit.{key}": value for key, value in notes.items()},
-            )  # fmt: skip
+                threads=self.threads, metadata=metadata, digests=cache_folder()
+            )
             with self.reporter.progress("quantize") as progress:
                 written = self.fit.write(
                     allocation, output, options, force=force, progress=progress
                 )
-            weights = ((kind, n_weights[name]) for name, kind in allocation.types.items())
-            row = self._row("fitted", allocation.tensor_bytes, allocation.loss, weights)
+            row = self._row(self.fit.preview(allocation), allocation.loss)
             if self.request.is_quick:
                 return written, row
             row = runs.memory(output, row)
@@ -193,15 +179,15 @@ class _MemoryFit:
             self.budget, force = replace(self.budget, process=self.budget.process + over), True
         return written, runs.divergence(output, row)
 
-    def _row(
-        self, name: str, tensor_bytes: int, loss: float | None, weights: Iterable[tuple[str, int]]
-    ) -> FitRow:
-        """A file that was not run; `weights` are (type, number) of its matrices."""
+    def _row(self, preview: Preview, loss: float | None) -> FitRow:
+        """A file that was not run."""
         types: Counter[str] = Counter()
-        for kind, n in weights:
-            types[kind] += n
+        for t in preview.tensors:
+            if len(t.shape) > 1:
+                types[t.after] += t.n_weights
+        footprint = self.budget.beside + preview.tensor_bytes
         kl = loss if self.found.measured else None
-        return FitRow(name, tensor_bytes, self.budget.beside + tensor_bytes, kl, types)
+        return FitRow(preview.name, preview.tensor_bytes, footprint, kl, types)
 
     def _plain(self) -> list[FitRow]:
         """The plain types that fit, sorted by what they lose as far as it is predicted, else by size."""
@@ -212,8 +198,7 @@ class _MemoryFit:
             preview, loss = self.fit.plain(recipe, self.found)
             if preview.tensor_bytes > self.budget.room or preview.without_imatrix(self.fit.entries):
                 continue
-            weights = ((t.after, t.n_weights) for t in preview.tensors if len(t.shape) > 1)
-            rows.append(self._row(recipe.name, preview.tensor_bytes, loss, weights))
+            rows.append(self._row(preview, loss))
         rows.sort(key=lambda r: -r.tensor_bytes)
         if self.found.measured:
             rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
