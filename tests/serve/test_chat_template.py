@@ -38,9 +38,9 @@ def test_stablecode() -> None:
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m.chat_template], ids=lambda m: m.alias)
 def test_an_old_file_is_recognized(model: object) -> None:
-    from turbopilot.catalog import Model
+    from turbopilot.catalog import KnownModel
 
-    assert isinstance(model, Model)
+    assert isinstance(model, KnownModel)
     assert model.old_bin
     assert recognize(model.old_bin.file.removesuffix(".bin")) == model
 
