@@ -226,10 +226,7 @@ def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
 def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
     """Return the type to make of a checkpoint: the best that fits, as `turbopilot models` shows it.
 
-    Args:
-        name: a known model's, or whatever the checkpoint is called.
-        folder: of a checkpoint that is not known.
-        reporter: is told of the choice.
+    Without a folder, the name is a known model's.
 
     Raises:
         InvalidInput: no type fits.
@@ -238,13 +235,14 @@ def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
     from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
     from turbopilot.llama.geometry import weights_bytes
 
-    if model := catalog.find(name):
-        geometry, n_weights, trained = model.geometry, model.parameters, model.context
-    else:
+    if folder:
         from converters import planned_geometry
 
-        assert folder is not None
         geometry, n_weights, trained = planned_geometry(folder)
+    else:
+        model = catalog.find(name)
+        assert model
+        geometry, n_weights, trained = model.geometry, model.parameters, model.context
     n_ctx, budget = default_context(trained), memory_budget()
     chosen = best_type(geometry, n_weights, n_ctx, budget)
     weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")
