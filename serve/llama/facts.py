@@ -17,8 +17,6 @@ from turbopilot.llama.footprint import (
 from turbopilot.llama.geometry import header_geometry
 
 LEAST_CONTEXT: Final = 64
-# Token embeddings by learned position: there is no vector for a position beyond the last.
-_LEARNED_POSITIONS: Final = "position_embd.weight"
 
 
 def choose_context(header: GgufHeader, wanted: int | None) -> int:
@@ -35,8 +33,9 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
         raise InvalidInput(
             f"--ctx {wanted}: too small to complete anything", hint=f"give at least {LEAST_CONTEXT}"
         )
-    learned = any(t.name == _LEARNED_POSITIONS for t in header.tensors)
-    if learned and wanted > trained:
+    if (
+        header_geometry(header).positions and wanted > trained
+    ):  # no vector for a position beyond the last
         raise InvalidInput(
             f"--ctx {wanted}: {header.path.name} has learned only {trained} positions",
             hint=f"give at most {trained}",
@@ -47,10 +46,7 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
     """Return about what a loaded model takes: its footprint, and cached prefixes.
 
-    Args:
-        header: the model's.
-        options: how it is loaded.
-        prefix_bytes: for cached prefixes; None is what `choose_prefix_cache` gives them.
+    `prefix_bytes` are for cached prefixes; None is what `choose_prefix_cache` gives them.
 
     Raises:
         InvalidInput: see `choose_context`.

@@ -18,7 +18,7 @@ from serve.llama import load
 from serve.settings import ModelOptions
 from tests.support.tiny import tiny_checkpoint
 from turbopilot import catalog
-from turbopilot.catalog import Geometry, Model
+from turbopilot.catalog import Geometry, KnownModel
 from turbopilot.cli import app
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.footprint import footprint
@@ -41,7 +41,7 @@ def test_the_documents_are_generated() -> None:
 
 
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.alias)
-def test_an_entry_is_true(model: Model) -> None:
+def test_an_entry_is_true(model: KnownModel) -> None:
     assert catalog.find(model.alias.upper()) is model
     assert catalog.find(model.repository) is model
     assert "/" not in model.alias
@@ -77,9 +77,9 @@ SHAPES = {
 }
 
 
-def tiny_model(family: str, parameters: int) -> Model:
+def tiny_model(family: str, parameters: int) -> KnownModel:
     """What the catalogue would say of `tiny_checkpoint`'s."""
-    return Model(
+    return KnownModel(
         "tiny", "", "", "", parameters=parameters, geometry=SHAPES[family], context=512,
         licence=catalog.MODELS[0].licence, suits="",
     )  # fmt: skip

@@ -187,6 +187,19 @@ def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None
         resolve_gguf(str(tmp_path / "absent.gguf"), Reporter())
 
 
+def test_a_folder_becomes_the_type_that_fits(
+    starcoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its geometry is read from its config and its tensors' shapes: no catalogue knows it."""
+    assert resolve_gguf(str(starcoder), Reporter()).name.endswith("-q8_0.gguf")
+    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**8)
+    said: list[str] = []
+    with pytest.raises(InvalidInput, match=r"does not fit: as Q4_0 it takes 1\d\d\.\d MB") as e:
+        resolve_gguf(str(starcoder), Reporter(said.append))
+    assert f"turbopilot quantize {starcoder} --fit 75.0MB" in e.value.hint
+    assert not said
+
+
 def test_an_existing_gguf_is_resolved_without_the_converters(demo_gguf: Path) -> None:
     code = (
         "import sys; from turbopilot.app.resolve import resolve_gguf; from turbopilot.base.progress import Reporter; "

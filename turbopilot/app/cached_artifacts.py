@@ -47,9 +47,9 @@ def beside(source: str, path: Path, suffix: str) -> Path:
     """Return where a file made of a model goes: beside it, as codegen-f16.gguf → codegen-q4_0.gguf.
 
     Args:
-        source: what was typed; for a name that is not a path the current folder is taken.
+        source: what was typed; if it is a name and not a path, the current folder is taken.
         path: the GGUF that it is.
-        suffix: of the name, as "q4_0" or "imatrix".
+        suffix: as "q4_0" or "imatrix".
     """
     if not Path(source).expanduser().is_file():
         return Path(f"{Path(source.partition(':')[0]).name}-{suffix}.gguf")
@@ -110,13 +110,7 @@ def _is_of(path: Path, old: Path) -> bool:
 
 
 def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) -> Path:
-    """Return a checkpoint as a GGUF in the cache folder.
-
-    Args:
-        folder: of the checkpoint.
-        type_name: F16, Q8_0, or any of the quantizer's.
-        name: of the model.
-        reporter: is told of what is made.
+    """Return a checkpoint as a GGUF of a type (the converter's or the quantizer's) in the cache folder.
 
     Raises:
         TurboPilotError: see `converters.convert` and `quantize.quantize`.
@@ -159,14 +153,7 @@ def gathered(
     threads: int = 0,
     n_gpu_layers: int | None = None,
 ) -> Path:
-    """Return an importance matrix of a model over the bundled code, in the cache folder.
-
-    Args:
-        model: the GGUF.
-        reporter: is told of what is made.
-        seconds: stop after about so long; 0 for all of the default's chunks.
-        threads: 0 means all cores.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
+    """Return an importance matrix of a GGUF over the bundled code, in the cache folder; for limits see `gather`.
 
     Raises:
         TurboPilotError: see `quantize.imatrix.gather`.

@@ -25,8 +25,7 @@ from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
 
 if TYPE_CHECKING:
-    from turbopilot.hub import Wanted
-    from turbopilot.llama.geometry import Geometry
+    from turbopilot.hub import HubRequest
 
 DEMO = "demo"
 _CHECKPOINT_HINT = (
@@ -49,7 +48,7 @@ def resolve_checkpoint(
         name: what was typed.
         reporter: is told of downloads.
         old_files: accept a file of the original TurboPilot too.
-        only: "tokenizer" to leave out the weights.
+        only: see `HubRequest`.
 
     Raises:
         InvalidInput: there is no such thing.
@@ -124,11 +123,13 @@ def resolve_gguf(
     if path.is_file():
         return _import(path, model_type, reporter) if is_old(path) else path
     _refuse_path(model, _MODEL_HINT)
+    from turbopilot import catalog
+
     wanted = parse_name(model)
     if wanted.file and model.startswith(wanted.repo):  # not a pasted address
         reporter.notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
     type_name = type_name or wanted.quant
-    if not type_name and not wanted.file and _is_known(wanted.repo):  # before it is fetched
+    if not type_name and not wanted.file and catalog.find(wanted.repo):  # before it is fetched
         type_name = _type_that_fits(wanted.repo, None, reporter)
     here, found = _fetch(model, wanted, reporter)
     if here.is_file():
@@ -137,13 +138,8 @@ def resolve_gguf(
     return converted(here, type_name, name=found.repo.rpartition("/")[2], reporter=reporter)
 
 
-def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Wanted:
-    """Parse an alias of the catalogue, or whatever `hub.parse` does; an alias's GGUF files are elsewhere.
-
-    Args:
-        text: what was typed.
-        quant: a type given apart.
-        revision: a revision given apart; it goes before the alias's own.
+def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
+    """Parse an alias of the catalogue, or whatever `hub.parse` does; an alias may have ready GGUF files elsewhere.
 
     Raises:
         InvalidInput: no model is called so; see `hub.parse`.
@@ -167,11 +163,7 @@ def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Wa
 
 
 def _path(name: str, hint: str) -> Path:
-    """Return what was typed as a path, `~` included.
-
-    Raises:
-        InvalidInput: the system has no such user, or takes no name so long.
-    """
+    """Return what was typed as a path; refuses an unknown user's `~`, and names that are too long."""
     try:
         path = Path(name).expanduser()
         path.exists()
@@ -187,7 +179,7 @@ def _refuse_path(name: str, hint: str) -> None:
         raise InvalidInput(f"{name}: no such file", hint=hint)
 
 
-def _fetch(name: str, wanted: Wanted, reporter: Reporter) -> tuple[Path, Wanted]:
+def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, HubRequest]:
     """Return where the files of a name are, and in which repository; fetched unless the Hub's cache has all of them.
 
     If the repository has no GGUF file of the type, that is to be made of its checkpoint.
@@ -221,7 +213,7 @@ def _fetch(name: str, wanted: Wanted, reporter: Reporter) -> tuple[Path, Wanted]
         return hub.fetch(listing, progress=progress), found
 
 
-def _checkpoint_of(name: str, wanted: Wanted) -> Wanted:
+def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
     """Return where the weights are that a type can be made of: an alias's GGUF files are in another repository."""
     from turbopilot import catalog
 
@@ -231,19 +223,10 @@ def _checkpoint_of(name: str, wanted: Wanted) -> Wanted:
     return replace(wanted, repo=model.repository, revision=model.revision or None, quant="")
 
 
-def _is_known(repo: str) -> bool:
-    from turbopilot import catalog
-
-    return catalog.find(repo) is not None
-
-
 def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
     """Return the type to make of a checkpoint: the best that fits, as `turbopilot models` shows it.
 
-    Args:
-        name: a known model's, or whatever the checkpoint is called.
-        folder: of a checkpoint that is not known.
-        reporter: is told of the choice.
+    Without a folder, the name is a known model's.
 
     Raises:
         InvalidInput: no type fits.
@@ -252,11 +235,14 @@ def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
     from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
     from turbopilot.llama.geometry import weights_bytes
 
-    if model := catalog.find(name):
-        geometry, n_weights, trained = model.geometry, model.parameters, model.context
+    if folder:
+        from converters import planned_geometry
+
+        geometry, n_weights, trained = planned_geometry(folder)
     else:
-        assert folder is not None
-        geometry, n_weights, trained = _planned(folder)
+        model = catalog.find(name)
+        assert model
+        geometry, n_weights, trained = model.geometry, model.parameters, model.context
     n_ctx, budget = default_context(trained), memory_budget()
     chosen = best_type(geometry, n_weights, n_ctx, budget)
     weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")
@@ -273,12 +259,6 @@ def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
         "take; another with NAME:TYPE, or turbopilot quantize"
     )
     return chosen
-
-
-def _planned(folder: Path) -> tuple[Geometry, int, int]:
-    from converters import planned_geometry
-
-    return planned_geometry(folder)
 
 
 def _import(old: Path, model_type: str, reporter: Reporter) -> Path:

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbopilot.catalog.model import Model, OldFile
+from turbopilot.catalog.model import KnownModel, OldBin
 from turbopilot.catalog.newer_models import NEWER_MODELS
 from turbopilot.catalog.original_models import ORIGINAL_MODELS
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.geometry import TYPES, Geometry
 
-__all__ = ["MODELS", "TYPES", "Geometry", "Model", "OldFile", "find", "known_template", "recognize"]
+__all__ = [
+    "MODELS",
+    "TYPES",
+    "Geometry",
+    "KnownModel",
+    "OldBin",
+    "find",
+    "known_template",
+    "recognize",
+]
 
-MODELS: Final[tuple[Model, ...]] = (*ORIGINAL_MODELS, *NEWER_MODELS)
+MODELS: Final[tuple[KnownModel, ...]] = (*ORIGINAL_MODELS, *NEWER_MODELS)
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
 
 
-def find(name: str) -> Model | None:
+def find(name: str) -> KnownModel | None:
     """Return a model by its alias or its repository, in any letter case.
 
     >>> find("SantaCoder").repository
@@ -32,7 +41,7 @@ def find(name: str) -> Model | None:
     return _BY_NAME.get(name.lower())
 
 
-def recognize(name: str, url: str = "") -> Model | None:
+def recognize(name: str, url: str = "") -> KnownModel | None:
     """Return the model that a file says it is, whatever was done to it since.
 
     Args:
@@ -60,7 +69,7 @@ def known_template(header: GgufHeader) -> str:
     return model.chat_template if model else ""
 
 
-def _names(model: Model) -> list[str]:
+def _names(model: KnownModel) -> list[str]:
     """Return what files of the model are called, in lower case."""
     names = [model.alias, model.repository.rpartition("/")[2]]
     if model.old_bin:

@@ -9,7 +9,7 @@ from turbopilot.llama.geometry import Geometry, weights_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class OldFile:
+class OldBin:
     """A ggml `.bin` that the original TurboPilot's list of models named.
 
     Attributes:
@@ -29,7 +29,7 @@ class OldFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class KnownModel:
     """One model of the catalogue.
 
     Attributes:
@@ -67,7 +67,7 @@ class Model:
     gated: bool = False
     revision: str = ""
     gguf_repository: str = ""
-    old_bin: OldFile | None = None
+    old_bin: OldBin | None = None
     chat_template: str = ""
 
     @property

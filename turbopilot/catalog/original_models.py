@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from turbopilot.catalog.model import Model, OldFile
+from turbopilot.catalog.model import KnownModel, OldBin
 from turbopilot.llama.geometry import Geometry
 
 _BSD: Final = "BSD-3-Clause"
@@ -56,70 +57,59 @@ def _bigcode(layers: int, width: int, heads: int, vocab: int, positions: int) ->
     )  # fmt: skip
 
 
+_CODEGEN_BINS: Final = {
+    "350M": "codegen-350M-multi-ggml-4bit-quant.bin",
+    "2B": "codegen-2B-multi-ggml-4bit-quant_q4_0.bin",
+    "6B": "codegen-6B-multi-ggml-4bit-quant.bin",
+}
+
+
 def _codegen(
-    size: str,
-    parameters: int,
-    geometry: Geometry,
-    suits: str,
-    old_mono: tuple[str, str] | None = None,
-    old_multi: tuple[str, str] | None = None,
-) -> tuple[Model, Model]:
+    size: str, parameters: int, geometry: Geometry, suits: str
+) -> tuple[KnownModel, KnownModel]:
     """Return both flavours of one size: Python alone, and six languages."""
-
-    def flavour(
-        name: str, words: str, languages: tuple[str, ...], old: tuple[str, str] | None
-    ) -> Model:
-        return Model(
-            alias=f"codegen-{size}-{name}", family="CodeGen", repository=f"Salesforce/codegen-{size}-{name}",
-            architecture="CodeGenForCausalLM", parameters=parameters, geometry=geometry, context=2048,
-            licence=_BSD, suits=f"{words}; {suits}", languages=languages,
-            old_bin=OldFile(*old, "codegen") if old else None,
-        )  # fmt: skip
-
+    model = partial(
+        KnownModel, family="CodeGen", architecture="CodeGenForCausalLM", parameters=parameters, geometry=geometry,
+        context=2048, licence=_BSD,
+    )  # fmt: skip
+    old = _CODEGEN_BINS.get(size)
+    mono = OldBin(f"Guglielmo/CodeGen-{size}-mono-ggml-quant", "ggml-model-quant.bin", "codegen")
+    multi = OldBin(f"ravenscroftj/CodeGen-{size}-multi-ggml-quant", old or "", "codegen")
     return (
-        flavour("mono", "Python only, and better at it", ("Python",), old_mono),
-        flavour("multi", "six languages", _MULTI, old_multi),
-    )
+        model(
+            alias=f"codegen-{size}-mono", repository=f"Salesforce/codegen-{size}-mono", languages=("Python",),
+            suits=f"Python only, and better at it; {suits}", old_bin=mono if old else None,
+        ),
+        model(
+            alias=f"codegen-{size}-multi", repository=f"Salesforce/codegen-{size}-multi", languages=_MULTI,
+            suits=f"six languages; {suits}", old_bin=multi if old else None,
+        ),
+    )  # fmt: skip
 
-
-_RAVEN: Final = "ravenscroftj/CodeGen-{}-multi-ggml-quant"
-_GUGLIELMO: Final = "Guglielmo/CodeGen-{}-mono-ggml-quant"
 
 _CODEGENS: Final = (
-    *_codegen(
-        "350M", 356_712_448, _gptj(20, 1024, 16), "for any machine, quick without a GPU",
-        (_GUGLIELMO.format("350M"), "ggml-model-quant.bin"),
-        (_RAVEN.format("350M"), "codegen-350M-multi-ggml-4bit-quant.bin"),
-    ),
-    *_codegen(
-        "2B", 2_779_356_160, _gptj(32, 2560, 32), "for a laptop of 8 GB",
-        (_GUGLIELMO.format("2B"), "ggml-model-quant.bin"),
-        (_RAVEN.format("2B"), "codegen-2B-multi-ggml-4bit-quant_q4_0.bin"),
-    ),
-    *_codegen(
-        "6B", 7_064_213_504, _gptj(33, 4096, 16), "for 8 GB of memory and some patience, or a GPU",
-        (_GUGLIELMO.format("6B"), "ggml-model-quant.bin"),
-        (_RAVEN.format("6B"), "codegen-6B-multi-ggml-4bit-quant.bin"),
-    ),
+    *_codegen("350M", 356_712_448, _gptj(20, 1024, 16), "for any machine, quick without a GPU"),
+    *_codegen("2B", 2_779_356_160, _gptj(32, 2560, 32), "for a laptop of 8 GB"),
+    *_codegen("6B", 7_064_213_504, _gptj(33, 4096, 16), "for 8 GB of memory and some patience, or a GPU"),
     *_codegen(
         "16B", 16_032_155_648, _gptj(34, 6144, 24), "for a GPU of 16 GB, or 16 GB of memory and much patience"
     ),
 )  # fmt: skip
 
+_codegen2 = partial(
+    KnownModel, family="CodeGen2", architecture="CodeGenForCausalLM", context=2048, licence=_APACHE,
+    languages=_CODEGEN2, breadth="19 languages",
+)  # fmt: skip
 _LIKE_CODEGEN: Final = (
-    Model(
-        alias="codegen2-1B", family="CodeGen2", repository="Salesforce/codegen2-1B_P",
-        architecture="CodeGenForCausalLM", parameters=1_015_306_240, geometry=_gptj(16, 2048, 16), context=2048,
-        licence=_APACHE, languages=_CODEGEN2, breadth="19 languages",
-        suits="for any machine; more languages than CodeGen",
+    _codegen2(
+        alias="codegen2-1B", repository="Salesforce/codegen2-1B_P", parameters=1_015_306_240,
+        geometry=_gptj(16, 2048, 16), suits="for any machine; more languages than CodeGen",
     ),
-    Model(
-        alias="codegen2-3.7B", family="CodeGen2", repository="Salesforce/codegen2-3_7B_P",
-        architecture="CodeGenForCausalLM", parameters=3_641_174_016, geometry=_gptj(16, 4096, 16), context=2048,
-        licence=_APACHE, languages=_CODEGEN2, breadth="19 languages",
-        suits="for a laptop of 8 GB; more languages than CodeGen",
+    _codegen2(
+        alias="codegen2-3.7B", repository="Salesforce/codegen2-3_7B_P", parameters=3_641_174_016,
+        geometry=_gptj(16, 4096, 16), suits="for a laptop of 8 GB; more languages than CodeGen",
     ),
-    Model(
+    KnownModel(
         alias="gpt-j-6b", family="GPT-J", repository="EleutherAI/gpt-j-6b", architecture="GPTJForCausalLM",
         parameters=6_050_882_784, geometry=_gptj(28, 4096, 16, vocab=50400), context=2048, licence=_APACHE,
         breadth="English, some code", suits="for text more than code; kept for those who run it",
@@ -129,45 +119,45 @@ _LIKE_CODEGEN: Final = (
 _STAR: Final = _bigcode(40, 6144, 48, vocab=49152, positions=8192)
 
 _BIGCODE: Final = (
-    Model(
+    KnownModel(
         alias="santacoder", family="StarCoder", repository="bigcode/santacoder",
         architecture="GPT2LMHeadCustomModel", parameters=1_124_886_528,
         geometry=_bigcode(24, 2048, 16, vocab=49280, positions=2048), context=2048, licence=_OPENRAIL, fim=True,
         languages=("Java", "JavaScript", "Python"), suits="for any machine; the smallest old model that infills",
-        old_bin=OldFile("mike-ravkine/gpt_bigcode-santacoder-GGML", "santacoder-q4_0.bin", "starcoder"),
+        old_bin=OldBin("mike-ravkine/gpt_bigcode-santacoder-GGML", "santacoder-q4_0.bin", "starcoder"),
     ),
-    Model(
+    KnownModel(
         alias="starcoder", family="StarCoder", repository="bigcode/starcoder", architecture="GPTBigCodeForCausalLM",
         parameters=15_517_456_384, geometry=_STAR, context=8192, licence=_OPENRAIL, fim=True, gated=True,
         languages=COMMON_LANGUAGES, breadth="86 languages",
         suits="for a GPU of 12 GB or more, or 16 GB of memory and patience",
-        old_bin=OldFile("NeoDim/starcoder-GGML", "starcoder-ggml-q4_0.bin", "starcoder"),
+        old_bin=OldBin("NeoDim/starcoder-GGML", "starcoder-ggml-q4_0.bin", "starcoder"),
     ),
-    Model(
+    KnownModel(
         alias="starcoderplus", family="StarCoder", repository="bigcode/starcoderplus",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_456_384, geometry=_STAR, context=8192,
         licence=_OPENRAIL, fim=True, gated=True, languages=COMMON_LANGUAGES, breadth="English, 86 languages",
         suits="for code amid much English text; needs what StarCoder needs",
-        old_bin=OldFile("TheBloke/starcoderplus-GGML", "starcoderplus.ggmlv3.q4_0.bin", "starcoder"),
+        old_bin=OldBin("TheBloke/starcoderplus-GGML", "starcoderplus.ggmlv3.q4_0.bin", "starcoder"),
     ),
-    Model(
+    KnownModel(
         alias="wizardcoder-15b", family="StarCoder", repository="WizardLMTeam/WizardCoder-15B-V1.0",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_462_528,
         geometry=_bigcode(40, 6144, 48, vocab=49153, positions=8192), context=8192, licence=_OPENRAIL, fim=True,
         languages=COMMON_LANGUAGES, breadth="86 languages",
         suits="for instructions written as comments; needs what StarCoder needs",
-        old_bin=OldFile("TheBloke/WizardCoder-15B-1.0-GGML", "WizardCoder-15B-1.0.ggmlv3.q4_0.bin", "wizardcoder"),
+        old_bin=OldBin("TheBloke/WizardCoder-15B-1.0-GGML", "WizardCoder-15B-1.0.ggmlv3.q4_0.bin", "wizardcoder"),
         chat_template=_WIZARDCODER,
     ),
 )  # fmt: skip
 
-_STABLECODE: Final = Model(
+_STABLECODE: Final = KnownModel(
     alias="stablecode-instruct-alpha-3b", family="StableCode", repository="stabilityai/stablecode-instruct-alpha-3b",
     architecture="GPTNeoXForCausalLM", parameters=2_769_310_720,
     geometry=Geometry(32, 2560, 32, kv_heads=32, ffn=10240, vocab=49152, fused=True), context=4096,
     licence="StableCode Research License", gated=True, languages=("C", "C++", "Go", "Java", "JavaScript", "Python"),
     suits="for a laptop of 8 GB; research only, stable-code-3b is its successor",
-    old_bin=OldFile(
+    old_bin=OldBin(
         "TheBloke/stablecode-instruct-alpha-3b-GGML", "stablecode-instruct-alpha-3b.ggmlv1.q4_0.bin", "stablecode"
     ),
     chat_template=_STABLECODE_INSTRUCT,

@@ -14,7 +14,7 @@ from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.hub import Wanted
+    from turbopilot.hub import HubRequest
 
 
 def download(
@@ -89,7 +89,7 @@ def download(
         console.info(f"next: turbopilot {verb} {shlex.quote(str(path))}")
 
 
-def _report_cached(wanted: Wanted, to: Path | None, *, as_json: bool) -> None:
+def _report_cached(wanted: HubRequest, to: Path | None, *, as_json: bool) -> None:
     """Print where the cache has the model, as nothing may be fetched.
 
     Raises:

@@ -10,7 +10,7 @@ from turbopilot.base.errors import ModelNotFound, did_you_mean
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.catalog import Model
+    from turbopilot.catalog import KnownModel
 
 
 def models(
@@ -65,7 +65,7 @@ def models(
         text.table(found, budget, fits or f"{size(budget)}, three quarters of this machine's")
 
 
-def _one(name: str) -> Model:
+def _one(name: str) -> KnownModel:
     from turbopilot import catalog
 
     if model := catalog.find(name):

@@ -9,10 +9,10 @@ import re
 import sys
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from turbopilot.editors.address import Address, address_at, address_of
-from turbopilot.editors.template import Format, Target, fill_template
+from turbopilot.editors.template import Target, fill_template
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,8 +24,7 @@ __all__ = [
     "address_of", "fill", "find",
 ]  # fmt: skip
 
-Evidence: TypeAlias = Literal["tested", "replayed", "documented"]
-EVIDENCE: Final[dict[Evidence, str]] = {
+EVIDENCE: Final = {
     "tested": "our tests run this client",
     "replayed": "our tests send again what this client was seen to send",
     "documented": "from its documentation or source; we have not run it",
@@ -33,8 +32,7 @@ EVIDENCE: Final[dict[Evidence, str]] = {
 # Who frames the text around the cursor. Apart: the plugin sends what is before and after, and the server frames them
 # as the model was trained. Tokens: the plugin writes the model's own tokens into the prompt, so that it must know the
 # model. None: it sends what is before the cursor only.
-Fim: TypeAlias = Literal["apart", "tokens", "none"]
-FIM: Final[dict[Fim, str]] = {
+FIM: Final = {
     "apart": "yes, with any model that infills",
     "tokens": "yes, where the plugin knows the model's tokens",
     "none": "no",
@@ -49,12 +47,13 @@ class Setting:
 
     Attributes:
         where: a file, a command or a place in the editor.
-        format: of the text; it decides how values are quoted.
+        format: of the text, which decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python,
+            javascript or text.
         template: the text, with places as `template` describes them.
     """
 
     where: str
-    format: Format
+    format: str
     template: str
 
 
@@ -67,12 +66,12 @@ class Editor:
         editor: which program it belongs to.
         plugin: its name there.
         route: what it calls, by POST; * stands for the model's name.
-        evidence: how sure we are of all this.
+        evidence: how sure we are of all this, a key of EVIDENCE.
         settings: what to write, and where.
         source: where the settings are described.
         read: the version or the date of that.
         stream: it shows a completion while it is written.
-        fim: how it fills in the middle.
+        fim: how it fills in the middle, a key of FIM.
         cancel: it disconnects when a completion is not wanted any more; None is unknown.
         auth: it can send a key.
         notes: what else matters, a sentence or two each.
@@ -83,12 +82,12 @@ class Editor:
     editor: str
     plugin: str
     route: str
-    evidence: Evidence
+    evidence: str
     settings: tuple[Setting, ...]
     source: str
     read: str
     stream: bool
-    fim: Fim
+    fim: str
     cancel: bool | None = None
     auth: bool
     notes: tuple[str, ...] = ()

@@ -46,9 +46,6 @@ def address_of(host: str, port: int) -> Address:
         host: a name or number, IPv6 with or without brackets. Every network (0.0.0.0, ::) means this machine.
         port: not 0, which is any free one.
 
-    Raises:
-        InvalidInput: no client can connect to it.
-
     >>> address_of("::1", 18080).url
     'http://[::1]:18080'
     """
@@ -65,9 +62,6 @@ def address_of(host: str, port: int) -> Address:
 
 def address_at(url: str) -> Address:
     """Return the address of a URL, without a slash or /v1 at its end: plugins differ in whether they want it.
-
-    Raises:
-        InvalidInput: it is not an http or https URL of a server.
 
     >>> address_at("https://code.example/turbopilot/v1/").url
     'https://code.example/turbopilot'

@@ -19,29 +19,17 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.editors.address import Address
 
-Format: TypeAlias = Literal[
-    "json", "yaml", "toml", "lua", "vim", "elisp", "sh", "python", "javascript", "text"
-]
 _WITHOUT: Final = re.compile(r"<<(no|with) key>>")
 _PLACE: Final = re.compile(r"<<([^<>]+)>>")
 
 
 class Family(NamedTuple):
-    """Models with the same tokens for fill-in-the-middle.
-
-    Attributes:
-        part: of their names, in lower case.
-        zed: Zed's name of the format.
-        twinny: Twinny's name of the template.
-        prefix: the token before the prefix.
-        suffix: the token before the suffix.
-        middle: the token after both.
-    """
+    """A part of models' names, what Zed and Twinny call their format, and their tokens for fill-in-the-middle."""
 
     part: str
     zed: str
@@ -105,7 +93,7 @@ class Target:
             )
 
 
-def fill_template(template: str, kind: Format, target: Target) -> str:
+def fill_template(template: str, kind: str, target: Target) -> str:
     """Return the text of a template, without a line break at its end."""
     lines = [
         _WITHOUT.sub("", line) for line in template.strip("\n").split("\n") if _stays(line, target)
@@ -150,7 +138,7 @@ def _request(model: str) -> str:
     return json.dumps({"model": model, **texts, "max_tokens": 60, "temperature": 0.2})
 
 
-def _quote(text: str, kind: Format) -> str:
+def _quote(text: str, kind: str) -> str:
     """Return the text as a string of the format; plain text is not quoted.
 
     >>> _quote("it's", "vim")

@@ -12,7 +12,7 @@ from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import ModelNotFound
 from turbopilot.hub.choice import TOKENIZERS, has_weights
 from turbopilot.hub.listing import RemoteFile, check_wanted, choose
-from turbopilot.hub.names import Wanted
+from turbopilot.hub.names import HubRequest
 
 
 def is_offline() -> bool:
@@ -30,7 +30,7 @@ def repo_cache(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
 
 
-def cached(wanted: Wanted) -> Path | None:
+def cached(wanted: HubRequest) -> Path | None:
     """Return what `fetch` would, if all of it is in the hub's cache, whoever put it there; else None.
 
     A checkpoint is complete with its config, a tokenizer and every weight file that its index names. A branch or tag

@@ -47,26 +47,6 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Keep the client from drawing progress bars beside ours, unless HF_HUB_DISABLE_PROGRESS_BARS=0 wants them."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
 class Retries:
     """Counts the attempts at one thing.
 
@@ -149,7 +129,8 @@ def plain_errors(repo: str, revision: str | None) -> Iterator[None]:
     except Exception as e:
         if (plain := _plain(e, repo, revision)) is None:
             raise
-        raise plain from e
+        kind, what, hint = plain
+        raise kind(f"{repo}: {what}", hint=hint) from e
 
 
 def _status_of(e: BaseException) -> int:
@@ -167,75 +148,58 @@ def _of_network(e: BaseException) -> bool:
     return isinstance(e, ConnectionError) or bool(kinds & {c.__name__ for c in type(e).__mro__})
 
 
-def _plain(e: Exception, repo: str, revision: str | None) -> TurboPilotError | None:
+def _plain(
+    e: BaseException, repo: str, revision: str | None
+) -> tuple[type[TurboPilotError], str, str] | None:
+    """Return our error, what was wrong and what to do; None for bugs."""
     from huggingface_hub import errors as hub
 
     if isinstance(e, hub.LocalEntryNotFoundError) and isinstance(e.__cause__, hub.HfHubHTTPError):
         e = e.__cause__
-    if isinstance(e, hub.GatedRepoError):
-        return ModelNotFound(
-            f"{repo}: its owner asks for an agreement first",
-            hint=f"agree on https://huggingface.co/{repo}, then: hf auth login, or set HF_TOKEN",
-        )
-    if isinstance(e, hub.RepositoryNotFoundError):
-        return ModelNotFound(
-            f"{repo}: no such repository (or a private one)",
-            hint="check the spelling; if it is private: hf auth login, or set HF_TOKEN",
-        )
-    if isinstance(e, hub.RevisionNotFoundError):
-        return ModelNotFound(
-            f"{repo}: no revision {revision!r}", hint="give a branch, tag or commit of it"
-        )
-    if isinstance(e, hub.DisabledRepoError):
-        return ModelNotFound(
-            f"{repo}: the hub has closed it", hint="look for a copy of another owner"
-        )
-    if isinstance(e, hub.RemoteEntryNotFoundError):
-        return HubUnreachable(
-            f"{repo}: the hub lists a file that it does not have: {_first_line(e)}",
-            hint="if HF_ENDPOINT names a mirror, try without it; else run it again later",
-        )
-    if isinstance(e, hub.HFValidationError):
-        return InvalidInput(f"{repo}: not a repository's name", hint="give owner/name")
     status = _status_of(e)
+    reason = str(e).strip().partition("\n")[0] or type(e).__name__
+    logs_in = "hf auth login, or set HF_TOKEN"
+    match e:
+        case hub.GatedRepoError():
+            how = f"agree on https://huggingface.co/{repo}, then: {logs_in}"
+            return ModelNotFound, "its owner asks for an agreement first", how
+        case hub.RepositoryNotFoundError():
+            how = f"check the spelling; if it is private: {logs_in}"
+            return ModelNotFound, "no such repository (or a private one)", how
+        case hub.RevisionNotFoundError():
+            return ModelNotFound, f"no revision {revision!r}", "give a branch, tag or commit of it"
+        case hub.DisabledRepoError():
+            return ModelNotFound, "the hub has closed it", "look for a copy of another owner"
+        case hub.RemoteEntryNotFoundError():
+            how = "if HF_ENDPOINT names a mirror, try without it; else run it again later"
+            return HubUnreachable, f"the hub lists a file that it does not have: {reason}", how
+        case hub.HFValidationError():
+            return InvalidInput, "not a repository's name", "give owner/name"
     if status in (401, 403):
-        return _refused(repo, status, str(getattr(e, "server_message", "") or e))
+        said = str(getattr(e, "server_message", "") or e)
+        if "Invalid credentials" in said or "invalid username or password" in said.lower():
+            how = f"renew it on https://huggingface.co/settings/tokens, then: {logs_in}"
+            return ModelNotFound, f"the hub does not know the token ({status})", how
+        return (
+            ModelNotFound,
+            f"the hub refuses ({status})",
+            f"log in: {logs_in} to a token that may read it",
+        )
     if status == 429:
-        return HubUnreachable(
-            f"{repo}: the hub answers no more for now (429, too many requests)",
-            hint="run it again later, it goes on where it stopped; who is logged in may ask more often: hf auth login",
+        how = "run it again later, it goes on where it stopped; who is logged in may ask more often: hf auth login"
+        return HubUnreachable, "the hub answers no more for now (429, too many requests)", how
+    unreachable = (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError)
+    is_http = type(e).__module__.startswith("httpx")
+    if status or is_http or _of_network(e) or isinstance(e, unreachable):
+        how = (
+            "check the network, HF_ENDPOINT, HTTPS_PROXY and HF_HUB_OFFLINE; run it again to resume"
         )
-    if (
-        status
-        or _of_network(e)
-        or isinstance(e, (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError))
-        or type(e).__module__.startswith("httpx")
-    ):
-        return HubUnreachable(
-            f"{repo}: the hub did not answer: {_first_line(e)}",
-            hint="check the network, HF_ENDPOINT, HTTPS_PROXY and HF_HUB_OFFLINE; run it again to resume",
-        )
+        return HubUnreachable, f"the hub did not answer: {reason}", how
     if isinstance(e, OSError) and e.errno in FULL:
-        return NotEnoughDisk(
-            f"{repo}: {FULL[e.errno]}",
-            hint="free some space and run it again (what came stays), or choose another folder with --to",
+        how = (
+            "free some space and run it again (what came stays), or choose another folder with --to"
         )
+        return NotEnoughDisk, FULL[e.errno], how
     if isinstance(e, OSError):
-        return DownloadError(f"{repo}: {e}", hint="run it again to resume")
+        return DownloadError, str(e), "run it again to resume"
     return None
-
-
-def _refused(repo: str, status: int, said: str) -> ModelNotFound:
-    if "Invalid credentials" in said or "invalid username or password" in said.lower():
-        return ModelNotFound(
-            f"{repo}: the hub does not know the token ({status})",
-            hint="renew it on https://huggingface.co/settings/tokens, then: hf auth login, or set HF_TOKEN",
-        )
-    return ModelNotFound(
-        f"{repo}: the hub refuses ({status})",
-        hint="log in: hf auth login, or set HF_TOKEN to a token that may read it",
-    )
-
-
-def _first_line(e: Exception) -> str:
-    return next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)

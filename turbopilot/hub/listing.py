@@ -19,7 +19,7 @@ from turbopilot.hub.choice import (
     side_files,
 )
 from turbopilot.hub.client import plain_errors, retried
-from turbopilot.hub.names import FILE_KINDS, REPO_ID, Wanted, check_file
+from turbopilot.hub.names import FILE_KINDS, REPO_ID, HubRequest, check_file
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -76,7 +76,7 @@ class Listing:
         return sum(f.n_bytes for f in self.files)
 
 
-def look_up(wanted: Wanted) -> Listing:
+def look_up(wanted: HubRequest) -> Listing:
     """Ask the hub which files are needed of a repository, and how large they are.
 
     Raises:
@@ -107,12 +107,8 @@ def look_up(wanted: Wanted) -> Listing:
     )  # fmt: skip
 
 
-def check_wanted(wanted: Wanted) -> None:
-    """Refuse what cannot be asked for.
-
-    Raises:
-        InvalidInput: the repository is not of the form owner/name, or the wishes exclude each other.
-    """
+def check_wanted(wanted: HubRequest) -> None:
+    """Refuse a repository that is not owner/name, and wishes that exclude each other."""
     repo, only = wanted.repo, wanted.only
     if not REPO_ID.fullmatch(repo):
         raise InvalidInput(
@@ -129,7 +125,7 @@ def check_wanted(wanted: Wanted) -> None:
         check_file(wanted.file)
 
 
-def choose(wanted: Wanted, found: Mapping[str, RemoteFile]) -> list[str]:
+def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
     """Return the names of the files that are wanted, of those that there are.
 
     Raises:

@@ -22,7 +22,7 @@ FILE_KINDS = (".gguf", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HubRequest:
     """What is wanted of the Hub.
 
     Attributes:
@@ -40,19 +40,19 @@ class Wanted:
     only: str = ""
 
 
-def parse(text: str, *, quant: str = "", revision: str | None = None) -> Wanted:
+def parse(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
     """Parse owner/name, with :QUANT if wanted, owner/name/file.gguf, or the address of a page of the Hub.
 
     Args:
         text: what was typed or pasted.
-        quant: a type given apart (`--quant`).
-        revision: a revision given apart (`--revision`).
+        quant: from `--quant`.
+        revision: from `--revision`.
 
     Raises:
         InvalidInput: it is none of these, or names two types or revisions.
 
     >>> parse("owner/name:Q4_K_M")
-    Wanted(repo='owner/name', revision=None, quant='Q4_K_M', file='', only='')
+    HubRequest(repo='owner/name', revision=None, quant='Q4_K_M', file='', only='')
     >>> parse("https://huggingface.co/owner/name/blob/main/a/b.gguf").file
     'a/b.gguf'
     """
@@ -74,11 +74,7 @@ def parse(text: str, *, quant: str = "", revision: str | None = None) -> Wanted:
 
 
 def check_file(name: str) -> None:
-    """Refuse to fetch a single file that is not a model.
-
-    Raises:
-        InvalidInput: it is neither a GGUF file nor an old `.bin`.
-    """
+    """Refuse to fetch a single file that is neither a GGUF file nor an old `.bin`."""
     if not name.lower().endswith(FILE_KINDS):
         raise InvalidInput(
             f"{name}: only .gguf and old .bin files are fetched one by one",
@@ -86,13 +82,13 @@ def check_file(name: str) -> None:
         )
 
 
-def _name(text: str) -> Wanted:
+def _name(text: str) -> HubRequest:
     name, quant = _split_type(text, text)
     if REPO_ID.fullmatch(name):
-        return Wanted(name, quant=quant)
+        return HubRequest(name, quant=quant)
     parts = _FILE.fullmatch(name)
     if parts and not quant and parts["file"].lower().endswith(FILE_KINDS):
-        return Wanted(parts["repo"], file=parts["file"])
+        return HubRequest(parts["repo"], file=parts["file"])
     raise _not_a_repository(text)
 
 
@@ -103,7 +99,7 @@ def _split_type(path: str, text: str) -> tuple[str, str]:
     return name, quant
 
 
-def _page(text: str) -> Wanted:
+def _page(text: str) -> HubRequest:
     path = re.split(r"[?#]", _SITE.sub("", text, count=1))[0]
     path, quant = _split_type(path, text)  # as `ollama run hf.co/owner/name:Q4_K_M`
     found = _PAGE.fullmatch(path)
@@ -115,7 +111,7 @@ def _page(text: str) -> Wanted:
     if file:
         check_file(file)
     revision = unquote(found["revision"]) if found["revision"] else None
-    return Wanted(found["repo"], None if revision == "main" else revision, quant, file)
+    return HubRequest(found["repo"], None if revision == "main" else revision, quant, file)
 
 
 def _not_a_repository(text: str) -> InvalidInput:

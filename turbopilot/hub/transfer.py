@@ -18,7 +18,7 @@ from turbopilot.base.atomic import check_disk, replacing
 from turbopilot.base.errors import DownloadError, InvalidInput, NotEnoughDisk
 from turbopilot.base.progress import Progress, silent
 from turbopilot.hub.cache import remember, repo_cache
-from turbopilot.hub.client import Retries, alone, no_bars, plain_errors, retried
+from turbopilot.hub.client import Retries, alone, plain_errors, retried
 from turbopilot.hub.listing import Listing, RemoteFile
 
 NOTE = "turbopilot-source.json"
@@ -58,7 +58,7 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
         ) from e
     folder = to.resolve() if to else repo_cache(listing.repo) / "snapshots" / listing.commit
     lock = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
-    with plain_errors(listing.repo, listing.commit), no_bars(), lock:
+    with plain_errors(listing.repo, listing.commit), lock:
         transfer = _Transfer(listing, folder, to is None, progress)
         try:
             check_disk(room, listing.n_bytes - transfer.n_bytes)

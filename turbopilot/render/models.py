@@ -7,18 +7,18 @@ from dataclasses import asdict
 from typing import Any
 
 from turbopilot.base.sizes import size
-from turbopilot.catalog import TYPES, Model
+from turbopilot.catalog import TYPES, KnownModel
 from turbopilot.catalog.prompt_speed import prompt_speeds
 from turbopilot.render import console
 
 
-def plain(model: Model, budget: int) -> dict[str, Any]:
+def plain(model: KnownModel, budget: int) -> dict[str, Any]:
     """Return a model for JSON, with the memory that each type takes, and the best type within the budget."""
     sizes = {kind: model.footprint(kind).total for kind in TYPES}
     return {**asdict(model), "memory": sizes, "best_type": model.best_type(budget)}
 
 
-def table(found: Iterable[Model], budget: int, memory: str) -> None:
+def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
     """Print models, one a row.
 
     Args:
@@ -38,7 +38,7 @@ def table(found: Iterable[Model], budget: int, memory: str) -> None:
     console.result("one of them in full: turbopilot models NAME; to use it: turbopilot serve NAME")
 
 
-def in_full(model: Model, budget: int) -> None:
+def in_full(model: KnownModel, budget: int) -> None:
     """Print all that is known of a model, a fact a line."""
     best = model.best_type(budget)
     lines = {
