@@ -21,7 +21,7 @@ from codegen_checkpoint import GEOMETRY, make_checkpoint
 from converters import convert
 from quantize import RECIPES, Options, quantize
 from quantize.imatrix import Entry, Imatrix, write_imatrix
-from turbopilot.base.processor import cpu_name, usable_cores
+from turbopilot.base.machine import cpu_name, usable_cores
 from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
 from turbopilot.formats.gguf.file import read_gguf
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from serve.decoder import BatchItem, Constraint, FimTokens, Logits
 from serve.llama.batch import Batch
-from serve.llama.facts import Layout, chat_template, model_name
+from serve.llama.facts import chat_template, model_name
 from serve.llama.grammar import TokenIds, make_constraint, unwritable_tokens
 from serve.llama.log import capture
 from serve.settings import ModelOptions
@@ -27,6 +27,7 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.text_normalizer import text_normalizer
 
 # llama_decode's return values, in llama.h; all others are fatal.
@@ -45,7 +46,7 @@ class LlamaDecoder:
         make_context: Callable[[], Any],
         header: GgufHeader,
         n_ctx: int,
-        layout: Layout,
+        layout: KvLayout,
         options: ModelOptions,
     ) -> None:
         self._model, self._context, self._make_context = model, context, make_context
@@ -71,7 +72,7 @@ class LlamaDecoder:
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.fim = self._fim_tokens()
         self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
-        self.chat_template = chat_template(header)
+        self.chat_template = chat_template(header, options.chat_template)
         self.adds_space = (
             int(llama_cpp.llama_vocab_type(self._vocab)) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
             and header.metadata.get("tokenizer.ggml.add_space_prefix") is not False

@@ -15,24 +15,19 @@ import llama_cpp
 from llama_cpp._ggml import libggml
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import (
-    Layout,
-    choose_context,
-    choose_layout,
-    choose_prefix_cache,
-    describe,
-    kv_bytes_per_token,
-)
+from serve.llama.facts import choose_context, describe
 from serve.llama.log import capture
 from serve.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.errors import CorruptModel, ServeError
-from turbopilot.base.processor import usable_cores
+from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.devices import gpu_devices
 from turbopilot.llama.flash_attention import ON, UBATCH, flash_attention
+from turbopilot.llama.footprint import KvLayout, choose_layout, choose_prefix_cache
+from turbopilot.llama.geometry import header_geometry
 
 ALL_LAYERS: Final = 999  # llama.cpp caps it at what there is
 _TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
@@ -56,7 +51,8 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     header = read_gguf(path)
     check_model(header)
     n_ctx = choose_context(header, options.ctx)
-    layout = choose_layout(header, n_ctx, options.n_seq, options.cache_type)
+    geometry = header_geometry(header)
+    layout = choose_layout(geometry, n_ctx, options.n_seq, options.cache_type)
 
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -81,7 +77,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
             header,
             n_ctx=n_ctx,
             n_batch=options.n_batch,
-            kv_bytes=layout.n_cells(n_ctx) * kv_bytes_per_token(header, options.cache_type),
+            kv_bytes=geometry.kv_bytes(layout.n_cells(n_ctx), options.cache_type),
             cache_type=options.cache_type,
             uses_gpu=bool(devices) and n_gpu_layers > 0,
             wanted=options.flash_attention,
@@ -104,7 +100,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         is_split=layout.is_split,
         cache_type=options.cache_type,
         kv_bytes=capture.kv_bytes(),
-        prefix_bytes=choose_prefix_cache(header, capture.kv_bytes()),
+        prefix_bytes=choose_prefix_cache(header.tensor_bytes + capture.kv_bytes()),
         n_offloaded=n_offloaded if devices else 0,
         n_layers=n_layers or int(llama_cpp.llama_model_n_layer(model)) + 1,
         devices=devices,
@@ -114,7 +110,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
 
 
 def _make_context(
-    model: Any, path: Path, n_ctx: int, layout: Layout, options: ModelOptions, attention: int
+    model: Any, path: Path, n_ctx: int, layout: KvLayout, options: ModelOptions, attention: int
 ) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = layout.n_cells(n_ctx)

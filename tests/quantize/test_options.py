@@ -202,7 +202,7 @@ def test_the_digest_of_a_source_is_remembered(
     old = tmp_path / "old.gguf"
     old.write_bytes(demo_gguf.read_bytes())
     os.utime(old, (0, 0))
-    monkeypatch.setattr("turbopilot.base.stat_cache._SETTLED", -1e9)
+    monkeypatch.setattr("turbopilot.base.file_digest._SETTLED", -1e9)
     quantize(old, tmp_path / "a.gguf", "Q8_0", memory=tmp_path / "memory")
     monkeypatch.setattr("turbopilot.base.file_digest._digest", lambda _: pytest.fail("read again"))
     quantize(old, tmp_path / "b.gguf", "Q4_0", memory=tmp_path / "memory")

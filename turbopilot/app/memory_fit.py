@@ -204,7 +204,7 @@ def _row(
 def _plain(fit: Fit, found: Sensitivity, budget: Budget) -> list[Row]:
     """The plain types that fit, by what they lose: what is predicted, or else their size."""
     from quantize import RECIPES
-    from turbopilot.base.processor import usable_cores
+    from turbopilot.base.machine import usable_cores
 
     rows = []
     usable = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from turbopilot.base.kl_divergence import Logits
-from turbopilot.base.processor import usable_cores
+from turbopilot.base.machine import usable_cores
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import CACHE_TYPES, Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite

@@ -123,8 +123,8 @@ def bench(
         cache_type=cache_type.upper(),
     )
     setups = _by_threads(setup, threads or [])
-    paths = {name: resolve_gguf(name) for name in dict.fromkeys(models)}
-    reference = resolve_gguf(against) if against else None
+    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(models)}
+    reference = resolve_gguf(against, console.REPORTER) if against else None
     if plot:
         _check_plot(plot)
         check_output(plot, force=True, inputs=tuple(paths.values()))

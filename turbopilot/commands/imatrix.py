@@ -117,7 +117,7 @@ def imatrix(
         return
     words, dataset = _read_texts(text or [])
     layers_on_gpu = gpu_layers(n_gpu_layers)
-    path = resolve_gguf(model, type_name="F16")
+    path = resolve_gguf(model, console.REPORTER, type_name="F16")
     target = output or beside(model, path, "imatrix")
     try:
         with console.progress("imatrix") as progress:

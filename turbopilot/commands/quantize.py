@@ -204,7 +204,7 @@ def quantize(
     overrides = tuple(parse_override(text) for text in tensor_types or ())
     head = find_tensor_type(output_type, "--output-type") if output_type else ""
     embedding = find_tensor_type(embedding_type, "--embedding-type") if embedding_type else ""
-    path = resolve_gguf(source, type_name="F16")
+    path = resolve_gguf(source, console.REPORTER, type_name="F16")
     options = Options(
         overrides=overrides,
         output_type=head,
@@ -238,7 +238,7 @@ def _matrix(
         return None
     if given != "auto":
         return Path(given).expanduser()
-    return gathered(model, seconds=seconds, threads=threads, n_gpu_layers=layers)
+    return gathered(model, console.REPORTER, seconds=seconds, threads=threads, n_gpu_layers=layers)
 
 
 def _fit(
@@ -262,7 +262,8 @@ def _fit(
 ) -> None:
     """`--fit`, once its options are known to be alone."""
     from turbopilot.app import memory_fit as fit
-    from turbopilot.app.resolve import parse_size, resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.sizes import parse_size
     from turbopilot.bench import Setup
     from turbopilot.render import fit as fit_text
     from turbopilot.render import quantize as quantize_text
@@ -273,7 +274,7 @@ def _fit(
         n_ctx=ctx, n_batch=batch_size, n_threads=threads or None, n_gpu_layers=layers, cache_type=cache_type.upper(),
         flash_attention=True,  # it takes less memory, which is what is promised here
     )  # fmt: skip
-    path = resolve_gguf(source, type_name="F16")
+    path = resolve_gguf(source, console.REPORTER, type_name="F16")
     target = output or beside(source, path, memory.lower().replace(" ", ""))
     if not dry_run:  # before the long work
         check_output(target, force=force, inputs=(path,))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbopilot.base.memory import total_bytes
+from turbopilot.base.machine import total_bytes
 from turbopilot.formats.gguf.file import GgufHeader
 
 # Source: enum llama_flash_attn_type in llama.h.

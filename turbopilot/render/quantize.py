@@ -16,7 +16,7 @@ def types(*, as_json: bool) -> None:
     """All file types, and what this machine's processor makes of them."""
     from quantize import RECIPES
     from quantize.kernels import fast_on_cuda, repacked
-    from turbopilot.base.processor import cpu_features, cpu_name
+    from turbopilot.base.machine import cpu_features, cpu_name
     from turbopilot.catalog.prompt_speed import MEASURED_ON, PROMPT_SPEED
 
     features = cpu_features()
