@@ -152,7 +152,7 @@ def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Hu
         text = f"{model.gguf_repository}{colon}{typed}"
     elif model:
         text, revision = f"{model.repository}{colon}{typed}", revision or model.revision or None
-    elif re.fullmatch(r"[\w.-]+", name):
+    elif re.fullmatch(r"[\w.-]+", name) and "/" not in text:  # a slash: https://…
         aliases = [m.alias for m in catalog.MODELS]
         raise InvalidInput(
             f"{name}: no model of that name is known",
