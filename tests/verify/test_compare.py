@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,7 +267,8 @@ def test_continuations_part_where_the_first_choices_do() -> None:
 
 def test_one_reference_run_serves_ten_files() -> None:
     reference = TableModel()
-    reference.notes = notes = {}
+    notes: dict[str, Mapping[str, Any]] = {}
+    reference.notes = notes
     for _ in range(3):
         assert judge(TableModel(), "Q4_0", reference=reference).passed
     assert len(notes) == 2, "its answers to noise and to GELU are kept"

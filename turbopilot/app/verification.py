@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from turbopilot.app.cached_artifacts import Notify
+from turbopilot.app.cached_artifacts import Notify, imported
 from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
 from turbopilot.formats.gguf.certificate import Certificate
 from turbopilot.formats.gguf.digest import Digests
@@ -17,22 +17,37 @@ from turbopilot.verify.tensor_errors import TargetModel, TargetTensor, gguf_targ
 from turbopilot.verify.verification import OpenTarget
 
 
-def resolve_candidate(path: Path, notify: Notify) -> Path:
-    """Return the GGUF file to verify; an old ggml file is imported first."""
-    return resolve_gguf(str(path), notify=notify) if is_old(path) else path
-
-
 def resolve_reference(against: str, notify: Notify) -> Path:
-    """Return what to compare with: a checkpoint's folder, or a GGUF file.
+    """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first.
 
     Raises:
         InvalidInput: there is no such thing.
         DownloadError: it cannot be fetched.
     """
     path = Path(against).expanduser()
-    if path.is_file() and (path.suffix == ".gguf" or is_old(path)):
-        return resolve_candidate(path, notify)
+    if is_old(path):
+        return resolve_gguf(str(path), notify=notify)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
     return resolve_checkpoint(against, notify=notify)
+
+
+def resolve_candidate(path: Path, reference: Path, notify: Notify) -> Path:
+    """Return the GGUF file to verify; an old ggml file is imported first.
+
+    If its vocabulary has lost bytes, the checkpoint's tokenizer replaces it, after a comparison.
+    """
+    if not is_old(path):
+        return path
+    from converters.legacy_ggml import TokenizerNeeded
+
+    try:
+        return imported(path, notify=notify)
+    except TokenizerNeeded as e:
+        if not reference.is_dir():
+            raise
+        notify(f"{e.message}; using the tokenizer of {reference}")
+        return imported(path, tokenizer=reference, notify=notify)
 
 
 def target_of(reference: Path) -> OpenTarget:

@@ -125,7 +125,7 @@ def verify(
             f"--sign with --against {against}: only a comparison with the checkpoint can be signed",
             hint="name the checkpoint, or leave out --sign",
         )
-    files = [verification.resolve_candidate(path, console.info) for path in candidates]
+    files = [verification.resolve_candidate(path, source, console.info) for path in candidates]
     before = _digests(files) if sign else {}
     with console.progress("verify") as progress:
         target = verification.target_of(source)
