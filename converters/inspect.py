@@ -39,46 +39,31 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDescription:
-    """Description of a checkpoint's folder; sizes in bytes.
-
-    Args:
-        architectures: as config.json names them.
-        convertible: whether config and tensors are those of a supported family. The tokenizer is not checked, except
-            by `dry_run`.
-        gguf_architecture: GGUF's name of the architecture; "" if the family is unknown.
-        reason: why it does not convert; "" if it does.
-        hint: what to do about that.
-        quantized: the method that quantized its weights, and how it was recognized; "" for none.
-        n_weights: of the tensors that are converted.
-        dropped: tensors that are not.
-        tokenizer_files: those that exist.
-        license: from the model card, "" if unknown; so are the next three.
-        metadata: config.json.
-    """
+    """Description of a checkpoint's folder; sizes in bytes."""
 
     kind: ClassVar[str] = "checkpoint"
 
     path: Path
-    architectures: tuple[str, ...]
+    architectures: tuple[str, ...]  # as config.json names them
     model_type: str
-    convertible: bool
-    gguf_architecture: str
-    reason: str
-    hint: str
-    quantized: str
+    convertible: bool  # config and tensors are of a supported family; the tokenizer is not checked
+    gguf_architecture: str  # GGUF's name of the architecture; "" if the family is unknown
+    reason: str  # why it does not convert; "" if it does
+    hint: str  # what to do about that
+    quantized: str  # the method that quantized its weights, and how it was recognized; "" for none
     shape: Shape
-    n_weights: int
+    n_weights: int  # of the tensors that are converted
     n_bytes: int
     types: tuple[TypeShare, ...]
-    dropped: tuple[str, ...]
+    dropped: tuple[str, ...]  # tensors that are not
     files: tuple[FilePart, ...]
-    tokenizer_files: tuple[str, ...]
-    license: str
+    tokenizer_files: tuple[str, ...]  # those that exist
+    license: str  # from the model card, "" if unknown; so are the next three
     repository: str
     revision: str
     base_models: tuple[str, ...]
     tensors: tuple[TensorLine, ...]
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]  # config.json
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,17 +39,11 @@ _UNKNOWN = ("not a known kind of model file", "give a checkpoint's folder, or an
 
 @dataclass(frozen=True, slots=True)
 class OldGgmlHeader:
-    """The beginning of one family's files.
+    """The beginning of one family's files."""
 
-    Args:
-        fields: names of the hyperparameters, in order; the last is `ftype`.
-        repeats_n_vocab: the vocabulary begins with its size once more.
-        mark: a tensor that only this family has.
-    """
-
-    fields: tuple[str, ...]
-    repeats_n_vocab: bool
-    mark: str
+    fields: tuple[str, ...]  # names of the hyperparameters, in order; the last is `ftype`
+    repeats_n_vocab: bool  # the vocabulary begins with its size once more
+    mark: str  # a tensor that only this family has
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +58,12 @@ class OldGgmlTensor:
 
 @dataclass(frozen=True, slots=True)
 class OldGgmlFile:
-    """Contents of a file without the weights.
+    """Contents of a file without the weights."""
 
-    Args:
-        path: the file.
-        params: the hyperparameters by name.
-        vocabulary: the bytes of each token, by row.
-        tensors: by the file's own names.
-    """
-
-    path: Path
-    params: Mapping[str, int]
-    vocabulary: tuple[bytes, ...]
-    tensors: Mapping[str, OldGgmlTensor]
+    path: Path  # the file
+    params: Mapping[str, int]  # the hyperparameters by name
+    vocabulary: tuple[bytes, ...]  # the bytes of each token, by row
+    tensors: Mapping[str, OldGgmlTensor]  # by the file's own names
 
 
 def is_old(path: Path) -> bool:

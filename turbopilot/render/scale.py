@@ -21,17 +21,11 @@ def byte_unit(n_bytes: float) -> tuple[float, str]:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to 0 … 1.
+    """From values to 0 … 1."""
 
-    Attributes:
-        low: the value at 0; above 0 if `log`.
-        high: the value at 1; above `low`.
-        log: equal steps are equal ratios.
-    """
-
-    low: float
-    high: float
-    log: bool = False
+    low: float  # the value at 0; above 0 if `log`
+    high: float  # the value at 1; above `low`
+    log: bool = False  # equal steps are equal ratios
 
     @classmethod
     def of(cls, values: npt.ArrayLike, *, log: bool = False, decades: float = 9.0) -> Scale:

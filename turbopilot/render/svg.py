@@ -150,23 +150,14 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A horizontal bar with its label above.
+    """A horizontal bar with its label above."""
 
-    Attributes:
-        label: name of the row.
-        value: length; inf for the whole width.
-        note: at the right end of the label's line.
-        title: shown under the pointer.
-        css: CSS class.
-        limit: position of a mark across the bar.
-    """
-
-    label: str
-    value: float
-    note: str
-    title: str
-    css: str
-    limit: float | None = None
+    label: str  # name of the row
+    value: float  # length; inf for the whole width
+    note: str  # at the right end of the label's line
+    title: str  # shown under the pointer
+    css: str  # CSS class
+    limit: float | None = None  # position of a mark across the bar
 
 
 def plot(

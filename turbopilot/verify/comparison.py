@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from time import perf_counter
 
@@ -21,24 +22,12 @@ _EXCERPT = 8  # tokens shown before a difference
 _CONTINUED = 48  # tokens of a greedy continuation
 
 
-class Clock:
-    """Adds up the time spent by name: `with clock("metrics"): …`, then `seconds`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._name, self._began = "", 0.0
-
-    def __call__(self, name: str) -> Clock:
-        """Name the next block."""
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        spent = perf_counter() - self._began
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time that the body takes to `seconds`."""
+    began = perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + perf_counter() - began
 
 
 def compare_tokens(
@@ -82,10 +71,10 @@ def compare_logits(
     candidate: LogitsSource,
     windows: Sequence[Window],
     progress: Progress = silent,
-    clock: Clock | None = None,
+    seconds: dict[str, float] | None = None,
 ) -> Positions:
     """Run both models over at least one window, a block of positions at a time."""
-    clock = clock or Clock()
+    seconds = {} if seconds is None else seconds
     total = sum(len(w.measured) for w in windows)
     measured: list[Positions] = []
     done = 0
@@ -93,11 +82,11 @@ def compare_logits(
         ours, theirs = reference.logits(window), candidate.logits(window)
         for block in window.blocks(reference.n_vocab):
             progress(done, total, "logits")
-            with clock("reference"):
+            with timed(seconds, "reference"):
                 right = next(ours)
-            with clock("candidate"):
+            with timed(seconds, "candidate"):
                 given = next(theirs)
-            with clock("metrics"):
+            with timed(seconds, "metrics"):
                 measured.append(measure(i, block, window.ids, right, given))
             done += len(block)
     progress(total, total, "logits")

@@ -33,44 +33,24 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """A few numbers of each of P positions; only the first four are valid where `finite` is false.
+    """A few numbers of each of P positions; only the first four are valid where `finite` is false."""
 
-    Attributes:
-        window: (P,) index of the window.
-        position: (P,) position in the window.
-        next_id: (P,) next token of the text, -1 if there is none.
-        finite: (P,) whether the candidate's logits are finite.
-        error: (P,) Σ(candidate − reference)² over the logits.
-        power: (P,) Σ reference².
-        max_abs: (P,) largest |candidate − reference|.
-        max_abs_token: (P,) its token.
-        kl: (P,) KL(reference ‖ candidate) in nats.
-        choice: (P,) the reference's first choice.
-        other: (P,) the candidate's first choice.
-        clear: (P,) whether the reference's choice is clear (see `CLEAR_MARGIN`).
-        in_top: (P,) whether the reference's choice is among the candidate's first `TOP`.
-        loss: (P,) the reference's −log p of the next token; NaN if there is none.
-        other_loss: (P,) the candidate's.
-        sample: (P, S, 2) reference and candidate logits of S tokens: the first choice, the next token (or the
-            last of the vocabulary), and one taken evenly from the rest.
-    """
-
-    window: Array
-    position: Array
-    next_id: Array
-    finite: Array
-    error: Floats
-    power: Floats
-    max_abs: Array
-    max_abs_token: Array
-    kl: Floats
-    choice: Array
-    other: Array
-    clear: Array
-    in_top: Array
-    loss: Floats
-    other_loss: Floats
-    sample: Array
+    window: Array  # (P,) index of the window
+    position: Array  # (P,) position in the window
+    next_id: Array  # (P,) next token of the text, -1 if there is none
+    finite: Array  # (P,) whether the candidate's logits are finite
+    error: Floats  # (P,) Σ(candidate − reference)² over the logits
+    power: Floats  # (P,) Σ reference²
+    max_abs: Array  # (P,) largest |candidate − reference|
+    max_abs_token: Array  # (P,) its token
+    kl: Floats  # (P,) KL(reference ‖ candidate) in nats
+    choice: Array  # (P,) the reference's first choice
+    other: Array  # (P,) the candidate's first choice
+    clear: Array  # (P,) whether the reference's choice is clear (see `CLEAR_MARGIN`)
+    in_top: Array  # (P,) whether the reference's choice is among the candidate's first `TOP`
+    loss: Floats  # (P,) the reference's −log p of the next token; NaN if there is none
+    other_loss: Floats  # (P,) the candidate's
+    sample: Array  # (P, 3, 2) both logits of the first choice, the next token (or the last row), and any other row
 
     def where(self, kept: Array) -> Positions:
         """Return those of a boolean mask, (P,)."""
@@ -84,50 +64,27 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Comparison of a candidate with a reference over all measured positions.
+    """Comparison of a candidate with a reference over all measured positions."""
 
-    Attributes:
-        positions: number of compared positions, including those without finite candidate logits.
-        not_finite: positions where the candidate's logits are NaN or infinite; excluded from all figures below.
-        max_abs: largest |candidate − reference| of any logit.
-        max_abs_at: its place.
-        nmse: Σ(candidate − reference)² / Σ reference², over every logit, no mean removed.
-        mean_kl: mean KL(reference ‖ candidate) over positions, in nats.
-        p99_kl: its 99th percentile.
-        max_kl: its maximum.
-        max_kl_at: place of the maximum; `token` is the reference's first choice there.
-        mean_delta_p: mean of candidate's minus reference's probability of the next token.
-        rms_delta_p: root mean square of the same.
-        top1: share of positions where both first choices are equal.
-        top5: share of positions where the reference's first choice is among the candidate's first five.
-        clear: positions where the reference's first choice is clear (see `CLEAR_MARGIN`).
-        clear_top1: share of those where both first choices are equal (1.0 if there are none).
-        clear_miss_at: the first of those where they differ; `token` is the candidate's choice.
-        reference_perplexity: of the text, by the reference.
-        candidate_perplexity: of the text, by the candidate.
-        perplexity_ratio: candidate's by reference's; its error is that of the paired difference, hence smaller
-            than the two errors suggest.
-    """
-
-    positions: int
-    not_finite: int
-    max_abs: float
-    max_abs_at: Place | None
-    nmse: float
-    mean_kl: float
-    p99_kl: float
-    max_kl: float
-    max_kl_at: Place | None
-    mean_delta_p: float
-    rms_delta_p: float
-    top1: float
-    top5: float
-    clear: int
-    clear_top1: float
-    clear_miss_at: Place | None
-    reference_perplexity: Perplexity
-    candidate_perplexity: Perplexity
-    perplexity_ratio: Perplexity
+    positions: int  # number of compared positions, including those without finite candidate logits
+    not_finite: int  # positions where the candidate's logits are NaN or infinite; excluded from all figures below
+    max_abs: float  # largest |candidate − reference| of any logit
+    max_abs_at: Place | None  # its place
+    nmse: float  # Σ(candidate − reference)² / Σ reference², over every logit, no mean removed
+    mean_kl: float  # mean KL(reference ‖ candidate) over positions, in nats
+    p99_kl: float  # its 99th percentile
+    max_kl: float  # its maximum
+    max_kl_at: Place | None  # place of the maximum; `token` is the reference's first choice there
+    mean_delta_p: float  # mean of candidate's minus reference's probability of the next token
+    rms_delta_p: float  # root mean square of the same
+    top1: float  # share of positions where both first choices are equal
+    top5: float  # share of positions where the reference's first choice is among the candidate's first five
+    clear: int  # positions where the reference's first choice is clear (see `CLEAR_MARGIN`)
+    clear_top1: float  # share of those where both first choices are equal (1.0 if there are none)
+    clear_miss_at: Place | None  # the first of those where they differ; `token` is the candidate's
+    reference_perplexity: Perplexity  # of the text, by the reference
+    candidate_perplexity: Perplexity  # of the text, by the candidate
+    perplexity_ratio: Perplexity  # candidate's by reference's, with the paired difference's error
 
 
 def summary(all_of: Positions) -> Metrics:

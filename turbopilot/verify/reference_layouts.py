@@ -21,15 +21,10 @@ _CODEGEN_BLOCKS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ForeignLayout:
-    """How to read a checkpoint as a model of transformers.
+    """How to read a checkpoint as a model of transformers."""
 
-    Attributes:
-        config: config.json of that model.
-        arrange: the checkpoint's tensors → that model's, by name.
-    """
-
-    config: dict[str, Any]
-    arrange: Callable[[Mapping[str, torch.Tensor]], State]
+    config: dict[str, Any]  # config.json of that model
+    arrange: Callable[[Mapping[str, torch.Tensor]], State]  # the checkpoint's tensors → its
 
 
 def foreign_layout(config: Mapping[str, Any]) -> ForeignLayout | None:

@@ -15,17 +15,11 @@ from turbopilot.verify.tensor_errors import TensorError
 
 @dataclass(frozen=True, slots=True)
 class TokenDifference:
-    """The first token that the two tokenizers disagree on; an id of None if that side has no more tokens.
+    """The first token that the two tokenizers disagree on; an id of None if that side has no more tokens."""
 
-    Attributes:
-        text_name: name of the text.
-        index: of the token in that text.
-        before: the text just before it.
-    """
-
-    text_name: str
-    index: int
-    before: str
+    text_name: str  # name of the text
+    index: int  # of the token in that text
+    before: str  # the text just before it
     reference_id: int | None
     reference_text: str
     candidate_id: int | None
@@ -64,24 +58,14 @@ class TokenResult:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Greedy continuations of the same text by both models.
+    """Greedy continuations of the same text by both models."""
 
-    Attributes:
-        after: the window whose beginning is continued.
-        tokens: number of compared tokens.
-        equal: number of equal tokens before the first difference.
-        margin: at the first difference, log p of the reference's choice minus that of the candidate's, by the
-            reference, in nats; None if there is none.
-        reference_text: the reference's token there.
-        candidate_text: the candidate's token there.
-    """
-
-    after: str
-    tokens: int
-    equal: int
-    margin: float | None
-    reference_text: str
-    candidate_text: str
+    after: str  # the window whose beginning is continued
+    tokens: int  # number of compared tokens
+    equal: int  # number of equal tokens before the first difference
+    margin: float | None  # log p of the reference's choice minus the candidate's, nats
+    reference_text: str  # the reference's token there
+    candidate_text: str  # the candidate's token there
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,63 +88,34 @@ class VerifySeconds:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Verdict on one candidate, with everything that it rests on.
+    """Verdict on one candidate, with everything that it rests on; `noise` is None if the type's limits are fixed."""
 
-    Attributes:
-        candidate: the GGUF file.
-        reference: the checkpoint's folder, or the other GGUF file.
-        reference_files: name → SHA-256 of the files that the reference was read from.
-        architecture: `general.architecture` of the GGUF.
-        type_name: the type that the file is judged as.
-        bits_per_weight: of the whole file.
-        n_bytes: of the file.
-        n_vocab: rows of the reference's vocabulary.
-        n_ctx: context length of the reference.
-        context_tested: tokens of the longest window.
-        tokens: comparison of the tokenizers.
-        windows: the compared windows.
-        metrics: figures of the logits; None if they cannot be compared (another vocabulary).
-        positions: the same, position by position.
-        by_kind: kind of window → its own figures.
-        continuations: None if the reference is too slow to generate.
-        noise: the reference's sensitivity to the noise of the type; None if the type's limits are fixed.
-        tanh_gelu: its sensitivity to llama.cpp's GELU; None if it computes the same.
-        limits: of the type for this model; None if there are none.
-        failures: every missed limit; empty if the candidate passed.
-        findings: probable causes of the failures.
-        tensors: error of each tensor; None if tensors were not compared.
-        seconds: time spent.
-        tokens_per_second: speed at which the candidate read its windows on this machine; 0 if it read none.
-        versions: package → version of the libraries that ran the two models.
-        date: ISO 8601, UTC.
-    """
-
-    candidate: str
-    reference: str
-    reference_files: Mapping[str, str]
-    architecture: str
-    type_name: str
-    bits_per_weight: float
-    n_bytes: int
-    n_vocab: int
-    n_ctx: int
-    tokens: TokenResult
-    versions: Mapping[str, str]
-    date: str
-    context_tested: int = 0
-    windows: tuple[Window, ...] = ()
-    metrics: Metrics | None = None
-    positions: Positions | None = None
-    by_kind: Mapping[str, Metrics] = field(default_factory=dict)
-    continuations: tuple[Continuation, ...] | None = None
-    noise: Sensitivity | None = None
-    tanh_gelu: Sensitivity | None = None
-    limits: VerifyLimits | None = None
-    failures: tuple[Failure, ...] = ()
-    seconds: VerifySeconds = VerifySeconds()
-    tokens_per_second: float = 0.0
-    findings: tuple[Finding, ...] = ()
-    tensors: tuple[TensorError, ...] | None = None
+    candidate: str  # the GGUF file
+    reference: str  # the checkpoint's folder, or the other GGUF file
+    reference_files: Mapping[str, str]  # name → SHA-256 of the reference's files
+    architecture: str  # `general.architecture` of the GGUF
+    type_name: str  # the type that the file is judged as
+    bits_per_weight: float  # of the whole file
+    n_bytes: int  # of the file
+    n_vocab: int  # rows of the reference's vocabulary
+    n_ctx: int  # context length of the reference
+    tokens: TokenResult  # comparison of the tokenizers
+    versions: Mapping[str, str]  # package → version of the libraries that ran the two models
+    date: str  # ISO 8601, UTC
+    context_tested: int = 0  # tokens of the longest window
+    windows: tuple[Window, ...] = ()  # the compared windows
+    metrics: Metrics | None = None  # None if the vocabularies differ
+    positions: Positions | None = None  # the same, position by position
+    by_kind: Mapping[str, Metrics] = field(default_factory=dict)  # kind of window → its own figures
+    continuations: tuple[Continuation, ...] | None = None  # None if generating is too slow
+    noise: Sensitivity | None = None  # sensitivity to the type's noise
+    tanh_gelu: Sensitivity | None = None  # the same, to llama.cpp's GELU
+    limits: VerifyLimits | None = None  # of the type for this model; None if there are none
+    failures: tuple[Failure, ...] = ()  # every missed limit; empty if the candidate passed
+    seconds: VerifySeconds = VerifySeconds()  # time spent
+    tokens_per_second: float = 0.0  # speed of the candidate here; 0 if it read nothing
+    findings: tuple[Finding, ...] = ()  # probable causes of the failures
+    tensors: tuple[TensorError, ...] | None = None  # None if tensors were not compared
 
     @property
     def passed(self) -> bool:

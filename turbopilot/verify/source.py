@@ -23,19 +23,12 @@ _MOST_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens that both models read from position 0 on.
+    """Tokens that both models read from position 0 on."""
 
-    Attributes:
-        kind: its purpose.
-        name: shown in reports.
-        ids: T tokens.
-        measured: positions in 0 … T - 1 at which the logits are compared, ascending.
-    """
-
-    kind: Kind
-    name: str
-    ids: tuple[int, ...]
-    measured: range
+    kind: Kind  # its purpose
+    name: str  # shown in reports
+    ids: tuple[int, ...]  # T tokens
+    measured: range  # positions in 0 … T - 1 at which the logits are compared, ascending
 
     def blocks(self, n_vocab: int) -> Iterator[range]:
         """Yield the measured positions in blocks whose logits are held in memory at once."""
@@ -76,16 +69,10 @@ class LogitsSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A loss that llama.cpp may cause, tried on the reference itself.
+    """A loss that llama.cpp may cause, tried on the reference: noise proportional to a block's values, or its GELU."""
 
-    Attributes:
-        noise: added to every matrix, as a share of the weights' own power in each block of 32 along a row:
-            quantization errs in proportion to the values of a block.
-        tanh_gelu: compute GELU by the tanh formula, as llama.cpp does; it is off by at most 4.8e-4.
-    """
-
-    noise: float = 0.0
-    tanh_gelu: bool = False
+    noise: float = 0.0  # added to matrices: share of the power of 32 weights
+    tanh_gelu: bool = False  # GELU by the tanh formula, as in llama.cpp (off by 4.8e-4 at most)
 
 
 class Notes(Protocol):

@@ -28,21 +28,13 @@ _EXACT: Final = {"F32": 1e-14, "F16": 2e-7, "BF16": 1e-5}
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """What a tensor of a GGUF should be.
+    """What a tensor of a GGUF should be."""
 
-    Attributes:
-        name: in the GGUF.
-        shape: outermost first.
-        source: names of the tensors that it is made of.
-        order: for each row, the source row that it is; None if they are in the source's order.
-        read: returns its values.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    source: str
-    order: Order | None
-    read: Callable[[], Array]
+    name: str  # in the GGUF
+    shape: tuple[int, ...]  # outermost first
+    source: str  # names of the tensors that it is made of
+    order: Order | None  # source row of each row; None if in the source's order
+    read: Callable[[], Array]  # returns its values
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +64,17 @@ def gguf_target(path: Path) -> Iterator[TargetModel]:
 
 @dataclass(frozen=True, slots=True)
 class TensorError:
-    """Error of one tensor.
+    """Error of one tensor."""
 
-    Attributes:
-        name: in the GGUF.
-        type_name: its GGUF type.
-        shape: outermost first.
-        source: names of the tensors that it is made of.
-        relative: Σ(it − target)² / Σ target²; inf if it is missing or not finite.
-        max_abs: the largest difference of a weight.
-        allowed: relative error that its type may have.
-        cause: what is wrong: a key of `diagnosis.CAUSES`, or "".
-        detail: the same in words.
-    """
-
-    name: str
-    type_name: str
-    shape: tuple[int, ...]
-    source: str
-    relative: float
-    max_abs: float
-    allowed: float
-    cause: str = ""
-    detail: str = ""
+    name: str  # in the GGUF
+    type_name: str  # its GGUF type
+    shape: tuple[int, ...]  # outermost first
+    source: str  # names of the tensors that it is made of
+    relative: float  # Σ(it − target)² / Σ target²; inf if it is missing or not finite
+    max_abs: float  # the largest difference of a weight
+    allowed: float  # relative error that its type may have
+    cause: str = ""  # what is wrong: a key of `diagnosis.CAUSES`, or ""
+    detail: str = ""  # the same in words
 
     @property
     def wrong(self) -> bool:

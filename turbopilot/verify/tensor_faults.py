@@ -28,25 +28,15 @@ _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A wrong tensor.
+    """A wrong tensor."""
 
-    Attributes:
-        name: in the GGUF.
-        type_name: its GGUF type.
-        got: its values.
-        values: what they should be.
-        relative: Σ(got − values)² / Σ values².
-        order: for each row of `values`, the source row; None if they are in the source's order.
-        head_size: rows of a head; 0 if unknown.
-    """
-
-    name: str
-    type_name: str
-    got: Array
-    values: Array
-    relative: float
-    order: Order | None
-    head_size: int
+    name: str  # in the GGUF
+    type_name: str  # its GGUF type
+    got: Array  # its values
+    values: Array  # what they should be
+    relative: float  # Σ(got − values)² / Σ values²
+    order: Order | None  # source row of each row; None if in the source's order
+    head_size: int  # rows of a head; 0 if unknown
 
 
 def relative_error(got: Array, values: Array) -> tuple[float, float]:

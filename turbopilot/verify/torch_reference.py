@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,11 @@ class TorchReference:
         self._folder, self._device = folder, device
         self._tokenizer = open_tokenizer(folder)
         room = torch_model.memory_of(device)
-        self._models: dict[Change, TorchModel] = {}
+        self._models: dict[Change, TorchModel] = {}  # shared by changed ones
+        self._change = _SOUND
         # The head alone is enough for cached windows; it is found without reading any layer.
-        self.n_vocab = self._reader(_SOUND).n_vocab
-        size = self._reader(_SOUND).n_weights * (4 if device.precision == "f32" else 2)
+        self.n_vocab = self._reader().n_vocab
+        size = self._reader().n_weights * (4 if device.precision == "f32" else 2)
         self.streamed = size > room if streamed is None else streamed
         self.files = file_digests(_model_files(folder), cache, progress)
         about = {
@@ -82,37 +84,16 @@ class TorchReference:
 
     def prepare(self, windows: Sequence[Window], progress: Progress = silent) -> None:
         """Compute these windows, in as few passes over the weights as possible."""
-        self._prepare(_SOUND, windows, progress)
-
-    def logits(self, window: Window) -> Iterator[Logits]:
-        """Yield the logits in the window's blocks."""
-        return self._logits(_SOUND, window)
-
-    def changed(self, change: Change) -> _ChangedReference | None:
-        """Return the model with a change; None if it changes nothing."""
-        return _ChangedReference(self, change) if self._reader(change).changed else None
-
-    def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
-        """Return the greedy continuation; None if the weights are read from disk."""
-        question = f"continued {n} {','.join(map(str, ids))}"
-        if kept := self.notes.get(question):
-            return [int(i) for i in kept["ids"]]
-        if self.streamed:
-            return None
-        found = self._runner(_SOUND).continued(ids, n)
-        self.notes[question] = {"ids": found}
-        return found
-
-    def _prepare(self, change: Change, windows: Sequence[Window], progress: Progress) -> None:
-        todo = [w for w in windows if not self.notes.has(_label(change), w)]
+        todo = [w for w in windows if not self.notes.has(self._label, w)]
+        what = "reference" if self._change == _SOUND else "limits"
         total = sum(len(w.ids) for w in windows)
         done = total - sum(len(w.ids) for w in todo)
         for group in _groups(todo, streamed=self.streamed):
-            model, what = self._runner(change), "reference" if change == _SOUND else "limits"
+            model = self._runner()
             tokens = sum(len(w.ids) for w in group)
             progress(done, total, what)
 
-            def heard(share: float, at: int = done, n: int = tokens, what: str = what) -> None:
+            def heard(share: float, at: int = done, n: int = tokens) -> None:
                 progress(int(at + share * n), total, what)
 
             model.heard = heard
@@ -123,51 +104,57 @@ class TorchReference:
                         f"{self.name}: its own logits are NaN or infinite in {w.name!r}",
                         hint="the weights are damaged: download the checkpoint again",
                     )
-                self.notes.keep(_label(change), w, states[np.asarray(w.measured)])
+                self.notes.keep(self._label, w, states[np.asarray(w.measured)])
                 done += len(w.ids)
-        progress(total, total, "reference")
+        progress(total, total, what)
 
-    def _logits(self, change: Change, window: Window) -> Iterator[Logits]:
-        self._prepare(change, [window], silent)
-        hidden = self.notes.states(_label(change), window)
-        head = self._reader(change)
+    def logits(self, window: Window) -> Iterator[Logits]:
+        """Yield the logits in the window's blocks."""
+        self.prepare([window])
+        hidden = self.notes.states(self._label, window)
+        head = self._reader()
         at = 0
         for block in window.blocks(self.n_vocab):
             yield head.head(hidden[at : at + len(block)])
             at += len(block)
 
-    def _runner(self, change: Change) -> TorchModel:
+    def changed(self, change: Change) -> TorchReference | None:
+        """Return the model with a change; None if it changes nothing."""
+        other = copy(self)
+        other._change = change
+        return other if other._reader().changed else None
+
+    def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
+        """Return the greedy continuation; None if the weights are read from disk."""
+        question = f"continued {n} {','.join(map(str, ids))}"
+        if kept := self.notes.get(question):
+            return [int(i) for i in kept["ids"]]
+        if self.streamed:
+            return None
+        found = self._runner().continued(ids, n)
+        self.notes[question] = {"ids": found}
+        return found
+
+    @property
+    def _label(self) -> str:
+        return f"noise {self._change.noise!r}, tanh {self._change.tanh_gelu}"
+
+    def _runner(self) -> TorchModel:
         """Return the model ready to run: whole in memory if there is room."""
-        if self._models.get(change) is None or self._models[change].streamed != self.streamed:
+        known = self._models.get(self._change)
+        if known is None or known.streamed != self.streamed:
             self._models.clear()  # one at a time
-            self._models[change] = self._open(change, streamed=self.streamed)
-        return self._models[change]
+            self._models[self._change] = self._open(streamed=self.streamed)
+        return self._models[self._change]
 
-    def _reader(self, change: Change) -> TorchModel:
+    def _reader(self) -> TorchModel:
         """Return the model, ready to run its head at least."""
-        if change not in self._models:
-            self._models[change] = self._open(change, streamed=True)
-        return self._models[change]
+        if self._change not in self._models:
+            self._models[self._change] = self._open(streamed=True)
+        return self._models[self._change]
 
-    def _open(self, change: Change, *, streamed: bool) -> TorchModel:
-        return TorchModel(self._folder, self._config, self._device, change, streamed=streamed)
-
-
-class _ChangedReference:
-    """The reference with a change, as a `LogitsSource`."""
-
-    def __init__(self, reference: TorchReference, change: Change) -> None:
-        self._of, self._change = reference, change
-        self.name, self.n_vocab, self.n_ctx = reference.name, reference.n_vocab, reference.n_ctx
-        self.tokenize, self.text = reference.tokenize, reference.text
-
-    def logits(self, window: Window) -> Iterator[Logits]:
-        """Yield the logits in the window's blocks."""
-        return self._of._logits(self._change, window)
-
-
-def _label(change: Change) -> str:
-    return f"noise {change.noise!r}, tanh {change.tanh_gelu}"
+    def _open(self, *, streamed: bool) -> TorchModel:
+        return TorchModel(self._folder, self._config, self._device, self._change, streamed=streamed)
 
 
 def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Window]]:

@@ -21,11 +21,11 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.comparison import (
-    Clock,
     compare_logits,
     compare_tokens,
     continuations,
     sensitivity,
+    timed,
 )
 from turbopilot.verify.criteria import Failure, failures, judged_type, limits_for, noise_of
 from turbopilot.verify.diagnosis import diagnose
@@ -51,25 +51,15 @@ OpenTarget: TypeAlias = Callable[[], AbstractContextManager[TargetModel]]
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """How much is compared, and how.
+    """How much is compared, and how."""
 
-    Attributes:
-        prompts: whose logits to compare; the built-in windows by default.
-        texts: name → text for the tokenizers; the built-in battery by default.
-        positions: about how many are compared.
-        full: compare the whole context, every position of it.
-        device: runs the reference.
-        cache: folder for the reference's results; None to keep nothing.
-        tensors: compare every tensor too; by default only if something failed.
-    """
-
-    prompts: Sequence[str] | None = None
-    texts: Mapping[str, str] | None = None
-    positions: int = POSITIONS
-    full: bool = False
-    device: TorchDevice = _CPU
-    cache: Path | None = None
-    tensors: bool = False
+    prompts: Sequence[str] | None = None  # whose logits to compare; the built-in windows by default
+    texts: Mapping[str, str] | None = None  # by name; the built-in battery by default
+    positions: int = POSITIONS  # about how many are compared
+    full: bool = False  # compare the whole context, every position of it
+    device: TorchDevice = _CPU  # runs the reference
+    cache: Path | None = None  # folder for the reference's results; None to keep nothing
+    tensors: bool = False  # compare every tensor too; by default only if something failed
 
 
 _DEFAULT = VerifyOptions()
@@ -203,12 +193,12 @@ def _with_logits(
     windows: Sequence[Window],
     progress: Progress,
 ) -> VerifyReport:
-    clock = Clock()
-    with clock("reference"):
+    seconds: dict[str, float] = {}
+    with timed(seconds, "reference"):
         reference.prepare(windows, progress)
-    p = compare_logits(reference, candidate, windows, progress, clock)
+    p = compare_logits(reference, candidate, windows, progress, seconds)
     metrics = summary(p)
-    with clock("limits"):
+    with timed(seconds, "limits"):
         short = windows_of_change(windows)
         tanh = sensitivity(reference, Change(tanh_gelu=True), short, progress)
         noise = noise_of(report.type_name)
@@ -239,6 +229,6 @@ def _with_logits(
         tanh_gelu=tanh,
         limits=limits,
         failures=(*report.failures, *failures(metrics, limits, report.type_name, describe)),
-        seconds=VerifySeconds(**clock.seconds),
-        tokens_per_second=sum(len(w.ids) for w in windows) / max(clock.seconds["candidate"], 1e-9),
+        seconds=VerifySeconds(**seconds),
+        tokens_per_second=sum(len(w.ids) for w in windows) / max(seconds["candidate"], 1e-9),
     )

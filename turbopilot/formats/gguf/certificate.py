@@ -40,45 +40,25 @@ SENTENCES: Final[dict[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured, against what, and of which file; figures as in `turbopilot.verify.metrics`.
+    """What was measured, against what, and of which file; figures as in `turbopilot.verify.metrics`."""
 
-    Args:
-        passed: the verdict.
-        reference: the checkpoint's name.
-        reference_files: its files, each as "sha256  name".
-        type_name: the type that the file was judged as.
-        positions: number of compared positions.
-        max_context: tokens of the longest compared prompt.
-        mean_kl: in nats.
-        max_kl: in nats.
-        top1: share of positions with the same first choice.
-        nmse: of the logits.
-        reference_perplexity: of the checkpoint.
-        candidate_perplexity: of the file.
-        limits: limits of the verdict, in words.
-        versions: of the libraries that ran the models, each as "name version".
-        date: UTC, ISO 8601.
-        tensors_sha256: see `Digests`.
-        metadata_sha256: see `Digests`.
-    """
-
-    passed: bool
-    reference: str
-    reference_files: tuple[str, ...]
-    type_name: str
-    positions: int
-    max_context: int
-    mean_kl: float
-    max_kl: float
-    top1: float
-    nmse: float
-    reference_perplexity: float
-    candidate_perplexity: float
-    limits: str
-    versions: tuple[str, ...]
-    date: str
-    tensors_sha256: str
-    metadata_sha256: str
+    passed: bool  # the verdict
+    reference: str  # the checkpoint's name
+    reference_files: tuple[str, ...]  # its files, each as "sha256  name"
+    type_name: str  # the type that the file was judged as
+    positions: int  # number of compared positions
+    max_context: int  # tokens of the longest compared prompt
+    mean_kl: float  # in nats
+    max_kl: float  # in nats
+    top1: float  # share of positions with the same first choice
+    nmse: float  # of the logits
+    reference_perplexity: float  # of the checkpoint
+    candidate_perplexity: float  # of the file
+    limits: str  # limits of the verdict, in words
+    versions: tuple[str, ...]  # of the libraries that ran the models, each as "name version"
+    date: str  # UTC, ISO 8601
+    tensors_sha256: str  # see `Digests`
+    metadata_sha256: str  # see `Digests`
 
     @property
     def digests(self) -> Digests:

@@ -54,31 +54,18 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerLine:
-    """The tokenizer.
+    """The tokenizer."""
 
-    Args:
-        model: "gpt2", "llama" …; "" if the file has none.
-        pre: llama.cpp's name of the pre-tokenizer.
-        pre_origin: how the converter chose it, in words; "" in files of other converters.
-        n_tokens: rows of the vocabulary.
-        n_used: rows that are not marked unused.
-        special: tokens with a role, without those of `fim`.
-        fim: tokens for fill-in-the-middle.
-        has_fim: whether prefix, suffix and middle are all there.
-        add_bos: None if the file leaves it to llama.cpp.
-        chat_templates: names; "default" is the one used by default.
-    """
-
-    model: str
-    pre: str
-    pre_origin: str
-    n_tokens: int
-    n_used: int
-    special: tuple[SpecialToken, ...]
-    fim: tuple[SpecialToken, ...]
-    has_fim: bool
-    add_bos: bool | None
-    chat_templates: tuple[str, ...]
+    model: str  # "gpt2", "llama" …; "" if the file has none
+    pre: str  # llama.cpp's name of the pre-tokenizer
+    pre_origin: str  # how the converter chose it, in words; "" in files of other converters
+    n_tokens: int  # rows of the vocabulary
+    n_used: int  # rows that are not marked unused
+    special: tuple[SpecialToken, ...]  # tokens with a role, without those of `fim`
+    fim: tuple[SpecialToken, ...]  # tokens for fill-in-the-middle
+    has_fim: bool  # whether prefix, suffix and middle are all there
+    add_bos: bool | None  # None if the file leaves it to llama.cpp
+    chat_templates: tuple[str, ...]  # names; "default" is the one used by default
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,23 +21,14 @@ from turbopilot.formats.gguf.split import siblings
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor's entry.
+    """One tensor's entry."""
 
-    Args:
-        name: in llama.cpp's naming.
-        shape: innermost first, as stored.
-        type_name: a name of `GGML_TYPES`.
-        offset: of its data, from the start of the file.
-        n_bytes: of its data.
-        path: the file that holds it; a part of a split model.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type_name: str
-    offset: int
-    n_bytes: int
-    path: Path = Path()
+    name: str  # in llama.cpp's naming
+    shape: tuple[int, ...]  # innermost first, as stored
+    type_name: str  # a name of `GGML_TYPES`
+    offset: int  # of its data, from the start of the file
+    n_bytes: int  # of its data
+    path: Path = Path()  # the file that holds it; a part of a split model
 
     @property
     def n_weights(self) -> int:
@@ -47,23 +38,14 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Header of a GGUF; of a split model, of all its parts together.
+    """Header of a GGUF; of a split model, of all its parts together."""
 
-    Args:
-        path: the file, or the first part.
-        version: of the format.
-        metadata: of the first part.
-        tensors: of all parts.
-        file_size: of all parts, in bytes.
-        n_files: the number of parts.
-    """
-
-    path: Path
-    version: int
-    metadata: dict[str, Value]
-    tensors: tuple[TensorInfo, ...]
-    file_size: int
-    n_files: int = 1
+    path: Path  # the file, or the first part
+    version: int  # of the format
+    metadata: dict[str, Value]  # of the first part
+    tensors: tuple[TensorInfo, ...]  # of all parts
+    file_size: int  # of all parts, in bytes
+    n_files: int = 1  # the number of parts
 
     @property
     def architecture(self) -> str:
@@ -99,19 +81,12 @@ class GgufHeader:
 
 @dataclass(frozen=True, slots=True)
 class GgufLayout:
-    """Byte spans, (first, last + 1), in one file.
+    """Byte spans, (first, last + 1), in one file."""
 
-    Args:
-        keys: of each metadata key with its value, in the file's order.
-        infos: of the tensors' entries.
-        data: start of the tensors' data.
-        alignment: of `data`, and of each tensor in it.
-    """
-
-    keys: dict[str, tuple[int, int]]
-    infos: tuple[int, int]
-    data: int
-    alignment: int
+    keys: dict[str, tuple[int, int]]  # of each metadata key with its value, in the file's order
+    infos: tuple[int, int]  # of the tensors' entries
+    data: int  # start of the tensors' data
+    alignment: int  # of `data`, and of each tensor in it
 
 
 def read_gguf(path: Path) -> GgufHeader:

@@ -13,29 +13,17 @@ PREFIX = "turbopilot.quantize."
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """How turbopilot quantize made a file; "" and 0 if unknown.
+    """How turbopilot quantize made a file; "" and 0 if unknown."""
 
-    Args:
-        turbopilot: its version.
-        llama_cpp: version of llama-cpp-python.
-        source: name of the source file.
-        source_sha256: of the source, and of its further parts.
-        imatrix: name of the importance matrix's file.
-        imatrix_sha256: its digest.
-        memory: with --fit, the bytes that serving may take.
-        n_ctx: with --fit, the tokens of context.
-        predicted_kl: with --fit, the predicted KL from the source, in nats.
-    """
-
-    turbopilot: str
-    llama_cpp: str
-    source: str
-    source_sha256: tuple[str, ...]
-    imatrix: str
-    imatrix_sha256: str
-    memory: int
-    n_ctx: int
-    predicted_kl: str
+    turbopilot: str  # its version
+    llama_cpp: str  # version of llama-cpp-python
+    source: str  # name of the source file
+    source_sha256: tuple[str, ...]  # of the source, and of its further parts
+    imatrix: str  # name of the importance matrix's file
+    imatrix_sha256: str  # its digest
+    memory: int  # with --fit, the bytes that serving may take
+    n_ctx: int  # with --fit, the tokens of context
+    predicted_kl: str  # with --fit, the predicted KL from the source, in nats
 
 
 def read_quantized(metadata: Mapping[str, Value]) -> Quantized | None:
