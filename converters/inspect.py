@@ -85,12 +85,7 @@ class WeightsDescription:
 
 
 def describe_checkpoint(folder: Path) -> CheckpointDescription:
-    """Read config.json, the model card and the headers of the weights.
-
-    Raises:
-        InvalidInput: it is not a checkpoint's folder.
-        CorruptCheckpoint: its config or weights are damaged.
-    """
+    """Read config.json, the model card and the headers of the weights."""
     config = HfConfig.read(folder)
     refusal: TurboPilotError | None = None
     gguf, shape, dropped = "", _shape_by_name(config), frozenset[str]()
@@ -141,12 +136,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
 
 
 def describe_weights(path: Path, kind: str) -> WeightsDescription:
-    """Read the header of one file of weights; `kind` is "safetensors" or "pytorch".
-
-    Raises:
-        InvalidInput: the file must be saved again.
-        CorruptCheckpoint: it is damaged or hostile.
-    """
+    """Read the header of one file of weights; `kind` is "safetensors" or "pytorch"."""
     tensors = (read_header(path) if kind == "safetensors" else read_pickle(path)).values()
     return WeightsDescription(
         path=path,

@@ -18,12 +18,7 @@ from turbopilot.verify.verification import OpenTarget
 
 
 def resolve_reference(against: str, notify: Notify) -> Path:
-    """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first.
-
-    Raises:
-        InvalidInput: there is no such thing.
-        DownloadError: it cannot be fetched.
-    """
+    """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first."""
     path = Path(against).expanduser()
     if is_old(path):
         return resolve_gguf(str(path), notify=notify)
@@ -57,11 +52,7 @@ def target_of(reference: Path) -> OpenTarget:
 
 @contextmanager
 def _checkpoint_target(folder: Path) -> Iterator[TargetModel]:
-    """Hand the converters' plan to verify.
-
-    Raises:
-        TurboPilotError: the checkpoint cannot be converted.
-    """
+    """Hand the converters' plan to verify."""
     from converters import expected
 
     with expected(folder) as whole:
@@ -70,10 +61,10 @@ def _checkpoint_target(folder: Path) -> Iterator[TargetModel]:
 
 
 def certificate_of(report: VerifyReport, digests: Digests, reference: str) -> Certificate:
-    """Return the certificate of a report with logits and limits.
+    """Return the certificate of a comparison with a checkpoint.
 
     Args:
-        report: of a comparison with a checkpoint.
+        report: with logits and limits.
         digests: of the file, taken before the comparison.
         reference: name of the checkpoint; of a local path, its last part alone is published.
     """

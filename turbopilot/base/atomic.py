@@ -55,11 +55,7 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Refuse work for which fewer than `needed` bytes of disk are free.
-
-    Raises:
-        NotEnoughDisk: fewer are free.
-    """
+    """Raise NotEnoughDisk if fewer than `needed` bytes of disk are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(

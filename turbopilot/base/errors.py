@@ -1,20 +1,7 @@
 """Errors that a user can fix, with exit codes and hints.
 
-    TurboPilotError (1)
-    ├─ InvalidInput (2)         bad path, clashing flags, output exists
-    │                           ├─ CorruptModel  (every verb reads GGUF files, so it is not a ServeError)
-    ├─ DownloadError (3)        ├─ ModelNotFound  ├─ HubUnreachable  ├─ NotEnoughDisk
-    ├─ UnsupportedModel (4)     unknown architecture, a required config value differs
-    ├─ ConversionError (5)      ├─ TensorMismatch  ├─ TokenizerMismatch  ├─ CorruptCheckpoint
-    ├─ QuantizationError (6)
-    ├─ VerificationFailed (7)
-    └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
-                                ├─ DeadlineExceeded  ├─ Superseded
-                                ├─ Unauthorized  ├─ OriginRefused  ├─ HostRefused
-                                ├─ NoKvSlot  ├─ DecodeAborted  ├─ BadBatch  ├─ DecoderFailed
-
-The number is the exit code. Library code raises these, never prints and never exits; the command line and the HTTP
-server turn them into words, an exit code or a status.
+Library code raises these, never prints and never exits; the command line and the HTTP server turn them into words, an
+exit code or a status.
 """
 
 from __future__ import annotations
@@ -25,12 +12,7 @@ from typing import ClassVar
 
 
 class TurboPilotError(Exception):
-    """Base of all errors shown to the user.
-
-    Args:
-        message: what happened, and where (file, tensor, field).
-        hint: what to do about it.
-    """
+    """Base of all errors shown to the user: what happened and where (file, tensor, field), and a hint what to do."""
 
     exit_code: ClassVar[int] = 1
 

@@ -47,15 +47,10 @@ def log_softmax(logits: Floats) -> Floats:
 def kl_divergence(
     reference: Logits, candidate: Logits, delta: Logits
 ) -> tuple[Floats, Floats, Floats]:
-    """Return KL(p ‖ q) in nats, log Σ e^reference and log Σ e^candidate, each (P,).
+    """Return KL(p ‖ q) in nats, log Σ e^reference and log Σ e^candidate, each (P,), of finite logits, (P, V).
 
-    With δ = candidate − reference, KL = log Σ p·e^δ − Σ p·δ. No large numbers are subtracted from each other, so that
-    float32 is enough for small differences.
-
-    Args:
-        reference: (P, V), finite.
-        candidate: (P, V), finite.
-        delta: candidate − reference.
+    With δ = candidate − reference (`delta`), KL = log Σ p·e^δ − Σ p·δ. No large numbers are subtracted from each other,
+    so that float32 is enough for small differences.
     """
     top = reference.max(axis=1, keepdims=True)
     e = np.exp(reference - top)

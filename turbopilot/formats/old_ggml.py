@@ -75,11 +75,7 @@ def is_old(path: Path) -> bool:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse anything that is not an old ggml file.
-
-    Raises:
-        InvalidInput: it is something else; says what, and what to do with it.
-    """
+    """Raise InvalidInput for anything but an old ggml file: what it is, and what to do with it."""
     try:
         magic = _magic(path)
     except OSError as e:

@@ -56,14 +56,7 @@ def table(
     *,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Print a table to stdout.
-
-    Args:
-        title: a line above it; "" for none.
-        columns: their names.
-        rows: cells, as text.
-        numbers: indices of the columns to align to the right; by default all but the first.
-    """
+    """Print a table of text cells; `numbers` are the columns to align to the right, by default all but the first."""
     from rich.table import Table
 
     right = range(1, len(columns)) if numbers is None else numbers

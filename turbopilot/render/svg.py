@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -53,21 +53,6 @@ class PlotFrame:
                 yield _LEFT + self.x.at(a) * wide, self.height - _BOTTOM - self.y.at(b) * high
 
 
-class Mark(Protocol):
-    """Something drawn in a frame."""
-
-    @property
-    def css(self) -> str:
-        """CSS class."""
-
-    @property
-    def name(self) -> str:
-        """Name in the legend; "" for none."""
-
-    def svg(self, frame: PlotFrame) -> str:
-        """Return its elements."""
-
-
 @dataclass(frozen=True, slots=True)
 class Cloud:
     """Many points in one element, without titles."""
@@ -83,14 +68,10 @@ class Cloud:
         return f'<path class="cloud {self.css}" d="{path}"/>' if path else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Cloud):
     """A line through points, in their order."""
 
-    x: npt.ArrayLike
-    y: npt.ArrayLike
-    css: str
-    name: str = ""
+    __slots__ = ()
 
     def svg(self, frame: PlotFrame) -> str:
         """Return a polyline."""
@@ -146,6 +127,10 @@ class Labels:
             place = f'x="{_n(at)}" y="{_n(low + 4)}" text-anchor="{side}"'
             parts.append(f'<text class="{self.css}" {place}>{escaped(words)}</text>')
         return "".join(parts)
+
+
+Mark: TypeAlias = Cloud | Spot | Labels
+"""What `plot` draws; those with a name are in the legend."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from turbopilot.base.kl_divergence import Array, Floats
 from turbopilot.render.scale import Scale, byte_unit
 from turbopilot.render.svg import Bar, Cloud, Labels, Line, Mark, Spot, bars, plot
+from turbopilot.render.verify_figures import TextOf, place_words, token_words
 from turbopilot.render.words import base, count, number, share, size
 from turbopilot.verify.metrics import Place, Positions
 from turbopilot.verify.report import VerifyReport
 from turbopilot.verify.tensor_errors import TensorError
-
-TextOf: TypeAlias = Callable[[int], str]
-"""The text of a token."""
 
 MOST_POINTS: Final = 1500
 """Points in one plot: more would make the page large and show no more."""
@@ -51,19 +49,6 @@ class PlotFigure:
 def token_type(text: str) -> str:
     """Return the type of a token's text: whitespace, words, numbers, punctuation or other."""
     return next(name for name, pattern in _TOKEN_TYPES if pattern.fullmatch(text))
-
-
-def token_words(token: int, text_of: TextOf | None) -> str:
-    """Name a token."""
-    text = "" if text_of is None or token < 0 else text_of(token)
-    return f"{text!r} (token {token})" if text else f"token {token}"
-
-
-def place_words(place: Place, report: VerifyReport, text_of: TextOf | None) -> str:
-    """Name a place."""
-    names = [w.name for w in report.windows[place.window : place.window + 1]]
-    name = names[0] if names else f"window {place.window + 1}"
-    return f"{name}, position {place.position:,}, {token_words(place.token, text_of)}"
 
 
 def tensor_words(t: TensorError) -> str:

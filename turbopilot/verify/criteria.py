@@ -116,11 +116,7 @@ def judged_type(header: GgufHeader) -> str:
 
 
 def noise_of(type_name: str) -> float | None:
-    """Return the noise to derive a type's limits from, or None if the limits are fixed.
-
-    Raises:
-        InvalidInput: no limits are known for the type.
-    """
+    """Return the noise to derive a type's limits from; None if they are fixed. Refuse types without limits."""
     if type_name in FIXED:
         return None
     if type_name not in NOISE:
@@ -134,13 +130,7 @@ def noise_of(type_name: str) -> float | None:
 def limits_for(
     type_name: str, noisy: Sensitivity | None = None, tanh: Sensitivity | None = None
 ) -> VerifyLimits:
-    """Return the limits of a type.
-
-    Args:
-        type_name: see `judged_type`.
-        noisy: the reference's sensitivity to `noise_of` the type; None if the limits are fixed.
-        tanh: its sensitivity to GELU by the tanh formula, if it computes the exact one.
-    """
+    """Return a type's limits, from the reference's sensitivity to the type's noise and to GELU by tanh."""
     limits = FIXED[type_name] if noisy is None else _from(noisy, type_name)
     if tanh is None:
         return limits

@@ -64,13 +64,9 @@ def diagnose(
     expected: Mapping[str, Any],
     tensors: Sequence[TensorError],
 ) -> list[Finding]:
-    """Return what explains the failures, the surest first; nothing if nothing failed.
+    """Return what explains a report's failures, the surest first.
 
-    Args:
-        report: the verdict.
-        metadata: of the candidate.
-        expected: the metadata that it should have; empty if unknown.
-        tensors: errors of its tensors; empty if they were not compared.
+    `metadata` is the candidate's, `expected` what it should be, if known; `tensors` are compared tensors.
     """
     if not report.failures:
         return []

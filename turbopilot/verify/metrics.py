@@ -126,14 +126,7 @@ def joined(blocks: Sequence[Positions]) -> Positions:
 def measure(
     window: int, block: range, ids: Sequence[int], reference: Logits, candidate: Logits
 ) -> Positions:
-    """Compare some positions of one window.
-
-    Args:
-        window: its index.
-        block: the P positions.
-        ids: all tokens of the window.
-        reference: (P, V), all finite.
-        candidate: (P, V).
+    """Compare P positions (`block`) of a window with the tokens `ids`, by two models' logits, both (P, V).
 
     Raises:
         ValueError: the shapes differ, or the reference is not finite.

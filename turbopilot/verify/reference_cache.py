@@ -28,7 +28,7 @@ class ReferenceCache:
     """Windows' hidden states, and `Notes`, of one checkpoint.
 
     Args:
-        folder: holds all references; None for a folder that goes with this object.
+        folder: of all references; None for a temporary one.
         about: what the numbers depend on: digests of the files, versions, device.
     """
 

@@ -23,11 +23,7 @@ class ReferenceTokenizer:
 
 
 def open_tokenizer(folder: Path) -> ReferenceTokenizer:
-    """Open the tokenizer of a checkpoint's folder.
-
-    Raises:
-        InvalidInput: there is none that can be read.
-    """
+    """Open the tokenizer of a checkpoint's folder; raise InvalidInput if there is none that can be read."""
     path = folder / "tokenizer.json"
     try:
         return _of_json(path) if path.is_file() else _of_other_files(folder)

@@ -70,16 +70,10 @@ def weightless() -> Iterator[None]:
 def stream(
     model: Any, state: Mapping[str, torch.Tensor], load: Load, *, keep: Any = None
 ) -> list[str]:
-    """Make every module of a `weightless` model read its own parameters just before it runs.
+    """Make every module of a `weightless` model read its own parameters just before it runs, and drop them after.
 
-    Args:
-        model: of transformers.
-        state: the checkpoint's tensors by name.
-        load: name and tensor → the module's parameter.
-        keep: a module that keeps its weights after the first use, since it runs often.
-
-    Returns:
-        The names of the parameters that the checkpoint lacks or has in another shape.
+    `load` turns a checkpoint's tensor of a name into the parameter. The module `keep`, which runs often, drops nothing.
+    Return the names of parameters that the checkpoint lacks or has in another shape.
     """
     # A tied matrix is one parameter under two names: checkpoints have the first.
     named = list(model.named_parameters(remove_duplicate=False))

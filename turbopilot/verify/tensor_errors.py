@@ -47,11 +47,7 @@ class TargetModel:
 
 @contextmanager
 def gguf_target(path: Path) -> Iterator[TargetModel]:
-    """Take the contents of another GGUF file as the target.
-
-    Raises:
-        InvalidInput, CorruptModel: see `read_gguf`.
-    """
+    """Take the contents of another GGUF file as the target."""
     header = read_gguf(path)
     ours = ("general.architecture", "tokenizer.ggml.", f"{header.architecture}.")
     metadata = {key: value for key, value in header.metadata.items() if key.startswith(ours)}
@@ -91,12 +87,8 @@ def tensor_errors(
 ) -> list[TensorError]:
     """Return every tensor's error, the largest beside its allowance first.
 
-    Args:
-        header: of the GGUF.
-        target: what it should hold.
-        progress: called for every tensor.
-        only_vectors: skip matrices. Norms and biases are a few numbers that no type rounds: a lost one shows here
-            at any type, whereas the logits of a file of few bits hardly show it.
+    With `only_vectors`, matrices are skipped. Norms and biases are a few numbers that no type rounds: a lost one shows
+    here at any type, whereas the logits of a file of few bits hardly show it.
     """
     infos = {t.name: t for t in header.tensors if not only_vectors or len(t.shape) == 1}
     wanted = {t.name: t for t in target.tensors if not only_vectors or len(t.shape) == 1}

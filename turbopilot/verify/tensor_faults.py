@@ -18,9 +18,7 @@ from turbopilot.verify.criteria import WEIGHT_NOISE
 Array: TypeAlias = npt.NDArray[np.float32]
 Order: TypeAlias = npt.NDArray[np.intp]
 
-_SAME: Final = (
-    0.45  # relative error below which two tensors are the same; unrelated ones are at about 2
-)
+_SAME: Final = 0.45  # relative error below which tensors are the same; unrelated ones have about 2
 _OF_FEW_VALUES: Final = ("Q4_0", "Q4_1", "IQ4_NL", "Q3_K", "Q2_K")
 _PRINT_ROWS, _PRINT_COLUMNS = 4, 256
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
@@ -64,9 +62,7 @@ def corner(values: Array) -> Array:
 def fault(suspect: Suspect, corners: Mapping[str, Array]) -> tuple[str, str] | None:
     """Return the surest explanation, if any: a key of `diagnosis.CAUSES`, and words.
 
-    Args:
-        suspect: the tensor.
-        corners: name → `corner` of each tensor as it should be.
+    `corners` has the `corner` of each tensor as it should be, by name.
     """
     return next(_hypotheses(suspect, corners), None)
 

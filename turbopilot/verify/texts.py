@@ -78,11 +78,7 @@ def code_samples() -> dict[str, str]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a user's file, separated by lines of `%%`.
-
-    Raises:
-        InvalidInput: the file is missing, not UTF-8, or empty.
-    """
+    """Return the prompts of a user's file, separated by lines of `%%`; raise InvalidInput if it has none."""
     blocks: list[list[str]] = [[]]
     for line in read_text(path).split("\n"):
         if line.strip() == "%%":
@@ -99,11 +95,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text with its line ends.
-
-    Raises:
-        InvalidInput: the file is missing or not UTF-8.
-    """
+    """Return a UTF-8 file's text with its line ends; raise InvalidInput if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as e:

@@ -38,14 +38,7 @@ class TorchDevice:
 
 
 class TorchModel:
-    """A checkpoint's network.
-
-    Args:
-        folder: holds config.json and the weights.
-        config: contents of config.json.
-        device: to run on.
-        change: difference from the checkpoint.
-        streamed: read each matrix from disk when it is needed, then drop it.
+    """A checkpoint's network with a change; `streamed`: each matrix is read when it is needed, then dropped.
 
     Raises:
         UnsupportedModel: transformers cannot run the architecture without the checkpoint's own code.
@@ -64,9 +57,7 @@ class TorchModel:
         import torch
 
         self.streamed = streamed
-        self.heard: Callable[[float], None] | None = (
-            None  # the share of the weights read in this pass
-        )
+        self.heard: Callable[[float], None] | None = None  # called with the share read
         self._device = torch.device(device.name)
         self._dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[device.precision]
         layout = foreign_layout(config)
@@ -149,11 +140,7 @@ class TorchModel:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of torch and transformers.
-
-    Raises:
-        InvalidInput: they are not installed.
-    """
+    """Return the versions of torch and transformers; raise InvalidInput if they are not installed."""
     try:
         import torch
         import transformers
@@ -166,11 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def memory_of(device: TorchDevice) -> int:
-    """Return the bytes that a model may take on a device.
-
-    Raises:
-        InvalidInput: there is no such device.
-    """
+    """Return the bytes that a model may take on a device; raise InvalidInput if there is no such device."""
     import torch
 
     try:

@@ -39,9 +39,8 @@ class TorchReference:
         progress: called while the files are digested.
 
     Raises:
-        InvalidInput: no such folder, no config.json, no tokenizer, torch is not installed, or no such device.
-        UnsupportedModel: transformers cannot run the architecture without the checkpoint's own code.
-        CorruptCheckpoint: a file cannot be read, or weights are missing.
+        InvalidInput: a part is missing, or torch or the device.
+        UnsupportedModel, CorruptCheckpoint: see `TorchModel`.
     """
 
     def __init__(

@@ -84,9 +84,7 @@ def verify(
 
     Raises:
         InvalidInput: a path cannot be used, or there is nothing to compare.
-        CorruptModel: llama.cpp cannot load a candidate.
-        UnsupportedModel: transformers does not know the checkpoint's architecture.
-        CorruptCheckpoint: the checkpoint is incomplete or damaged.
+        CorruptModel, CorruptCheckpoint, UnsupportedModel: a model cannot be run.
     """
     # Imported here: these import llama.cpp and torch.
     from turbopilot.verify.gguf_candidate import GgufCandidate

@@ -49,9 +49,10 @@ def windows_of(
 ) -> list[Window]:
     """Return the built-in windows: one as long as the context, fill-in-the-middle prompts, and code.
 
+    Both models get the reference's tokens: a tokenizer's fault must not look like one of the weights.
+
     Args:
-        reference: whose tokenizer both models get their tokens from: a tokenizer's fault must not look like one of
-            the weights.
+        reference: has the tokenizer.
         n_ctx: the shorter of both models' contexts.
         positions: about how many to compare.
         full: the whole context, every position of it, and all code samples.
@@ -71,11 +72,7 @@ def windows_of(
 
 
 def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: int) -> list[Window]:
-    """Return a user's prompts, cut to the context, every position measured.
-
-    Raises:
-        InvalidInput: there are none, or one of them is empty.
-    """
+    """Return a user's prompts, cut to the context, all measured; raise InvalidInput if one is empty."""
     found = []
     for i, prompt in enumerate(prompts):
         ids = tuple(reference.tokenize(prompt)[:n_ctx])

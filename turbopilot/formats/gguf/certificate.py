@@ -106,11 +106,8 @@ def read(header: GgufHeader) -> Certificate | None:
 def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> None:
     """Write a certificate into a file's metadata, replacing an older one; tensors do not change.
 
-    Args:
-        path: the file; of a split model, the first part, which alone is written.
-        certificate: its digests must be from before the verification, so that a file which was replaced meanwhile
-            is not signed.
-        progress: called with bytes.
+    Its digests must be from before the verification, so that a file which was replaced meanwhile is not signed. Of a
+    split model, give the first part, which alone is written.
 
     Raises:
         InvalidInput: the certificate is invalid or another file's, or the file must not be changed.

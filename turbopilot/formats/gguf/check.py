@@ -15,11 +15,7 @@ _LARGEST = 1 << 30  # of any size in a model's metadata
 
 
 def check_model(header: GgufHeader) -> None:
-    """Refuse a file that cannot be a language model.
-
-    Raises:
-        CorruptModel: something that every model has is missing or impossible.
-    """
+    """Raise CorruptModel if something that every language model has is missing or impossible."""
     arch = header.architecture
     if not arch:
         raise _corrupt(header, "general.architecture is missing")

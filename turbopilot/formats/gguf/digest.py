@@ -34,11 +34,7 @@ class Digests(NamedTuple):
 
 
 def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
-    """Read all of a model: seconds for gigabytes.
-
-    Args:
-        model: the file, or the first part, or its header.
-        progress: called with bytes of tensors.
+    """Read all of a model (its file, first part or header): seconds for gigabytes.
 
     Raises:
         InvalidInput, CorruptModel: see `read_gguf`; also if the file became shorter meanwhile.
@@ -98,13 +94,7 @@ def _metadata(path: Path) -> str:
 
 
 def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = silent) -> Digests:
-    """Return `digests`, from a small file in `folder` if the model has not been written since.
-
-    Args:
-        header: of the model.
-        folder: for the small file; created if needed, ignored if it cannot be written.
-        progress: called with bytes of tensors, if these have to be read.
-    """
+    """Return `digests`, from a small file in `folder` if the model has not been written since."""
 
     def fits(known: Mapping[str, Any]) -> bool:
         return is_digest(known.get("tensors")) and is_digest(known.get("metadata"))

@@ -29,11 +29,7 @@ _UINT64, _INT64, _FLOAT64, _BOOL, _STRING, _ARRAY = 10, 11, 12, 7, 8, 9
 
 
 def check_editable(path: Path) -> None:
-    """Refuse a file of the Hub's cache, where files must match their checksums.
-
-    Raises:
-        InvalidInput: it is one.
-    """
+    """Raise InvalidInput for a file of the Hub's cache, where files must match their checksums."""
     if in_hub_cache(path):
         raise InvalidInput(
             f"{path}: is in the Hugging Face Hub's cache, whose files must not be changed",
@@ -115,11 +111,7 @@ def _copied(source: BinaryIO, *spans: tuple[int, int]) -> Iterator[bytes]:
 
 
 def _pair(key: str, value: Writable) -> bytes:
-    """Encode a key and its value.
-
-    Raises:
-        InvalidInput: a number has more than 64 bits, or a text is not UTF-8.
-    """
+    """Encode a key and its value; raise InvalidInput for more than 64 bits, or text that is not UTF-8."""
     try:
         return _text(key) + _value(value)
     except (struct.error, UnicodeEncodeError) as e:
