@@ -103,6 +103,8 @@ def sensitivity(
         return Sensitivity(**kept) if kept else None
     changed, found = reference.changed(change), None
     if changed:
+        for model in (reference, changed):  # one after the other: both may not fit into memory
+            model.prepare(windows, progress)
         found = Sensitivity.of(summary(compare_logits(changed, reference, windows, progress)))
     reference.notes[question] = asdict(found) if found else {}
     return found

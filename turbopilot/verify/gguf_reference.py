@@ -9,7 +9,7 @@ from turbopilot.base.file_digest import file_digests
 from turbopilot.base.progress import Progress, silent
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.gguf_candidate import GgufCandidate
-from turbopilot.verify.source import Change, LogitsSource, Notes, Window
+from turbopilot.verify.source import Change, Notes, Window
 
 
 class GgufReference(GgufCandidate):
@@ -25,9 +25,8 @@ class GgufReference(GgufCandidate):
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:
         """Do nothing: llama.cpp gains nothing from knowing all windows."""
 
-    def changed(self, change: Change) -> LogitsSource | None:
+    def changed(self, change: Change) -> None:
         """Return None: it cannot be changed."""
-        return None
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
         """Return the greedy continuation, computed once."""

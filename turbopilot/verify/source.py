@@ -107,7 +107,7 @@ class ReferenceModel(LogitsSource, Protocol):
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:
         """Compute these windows ahead of `logits`, in as few passes over the weights as possible."""
 
-    def changed(self, change: Change) -> LogitsSource | None:
+    def changed(self, change: Change) -> ReferenceModel | None:
         """Return the model with a change; None if it changes nothing or cannot be applied."""
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Run a model larger than memory: each matrix is read from disk as its module runs, then dropped.
+"""Weights that are read from disk when their module runs; of a model larger than memory, also dropped then.
 
 Files are mapped, not read: the system loads the pages that a matrix needs and takes them back.
 """
@@ -68,16 +68,17 @@ def weightless() -> Iterator[None]:
 
 
 def stream(
-    model: Any, state: Mapping[str, torch.Tensor], load: Load, *, keep: Any = None
+    model: Any, state: Mapping[str, torch.Tensor], load: Load, *, dropped: bool
 ) -> list[str]:
-    """Make every module of a `weightless` model read its own parameters just before it runs, and drop them after.
+    """Make every module of a `weightless` model read its own parameters just before it runs.
 
-    `load` turns a checkpoint's tensor of a name into the parameter. The module `keep`, which runs often, drops nothing.
-    Return the names of parameters that the checkpoint lacks or has in another shape.
+    `load` turns a checkpoint's tensor of a name into the parameter. If `dropped`, all modules but the head, which runs
+    often, drop theirs after. Return the names of parameters that the checkpoint lacks or has in another shape.
     """
     # A tied matrix is one parameter under two names: checkpoints have the first.
     named = list(model.named_parameters(remove_duplicate=False))
     first = {id(p): name for name, p in reversed(named)}
+    head = model.get_output_embeddings()
     problems = []
     for path, module in model.named_modules():
         own: dict[str, tuple[str, torch.Tensor, Any]] = {}
@@ -89,7 +90,7 @@ def stream(
             else:
                 own[name] = (full, found, empty)
         if own:
-            _hook(module, own, load, dropped=module is not keep)
+            _hook(module, own, load, dropped=dropped and module is not head)
     return sorted(set(problems))
 
 

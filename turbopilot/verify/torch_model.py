@@ -1,4 +1,4 @@
-"""A checkpoint run by transformers, whole in memory or a matrix at a time.
+"""A checkpoint run by transformers; each matrix is read from disk when it is first needed.
 
 A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only, and nothing is looked
 up on the network.
@@ -38,7 +38,9 @@ class TorchDevice:
 
 
 class TorchModel:
-    """A checkpoint's network with a change; `streamed`: each matrix is read when it is needed, then dropped.
+    """A checkpoint's network with a change.
+
+    If `streamed`, each matrix but the head's is dropped after use; by default if memory is too small for all.
 
     Raises:
         UnsupportedModel: transformers cannot run the architecture without the checkpoint's own code.
@@ -52,34 +54,26 @@ class TorchModel:
         device: TorchDevice,
         change: Change,
         *,
-        streamed: bool,
+        streamed: bool | None,
     ) -> None:
         import torch
 
-        self.streamed = streamed
         self.heard: Callable[[float], None] | None = None  # called with the share read
+        room = memory_of(device)
         self._device = torch.device(device.name)
         self._dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[device.precision]
-        layout = foreign_layout(config)
         with quiet(), plain_errors(folder):
-            if streamed:
-                state = read_state(folder)
-                self._model = _skeleton(folder, layout, self._dtype)
-                problems = stream(
-                    self._model,
-                    layout.arrange(state) if layout else state,
-                    partial(self._load, noise=change.noise),
-                    keep=self._model.get_output_embeddings(),
-                )
-                for buffer in self._model.buffers():  # the weights follow when they are read
-                    buffer.data = buffer.data.to(self._device)
-            else:
-                self._model, problems = _whole(folder, layout, self._dtype)
-                self._model.to(self._device)
-                if change.noise:
-                    with torch.inference_mode():
-                        for name, weight in self._model.named_parameters():
-                            weight.copy_(_noisy(name, weight, change.noise))
+            layout = foreign_layout(config)
+            self._model = _skeleton(folder, layout, self._dtype)
+            parameters = list(self._model.parameters())
+            self._loaded, self._n_parameters = 0, len(parameters)
+            n_bytes = sum(p.numel() for p in parameters) * self._dtype.itemsize
+            self.streamed = n_bytes > room if streamed is None else streamed
+            state = layout.arrange(read_state(folder)) if layout else read_state(folder)
+            load = partial(self._load, noise=change.noise)
+            problems = stream(self._model, state, load, dropped=self.streamed)
+            for buffer in self._model.buffers():
+                buffer.data = buffer.data.to(self._device)
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
@@ -87,9 +81,6 @@ class TorchModel:
                 hint="download the checkpoint again",
             )
         self._model.eval()
-        parameters = list(self._model.parameters())
-        self._loaded, self._n_parameters = 0, len(parameters)
-        self.n_weights = sum(p.numel() for p in parameters)
         self.changed = not change.tanh_gelu or _use_tanh_gelu(self._model)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
@@ -168,8 +159,8 @@ def memory_of(device: TorchDevice) -> int:
     return int(total_bytes() * 0.6)
 
 
-def _config_of(folder: Path, layout: ForeignLayout | None) -> tuple[Any, Any, str]:
-    """Return config, class and attention implementation of the model."""
+def _skeleton(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) -> Any:
+    """Return the network without its weights."""
     import transformers
 
     if layout:
@@ -180,27 +171,9 @@ def _config_of(folder: Path, layout: ForeignLayout | None) -> tuple[Any, Any, st
         )
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # The plainest arithmetic is "eager", but its scores take H·T² numbers: long contexts need the other.
-    return config, kind, "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
-
-
-def _skeleton(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) -> Any:
-    """Return the network without its weights."""
-    config, kind, attention = _config_of(folder, layout)
+    attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
     with weightless():
         return kind._from_config(config, attn_implementation=attention, dtype=dtype)
-
-
-def _whole(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """Return the network with its weights, and the names of those that are missing."""
-    config, kind, attention = _config_of(folder, layout)
-    model, info = kind.from_pretrained(
-        None if layout else folder, config=config, dtype=dtype,
-        state_dict=layout.arrange(read_state(folder)) if layout else None,
-        trust_remote_code=False, local_files_only=True, attn_implementation=attention,
-        output_loading_info=True,
-    )  # fmt: skip
-    # transformers fills missing weights with random numbers and only warns.
-    return model, sorted(str(name) for name in {*info["missing_keys"], *info["mismatched_keys"]})
 
 
 def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:

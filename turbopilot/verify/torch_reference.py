@@ -57,13 +57,11 @@ class TorchReference:
         self.name = str(folder)
         self._folder, self._device = folder, device
         self._tokenizer = open_tokenizer(folder)
-        room = torch_model.memory_of(device)
         self._models: dict[Change, TorchModel] = {}  # shared by changed ones
         self._change = _SOUND
-        # The head alone is enough for cached windows; it is found without reading any layer.
-        self.n_vocab = self._reader().n_vocab
-        size = self._reader().n_weights * (4 if device.precision == "f32" else 2)
-        self.streamed = size > room if streamed is None else streamed
+        self._streamed = streamed
+        model = self._model()
+        self.n_vocab, self._streamed = model.n_vocab, model.streamed
         self.files = file_digests(_model_files(folder), cache, progress)
         about = {
             "files": dict(self.files), "device": device.name.split(":")[0], "precision": device.precision,
@@ -87,8 +85,8 @@ class TorchReference:
         what = "reference" if self._change == _SOUND else "limits"
         total = sum(len(w.ids) for w in windows)
         done = total - sum(len(w.ids) for w in todo)
-        for group in _groups(todo, streamed=self.streamed):
-            model = self._runner()
+        for group in _groups(todo, streamed=bool(self._streamed)):
+            model = self._model(whole=True)
             tokens = sum(len(w.ids) for w in group)
             progress(done, total, what)
 
@@ -111,7 +109,7 @@ class TorchReference:
         """Yield the logits in the window's blocks."""
         self.prepare([window])
         hidden = self.notes.states(self._label, window)
-        head = self._reader()
+        head = self._model()
         at = 0
         for block in window.blocks(self.n_vocab):
             yield head.head(hidden[at : at + len(block)])
@@ -121,16 +119,16 @@ class TorchReference:
         """Return the model with a change; None if it changes nothing."""
         other = copy(self)
         other._change = change
-        return other if other._reader().changed else None
+        return other if other._model().changed else None
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
         """Return the greedy continuation; None if the weights are read from disk."""
         question = f"continued {n} {','.join(map(str, ids))}"
         if kept := self.notes.get(question):
             return [int(i) for i in kept["ids"]]
-        if self.streamed:
+        if self._streamed:
             return None
-        found = self._runner().continued(ids, n)
+        found = self._model(whole=True).continued(ids, n)
         self.notes[question] = {"ids": found}
         return found
 
@@ -138,22 +136,16 @@ class TorchReference:
     def _label(self) -> str:
         return f"noise {self._change.noise!r}, tanh {self._change.tanh_gelu}"
 
-    def _runner(self) -> TorchModel:
-        """Return the model ready to run: whole in memory if there is room."""
-        known = self._models.get(self._change)
-        if known is None or known.streamed != self.streamed:
-            self._models.clear()  # one at a time
-            self._models[self._change] = self._open(streamed=self.streamed)
-        return self._models[self._change]
-
-    def _reader(self) -> TorchModel:
-        """Return the model, ready to run its head at least."""
+    def _model(self, *, whole: bool = False) -> TorchModel:
+        """Return the model, which reads its weights when they are needed; before a `whole` run, free all others."""
+        if whole:
+            for change in [c for c in self._models if c != self._change]:
+                del self._models[change]
         if self._change not in self._models:
-            self._models[self._change] = self._open(streamed=True)
+            self._models[self._change] = TorchModel(
+                self._folder, self._config, self._device, self._change, streamed=self._streamed
+            )
         return self._models[self._change]
-
-    def _open(self, *, streamed: bool) -> TorchModel:
-        return TorchModel(self._folder, self._config, self._device, self._change, streamed=streamed)
 
 
 def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Window]]:
