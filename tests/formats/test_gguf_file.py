@@ -259,7 +259,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_old_files_and_checkpoints_get_a_hint(tmp_path: Path) -> None:
     for name, raw, word in (
-        ("old.bin", b"lmgg" + bytes(20), "old ggml"),
+        ("old.bin", b"lmgg" + bytes(20), "turbopilot convert"),
+        ("llama.bin", b"tjgg" + bytes(20), "checkpoint"),
         ("model.safetensors", bytes(24), "convert its folder"),
         ("pytorch_model.bin", b"PK\x03\x04" + bytes(20), "convert its folder"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from tests.support.tiny import FAMILY, tiny_checkpoint
 from tests.support.verify_lab import logits_of
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.base.file_digest import file_digests
+from turbopilot.base.progress import silent
 from turbopilot.verify import reference_cache
+from turbopilot.verify.comparison import sensitivity
 from turbopilot.verify.source import Change, Window
 from turbopilot.verify.torch_model import TorchDevice, TorchModel
 from turbopilot.verify.torch_reference import TorchReference
@@ -60,6 +63,26 @@ def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
         found.append(logits_of(noisy, IDS))
         assert np.abs(found[-1] - logits_of(reference, IDS)).max() > 0.1
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+
+
+def test_sensitivity_opens_each_model_once_for_all_windows(
+    codegen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = TorchReference(codegen, streamed=False)
+    opened: list[Change] = []
+    init = TorchModel.__init__
+
+    def counted(self: TorchModel, *args: Any, **options: Any) -> None:
+        opened.append(args[3])
+        init(self, *args, **options)
+
+    monkeypatch.setattr(TorchModel, "__init__", counted)
+    change = Change(noise=1e-2)
+    found = sensitivity(reference, change, WINDOWS, silent)
+    assert found is not None
+    assert 0 < found.nmse < 1
+    # At last, the head of the one that ran first is read again.
+    assert opened == [change, change, Change()]
 
 
 def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_path: Path) -> None:
