@@ -71,9 +71,7 @@ def _starcoder(p: Params, tensors: Sources) -> tuple[Values, Sources]:
         "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
         "n_layer": p["n_layer"],
     }  # fmt: skip
-    named = {
-        name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]
-    }
+    named = {name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]}
     fused = {n: t for n, t in named.items() if ".attn.c_attn." in n}
     as_expected = all(t.shape[0] == 3 * p["n_embd"] for t in fused.values())
     if as_expected:

@@ -21,7 +21,8 @@ _PRECISIONS: Final[tuple[Precision, ...]] = ("f32", "bf16")
 
 def verify(
     candidates: Annotated[
-        list[Path], typer.Argument(metavar="FILE.gguf...", help="The file to judge, or several.")
+        list[Path],
+        typer.Argument(metavar="FILE.gguf...", help="Files to judge: GGUF, or old ggml .bin."),
     ],
     against: Annotated[
         str,
