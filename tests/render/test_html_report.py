@@ -154,6 +154,7 @@ def drawings(page: str) -> list[ElementTree.Element]:
 def checked(page: str) -> Checker:
     """Parse it, and hold what is true of every page."""
     page.encode("utf-8")
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en">\n')
     checker = Checker()
     checker.feed(page)
     checker.close()

@@ -37,7 +37,7 @@ def render(reports: Sequence[VerifyReport], text_of: TextOf | None = None) -> st
     environment.filters["times"] = lambda margin: (
         f"{math.exp(margin):,.3g}" if margin < 20 else "> 10⁸"
     )
-    return environment.get_template("verify.html.j2").render(
+    page = environment.get_template("verify.html.j2").render(
         reports=reports,
         against=" and ".join(dict.fromkeys(base(r.reference) for r in reports)),
         failed=[base(r.candidate) for r in reports if not r.passed],
@@ -51,6 +51,7 @@ def render(reports: Sequence[VerifyReport], text_of: TextOf | None = None) -> st
         facts=_facts(reports),
         safe=Markup,
     )
+    return f"{page.strip()}\n"
 
 
 def _finalized(value: Any) -> Any:
