@@ -10,6 +10,7 @@ from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
 from converters.legacy_ggml.layouts import LAYOUTS, Layout
 from converters.legacy_ggml.vocabulary import check_same, is_lossy, read_vocabulary
+from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec
 from converters.tokenizer import GgufTokenizer, read_tokenizer
 from converters.tokenizer.files import SideFiles
@@ -21,7 +22,13 @@ from turbopilot.base.errors import (
     TokenizerMismatch,
     did_you_mean,
 )
-from turbopilot.formats.old_ggml import OldFile, check_kind, is_old, is_plausible, read_old
+from turbopilot.formats.old_ggml import (
+    OldGgmlFile,
+    check_kind,
+    is_old,
+    is_plausible,
+    read_old,
+)
 
 __all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
 
@@ -58,7 +65,11 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
     """
     check_kind(path)
     layout, file = _family(path, _wanted(model_type))
-    values, tensors = layout.read(file)
+    sources = {
+        t.name: SourceTensor(t.name, t.type_name, t.shape, path, t.offset)
+        for t in file.tensors.values()
+    }
+    values, tensors = layout.read(file.params, sources)
     config = HfConfig({"architectures": [layout.spec.architecture], **values}, str(path))
     return OldModel(
         layout.spec,
@@ -79,7 +90,7 @@ def _wanted(model_type: str) -> Sequence[Layout]:
     return found
 
 
-def _family(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, OldFile]:
+def _family(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, OldGgmlFile]:
     """The layout whose numbers can be, whose vocabulary can be read, and whose tensors are there."""
     plausible = [layout for layout in layouts if is_plausible(path, layout.header)]
     if not plausible:
@@ -111,7 +122,7 @@ def _named(layouts: Sequence[Layout]) -> str:
 
 
 def _tokenizer(
-    file: OldFile, layout: Layout, config: HfConfig, folder: Path | None
+    file: OldGgmlFile, layout: Layout, config: HfConfig, folder: Path | None
 ) -> GgufTokenizer:
     n_vocab = file.params["n_vocab"]
     if folder:

@@ -85,7 +85,7 @@ def convert(
     from converters import dry_run as plan_only
     from converters import export_gptj
     from turbopilot.app.resolve import DEMO, resolve_checkpoint
-    from turbopilot.base.sizes import parse_size
+    from turbopilot.base.sizes import parse_size, size
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))
@@ -120,7 +120,7 @@ def convert(
     console.result(
         f"{report.path}{files}: {report.architecture} → {report.gguf_architecture}, {report.n_tensors} tensors, "
         f"{report.n_weights / 1e6:,.1f} million weights, {report.dtype}, "
-        f"{console.size(report.n_bytes)}, {report.seconds:.1f} s"
+        f"{size(report.n_bytes)}, {report.seconds:.1f} s"
     )
     if to == "gguf":
         fim = "with" if report.has_fim else "without"
