@@ -147,6 +147,19 @@ def copy(
     return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied, positions=positions)
 
 
+def affine(
+    name: str,
+    source: str,
+    *shape: str,
+    rows: RowOrder | None = None,
+    bias: bool | Condition = True,
+) -> tuple[TensorSpec, ...]:
+    """A linear layer's or a norm's weight, and its bias where the model has one; names without ".weight"."""
+    weight = copy(f"{name}.weight", f"{source}.weight", *shape, rows=rows)
+    when = None if bias is True else bias or (lambda _: False)
+    return weight, copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows, when=when)
+
+
 def zeros(name: str, *shape: str) -> TensorSpec:
     """A tensor that the target's graph demands and the source's network lacks, where zero changes nothing."""
     return TensorSpec(name, (), shape)

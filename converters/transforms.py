@@ -50,11 +50,6 @@ def codegen_qkv(which: str, blocks: int) -> RowOrder:
     return rows
 
 
-def everything(size: str) -> RowOrder:
-    """All rows as they are, of so many (for a family that reorders them under another config)."""
-    return lambda dims: np.arange(dims.size(size))
-
-
 def interleave(n_heads: int, head_dim: int) -> IntArray:
     """Half-split rotary pairs → interleaved, over the whole head: x0 … y0 … → x0 y0 x1 y1 ….
 
