@@ -62,11 +62,6 @@ class Checkpoint:
             hint="download the checkpoint's weights too: turbopilot download",
         )
 
-    @classmethod
-    def nothing(cls, folder: Path) -> Checkpoint:
-        """No tensors: for what needs only the config and the tokenizer."""
-        return cls(folder, {})
-
     def file(self, path: Path) -> FileIO:
         """A source file, opened once for all of its tensors."""
         if path not in self._files:

@@ -1,8 +1,8 @@
-"""Read every source file once, beside the writing: its SHA-256, and whether its numbers are numbers.
+"""Read every source file once, beside the writing: its SHA-256, and whether it holds NaN or infinity.
 
-The writer lets the kernel copy what needs no change, so it never sees those values. This reader sees every
-byte, in the order of the disk, on a thread of its own: hashing and comparing leave Python's lock alone. When
-the writer is done, its thread takes over part of what is left.
+The writer copies what needs no change without looking at the values. This reader looks at every byte, in the
+order of the disk, on a thread of its own: hashing and comparing release Python's lock. When the writer is
+done, its thread takes over part of what is left.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from io import FileIO
@@ -100,58 +100,43 @@ class Scan:
 
     def _file(self, path: Path, tensors: tuple[SourceTensor, ...], hashed: bool) -> str:
         digest = hashlib.sha256() if hashed else None
-        buffer = bytearray(BUFFER_BYTES)
-        view = memoryview(buffer)
+        view = memoryview(bytearray(BUFFER_BYTES))
         work: Array = np.empty(BUFFER_BYTES, np.uint8)
         try:
             with FileIO(path) as file:
                 for start, stop, tensor in _runs(tensors, path.stat().st_size):
                     if tensor is None and digest is None:
                         continue
-                    if tensor is None:
-                        self._read(file, start, stop, view, digest, None, work)
-                    elif self._read(file, start, stop, view, digest, tensor, work):
-                        raise TensorMismatch(
-                            f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
-                            hint="the checkpoint is damaged or its training diverged; "
-                            "--force converts it all the same",
-                        )
+                    for block in self._blocks(file, start, stop, view):
+                        if digest:
+                            digest.update(block)
+                        if tensor and not _is_finite(block, tensor.dtype, work):
+                            raise TensorMismatch(
+                                f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
+                                hint="the checkpoint is damaged or its training diverged; "
+                                "--force converts it all the same",
+                            )
         except OSError as e:
             raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
         return digest.hexdigest() if digest else ""
 
-    def _read(
-        self,
-        file: FileIO,
-        start: int,
-        stop: int,
-        view: memoryview,
-        digest: hashlib._Hash | None,
-        tensor: SourceTensor | None,
-        work: Array,
-    ) -> bool:
-        """Bytes start…stop into the digest; whether a value of the tensor among them is not finite."""
+    def _blocks(
+        self, file: FileIO, start: int, stop: int, view: memoryview
+    ) -> Iterator[memoryview]:
+        """Bytes start…stop in whole buffers, so that no value is cut in two; none once it is cancelled."""
         file.seek(start)
         while start < stop and not self._cancelled.is_set():
             want = min(BUFFER_BYTES, stop - start)
             filled = 0
-            while filled < want:  # whole buffers only, so that no value is cut in two
+            while filled < want:
                 n = file.readinto(view[filled:want])
                 if not n:
                     raise CorruptCheckpoint(
                         f"{file.name!s}: ended early", hint="did the file change?"
                     )
                 filled += n
-            if digest:
-                digest.update(view[:want])
-            if tensor:
-                dtype, unsigned, limit = _FINITE[tensor.dtype]
-                bits = np.frombuffer(view[:want], dtype)
-                magnitude: Array = work.view(dtype)[: len(bits)]
-                if np.bitwise_and(bits, unsigned, out=magnitude).max() >= limit:
-                    return True
+            yield view[:want]
             start += want
-        return False
 
     def __enter__(self) -> Scan:
         return self
@@ -161,6 +146,14 @@ class Scan:
     ) -> None:
         self._cancelled.set()  # of no effect where all is done
         self._thread.join()
+
+
+def _is_finite(block: memoryview, name: str, work: Array) -> bool:
+    """Whether all numbers are finite; `work` is as large as the block, to be overwritten."""
+    dtype, unsigned, limit = _FINITE[name]
+    bits = np.frombuffer(block, dtype)
+    magnitude: Array = work.view(dtype)[: len(bits)]
+    return bool(np.bitwise_and(bits, unsigned, out=magnitude).max() < limit)
 
 
 def _size(path: Path) -> int:

@@ -96,7 +96,7 @@ class Dims:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SourceRows:
     """Rows of one source tensor.
 
     Args:
@@ -127,7 +127,7 @@ class TensorSpec:
     """
 
     name: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourceRows, ...] = ()
     shape: Shape = ()
     when: Condition | None = None
     tied: bool = False
@@ -144,7 +144,9 @@ def copy(
     positions: bool = False,
 ) -> TensorSpec:
     """One source tensor under another name, its rows perhaps in another order."""
-    return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied, positions=positions)
+    return TensorSpec(
+        name, (SourceRows(source, shape, rows),), when=when, tied=tied, positions=positions
+    )
 
 
 def affine(

@@ -19,7 +19,7 @@ from typing import Any
 from converters.families import gpt_bigcode, gpt_neox, gptj
 from converters.legacy_ggml.equal import equal_bytes
 from converters.source_tensor import SourceTensor
-from converters.spec import ArchSpec, Part, TensorSpec
+from converters.spec import ArchSpec, SourceRows, TensorSpec
 from turbopilot.formats.old_ggml import Header, OldFile
 
 Values = dict[str, Any]
@@ -133,7 +133,9 @@ def _unfused(spec: TensorSpec) -> TensorSpec:
     parts = zip("qkv", ("D", "K*d", "K*d"), strict=True)
     return replace(
         spec,
-        parts=tuple(Part(source.replace("c_attn", part), (rows, *tail)) for part, rows in parts),
+        parts=tuple(
+            SourceRows(source.replace("c_attn", part), (rows, *tail)) for part, rows in parts
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters import convert
+from converters import ConversionOptions, convert
 from converters.legacy_ggml import open_old
 from converters.legacy_ggml.vocabulary import read_vocabulary
 from tests.support.old_ggml import old_gptj, old_starcoder, token_bytes, write_old
@@ -133,12 +133,12 @@ def test_a_flag_that_contradicts_the_file(folder: Path, tmp_path: Path) -> None:
     path = old_gptj(folder, tmp_path / "old.bin", "F32")
     for model_type in ("starcoder", "wizardcoder", "stablecode"):
         with pytest.raises(CorruptCheckpoint, match=r"old\.bin") as caught:
-            convert(path, tmp_path / "out.gguf", model_type=model_type)
+            convert(path, tmp_path / "out.gguf", ConversionOptions(model_type=model_type))
         assert "model-type" in caught.value.hint
     other = tiny_checkpoint("gptbigcode", tmp_path / "starcoder")
     path = old_starcoder(other, tmp_path / "starcoder.bin", "F32")
     with pytest.raises(CorruptCheckpoint, match=r"starcoder\.bin"):
-        convert(path, tmp_path / "out.gguf", model_type="codegen")
+        convert(path, tmp_path / "out.gguf", ConversionOptions(model_type="codegen"))
     assert not (tmp_path / "out.gguf").exists()
 
 

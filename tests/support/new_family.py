@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from converters.families.common import GEOMETRY, layer_norm
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Part, Require, TensorSpec, TokenizerSpec, copy
+from converters.spec import ArchSpec, Dims, Require, SourceRows, TensorSpec, TokenizerSpec, copy
 
 
 def dims(c: HfConfig) -> Dims:
@@ -22,7 +22,7 @@ def dims(c: HfConfig) -> Dims:
 
 def turned(name: str, source: str, *stored: str) -> TensorSpec:
     """A matrix of Conv1D, (in, out) as stored."""
-    return TensorSpec(name, (Part(source, stored, transpose=True),))
+    return TensorSpec(name, (SourceRows(source, stored, transpose=True),))
 
 
 _LAYER = "transformer.h.{i}."

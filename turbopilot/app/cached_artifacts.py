@@ -74,13 +74,14 @@ def imported(
         if path.is_file() and _is_of(path, old):
             return path
     target = beside if os.access(old.parent, os.W_OK) else elsewhere
-    from converters import convert
+    from converters import ConversionOptions, convert
 
     notify(f"{old} is an old ggml file: importing it once, to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)  # made of what the old file was before
     with console.progress("import") as progress:
-        report = convert(old, target, model_type=model_type, tokenizer=tokenizer, progress=progress)
+        options = ConversionOptions(model_type=model_type, tokenizer=tokenizer)
+        report = convert(old, target, options, progress=progress)
     notify(
         f"imported {console.size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, "
         f"{report.dtype}, every block as it was"
@@ -116,7 +117,7 @@ def converted(folder: Path, type_name: str, *, name: str, notify: Notify) -> Pat
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
     if target.is_file():
         return target
-    from converters import convert
+    from converters import ConversionOptions, convert
 
     target.parent.mkdir(parents=True, exist_ok=True)
     direct = type_name.lower() in ("f32", "f16", "bf16", "q8_0")
@@ -125,9 +126,8 @@ def converted(folder: Path, type_name: str, *, name: str, notify: Notify) -> Pat
     if not kept:
         notify(f"converting {name} to {whole}")
         with console.progress("convert") as progress:
-            convert(
-                folder, whole, dtype=type_name if direct else "f16", name=name, progress=progress
-            )
+            dtype = type_name if direct else "f16"
+            convert(folder, whole, ConversionOptions(name=name), dtype=dtype, progress=progress)
     if direct:
         return target
     from quantize import quantize
