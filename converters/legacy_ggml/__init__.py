@@ -7,6 +7,12 @@ are moved as whole blocks, so that nothing is rounded a second time.
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}` (the converters and loaders of mid 2023).
 """
 
-from converters.legacy_ggml.source import MODEL_TYPES, OldModel, TokenizerNeeded, is_old, open_old
+from converters.legacy_ggml.old_model import (
+    MODEL_TYPES,
+    OldModel,
+    TokenizerNeeded,
+    is_old,
+    open_old,
+)
 
 __all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]

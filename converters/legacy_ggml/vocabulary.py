@@ -3,15 +3,17 @@
 The file has the bytes of each token and nothing else. Tokens that are found in the text before any merging
 stand before the alphabet (StarCoder) or behind the last merge (CodeGen, SantaCoder); rows behind those
 repeat the end of text, or the last token, to fill the embedding.
+
+The merges are found again from the order of the tokens: a vocabulary that was trained grows by one merge at a
+time, so each token is made of two earlier ones, those that its letters come to under the merges before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from converters.legacy_ggml.merges import recover_merges
 from converters.tokenizer.looks import BYTE_LETTERS
 from converters.tokenizer.metadata import (
     CONTROL,
@@ -150,3 +152,43 @@ def _tidied(text: str) -> str:
     for before in (" n't", " 'm", " 's", " 've", " 're"):
         tidy = tidy.replace(before, before[1:])
     return tidy[1:]
+
+
+def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
+    """For each token the merge that makes it; None where there is none (a letter, or not a product of merging).
+
+    Args:
+        tokens: texts in the letters of byte-level BPE, by id.
+
+    >>> list(recover_merges(["a", "b", "c", "ab", "abc", "<x>", "cc"]))
+    [None, None, None, ('a', 'b'), ('ab', 'c'), None, ('c', 'c')]
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    known: set[str] = set()
+    for token in tokens:
+        merge = None
+        if len(token) > 1 and token not in known:
+            parts = merged(token, ranks)
+            if len(parts) == 2 and parts[0] in known and parts[1] in known:
+                merge = (parts[0], parts[1])
+                ranks[merge] = len(ranks)
+        if merge or len(token) == 1:
+            known.add(token)
+        yield merge
+
+
+def merged(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """The parts that a text's letters come to: the pair of the lowest rank first, the leftmost of equals.
+
+    >>> merged("abcab", {("a", "b"): 0, ("ab", "c"): 1})
+    ['abc', 'ab']
+    """
+    parts = list(text)
+    while len(parts) > 1:
+        pairs = [ranks.get(pair, len(ranks)) for pair in pairwise(parts)]
+        best = min(pairs)
+        if best == len(ranks):
+            break
+        at = pairs.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converters.tokenizer.metadata import BYTE_TOKENS, SPACE
-from converters.tokenizer.normalizer import Normalization, flatten
+from converters.tokenizer.pretokenizer import Normalization, flatten
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:

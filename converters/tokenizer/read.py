@@ -15,16 +15,15 @@ from converters.tokenizer.added import (
     refuse,
     strip_problems,
 )
-from converters.tokenizer.chat import chat_templates
-from converters.tokenizer.files import SideFiles
-from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
-from converters.tokenizer.rows import check_ids, fill_rows
+from converters.tokenizer.files import SideFiles, chat_templates, read_json, read_text
+from converters.tokenizer.metadata import GgufTokenizer, Vocabulary, check_ids, fill_rows
 from converters.tokenizer.sentencepiece_model import read_sentencepiece
 from converters.tokenizer.special import special_ids
-from converters.tokenizer.tokenizer_json import read_tokenizer_json
+from converters.tokenizer.tokenizer_json import check_merge, read_tokenizer_json
 from converters.tokenizer.trial import settle
-from converters.tokenizer.vocab_merges import read_vocab_merges
-from turbopilot.base.errors import InvalidInput
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+
+_VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a merge
 
 
 def read_tokenizer(
@@ -85,13 +84,46 @@ def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> V
     if whole.is_file():
         return read_tokenizer_json(whole, side, n_vocab, spec.pre)
     if vocab.is_file() and merges.is_file():
-        return read_vocab_merges(vocab, merges, side, n_vocab, spec.pre)
+        return _read_vocab_merges(vocab, merges, side, n_vocab, spec.pre)
     if pieces.is_file():
         return read_sentencepiece(pieces, side, n_vocab)
     raise InvalidInput(
         f"{folder}: holds no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model",
         hint="download it too, or make it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
     )
+
+
+def _read_vocab_merges(
+    vocab_path: Path, merges_path: Path, side: SideFiles, n_vocab: int, pre: str
+) -> Vocabulary:
+    """Read vocab.json, text → id, and merges.txt, a merge a line by rank: GPT-2's own files.
+
+    They say which bytes merge, not how text is cut into words before; `pre` is the family's word on that.
+
+    Raises:
+        CorruptCheckpoint: one of them is not such a file.
+        TokenizerMismatch: an id is beyond the embedding or stands twice.
+    """
+    vocab = read_json(vocab_path)
+    check_ids(vocab_path, vocab, n_vocab)
+    added = named_special(side, vocab)
+    ids, types = join(vocab_path, vocab, added)
+    lines = [line.rstrip("\r") for line in read_text(merges_path).split("\n")]
+    merges = [
+        check_merge(merges_path, line, vocab)
+        for line in lines
+        if line and not line.startswith(_VERSION_LINE)
+    ]
+    if not merges:
+        raise CorruptCheckpoint(f"{merges_path}: holds no merges", hint="download it again")
+    # Qwen2Tokenizer composes text first; GPT2Tokenizer and CodeGenTokenizer leave it (transformers 5).
+    normalizer = "NFC" if pre == "qwen2" else ""
+    return Vocabulary(
+        vocab_path, "gpt2", ids, types, tuple(added),
+        merges=[f"{a} {b}" for a, b in dict.fromkeys(merges)], pre=pre,
+        pre_origin=f"by the family: {vocab_path.name} and {merges_path.name} do not say how text is cut",
+        candidates=(pre,), normalizer=normalizer,
+    )  # fmt: skip
 
 
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:

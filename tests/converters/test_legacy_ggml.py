@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from converters import ConversionOptions, convert, dry_run
 from converters.legacy_ggml import TokenizerNeeded
-from converters.legacy_ggml.merges import recover_merges
+from converters.legacy_ggml.vocabulary import recover_merges
 from tests.support.old_ggml import Array, encoded, old_gptj, old_neox, old_starcoder, token_bytes
 from tests.support.tiny import tiny_checkpoint
 from tests.support.verify_lab import logits_of

@@ -12,22 +12,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import FileIO
 from typing import Any
 
 from converters.families import gpt_bigcode, gpt_neox, gptj
-from converters.legacy_ggml.equal import equal_bytes
 from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, SourceRows, TensorSpec
+from turbopilot.base.errors import CorruptCheckpoint
 from turbopilot.formats.old_ggml import Header, OldFile
 
+_BLOCK = 4 << 20
 Values = dict[str, Any]
 Sources = Mapping[str, SourceTensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class OldFamily:
     """One family.
 
     Args:
@@ -125,6 +127,29 @@ def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
     return all(equal_bytes(first, others) for first, *others in heads)
 
 
+def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
+    """Whether all of `others` are as `tensor` is, in type, shape and every byte. All lie in one file."""
+    if any((o.dtype, o.shape) != (tensor.dtype, tensor.shape) for o in others):
+        return False
+    with FileIO(tensor.path) as file:
+        for start in range(0, tensor.n_bytes, _BLOCK):
+            n = min(_BLOCK, tensor.n_bytes - start)
+            block = _data(file, tensor, start, n)
+            if any(_data(file, other, start, n) != block for other in others):
+                return False
+    return True
+
+
+def _data(file: FileIO, tensor: SourceTensor, start: int, n: int) -> bytes:
+    file.seek(tensor.offset + start)
+    data = file.read(n)
+    if len(data) < n:
+        raise CorruptCheckpoint(
+            f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
+        )
+    return data
+
+
 def _unfused(spec: TensorSpec) -> TensorSpec:
     """`c_attn` as the three tensors that `_starcoder` makes of it."""
     if not any(".c_attn." in part.source for part in spec.parts):
@@ -139,8 +164,8 @@ def _unfused(spec: TensorSpec) -> TensorSpec:
     )
 
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout(
+FAMILIES: tuple[OldFamily, ...] = (
+    OldFamily(
         ("codegen",),
         Header(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "ftype"),
@@ -151,7 +176,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("gpt-2",),
         _gptj,
     ),
-    Layout(
+    OldFamily(
         ("starcoder", "wizardcoder"),
         Header(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "ftype"),
@@ -162,7 +187,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("starcoder", "gpt-2"),  # GPT-2's own old files look the same
         _starcoder,
     ),
-    Layout(
+    OldFamily(
         ("stablecode",),
         Header(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "par_res", "ftype"),
