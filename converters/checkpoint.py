@@ -72,9 +72,6 @@ class Checkpoint:
         """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype.
 
         BF16 is read as uint16, quantized rows as (rows, bytes).
-
-        Raises:
-            CorruptCheckpoint: the file ended early: it changed since it was opened.
         """
         row_bytes = data_bytes(tensor.dtype, tensor.shape[1:])
         if tensor.dtype in NUMPY_DTYPES:

@@ -76,7 +76,7 @@ def export_gptj(
     return ConversionReport(
         path=output, n_files=1, architecture=spec.architecture, gguf_architecture="GPTJForCausalLM",
         dtype=made.main_type, n_tensors=len(made.tensors), n_weights=made.n_weights, n_bytes=made.n_bytes,
-        n_dropped=len(made.dropped), n_tokens=made.dims.n_vocab, pre_tokenizer=spec.tokenizer.pre,
+        n_dropped=len(made.dropped), n_tokens=made.dims.n_vocab, pre_tokenizer=spec.pre,
         pre_origin="as in the source", has_fim=False, seconds=time.monotonic() - began,
     )  # fmt: skip
 

@@ -159,11 +159,7 @@ class HfConfig:
             self.problems.append(problem)
 
     def raise_problems(self, more: list[str]) -> None:
-        """End here if anything was noted.
-
-        Raises:
-            UnsupportedModel: with every reason.
-        """
+        """Raise UnsupportedModel with every reason, if anything was noted."""
         if reasons := self.problems + more:
             raise UnsupportedModel(
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,

@@ -59,11 +59,7 @@ class Global(_Unfillable):
     name: str
 
     def __call__(self, *arguments: Any) -> Any:
-        """What weights mean by the call.
-
-        Raises:
-            BadPickle: weights need no such call.
-        """
+        """What weights mean by the call."""
         name = self.name
         if name == _FROM_TYPE:
             function, _, arguments, *_ = arguments
@@ -156,11 +152,7 @@ def read(data: bytes) -> Any:
 
 
 def _checked(data: bytes) -> bytes:
-    """The pickle with a call of `_Dict` for every plain dict, whose keys the unpickler would hash unasked.
-
-    Raises:
-        BadPickle: an opcode is one that no weights need, or the pickle ends early.
-    """
+    """The pickle with a call of `_Dict` for every plain dict, whose keys the unpickler would hash unasked."""
     parts, start = [], 0
     try:
         for op, argument, place in pickletools.genops(data):

@@ -110,11 +110,7 @@ def convert(
 def split(
     tensors: Sequence[PlannedTensor], max_bytes: int
 ) -> tuple[tuple[PlannedTensor, ...], ...]:
-    """Consecutive tensors in parts of at most so many bytes; a tensor that is larger has a part of its own.
-
-    Raises:
-        InvalidInput: that would be more parts than can be named.
-    """
+    """Consecutive tensors in parts of at most so many bytes; a tensor that is larger has a part of its own."""
     parts: list[list[PlannedTensor]] = [[]]
     filled = 0
     for t in tensors:

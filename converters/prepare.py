@@ -93,7 +93,7 @@ def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) ->
         tensors = checkpoint.tensors
         refuse_quantized(config, tensors)
         made = plan(spec, config, tensors, DTYPES[dtype or "f16"], vocab_only=options.vocab_only)
-        tokenizer = read_tokenizer(source, spec.tokenizer, made.dims.n_vocab, config.values)
+        tokenizer = read_tokenizer(source, spec.pre, made.dims.n_vocab, config.values)
         files = source_files(source, sorted({t.path for t in tensors.values()}))
         yield Prepared(checkpoint, made, tokenizer, files, read_provenance(source))
 
@@ -150,11 +150,7 @@ class ConvertedModel:
 
 @contextmanager
 def expected(source: Path) -> Iterator[ConvertedModel]:
-    """What the GGUF of a checkpoint's folder, or of an old ggml file, should hold.
-
-    Raises:
-        TurboPilotError: it cannot be converted; see `convert`.
-    """
+    """What the GGUF of a checkpoint's folder, or of an old ggml file, should hold."""
     with prepare(source, "" if source.is_file() else "f32") as p:
         architecture = {"general.architecture": p.plan.spec.gguf}
         tensors = tuple(_converted(t, p.checkpoint) for t in p.plan.tensors)

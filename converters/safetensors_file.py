@@ -37,11 +37,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file says beside its tensors, text by text; what is no text is left out.
-
-    Raises:
-        CorruptCheckpoint: as `read_header`.
-    """
+    """What the file says beside its tensors, text by text; what is no text is left out."""
     said = _json(path)[0].get("__metadata__")
     return {k: v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
 

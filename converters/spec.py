@@ -13,7 +13,7 @@ d head size, F feed-forward size, V vocabulary rows, T context length, R rotary 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -139,27 +139,19 @@ def copy(
     source: str,
     *shape: str,
     rows: RowOrder | None = None,
-    when: Condition | None = None,
     tied: bool = False,
     positions: bool = False,
 ) -> TensorSpec:
     """One source tensor under another name, its rows perhaps in another order."""
-    return TensorSpec(
-        name, (SourceRows(source, shape, rows),), when=when, tied=tied, positions=positions
-    )
+    return TensorSpec(name, (SourceRows(source, shape, rows),), tied=tied, positions=positions)
 
 
 def affine(
-    name: str,
-    source: str,
-    *shape: str,
-    rows: RowOrder | None = None,
-    bias: bool | Condition = True,
-) -> tuple[TensorSpec, ...]:
-    """A linear layer's or a norm's weight, and its bias where the model has one; names without ".weight"."""
+    name: str, source: str, *shape: str, rows: RowOrder | None = None, bias: Condition | None = None
+) -> tuple[TensorSpec, TensorSpec]:
+    """A linear layer's or a norm's weight, and its bias under the condition; names without ".weight"."""
     weight = copy(f"{name}.weight", f"{source}.weight", *shape, rows=rows)
-    when = None if bias is True else bias or (lambda _: False)
-    return weight, copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows, when=when)
+    return weight, replace(copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows), when=bias)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
@@ -191,18 +183,6 @@ class Require:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerSpec:
-    """What a family knows of its tokenizers; the rest is in their files.
-
-    Args:
-        pre: llama.cpp's name of the pre-tokenizer, where it has several for one cut, and where the files
-            (vocab.json and merges.txt) do not say how text is cut.
-    """
-
-    pre: str
-
-
-@dataclass(frozen=True, slots=True)
 class ArchSpec:
     """One family: everything that the engine needs to plan and write its GGUF.
 
@@ -216,7 +196,8 @@ class ArchSpec:
         drop: patterns of source tensors that carry nothing (buffers that the code recomputes).
         prefix: what some exports put before every name and others leave out ("model.").
         ties_by_default: whether the head is the token embedding where the config does not say.
-        tokenizer: how token ids are made.
+        pre: llama.cpp's name of the pre-tokenizer, where it has several for one cut, and where the files
+            (vocab.json and merges.txt) do not say how text is cut.
         check: conditions on the geometry beyond `Dims.problems`, in words.
         exports: other checkpoints that it can be written as, by name (`convert --to NAME`): their tensors.
         meant: whether a config of this architecture's name is of this family, where several share the name.
@@ -228,7 +209,7 @@ class ArchSpec:
     keys: tuple[Key, ...]
     require: tuple[Require, ...]
     tensors: tuple[TensorSpec, ...]
-    tokenizer: TokenizerSpec
+    pre: str
     drop: tuple[str, ...] = ()
     prefix: str = ""
     ties_by_default: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from converters.families import gptj
-from converters.spec import ArchSpec, Condition, Dims, SourceRows, TensorSpec, TokenizerSpec
+from converters.spec import ArchSpec, Condition, Dims, SourceRows, TensorSpec
 from converters.transforms import codegen_qkv, then
 
 ARCHITECTURE = "CodeGenForCausalLM"
@@ -40,7 +40,7 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
             replace(t, parts=tuple(unfuse(p, blocks) for p in t.parts)) for t in gptj.TENSORS
         ),
         # GPT-2's regex; runs of blanks are added tokens, as in phi-2
-        tokenizer=TokenizerSpec(pre="phi-2"),
+        pre="phi-2",
         check=check,
         meant=meant,
         exports={"gptj": tuple(_as_gptj(p, blocks) for t in gptj.TENSORS for p in t.parts)},

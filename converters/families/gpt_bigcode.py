@@ -12,7 +12,7 @@ import numpy as np
 
 from converters.families.common import GEOMETRY, gpt2_dims, layer_norm
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, IntArray, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Dims, IntArray, Require, affine, copy
 from converters.transforms import qkv_by_head
 
 
@@ -55,7 +55,7 @@ SPEC = ArchSpec(
         *affine("output_norm", "transformer.ln_f", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="starcoder"),
+    pre="starcoder",
     drop=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
     prefix="transformer.",
     ties_by_default=True,

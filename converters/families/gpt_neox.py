@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from converters.families.common import GEOMETRY, ROPE, layer_norm, modern_dims
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Key, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Dims, Key, Require, affine, copy
 from converters.transforms import qkv_by_head
 
 
@@ -50,7 +50,7 @@ SPEC = ArchSpec(
         *affine("output_norm", "gpt_neox.final_layer_norm", "D"),
         copy("output.weight", "embed_out.weight", "V", "D"),
     ),
-    tokenizer=TokenizerSpec(pre="gpt-2"),
+    pre="gpt-2",
     drop=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
     prefix="gpt_neox.",
 )

@@ -10,17 +10,7 @@ from __future__ import annotations
 
 from converters.families.common import GEOMETRY, gpt2_dims, layer_norm
 from converters.hfconfig import HfConfig
-from converters.spec import (
-    ArchSpec,
-    Dims,
-    Key,
-    Require,
-    TensorSpec,
-    TokenizerSpec,
-    affine,
-    copy,
-    zeros,
-)
+from converters.spec import ArchSpec, Dims, Key, Require, TensorSpec, affine, copy, zeros
 from converters.transforms import gptj_rotary
 
 
@@ -62,5 +52,5 @@ SPEC = ArchSpec(
     tensors=TENSORS,
     # the causal mask and its fill value, saved by old versions and recomputed by the code
     drop=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|causal_mask|embed_positions)",),
-    tokenizer=TokenizerSpec(pre="gpt-2"),
+    pre="gpt-2",
 )

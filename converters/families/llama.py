@@ -8,7 +8,7 @@ says so. Of the ways to stretch positions only "linear" (DeepSeek-Coder) is writ
 from __future__ import annotations
 
 from converters.families.common import GEOMETRY, ROPE, is_set, modern_dims, rms_norm
-from converters.spec import ArchSpec, Key, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Key, Require, affine, copy
 from converters.transforms import llama_k, llama_q
 
 _LAYER = "model.layers.{i}."
@@ -42,7 +42,7 @@ SPEC = ArchSpec(
         copy("output_norm.weight", "model.norm.weight", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="llama-bpe"),
+    pre="llama-bpe",
     drop=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     prefix="model.",
 )

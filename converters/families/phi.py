@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from converters.families.common import GEOMETRY, ROPE, layer_norm, modern_dims
-from converters.spec import ArchSpec, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
 _ATTN, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
@@ -36,7 +36,7 @@ SPEC = ArchSpec(
         *affine("output_norm", "model.final_layernorm", "D"),
         *affine("output", "lm_head", "V", "D"),
     ),
-    tokenizer=TokenizerSpec(pre="gpt-2"),
+    pre="gpt-2",
     drop=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     prefix="model.",
 )

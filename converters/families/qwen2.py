@@ -7,7 +7,7 @@ q, k and v have biases, the output has none.
 from __future__ import annotations
 
 from converters.families.common import GEOMETRY, ROPE, modern_dims, rms_norm
-from converters.spec import ArchSpec, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
 _ATTN, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
@@ -35,6 +35,6 @@ SPEC = ArchSpec(
         copy("output_norm.weight", "model.norm.weight", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="qwen2"),
+    pre="qwen2",
     prefix="model.",
 )

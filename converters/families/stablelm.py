@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from converters.families.common import GEOMETRY, ROPE, is_set, layer_norm, modern_dims
-from converters.spec import ArchSpec, Key, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Key, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
 _QKV_BIAS = is_set("use_qkv_bias")
@@ -46,7 +46,7 @@ SPEC = ArchSpec(
         *affine("output_norm", "model.norm", "D"),
         copy("output.weight", "lm_head.weight", "V", "D"),
     ),
-    tokenizer=TokenizerSpec(pre="stablelm2"),
+    pre="stablelm2",
     drop=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     prefix="model.",
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from converters.families.common import GEOMETRY, ROPE, layer_norm, modern_dims
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Require, TokenizerSpec, affine, copy
+from converters.spec import ArchSpec, Dims, Require, affine, copy
 
 
 def dims(c: HfConfig) -> Dims:
@@ -46,7 +46,7 @@ SPEC = ArchSpec(
         *affine("output_norm", "model.norm", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="starcoder"),
+    pre="starcoder",
     prefix="model.",
     ties_by_default=True,
 )

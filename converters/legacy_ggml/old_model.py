@@ -115,7 +115,7 @@ def _tokenizer(
 ) -> GgufTokenizer:
     n_vocab = file.params["n_vocab"]
     if folder:
-        tokenizer = read_tokenizer(folder, family.spec.tokenizer, n_vocab, config.values)
+        tokenizer = read_tokenizer(folder, family.spec.pre, n_vocab, config.values)
         check_same(file.path, file.vocabulary, tokenizer, folder)
         return tokenizer
     if is_lossy(file.vocabulary):

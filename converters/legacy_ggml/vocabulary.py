@@ -44,9 +44,6 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
         entries: the bytes of each token, by row.
         cuts: llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
             one, so that no token has two of them.
-
-    Raises:
-        TokenizerMismatch: the vocabulary is no byte-level BPE.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
@@ -118,11 +115,7 @@ def _two_digits(text: str) -> bool:
 def check_same(
     path: Path, entries: Sequence[bytes], tokenizer: GgufTokenizer, folder: Path
 ) -> None:
-    """Whether a tokenizer from elsewhere is the one that a lossy vocabulary was written with.
-
-    Raises:
-        TokenizerMismatch: a token reads otherwise; names the first.
-    """
+    """Raise TokenizerMismatch unless `tokenizer` is the one that a lossy vocabulary was written with."""
     for row, (entry, token, kind) in enumerate(
         zip(entries, tokenizer.tokens, tokenizer.types, strict=True)
     ):

@@ -16,12 +16,13 @@ _MAX_BYTES: Final = 256 * 1024 * 1024
 _KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file.
+def corrupt(path: Path, what: str) -> CorruptCheckpoint:
+    """Return the error of a file that is not what its name says."""
+    return CorruptCheckpoint(f"{path}: {what}", hint="download it again")
 
-    Raises:
-        CorruptCheckpoint: it cannot be read or is absurdly large.
-    """
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:
@@ -31,39 +32,27 @@ def read_bytes(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as e:
-        raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
+        raise corrupt(path, f"cannot be read: {e.strerror}") from e
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8, line ends as they are.
-
-    Raises:
-        CorruptCheckpoint: it cannot be read, is absurdly large or not UTF-8.
-    """
+    """The whole file as UTF-8, line ends as they are."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as e:
-        raise CorruptCheckpoint(
-            f"{path}: is not UTF-8 (byte {e.start:,})", hint="download it again"
-        ) from e
+        raise corrupt(path, f"is not UTF-8 (byte {e.start:,})") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in which no key stands twice: Python would keep the last and say nothing.
-
-    Raises:
-        CorruptCheckpoint: it is something else.
-    """
+    """A JSON object in which no key stands twice: Python would keep the last and say nothing."""
     try:
         value = json.loads(
             read_text(path), object_pairs_hook=_unique, parse_constant=_no_such_number
         )
     except (ValueError, RecursionError) as e:
-        raise CorruptCheckpoint(f"{path}: not JSON: {e}", hint="download it again") from e
+        raise corrupt(path, f"not JSON: {e}") from e
     if not isinstance(value, dict):
-        raise CorruptCheckpoint(
-            f"{path}: holds {type(value).__name__}, not an object", hint="download it again"
-        )
+        raise corrupt(path, f"holds {type(value).__name__}, not an object")
     return value
 
 
@@ -100,11 +89,7 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: Path) -> SideFiles:
-        """Read those that are there.
-
-        Raises:
-            CorruptCheckpoint: one of them is not a JSON object.
-        """
+        """Read those that are there."""
 
         def read(name: str) -> dict[str, Any]:
             return read_json(folder / name) if (folder / name).is_file() else {}
@@ -137,9 +122,6 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
 
     chat_template.jinja stands for tokenizer_config.json's `chat_template`, as in transformers; that is one
     text, or a list of named ones. additional_chat_templates/NAME.jinja are named by their files.
-
-    Raises:
-        CorruptCheckpoint: it is of another form, or not UTF-8.
     """
     file = side.folder / "chat_template.jinja"
     found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")
@@ -150,17 +132,17 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
     elif isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
         templates = [(entry.get("name"), entry.get("template")) for entry in found]
     elif found is not None:
-        raise CorruptCheckpoint(f"{where}: chat_template is neither a text nor a list of them")
+        raise corrupt(where, "chat_template is neither a text nor a list of them")
     for path in sorted((side.folder / "additional_chat_templates").glob("*.jinja")):
         templates.append((path.stem, read_text(path)))
     named: dict[str, str] = {}
     for name, template in templates:
         if not isinstance(name, str) or not isinstance(template, str) or not name:
-            raise CorruptCheckpoint(f"{where}: chat_template {name!r:.80} is not a named text")
+            raise corrupt(where, f"chat_template {name!r:.80} is not a named text")
         try:
             template.encode()
         except UnicodeEncodeError as e:
-            raise CorruptCheckpoint(f"{where}: chat_template {name!r:.80} is not Unicode") from e
+            raise corrupt(where, f"chat_template {name!r:.80} is not Unicode") from e
         # a GGUF key: gguf's own writer replaces other characters likewise
         named.setdefault("".join(c if c in _KEY_LETTERS else "_" for c in name), template)
     return {name: template for name, template in named.items() if template}

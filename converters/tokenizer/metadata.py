@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
+from converters.tokenizer.files import corrupt
+from turbopilot.base.errors import TokenizerMismatch
 
 MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
 
@@ -157,12 +158,7 @@ class GgufTokenizer:
 
 
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
-    """Every token has a row of its own in the embedding, and a text that GGUF can hold.
-
-    Raises:
-        TokenizerMismatch: an id is no number, beyond the embedding or that of two tokens.
-        CorruptCheckpoint: a text is not Unicode.
-    """
+    """Raise unless every token has a row of its own in the embedding, and a text that GGUF can hold."""
     by_row: dict[int, str] = {}
     for text, row in ids.items():
         if type(row) is not int or not 0 <= row < n_vocab:
@@ -181,9 +177,7 @@ def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as e:
-            raise CorruptCheckpoint(
-                f"{path}: token {text!r:.200} is not Unicode: {e.reason}", hint="download it again"
-            ) from e
+            raise corrupt(path, f"token {text!r:.200} is not Unicode: {e.reason}") from e
 
 
 def fill_rows(

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.spec import TokenizerSpec
 from converters.tokenizer.added import (
     added_beside,
     join,
@@ -15,25 +14,23 @@ from converters.tokenizer.added import (
     refuse,
     strip_problems,
 )
-from converters.tokenizer.files import SideFiles, chat_templates, read_json, read_text
+from converters.tokenizer.files import SideFiles, chat_templates, corrupt, read_json, read_text
 from converters.tokenizer.metadata import GgufTokenizer, Vocabulary, check_ids, fill_rows
 from converters.tokenizer.sentencepiece_model import read_sentencepiece
 from converters.tokenizer.special import special_ids
 from converters.tokenizer.tokenizer_json import check_merge, read_tokenizer_json
 from converters.tokenizer.trial import settle
-from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.errors import InvalidInput
 
 _VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a merge
 
 
-def read_tokenizer(
-    folder: Path, spec: TokenizerSpec, n_vocab: int, config: dict[str, Any]
-) -> GgufTokenizer:
+def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any]) -> GgufTokenizer:
     """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and what is beside it.
 
     Args:
         folder: of the checkpoint.
-        spec: what the family says of its tokenizers.
+        pre: see `ArchSpec`.
         n_vocab: rows of the embedding; those without a token are written as unused.
         config: the parsed config.json.
 
@@ -43,18 +40,14 @@ def read_tokenizer(
         TokenizerMismatch: ids are twice or beyond the embedding, or GGUF cannot express the tokenizer.
     """
     side = SideFiles.read(folder)
-    vocabulary = _with_added(_read(folder, side, spec, n_vocab), side, n_vocab)
+    vocabulary = _with_added(_read(folder, side, pre, n_vocab), side, n_vocab)
     return assemble(vocabulary, side, config, n_vocab)
 
 
 def assemble(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> GgufTokenizer:
-    """Every row's text and type, the ids that have a role, and the name of the cut, tried where it is in doubt.
-
-    Raises:
-        TokenizerMismatch: see `read_tokenizer`.
-    """
+    """Every row's text and type, the ids that have a role, and the name of the cut, tried where it is in doubt."""
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)
@@ -77,14 +70,14 @@ def assemble(
     return settle(vocabulary, tokenizer) if vocabulary.doubts else tokenizer
 
 
-def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> Vocabulary:
+def _read(folder: Path, side: SideFiles, pre: str, n_vocab: int) -> Vocabulary:
     whole, vocab, merges, pieces = (
         folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
     )
     if whole.is_file():
-        return read_tokenizer_json(whole, side, n_vocab, spec.pre)
+        return read_tokenizer_json(whole, side, n_vocab, pre)
     if vocab.is_file() and merges.is_file():
-        return _read_vocab_merges(vocab, merges, side, n_vocab, spec.pre)
+        return _read_vocab_merges(vocab, merges, side, n_vocab, pre)
     if pieces.is_file():
         return read_sentencepiece(pieces, side, n_vocab)
     raise InvalidInput(
@@ -99,10 +92,6 @@ def _read_vocab_merges(
     """Read vocab.json, text → id, and merges.txt, a merge a line by rank: GPT-2's own files.
 
     They say which bytes merge, not how text is cut into words before; `pre` is the family's word on that.
-
-    Raises:
-        CorruptCheckpoint: one of them is not such a file.
-        TokenizerMismatch: an id is beyond the embedding or stands twice.
     """
     vocab = read_json(vocab_path)
     check_ids(vocab_path, vocab, n_vocab)
@@ -115,7 +104,7 @@ def _read_vocab_merges(
         if line and not line.startswith(_VERSION_LINE)
     ]
     if not merges:
-        raise CorruptCheckpoint(f"{merges_path}: holds no merges", hint="download it again")
+        raise corrupt(merges_path, "holds no merges")
     # Qwen2Tokenizer composes text first; GPT2Tokenizer and CodeGenTokenizer leave it (transformers 5).
     normalizer = "NFC" if pre == "qwen2" else ""
     return Vocabulary(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from converters.tokenizer.added import refuse
-from converters.tokenizer.files import SideFiles, read_bytes
+from converters.tokenizer.files import SideFiles, corrupt, read_bytes
 from converters.tokenizer.metadata import (
     CONTROL,
     NORMAL,
@@ -28,7 +28,6 @@ from converters.tokenizer.metadata import (
     check_ids,
 )
 from converters.tokenizer.pieces import lacks_bytes
-from turbopilot.base.errors import CorruptCheckpoint
 
 T = TypeVar("T", int, float, bytes)
 Value: TypeAlias = "int | float | bytes"
@@ -53,25 +52,15 @@ class SentencePieceModel:
 
 
 def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Read a tokenizer.model that holds a BPE.
-
-    Raises:
-        CorruptCheckpoint: it is truncated or no SentencePiece model.
-        TokenizerMismatch: it does what GGUF cannot express; the message has every reason.
-    """
+    """Read a tokenizer.model that holds a BPE."""
     try:
         model = parse_model(read_bytes(path))
     except (ValueError, IndexError, struct.error) as e:
-        raise CorruptCheckpoint(
-            f"{path}: not a SentencePiece model, or damaged: {e}", hint="download it again"
-        ) from e
+        raise corrupt(path, f"not a SentencePiece model, or damaged: {e}") from e
     vocab: dict[str, int] = {}
     for row, (text, _, _) in enumerate(model.pieces):
         if vocab.setdefault(text, row) != row:
-            raise CorruptCheckpoint(
-                f"{path}: pieces {vocab[text]} and {row} are both {text!r}",
-                hint="download it again",
-            )
+            raise corrupt(path, f"pieces {vocab[text]} and {row} are both {text!r}")
     check_ids(path, vocab, n_vocab)
     if problems := _problems(model, vocab):
         refuse(path, problems)
@@ -118,11 +107,7 @@ def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
 
 
 def parse_model(data: bytes) -> SentencePieceModel:
-    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are passed over.
-
-    Raises:
-        ValueError: it is truncated, or no such message.
-    """
+    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are passed over."""
     model = _message(data)
     pieces = [_piece(value) for value in model.get(1, []) if isinstance(value, bytes)]
     if not pieces:

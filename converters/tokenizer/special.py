@@ -51,9 +51,6 @@ def special_ids(
 
     The end of text is what config.json says, then generation_config.json, then the tokenizer's own name
     for it: programs generate by the first. BOS, UNK and PAD are the tokenizer's, so config.json comes last.
-
-    Raises:
-        TokenizerMismatch: an id is no row, or nothing says what ends a text.
     """
     ids = vocabulary.ids
     found: dict[str, int] = {}

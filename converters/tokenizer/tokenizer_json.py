@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.tokenizer.added import join, parse_added, refuse, strip_problems
-from converters.tokenizer.files import SideFiles, read_json
+from converters.tokenizer.files import SideFiles, corrupt, read_json
 from converters.tokenizer.looks import BYTE_LETTERS, joining, other_texts, taken_for_signs
 from converters.tokenizer.metadata import (
     BYTE,
@@ -19,7 +19,6 @@ from converters.tokenizer.metadata import (
 )
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import Normalization, flatten, read_normalizer, recognise
-from turbopilot.base.errors import CorruptCheckpoint
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
@@ -30,24 +29,19 @@ def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: st
         side: the files beside it.
         n_vocab: rows of the embedding.
         preferred: the pre-tokenizer's name where llama.cpp has several for one cut.
-
-    Raises:
-        CorruptCheckpoint: it is not such a file.
-        TokenizerMismatch: it has an id twice or beyond the embedding, or does what GGUF cannot express; the
-            message has every reason.
     """
     data = read_json(path)
     model = data.get("model")
     if not isinstance(model, dict):
-        raise _corrupt(path, "it has no model")
+        raise corrupt(path, "it has no model")
     if (kind := model.get("type", "BPE")) != "BPE":
         refuse(path, [f"its model is {kind}, not BPE"])
     vocab = model.get("vocab")
     if not isinstance(vocab, dict):
-        raise _corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
+        raise corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
     entries = data.get("added_tokens") or []
     if not isinstance(entries, list):
-        raise _corrupt(path, "added_tokens is no list")
+        raise corrupt(path, "added_tokens is no list")
     added = parse_added(path, entries)
     ids, types = join(path, vocab, added)
     check_ids(path, ids, n_vocab)
@@ -146,29 +140,23 @@ def _roles(data: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
 
 def _merges(path: Path, value: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
     if not isinstance(value, list):
-        raise _corrupt(path, f"its merges are {type(value).__name__}, not a list")
+        raise corrupt(path, f"its merges are {type(value).__name__}, not a list")
     return [check_merge(path, merge, vocab) for merge in value]
 
 
 def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
-    """One merge: "a b" in older files and ["a", "b"] in newer ones; both and what they make are tokens.
-
-    Raises:
-        CorruptCheckpoint: it is none.
-    """
+    """Return one merge, "a b" in older files and ["a", "b"] in newer ones, if both and what they make are tokens."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if (
         not isinstance(parts, list)
         or len(parts) != 2
         or not all(isinstance(p, str) and p for p in parts)
     ):
-        raise _corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
+        raise corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
-            raise _corrupt(
-                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token"
-            )
+            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token")
     return left, right
 
 
@@ -196,7 +184,3 @@ def _first_token(node: Any) -> str | None:
             token = first.get("SpecialToken") if isinstance(first, dict) else None
             return str(token.get("id")) if isinstance(token, dict) else ""
     return None
-
-
-def _corrupt(path: Path, what: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(f"{path}: {what}", hint="download it again")
