@@ -88,8 +88,7 @@ def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) ->
         )
     config = HfConfig.read(source)
     spec = registry.find(config)
-    nothing = Checkpoint(source, {})
-    with nothing if options.vocab_only else Checkpoint.open(source) as checkpoint:
+    with Checkpoint({}) if options.vocab_only else Checkpoint.open(source) as checkpoint:
         tensors = checkpoint.tensors
         refuse_quantized(config, tensors)
         made = plan(spec, config, tensors, DTYPES[dtype or "f16"], vocab_only=options.vocab_only)

@@ -1,4 +1,4 @@
-"""Read safetensors headers and believe nothing in them. Knows no model, only bytes at offsets.
+"""Read safetensors headers and believe nothing in them.
 
 The format is eight bytes of length, a JSON header, then raw data. It is read here, not through the
 safetensors package, because rows are streamed from the disk one block at a time (the package maps whole

@@ -1,4 +1,4 @@
-"""What a model family is: data that says how its checkpoint maps to a GGUF. Knows no file and no array of weights.
+"""What a model family is: data that says how its checkpoint maps to a GGUF.
 
 A family is one `ArchSpec`. Its tensors are declared target by target: each GGUF tensor is made of whole
 rows of source tensors, so that nothing is ever computed, only placed. That makes three things provable

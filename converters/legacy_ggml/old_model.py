@@ -60,12 +60,8 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
     family, file = _family(path, _wanted(model_type))
     values, tensors = family.read(file)
     config = HfConfig({"architectures": [family.spec.architecture], **values}, str(path))
-    return OldModel(
-        family.spec,
-        config,
-        Checkpoint(path.parent, tensors),
-        _tokenizer(file, family, config, tokenizer),
-    )
+    words = _tokenizer(file, family, config, tokenizer)
+    return OldModel(family.spec, config, Checkpoint(tensors), words)
 
 
 def _wanted(model_type: str) -> Sequence[OldFamily]:

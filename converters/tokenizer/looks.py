@@ -1,4 +1,4 @@
-"""Plain tokens that llama.cpp does something else with, by their texts. Knows no file.
+"""Plain tokens that llama.cpp does something else with, by their texts.
 
 llama.cpp makes a token of these texts a sign whatever type the file gives it, so that a text which merely
 holds the letters becomes that one token: HTML's "</s>" under Qwen2's vocabulary. Where words never reach
