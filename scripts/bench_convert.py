@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measured import Run, measure, medians, warm
+from bench.measured import Run, measure, medians, warm
 
 from turbopilot.app.resolve import demo_checkpoint
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from codegen_checkpoint import GEOMETRY, make_checkpoint, shapes
+from bench.codegen_checkpoint import GEOMETRY, make_checkpoint, shapes
 
 
 def run(*command: str) -> tuple[float, float]:

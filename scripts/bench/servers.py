@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from serve_bench.client import HOST, BadAnswer, complete, greedy
+from bench.client import HOST, BadAnswer, complete, greedy
 
 OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON = "turbopilot", "llama-server", "llama-cpp-python"
 PATIENCE = 300  # seconds for a server to start
