@@ -38,10 +38,10 @@ class Checkpoint(ExitStack):
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Read what a folder's files say of their tensors, of the best format that is there.
+        """Read what the files of a folder's best format say of their tensors.
 
         Raises:
-            InvalidInput: there are none, or they are of a kind that must be saved anew.
+            InvalidInput: there are none, or they must be saved anew.
             CorruptCheckpoint: a shard is absent, damaged, hostile, or not where the index says.
         """
         for single, read in FORMATS:
@@ -63,7 +63,7 @@ class Checkpoint(ExitStack):
         return self._files[path]
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
-        """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype.
+        """Return rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in the tensor's own dtype.
 
         BF16 is read as uint16, quantized rows as (rows, bytes).
         """

@@ -35,12 +35,6 @@ class F16Overflow(ValueError):
         self.largest = largest
 
 
-def size(dtype: str, n_weights: int) -> int:
-    """Bytes of so many weights, a whole number of blocks."""
-    weights, n_bytes = BLOCKS[dtype]
-    return n_weights // weights * n_bytes
-
-
 def fits(dtype: str, row: int) -> bool:
     """Whether rows of so many weights are whole blocks."""
     return row % BLOCKS[dtype][0] == 0

@@ -21,6 +21,7 @@ from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
 from converters.pipeline import ConversionReport
 from converters.plan import plan
+from converters.provenance import source_files
 from converters.registry import find
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all
@@ -34,10 +35,6 @@ _CONFIG_FIELDS = (
     "activation_function", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id", "initializer_range",
     "layer_norm_epsilon", "n_embd", "n_head", "n_inner", "n_layer", "n_positions", "resid_pdrop", "rotary_dim",
     "scale_attn_weights", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "dtype", "use_cache", "vocab_size",
-)  # fmt: skip
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "generation_config.json",
 )  # fmt: skip
 
 
@@ -62,7 +59,7 @@ def export_gptj(
     spec = replace(spec, tensors=spec.exports[TARGET])
     with Checkpoint.open(source) as checkpoint:
         made = plan(spec, config, checkpoint.tensors, "SOURCE")
-        beside = [source / n for n in _TOKENIZER_FILES if (source / n).is_file()]
+        beside = [p for p in source_files(source, []) if p.name != "config.json"]
         needed = made.n_bytes + sum(path.stat().st_size for path in beside)
         check_disk(output.resolve().parent, needed)
         with _replacing_folder(output) as folder:

@@ -20,8 +20,7 @@ class Rope:
     Args:
         theta: base of the angles.
         fraction: of each head's dimensions that are rotated.
-        kind: "default" or "linear"; others are noted as problems.
-        factor: by which "linear" stretches positions.
+        kind: "default" or "linear", which stretches positions by `factor`.
     """
 
     theta: float
@@ -107,13 +106,10 @@ class HfConfig:
         return value
 
     def rope(self, fraction: float = 1.0) -> Rope:
-        """The rotary settings, wherever this version of transformers wrote them.
+        """Return the rotary settings, wherever this version of transformers wrote them.
 
         Since 5.0 they are one object, `rope_parameters`; before, `rope_theta` (GPT-NeoX: `rotary_emb_base`),
-        `partial_rotary_factor` (`rotary_pct`) and `rope_scaling` stood apart. Older files have only those.
-
-        Args:
-            fraction: of the head that is rotated, where the config does not say.
+        `partial_rotary_factor` (`rotary_pct`; absent, it is `fraction`) and `rope_scaling` stood apart.
         """
         merged: dict[str, Any] = {}
         for name in ("rope_scaling", "rope_parameters"):

@@ -28,14 +28,12 @@ class ConversionReport:
     """What was written.
 
     Args:
-        path: the file, or the first part of a split model; for GPT-J, the folder.
-        n_files: how many parts there are.
+        path: the file, or the first of `n_files` parts; for GPT-J, the folder.
         dtype: the type of most of the weights.
         n_bytes: of all parts.
         n_dropped: source tensors that carry nothing.
         n_tokens: ids that the tokenizer uses.
-        pre_tokenizer: llama.cpp's name of the way text is cut into words.
-        pre_origin: how that is known.
+        pre_tokenizer: llama.cpp's name of the way text is cut into words; `pre_origin` says how it is known.
     """
 
     path: Path
@@ -74,7 +72,7 @@ def convert(
 
     Raises:
         InvalidInput: a path or the dtype cannot be used.
-        UnsupportedModel: the family or a config value is not one that can be converted faithfully.
+        UnsupportedModel: the family or a config value cannot be converted faithfully.
         TensorMismatch, TokenizerMismatch, CorruptCheckpoint: the checkpoint is not what it claims.
         NotEnoughDisk: the output would not fit.
     """
@@ -110,7 +108,7 @@ def convert(
 def split(
     tensors: Sequence[PlannedTensor], max_bytes: int
 ) -> tuple[tuple[PlannedTensor, ...], ...]:
-    """Consecutive tensors in parts of at most so many bytes; a tensor that is larger has a part of its own."""
+    """Group consecutive tensors into parts of at most so many bytes; a larger tensor has a part of its own."""
     parts: list[list[PlannedTensor]] = [[]]
     filled = 0
     for t in tensors:
@@ -127,7 +125,7 @@ def split(
 
 
 def _metadata(p: Prepared, name: str) -> dict[str, Value]:
-    """Every key but the architecture. The digests are not known yet: placeholders of their length stand for them."""
+    """Return every key but the architecture, with placeholders of the length of the digests, not known yet."""
     return {
         "general.name": name,
         **p.provenance.metadata(),

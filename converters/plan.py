@@ -16,7 +16,7 @@ import numpy as np
 
 from converters import encode
 from converters.hfconfig import HfConfig
-from converters.source_tensor import SourceTensor
+from converters.source_tensor import SourceTensor, data_bytes
 from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
 
@@ -67,7 +67,7 @@ class PlannedTensor:
     @property
     def n_bytes(self) -> int:
         """Size of its data in the output."""
-        return encode.size(self.dtype, prod(self.shape))
+        return data_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,9 @@ def plan(
 ) -> Plan:
     """Decide the whole output.
 
-    Args:
-        spec: the family.
-        config: of the checkpoint.
-        sources: its tensors by name.
-        dtype: one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as
-            llama.cpp demands. Rows that are not whole blocks of Q8_0, and tables of positions, which
-            llama.cpp does not quantize either, are F16 then. SOURCE keeps vectors too, for checkpoints.
-        vocab_only: no tensors; only the config is looked at.
+    `dtype` is one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as llama.cpp
+    demands. With Q8_0, rows that are not whole blocks are F16, and so are tables of positions, which llama.cpp
+    does not quantize either. SOURCE keeps vectors too, for checkpoints. `vocab_only` plans no tensors.
 
     Raises:
         UnsupportedModel: the config asks for what the target's graph does not compute.

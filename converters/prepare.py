@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from converters import registry
 from converters.checkpoint import Checkpoint
+from converters.encode import Array
 from converters.hfconfig import HfConfig
 from converters.legacy_ggml import open_old
 from converters.plan import Plan, PlannedTensor, plan
@@ -125,18 +124,16 @@ def planned_weights(source: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedTensor:
-    """One tensor of a GGUF as it should be: `shape` outermost first, `order` as in `PlannedPart.rows`."""
+    """One tensor of a GGUF as it should be: `shape` outermost first, `order` as in `PlannedPart.rows`.
+
+    `read` returns its values, in F32, while the checkpoint is open.
+    """
 
     name: str
     shape: tuple[int, ...]
     source: str
     order: IntArray | None
-    planned: PlannedTensor
-    checkpoint: Checkpoint
-
-    def read(self) -> npt.NDArray[np.float32]:
-        """Its values; while the checkpoint is open."""
-        return read_tensor(self.checkpoint, self.planned)
+    read: Callable[[], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +156,5 @@ def expected(source: Path) -> Iterator[ConvertedModel]:
 def _converted(planned: PlannedTensor, checkpoint: Checkpoint) -> ConvertedTensor:
     sources = " + ".join(part.source.name for part in planned.parts) or "zeros"
     order = planned.parts[0].rows if len(planned.parts) == 1 else None
-    return ConvertedTensor(planned.name, planned.shape, sources, order, planned, checkpoint)
+    read = partial(read_tensor, checkpoint, planned)
+    return ConvertedTensor(planned.name, planned.shape, sources, order, read)

@@ -1,8 +1,7 @@
 """Read safetensors headers and believe nothing in them.
 
-The format is eight bytes of length, a JSON header, then raw data. It is read here, not through the
-safetensors package, because rows are streamed from the disk one block at a time (the package maps whole
-files, which counts as memory), BF16 is passed through without ml_dtypes, and each fault is named.
+Not through the safetensors package: it maps whole files, which counts as memory, and has BF16 only with
+ml_dtypes; here rows are streamed a block at a time, and each fault is named.
 
 Source: https://huggingface.co/docs/safetensors (format).
 """

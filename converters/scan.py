@@ -37,10 +37,7 @@ _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
 class Scan:
     """Scans files in the background; a context manager that stops it on any failure.
 
-    Args:
-        tensors: those that are used, in any order; each is looked through unless `keep_nonfinite`.
-        files: what to hash, whether tensors are in them or not.
-        keep_nonfinite: do not look for NaN and infinity.
+    Looks through the tensors, unless `keep_nonfinite`, and hashes the files, whether tensors are in them or not.
     """
 
     def __init__(
@@ -74,10 +71,7 @@ class Scan:
                 digest.result()
 
     def sha256(self) -> Mapping[Path, str]:
-        """The digest, in hexadecimal, of each file that was to be hashed.
-
-        Scans what is left, waits for the end, and raises as `check`.
-        """
+        """Scan what is left, wait, raise as `check`, and return the digest of each file to hash, in hexadecimal."""
         self._work()
         digests = {path: digest.result() for path, digest in self._digests.items()}
         return {path: digest for path, digest in digests.items() if digest}

@@ -1,9 +1,8 @@
 """What a model family is: data that says how its checkpoint maps to a GGUF.
 
-A family is one `ArchSpec`. Its tensors are declared target by target: each GGUF tensor is made of whole
-rows of source tensors, so that nothing is ever computed, only placed. That makes three things provable
-before a byte is read: every source row is used exactly once, every shape fits, and quantized rows can be
-moved like any others.
+Each GGUF tensor is made of whole rows of source tensors, so that nothing is computed, only placed. That makes
+three things provable before a byte is read: every source row is used exactly once, every shape fits, and
+quantized rows can be moved like any others.
 
 Shapes are written in letters, as in the papers: D hidden size, H query heads, K key/value heads,
 d head size, F feed-forward size, V vocabulary rows, T context length, R rotary dimensions.
@@ -51,7 +50,7 @@ class Dims:
         return self.head_size or self.n_embd // max(1, self.n_head)
 
     def problems(self) -> list[str]:
-        """What makes this geometry impossible, in words."""
+        """Describe what makes this geometry impossible."""
         found = [
             f"{name} is {value}; it must be positive"
             for name in ("n_embd", "n_layer", "n_head", "n_head_kv", "n_inner", "n_vocab", "n_ctx")
@@ -100,10 +99,10 @@ class SourceRows:
     """Rows of one source tensor.
 
     Args:
-        source: the checkpoint's name for it.
+        source: its name in the checkpoint.
         shape: the shape it must have there.
         rows: which of its rows, in which order; None means all, as they are.
-        transpose: the checkpoint stores (in, out), as GPT-2's Conv1D does: turn it. All rows are taken then.
+        transpose: turn it: the checkpoint stores (in, out), as GPT-2's Conv1D does. All rows are taken then.
     """
 
     source: str
@@ -117,12 +116,9 @@ class TensorSpec:
     """A tensor of the GGUF: its parts, stacked along the rows; no parts means zeros of `shape`.
 
     Args:
-        name: in the GGUF.
-        parts: what it is made of.
-        shape: of zeros.
         when: the config under which the model has it; None means always.
-        tied: the same as the token embedding where the config ties them. It is left out then, and a copy
-            in the checkpoint is dropped, as transformers does when it loads one.
+        tied: the same as the token embedding if the config ties them. It is left out then, and a copy in the
+            checkpoint is dropped, as transformers does when it loads one.
         positions: a table of learned positions.
     """
 
@@ -172,9 +168,8 @@ class Require:
     """A config value that the target's graph has built in: anything else is refused, never ignored.
 
     Args:
-        field: name in config.json.
         allowed: values under which the graph computes what the checkpoint means.
-        absent: what the model's code assumes where the field is missing (transformers' default).
+        absent: what the model's code assumes if the field is missing (transformers' default).
     """
 
     field: str
@@ -189,18 +184,17 @@ class ArchSpec:
     Args:
         architecture: the name in config.json's `architectures`.
         gguf: the llama.cpp architecture whose graph computes it.
-        dims: reads the geometry from the config.
         keys: metadata under the architecture's name.
         require: config values that must hold.
-        tensors: every tensor of the GGUF, in file order; "{i}" runs over the layers.
+        tensors: every tensor of the GGUF, in file order.
+        pre: llama.cpp's name of the pre-tokenizer, if it has several for one cut, or if the files (vocab.json
+            and merges.txt) do not say how text is cut.
         drop: patterns of source tensors that carry nothing (buffers that the code recomputes).
         prefix: what some exports put before every name and others leave out ("model.").
-        ties_by_default: whether the head is the token embedding where the config does not say.
-        pre: llama.cpp's name of the pre-tokenizer, where it has several for one cut, and where the files
-            (vocab.json and merges.txt) do not say how text is cut.
+        ties_by_default: whether the head is the token embedding if the config does not say.
         check: conditions on the geometry beyond `Dims.problems`, in words.
         exports: other checkpoints that it can be written as, by name (`convert --to NAME`): their tensors.
-        meant: whether a config of this architecture's name is of this family, where several share the name.
+        meant: whether a config is of this family, if several share the architecture's name.
     """
 
     architecture: str

@@ -1,8 +1,8 @@
 """Read what a PyTorch file (.bin) says of its tensors, and leave the weights where they lie. Needs no torch.
 
 The file is a zip: a pickle names each tensor, its storage and its place therein, and each storage is an
-entry of its own, uncompressed. The pickle is read as data (`converters.pickled`), nothing of it is run, and
-what it says is held against the zip's own directory. So rows stream from the file as they do from safetensors.
+uncompressed entry. What the pickle says (`converters.pickled`) is held against the zip's own directory. So
+rows stream from the file as they do from safetensors.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layout of the zip).
 """

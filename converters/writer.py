@@ -25,14 +25,13 @@ def header(
     part: tuple[int, int, int] | None = None,
     file_type: str = "F16",
 ) -> bytes:
-    """The beginning of a GGUF, up to its data: its length depends on nothing but the lengths of what is in it.
+    """Return the beginning of a GGUF, up to its data; its length depends only on the lengths of what is in it.
 
     Args:
         architecture: `general.architecture`.
         metadata: every other key.
         tensors: of this file, in order.
-        part: (number of this file from 0, files, tensors in all of them) where the model is split, in
-            the words of llama.cpp's gguf-split.
+        part: (number of this file from 0, files, tensors in all) of a split model, as llama.cpp's gguf-split.
         file_type: what the whole is "in".
     """
     writer = GGUFWriter(path=None, arch=architecture)

@@ -14,13 +14,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import FileIO
 from typing import Any
 
+from converters.checkpoint import Checkpoint
 from converters.families import gpt_bigcode, gpt_neox, gptj
 from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, SourceRows, TensorSpec
-from turbopilot.base.errors import CorruptCheckpoint
 from turbopilot.formats.old_ggml import Header, OldFile
 
 _BLOCK = 4 << 20
@@ -30,13 +29,13 @@ Sources = Mapping[str, SourceTensor]
 
 @dataclass(frozen=True, slots=True)
 class OldFamily:
-    """One family.
+    """One family of old files.
 
     Args:
         model_types: values of the original's --model-type.
         header: how the file begins.
         spec: the family as the engine knows it.
-        cuts: how its models' tokenizers cut text into words, by llama.cpp's names; see `read_vocabulary`.
+        cuts: how its models' tokenizers cut text, by llama.cpp's names; see `read_vocabulary`.
         read: the file → what config.json would say, and its tensors under the names of `spec`.
     """
 
@@ -131,23 +130,17 @@ def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
     """Whether all of `others` are as `tensor` is, in type, shape and every byte. All lie in one file."""
     if any((o.dtype, o.shape) != (tensor.dtype, tensor.shape) for o in others):
         return False
-    with FileIO(tensor.path) as file:
-        for start in range(0, tensor.n_bytes, _BLOCK):
-            n = min(_BLOCK, tensor.n_bytes - start)
-            block = _data(file, tensor, start, n)
-            if any(_data(file, other, start, n) != block for other in others):
+    n, row_bytes = tensor.shape[0], tensor.n_bytes // tensor.shape[0]
+    step = max(1, _BLOCK // row_bytes)
+    with Checkpoint({}) as checkpoint:
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            block, *blocks = (
+                checkpoint.read_rows(t, start, stop).tobytes() for t in (tensor, *others)
+            )
+            if any(b != block for b in blocks):
                 return False
     return True
-
-
-def _data(file: FileIO, tensor: SourceTensor, start: int, n: int) -> bytes:
-    file.seek(tensor.offset + start)
-    data = file.read(n)
-    if len(data) < n:
-        raise CorruptCheckpoint(
-            f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
-        )
-    return data
 
 
 def _unfused(spec: TensorSpec) -> TensorSpec:

@@ -45,10 +45,8 @@ class OldModel:
 def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) -> OldModel:
     """Read an old file's header, vocabulary and table of tensors.
 
-    Args:
-        path: the `.bin` file.
-        model_type: one of `MODEL_TYPES`, where the file leaves a doubt; "" to find it.
-        tokenizer: folder with the original's tokenizer, to be used instead of the file's vocabulary.
+    `model_type` is one of `MODEL_TYPES`, if the file leaves a doubt, and "" to find it; `tokenizer` is a folder
+    with the original's tokenizer, used instead of the file's vocabulary.
 
     Raises:
         InvalidInput: it is no such file, or not of the family that `model_type` says.

@@ -31,19 +31,16 @@ _LOST = "\ufffd".encode()  # what a byte becomes that is no character by itself
 def is_lossy(entries: Sequence[bytes]) -> bool:
     """Whether tokens were written as text, which loses those that are parts of characters.
 
-    ggml's converter for GPT-NeoX did; then more than a hundred rows read the same.
+    ggml's converter for GPT-NeoX did that; more than a hundred rows read the same then.
     """
     return sum(entry == _LOST for entry in entries) > 1
 
 
 def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
-    """Sort the tokens into merged, added and filling ones.
+    """Sort the tokens, given as bytes by row, into merged, added and filling ones.
 
-    Args:
-        path: the file, for messages.
-        entries: the bytes of each token, by row.
-        cuts: llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
-            one, so that no token has two of them.
+    `cuts` are llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
+    one, so that no token has two of them.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
@@ -148,10 +145,7 @@ def _tidied(text: str) -> str:
 
 
 def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
-    """For each token the merge that makes it; None where there is none (a letter, or not a product of merging).
-
-    Args:
-        tokens: texts in the letters of byte-level BPE, by id.
+    """Return the merge that makes each token, given by id in the letters of byte-level BPE; None if none does.
 
     >>> list(recover_merges(["a", "b", "c", "ab", "abc", "<x>", "cc"]))
     [None, None, None, ('a', 'b'), ('ab', 'c'), None, ('c', 'c')]

@@ -20,7 +20,7 @@ _NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 
 def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
-    """The objects that tokenizer.json and tokenizer_config.json write of added tokens."""
+    """Parse the objects that tokenizer.json and tokenizer_config.json write of added tokens."""
     found: dict[str, AddedToken] = {}
     for entry in entries:
         text, token_id = (
@@ -38,7 +38,7 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
 
 
 def added_beside(side: SideFiles) -> list[AddedToken]:
-    """The added tokens that the files beside a tokenizer give ids to."""
+    """Return the added tokens that the files beside a tokenizer give ids to."""
     path = side.folder / "tokenizer_config.json"
     entries = side.config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
@@ -78,14 +78,14 @@ def _special_texts(side: SideFiles) -> set[str]:
 
 
 def named_special(side: SideFiles, vocab: Mapping[str, int]) -> list[AddedToken]:
-    """Tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
+    """Return tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
     return [AddedToken(t, vocab[t], True) for t in sorted(_special_texts(side)) if t in vocab]
 
 
 def join(
     path: Path, vocab: Mapping[str, int], added: Iterable[AddedToken]
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """All tokens' ids, and the types of the added ones."""
+    """Return all tokens' ids, and the types of the added ones."""
     ids, types = dict(vocab), {}
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
@@ -97,7 +97,7 @@ def join(
 
 
 def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
-    """Tokens whose flags llama.cpp does not know, where the text may hold them."""
+    """Describe tokens whose flags llama.cpp ignores, if the text may hold them."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
         f"added token {t.text!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
@@ -107,10 +107,10 @@ def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
 
 
 def overlapping(added: Iterable[AddedToken]) -> list[str]:
-    """Tokens of which one's end is another's beginning.
+    """Describe tokens of which one's end is another's beginning.
 
-    tokenizers takes the leftmost token of a text, llama.cpp the longest wherever it is: "<a><b" before
-    "<b>c" would part "<a><b>c" differently. Runs of one character come out alike.
+    tokenizers takes the leftmost token of a text, llama.cpp the longest: "<a><b" before "<b>c" would part
+    "<a><b>c" differently. Runs of one character come out alike.
     """
     texts = [t.text for t in added]
     mixed = _heads(text for text in texts if len(set(text)) > 1)

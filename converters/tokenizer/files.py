@@ -22,7 +22,7 @@ def corrupt(path: Path, what: str) -> CorruptCheckpoint:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file."""
+    """Return the whole file."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:
@@ -36,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8, line ends as they are."""
+    """Return the whole file as UTF-8, line ends unchanged."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as e:
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in which no key stands twice: Python would keep the last and say nothing."""
+    """Return a JSON object in which no key stands twice: Python would silently keep the last."""
     try:
         value = json.loads(
             read_text(path), object_pairs_hook=_unique, parse_constant=_no_such_number
@@ -74,7 +74,6 @@ class SideFiles:
     """The small files beside a tokenizer; an absent one is empty.
 
     Args:
-        folder: where they are.
         config: tokenizer_config.json.
         special: special_tokens_map.json.
         added: added_tokens.json, text → id.
@@ -103,7 +102,7 @@ class SideFiles:
         )
 
     def name_of(self, role: str) -> str | None:
-        """The text of the "bos", "eos", "unk" or "pad" token, where a file names it."""
+        """Return the text of the "bos", "eos", "unk" or "pad" token, if a file names it."""
         for file in (self.config, self.special):
             text = token_text(file.get(f"{role}_token"))
             if text is not None:
@@ -112,16 +111,16 @@ class SideFiles:
 
 
 def token_text(value: Any) -> str | None:
-    """A token is written as its text, or as an object with the text as `content`."""
+    """Return the text of a token, which is written as that or as an object with `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) and text else None
 
 
 def chat_templates(side: SideFiles) -> dict[str, str]:
-    """Name → template; "default" is the one that is used unasked.
+    """Return name → template; "default" is the one used unasked.
 
-    chat_template.jinja stands for tokenizer_config.json's `chat_template`, as in transformers; that is one
-    text, or a list of named ones. additional_chat_templates/NAME.jinja are named by their files.
+    chat_template.jinja replaces tokenizer_config.json's `chat_template`, one text or a list of named ones, as in
+    transformers. additional_chat_templates/NAME.jinja are named by their files.
     """
     file = side.folder / "chat_template.jinja"
     found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")

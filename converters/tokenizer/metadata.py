@@ -32,11 +32,9 @@ class AddedToken:
     """A token that is found in the text before anything else is done to it.
 
     Args:
-        text: what it looks like.
-        id: its row.
-        special: a sign for programs (end of text …) rather than text; GGUF calls it a control token.
-        strips: it swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
-        normalized: it is looked for in the text as the normalizer left it.
+        special: a sign for programs (end of text …), not text; GGUF calls it a control token.
+        strips: swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
+        normalized: looked for in the text as the normalizer left it.
     """
 
     text: str
@@ -54,21 +52,19 @@ class Vocabulary:
         path: the file, for messages.
         model: "gpt2" or "llama".
         ids: text → row, of every token, added ones too.
-        types: row → type, where it is not NORMAL.
-        added: the tokens that are found before anything else.
-        beside: those of `added` that only the files beside this one make such.
+        types: row → type, if it is not NORMAL.
+        beside: those of `added` that only other files make added tokens.
         merges: "a b" by rank, of "gpt2".
         scores: row → score, of "llama"; the highest is merged first.
-        pre: llama.cpp's name of the pre-tokenizer; "" where it must be found by trial.
+        pre: llama.cpp's name of the pre-tokenizer; "" if it must be found by trial of `candidates`, in order.
         pre_origin: how `pre` is known.
-        candidates: what a trial would try, in order.
-        doubts: reasons why structure alone does not prove that llama.cpp cuts alike.
+        doubts: why structure alone does not prove that llama.cpp cuts alike.
         normalizer: what is done to text first: "" or "NFC".
         space_prefix: how a space is put before the text: "" not at all, "every" before every stretch between
             added tokens, "always" and "first" as tokenizers' Metaspace does.
-        first_token: what the file puts before every text; None where it does not say.
+        first_token: what the file puts before every text; None if it does not say.
         roles: ids that the file itself gives (unk, and SentencePiece's bos, eos, pad).
-        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs by theirs.
+        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs.
     """
 
     path: Path
@@ -92,21 +88,15 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """What the file will say of its tokenizer. `tokens` has one entry for every embedding row.
+    """What the GGUF says of its tokenizer; fields that `Vocabulary` has too mean the same.
 
     Args:
-        model: "gpt2" or "llama".
-        pre: llama.cpp's name of the pre-tokenizer; "default" for "llama", which has none.
-        pre_origin: how that is known, in words.
-        tokens: texts, all different.
-        types: their types.
-        merges: "a b" by rank; empty for "llama".
-        scores: of the pieces; empty for "gpt2".
+        pre: "default" for "llama", which has no pre-tokenizer.
+        tokens: one text for every embedding row, all different; `types` are theirs.
+        scores: one for every row; empty for "gpt2".
         ids: bos, eos, eot, eom, unk, pad and the fim_* ids, as far as they exist.
         add_bos: whether encoding a text begins with BOS.
-        normalizer: what a program has to do to text before llama.cpp sees it, which does nothing: "" or "NFC".
-        space_prefix: see `Vocabulary`.
-        chat_templates: by name; "default" is the one that programs use unasked.
+        chat_templates: by name; "default" is the one used unasked.
     """
 
     model: str
@@ -128,7 +118,7 @@ class GgufTokenizer:
         return {"fim_pre", "fim_suf", "fim_mid"} <= self.ids.keys()
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Every key of the tokenizer, as GGUF names them; no list is empty."""
+        """Return every key of the tokenizer, as GGUF names them; no list is empty."""
         values: dict[str, MetadataValue] = {
             "tokenizer.ggml.model": self.model,
             "tokenizer.ggml.pre": self.pre,
@@ -183,9 +173,9 @@ def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
 def fill_rows(
     ids: Mapping[str, int], types: Mapping[int, int], n_vocab: int
 ) -> tuple[list[str], list[int]]:
-    """Texts and types of all rows. Rows without a token are unused, under names that no token has.
+    """Return texts and types of all rows; a row without a token is unused, under a text that no token has.
 
-    llama.cpp ends the process where two texts are alike.
+    llama.cpp ends the process if two texts are equal.
     """
     by_row = {row: text for text, row in ids.items() if text}
     texts = []

@@ -26,11 +26,9 @@ def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> di
 
 
 def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Why merging by score might come out otherwise than merging by these pairs.
+    """Say why merging by score might come out otherwise than merging by these pairs, given by rank.
 
-    Args:
-        vocab: text → row, without the byte tokens and those that are found before anything else.
-        merges: by rank.
+    `vocab` has neither the byte tokens nor those that are found before anything else.
     """
     listed = set(merges)
     for piece in vocab:

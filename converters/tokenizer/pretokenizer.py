@@ -27,8 +27,7 @@ class Cut:
     """llama.cpp's names for one cut; the first is written unless a family prefers another.
 
     Args:
-        names: values of `tokenizer.ggml.pre`.
-        ignore_merges: under these names, words of the vocabulary are taken whole, before any merge.
+        ignore_merges: words of the vocabulary are taken whole, before any merge.
         blanks: characters beside which llama.cpp cuts elsewhere, so that no token may join them with others.
     """
 
@@ -108,9 +107,8 @@ class Recognised:
     """What a pre-tokenizer's structure says.
 
     Args:
-        pre: llama.cpp's name, "" where none is known.
+        pre: llama.cpp's name, "" if none is known.
         candidates: names that a trial would try, the likeliest first.
-        blanks: see `Cut`.
         doubt: why structure alone does not prove `pre`.
         problem: why no name can be right.
     """
@@ -123,12 +121,9 @@ class Recognised:
 
 
 def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -> Recognised:
-    """llama.cpp's name for a byte-level BPE's pre-tokenizer.
+    """Return llama.cpp's name for the `pre_tokenizer` of a byte-level BPE's tokenizer.json.
 
-    Args:
-        pre_tokenizer: of the parsed tokenizer.json.
-        ignore_merges: whether its BPE takes words of the vocabulary whole.
-        preferred: the name to write where llama.cpp has several for the same cut.
+    `ignore_merges` as in its model; `preferred` is the name to write if llama.cpp has several for the same cut.
     """
     steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
     shown = " → ".join(" ".join(step) for step in steps) or "none"
@@ -181,7 +176,7 @@ def _step(node: dict[str, Any]) -> Step:
 
 @dataclass(slots=True)
 class Normalization:
-    """The text's changes: composed (NFC), spaces written as "▁", one put in front; and what GGUF cannot say."""
+    """Changes of the text: composed (NFC), spaces written as "▁", one put in front; and what GGUF cannot say."""
 
     nfc: bool = False
     spaces: bool = False
@@ -212,7 +207,7 @@ def read_normalizer(node: Any) -> Normalization:
 
 
 def flatten(node: Any, parts: str) -> list[dict[str, Any]]:
-    """The steps of a `Sequence` (whose list is named `parts`), of sequences in it, or of a single step."""
+    """Return the steps of a `Sequence` (whose list is named `parts`), of sequences in it, or of a single step."""
     if node is None:
         return []
     if not isinstance(node, dict):

@@ -26,16 +26,12 @@ _VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a m
 
 
 def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any]) -> GgufTokenizer:
-    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and what is beside it.
+    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and the files beside it.
 
-    Args:
-        folder: of the checkpoint.
-        pre: see `ArchSpec`.
-        n_vocab: rows of the embedding; those without a token are written as unused.
-        config: the parsed config.json.
+    Each of `n_vocab` rows of the embedding without a token is written as unused; for `pre` see `ArchSpec`.
 
     Raises:
-        InvalidInput: there is none of these files.
+        InvalidInput: none of these files is there.
         CorruptCheckpoint: a file is not what its name says.
         TokenizerMismatch: ids are twice or beyond the embedding, or GGUF cannot express the tokenizer.
     """
@@ -47,7 +43,7 @@ def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any])
 def assemble(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> GgufTokenizer:
-    """Every row's text and type, the ids that have a role, and the name of the cut, tried where it is in doubt."""
+    """Return every row's text and type, the ids that have a role, and the name of the cut, tried if in doubt."""
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)
@@ -116,7 +112,7 @@ def _read_vocab_merges(
 
 
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Tokens that only the files beside it add, as a fine-tune's [PAD], and doubts about all of them.
+    """Add the tokens that only the files beside the tokenizer add, as a fine-tune's [PAD], and doubts about all.
 
     A plain token to which they give a role is looked for first too: transformers adds it on loading.
     """

@@ -1,8 +1,7 @@
 """tokenizer.model, SentencePiece's own file → a `Vocabulary`.
 
-The file is a protocol buffer of which a dozen fields matter, so it is read here, in bounds, instead of
-through PyPI's sentencepiece: that is a compiled library which would want to be installed for two numbers
-and a name per piece. The tests compare with it.
+The file is a protocol buffer of which a dozen fields matter, so it is read here instead of through PyPI's
+sentencepiece, a compiled library; the tests compare with it.
 
 Source: sentencepiece `src/sentencepiece_model.proto`; protobuf.dev "Encoding".
 """

@@ -22,13 +22,9 @@ from converters.tokenizer.pretokenizer import Normalization, flatten, read_norma
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
-    """Read a tokenizer.json that holds a BPE.
+    """Read a tokenizer.json that holds a BPE; `preferred` is the pre-tokenizer's name if llama.cpp has several.
 
-    Args:
-        path: the file.
-        side: the files beside it.
-        n_vocab: rows of the embedding.
-        preferred: the pre-tokenizer's name where llama.cpp has several for one cut.
+    Whatever GGUF cannot express is refused at once, with every reason.
     """
     data = read_json(path)
     model = data.get("model")
@@ -176,7 +172,7 @@ def _odd_options(model: dict[str, Any]) -> list[str]:
 
 
 def _first_token(node: Any) -> str | None:
-    """The token that a TemplateProcessing puts before every text; "" where it puts none, None where there is none."""
+    """Return the token that a TemplateProcessing puts before every text: "" for none, None without a template."""
     for step in flatten(node, "processors"):
         if step.get("type") == "TemplateProcessing":
             single = step.get("single")
