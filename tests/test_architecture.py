@@ -46,7 +46,7 @@ OWNERS = {
         "turbopilot/verify/reference_layouts.py",
     },
     "transformers": {
-        "turbopilot/verify/torch_model.py", "turbopilot/verify/torch_words.py",
+        "turbopilot/verify/torch_model.py", "turbopilot/verify/torch_errors.py",
         "turbopilot/verify/reference_tokenizer.py",
     },
     "tokenizers": {
@@ -57,7 +57,7 @@ OWNERS = {
         "serve/http/security/hooks.py",
     },
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
-    "jinja2": {"serve/prompt/chat_template.py"},
+    "jinja2": {"serve/prompt/chat_template.py", "turbopilot/render/verify_page.py"},
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/render/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},

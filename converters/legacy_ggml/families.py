@@ -20,10 +20,11 @@ from converters.checkpoint import Checkpoint
 from converters.families import gpt_bigcode, gpt_neox, gptj
 from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, SourceRows, TensorSpec
-from turbopilot.formats.old_ggml import Header, OldFile
+from turbopilot.formats.old_ggml import OldGgmlHeader
 
 _BLOCK = 4 << 20
 Values = dict[str, Any]
+Params = Mapping[str, int]
 Sources = Mapping[str, SourceTensor]
 
 
@@ -36,27 +37,25 @@ class OldFamily:
         header: how the file begins.
         spec: the family as the engine knows it.
         cuts: how its models' tokenizers cut text, by llama.cpp's names; see `read_vocabulary`.
-        read: the file → what config.json would say, and its tensors under the names of `spec`.
+        read: hyperparameters and tensors → what config.json would say, and the tensors under the names of `spec`.
     """
 
     model_types: tuple[str, ...]
-    header: Header
+    header: OldGgmlHeader
     spec: ArchSpec
     cuts: tuple[str, ...]
-    read: Callable[[OldFile], tuple[Values, Sources]]
+    read: Callable[[Params, Sources], tuple[Values, Sources]]
 
 
-def _gptj(file: OldFile) -> tuple[Values, Sources]:
-    p = file.params
+def _gptj(p: Params, tensors: Sources) -> tuple[Values, Sources]:
     config = {
         "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
         "n_layer": p["n_layer"], "rotary_dim": p["n_rot"],
     }  # fmt: skip
-    return config, file.tensors
+    return config, tensors
 
 
-def _gpt_neox(file: OldFile) -> tuple[Values, Sources]:
-    p = file.params
+def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
     head = p["n_embd"] // p["n_head"]
     config = {
         "vocab_size": p["n_vocab"], "max_position_embeddings": p["n_ctx"], "hidden_size": p["n_embd"],
@@ -65,18 +64,15 @@ def _gpt_neox(file: OldFile) -> tuple[Values, Sources]:
         # a hair above, since the family rounds the product with the head's size down
         "partial_rotary_factor": min(1.0, math.nextafter(p["n_rot"] / head, 1.0)),
     }  # fmt: skip
-    return config, file.tensors
+    return config, tensors
 
 
-def _starcoder(file: OldFile) -> tuple[Values, Sources]:
-    p = file.params
+def _starcoder(p: Params, tensors: Sources) -> tuple[Values, Sources]:
     config = {
         "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
         "n_layer": p["n_layer"],
     }  # fmt: skip
-    named = {
-        name: replace(t, name=name) for old, t in file.tensors.items() for name in [_renamed(old)]
-    }
+    named = {name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]}
     fused = {n: t for n, t in named.items() if ".attn.c_attn." in n}
     as_expected = all(t.shape[0] == 3 * p["n_embd"] for t in fused.values())
     if as_expected:
@@ -160,7 +156,7 @@ def _unfused(spec: TensorSpec) -> TensorSpec:
 FAMILIES: tuple[OldFamily, ...] = (
     OldFamily(
         ("codegen",),
-        Header(
+        OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "ftype"),
             repeats_n_vocab=True,
             mark="transformer.h.0.attn.q_proj.weight",
@@ -171,7 +167,7 @@ FAMILIES: tuple[OldFamily, ...] = (
     ),
     OldFamily(
         ("starcoder", "wizardcoder"),
-        Header(
+        OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "ftype"),
             repeats_n_vocab=True,
             mark="model/h0/attn/c_attn/w",
@@ -182,7 +178,7 @@ FAMILIES: tuple[OldFamily, ...] = (
     ),
     OldFamily(
         ("stablecode",),
-        Header(
+        OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "par_res", "ftype"),
             repeats_n_vocab=False,
             mark="gpt_neox.layers.0.attention.query_key_value.weight",

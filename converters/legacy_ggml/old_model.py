@@ -10,6 +10,7 @@ from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
 from converters.legacy_ggml.families import FAMILIES, OldFamily
 from converters.legacy_ggml.vocabulary import check_same, is_lossy, read_vocabulary
+from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec
 from converters.tokenizer import GgufTokenizer, read_tokenizer
 from converters.tokenizer.files import SideFiles
@@ -21,7 +22,13 @@ from turbopilot.base.errors import (
     TokenizerMismatch,
     did_you_mean,
 )
-from turbopilot.formats.old_ggml import OldFile, check_kind, is_old, is_plausible, read_old
+from turbopilot.formats.old_ggml import (
+    OldGgmlFile,
+    check_kind,
+    is_old,
+    is_plausible,
+    read_old,
+)
 
 __all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
 
@@ -56,7 +63,11 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
     """
     check_kind(path)
     family, file = _family(path, _wanted(model_type))
-    values, tensors = family.read(file)
+    sources = {
+        t.name: SourceTensor(t.name, t.type_name, t.shape, path, t.offset)
+        for t in file.tensors.values()
+    }
+    values, tensors = family.read(file.params, sources)
     config = HfConfig({"architectures": [family.spec.architecture], **values}, str(path))
     words = _tokenizer(file, family, config, tokenizer)
     return OldModel(family.spec, config, Checkpoint(tensors), words)
@@ -73,7 +84,7 @@ def _wanted(model_type: str) -> Sequence[OldFamily]:
     return found
 
 
-def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldFile]:
+def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGgmlFile]:
     """The family whose numbers can be, whose vocabulary can be read, and whose tensors are there."""
     plausible = [family for family in families if is_plausible(path, family.header)]
     if not plausible:
@@ -105,7 +116,7 @@ def _named(families: Sequence[OldFamily]) -> str:
 
 
 def _tokenizer(
-    file: OldFile, family: OldFamily, config: HfConfig, folder: Path | None
+    file: OldGgmlFile, family: OldFamily, config: HfConfig, folder: Path | None
 ) -> GgufTokenizer:
     n_vocab = file.params["n_vocab"]
     if folder:

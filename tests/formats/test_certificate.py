@@ -176,7 +176,7 @@ def test_another_files_certificate_is_refused(unsigned: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_read_is_not_written(unsigned: Path, change: dict[str, Any]) -> None:
     raw = unsigned.read_bytes()
-    with pytest.raises(InvalidInput, match=f"no certificate can say {next(iter(change))}"):
+    with pytest.raises(InvalidInput, match=f"a certificate cannot have {next(iter(change))}"):
         sign(unsigned, replace(certificate_of(unsigned), **change))
     assert unsigned.read_bytes() == raw
 

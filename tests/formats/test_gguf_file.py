@@ -253,7 +253,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     (tmp_path / "x.gguf").write_bytes(build())
     monkeypatch.setattr(Path, "open", forbidden)  # the superuser may read everything
-    with pytest.raises(InvalidInput, match="may not be read"):
+    with pytest.raises(InvalidInput, match="cannot be read: Permission denied"):
         read_gguf(tmp_path / "x.gguf")
 
 

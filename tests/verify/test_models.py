@@ -15,9 +15,9 @@ from tests.support.tiny import FAMILY, stdlib_files, tiny_checkpoint
 from tests.support.verify_lab import Lab
 from turbopilot.base.errors import CorruptCheckpoint, CorruptModel, InvalidInput, UnsupportedModel
 from turbopilot.cli import app
-from turbopilot.verify.battery import token_battery
-from turbopilot.verify.compare_tokens import compare_tokens
+from turbopilot.verify.comparison import compare_tokens
 from turbopilot.verify.gguf_candidate import GgufCandidate
+from turbopilot.verify.texts import token_battery
 from turbopilot.verify.torch_reference import TorchReference
 
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m")

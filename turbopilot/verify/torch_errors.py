@@ -1,4 +1,4 @@
-"""What torch and transformers say, as errors of ours; and what they say unasked, unsaid."""
+"""Errors of torch and transformers as this project's; their log lines and progress bars are silenced."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.errors import (
+    CorruptCheckpoint,
+    InvalidInput,
+    TurboPilotError,
+    UnsupportedModel,
+)
 
 
 @contextmanager
 def plain_memory() -> Iterator[None]:
-    """Say in words that memory ran out."""
+    """Report that memory ran out."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
@@ -26,29 +31,27 @@ def plain_memory() -> Iterator[None]:
 
 @contextmanager
 def plain_errors(folder: Path) -> Iterator[None]:
-    """safetensors, torch, json and transformers each have their own exceptions: all mean "unreadable"."""
+    """Report whatever safetensors, torch, json and transformers raise while loading a checkpoint."""
     try:
         yield
-    except (CorruptCheckpoint, UnsupportedModel, InvalidInput):
+    except TurboPilotError:
         raise
     except Exception as e:
         raise _load_error(folder, e) from e
 
 
-def _load_error(folder: Path, e: Exception) -> Exception:
+def _load_error(folder: Path, e: Exception) -> TurboPilotError:
     words = (str(e).strip().splitlines() or [type(e).__name__])[0]
     if "trust_remote_code" in str(e):
         return UnsupportedModel(
-            f"{folder}: needs code of its own to run, and verify never runs a checkpoint's code",
+            f"{folder}: needs its own code to run, and verify never runs a checkpoint's code",
             hint="only architectures that transformers itself knows can be verified",
         )
-    if isinstance(e, (KeyError, ValueError)) and "model type" in str(e):
+    if isinstance(e, KeyError) or (
+        isinstance(e, ValueError) and ("model type" in str(e) or "Unrecognized" in str(e))
+    ):
         return UnsupportedModel(
-            f"{folder}: {words}", hint="transformers knows no such architecture"
-        )
-    if isinstance(e, KeyError) or (isinstance(e, ValueError) and "Unrecognized" in str(e)):
-        return UnsupportedModel(
-            f"{folder}: {words}", hint="it is no language model that transformers knows"
+            f"{folder}: {words}", hint="transformers knows no such language model"
         )
     return CorruptCheckpoint(
         f"{folder}: PyTorch cannot load it: {type(e).__name__}: {words}",
@@ -58,7 +61,7 @@ def _load_error(folder: Path, e: Exception) -> Exception:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines and no progress bars of transformers: the shells alone print."""
+    """Suppress transformers' log lines and progress bars."""
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
