@@ -8,10 +8,10 @@ done, its thread takes over part of what is left.
 from __future__ import annotations
 
 import hashlib
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -49,13 +49,13 @@ class Scan:
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
         self._digests: dict[Path, Future[str]] = {}
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # the largest first, as what is left is shared at the end
-        for path, found in sorted(by_file.items(), key=lambda item: -_size(item[0])):
+        self._jobs: list[Callable[[], None]] = []
+        # the largest is popped first, as what is left is shared at the end
+        for path, found in sorted(by_file.items(), key=lambda item: _size(item[0])):
             used = () if keep_nonfinite else tuple(found)
             digest: Future[str] = Future()
             self._digests[path] = digest
-            self._jobs.put(partial(self._run, digest, path, used, path in hashed))
+            self._jobs.append(partial(self._run, digest, path, used, path in hashed))
         self._thread = threading.Thread(target=self._work, name="scan", daemon=True)
         self._thread.start()
 
@@ -77,12 +77,9 @@ class Scan:
         return {path: digest for path, digest in digests.items() if digest}
 
     def _work(self) -> None:
-        while not self._cancelled.is_set():
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            job()
+        with suppress(IndexError):  # no job is left
+            while not self._cancelled.is_set():
+                self._jobs.pop()()
 
     def _run(
         self, digest: Future[str], path: Path, tensors: tuple[SourceTensor, ...], hashed: bool
