@@ -65,7 +65,7 @@ def found_servers(llama_server: Path | None, llama_cpp_python: Path | None) -> l
     Raises:
         SystemExit: one of them does not run.
     """
-    code = "from turbopilot.version import __version__; print(__version__)"
+    code = "from turbopilot import __version__; print(__version__)"
     found = [Server(OURS, sys.executable, _said([sys.executable, "-c", code]))]
     if llama_server:
         said = _said([str(llama_server), "--version"])
