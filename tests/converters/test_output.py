@@ -181,7 +181,7 @@ def test_parts_are_checked(codegen: Path, tmp_path: Path) -> None:
     assert first.name in e.value.hint
     kept = second.read_bytes()
     second.unlink()
-    with pytest.raises(InvalidInput, match="absent: m-00002"):
+    with pytest.raises(InvalidInput, match="missing: m-00002"):
         read_gguf(first)
     second.write_bytes(first.read_bytes())
     with pytest.raises(CorruptModel, match="part 2"):
