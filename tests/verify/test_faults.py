@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters import convert
+from converters import ConversionOptions, convert
 from tests.support import checkpoint_faults, gguf_faults
 from tests.support.checkpoint_faults import Fault, faulty_checkpoint
 from tests.support.gguf_faults import Edit, faulty, zeroed
@@ -97,7 +97,7 @@ def test_a_number_in_the_config_is_named(
 def test_the_layer_is_told(codegen: Lab, tmp_path: Path) -> None:
     for fault in (checkpoint_faults.layer_left_out, checkpoint_faults.layer_doubled):
         checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / fault.__name__, fault)
-        convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32", force=True)
+        convert(checkpoint, tmp_path / "faulty.gguf", ConversionOptions(force=True), dtype="f32")
         assert "layer 1" in codegen.judge(tmp_path / "faulty.gguf").findings[0].message
 
 
@@ -107,7 +107,7 @@ def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
         state[name][3, 5] = 1e6
 
     checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "large", large)
-    convert(checkpoint, tmp_path / "large.gguf", dtype="f16", force=True)
+    convert(checkpoint, tmp_path / "large.gguf", ConversionOptions(force=True), dtype="f16")
     with pytest.raises(CorruptModel, match=r"blk\.\d+\.ffn_up\.weight"):
         codegen.judge(tmp_path / "large.gguf")
 

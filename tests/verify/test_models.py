@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from converters import convert
+from converters import ConversionOptions, convert
 from tests.support.gguf_faults import TOKENIZER_FAULTS, WEIGHT_FAULTS, faulty, not_a_number
 from tests.support.tiny import FAMILY, stdlib_files, tiny_checkpoint
 from tests.support.verify_lab import Lab
@@ -193,7 +193,7 @@ def test_bad_candidates_are_a_message(codegen: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["verify", str(path), "--against", str(codegen)])
     assert done.exit_code == 2
     assert "not a GGUF" in done.stderr
-    convert(codegen, path, dtype="f16", force=True)
+    convert(codegen, path, ConversionOptions(force=True), dtype="f16")
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(CorruptModel):

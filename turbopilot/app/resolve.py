@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbopilot.app.cached_artifacts import converted, imported, is_old
+from turbopilot.app.cached_artifacts import converted, imported
 from turbopilot.base.errors import (
     HubUnreachable,
     InvalidInput,
@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
 )
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
+from turbopilot.formats.old_ggml import is_old
 
 if TYPE_CHECKING:
     from turbopilot.hub import HubRequest

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from turbopilot.base import progress as seam
-from turbopilot.base.sizes import size as size
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from serve_bench.trace import Buffer, Edit, Event, window
+from bench.trace import Buffer, Edit, Event, window
 
 Suggest = Callable[[str], str]
 

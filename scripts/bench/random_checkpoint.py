@@ -1,4 +1,4 @@
-"""Random checkpoints of published CodeGens' geometries, for benchmarks. Knows nothing of what is measured.
+"""Random F16 checkpoints for benchmarks, of published CodeGens' geometries or any other tensors.
 
 Weights come from one block of random numbers, read from changing places: drawing seven billion would take
 twenty minutes, and no step that is measured looks at what they are.
@@ -39,21 +39,13 @@ def shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
     for i in range(n_layer):
         at = f"transformer.h.{i}."
         out |= {
-            f"{at}ln_1.weight": (d,),
-            f"{at}ln_1.bias": (d,),
-            f"{at}attn.qkv_proj.weight": (3 * d, d),
-            f"{at}attn.out_proj.weight": (d, d),
-            f"{at}mlp.fc_in.weight": (4 * d, d),
-            f"{at}mlp.fc_in.bias": (4 * d,),
-            f"{at}mlp.fc_out.weight": (d, 4 * d),
-            f"{at}mlp.fc_out.bias": (d,),
-        }
-    return out | {
-        "transformer.ln_f.weight": (d,),
-        "transformer.ln_f.bias": (d,),
-        "lm_head.weight": (VOCAB, d),
-        "lm_head.bias": (VOCAB,),
-    }
+            at + "ln_1.weight": (d,), at + "ln_1.bias": (d,),
+            at + "attn.qkv_proj.weight": (3 * d, d), at + "attn.out_proj.weight": (d, d),
+            at + "mlp.fc_in.weight": (4 * d, d), at + "mlp.fc_in.bias": (4 * d,),
+            at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,),
+        }  # fmt: skip
+    head = {"lm_head.weight": (VOCAB, d), "lm_head.bias": (VOCAB,)}
+    return out | {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)} | head
 
 
 def n_weights(geometry: str) -> int:
@@ -72,28 +64,36 @@ def make_checkpoint(folder: Path, geometry: str) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copyfile(demo_checkpoint() / "tokenizer.json", folder / "tokenizer.json")
-    groups = list(_shards(shapes(n_embd, n_layer)))
+    write_weights(folder, shapes(n_embd, n_layer), SHARD_BYTES)
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Shape], shard_bytes: int) -> None:
+    """Write shards of at most so many bytes, and their index if there are several."""
+    groups = list(_shards(tensors, shard_bytes))
     block = _random_block()
     index: dict[str, str] = {}
     for i, group in enumerate(groups):
-        name = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
-        if len(groups) == 1:
-            name = "model.safetensors"
+        shard = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+        name = shard if len(groups) > 1 else "model.safetensors"
         index |= dict.fromkeys(group, name)
         with (folder / name).open("wb") as f:
             _write_shard(f, group, block)
     if len(groups) > 1:
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps({"metadata": {"total_size": 2 * n_weights(geometry)}, "weight_map": index})
-        )
+        total = sum(_size(shape) for shape in tensors.values())
+        values = {"metadata": {"total_size": total}, "weight_map": index}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(values))
 
 
-def _shards(tensors: Mapping[str, Shape]) -> Iterator[dict[str, Shape]]:
+def _size(shape: Shape) -> int:
+    return 2 * int(np.prod(shape))
+
+
+def _shards(tensors: Mapping[str, Shape], shard_bytes: int) -> Iterator[dict[str, Shape]]:
     group: dict[str, Shape] = {}
     filled = 0
     for name, shape in tensors.items():
-        size = 2 * int(np.prod(shape))
-        if group and filled + size > SHARD_BYTES:
+        size = _size(shape)
+        if group and filled + size > shard_bytes:
             yield group
             group, filled = {}, 0
         group[name] = shape
@@ -111,7 +111,7 @@ def _write_shard(f: BinaryIO, group: Mapping[str, Shape], block: npt.NDArray[np.
     header: dict[str, object] = {}
     at = 0
     for name, shape in group.items():
-        size = 2 * int(np.prod(shape))
+        size = _size(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     raw = json.dumps(header).encode()

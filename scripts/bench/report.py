@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from serve_bench.scenarios import Measure, Ran, measures
-from serve_bench.servers import OURS, Server
+from bench.scenarios import Measure, Ran, measures
+from bench.servers import OURS, Server
 
 # Of a step's time, at one and at eight sequences; what an editor's user would not notice.
 OVERHEAD_TARGETS = {1: 3.0, 8: 6.0}  # sequences → percent of a step

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from serve_bench.client import Answer, complete, greedy
-from serve_bench.player import play
-from serve_bench.trace import DATA, Trace, debounced, load_trace
-from serve_bench.workload import Sizes, Texts
+from bench.client import Answer, complete, greedy
+from bench.player import play
+from bench.trace import DATA, Trace, debounced, load_trace
+from bench.workload import Sizes, Texts
 
 Found: TypeAlias = Mapping[str, float]
 

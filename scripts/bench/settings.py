@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serve_bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS
+from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS
 
 
 @dataclass(frozen=True)

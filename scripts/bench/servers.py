@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from serve_bench.client import HOST, BadAnswer, complete, greedy
+from bench.client import HOST, BadAnswer, complete, greedy
 
 OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON = "turbopilot", "llama-server", "llama-cpp-python"
 PATIENCE = 300  # seconds for a server to start
@@ -65,7 +65,7 @@ def found_servers(llama_server: Path | None, llama_cpp_python: Path | None) -> l
     Raises:
         SystemExit: one of them does not run.
     """
-    code = "from turbopilot.version import __version__; print(__version__)"
+    code = "from turbopilot import __version__; print(__version__)"
     found = [Server(OURS, sys.executable, _said([sys.executable, "-c", code]))]
     if llama_server:
         said = _said([str(llama_server), "--version"])

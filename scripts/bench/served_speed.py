@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from memory_limit import Limit
-from process_memory import Memory, Sampler, major_faults, memory
+from bench.memory_limit import Limit
+from bench.process_memory import Memory, Sampler, major_faults, memory
 
 # Their tokens per second say the same of any text; this one has a token a word in every byte-level vocabulary.
 _WORD = " a"

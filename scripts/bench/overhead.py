@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_bench.workload import Sizes, Texts
+from bench.workload import Sizes, Texts
 
 N_SEQUENCES = (1, 8)
 # Everything that computes, or waits for what is computed.

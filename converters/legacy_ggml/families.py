@@ -12,30 +12,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from converters.checkpoint import Checkpoint
 from converters.families import gpt_bigcode, gpt_neox, gptj
-from converters.legacy_ggml.equal import equal_bytes
 from converters.source_tensor import SourceTensor
-from converters.spec import ArchSpec, Part, TensorSpec
+from converters.spec import ArchSpec, SourceRows, TensorSpec
 from turbopilot.formats.old_ggml import OldGgmlHeader
 
+_BLOCK = 4 << 20
 Values = dict[str, Any]
 Params = Mapping[str, int]
 Sources = Mapping[str, SourceTensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """One family.
+class OldFamily:
+    """One family of old files.
 
     Args:
         model_types: values of the original's --model-type.
         header: how the file begins.
         spec: the family as the engine knows it.
-        cuts: how its models' tokenizers cut text into words, by llama.cpp's names; see `read_vocabulary`.
+        cuts: how its models' tokenizers cut text, by llama.cpp's names; see `read_vocabulary`.
         read: hyperparameters and tensors → what config.json would say, and the tensors under the names of `spec`.
     """
 
@@ -121,6 +122,23 @@ def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
     return all(equal_bytes(first, others) for first, *others in heads)
 
 
+def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
+    """Whether all of `others` are as `tensor` is, in type, shape and every byte. All lie in one file."""
+    if any((o.dtype, o.shape) != (tensor.dtype, tensor.shape) for o in others):
+        return False
+    n, row_bytes = tensor.shape[0], tensor.n_bytes // tensor.shape[0]
+    step = max(1, _BLOCK // row_bytes)
+    with Checkpoint({}) as checkpoint:
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            block, *blocks = (
+                checkpoint.read_rows(t, start, stop).tobytes() for t in (tensor, *others)
+            )
+            if any(b != block for b in blocks):
+                return False
+    return True
+
+
 def _unfused(spec: TensorSpec) -> TensorSpec:
     """`c_attn` as the three tensors that `_starcoder` makes of it."""
     if not any(".c_attn." in part.source for part in spec.parts):
@@ -129,12 +147,14 @@ def _unfused(spec: TensorSpec) -> TensorSpec:
     parts = zip("qkv", ("D", "K*d", "K*d"), strict=True)
     return replace(
         spec,
-        parts=tuple(Part(source.replace("c_attn", part), (rows, *tail)) for part, rows in parts),
+        parts=tuple(
+            SourceRows(source.replace("c_attn", part), (rows, *tail)) for part, rows in parts
+        ),
     )
 
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout(
+FAMILIES: tuple[OldFamily, ...] = (
+    OldFamily(
         ("codegen",),
         OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "ftype"),
@@ -145,7 +165,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("gpt-2",),
         _gptj,
     ),
-    Layout(
+    OldFamily(
         ("starcoder", "wizardcoder"),
         OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "ftype"),
@@ -156,7 +176,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("starcoder", "gpt-2"),  # GPT-2's own old files look the same
         _starcoder,
     ),
-    Layout(
+    OldFamily(
         ("stablecode",),
         OldGgmlHeader(
             ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "par_res", "ftype"),

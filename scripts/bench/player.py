@@ -7,8 +7,8 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
-from serve_bench.client import Answer, complete, greedy
-from serve_bench.trace import Trace
+from bench.client import Answer, complete, greedy
+from bench.trace import Trace
 
 
 @dataclass(slots=True)

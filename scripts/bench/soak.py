@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_bench.client import Unframed, connected, fetch, request_bytes
+from bench.client import Unframed, connected, fetch, request_bytes
 
 # What the server's documentation names. 503 has to say when to come again.
 DOCUMENTED = {200, 400, 413, 503, 504}
