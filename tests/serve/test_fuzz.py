@@ -42,7 +42,6 @@ ASKED = st.sampled_from(sorted(BASES)).flatmap(
 )
 # What no schema can say: what is wrong with a grammar, with ids, with one field beside another.
 BEYOND = (
-    "grammar",
     "schema",
     "prompt",
     "messages",
