@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -59,11 +59,7 @@ class Body(BaseModel):
 
     @classmethod
     def read(cls: type[B], values: Any) -> B:
-        """Check an object.
-
-        Raises:
-            InvalidRequest: a field cannot be used.
-        """
+        """Check an object; raise InvalidRequest if a field cannot be used."""
         try:
             return cls.model_validate(values)
         except ValidationError as e:
@@ -95,6 +91,9 @@ CountOrAll = Annotated[int, Field(ge=-1), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(_whole)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_whole)]
+TopLogprobsOrFalse = Annotated[
+    TopLogprobs | Literal[False], Alternatives(f"a whole number from 0 to {MAX_LOGPROBS}")
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
 Strings = Annotated[list[str], Field(fail_fast=True)]
@@ -139,17 +138,8 @@ def unlimited(n_tokens: int) -> int:
     return n_tokens if n_tokens >= 0 else 2**31
 
 
-def seconds(milliseconds: float) -> float | None:
-    """None for 0, which means no limit to llama.cpp."""
-    return milliseconds / 1000 if milliseconds else None
-
-
 def read_json(data: bytes) -> dict[str, Any]:
-    """The JSON object that a request carries. Halves of surrogate pairs become "?".
-
-    Raises:
-        InvalidRequest: it carries none.
-    """
+    """Return the JSON object of a request, or raise InvalidRequest. Halves of surrogate pairs become "?"."""
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         value = json.loads(text, parse_constant=_no_constant)
@@ -182,7 +172,7 @@ def _refusal(error: ValidationError) -> InvalidRequest:
 
 def _shown(value: Any) -> str:
     try:
-        text = json.dumps(value, default=str)
+        text = json.dumps(value)
     except RecursionError:  # what could be read cannot always be written
-        text = "something nested deeply"
+        return "something nested deeply"
     return text if len(text) <= 40 else text[:37] + "..."

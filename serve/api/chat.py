@@ -107,7 +107,7 @@ _GREETING: Final[MessageDelta] = {"role": "assistant", "content": ""}
 class ChatRendering(OpenAiRendering[OpenAiRequest]):
     """A message for each choice."""
 
-    kinds = ("chatcmpl", "chat.completion", "chat.completion.chunk")
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
         self, request: OpenAiRequest, service: CompletionService, *, truncated: bool
@@ -131,13 +131,13 @@ class ChatRendering(OpenAiRendering[OpenAiRequest]):
         if event.text or (logprobs and logprobs["content"]):
             if index not in self._greeted:
                 self._greeted.add(index)
-                yield self._chunk(_delta(index, _GREETING))
+                yield self._chunk(_delta(index, _GREETING, None))
             yield self._chunk(_delta(index, {"content": event.text}, logprobs))
 
     def end(self, index: int, event: Finished) -> Json:
         """A chunk without text."""
         delta: MessageDelta = {} if index in self._greeted else _GREETING
-        return self._end(_delta(index, delta, reason=event.reason))
+        return self._chunk(_delta(index, delta, None, event.reason), truncated=self._truncated)
 
     def _logprobs(
         self, index: int, tokens: tuple[ChosenToken, ...], n_characters: int
@@ -148,10 +148,7 @@ class ChatRendering(OpenAiRendering[OpenAiRequest]):
 
 
 def _delta(
-    index: int,
-    delta: MessageDelta,
-    logprobs: ChatLogprobs | None = None,
-    reason: str | None = None,
+    index: int, delta: MessageDelta, logprobs: ChatLogprobs | None, reason: str | None = None
 ) -> ChatDelta:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
@@ -160,17 +157,14 @@ class ChatFields(OpenAiRequest):
     """A request that is answered in chat's form."""
 
     rendering = ChatRendering
-    answer: ClassVar[Any] = ChatAnswer
-    chunk: ClassVar[Any] = ChatChunk
+    answer = ChatAnswer
+    chunk = ChatChunk
 
 
 class ChatRequest(ChatFields):
     """OpenAI's chat completion."""
 
-    example: ClassVar[dict[str, Any]] = {
-        "messages": [{"role": "user", "content": "Write a haiku."}],
-        "max_tokens": 32,
-    }
+    example: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Say hello."}]}
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     """The conversation; the model's chat template makes a prompt of it, and may refuse an order of roles."""
@@ -203,11 +197,7 @@ class ChatRequest(ChatFields):
 class MistralFimRequest(ChatFields):
     """Mistral's fill-in-the-middle, as for Codestral."""
 
-    example: ClassVar[dict[str, Any]] = {
-        "prompt": "def add(",
-        "suffix": "\n    return a + b\n",
-        "max_tokens": 16,
-    }
+    example: ClassVar[dict[str, Any]] = {"prompt": "def add(", "suffix": "\n    return a + b\n"}
 
     prompt: str
     """The text before the cursor."""

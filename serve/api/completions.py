@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -95,18 +95,24 @@ def usage_json(usage: Usage) -> UsageAnswer:
 class OpenAiRendering(Rendering[R]):
     """What the answers of completions and chat share."""
 
-    kinds: ClassVar[tuple[str, str, str]]
-    """Beginning of the id, `object` of an answer and of a chunk."""
+    prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
 
     def __init__(self, request: R, service: CompletionService, *, truncated: bool) -> None:
         super().__init__(request, service, truncated=truncated)
-        self._id, self._created = f"{self.kinds[0]}-{uuid.uuid4().hex}", int(time.time())
-        self._no_usage: Json = {"usage": None} if request.stream_options.include_usage else {}
+        self._no_usage: Json = {"usage": None} if request.include_usage else {}
+        self._head: OpenAiHead = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": self._model,
+        }
 
     def whole(self, answer: Answer) -> Json:
         """One object with all choices."""
         return {
-            **self._head(1),
+            **self._head,
             "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
             "usage": usage_json(answer.usage),
             "truncated": self._truncated,
@@ -115,30 +121,21 @@ class OpenAiRendering(Rendering[R]):
     def _choice(self, index: int, choice: Choice) -> Json:
         raise NotImplementedError
 
+    def _chunk(self, delta: Json, **more: object) -> Json:
+        head = {**self._head, "object": self.chunk_kind}
+        return {**head, "choices": [delta], **self._no_usage, **more}
+
     def last(self, usage: Usage) -> Iterator[Json]:
         """A chunk with the token counts, if they are wanted."""
         if self._no_usage:
-            yield {**self._head(2), "choices": [], "usage": usage_json(usage)}
-
-    def _chunk(self, delta: Json) -> dict[str, object]:
-        return {**self._head(2), "choices": [delta], **self._no_usage}
-
-    def _end(self, delta: Json) -> Json:
-        return {**self._chunk(delta), "truncated": self._truncated}
-
-    def _head(self, kind: int) -> OpenAiHead:
-        return {
-            "id": self._id,
-            "object": self.kinds[kind],
-            "created": self._created,
-            "model": self._model,
-        }
+            head = {**self._head, "object": self.chunk_kind}
+            yield {**head, "choices": [], "usage": usage_json(usage)}
 
 
 class CompletionRendering(OpenAiRendering["CompletionFields"]):
     """A text for each choice, after the prompt if that is wanted."""
 
-    kinds = ("cmpl", "text_completion", "text_completion")
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(
         self, request: CompletionFields, service: CompletionService, *, truncated: bool
@@ -148,49 +145,37 @@ class CompletionRendering(OpenAiRendering["CompletionFields"]):
         self._prompts = [service.text(p) for p in request.prompts] if needs_prompts else []
         self._echoed: set[int] = set()
 
-    def _choice(self, index: int, choice: Choice) -> CompletionChoice:
-        text = self._echo(index) + choice.text
-        logprobs = self._logprobs(index, (*choice.prompt_tokens, *choice.tokens), len(text))
-        return {**_delta(index, text, logprobs), "finish_reason": choice.finish_reason}
+    def _choice(self, index: int, choice: Choice) -> CompletionDelta:
+        tokens = (*choice.prompt_tokens, *choice.tokens)
+        return self._delta(index, choice.text, tokens, choice.finish_reason)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
         """A chunk, unless nothing of the text is certain yet."""
-        text = self._echo(index) + event.text if isinstance(event, TextDelta) else ""
-        logprobs = self._logprobs(index, event.tokens, len(text))
-        if text or (logprobs and logprobs["tokens"]):
-            yield self._chunk(_delta(index, text, logprobs))
+        text = event.text if isinstance(event, TextDelta) else ""
+        delta = self._delta(index, text, event.tokens, None)
+        if delta["text"] or (delta["logprobs"] and delta["logprobs"]["tokens"]):
+            yield self._chunk(delta)
 
     def end(self, index: int, event: Finished) -> Json:
         """A chunk without text; with the prompt's if nothing was generated."""
-        text = self._echo(index)
-        logprobs = self._logprobs(index, (), len(text)) if text else None
-        return self._end(_delta(index, text, logprobs, event.reason))
+        delta = self._delta(index, "", (), event.reason)
+        if not delta["text"]:
+            delta["logprobs"] = None
+        return self._chunk(delta, truncated=self._truncated)
 
-    def _prompt(self, index: int) -> str:
-        return self._prompts[index // self._request.n]
-
-    def _echo(self, index: int) -> str:
-        """The prompt, once for each choice."""
-        if not self._request.echo or index in self._echoed:
-            return ""
-        self._echoed.add(index)
-        return self._prompt(index)
-
-    def _logprobs(
-        self, index: int, tokens: Iterable[ChosenToken], n_characters: int
-    ) -> LegacyLogprobs | None:
-        n = self._request.n_logprobs
-        if n is None:
-            return None
-        # As in OpenAI's answers, places count from the beginning of the prompt, echoed or not.
-        start = 0 if self._request.echo else len(self._prompt(index))
-        return legacy_logprobs(self._place(index, tokens, n_characters, start), n)
-
-
-def _delta(
-    index: int, text: str, logprobs: LegacyLogprobs | None, reason: str | None = None
-) -> CompletionDelta:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    def _delta(
+        self, index: int, text: str, tokens: tuple[ChosenToken, ...], reason: str | None
+    ) -> CompletionDelta:
+        request, logprobs = self._request, None
+        prompt = self._prompts[index // request.n] if self._prompts else ""
+        if request.echo and index not in self._echoed:
+            self._echoed.add(index)
+            text = prompt + text
+        if request.n_logprobs is not None:
+            # As in OpenAI's answers, places count from the beginning of the prompt, echoed or not.
+            placed = self._place(index, tokens, len(text), 0 if request.echo else len(prompt))
+            logprobs = legacy_logprobs(placed, request.n_logprobs)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
 class StreamOptions(body.Body):
@@ -205,7 +190,12 @@ class OpenAiRequest(SamplingFields, Dialect):
 
     max_tokens: body.Count | None = server_default("max_tokens")
     """Most tokens to generate; more than fits is cut, 0 only warms the cache."""
-    stream_options: StreamOptions = StreamOptions()
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def n_logprobs(self) -> int | None:
@@ -217,8 +207,8 @@ class CompletionFields(OpenAiRequest):
     """A legacy completion, but for its prompt."""
 
     rendering = CompletionRendering
-    answer: ClassVar[Any] = CompletionAnswer
-    chunk: ClassVar[Any] = CompletionChunk
+    answer = CompletionAnswer
+    chunk = CompletionChunk
 
     n: body.Choices = 1
     """Texts for each prompt; times prompts at most 128."""
@@ -227,13 +217,7 @@ class CompletionFields(OpenAiRequest):
     than that in a stream."""
     echo: bool = False
     """Begin the text with the prompt; with `logprobs` its tokens are scored, too."""
-    logprobs: (
-        Annotated[
-            body.TopLogprobs | Literal[False],
-            body.Alternatives(f"a whole number from 0 to {body.MAX_LOGPROBS}"),
-        ]
-        | None
-    ) = None
+    logprobs: body.TopLogprobsOrFalse | None = None
     """Return each token's log probability and those of this many likeliest tokens."""
 
     @property
@@ -269,11 +253,7 @@ class CompletionRequest(CompletionFields):
     """OpenAI's legacy completion."""
 
     key = "prompt"
-    example: ClassVar[dict[str, Any]] = {
-        "prompt": "def add(a, b):\n    return",
-        "max_tokens": 16,
-        "stop": ["\n\n"],
-    }
+    example: ClassVar[dict[str, Any]] = {"prompt": "def add(a, b):", "max_tokens": 16}
 
     prompt: body.Prompts
     """Text, token ids, or a list of either."""
@@ -290,14 +270,11 @@ class CompletionRequest(CompletionFields):
 
 
 class Segments(body.Body):
-    """Tabby's form of a prompt."""
+    """The texts before and after the cursor, and the name of the file that is edited."""
 
     prefix: str = ""
-    """The text before the cursor."""
     suffix: str = ""
-    """The text after the cursor."""
     filepath: str = ""
-    """Name of the file that is edited."""
 
 
 class TabbyRequest(CompletionFields):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from serve.api.body import Body, Positive, seconds
+from serve.api.body import Body, Positive
 from serve.api.tokens import PlacedToken, PlacedTokens
 from serve.models.generation import Answer
 from serve.models.service import Completion, CompletionService
@@ -63,13 +63,7 @@ NDJSON: Final = Framing("application/x-ndjson", "A line of JSON for each piece."
 
 
 class Rendering(Generic[D]):
-    """The answer to one request; `index` is that of the choice.
-
-    Args:
-        request: what was asked.
-        service: computes it.
-        truncated: whether something was given up so that it fits.
-    """
+    """The answer to one request. `truncated`: whether something was given up so that it fits."""
 
     def __init__(self, request: D, service: CompletionService, *, truncated: bool) -> None:
         self._request, self._truncated = request, truncated
@@ -81,7 +75,7 @@ class Rendering(Generic[D]):
         raise NotImplementedError
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterable[Json]:
-        """The pieces of a stream that the event allows; perhaps none yet."""
+        """The pieces of a stream that the event of a choice allows; perhaps none yet."""
         return ()
 
     def end(self, index: int, event: Finished) -> Json:
@@ -129,12 +123,8 @@ class Dialect(Body):
     limit, which this only shortens."""
 
     def completion(self, defaults: Defaults) -> Completion:
-        """The completion that is asked for.
-
-        Raises:
-            InvalidRequest: fields contradict each other, or a JSON schema cannot be followed.
-        """
-        return replace(self._asked(defaults), deadline=seconds(self.deadline_ms))
+        """The completion that is asked for. Raises InvalidRequest if fields contradict each other."""
+        return replace(self._asked(defaults), deadline=self.deadline_ms / 1000 or None)
 
     def _asked(self, defaults: Defaults) -> Completion:
         raise NotImplementedError

@@ -121,11 +121,7 @@ class Endpoint:
     is_open: bool = False
 
     def read(self, values: Mapping[str, Any]) -> Dialect:
-        """Check a body, in the dialect whose key it has.
-
-        Raises:
-            InvalidRequest: a field cannot be used.
-        """
+        """Check a body, in the dialect whose key it has."""
         fits = (kind for kind in self.requests if values.get(kind.key) is not None)
         return next(fits, self.requests[0]).read(values)
 
@@ -192,6 +188,6 @@ ENDPOINTS: Final = (
         _GET, ("/metrics",), answer="text/plain",
     ),
     Endpoint(
-        "openapi", "Operators", "This document.", _GET, ("/openapi.json",), answer=dict[str, Any]
+        "openapi", "Operators", "This document.", _GET, ("/openapi.json",), answer="application/json"
     ),
 )  # fmt: skip

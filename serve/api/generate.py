@@ -71,19 +71,16 @@ class HuggingFaceRequest(Dialect):
     """Hugging Face's text generation."""
 
     key = "inputs"
-    example: ClassVar[dict[str, Any]] = {
-        "inputs": "def add(a, b):",
-        "parameters": {"max_new_tokens": 16},
-    }
+    example: ClassVar[dict[str, Any]] = {"inputs": "x = ", "parameters": {"max_new_tokens": 16}}
     framing = None
     rendering = HuggingFaceRendering
-    answer: ClassVar[Any] = HuggingFaceAnswer
+    answer = HuggingFaceAnswer
 
     inputs: str
     """The text to continue."""
     max_tokens: body.Count | None = server_default("max_tokens")
     """Most tokens to generate."""
-    parameters: HuggingFaceParameters = HuggingFaceParameters()
+    parameters: HuggingFaceParameters = Field(default_factory=HuggingFaceParameters)
     stream: bool = False
     """Ignored: the answer comes in one piece."""
 
@@ -148,8 +145,8 @@ class OllamaRequest(Dialect):
     key = "prompt"
     framing = NDJSON
     rendering = OllamaRendering
-    answer: ClassVar[Any] = OllamaAnswer
-    chunk: ClassVar[Any] = OllamaAnswer
+    answer = OllamaAnswer
+    chunk = OllamaAnswer
 
     prompt: str
     """The text before the cursor."""
@@ -161,7 +158,7 @@ class OllamaRequest(Dialect):
         Literal["json", ""] | dict[str, Any], body.Alternatives('"json" or a JSON schema')
     ] = ""
     """"json", or a JSON schema that the text fits."""
-    options: OllamaOptions = OllamaOptions()
+    options: OllamaOptions = Field(default_factory=OllamaOptions)
 
     def _asked(self, defaults: Defaults) -> Completion:
         schema = ANY_OBJECT if self.format == "json" else self.format

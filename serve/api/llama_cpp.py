@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, RootModel, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api import body
@@ -67,19 +67,17 @@ class InfillAnswer(TypedDict, total=False):
     completion_probabilities: list[DetailedLogprob]
 
 
+class InfillAnswers(RootModel[InfillAnswer | list[InfillAnswer]]):
+    """A list if there are several texts."""
+
+
 class LlamaCppRendering(Rendering["LlamaCppFields"]):
     """An object for each choice, in a list if there are several."""
 
     def whole(self, answer: Answer) -> Json | list[Json]:
         """One object, or a list."""
-        found = [self._whole_choice(i, c) for i, c in enumerate(answer.choices)]
+        found = [self._done(i, c) for i, c in enumerate(answer.choices)]
         return found[0] if len(found) == 1 else found
-
-    def _whole_choice(self, index: int, c: Choice) -> Json:
-        end = self._end(index, c.text, c.finish_reason, c.stop_string, c.usage)
-        if self._request.n_probs:
-            end["completion_probabilities"] = self._probabilities(index, c.tokens, len(c.text))
-        return self._picked(end)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
         """A chunk, unless nothing of the text is certain yet."""
@@ -95,43 +93,38 @@ class LlamaCppRendering(Rendering["LlamaCppFields"]):
 
     def end(self, index: int, event: Finished) -> Json:
         """All but the text, which was sent before."""
-        return self._picked(self._end(index, "", event.reason, event.stop_string, event.usage))
+        return self._done(index, Choice("", event.reason, event.usage, event.stop_string))
 
     def _probabilities(
         self, index: int, tokens: tuple[ChosenToken, ...], n_characters: int
     ) -> list[DetailedLogprob]:
         return detailed_logprobs(self._place(index, tokens, n_characters), ids=True)
 
-    def _end(
-        self, index: int, text: str, reason: str, stop_string: str, usage: Usage
-    ) -> InfillAnswer:
-        return {
+    def _done(self, index: int, c: Choice) -> Json:
+        """A finished text, or of it the fields that are wanted: nested ones under names as "timings/prompt_n"."""
+        found: InfillAnswer = {
             "index": index,
-            "content": text,
+            "content": c.text,
             "stop": True,
-            "stop_type": "word" if stop_string else STOP_TYPES.get(reason, "none"),
-            "stopping_word": stop_string,
+            "stop_type": "word" if c.stop_string else STOP_TYPES.get(c.finish_reason, "none"),
+            "stopping_word": c.stop_string,
             "model": self._model,
-            "tokens_predicted": usage.completion_tokens,
-            "tokens_evaluated": usage.prompt_tokens,
-            "tokens_cached": usage.prompt_tokens + usage.completion_tokens,
+            "tokens_predicted": c.usage.completion_tokens,
+            "tokens_evaluated": c.usage.prompt_tokens,
+            "tokens_cached": c.usage.prompt_tokens + c.usage.completion_tokens,
             "truncated": self._truncated,
-            "timings": timings(usage),
+            "timings": timings(c.usage),
         }
+        if c.tokens:
+            found["completion_probabilities"] = self._probabilities(index, c.tokens, len(c.text))
+        picked = {path: _at(found, path) for path in body.as_tuple(self._request.response_fields)}
+        return {k: v for k, v in picked.items() if v is not None} if picked else found
 
-    def _picked(self, found: InfillAnswer) -> Json:
-        """The fields that are wanted, nested ones under names as "timings/prompt_n"."""
-        fields = body.as_tuple(self._request.response_fields)
-        if not fields:
-            return found
-        picked = {}
-        for path in fields:
-            value: object = found
-            for key in path.split("/"):
-                value = value.get(key) if isinstance(value, dict) else None
-            if value is not None:
-                picked[path] = value
-        return picked
+
+def _at(value: object, path: str) -> object:
+    for key in path.split("/"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def timings(usage: Usage) -> TimingsAnswer:
@@ -159,8 +152,8 @@ class LlamaCppFields(SamplingFields, Dialect):
 
     framing = SSE_WITHOUT_DONE
     rendering = LlamaCppRendering
-    answer: ClassVar[Any] = InfillAnswer | list[InfillAnswer]
-    chunk: ClassVar[Any] = InfillAnswer
+    answer = InfillAnswers
+    chunk = InfillAnswer
 
     n_predict: body.Whole | None = server_default("max_tokens")
     """Most tokens to generate; below 0 is as many as fit, 0 only warms the cache."""
@@ -216,11 +209,7 @@ class InfillRequest(LlamaCppFields):
             ]
         }
     )
-    example: ClassVar[dict[str, Any]] = {
-        "input_prefix": "def add(",
-        "input_suffix": "\n    return a + b\n",
-        "n_predict": 16,
-    }
+    example: ClassVar[dict[str, Any]] = {"input_prefix": "def add(", "input_suffix": "\n    pass"}
 
     input_prefix: str | None = None
     """The text before the cursor's line."""

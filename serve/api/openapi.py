@@ -15,6 +15,7 @@ from serve.api.sampling import SERVER_DEFAULT
 from serve.settings import MAX_BODY_BYTES, Defaults
 from turbopilot.base.version import __version__
 
+_REF: Final = "#/components/schemas/{model}"
 _ABOUT: Final = f"""Code completions from a model on this machine, in the dialects that editors speak.
 
 - Unknown fields are ignored, null means absent, and any model name is accepted. A field of the wrong type or out of \
@@ -66,25 +67,27 @@ _COMPUTED: Final = {
 }
 
 
-def _header(what: str, **schema: Any) -> dict[str, Any]:
-    return {"description": what, "schema": schema}
-
-
+_STRING: Final = {"type": "string"}
 _HEADERS: Final = {
-    405: {"Allow": _header("The methods that are supported.", type="string")},
-    503: {"Retry-After": _header("Seconds.", type="integer", minimum=1)},
-    504: {"X-Should-Retry": _header("OpenAI's SDKs obey it.", enum=["false"])},
+    405: ("Allow", "The methods that are supported.", _STRING),
+    503: ("Retry-After", "Seconds.", {"type": "integer", "minimum": 1}),
+    504: ("X-Should-Retry", "OpenAI's SDKs obey it.", {"enum": ["false"]}),
 }
-_TRUNCATED: Final = _header(
-    "What was given up so that it fits: parts of prompt, input_extra, max_tokens.", type="string"
-)
-_SESSION: Final = _header(
-    "A new request of a session ends the one before it, as a new keystroke does. Any name.",
-    type="string",
-)
-_DEADLINE: Final = _header(
-    "As `deadline_ms`, over which it takes precedence.", type="integer", minimum=1, maximum=10**9
-)
+_TRUNCATED: Final = "What was given up so that it fits: parts of prompt, input_extra, max_tokens."
+_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "X-TurboPilot-Session",
+        "in": "header",
+        "description": "A new request of a session, of any name, ends the one before it, as a new keystroke does.",
+        "schema": _STRING,
+    },
+    {
+        "name": "X-TurboPilot-Deadline-Ms",
+        "in": "header",
+        "description": "As `deadline_ms`, over which it takes precedence.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 10**9},
+    },
+]
 
 
 class _Schemas(GenerateJsonSchema):
@@ -112,57 +115,22 @@ class _Schemas(GenerateJsonSchema):
         return {**super().typed_dict_schema(schema), "additionalProperties": False}
 
 
-class _Types:
-    """The types of all bodies and answers, as JSON schemas.
-
-    Args:
-        defaults: the server's, for fields that a request leaves out.
-    """
-
-    def __init__(self, defaults: Defaults) -> None:
-        types: list[Any] = [OpenAiError, PlainError]
-        for e in ENDPOINTS:
-            types += [
-                e.answer,
-                *(t for kind in e.requests for t in (kind, kind.answer, kind.chunk)),
-            ]
-        self._schemas, rest = TypeAdapter.json_schemas(
-            [
-                (repr(t), "validation", TypeAdapter(t))
-                for t in dict.fromkeys(types)
-                if not isinstance(t, str)
-            ],
-            ref_template="#/components/schemas/{model}",
-            schema_generator=_Schemas,
-        )
-        self.components = rest["$defs"]
-        for schema in self.components.values():
-            for field in schema.get("properties", {}).values():
-                if option := field.pop(SERVER_DEFAULT, None):
-                    field["default"] = getattr(defaults, option)
-
-    def any_of(self, *types: Any) -> dict[str, Any]:
-        """A schema that refers to one of the components, or to several."""
-        found = [self._schemas[repr(t), "validation"] for t in types]
-        return found[0] if len(found) == 1 else {"anyOf": found}
-
-    def json(self, *types: Any) -> dict[str, Any]:
-        """The content of a JSON answer."""
-        return {"application/json": {"schema": self.any_of(*types)}}
-
-
 def description(defaults: Defaults) -> dict[str, Any]:
     """The document.
 
     Args:
         defaults: the server's, for fields that a request leaves out.
     """
-    types = _Types(defaults)
     paths: dict[str, dict[str, Any]] = {}
     for e in ENDPOINTS:
         for i, (path, method) in enumerate((p, m) for p in e.paths for m in e.methods):
-            operation = {"operationId": e.name + "Too" * i, **_operation(e, path, types)}
+            operation = {"operationId": e.name + "Too" * i, **_operation(e, path)}
             paths.setdefault(path, {})[method.lower()] = operation
+    key = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Required only if the server was started with keys.",
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -174,68 +142,84 @@ def description(defaults: Defaults) -> dict[str, Any]:
         "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
         "security": [{}, {"key": []}],
         "paths": paths,
-        "components": {
-            "schemas": types.components,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Required only if the server was started with keys.",
-                }
-            },
-        },
+        "components": {"schemas": _components(defaults), "securitySchemes": {"key": key}},
     }
 
 
-def _operation(e: Endpoint, path: str, types: _Types) -> dict[str, Any]:
+def _components(defaults: Defaults) -> dict[str, Any]:
+    """The schemas of all bodies and answers."""
+    types: list[Any] = [OpenAiError, PlainError]
+    for e in ENDPOINTS:
+        types += [e.answer, *(t for kind in e.requests for t in (kind, kind.answer, kind.chunk))]
+    _, found = TypeAdapter.json_schemas(
+        [(t.__name__, "validation", TypeAdapter(t)) for t in types if isinstance(t, type)],
+        ref_template=_REF,
+        schema_generator=_Schemas,
+    )
+    schemas: dict[str, Any] = found["$defs"]
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            if option := field.pop(SERVER_DEFAULT, None):
+                field["default"] = getattr(defaults, option)
+    return schemas
+
+
+def _any_of(*types: Any) -> dict[str, Any]:
+    """A reference to the schema of a type, or to several."""
+    refs = [{"$ref": _REF.format(model=t.__name__)} for t in dict.fromkeys(types)]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
+
+
+def _json(*types: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": _any_of(*types)}}
+
+
+def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     error = PlainError if plain_errors(path) else OpenAiError
+    ok: dict[str, Any] = {"description": "What was asked for."}
+    answers = {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
-    answers: dict[str, Any] = {"200": {"description": "What was asked for."}}
     for status, what in sorted(statuses.items()):
-        answers[str(status)] = {"description": what, "content": types.json(error)}
+        answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
-            ((name, header),) = _HEADERS[status].items()
-            answers[str(status)]["headers"] = {name: {**header, "required": True}}
-    operation: dict[str, Any] = {"tags": [e.tag], "summary": e.summary, "responses": answers}
-    name_of_model = _header("Any name.", type="string", minLength=1)
-    operation["parameters"] = [
-        {"name": name, "in": "path", "required": True, **name_of_model}
+            name, about, schema = _HEADERS[status]
+            header = {"required": True, "description": about, "schema": schema}
+            answers[str(status)]["headers"] = {name: header}
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {**_STRING, "minLength": 1}}
         for name in re.findall(r"{(\w+)}", path)
     ]
+    operation: dict[str, Any] = {"tags": [e.tag], "summary": e.summary, "parameters": parameters}
     if e.requests:
-        operation["parameters"] += [
-            {"name": "X-TurboPilot-Session", "in": "header", **_SESSION},
-            {"name": "X-TurboPilot-Deadline-Ms", "in": "header", **_DEADLINE},
-        ]
-        content: dict[str, Any] = types.json(*e.requests)
-        content["application/json"]["example"] = e.requests[0].example
+        parameters += _PARAMETERS
+        example = {"example": e.requests[0].example}
         operation["requestBody"] = {
             "required": True,
             "description": "Read as JSON, whatever its Content-Type says.",
-            "content": content,
+            "content": {"application/json": {"schema": _any_of(*e.requests), **example}},
         }
-        answers["200"]["headers"] = {"X-TurboPilot-Truncated": _TRUNCATED}
-        answers["200"]["content"] = _computed(e, error, types)
+        truncated = {"description": _TRUNCATED, "schema": _STRING}
+        ok |= {"headers": {"X-TurboPilot-Truncated": truncated}, "content": _computed(e, error)}
     elif isinstance(e.answer, str):
-        answers["200"]["content"] = {e.answer: {"schema": {"type": "string"}}}
+        ok["content"] = {e.answer: {"schema": {}}}
     elif e.answer:
-        answers["200"]["content"] = types.json(e.answer)
+        ok["content"] = _json(e.answer)
     if e.answer is HealthAnswer:
         what = "It is loading, or takes no new requests."
-        answers["503"] = {"description": what, "content": types.json(HealthAnswer)}
+        answers["503"] = {"description": what, "content": _json(HealthAnswer)}
     if e.is_open:
         operation["security"] = []
-    return operation
+    return {**operation, "responses": answers}
 
 
-def _computed(e: Endpoint, error: Any, types: _Types) -> dict[str, Any]:
+def _computed(e: Endpoint, error: type) -> dict[str, Any]:
     """An answer in JSON or as a stream.
 
     OpenAPI 3.1 has no word for the pieces of a stream, and readers differ in what a `schema` would mean of it.
     """
-    content = types.json(*dict.fromkeys(kind.answer for kind in e.requests))
+    content = _json(*(kind.answer for kind in e.requests))
     for kind in e.requests:
         if kind.framing:
-            pieces = {"description": kind.framing.about, **types.any_of(kind.chunk, error)}
+            pieces = {"description": kind.framing.about, **_any_of(kind.chunk, error)}
             content[kind.framing.mimetype] = {"x-itemSchema": pieces}
     return content

@@ -82,11 +82,12 @@ class ResponseFormat(body.Body):
             raise ValueError("response_format.json_schema must be an object with a schema")
         return value
 
-    def json_schema_asked_for(self) -> dict[str, Any] | None:
+    @property
+    def schema_asked_for(self) -> dict[str, Any] | None:
         """None for any text."""
-        if self.type == "json_object":
-            return self.schema_ or ANY_OBJECT
-        return self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
+        if self.type == "json_schema" and self.json_schema:
+            return self.json_schema.schema_
+        return self.schema_ or ANY_OBJECT if self.type == "json_object" else None
 
 
 class SamplingFields(body.Body):
@@ -127,7 +128,7 @@ class SamplingFields(body.Body):
     bias]. A text stands for all of its tokens; false forbids them; out-of-vocabulary token ids are ignored."""
     json_schema: dict[str, Any] | None = None
     """A JSON schema that the text fits; references outside it are refused."""
-    response_format: ResponseFormat = ResponseFormat()
+    response_format: ResponseFormat | None = None
     """OpenAI's. Only one of `json_schema` and `response_format` may ask for a schema."""
     t_max_predict_ms: body.Positive = 0.0
     """Milliseconds from the first token after which the text ends, once a line is complete. 0 is no limit."""
@@ -139,24 +140,14 @@ class SamplingFields(body.Body):
         defaults: Defaults,
         schema: dict[str, Any] | None = None,
     ) -> Completion:
-        """The completion, with what these fields say of it.
-
-        Args:
-            prompts: each is continued on its own.
-            max_tokens: most tokens to generate.
-            defaults: for fields that are absent.
-            schema: a JSON schema that is asked for elsewhere.
-
-        Raises:
-            InvalidRequest: a JSON schema cannot be followed.
-        """
+        """A completion with what these fields say of it; `schema` is a JSON schema that is asked for elsewhere."""
         return Completion(
             prompts,
             max_tokens,
             stop=StopRules(body.as_tuple(self.stop), self.single_line, self.n_indent),
             sampling=self._sampling(defaults, schema),
             logit_bias=self._logit_bias(),
-            predict_time=body.seconds(self.t_max_predict_ms),
+            predict_time=self.t_max_predict_ms / 1000 or None,
         )
 
     def _sampling(self, defaults: Defaults, schema: dict[str, Any] | None) -> SamplingParams:
@@ -183,8 +174,8 @@ class SamplingFields(body.Body):
 
     def _grammar(self, schema: dict[str, Any] | None) -> str:
         """GBNF of the one JSON schema that is asked for; "" without any."""
-        asked = (schema, self.json_schema, self.response_format.json_schema_asked_for())
-        schemas = [s for s in asked if s is not None]
+        form = self.response_format.schema_asked_for if self.response_format else None
+        schemas = [s for s in (schema, self.json_schema, form) if s is not None]
         if not schemas:
             return ""
         if len(schemas) > 1:

@@ -105,11 +105,7 @@ def _client_watch() -> ClientWatch:
 
 
 def _with_headers(completion: Completion) -> Completion:
-    """The completion, with the session and the deadline of the request's headers.
-
-    Raises:
-        InvalidRequest: the deadline is not a number of milliseconds.
-    """
+    """The completion, with the session and the deadline of the request's headers."""
     if name := request.headers.get(SESSION_HEADER, ""):
         completion = replace(completion, session=_session(name))
     if text := request.headers.get(DEADLINE_HEADER, ""):

@@ -38,14 +38,7 @@ View = Callable[..., Response]
 
 
 def register(app: Flask, models: Models, defaults: Defaults, *, copilot_request_id: bool) -> None:
-    """Add all endpoints to the app.
-
-    Args:
-        app: the application.
-        models: answer the completions.
-        defaults: for requests that leave fields out.
-        copilot_request_id: answer Copilot's question for a token with GITHUB_HEADER.
-    """
+    """Add all endpoints to the app. With `copilot_request_id` Copilot's token comes with GITHUB_HEADER."""
     views = {
         **_model_views(models),
         **_operator_views(models, defaults),
@@ -111,17 +104,15 @@ def _operator_views(models: Models, defaults: Defaults) -> dict[str, View]:
 
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:
     """An unloaded default model is "ok": the first request loads it."""
-    default = statuses[0]
+    default, models = statuses[0], [_model_health(s) for s in statuses]
     answer: HealthAnswer = {
         "status": "ok" if default.state == "unloaded" else default.state,
         "model": default.name,
         "running": sum(s.running for s in statuses),
         "waiting": sum(s.waiting for s in statuses),
-        "models": [_model_health(s) for s in statuses],
+        "models": models,
     }
-    if default.reason:
-        answer["reason"] = default.reason
-    return answer
+    return {**answer, "reason": default.reason} if default.reason else answer
 
 
 def _model_health(s: ModelStatus) -> ModelHealth:
@@ -131,9 +122,7 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "running": s.running,
         "waiting": s.waiting,
     }
-    if s.reason:
-        answer["reason"] = s.reason
-    return answer
+    return {**answer, "reason": s.reason} if s.reason else answer
 
 
 def _tabby_health(model: str) -> TabbyHealth:
@@ -154,10 +143,9 @@ def _tabby_health(model: str) -> TabbyHealth:
 
 
 def _copilot_token(*, request_id: bool) -> Response:
-    """The token route.
+    """Without API keys any caller gets the same token, which opens nothing: there are no accounts here.
 
-    There are no accounts here: without API keys any caller gets the same token, which opens nothing. With them the
-    caller gets back the very key that let it in: the plugin bears the token it got in all later requests.
+    With them the caller gets back the key that let it in, which the plugin then sends with all later requests.
     """
     answer: CopilotToken = {
         "token": g.get("api_key", "1"),
