@@ -166,7 +166,7 @@ def _refusal(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"you must specify {path}", param=path)
     if kind == "value_error":
         return InvalidRequest(str(context["error"]), param=path)
-    wanted = _WANTED.get(kind, found["msg"]).format(**context)
+    wanted = _WANTED[kind].format(**context) if kind in _WANTED else found["msg"]
     return InvalidRequest(f"{path} must be {wanted}, not {_shown(found['input'])}", param=path)
 
 

@@ -20,7 +20,7 @@ from serve.api.openapi import description
 from serve.http.app import create_app
 from serve.models.directory import OneModel
 from serve.settings import Defaults, SecurityOptions
-from tests.support.described import Body, check_answer, fields, validator
+from tests.support.described import BODIES, Body, check_answer, fields, validator
 from tests.support.fakes import TalkingDecoder
 from tests.support.serving import flask_client, make_service
 from turbopilot.base.errors import InvalidRequest
@@ -31,17 +31,6 @@ CAPTURED = Path(__file__).parents[1] / "data/editor_requests.jsonl"
 
 DIALECTS = {kind.__name__: kind for e in ENDPOINTS for kind in e.requests}
 SCHEMAS = {name: {"$ref": f"#/components/schemas/{name}"} for name in DIALECTS}
-# A small body of each, to which fields are added.
-BODIES: dict[str, Body] = {
-    "CompletionRequest": {"prompt": "x"},
-    "TabbyRequest": {"segments": {"prefix": "x"}},
-    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]},
-    "MistralFimRequest": {"prompt": "x"},
-    "LlamaCompletionRequest": {"prompt": "x"},
-    "InfillRequest": {"input_prefix": "x"},
-    "HuggingFaceRequest": {"inputs": "x"},
-    "OllamaRequest": {"prompt": "x"},
-}
 # Field → what has to be there beside it.
 NEEDS: dict[str, dict[str, object]] = {
     "response_format.json_schema.schema": {"response_format.type": "json_schema"},
