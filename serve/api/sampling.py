@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from serve.api import body
 from serve.models.service import Completion
@@ -33,7 +33,7 @@ Bias = Annotated[
     Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)] | Literal[False],
     Field(union_mode="left_to_right"),  # else 0 would be false
 ]
-BiasPair = Annotated[tuple[int | BiasText, Bias], Field(strict=False)]  # JSON has no tuples
+BiasPair = Annotated[tuple[int | BiasText, Bias], Strict(False)]  # JSON has no tuples
 LogitBias = Annotated[
     Annotated[dict[BiasText, Bias], Field(max_length=MAX_BIASES)]
     | Annotated[list[BiasPair], Field(max_length=MAX_BIASES, fail_fast=True)],
