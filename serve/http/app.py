@@ -1,4 +1,4 @@
-"""The Flask app: routes, errors, access and its log put together. Knows nothing of sockets or llama.cpp."""
+"""The Flask application."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 def create_app(
     models: Models, defaults: Defaults | None = None, security: SecurityOptions | None = None
 ) -> Flask:
-    """The WSGI application.
+    """Return the WSGI application.
 
     Args:
-        models: answer the completions.
-        defaults: for requests that do not say; None is the original TurboPilot's.
+        models: compute the completions.
+        defaults: for fields that a request leaves out; None is the original TurboPilot's.
         security: who may ask; None is every program of this machine.
     """
     defaults = defaults or Defaults()
