@@ -50,10 +50,9 @@ class Trace:
         if not self.is_on or event != "call":
             return
         code = frame.f_code
-        if self.computed_in == threading.get_ident():
-            if code.co_name == "step":
-                sys.setprofile(None)
-                return
+        if code.co_name == "step" and self.computed_in == threading.get_ident():
+            sys.setprofile(None)
+            return
         if code not in self._seen:
             self._seen[code] = _file_of(code.co_filename)
         if file := self._seen[code]:
@@ -84,8 +83,8 @@ def trace_request() -> Trace:
     from serve.engine import Engine, EngineOptions
     from serve.http.app import create_app
     from serve.http.server import HttpServer, bind
-    from serve.models import Loadable, ModelPool
-    from serve.models.loaded_model import host
+    from serve.models import ModelPool, PooledModel
+    from serve.models.loading import host
     from serve.models.service import ModelInfo
     from tests.support.fakes import FakeDecoder
 
@@ -104,7 +103,7 @@ def trace_request() -> Trace:
     decoder = Noting(n_seq=4)
     info = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
     pool = ModelPool(
-        [Loadable(info, 1, lambda: host(Engine(decoder, EngineOptions(n_slots=4)), decoder))],
+        [PooledModel(info, 1, lambda: host(Engine(decoder, EngineOptions(n_slots=4)), decoder))],
         memory=1,
     )
     server = HttpServer(create_app(pool), bind("127.0.0.1", 0), threads=8)
@@ -135,7 +134,9 @@ def _ask(port: int, prompt: str, *, to_end: bool = True) -> http.client.HTTPConn
     connection.request("POST", "/v1/completions", json.dumps(body), headers)
     response = connection.getresponse()
     frame = response.readline()
-    assert response.status == 200 and json.loads(frame.removeprefix(b"data: "))["choices"][0]["text"]
+    assert (
+        response.status == 200 and json.loads(frame.removeprefix(b"data: "))["choices"][0]["text"]
+    )
     if to_end:
         response.read()
         connection.close()

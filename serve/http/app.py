@@ -6,7 +6,6 @@ from flask import Flask
 
 from serve.http import access, errors
 from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
-from serve.http.routes.common import ForClients
 from serve.http.security import hooks
 from serve.models.directory import Models
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
@@ -30,7 +29,6 @@ def create_app(
     errors.register(app)
     access.register(app)  # first: what is refused is logged, too
     hooks.register(app, security)
-    models = ForClients(models)
     for blueprint in (
         openai.blueprint(models, defaults),
         llama_cpp.blueprint(models, defaults),

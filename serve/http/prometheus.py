@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from serve.metrics import EngineMetrics, Histogram
 from serve.models.directory import Models
-from serve.models.service import Status
+from serve.models.service import ModelStatus
 from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
@@ -36,7 +36,7 @@ class _Counted:
 
     name: str
     metrics: EngineMetrics
-    status: Status
+    status: ModelStatus
 
 
 def registry(models: Models) -> CollectorRegistry:

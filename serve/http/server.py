@@ -166,7 +166,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     share_heap()
     with listener:
         # Seconds: not before the port is ours.
-        from serve.models.configured import make_pool
+        from serve.models.loading import make_pool
 
         run(make_pool(options, notify), listener, options, notify)
     notify("stopped")

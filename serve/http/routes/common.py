@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from flask import Response, g, request
@@ -16,9 +15,8 @@ from serve.http.access import count_tokens
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
 from serve.http.sse import DONE, json_bytes, ndjson_line, sse_frame
-from serve.models.directory import STAYS, Models, ModelStatus
 from serve.models.generation import ClientGone, ClientWatch, Generation
-from serve.models.service import Completion, CompletionService, ModelInfo
+from serve.models.service import Completion, CompletionService
 from serve.request import Finished
 from turbopilot.base.errors import InvalidRequest
 
@@ -44,34 +42,6 @@ class Framing:
 SSE = Framing("text/event-stream", sse_frame, DONE)
 SSE_WITHOUT_DONE = Framing("text/event-stream", sse_frame)
 NDJSON = Framing("application/x-ndjson", ndjson_line)
-
-
-class ForClients:
-    """Models for the clients of the present requests: who left does not wait for one to be loaded. See `Models`."""
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
-    def use(
-        self, name: str, watch: ClientWatch = STAYS
-    ) -> AbstractContextManager[CompletionService]:
-        """As long as the present request's client stays."""
-        return self._models.use(name, client_watch() if watch is STAYS else watch)
-
-    @property
-    def known(self) -> tuple[ModelInfo, ...]:
-        """See `Models`."""
-        return self._models.known
-
-    @property
-    def loaded(self) -> tuple[CompletionService, ...]:
-        """See `Models`."""
-        return self._models.loaded
-
-    @property
-    def statuses(self) -> tuple[ModelStatus, ...]:
-        """See `Models`."""
-        return self._models.statuses
 
 
 def json_body() -> Fields:

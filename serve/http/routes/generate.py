@@ -7,7 +7,14 @@ from flask import Blueprint, Response
 from serve.api.fields import Fields
 from serve.api.huggingface import HuggingFaceRendering, parse_huggingface
 from serve.api.ollama import OllamaRendering, parse_ollama
-from serve.http.routes.common import NDJSON, json_answer, json_body, respond, respond_whole
+from serve.http.routes.common import (
+    NDJSON,
+    client_watch,
+    json_answer,
+    json_body,
+    respond,
+    respond_whole,
+)
 from serve.models.directory import Models
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
@@ -28,7 +35,7 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
 
     def huggingface(body: Fields) -> Response:
         call = parse_huggingface(body, defaults)
-        with models.use("") as service:
+        with models.use("", client_watch()) as service:
             return respond_whole(
                 service,
                 call.completion,
@@ -37,7 +44,7 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
 
     def ollama(body: Fields) -> Response:
         call = parse_ollama(body, defaults)
-        with models.use(call.model) as service:
+        with models.use(call.model, client_watch()) as service:
             name = call.model or service.model.name
             if call.only_loads:  # by now it is
                 return json_answer(OllamaRendering(name, truncated=False).loaded())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from serve.api.llama_cpp import LlamaCppCall, LlamaCppRendering, parse_completion, parse_infill
-from serve.http.routes.common import SSE_WITHOUT_DONE, json_body, respond
+from serve.http.routes.common import SSE_WITHOUT_DONE, client_watch, json_body, respond
 from serve.models.directory import Models
 from serve.settings import Defaults
 
@@ -24,7 +24,7 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
         return answer(parse_infill(json_body(), defaults))
 
     def answer(call: LlamaCppCall) -> Response:
-        with models.use(call.model) as service:
+        with models.use(call.model, client_watch()) as service:
             return respond(
                 service,
                 call.completion,

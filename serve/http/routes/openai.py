@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from serve.api.chat import ChatCall, ChatRendering, parse_chat, parse_mistral_fim
 from serve.api.completions import CompletionsRendering, parse_completions
 from serve.api.prompt_fields import read_model
-from serve.http.routes.common import SSE, json_answer, json_body, respond
+from serve.http.routes.common import SSE, client_watch, json_answer, json_body, respond
 from serve.models.directory import Models
 from serve.models.service import CompletionService, ModelInfo
 from serve.settings import Defaults
@@ -21,7 +21,7 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
     @routes.post("/v1/engines/<path:engine>/completions")
     def completions(engine: str = "") -> Response:
         call = parse_completions(json_body(), defaults)
-        with models.use(engine or call.model) as service:
+        with models.use(engine or call.model, client_watch()) as service:
             prompts = call.completion.prompts if call.needs_prompts else ()
             texts = tuple(map(service.text, prompts))
             return respond(
@@ -37,13 +37,13 @@ def blueprint(models: Models, defaults: Defaults) -> Blueprint:
     @routes.post("/chat/completions")
     def chat() -> Response:
         body = json_body()
-        with models.use(read_model(body)) as service:
+        with models.use(read_model(body), client_watch()) as service:
             return answer_chat(service, parse_chat(body, defaults, service.chat_prompt))
 
     @routes.post("/v1/fim/completions")
     def fim() -> Response:
         call = parse_mistral_fim(json_body(), defaults)
-        with models.use(call.model) as service:
+        with models.use(call.model, client_watch()) as service:
             return answer_chat(service, call)
 
     def answer_chat(service: CompletionService, call: ChatCall) -> Response:
