@@ -1,7 +1,7 @@
-"""How long a batch takes: learned from the batches. Pure; the caller has the clock.
+"""How long a batch takes: learned from the batches. The caller has the clock.
 
-From it follow how many prompt tokens may join a step that others wait for, and what a guess costs beside a step of
-its own. A few tokens more cost otherwise than hundreds (other kernels, another graph), so they are measured apart.
+From it follow how many prompt tokens may join a step that others wait for, and what a draft token costs beside a step
+of its own. A few tokens more cost otherwise than hundreds (other kernels, another graph), so they are measured apart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PATIENCE = 1.0
 LONGEST = 2.0
 # Smaller chunks of a prompt waste more by reading the weights for each than they help anybody.
 LEAST_CHUNK = 32
-# Batches of 2 to so many tokens tell what guesses cost.
+# Batches of 2 to so many tokens tell what draft tokens cost.
 FEW = 16
 UNKNOWN_COST = 0.3  # until it is measured
 # How much a new measurement counts.
@@ -25,12 +25,12 @@ class Pace:
     """Running means of the seconds of a single step, of a few tokens more in it, and of a prompt's token."""
 
     def __init__(self) -> None:
-        self._single = self._few = self._many = self._guess = 0.0
+        self._single = self._few = self._many = self._draft = 0.0
 
-    def observe_guesses(self, n: int, seconds: float) -> None:
-        """A draft model took so long for so many guesses."""
+    def observe_drafts(self, n: int, seconds: float) -> None:
+        """A draft model took so long for so many tokens."""
         if n and 0 < seconds < 60:
-            self._guess = _mean(self._guess, seconds / n)
+            self._draft = _mean(self._draft, seconds / n)
 
     def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
         """A batch of so many tokens took so long. A clock that jumps is not believed."""
@@ -45,11 +45,11 @@ class Pace:
             self._few = _mean(self._few, more)
 
     @property
-    def guess_cost(self) -> float:
-        """What a guess costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
+    def draft_cost(self) -> float:
+        """What a draft token costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
         if not self._single or not self._few:
             return UNKNOWN_COST
-        return min((self._few + self._guess) / self._single, 1.0)
+        return min((self._few + self._draft) / self._single, 1.0)
 
     def prompt_budget(self, n_batch: int, *, somebody_waits: bool) -> int:
         """Prompt tokens for one step."""

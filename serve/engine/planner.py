@@ -1,4 +1,4 @@
-"""Which tokens a step computes. Pure: knows nothing of threads, clocks, HTTP or llama.cpp."""
+"""Which tokens a step computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAIL_SHARE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start` to `stop` of a sequence, to be computed in this step, and `n_draft` guesses after them."""
+    """Tokens `start` to `stop` of a sequence, to be computed in this step, and `n_draft` draft tokens after them."""
 
     sequence: Sequence
     start: int
@@ -34,10 +34,10 @@ class Chunk:
         """Logits after so many of its tokens judge the next of the prompt."""
         return max(0, min(self.stop, self.sequence.n_scored) - self.start)
 
-    def items(self, wants_token: bool) -> list[BatchItem]:
-        """Its part of the batch. Logits are asked for wherever a next token is to be chosen, if one is wanted."""
+    def items(self) -> list[BatchItem]:
+        """Its part of the batch. Logits are computed wherever a next token is to be chosen or judged."""
         s, last, scored = self.sequence, self.stop - 1, self.start + self.n_scored
-        wants_token = wants_token and self.is_last
+        wants_token = self.is_last and not s.only_warms
         items = [
             BatchItem(s.tokens[i], i, s.slot, i < scored or (wants_token and i == last))
             for i in range(self.start, self.stop)
@@ -56,19 +56,17 @@ class Planner:
 
     Args:
         slots: who runs.
-        pooled: whether the slots share their cells.
         n_batch: most tokens in one step; at least as many as slots.
-        most_guesses: in one step.
+        most_drafted: draft tokens in one step.
     """
 
-    def __init__(self, slots: Slots, *, pooled: bool, n_batch: int, most_guesses: int) -> None:
-        self._slots, self._pooled = slots, pooled
-        self._n_batch, self._most_guesses = n_batch, most_guesses
+    def __init__(self, slots: Slots, *, n_batch: int, most_drafted: int) -> None:
+        self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
         self._prompts_turn = False
         self._n_prompt_steps = 0
 
     def plan(self, beside: int | None = None, alone: int | None = None) -> list[Chunk]:
-        """The next step's tokens: one for each sequence that generates, their guesses; prompts beside or in between.
+        """The next step's tokens: one for each sequence that generates, and its draft; prompts beside or in between.
 
         Args:
             beside: prompt tokens of a step that somebody's next token waits for; exceeded by TAIL_SHARE at most.
@@ -80,37 +78,35 @@ class Planner:
         if generating or not all(s.idles for s in prompts):
             prompts = [s for s in prompts if not s.idles]
         budget = beside if generating else alone
-        if generating and prompts and not self._pooled:
+        if generating and prompts and not self._slots.pooled:
             self._prompts_turn = not self._prompts_turn
             if self._prompts_turn:
                 generating = []
             else:
                 prompts = []
-        chunks, guesses = self._next_tokens(generating)
+        chunks, drafted = self._next_tokens(generating)
         left = self._n_batch - sum(1 + c.n_draft for c in chunks)
-        return chunks + self._pieces(prompts, left, left if budget is None else budget, guesses)
+        return chunks + self._pieces(prompts, left, left if budget is None else budget, drafted)
 
     def plan_alone(self, sequence: Sequence) -> list[Chunk]:
-        """A step for one running sequence and nobody else, without guesses."""
+        """A step for one running sequence and nobody else, without drafts."""
         most = self._n_batch
         if sequence.n_past < sequence.n_scored:
-            most = min(most, 1 + self._most_guesses)
+            most = min(most, 1 + self._most_drafted)
         stop = min(len(sequence.tokens), sequence.n_past + most)
         return [Chunk(sequence, sequence.n_past, stop)]
 
     def _next_tokens(self, generating: list[Sequence]) -> tuple[list[Chunk], int]:
-        """Those that generate, and how many guesses are left for others."""
-        guessing = min(self._n_batch - len(generating), self._most_guesses)
+        """Those that generate, and how many draft tokens are left for others."""
+        drafted = min(self._n_batch - len(generating), self._most_drafted)
         chunks = []
         for at, s in enumerate(generating):
-            n = min(len(s.draft), guessing // (len(generating) - at))
-            guessing -= n
+            n = min(len(s.draft), drafted // (len(generating) - at))
+            drafted -= n
             chunks.append(Chunk(s, s.n_past, s.n_past + 1, n))
-        return chunks, guessing
+        return chunks, drafted
 
-    def _pieces(
-        self, prompts: list[Sequence], left: int, budget: int, guessing: int
-    ) -> list[Chunk]:
+    def _pieces(self, prompts: list[Sequence], left: int, budget: int, drafted: int) -> list[Chunk]:
         """Pieces of prompts, as few as can be: the shortest first, so that nobody waits behind a long one."""
         if not prompts or not left:
             return []
@@ -128,13 +124,13 @@ class Planner:
             if not n or (chunks and n < min(s.n_pending, small)):
                 break
             if s.n_past < s.n_scored:  # a row of logits for each token, and there are few
-                n = min(n, 1 + guessing)
-                guessing -= n - 1
+                n = min(n, 1 + drafted)
+                drafted -= n - 1
             left -= n
             budget = max(budget - n, 0)
-            # With its last tokens go guesses of what follows, as with a single one.
-            n_draft = min(len(s.draft), guessing, left) if n == s.n_pending else 0
-            guessing -= n_draft
+            # With its last tokens goes a draft of what follows, as with a single one.
+            n_draft = min(len(s.draft), drafted, left) if n == s.n_pending else 0
+            drafted -= n_draft
             left -= n_draft
             chunks[s.id] = Chunk(s, s.n_past, s.n_past + n, n_draft)
         # By slot: llama.cpp computes neighbours together.

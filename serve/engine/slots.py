@@ -1,7 +1,7 @@
-"""What each sequence of the KV cache holds. Pure.
+"""What each sequence of the KV cache holds.
 
 A slot keeps its tokens when its request ends: the next one that begins alike need not compute them again.
-Where all slots draw on one pool of cells, copies share them, and the books here say how many are really used.
+If all slots share one pool of cells, copies share cells, and the books here say how many are really used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Slots:
 
     def __init__(self, n: int, *, pooled: bool) -> None:
         self.all = [Slot() for _ in range(n)]
-        self._pooled = pooled
+        self.pooled = pooled
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_cell = 0
         self._turn = 0
@@ -73,12 +73,12 @@ class Slots:
         """A sequence begins, with `n_past` tokens that were this slot's or are copied from `source`."""
         self._turn += 1
         s, keep = self.all[slot], sequence.n_past
-        if self._pooled:
+        if self.pooled:
             s.cells = (self.all[source].cells if source is not None else s.cells)[:keep]
         s.running, s.cached, s.last_used = sequence, [], self._turn
         self._tree.insert(slot, sequence.tokens)
         sequence.slot = slot
-        self.grown(sequence)
+        self._grown(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """A sequence ends; what was computed of it stays."""
@@ -99,9 +99,13 @@ class Slots:
         sequence.n_past = 0
         self.all[sequence.slot].cells = []
 
-    def grown(self, sequence: Sequence) -> None:
-        """Tokens of a running sequence were computed, or taken back."""
-        if not self._pooled:
+    def computed(self, sequence: Sequence, n_past: int) -> None:
+        """Note how many tokens of a running sequence are in the KV cache: more than before, or fewer."""
+        sequence.n_past = n_past
+        self._grown(sequence)
+
+    def _grown(self, sequence: Sequence) -> None:
+        if not self.pooled:
             return
         cells = self.all[sequence.slot].cells
         more = sequence.n_past - len(cells)
@@ -117,7 +121,7 @@ class Slots:
         Args:
             cut: what it would be if these slots were cut to so many tokens.
         """
-        if self._pooled:
+        if self.pooled:
             held = (s.cells[: cut.get(i)] for i, s in enumerate(self.all))
             return len(set[int]().union(*held))
         return sum(min(s.n_held, cut.get(i, s.n_held)) for i, s in enumerate(self.all))
@@ -129,5 +133,5 @@ class Slots:
                 assert s.running.slot == i
                 assert not s.cached
                 assert 0 <= s.running.n_past <= len(s.running.tokens) <= s.running.n_reserved
-            assert not self._pooled or len(s.cells) == s.n_held
+            assert not self.pooled or len(s.cells) == s.n_held
             assert (i in self._tree) == bool(s.running or s.cached)

@@ -11,6 +11,7 @@ import pytest
 
 from serve.decoder import BatchItem
 from serve.engine import Engine, EngineOptions
+from serve.engine.sequence import Sequence
 from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
 from serve.request import Finished, GenerationRequest, SamplingParams
@@ -65,15 +66,11 @@ class Watched(Engine):
     """Remembers the tokens of what ended, which the events do not tell."""
 
     def __init__(self, decoder: LlamaDecoder, options: EngineOptions) -> None:
-        super().__init__(decoder, options)
         self.tokens: dict[int, list[int]] = {}
-        end = self._requests.end
+        super().__init__(decoder, options, on_end=self.remember)
 
-        def remember(g, *args, **more):  # type: ignore[no-untyped-def]
-            self.tokens[g.sequence.id] = g.sequence.tokens[len(g.request.prompt) :]
-            return end(g, *args, **more)
-
-        self._requests.end = remember  # type: ignore[method-assign]
+    def remember(self, s: Sequence) -> None:
+        self.tokens[s.id] = s.tokens[len(s.request.prompt) :]
 
 
 def prompts(decoder: LlamaDecoder, rng: random.Random, n: int) -> list[tuple[int, ...]]:
