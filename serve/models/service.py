@@ -8,8 +8,7 @@ from typing import Literal
 
 from serve.decoder import Tokenizer
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import CHARS_PER_TOKEN, PromptText, build_prompt
+from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptText, build_prompt
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits

@@ -1,32 +1,54 @@
-"""How a model wants text before and after the cursor, and other files. Pure; knows nothing of HTTP or requests.
+"""Prompts: text around the cursor and other files, framed for fill-in-the-middle and cut to the context.
 
-Sources: StarCoder's and SantaCoder's papers (both orders were trained, half of the documents each), CodeLlama's (both),
-the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
+Clients count tokens with other tokenizers and ask for more than fits, so too long a prompt is no error: it loses what
+is farthest from the cursor, never its structure.
+
+Sources: the papers of StarCoder and SantaCoder (both orders were trained, half of the documents each) and CodeLlama
+(both), the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar
 
 from serve.decoder import FimTokens, Tokenizer
 from serve.settings import FimOrder
 
 # What the repository and a file without a name are called: the models want some name there.
-UNNAMED = "code"
+UNNAMED: Final = "code"
+# If not all can have what they ask for, the completion gets at least this share of the context, other files this share
+# of what the prompt gets, and the suffix this share of the rest: the text before the cursor says most.
+ANSWER_SHARE: Final = 4
+FILES_SHARE: Final = 4
+SUFFIX_SHARE: Final = 4
+# Characters per cell of the context beyond which text is not tokenized: it would be cut off anyway
+# (source code has 3 to 4 characters a token; 31 spaces are one).
+CHARS_PER_TOKEN: Final = 32
+
+# What is to be continued: a text, or token ids, which are taken as they are.
+PromptText: TypeAlias = str | tuple[int, ...]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
-    """A file, or a piece of one, that the model is to know beside the one that is edited."""
+    """A file, or a piece of one, that the model is to know beside the edited one."""
 
     name: str
     text: str
 
 
 @dataclass(slots=True)
-class Frame:
-    """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on."""
+class Prompt:
+    """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on.
+
+    Attributes:
+        max_tokens: to generate after it.
+        truncated: what was given up so that both fit: parts of "prompt", "input_extra", "max_tokens".
+    """
 
     head: list[int]
     files: Sequence[list[int]]
@@ -36,6 +58,8 @@ class Frame:
     after: list[int]
     closing: list[int]
     order: FimOrder = "psm"
+    max_tokens: int = 0
+    truncated: tuple[str, ...] = ()
 
     @property
     def n_structure(self) -> int:
@@ -43,18 +67,13 @@ class Frame:
         return sum(map(len, (self.head, self.opening, self.between, self.closing)))
 
     @property
-    def n_files(self) -> int:
-        """Tokens of the other files."""
-        return sum(map(len, self.files))
-
-    @property
     def n_tokens(self) -> int:
-        """Tokens of it all."""
-        return self.n_structure + self.n_files + len(self.before) + len(self.after)
+        """All tokens."""
+        return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """In the order that the model reads."""
+        """The ids, in the order that the model reads."""
         first, second = self.before, self.after
         if self.order == "spm":
             first, second = second, first
@@ -63,59 +82,111 @@ class Frame:
         return tuple(t for part in parts for t in part)
 
 
-def plain(tokenizer: Tokenizer, before: list[int], files: Sequence[ContextFile]) -> Frame:
-    """A prompt that is only continued."""
-    head, opening = _open_repository(tokenizer, files, "")
-    return Frame(head, _file_tokens(tokenizer, files), opening, before, [], [], [])
-
-
-def framed(
+def build_prompt(
     tokenizer: Tokenizer,
-    fim: FimTokens,
-    before: str,
-    after: str,
-    files: Sequence[ContextFile] = (),
+    before: PromptText,
+    after: str | None = None,
     *,
+    n_ctx: int,
+    max_tokens: int,
+    max_prompt: int | None = None,
+    files: Sequence[ContextFile] = (),
     name: str = "",
     order: FimOrder = "psm",
-) -> Frame:
-    """A prompt to fill in the middle of.
+) -> Prompt:
+    """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
+
+    Special tokens that a client wrote into a plain prompt count as such (some editors frame by themselves). In text
+    that is framed here, names of special tokens are only text, as in a file that is about tokenizers.
 
     Args:
         tokenizer: of the model.
-        fim: its special tokens.
-        before: the text before the cursor; names of special tokens in it are only text.
-        after: the text after it.
-        files: others, those that matter most at the end.
-        name: of the file that is edited, "" where it is unknown.
-        order: what comes first.
+        before: what is before the cursor.
+        after: the text after it; None is no place to fill in, "" is one at the end of a file.
+        n_ctx: tokens that prompt and completion may have together.
+        max_tokens: tokens that are wanted of the completion.
+        max_prompt: tokens that the prompt may have even if more would fit; None is no limit.
+        files: other files, the most important last.
+        name: of the edited file; "" is unknown.
+        order: which of prefix and suffix comes first.
     """
-    head, opening = _open_repository(tokenizer, files, name)
-    first = tokenizer.tokenize(before, parse_special=False)
-    second = _tokenize_within(tokenizer, after)
-    parts = _file_tokens(tokenizer, files)
-    if order == "spm":
-        opening = [*opening, fim.prefix, fim.suffix]
-        return Frame(head, parts, opening, first, [fim.middle], second, [], order)
-    return Frame(head, parts, [*opening, fim.prefix], first, [fim.suffix], second, [fim.middle])
+    limit = n_ctx * CHARS_PER_TOKEN
+    too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
+    # The others could not fit, and need not be tokenized.
+    files = _last_that_fit(files, limit, lambda file: len(file.text))
+    fim = tokenizer.fim
+    if not isinstance(before, str):
+        parts = find_frame([], list(before), fim)
+    elif fim and (files or after is not None):
+        parts = _framed(tokenizer, fim, before[-limit:], (after or "")[:limit], files, name)
+        if order == "spm":
+            parts.opening, parts.between, parts.closing = (
+                [*parts.opening, fim.suffix],
+                [fim.middle],
+                [],
+            )
+            parts.order = order
+    elif files:
+        head, opening = _open_repository(tokenizer, files, "")
+        first = tokenizer.tokenize(before[-limit:], parse_special=False)
+        parts = Prompt(head, _file_tokens(tokenizer, files), opening, first, [], [], [])
+    else:
+        tokens = tokenizer.tokenize(before[-limit:], parse_special=True)
+        # Chat templates write it themselves.
+        needs_start = tokenizer.adds_bos and tokens[:1] != [tokenizer.start_token]
+        parts = find_frame([tokenizer.start_token] if needs_start else [], tokens, fim)
+    if not parts.n_tokens:
+        parts.head = [tokenizer.start_token]
+
+    most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
+    allowed = _answer_length(min(parts.n_tokens, most), n_ctx, max_tokens)
+    fitted = _fit(parts, min(n_ctx - allowed, most))
+    lost = {
+        "prompt": _n_text(fitted) < _n_text(parts) or too_long,
+        "input_extra": len(fitted.files) < len(parts.files),
+        "max_tokens": allowed < max_tokens,
+    }
+    truncated = tuple(name for name, is_lost in lost.items() if is_lost)
+    return replace(fitted, max_tokens=allowed, truncated=truncated)
 
 
-def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Frame:
-    """The parts of a prompt that its client framed, in either order; else it is all `before`."""
+def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
+    """Return the parts of a prompt that its client framed, in either order; else it is all `before`."""
     if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
         pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
         opening, rest = tokens[: pre + 1], tokens[mid + 1 :]
         if pre + 1 == suf < mid and rest:
             opening.append(fim.suffix)
-            return Frame(head, [], opening, rest, [fim.middle], tokens[suf + 1 : mid], [], "spm")
+            return Prompt(head, [], opening, rest, [fim.middle], tokens[suf + 1 : mid], [], "spm")
         if pre < suf < mid:
             before, after = tokens[pre + 1 : suf], tokens[suf + 1 : mid]
-            return Frame(head, [], opening, before, [fim.suffix], after, tokens[mid:])
-    return Frame(head, [], [], tokens, [], [], [])
+            return Prompt(head, [], opening, before, [fim.suffix], after, tokens[mid:])
+    return Prompt(head, [], [], tokens, [], [], [])
+
+
+def _framed(
+    tokenizer: Tokenizer,
+    fim: FimTokens,
+    before: str,
+    after: str,
+    files: Sequence[ContextFile],
+    name: str,
+) -> Prompt:
+    """A prompt to fill in the middle of, prefix first."""
+    head, opening = _open_repository(tokenizer, files, name)
+    return Prompt(
+        head,
+        _file_tokens(tokenizer, files),
+        [*opening, fim.prefix],
+        tokenizer.tokenize(before, parse_special=False),
+        [fim.suffix],
+        _tokenize_within(tokenizer, after),
+        [fim.middle],
+    )
 
 
 def _tokenize_within(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A text that begins amid another: it gets no space in front, which would be one too many in the file."""
+    """Tokenize a text that begins amid another, without the space that SentencePiece's models put in front."""
     if not tokenizer.adds_space:
         return tokenizer.tokenize(text, parse_special=False)
     # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
@@ -126,7 +197,7 @@ def _tokenize_within(tokenizer: Tokenizer, text: str) -> list[int]:
 def _open_repository(
     tokenizer: Tokenizer, files: Sequence[ContextFile], name: str
 ) -> tuple[list[int], list[int]]:
-    """What stands before the files, and before the one that is edited."""
+    """What stands before the other files, and before the edited one."""
     head = [tokenizer.start_token] if tokenizer.adds_bos else []
     fim = tokenizer.fim
     if not files or fim is None or fim.file is None:
@@ -138,7 +209,7 @@ def _open_repository(
 
 
 def _file_tokens(tokenizer: Tokenizer, files: Sequence[ContextFile]) -> list[list[int]]:
-    """Each file under its name: after the model's own token for that, else as a line of comment."""
+    """Each file under its name: after the model's own token for that, or as a comment line."""
     separator = tokenizer.fim.file if tokenizer.fim else None
     found = []
     for file in files:
@@ -149,3 +220,39 @@ def _file_tokens(tokenizer: Tokenizer, files: Sequence[ContextFile]) -> list[lis
             text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
             found.append([separator, *tokenizer.tokenize(text, parse_special=False)])
     return found
+
+
+def _answer_length(n_prompt: int, n_ctx: int, max_tokens: int) -> int:
+    """How many tokens may be generated: what is asked for or left, at least a share of the context."""
+    least = min(max_tokens, max(1, n_ctx // ANSWER_SHARE))
+    return max(least, min(max_tokens, n_ctx - n_prompt))
+
+
+def _n_text(prompt: Prompt) -> int:
+    return prompt.n_tokens - sum(map(len, prompt.files))
+
+
+def _fit(parts: Prompt, room: int) -> Prompt:
+    """The same prompt in at most `room` tokens."""
+    if parts.n_tokens <= room:
+        return parts
+    if parts.n_structure > room:  # all that can be kept is the end
+        return Prompt(list(parts.tokens[-room:]), [], [], [], [], [], [])
+    room -= parts.n_structure
+    n_before, n_after = len(parts.before), len(parts.after)
+    files_room = max(room // FILES_SHARE, room - n_before - n_after)
+    files = _last_that_fit(parts.files, files_room, len)
+    room -= sum(map(len, files))
+    n_after = min(n_after, max(room // SUFFIX_SHARE, room - n_before))
+    n_before = min(n_before, room - n_after)
+    before = parts.before[len(parts.before) - n_before :]
+    return replace(parts, files=files, before=before, after=parts.after[:n_after])
+
+
+def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:
+    """Whole files, the last of them first."""
+    for at in range(len(files) - 1, -1, -1):
+        room -= size(files[at])
+        if room < 0:
+            return files[at + 1 :]
+    return files

@@ -27,7 +27,8 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert build("def f():") == Prompt(ids("def f():"), 10)
+    prompt = build("def f():")
+    assert (prompt.tokens, prompt.max_tokens, prompt.truncated) == (ids("def f():"), 10, ())
 
 
 def test_a_suffix_is_framed() -> None:
