@@ -1,4 +1,4 @@
-"""One step at a time from requests to events. Pure: no threads, sockets or llama.cpp; the clock is handed in.
+"""One step at a time from requests to events.
 
 Every accepted request ends in exactly one `Finished`. Whatever happens to one request (NaN in its logits, no room, a
 batch that fails because of it) ends that request, not the engine.
@@ -13,8 +13,7 @@ from pathlib import Path
 
 from serve.decoder import Decoder, Logits
 from serve.drafting import DraftModel, Wanted
-from serve.engine.pace import Pace
-from serve.engine.planner import Chunk, Planner
+from serve.engine.planner import Chunk, Pace, Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
@@ -77,13 +76,13 @@ class Engine:
         self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
         self._looks_ahead = options.looks_ahead
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
+        n_slots = min(options.n_slots, decoder.n_seq)
+        most_drafted = max(0, decoder.n_outputs - n_slots)
         self._store = PrefixStore(
             options.prefix_cache_bytes, decoder.identity, options.prefix_folder
         )
-        n_slots = min(options.n_slots, decoder.n_seq)
         self._scheduler = Scheduler(decoder, n_slots, self._store)
         self._slots = self._scheduler.slots
-        most_drafted = max(0, decoder.n_outputs - n_slots)
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
             decoder,
@@ -121,23 +120,17 @@ class Engine:
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
 
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
-        """Accept a request. One that can never run, or whose answer is known, ends at once in the events returned."""
+        """Accept a request; one that can never run, or whose answer is known, ends in the events returned."""
         self._requests.cancel(_AHEAD)
-        events = self._requests.begin(request_id, request, self._clock())
-        self._count()
-        return events
+        return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
         """End a request that nobody waits for any more; nothing if it has ended already."""
-        events = self._requests.cancel(request_id)
-        self._count()
-        return events
+        return self._counted(self._requests.cancel(request_id))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
         """End every request: with the error, or as cancelled without one."""
-        events = self._requests.end_all(error)
-        self._count()
-        return events
+        return self._counted(self._requests.end_all(error))
 
     def reset(self, error: TurboPilotError) -> list[Emitted]:
         """After an unexpected exception, end everything and begin with an empty KV cache.
@@ -151,10 +144,9 @@ class Engine:
 
     def close(self) -> None:
         """Keep prefixes for the next start, if the options say so."""
-        for slot in self._slots.idle():
+        for slot in self._slots.idle() if self._store.keeps else ():
             cached = self._slots.all[slot].cached
-            is_long = len(cached) >= WORTH_KEEPING
-            if self._store.keeps and is_long and not self._store.covers(cached):
+            if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
                 self._store.put(cached, self._decoder.save(slot))
         self._store.close()
 
@@ -165,8 +157,7 @@ class Engine:
             self._prepare(admission)
         if chunks := self._plan():
             events += self._compute(chunks)
-        self._count()
-        return [(i, e) for i, e in events if i != _AHEAD]
+        return self._counted([(i, e) for i, e in events if i != _AHEAD])
 
     def _prepare(self, admission: Admission) -> None:
         """Bring the prefix that the sequence shares with something computed into its slot."""
@@ -289,13 +280,14 @@ class Engine:
         events: list[Emitted] = [(s.id, delta) for delta in deltas]
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 
-    def _count(self) -> None:
-        """Update the gauges."""
+    def _counted(self, events: list[Emitted]) -> list[Emitted]:
+        """The same events, when the gauges are up to date."""
         m, scheduler = self.metrics, self._scheduler
         m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting takes longer than a step may
             m.used_cells = self._slots.used_cells()
         m.stored_bytes = self._store.n_bytes
+        return events
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books do not balance; for tests and when idle."""

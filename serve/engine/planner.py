@@ -1,4 +1,9 @@
-"""Which tokens a step computes."""
+"""Which tokens a step computes, and how long steps take.
+
+From the time of batches follow how many prompt tokens may join a step that others wait for, and what a draft token
+costs beside a step of its own. A few tokens more cost otherwise than hundreds (other kernels, another graph), so they
+are measured apart.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,19 @@ from serve.engine.slots import Slots
 
 # One step in so many begins with the oldest prompt, however many shorter ones come; the others with the shortest.
 OLDEST_TURN = 4
-# A prompt of which a step's budget would leave less than this share of the budget is read to its end: small pieces read
-# all weights for few tokens.
-TAIL_SHARE = 1.0
+# A step that somebody's next token waits for should take no longer than this, in seconds. Smaller pieces of the prompts
+# beside it would let a stream run smoother, but each token that is written while prompts are read costs a whole step:
+# everybody is done sooner when prompts are read first (scripts/bench_serve.py, `eight`).
+PATIENCE = 1.0
+# Nor should a step that nobody waits for take longer than this: whoever comes or leaves meanwhile is not heard.
+LONGEST = 2.0
+# Smaller chunks of a prompt waste more by reading the weights for each than they help anybody.
+LEAST_CHUNK = 32
+# Batches of 2 to so many tokens tell what draft tokens cost.
+FEW = 16
+UNKNOWN_COST = 0.3  # until it is measured
+# How much a new measurement counts.
+_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class Planner:
         """The next step's tokens: one for each sequence that generates, and its draft; prompts beside or in between.
 
         Args:
-            beside: prompt tokens of a step that somebody's next token waits for; exceeded by TAIL_SHARE at most.
+            beside: prompt tokens of a step that somebody's next token waits for; at most doubled.
             alone: the same for a step that nobody waits for.
         """
         running = self._slots.running
@@ -115,8 +130,9 @@ class Planner:
         if self._n_prompt_steps % OLDEST_TURN == 0:
             oldest = min(order, key=lambda s: self._slots.all[s.slot].last_used)
             order.sort(key=lambda s: s is not oldest)
-        budget = min(budget, left)
-        small = int(budget * TAIL_SHARE)
+        # A prompt of which less than a budget would be left is read to its end: small pieces read all weights for few
+        # tokens.
+        budget = small = min(budget, left)
         chunks: dict[int, Chunk] = {}
         for s in order:
             most = min(left, budget if chunks else budget + small)
@@ -135,3 +151,45 @@ class Planner:
             chunks[s.id] = Chunk(s, s.n_past, s.n_past + n, n_draft)
         # By slot: llama.cpp computes neighbours together.
         return [chunks[s.id] for s in prompts if s.id in chunks]
+
+
+class Pace:
+    """Running means of the seconds of a single step, of a few tokens more in it, and of a prompt's token."""
+
+    def __init__(self) -> None:
+        self._single = self._few = self._many = self._draft = 0.0
+
+    def observe_drafts(self, n: int, seconds: float) -> None:
+        """A draft model took so long for so many tokens."""
+        if n and 0 < seconds < 60:
+            self._draft = _mean(self._draft, seconds / n)
+
+    def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
+        """A batch of so many tokens took so long. A clock that jumps is not believed."""
+        if n_tokens < 1 or not 0 < seconds < 60:
+            return
+        if n_tokens == 1:
+            self._single = _mean(self._single, seconds)
+        elif n_tokens > 2 * FEW:
+            self._many = _mean(self._many, seconds / n_tokens)
+        elif n_tokens <= FEW and n_sequences == 1 and self._single:
+            more = max(seconds - self._single, 0.0) / (n_tokens - 1)
+            self._few = _mean(self._few, more)
+
+    @property
+    def draft_cost(self) -> float:
+        """What a draft token costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
+        if not self._single or not self._few:
+            return UNKNOWN_COST
+        return min((self._few + self._draft) / self._single, 1.0)
+
+    def prompt_budget(self, n_batch: int, *, somebody_waits: bool) -> int:
+        """Prompt tokens for one step."""
+        if not self._many:
+            return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
+        seconds = PATIENCE if somebody_waits else LONGEST
+        return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
+
+
+def _mean(old: float, new: float) -> float:
+    return old + _WEIGHT * (new - old) if old else new

@@ -24,7 +24,7 @@ from serve.llama.facts import (
     kv_bytes_per_token,
 )
 from serve.llama.log import capture
-from serve.report import LoadReport
+from serve.llama.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.errors import CorruptModel, ServeError
 from turbopilot.base.processor import usable_cores
