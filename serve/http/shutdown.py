@@ -1,4 +1,4 @@
-"""How a server ends: it takes nothing new, lets what runs end within a time, and goes. Knows no HTTP."""
+"""How a server ends: it takes nothing new, lets what runs end within a time, and goes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Shutdown:
     """Ends a server in an orderly way, once.
 
     Args:
-        models: are drained, then stopped.
-        refuse: makes the server refuse new connections; from any thread.
-        leave: makes the server send what is left to send, and end; from any thread.
+        models: drained, then stopped.
+        refuse: makes the server refuse new connections.
+        leave: makes the server send what is left to send, and end.
         grace: seconds that running requests get.
     """
 
@@ -36,7 +36,7 @@ class Shutdown:
         self._begun = False
 
     def begin(self) -> bool:
-        """Begin to end; returns at once. False where that had begun before."""
+        """Begin to end; returns at once. False if that had begun before."""
         if self._begun:
             return False
         self._begun = True
