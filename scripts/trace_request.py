@@ -10,7 +10,8 @@ request warms everything up; the second is counted, in all threads, by a profile
 Counted from the client's `connect` until it has the frame with the first token; in the engine's thread until the step
 that follows the one which computed this token:
 - types: classes of turbopilot, converters, quantize and serve that are constructed or of which a method runs. A class
-  counts as what its instance is, so a base class does not count beside it.
+  counts as what its instance is, so a base class does not count beside it. Those of which the request gets instances
+  of its own are marked with "*": what is left serves all requests.
 - files: those of the same packages in which a line of a function runs, and those that define a counted type.
 Not counted: what runs once at the start, and the decoder, which stands in for serve/llama. Not seen: classes without
 an `__init__` in Python of which no method is called.
@@ -43,6 +44,7 @@ class Trace:
         self.computed_in: int | None = None  # the thread that computed the first token
         self.files: set[str] = set()
         self.types: set[str] = set()
+        self.made: set[str] = set()  # those that are constructed
         self._seen: dict[CodeType, str | None] = {}
 
     def profile(self, frame: FrameType, event: str, _: object) -> None:
@@ -61,7 +63,9 @@ class Trace:
             owner = frame.f_locals.get(code.co_varnames[0])
             kind = owner if isinstance(owner, type) else type(owner)
             if kind.__module__.split(".")[0] in PACKAGES:
-                self.types.add(f"{kind.__module__}.{kind.__qualname__}")
+                self.types.add(name := f"{kind.__module__}.{kind.__qualname__}")
+                if code.co_name in ("__init__", "__new__"):
+                    self.made.add(name)
                 if home := _file_of(getattr(sys.modules[kind.__module__], "__file__", "") or ""):
                     self.files.add(home)
 
@@ -111,7 +115,8 @@ def trace_request() -> Trace:
     thread.start()
     try:
         _ask(server.port, "def add(a, b):\n")
-        while server._server.active_channels or pool.statuses[0].running:
+        http = server._server
+        while http.active_channels or http.task_dispatcher.active_count or pool.statuses[0].running:
             time.sleep(0.001)
         trace.is_on = True
         connection = _ask(server.port, "def sub(a, b):\n", to_end=False)
@@ -152,9 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most-types", type=int)
     args = parser.parse_args(arguments)
     trace = trace_request()
-    for what, found in (("files", trace.files), ("types", trace.types)):
-        print(f"{len(found)} {what}")
-        print("".join(f"  {name}\n" for name in sorted(found)), end="")
+    print(f"{len(trace.files)} files", *sorted(trace.files), sep="\n  ")
+    marked = [f"{name}{'*' * (name in trace.made)}" for name in sorted(trace.types)]
+    print(
+        f"{len(marked)} types, {len(trace.made)} of them made for the request", *marked, sep="\n  "
+    )
     too_many = [
         what
         for what, found, most in (

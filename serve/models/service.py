@@ -8,7 +8,7 @@ from typing import Literal
 
 from serve.decoder import Tokenizer
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptText, build_prompt
+from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits
@@ -115,7 +115,7 @@ class CompletionService:
         self.runner = runner
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
-        self._fim_order = fim_order
+        self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt, fim_order)
         self._free = free
         self._template: ChatTemplate | None = None
         self.model = model
@@ -162,16 +162,8 @@ class CompletionService:
         bias, context = self._bias(c), self._context(c)
         requests: list[GenerationRequest] = []
         for before in c.prompts:
-            prompt = build_prompt(
-                self._tokenizer,
-                before,
-                c.suffix,
-                n_ctx=self.model.n_ctx,
-                max_tokens=most,
-                max_prompt=limits.max_prompt,
-                files=c.files,
-                name=c.filename,
-                order=self._fim_order,
+            prompt = self._prompts.build(
+                before, c.suffix, max_tokens=most, files=c.files, name=c.filename
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
             requests += [

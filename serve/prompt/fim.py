@@ -72,6 +72,11 @@ class Prompt:
         return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
+    def n_text(self) -> int:
+        """All tokens but those of the other files."""
+        return self.n_tokens - sum(map(len, self.files))
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """The ids, in the order that the model reads."""
         first, second = self.before, self.after
@@ -82,72 +87,127 @@ class Prompt:
         return tuple(t for part in parts for t in part)
 
 
-def build_prompt(
-    tokenizer: Tokenizer,
-    before: PromptText,
-    after: str | None = None,
-    *,
-    n_ctx: int,
-    max_tokens: int,
-    max_prompt: int | None = None,
-    files: Sequence[ContextFile] = (),
-    name: str = "",
-    order: FimOrder = "psm",
-) -> Prompt:
-    """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
-
-    Special tokens that a client wrote into a plain prompt count as such (some editors frame by themselves). In text
-    that is framed here, names of special tokens are only text, as in a file that is about tokenizers.
+class PromptBuilder:
+    """Builds the prompts of one model.
 
     Args:
         tokenizer: of the model.
-        before: what is before the cursor.
-        after: the text after it; None is no place to fill in, "" is one at the end of a file.
         n_ctx: tokens that prompt and completion may have together.
-        max_tokens: tokens that are wanted of the completion.
         max_prompt: tokens that the prompt may have even if more would fit; None is no limit.
-        files: other files, the most important last.
-        name: of the edited file; "" is unknown.
         order: which of prefix and suffix comes first.
     """
-    limit = n_ctx * CHARS_PER_TOKEN
-    too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
-    # The others could not fit, and need not be tokenized.
-    files = _last_that_fit(files, limit, lambda file: len(file.text))
-    fim = tokenizer.fim
-    if not isinstance(before, str):
-        parts = find_frame([], list(before), fim)
-    elif fim and (files or after is not None):
-        parts = _framed(tokenizer, fim, before[-limit:], (after or "")[:limit], files, name)
-        if order == "spm":
-            parts.opening, parts.between, parts.closing = (
-                [*parts.opening, fim.suffix],
-                [fim.middle],
-                [],
-            )
-            parts.order = order
-    elif files:
-        head, opening = _open_repository(tokenizer, files, "")
-        first = tokenizer.tokenize(before[-limit:], parse_special=False)
-        parts = Prompt(head, _file_tokens(tokenizer, files), opening, first, [], [], [])
-    else:
-        tokens = tokenizer.tokenize(before[-limit:], parse_special=True)
-        # Chat templates write it themselves.
-        needs_start = tokenizer.adds_bos and tokens[:1] != [tokenizer.start_token]
-        parts = find_frame([tokenizer.start_token] if needs_start else [], tokens, fim)
-    if not parts.n_tokens:
-        parts.head = [tokenizer.start_token]
 
-    most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
-    allowed = _answer_length(min(parts.n_tokens, most), n_ctx, max_tokens)
-    fitted = _fit(parts, min(n_ctx - allowed, most))
-    lost = {
-        "prompt": _n_text(fitted) < _n_text(parts) or too_long,
-        "input_extra": len(fitted.files) < len(parts.files),
-        "max_tokens": allowed < max_tokens,
-    }
-    truncated = tuple(name for name, is_lost in lost.items() if is_lost)
-    return replace(fitted, max_tokens=allowed, truncated=truncated)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        max_prompt: int | None = None,
+        order: FimOrder = "psm",
+    ) -> None:
+        self._tokenizer, self._n_ctx, self._order = tokenizer, n_ctx, order
+        self._most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
+
+    def build(
+        self,
+        before: PromptText,
+        after: str | None = None,
+        *,
+        max_tokens: int,
+        files: Sequence[ContextFile] = (),
+        name: str = "",
+    ) -> Prompt:
+        """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
+
+        Special tokens that a client wrote into a plain prompt count as such (some editors frame by themselves). In
+        text that is framed here, names of special tokens are only text, as in a file that is about tokenizers.
+
+        Args:
+            before: what is before the cursor.
+            after: the text after it; None is no place to fill in, "" is one at the end of a file.
+            max_tokens: tokens that are wanted of the completion.
+            files: other files, the most important last.
+            name: of the edited file; "" is unknown.
+        """
+        limit = self._n_ctx * CHARS_PER_TOKEN
+        too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
+        if isinstance(before, str):
+            # The others could not fit, and need not be tokenized.
+            files = _last_that_fit(files, limit, lambda file: len(file.text))
+            suffix = None if after is None else after[:limit]
+            parts = self._parts(before[-limit:], suffix, files, name)
+        else:
+            parts = find_frame([], list(before), self._tokenizer.fim)
+        if not parts.n_tokens:
+            parts.head = [self._tokenizer.start_token]
+
+        n_prompt = min(parts.n_tokens, self._most)
+        # What is asked for or left, at least a share of the context.
+        least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
+        allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
+        fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
+        lost = {
+            "prompt": fitted.n_text < parts.n_text or too_long,
+            "input_extra": len(fitted.files) < len(parts.files),
+            "max_tokens": allowed < max_tokens,
+        }
+        truncated = tuple(name for name, is_lost in lost.items() if is_lost)
+        return replace(fitted, max_tokens=allowed, truncated=truncated)
+
+    def _parts(
+        self, before: str, after: str | None, files: Sequence[ContextFile], name: str
+    ) -> Prompt:
+        t, fim = self._tokenizer, self._tokenizer.fim
+        head = [t.start_token] if t.adds_bos else []
+        if not files and (after is None or not fim):
+            tokens = t.tokenize(before, parse_special=True)
+            # Chat templates write the start token themselves.
+            return find_frame([] if tokens[:1] == head else head, tokens, fim)
+        opening: list[int] = []
+        if files:
+            head, opening = self._open_repository(head, name)
+        first = t.tokenize(before, parse_special=False)
+        parts = Prompt(head, self._file_tokens(files), opening, first, [], [], [])
+        if not fim:
+            return parts
+        parts.after, parts.order = self._tokenize_within(after or ""), self._order
+        if self._order == "spm":
+            parts.opening, parts.between = [*opening, fim.prefix, fim.suffix], [fim.middle]
+        else:
+            parts.opening, parts.between = [*opening, fim.prefix], [fim.suffix]
+            parts.closing = [fim.middle]
+        return parts
+
+    def _tokenize_within(self, text: str) -> list[int]:
+        """Tokenize a text that begins amid another, without the space that SentencePiece's models put in front."""
+        t = self._tokenizer
+        if not t.adds_space:
+            return t.tokenize(text, parse_special=False)
+        # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
+        n = len(t.tokenize("\n", parse_special=False))
+        return t.tokenize("\n" + text, parse_special=False)[n:]
+
+    def _open_repository(self, head: list[int], name: str) -> tuple[list[int], list[int]]:
+        """What stands before the other files, and before the edited one."""
+        t, fim = self._tokenizer, self._tokenizer.fim
+        if fim is None or fim.file is None:
+            return head, []
+        if fim.repository is not None:
+            head = [*head, fim.repository, *t.tokenize(f"{UNNAMED}\n", parse_special=False)]
+        return head, [fim.file, *t.tokenize(f"{name or UNNAMED}\n", parse_special=False)]
+
+    def _file_tokens(self, files: Sequence[ContextFile]) -> list[list[int]]:
+        """Each file under its name: after the model's own token for that, or as a comment line."""
+        t = self._tokenizer
+        separator = t.fim.file if t.fim else None
+        found = []
+        for file in files:
+            if separator is None:
+                text = f"# {file.name or UNNAMED}\n{file.text.rstrip()}\n\n"
+                found.append(t.tokenize(text, parse_special=False))
+            else:
+                text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
+                found.append([separator, *t.tokenize(text, parse_special=False)])
+        return found
 
 
 def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
@@ -162,74 +222,6 @@ def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Pro
             before, after = tokens[pre + 1 : suf], tokens[suf + 1 : mid]
             return Prompt(head, [], opening, before, [fim.suffix], after, tokens[mid:])
     return Prompt(head, [], [], tokens, [], [], [])
-
-
-def _framed(
-    tokenizer: Tokenizer,
-    fim: FimTokens,
-    before: str,
-    after: str,
-    files: Sequence[ContextFile],
-    name: str,
-) -> Prompt:
-    """A prompt to fill in the middle of, prefix first."""
-    head, opening = _open_repository(tokenizer, files, name)
-    return Prompt(
-        head,
-        _file_tokens(tokenizer, files),
-        [*opening, fim.prefix],
-        tokenizer.tokenize(before, parse_special=False),
-        [fim.suffix],
-        _tokenize_within(tokenizer, after),
-        [fim.middle],
-    )
-
-
-def _tokenize_within(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokenize a text that begins amid another, without the space that SentencePiece's models put in front."""
-    if not tokenizer.adds_space:
-        return tokenizer.tokenize(text, parse_special=False)
-    # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
-    n = len(tokenizer.tokenize("\n", parse_special=False))
-    return tokenizer.tokenize("\n" + text, parse_special=False)[n:]
-
-
-def _open_repository(
-    tokenizer: Tokenizer, files: Sequence[ContextFile], name: str
-) -> tuple[list[int], list[int]]:
-    """What stands before the other files, and before the edited one."""
-    head = [tokenizer.start_token] if tokenizer.adds_bos else []
-    fim = tokenizer.fim
-    if not files or fim is None or fim.file is None:
-        return head, []
-    if fim.repository is not None:
-        head = [*head, fim.repository, *tokenizer.tokenize(f"{UNNAMED}\n", parse_special=False)]
-    title = tokenizer.tokenize(f"{name or UNNAMED}\n", parse_special=False)
-    return head, [fim.file, *title]
-
-
-def _file_tokens(tokenizer: Tokenizer, files: Sequence[ContextFile]) -> list[list[int]]:
-    """Each file under its name: after the model's own token for that, or as a comment line."""
-    separator = tokenizer.fim.file if tokenizer.fim else None
-    found = []
-    for file in files:
-        if separator is None:
-            text = f"# {file.name or UNNAMED}\n{file.text.rstrip()}\n\n"
-            found.append(tokenizer.tokenize(text, parse_special=False))
-        else:
-            text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
-            found.append([separator, *tokenizer.tokenize(text, parse_special=False)])
-    return found
-
-
-def _answer_length(n_prompt: int, n_ctx: int, max_tokens: int) -> int:
-    """How many tokens may be generated: what is asked for or left, at least a share of the context."""
-    least = min(max_tokens, max(1, n_ctx // ANSWER_SHARE))
-    return max(least, min(max_tokens, n_ctx - n_prompt))
-
-
-def _n_text(prompt: Prompt) -> int:
-    return prompt.n_tokens - sum(map(len, prompt.files))
 
 
 def _fit(parts: Prompt, room: int) -> Prompt:
