@@ -138,10 +138,9 @@ def _ask(port: int, prompt: str, *, to_end: bool = True) -> http.client.HTTPConn
     headers = {"Connection": "close"} if to_end else {}
     connection.request("POST", "/v1/completions", json.dumps(body), headers)
     response = connection.getresponse()
-    frame = response.readline()
-    assert (
-        response.status == 200 and json.loads(frame.removeprefix(b"data: "))["choices"][0]["text"]
-    )
+    assert response.status == 200, response.read()
+    frame = json.loads(response.readline().removeprefix(b"data: "))
+    assert frame["choices"][0]["text"], frame
     if to_end:
         response.read()
         connection.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serve.decoder import Decoder, Logits
 from serve.drafting import DraftModel, Wanted
-from serve.engine.planner import Chunk, Pace, Planner
+from serve.engine.planner import Chunk, Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
@@ -92,7 +92,6 @@ class Engine:
             drafts=options.drafts,
             on_end=on_end,
         )
-        self._pace = Pace()
         self._recovery = Recovery(decoder, self._slots, self._requests, self.metrics)
 
     def warm_up(self) -> None:
@@ -194,11 +193,7 @@ class Engine:
             if s.is_suspect:
                 return self._planner.plan_alone(s)
         self._draft()
-        n = self._decoder.n_batch
-        return self._planner.plan(
-            self._pace.prompt_budget(n, somebody_waits=True),
-            self._pace.prompt_budget(n, somebody_waits=False),
-        )
+        return self._planner.plan()
 
     def _draft(self) -> None:
         """Set `draft` of each sequence whose next token the step may choose; empty that of the others.
@@ -209,7 +204,7 @@ class Engine:
         """
         running = self._slots.running
         if self._requests.drafter:
-            self._requests.drafter.cost = self._pace.draft_cost
+            self._requests.drafter.cost = self._planner.draft_cost
         only_alone = self._decoder.n_cells > self._decoder.n_ctx
         wanted: dict[int, Wanted] = {}
         for s in running:
@@ -225,7 +220,7 @@ class Engine:
         if wanted and self._draft_model:
             began = self._clock()
             found = self._draft_model.guess(wanted)
-            self._pace.observe_drafts(sum(map(len, found.values())), self._clock() - began)
+            self._planner.observe_drafts(sum(map(len, found.values())), self._clock() - began)
             for s in running:
                 s.draft = found.get(s.slot, s.draft)
 
@@ -239,7 +234,7 @@ class Engine:
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
             return self._recovery.survive(chunks, e)
         now = self._clock()
-        self._pace.observe(len(batch), now - began, n_sequences=len(chunks))
+        self._planner.observe(len(batch), now - began, n_sequences=len(chunks))
         m = self.metrics
         m.steps += 1
         m.batch_tokens += len(batch)

@@ -79,12 +79,47 @@ class Planner:
         self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
         self._prompts_turn = False
         self._n_prompt_steps = 0
+        # Running means of the seconds of a step of one token, of a few more in it, of a prompt's and of a draft's token.
+        self._single = self._few = self._many = self._draft = 0.0
+
+    def observe_drafts(self, n: int, seconds: float) -> None:
+        """A draft model took so long for so many tokens."""
+        if n and 0 < seconds < 60:
+            self._draft = _mean(self._draft, seconds / n)
+
+    def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
+        """A batch of so many tokens took so long. A clock that jumps is not believed."""
+        if n_tokens < 1 or not 0 < seconds < 60:
+            return
+        if n_tokens == 1:
+            self._single = _mean(self._single, seconds)
+        elif n_tokens > 2 * FEW:
+            self._many = _mean(self._many, seconds / n_tokens)
+        elif n_tokens <= FEW and n_sequences == 1 and self._single:
+            more = max(seconds - self._single, 0.0) / (n_tokens - 1)
+            self._few = _mean(self._few, more)
+
+    @property
+    def draft_cost(self) -> float:
+        """What a draft token costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
+        if not self._single or not self._few:
+            return UNKNOWN_COST
+        return min((self._few + self._draft) / self._single, 1.0)
+
+    def _prompt_budget(self, *, somebody_waits: bool) -> int:
+        """Prompt tokens for one step."""
+        n_batch = self._n_batch
+        if not self._many:
+            return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
+        seconds = PATIENCE if somebody_waits else LONGEST
+        return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
 
     def plan(self, beside: int | None = None, alone: int | None = None) -> list[Chunk]:
         """The next step's tokens: one for each sequence that generates, and its draft; prompts beside or in between.
 
         Args:
-            beside: prompt tokens of a step that somebody's next token waits for; at most doubled.
+            beside: prompt tokens of a step that somebody's next token waits for, at most doubled; None is what the
+                time of earlier steps allows.
             alone: the same for a step that nobody waits for.
         """
         running = self._slots.running
@@ -93,6 +128,8 @@ class Planner:
         if generating or not all(s.idles for s in prompts):
             prompts = [s for s in prompts if not s.idles]
         budget = beside if generating else alone
+        if budget is None:
+            budget = self._prompt_budget(somebody_waits=bool(generating))
         if generating and prompts and not self._slots.pooled:
             self._prompts_turn = not self._prompts_turn
             if self._prompts_turn:
@@ -101,7 +138,7 @@ class Planner:
                 prompts = []
         chunks, drafted = self._next_tokens(generating)
         left = self._n_batch - sum(1 + c.n_draft for c in chunks)
-        return chunks + self._pieces(prompts, left, left if budget is None else budget, drafted)
+        return chunks + self._pieces(prompts, left, budget, drafted)
 
     def plan_alone(self, sequence: Sequence) -> list[Chunk]:
         """A step for one running sequence and nobody else, without drafts."""
@@ -151,44 +188,6 @@ class Planner:
             chunks[s.id] = Chunk(s, s.n_past, s.n_past + n, n_draft)
         # By slot: llama.cpp computes neighbours together.
         return [chunks[s.id] for s in prompts if s.id in chunks]
-
-
-class Pace:
-    """Running means of the seconds of a single step, of a few tokens more in it, and of a prompt's token."""
-
-    def __init__(self) -> None:
-        self._single = self._few = self._many = self._draft = 0.0
-
-    def observe_drafts(self, n: int, seconds: float) -> None:
-        """A draft model took so long for so many tokens."""
-        if n and 0 < seconds < 60:
-            self._draft = _mean(self._draft, seconds / n)
-
-    def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
-        """A batch of so many tokens took so long. A clock that jumps is not believed."""
-        if n_tokens < 1 or not 0 < seconds < 60:
-            return
-        if n_tokens == 1:
-            self._single = _mean(self._single, seconds)
-        elif n_tokens > 2 * FEW:
-            self._many = _mean(self._many, seconds / n_tokens)
-        elif n_tokens <= FEW and n_sequences == 1 and self._single:
-            more = max(seconds - self._single, 0.0) / (n_tokens - 1)
-            self._few = _mean(self._few, more)
-
-    @property
-    def draft_cost(self) -> float:
-        """What a draft token costs, to make and to compute in a batch, in steps of one token: 0 … 1."""
-        if not self._single or not self._few:
-            return UNKNOWN_COST
-        return min((self._few + self._draft) / self._single, 1.0)
-
-    def prompt_budget(self, n_batch: int, *, somebody_waits: bool) -> int:
-        """Prompt tokens for one step."""
-        if not self._many:
-            return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
-        seconds = PATIENCE if somebody_waits else LONGEST
-        return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
 
 
 def _mean(old: float, new: float) -> float:
