@@ -79,7 +79,7 @@ class Planner:
         self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
         self._prompts_turn = False
         self._n_prompt_steps = 0
-        # Running means of the seconds of a step of one token, of a few more in it, of a prompt's and of a draft's token.
+        # Running means of seconds: of a step of one token, of a few more in it, of a prompt's and of a draft's token.
         self._single = self._few = self._many = self._draft = 0.0
 
     def observe_drafts(self, n: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How the log is written: lines for a person, or JSON for a collector."""
+"""How the log is written: lines for a person, or JSON for a collector. Knows nothing of HTTP or models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from turbopilot.base.errors import InvalidInput, did_you_mean
 LogFormat: TypeAlias = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
 
-# The request that this thread works on, or "". Every line that it logs names it.
+# The request that this thread works on; "" is none. Every line that it logs bears it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 # `extra={FIELDS: {...}}` of a log call: what JSON shows beside the message.
 FIELDS: Final = "fields"
 
-# Prompts and answers: silent at any level of the others, unless an operator asks for them.
+# Prompts and answers. Silent at any level of the others: an operator has to ask for it by name.
 prompts_log = logging.getLogger("turbopilot.prompts")
 prompts_log.setLevel(logging.CRITICAL)
 
@@ -37,7 +37,7 @@ def find_log_format(name: str) -> LogFormat:
 
 
 def one_line(text: str) -> str:
-    """Escape what ends a line, drives a terminal or is invisible, so that clients cannot write lines of the log."""
+    """Text in which nothing ends a line, drives a terminal or hides: what a client sends writes no lines of ours."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -48,8 +48,8 @@ def set_up(form: LogFormat = "text", *, debug: bool = False, prompts: bool = Fal
 
     Args:
         form: how a line looks.
-        debug: log what developers need, too.
-        prompts: log prompts and answers, too.
+        debug: what is of interest to developers, too.
+        prompts: prompts and answers, too.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -68,7 +68,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Format the line."""
+        """The line."""
         message = one_line(record.message)
         name = _request_of(record)
         shown = logging.makeLogRecord(record.__dict__)  # other handlers see the record as it was
@@ -80,7 +80,7 @@ class JsonFormatter(logging.Formatter):
     """One object a line: ts (UTC), level, logger, message, request_id, what the call adds, and a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format the line."""
+        """The line."""
         when = datetime.fromtimestamp(record.created, timezone.utc)
         line: dict[str, object] = {
             "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
