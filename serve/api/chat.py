@@ -13,10 +13,10 @@ from serve.api.prompt_fields import MAX_LOGPROBS, read_choices, read_model, read
 from serve.api.rendering import Json
 from serve.api.sampling_fields import read_logit_bias, read_sampling
 from serve.api.tokens import PlacedTokens, detailed_logprobs
-from serve.models.generation import Answer, Choice
 from serve.models.service import Completion
 from serve.prompt.chat_template import Message
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 

@@ -23,9 +23,9 @@ from serve.api.prompt_fields import (
 from serve.api.rendering import Json
 from serve.api.sampling_fields import read_logit_bias, read_sampling
 from serve.api.tokens import PlacedTokens, legacy_logprobs
-from serve.models.generation import Answer, Choice
 from serve.models.service import Completion
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 

@@ -8,8 +8,8 @@ from serve.api.fields import Fields
 from serve.api.prompt_fields import read_stop
 from serve.api.rendering import Json
 from serve.api.sampling_fields import read_logit_bias, read_sampling
-from serve.models.generation import Answer
 from serve.models.service import Completion
+from serve.runner.generation import Answer
 from serve.settings import Defaults
 
 

@@ -21,11 +21,10 @@ from serve.api.prompt_fields import (
 from serve.api.rendering import Json
 from serve.api.sampling_fields import read_logit_bias, read_sampling
 from serve.api.tokens import PlacedTokens, detailed_logprobs
-from serve.models.generation import Answer, Choice
 from serve.models.service import Completion
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import PromptText
+from serve.prompt.fim import ContextFile, PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from serve.api.fields import Fields
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import PromptText
+from serve.prompt.fim import ContextFile, PromptText
 from serve.request import StopRules
 from turbopilot.base.errors import InvalidRequest
 

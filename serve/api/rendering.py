@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeAlias
 
-from serve.models.generation import Answer
 from serve.request import Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer
 
 Json: TypeAlias = Mapping[str, object]
 

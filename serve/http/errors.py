@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serve.http.sse import json_bytes
-from serve.models.generation import ClientGone
+from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

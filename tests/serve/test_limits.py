@@ -21,10 +21,10 @@ from serve.api.fields import parse_body
 from serve.api.huggingface import parse_huggingface
 from serve.api.ollama import parse_ollama
 from serve.http.app import create_app
-from serve.models.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.models.service import Completion
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import Generation
+from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.settings import Defaults, Limits
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.support.serving import (

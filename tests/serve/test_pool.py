@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.models import PooledModel
-from serve.models.generation import ClientGone, ClientWatch
 from serve.models.service import CompletionService
 from serve.models.unloading import make_room
+from serve.runner.generation import ClientGone, ClientWatch
 from tests.support.pooled import Client, Lab, info
 from tests.support.serving import wait
 from turbopilot.base.errors import CorruptModel, Overloaded, TurboPilotError

@@ -19,12 +19,12 @@ from serve.http.app import create_app
 from serve.http.channel import WHEN_GONE
 from serve.http.server import bind, run
 from serve.models import ModelPool, PooledModel
-from serve.models.generation import ClientWatch
 from serve.models.loading import host
 from serve.models.service import Completion, CompletionService, ModelInfo
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
+from serve.runner.generation import ClientWatch
 from serve.settings import ServerOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.pooled import Client

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from serve.engine import Engine
 from serve.models import ModelPool, PooledModel
-from serve.models.generation import ClientWatch
 from serve.models.loading import host
 from serve.models.service import CompletionService, ModelInfo
 from serve.runner import EngineRunner
+from serve.runner.generation import ClientWatch
 from tests.support.fakes import FakeDecoder
 
 

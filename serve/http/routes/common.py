@@ -15,9 +15,9 @@ from serve.http.access import count_tokens
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
 from serve.http.sse import DONE, json_bytes, ndjson_line, sse_frame
-from serve.models.generation import ClientGone, ClientWatch, Generation
 from serve.models.service import Completion, CompletionService
 from serve.request import Finished
+from serve.runner.generation import ClientGone, ClientWatch, Generation
 from turbopilot.base.errors import InvalidRequest
 
 SESSION_HEADER = "X-TurboPilot-Session"

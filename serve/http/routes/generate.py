@@ -15,12 +15,12 @@ from serve.http.routes.common import (
     respond,
     respond_whole,
 )
-from serve.models.directory import Models
+from serve.models import ModelPool
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
 
-def blueprint(models: Models, defaults: Defaults) -> Blueprint:
+def blueprint(models: ModelPool, defaults: Defaults) -> Blueprint:
     """The routes under /api."""
     routes = Blueprint("generate", __name__)
 

@@ -6,11 +6,11 @@ from flask import Blueprint, Response
 
 from serve.api.llama_cpp import LlamaCppCall, LlamaCppRendering, parse_completion, parse_infill
 from serve.http.routes.common import SSE_WITHOUT_DONE, client_watch, json_body, respond
-from serve.models.directory import Models
+from serve.models import ModelPool
 from serve.settings import Defaults
 
 
-def blueprint(models: Models, defaults: Defaults) -> Blueprint:
+def blueprint(models: ModelPool, defaults: Defaults) -> Blueprint:
     """`/completion` and `/infill`."""
     routes = Blueprint("llama_cpp", __name__)
 

@@ -8,12 +8,12 @@ from serve.api.chat import ChatCall, ChatRendering, parse_chat, parse_mistral_fi
 from serve.api.completions import CompletionsRendering, parse_completions
 from serve.api.prompt_fields import read_model
 from serve.http.routes.common import SSE, client_watch, json_answer, json_body, respond
-from serve.models.directory import Models
+from serve.models import ModelPool
 from serve.models.service import CompletionService, ModelInfo
 from serve.settings import Defaults
 
 
-def blueprint(models: Models, defaults: Defaults) -> Blueprint:
+def blueprint(models: ModelPool, defaults: Defaults) -> Blueprint:
     """The routes under /v1; those that newer Copilot plugins ask for lack it."""
     routes = Blueprint("openai", __name__)
 

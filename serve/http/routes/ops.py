@@ -6,10 +6,10 @@ from flask import Blueprint, Response
 
 from serve.http import prometheus
 from serve.http.routes.common import json_answer
-from serve.models.directory import Models, ModelStatus
+from serve.models import ModelPool, ModelStatus
 
 
-def blueprint(models: Models) -> Blueprint:
+def blueprint(models: ModelPool) -> Blueprint:
     """`/`, `/health` and `/metrics`. None waits for the engine."""
     routes = Blueprint("ops", __name__)
     registry = prometheus.registry(models)

@@ -8,11 +8,11 @@ import platform
 from flask import Blueprint, Response
 
 from serve.http.routes.common import json_answer
-from serve.models.directory import Models
+from serve.models import ModelPool
 from turbopilot.base.version import __version__
 
 
-def blueprint(models: Models) -> Blueprint:
+def blueprint(models: ModelPool) -> Blueprint:
     """`/v1/health` and `/v1/events`."""
     routes = Blueprint("tabby", __name__)
 
