@@ -1,7 +1,6 @@
-"""A grammar as llama.cpp follows it: a Constraint. Knows nothing of HTTP, requests or sampling.
+"""Follow a JSON schema while generating, through llama.cpp's grammars.
 
-llama.cpp ends the process where it is told of a token that the grammar forbids, and bears only some grammars: both are
-checked before it is asked.
+llama.cpp ends the process if it is told of a token that the grammar forbids, so every token is checked first.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.decoder import Logits
-from serve.sampling.gbnf_safety import MAX_CHARACTERS, check_gbnf
 from turbopilot.base.errors import InvalidRequest
 
 # One question may take milliseconds: longer, and the grammar is one whose readings grow with the text.
@@ -27,6 +25,11 @@ _SLOWEST: Final = 2.0
 _MOST_REPEATS: Final = 400
 # Its work grows with the square of a schema's size.
 _LARGEST_SCHEMA: Final = 1 << 15
+_LONGEST_GRAMMAR: Final = 1 << 16
+# What the converter writes outside of quoted text and character classes. Anything else came out of a string of the
+# schema that it did not escape, and could make llama.cpp loop ("x"{3,2}) or end the process (<token>).
+_QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]', re.S)
+_BARE: Final = re.compile(r"[A-Za-z0-9\s:=|()*+?.-]*")
 # The converter's rules for a character of a string and for a pattern's dot let through what no JSON string may hold.
 # The first is llama.cpp's own since (common/json-schema-to-grammar.cpp).
 _STRICTER: Final = (
@@ -50,14 +53,13 @@ def make_constraint(
         unwritable: `unwritable_tokens(vocab)`, where the caller keeps it; else it is found when first needed.
 
     Raises:
-        InvalidRequest: it cannot be read, or llama.cpp could not bear it.
+        InvalidRequest: llama.cpp refuses it.
     """
-    check_gbnf(grammar)
     sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
     if not sampler:
         raise InvalidRequest(
-            "the grammar cannot be used: llama.cpp refuses it, as where a rule begins with itself",
-            param="grammar",
+            "the JSON schema cannot be used: llama.cpp refuses its grammar, as if a rule begins with itself",
+            param="json_schema",
         )
     return LlamaConstraint(vocab, sampler, unwritable)
 
@@ -123,7 +125,7 @@ class LlamaConstraint:
             InvalidRequest: the grammar forbids it.
         """
         if not self.allows(token):
-            raise InvalidRequest(f"the grammar forbids token {token} here", param="grammar")
+            raise InvalidRequest(f"the grammar forbids token {token} here", param="json_schema")
         self._allowed = None
         started = time.perf_counter()
         llama_cpp.llama_sampler_accept(self._sampler, token)
@@ -160,7 +162,7 @@ def _refuse_slow(started: float) -> None:
     if time.perf_counter() - started > _SLOWEST:
         raise InvalidRequest(
             "the grammar is too ambiguous: what was written so far can be read in too many ways",
-            param="grammar",
+            param="json_schema",
         )
 
 
@@ -186,8 +188,10 @@ def json_schema_to_gbnf(schema: Mapping[str, object]) -> str:
         raise _schema_refusal(str(e)[:200] or type(e).__name__) from e
     for theirs, ours in _STRICTER:
         grammar = f"\n{grammar}".replace(f"\n{theirs}", f"\n{ours}")[1:]
-    if len(grammar) > MAX_CHARACTERS:
-        raise _schema_refusal(f"its grammar has {len(grammar)} characters, of {MAX_CHARACTERS}")
+    if len(grammar) > _LONGEST_GRAMMAR:
+        raise _schema_refusal(f"its grammar has {len(grammar)} characters, of {_LONGEST_GRAMMAR}")
+    if "\0" in grammar or not _BARE.fullmatch(_QUOTED.sub("", grammar)):
+        raise _schema_refusal("a pattern or value holds quotation marks or backslashes")
     return grammar
 
 
@@ -196,6 +200,8 @@ def _schema_refusal(reason: str) -> InvalidRequest:
 
 
 _QUANTIFIER: Final = re.compile(r"\{([^}]*)\}")
+# The converter loops for ever at a bracket that closes nothing.
+_PATTERN: Final = re.compile(r"(?:\\.|\[(?:\\.|[^]\\])*\]|\{[^}]*\}|[^][{}\\])*", re.S)
 _COUNTS: Final = ("minItems", "maxItems", "minLength", "maxLength")
 
 
@@ -212,8 +218,13 @@ def _check_schema(node: object) -> None:
             counted = key in _COUNTS and isinstance(value, (int, float))
             if counted and not 0 <= value <= _MOST_REPEATS:
                 raise _schema_refusal(f"{key} is {value}, of at most {_MOST_REPEATS}")
-            if key == "pattern" and isinstance(value, str) and _too_many(value):
-                raise _schema_refusal(f"its pattern repeats more than {_MOST_REPEATS} times")
+            if key == "pattern" and isinstance(value, str):
+                if not _PATTERN.fullmatch(value):
+                    raise _schema_refusal(
+                        "its pattern has a bracket or backslash without its other half"
+                    )
+                if _too_many(value):
+                    raise _schema_refusal(f"its pattern repeats more than {_MOST_REPEATS} times")
             _check_schema(value)
 
 

@@ -82,11 +82,6 @@ def test_what_is_generated_fits(vocab: Any, seed: int) -> None:
     assert all(isinstance(n, int) for n in value["sizes"])
     assert value["kind"] in ("a", "b")
 
-    text, ended = generate(vocab, 'root ::= "x = " [0-9]{1,4} (" + " [é-ü]+ [λ])? "\\n"', seed)
-    assert ended
-    assert text.startswith("x = ")
-    assert text.endswith("\n")
-
 
 def test_strings_hold_no_control_characters(vocab: Any) -> None:
     for schema in ({"type": "string"}, {"type": "string", "pattern": "^a.*$"}):
@@ -121,6 +116,13 @@ def test_json_is_followed(vocab: Any) -> None:
         ("cannot be used", {"type": "string", "pattern": "^*$"}),
         ("too deeply", {"properties": {f"p{i}": {"type": "null"} for i in range(1100)}}),
         ("at most 32768", {"enum": ["x" * 40_000]}),
+        # strings that the converter does not escape, and that would become grammar
+        ("quotation marks", {"enum": ['x" space{3,2} y']}),
+        # brackets at which the converter would loop for ever
+        ("other half", {"type": "string", "pattern": "^]$"}),
+        ("other half", {"type": "string", "pattern": "^a}$"}),
+        ("other half", {"type": "string", "pattern": "^[a$"}),
+        ("other half", {"type": "string", "pattern": "^a$\\"}),
     ],
 )
 def test_schemas_that_cannot_be_followed(reason: str, schema: dict[str, object]) -> None:
