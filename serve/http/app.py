@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from serve.http import access, errors
-from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
+from serve.http import access, errors, views
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
@@ -29,14 +28,5 @@ def create_app(
     errors.register(app)
     access.register(app)  # first: what is refused is logged, too
     hooks.register(app, security)
-    for blueprint in (
-        openai.blueprint(models, defaults),
-        llama_cpp.blueprint(models, defaults),
-        generate.blueprint(models, defaults),
-        copilot.blueprint(request_id=security.copilot_request_id),
-        tabby.blueprint(models),
-        ops.blueprint(models),
-        description.blueprint(defaults),
-    ):
-        app.register_blueprint(blueprint)
+    views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
     return app

@@ -16,9 +16,9 @@ from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNot
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
+from serve.api.dialect import json_bytes
 from serve.http.errors import Fault, error_body
 from serve.http.log_format import request_id
-from serve.http.sse import json_bytes
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.http.sse import json_bytes
+from serve.api.dialect import json_bytes
+from serve.api.endpoints import plain_errors
 from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
     ContextLengthExceeded,
@@ -72,7 +73,7 @@ def fault_of(error: Exception) -> Fault:
 
 def error_body(fault: Fault, path: str) -> dict[str, object]:
     """The answer's JSON: `{"error": text}` for Hugging Face's and Ollama's clients, else OpenAI's form."""
-    if path.startswith("/api/"):
+    if plain_errors(path):
         return {"error": fault.message}
     return {
         "error": {
