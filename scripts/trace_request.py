@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import logging
 import sys
 import threading
 import time
@@ -103,7 +104,10 @@ def trace_request() -> Trace:
                 trace.computed_in = threading.get_ident()
             return rows
 
-    go_on = threading.Event()
+    go_on, logged = threading.Event(), threading.Event()
+    log = logging.getLogger("turbopilot.access")
+    log.addFilter(lambda _: logged.set() or True)  # type: ignore[func-returns-value]
+    log.setLevel(logging.INFO)
     decoder = Noting(n_seq=4)
     info = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
     pool = ModelPool(
@@ -114,15 +118,15 @@ def trace_request() -> Trace:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        _ask(server.port, "def add(a, b):\n")
-        http = server._server
-        while http.active_channels or http.task_dispatcher.active_count or pool.statuses[0].running:
+        _ask(server.port, "def add(a, b):\n").read()
+        assert logged.wait(60)  # the last that is done for a request
+        while server._server.active_channels or pool.statuses[0].running:
             time.sleep(0.001)
         trace.is_on = True
-        connection = _ask(server.port, "def sub(a, b):\n", to_end=False)
+        response = _ask(server.port, "def sub(a, b):\n")
         trace.is_on = False
         go_on.set()
-        connection.close()
+        response.read()
     finally:
         go_on.set()
         server.stop()
@@ -131,20 +135,17 @@ def trace_request() -> Trace:
     return trace
 
 
-def _ask(port: int, prompt: str, *, to_end: bool = True) -> http.client.HTTPConnection:
-    """Ask for a stream and read it, to its end or to its first token."""
+def _ask(port: int, prompt: str) -> http.client.HTTPResponse:
+    """Ask for a stream, on a connection of its own, and read it to its first token."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = {"prompt": prompt, "max_tokens": 4, "stream": True}
-    headers = {"Connection": "close"} if to_end else {}
+    headers = {"Connection": "close"}
     connection.request("POST", "/v1/completions", json.dumps(body), headers)
     response = connection.getresponse()
     assert response.status == 200, response.read()
     frame = json.loads(response.readline().removeprefix(b"data: "))
     assert frame["choices"][0]["text"], frame
-    if to_end:
-        response.read()
-        connection.close()
-    return connection
+    return response
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
