@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve.prompt.window import PromptText
+from serve.prompt.fim import PromptText
 from turbopilot.base.errors import InvalidRequest
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest, Us
 from serve.api.dialect import ChunkEnds, Ends, Json
 from serve.api.sampling import server_default
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
-from serve.models.generation import Choice
 from serve.models.service import Completion, CompletionService
 from serve.prompt.chat_template import Message
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
+from serve.runner.generation import Choice
 from serve.settings import Defaults
 
 

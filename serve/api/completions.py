@@ -14,10 +14,10 @@ from serve.api import body
 from serve.api.dialect import ChunkEnds, Dialect, Ends, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
 from serve.api.tokens import LegacyLogprobs, legacy_logprobs
-from serve.models.generation import Answer, Choice
 from serve.models.service import Completion, CompletionService
-from serve.prompt.window import PromptText
+from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 

@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from serve.api.body import Body, Positive
 from serve.api.tokens import PlacedToken, PlacedTokens
-from serve.models.generation import Answer
 from serve.models.service import Completion, CompletionService
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer
 from serve.settings import Defaults
 
 Json: TypeAlias = Mapping[str, object]

@@ -13,9 +13,9 @@ from typing_extensions import NotRequired, TypedDict
 from serve.api import body
 from serve.api.dialect import NDJSON, Dialect, Json, Rendering
 from serve.api.sampling import ANY_OBJECT, SamplingFields, server_default
-from serve.models.generation import Answer
 from serve.models.service import Completion, CompletionService
 from serve.request import Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer
 from serve.settings import Defaults
 
 NANO: Final = 1_000_000_000

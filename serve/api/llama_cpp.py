@@ -16,11 +16,10 @@ from serve.api import body
 from serve.api.dialect import SSE_WITHOUT_DONE, Dialect, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
-from serve.models.generation import Answer, Choice
 from serve.models.service import Completion
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import PromptText
+from serve.prompt.fim import ContextFile, PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 

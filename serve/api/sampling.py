@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from serve.api import body
 from serve.models.service import Completion
-from serve.prompt.window import PromptText
+from serve.prompt.fim import PromptText
 from serve.request import SamplingParams, StopRules
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest

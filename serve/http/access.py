@@ -10,7 +10,7 @@ import time
 from flask import Flask, Response, g, request
 
 from serve.http.log_format import FIELDS, one_line, request_id
-from serve.models.generation import Generation
+from serve.runner.generation import Generation
 
 log = logging.getLogger("turbopilot.access")
 

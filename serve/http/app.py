@@ -6,12 +6,12 @@ from flask import Flask
 
 from serve.http import access, errors, views
 from serve.http.security import hooks
-from serve.models.directory import Models
+from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 
 
 def create_app(
-    models: Models, defaults: Defaults | None = None, security: SecurityOptions | None = None
+    models: ModelPool, defaults: Defaults | None = None, security: SecurityOptions | None = None
 ) -> Flask:
     """Return the WSGI application.
 

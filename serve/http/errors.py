@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from serve.api.dialect import json_bytes
 from serve.api.endpoints import plain_errors
-from serve.models.generation import ClientGone
+from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

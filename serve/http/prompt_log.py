@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 
 from serve.http.log_format import one_line, prompts_log
-from serve.models.generation import Answer
 from serve.models.service import Completion, CompletionService
 from serve.request import Event, TextDelta
+from serve.runner.generation import Answer
 
 
 def is_on() -> bool:

@@ -16,10 +16,10 @@ from serve.http import prompt_log
 from serve.http.access import count_tokens
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
-from serve.models.directory import Models
-from serve.models.generation import ClientGone, ClientWatch, Generation
+from serve.models import ModelPool
 from serve.models.service import Completion
 from serve.request import Finished
+from serve.runner.generation import ClientGone, ClientWatch, Generation
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
@@ -33,7 +33,7 @@ def json_answer(value: Json | list[Json], status: int = 200) -> Response:
 
 
 def completion_view(
-    endpoint: Endpoint, models: Models, defaults: Defaults
+    endpoint: Endpoint, models: ModelPool, defaults: Defaults
 ) -> Callable[..., Response]:
     """The view of an endpoint whose answer a model computes."""
 

@@ -23,7 +23,7 @@ from serve.api.endpoints import (
 from serve.api.openapi import description
 from serve.http import prometheus
 from serve.http.respond import completion_view, json_answer
-from serve.models.directory import Models, ModelStatus
+from serve.models import ModelPool, ModelStatus
 from serve.models.service import ModelInfo
 from serve.settings import Defaults
 from turbopilot.base.version import __version__
@@ -37,7 +37,9 @@ GITHUB_HEADER = "X-GitHub-Request-Id"
 View = Callable[..., Response]
 
 
-def register(app: Flask, models: Models, defaults: Defaults, *, copilot_request_id: bool) -> None:
+def register(
+    app: Flask, models: ModelPool, defaults: Defaults, *, copilot_request_id: bool
+) -> None:
     """Add all endpoints to the app. With `copilot_request_id` Copilot's token comes with GITHUB_HEADER."""
     views = {
         **_model_views(models),
@@ -53,7 +55,7 @@ def register(app: Flask, models: Models, defaults: Defaults, *, copilot_request_
             app.add_url_rule(rule, e.name, view, methods=e.methods)
 
 
-def _model_views(models: Models) -> dict[str, View]:
+def _model_views(models: ModelPool) -> dict[str, View]:
     def all_models() -> Response:
         answer: ModelsAnswer = {"object": "list", "data": [_model(m, m.name) for m in models.known]}
         return json_answer(answer)
@@ -77,7 +79,7 @@ def _model(model: ModelInfo, name: str) -> ModelAnswer:
     }
 
 
-def _operator_views(models: Models, defaults: Defaults) -> dict[str, View]:
+def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     """None waits for the engine."""
     registry = prometheus.registry(models)
     document = json_bytes(description(defaults))

@@ -17,7 +17,7 @@ from llama_cpp._ggml import libggml
 from serve.llama.decoder import GUESSES, LlamaDecoder
 from serve.llama.facts import choose_context, describe
 from serve.llama.log import capture
-from serve.report import LoadReport
+from serve.llama.report import LoadReport
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.errors import CorruptModel, ServeError
 from turbopilot.base.machine import usable_cores

@@ -14,10 +14,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from serve.settings import Defaults
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import make_service
+from tests.support.serving import make_service, pool_of
 from turbopilot.base.errors import DecoderFailed
 
 Post = Callable[..., TestResponse]
@@ -35,7 +34,7 @@ def make_client(stack: ExitStack) -> Callable[[FakeDecoder], FlaskClient]:
         service, runner = make_service(decoder)
         runner.start()
         stack.callback(runner.close)
-        return create_app(OneModel(service)).test_client()
+        return create_app(pool_of(service)).test_client()
 
     return make
 
@@ -165,7 +164,7 @@ def test_defaults_are_the_servers(stack: ExitStack) -> None:
     service, runner = make_service(FakeDecoder())
     runner.start()
     stack.callback(runner.close)
-    app = create_app(OneModel(service), Defaults(max_tokens=3, temperature=0))
+    app = create_app(pool_of(service), Defaults(max_tokens=3, temperature=0))
     choice = complete(app.test_client()).get_json()["choices"][0]
     assert len(choice["text"]) == 3
 

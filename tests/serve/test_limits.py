@@ -21,14 +21,22 @@ from serve.api.completions import CompletionRequest
 from serve.api.dialect import Dialect
 from serve.api.generate import HuggingFaceRequest, OllamaRequest
 from serve.http.app import create_app
-from serve.models.directory import OneModel
-from serve.models.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.models.service import Completion
 from serve.request import GenerationRequest, SamplingParams
-from serve.runner.job import Job
+from serve.runner import Generation
+from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.settings import Defaults, Limits
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
-from tests.support.serving import ask, connection, make_service, read_all, running, send, wait
+from tests.support.serving import (
+    ask,
+    connection,
+    make_service,
+    pool_of,
+    read_all,
+    running,
+    send,
+    wait,
+)
 from turbopilot.base.errors import InvalidInput, InvalidRequest
 from turbopilot.commands.serve_options import parallel_requests
 
@@ -40,7 +48,7 @@ def flask_client(decoder: FakeDecoder, **kwargs: Any) -> Iterator[FlaskClient]:
     service, runner = make_service(decoder, **kwargs)
     runner.start()
     try:
-        yield create_app(OneModel(service)).test_client()
+        yield create_app(pool_of(service)).test_client()
     finally:
         decoder.open_gate()
         runner.close()
@@ -304,13 +312,13 @@ def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timeouts: list[float | None] = []
-    plain = Job.next_event
+    plain = Generation.next_event
 
-    def next_event(job: Job, timeout: float | None = None) -> Any:
+    def next_event(job: Generation, timeout: float | None = None) -> Any:
         timeouts.append(timeout)
         return plain(job, timeout)
 
-    monkeypatch.setattr(Job, "next_event", next_event)
+    monkeypatch.setattr(Generation, "next_event", next_event)
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()

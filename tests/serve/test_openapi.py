@@ -18,11 +18,10 @@ from serve.api.dialect import Dialect
 from serve.api.endpoints import ENDPOINTS, Endpoint
 from serve.api.openapi import description
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from serve.settings import Defaults, SecurityOptions
 from tests.support.described import BODIES, Body, check_answer, fields, validator
 from tests.support.fakes import TalkingDecoder
-from tests.support.serving import flask_client, make_service
+from tests.support.serving import flask_client, make_service, pool_of
 from turbopilot.base.errors import InvalidRequest
 
 DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
@@ -51,7 +50,7 @@ VALUES: list[Any] = [
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    yield create_app(OneModel(service)).test_client()
+    yield create_app(pool_of(service)).test_client()
     assert runner.wait_until_idle(60)
     assert not runner.n_restarts
     runner.close()
@@ -241,7 +240,7 @@ def test_refusals_are_as_described(endpoint: Endpoint) -> None:
     body = {**endpoint.requests[0].example, "stream": False}
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    client = create_app(OneModel(service)).test_client()
+    client = create_app(pool_of(service)).test_client()
     assert send(client, path, {**body, "deadline_ms": 1e-9}).status_code == 504
     runner.drain()
     assert send(client, path, body).status_code == 503

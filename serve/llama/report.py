@@ -1,4 +1,4 @@
-"""What the server says when it starts. Pure text; knows nothing of llama.cpp, sockets or consoles."""
+"""What was set up when a model was loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class LoadReport:
         description: architecture, size, type.
         n_ctx: context in tokens.
         n_threads: threads that compute.
-        cache_type: what keys and values are kept in.
         n_parallel: sequences that run at once.
         is_split: whether each has the whole context for itself; else they share it.
-        kv_bytes: size of the cache of keys and values.
-        prefix_bytes: what there is room for to keep computed prefixes in.
+        cache_type: type of keys and values.
+        kv_bytes: size of the KV cache.
+        prefix_bytes: room for cached prefixes.
         n_offloaded: layers that llama.cpp put on a GPU, of `n_layers` (the output counts as one).
         devices: the GPUs that llama.cpp sees.
         has_fim: whether the model can fill in the middle.
@@ -45,7 +45,7 @@ class LoadReport:
         return f"{self.n_parallel} requests at once, {how}"
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Describe it to a person."""
         where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
         fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
         return [
@@ -56,25 +56,3 @@ class LoadReport:
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
             f"FIM      {fim}",
         ]
-
-
-def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
-    """Where it listens, and a line to try it with; a key is named, never shown."""
-    if host in ("0.0.0.0", "::"):  # every address; here it is reached by this one
-        host = "127.0.0.1"
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
-    return [
-        f"ready    {url}  (Ctrl-C stops it)",
-        "try      "
-        f"curl -s {url}/v1/completions {key}-d "
-        """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
-    ]
-
-
-def open_to_strangers(host: str) -> str:
-    """A warning, where others reach the server and no key is wanted."""
-    return (
-        f"warning  --host {host} and no API key: whoever reaches this machine can use the server; "
-        "--api-key-file FILE asks for a key"
-    )
