@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.formats import ggml_types
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
 DEFAULT_CONTEXT: Final = (
@@ -34,8 +35,7 @@ MAX_HEADER_BYTES: Final = 64 * 2**10
 FimOrder: TypeAlias = Literal["psm", "spm"]
 FIM_ORDERS: Final[tuple[FimOrder, ...]] = ("psm", "spm")
 
-# What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
-CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+CACHE_TYPES: Final = tuple(name.lower() for name in ggml_types.CACHE_TYPES)
 
 
 def find_cache_type(name: str) -> str:
