@@ -24,15 +24,16 @@ from serve.http.app import create_app
 from serve.models.directory import OneModel
 from serve.models.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.models.service import Completion
+from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner.job import Job
-from serve.settings import Defaults, Limits
+from serve.settings import Defaults, Limits, ModelOptions
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.support.serving import ask, connection, make_service, read_all, running, send, wait
 from turbopilot.base.errors import InvalidInput, InvalidRequest
-from turbopilot.commands.serve_options import parallel_requests
 
 NO_WATCH = ClientWatch()
+PARALLEL = next(o for o in options_of(ModelOptions) if o.field == "n_seq")
 
 
 @contextmanager
@@ -419,9 +420,9 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "257", "9" * 5000, "²"])
 def test_no_number_of_requests(text: str) -> None:
     with pytest.raises(InvalidInput, match="--parallel"):
-        parallel_requests(text)
+        PARALLEL.value(text)
 
 
 def test_a_number_of_requests() -> None:
-    assert parallel_requests("8") == 8
-    assert parallel_requests("Auto") is None
+    assert PARALLEL.value("8") == 8
+    assert PARALLEL.value("Auto") is None

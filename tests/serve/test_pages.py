@@ -14,8 +14,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
-from serve.http.security.authority import Authority, is_loopback, parse_authority
-from serve.http.security.hosts import Hosts, check_name, own_names
+from serve.http.security.hosts import (
+    Authority,
+    Hosts,
+    check_name,
+    is_loopback,
+    own_names,
+    parse_authority,
+)
 from serve.http.security.origins import (
     Origins,
     allowed_headers,

@@ -12,13 +12,13 @@ import pytest
 from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
-from serve.http.security.keys import ApiKeys, presented
+from serve.http.security import checked
+from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.report import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.serving import flask_client
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app as cli
-from turbopilot.commands.serve_security import KEY_VARIABLE, read_key_file, security_options
 
 KEY = "k3y-of-alice"
 OTHER = "k3y-of-bob"
@@ -195,23 +195,14 @@ def options_of(environ: dict[str, str] | None = None, **given: Any) -> SecurityO
     def warn(line: str) -> None:
         raise AssertionError(line)
 
-    plain: dict[str, Any] = {
-        "keys": (),
-        "key_file": None,
-        "cors_origins": (),
-        "allowed_hosts": (),
-        "copilot_request_id": False,
-        "warn": warn,
-        "environ": environ or {},
-    }
-    return security_options(**plain | given)
+    return checked(SecurityOptions(**given), warn, environ or {})
 
 
 def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# alice\nfrom-file\n\n  second  \r\n#bob\n")
     file.chmod(0o600)
-    found = options_of({KEY_VARIABLE: "from-env"}, keys=["given", "given"], key_file=file)
+    found = options_of({KEY_VARIABLE: "from-env"}, api_keys=("given", "given"), api_key_file=file)
     assert found.api_keys == ("given", "from-file", "second", "from-env")
     assert options_of() == SecurityOptions()
 
@@ -219,7 +210,7 @@ def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["", " ", "with space", "grün", "line\nbreak", "\x7f"])
 def test_an_empty_or_impossible_key_is_refused(key: str) -> None:
     for name, kwargs in (
-        ("--api-key", {"keys": [KEY, key]}),
+        ("--api-key", {"api_keys": (KEY, key)}),
         (KEY_VARIABLE, {"environ": {KEY_VARIABLE: key}}),
     ):
         with pytest.raises(InvalidInput) as caught:
@@ -236,7 +227,7 @@ def test_an_empty_or_impossible_key_is_refused(key: str) -> None:
         (b"", "no key"),
         (b"# only\n\n# comments\n", "no key"),
         (b"fine\nno good\n", "line 2"),
-        (b"\xff\xfe", "no text"),
+        (b"\xff\xfe", "not UTF-8 text"),
         (b"x" * (2**20 + 1), "too large"),
     ],
 )
@@ -245,13 +236,13 @@ def test_a_bad_key_file(tmp_path: Path, data: bytes, word: str) -> None:
     file.write_bytes(data)
     file.chmod(0o600)
     with pytest.raises(InvalidInput) as caught:
-        options_of(key_file=file)
+        options_of(api_key_file=file)
     assert str(file) in caught.value.message
     assert word in caught.value.message
     assert "no good" not in caught.value.message
     for missing in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(InvalidInput, match="--api-key-file"):
-            options_of(key_file=missing)
+            options_of(api_key_file=missing)
 
 
 def test_a_key_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:

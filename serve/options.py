@@ -1,0 +1,150 @@
+"""How an option of `serve` is declared: a field of a settings class, annotated with an `Option`.
+
+The flag, the environment variables, the key in a TOML file, the limits and the help text all derive from it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields, replace
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.base.quantities import check_limits, number_or_auto
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option, as the annotation of a field: `port: Annotated[int, Option("-p, --port", "Port.")] = 80`.
+
+    Attributes:
+        flags: as on the command line: "-p, --port", or "--no-ahead/--ahead" for a switch that is the opposite of the
+            field's default. Without a dash it is the argument.
+        help: for `--help`.
+        least: lower limit of a number.
+        most: upper limit of a number.
+        choices: words that are accepted, in any letter case; those of a Literal by default.
+        auto: accept the word auto, the default, which is None in the field.
+        convert: makes the field's value; gets the option's name (for errors) and what was given.
+        env: environment variables beside TURBOPILOT_NAME, which goes before them.
+        metavar: what `--help` calls the value.
+        name: parameter of the command; by default the last of the long flags.
+        is_model: names a model, which in a TOML file may be a file beside it.
+        is_secret: is never shown in an error.
+        field: the annotated field.
+        kind: bool, int, float, str, Path, or list (of str).
+        default: the field's default.
+    """
+
+    flags: str
+    help: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    auto: bool = False
+    convert: Callable[[str, Any], Any] | None = None
+    env: tuple[str, ...] = ()
+    metavar: str | None = None
+    name: str = ""
+    is_model: bool = False
+    is_secret: bool = False
+    field: str = ""
+    kind: type = str
+    default: Any = None
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is a positional argument."""
+        return not self.flags.startswith("-")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names in a TOML file."""
+        spellings = self.flags.partition("/")[0].split(", ")
+        return tuple(s.removeprefix("--") for s in spellings if s.startswith("--")) or (self.flags,)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables, the first goes before the others."""
+        return (f"TURBOPILOT_{self.name.upper()}", *self.env)
+
+    def value(self, given: Any, called: str = "") -> Any:
+        """Return the field's value.
+
+        Args:
+            given: by the command line, the environment or a file; None is the default.
+            called: what errors call the option.
+
+        Raises:
+            InvalidInput: it is out of range, or not one of the choices.
+        """
+        called = called or f"--{self.keys[-1]}"
+        if given is None:
+            return self.default
+        if self.auto:
+            given = str(given).lower()
+        if self.kind is bool and not self.auto:
+            return given != self.default
+        if self.kind is list:
+            given = tuple(given)
+        elif self.auto and given == "auto":
+            return None
+        elif self.choices and (given := given.lower()) not in self.choices:
+            hint = did_you_mean(given, self.choices)
+            raise InvalidInput(f"{called} {given}: not one of the choices", hint=hint)
+        if self.convert:
+            return self.convert(called, given)
+        if self.auto:
+            return number_or_auto(called, given, self.least, self.most)
+        if self.kind in (int, float):
+            check_limits(called, given, self.least, self.most)
+        return given
+
+
+def options_of(group: type) -> Iterator[Option]:
+    """Yield the options that a settings class declares, without those of the classes in it."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        if get_origin(hints[field.name]) is Annotated:
+            yield _bound(field, *get_args(hints[field.name]))
+
+
+def _bound(field: Field[Any], hint: Any, option: Option) -> Option:
+    return replace(
+        option,
+        name=option.name or option.keys[-1].replace("-", "_"),
+        choices=get_args(hint) if get_origin(hint) is Literal else option.choices,
+        field=field.name,
+        kind=_kind(hint),
+        default=field.default,
+    )
+
+
+def _kind(hint: Any) -> type:
+    """Return int for `int` and `int | None`, list for a tuple, str for a Literal."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(h for h in get_args(hint) if h is not types.NoneType)
+    kind: type = {tuple: list, Literal: str}.get(get_origin(hint), hint)
+    return kind
+
+
+def read_settings(group: type[T], given: Mapping[str, Any], **more: Any) -> T:
+    """Build a settings class, and those that its fields hold.
+
+    Args:
+        group: the class.
+        given: what was given for each option, by name; see `Option.value`.
+        more: fields that are not options.
+
+    Raises:
+        InvalidInput: a value cannot be used; names the option.
+    """
+    values = {o.field: o.value(given.get(o.name)) for o in options_of(group)}
+    for field in fields(group):  # type: ignore[arg-type]
+        inner: Any = field.default_factory
+        if isinstance(inner, type):
+            values[field.name] = read_settings(inner, given)
+    return group(**values, **more)

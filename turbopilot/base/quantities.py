@@ -1,0 +1,60 @@
+"""Numbers and sizes as people write them in options."""
+
+from __future__ import annotations
+
+import re
+
+from turbopilot.base.errors import InvalidInput
+
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
+
+
+def parse_size(option: str, text: str) -> int:
+    """Return a size in bytes: 4GB and 4G are 4·10⁹, 4GiB is 4·2³⁰.
+
+    Raises:
+        InvalidInput: it is not a size above 0; names the option.
+    """
+    parts = _SIZE.fullmatch(text.strip())
+    if parts:
+        step = 1024 if parts["binary"] else 1000
+        size = float(parts["number"]) * step ** " KMGT".index(parts["unit"].upper() or " ")
+        if size >= 1:
+            return int(size)
+    raise InvalidInput(f"{option} {text}: is no size", hint="write it as 500MB, 4GB or 4GiB")
+
+
+def parse_size_or_zero(option: str, text: str) -> int:
+    """Return a size in bytes, or 0 for "0"; see `parse_size`."""
+    return 0 if text == "0" else parse_size(option, text)
+
+
+def number_or_auto(
+    option: str, text: str, least: float | None = None, most: float | None = None
+) -> int | None:
+    """Return a whole number, or None for auto.
+
+    Raises:
+        InvalidInput: it is neither, or out of range; names the option.
+    """
+    if text.lower() == "auto":
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise InvalidInput(f"{option} {text[:40]}: not a number", hint="give a number, or auto")
+    check_limits(option, number := int(text), least, most)
+    return number
+
+
+def check_limits(option: str, number: float, least: float | None, most: float | None) -> None:
+    """Check that a number is within limits.
+
+    Raises:
+        InvalidInput: it is not; names the option and the limit.
+    """
+    if least is not None and number < least:
+        limit = "must not be negative" if least == 0 else f"must be at least {least:g}"
+        raise InvalidInput(f"{option} {number}: {limit}", hint="give a larger number")
+    if most is not None and number > most:
+        raise InvalidInput(
+            f"{option} {number}: must be at most {most:g}", hint="give a smaller number"
+        )
