@@ -8,7 +8,6 @@ before it is done.
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from turbopilot.hub import Wanted
 
 DEMO = "demo"
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
 
 
 def demo_checkpoint() -> Path:
@@ -252,18 +250,3 @@ def _imported(old: Path, model_type: str, notify: Notify) -> Path:
         )
         folder = resolve_checkpoint(known.repository, notify=notify, only="tokenizer")
         return imported(old, model_type=model_type, tokenizer=folder, notify=notify)
-
-
-def parse_size(option: str, text: str) -> int:
-    """A size as people write it, in bytes: 4GB and 4G are 4·10⁹, 4GiB is 4·2³⁰.
-
-    Raises:
-        InvalidInput: it is none, or none above 0; names the option.
-    """
-    parts = _SIZE.fullmatch(text.strip())
-    if parts:
-        step = 1024 if parts["binary"] else 1000
-        size = float(parts["number"]) * step ** " KMGT".index(parts["unit"].upper() or " ")
-        if size >= 1:
-            return int(size)
-    raise InvalidInput(f"{option} {text}: is no size", hint="write it as 500MB, 4GB or 4GiB")

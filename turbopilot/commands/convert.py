@@ -84,7 +84,8 @@ def convert(
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only
     from converters import export_gptj
-    from turbopilot.app.resolve import DEMO, parse_size, resolve_checkpoint
+    from turbopilot.app.resolve import DEMO, resolve_checkpoint
+    from turbopilot.base.quantities import parse_size
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))

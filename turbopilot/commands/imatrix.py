@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
-from turbopilot.app.gpu_layers import gpu_layers
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.quantities import number_or_auto
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def imatrix(
         _merge_only(in_file or [], others, output, force=force, as_json=as_json)
         return
     words, dataset = _read_texts(text or [])
-    layers_on_gpu = gpu_layers(n_gpu_layers)
+    layers_on_gpu = number_or_auto("--ngl", n_gpu_layers, least=0)
     path = resolve_gguf(model, type_name="F16")
     target = output or beside(model, path, "imatrix")
     try:

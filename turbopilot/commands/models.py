@@ -47,8 +47,8 @@ def models(
     Example: turbopilot models santacoder
     """
     from turbopilot import catalog
-    from turbopilot.app.resolve import parse_size
     from turbopilot.base.memory import total_bytes
+    from turbopilot.base.quantities import parse_size
 
     budget = parse_size("--fits", fits) if fits else int(total_bytes() * SHARE)
     found = [

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from turbopilot.app.cached_artifacts import beside, cache_folder, gathered
-from turbopilot.app.gpu_layers import gpu_layers
 from turbopilot.base.atomic import check_output
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.quantities import number_or_auto, parse_size
 from turbopilot.render import console
 
 _MATRIX_SECONDS: Final = 600.0
@@ -179,7 +179,7 @@ def quantize(
             "a file and a type are needed",
             hint="turbopilot quantize FILE.gguf Q4_K_M, or --fit 4GiB; --list shows the types",
         )
-    layers = gpu_layers(n_gpu_layers)
+    layers = number_or_auto("--ngl", n_gpu_layers, least=0)
     if not type_name:
         given = {
             "--tensor-type": tensor_types, "--output-type": output_type, "--embedding-type": embedding_type,
@@ -262,7 +262,7 @@ def _fit(
 ) -> None:
     """`--fit`, once its options are known to be alone."""
     from turbopilot.app import memory_fit as fit
-    from turbopilot.app.resolve import parse_size, resolve_gguf
+    from turbopilot.app.resolve import resolve_gguf
     from turbopilot.bench import Setup
     from turbopilot.render import fit as fit_text
     from turbopilot.render import quantize as quantize_text
