@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from turbopilot.base.errors import InvalidInput, did_you_mean
-from turbopilot.base.quantities import check_limits, number_or_auto
+from turbopilot.base.option_values import check_limits, number_or_auto, one_of
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ class Option:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Environment variables, the first goes before the others."""
+        """Environment variables, each overrides those behind it."""
         return (f"TURBOPILOT_{self.name.upper()}", *self.env)
 
     def value(self, given: Any, called: str = "") -> Any:
@@ -81,27 +80,21 @@ class Option:
         Raises:
             InvalidInput: it is out of range, or not one of the choices.
         """
-        called = called or f"--{self.keys[-1]}"
-        if given is None:
+        if given is None or (self.auto and str(given).lower() == "auto"):
             return self.default
-        if self.auto:
-            given = str(given).lower()
-        if self.kind is bool and not self.auto:
-            return given != self.default
+        called = called or f"--{self.keys[-1]}"
+        value = str(given) if self.auto else given
         if self.kind is list:
-            given = tuple(given)
-        elif self.auto and given == "auto":
-            return None
-        elif self.choices and (given := given.lower()) not in self.choices:
-            hint = did_you_mean(given, self.choices)
-            raise InvalidInput(f"{called} {given}: not one of the choices", hint=hint)
-        if self.convert:
-            return self.convert(called, given)
-        if self.auto:
-            return number_or_auto(called, given, self.least, self.most)
-        if self.kind in (int, float):
-            check_limits(called, given, self.least, self.most)
-        return given
+            return tuple(value)
+        if self.choices:
+            value = one_of(called, value, self.choices)
+        elif self.kind is bool:
+            return value != self.default
+        elif self.auto and not self.convert:
+            return number_or_auto(called, value, self.least, self.most)
+        elif self.kind in (int, float) and not self.auto:
+            check_limits(called, value, self.least, self.most)
+        return self.convert(called, value) if self.convert else value
 
 
 def options_of(group: type) -> Iterator[Option]:

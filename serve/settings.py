@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 from serve.options import Option
-from turbopilot.base.errors import InvalidInput, did_you_mean
-from turbopilot.base.quantities import parse_size, parse_size_or_zero
+from turbopilot.base.option_values import one_of, parse_size, parse_size_or_zero
 from turbopilot.formats import ggml_types
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
@@ -38,14 +37,8 @@ MODEL_TYPES: Final = ("codegen", "starcoder", "wizardcoder", "stablecode")
 
 
 def find_cache_type(name: str) -> str:
-    """Return one of CACHE_TYPES by its name, in any letter case.
-
-    Raises:
-        InvalidInput: there is no such type; the hint offers near names.
-    """
-    if (found := name.lower()) in CACHE_TYPES:
-        return found
-    raise InvalidInput(f"--cache-type {name}: no such type", hint=did_you_mean(name, CACHE_TYPES))
+    """Return one of CACHE_TYPES by its name, in any letter case; raise InvalidInput if there is none."""
+    return one_of("--cache-type", name, CACHE_TYPES)
 
 
 # A table, one option a field:

@@ -35,7 +35,7 @@ HISTOGRAM = HistogramMetricFamily
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
+class _ServedModel:
     """A model of the server."""
 
     name: str
@@ -44,7 +44,7 @@ class _Served:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _CountedModel:
     """A loaded model, and what it has counted since it was loaded."""
 
     name: str
@@ -60,7 +60,7 @@ class _Loaded:
         return {kind: getattr(self.metrics, f"{kind}_tokens") for kind in TOKENS}
 
 
-class Row(NamedTuple):
+class MetricRow(NamedTuple):
     """A metric.
 
     Attributes:
@@ -81,33 +81,34 @@ class Row(NamedTuple):
 # fmt: off
 # Of every model.
 SERVED: Final = (
-    Row(INFO, "server", "The program and what it serves.", lambda _: {"version": __version__}),
-    Row(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m.is_loaded),
-    Row(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m.loads),
+    MetricRow(INFO, "server", "The program and what it serves.", lambda _: {"version": __version__}),
+    MetricRow(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m.is_loaded),
+    MetricRow(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m.loads),
 )
 # Of every loaded model: they begin at 0 again when it is loaded again.
 LOADED: Final = (
-    Row(GAUGE, "requests_running", "Requests being computed.", lambda m: m.status.running),
-    Row(GAUGE, "requests_waiting", "Requests in the queue.", lambda m: m.status.waiting),
-    Row(COUNTER, "requests", "Requests that ended, by reason.", _Loaded.requests, "reason"),
-    Row(COUNTER, "refused", "Calls refused because the queue was full.", lambda m: m.status.refused),
-    Row(COUNTER, "engine_restarts", "Times that the engine failed and went on.", lambda m: m.status.restarts),
-    Row(COUNTER, "tokens", "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), "
+    MetricRow(GAUGE, "requests_running", "Requests being computed.", lambda m: m.status.running),
+    MetricRow(GAUGE, "requests_waiting", "Requests in the queue.", lambda m: m.status.waiting),
+    MetricRow(COUNTER, "requests", "Requests that ended, by reason.", _CountedModel.requests, "reason"),
+    MetricRow(COUNTER, "refused", "Calls refused because the queue was full.", lambda m: m.status.refused),
+    MetricRow(COUNTER, "engine_restarts", "Times that the engine failed and went on.", lambda m: m.status.restarts),
+    MetricRow(COUNTER, "tokens", "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), "
         "generated (of these: known from before), computed ahead while idle, drafted (of these: accepted).",
-        _Loaded.tokens, "kind"),
-    Row(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
-    Row(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
-    Row(COUNTER, "batch_sequences", "Sequences in batches.", lambda m: m.metrics.batch_sequences),
-    Row(COUNTER, "decode_seconds", "Seconds spent on computing batches.", lambda m: m.metrics.decode_seconds),
-    Row(COUNTER, "decode_failures", "Batches that failed.", lambda m: m.metrics.failures),
-    Row(COUNTER, "context_rebuilds", "Times that the context was made anew.", lambda m: m.metrics.rebuilds),
-    Row(GAUGE, "kv_cells", "Tokens that the KV cache can hold.", lambda m: m.metrics.n_cells),
-    Row(GAUGE, "kv_cells_used", "Tokens in the KV cache.", lambda m: m.metrics.used_cells),
-    Row(GAUGE, "prefix_cache_bytes", "RAM of the prefix cache.", lambda m: m.metrics.stored_bytes),
-    Row(HISTOGRAM, "queue_seconds", "Seconds from a request to its first batch.", lambda m: m.metrics.queue_seconds),
-    Row(HISTOGRAM, "first_token_seconds", "Seconds from a request to its first token.",
+        _CountedModel.tokens, "kind"),
+    MetricRow(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
+    MetricRow(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
+    MetricRow(COUNTER, "batch_sequences", "Sequences in batches.", lambda m: m.metrics.batch_sequences),
+    MetricRow(COUNTER, "decode_seconds", "Seconds spent on computing batches.", lambda m: m.metrics.decode_seconds),
+    MetricRow(COUNTER, "decode_failures", "Batches that failed.", lambda m: m.metrics.failures),
+    MetricRow(COUNTER, "context_rebuilds", "Times that the context was made anew.", lambda m: m.metrics.rebuilds),
+    MetricRow(GAUGE, "kv_cells", "Tokens that the KV cache can hold.", lambda m: m.metrics.n_cells),
+    MetricRow(GAUGE, "kv_cells_used", "Tokens in the KV cache.", lambda m: m.metrics.used_cells),
+    MetricRow(GAUGE, "prefix_cache_bytes", "RAM of the prefix cache.", lambda m: m.metrics.stored_bytes),
+    MetricRow(HISTOGRAM, "queue_seconds", "Seconds from a request to its first batch.",
+        lambda m: m.metrics.queue_seconds),
+    MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from a request to its first token.",
         lambda m: m.metrics.first_token_seconds),
-    Row(HISTOGRAM, "token_seconds", "Seconds from one token to the next.", lambda m: m.metrics.token_seconds),
+    MetricRow(HISTOGRAM, "token_seconds", "Seconds from one token to the next.", lambda m: m.metrics.token_seconds),
 )
 # fmt: on
 
@@ -119,14 +120,14 @@ class _Metrics(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        loaded = [_Loaded(s.model.name, s.metrics, s.status) for s in self._models.loaded]
+        loaded = [_CountedModel(s.model.name, s.metrics, s.status) for s in self._models.loaded]
         names = {m.name for m in loaded}
-        served = [_Served(s.name, s.name in names, s.loads) for s in self._models.statuses]
+        served = [_ServedModel(s.name, s.name in names, s.loads) for s in self._models.statuses]
         yield from (_family(row, served) for row in SERVED)
         yield from (_family(row, loaded) for row in LOADED)
 
 
-def _family(row: Row, models: Iterable[_Served | _Loaded]) -> Any:
+def _family(row: MetricRow, models: Iterable[_ServedModel | _CountedModel]) -> Any:
     labels = ["model", row.label] if row.label else ["model"]
     family = row.kind(f"turbopilot_{row.name}", row.help, labels=labels)
     for model in models:

@@ -108,7 +108,7 @@ def bench(
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import check_output, replacing
-    from turbopilot.base.quantities import number_or_auto
+    from turbopilot.base.option_values import number_or_auto
     from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
     from turbopilot.render import bench as bench_text
 

@@ -85,7 +85,7 @@ def convert(
     from converters import dry_run as plan_only
     from converters import export_gptj
     from turbopilot.app.resolve import DEMO, resolve_checkpoint
-    from turbopilot.base.quantities import parse_size
+    from turbopilot.base.option_values import parse_size
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))

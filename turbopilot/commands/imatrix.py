@@ -10,7 +10,7 @@ import typer
 
 from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.quantities import number_or_auto
+from turbopilot.base.option_values import number_or_auto
 from turbopilot.render import console
 
 if TYPE_CHECKING:

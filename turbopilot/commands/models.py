@@ -48,7 +48,7 @@ def models(
     """
     from turbopilot import catalog
     from turbopilot.base.memory import total_bytes
-    from turbopilot.base.quantities import parse_size
+    from turbopilot.base.option_values import parse_size
 
     budget = parse_size("--fits", fits) if fits else int(total_bytes() * SHARE)
     found = [

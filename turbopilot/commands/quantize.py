@@ -11,7 +11,7 @@ import typer
 from turbopilot.app.cached_artifacts import beside, cache_folder, gathered
 from turbopilot.base.atomic import check_output
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.quantities import number_or_auto, parse_size
+from turbopilot.base.option_values import number_or_auto, parse_size
 from turbopilot.render import console
 
 _MATRIX_SECONDS: Final = 600.0

@@ -1,10 +1,11 @@
-"""Numbers and sizes as people write them in options."""
+"""Values of options as people write them: sizes, numbers, words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from turbopilot.base.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput, did_you_mean
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
 
@@ -58,3 +59,14 @@ def check_limits(option: str, number: float, least: float | None, most: float | 
         raise InvalidInput(
             f"{option} {number}: must be at most {most:g}", hint="give a smaller number"
         )
+
+
+def one_of(option: str, text: str, choices: Collection[str]) -> str:
+    """Return one of the choices, in lower case, by its name in any letter case.
+
+    Raises:
+        InvalidInput: it is none of them; the hint offers near ones.
+    """
+    if (found := text.lower()) in choices:
+        return found
+    raise InvalidInput(f"{option} {text}: no such choice", hint=did_you_mean(text, choices))
