@@ -83,7 +83,7 @@ class Option:
         if given is None or (self.auto and str(given).lower() == "auto"):
             return self.default
         called = called or f"--{self.keys[-1]}"
-        value = str(given) if self.auto else given
+        value: Any = str(given) if self.auto else given
         if self.kind is list:
             return tuple(value)
         if self.choices:

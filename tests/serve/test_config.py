@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from serve.models.configured import make_pool
 from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app
+from turbopilot.commands.serve_flags import PANELS
 
 Serve = Callable[..., ServerOptions]
 Fail = Callable[..., str]
@@ -162,6 +163,11 @@ def test_no_option_is_forgotten() -> None:
         "api-key-file",
     }
     assert names - elsewhere == set(OPTIONS)
+
+
+def test_every_group_of_options_has_its_flags() -> None:
+    groups = {f.default_factory for f in fields(ServerOptions)} - {MISSING}
+    assert groups <= {group for section in PANELS.values() for group in section}
 
 
 def test_words_beside_numbers_and_other_spellings(serve: Serve) -> None:

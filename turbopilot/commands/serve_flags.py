@@ -50,16 +50,13 @@ def with_options(command: Command) -> Command:
     return command
 
 
-def written_kind(option: Option) -> Any:
-    """Return the type of what the command line gives for an option."""
-    if option.auto:
-        return str
-    return list[str] if option.kind is list else option.kind
-
-
 def _parameter(panel: str, option: Option) -> inspect.Parameter:
-    kind = written_kind(option)
-    default = False if kind is bool else "auto" if option.auto else option.default or None
+    kind: Any = str if option.auto else list[str] if option.kind is list else option.kind
+    default = "auto" if option.auto else option.default
+    if kind is bool:
+        default = False
+    elif kind == list[str]:
+        default = None
     shared: dict[str, Any] = {
         "metavar": option.metavar, "help": option.help, "show_default": default is not None, "rich_help_panel": panel,
     }  # fmt: skip
