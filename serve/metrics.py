@@ -33,50 +33,33 @@ class Histogram:
 
 @dataclass(slots=True)
 class EngineMetrics:
-    """Totals since the model was loaded, and the present state.
+    """Totals since the model was loaded, and the present state."""
 
-    Attributes:
-        finished: requests by how they ended: a FinishReason, or "superseded", "deadline".
-        prompt_tokens: of admitted requests.
-        cached_tokens: of these, found in the KV cache.
-        restored_tokens: of these, restored from the prefix cache in RAM or on disk.
-        known_tokens: generated tokens that were computed before for the same text, and cost nothing.
-        ahead_tokens: tokens computed while idle.
-        steps: batches computed.
-        decode_seconds: time in the decoder.
-        failures: batches that failed.
-        rebuilds: times that the context was made anew.
-        running: requests in slots.
-        used_cells: cells of the KV cache that hold tokens.
-        stored_bytes: RAM of the prefix cache.
-        queue_seconds: from submission to a slot.
-        first_token_seconds: from submission to the first token.
-        token_seconds: from one token to the next.
-    """
-
-    finished: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    restored_tokens: int = 0
-    known_tokens: int = 0
+    finished: dict[str, int] = field(
+        default_factory=dict
+    )  # by FinishReason, "superseded", "deadline"
+    prompt_tokens: int = 0  # of admitted requests
+    cached_tokens: int = 0  # of these, found in the KV cache
+    restored_tokens: int = 0  # of these, restored from the prefix cache
     generated_tokens: int = 0
-    ahead_tokens: int = 0
+    known_tokens: int = 0  # of these, computed before for the same text
+    ahead_tokens: int = 0  # computed while idle
     drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    steps: int = 0
+    accepted_tokens: int = 0  # of these
+    steps: int = 0  # batches computed
     batch_tokens: int = 0
     batch_sequences: int = 0
     decode_seconds: float = 0.0
-    failures: int = 0
-    rebuilds: int = 0
-    running: int = 0
-    waiting: int = 0
-    used_cells: int = 0
+    failures: int = 0  # batches that failed
+    rebuilds: int = 0  # times that the context was made anew
+    running: int = 0  # requests in slots
+    waiting: int = 0  # requests in the queue
+    used_cells: int = 0  # cells of the KV cache that hold tokens
     n_cells: int = 0
-    stored_bytes: int = 0
-    queue_seconds: Histogram = field(default_factory=Histogram)
-    first_token_seconds: Histogram = field(default_factory=Histogram)
-    token_seconds: Histogram = field(default_factory=Histogram)
+    stored_bytes: int = 0  # RAM of the prefix cache
+    queue_seconds: Histogram = field(default_factory=Histogram)  # from submission to a slot
+    first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
+    token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next
 
     def finish(self, how: str) -> None:
         """Count a request that ended."""

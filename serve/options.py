@@ -19,39 +19,24 @@ T = TypeVar("T")
 class Option:
     """An option, as the annotation of a field: `port: Annotated[int, Option("-p, --port", "Port.")] = 80`.
 
-    Attributes:
-        flags: as on the command line: "-p, --port", or "--no-ahead/--ahead" for a switch that is the opposite of the
-            field's default. Without a dash it is the argument.
-        help: for `--help`.
-        least: lower limit of a number.
-        most: upper limit of a number.
-        choices: words that are accepted, in any letter case; those of a Literal by default.
-        auto: accept the word auto, the default, which is None in the field.
-        convert: makes the field's value; gets the option's name (for errors) and what was given.
-        env: environment variables beside TURBOPILOT_NAME, which goes before them.
-        metavar: what `--help` calls the value.
-        name: parameter of the command; by default the last of the long flags.
-        is_model: names a model, which in a TOML file may be a file beside it.
-        is_secret: is never shown in an error.
-        field: the annotated field.
-        kind: bool, int, float, str, Path, or list (of str).
-        default: the field's default.
+    The flags are those of the command line. A switch, "--no-ahead/--ahead", is the opposite of the field's default;
+    a name without a dash is the argument. The fields from `field` on are filled in by `options_of`.
     """
 
     flags: str
     help: str
     least: float | None = None
     most: float | None = None
-    choices: tuple[str, ...] = ()
-    auto: bool = False
-    convert: Callable[[str, Any], Any] | None = None
-    env: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # in any letter case; of a Literal they are known
+    auto: bool = False  # accept the word auto, the default, which is None in the field
+    convert: Callable[[str, Any], Any] | None = None  # (flag, what is given) → value
+    env: tuple[str, ...] = ()  # variables beside TURBOPILOT_NAME, which overrides them
     metavar: str | None = None
-    name: str = ""
-    is_model: bool = False
-    is_secret: bool = False
+    name: str = ""  # of the command's parameter; by default the last long flag
+    is_model: bool = False  # in a TOML file, a model beside the file goes first
+    is_secret: bool = False  # not shown in errors
     field: str = ""
-    kind: type = str
+    kind: type = str  # bool, int, float, str, Path, or list (of str)
     default: Any = None
 
     @property

@@ -5,8 +5,7 @@ The numbers stay where they are counted and are read when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -19,9 +18,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from serve.metrics import EngineMetrics, Histogram
+from serve.metrics import Histogram
 from serve.models.directory import Models
-from serve.models.service import Status
+from serve.models.service import CompletionService
 from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
@@ -34,41 +33,10 @@ INFO, GAUGE, COUNTER = InfoMetricFamily, GaugeMetricFamily, CounterMetricFamily
 HISTOGRAM = HistogramMetricFamily
 
 
-@dataclass(frozen=True, slots=True)
-class _ServedModel:
-    """A model of the server."""
-
-    name: str
-    is_loaded: bool
-    loads: int
-
-
-@dataclass(frozen=True, slots=True)
-class _CountedModel:
-    """A loaded model, and what it has counted since it was loaded."""
-
-    name: str
-    metrics: EngineMetrics
-    status: Status
-
-    def requests(self) -> dict[str, int]:
-        """Return the requests that ended, by reason."""
-        return dict.fromkeys(REASONS, 0) | self.metrics.finished.copy()
-
-    def tokens(self) -> dict[str, int]:
-        """Return the tokens by kind."""
-        return {kind: getattr(self.metrics, f"{kind}_tokens") for kind in TOKENS}
-
-
 class MetricRow(NamedTuple):
-    """A metric.
+    """A metric: its type, its name after "turbopilot_", its help, and what returns its value for a model.
 
-    Attributes:
-        kind: family of Prometheus.
-        name: after "turbopilot_".
-        help: for the text at /metrics.
-        get: returns its value for a model; a dict by `label` if there is one.
-        label: a label beside the model's name.
+    With a label beside the model's name, the value is a dict of numbers by that label.
     """
 
     kind: Any
@@ -78,23 +46,31 @@ class MetricRow(NamedTuple):
     label: str = ""
 
 
+def _ended(service: CompletionService) -> dict[str, int]:
+    return dict.fromkeys(REASONS, 0) | service.metrics.finished.copy()
+
+
+def _tokens(service: CompletionService) -> dict[str, int]:
+    return {kind: getattr(service.metrics, f"{kind}_tokens") for kind in TOKENS}
+
+
 # fmt: off
-# Of every model.
+# Of every model: its status, and whether it is loaded.
 SERVED: Final = (
     MetricRow(INFO, "server", "The program and what it serves.", lambda _: {"version": __version__}),
-    MetricRow(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m.is_loaded),
-    MetricRow(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m.loads),
+    MetricRow(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m[1]),
+    MetricRow(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m[0].loads),
 )
-# Of every loaded model: they begin at 0 again when it is loaded again.
+# Of every loaded model's service: they begin at 0 again when it is loaded again.
 LOADED: Final = (
     MetricRow(GAUGE, "requests_running", "Requests being computed.", lambda m: m.status.running),
     MetricRow(GAUGE, "requests_waiting", "Requests in the queue.", lambda m: m.status.waiting),
-    MetricRow(COUNTER, "requests", "Requests that ended, by reason.", _CountedModel.requests, "reason"),
+    MetricRow(COUNTER, "requests", "Requests that ended, by reason.", _ended, "reason"),
     MetricRow(COUNTER, "refused", "Calls refused because the queue was full.", lambda m: m.status.refused),
     MetricRow(COUNTER, "engine_restarts", "Times that the engine failed and went on.", lambda m: m.status.restarts),
     MetricRow(COUNTER, "tokens", "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), "
         "generated (of these: known from before), computed ahead while idle, drafted (of these: accepted).",
-        _CountedModel.tokens, "kind"),
+        _tokens, "kind"),
     MetricRow(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
     MetricRow(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
     MetricRow(COUNTER, "batch_sequences", "Sequences in batches.", lambda m: m.metrics.batch_sequences),
@@ -120,25 +96,24 @@ class _Metrics(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        loaded = [_CountedModel(s.model.name, s.metrics, s.status) for s in self._models.loaded]
-        names = {m.name for m in loaded}
-        served = [_ServedModel(s.name, s.name in names, s.loads) for s in self._models.statuses]
+        loaded = {s.model.name: s for s in self._models.loaded}
+        served = {s.name: (s, s.name in loaded) for s in self._models.statuses}
         yield from (_family(row, served) for row in SERVED)
         yield from (_family(row, loaded) for row in LOADED)
 
 
-def _family(row: MetricRow, models: Iterable[_ServedModel | _CountedModel]) -> Any:
+def _family(row: MetricRow, models: Mapping[str, Any]) -> Any:
     labels = ["model", row.label] if row.label else ["model"]
     family = row.kind(f"turbopilot_{row.name}", row.help, labels=labels)
-    for model in models:
+    for name, model in models.items():
         value = row.get(model)
         if row.label:
             for label, number in value.items():
-                family.add_metric([model.name, label], number)
+                family.add_metric([name, label], number)
         elif isinstance(value, Histogram):
-            family.add_metric([model.name], value.cumulative(), value.sum)
+            family.add_metric([name], value.cumulative(), value.sum)
         else:
-            family.add_metric([model.name], value)
+            family.add_metric([name], value)
     return family
 
 

@@ -18,14 +18,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLE: Final = "models"
 _CALLED: Final = {
-    str: "a string",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list: "a list of strings",
-}
+    str: "a string", bool: "true or false", int: "a whole number", float: "a number", list: "a list of strings",
+}  # fmt: skip
 
 
 def read_into(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -41,24 +36,21 @@ def read_into(ctx: typer.Context, path: Path | None) -> Path | None:
 
 def _defaults(path: Path) -> dict[str, Any]:
     """Return the file's values by the names of the command's parameters."""
-    options = {
-        key: option for _, option in all_options() for key in option.keys if option.name != _TABLE
-    }
+    options = {k: o for _, o in all_options() for k in o.keys if o.name != "models"}
     found: dict[str, Any] = {}
     for key, value in _parsed(path).items():
-        if key == _TABLE:
-            found[_TABLE] = _models(path, value)
-        elif key not in options:
-            known = [*options, f"[{_TABLE}]"]
-            otherwise = "turbopilot serve --help lists them, without the --"
+        if key == "models":
+            found[key] = _models(path, value)
+            continue
+        if key not in options:
+            hint = "turbopilot serve --help lists them, without the --"
             raise InvalidInput(
                 f"{path}: {key}: there is no such option",
-                hint=did_you_mean(key, known, otherwise),
+                hint=did_you_mean(key, [*options, "[models]"], hint),
             )
-        elif options[key].name in found:
+        if options[key].name in found:
             raise InvalidInput(f"{path}: {key}: this option is given twice", hint="leave one out")
-        else:
-            found[options[key].name] = _checked(path, key, value, options[key])
+        found[options[key].name] = _written(path, key, value, options[key])
     return found
 
 
@@ -74,9 +66,11 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _checked(path: Path, key: str, value: Any, option: Option) -> Any:
+def _written(path: Path, key: str, value: Any, option: Option) -> Any:
     """Return a value as the command line would give it."""
-    kinds = _kinds(option)
+    kinds = (str, int) if option.auto else (str, list) if option.kind is list else (option.kind,)
+    if option.kind is Path:
+        kinds = (str,)
     if not _fits(value, kinds):
         called = " or ".join(_CALLED[k] for k in kinds)
         shown = "something else" if option.is_secret else _shown(value)
@@ -94,14 +88,6 @@ def _checked(path: Path, key: str, value: Any, option: Option) -> Any:
     return str(value) if option.auto else value
 
 
-def _kinds(option: Option) -> tuple[type, ...]:
-    if option.auto:
-        return (str, int)
-    if option.kind is list:
-        return (str, list)
-    return (str,) if option.kind is Path else (option.kind,)
-
-
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, list):
         return list in kinds and all(isinstance(v, str) for v in value)
@@ -112,13 +98,13 @@ def _models(path: Path, table: Any) -> list[str]:
     """Return the table [models] as the command line has it."""
     if not isinstance(table, dict):
         raise InvalidInput(
-            f"{path}: {_TABLE} must be a table, and is {_shown(table)}",
+            f"{path}: models must be a table, and is {_shown(table)}",
             hint='write [models], and below it lines such as: small = "small.gguf"',
         )
     for name, file in table.items():
         if not isinstance(file, str):
             raise InvalidInput(
-                f"{path}: {_TABLE}.{name} must be a string, and is {_shown(file)}",
+                f"{path}: models.{name} must be a string, and is {_shown(file)}",
                 hint='put a name with a dot in it in quotes: "qwen-1.5b" = "qwen.gguf"',
             )
     return [f"{name}={_beside(path, file)}" for name, file in table.items()]
