@@ -67,7 +67,7 @@ class Option:
         """
         if given is None or (self.auto and str(given).lower() == "auto"):
             return self.default
-        called = called or f"--{self.keys[-1]}"
+        called = called or f"--{self.keys[0]}"
         value: Any = str(given) if self.auto else given
         if self.kind is list:
             return tuple(value)

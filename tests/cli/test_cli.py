@@ -38,6 +38,13 @@ def test_help_teaches_by_example(verb: str) -> None:
     assert f"Example: turbopilot {verb} " in " ".join(out.split())
 
 
+def test_help_of_serve_has_sections() -> None:
+    _, out, _ = run("serve", "--help")
+    titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    sections = ["Models:", "Server:", "Model:", "Requests:", "Security:", "Log:"]
+    assert titles == ["Arguments:", "Options:", *sections]
+
+
 def test_nothing_is_a_question() -> None:
     for arguments in ([], ["convert"], ["imatrix"], ["quantize"], ["download"]):
         code, out, err = run(*arguments)
