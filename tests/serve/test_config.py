@@ -1,4 +1,4 @@
-"""Where options of `turbopilot serve` come from: the command line, variables, a file, and what goes before what."""
+"""Sources of the options of `turbopilot serve`, and which overrides which: command line, variables, file, default."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def fails(served: list[ServerOptions]) -> Fail:
     return run
 
 
-def test_what_goes_before_what(serve: Serve) -> None:
+def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
     """The command line, TURBOPILOT_*, the original's variables, the file, the default."""
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
@@ -86,7 +86,7 @@ def test_what_goes_before_what(serve: Serve) -> None:
     assert serve(config="threads = 1", THREADS="", TURBOPILOT_THREADS="").model.threads == 1
 
 
-def test_the_variables_of_the_original_image(serve: Serve, demo_gguf: Path) -> None:
+def test_variables_of_the_original_image_are_read(serve: Serve, demo_gguf: Path) -> None:
     options = serve(
         model=False, THREADS="5", MODEL=str(demo_gguf), MODEL_TYPE="codegen", GPU_LAYERS="7", BATCHSIZE="64",
     )  # fmt: skip
@@ -145,7 +145,7 @@ def test_every_option_in_a_file_and_in_a_variable(serve: Serve, key: str) -> Non
     assert get(serve(**{variable: in_variable})) == wanted
 
 
-def test_no_option_is_forgotten() -> None:
+def test_every_option_is_covered_here() -> None:
     command: Any = typer.main.get_command(app)
     names = {
         next(o for o in reversed(p.opts) if o.startswith("--")).removeprefix("--")
@@ -170,19 +170,19 @@ def test_every_group_of_options_has_its_flags() -> None:
     assert groups <= {group for section in PANELS.values() for group in section}
 
 
-def test_words_beside_numbers_and_other_spellings(serve: Serve) -> None:
+def test_auto_options_take_words_and_numbers(serve: Serve) -> None:
     options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
     assert options.model.n_gpu_layers is options.model.n_seq is None
     assert options.caches.prefix_bytes == 0
     assert serve(config="ngl = 3").model.n_gpu_layers == 3
 
 
-def test_the_command_line_takes_back_what_a_file_switches_on(serve: Serve) -> None:
+def test_command_line_undoes_a_switch_of_the_file(serve: Serve) -> None:
     config = "no-ahead = true\nno-drafts = true"
     assert serve("--ahead", "--drafts", config=config).caches == serve().caches
 
 
-def test_a_file_is_read_only_when_it_is_named(serve: Serve) -> None:
+def test_config_is_read_only_if_named(serve: Serve) -> None:
     Path("turbopilot.toml").write_text("port = 99")
     assert serve().port == 18080
     assert serve(TURBOPILOT_CONFIG="turbopilot.toml").port == 99
@@ -190,7 +190,7 @@ def test_a_file_is_read_only_when_it_is_named(serve: Serve) -> None:
     assert serve("--config", "other.toml", TURBOPILOT_CONFIG="turbopilot.toml").port == 98
 
 
-def test_the_model_comes_from_where_it_is_said_most_clearly(serve: Serve, demo_gguf: Path) -> None:
+def test_default_model_is_from_the_overriding_source(serve: Serve, demo_gguf: Path) -> None:
     other = demo_gguf.with_name("other.gguf")
     if not other.exists():
         other.symlink_to(demo_gguf)
@@ -205,7 +205,7 @@ def test_the_model_comes_from_where_it_is_said_most_clearly(serve: Serve, demo_g
     assert serve(model=False, **both).model_file == demo_gguf
 
 
-def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
+def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
     assert "two models" in fails("a.gguf", "-f", "b.gguf")
     assert "two models" in fails(config='model = "a.gguf"\nmodel-file = "b.gguf"')
 
@@ -248,7 +248,7 @@ def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
         (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(
+def test_bad_config_is_refused_with_file_and_key(
     fails: Fail, config: str | bytes, words: list[str]
 ) -> None:
     said = fails(config=config)
@@ -257,11 +257,11 @@ def test_what_is_wrong_in_a_file_is_named(
     assert all(w in said for w in words), said
 
 
-def test_no_key_is_shown(fails: Fail) -> None:
+def test_api_key_is_not_shown_in_an_error(fails: Fail) -> None:
     assert "1234567" not in fails(config="api-key = 1234567")
 
 
-def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
+def test_api_keys_of_config_and_key_file_are_merged(serve: Serve) -> None:
     Path("keys").write_text("k3\n")
     Path("keys").chmod(0o600)
     options = serve(config='api-key = ["k1", "k2"]\napi-key-file = "keys"')
@@ -269,12 +269,12 @@ def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
     assert serve("--api-key", "k4", config='api-key = "k1"').security.api_keys == ("k4",)
 
 
-def test_a_file_that_is_not_there(fails: Fail) -> None:
+def test_missing_config_is_refused(fails: Fail) -> None:
     assert "no.toml: no such file" in fails("--config", "no.toml")
     assert "no.toml: no such file" in fails(TURBOPILOT_CONFIG="no.toml")
 
 
-def test_models_by_name(serve: Serve, demo_gguf: Path) -> None:
+def test_named_models(serve: Serve, demo_gguf: Path) -> None:
     file = str(demo_gguf)
     options = serve("--model", f"a={file}", "--model", f"b={file}")
     assert (options.model_file, options.model_name) == (demo_gguf, "")
@@ -291,9 +291,7 @@ def test_models_by_name(serve: Serve, demo_gguf: Path) -> None:
     assert (options.model_name, options.more) == ("f", ())
 
 
-def test_files_lie_beside_the_file_that_names_them(
-    serve: Serve, demo_gguf: Path, elsewhere: Path
-) -> None:
+def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsewhere: Path) -> None:
     folder = elsewhere / "etc"
     folder.mkdir()
     (folder / "m.gguf").symlink_to(demo_gguf)
@@ -318,7 +316,7 @@ def test_files_lie_beside_the_file_that_names_them(
         (["--idle-unload", "-1"], ["--idle-unload"]),
     ],
 )
-def test_no_such_models(fails: Fail, arguments: list[str], words: list[str]) -> None:
+def test_bad_models_are_refused(fails: Fail, arguments: list[str], words: list[str]) -> None:
     said = fails(*arguments)
     assert all(w in said for w in words), said
 
@@ -327,7 +325,7 @@ def ignore(_: str) -> None:
     pass
 
 
-def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Path) -> None:
+def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> None:
     more = (NamedModel("small", demo_gguf),)
     options = ServerOptions(demo_gguf, more=more)
     pool = make_pool(options, ignore)
@@ -344,7 +342,7 @@ def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Pat
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
 
 
-def test_a_model_alone_is_tried_whatever_it_takes(
+def test_model_larger_than_memory_is_tried_alone(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.models.configured.total_bytes", lambda: 10**6)
