@@ -229,6 +229,22 @@ class SecurityOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What the log on stderr shows, and how."""
+
+    form: Annotated[Literal["text", "json"], Option(
+        "--log-format", "Format of the log on stderr (text, json): json is one object a line.",
+    )] = "text"
+    prompts: Annotated[bool, Option(
+        "--log-prompts/--no-log-prompts", "Log prompts and completions in full: anybody who can read the log can read "
+        "your code. Keys are never logged.",
+    )] = False
+    debug: Annotated[bool, Option(
+        "--debug/--no-debug", "Log what developers need, and what llama.cpp logs. Never logs prompts.",
+    )] = False
+
+
+@dataclass(frozen=True, slots=True)
 class NamedModel:
     """A model file, and the name that clients give for it; "" is the name in the file."""
 

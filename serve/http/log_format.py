@@ -6,11 +6,10 @@ import json
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Annotated, Final, Literal
+from typing import Final
 
-from serve.options import Option
+from serve.settings import LogOptions
 
 # The request that this thread works on; "" is none. Every line that it logs bears it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -20,34 +19,6 @@ FIELDS: Final = "fields"
 # Prompts and answers. Silent at any level of the others: an operator has to ask for it by name.
 prompts_log = logging.getLogger("turbopilot.prompts")
 prompts_log.setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """What the log on stderr shows, and how."""
-
-    form: Annotated[
-        Literal["text", "json"],
-        Option(
-            "--log-format",
-            "Format of the log on stderr (text, json): json is one object a line.",
-        ),
-    ] = "text"
-    prompts: Annotated[
-        bool,
-        Option(
-            "--log-prompts/--no-log-prompts",
-            "Log prompts and completions in full: anybody who can read the log can read your code. "
-            "Keys are never logged.",
-        ),
-    ] = False
-    debug: Annotated[
-        bool,
-        Option(
-            "--debug/--no-debug",
-            "Log what developers need, and what llama.cpp logs. Never logs prompts.",
-        ),
-    ] = False
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,6 @@ from serve.http.access import choose_request_id
 from serve.http.log_format import (
     FIELDS,
     JsonFormatter,
-    LogOptions,
     TextFormatter,
     one_line,
     prompts_log,
@@ -25,7 +24,7 @@ from serve.http.log_format import (
 )
 from serve.http.server import HttpServer, bind
 from serve.options import read_settings
-from serve.settings import SecurityOptions
+from serve.settings import LogOptions, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import ask, connection, flask_client, read_all, running, send
 from turbopilot.base.errors import DecoderFailed, InvalidInput
@@ -134,7 +133,7 @@ def test_one_line_leaves_plain_text_alone() -> None:
 
 def test_set_up_in_a_process_of_its_own() -> None:
     code = (
-        "import logging\nfrom serve.http.log_format import LogOptions, set_up, prompts_log\n"
+        "import logging\nfrom serve.http.log_format import set_up, prompts_log\nfrom serve.settings import LogOptions\n"
         "set_up(LogOptions('json'))\n"
         "logging.getLogger('turbopilot.x').info('hello')\nlogging.debug('no')\nprompts_log.info('no')\n"
         "set_up(LogOptions('json', prompts=True))\nprompts_log.info('asked for')"

@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
-from serve.http.security import checked
+from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.report import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
@@ -195,7 +195,7 @@ def options_of(environ: dict[str, str] | None = None, **given: Any) -> SecurityO
     def warn(line: str) -> None:
         raise AssertionError(line)
 
-    return checked(SecurityOptions(**given), warn, environ or {})
+    return checked_options(SecurityOptions(**given), warn, environ or {})
 
 
 def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from serve.options import read_settings
-from serve.settings import ModelChoice, ServerOptions
+from serve.settings import LogOptions, ModelChoice, ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.commands.serve_config import read_into
 from turbopilot.commands.serve_flags import with_options
@@ -55,8 +55,8 @@ def serve(
 
     Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
     """
-    from serve.http.log_format import LogOptions, set_up
-    from serve.http.security import checked
+    from serve.http.log_format import set_up
+    from serve.http.security import checked_options
     from serve.http.server import serve as serve_http
     from turbopilot.app.served_models import certificate_lines, with_models
 
@@ -66,7 +66,7 @@ def serve(
     # Nothing but JSON goes to stderr for a collector of JSON.
     notify = console.info if log.form == "text" else logging.getLogger("turbopilot.serve").info
     set_up(log)
-    options = replace(options, security=checked(options.security, warn=notify))
+    options = replace(options, security=checked_options(options.security, warn=notify))
     options = with_models(options, choice)
     for line in certificate_lines(options):
         notify(line)

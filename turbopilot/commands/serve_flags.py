@@ -8,12 +8,12 @@ from typing import Any, Final, TypeVar
 
 import typer
 
-from serve.http.log_format import LogOptions
 from serve.options import Option, options_of
 from serve.settings import (
     CacheOptions,
     Defaults,
     Limits,
+    LogOptions,
     ModelChoice,
     ModelOptions,
     PoolOptions,

@@ -12,7 +12,7 @@ from serve.http.security.origins import check_origins
 from serve.settings import SecurityOptions
 
 
-def checked(
+def checked_options(
     options: SecurityOptions,
     warn: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
