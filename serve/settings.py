@@ -128,7 +128,7 @@ class ModelOptions:
     flash_attention: Annotated[bool | None, Option(
         "--flash-attn", "llama.cpp's flash attention: on, off or auto. auto uses it on a GPU, and on a CPU if memory "
         "is short: there it saves memory, but generates slower after long prompts.",
-        auto=True, choices=("on", "off"), convert=lambda _, text: text == "on",
+        auto=True, choices=("auto", "on", "off"), convert=lambda _, text: text == "on",
     )] = None
 
 

@@ -54,10 +54,10 @@ def check_limits(option: str, number: float, least: float | None, most: float | 
     """
     if least is not None and number < least:
         limit = "must not be negative" if least == 0 else f"must be at least {least:g}"
-        raise InvalidInput(f"{option} {number}: {limit}", hint="give a larger number")
+        raise InvalidInput(f"{option} {number}: {limit}", hint=f"give {least:g} or more")
     if most is not None and number > most:
         raise InvalidInput(
-            f"{option} {number}: must be at most {most:g}", hint="give a smaller number"
+            f"{option} {number}: must be at most {most:g}", hint=f"give {most:g} or less"
         )
 
 

@@ -66,8 +66,9 @@ def _parameter(panel: str, option: Option) -> inspect.Parameter:
     else:
         if kind in (int, float):
             shared |= {"min": option.least, "max": option.most}
-        flags = option.flags.split(", ")
-        info = typer.Option(default, *flags, envvar=list(option.variables), **shared)
+        name, *more = option.variables
+        variables = [name, *more] if more else name  # errors show a list as Python writes it
+        info = typer.Option(default, *option.flags.split(", "), envvar=variables, **shared)
     annotation = kind if default is not None else kind | None
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
