@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.settings import CACHE_TYPES as SERVE_CACHE_TYPES
 from turbopilot.base.errors import InvalidInput
 from turbopilot.bench import Divergence, Measured, Rate, Row, Setup, SpeedTask, drawn
 from turbopilot.bench.buffers import parsed_log
 from turbopilot.bench.resident import parsed_status, resident
-from turbopilot.bench.setup import CACHE_TYPES
 from turbopilot.bench.windows import cut, row_blocks
-from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.ggml_types import CACHE_TYPES, GGML_TYPES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -121,6 +121,11 @@ def test_resident_memory() -> None:
     block[::4096] = b"x" * len(block[::4096])
     held = resident()
     assert held.peak >= held.now > 50_000_000
+
+
+def test_bench_and_fit_take_the_cache_types_of_serve() -> None:
+    for name in SERVE_CACHE_TYPES:
+        assert Setup(cache_type=name.upper()).cache_type == name.upper()
 
 
 def test_cache_types_are_ggmls() -> None:

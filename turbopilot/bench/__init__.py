@@ -20,12 +20,12 @@ from turbopilot.bench.measurement import (
     planned,
 )
 from turbopilot.bench.results import Divergence, Measured, Memory, Rate
-from turbopilot.bench.setup import CACHE_TYPES, Setup, SpeedTask
+from turbopilot.bench.setup import Setup, SpeedTask
 from turbopilot.bench.store import Reference, open_reference
 from turbopilot.render.bench_plot import Row, drawn
 
 __all__ = [
-    "CACHE_TYPES", "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
+    "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
     "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn",
     "open_reference", "planned",
 ]  # fmt: skip

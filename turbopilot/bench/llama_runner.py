@@ -14,8 +14,9 @@ from typing import Any, Final, NoReturn
 from turbopilot.base.kl_divergence import Logits
 from turbopilot.base.machine import usable_cores
 from turbopilot.bench.resident import drop_mapped, resident
-from turbopilot.bench.setup import CACHE_TYPES, Setup
+from turbopilot.bench.setup import Setup
 from turbopilot.bench.tasks import TASKS, DecodeFailed, NotFinite
+from turbopilot.formats.ggml_types import CACHE_TYPES
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.child import leave, listen, read_job, tell
 from turbopilot.llama.devices import gpu_devices

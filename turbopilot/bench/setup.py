@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
-
-# Their numbers are ggml's, in ggml_types.
-CACHE_TYPES: Final = {
-    "F32": 0, "F16": 1, "BF16": 30, "Q8_0": 8, "Q5_1": 7, "Q5_0": 6, "Q4_1": 3, "Q4_0": 2,
-}  # fmt: skip
-"""Those that llama.cpp can keep keys and values in. Source: its `--cache-type-k`."""
+from turbopilot.formats.ggml_types import CACHE_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +43,7 @@ class Setup:
             raise InvalidInput(f"n_threads is {self.n_threads}", hint="give at least 1")
         if self.cache_type not in CACHE_TYPES:
             raise InvalidInput(
-                f"{self.cache_type}: no type of a KV cache",
+                f"{self.cache_type}: not a type for the KV cache",
                 hint=did_you_mean(self.cache_type, CACHE_TYPES),
             )
 

@@ -106,9 +106,9 @@ def bench(
 
     Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
     """
-    from turbopilot.app.gpu_layers import gpu_layers
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import check_output, replacing
+    from turbopilot.base.option_values import number_or_auto
     from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
     from turbopilot.render import bench as bench_text
 
@@ -119,7 +119,7 @@ def bench(
         )
     setup = Setup(
         n_ctx=ctx or max(Setup().n_ctx, n_prompt + n_gen),
-        n_gpu_layers=gpu_layers(n_gpu_layers),
+        n_gpu_layers=number_or_auto("--ngl", n_gpu_layers, least=0),
         cache_type=cache_type.upper(),
     )
     setups = _by_threads(setup, threads or [])
