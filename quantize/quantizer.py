@@ -18,7 +18,7 @@ from quantize.recipes import Recipe, find_recipe
 from quantize.summary import QuantizeReport, summarise
 from quantize.tensor_types import FLOATS, TENSOR_TYPES, check_overrides
 from turbopilot.base.atomic import check_disk, check_output, replacing
-from turbopilot.base.errors import InvalidInput, QuantizationError
+from turbopilot.base.errors import InvalidInput, QuantizationError, ServeError
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.digest import CERTIFICATE
 from turbopilot.formats.gguf.edit import set_metadata
@@ -103,11 +103,11 @@ class _Job:
     def preview(self) -> Preview:
         """Ask llama.cpp what it would do."""
         lines = _Lines()
-        ended = run_child(
-            "quantize.llama_quantize", self._job(Path(), {}, dry_run=True), hear_line=lines
-        )
-        if ended.code != 0:
-            raise self._failure(ended.why)
+        try:
+            job = self._job(Path(), {}, dry_run=True)
+            run_child("quantize.llama_quantize", job, on_log=lines)
+        except ServeError as e:
+            raise self._failure(e.message) from None
         return read_preview(lines.whole, self.before, self.recipe.name)
 
     def run(
@@ -133,11 +133,11 @@ class _Job:
         target = output.with_name(f"{output.stem}.part") if len(parts) > 1 else parts[0]
         job = self._job(target, keys, split=len(parts) > 1)
         try:
-            ended = run_child("quantize.llama_quantize", job, hear=hear, hear_line=hear_line)
-            if ended.code != 0:
-                raise self._failure(ended.why)
+            run_child("quantize.llama_quantize", job, on_message=hear, on_log=hear_line)
             for one, part in zip(written, parts if len(parts) > 1 else (), strict=False):
                 one.replace(part)
+        except ServeError as e:
+            raise self._failure(e.message) from None
         finally:
             for one in written if len(parts) > 1 else ():
                 one.unlink(missing_ok=True)
@@ -152,13 +152,16 @@ class _Job:
         split: bool = False,
     ) -> dict[str, Any]:
         o = self.options
+        fields = {
+            "ftype": self.recipe.ftype, "nthread": o.threads or os.cpu_count() or 1,
+            "pure": o.pure, "keep_split": split, "allow_requantize": o.allow_requantize,
+            "output_tensor_type": TENSOR_TYPES.get(o.output_type),
+            "token_embedding_type": TENSOR_TYPES.get(o.embedding_type),
+        }  # fmt: skip
         return {
-            "source": str(self.before.path), "output": str(output), "ftype": self.recipe.ftype,
-            "threads": o.threads or os.cpu_count() or 1, "pure": o.pure, "keep_split": split,
-            "output_type": TENSOR_TYPES.get(o.output_type), "embedding_type": TENSOR_TYPES.get(o.embedding_type),
+            "source": str(self.before.path), "output": str(output), "fields": fields, "metadata": dict(keys),
             "overrides": [(x.pattern, TENSOR_TYPES[x.type_name]) for x in o.overrides],
-            "allow_requantize": o.allow_requantize, "imatrix": str(o.imatrix) if o.imatrix else None,
-            "metadata": dict(keys), "dry_run": dry_run,
+            "imatrix": str(o.imatrix) if o.imatrix else None, "dry_run": dry_run,
         }  # fmt: skip
 
     def _check_plan(self, preview: Preview) -> None:

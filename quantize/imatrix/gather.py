@@ -20,12 +20,11 @@ from quantize.imatrix.file import write_imatrix
 from quantize.imatrix.matrix import Imatrix
 from quantize.imatrix.merge import merge
 from turbopilot.base.atomic import check_disk, check_output
-from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.base.errors import InvalidInput, QuantizationError, ServeError
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.llama.child import Ended, run_child
-from turbopilot.llama.text_normalizer import text_normalizer
+from turbopilot.llama.child import run_child
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +115,24 @@ def gather(
     check_disk(output.parent, _size_of_files(header))
     for other in others:
         check_matrix(other, header)
-    resume, prepared = resume_path(output), text_normalizer(header.metadata)(text)
-    fingerprint = _fingerprint(header, prepared, chunk_size, process_output)
+    resume = resume_path(output)
+    fingerprint = _fingerprint(header, text, chunk_size, process_output)
     told = _Told(progress)
     job = {
-        "model": str(model), "text": prepared, "resume": str(resume), "fingerprint": fingerprint,
+        "model": str(model), "text": text, "resume": str(resume), "fingerprint": fingerprint,
         "chunks": chunks, "seconds": seconds, "chunk_size": chunk_size, "n_gpu_layers": n_gpu_layers,
         "threads": threads or _usable_cores(), "process_output": process_output,
     }  # fmt: skip
     try:
-        ended = run_child("quantize.imatrix.llama_gather", job, hear=told.hear)
+        run_child("quantize.imatrix.llama_gather", job, on_message=told.hear)
+    except ServeError as e:
+        raise QuantizationError(
+            f"{model}: llama.cpp, gathering an importance matrix, {e.message}",
+            hint="is memory short? a smaller --ctx or a quantized file needs less",
+        ) from None
     finally:
         with suppress(OSError):  # where it was ended while it wrote
             resume.with_name(resume.name + ".part").unlink(missing_ok=True)
-    if ended.code != 0:
-        raise _failed(model, ended, told)
     found = load_gathered(resume, fingerprint)
     if not isinstance(found, Gathered):
         raise QuantizationError(f"{resume}: {found}", hint="run it again")
@@ -154,14 +156,11 @@ class _Told:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.notices: list[str] = []
-        self.error = self.hint = ""
         self.perplexity: float | None = None
         self.resumed_from = self.n_text_chunks = 0
 
     def hear(self, told: Mapping[str, Any]) -> None:
         match told:
-            case {"error": str(error), "hint": str(hint)}:
-                self.error, self.hint = error, hint
             case {"text_chunks": int(n)}:
                 self.n_text_chunks = n
             case {"notice": str(notice)}:
@@ -170,20 +169,6 @@ class _Told:
                 self.perplexity, self.resumed_from = value, start
                 what = f"perplexity {value:.2f}" if value is not None else ""
                 self.progress(done, total, what)
-
-
-def _failed(model: Path, ended: Ended, told: _Told) -> Exception:
-    if told.error:
-        return QuantizationError(f"{model}: {told.error}", hint=told.hint)
-    if any("failed to load model" in line for line in ended.words.errors):
-        return CorruptModel(
-            f"{model}: llama.cpp cannot load it: {ended.words.reason()[-2000:]}",
-            hint="convert or download it again; if it is new, update llama-cpp-python",
-        )
-    return QuantizationError(
-        f"{model}: llama.cpp, gathering an importance matrix, {ended.why}",
-        hint="is memory short? a smaller --ctx or a quantized file needs less",
-    )
 
 
 def _check_chunks(header: GgufHeader, chunks: int | None, chunk_size: int) -> None:

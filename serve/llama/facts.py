@@ -9,8 +9,8 @@ from serve.settings import DEFAULT_CONTEXT, DEFAULT_PARALLEL, ModelOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.memory import total_bytes
 from turbopilot.catalog import recognize
-from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.footprint import kv_bytes_per_token as kv_bytes_per_token
 
 LEAST_CONTEXT: Final = 64
 # Of this machine's memory, what sequences may take to be apart.
@@ -77,25 +77,6 @@ def choose_prefix_cache(header: GgufHeader, kv_bytes: int) -> int:
     """Bytes for prefixes outside of the KV cache, where none are said: a share of what the model leaves."""
     share = (total_bytes() - header.tensor_bytes - kv_bytes) // PREFIX_SHARE
     return min(MOST_PREFIX_BYTES, share) if share >= LEAST_PREFIX_BYTES else 0
-
-
-def kv_bytes_per_token(header: GgufHeader, cache_type: str) -> int:
-    """Bytes of the KV cache that a token takes; 0 where the header does not say it."""
-
-    def value(name: str) -> int:
-        found = header.metadata.get(f"{header.architecture}.{name}", 0)
-        return found if isinstance(found, int) else 0
-
-    heads, width = value("attention.head_count"), value("embedding_length")
-    layers, heads_kv = value("block_count"), value("attention.head_count_kv") or heads
-    if not (heads and width and layers):
-        return 0
-    size = value("attention.key_length") or width // heads
-    size += value("attention.value_length") or width // heads
-    weights, n_bytes = next(
-        (w, b) for name, w, b in GGML_TYPES.values() if name.lower() == cache_type
-    )
-    return layers * heads_kv * size * n_bytes // weights
 
 
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
