@@ -60,6 +60,8 @@ def _schema_refusal(reason: str) -> InvalidRequest:
 
 
 _QUANTIFIER: Final = re.compile(r"\{([^}]*)\}")
+# The converter loops for ever at a bracket that closes nothing.
+_PATTERN: Final = re.compile(r"(?:\\.|\[(?:\\.|[^]\\])*\]|\{[^}]*\}|[^][{}\\])*", re.S)
 _COUNTS: Final = ("minItems", "maxItems", "minLength", "maxLength")
 
 
@@ -76,8 +78,13 @@ def _check_schema(node: object) -> None:
             counted = key in _COUNTS and isinstance(value, (int, float))
             if counted and not 0 <= value <= _MOST_REPEATS:
                 raise _schema_refusal(f"{key} is {value}, of at most {_MOST_REPEATS}")
-            if key == "pattern" and isinstance(value, str) and _too_many(value):
-                raise _schema_refusal(f"its pattern repeats more than {_MOST_REPEATS} times")
+            if key == "pattern" and isinstance(value, str):
+                if not _PATTERN.fullmatch(value):
+                    raise _schema_refusal(
+                        "its pattern has a bracket or backslash without its other half"
+                    )
+                if _too_many(value):
+                    raise _schema_refusal(f"its pattern repeats more than {_MOST_REPEATS} times")
             _check_schema(value)
 
 
