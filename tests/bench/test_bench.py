@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -21,10 +20,8 @@ from turbopilot.bench import (
     keep_reference,
     measure,
     measure_in_turn,
-    open_reference,
 )
 from turbopilot.bench import measurement as bench_run
-from turbopilot.bench.reference import open_logits, write_head
 from turbopilot.bench.windows import Windows
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.verify.texts import code_samples
@@ -127,7 +124,7 @@ def test_files_take_turns(
 
 def test_a_file_is_not_far_from_itself(demo_gguf: Path, reference: Reference) -> None:
     found = divergence(demo_gguf, reference, ALONE)
-    assert found.positions == reference.positions == POSITIONS // 31 * 31
+    assert found.positions == reference.windows.positions == POSITIONS // 31 * 31
     assert found.max_kl < 1e-9
     assert found.top1 == 1.0
     assert found.perplexity_ratio.value == pytest.approx(1.0, abs=1e-6)
@@ -151,7 +148,7 @@ def direct_logits(path: Path, windows: Windows) -> Floats:
 def test_the_figures_are_those_of_a_direct_computation(
     demo_gguf: Path, demo_q8_0: Path, demo_q4_0: Path, reference: Reference
 ) -> None:
-    windows = open_logits(reference.path)[1]
+    windows = reference.windows
     following = np.asarray([ids[i + 1] for ids in windows.ids for i in windows.measured])
     log_p = log_softmax(direct_logits(demo_gguf, windows))
     means = []
@@ -174,48 +171,9 @@ def test_the_figures_are_those_of_a_direct_computation(
     assert means[1] > 10 * means[0] > 0
 
 
-def test_a_store_tells_what_it_is_of(reference: Reference, demo_gguf: Path) -> None:
-    assert open_reference(reference.path) == reference
-    assert (reference.model, reference.model_bytes) == (demo_gguf.name, demo_gguf.stat().st_size)
-    _, windows, logits = open_logits(reference.path)
-    assert logits.shape == (reference.positions, reference.n_vocab)
-    assert windows.positions == reference.positions
-
-
-def cut_short(data: bytes) -> bytes:
-    return data[:-1]
-
-
-def other_format(data: bytes) -> bytes:
-    return data.replace(b"turbopilot logits 1", b"turbopilot logits 9")
-
-
-def other_sizes(data: bytes) -> bytes:
-    return data.replace(b'"n_windows": 9', b'"n_windows": 8')
-
-
-def no_store(data: bytes) -> bytes:
-    return b"GGUF" + data
-
-
-@pytest.mark.parametrize("spoil", [cut_short, other_format, other_sizes, no_store])
-def test_a_damaged_store_is_refused(
-    reference: Reference, demo_q4_0: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
-) -> None:
-    data = reference.path.read_bytes()
-    path = tmp_path / "x.logits"
-    path.write_bytes(spoil(data))
-    assert path.read_bytes() != data
-    with pytest.raises(InvalidInput, match=r"x\.logits"):
-        open_reference(path)
-
-
 def test_another_vocabulary_is_refused(demo_q4_0: Path, tmp_path: Path) -> None:
     store = tmp_path / "other.logits"
-    other = Reference(store, "other.gguf", 1, 10, 1, 4, 2, "0", 512, "F16", "")
-    with store.open("wb") as file:
-        write_head(file, other, Windows(((1, 2, 3, 4),), range(2, 3)))
-        file.write(np.zeros((1, 10), "<f4").tobytes())
+    other = Reference(store, "other.gguf", 10, Windows([[1, 2, 3, 4]]))
     with pytest.raises(InvalidInput, match=r"4,\d+ tokens, and other\.gguf one of 10"):
         divergence(demo_q4_0, other, ALONE)
 

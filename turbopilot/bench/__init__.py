@@ -17,11 +17,11 @@ from turbopilot.bench.measurement import (
     measure_in_turn,
     planned,
 )
-from turbopilot.bench.reference import Reference, open_reference
 from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import Setup, SpeedTask
+from turbopilot.bench.windows import Reference
 
 __all__ = [
     "POSITIONS", "WINDOW", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference", "Setup", "SpeedTask",
-    "divergence", "keep_reference", "measure", "measure_in_turn", "open_reference", "planned",
+    "divergence", "keep_reference", "measure", "measure_in_turn", "planned",
 ]  # fmt: skip

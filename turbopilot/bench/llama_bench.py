@@ -5,7 +5,6 @@ P positions, V vocabulary rows.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +18,9 @@ from turbopilot.base.atomic import FULL
 from turbopilot.base.errors import CorruptModel, DecoderFailed, InvalidInput, NotEnoughDisk
 from turbopilot.base.kl_divergence import Logits, kl_divergence
 from turbopilot.base.processor import usable_cores
-from turbopilot.bench.reference import Reference, open_logits, write_head
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import Setup
-from turbopilot.bench.windows import Windows, cut, row_blocks, rows_at_once
+from turbopilot.bench.windows import Reference, Windows, cut, row_blocks, rows_at_once
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.context import ContextParameters, LlamaContext
@@ -148,34 +146,31 @@ def _memory(context: LlamaContext) -> dict[str, Any]:
 
 
 def keep_reference(context: LlamaContext, job: Job) -> None:
-    """Write a store.
+    """Write the logits of a text; sends {"windows"}.
 
     Args:
         context: holds a window.
-        job: "store", "text", "length", "positions", and the fields of `Reference` that only the parent knows.
+        job: "store", "text", "length", "positions".
     """
     model = context.model
     ids = model.tokenize(job["text"], parse_special=False)
     windows = cut(ids, min(job["length"], job["n_ctx"]), job["positions"], model.first_token)
-    reference = Reference(
-        Path(job["store"]), job["model"], job["model_bytes"], model.n_vocab, len(windows.ids),
-        len(windows.ids[0]), windows.measured.start, VERSION, context.n_batch, job["setup"]["cache_type"],
-        hashlib.sha256(job["text"].encode()).hexdigest(),
-    )  # fmt: skip
-    with reference.path.open("wb") as file:
-        write_head(file, reference, windows)
+    # From front to back, so that a full disk is an error and not a signal.
+    with Path(job["store"]).open("wb") as file:
         for _, _, logits in _blocks(context, windows):
             file.write(np.ascontiguousarray(logits, "<f4").data)
+    send({"windows": windows.ids})
 
 
 def divergence(context: LlamaContext, job: Job) -> None:
-    """Compare with a store; sends {"compared": columns of P numbers}.
+    """Compare with a reference; sends {"compared": columns of P numbers}.
 
     Args:
         context: holds a window.
-        job: "store".
+        job: "store", "windows".
     """
-    _, windows, kept = open_logits(Path(job["store"]))
+    windows = Windows(job["windows"])
+    kept = Reference(Path(job["store"]), "", context.model.n_vocab, windows).logits()
     columns: dict[str, list[Any]] = {k: [] for k in ("kl", "same", "loss", "other_loss")}
     at = 0
     for window, block, logits in _blocks(context, windows):

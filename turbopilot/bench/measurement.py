@@ -13,10 +13,9 @@ import numpy as np
 from turbopilot.base.atomic import check_disk, replacing
 from turbopilot.base.errors import InvalidInput, NotEnoughDisk, ServeError
 from turbopilot.base.progress import Progress, silent
-from turbopilot.bench.reference import Reference, bytes_needed, open_reference
 from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import Setup, SpeedTask
-from turbopilot.bench.windows import rows_at_once
+from turbopilot.bench.windows import Reference, Windows, rows_at_once
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import ChildFailed, run_child
@@ -187,18 +186,16 @@ def keep_reference(
         ServeError: it cannot be run.
     """
     header, n_ctx = _opened(model, window)
+    n_vocab = _n_vocab(header)
     try:
-        check_disk(store.parent, bytes_needed(max(positions, n_ctx // 2), _n_vocab(header)))
+        check_disk(store.parent, 4 * max(positions, n_ctx // 2) * n_vocab)
     except NotEnoughDisk as e:
         hint = "free some space, measure fewer positions, or keep them elsewhere (TMPDIR)"
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
-        job = {
-            "store": str(part), "text": text, "length": window, "positions": positions,
-            "model": model.name, "model_bytes": header.file_size,
-        }  # fmt: skip
-        _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
-    return open_reference(store)
+        job = {"store": str(part), "text": text, "length": window, "positions": positions}
+        received = _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
+    return Reference(store, model.name, n_vocab, Windows(received.values["windows"]))
 
 
 def divergence(
@@ -212,29 +209,29 @@ def divergence(
 
     Args:
         path: a GGUF file.
-        reference: of `keep_reference` or `open_reference`.
+        reference: of `keep_reference`.
         setup: how to load the file.
         progress: called with positions.
 
     Raises:
-        InvalidInput: no such file, its vocabulary or context is not the reference's, or the store is damaged.
+        InvalidInput: no such file, or its vocabulary or context is not the reference's.
         CorruptModel: it is no model, or its logits are not finite.
         ServeError: it cannot be run.
     """
-    reference = open_reference(reference.path)
-    header, n_ctx = _opened(path, reference.n_window)
+    header, n_ctx = _opened(path, reference.windows.length)
     if (rows := _n_vocab(header)) != reference.n_vocab:
         raise InvalidInput(
             f"{path}: has a vocabulary of {rows:,} tokens, and {reference.model} one of {reference.n_vocab:,}: "
             "their predictions cannot be compared",
             hint="compare files of the same model",
         )
-    if n_ctx < reference.n_window:
+    if n_ctx < (length := reference.windows.length):
         raise InvalidInput(
-            f"{path}: its context of {n_ctx:,} tokens does not hold the reference's windows of {reference.n_window:,}",
+            f"{path}: its context of {n_ctx:,} tokens does not hold the reference's windows of {length:,}",
             hint="compare files of the same model",
         )
-    cell, job = Cell(path, _all_logits(setup, header)), {"store": str(reference.path)}
+    job = {"store": str(reference.path), "windows": reference.windows.ids}
+    cell = Cell(path, _all_logits(setup, header))
     columns = _run(cell, n_ctx, "divergence", job, progress).values["compared"]
     return Divergence.of(
         *(np.asarray(columns[k], np.float64) for k in ("kl", "same", "loss", "other_loss"))

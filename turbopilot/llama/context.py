@@ -159,8 +159,8 @@ class LlamaContext:
             ServeError: as `decode`.
         """
         self._check_size(len(ids))
-        rows = range(max(start, outputs.start), min(start + len(ids), outputs.stop))
-        logits = self._compute(self._batch.fill_run(ids, start, rows), len(rows))
+        wants = [position in outputs for position in range(start, start + len(ids))]
+        logits = self._compute(self._batch.fill_run(ids, start, wants), sum(wants))
         llama_cpp.llama_synchronize(self._context)
         return logits
 
@@ -274,13 +274,11 @@ class _Batch:
         self._wants[:n] = [i.want_logits for i in items]
         return self._batch
 
-    def fill_run(self, ids: Sequence[int], start: int, outputs: range) -> Any:
+    def fill_run(self, ids: Sequence[int], start: int, wants: Sequence[bool]) -> Any:
         """Return the llama_batch of consecutive tokens of sequence 0; the next call overwrites it."""
         n = self._batch.n_tokens = len(ids)
         self._token[:n] = ids
         self._pos[:n] = np.arange(start, start + n)
         self._seq[:n] = 0
-        self._wants[:n] = 0
-        if outputs:
-            self._wants[outputs.start - start : outputs.stop - start] = 1
+        self._wants[:n] = wants
         return self._batch
