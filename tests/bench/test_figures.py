@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.bench import Divergence, Measured, Rate, Setup, SpeedTask
+from turbopilot.bench.llama_bench import context_parameters
 from turbopilot.bench.resident import parsed_status, resident
 from turbopilot.bench.windows import cut, row_blocks
 from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.cache_types import CACHE_TYPES
+from turbopilot.llama.flash_attention import AUTO, OFF, SCORES_SHARE, scores_bytes
+from turbopilot.llama.footprint import kv_bytes_per_token
 from turbopilot.llama.log import LlamaLog
 from turbopilot.render.bench_plot import BenchRow, drawn
 
@@ -145,6 +149,20 @@ def test_settings_that_cannot_be(wrong: object) -> None:
     assert callable(wrong)
     with pytest.raises(InvalidInput):
         wrong()
+
+
+def test_bench_counts_the_kv_cache_when_it_chooses_flash_attention(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, setup = read_gguf(demo_gguf), Setup(n_ctx=1024)
+    scores = scores_bytes(header, 1024, 512) * SCORES_SHARE
+    kv = 1024 * kv_bytes_per_token(header, "f16")
+    assert kv > 1000
+    for short, wanted in ((0, OFF), (1, AUTO)):
+        memory = header.tensor_bytes + kv + scores - short
+        monkeypatch.setattr("turbopilot.llama.flash_attention.total_bytes", lambda m=memory: m)
+        parameters = context_parameters(header, setup, 1024, uses_gpu=False)
+        assert parameters.flash_attention == wanted
 
 
 def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> BenchRow:

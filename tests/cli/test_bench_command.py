@@ -66,6 +66,13 @@ def test_no_such_thing(demo_q4_0: Path, tmp_path: Path) -> None:
         assert words in err
 
 
+def test_iq4_nl_cache_is_measured(demo_q4_0: Path) -> None:
+    short = ("-p", "8", "-n", "0", "-r", "1", "-t", "1", "--json")
+    code, out, err = run(demo_q4_0, *short, "--cache-type", "iq4_nl")
+    assert code == 0, err
+    assert json.loads(out)["files"][0]["prompt"]["median"] > 0
+
+
 def test_a_text_of_ones_own(demo_q4_0: Path, tmp_path: Path) -> None:
     text = tmp_path / "mine.py"
     text.write_text("import os\n" * 40, "utf-8")
