@@ -36,7 +36,9 @@ WINDOW, POSITIONS = 64, 300
 @pytest.fixture(scope="module")
 def reference(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     store = tmp_path_factory.mktemp("bench") / "demo.logits"
-    return keep_reference(demo_gguf, TEXT, store, ALONE, positions=POSITIONS, window=WINDOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_run, "WINDOW", WINDOW)
+        return keep_reference(demo_gguf, TEXT, store, ALONE, positions=POSITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +185,7 @@ def test_an_interrupted_run_leaves_no_store(demo_gguf: Path, tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        keep_reference(
-            demo_gguf, TEXT, tmp_path / "x.logits", ALONE, window=WINDOW, progress=interrupt
-        )
+        keep_reference(demo_gguf, TEXT, tmp_path / "x.logits", ALONE, progress=interrupt)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,5 +223,5 @@ def test_logits_that_are_no_numbers(demo_gguf: Path, reference: Reference, tmp_p
     with pytest.raises(CorruptModel, match=r"nan\.gguf: its logits are not finite"):
         divergence(path, reference, ALONE)
     with pytest.raises(CorruptModel, match=r"nan\.gguf: its logits are not finite"):
-        keep_reference(path, TEXT, tmp_path / "x.logits", ALONE, window=WINDOW)
+        keep_reference(path, TEXT, tmp_path / "x.logits", ALONE)
     assert list(tmp_path.iterdir()) == [path]

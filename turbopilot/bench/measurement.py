@@ -22,7 +22,7 @@ from turbopilot.llama.child import ChildFailed, run_child
 from turbopilot.llama.log import Buffers
 
 WINDOW: Final = 512
-"""Tokens of a window by default: llama.cpp's own, so that figures can be compared."""
+"""Tokens of a window: llama.cpp's own number, so that figures can be compared."""
 POSITIONS: Final = 1024
 """Measured positions by default: a minute of a large model, and a standard error of a few per cent."""
 _LESS: Final = (
@@ -130,30 +130,32 @@ def measure_in_turn(
     """
     for cell in cells:
         _opened(cell.path, 1)
-    once = replace(speed, repeats=1)
-    steps = len(cells) * speed.repeats
+    once, steps = replace(speed, repeats=1), len(cells) * speed.repeats
     found: list[Measured] = []
-    for n in range(steps):
-        i, first = n % len(cells), n < len(cells)
-        path, setup = cells[i].path, cells[i].setup
+    for n, cell in enumerate([*cells] * speed.repeats):
+        before = found[n - len(cells)] if n >= len(cells) else None
 
         def advance(
-            done: int, total: int, what: str = "", /, n: int = n, name: str = path.name
+            done: int, total: int, what: str = "", /, n: int = n, cell: Cell = cell
         ) -> None:
             """Report thousandths of a step."""
-            progress(n * 1000 + 1000 * done // max(1, total), steps * 1000, f"{name}, {what}")
+            done = n * 1000 + 1000 * done // max(1, total)
+            progress(done, steps * 1000, f"{cell.path.name}, {what}")
 
-        now = measure(path, setup, speed=once, memory=memory and first, progress=advance)
-        if first:
-            found.append(now)
-            continue
-        rates = {
-            name: before.joined(after)
-            for name in ("prompt", "generation")
-            if (before := getattr(found[i], name)) and (after := getattr(now, name))
-        }
-        found[i] = replace(found[i], **rates)
-    return found
+        weigh = memory and before is None
+        now = measure(cell.path, cell.setup, speed=once, memory=weigh, progress=advance)
+        found.append(_joined(before, now) if before else now)
+    return found[-len(cells) :]
+
+
+def _joined(before: Measured, now: Measured) -> Measured:
+    """Add the rates of another repeat."""
+    rates = {
+        name: earlier.joined(getattr(now, name))
+        for name in ("prompt", "generation")
+        if (earlier := getattr(before, name)) is not None
+    }
+    return replace(before, **rates)
 
 
 def keep_reference(
@@ -163,7 +165,6 @@ def keep_reference(
     setup: Setup = Setup(),  # noqa: B008 — frozen
     *,
     positions: int = POSITIONS,
-    window: int = WINDOW,
     progress: Progress = silent,
 ) -> Reference:
     """Keep a model's logits of a text, for `divergence`. An older store of that name is replaced.
@@ -176,7 +177,6 @@ def keep_reference(
         store: the file to write: 4 bytes for each position and row of the vocabulary.
         setup: how to load it; its context is that of a window.
         positions: the most to measure, but always a window.
-        window: tokens of a window.
         progress: called with positions.
 
     Raises:
@@ -185,7 +185,7 @@ def keep_reference(
         NotEnoughDisk: the store does not fit.
         ServeError: it cannot be run.
     """
-    header, n_ctx = _opened(model, window)
+    header, n_ctx = _opened(model, WINDOW)
     n_vocab = _n_vocab(header)
     try:
         check_disk(store.parent, 4 * max(positions, n_ctx // 2) * n_vocab)
@@ -193,7 +193,7 @@ def keep_reference(
         hint = "free some space, measure fewer positions, or keep them elsewhere (TMPDIR)"
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
-        job = {"store": str(part), "text": text, "length": window, "positions": positions}
+        job = {"store": str(part), "text": text, "length": WINDOW, "positions": positions}
         received = _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
     return Reference(store, model.name, n_vocab, Windows(received.values["windows"]))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turbopilot.base.errors import InvalidInput
+from turbopilot.commands.signature import with_options
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -17,44 +18,44 @@ if TYPE_CHECKING:
     from turbopilot.render.bench_plot import BenchRow
 
 
-def bench(
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """The command line of `turbopilot bench`."""
+
     models: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL...",
             help="GGUF files, checkpoints' folders, or names (turbopilot models).",
-            show_default=False,
         ),
-    ],
+    ]
     against: Annotated[
         str | None,
         typer.Option(
-            help="The file to tell the others' KL divergence from, as the F16 that they were made of.",
-            show_default=False,
+            help="The file to tell the others' KL divergence from, as the F16 that they were made of."
         ),
-    ] = None,
+    ] = None
     n_prompt: Annotated[
         int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")
-    ] = 512,
+    ] = 512
     n_gen: Annotated[
         int,
         typer.Option("-n", "--gen-tokens", min=0, help="Tokens generated behind it; 0 for none."),
-    ] = 64,
+    ] = 64
     repeats: Annotated[
         int,
         typer.Option(
             "-r", "--repeats", min=1, help="Rounds over all files; what is told is the median."
         ),
-    ] = 3,
+    ] = 3
     threads: Annotated[
         list[str] | None,
         typer.Option(
             "-t",
             "--threads",
             help="Threads that compute; several (1,2,4) make a row each. Default: one per processor core.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     n_gpu_layers: Annotated[
         str,
         typer.Option(
@@ -62,7 +63,7 @@ def bench(
             "--n-gpu-layers",
             help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
         ),
-    ] = "auto",
+    ] = "auto"
     ctx: Annotated[
         int | None,
         typer.Option(
@@ -70,35 +71,34 @@ def bench(
             "--ctx",
             min=1,
             help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     cache_type: Annotated[
         str, typer.Option(help="What keys and values are kept in: f16, q8_0, q4_0 …")
-    ] = "f16",
+    ] = "f16"
     text: Annotated[
         Path | None,
         typer.Option(
-            help="Text to compare on. Default: code in many languages that imatrix does not use.",
-            show_default=False,
+            help="Text to compare on. Default: code in many languages that imatrix does not use."
         ),
-    ] = None,
+    ] = None
     positions: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Positions of the text to compare at. Default: 1024; more tell finer differences.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw size, KL and speed into this SVG file.", show_default=False),
-    ] = None,
+        Path | None, typer.Option(help="Draw size, KL and speed into this SVG file.")
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object.")
-    ] = False,
-) -> None:
+    ] = False
+
+
+@with_options(BenchOptions)
+def bench(options: BenchOptions) -> None:
     """Measure how fast files run here, how much memory they take, and how far they are from a reference.
 
     Speeds are llama-bench's pp512 and tg64 (behind the prompt: -d 512). Files take turns, so that a slow minute
@@ -112,27 +112,26 @@ def bench(
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.bench import Setup, SpeedTask
 
-    if not against and (text or positions):
+    o = options
+    if not o.against and (o.text or o.positions):
         raise InvalidInput(
-            f"{'--text' if text else '--positions'} needs a file to compare with",
+            f"{'--text' if o.text else '--positions'} needs a file to compare with",
             hint="give it with --against",
         )
     setup = Setup(
-        n_ctx=ctx or max(Setup().n_ctx, n_prompt + n_gen),
-        n_gpu_layers=gpu_layers(n_gpu_layers),
-        cache_type=cache_type.upper(),
+        n_ctx=o.ctx or max(Setup().n_ctx, o.n_prompt + o.n_gen),
+        n_gpu_layers=gpu_layers(o.n_gpu_layers),
+        cache_type=o.cache_type.upper(),
     )
-    setups = _by_threads(setup, threads or [])
-    paths = {name: resolve_gguf(name) for name in dict.fromkeys(models)}
-    reference = resolve_gguf(against) if against else None
-    if plot:
-        _check_plot(plot, tuple(paths.values()))
-    compared: dict[str, Divergence] = {}
-    if reference:
-        words = _evaluation_text(text)
-        compared = _compared(reference, paths, words, positions, setups[0])
-    rows = _measured(paths, setups, SpeedTask(n_prompt, n_gen, repeats), compared)
-    _show(rows, reference, plot, as_json=as_json)
+    setups = _by_threads(setup, o.threads or [])
+    paths = {name: resolve_gguf(name) for name in dict.fromkeys(o.models)}
+    reference = resolve_gguf(o.against) if o.against else None
+    if o.plot:
+        _check_plot(o.plot, tuple(paths.values()))
+    speed = SpeedTask(o.n_prompt, o.n_gen, o.repeats)
+    compared = _compared(reference, paths, o, setups[0]) if reference else {}
+    rows = _measured(paths, setups, speed, compared)
+    _show(rows, reference, o.plot, as_json=o.as_json)
 
 
 def _measured(
@@ -191,30 +190,22 @@ def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
     check_output(path, force=True, inputs=models)
 
 
-def _evaluation_text(path: Path | None) -> str:
-    """Return what files are compared on: the user's text, or ours."""
-    from turbopilot.corpus import evaluation_text
-    from turbopilot.verify.texts import read_text
-
-    return read_text(path) if path else evaluation_text()
-
-
 def _compared(
-    against: Path, paths: dict[str, Path], text: str, positions: int | None, setup: Setup
+    against: Path, paths: dict[str, Path], options: BenchOptions, setup: Setup
 ) -> dict[str, Divergence]:
     """Return each file's divergence from the reference, whose logits are kept meanwhile."""
     from turbopilot.bench import POSITIONS, divergence, keep_reference
+    from turbopilot.corpus import evaluation_text
+    from turbopilot.verify.texts import read_text
 
+    text = read_text(options.text) if options.text else evaluation_text()
+    positions = options.positions or POSITIONS
     found = {}
     with tempfile.TemporaryDirectory(prefix="turbopilot-") as folder:
+        store = Path(folder) / "reference.logits"
         with console.progress("reference") as progress:
             reference = keep_reference(
-                against,
-                text,
-                Path(folder) / "reference.logits",
-                setup,
-                positions=positions or POSITIONS,
-                progress=progress,
+                against, text, store, setup, positions=positions, progress=progress
             )
         for name, path in paths.items():
             with console.progress(f"compare {path.name}") as progress:

@@ -230,14 +230,11 @@ class LlamaContext:
         Raises:
             ServeError: llama.cpp cannot make it.
         """
-        self._free()
+        LlamaContext.close(self)  # not a subclass's, which closes the model too
         self._make()
 
     def close(self) -> None:
         """Free it. A second call does nothing."""
-        self._free()
-
-    def _free(self) -> None:
         self._rows.clear()
         if self._context:
             llama_cpp.llama_free(self._context)

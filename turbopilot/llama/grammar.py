@@ -27,12 +27,12 @@ TokenIds: TypeAlias = npt.NDArray[np.int64]
 def make_constraint(
     vocab: Any, grammar: str, *, unwritable: TokenIds | None = None
 ) -> LlamaConstraint:
-    """A grammar at its start.
+    """Return a grammar at its start.
 
     Args:
         vocab: llama.cpp's pointer; the model must outlive the constraint.
         grammar: GBNF, with a rule named root.
-        unwritable: `unwritable_tokens(vocab)`, where the caller keeps it; else it is found when first needed.
+        unwritable: `unwritable_tokens(vocab)`, if the caller keeps it; else it is found when first needed.
 
     Raises:
         InvalidRequest: llama.cpp refuses it.
@@ -47,7 +47,7 @@ def make_constraint(
 
 
 def unwritable_tokens(vocab: Any) -> TokenIds:
-    """Ids of tokens that no grammar may ask for, though their names are text: special tokens that are no ends."""
+    """Return the special tokens that end nothing: no grammar may ask for them, though their names are text."""
     n = int(llama_cpp.llama_vocab_n_tokens(vocab))
     return np.array([t for t in range(n) if _is_unwritable(vocab, t)], dtype=np.int64)
 
@@ -60,7 +60,7 @@ def _is_unwritable(vocab: Any, token: int) -> bool:
 
 
 class LlamaConstraint:
-    """One sequence's grammar. Made by `make_constraint`; see `serve.decoder.Constraint` for the contract."""
+    """One sequence's grammar, made by `make_constraint`."""
 
     def __init__(self, vocab: Any, sampler: Any, unwritable: TokenIds | None) -> None:
         self._vocab, self._sampler = vocab, sampler
@@ -69,11 +69,11 @@ class LlamaConstraint:
         self._unwritable = unwritable
         self._one = np.zeros(1, dtype=_TOKEN_DATA)
         self._all: npt.NDArray[np.void] | None = None
-        self._allowed: int | None = None  # the last token asked for, where it may come next
+        self._allowed: int | None = None  # the last token asked for, if it may come next
         self._piece = ctypes.create_string_buffer(1024)
 
     def allows(self, token: int) -> bool:
-        """Whether the token may come next."""
+        """Return whether the token may come next."""
         if token == self._allowed:
             return True
         if not 0 <= token < self._n_vocab or _is_unwritable(self._vocab, token):
@@ -88,7 +88,7 @@ class LlamaConstraint:
         return allowed
 
     def mask(self, logits: Logits) -> Logits:
-        """A copy in which every token that may not come next is minus infinity."""
+        """Return a copy in which every token that may not come next is minus infinity."""
         if self._all is None:
             self._all = np.zeros(self._n_vocab, dtype=_TOKEN_DATA)
             self._all["id"] = np.arange(self._n_vocab)
@@ -101,7 +101,7 @@ class LlamaConstraint:
         return out
 
     def accept(self, token: int) -> None:
-        """The token was chosen.
+        """Go on behind a token that was chosen.
 
         Raises:
             InvalidRequest: the grammar forbids it.
@@ -114,7 +114,7 @@ class LlamaConstraint:
         _refuse_slow(started)
 
     def close(self) -> None:
-        """Free it; once."""
+        """Free it. A second call does nothing."""
         if self._sampler:
             self._free(self._sampler)
             self._sampler = None
@@ -123,7 +123,7 @@ class LlamaConstraint:
         self.close()
 
     def _begins_with_nul(self, token: int) -> bool:
-        """Whether a token continues a character with zero bits alone, so that it may come to NUL.
+        """Return whether a token continues a character with zero bits alone, so that it may come to NUL.
 
         llama.cpp takes that for the end of the token where it is asked, but not where it is told.
         """
