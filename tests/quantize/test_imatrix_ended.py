@@ -94,8 +94,9 @@ def test_what_goes_wrong_inside_llama_cpps_callback_ends_the_run(
 
     def run_broken(module: str, job: Mapping[str, Any], **options: Any) -> LlamaLog:
         assert module == "quantize.imatrix.llama_gather"
-        return run_child("tests.support.imatrix_broken", job, env={"FAULT": fault}, **options)
+        return run_child("tests.support.imatrix_broken", job, **options)
 
+    monkeypatch.setenv("FAULT", fault)
     monkeypatch.setattr(import_module("quantize.imatrix.gather"), "run_child", run_broken)
     fails(QuantizationError, demo_gguf, tmp_path / "x.gguf", *words)
 

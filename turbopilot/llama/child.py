@@ -54,7 +54,6 @@ def run_child(
     *,
     on_message: Callable[[Message], None] = lambda message: None,
     on_log: Callable[[str], None] = lambda line: None,
-    env: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> LlamaLog:
     """Run a module that calls `run_job` in a process of its own, and follow it to its end.
@@ -66,7 +65,6 @@ def run_child(
         job: what the child gets; JSON.
         on_message: gets what the child sends with `send`.
         on_log: gets llama.cpp's present line as it grows, from its beginning on.
-        env: environment variables beside ours.
         timeout: seconds after which the child is killed.
 
     Raises:
@@ -79,7 +77,6 @@ def run_child(
         "PYTHONPATH": os.pathsep.join(
             str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p
         ),
-        **(env or {}),
     }
     log, raised = LlamaLog(), list[TurboPilotError]()
 
