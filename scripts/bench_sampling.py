@@ -58,22 +58,11 @@ def theirs(n_vocab: int, p: SamplingParams, history: list[int]) -> Choose:
         add(llama_cpp.llama_sampler_init_temp(p.temperature))
         if p.top_k:
             add(llama_cpp.llama_sampler_init_top_k(p.top_k))
-        if p.typical_p < 1:
-            add(llama_cpp.llama_sampler_init_typical(p.typical_p, 1))
         if p.top_p < 1:
             add(llama_cpp.llama_sampler_init_top_p(p.top_p, 1))
         if p.min_p > 0:
             add(llama_cpp.llama_sampler_init_min_p(p.min_p, 1))
-        if p.mirostat == 1:
-            add(
-                llama_cpp.llama_sampler_init_mirostat(
-                    n_vocab, 1, p.mirostat_tau, p.mirostat_eta, 100
-                )
-            )
-        elif p.mirostat == 2:
-            add(llama_cpp.llama_sampler_init_mirostat_v2(1, p.mirostat_tau, p.mirostat_eta))
-        else:
-            add(llama_cpp.llama_sampler_init_dist(1))
+        add(llama_cpp.llama_sampler_init_dist(1))
     for token in history:
         llama_cpp.llama_sampler_accept(chain, token)
 
@@ -125,9 +114,6 @@ SETTINGS = {
     "temperature 1 alone": params(),
     "top_k 40, top_p, min_p, t. 0.8": params(top_k=40, top_p=0.95, min_p=0.05, temperature=0.8),
     "min_p 0.05": params(min_p=0.05),
-    "typical_p 0.9": params(typical_p=0.9),
-    "mirostat 1": params(mirostat=1),
-    "mirostat 2": params(mirostat=2),
     "penalties, temperature 0.2, top_p": params(
         repeat_penalty=1.1, frequency_penalty=0.2, temperature=0.2, top_p=0.95
     ),

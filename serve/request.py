@@ -27,14 +27,10 @@ class SamplingParams:
         top_p: sample among the likeliest tokens that together have this probability; 1 is off.
         top_k: sample among this many tokens; 0 is off.
         min_p: sample among tokens at least this probable in relation to the likeliest; 0 is off.
-        typical_p: sample among the locally typical tokens of this probability; 1 is off.
         repeat_penalty: see above; 1 is off.
         repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
         logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
-        mirostat: 0 is off; 1 and 2 hold the surprise near `mirostat_tau` and replace top_k, top_p, min_p, typical_p.
-        mirostat_tau: the surprise to hold, in bits.
-        mirostat_eta: how fast it is corrected.
-        grammar: GBNF that the text must follow; "" is off.
+        grammar: GBNF made of a JSON schema that the text must follow; "" is off.
         infill: llama.cpp's sampler for fill-in-the-middle, which ends where ends are likely together.
         seed: makes the choices repeatable; None takes the server's next seed.
         stream: which of several choices of one seed this is, so that they differ.
@@ -44,15 +40,11 @@ class SamplingParams:
     top_p: float = 0.1
     top_k: int = 0
     min_p: float = 0.0
-    typical_p: float = 1.0
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
     grammar: str = ""
     infill: bool = False
     seed: int | None = None
@@ -74,7 +66,6 @@ class SamplingParams:
             (self.temperature < COLDEST or self.top_k == 1)
             and not self.penalizes
             and not self.logit_bias
-            and not self.mirostat
             and not self.grammar
             and not self.infill
         )

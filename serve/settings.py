@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.llama.cache_types import CACHE_TYPES as CACHE_TYPES
+from turbopilot.llama.cache_types import find_cache_type as find_cache_type
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
 
@@ -26,21 +27,6 @@ MAX_HEADER_BYTES: Final = 64 * 2**10
 # the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
 FimOrder: TypeAlias = Literal["psm", "spm"]
 FIM_ORDERS: Final[tuple[FimOrder, ...]] = ("psm", "spm")
-
-# What llama.cpp can keep keys and values in, widest first. Source: kv_cache_types in common/arg.cpp.
-CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-
-
-def find_cache_type(name: str) -> str:
-    """One of CACHE_TYPES by its name, in any case.
-
-    Raises:
-        InvalidInput: there is no such type; the hint offers near names.
-    """
-    if (found := name.lower()) in CACHE_TYPES:
-        return found
-    raise InvalidInput(f"--cache-type {name}: no such type", hint=did_you_mean(name, CACHE_TYPES))
-
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:

@@ -44,14 +44,10 @@ def read_sampling(
         top_p=f.number("top_p", defaults.top_p, least=0, most=1),
         top_k=max(0, f.integer("top_k", 0)),  # vLLM's -1 is "off"
         min_p=f.number("min_p", 0.0, least=0, most=1),
-        typical_p=f.number("typical_p", 1.0, least=0, most=1),
         repeat_penalty=f.number(penalty, 1.0, least=0.01, most=100),  # above 0: it divides
         repeat_last_n=f.integer("repeat_last_n", 64, least=-1),
         frequency_penalty=f.number("frequency_penalty", 0.0, least=-2, most=2),
         presence_penalty=f.number("presence_penalty", 0.0, least=-2, most=2),
-        mirostat=f.integer("mirostat", 0, least=0, most=2),
-        mirostat_tau=f.number("mirostat_tau", 5.0, least=0),
-        mirostat_eta=f.number("mirostat_eta", 0.1, least=0, most=1),
         grammar=_grammar(f, format_of),
         infill=_wants_infill(f),
         seed=f.integer(seed, 0) if seed in f else None,

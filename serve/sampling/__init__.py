@@ -1,12 +1,10 @@
-"""Logits → the next token, in numpy. Knows nothing of models, threads, llama.cpp or HTTP; the seed decides everything.
+"""Choose the next token from logits, in numpy; the seed decides everything.
 
-- shaping: what is added to and subtracted from the logits before anything else: bias and penalties
-- candidates: which tokens may be chosen, with what weight: temperature, top_k, typical_p, top_p, min_p
-- mirostat: the same where the surprise is held instead
-- infill: the same where ends are merged, for fill-in-the-middle
-- sampler: one sequence's choices, in order
-- logprobs: what the model alone thinks of a token
-- gbnf, gbnf_safety: which grammars may be given to llama.cpp
+- shaping: logit bias and penalties
+- candidates: the tokens that may be chosen and their weights: temperature, top_k, top_p, min_p
+- infill: the same for fill-in-the-middle, with tokens that end generation merged
+- sampler: the choices of one sequence, in order
+- logprobs: log probabilities before any sampling parameter
 """
 
 from serve.sampling.candidates import distribution

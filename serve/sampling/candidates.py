@@ -1,11 +1,11 @@
 """Logits → the tokens that may be chosen, with their weights. Pure.
 
-The order is llama.cpp's default (common/common.h: top_k, typ_p, top_p, min_p), but for the temperature, which comes
-first here, as in OpenAI's description and transformers: top_p, typical_p and min_p look at the probabilities that
-tokens are really drawn with. A temperature below 1 therefore narrows them, where llama.cpp applies it last.
+The order is llama.cpp's default (common/common.h: top_k, top_p, min_p), except that the temperature comes first, as in
+OpenAI's description and transformers: top_p and min_p see the probabilities that tokens are drawn with, so a
+temperature below 1 narrows them.
 
-Weights are probabilities but for a common factor: the likeliest token has 1. A vocabulary has up to 150 000 tokens, of
-which few matter: whatever is sorted is cut short before, by a bound that provably loses nothing.
+Weights are probabilities up to a common factor: the most likely token has 1. A vocabulary has up to 150,000 tokens of
+which few matter, so the list is cut before it is sorted, by a bound that provably loses nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ _FINER = 8
 _DOUBLE = 37.0
 # Below this share of the vocabulary, taking tokens out is faster than computing with all.
 _SPARSE = 0.25
-# Sorting this many is nearly always enough for typical_p.
-_TYPICAL = 512
 # `draw` finds the block of so many first: a running sum over a whole vocabulary takes far longer than blocks' sums.
 _DRAW_BLOCK = 512
 
@@ -74,17 +72,6 @@ def largest(x: Values, n: int) -> Ids:
     """
     ids = _at_least_largest(x, n)
     return ids[np.argsort(-x[ids], kind="stable")[:n]]
-
-
-def largest_unsorted(x: Values, n: int) -> Ids:
-    """As `largest`, by id: for so many that sorting takes long."""
-    if n >= len(x):
-        return np.flatnonzero(x > -np.inf)
-    floor = np.partition(x, len(x) - n)[len(x) - n]
-    above = np.flatnonzero(x > floor)
-    if floor == -np.inf or len(above) == n:
-        return above
-    return np.sort(np.concatenate([above, np.flatnonzero(x == floor)[: n - len(above)]]))
 
 
 def _at_least_largest(x: Values, n: int) -> Ids:
@@ -127,14 +114,10 @@ def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
         best: the likeliest token, whose logit is finite.
     """
     found = _first(logits, params, best)
-    if found.ids is None or (params.typical_p >= 1.0 and params.top_p >= 1.0 and not params.top_k):
+    if found.ids is None or (params.top_p >= 1.0 and not params.top_k):
         return found
     ids, weights, total = found.ids, found.weights.astype(np.float64), found.total
-    if params.typical_p < 1.0:
-        kept = typical(weights, params.typical_p)
-        ids, weights = ids[kept], weights[kept]
-        total = float(weights.sum())
-    if params.typical_p < 1.0 or not params.top_k:  # top_k has sorted them
+    if not params.top_k:  # top_k has sorted them
         order = np.argsort(-weights, kind="stable")
         ids, weights = ids[order], weights[order]
     n = len(ids)
@@ -144,24 +127,6 @@ def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
     if params.min_p > 0.0:
         n = min(n, max(int(np.count_nonzero(weights >= params.min_p * weights[0])), 1))
     return Candidates(ids[:n], weights[:n], total)
-
-
-def typical(weights: Weights, typical_p: float) -> Ids:
-    """Positions of the locally typical tokens: those whose surprise is nearest to the expected one.
-
-    Source: llama_sampler_typical_apply in llama.cpp's src/llama-sampler.cpp.
-
-    Args:
-        weights: all above 0.
-        typical_p: the probability that they have together.
-    """
-    p = weights / weights.sum()
-    surprise = -np.log(p)
-    nearness = -np.abs(surprise - (p * surprise).sum())
-    order = largest(nearness, _TYPICAL)
-    if float(p[order].sum()) <= typical_p:
-        order = largest(nearness, len(p))
-    return order[: int(np.searchsorted(np.cumsum(p[order]), typical_p, side="right")) + 1]
 
 
 def draw(weights: Weights | FloatWeights, u: float) -> int:
@@ -207,19 +172,16 @@ def _first(logits: Logits, params: SamplingParams, best: int) -> Candidates:
         return _few(logits, largest(logits, params.top_k), best, temperature)
     # Tokens less probable than this are, all together, less than a rounding error of their sum.
     least = math.exp(-_DOUBLE) / n_vocab
-    if params.min_p > 0.0 and params.top_p >= 1.0 and params.typical_p >= 1.0:
+    if params.min_p > 0.0 and params.top_p >= 1.0:
         least = max(least, min(params.min_p, 1.0))
     likely = logits >= top + np.float32(temperature * math.log(least))
     if least > 1e-9 or np.count_nonzero(likely) < n_vocab * _SPARSE:
         return _few(logits, np.flatnonzero(likely), best, temperature)
     weights = weights_of(logits, best, temperature)
     total = float(weights.sum())
-    if params.typical_p < 1.0:
-        ids = np.flatnonzero(weights)
-    elif params.top_p < 1.0:
-        ids = _bound(weights, total, params)
-    else:
+    if params.top_p >= 1.0:
         return Candidates(None, weights, total)
+    ids = _bound(weights, total, params)
     return Candidates(ids, weights[ids], total)
 
 

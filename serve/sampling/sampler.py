@@ -1,10 +1,10 @@
-"""One sequence's choices. Pure: knows nothing of models, threads or HTTP; the seed decides everything.
+"""Choose the tokens of one sequence; the seed decides everything.
 
-Order: logit_bias, penalties, then `candidates` (or mirostat, or infill after them), then one draw. A grammar is asked
-about the token drawn, and only where it forbids it, everything is masked and drawn again: as in llama.cpp
+Order: logit bias, penalties, then `candidates` (followed by `infill` if asked for), then one draw. A grammar is asked
+about the drawn token, and only if it forbids the token everything is masked and drawn again, as in llama.cpp
 (common_sampler_sample in common/sampling.cpp), since masking a vocabulary costs milliseconds. Both draws of a token
-have a random number of their own, and every token costs as many: what was drawn depends on how many tokens were
-generated, never on how they were batched or guessed.
+have a random number of their own, and every token uses equally many, so the result depends on how many tokens were
+generated, never on how they were batched or drafted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from serve.decoder import Constraint, Logits
 from serve.request import COLDEST, HOTTEST, SamplingParams
 from serve.sampling.candidates import candidates, draw
 from serve.sampling.infill import MOST_CANDIDATES, Vocabulary, certain_or_end, likeliest_end
-from serve.sampling.mirostat import Mirostat
 from serve.sampling.shaping import LogitBias, counted_window, penalize_in_place
 from turbopilot.base.errors import DecoderFailed, InvalidRequest
 
@@ -56,13 +55,11 @@ class Sampler:
         self._vocab = vocab
         self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
         self._greedy = params.temperature < COLDEST or params.top_k == 1
-        self._infill = params.infill and not params.mirostat
+        self._infill = params.infill
         # At temperature 0 infill weighs tokens as the model does, and takes the likeliest of those it leaves.
         self._listing = replace(params, temperature=1.0) if self._greedy else params
-        self._mirostat = Mirostat(params) if params.mirostat and not self._greedy else None
         self._rng = np.random.default_rng(seed)
         self._numbers: list[float] | None = None  # of the token to come, once one is needed
-        self._surprise: tuple[int, float] | None = None  # of the last token picked
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
         """The next token. Picking changes nothing: until `accept`, the same logits give the same token again.
@@ -86,8 +83,8 @@ class Sampler:
         best = int(masked.argmax())
         if not math.isfinite(masked[best]):
             raise InvalidRequest(
-                "the grammar comes to a point where none of the model's tokens may follow",
-                param="grammar",
+                "the JSON schema leaves none of the model's tokens to choose",
+                param="json_schema",
             )
         return self._choose(masked, best, 1)
 
@@ -98,9 +95,6 @@ class Sampler:
         self._numbers = None
         if self._constraint is not None:
             self._constraint.accept(token)
-        if self._mirostat is not None and self._surprise and self._surprise[0] == token:
-            self._mirostat.accept(self._surprise[1])
-        self._surprise = None
 
     def _shaped(self, logits: Logits, history: Sequence[int]) -> Logits:
         if self._bias is None and not self.params.penalizes:
@@ -118,12 +112,8 @@ class Sampler:
             return self._choose_infill(logits, best, attempt)
         if self._greedy:
             return best
-        u = self._drawn(attempt)
-        if self._mirostat is not None:
-            self._surprise = self._mirostat.choose(logits, best, u)
-            return self._surprise[0]
         found = candidates(logits, self.params, best)
-        return found.token(draw(found.weights, u))
+        return found.token(draw(found.weights, self._drawn(attempt)))
 
     def _choose_infill(self, logits: Logits, best: int, attempt: int) -> int:
         assert self._vocab is not None

@@ -1,22 +1,19 @@
-"""Token bytes → text that may be shown. Knows nothing of models, HTTP or threads.
+"""Turn token bytes into text that may be shown.
 
-Two things make a token's bytes uncertain: they may end inside a UTF-8 character, and their text may be
-the beginning of something that ends the suggestion. Both are held back until a later token decides.
-
-Each rule is a stage: text in, text out, perhaps less and later. What a stage lets through never depends
-on how its text was cut, so neither does what a chain of them lets through.
+A token may end inside a UTF-8 character, or with the beginning of something that ends the completion. Both are held
+back until a later token decides. Each rule is a stage: text in, text out, perhaps less and later, independent of how
+the text was cut into tokens.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
 from serve.request import StopRules
-from serve.text.repetition import Repetition
+from serve.text.repetition import Repetition, overlap
 
 # What a blank line consists of. Other Unicode spaces are text, as llama.cpp has it.
 BLANK = " \t\r\n\f\v"
@@ -38,17 +35,10 @@ class Stage(Protocol):
 
 
 class TextStream:
-    """Feeds bytes in, gets certain text out; the total does not depend on how the bytes were cut.
+    """Bytes in, certain text out.
 
-    The rules look at the text in this order, each at what those before it left:
-
-    1. `single_line`: the text ends at the end of the first line that is not blank. The newline is no
-       part of it; blank lines before it are.
-    2. `n_indent`: it ends before the first line, the first of all excepted, that is not blank and has
-       fewer spaces and tabs before it; the newline and the blank lines before that line go too.
-    3. `strings`: the one that is complete first ends it; of two that end at the same character, the
-       longer one. The text is cut before it.
-    4. `follows`: it ends before it repeats the text after the cursor: see `Repetition`.
+    The rules apply in this order, each to what the ones before it left: `single_line` (SingleLine), `n_indent`
+    (Indentation), `strings` (StopStrings), `follows` (Repetition).
 
     Attributes:
         stopped: whether a rule ended the text.
@@ -96,7 +86,7 @@ class TextStream:
 
 
 class SingleLine:
-    """Ends the text at the end of the first line that is not blank."""
+    """End the text after the first line that is not blank; its newline is left out."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -125,7 +115,10 @@ class SingleLine:
 
 
 class Indentation:
-    """Ends the text before a line that is indented less than `columns`; a tab counts as one, as in llama.cpp."""
+    """End the text before a line, other than the first, that is indented by fewer spaces and tabs than `columns`.
+
+    The newline and the blank lines before that line are left out too, as in llama.cpp.
+    """
 
     _NEXT_LINE = re.compile(rf"\r?\n([{BLANK}]*)[^{BLANK}]")
 
@@ -157,40 +150,15 @@ class Indentation:
         return held
 
 
-class _State:
-    """How far the text's end agrees with the beginnings of stop strings.
-
-    Attributes:
-        low, high: the stop strings, in their sorted order, that begin so.
-        depth: characters that agree.
-        shorter: the state of the longest shorter end of the text that begins a stop string.
-        found: length of the longest stop string that is complete here; 0 is none.
-        deeper: the states after one more character, as far as they were ever needed.
-    """
-
-    __slots__ = ("deeper", "depth", "found", "high", "low", "shorter")
-
-    def __init__(self, low: int, high: int, depth: int) -> None:
-        self.low, self.high, self.depth = low, high, depth
-        self.shorter: _State | None = None
-        self.found = 0
-        self.deeper: dict[str, _State | None] = {}
-
-
 class StopStrings:
-    """Ends the text before the stop string that is complete first.
-
-    This is Aho and Corasick's automaton ("Efficient string matching", CACM 18(6), 1975), whose states are
-    made when the text first reaches them: it costs nothing to begin with and little a character, whatever
-    the number and the length of the strings.
+    """End the text before the stop string that is complete first; of two that end together, the longer one.
 
     Attributes:
-        found: the string that ended the text; "" where none did.
+        found: the string that ended the text; "" if none did.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        self._strings = sorted({s for s in strings if s})
-        self._root = self._state = _State(0, len(self._strings), 0)
+        self._strings = {s for s in strings if s}
         self._held = ""
         self.found = ""
 
@@ -200,59 +168,18 @@ class StopStrings:
         return bool(self.found)
 
     def feed(self, text: str) -> str:
-        """All but an end that begins a stop string."""
-        state = self._state
-        for i, char in enumerate(text):
-            state = self._next(state, char)
-            if state.found:
-                text = self._held + text[: i + 1]
-                self._held = ""
-                self.found = text[-state.found :]
-                return text[: -state.found]
-        self._state = state
+        """Return all but an end that begins a stop string."""
         text = self._held + text
-        end = len(text) - state.depth
+        ends = [(at + len(s), -len(s), s) for s in self._strings if (at := text.find(s)) >= 0]
+        if ends:
+            end, minus_length, self.found = min(ends)
+            self._held = ""
+            return text[: end + minus_length]
+        end = len(text) - max((overlap(text, s) for s in self._strings), default=0)
         self._held = text[end:]
         return text[:end]
 
     def finish(self) -> str:
-        """The end that begins a stop string."""
+        """Return the end that begins a stop string."""
         held, self._held = self._held, ""
-        self._state = self._root
         return held
-
-    def _next(self, state: _State, char: str) -> _State:
-        at: _State | None = state
-        reached = self._root
-        new = []  # from the longest agreement to the shortest
-        while at is not None:
-            is_new = char not in at.deeper
-            if is_new:
-                at.deeper[char] = self._deepen(at, char)
-            if (deeper := at.deeper[char]) is not None:
-                if not is_new:
-                    reached = deeper
-                    break
-                new.append(deeper)
-            at = at.shorter
-        for deeper in reversed(new):
-            deeper.shorter = reached
-            deeper.found = deeper.found or reached.found
-            reached = deeper
-        return reached
-
-    def _deepen(self, state: _State, char: str) -> _State | None:
-        """The state after one more character; None where no stop string goes on so."""
-        depth = state.depth
-
-        def at_depth(s: str) -> str:
-            return s[depth : depth + 1]
-
-        low = bisect_left(self._strings, char, state.low, state.high, key=at_depth)
-        high = bisect_right(self._strings, char, low, state.high, key=at_depth)
-        if low == high:
-            return None
-        deeper = _State(low, high, depth + 1)
-        if len(self._strings[low]) == depth + 1:
-            deeper.found = depth + 1
-        return deeper

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turbopilot.base.errors import InvalidInput
-from turbopilot.bench import Divergence, Measured, Rate, Row, Setup, SpeedTask, drawn
-from turbopilot.bench.buffers import parsed_log
+from turbopilot.bench import Divergence, Measured, Rate, Setup, SpeedTask
 from turbopilot.bench.resident import parsed_status, resident
-from turbopilot.bench.setup import CACHE_TYPES
 from turbopilot.bench.windows import cut, row_blocks
 from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.llama.cache_types import CACHE_TYPES
+from turbopilot.llama.log import LlamaLog
+from turbopilot.render.bench_plot import BenchRow, drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -88,20 +89,21 @@ def test_rates() -> None:
 
 
 def test_what_llama_cpp_says_of_its_buffers() -> None:
-    found = parsed_log(
-        [
-            "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
-            "load_tensors:   CPU_Mapped model buffer size =    50.00 MiB\n",  # another part
-            "load_tensors:        CUDA0 model buffer size =    10.00 MiB\n",
-            "llama_context:        CPU  output buffer size =     0.50 MiB\n",
-            "llama_kv_cache:      CUDA0 KV buffer size =     4.00 MiB\n",
-            "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
-            "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
-            "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
-            "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
-            "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
-        ]
-    )
+    log = LlamaLog()
+    for line in [
+        "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
+        "load_tensors:   CPU_Mapped model buffer size =    50.00 MiB\n",  # another part
+        "load_tensors:        CUDA0 model buffer size =    10.00 MiB\n",
+        "llama_context:        CPU  output buffer size =     0.50 MiB\n",
+        "llama_kv_cache:      CUDA0 KV buffer size =     4.00 MiB\n",
+        "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
+        "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
+        "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
+        "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
+        "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
+    ]:
+        log.write(2, line)
+    found = log.buffers()
     mib = 2**20
     assert (found.model, found.kv, found.compute, found.output) == (
         160 * mib, 7 * mib, 20 * mib, mib // 2,
@@ -111,7 +113,7 @@ def test_what_llama_cpp_says_of_its_buffers() -> None:
         "CUDA0": 14 * mib,
         "CPU": int(23.5 * mib),
     }
-    assert parsed_log([]).places == {}
+    assert LlamaLog().buffers().places == {}
 
 
 def test_resident_memory() -> None:
@@ -123,10 +125,10 @@ def test_resident_memory() -> None:
     assert held.peak >= held.now > 50_000_000
 
 
-def test_cache_types_are_ggmls() -> None:
-    assert {n: name for name, n in CACHE_TYPES.items()} == {
-        n: GGML_TYPES[n][0] for n in CACHE_TYPES.values()
-    }
+def test_cache_types_of_serve_are_taken() -> None:
+    assert set(CACHE_TYPES) <= {name.lower() for name, _, _ in GGML_TYPES.values()}
+    for name in CACHE_TYPES:
+        assert Setup(cache_type=name.upper()).cache_type == name.upper()
 
 
 @pytest.mark.parametrize(
@@ -145,13 +147,15 @@ def test_settings_that_cannot_be(wrong: object) -> None:
         wrong()
 
 
-def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> Row:
+def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> BenchRow:
     rate = Rate(64, (speed,))
     measured = Measured(
         Path(name), type_name, n_bytes, 4.5, 2048, 2, "F16", (), "0", "", rate, rate, None
     )
     ones = np.ones(3)
-    return Row(name, measured, None if kl is None else Divergence.of(ones * kl, ones, ones, ones))
+    return BenchRow(
+        name, measured, None if kl is None else Divergence.of(ones * kl, ones, ones, ones)
+    )
 
 
 def test_a_picture_of_size_divergence_and_speed() -> None:

@@ -120,11 +120,7 @@ def test_the_matrices_of_a_model_and_their_types(demo_gguf: Path) -> None:
 
 
 def ggml() -> Rounding:
-    from llama_cpp._ggml import libggml
-
-    rounding = Rounding(libggml)
-    rounding.check()
-    return rounding
+    return Rounding()
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0", "Q3_K_S", "IQ4_NL", "F16"])

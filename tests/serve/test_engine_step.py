@@ -354,7 +354,7 @@ def spread(history: Sequence[int]) -> Logits:
     prompt=st.text("abcd", min_size=1, max_size=20),
     temperature=st.sampled_from([0.3, 1.0]),
     more=st.sampled_from(
-        [{}, {"top_k": 2}, {"mirostat": 2}, {"repeat_penalty": 1.3}, {"min_p": 0.2}, {"top_p": 0.7}]
+        [{}, {"top_k": 2}, {"repeat_penalty": 1.3}, {"min_p": 0.2}, {"top_p": 0.7}]
     ),
     seed=st.integers(0, 100),
 )

@@ -1,4 +1,4 @@
-"""Mirostat, infill and grammars, as the sampler uses them."""
+"""Infill and grammars in the sampler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from serve.decoder import Logits
 from serve.request import SamplingParams
 from serve.sampling import Sampler, seed_sequence
 from serve.sampling.infill import certain_or_end, likeliest_end
-from serve.sampling.mirostat import Mirostat
 from tests.serve.test_sampling import logits, model_like
 from turbopilot.base.errors import InvalidRequest
 
@@ -46,35 +45,6 @@ class Only:
 
     def accept(self, token: int) -> None:
         self.accepted.append(token)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_mirostat_comes_to_the_surprise_asked_for(version: int) -> None:
-    params = SamplingParams(temperature=1, top_p=1, mirostat=version, mirostat_tau=3.0)
-    mirostat, rng, surprises = Mirostat(params), np.random.default_rng(0), []
-    x = model_like(5000) * np.float32(0.5)
-    for _ in range(2000):
-        _, surprise = mirostat.choose(x, int(np.argmax(x)), rng.random())
-        mirostat.accept(surprise)
-        surprises.append(surprise)
-    assert abs(np.mean(surprises[200:]) - 3.0) < 0.15
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize(
-    "x",
-    [logits(1), logits(0, 0, 0), logits(5, -np.inf, -np.inf), logits(80, -80), logits(*range(64))],
-)
-def test_mirostat_bears_strange_distributions(version: int, x: Logits) -> None:
-    for tau in (0.0, 0.1, 1e6):
-        params = SamplingParams(
-            temperature=0.7, mirostat=version, mirostat_tau=tau, mirostat_eta=1, repeat_last_n=0
-        )
-        sampler = Sampler(params, seed_sequence(0, 0))
-        for _ in range(50):
-            token = sampler.pick(x, [])
-            assert np.isfinite(x[token])
-            sampler.accept(token)
 
 
 def test_infill_ends_where_ends_are_likely_together() -> None:

@@ -1,6 +1,6 @@
-"""A text cut into windows of equal length, of which the second half is measured. Pure: knows no model.
+"""A text cut into windows of equal length, of which the second half is measured.
 
-As llama.cpp's perplexity tool measures: a model that has read nothing yet cannot foretell much, which would hide what
+As llama.cpp's perplexity tool measures: a model that has read nothing yet cannot predict much, which would hide what
 a quantization costs. Unlike there, the windows are spread over the text, so that few of them see all of it.
 """
 
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from turbopilot.base.errors import InvalidInput
+
+_BLOCK_LOGITS: Final = 1 << 24  # 64 MiB of float32 a block: bounds memory whatever the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,13 @@ class Windows:
 
 
 def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> Windows:
-    """Windows of a text's tokens, spread evenly.
+    """Return windows of a text's tokens, spread evenly.
 
     Args:
         ids: the text.
         length: tokens of a window; a shorter text is one window.
         positions: the most that are measured; but always a window.
-        begin: a token that every window begins with, where the model wants one.
+        begin: a token that every window begins with, if the model wants one.
 
     Raises:
         InvalidInput: the text is too short.
@@ -57,9 +60,14 @@ def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> W
 
 
 def row_blocks(measured: range, rows: int) -> list[range]:
-    """The measured positions in blocks of at most `rows`.
+    """Return the measured positions in blocks of at most `rows`.
 
     >>> row_blocks(range(4, 9), 2)
     [range(4, 6), range(6, 8), range(8, 9)]
     """
     return [measured[i : i + rows] for i in range(0, len(measured), rows)]
+
+
+def rows_at_once(n_vocab: int, n_batch: int) -> int:
+    """Return the positions whose logits are held at once."""
+    return max(1, min(n_batch, _BLOCK_LOGITS // n_vocab))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.bench import Divergence, Setup
+    from turbopilot.bench import Divergence, Setup, SpeedTask
+    from turbopilot.render.bench_plot import BenchRow
 
 
 def bench(
@@ -108,9 +110,7 @@ def bench(
     """
     from turbopilot.app.gpu_layers import gpu_layers
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.atomic import check_output, replacing
-    from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
-    from turbopilot.render import bench as bench_text
+    from turbopilot.bench import Setup, SpeedTask
 
     if not against and (text or positions):
         raise InvalidInput(
@@ -126,23 +126,38 @@ def bench(
     paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(models)}
     reference = resolve_gguf(against, console.REPORTER) if against else None
     if plot:
-        _check_plot(plot)
-        check_output(plot, force=True, inputs=tuple(paths.values()))
+        _check_plot(plot, tuple(paths.values()))
     compared: dict[str, Divergence] = {}
     if reference:
         words = _evaluation_text(text)
         compared = _compared(reference, paths, words, positions, setups[0])
+    rows = _measured(paths, setups, SpeedTask(n_prompt, n_gen, repeats), compared)
+    _show(rows, reference, plot, as_json=as_json)
+
+
+def _measured(
+    paths: dict[str, Path], setups: list[Setup], speed: SpeedTask, compared: dict[str, Divergence]
+) -> list[BenchRow]:
+    """Time each file with each setup."""
+    from turbopilot.bench import Cell, measure_in_turn
+    from turbopilot.render.bench_plot import BenchRow
+
     cells = [(name, Cell(path, one)) for name, path in paths.items() for one in setups]
     with console.progress("bench") as progress:
-        found = measure_in_turn(
-            [cell for _, cell in cells],
-            speed=SpeedTask(n_prompt, n_gen, repeats),
-            progress=progress,
-        )
-    rows = [
-        Row(cell.path.name, m, compared.get(name))
+        found = measure_in_turn([cell for _, cell in cells], speed=speed, progress=progress)
+    return [
+        BenchRow(cell.path.name, m, compared.get(name))
         for (name, cell), m in zip(cells, found, strict=True)
     ]
+
+
+def _show(
+    rows: list[BenchRow], reference: Path | None, plot: Path | None, *, as_json: bool
+) -> None:
+    from turbopilot.base.atomic import replacing
+    from turbopilot.render import bench as bench_text
+    from turbopilot.render.bench_plot import drawn
+
     if as_json:
         console.emit_json(bench_text.as_json(rows, reference))
     else:
@@ -154,27 +169,30 @@ def bench(
 
 
 def _by_threads(setup: Setup, given: list[str]) -> list[Setup]:
-    """The setup with each number of threads of "-t 1,2 -t 4"."""
-    from dataclasses import replace
-
+    """Return the setup with each number of threads of "-t 1,2 -t 4"."""
     counts: list[int] = []
     for word in (word for option in given for word in option.split(",")):
         if not word.strip().isdecimal() or int(word) < 1:
-            raise InvalidInput(f"-t {word}: no number of threads", hint="give 1 or more, as -t 1,2")
+            raise InvalidInput(
+                f"-t {word}: not a number of threads", hint="give 1 or more, as -t 1,2"
+            )
         counts.append(int(word))
     return [replace(setup, n_threads=n) for n in dict.fromkeys(counts)] or [setup]
 
 
-def _check_plot(path: Path) -> None:
+def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
+    from turbopilot.base.atomic import check_output
+
     if path.suffix.lower() != ".svg":
         raise InvalidInput(
             f"--plot {path}: only SVG can be drawn",
             hint=f"give {path.with_suffix('.svg').name}: browsers show it, and rsvg-convert or inkscape make a PNG",
         )
+    check_output(path, force=True, inputs=models)
 
 
 def _evaluation_text(path: Path | None) -> str:
-    """What files are compared on: the user's text, or ours."""
+    """Return what files are compared on: the user's text, or ours."""
     from turbopilot.corpus import evaluation_text
     from turbopilot.verify.texts import read_text
 
@@ -184,7 +202,7 @@ def _evaluation_text(path: Path | None) -> str:
 def _compared(
     against: Path, paths: dict[str, Path], text: str, positions: int | None, setup: Setup
 ) -> dict[str, Divergence]:
-    """Each file's divergence from the reference, whose logits are kept meanwhile."""
+    """Return each file's divergence from the reference, whose logits are kept meanwhile."""
     from turbopilot.bench import POSITIONS, divergence, keep_reference
 
     found = {}

@@ -1,8 +1,8 @@
-"""A reference's logits on disk: what they are of, the tokens, and the numbers, in one file. Knows no llama.cpp.
+"""A reference's logits on disk: what they are of, the tokens, and the numbers, in one file.
 
 Three arrays in numpy's format one behind the other: a header (JSON in bytes), the windows (W, n) int32, the raw
 logits (P, V) float32, P = W · measured positions. Written from front to back, so that a full disk is an error and not
-a signal; read as a memory map, so that nobody has all of it in memory.
+a signal; read as a memory map, so that not all of it is in memory.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from turbopilot.bench.windows import Windows
 _FORMAT: Final = "turbopilot logits 1"
 _HINT: Final = "keep the reference again"
 _ROOM: Final = (
-    65536  # bytes of the header array and of the windows' descriptions; far more than they take
+    65536  # bytes of the header array and of the windows' descriptions; more than they take
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model's logits of some text, kept.
+    """A model's logits of some text, in a file.
 
     Attributes:
         path: of the store.
@@ -68,7 +68,7 @@ class Reference:
 
 
 def write_head(file: IO[bytes], reference: Reference, windows: Windows) -> None:
-    """Everything but the logits, whose rows are to follow as float32 in the windows' order."""
+    """Write everything but the logits, whose rows are to follow as float32 in the windows' order."""
     head = json.dumps({"format": _FORMAT, **asdict(reference), "path": ""}).encode()
     np.lib.format.write_array(file, np.frombuffer(head, np.uint8), allow_pickle=False)
     np.lib.format.write_array(file, np.asarray(windows.ids, np.int32), allow_pickle=False)
@@ -79,21 +79,21 @@ def write_head(file: IO[bytes], reference: Reference, windows: Windows) -> None:
 
 
 def bytes_needed(positions: int, n_vocab: int) -> int:
-    """About how large a store gets."""
+    """Return about how large a store gets."""
     return 4 * positions * n_vocab + 8 * positions + _ROOM
 
 
 def open_reference(path: Path) -> Reference:
-    """Look at a store.
+    """Read the head of a store.
 
     Raises:
-        InvalidInput: it is absent, is none, or is truncated.
+        InvalidInput: it is absent, damaged, or no store.
     """
     return _opened(path)[0]
 
 
 def open_logits(path: Path) -> tuple[Reference, Windows, Logits]:
-    """A store, its windows and its logits: (P, V), mapped.
+    """Return a store, its windows, and its logits: (P, V), mapped.
 
     Raises:
         InvalidInput: as `open_reference`.
@@ -104,7 +104,7 @@ def open_logits(path: Path) -> tuple[Reference, Windows, Logits]:
 
 
 def _opened(path: Path) -> tuple[Reference, npt.NDArray[np.int32], int]:
-    """The head, the windows, and where the logits begin."""
+    """Return the head, the windows, and the offset of the logits."""
     try:
         with path.open("rb") as file:
             head = json.loads(np.lib.format.read_array(file, allow_pickle=False).tobytes())
