@@ -9,7 +9,7 @@ from converters.expected import Expected, expected
 from converters.hf_export import export_gptj
 from converters.legacy_ggml import MODEL_TYPES
 from converters.pipeline import ConversionReport, convert
-from converters.prepare import dry_run, planned_weights
+from converters.prepare import dry_run, planned_geometry
 
 __all__ = [
     "MODEL_TYPES",
@@ -19,5 +19,5 @@ __all__ = [
     "dry_run",
     "expected",
     "export_gptj",
-    "planned_weights",
+    "planned_geometry",
 ]

@@ -17,6 +17,7 @@ from converters.provenance import Provenance, read_provenance, source_files
 from converters.quantized import refuse_quantized
 from converters.tokenizer import GgufTokenizer, read_tokenizer
 from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.llama.geometry import Geometry, read_geometry
 
 DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
 
@@ -105,11 +106,13 @@ def dry_run(
         return render(p.plan)
 
 
-def planned_weights(source: Path) -> int:
-    """How many weights the GGUF of a checkpoint would have; reads headers only.
+def planned_geometry(source: Path) -> tuple[Geometry, int, int]:
+    """Return the geometry, the number of weights and the context of a checkpoint's GGUF; reads headers only.
 
     Raises:
         TurboPilotError: whatever `convert` would before writing.
     """
     with prepare(source) as p:
-        return sum(t.n_weights for t in p.plan.tensors)
+        shapes = {t.name: t.shape[::-1] for t in p.plan.tensors}
+        n_weights = sum(t.n_weights for t in p.plan.tensors)
+        return read_geometry(p.plan.keys, shapes), n_weights, p.plan.dims.n_ctx

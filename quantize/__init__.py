@@ -5,14 +5,12 @@
 >>> report = quantize(Path("codegen-f16.gguf"), Path("codegen-q4_k_m.gguf"), "Q4_K_M")  # doctest: +SKIP
 """
 
-from quantize.options import Options
+from quantize.options import Override, QuantizeOptions, find_tensor_type, parse_override
 from quantize.preview import PlannedTensor, Preview
-from quantize.quantizer import plan, quantize
+from quantize.quantizer import QuantizeReport, plan, quantize
 from quantize.recipes import RECIPES, Recipe, find_recipe
-from quantize.summary import QuantizeReport
-from quantize.tensor_types import Override, find_tensor_type, parse_override
 
 __all__ = [
-    "RECIPES", "Options", "Override", "PlannedTensor", "Preview", "QuantizeReport", "Recipe", "find_recipe",
+    "RECIPES", "Override", "PlannedTensor", "Preview", "QuantizeOptions", "QuantizeReport", "Recipe", "find_recipe",
     "find_tensor_type", "parse_override", "plan", "quantize",
 ]  # fmt: skip

@@ -1,37 +1,27 @@
-"""What llama.cpp will do with each tensor, as it says itself before it does anything. Pure: from its log to values.
-
-Source: llama-quant.cpp, `llama_model_quantize_impl` with `dry_run`, and `tensor_type_fallback`.
-"""
+"""What quantizing does to each tensor: types and exact sizes, by arithmetic over the source's header."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import prod
 
+from quantize.mixture import Mixture, fallback, is_quantized, role_of
+from quantize.options import QuantizeOptions, check_overrides
+from quantize.recipes import Recipe
 from quantize.tensor_types import BLOCKS, FLOATS, n_bytes, needs_imatrix
-from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.base.errors import InvalidInput, QuantizationError
+from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
 
 _ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes with it whatever the source has
-# "[  12/  49] blk.0.attn_q.weight - [ 256, …], type = f16, size = 1.00 MiB -> 0.28 MiB (q4_0)"
-TENSOR_LINE = re.compile(r"\[\s*(?P<done>\d+)/\s*(?P<of>\d+)\]\s+(?P<name>\S+)")
-_BECOMES = re.compile(r"->.*\((?P<type>\w+)\)\s*$")
-# "warning: NAME - ncols 576 not divisible by 256 (required for type q4_K) -> falling back to q5_0"
-_FALLBACK = re.compile(
-    r"warning: (?P<name>\S+)\s+- ncols\s+\d+ not divisible by\s+\d+ \(required for type\s+(?P<wanted>\w+)\)"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor.
+    """One tensor: its types in source and output; `wanted` is the type that its rows do not fit, else "".
 
-    Attributes:
-        name: its name.
-        shape: innermost first, as GGUF has it.
-        before: its type in the source.
-        after: its type in the output.
-        wanted: the type that its rows do not fit, so that `after` was taken; "" where they fit.
+    `shape` is innermost first, as in GGUF.
     """
 
     name: str
@@ -43,10 +33,7 @@ class PlannedTensor:
     @property
     def n_weights(self) -> int:
         """Number of elements."""
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return prod(self.shape)
 
     @property
     def bytes_before(self) -> int:
@@ -58,28 +45,18 @@ class PlannedTensor:
         """Size of its data in the output."""
         return n_bytes(self.after, self.n_weights)
 
-    @property
-    def why_not(self) -> str:
-        """Why it is not in the type that was wanted; "" where it is."""
-        if not self.wanted:
-            return ""
-        return (
-            f"{self.name}: rows of {self.shape[0]:,} are no whole blocks of {BLOCKS[self.wanted][0]} "
-            f"({self.wanted}); {self.after} was used"
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """All tensors of the output, in its order.
 
     Attributes:
-        recipe: the name of the file type.
+        name: of the file type, or what else the plan is called.
         tensors: what becomes of each.
-        n_overhead: bytes of the source that are no tensor data: about what the output has too.
+        n_overhead: bytes of the source that are not tensor data: about what the output has too.
     """
 
-    recipe: str
+    name: str
     tensors: tuple[PlannedTensor, ...]
     n_overhead: int
 
@@ -101,8 +78,13 @@ class Preview:
         return 8 * self.tensor_bytes / max(1, sum(t.n_weights for t in self.tensors))
 
     def fallbacks(self) -> tuple[str, ...]:
-        """Each tensor whose rows fit no whole blocks, and what was used instead."""
-        return tuple(t.why_not for t in self.tensors if t.wanted)
+        """A line for each tensor whose rows are not whole blocks of the type."""
+        return tuple(
+            f"{t.name}: rows of {t.shape[0]:,} are not whole blocks of {BLOCKS[t.wanted][0]} ({t.wanted}); "
+            f"{t.after} was used"
+            for t in self.tensors
+            if t.wanted
+        )
 
     def requantized(self) -> tuple[PlannedTensor, ...]:
         """Tensors that would be quantized a second time."""
@@ -116,31 +98,72 @@ class Preview:
             for t in self.tensors
             if t.after != t.before
             and t.name not in has
-            and needs_imatrix(t.name, t.after, self.recipe)
+            and needs_imatrix(t.name, t.after, self.name)
         )
 
 
-def read_preview(lines: Iterable[str], before: GgufHeader, recipe: str) -> Preview:
-    """Parse the log of a dry run.
+def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> Preview:
+    """Plan every tensor of the output, as llama.cpp does.
 
-    Args:
-        lines: llama.cpp's, whole.
-        before: the source.
-        recipe: the name of the file type.
+    Raises:
+        QuantizationError: there is nothing to quantize, or rows fit neither a type nor another in its place.
+        InvalidInput: an override would have no effect.
     """
-    known = {t.name: t for t in before.tensors}
-    wanted: dict[str, str] = {}
-    planned: dict[str, PlannedTensor] = {}
-    for line in lines:
-        if fell := _FALLBACK.search(line):
-            wanted[fell["name"]] = fell["wanted"].upper()
-        elif (named := TENSOR_LINE.match(line.lstrip())) and named["name"] in known:
-            t = known[named["name"]]
-            becomes = _BECOMES.search(line)
-            after = becomes["type"].upper() if becomes else t.type_name
-            planned[t.name] = PlannedTensor(t.name, t.shape, t.type_name, after)
-    return Preview(
-        recipe,
-        tuple(replace(t, wanted=wanted.get(t.name, "")) for t in planned.values()),
-        before.file_size - before.tensor_bytes,
-    )
+    if not before.tensors:
+        raise QuantizationError(
+            f"{before.path}: holds no tensors: it is only a vocabulary",
+            hint="give the file that holds the weights",
+        )
+    if options.overrides and recipe.base in FLOATS:
+        raise InvalidInput(
+            f"--tensor-type: llama.cpp ignores it where the file is to be {recipe.name}",
+            hint="name a quantized type for the file, and F16 for the tensors that shall have it",
+        )
+    check_overrides(options.overrides, [t.name for t in before.tensors])
+    mixture = Mixture(before, recipe, options)
+    planned = []
+    for t in _in_order(before, keep_split=options.keep_split):
+        wanted = after = t.type_name
+        if is_quantized(t.name, t.shape, before.architecture):
+            wanted, after = _types(t, mixture, recipe, options)
+        if t.shape[0] % BLOCKS[after][0]:
+            raise QuantizationError(
+                f"{before.path}: {t.name}: rows of {t.shape[0]:,} are not whole blocks of {wanted}, and llama.cpp has "
+                "no other type for them",
+                hint="choose a type with smaller blocks: Q8_0, Q5_0, Q4_0 or IQ4_NL",
+            )
+        planned.append(
+            PlannedTensor(t.name, t.shape, t.type_name, after, wanted if wanted != after else "")
+        )
+    return Preview(recipe.name, tuple(planned), before.file_size - before.tensor_bytes)
+
+
+def _types(
+    t: TensorInfo, mixture: Mixture, recipe: Recipe, options: QuantizeOptions
+) -> tuple[str, str]:
+    """The type that a tensor should have, and the one that its rows fit."""
+    role, override = role_of(t.name), options.override_of(t.name)
+    if (
+        role == "token_embd"
+        and options.embedding_type
+        and not (override and t.name.startswith("per_layer"))
+    ):
+        return options.embedding_type, options.embedding_type
+    if role == "output" and options.output_type:
+        return options.output_type, options.output_type
+    if recipe.base in FLOATS:
+        return recipe.base, recipe.base
+    wanted = override or (recipe.base if options.pure else mixture.type_of(t))
+    return wanted, fallback(wanted, t.shape[0])
+
+
+def _in_order(header: GgufHeader, *, keep_split: bool) -> list[TensorInfo]:
+    """llama.cpp's order: by layer and name, or as they lie in the parts of a split model that stays split."""
+    if keep_split:
+        return sorted(header.tensors, key=lambda t: (t.path, t.offset))
+
+    def place(t: TensorInfo) -> tuple[int, str]:
+        layer = re.match(r"blk\.(\d+)", t.name)
+        return int(layer[1]) if layer else -1, t.name
+
+    return sorted(header.tensors, key=place)

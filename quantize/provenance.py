@@ -1,15 +1,15 @@
-"""What a quantized file says of its making: by what, from which file, with which matrix. Knows no tensor.
+"""Metadata of a quantized file: how it was made, from which file, with which importance matrix.
 
-llama.cpp takes the keys before it begins, and the source's SHA-256 is known only when it has been read to its end,
-which is done meanwhile. So a placeholder of its length is written, and replaced in the finished file.
+llama.cpp takes the keys before it begins, while the source's SHA-256 is still being computed. So a placeholder of
+its length is written, and replaced in the finished file.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from quantize.imatrix import Imatrix
 from turbopilot.base.errors import InvalidInput, QuantizationError
@@ -22,18 +22,14 @@ _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.va
 
 
 class SourceDigests:
-    """SHA-256 of a model's files, found on a thread while llama.cpp reads them too.
+    """SHA-256 of a model's files, computed on a thread while llama.cpp reads them too.
 
-    Args:
-        before: the model.
-        memory: folder where digests are remembered; None for nowhere.
-
-    A context manager: leaving it waits for the thread.
+    A context manager: leaving it waits for the thread, unless by an exception. `cache` is the folder where digests
+    are remembered, None for nowhere.
     """
 
-    def __init__(self, before: GgufHeader, memory: Path | None) -> None:
-        self._files = source_files(before)
-        self._memory = memory
+    def __init__(self, before: GgufHeader, cache: Path | None) -> None:
+        self._files, self._cache = _source_files(before), cache
         self._found: Mapping[str, str] = {}
         self._failure: InvalidInput | None = None
         self._stop = threading.Event()
@@ -45,7 +41,7 @@ class SourceDigests:
                 raise InvalidInput("stopped")
 
         try:
-            self._found = file_digests(self._files, self._memory, stop)
+            self._found = file_digests(self._files, self._cache, stop)
         except InvalidInput as e:
             self._failure = e
 
@@ -53,19 +49,17 @@ class SourceDigests:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self._stop.set()
         else:
             self._thread.join()
 
     def write_into(self, path: Path) -> None:
-        """Put the digests where the placeholders are.
+        """Replace the placeholders by the digests.
 
         Raises:
-            InvalidInput: a file could not be read.
+            InvalidInput: a source file could not be read.
             QuantizationError: there are no placeholders.
         """
         self._thread.join()
@@ -86,21 +80,12 @@ class SourceDigests:
                 file.write(self._found[source.name].encode())
 
 
-def source_files(before: GgufHeader) -> tuple[Path, ...]:
-    """The file of a model, or all of its parts."""
-    return tuple(sorted({t.path for t in before.tensors} | {before.path}))
-
-
 def metadata(
-    before: GgufHeader, imatrix: Imatrix | None, imatrix_path: Path | None, llama_cpp: str
+    before: GgufHeader, imatrix: Imatrix | None, imatrix_path: Path | None
 ) -> dict[str, str | int]:
     """The keys: llama.cpp's own of a matrix first, as llama-quantize writes them, then ours.
 
-    Args:
-        before: the source.
-        imatrix: the matrix that is used.
-        imatrix_path: its file; its name alone is written: where it lay is nobody's business.
-        llama_cpp: the version of llama-cpp-python.
+    Of paths only the file's name is written: where it lay is private.
     """
     keys: dict[str, str | int] = {}
     if imatrix and imatrix_path:
@@ -111,18 +96,21 @@ def metadata(
         keys["quantize.imatrix.entries_count"] = len(imatrix.entries)
         if imatrix.n_chunks > 0:
             keys["quantize.imatrix.chunks_count"] = imatrix.n_chunks
-        digests = file_digests([imatrix_path])
-        keys[PREFIX + "imatrix.sha256"] = digests[imatrix_path.name]
+        keys[PREFIX + "imatrix.sha256"] = file_digests([imatrix_path])[imatrix_path.name]
     keys[PREFIX + "version"] = __version__
-    keys[PREFIX + "llama_cpp"] = llama_cpp
+    keys[PREFIX + "llama_cpp"] = importlib.metadata.version("llama-cpp-python")
     keys[PREFIX + "source.file"] = _short(before.path.name)
-    for i, _ in enumerate(source_files(before)):
+    for i, _ in enumerate(_source_files(before)):
         keys[_key(i)] = _placeholder(i)
     return keys
 
 
+def _source_files(before: GgufHeader) -> list[Path]:
+    return sorted({t.path for t in before.tensors} | {before.path})
+
+
 def _key(i: int) -> str:
-    """Of the digest of a source's file; of a split one, each part has a key, since an override is no list."""
+    """Key of the digest of the i-th source file: an override of llama.cpp's cannot be a list."""
     return PREFIX + "source.sha256" + (f".{i + 1}" if i else "")
 
 

@@ -1,4 +1,4 @@
-"""The types that llama.cpp can write, as one table. Data only; imports no llama.cpp.
+"""The file types that llama.cpp can write.
 
 Source: llama.h, `enum llama_ftype`, and llama-quant.cpp, `llama_ftype_get_default_type`; a test compares the numbers
 with llama_cpp's. Bits per weight are those of the base type; mixtures (…_M, …_L) give some tensors more.
@@ -7,6 +7,7 @@ with llama_cpp's. Bits per weight are those of the base type; mixtures (…_M, �
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 
@@ -19,9 +20,9 @@ class Recipe:
         name: llama.cpp's.
         ftype: its number.
         base: ggml's type of most of its matrices.
-        bits: of that type, per weight.
+        bits: per weight, of that type.
         imatrix: "needed", "helps" (llama.cpp weighs its rounding with it), or "" where it changes nothing.
-        advice: one line.
+        advice: one line for --list.
     """
 
     name: str
@@ -46,40 +47,19 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("Q5_K_M", 17, "Q5_K", 5.5, "helps", "very small loss"),
     Recipe("Q5_K_S", 16, "Q5_K", 5.5, "helps", "very small loss, a little smaller"),
     Recipe("Q5_1", 9, "Q5_1", 6, "helps", "older; slow prompts on CPUs: Q5_K_M instead"),
-    Recipe(
-        "Q5_0",
-        8,
-        "Q5_0",
-        5.5,
-        "helps",
-        "for rows that are no multiple of 256; else Q5_K_S, which is faster",
-    ),
+    Recipe("Q5_0", 8, "Q5_0", 5.5, "helps", "if 256 does not divide the rows; else Q5_K_S"),
     Recipe("Q4_K_M", 15, "Q4_K", 4.5, "helps", "the usual choice: small, good"),
     Recipe("Q4_K_S", 14, "Q4_K", 4.5, "helps", "a little smaller than Q4_K_M"),
     Recipe(
-        "IQ4_NL",
-        25,
-        "IQ4_NL",
-        4.5,
-        "helps",
-        "for rows that are no multiple of 256; loses less than Q4_0",
+        "IQ4_NL", 25, "IQ4_NL", 4.5, "helps", "if 256 does not divide the rows; better than Q4_0"
     ),
-    Recipe(
-        "IQ4_XS",
-        30,
-        "IQ4_XS",
-        4.25,
-        "helps",
-        "smaller than Q4_K_S at like quality; writes a little slower",
-    ),
+    Recipe("IQ4_XS", 30, "IQ4_XS", 4.25, "helps", "about as good as Q4_K_S; a little slower"),
     Recipe("Q4_1", 3, "Q4_1", 5, "helps", "older; slow prompts on CPUs: Q4_K_M instead"),
     Recipe("Q4_0", 2, "Q4_0", 4.5, "helps", "fast everywhere; the original TurboPilot's type"),
     Recipe("Q3_K_L", 13, "Q3_K", 3.44, "helps", "visible loss"),
     Recipe("Q3_K_M", 12, "Q3_K", 3.44, "helps", "visible loss"),
     Recipe("Q3_K_S", 11, "Q3_K", 3.44, "helps", "much loss"),
-    Recipe(
-        "IQ3_M", 27, "IQ3_S", 3.44, "helps", "better than Q3_K_M at its size; writes slower on CPUs"
-    ),
+    Recipe("IQ3_M", 27, "IQ3_S", 3.44, "helps", "better than Q3_K_M at its size; slower on CPUs"),
     Recipe("IQ3_S", 26, "IQ3_S", 3.44, "helps", "as IQ3_M, without the mixture"),
     Recipe("IQ3_XS", 22, "IQ3_S", 3.3, "needed", "between IQ3_S and IQ3_XXS"),
     Recipe("IQ3_XXS", 23, "IQ3_XXS", 3.06, "needed", "only with an importance matrix"),
@@ -91,26 +71,23 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("IQ2_XXS", 19, "IQ2_XXS", 2.06, "needed", "heavy loss"),
     Recipe("IQ1_M", 31, "IQ1_M", 1.75, "needed", "for very large models"),
     Recipe("IQ1_S", 24, "IQ1_S", 1.56, "needed", "for very large models"),
-    Recipe("TQ2_0", 37, "TQ2_0", 2.06, "", "only for models trained with ternary weights"),
-    Recipe("TQ1_0", 36, "TQ1_0", 1.69, "", "only for models trained with ternary weights"),
-    Recipe(
-        "Q2_0", 41, "Q2_0", 2.25, "", "only for models trained with two-bit weights; slow on CPUs"
-    ),
-    Recipe("Q1_0", 40, "Q1_0", 1.13, "", "only for models trained with one-bit weights"),
-    Recipe("MXFP4_MOE", 38, "MXFP4", 4.25, "", "only for mixture-of-experts models"),
+    Recipe("TQ2_0", 37, "TQ2_0", 2.06, "", "for models trained with ternary weights"),
+    Recipe("TQ1_0", 36, "TQ1_0", 1.69, "", "for models trained with ternary weights"),
+    Recipe("Q2_0", 41, "Q2_0", 2.25, "", "for models trained with two-bit weights; slow on CPUs"),
+    Recipe("Q1_0", 40, "Q1_0", 1.13, "", "for models trained with one-bit weights"),
+    Recipe("MXFP4_MOE", 38, "MXFP4", 4.25, "", "for mixture-of-experts models"),
 )
 
-# llama-quantize's own shorthands.
-ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # llama-quantize's
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a type's name, in any case.
+    """Return the file type of a name in any case.
 
     Raises:
-        InvalidInput: there is no such type; the hint offers near names.
+        InvalidInput: there is no such type; the hint offers similar names.
     """
-    wanted = ALIASES.get(name.upper(), name.upper())
+    wanted = _ALIASES.get(name.upper(), name.upper())
     for recipe in RECIPES:
         if recipe.name == wanted:
             return recipe

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from unrounded import unround
 
-from quantize import RECIPES, Options, plan, quantize
-from quantize.fit import CANDIDATES, Fit
-from quantize.imatrix import gather
+from quantize import RECIPES, QuantizeOptions, plan, quantize
+from quantize.fit import CANDIDATES, Fit, MeasureOptions
+from quantize.imatrix import GatherOptions, gather
 from quantize.tensor_types import FLOATS
 from turbopilot.bench import Divergence, Reference, Setup, divergence, keep_reference
 from turbopilot.corpus import calibration_text, evaluation_text
@@ -64,7 +64,9 @@ class Lab:
 
     def plain(self, name: str, *, with_matrix: bool) -> Divergence:
         out = self.folder / "one.gguf"
-        quantize(self.model, out, name, Options(imatrix=self.matrix if with_matrix else None))
+        quantize(
+            self.model, out, name, QuantizeOptions(imatrix=self.matrix if with_matrix else None)
+        )
         return self.far(out)
 
 
@@ -73,7 +75,7 @@ def dequantized(model: Path, folder: Path, *, off_grid: bool) -> Path:
     if read_gguf(model).main_type() in FLOATS and not off_grid:
         return model
     f16, moved = folder / "f16.gguf", folder / "moved-f16.gguf"
-    quantize(model, f16, "F16", Options(allow_requantize=True))
+    quantize(model, f16, "F16", QuantizeOptions(allow_requantize=True))
     if not off_grid:
         return f16
     unround(f16, moved)
@@ -92,7 +94,7 @@ def table_of_types(lab: Lab) -> list[Plain]:
     for recipe in sorted(RECIPES, key=lambda r: r.bits):
         if recipe.name in _LEFT_OUT or recipe.base in FLOATS:
             continue
-        preview = plan(lab.model, recipe.name, Options(imatrix=lab.matrix))
+        preview = plan(lab.model, recipe.name, QuantizeOptions(imatrix=lab.matrix))
         blind = None if recipe.needs_imatrix else lab.plain(recipe.name, with_matrix=False)
         seeing = lab.plain(recipe.name, with_matrix=True) if recipe.base != "Q8_0" else None
         one = Plain(recipe.name, preview.bits_per_weight, preview.tensor_bytes, blind, seeing)
@@ -117,7 +119,7 @@ def table_of_budgets(lab: Lab, plain: list[Plain], budgets: list[str], seconds: 
         best = min((p for p in plain if p.n_bytes <= room), key=lambda p: p.best)
         began = time.monotonic()
         fit = Fit(lab.model, lab.matrix, CANDIDATES)
-        measured = fit.measure(room, calibration_text(), seconds=seconds)
+        measured = fit.measure(room, MeasureOptions(calibration_text(), seconds))
         allocation = fit.allocate(room, measured)
         assert allocation
         took = time.monotonic() - began
@@ -153,9 +155,8 @@ def main() -> None:
         folder = Path(name)
         model = dequantized(a.model, folder, off_grid=a.unround)
         matrix = folder / "matrix.gguf"
-        report = gather(
-            model, matrix, calibration_text(), dataset="calibration", chunks=a.chunks, threads=os.cpu_count() or 1
-        )  # fmt: skip
+        options = GatherOptions("calibration", a.chunks, threads=os.cpu_count() or 1)
+        report = gather(model, matrix, calibration_text(), options)
         print(f"{a.model.name}: matrix of {report.n_chunks * 512:,} tokens, {report.seconds:.0f} s")
         lab = Lab(model, matrix, folder, a.positions)
         plain = table_of_types(lab)

@@ -100,8 +100,9 @@ def main() -> int:
     from serve.runner import EngineRunner
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.progress import Reporter
 
-    decoder, _ = load(resolve_gguf(args.model), ModelOptions(ctx=1024, n_seq=2))
+    decoder, _ = load(resolve_gguf(args.model, Reporter()), ModelOptions(ctx=1024, n_seq=2))
     runner = EngineRunner(Engine(decoder, EngineOptions(n_slots=2)), max_open=9)
     runner.start()
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)

@@ -33,8 +33,8 @@ import numpy as np
 from codegen_checkpoint import make_checkpoint
 
 from converters import convert
-from quantize import RECIPES, Options, quantize
-from quantize.imatrix import gather, read_imatrix
+from quantize import RECIPES, QuantizeOptions, quantize
+from quantize.imatrix import GatherOptions, gather, read_imatrix
 from turbopilot.app.resolve import demo_checkpoint
 from turbopilot.corpus import calibration_text
 from turbopilot.formats.gguf.edit import set_metadata
@@ -59,9 +59,9 @@ class Pair:
         self.ours, self.theirs = folder / "ours.gguf", folder / "theirs.gguf"
 
     def run_ours(self, kind: str, matrix: Path | None) -> None:
-        options = Options(imatrix=matrix, threads=self.threads)
         # As the command line does: the source's SHA-256 is found once, and remembered.
-        quantize(self.model, self.ours, kind, options, force=True, memory=self.folder)
+        options = QuantizeOptions(imatrix=matrix, threads=self.threads, digests=self.folder)
+        quantize(self.model, self.ours, kind, options, force=True)
 
     def run_theirs(self, kind: str, matrix: Path | None) -> None:
         # By its name alone, from its folder: llama-quantize writes the path that it is given into the file.
@@ -127,7 +127,8 @@ def compare_matrix(imatrix: Path, model: Path, folder: Path, chunks: int, thread
 
     def run_ours() -> None:
         ours.unlink(missing_ok=True)
-        gather(model, ours, calibration_text(), dataset="text.txt", chunks=chunks, threads=threads)
+        options = GatherOptions("text.txt", chunks, threads=threads)
+        gather(model, ours, calibration_text(), options)
 
     mine, other = in_turn(3, run_ours, lambda: tool(command))
     a, b = read_imatrix(ours), read_imatrix(theirs)
@@ -170,7 +171,7 @@ def main() -> None:
             convert(folder / "small", small)
             for model, what in ((small, "rows of 256"), (demo, "the bundled model")):
                 matrix = folder / f"{model.stem}-m.gguf"
-                gather(model, matrix, calibration_text(), dataset="x", chunks=4, chunk_size=128)
+                gather(model, matrix, calibration_text(), GatherOptions("x", 4, chunk_size=128))
                 pair = Pair(a.tools / "llama-quantize", model, folder, a.threads)
                 good.append(
                     compare_bytes(

@@ -24,7 +24,7 @@ import numpy as np
 from serve.decoder import Logits
 from serve.request import SamplingParams
 from serve.sampling import Sampler, logprobs, seed_sequence
-from turbopilot.base.processor import cpu_name
+from turbopilot.base.machine import cpu_name
 
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 ROWS = 16

@@ -19,9 +19,9 @@ import numpy as np
 from codegen_checkpoint import GEOMETRY, make_checkpoint
 
 from converters import convert
-from quantize import RECIPES, Options, quantize
+from quantize import RECIPES, QuantizeOptions, quantize
 from quantize.imatrix import Entry, Imatrix, write_imatrix
-from turbopilot.base.processor import cpu_name, usable_cores
+from turbopilot.base.machine import cpu_name, usable_cores
 from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
 from turbopilot.formats.gguf.file import read_gguf
 
@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{'type':10} {'MB':>6} {'prompt':>8} {'of F16':>7} {'generated':>10} {'of F16':>7}")
         for kind in wanted:
             one = folder / f"{kind}.gguf"
-            quantize(f16, one, kind, Options(imatrix=ones))
+            quantize(f16, one, kind, QuantizeOptions(imatrix=ones))
             cells = [
                 Cell(path, Setup(n_ctx=a.prompt + a.generate, n_outputs=1)) for path in (f16, one)
             ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from editors_doc import editors_md
 
 from turbopilot import catalog
-from turbopilot.catalog import Model
+from turbopilot.catalog import KnownModel
 from turbopilot.catalog.prompt_speed import prompt_speeds
 
 ROOT = Path(__file__).parents[1]
@@ -77,8 +77,8 @@ def _head() -> list[str]:
     return ["| " + " | ".join(names) + " |", "|---" + "|---:" * 6 + "|---" * 4 + "|"]
 
 
-def _row(m: Model) -> str:
-    memory = [f"{catalog.footprint(m, kind).total / 1e9:.1f}" for kind in catalog.TYPES]
+def _row(m: KnownModel) -> str:
+    memory = [f"{m.footprint(kind).total / 1e9:.1f}" for kind in catalog.TYPES]
     name = f"[{m.alias}]({m.url})"
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"

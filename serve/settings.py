@@ -10,21 +10,14 @@ from turbopilot.llama.cache_types import CACHE_TYPES as CACHE_TYPES
 from turbopilot.llama.cache_types import find_cache_type as find_cache_type
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
-DEFAULT_CONTEXT: Final = (
-    8192  # what `ctx = None` takes at most: a longer KV cache costs memory unasked
-)
 
 # Threads for what needs no engine: whatever is queued, /health and the token are answered at once.
 SPARE_HTTP_THREADS: Final = 8
-# Sequences that run at once, unless it is said: one editor has a request or two under way.
-DEFAULT_PARALLEL: Final = 4
 # llama.cpp's own bound. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
 MAX_PARALLEL: Final = 256
 # Fewer tokens hold no structure of fill-in-the-middle with anything inside.
 LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
-# Of the machine's memory, what models may take unasked: a quarter is left to editors and the system.
-MODEL_MEMORY_SHARE: Final = 0.75
 # A model beside the default one is unloaded after so many seconds without a request, unless it is said: a break is
 # shorter, and a lunch is not.
 IDLE_SECONDS: Final = 30 * 60.0
@@ -40,13 +33,14 @@ class ModelOptions:
     """How the model is loaded.
 
     Attributes:
-        ctx: size of the context in tokens; None is the model's, at most DEFAULT_CONTEXT.
+        ctx: size of the context in tokens; None is the model's, at most `footprint.DEFAULT_CONTEXT`.
         threads: threads that compute; None is one per processor core.
         n_gpu_layers: layers to offload; None is all where there is a GPU.
         n_batch: prompt tokens computed at once.
         n_seq: sequences that the KV cache holds apart; None is as many as memory allows.
         cache_type: one of CACHE_TYPES, for keys and values alike.
         flash_attention: whether to use it; None is where it is faster, or memory is short.
+        chat_template: Jinja, for a model whose file has none.
     """
 
     ctx: int | None = None
@@ -56,6 +50,7 @@ class ModelOptions:
     n_seq: int | None = None
     cache_type: str = "f16"
     flash_attention: bool | None = None
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +107,12 @@ class NamedModel:
     Attributes:
         name: as clients call it; "" is what the file calls itself.
         file: a GGUF.
+        chat_template: see `ModelOptions`.
     """
 
     name: str
     file: Path
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,4 +175,7 @@ class ServerOptions:
     def of(self, model: NamedModel) -> ServerOptions:
         """These options for one of `more`. What is the default's alone, as its draft model, it has not."""
         caches = replace(self.caches, draft_file=None)
-        return replace(self, model_file=model.file, model_name=model.name, caches=caches, more=())
+        mine = replace(self.model, chat_template=model.chat_template)
+        return replace(
+            self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=()
+        )

@@ -1,13 +1,13 @@
 """The file that loses least in the memory at hand: each matrix in the type that is worth its bytes.
 
->>> from quantize.fit import Fit
+>>> from quantize.fit import Fit, MeasureOptions
 >>> fit = Fit(Path("codegen-f16.gguf"), Path("codegen-imatrix.gguf"))  # doctest: +SKIP
->>> found = fit.measure(room := 3 * 2**30, text, seconds=300)  # doctest: +SKIP
+>>> found = fit.measure(room := 3 * 2**30, MeasureOptions(text, seconds=300))  # doctest: +SKIP
 >>> fit.write(fit.allocate(room, found), Path("codegen-3gib.gguf"))  # doctest: +SKIP
 """
 
 from quantize.fit.fitting import Allocation, Fit
-from quantize.fit.sensitivity import Sensitivity
+from quantize.fit.sensitivity import MeasureOptions, Sensitivity
 from quantize.fit.units import CANDIDATES
 
-__all__ = ["CANDIDATES", "Allocation", "Fit", "Sensitivity"]
+__all__ = ["CANDIDATES", "Allocation", "Fit", "MeasureOptions", "Sensitivity"]

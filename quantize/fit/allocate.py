@@ -1,65 +1,46 @@
-"""Which type for which tensor, when there are so many bytes: the knapsack. Pure arithmetic; knows no model.
+"""Which type for which tensor in so many bytes: a multiple-choice knapsack.
 
-Each unit (a tensor) takes one of its choices; a choice has bytes and a loss, and losses add up. The answer is near the
-best: on the lower convex hull of each unit's choices, steps are taken in the order of what a byte buys, which is
-optimal for the bytes that are spent so; what is left over is spent on the single changes that help most. The loss
-is above the optimum by less than that of one step (the classic bound of the multiple-choice knapsack: Kellerer,
-Pferschy, Pisinger, "Knapsack Problems", ch. 11).
+Each unit (a tensor) takes one of its choices; a choice has bytes and a loss, and losses add up. On the lower convex
+hull of each unit's choices, steps are taken in the order of what a byte saves, which is optimal for the bytes spent
+so; what is left over is spent on the single changes that save most. The loss is above the optimum by less than that of
+one step (Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11).
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One type for one unit.
-
-    Attributes:
-        n_bytes: that it takes.
-        loss: that it costs; any unit of measure, at least 0.
-    """
+class TypeChoice:
+    """One type for one unit: its bytes, and its loss of at least 0 in any unit of measure."""
 
     n_bytes: int
     loss: float
 
 
-def allocate(units: Sequence[Sequence[Choice]], room: int) -> list[int] | None:
-    """For each unit, which of its choices.
-
-    Args:
-        units: each with one choice at least.
-        room: bytes for all of them.
-
-    Returns:
-        Indices; None where even the smallest choices do not fit.
-    """
+def allocate(units: Sequence[Sequence[TypeChoice]], room: int) -> list[int] | None:
+    """For each unit the index of its choice, in `room` bytes; None where even the smallest choices do not fit."""
     hulls = [_hull(choices) for choices in units]
-    at = [0] * len(units)  # positions in the hulls
-    left = room - sum(units[u][hull[0]].n_bytes for u, hull in enumerate(hulls))
+    chosen = [hull[0] for hull in hulls]
+    left = room - sum(choices[i].n_bytes for choices, i in zip(units, chosen, strict=True))
     if left < 0:
         return None
-    steps = [(-_gain(units[u], hull, 0), u) for u, hull in enumerate(hulls) if len(hull) > 1]
-    heapq.heapify(steps)
-    while steps:
-        _, u = heapq.heappop(steps)
-        hull = hulls[u]
-        cost = units[u][hull[at[u] + 1]].n_bytes - units[u][hull[at[u]]].n_bytes
-        if cost > left:
-            continue  # this unit stays; smaller steps of others may fit
-        left -= cost
-        at[u] += 1
-        if at[u] + 1 < len(hull):
-            heapq.heappush(steps, (-_gain(units[u], hull, at[u]), u))
-    chosen = [hull[i] for hull, i in zip(hulls, at, strict=True)]
+    steps = [
+        (_slope(units[u], a, b), u, a, b) for u, hull in enumerate(hulls) for a, b in pairwise(hull)
+    ]
+    for _, u, a, b in sorted(steps, key=lambda step: (-step[0], step[1])):
+        cost = units[u][b].n_bytes - units[u][a].n_bytes
+        if chosen[u] == a and cost <= left:  # else smaller steps of other units may fit
+            chosen[u] = b
+            left -= cost
     return _spend(units, chosen, left)
 
 
-def _hull(choices: Sequence[Choice]) -> list[int]:
-    """Indices of the choices that no mixture of two others beats, from the smallest on."""
+def _hull(choices: Sequence[TypeChoice]) -> list[int]:
+    """Indices of the choices that no mixture of two others beats, smallest first."""
     order = sorted(range(len(choices)), key=lambda i: (choices[i].n_bytes, choices[i].loss))
     hull: list[int] = []
     for i in order:
@@ -71,17 +52,13 @@ def _hull(choices: Sequence[Choice]) -> list[int]:
     return hull
 
 
-def _slope(choices: Sequence[Choice], a: int, b: int) -> float:
-    """Loss that a byte saves from a to b, which is larger."""
+def _slope(choices: Sequence[TypeChoice], a: int, b: int) -> float:
+    """Loss that each byte saves from a to b, which is larger."""
     n = choices[b].n_bytes - choices[a].n_bytes
     return (choices[a].loss - choices[b].loss) / n if n else float("inf")
 
 
-def _gain(choices: Sequence[Choice], hull: Sequence[int], i: int) -> float:
-    return _slope(choices, hull[i], hull[i + 1])
-
-
-def _spend(units: Sequence[Sequence[Choice]], chosen: list[int], left: int) -> list[int]:
+def _spend(units: Sequence[Sequence[TypeChoice]], chosen: list[int], left: int) -> list[int]:
     """Take the single change that saves most, as long as one fits: choices off the hull too."""
     while True:
         best, saved = None, 0.0

@@ -1,27 +1,24 @@
-"""The verb: the file that loses least in so many bytes. Knows nothing of what a process needs beside the weights."""
+"""Plan and write the file that loses least in so many bytes of tensors."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantize.fit.allocate import Choice, allocate
-from quantize.fit.sensitivity import Sensitivity, find_sensitivity
+from quantize.fit.allocate import TypeChoice, allocate
+from quantize.fit.sensitivity import MeasureOptions, Sensitivity, find_sensitivity
 from quantize.fit.units import CANDIDATES, Unit, units_of
 from quantize.imatrix import check_matrix, read_imatrix
-from quantize.options import Options
-from quantize.preview import Preview
-from quantize.quantizer import plan, quantize
-from quantize.recipes import RECIPES
-from quantize.summary import QuantizeReport
-from quantize.tensor_types import FLOATS, Override
+from quantize.options import Override, QuantizeOptions
+from quantize.preview import Preview, preview_of
+from quantize.quantizer import QuantizeReport, quantize
+from quantize.recipes import RECIPES, Recipe, find_recipe
+from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.formats.gguf.quantization import PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +37,9 @@ class Allocation:
 
 
 class Fit:
-    """A model that is to be made to fit; first measured, then written.
+    """A float GGUF that is to be made to fit: measured, then written. Its header is read once.
 
-    Args:
-        source: an F32, F16 or BF16 GGUF.
-        imatrix: weighs the columns, and opens the types that need one.
-        candidates: types to choose from.
-
-    Attributes:
-        units: its matrices.
-        entries: names of which the matrix tells.
+    The importance matrix weighs the columns, and allows the types that need one; `entries` are the names in it.
 
     Raises:
         InvalidInput, CorruptModel: the file cannot be used.
@@ -71,98 +61,81 @@ class Fit:
             matrix = read_imatrix(imatrix)
             check_matrix(matrix, self.header)
             self.entries = frozenset(matrix.entries)
-        preview = plan(source, "Q4_0")
+        preview = preview_of(self.header, find_recipe("Q4_0"), QuantizeOptions())
         # Errors are wanted of all types: the plain ones, with which the file is compared, have them too.
         self.units = units_of(preview, CANDIDATES, self.entries)
         self._choices = {
             u.name: [t for t in u.types if t in candidates] or [u.types[-1]] for u in self.units
         }
-        moved = {u.name for u in self.units}
-        self._fixed = sum(t.bytes_after for t in preview.tensors if t.name not in moved)
+        self._fixed = sum(t.bytes_after for t in preview.tensors if t.name not in self._choices)
 
     @property
     def smallest(self) -> int:
         """Bytes of the smallest file that can be made."""
         return self._fixed + sum(u.n_bytes(self._choices[u.name][0]) for u in self.units)
 
-    def bits(self, room: int) -> float:
-        """Bits per weight that so many bytes leave."""
-        return 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
-
     def measure(
-        self,
-        room: int,
-        text: str,
-        *,
-        seconds: float,
-        threads: int = 0,
-        n_gpu_layers: int | None = None,
-        progress: Progress = silent,
+        self, room: int, options: MeasureOptions, progress: Progress = silent
     ) -> Sensitivity:
-        """See `sensitivity.find_sensitivity`; `room` says which types are worth looking at."""
-        return find_sensitivity(
-            self.source, self.units, bits=self.bits(room), text=text, imatrix=self.imatrix, seconds=seconds,
-            threads=threads or os.cpu_count() or 1, n_gpu_layers=n_gpu_layers, progress=progress,
-        )  # fmt: skip
+        """Measure sensitivities; groups are rounded to types near the bits per weight that `room` bytes leave."""
+        bits = 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
+        return find_sensitivity(self.source, self.imatrix, self.units, bits, options, progress)
 
     def allocate(self, room: int, sensitivity: Sensitivity) -> Allocation | None:
         """The types that cost least in so many bytes of tensors; None where nothing fits."""
         choices = [
-            [Choice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in self._choices[u.name]]
+            [TypeChoice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in self._choices[u.name]]
             for u in self.units
         ]
         chosen = allocate(choices, room - self._fixed)
         if chosen is None:
             return None
+        picked = [c[i] for c, i in zip(choices, chosen, strict=True)]
         types = {u.name: self._choices[u.name][i] for u, i in zip(self.units, chosen, strict=True)}
-        used = sum(c[i].n_bytes for c, i in zip(choices, chosen, strict=True))
-        loss = sensitivity.total(types)
-        assert loss is not None  # all are candidates
-        return Allocation(types, self._fixed + used, loss)
+        used = self._fixed + sum(c.n_bytes for c in picked)
+        return Allocation(types, used, sum(c.loss for c in picked))
+
+    def preview(self, allocation: Allocation) -> Preview:
+        """What `write` would do with each tensor."""
+        recipe, options = self._plan(allocation, QuantizeOptions())
+        return replace(preview_of(self.header, recipe, options), name="fitted")
 
     def write(
         self,
         allocation: Allocation,
         output: Path,
+        options: QuantizeOptions = QuantizeOptions(),  # noqa: B008 — frozen
         *,
         force: bool = False,
-        threads: int = 0,
-        memory: Path | None = None,
-        notes: Mapping[str, str | int] | None = None,
         progress: Progress = silent,
     ) -> QuantizeReport:
-        """Write the file; see `quantize.quantize`. `notes` go into its metadata."""
-        extra = {f"{PREFIX}fit.{key}": value for key, value in (notes or {}).items()}
-        recipe, options = self._plan(allocation, threads)
-        return quantize(
-            self.source, output, recipe, options, force=force, memory=memory, extra=extra, progress=progress
-        )  # fmt: skip
+        """Write the file; see `quantize.quantize`. The allocation decides the types of `options`."""
+        recipe, options = self._plan(allocation, options)
+        return quantize(self.source, output, recipe.name, options, force=force, progress=progress)
 
-    def preview(self, allocation: Allocation) -> Preview:
-        """What `write` would do with each tensor."""
-        return plan(self.source, *self._plan(allocation))
-
-    def _plan(self, allocation: Allocation, threads: int = 0) -> tuple[str, Options]:
-        chosen = overrides(self.units, allocation.types)
+    def _plan(
+        self, allocation: Allocation, options: QuantizeOptions
+    ) -> tuple[Recipe, QuantizeOptions]:
         recipe = recipe_of(self.units, allocation.types)
-        return recipe, Options(overrides=chosen, imatrix=self.imatrix, threads=threads)
+        # llama.cpp heeds overrides only where the file's own type is a quantized one.
+        chosen = () if recipe.base in FLOATS else overrides(self.units, allocation.types)
+        return recipe, replace(options, overrides=chosen, imatrix=self.imatrix)
 
-    def plain(self, recipe: str, sensitivity: Sensitivity) -> tuple[Preview, float | None]:
-        """A plain type beside it: what it takes, and its loss by the same measure, where that is known."""
-        preview = plan(self.source, recipe, Options(imatrix=self.imatrix))
+    def plain(self, recipe: Recipe, sensitivity: Sensitivity) -> tuple[Preview, float | None]:
+        """The size of a plain type, and its loss by the same measure, where that is known."""
+        preview = preview_of(self.header, recipe, QuantizeOptions(imatrix=self.imatrix))
         return preview, sensitivity.total({t.name: t.after for t in preview.tensors})
 
 
-def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> str:
-    """The file type to be named: the first of those whose base type holds the most bytes."""
+def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> Recipe:
+    """The file type to be named: the first one whose base is the quantized type of most bytes; F16 without one."""
     sizes: dict[str, int] = {}
     for u in units:
         kind = types[u.name]
-        sizes[kind] = sizes.get(kind, 0) + u.n_bytes(kind)
-    quantized = {k: n for k, n in sizes.items() if k not in FLOATS}
-    # llama.cpp heeds overrides only where the file's own type is a quantized one.
-    main = max(quantized, key=lambda k: quantized[k], default="Q8_0")
-    return next(r.name for r in RECIPES if r.base == main)
+        if kind not in FLOATS:
+            sizes[kind] = sizes.get(kind, 0) + u.n_bytes(kind)
+    main = max(sizes, key=lambda k: sizes[k], default="F16")
+    return next(r for r in RECIPES if r.base == main)
 
 
 def overrides(units: Sequence[Unit], types: Mapping[str, str]) -> tuple[Override, ...]:

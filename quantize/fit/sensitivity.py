@@ -1,10 +1,10 @@
-"""What rounding each matrix costs the model, and how that was found out. Starts the process that measures.
+"""What rounding each matrix costs the model; measured in a child process.
 
-KL(type) ≈ c · e(type) for each matrix, and these add up, where e is the relative square of what the type is off by:
+KL(type) ≈ c · e(type) for each matrix, and these add up, where e is the relative square of the type's rounding error:
 the divergence is at its minimum, 0, where nothing is rounded, so that it grows with the square of small changes, and
 roundings of different matrices are not correlated. Source: V. Malinovskii et al., "Pushing the Limits of Large Language
 Model Quantization via the Linearity Theorem" (2024). c is measured for each group of matrices; without a
-measurement it is the same for all, so that the sum of relative errors is what is kept small.
+measurement it is the same for all, so that the sum of relative errors is minimized.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from quantize.fit.units import Unit
 from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError, ServeError
+from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.llama.child import run_child
 
@@ -28,7 +29,7 @@ class Sensitivity:
     Attributes:
         errors: tensor → type → relative error e, from a sample of rows.
         weight: tensor → c: KL in nats for each unit of e; 1 where it was not measured.
-        scale: what the sum of groups has to be multiplied with to be that of all at once.
+        scale: factor from the sum of the groups' KL to that of all at once.
         n_groups: that were measured; 0 where only the errors are known.
         positions: of the text, at which each was measured.
         seconds: that measuring took.
@@ -53,7 +54,7 @@ class Sensitivity:
         return self.scale * self.weight[tensor] * self.errors[tensor][type_name]
 
     def total(self, types: Mapping[str, str]) -> float | None:
-        """Of a whole file: tensor → type. Float types cost nothing; None where a type was not looked at."""
+        """Loss of a whole file: tensor → type. Float types cost nothing; None where a type was not measured."""
         loss = 0.0
         for name, t in types.items():
             known = self.errors.get(name, {})
@@ -64,30 +65,32 @@ class Sensitivity:
         return loss
 
 
+@dataclass(frozen=True, slots=True)
+class MeasureOptions:
+    """How sensitivities are measured.
+
+    Attributes:
+        text: that predictions are compared on.
+        seconds: for measuring, about; 0 to know the relative errors only.
+        threads: 0 is all cores.
+        n_gpu_layers: layers on the GPU; None is all where there is one.
+    """
+
+    text: str
+    seconds: float = 0
+    threads: int = 0
+    n_gpu_layers: int | None = None
+
+
 def find_sensitivity(
     model: Path,
+    imatrix: Path | None,
     units: Sequence[Unit],
-    *,
     bits: float,
-    text: str,
-    imatrix: Path | None = None,
-    seconds: float = 0,
-    threads: int,
-    n_gpu_layers: int | None = None,
+    options: MeasureOptions,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Round matrices and measure.
-
-    Args:
-        model: a GGUF of floats.
-        units: its matrices, with the types that come into question.
-        bits: per weight that the file will have, about: groups are rounded to types near that.
-        text: what predictions are measured on.
-        imatrix: weighs the columns, here as when the file is written.
-        seconds: for measuring, about; 0 to know the relative errors only.
-        threads: that compute.
-        n_gpu_layers: layers on the GPU; None is all where there is one.
-        progress: told of steps.
+    """Round the matrices of a float GGUF, groups of them to types of about so many bits per weight, and measure.
 
     Raises:
         QuantizationError: llama.cpp failed.
@@ -101,8 +104,8 @@ def find_sensitivity(
             said.update(told)
 
     job = {
-        "model": str(model), "units": [asdict(u) for u in units], "imatrix": str(imatrix) if imatrix else None,
-        "threads": threads, "n_gpu_layers": n_gpu_layers, "text": text, "seconds": seconds, "bits": bits,
+        **asdict(options), "threads": options.threads or usable_cores(), "model": str(model), "bits": bits,
+        "units": [asdict(u) for u in units], "imatrix": str(imatrix) if imatrix else None,
     }  # fmt: skip
     try:
         run_child("quantize.fit.llama_probe", job, on_message=hear)
@@ -115,13 +118,12 @@ def find_sensitivity(
 
 
 def from_probes(said: Mapping[str, Any]) -> Sensitivity:
-    """Of what the child told.
+    """Compute sensitivities from {"errors", "groups", "together", "probed", "positions", "seconds"} of the child.
 
-    That is {"errors", "groups", "together", "probed", "positions", "seconds"}; {"errors"} alone where nothing was
-    measured, with "seconds_short" where the time was too short.
+    Where nothing was measured it reports {"errors"} alone, with "seconds_short" where the time was too short.
 
-    A group's KL is shared out by the relative errors of its matrices. Matrices of which nothing was measured get the
-    mean c, and a group in which rounding changed nothing a small one: it is not free.
+    A group's KL is shared out by the relative errors of its matrices. Matrices that were not measured get the mean c,
+    and a group in which rounding changed nothing a small one: it is not free.
     """
     errors = said["errors"]
     parts = said.get("groups", ())
@@ -129,12 +131,15 @@ def from_probes(said: Mapping[str, Any]) -> Sensitivity:
         short = said.get("seconds_short", 0.0)
         return Sensitivity(errors, dict.fromkeys(errors, 1.0), seconds_short=short)
     probed = said["probed"]
-    noise = {id(part): sum(errors[n][probed[n]] for n in part["names"]) for part in parts}
-    measured = [(part, part["kl"] / noise[id(part)]) for part in parts if noise[id(part)] > 0]
+    measured = []
+    for part in parts:
+        noise = sum(errors[n][probed[n]] for n in part["names"])
+        if noise > 0:
+            measured.append((part["names"], part["kl"] / noise))
     mean = sum(c for _, c in measured) / max(1, len(measured))
     weight = dict.fromkeys(errors, mean)
-    for part, c in measured:
-        weight.update(dict.fromkeys(part["names"], max(c, mean / 1000)))
+    for names, c in measured:
+        weight.update(dict.fromkeys(names, max(c, mean / 1000)))
     apart = sum(weight[n] * errors[n][probed[n]] for n in probed)
     return Sensitivity(
         errors, weight, scale=said["together"] / apart if apart > 0 else 1.0,

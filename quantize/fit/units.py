@@ -1,18 +1,19 @@
-"""What of a model can be given a type of its own, and what belongs together when it is measured. Pure.
+"""The matrices of a model that can each get a type of their own, and their groups.
 
-A unit is one matrix. A group is the matrices of one role (attn_q, ffn_down …) in a band of neighbouring layers: they
-are measured at once, since a model has hundreds of matrices and each measurement is a pass over a text.
+A group is the matrices of one role (attn_q, ffn_down …) in a band of neighbouring layers. A group is measured at once:
+a model has hundreds of matrices, and each measurement is a pass over a text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from quantize.preview import Preview
-from quantize.tensor_types import BLOCKS, NEED_IMATRIX, n_bytes
+from quantize.tensor_types import BLOCKS, FLOATS, NEED_IMATRIX, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
 
@@ -33,10 +34,9 @@ class Unit:
     """One matrix.
 
     Attributes:
-        name: the tensor's.
-        shape: innermost first: columns, rows, and matrices where there are several.
+        shape: columns, rows, and matrices where there are several.
         role: attn_q, ffn_down …; token_embd or output outside the layers.
-        layer: its number; -1 outside the layers.
+        layer: -1 outside the layers.
         types: those that it may be given, smallest first.
     """
 
@@ -49,54 +49,38 @@ class Unit:
     @property
     def n_weights(self) -> int:
         """Number of elements."""
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return prod(self.shape)
 
     def n_bytes(self, type_name: str) -> int:
         """Size in a type."""
         return n_bytes(type_name, self.n_weights)
 
 
-def units_of(preview: Preview, candidates: Sequence[str], imatrix: frozenset[str]) -> list[Unit]:
-    """The matrices that llama.cpp's quantizer would change.
+def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> list[Unit]:
+    """The matrices that llama.cpp's quantizer would change, by a plan for any quantized type.
 
-    Args:
-        preview: a plan for any quantized type: what it leaves alone is no unit.
-        candidates: types to choose from.
-        imatrix: names of which an importance matrix tells.
+    `imatrix` are the names of an importance matrix's entries.
     """
     units = []
     for t in preview.tensors:
-        if t.after in ("F32", "F16", "BF16") or len(t.shape) < 2:
+        if t.after in FLOATS or len(t.shape) < 2:
             continue
         named = _NAME.match(t.name)
+        role = named["role"] if named else t.name.removesuffix(".weight")
         fitting = [
             c
             for c in candidates
             if t.shape[0] % BLOCKS[c][0] == 0 and (t.name in imatrix or c not in NEED_IMATRIX)
         ]
-        types = sorted(fitting, key=lambda c: (n_bytes(c, t.n_weights), c))
+        fitting.sort(key=lambda c: (n_bytes(c, t.n_weights), c))
         units.append(
-            Unit(
-                t.name,
-                t.shape,
-                named["role"] if named else t.name.removesuffix(".weight"),
-                int(named["layer"]) if named else -1,
-                tuple(types),
-            )
+            Unit(t.name, t.shape, role, int(named["layer"]) if named else -1, tuple(fitting))
         )
     return units
 
 
 def groups(units: Sequence[Unit], n_bands: int) -> list[list[Unit]]:
-    """Units by role and band of layers; what is outside the layers is a group each.
-
-    Args:
-        units: all of them.
-        n_bands: of layers, as even as they go.
-    """
+    """Units by role and band of layers, bands as even as they go; what is outside the layers is a group each."""
     n_layers = max((u.layer for u in units), default=-1) + 1
     found: dict[tuple[str, int], list[Unit]] = {}
     for u in units:

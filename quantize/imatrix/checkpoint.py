@@ -1,7 +1,7 @@
-"""What has been gathered so far, and its file, from which a run goes on. Pure: knows no llama.cpp.
+"""Sums gathered so far, and their file, from which an interrupted run goes on.
 
-The sums are kept in float64, which the matrix's own form has no place for: a run that was interrupted ends in
-the same bits as one that was not. The file is an .npz: the numbers, and a JSON text that says whose they are.
+The sums are float64, which the matrix's own form has no place for, so that a resumed run ends in the same bits. The
+file is an .npz: the numbers, and a JSON text that says what they are of.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ _FORM = 1  # of the file
 
 @dataclass(slots=True)
 class Gathered:
-    """Sums over the chunks that have been read.
+    """Sums over the chunks that have been read: weight → (M, C) and (M,).
 
-    Attributes:
-        sums: the weight's name → (M, C).
-        counts: the weight's name → (M,).
-        n_chunks: that were read.
-        nll: sum of the negative log-likelihoods of `n_scored` tokens.
+    `nll` is the sum of the negative log-likelihoods of `n_scored` tokens.
     """
 
     sums: dict[str, Doubles] = field(default_factory=dict)
@@ -47,7 +43,7 @@ class Gathered:
         return math.exp(min(self.nll / self.n_scored, 700)) if self.n_scored else math.nan
 
     def add(self, name: str, sums: Doubles, counts: Counts) -> None:
-        """Add one matmul's. (M, C) and (M,), always of the same shape.
+        """Add one matmul's sums (M, C) and counts (M,).
 
         Raises:
             QuantizationError: the shape changed, or a number is not finite; the weight is named.
@@ -90,7 +86,7 @@ class Gathered:
 
 
 def load_gathered(path: Path, fingerprint: dict[str, Any]) -> Gathered | str:
-    """What a file holds, or a sentence that says why it is of no use: of something else, or damaged."""
+    """Read the file; where it is damaged or of something else, return a sentence that says so."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))

@@ -1,21 +1,19 @@
-"""An importance matrix's file: today's GGUF, read and written, and the old form, read. Believes nothing in a file.
+"""An importance matrix's file: llama-imatrix's GGUF, read and written. Nothing in a file is trusted.
 
-Source: llama.cpp, common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp. Today's form is a GGUF of
-`general.type` "imatrix" with two F32 tensors for each weight: NAME.in_sum2 (columns, matrices) and NAME.counts
-(1, matrices).
+Source: llama.cpp, common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp. A GGUF of `general.type` "imatrix" with
+two F32 tensors for each weight: NAME.in_sum2 (columns, matrices) and NAME.counts (1, matrices).
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from quantize.imatrix.legacy import parse_legacy
-from quantize.imatrix.matrix import Entry, Floats, Imatrix
-from turbopilot.base.atomic import replacing
+from quantize.imatrix.matrix import Entry, Floats, Imatrix, merge
+from turbopilot.base.atomic import check_output, replacing
 from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 
@@ -26,89 +24,80 @@ _DAMAGED = "the file is damaged: download it again, or make one with turbopilot 
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix, of today's form or the old one (.dat).
+    """Read an importance matrix.
 
     Raises:
-        InvalidInput: there is no such file, or it holds something else.
+        InvalidInput: there is no such file, or it holds something else, such as llama.cpp's older .dat form.
         CorruptModel: it contradicts itself or its size, or a sum is negative or not finite; the entry is named.
     """
     if path.is_file():
         with path.open("rb") as f:
-            beginning = f.read(4)
-            if beginning and beginning != b"GGUF":
-                f.seek(0)
-                with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    return _checked(path, parse_legacy(data, path))
-    return _checked(path, _parse(read_gguf(path)))
-
-
-def _parse(header: GgufHeader) -> Imatrix:
-    path = header.path
+            if f.read(4) != b"GGUF":
+                raise InvalidInput(
+                    f"{path}: is not an importance matrix in GGUF form; llama.cpp's older .dat files are not read",
+                    hint=f"convert a .dat with llama.cpp: llama-imatrix --in-file {path.name} -o {path.stem}.gguf; "
+                    "or make one: turbopilot imatrix MODEL",
+                )
+    header = read_gguf(path)
     tensors = {t.name: t for t in header.tensors}
-    names = {n.removesuffix(_SUMS) for n in tensors if n.endswith(_SUMS)}
-    names |= {n.removesuffix(_COUNTS) for n in tensors if n.endswith(_COUNTS)}
+    names = {n.removesuffix(s) for n in tensors for s in (_SUMS, _COUNTS) if n.endswith(s)}
     if not names:
         raise InvalidInput(
             f"{path}: holds no importance matrix",
             hint="is it a model? turbopilot imatrix MODEL makes a matrix",
         )
-    datasets = header.metadata.get(_DATASETS, [])
-    n_chunks, chunk_size = (header.metadata.get(k) for k in (_N_CHUNKS, _CHUNK_SIZE))
+    entries = {name: _entry(path, name, tensors) for name in sorted(names)}
+    return Imatrix(entries, *_metadata(header))
+
+
+def _metadata(header: GgufHeader) -> tuple[tuple[str, ...], int, int]:
+    """Names of the texts, number of chunks, tokens in each."""
+    datasets: Any = header.metadata.get(_DATASETS, [])
     if not (isinstance(datasets, list) and all(isinstance(d, str) for d in datasets)):
-        raise CorruptModel(f"{path}: {_DATASETS} is no list of names", hint=_DAMAGED)
-    for key, value in ((_N_CHUNKS, n_chunks), (_CHUNK_SIZE, chunk_size)):
-        if type(value) is not int or value < 0:
-            raise CorruptModel(f"{path}: {key} is {value!r:.80}, not a number", hint=_DAMAGED)
-    entries = {}
-    for name in sorted(names):
-        pair = [tensors.get(name + suffix) for suffix in (_SUMS, _COUNTS)]
-        for tensor, suffix in zip(pair, (_SUMS, _COUNTS), strict=True):
-            if tensor is None:
-                raise CorruptModel(f"{path}: {name}{suffix} is missing", hint=_DAMAGED)
-            if tensor.type_name != "F32":
-                raise CorruptModel(
-                    f"{path}: {tensor.name} is {tensor.type_name}, not F32", hint=_DAMAGED
-                )
-        sums, counts = (_values(tensor) for tensor in pair if tensor)
-        if sums.size % counts.size:
+        raise CorruptModel(f"{header.path}: {_DATASETS} is not a list of names", hint=_DAMAGED)
+    numbers: list[int] = []
+    for key, least in ((_N_CHUNKS, 0), (_CHUNK_SIZE, 1)):
+        value = header.metadata.get(key)
+        if type(value) is not int or value < least:
             raise CorruptModel(
-                f"{path}: {name}: {sums.size:,} sums do not divide by {counts.size:,} counts",
+                f"{header.path}: {key} is {value!r:.80}, not a number of at least {least}",
                 hint=_DAMAGED,
             )
-        if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts < 2.0**62).all()):
-            raise CorruptModel(
-                f"{path}: {name}{_COUNTS} holds what is no count of tokens", hint=_DAMAGED
-            )
-        entries[name] = Entry(
-            sums.reshape(counts.size, -1), np.rint(counts.astype(np.float64)).astype(np.int64)
+        numbers.append(value)
+    return tuple(datasets), numbers[0], numbers[1]
+
+
+def _entry(path: Path, name: str, tensors: Mapping[str, TensorInfo]) -> Entry:
+    def corrupt(what: str) -> CorruptModel:
+        return CorruptModel(f"{path}: {name}{what}", hint=_DAMAGED)
+
+    arrays: list[Floats] = []
+    for suffix in (_SUMS, _COUNTS):
+        if (tensor := tensors.get(name + suffix)) is None:
+            raise corrupt(f"{suffix} is missing")
+        if tensor.type_name != "F32":
+            raise corrupt(f"{suffix} is {tensor.type_name}, not F32")
+        arrays.append(
+            np.fromfile(tensor.path, np.dtype("<f4"), tensor.n_weights, offset=tensor.offset)
         )
-    assert isinstance(n_chunks, int)
-    assert isinstance(chunk_size, int)
-    return Imatrix(entries, tuple(map(str, datasets)), n_chunks, chunk_size)
-
-
-def _values(tensor: TensorInfo) -> Floats:
-    return np.fromfile(tensor.path, np.dtype("<f4"), tensor.n_weights, offset=tensor.offset)
-
-
-def _checked(path: Path, imatrix: Imatrix) -> Imatrix:
-    for name, entry in imatrix.entries.items():
-        if not np.isfinite(entry.sums).all():
-            raise CorruptModel(f"{path}: {name}: a sum is not finite", hint=_DAMAGED)
-        if (entry.sums < 0).any():
-            raise CorruptModel(f"{path}: {name}: a sum of squares is negative", hint=_DAMAGED)
-    return imatrix
+    sums, counts = arrays
+    if sums.size % counts.size:
+        raise corrupt(f": {sums.size:,} sums do not divide by {counts.size:,} counts")
+    if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts < 2.0**62).all()):
+        raise corrupt(f"{_COUNTS} holds something other than counts of tokens")
+    if not np.isfinite(sums).all():
+        raise corrupt(": a sum is not finite")
+    if (sums < 0).any():
+        raise corrupt(": a sum of squares is negative")
+    return Entry(sums.reshape(counts.size, -1), np.rint(counts.astype(np.float64)).astype(np.int64))
 
 
 def write_imatrix(
-    path: Path, imatrix: Imatrix, extra_metadata: Mapping[str, str | int] | None = None
+    path: Path, imatrix: Imatrix, extra_metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write today's form, whole or not at all: byte for byte what llama-imatrix would write of the same sums.
+    """Write a matrix, whole or not at all: byte for byte what llama-imatrix would write of the same sums.
 
-    Args:
-        path: the file.
-        imatrix: what to write; of the old form (no chunk size) no such file can be made.
-        extra_metadata: keys of our own, after llama-imatrix's.
+    `extra_metadata` are keys of our own, after llama-imatrix's.
 
     Raises:
         QuantizationError: it holds nothing, or a name is too long for ggml.
@@ -120,9 +109,9 @@ def write_imatrix(
         def add_architecture(self) -> None:
             """A matrix is no model: it has no architecture."""
 
-    if not imatrix.entries or imatrix.chunk_size < 1:
+    if not imatrix.entries:
         raise QuantizationError(
-            f"{path}: there is no matrix to write: no entries, or no chunk size",
+            f"{path}: there is no matrix to write: it has no entries",
             hint="gather one from a text: turbopilot imatrix MODEL",
         )
     writer = Writer(path=None, arch="")
@@ -132,10 +121,7 @@ def write_imatrix(
     writer.add_uint32(_N_CHUNKS, imatrix.n_chunks)
     writer.add_uint32(_CHUNK_SIZE, imatrix.chunk_size)
     for key, value in (extra_metadata or {}).items():
-        if isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_uint64(key, value)
+        writer.add_string(key, value)
     for name, entry in sorted(imatrix.entries.items()):
         if len(name.encode()) + len(_SUMS) > _LONGEST_NAME:
             raise QuantizationError(
@@ -155,3 +141,16 @@ def write_imatrix(
             writer.write_tensors_to_file()
         finally:
             writer.close()
+
+
+def merge_files(paths: Sequence[Path], output: Path, *, force: bool = False) -> Imatrix:
+    """Write what several files of one model are together, at least one; see `merge`.
+
+    Raises:
+        InvalidInput, CorruptModel: a file is not a matrix, or `output` cannot be written.
+    """
+    matrices = [read_imatrix(path) for path in paths]
+    check_output(output, force=force, inputs=tuple(paths))
+    merged = merge(matrices)
+    write_imatrix(output, merged)
+    return merged

@@ -1,7 +1,4 @@
-"""What an importance matrix looks like, in figures. Pure.
-
-The figures are llama-imatrix's --show-statistics. Source: llama.cpp, tools/imatrix/imatrix.cpp.
-"""
+"""Statistics of an importance matrix, as of llama-imatrix's --show-statistics (tools/imatrix/imatrix.cpp)."""
 
 from __future__ import annotations
 
@@ -19,17 +16,11 @@ _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """Of the mean squares a of one weight's N input channels; experts that saw nothing are left out.
+    """Of the mean squares a of one weight's n input channels; experts that saw nothing are left out.
 
     Attributes:
-        name: the weight.
-        layer: its layer; None outside of them.
-        n: channels.
+        layer: None outside the layers.
         total: Σ a: how much comes in.
-        least: min a.
-        most: max a.
-        mean: of a.
-        deviation: σ of a.
         active: share of channels with a > 1e-5.
         entropy: of a / Σ a, of the log2 N bits that it could have: 1 where all channels count alike.
         outliers: share of channels with a more than one σ above the mean.
@@ -52,14 +43,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """Averages over a layer's weights, by their channels.
-
-    Attributes:
-        layer: its number.
-        total: of Σ a.
-        outliers: of their share.
-        similarity: to the layer before; None for the first.
-    """
+    """Averages of a layer's weights, by their channels; `similarity` is None for the first layer."""
 
     layer: int
     total: float
@@ -68,7 +52,7 @@ class LayerStatistics:
 
 
 def statistics(imatrix: Imatrix) -> list[TensorStatistics]:
-    """One for each weight that tells of something: those with most coming in first."""
+    """One for each weight that saw tokens, largest total first."""
     found = [
         _of(name, entry, _before(imatrix, name))
         for name, entry in imatrix.entries.items()
@@ -78,41 +62,34 @@ def statistics(imatrix: Imatrix) -> list[TensorStatistics]:
 
 
 def by_layer(tensors: list[TensorStatistics]) -> list[LayerStatistics]:
-    """In the model's order; what is outside of the layers is left out."""
+    """One for each layer, in the model's order; weights outside the layers are left out."""
     layers: dict[int, list[TensorStatistics]] = {}
     for t in tensors:
         if t.layer is not None:
             layers.setdefault(t.layer, []).append(t)
-    found = []
-    for layer, own in sorted(layers.items()):
-        near = [(t.similarity, t.n) for t in own if t.similarity is not None]
-        found.append(
-            LayerStatistics(
-                layer,
-                _average([(t.total, t.n) for t in own]),
-                _average([(t.outliers, t.n) for t in own]),
-                _average(near) if near else None,
-            )
+    return [
+        LayerStatistics(
+            layer,
+            _average([(t.total, t.n) for t in own]) or 0.0,
+            _average([(t.outliers, t.n) for t in own]) or 0.0,
+            _average([(t.similarity, t.n) for t in own if t.similarity is not None]),
         )
-    return found
+        for layer, own in sorted(layers.items())
+    ]
 
 
-def _average(weighted: list[tuple[float, int]]) -> float:
-    return sum(value * n for value, n in weighted) / sum(n for _, n in weighted)
+def _average(weighted: list[tuple[float, int]]) -> float | None:
+    total = sum(n for _, n in weighted)
+    return sum(value * n for value, n in weighted) / total if total else None
 
 
-def layer_of(name: str) -> int | None:
-    """The layer in a weight's name.
-
-    >>> layer_of("blk.12.ffn_up.weight")
-    12
-    """
+def _layer_of(name: str) -> int | None:
     match = _LAYER.match(name)
     return int(match[1]) if match else None
 
 
 def _before(imatrix: Imatrix, name: str) -> Entry | None:
-    layer = layer_of(name)
+    layer = _layer_of(name)
     if not layer:
         return None
     return imatrix.entries.get(name.replace(f"blk.{layer}.", f"blk.{layer - 1}.", 1))
@@ -128,7 +105,7 @@ def _of(name: str, entry: Entry, before: Entry | None) -> TensorStatistics:
     if before is not None and before.sums.size == entry.sums.size:
         similarity = _cosine(entry.sums, before.sums)
     return TensorStatistics(
-        name=name, layer=layer_of(name), n=len(a), total=total, least=float(a.min()), most=float(a.max()),
+        name=name, layer=_layer_of(name), n=len(a), total=total, least=float(a.min()), most=float(a.max()),
         mean=mean, deviation=deviation, active=float((a > _ACTIVE).mean()),
         entropy=bits / float(np.log2(len(a))) if len(a) > 1 else 0.0,
         outliers=float((a > mean + deviation).mean()) if deviation else 0.0, similarity=similarity,

@@ -23,7 +23,6 @@ from serve.http.shutdown import Shutdown
 from serve.models import ModelPool
 from serve.report import how_to_use, open_to_strangers
 from serve.settings import (
-    DEFAULT_PARALLEL,
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     SPARE_HTTP_THREADS,
@@ -31,6 +30,7 @@ from serve.settings import (
 )
 from turbopilot.base.errors import ServeError
 from turbopilot.base.version import __version__
+from turbopilot.llama.footprint import DEFAULT_PARALLEL
 
 log = logging.getLogger("turbopilot.http")
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from serve.settings import DEFAULT_CONTEXT, DEFAULT_PARALLEL, ModelOptions
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.memory import total_bytes
+from turbopilot.base.machine import total_bytes
 from turbopilot.catalog import recognize
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import kv_bytes_per_token as kv_bytes_per_token

@@ -9,7 +9,7 @@ from serve.llama.decoder import GUESSES, LlamaDecoder
 from serve.llama.facts import choose_context, choose_layout, choose_prefix_cache, describe
 from serve.report import LoadReport
 from serve.settings import ModelOptions
-from turbopilot.base.processor import usable_cores
+from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.cache_types import find_cache_type

@@ -16,11 +16,11 @@ from serve.models.loaded_model import load_model
 from serve.models.room import megabytes
 from serve.models.service import ModelInfo
 from serve.runner.compute_lock import Turns
-from serve.settings import IDLE_SECONDS, MODEL_MEMORY_SHARE, NamedModel, ServerOptions
+from serve.settings import IDLE_SECONDS, NamedModel, ServerOptions
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.memory import total_bytes
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.footprint import memory_budget
 
 log = logging.getLogger("turbopilot.models")
 
@@ -36,7 +36,7 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         InvalidInput: a file cannot be served so, two have the same name, or one is larger than the memory for all.
     """
     said = options.pool.memory
-    memory = int(total_bytes() * MODEL_MEMORY_SHARE) if said is None else said
+    memory = memory_budget() if said is None else said
     turns = Turns() if options.more else None
     default = NamedModel(options.model_name, options.model_file)
     loadables: list[Loadable] = []

@@ -17,7 +17,7 @@ from turbopilot.llama.log import LlamaLog
 @pytest.mark.parametrize("cache_type", ["F16", "Q8_0"])
 def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> None:
     setup = Setup(n_threads=1, n_ctx=512, n_batch=64, cache_type=cache_type)
-    before, after = planned(demo_q4_0, setup), measure(demo_q4_0, setup).memory
+    before, after = planned(read_gguf(demo_q4_0), setup), measure(demo_q4_0, setup).memory
     assert after
     assert before.buffers.model == 0
     # Without memory llama.cpp tells the cache's size in other words, with as many digits.
@@ -36,7 +36,7 @@ def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> N
 
 
 def test_no_weights_are_needed_to_plan(demo_gguf: Path, demo_q4_0: Path) -> None:
-    large, small = (planned(p, Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0))
+    large, small = (planned(read_gguf(p), Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0))
     assert abs(large.now - small.now) < 4_000_000 < demo_gguf.stat().st_size / 2
 
 
@@ -44,7 +44,7 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + bytes(400))
     with pytest.raises(CorruptModel):
-        planned(path)
+        planned(read_gguf(path))
 
 
 def test_the_cache_where_nothing_is_allocated() -> None:

@@ -14,14 +14,15 @@ from typer.testing import CliRunner
 from converters import convert
 from converters.registry import FAMILIES
 from quantize import quantize
-from serve import settings
 from serve.llama import load
 from serve.settings import ModelOptions
 from tests.support.tiny import tiny_checkpoint
 from turbopilot import catalog
-from turbopilot.catalog import Geometry, Model
-from turbopilot.catalog.footprint import DEFAULT_CONTEXT, compute_bytes, file_bytes, kv_bytes
+from turbopilot.catalog import Geometry, KnownModel
 from turbopilot.cli import app
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.footprint import footprint
+from turbopilot.llama.geometry import header_geometry, weights_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_the_documents_are_generated() -> None:
 
 
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.alias)
-def test_an_entry_is_true(model: Model) -> None:
+def test_an_entry_is_true(model: KnownModel) -> None:
     assert catalog.find(model.alias.upper()) is model
     assert catalog.find(model.repository) is model
     assert "/" not in model.alias
@@ -51,7 +52,7 @@ def test_an_entry_is_true(model: Model) -> None:
     # norms and biases are thousandths of a model
     assert model.geometry.weights == pytest.approx(model.parameters, rel=0.005)
     assert model.geometry.weights <= model.parameters
-    sizes = [catalog.footprint(model, kind).total for kind in catalog.TYPES]
+    sizes = [model.footprint(kind).total for kind in catalog.TYPES]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -76,9 +77,9 @@ SHAPES = {
 }
 
 
-def tiny_model(family: str, parameters: int) -> Model:
+def tiny_model(family: str, parameters: int) -> KnownModel:
     """What the catalogue would say of `tiny_checkpoint`'s."""
-    return Model(
+    return KnownModel(
         "tiny", "", "", "", parameters=parameters, geometry=SHAPES[family], context=512,
         licence=catalog.MODELS[0].licence, suits="",
     )  # fmt: skip
@@ -98,15 +99,16 @@ def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None
         else:
             path = tmp_path / "f16.gguf"
         found = path.stat().st_size - vocabulary
-        assert file_bytes(model, kind) == pytest.approx(found, rel=0.02), kind
+        assert weights_bytes(model.geometry, model.parameters, kind) == pytest.approx(
+            found, rel=0.02
+        ), kind
 
 
 def test_the_context_costs_what_its_keys_and_values_do() -> None:
     model = catalog.find("codegen-350M-mono")
     assert model is not None
-    assert kv_bytes(model, 2048) == 2 * 2 * 2048 * 20 * 1024
-    assert catalog.footprint(model, "Q8_0").kv_cache == kv_bytes(model, 2048)
-    assert DEFAULT_CONTEXT == settings.DEFAULT_CONTEXT
+    assert model.geometry.kv_bytes(2048) == 2 * 2 * 2048 * 20 * 1024
+    assert model.footprint("Q8_0").kv_cache == model.geometry.kv_bytes(2048)
 
 
 @pytest.mark.parametrize("family", list(SHAPES))
@@ -115,25 +117,27 @@ def test_what_is_computed_in_is_what_llama_cpp_reserves(
 ) -> None:
     path = tmp_path / "f16.gguf"
     convert(tiny_checkpoint(family, tmp_path / family), path, dtype="f16")
-    model = tiny_model(family, 0)
+    geometry = SHAPES[family]
+    assert header_geometry(read_gguf(path)) == geometry
     caplog.set_level("DEBUG", "turbopilot.llama")
     decoder, report = load(path, ModelOptions(threads=1, ctx=512, n_seq=1, cache_type="q8_0"))
     decoder.close()
-    assert report.kv_bytes == pytest.approx(kv_bytes(model, 512, "q8_0"), abs=2**14)
+    assert report.kv_bytes == pytest.approx(geometry.kv_bytes(512, "q8_0"), abs=2**14)
     (reserved,) = re.findall(r"CPU compute buffer size = +([\d.]+) MiB", caplog.text)
-    predicted = compute_bytes(model, 512)
+    predicted = footprint(geometry, 0, 512).compute
     assert 0.6 * predicted < float(reserved) * 2**20 < 1.2 * predicted
 
 
 def test_the_promise_of_six_billion_weights_in_4_gib() -> None:
     model = catalog.find("codegen-6B-multi")
     assert model is not None
-    assert file_bytes(model, "Q4_0") < 4.1e9
-    f16, q8_0 = (catalog.footprint(model, "Q4_0", 2048, cache_type=t) for t in ("f16", "q8_0"))
+    assert model.footprint("Q4_0").weights < 4.1e9
+    f16, q8_0 = (model.footprint("Q4_0", 2048, cache_type=t) for t in ("f16", "q8_0"))
     assert f16.kv_cache / q8_0.kv_cache == pytest.approx(16 / 8.5)
-    assert (q8_0.kv_cache, q8_0.file) == (kv_bytes(model, 2048, "Q8_0"), f16.file)
+    assert q8_0.kv_cache == model.geometry.kv_bytes(2048, "Q8_0")
+    assert q8_0.weights == f16.weights
     # What is left of 4 GiB for the weights: about 3.9 bits each.
-    assert 3.8 < 8 * ((4 << 30) - q8_0.kv_cache - q8_0.working) / model.parameters < 4.1
+    assert 3.8 < 8 * ((4 << 30) - (q8_0.total - q8_0.weights)) / model.parameters < 4.1
 
 
 def test_the_command_lists_filters_and_shows() -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tests.cli.test_inspect import hand_made, string
 from tests.support.signed import PLAIN, PREFIX, certificate_of, flip
 from turbopilot.app.certificates import at_start
+from turbopilot.base.progress import Reporter
 from turbopilot.cli import app
 from turbopilot.formats.gguf import digest as gguf_digest
 from turbopilot.formats.gguf.certificate import Certificate, check, digests, read, sign
@@ -102,7 +103,7 @@ def test_nothing_of_it_drives_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     assert "[bold]" in out
     assert len(out) < 5000
     json.loads(inspect(path, "--json"))
-    said = at_start(path)
+    said = at_start(path, Reporter())
     assert "\n" not in said
     found = digests(path)
     digests_too = {
@@ -110,7 +111,7 @@ def test_nothing_of_it_drives_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     }
     holding = hostile(path, **values, **digests_too)
     assert check(read_gguf(holding)) == "valid"
-    said = at_start(holding)
+    said = at_start(holding, Reporter())
     assert said.startswith("verified: against ")
     assert "\n" not in said
     assert len(said) < 1000
@@ -179,7 +180,7 @@ def test_one_that_failed_is_no_verified_file(
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
     sign(unsigned, certificate_of(unsigned, passed=False))
     assert "verified      no: it failed against owner/name" in inspect(unsigned)
-    assert at_start(unsigned).startswith("not verified: it failed against owner/name on 2026-01-02")
+    assert at_start(unsigned, Reporter()).startswith("not verified: it failed against owner/name on 2026-01-02")
 
 
 def test_a_file_without_one_is_not_read(demo_q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +189,7 @@ def test_a_file_without_one_is_not_read(demo_q4_0: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(gguf_digest, "_tensors", reads)
     inspect(demo_q4_0)
-    at_start(demo_q4_0)
+    at_start(demo_q4_0, Reporter())
 
 
 def test_serve_says_it_at_its_start(
@@ -232,4 +233,4 @@ def test_what_lies_in_the_hubs_cache_is_not_to_be_signed(unsigned: Path, tmp_pat
     blob = tmp_path / "models--a--b" / "snapshots" / "main" / "m.gguf"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)
-    assert at_start(blob) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"
+    assert at_start(blob, Reporter()) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"

@@ -215,7 +215,7 @@ def test_ctrl_c_in_the_middle_of_work(demo_gguf: Path, tmp_path: Path, verb: str
     interrupt = """
 import os, signal
 from contextlib import nullcontext
-from turbopilot import console
+from turbopilot.render import console
 console.progress = lambda verb: nullcontext(lambda *_: os.kill(os.getpid(), signal.SIGINT))
 """
     arguments = {

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from quantize import find_recipe
 from quantize.fit import CANDIDATES
 from turbopilot.base.errors import NotEnoughDisk
 from turbopilot.cli import app
+from turbopilot.formats.gguf import file
+from turbopilot.formats.gguf.cursor import Cursor
 from turbopilot.formats.gguf.description import describe_gguf
 from turbopilot.formats.gguf.file import read_gguf
 
@@ -83,7 +88,7 @@ def test_a_disk_too_small_for_logits_costs_only_the_comparison(
     def full(*_: object, **__: object) -> None:
         raise NotEnoughDisk("no room for logits")
 
-    monkeypatch.setattr("turbopilot.bench.keep_reference", full)
+    monkeypatch.setattr("turbopilot.app.trial_run.keep_reference", full)
     out = tmp_path / "x.gguf"
     options = (
         "--ctx",
@@ -123,6 +128,53 @@ def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path
     assert set(planned) == {t.name for t in header.tensors}
     # What the process itself takes differs by some kB from one run to the next, and so does the room.
     assert abs(json.loads(told)["tensor_bytes"] - header.tensor_bytes) < 500_000
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Path]]:
+    """Modules started as child processes, and files whose header is parsed here, from now on."""
+    started: list[str] = []
+    parsed: list[Path] = []
+    popen, parse = subprocess.Popen, file._parse
+
+    def start(command: list[str], **options: Any) -> Any:
+        started.append(command[-1])
+        return popen(command, **options)
+
+    def read(cursor: Cursor) -> Any:
+        parsed.append(cursor.path)
+        return parse(cursor)
+
+    monkeypatch.setattr("turbopilot.llama.child.subprocess.Popen", start)
+    monkeypatch.setattr(file, "_parse", read)
+    return started, parsed
+
+
+def test_sizes_are_computed_without_processes(
+    demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process tells what the context takes, one the errors of rounding; a full run adds the one that writes."""
+    started, parsed = counted(monkeypatch)
+    code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--dry-run")
+    assert code == 0, err
+    assert len(started) == 2
+    assert parsed == [demo_gguf]
+    started.clear()
+    code, told, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--json", "-o", tmp_path / "x.gguf")
+    assert code == 0, err
+    assert len(json.loads(told)["plain"]) > 10
+    assert len(started) == 3
+
+
+def test_a_plan_all_in_f16_says_so(demo_gguf: Path, tmp_path: Path) -> None:
+    code, told, err = run(demo_gguf, "--fit", "10GB", *QUICK, "--dry-run")
+    assert code == 0, err
+    heading = next(line for line in told.splitlines() if "bits per weight" in line)
+    assert re.match(r"fitted: [\d,]+ bytes of tensors, 16\.\d\d bits per weight", heading)
+    code, _, err = run(demo_gguf, "--fit", "10GB", *QUICK, "-o", tmp_path / "x.gguf")
+    assert code == 0, err
+    header = read_gguf(tmp_path / "x.gguf")
+    assert {t.type_name for t in header.tensors} == {"F16", "F32"}
+    assert header.metadata["general.file_type"] == find_recipe("F16").ftype
 
 
 def test_the_smallest_that_it_offers_can_be_made(demo_gguf: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,18 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from converters import convert
 from tests.support.hub_server import Hub, playing
 from tests.support.old_ggml import old_neox, old_starcoder
 from tests.support.tiny import tiny_checkpoint
+from turbopilot import catalog
 from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
 from turbopilot.base.errors import InvalidInput, TurboPilotError
+from turbopilot.base.progress import Reporter
+from turbopilot.cli import app
 from turbopilot.formats.gguf.file import read_gguf
 
 ROOT = Path(__file__).parents[2]
 RESOLVE = (
-    "import sys; from turbopilot.app.resolve import resolve_gguf; print(resolve_gguf(sys.argv[1]))"
+    "import sys; from turbopilot.app.resolve import resolve_gguf; from turbopilot.render.console import REPORTER; "
+    "print(resolve_gguf(sys.argv[1], REPORTER))"
 )
 REPO = "bigcode/santacoder"
 STABLECODE = "stabilityai/stablecode-instruct-alpha-3b"
@@ -133,16 +139,16 @@ def test_a_name_that_nobody_has(hub: Hub, tmp_path: Path) -> None:
 def test_an_old_file_is_imported_beside_itself_once(starcoder: Path, tmp_path: Path) -> None:
     old = old_starcoder(starcoder, tmp_path / "santacoder-q4_0.bin", "Q4_0")
     said: list[str] = []
-    path = resolve_gguf(str(old), model_type="starcoder", notify=said.append)
+    path = resolve_gguf(str(old), Reporter(said.append), model_type="starcoder")
     assert path == tmp_path / "santacoder-q4_0.bin.gguf"
     assert "importing it once" in said[0]
     when = path.stat().st_mtime_ns
     said.clear()
-    assert resolve_gguf(str(old), notify=said.append) == path
+    assert resolve_gguf(str(old), Reporter(said.append)) == path
     assert (said, path.stat().st_mtime_ns) == ([], when)
     old_starcoder(starcoder, old, "Q8_0")
     os.utime(old, ns=(when + 1, when + 1))
-    resolve_gguf(str(old), notify=said.append)
+    resolve_gguf(str(old), Reporter(said.append))
     assert "Q8_0" in {t.type_name for t in read_gguf(path).tensors}
 
 
@@ -151,9 +157,9 @@ def test_an_old_file_whose_folder_is_not_ours(
 ) -> None:
     old = old_starcoder(starcoder, tmp_path / "x.bin", "F16")
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
-    path = resolve_gguf(str(old), notify=print)
+    path = resolve_gguf(str(old), Reporter())
     assert path.parent == cache
-    assert resolve_gguf(str(old), notify=print) == path
+    assert resolve_gguf(str(old), Reporter()) == path
 
 
 def test_stablecodes_tokenizer_is_fetched(hub: Hub, neox: Path, tmp_path: Path) -> None:
@@ -171,11 +177,66 @@ def test_stablecodes_tokenizer_is_fetched(hub: Hub, neox: Path, tmp_path: Path) 
 
 
 def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None:
-    assert resolve_checkpoint(str(starcoder)) == starcoder
-    made = resolve_gguf(str(starcoder), type_name="F16", notify=print)
+    assert resolve_checkpoint(str(starcoder), Reporter()) == starcoder
+    made = resolve_gguf(str(starcoder), Reporter(), type_name="F16")
     assert made.parent == cache
-    assert resolve_gguf(str(made)) == made
+    assert resolve_gguf(str(made), Reporter()) == made
     with pytest.raises(InvalidInput, match="is a file"):
-        resolve_checkpoint(str(made))
+        resolve_checkpoint(str(made), Reporter())
     with pytest.raises(TurboPilotError):
-        resolve_gguf(str(tmp_path / "absent.gguf"))
+        resolve_gguf(str(tmp_path / "absent.gguf"), Reporter())
+
+
+def test_a_folder_becomes_the_type_that_fits(
+    starcoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its geometry is read from its config and its tensors' shapes: no catalogue knows it."""
+    assert resolve_gguf(str(starcoder), Reporter()).name.endswith("-q8_0.gguf")
+    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**8)
+    said: list[str] = []
+    with pytest.raises(InvalidInput, match=r"does not fit: as Q4_0 it takes 1\d\d\.\d MB") as e:
+        resolve_gguf(str(starcoder), Reporter(said.append))
+    assert f"turbopilot quantize {starcoder} --fit 75.0MB" in e.value.hint
+    assert not said
+
+
+def test_an_existing_gguf_is_resolved_without_the_converters(demo_gguf: Path) -> None:
+    code = (
+        "import sys; from turbopilot.app.resolve import resolve_gguf; from turbopilot.base.progress import Reporter; "
+        "print(resolve_gguf(sys.argv[1], Reporter())); "
+        "print([m for m in sys.modules if m.split('.')[0] in ('converters', 'quantize', 'numpy')])"
+    )
+    command = [sys.executable, "-c", code, str(demo_gguf)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert done.stdout.splitlines() == [str(demo_gguf), "[]"]
+
+
+@pytest.mark.parametrize("gib", [1, 2, 4, 8, 16, 32, 64])
+def test_serve_makes_the_type_that_models_shows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gib: int
+) -> None:
+    made: list[str] = []
+
+    def converted(_folder: Path, type_name: str, **_: object) -> Path:
+        made.append(type_name)
+        return tmp_path
+
+    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: gib * 2**30)
+    monkeypatch.setattr("turbopilot.app.resolve.converted", converted)
+    monkeypatch.setattr(
+        "turbopilot.app.resolve._fetch", lambda _name, wanted, *_, **__: (tmp_path, wanted)
+    )
+    shown = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)["models"]
+    assert len(shown) == len(catalog.MODELS)
+    for model in shown:
+        for name in (model["alias"], model["repository"]):
+            made.clear()
+            if model["best_type"]:
+                resolve_gguf(name, Reporter())
+                assert made == [model["best_type"]], name
+            else:
+                with pytest.raises(InvalidInput, match="does not fit") as e:
+                    resolve_gguf(name, Reporter())
+                assert f"turbopilot quantize {model['repository']} --fit" in e.value.hint
+            resolve_gguf(f"{name}:Q4_0", Reporter())
+            assert made[-1] == "Q4_0", "a type that is asked for is made whatever it takes"

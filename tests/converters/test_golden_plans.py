@@ -12,6 +12,7 @@ from converters.plan_text import render
 from converters.registry import FAMILIES, find
 from tests.support.published import NAMES, published, published_config
 from turbopilot import catalog
+from turbopilot.llama.geometry import read_geometry
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -39,6 +40,16 @@ def test_it_has_as_many_weights_as_the_catalogue_says(name: str) -> None:
         # zeros that the graph wants and the checkpoint has not are no weights of the model
         n = sum(t.n_weights for t in made.tensors if t.parts)
         assert n == pytest.approx(entry.parameters, rel=0.005), entry.alias
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_the_geometry_that_the_catalogue_says(name: str) -> None:
+    model = published(name)
+    made = plan(find(model.config), model.config, model.sources, "F16")
+    geometry = read_geometry(made.keys, {t.name: t.shape[::-1] for t in made.tensors})
+    for entry in (m for m in catalog.MODELS if m.repository == model.repository):
+        assert geometry == entry.geometry, entry.alias
+        assert made.dims.n_ctx == entry.context, entry.alias
 
 
 def test_every_family_is_among_them() -> None:

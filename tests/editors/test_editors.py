@@ -18,6 +18,8 @@ from turbopilot.cli import app
 from turbopilot.editors import (
     DEFAULT_MODEL,
     EDITORS,
+    EVIDENCE,
+    FIM,
     Editor,
     Setting,
     Target,
@@ -85,6 +87,8 @@ def test_an_entry_is_whole(editor: Editor) -> None:
     assert any("[::1]" in t and "4711" in t for t in texts)
     assert any("k3y" in t for t in texts) is editor.auth
     assert editor.source.startswith("https://")
+    assert editor.evidence in EVIDENCE
+    assert editor.fim in FIM
     assert editor.read
     assert editor.route.startswith("/")
     assert find(editor.name.upper()) is editor

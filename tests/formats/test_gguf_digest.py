@@ -31,7 +31,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(gguf_digest, "_tensors", counted)
     now = time.time_ns() + 3600 * 10**9
-    monkeypatch.setattr("turbopilot.base.stat_cache.time.time_ns", lambda: now)
+    monkeypatch.setattr("turbopilot.base.file_digest.time.time_ns", lambda: now)
     return seen
 
 
@@ -77,7 +77,7 @@ def test_what_was_written_just_now_is_not_remembered(
     """It may be written again within the same tick of the file system's clock."""
     stat = unsigned.stat()
     now = max(stat.st_mtime_ns, stat.st_ctime_ns) + 10**9
-    monkeypatch.setattr("turbopilot.base.stat_cache.time.time_ns", lambda: now)
+    monkeypatch.setattr("turbopilot.base.file_digest.time.time_ns", lambda: now)
     remembered_digests(read_gguf(unsigned), tmp_path)
     assert not (tmp_path / "digests.json").exists()
 
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
 def test_the_memory_does_not_grow_for_ever(
     unsigned: Path, tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turbopilot.base.stat_cache._MOST", 2)
+    monkeypatch.setattr("turbopilot.base.file_digest._MOST", 2)
     files = [hand_made(tmp_path / f"{i}.gguf", {}) for i in range(3)]
     for path in files:
         remembered_digests(read_gguf(path), tmp_path)

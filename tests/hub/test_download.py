@@ -23,7 +23,7 @@ from tests.support.hub_case import (
 from tests.support.hub_server import COMMIT, Hub
 from turbopilot import hub as client
 from turbopilot.base.errors import DownloadError, InvalidInput
-from turbopilot.hub import Listing, RemoteFile, fetch, look_up
+from turbopilot.hub import HubRequest, Listing, RemoteFile, fetch, look_up
 
 
 def test_only_what_is_needed_safetensors_first_and_never_code(hub: Hub, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_progress_of_each_file_and_of_all(here: InProcess) -> None:
     def seen(done: int, total: int, what: str = "", /) -> None:
         calls.append((done, total, what))
 
-    listing = look_up("me/both")
+    listing = look_up(HubRequest("me/both"))
     fetch(listing, here.folder, seen)
     files = [c for c in calls if c[2] == WEIGHTS]
     assert [c[0] for c in files] == sorted(c[0] for c in files)
@@ -186,7 +186,7 @@ def test_the_tokenizer_alone(here: InProcess) -> None:
 @pytest.mark.parametrize("name", ["codegen", "a/b/c", "../etc", "a b/c", "", "/", "a/", "a/b\n", "a--b/c"])  # fmt: skip
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(InvalidInput, match="not a repository"):
-        look_up(name)
+        look_up(HubRequest(name))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.support.hub_case import (
 )
 from tests.support.hub_server import COMMIT, Hub, playing
 from turbopilot.base.errors import DownloadError, HubUnreachable, NotEnoughDisk
-from turbopilot.hub import Listing, RemoteFile, fetch, look_up
+from turbopilot.hub import HubRequest, Listing, RemoteFile, fetch, look_up
 
 WHOLE = {**SIDE, WEIGHTS: BIG}
 INTO = pytest.mark.parametrize("into", ["folder", "cache"])
@@ -141,7 +141,7 @@ def test_other_failures_of_the_server(here: InProcess) -> None:
 def test_a_hub_that_stays_busy(here: InProcess) -> None:
     here.hub.busy["api"] = [(429, "")] * 9
     with pytest.raises(HubUnreachable, match="429, too many requests") as e:
-        look_up("me/both")
+        look_up(HubRequest("me/both"))
     assert "hf auth login" in e.value.hint
     assert len(here.waits) == 4
 
@@ -150,7 +150,7 @@ def test_a_hub_that_stays_busy(here: InProcess) -> None:
 def test_a_hub_that_asks_to_wait_for_a_day(here: InProcess, after: str) -> None:
     here.hub.busy["api"] = [(429, after)]
     with pytest.raises(HubUnreachable, match="asks to wait for") as e:
-        look_up("me/both")
+        look_up(HubRequest("me/both"))
     assert "run it again" in e.value.hint
     assert not here.waits
 
@@ -229,4 +229,4 @@ def test_faults_of_the_disk(here: InProcess, number: int, words: str) -> None:
 
     here.monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
     with pytest.raises(DownloadError, match=words):
-        fetch(look_up("me/small"))  # into the cache, where the client links
+        fetch(look_up(HubRequest("me/small")))  # into the cache, where the client links

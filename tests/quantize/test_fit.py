@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize import Options, plan, quantize
-from quantize.fit import CANDIDATES, Fit
-from quantize.fit.allocate import Choice, allocate
+from quantize import QuantizeOptions, find_recipe, plan, quantize
+from quantize.fit import CANDIDATES, Fit, MeasureOptions
+from quantize.fit.allocate import TypeChoice, allocate
 from quantize.fit.fitting import overrides, recipe_of
 from quantize.fit.probed_model import ProbedModel
 from quantize.fit.rounding import Rounding, Rows, relative_error
@@ -28,14 +28,14 @@ from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.text_normalizer import NORMALIZER_KEY
 
-_CHOICE = st.builds(Choice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))
+_CHOICE = st.builds(TypeChoice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))
 
 
 @given(
     units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5),
     room=st.integers(0, 160),
 )
-def test_an_allocation_is_near_the_best(units: list[list[Choice]], room: int) -> None:
+def test_an_allocation_is_near_the_best(units: list[list[TypeChoice]], room: int) -> None:
     """Against all that there are. The bound is that of the greedy knapsack: one step's saving."""
     fitting = [
         sum(c.loss for c in picked)
@@ -53,7 +53,9 @@ def test_an_allocation_is_near_the_best(units: list[list[Choice]], room: int) ->
 
 
 @given(units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5))
-def test_where_everything_fits_nothing_is_lost_that_need_not_be(units: list[list[Choice]]) -> None:
+def test_where_everything_fits_nothing_is_lost_that_need_not_be(
+    units: list[list[TypeChoice]],
+) -> None:
     chosen = allocate(units, sum(max(c.n_bytes for c in u) for u in units))
     assert chosen is not None
     for choices, i in zip(units, chosen, strict=True):
@@ -62,7 +64,7 @@ def test_where_everything_fits_nothing_is_lost_that_need_not_be(units: list[list
 
 def test_what_is_left_over_is_spent() -> None:
     """A choice above the hull is worth its bytes where the next one on it is too large."""
-    unit = [Choice(10, 9.0), Choice(15, 8.0), Choice(30, 0.0)]
+    unit = [TypeChoice(10, 9.0), TypeChoice(15, 8.0), TypeChoice(30, 0.0)]
     assert allocate([unit], 29) == [1]
     assert allocate([unit], 30) == [2]
 
@@ -100,10 +102,10 @@ def test_each_matrix_gets_its_type_and_no_others(kinds: list[str]) -> None:
 
 
 def test_a_file_is_named_by_what_holds_most_of_it() -> None:
-    assert recipe_of(UNITS, {u.name: "Q4_K" for u in UNITS}) == "Q4_K_M"
-    assert recipe_of(UNITS, {u.name: "F16" for u in UNITS}) == "Q8_0"
+    assert recipe_of(UNITS, {u.name: "Q4_K" for u in UNITS}).name == "Q4_K_M"
+    assert recipe_of(UNITS, {u.name: "F16" for u in UNITS}).name == "F16"
     mixed = {u.name: "Q8_0" if i < 12 else "Q4_K" for i, u in enumerate(UNITS)}
-    assert recipe_of(UNITS, mixed) == "Q8_0"
+    assert recipe_of(UNITS, mixed).name == "Q8_0"
 
 
 def test_the_matrices_of_a_model_and_their_types(demo_gguf: Path) -> None:
@@ -129,7 +131,7 @@ def ggml() -> Rounding:
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0", "Q3_K_S", "IQ4_NL", "F16"])
 def test_rounding_is_what_the_file_will_have(kind: str, demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
-    quantize(demo_gguf, out, kind, Options(pure=True))
+    quantize(demo_gguf, out, kind, QuantizeOptions(pure=True))
     before, after = ({t.name: t for t in read_gguf(p).tensors} for p in (demo_gguf, out))
     reader = {t.name: t for t in gguf.GGUFReader(out).tensors}
     rounding = ggml()
@@ -187,7 +189,7 @@ def test_where_nothing_was_measured_errors_of_rounding_are_the_loss() -> None:
 def measured(demo_gguf: Path) -> tuple[Fit, Sensitivity]:
     fit = Fit(demo_gguf)
     room = plan(demo_gguf, "Q5_0").tensor_bytes
-    return fit, fit.measure(room, calibration_text(), seconds=6, threads=1)
+    return fit, fit.measure(room, MeasureOptions(calibration_text(), seconds=6, threads=1))
 
 
 def test_what_is_written_is_what_was_allocated(
@@ -196,7 +198,7 @@ def test_what_is_written_is_what_was_allocated(
     fit, found = measured
     assert found.measured
     for name in ("Q3_K_M", "Q4_K_M", "Q5_0", "Q6_K", "Q8_0"):
-        preview, plain = fit.plain(name, found)
+        preview, plain = fit.plain(find_recipe(name), found)
         allocation = fit.allocate(preview.tensor_bytes, found)
         assert allocation
         assert allocation.tensor_bytes <= preview.tensor_bytes
@@ -206,7 +208,7 @@ def test_what_is_written_is_what_was_allocated(
     allocation = fit.allocate(preview.tensor_bytes - 100_000, found)
     assert allocation
     assert fit.preview(allocation).tensor_bytes == allocation.tensor_bytes
-    fit.write(allocation, out, notes={"memory": 7})
+    fit.write(allocation, out, QuantizeOptions(metadata={"turbopilot.quantize.fit.memory": 7}))
     header = read_gguf(out)
     types = {t.name: t.type_name for t in header.tensors}
     assert {n: types[n] for n in allocation.types} == dict(allocation.types)
@@ -251,8 +253,8 @@ def test_a_quantized_file_is_refused(demo_q4_0: Path) -> None:
 def test_a_short_text_and_a_short_time(demo_gguf: Path) -> None:
     fit = Fit(demo_gguf)
     with pytest.raises(QuantizationError, match="fewer than"):
-        fit.measure(10**6, "x = 1", seconds=5, threads=1)
-    found = fit.measure(10**6, calibration_text(), seconds=1e-6, threads=1)
+        fit.measure(10**6, MeasureOptions("x = 1", seconds=5, threads=1))
+    found = fit.measure(10**6, MeasureOptions(calibration_text(), seconds=1e-6, threads=1))
     assert not found.measured
     assert found.seconds_short > 1e-6
 

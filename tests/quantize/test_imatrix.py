@@ -199,7 +199,7 @@ def test_merged_is_as_if_read_at_once(demo_gguf: Path, tmp_path: Path) -> None:
         tokens = candidate.tokenize(TEXT)
         cut = len(candidate.text(tokens[: 2 * 96]))
     run(demo_gguf, first, chunks=2)
-    run(demo_gguf, second, text=TEXT[cut:], chunks=1, others=[read_imatrix(first)])
+    run(demo_gguf, second, text=TEXT[cut:], chunks=1, others=(read_imatrix(first),))
     run(demo_gguf, both, chunks=3)
     merged, whole = read_imatrix(second), read_imatrix(both)
     assert (merged.n_chunks, merged.datasets) == (3, ("code.py", "code.py"))
@@ -208,21 +208,20 @@ def test_merged_is_as_if_read_at_once(demo_gguf: Path, tmp_path: Path) -> None:
         assert merged.entries[name].sums == pytest.approx(entry.sums, rel=1e-5)
 
 
-def test_merging_the_old_form_and_experts() -> None:
+def test_merging_experts_with_one_count_for_all() -> None:
     def of(sums: list[list[float]], counts: list[int], chunk_size: int) -> Imatrix:
         entry = Entry(np.array(sums, np.float32), np.array(counts, np.int64))
         return Imatrix({"a": entry}, ("x",), 1, chunk_size)
 
-    old = of([[2.0, 4.0, 6.0, 8.0]], [2], 0)  # means 1 2 3 4 of two chunks
-    new = of([[10.0, 10.0], [0.0, 0.0]], [10, 0], 10)
-    merged = merge([old, new])
+    one = of([[20.0, 40.0, 60.0, 80.0]], [20], 10)
+    each = of([[10.0, 10.0], [0.0, 0.0]], [10, 0], 10)
+    merged = merge([one, each])
     entry = merged.entries["a"]
     assert (merged.chunk_size, merged.n_chunks) == (10, 3)
     assert entry.sums.tolist() == [[30.0, 50.0], [60.0, 80.0]]
     assert entry.counts.tolist() == [30, 20]
     for wrong in (
-        [],
-        [new, of([[1.0]], [1], 10)],
+        [each, of([[1.0]], [1], 10)],
         [of([[1.0] * 2] * 3, [1] * 3, 5), of([[1.0] * 3] * 2, [1] * 2, 5)],
     ):
         with pytest.raises(QuantizationError):

@@ -133,6 +133,6 @@ def test_what_cannot_be_gathered(demo_gguf: Path, tmp_path: Path) -> None:
     fails(InvalidInput, demo_gguf, tmp_path / "none" / "x.gguf", "no such folder")
     entry = Entry(np.ones((1, 3), np.float32), np.ones(1, np.int64))
     other = Imatrix({"blk.0.attn_q.weight": entry}, ("x",), 1, 512)
-    fails(QuantizationError, demo_gguf, out, "3 columns", others=[other])
+    fails(QuantizationError, demo_gguf, out, "3 columns", others=(other,))
     (tmp_path / "short.gguf").write_bytes(demo_gguf.read_bytes()[:-5000])
     fails(CorruptModel, tmp_path / "short.gguf", out, "outside")

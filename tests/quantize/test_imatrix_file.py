@@ -1,4 +1,4 @@
-"""Importance matrices' files: both forms, what is damaged, and whose they are."""
+"""Importance matrices' files: what is damaged, and whose they are."""
 
 from __future__ import annotations
 
@@ -38,17 +38,6 @@ def made() -> Imatrix:
     )
 
 
-def legacy(
-    entries: dict[str, tuple[int, list[float]]], trailer: bytes | None = None, n: int | None = None
-) -> bytes:
-    data = struct.pack("<i", len(entries) if n is None else n)
-    for name, (n_chunks, values) in entries.items():
-        data += struct.pack("<i", len(name.encode())) + name.encode()
-        data += struct.pack("<ii", n_chunks, len(values))
-        data += struct.pack(f"<{len(values)}f", *values)
-    return data + (struct.pack("<ii", 20, 7) + b"old.txt" if trailer is None else trailer)
-
-
 def same(a: Imatrix, b: Imatrix) -> bool:
     return (a.datasets, a.n_chunks, a.chunk_size) == (b.datasets, b.n_chunks, b.chunk_size) and (
         {n: (e.sums.tobytes(), e.sums.shape, e.counts.tolist()) for n, e in a.entries.items()}
@@ -58,12 +47,12 @@ def same(a: Imatrix, b: Imatrix) -> bool:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    write_imatrix(path, made(), {"turbopilot.imatrix.model": "m.gguf", "turbopilot.n": 7})
+    write_imatrix(path, made(), {"turbopilot.imatrix.model": "m.gguf"})
     assert same(read_imatrix(path), made())
     header = read_gguf(path)
     assert list(header.metadata) == [
         "general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size",
-        "turbopilot.imatrix.model", "turbopilot.n",
+        "turbopilot.imatrix.model",
     ]  # fmt: skip
     assert [(t.name, t.shape, t.type_name) for t in header.tensors] == [
         ("blk.0.attn_q.weight.in_sum2", (8,), "F32"),
@@ -86,17 +75,6 @@ def test_means_are_llama_quantizes() -> None:
     )
 
 
-def test_the_old_form(tmp_path: Path) -> None:
-    path = tmp_path / "x.dat"
-    path.write_bytes(legacy({"a": (20, [20.0, 40.0]), "b": (0, [3.0])}))
-    imatrix = read_imatrix(path)
-    assert (imatrix.datasets, imatrix.n_chunks, imatrix.chunk_size) == (("old.txt",), 20, 0)
-    assert {n: m.tolist() for n, m in imatrix.means().items()} == {"a": [1.0, 2.0], "b": [3.0]}
-    for trailer in (b"", struct.pack("<i", 20), struct.pack("<ii", 20, 0)):
-        path.write_bytes(legacy({"a": (20, [20.0])}, trailer))
-        assert read_imatrix(path).datasets == ()
-
-
 def refused(path: Path, data: bytes, *words: str, error: type[InvalidInput] = InvalidInput) -> None:
     path.write_bytes(data)
     with pytest.raises(error) as e:
@@ -112,49 +90,27 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
     padding = -(4 * 3) % 32  # after the last tensor, which nobody needs
     for n in range(len(whole) - padding):
         refused(tmp_path / "cut.gguf", whole[:n])
-    old = legacy({"a": (20, [20.0, 40.0]), "blk.0.b.weight": (1, [3.0])})
-    fine = len(old) - 15, len(old) - 11  # no trailer, as very old ones; no dataset
-    for n in set(range(len(old))) - set(fine):
-        refused(tmp_path / "cut.dat", old[:n])
 
 
 def test_every_byte_of_a_file_may_be_wrong(tmp_path: Path) -> None:
     """No change of a byte brings anything but a matrix or one of our errors."""
     write_imatrix(tmp_path / "whole.gguf", made())
-    for whole in ((tmp_path / "whole.gguf").read_bytes(), legacy({"a": (20, [20.0, 40.0])})):
-        path = tmp_path / "bent"
-        for i in range(len(whole)):
-            path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
-            try:
-                read_imatrix(path).means()
-            except InvalidInput as e:
-                assert str(path) in str(e)  # noqa: PT017 — many changes do no harm
+    whole, path = (tmp_path / "whole.gguf").read_bytes(), tmp_path / "bent"
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
+        try:
+            read_imatrix(path).means()
+        except InvalidInput as e:
+            assert str(path) in str(e)  # noqa: PT017 — many changes do no harm
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", []),
-        (b"hello, this is text", ["is no importance matrix"]),
-        (legacy({}), ["is no importance matrix"]),
-        (legacy({"a": (1, [1.0])}, n=2**31 - 1), ["is no importance matrix"]),
-        (legacy({"a": (1, [1.0])}, n=-1), ["is no importance matrix"]),
-        (legacy({"": (1, [1.0])}), ["the name of entry 1 of 1 has 0 bytes"]),
-        (legacy({"a": (1, [])}), ["a has 0 values"]),
-        (legacy({"a": (-1, [1.0])}), ["a has 1 values of -1 chunks"]),
-        (legacy({"abc": (1, [1.0, float("nan")])}), ["abc", "not finite"]),
-        (legacy({"abc": (1, [1.0, float("inf")])}), ["abc", "not finite"]),
-        (legacy({"abc": (1, [1.0, -1.0])}), ["abc", "negative"]),
-        (legacy({"abc": (1, [1.0])}, struct.pack("<ii", 20, 2**31 - 1)), ["ends inside"]),
-        (legacy({"abc": (1, [1.0])}, struct.pack("<ii", 20, -5)), ["ends inside"]),
-        (legacy({"abc": (1, [1.0])}, struct.pack("<ii", 20, 0) + b"x"), ["bytes follow"]),
-        (b"\1\0\0\0\xff\xff\xff\x7f" + bytes(40), ["ends inside the name of entry 1"]),
-        (b"\1\0\0\0\2\0\0\0\xff\xfe\1\0\0\0\1\0\0\0\0\0\0\0", ["is no text"]),
-        (legacy({"a": (1, [1.0])}, n=2)[:21] + legacy({"a": (1, [1.0])})[4:], ["a stands twice"]),
-    ],
-)
-def test_old_files_that_lie(tmp_path: Path, data: bytes, words: list[str]) -> None:
-    refused(tmp_path / "x.dat", data, *words)
+def test_an_old_dat_file_says_how_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "old.dat"
+    # i32 entries, each i32 length, name, i32 chunks, i32 values, values
+    path.write_bytes(struct.pack("<ii1siiff", 1, 1, b"a", 20, 2, 20.0, 40.0))
+    with pytest.raises(InvalidInput, match=r"old\.dat: .*older \.dat files are not read") as e:
+        read_imatrix(path)
+    assert "llama-imatrix --in-file old.dat -o old.gguf" in e.value.hint
 
 
 Change = Callable[[gguf.GGUFWriter], None]
@@ -174,6 +130,7 @@ def tensors(**named: np.ndarray) -> Change:
     [
         ({}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_count"]),
         ({"n": 1}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size"]),
+        ({"n": 1, "c": 0}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size is 0"]),
         ({"n": 1, "c": 1}, tensors(a__weight=ONE), ["holds no importance matrix"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE), ["a.counts is missing"]),
         ({"n": 1, "c": 1}, tensors(a__counts=ONE), ["a.in_sum2 is missing"]),
@@ -215,7 +172,6 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     entry = Entry(np.ones((1, 2), np.float32), np.ones(1, np.int64))
     for imatrix in (
         Imatrix({}, ("x",), 1, 512),
-        Imatrix({"a": entry}, ("x",), 1, 0),
         Imatrix({"a" * 56: entry}, ("x",), 1, 512),
     ):
         with pytest.raises(QuantizationError):

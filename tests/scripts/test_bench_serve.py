@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from turbopilot.app.resolve import resolve_gguf
+from turbopilot.base.progress import Reporter
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -280,7 +281,7 @@ def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
     save_trace(session, tmp_path / "trace.json")
     found = tmp_path / "found.json"
     done = run_script(
-        "scripts/bench_serve.py", str(resolve_gguf(None)), "--tiny", "--rounds", "1",
+        "scripts/bench_serve.py", str(resolve_gguf(None, Reporter())), "--tiny", "--rounds", "1",
         "--trace", str(tmp_path / "trace.json"), "--json", str(found),
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr  # 1: a target was missed

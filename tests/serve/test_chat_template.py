@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from serve.llama.facts import chat_template
 from serve.prompt.chat_template import ChatTemplate, Message
-from turbopilot.catalog import MODELS, find, recognize
+from serve.settings import ServerOptions
+from turbopilot.catalog import MODELS, find, known_template, recognize
+from turbopilot.commands.serve_models import Wanted, resolve_models
+from turbopilot.formats.gguf.edit import set_metadata
+from turbopilot.formats.gguf.file import read_gguf
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
@@ -38,9 +46,9 @@ def test_stablecode() -> None:
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m.chat_template], ids=lambda m: m.alias)
 def test_an_old_file_is_recognized(model: object) -> None:
-    from turbopilot.catalog import Model
+    from turbopilot.catalog import KnownModel
 
-    assert isinstance(model, Model)
+    assert isinstance(model, KnownModel)
     assert model.old_bin
     assert recognize(model.old_bin.file.removesuffix(".bin")) == model
 
@@ -52,3 +60,18 @@ def test_nothing_is_recognized_in_other_names() -> None:
     starcoder = find("starcoder")
     assert starcoder
     assert recognize("anything", starcoder.url + "/") == starcoder
+
+
+def test_a_file_without_a_template_gets_that_of_its_model(demo_gguf: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copy(demo_gguf, tmp_path / "a.gguf"))
+    wizard = find("wizardcoder-15b")
+    assert wizard
+    assert known_template(read_gguf(file)) == ""
+    set_metadata(file, {"general.name": "WizardCoder-15B-V1.0-tuned"})
+    (served,) = resolve_models([Wanted("", str(file))], None)
+    assert served.chat_template == wizard.chat_template
+    options = ServerOptions(demo_gguf).of(served)
+    assert options.model.chat_template == wizard.chat_template
+    assert chat_template(read_gguf(file), wizard.chat_template) == wizard.chat_template
+    set_metadata(file, {"tokenizer.chat_template": "own"})
+    assert chat_template(read_gguf(file), wizard.chat_template) == "own"

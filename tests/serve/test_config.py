@@ -334,6 +334,6 @@ def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Pat
 def test_a_model_alone_is_tried_whatever_it_takes(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.models.configured.total_bytes", lambda: 10**6)
+    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)
     pool = make_pool(ServerOptions(demo_gguf, more=(NamedModel("b", demo_gguf),)), ignore)
     assert [m.loadable.n_bytes for m in pool._models] == [750_000] * 2

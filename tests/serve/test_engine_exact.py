@@ -104,7 +104,7 @@ def test_greedy_is_llama_cpps_own(
     helped: bool,
 ) -> None:
     """With and without guesses and the store; what was asked before and what is typed along is asked again."""
-    monkeypatch.setattr("serve.llama.facts.SPLIT_SHARE", 10**12 if pooled else 1)
+    monkeypatch.setattr("turbopilot.llama.footprint.SPLIT_SHARE", 10**12 if pooled else 1)
     decoder, report = load(demo_gguf, ModelOptions(threads=1, ctx=N_CTX, n_batch=128, n_seq=n_seq))
     assert report.is_split is (not pooled)
     stored = 64 * 2**20 if helped else 0

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from serve.llama.facts import (
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.footprint import (
     MOST_PREFIX_BYTES,
-    Layout,
+    KvLayout,
     choose_layout,
     choose_prefix_cache,
     kv_bytes_per_token,
 )
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.geometry import header_geometry
 
 GB = 10**9
 
@@ -22,7 +23,7 @@ GB = 10**9
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the machine has; a test changes it."""
     size = [64 * GB]
-    monkeypatch.setattr("serve.llama.facts.total_bytes", lambda: size[0])
+    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: size[0])
     return size
 
 
@@ -34,19 +35,19 @@ def test_kv_bytes_of_a_token(demo_gguf: Path) -> None:
 
 
 def test_sequences_lie_apart_where_memory_is_plentiful(demo_gguf: Path, memory: list[int]) -> None:
-    header = read_gguf(demo_gguf)
-    assert choose_layout(header, 1000, None, "f16") == Layout(4, is_split=True)
-    assert Layout(4, is_split=True).n_cells(1000) == 4 * 1024
+    geometry = header_geometry(read_gguf(demo_gguf))
+    assert choose_layout(geometry, 1000, None, "f16") == KvLayout(4, is_split=True)
+    assert KvLayout(4, is_split=True).n_cells(1000) == 4 * 1024
     memory[0] = 3 * 1000 * 4096 * 20 - 1
-    assert choose_layout(header, 1000, None, "f16") == Layout(4, is_split=False)
-    assert Layout(4, is_split=False).n_cells(1000) == 1000
-    assert choose_layout(header, 1000, 1, "f16") == Layout(1, is_split=False)
+    assert choose_layout(geometry, 1000, None, "f16") == KvLayout(4, is_split=False)
+    assert KvLayout(4, is_split=False).n_cells(1000) == 1000
+    assert choose_layout(geometry, 1000, 1, "f16") == KvLayout(1, is_split=False)
 
 
 def test_prefixes_take_a_share_of_what_is_left(demo_gguf: Path, memory: list[int]) -> None:
-    header = read_gguf(demo_gguf)
-    assert choose_prefix_cache(header, GB) == MOST_PREFIX_BYTES
+    weights = read_gguf(demo_gguf).tensor_bytes
+    assert choose_prefix_cache(weights + GB) == MOST_PREFIX_BYTES
     memory[0] = 3 * GB
-    assert choose_prefix_cache(header, GB) == (2 * GB - header.tensor_bytes) // 16
+    assert choose_prefix_cache(weights + GB) == (2 * GB - weights) // 16
     memory[0] = GB + 300_000_000
-    assert choose_prefix_cache(header, GB) == 0
+    assert choose_prefix_cache(weights + GB) == 0

@@ -106,7 +106,7 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     case = InProcess(hub, tmp_path / "cache", tmp_path / "to", monkeypatch)
     clock = types.SimpleNamespace(sleep=case.waits.append)
-    monkeypatch.setattr("turbopilot.hub.retry.sleep", case.waits.append)
+    monkeypatch.setattr("turbopilot.hub.client.sleep", case.waits.append)
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)  # its own waits before a HEAD
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("HF_TOKEN", raising=False)

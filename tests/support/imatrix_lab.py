@@ -10,16 +10,25 @@ import gguf
 import numpy as np
 
 from converters import convert
-from quantize.imatrix import GatherReport, gather
+from quantize.imatrix import GatherOptions, GatherReport, gather
 from tests.support.tiny import stdlib_files, tiny_checkpoint
+from turbopilot.base.progress import Progress, silent
 
 TEXT = "".join(p.read_text("utf-8", errors="replace") for p in stdlib_files(20_000))
 N_EXPERTS, N_USED = 4, 2
 
 
-def run(model: Path, output: Path, text: str = TEXT, **options: Any) -> GatherReport:
+def run(
+    model: Path,
+    output: Path,
+    text: str = TEXT,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> GatherReport:
     options = {"dataset": "code.py", "chunks": 3, "chunk_size": 96, "threads": 1, **options}
-    return gather(model, output, text, **options)
+    return gather(model, output, text, GatherOptions(**options), force=force, progress=progress)
 
 
 def mixture(folder: Path) -> Path:

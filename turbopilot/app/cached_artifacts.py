@@ -1,30 +1,40 @@
-"""Files that one verb makes on the way to another and keeps: imported, converted and quantized models.
+"""Files that one verb makes for another and keeps: imported, converted and quantized models, importance matrices.
 
-Each is made once, under a name that says what it was made from; a source that changes makes another. What
-is in the cache folder can be deleted at any time: it is made again.
+Each is made once, under a name that says what it was made from; a changed source makes another. The cache folder can
+be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from turbopilot.base.errors import TurboPilotError
+from turbopilot.base.progress import Reporter
+from turbopilot.base.sizes import size
 from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.split import siblings
-from turbopilot.render import console
 
-Notify = Callable[[str], None]
 DEFAULT_TEXT = "turbopilot calibration text"
-"""The name of what comes with the program, in a matrix's file."""
+"""The name of the bundled text in a matrix's file."""
 DEFAULT_CHUNKS = 100
-"""Chunks of it that are read: enough for a matrix that more text hardly changes, few enough for a person's patience."""
+"""Chunks of it that are read: more text hardly changes the matrix."""
+_OLD_MAGIC = b"lmgg"  # 0x67676d6c: ggml's files from before GGUF
+_DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter writes itself
+
+
+def is_old(path: Path) -> bool:
+    """Report whether a file begins as a ggml `.bin` of the original TurboPilot; imports no converter."""
+    try:
+        with path.open("rb") as f:
+            return f.read(len(_OLD_MAGIC)) == _OLD_MAGIC
+    except OSError:
+        return False
 
 
 def cache_folder() -> Path:
-    """Where files that can be made again are kept: $TURBOPILOT_CACHE, or the user's cache folder."""
+    """Return the folder of files that can be made again: $TURBOPILOT_CACHE, or one in the user's cache."""
     if explicit := os.environ.get("TURBOPILOT_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or (
@@ -34,12 +44,12 @@ def cache_folder() -> Path:
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:
-    """Where something made of a model goes: codegen-f16.gguf → codegen-q4_0.gguf in its folder, a name's in this one.
+    """Return where a file made of a model goes: beside it, as codegen-f16.gguf → codegen-q4_0.gguf.
 
     Args:
-        source: what the person typed.
+        source: what was typed; if it is a name and not a path, the current folder is taken.
         path: the GGUF that it is.
-        suffix: of the name, as "q4_0" or "imatrix".
+        suffix: as "q4_0" or "imatrix".
     """
     if not Path(source).expanduser().is_file():
         return Path(f"{Path(source.partition(':')[0]).name}-{suffix}.gguf")
@@ -51,8 +61,8 @@ def beside(source: str, path: Path, suffix: str) -> Path:
     return path.with_name(f"{stem}-{suffix}.gguf")
 
 
-def fingerprint(*files: Path) -> str:
-    """Changes where a file does: of paths, sizes and times, since hashing gigabytes at every start would be felt."""
+def _fingerprint(*files: Path) -> str:
+    """Digest paths, sizes and times: hashing gigabytes at every start would be felt."""
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(files):
         stat = file.stat()
@@ -61,35 +71,35 @@ def fingerprint(*files: Path) -> str:
 
 
 def imported(
-    old: Path, *, model_type: str = "", tokenizer: Path | None = None, notify: Notify
+    old: Path, reporter: Reporter, *, model_type: str = "", tokenizer: Path | None = None
 ) -> Path:
-    """The GGUF of an old ggml file, beside it, or in the cache folder where that cannot be written.
+    """Return the GGUF of an old ggml file, beside it, or in the cache folder if its own cannot be written.
 
     Raises:
         TurboPilotError: see `converters.convert`.
     """
-    beside = old.with_name(old.name + ".gguf")
-    elsewhere = cache_folder() / f"{old.stem}-{fingerprint(old)}.gguf"
-    for path in (beside, elsewhere):
+    near = old.with_name(old.name + ".gguf")
+    elsewhere = cache_folder() / f"{old.stem}-{_fingerprint(old)}.gguf"
+    for path in (near, elsewhere):
         if path.is_file() and _is_of(path, old):
             return path
-    target = beside if os.access(old.parent, os.W_OK) else elsewhere
+    target = near if os.access(old.parent, os.W_OK) else elsewhere
     from converters import convert
 
-    notify(f"{old} is an old ggml file: importing it once, to {target}")
+    reporter.notify(f"{old} is an old ggml file: importing it once, to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # made of what the old file was before
-    with console.progress("import") as progress:
+    target.unlink(missing_ok=True)  # of an earlier state of the old file
+    with reporter.progress("import") as progress:
         report = convert(old, target, model_type=model_type, tokenizer=tokenizer, progress=progress)
-    notify(
-        f"imported {console.size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, "
-        f"{report.dtype}, every block as it was"
+    reporter.notify(
+        f"imported {size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, {report.dtype}, "
+        "every block as it was"
     )
     return target
 
 
 def _is_of(path: Path, old: Path) -> bool:
-    """Whether a file was made of this old one, since that was last written."""
+    """Report whether a file was made of this old one, since that was last written."""
     from turbopilot.formats.gguf.file import read_gguf
 
     try:
@@ -99,42 +109,35 @@ def _is_of(path: Path, old: Path) -> bool:
     return made_of == [old.name] and path.stat().st_mtime_ns >= old.stat().st_mtime_ns
 
 
-def converted(folder: Path, type_name: str, *, name: str, notify: Notify) -> Path:
-    """A checkpoint as a GGUF of a type, in the cache folder.
-
-    Args:
-        folder: of the checkpoint.
-        type_name: F16, Q8_0, or any of the quantizer's.
-        name: what the file is called by.
-        notify: hears what is made, before it is.
+def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) -> Path:
+    """Return a checkpoint as a GGUF of a type (the converter's or the quantizer's) in the cache folder.
 
     Raises:
         TurboPilotError: see `converters.convert` and `quantize.quantize`.
     """
     sources = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    stem = f"{name}-{fingerprint(*sources)}"
+    stem = f"{name}-{_fingerprint(*sources)}"
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
     if target.is_file():
         return target
     from converters import convert
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    direct = type_name.lower() in ("f32", "f16", "bf16", "q8_0")
-    whole = target if direct else cache_folder() / f"{stem}-f16.gguf"
+    is_direct = type_name.lower() in _DIRECT
+    whole = target if is_direct else cache_folder() / f"{stem}-f16.gguf"
     kept = whole.is_file()
     if not kept:
-        notify(f"converting {name} to {whole}")
-        with console.progress("convert") as progress:
-            convert(
-                folder, whole, dtype=type_name if direct else "f16", name=name, progress=progress
-            )
-    if direct:
+        reporter.notify(f"converting {name} to {whole}")
+        dtype = type_name if is_direct else "f16"
+        with reporter.progress("convert") as progress:
+            convert(folder, whole, dtype=dtype, name=name, progress=progress)
+    if is_direct:
         return target
     from quantize import quantize
 
-    notify(f"quantizing {name} to {target}")
+    reporter.notify(f"quantizing {name} to {target}")
     try:
-        with console.progress("quantize") as progress:
+        with reporter.progress("quantize") as progress:
             quantize(whole, target, type_name, progress=progress)
     finally:
         if not kept:
@@ -144,39 +147,35 @@ def converted(folder: Path, type_name: str, *, name: str, notify: Notify) -> Pat
 
 def gathered(
     model: Path,
+    reporter: Reporter,
     *,
     seconds: float = 0,
     threads: int = 0,
     n_gpu_layers: int | None = None,
-    notify: Notify = console.info,
 ) -> Path:
-    """An importance matrix of a model over the bundled code, in the cache folder.
-
-    Args:
-        model: the GGUF.
-        seconds: stop after about so long; 0 for all of the default's chunks.
-        threads: 0 means all cores.
-        n_gpu_layers: layers on the GPU; None is all where there is one.
-        notify: hears what is made, before it is.
+    """Return an importance matrix of a GGUF over the bundled code, in the cache folder; for limits see `gather`.
 
     Raises:
         TurboPilotError: see `quantize.imatrix.gather`.
     """
-    target = cache_folder() / f"{model.stem}-{fingerprint(model)}-imatrix.gguf"
+    target = cache_folder() / f"{model.stem}-{_fingerprint(model)}-imatrix.gguf"
     if target.is_file():
-        notify(f"importance matrix: {target}")
+        reporter.notify(f"importance matrix: {target}")
         return target
-    from quantize.imatrix import gather
+    from quantize.imatrix import GatherOptions, gather
     from turbopilot.corpus import calibration_text
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    notify(f"gathering an importance matrix, once: {target}")
-    with console.progress("imatrix") as progress:
-        report = gather(
-            model, target, calibration_text(), dataset=DEFAULT_TEXT, chunks=DEFAULT_CHUNKS, seconds=seconds,
-            threads=threads, n_gpu_layers=n_gpu_layers, progress=progress,
-        )  # fmt: skip
-    notify(
-        f"gathered from {report.n_chunks * report.chunk_size:,} tokens in {report.seconds:.0f} s"
-    )
+    reporter.notify(f"gathering an importance matrix, once: {target}")
+    with reporter.progress("imatrix") as progress:
+        options = GatherOptions(
+            DEFAULT_TEXT,
+            DEFAULT_CHUNKS,
+            seconds=seconds,
+            threads=threads,
+            n_gpu_layers=n_gpu_layers,
+        )
+        report = gather(model, target, calibration_text(), options, progress=progress)
+    n_tokens = report.n_chunks * report.chunk_size
+    reporter.notify(f"gathered from {n_tokens:,} tokens in {report.seconds:.0f} s")
     return target

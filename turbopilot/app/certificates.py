@@ -1,4 +1,4 @@
-"""What `inspect` and `serve` say of a file's certificate."""
+"""What `inspect` and `serve` report of a model file's certificate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from turbopilot.app.cached_artifacts import cache_folder
+from turbopilot.base.progress import Reporter
 from turbopilot.formats.gguf.certificate import (
     SENTENCES,
     Certificate,
@@ -17,23 +18,22 @@ from turbopilot.formats.gguf.certificate import (
 )
 from turbopilot.formats.gguf.edit import in_hub_cache
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.render import console
 
 _WIDE = 80  # characters of a text of the certificate that are shown
 _RAN = ("torch", "transformers", "llama-cpp-python")
 
 
-def state_of(path: Path) -> State:
-    """Whether the certificate still holds: reads the whole file, under a progress bar, where there is one."""
+def state_of(path: Path, reporter: Reporter) -> State:
+    """Report whether the certificate still holds; reads the whole file if there is one."""
     header = read_gguf(path)
     if read(header) is None:
         return "none"
-    with console.progress("check") as progress:
+    with reporter.progress("check") as progress:
         return check(header, progress)
 
 
 def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[str, str]]:
-    """The certificate for a person, as labels and texts."""
+    """Yield the certificate for people, as labels and texts."""
     c = certificate
     if state != "valid":
         yield "verified", f"no longer: {SENTENCES[state]}: {_command(path)}"
@@ -45,18 +45,18 @@ def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[
         yield "", f"tensors and metadata are {SENTENCES[state]}"
 
 
-def at_start(path: Path) -> str:
-    """A line for the start of the server; "" where there is nothing to say.
+def at_start(path: Path, reporter: Reporter) -> str:
+    """Return a line for the start of the server; "" if there is nothing to report.
 
-    Reads the header alone where there is no certificate, or where the file was read before and not written since.
+    Reads only the header if there is no certificate, or if the file has not changed since its last check.
     """
     header = read_gguf(path)
     certificate = read(header)
     if certificate is None:
-        # What this program made for itself, on the way, nobody asked to have verified.
+        # Nobody asked to have cached artifacts verified.
         ours = path.resolve().is_relative_to(cache_folder().resolve())
         return "" if ours else f"not verified: {_command(path)}"
-    with console.progress("check") as progress:
+    with reporter.progress("check") as progress:
         found = remembered_digests(header, cache_folder(), progress)
     state = judge(certificate, found)
     if state != "valid":
@@ -67,7 +67,7 @@ def at_start(path: Path) -> str:
 
 
 def _command(path: Path) -> str:
-    # What lies in the Hub's cache can be verified, but not written.
+    # Files in the Hub's cache can be verified, but not written.
     sign = "" if in_hub_cache(path) else " --sign"
     return f"turbopilot verify {path} --against CHECKPOINT{sign}"
 
@@ -86,6 +86,6 @@ def _figures(c: Certificate) -> str:
 
 
 def _short(text: str) -> str:
-    """On one line, and not too long; the console shows what drives terminals harmlessly."""
+    """Shorten to one line; the console escapes terminal codes."""
     line = " ".join(text.split())
     return line if len(line) <= _WIDE else f"{line[:_WIDE]}…"

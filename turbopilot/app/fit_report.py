@@ -1,4 +1,4 @@
-"""What `turbopilot quantize --fit` found out: values only."""
+"""Results of `turbopilot quantize --fit`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from quantize.fit import Sensitivity
     from turbopilot.bench import Divergence, Memory, Setup
 
-# What `serve` has beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
+# Bytes of `serve` beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
 # difference of the two on one model, 35 MB.
 SERVER: Final = 36_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Where the memory goes. Bytes.
+    """Where the memory goes, in bytes.
 
     Attributes:
         total: that the process may take.
@@ -44,8 +44,8 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A file, or one that could be.
+class FitRow:
+    """The fitted file, or a plain type beside it.
 
     Attributes:
         name: of its type.
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def measured_footprint(self) -> int | None:
-        """Bytes of the whole process, as it ran; what is on a GPU is counted with it."""
+        """Bytes of the whole process, as it ran; GPU memory is included."""
         if self.memory is None:
             return None
         return self.memory.needed + sum(self.memory.devices.values()) + SERVER
@@ -75,22 +75,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """What was made, and what else would have fitted.
+    """The file that was written, and the plain types that also fit, those that lose least first.
 
-    Attributes:
-        path: the file.
-        budget: where the memory goes.
-        setup: what it was made for.
-        sensitivity: how it was found.
-        fitted: the file.
-        plain: types that also fit, those that lose least first.
-        seconds: that writing it took.
+    `seconds` is what writing it took.
     """
 
     path: Path
     budget: Budget
     setup: Setup
     sensitivity: Sensitivity
-    fitted: Row
-    plain: tuple[Row, ...]
+    fitted: FitRow
+    plain: tuple[FitRow, ...]
     seconds: float

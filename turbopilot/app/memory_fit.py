@@ -1,74 +1,65 @@
 """`turbopilot quantize --fit`: from a budget of memory to a file, and to what it really takes and loses.
 
-The whole process counts: what it takes beside the weights is asked of llama.cpp, and what is left is theirs.
+The whole process counts: llama.cpp is asked what it takes beside the weights, and the rest is theirs.
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from turbopilot.app.fit_report import SERVER, Budget, FitReport, Row
-from turbopilot.app.trial_run import Judge
+from quantize import RECIPES, Preview, QuantizeOptions, QuantizeReport, quantize
+from quantize.fit import CANDIDATES, Allocation, Fit, MeasureOptions
+from turbopilot.app.cached_artifacts import cache_folder
+from turbopilot.app.fit_report import SERVER, Budget, FitReport, FitRow
+from turbopilot.app.importance import MATRIX_SECONDS, matrix_file
+from turbopilot.app.trial_run import TrialRuns
+from turbopilot.base.atomic import check_output
 from turbopilot.base.errors import InvalidInput, QuantizationError, TurboPilotError, did_you_mean
-from turbopilot.render import console
-
-if TYPE_CHECKING:
-    from quantize import Preview, QuantizeReport
-    from quantize.fit import Allocation, Fit, Sensitivity
-    from turbopilot.bench import Setup
+from turbopilot.base.progress import Reporter
+from turbopilot.base.sizes import size
+from turbopilot.bench import Setup, planned
+from turbopilot.catalog.prompt_speed import PROMPT_SPEED
+from turbopilot.corpus import calibration_text
+from turbopilot.formats.gguf.quantization import PREFIX
 
 # Not offered beside it: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
-# Percent of F16's speed on a prompt, below which a type is not chosen unless it is asked for.
+# Percent of F16's speed on a prompt, below which a type is chosen only if it is asked for.
 _SLOW: Final = 60
-# What a process takes differs by this many bytes from one run to the next: what is offered must do next time, too.
+# Bytes by which a process differs from one run to the next: the size that is offered must do next time, too.
 _VARIES: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class FitRequest:
     """What is asked for.
 
     Attributes:
         memory: bytes that the whole process may take.
         setup: how the file will be served.
         candidates: types to choose from.
-        imatrix: an importance matrix.
+        imatrix: the file of an importance matrix, "auto" or "none".
         seconds: for measuring sensitivities; 0 goes by errors of rounding alone.
-        check: run what was made, and measure it.
+        is_quick: run neither the model nor what was made of it.
         compare: so many of the plain types that fit are made too, measured and deleted.
-        threads: 0 means all cores.
-        force: overwrite the output.
-        cache: folder where digests are remembered.
     """
 
     memory: int
     setup: Setup
     candidates: tuple[str, ...]
-    imatrix: Path | None
+    imatrix: str
     seconds: float
-    check: bool
+    is_quick: bool
     compare: int
-    threads: int
-    force: bool
-    cache: Path
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """The types of `--types`, or all but those that make prompts slow.
-
-    Raises:
-        InvalidInput: one of them is none that --fit chooses from.
-    """
-    from quantize.fit import CANDIDATES
-    from turbopilot.catalog.prompt_speed import PROMPT_SPEED
-
+    """Parse `--types`; by default all types but those that make prompts slow."""
     if not text:
         return tuple(t for t in CANDIDATES if PROMPT_SPEED.get(t, 100) >= _SLOW)
     found = tuple(dict.fromkeys(t.strip().upper() for t in text.split(",") if t.strip()))
@@ -80,164 +71,156 @@ def candidates(text: str) -> tuple[str, ...]:
     return found
 
 
-def make(source: Path, output: Path, wish: Wish) -> FitReport:
-    """Measure, allocate, write, and measure again.
+def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
+    """What `make_fit` would do with each tensor; raises the same."""
+    measured = _MemoryFit(source, request, reporter)
+    return measured.fit.preview(measured.allocation())
+
+
+def make_fit(
+    source: Path, output: Path, request: FitRequest, reporter: Reporter, *, force: bool = False
+) -> FitReport:
+    """Make `output` of a float GGUF, and run it and the best plain types that fit.
 
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
     """
-    fit, budget, found = _measured(source, wish)
-    with Judge(source, wish.setup, kl=found.measured) as judge:
-        written, fitted, budget = _written(fit, found, output, budget, wish, judge)
-        plain = _plain(fit, found, budget)
-        for i, row in enumerate(plain[: wish.compare if wish.check else 0]):
-            plain[i] = _tried(fit, row, output, judge, wish.threads)
-    return FitReport(output, budget, wish.setup, found, fitted, tuple(plain), written.seconds)
+    check_output(output, force=force, inputs=(source,))  # before the long work
+    return _MemoryFit(source, request, reporter).make(output, force=force)
 
 
-def preview(source: Path, wish: Wish) -> Preview:
-    """What `make` would do with each tensor.
+class _MemoryFit:
+    """A model, measured, and a budget to fit it into."""
 
-    Raises:
-        QuantizationError: nothing fits, or llama.cpp failed.
-    """
-    fit, budget, found = _measured(source, wish)
-    return fit.preview(_allocated(fit, budget.room, found))
-
-
-def _measured(source: Path, wish: Wish) -> tuple[Fit, Budget, Sensitivity]:
-    """All that an allocation needs."""
-    from quantize.fit import Fit
-    from turbopilot.bench import planned
-    from turbopilot.corpus import calibration_text
-
-    fit = Fit(source, wish.imatrix, wish.candidates)
-    beside = planned(source, wish.setup)
-    buffers = beside.buffers
-    budget = Budget(wish.memory, beside.now + SERVER, buffers.kv, buffers.compute + buffers.output)
-    _refuse(source, fit, budget, wish.setup)
-    with console.progress("measure") as progress:
-        found = fit.measure(
-            budget.room, calibration_text(), seconds=wish.seconds, threads=wish.threads,
-            n_gpu_layers=wish.setup.n_gpu_layers, progress=progress,
+    def __init__(self, source: Path, request: FitRequest, reporter: Reporter) -> None:
+        setup = request.setup
+        self.request, self.reporter = request, reporter
+        self.threads = setup.n_threads or 0
+        seconds = 0 if request.is_quick else request.seconds
+        matrix = matrix_file(
+            request.imatrix, source, reporter, seconds=seconds / 2 or MATRIX_SECONDS,
+            threads=self.threads, n_gpu_layers=setup.n_gpu_layers,
         )  # fmt: skip
-    return fit, budget, found
+        self.fit = Fit(source, matrix, request.candidates)
+        beside = planned(self.fit.header, setup)
+        buffers = beside.buffers
+        self.budget = Budget(
+            request.memory, beside.now + SERVER, buffers.kv, buffers.compute + buffers.output
+        )
+        self._refuse()
+        options = MeasureOptions(calibration_text(), seconds, self.threads, setup.n_gpu_layers)
+        with reporter.progress("measure") as progress:
+            self.found = self.fit.measure(self.budget.room, options, progress)
 
+    def make(self, output: Path, *, force: bool) -> FitReport:
+        request, found = self.request, self.found
+        with tempfile.TemporaryDirectory(prefix="turbopilot-fit-") as folder:
+            runs = TrialRuns(
+                self.fit.source, request.setup, Path(folder), self.reporter, found.measured
+            )
+            written, fitted = self._written(output, runs, force=force)
+            plain = self._plain()
+            for i, row in enumerate(plain[: 0 if request.is_quick else request.compare]):
+                plain[i] = self._tried(row, output, runs)
+        return FitReport(
+            output, self.budget, request.setup, found, fitted, tuple(plain), written.seconds
+        )
 
-def _refuse(source: Path, fit: Fit, budget: Budget, setup: Setup) -> None:
-    if fit.smallest <= budget.room:
-        return
-    smallest = fit.smallest + budget.beside
-    hints = [f"the smallest that can be made needs --fit {_typed(smallest + _VARIES)}"]
-    if setup.cache_type == "F16" and budget.kv > budget.total // 20:
-        hints.append(f"--cache-type q8_0 saves {console.size(budget.kv * 15 // 32)}")
-    if setup.n_ctx > 512 and budget.kv > budget.total // 20:
-        hints.append(f"--ctx {setup.n_ctx // 2} saves {console.size(budget.kv // 2)}")
-    raise QuantizationError(
-        f"{source}: does not fit into {console.size(budget.total)}: its weights need {console.size(fit.smallest)} in "
-        f"their smallest types, the KV cache of {setup.n_ctx:,} tokens {console.size(budget.kv)}, a batch "
-        f"{console.size(budget.compute)}, and the process {console.size(budget.process)}",
-        hint="; ".join(hints),
-    )
+    def _refuse(self) -> None:
+        smallest, b, setup = self.fit.smallest, self.budget, self.request.setup
+        if smallest <= b.room:
+            return
+        hints = [
+            f"the smallest that can be made needs --fit {_typed(smallest + b.beside + _VARIES)}"
+        ]
+        if setup.cache_type == "F16" and b.kv > b.total // 20:
+            hints.append(f"--cache-type q8_0 saves {size(b.kv * 15 // 32)}")
+        if setup.n_ctx > 512 and b.kv > b.total // 20:
+            hints.append(f"--ctx {setup.n_ctx // 2} saves {size(b.kv // 2)}")
+        raise QuantizationError(
+            f"{self.fit.source}: does not fit into {size(b.total)}: its weights need {size(smallest)} in their "
+            f"smallest types, the KV cache of {setup.n_ctx:,} tokens {size(b.kv)}, a batch {size(b.compute)}, and "
+            f"the process {size(b.process)}",
+            hint="; ".join(hints),
+        )
+
+    def allocation(self) -> Allocation:
+        allocation = self.fit.allocate(self.budget.room, self.found)
+        assert allocation is not None  # _refuse has seen that the smallest fits
+        return allocation
+
+    def _written(
+        self, output: Path, runs: TrialRuns, *, force: bool
+    ) -> tuple[QuantizeReport, FitRow]:
+        """Write the file; once more, smaller, where the process takes more than was predicted."""
+        for last in (False, True):
+            allocation = self.allocation()
+            metadata: dict[str, str | int] = {
+                f"{PREFIX}fit.memory": self.budget.total,
+                f"{PREFIX}fit.n_ctx": self.request.setup.n_ctx,
+            }
+            if self.found.measured:
+                metadata[f"{PREFIX}fit.predicted_kl"] = f"{allocation.loss:.3g}"
+            options = QuantizeOptions(
+                threads=self.threads, metadata=metadata, digests=cache_folder()
+            )
+            with self.reporter.progress("quantize") as progress:
+                written = self.fit.write(
+                    allocation, output, options, force=force, progress=progress
+                )
+            row = self._row(self.fit.preview(allocation), allocation.loss)
+            if self.request.is_quick:
+                return written, row
+            row = runs.memory(output, row)
+            over = (row.measured_footprint or 0) - self.budget.total
+            if over <= 0 or last or not self.fit.allocate(self.budget.room - over, self.found):
+                break
+            self.reporter.notify(f"it takes {size(over)} more than predicted: once more, smaller")
+            self.budget, force = replace(self.budget, process=self.budget.process + over), True
+        return written, runs.divergence(output, row)
+
+    def _row(self, preview: Preview, loss: float | None) -> FitRow:
+        """A file that was not run."""
+        types: Counter[str] = Counter()
+        for t in preview.tensors:
+            if len(t.shape) > 1:
+                types[t.after] += t.n_weights
+        footprint = self.budget.beside + preview.tensor_bytes
+        kl = loss if self.found.measured else None
+        return FitRow(preview.name, preview.tensor_bytes, footprint, kl, types)
+
+    def _plain(self) -> list[FitRow]:
+        """The plain types that fit, sorted by what they lose as far as it is predicted, else by size."""
+        rows = []
+        for recipe in RECIPES:
+            if recipe.name in _NOT_PLAIN or (recipe.needs_imatrix and not self.fit.imatrix):
+                continue
+            preview, loss = self.fit.plain(recipe, self.found)
+            if preview.tensor_bytes > self.budget.room or preview.without_imatrix(self.fit.entries):
+                continue
+            rows.append(self._row(preview, loss))
+        rows.sort(key=lambda r: -r.tensor_bytes)
+        if self.found.measured:
+            rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
+        return rows
+
+    def _tried(self, row: FitRow, output: Path, runs: TrialRuns) -> FitRow:
+        """A plain type, made beside the output, measured and deleted; unchanged where it cannot be made."""
+        trial = output.with_name(f"{output.stem}.{row.name.lower()}.trial")
+        options = QuantizeOptions(imatrix=self.fit.imatrix, threads=self.threads)
+        try:
+            with self.reporter.progress(f"quantize {row.name}") as progress:
+                quantize(self.fit.source, trial, row.name, options, force=True, progress=progress)
+            return runs.divergence(trial, runs.memory(trial, row))
+        except TurboPilotError as e:
+            self.reporter.notify(f"{row.name} was not measured: {e.message}")
+            return row
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def _typed(n_bytes: int) -> str:
-    """A size that is no smaller, as a person types it."""
+    """A size that is no smaller, as it is typed."""
     if n_bytes < 1e9:
         return f"{math.ceil(n_bytes / 1e6)}MB"
     return f"{math.ceil(n_bytes / 2**30 * 100) / 100:.2f}GiB"
-
-
-def _allocated(fit: Fit, room: int, found: Sensitivity) -> Allocation:
-    allocation = fit.allocate(room, found)
-    assert allocation is not None  # _refuse has seen that the smallest fits
-    return allocation
-
-
-def _written(
-    fit: Fit, found: Sensitivity, output: Path, budget: Budget, wish: Wish, judge: Judge
-) -> tuple[QuantizeReport, Row, Budget]:
-    """Write the file; once more, smaller, where the process takes more than was predicted.
-
-    Returns:
-        With the budget, as the first file has shown it to be.
-    """
-    force = wish.force
-    for last in (False, True):
-        allocation = _allocated(fit, budget.room, found)
-        notes: dict[str, str | int] = {"memory": budget.total, "n_ctx": wish.setup.n_ctx}
-        if found.measured:
-            notes["predicted_kl"] = f"{allocation.loss:.3g}"
-        with console.progress("quantize") as progress:
-            written = fit.write(
-                allocation, output, force=force, threads=wish.threads, memory=wish.cache, notes=notes,
-                progress=progress,
-            )  # fmt: skip
-        weights = ((allocation.types[u.name], u.n_weights) for u in fit.units)
-        loss = allocation.loss if found.measured else None
-        row = _row("fitted", allocation.tensor_bytes, budget, loss, weights)
-        if not wish.check:
-            return written, row, budget
-        row = judge.memory(output, row)
-        over = (row.measured_footprint or 0) - budget.total
-        if over <= 0 or last or fit.allocate(budget.room - over, found) is None:
-            break
-        console.info(f"it takes {console.size(over)} more than predicted: once more, smaller")
-        budget, force = replace(budget, process=budget.process + over), True
-    return written, judge.divergence(output, row), budget
-
-
-def _row(
-    name: str,
-    tensor_bytes: int,
-    budget: Budget,
-    loss: float | None,
-    weights: Iterable[tuple[str, int]],
-) -> Row:
-    """A file that was not run; `weights` are (type, number) of its matrices."""
-    types: Counter[str] = Counter()
-    for kind, n in weights:
-        types[kind] += n
-    return Row(name, tensor_bytes, budget.beside + tensor_bytes, loss, types)
-
-
-def _plain(fit: Fit, found: Sensitivity, budget: Budget) -> list[Row]:
-    """The plain types that fit, by what they lose: what is predicted, or else their size."""
-    from quantize import RECIPES
-    from turbopilot.base.processor import usable_cores
-
-    rows = []
-    usable = [
-        r for r in RECIPES if r.name not in _NOT_PLAIN and (fit.imatrix or not r.needs_imatrix)
-    ]
-    # Each is asked of llama.cpp in a process of its own, which is mostly starting.
-    with console.progress("other types") as progress, ThreadPoolExecutor(usable_cores()) as pool:
-        asked = pool.map(lambda r: fit.plain(r.name, found), usable)
-        for i, (recipe, (preview, loss)) in enumerate(zip(usable, asked, strict=True)):
-            progress(i, len(usable), recipe.name)
-            if preview.tensor_bytes > budget.room or preview.without_imatrix(fit.entries):
-                continue
-            weights = ((t.after, t.n_weights) for t in preview.tensors if len(t.shape) > 1)
-            kl = loss if found.measured else None
-            rows.append(_row(recipe.name, preview.tensor_bytes, budget, kl, weights))
-    rows.sort(key=lambda r: -r.tensor_bytes)
-    if found.measured:
-        rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
-    return rows
-
-
-def _tried(fit: Fit, row: Row, output: Path, judge: Judge, threads: int) -> Row:
-    """A plain type, made beside the output, measured and deleted; as it was where it cannot be made."""
-    from quantize import Options, quantize
-
-    trial = output.with_name(f"{output.stem}.{row.name.lower()}.trial")
-    try:
-        with console.progress(f"quantize {row.name}") as progress:
-            options = Options(imatrix=fit.imatrix, threads=threads)
-            quantize(fit.source, trial, row.name, options, force=True, progress=progress)
-        return judge.divergence(trial, judge.memory(trial, row))
-    except TurboPilotError as e:
-        console.info(f"{row.name} was not measured: {e.message}")
-        return row
-    finally:
-        trial.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
-"""Names → files: what a person may type where a checkpoint or a model is wanted.
+"""Names → files: what people may type for a checkpoint or a model.
 
-A path, "demo", a known model's alias (`turbopilot models`), or a repository of the Hub, with or without a
-type behind a colon. What is not here is fetched, and what has to be made is made, once; each step is said
-before it is done.
+A path, "demo", an alias of `turbopilot models`, or a repository of the Hub, with or without a type behind a colon.
+What is not here is fetched, and what has to be made is made, once; each step is reported before it is done.
 """
 
 from __future__ import annotations
@@ -14,86 +13,68 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbopilot.app.cached_artifacts import Notify, converted, imported
-from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound
-from turbopilot.render import console
+from turbopilot.app.cached_artifacts import converted, imported, is_old
+from turbopilot.base.errors import (
+    HubUnreachable,
+    InvalidInput,
+    ModelNotFound,
+    TokenizerMismatch,
+    did_you_mean,
+)
+from turbopilot.base.progress import Reporter
+from turbopilot.base.sizes import size
 
 if TYPE_CHECKING:
-    from turbopilot.hub import Wanted
+    from turbopilot.hub import HubRequest
 
 DEMO = "demo"
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?", re.IGNORECASE)
+_CHECKPOINT_HINT = (
+    "give the folder of a checkpoint, a name of turbopilot models, or owner/name on the Hub"
+)
+_MODEL_HINT = "give a .gguf file, or nothing for the bundled model"
 
 
 def demo_checkpoint() -> Path:
-    """The folder of the bundled checkpoint."""
+    """Return the folder of the bundled checkpoint."""
     return Path(str(resources.files("turbopilot.demo_model")))
 
 
-def _path(name: str, hint: str) -> Path:
-    """What a person typed as a path, `~` included.
-
-    Raises:
-        InvalidInput: the system knows no such user, or no name so long.
-    """
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError) as e:
-        raise InvalidInput(f"{name}: is no path: {e}", hint=hint) from e
-    return path
-
-
-def _not_a_path(name: str, hint: str) -> None:
-    """End on what can only be meant as a path, since nothing is there.
-
-    Raises:
-        InvalidInput: it is one.
-    """
-    beginning = name.startswith(("/", "./", "../", "~", "\\")) or Path(name).is_absolute()
-    if beginning or (name.endswith((".gguf", ".bin")) and name.count("/") < 2):
-        raise InvalidInput(f"{name}: no such file", hint=hint)
-
-
 def resolve_checkpoint(
-    name: str, *, notify: Notify = console.info, old_files: bool = False, only: str = ""
+    name: str, reporter: Reporter, *, old_files: bool = False, only: str = ""
 ) -> Path:
-    """A checkpoint's folder: a path, "demo" for the bundled one, an alias, or a repository of the Hub.
+    """Return a checkpoint's folder: a path, "demo" for the bundled one, an alias, or a repository of the Hub.
 
     Args:
-        name: what the person typed.
-        notify: hears what is fetched, before it is.
-        old_files: a file of the original TurboPilot will do too.
-        only: "tokenizer" to leave the weights where they are.
+        name: what was typed.
+        reporter: is told of downloads.
+        old_files: accept a file of the original TurboPilot too.
+        only: see `HubRequest`.
 
     Raises:
         InvalidInput: there is no such thing.
         DownloadError: it cannot be fetched.
     """
-    hint = "give the folder of a checkpoint, a name of turbopilot models, or owner/name on the Hub"
-    path = _path(name, hint)
-    if path.is_dir():
+    path = _path(name, _CHECKPOINT_HINT)
+    if path.is_dir() or (old_files and path.is_file()):
         return path
     if name == DEMO:
         return demo_checkpoint()
     if path.is_file():
-        if old_files:
-            return path
         raise InvalidInput(
             f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
         )
-    _not_a_path(name, hint)
-    wanted = _parsed(name)
+    _refuse_path(name, _CHECKPOINT_HINT)
+    wanted = parse_name(name)
     if wanted.quant or wanted.file:
-        raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=hint)
-    return _fetched(name, wanted, notify, only=only)[0]
+        raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=_CHECKPOINT_HINT)
+    return _fetch(name, replace(wanted, only=only), reporter)[0]
 
 
 def resolve_any(name: str) -> Path:
-    """A file or folder to be looked at: a path, "demo", or any name of which all is here already.
+    """Return a file or folder to inspect: a path, "demo", or any name that the Hub's cache has all of.
 
     Raises:
-        InvalidInput: there is none; the hint names what lies beside it and is written much alike.
+        InvalidInput: there is none; the hint offers a similar name in the same folder.
     """
     hint = "give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin"
     path = _path(name, hint)
@@ -105,11 +86,11 @@ def resolve_any(name: str) -> Path:
     if near := difflib.get_close_matches(path.name, beside, n=1):
         hint = f"did you mean {path.with_name(near[0])}?"
         raise InvalidInput(f"{name}: no such file or folder", hint=hint)
-    _not_a_path(name, hint)
+    _refuse_path(name, hint)
     from turbopilot import hub
 
-    wanted = _parsed(name)
-    here = hub.cached(wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file)
+    wanted = parse_name(name)
+    here = hub.cached(wanted)
     if here is None:
         raise InvalidInput(
             f"{name}: is not on this machine", hint=f"fetch it first: turbopilot download {name}"
@@ -118,69 +99,98 @@ def resolve_any(name: str) -> Path:
 
 
 def resolve_gguf(
-    model: str | None,
-    *,
-    notify: Notify = console.info,
-    model_type: str = "",
-    type_name: str = "",
+    model: str | None, reporter: Reporter, *, model_type: str = "", type_name: str = ""
 ) -> Path:
-    """A GGUF file: a path, an old ggml file, a checkpoint's folder, or any name; made where it has to be.
+    """Return a GGUF file: a path, an old ggml file, a checkpoint's folder, or any name; made if it has to be.
 
     Args:
-        model: what the person typed; nothing is the bundled model.
-        notify: hears what is fetched and made, before it is.
+        model: what was typed; nothing is the bundled model.
+        reporter: is told of downloads and of what is made.
         model_type: of an old ggml file, as the original's --model-type.
-        type_name: what to make of a checkpoint; by default what suits this machine's memory.
+        type_name: to make of a checkpoint; by default the best that fits this machine's memory.
 
     Raises:
-        InvalidInput: there is no such thing.
+        InvalidInput: there is no such thing, or it does not fit.
         TurboPilotError: it cannot be fetched or made.
     """
     if not model or model == DEMO:
-        return converted(
-            demo_checkpoint(), type_name or "F16", name="turbopilot-demo", notify=notify
-        )
-    path = _path(model, "give a .gguf file, or nothing for the bundled model")
+        name = "turbopilot-demo"
+        return converted(demo_checkpoint(), type_name or "F16", name=name, reporter=reporter)
+    path = _path(model, _MODEL_HINT)
     if path.is_dir():
-        return _made(path, path.resolve().name, type_name, notify)
+        type_name = type_name or _type_that_fits(model, path, reporter)
+        return converted(path, type_name, name=path.resolve().name, reporter=reporter)
     if path.is_file():
-        from converters.legacy_ggml import is_old
+        return _import(path, model_type, reporter) if is_old(path) else path
+    _refuse_path(model, _MODEL_HINT)
+    from turbopilot import catalog
 
-        return _imported(path, model_type, notify) if is_old(path) else path
-    _not_a_path(model, "give a .gguf file, or nothing for the bundled model")
-    wanted = _parsed(model)
+    wanted = parse_name(model)
     if wanted.file and model.startswith(wanted.repo):  # not a pasted address
-        notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
-    here, found = _fetched(model, wanted, notify)
+        reporter.notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
+    type_name = type_name or wanted.quant
+    if not type_name and not wanted.file and catalog.find(wanted.repo):  # before it is fetched
+        type_name = _type_that_fits(wanted.repo, None, reporter)
+    here, found = _fetch(model, wanted, reporter)
     if here.is_file():
-        from converters.legacy_ggml import is_old
+        return _import(here, model_type, reporter) if is_old(here) else here
+    type_name = type_name or _type_that_fits(found.repo, here, reporter)
+    return converted(here, type_name, name=found.repo.rpartition("/")[2], reporter=reporter)
 
-        return _imported(here, model_type, notify) if is_old(here) else here
-    return _made(here, found.repo.rpartition("/")[2], type_name or wanted.quant, notify)
 
+def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
+    """Parse an alias of the catalogue, or whatever `hub.parse` does; an alias may have ready GGUF files elsewhere.
 
-def _parsed(name: str) -> Wanted:
+    Raises:
+        InvalidInput: no model is called so; see `hub.parse`.
+    """
     from turbopilot import catalog, hub
 
-    return hub.parse(name, lookup=catalog.find, aliases=[m.alias for m in catalog.MODELS])
+    name, colon, typed = text.partition(":")
+    model = catalog.find(name) if "/" not in name else None
+    if model and (typed or quant) and model.gguf_repository:
+        text = f"{model.gguf_repository}{colon}{typed}"
+    elif model:
+        text, revision = f"{model.repository}{colon}{typed}", revision or model.revision or None
+    elif re.fullmatch(r"[\w.-]+", name):
+        aliases = [m.alias for m in catalog.MODELS]
+        raise InvalidInput(
+            f"{name}: no model of that name is known",
+            hint="give owner/name, or an alias: "
+            + did_you_mean(name, aliases, "turbopilot models shows them"),
+        )
+    return hub.parse(text, quant=quant, revision=revision)
 
 
-def _fetched(name: str, wanted: Wanted, notify: Notify, *, only: str = "") -> tuple[Path, Wanted]:
-    """What the Hub has under a name: from its own cache where that has all of it, without asking anybody.
+def _path(name: str, hint: str) -> Path:
+    """Return what was typed as a path; refuses an unknown user's `~`, and names that are too long."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as e:
+        raise InvalidInput(f"{name}: is no path: {e}", hint=hint) from e
+    return path
 
-    A type that the repository has no GGUF file of is wanted of its checkpoint, to be made from that.
 
-    Returns:
-        Where it is, and which repository's it is.
+def _refuse_path(name: str, hint: str) -> None:
+    """Refuse what can only be meant as a path, since nothing is there."""
+    beginning = name.startswith(("/", "./", "../", "~", "\\")) or Path(name).is_absolute()
+    if beginning or (name.endswith((".gguf", ".bin")) and name.count("/") < 2):
+        raise InvalidInput(f"{name}: no such file", hint=hint)
+
+
+def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, HubRequest]:
+    """Return where the files of a name are, and in which repository; fetched unless the Hub's cache has all of them.
+
+    If the repository has no GGUF file of the type, that is to be made of its checkpoint.
     """
     from turbopilot import hub
 
-    wish = {"quant": wanted.quant} if wanted.quant else {"file": wanted.file, "only": only}
     checkpoint = _checkpoint_of(name, wanted) if wanted.quant else None
-    if here := hub.cached(wanted.repo, wanted.revision, **wish):
+    if here := hub.cached(wanted):
         return here, wanted
     if checkpoint:
-        here = hub.cached(checkpoint.repo, checkpoint.revision)
+        here = hub.cached(checkpoint)
         if here and here.is_dir():  # a file would be a GGUF of another type
             return here, checkpoint
     if hub.is_offline():
@@ -190,80 +200,81 @@ def _fetched(name: str, wanted: Wanted, notify: Notify, *, only: str = "") -> tu
         )
     found = wanted
     try:
-        listing = hub.look_up(wanted.repo, wanted.revision, **wish)
+        listing = hub.look_up(wanted)
     except ModelNotFound as e:
         if not checkpoint:
             raise
-        found, listing = checkpoint, hub.look_up(checkpoint.repo, checkpoint.revision)
+        found, listing = checkpoint, hub.look_up(checkpoint)
         if listing.one_model:
             raise e from None
     called = name if name == found.repo else f"{name} is {found.repo}"
-    notify(f"{called}: fetching {len(listing.files)} files, {console.size(listing.n_bytes)}")
-    with console.transfer() as progress:
+    reporter.notify(f"{called}: fetching {len(listing.files)} files, {size(listing.n_bytes)}")
+    with reporter.transfer() as progress:
         return hub.fetch(listing, progress=progress), found
 
 
-def _checkpoint_of(name: str, wanted: Wanted) -> Wanted:
-    """Where the weights are that a type can be made of: an alias's ready GGUF files lie in another place."""
+def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
+    """Return where the weights are that a type can be made of: an alias's GGUF files are in another repository."""
     from turbopilot import catalog
 
     model = catalog.find(name.partition(":")[0])
-    if model is None or not model.repository:
+    if model is None:
         return replace(wanted, quant="")
     return replace(wanted, repo=model.repository, revision=model.revision or None, quant="")
 
 
-def _made(folder: Path, name: str, type_name: str, notify: Notify) -> Path:
-    """A checkpoint as a GGUF of the type, or of the best that this machine has the memory for."""
-    if not type_name:
-        type_name = _type_that_fits(folder, notify)
-    return converted(folder, type_name, name=name, notify=notify)
+def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
+    """Return the type to make of a checkpoint: the best that fits, as `turbopilot models` shows it.
 
+    Without a folder, the name is a known model's.
 
-def _type_that_fits(folder: Path, notify: Notify) -> str:
-    """Q8_0, which loses next to nothing, where it fills less than half of the memory; else Q4_K_M."""
-    from converters import planned_weights
-    from turbopilot.base.memory import total_bytes
+    Raises:
+        InvalidInput: no type fits.
+    """
+    from turbopilot import catalog
+    from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
+    from turbopilot.llama.geometry import weights_bytes
 
-    n, memory = planned_weights(folder), total_bytes()
-    chosen, bits = ("Q8_0", 8.5) if n * 8.5 / 8 < memory / 2 else ("Q4_K_M", 4.9)
-    notify(
-        f"{chosen} for {n / 1e9:.2f} billion weights: {console.size(n * bits / 8)} of this machine's "
-        f"{console.size(memory)}; another with NAME:TYPE, or turbopilot quantize"
+    if folder:
+        from converters import planned_geometry
+
+        geometry, n_weights, trained = planned_geometry(folder)
+    else:
+        model = catalog.find(name)
+        assert model
+        geometry, n_weights, trained = model.geometry, model.parameters, model.context
+    n_ctx, budget = default_context(trained), memory_budget()
+    chosen = best_type(geometry, n_weights, n_ctx, budget)
+    weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")
+    n_bytes = size(footprint(geometry, weights, n_ctx).total)
+    if not chosen:
+        raise InvalidInput(
+            f"{name}: does not fit: as Q4_0 it takes {n_bytes}, and models may take {size(budget)} of this machine's "
+            "memory",
+            hint=f"make a smaller file: turbopilot quantize {name} --fit {size(budget).replace(' ', '')}; or take "
+            "another model: turbopilot models",
+        )
+    reporter.notify(
+        f"{chosen} for {n_weights / 1e9:.2f} billion weights: takes {n_bytes} of the {size(budget)} that models may "
+        "take; another with NAME:TYPE, or turbopilot quantize"
     )
     return chosen
 
 
-def _imported(old: Path, model_type: str, notify: Notify) -> Path:
-    """An old ggml file as GGUF; where its vocabulary has lost bytes, with the original's tokenizer."""
-    from converters.legacy_ggml import TokenizerNeeded
-
+def _import(old: Path, model_type: str, reporter: Reporter) -> Path:
+    """Return an old ggml file as GGUF; if its vocabulary has lost bytes, with the original's tokenizer."""
     try:
-        return imported(old, model_type=model_type, notify=notify)
-    except TokenizerNeeded as e:
+        return imported(old, reporter, model_type=model_type)
+    except TokenizerMismatch as e:
+        from converters.legacy_ggml import TokenizerNeeded
         from turbopilot import catalog
 
         known = next((m for m in catalog.MODELS if m.old_bin and m.old_bin.file == old.name), None)
         known = known or catalog.find("stablecode-instruct-alpha-3b")
-        if known is None:
+        if known is None or not isinstance(e, TokenizerNeeded):
             raise
-        notify(
+        reporter.notify(
             f"{e.message}; taking {known.repository}'s tokenizer, and comparing it with the file's"
         )
-        folder = resolve_checkpoint(known.repository, notify=notify, only="tokenizer")
-        return imported(old, model_type=model_type, tokenizer=folder, notify=notify)
-
-
-def parse_size(option: str, text: str) -> int:
-    """A size as people write it, in bytes: 4GB and 4G are 4·10⁹, 4GiB is 4·2³⁰.
-
-    Raises:
-        InvalidInput: it is none, or none above 0; names the option.
-    """
-    parts = _SIZE.fullmatch(text.strip())
-    if parts:
-        step = 1024 if parts["binary"] else 1000
-        size = float(parts["number"]) * step ** " KMGT".index(parts["unit"].upper() or " ")
-        if size >= 1:
-            return int(size)
-    raise InvalidInput(f"{option} {text}: is no size", hint="write it as 500MB, 4GB or 4GiB")
+        folder = resolve_checkpoint(known.repository, reporter, only="tokenizer")
+        return imported(old, reporter, model_type=model_type, tokenizer=folder)

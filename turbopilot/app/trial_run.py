@@ -1,82 +1,69 @@
-"""Runs files as they will be served, and compares them with the one that they were made of."""
+"""Run files as they will be served, and compare them with the one that they were made of."""
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from turbopilot.app.fit_report import Row
+from turbopilot.app.fit_report import FitRow
 from turbopilot.base.errors import NotEnoughDisk
-from turbopilot.render import console
+from turbopilot.base.progress import Reporter
+from turbopilot.bench import Reference, Setup, divergence, keep_reference, measure
+from turbopilot.corpus import evaluation_text
 
-if TYPE_CHECKING:
-    from turbopilot.bench import Reference, Setup
 
+@dataclass(slots=True)
+class TrialRuns:
+    """Trial runs of files made of one source.
 
-class Judge:
-    """A context manager: keeps the source's logits in a folder of its own while it lives.
-
-    Args:
+    Attributes:
         source: the file to compare with.
         setup: how files are run.
-        kl: whether to compare at all, or to look at memory alone.
+        folder: an empty one, for the source's logits.
+        reporter: told of each step.
+        compares: whether to measure divergence, and not memory alone.
     """
 
-    def __init__(self, source: Path, setup: Setup, *, kl: bool) -> None:
-        self._source, self._setup, self._kl = source, setup, kl
-        self._folder = tempfile.TemporaryDirectory(prefix="turbopilot-fit-")
-        self._reference: Reference | None = None
+    source: Path
+    setup: Setup
+    folder: Path
+    reporter: Reporter
+    compares: bool
+    _reference: Reference | None = None
 
-    def __enter__(self) -> Judge:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def memory(self, path: Path, row: Row) -> Row:
+    def memory(self, path: Path, row: FitRow) -> FitRow:
         """The row with what the file takes.
 
         Raises:
             TurboPilotError: see `turbopilot.bench.measure`.
         """
-        from turbopilot.bench import measure
+        with self.reporter.progress(f"measure {row.name}") as progress:
+            return replace(row, memory=measure(path, self.setup, progress=progress).memory)
 
-        with console.progress(f"measure {row.name}") as progress:
-            return replace(row, memory=measure(path, self._setup, progress=progress).memory)
-
-    def divergence(self, path: Path, row: Row) -> Row:
-        """The row with what the file loses; as it is where that is not asked, or the logits find no room on the disk.
+    def divergence(self, path: Path, row: FitRow) -> FitRow:
+        """The row with what the file loses; unchanged where the disk has no room for the source's logits.
 
         Raises:
             TurboPilotError: see `turbopilot.bench.divergence`.
         """
-        from turbopilot.bench import divergence
-
-        if not self._kl:
+        if not self.compares:
             return row
         try:
             reference = self._logits()
         except NotEnoughDisk as e:
-            console.info(f"what is lost is not measured: {e.message}")
-            self._kl = False
+            self.reporter.notify(f"what is lost is not measured: {e.message}")
+            self.compares = False
             return row
-        with console.progress(f"compare {row.name}") as progress:
-            far = divergence(path, reference, self._setup, progress=progress)
-        return replace(row, divergence=far)
+        with self.reporter.progress(f"compare {row.name}") as progress:
+            return replace(
+                row, divergence=divergence(path, reference, self.setup, progress=progress)
+            )
 
     def _logits(self) -> Reference:
         if self._reference is None:
-            from turbopilot.bench import keep_reference
-            from turbopilot.corpus import evaluation_text
-
-            with console.progress("reference") as progress:
+            setup = replace(self.setup, cache_type="F16")
+            with self.reporter.progress("reference") as progress:
                 self._reference = keep_reference(
-                    self._source,
-                    evaluation_text(),
-                    Path(self._folder.name) / "logits",
-                    replace(self._setup, cache_type="F16"),
-                    progress=progress,
+                    self.source, evaluation_text(), self.folder / "logits", setup, progress=progress
                 )
         return self._reference

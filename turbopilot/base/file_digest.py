@@ -1,28 +1,33 @@
-"""SHA-256 of files, remembered while they stay as they are. A leaf: imports only leaves."""
+"""SHA-256 of files, cached in a small file as long as the file system reports the files unchanged."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from turbopilot.base.errors import InvalidInput
+from turbopilot.base.atomic import replacing
+from turbopilot.base.errors import InvalidInput, TurboPilotError
 from turbopilot.base.progress import Progress, silent
-from turbopilot.base.stat_cache import remembered
 
 _CHUNK = 1 << 20
+_MOST = 200  # cached answers
+_SETTLED = 2.0  # seconds: the coarsest clock of a file system (FAT's)
 
 
 def file_digests(
     files: Iterable[Path], folder: Path | None = None, progress: Progress = silent
 ) -> Mapping[str, str]:
-    """Name → SHA-256, in hexadecimal.
+    """Return file name → SHA-256 in hexadecimal.
 
     Args:
-        files: each is read, unless it is remembered and was not written since.
-        folder: where to remember; None for nowhere.
-        progress: told of bytes.
+        files: each is read, unless its digest is cached and the file unchanged.
+        folder: of the cache; None for no cache.
+        progress: called with bytes.
 
     Raises:
         InvalidInput: a file cannot be read.
@@ -34,7 +39,7 @@ def file_digests(
         done, total = 0, sum(sizes.values())
         for path in files:
             progress(done, total, f"digest of {path.name}")
-            found[path.name] = _kept(path, folder) if folder else _digest(path)
+            found[path.name] = _cached_digest(path, folder) if folder else _digest(path)
             done += sizes[path]
     except OSError as e:
         raise InvalidInput(f"{e.filename}: cannot be read: {e.strerror}") from e
@@ -42,18 +47,48 @@ def file_digests(
 
 
 def is_digest(text: object) -> bool:
-    """Whether it looks like a SHA-256 in hex."""
+    """Report whether this is a SHA-256 in hexadecimal."""
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def _kept(path: Path, folder: Path) -> str:
-    def fits(known: Mapping[str, Any]) -> bool:
-        return is_digest(known.get("sha256"))
+def remembered(
+    folder: Path,
+    files: Iterable[Path],
+    names: tuple[str, ...],
+    find: Callable[[], Mapping[str, str]],
+) -> Mapping[str, str]:
+    """Return what `find` says of files, from the cache if none of them changed since.
 
-    def find() -> Mapping[str, str]:
-        return {"sha256": _digest(path)}
+    "Changed" is what the file system says (sizes, times, inodes): damage on the disk itself goes unnoticed.
 
-    return remembered(folder / "digests.json", str(path.resolve()), [path], find, fits)["sha256"]
+    Args:
+        folder: of the cache, made if missing; one that cannot be written is ignored.
+        files: that the digests depend on; the first names the entry.
+        names: of the digests that `find` returns; a damaged entry, without them, is ignored.
+        find: computes the digests.
+    """
+    files = list(files)
+    cache, key = folder / "digests.json", str(files[0].resolve())
+    state = _state(files)
+    known = _read(cache).get(key, {})
+    if known.get("files") == state and all(is_digest(known.get(name)) for name in names):
+        return {name: known[name] for name in names}
+    found = find()
+    # A file written just now may be written again within the same tick of the file system's clock.
+    newest = max(time_ns for one in state for time_ns in one[2:4])
+    if state == _state(files) and time.time_ns() - newest > _SETTLED * 1e9:
+        others = {k: v for k, v in _read(cache).items() if k != key}
+        kept = dict(list(others.items())[1 - _MOST :])
+        kept[key] = {"files": state, **found}
+        with suppress(OSError, TurboPilotError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(cache, shared=True) as part:
+                part.write_text(json.dumps(kept, indent=1), "utf-8")
+    return found
+
+
+def _cached_digest(path: Path, folder: Path) -> str:
+    return remembered(folder, [path], ("sha256",), lambda: {"sha256": _digest(path)})["sha256"]
 
 
 def _digest(path: Path) -> str:
@@ -62,3 +97,19 @@ def _digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _state(files: Iterable[Path]) -> list[list[int]]:
+    """Size, inode and times of each file; users cannot set the second time back."""
+    stats = [path.stat() for path in files]
+    return [[s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
+
+
+def _read(cache: Path) -> dict[str, dict[str, Any]]:
+    """Return the cache's entries; none if the file is damaged."""
+    try:
+        known = json.loads(cache.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    plain = isinstance(known, dict) and all(isinstance(v, dict) for v in known.values())
+    return known if plain else {}

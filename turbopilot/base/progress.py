@@ -1,7 +1,10 @@
-"""How library code tells of long work without printing. A leaf: imports nothing of ours."""
+"""How library code reports long work without printing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -11,7 +14,7 @@ class Progress(Protocol):
     Args:
         done: units finished so far (bytes, tensors, positions).
         total: units in all.
-        what: the thing being worked on now, for a person to read.
+        what: the thing being worked on now, for people.
     """
 
     def __call__(self, done: int, total: int, what: str = "", /) -> None:  # noqa: D102 — above
@@ -20,3 +23,18 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, what: str = "", /) -> None:
     """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """What a use case of several steps reports to.
+
+    Attributes:
+        notify: called with a line for people, before a step or about its result.
+        progress: verb → a context manager with the progress of a step.
+        transfer: the same for a download.
+    """
+
+    notify: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], AbstractContextManager[Progress]] = lambda _: nullcontext(silent)
+    transfer: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(silent)

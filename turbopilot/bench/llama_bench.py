@@ -17,7 +17,7 @@ import numpy as np
 from turbopilot.base.atomic import FULL
 from turbopilot.base.errors import CorruptModel, DecoderFailed, InvalidInput, NotEnoughDisk
 from turbopilot.base.kl_divergence import Logits, kl_divergence
-from turbopilot.base.processor import usable_cores
+from turbopilot.base.machine import usable_cores
 from turbopilot.bench.resident import drop_mapped, resident
 from turbopilot.bench.setup import Setup
 from turbopilot.bench.windows import Reference, Windows, cut, row_blocks, rows_at_once

@@ -103,7 +103,7 @@ def measure(
     )
 
 
-def planned(path: Path, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
+def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
     """Return what serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
 
     Returns:
@@ -114,8 +114,9 @@ def planned(path: Path, setup: Setup = Setup()) -> Memory:  # noqa: B008 — fro
         CorruptModel: llama.cpp cannot load it.
         ServeError: it cannot be run as asked.
     """
-    _, n_ctx = _opened(path, setup.n_ctx)
-    return _run(Cell(path, setup), n_ctx, "planned", {}, silent).memory()
+    check_model(header)
+    n_ctx = _context_of(header, setup.n_ctx)
+    return _run(Cell(header.path, setup), n_ctx, "planned", {}, silent).memory()
 
 
 def measure_in_turn(
@@ -242,8 +243,12 @@ def _opened(path: Path, n_ctx: int) -> tuple[GgufHeader, int]:
     """Return the checked header of a model, and so many tokens, or as many as the model was trained on."""
     header = read_gguf(path)
     check_model(header)
+    return header, _context_of(header, n_ctx)
+
+
+def _context_of(header: GgufHeader, n_ctx: int) -> int:
     trained = header.metadata[f"{header.architecture}.context_length"]
-    return header, min(n_ctx, trained) if isinstance(trained, int) else n_ctx
+    return min(n_ctx, trained) if isinstance(trained, int) else n_ctx
 
 
 def _n_vocab(header: GgufHeader) -> int:

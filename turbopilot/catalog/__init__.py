@@ -1,4 +1,4 @@
-"""The known models, as data: aliases, sizes, licences, old files. A leaf: knows nothing of files or the network.
+"""The known models, as data: aliases, sizes, licences, old files.
 
 Sources: each model's card and config.json on the Hugging Face Hub. Parameters are what transformers counts in a
 model of that config. The old `.bin` files are those of the original TurboPilot's MODELS.md.
@@ -8,30 +8,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbopilot.catalog.first_wave import FIRST_WAVE
-from turbopilot.catalog.footprint import TYPES, Footprint, best_type, footprint
-from turbopilot.catalog.model import Geometry, Model, OldFile
-from turbopilot.catalog.second_wave import SECOND_WAVE
+from turbopilot.catalog.model import KnownModel, OldBin
+from turbopilot.catalog.newer_models import NEWER_MODELS
+from turbopilot.catalog.original_models import ORIGINAL_MODELS
+from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.geometry import TYPES, Geometry
 
 __all__ = [
     "MODELS",
     "TYPES",
-    "Footprint",
     "Geometry",
-    "Model",
-    "OldFile",
-    "best_type",
+    "KnownModel",
+    "OldBin",
     "find",
-    "footprint",
+    "known_template",
     "recognize",
 ]
 
-MODELS: Final[tuple[Model, ...]] = (*FIRST_WAVE, *SECOND_WAVE)
+MODELS: Final[tuple[KnownModel, ...]] = (*ORIGINAL_MODELS, *NEWER_MODELS)
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
 
 
-def find(name: str) -> Model | None:
-    """A model by its alias or its repository, in any letter case.
+def find(name: str) -> KnownModel | None:
+    """Return a model by its alias or its repository, in any letter case.
 
     >>> find("SantaCoder").repository
     'bigcode/santacoder'
@@ -42,12 +41,12 @@ def find(name: str) -> Model | None:
     return _BY_NAME.get(name.lower())
 
 
-def recognize(name: str, url: str = "") -> Model | None:
-    """The model that a file says it is, whatever was done to it since.
+def recognize(name: str, url: str = "") -> KnownModel | None:
+    """Return the model that a file says it is, whatever was done to it since.
 
     Args:
-        name: its name in the file, or the file's own: a repository's, or an old file's, with more behind it.
-        url: of where it came from.
+        name: in the file or of the file: a repository's or an old file's, with more behind it.
+        url: where it came from.
 
     >>> recognize("wizardcoder-15b-v1.0-q4_0").alias
     'wizardcoder-15b'
@@ -62,8 +61,16 @@ def recognize(name: str, url: str = "") -> Model | None:
     return max(names, key=lambda found: len(found[0]))[1] if names else None
 
 
-def _names(model: Model) -> list[str]:
-    """What files of it are called, in lower case."""
+def known_template(header: GgufHeader) -> str:
+    """Return the chat template of the model that a file says it is; "" for unknown models."""
+    name, url = (header.metadata.get(f"general.{key}") for key in ("name", "source.repo_url"))
+    named = name if isinstance(name, str) and name else header.path.stem
+    model = recognize(named, url if isinstance(url, str) else "")
+    return model.chat_template if model else ""
+
+
+def _names(model: KnownModel) -> list[str]:
+    """Return what files of the model are called, in lower case."""
     names = [model.alias, model.repository.rpartition("/")[2]]
     if model.old_bin:
         names.append(model.old_bin.file.partition(".ggml")[0].removesuffix(".bin"))

@@ -1,84 +1,15 @@
-"""What is known of a model: values only."""
+"""One model of the catalogue: values, and whether it fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-
-class Matrix(NamedTuple):
-    """A kind of weight matrix: its role, which is its name in a GGUF, its shape, how many layers have it."""
-
-    role: str
-    rows: int
-    columns: int
-    layers: int = 1
+from turbopilot.llama.footprint import Footprint, best_type, default_context, footprint
+from turbopilot.llama.geometry import Geometry, weights_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
-    """The sizes that decide how many weights a model has and how much memory its context takes.
-
-    Attributes:
-        layers: blocks of attention and feed-forward.
-        width: hidden size.
-        heads: query heads.
-        kv_heads: key and value heads.
-        ffn: feed-forward size.
-        vocab: rows of the token embedding.
-        tied: the output head is the token embedding.
-        gated: the feed-forward has a gate, a third matrix.
-        fused: q, k and v are one matrix in a GGUF.
-        positions: rows of a table of learned positions.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int
-    tied: bool = False
-    gated: bool = False
-    fused: bool = False
-    positions: int = 0
-
-    @property
-    def head_size(self) -> int:
-        """Dimensions of one head."""
-        return self.width // self.heads
-
-    def matrices(self) -> Iterator[Matrix]:
-        """Every matrix as a GGUF has it; norms and biases, which are thousandths of the whole, are left out."""
-        kv = self.kv_heads * self.head_size
-        yield Matrix("token_embd", self.vocab, self.width)
-        if not self.tied:
-            yield Matrix("output", self.vocab, self.width)
-        if self.positions:
-            yield Matrix("position_embd", self.positions, self.width)
-        if self.fused:
-            yield Matrix("attn_qkv", self.width + 2 * kv, self.width, self.layers)
-        else:
-            yield Matrix("attn_q", self.width, self.width, self.layers)
-            yield Matrix("attn_k", kv, self.width, self.layers)
-            yield Matrix("attn_v", kv, self.width, self.layers)
-        yield Matrix("attn_output", self.width, self.width, self.layers)
-        yield Matrix("ffn_up", self.ffn * (2 if self.gated else 1), self.width, self.layers)
-        yield Matrix("ffn_down", self.width, self.ffn, self.layers)
-
-    @property
-    def weights(self) -> int:
-        """Weights in all matrices.
-
-        >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
-        1488
-        """
-        return sum(m.rows * m.columns * m.layers for m in self.matrices())
-
-
-@dataclass(frozen=True, slots=True)
-class OldFile:
+class OldBin:
     """A ggml `.bin` that the original TurboPilot's list of models named.
 
     Attributes:
@@ -98,7 +29,7 @@ class OldFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class KnownModel:
     """One model of the catalogue.
 
     Attributes:
@@ -136,7 +67,7 @@ class Model:
     gated: bool = False
     revision: str = ""
     gguf_repository: str = ""
-    old_bin: OldFile | None = None
+    old_bin: OldBin | None = None
     chat_template: str = ""
 
     @property
@@ -148,3 +79,19 @@ class Model:
     def languages_in_short(self) -> str:
         """The languages, for a table."""
         return self.breadth or ", ".join(self.languages)
+
+    def footprint(self, type_name: str, n_ctx: int = 0, *, cache_type: str = "F16") -> Footprint:
+        """Return the memory that serving takes.
+
+        Args:
+            type_name: one of `TYPES`.
+            n_ctx: tokens of context; 0 is what `serve` takes by default.
+            cache_type: as in `serve --cache-type`.
+        """
+        weights = weights_bytes(self.geometry, self.parameters, type_name)
+        n_ctx = n_ctx or default_context(self.context)
+        return footprint(self.geometry, weights, n_ctx, cache_type=cache_type)
+
+    def best_type(self, budget: int) -> str:
+        """Return the type to serve it in within so many bytes; "" if it fits in none."""
+        return best_type(self.geometry, self.parameters, default_context(self.context), budget)

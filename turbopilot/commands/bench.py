@@ -124,8 +124,8 @@ def bench(options: BenchOptions) -> None:
         cache_type=o.cache_type.upper(),
     )
     setups = _by_threads(setup, o.threads or [])
-    paths = {name: resolve_gguf(name) for name in dict.fromkeys(o.models)}
-    reference = resolve_gguf(o.against) if o.against else None
+    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(o.models)}
+    reference = resolve_gguf(o.against, console.REPORTER) if o.against else None
     if o.plot:
         _check_plot(o.plot, tuple(paths.values()))
     speed = SpeedTask(o.n_prompt, o.n_gen, o.repeats)

@@ -84,11 +84,12 @@ def convert(
     from converters import convert as convert_to_gguf
     from converters import dry_run as plan_only
     from converters import export_gptj
-    from turbopilot.app.resolve import DEMO, parse_size, resolve_checkpoint
+    from turbopilot.app.resolve import DEMO, resolve_checkpoint
+    from turbopilot.base.sizes import parse_size
 
     if to not in ("gguf", "gptj"):
         raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))
-    folder = resolve_checkpoint(source, old_files=True)
+    folder = resolve_checkpoint(source, console.REPORTER, old_files=True)
     part_size = parse_size("--split-max-size", split_max_size) if split_max_size else 0
     if dry_run:
         text = plan_only(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turbopilot.base.errors import HubUnreachable
+from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.hub import Listing, Wanted
+    from turbopilot.hub import HubRequest
 
 
 def download(
@@ -53,31 +55,33 @@ def download(
 
     Example: turbopilot download owner/name-GGUF:Q4_K_M
     """
-    from turbopilot import catalog, hub
+    from turbopilot import hub
+    from turbopilot.app.resolve import parse_name
+    from turbopilot.render import download as text
 
-    aliases = [m.alias for m in catalog.MODELS]
-    wanted = hub.parse(model, quant=quant, revision=revision, lookup=catalog.find, aliases=aliases)
+    wanted = replace(parse_name(model, quant=quant, revision=revision), only=only)
     if hub.is_offline():
-        _say_offline(wanted, only, to, as_json=as_json)
+        _report_cached(wanted, to, as_json=as_json)
         return
     try:
-        listing = hub.look_up(
-            wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only
-        )
+        listing = hub.look_up(wanted)
     except HubUnreachable as e:
-        if here := _cached(wanted, only):
+        if here := hub.cached(wanted):
             raise HubUnreachable(e.message, hint=f"all of it is in the cache: {here}") from e
         raise
     if dry_run:
-        _show(listing, as_json=as_json)
+        if as_json:
+            console.emit_json(text.plain(listing))
+        else:
+            text.table(listing)
         return
     console.info(
-        f"{listing.repo} at {listing.commit[:12]}: {len(listing.files)} files, {console.size(listing.n_bytes)}"
+        f"{listing.repo} at {listing.commit[:12]}: {len(listing.files)} files, {size(listing.n_bytes)}"
     )
     with console.transfer() as progress:
         path = hub.fetch(listing, to, progress)
     if as_json:
-        console.emit_json({**_as_json(listing), "path": str(path)})
+        console.emit_json({**text.plain(listing), "path": str(path)})
         return
     console.result(str(path))
     if not only:
@@ -85,36 +89,15 @@ def download(
         console.info(f"next: turbopilot {verb} {shlex.quote(str(path))}")
 
 
-def _as_json(listing: Listing) -> dict[str, object]:
-    files = [{"name": f.name, "bytes": f.n_bytes} for f in listing.files]
-    return {
-        "repo": listing.repo, "revision": listing.revision, "commit": listing.commit,
-        "files": files, "bytes": listing.n_bytes,
-    }  # fmt: skip
-
-
-def _show(listing: Listing, *, as_json: bool) -> None:
-    if as_json:
-        console.emit_json(_as_json(listing))
-        return
-    rows = [[f.name, console.size(f.n_bytes)] for f in listing.files]
-    console.table(f"{listing.repo} at {listing.commit[:12]}", ["file", "size"], rows)
-    console.result(f"{len(rows)} files, {console.size(listing.n_bytes)}")
-
-
-def _cached(wanted: Wanted, only: str) -> Path | None:
-    from turbopilot import hub
-
-    return hub.cached(wanted.repo, wanted.revision, quant=wanted.quant, file=wanted.file, only=only)
-
-
-def _say_offline(wanted: Wanted, only: str, to: Path | None, *, as_json: bool) -> None:
-    """Where the cache has the model, as nothing may be fetched.
+def _report_cached(wanted: HubRequest, to: Path | None, *, as_json: bool) -> None:
+    """Print where the cache has the model, as nothing may be fetched.
 
     Raises:
         HubUnreachable: it has not, or the model is wanted elsewhere.
     """
-    here = _cached(wanted, only)
+    from turbopilot import hub
+
+    here = hub.cached(wanted)
     if here is None:
         raise HubUnreachable(
             f"{wanted.repo}: HF_HUB_OFFLINE is set, and the cache does not have all of it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +11,9 @@ from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.editors import Address, Editor, Target
+    from turbopilot.editors import Address, Editor
 
 DEFAULT_HOST = "127.0.0.1"
-COLUMNS = ("name", "editor", "plugin", "calls", "can", "how sure")
 
 
 def editors(
@@ -73,21 +72,17 @@ def editors(
     Example: turbopilot editors continue --url https://code.example --api-key KEY --model qwen2.5-coder
     """
     from turbopilot.editors import DEFAULT_MODEL, EDITORS, Target
+    from turbopilot.render import editors as text
 
     found = [_one(name)] if name else list(EDITORS)
     target = Target(_address(host, port, url), model or DEFAULT_MODEL, api_key)
     if as_json:
-        console.emit_json(
-            {
-                "url": target.address.url,
-                "model": target.model,
-                "editors": [_plain(e, target) for e in found],
-            }
-        )
+        entries = [text.plain(e, target) for e in found]
+        console.emit_json({"url": target.address.url, "model": target.model, "editors": entries})
     elif name:
-        _in_full(found[0], target)
+        text.in_full(found[0], target)
     else:
-        _table(found)
+        text.table()
 
 
 def _address(host: str | None, port: int | None, url: str) -> Address:
@@ -112,84 +107,3 @@ def _one(name: str) -> Editor:
     known = {n for e in EDITORS for n in (e.name, e.plugin)}
     hint = did_you_mean(name, known, "turbopilot editors lists them")
     raise InvalidInput(f"{name}: no editor of that name is known", hint=hint)
-
-
-def _settings(editor: Editor, target: Target) -> list[dict[str, str]]:
-    """Those that there is something to say in: one that holds a key alone is empty without one."""
-    from turbopilot.editors import fill
-
-    return [
-        {"where": s.where, "format": s.format, "text": text}
-        for s in editor.settings
-        if (text := fill(s, target))
-    ]
-
-
-def _plain(editor: Editor, target: Target) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    plain = asdict(editor)
-    del plain["captured"]
-    return {**plain, "settings": _settings(editor, target)}
-
-
-def _table(found: list[Editor]) -> None:
-    console.table("", COLUMNS, [row(e) for e in found], numbers=())
-    for line in legend():
-        console.result(line)
-    console.result("what to set in one of them: turbopilot editors NAME")
-
-
-def row(editor: Editor) -> list[str]:
-    """The table's cells, under `COLUMNS`."""
-    e = editor
-    can = [
-        "stream" if e.stream else "",
-        "" if e.fim == "none" else f"infill ({e.fim})",
-        {True: "cancel", False: "", None: "cancel (?)"}[e.cancel],
-        "key" if e.auth else "",
-    ]
-    return [e.name, e.editor, e.plugin, e.route, ", ".join(filter(None, can)), e.evidence]
-
-
-def legend() -> list[str]:
-    """What the words of the table mean."""
-    from turbopilot.editors import EVIDENCE
-
-    return [
-        "stream: it shows a suggestion while it is written",
-        "infill, apart: the plugin sends what is before and after the cursor, and the server frames them for any model "
-        "that infills; tokens: the plugin writes the model's own tokens, and must know the model",
-        "cancel: it leaves when a suggestion is not wanted any more; (?) is not known",
-        "key: it can send the one that `turbopilot serve --api-key` wants",
-        "how sure: " + "; ".join(f"{word}, {meaning}" for word, meaning in EVIDENCE.items()),
-    ]
-
-
-def _word(known: bool | None) -> str:
-    return "?" if known is None else "yes" if known else "no"
-
-
-def _in_full(editor: Editor, target: Target) -> None:
-    from turbopilot.editors import EVIDENCE, FIM
-
-    lines = {
-        "plugin": f"{editor.plugin} ({editor.editor})",
-        "calls": f"POST {editor.route} at {target.address.url}",
-        "streams": _word(editor.stream),
-        "infills": FIM[editor.fim],
-        "cancels": "not known" if editor.cancel is None else _word(editor.cancel),
-        "sends a key": _word(editor.auth),
-        "how sure": f"{editor.evidence}: {EVIDENCE[editor.evidence]}",
-        "described at": f"{editor.source} ({editor.read})",
-    }
-    for name, value in lines.items():
-        console.result(f"{name:<14}{value}")
-    for setting in _settings(editor, target):
-        console.result(f"\n{setting['where']}:\n\n{setting['text']}")
-    if editor.notes:
-        console.result("")
-    for note in editor.notes:
-        console.result(f"- {note}")
-    if target.key and not editor.auth:
-        console.info(f"{editor.plugin} cannot send a key: this one is in none of its settings")

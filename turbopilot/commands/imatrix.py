@@ -2,87 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
+from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, beside
 from turbopilot.app.gpu_layers import gpu_layers
 from turbopilot.base.errors import InvalidInput
+from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
 from turbopilot.render import console
 
-if TYPE_CHECKING:
-    from quantize.imatrix import Imatrix
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class ImatrixArguments:
+    """What is typed behind `turbopilot imatrix`."""
+
+    model: Annotated[str | None, typer.Argument(
+        metavar="MODEL",
+        help="A GGUF file of any type, a checkpoint's folder, or a name (turbopilot models); with :Q8_0 behind a name "
+        "where F16 does not fit into memory.",
+    )] = None
+    output: Annotated[Path | None, typer.Option(
+        "-o", "--output", help="File to write. Default: MODEL's name with -imatrix.gguf.",
+    )] = None
+    text: Annotated[list[Path] | None, typer.Option(
+        show_default=False,
+        help="A text to read, like what the model will be used for; several are read one after another. Default: code "
+        "in many languages, which comes with turbopilot.",
+    )] = None
+    chunks: Annotated[int, typer.Option(
+        min=0, help="Read no more than so many. 0: all of the text.",
+    )] = DEFAULT_CHUNKS
+    ctx: Annotated[int, typer.Option(min=2, help="Tokens of a chunk, which the model sees at once.")] = 512
+    process_output: Annotated[bool, typer.Option(
+        "--process-output", help="The output head too, which quantizers seldom make small.",
+    )] = False
+    threads: Threads = 0
+    n_gpu_layers: NGpuLayers = "auto"
+    in_file: Annotated[list[Path] | None, typer.Option(
+        show_default=False,
+        help="An earlier matrix of the model to merge with; several times for several. Without MODEL, only these are "
+        "merged, into --output.",
+    )] = None
+    show: Annotated[bool, typer.Option("--show", help="MODEL is a matrix: show its figures.")] = False
+    layers: Annotated[bool, typer.Option(
+        "--layers", help="With --show: a line for each layer, not each weight.",
+    )] = False
+    force: Force = False
+    as_json: AsJson = False
+# fmt: on
 
 
-def imatrix(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A GGUF file of any type, a checkpoint's folder, or a name (turbopilot models); with :Q8_0 behind "
-            "a name where F16 does not fit into memory.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="File to write. Default: MODEL's name with -imatrix.gguf."
-        ),
-    ] = None,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--text",
-            help="A text to read, like what the model will be used for; several are read one after another. "
-            "Default: code in many languages, which comes with turbopilot.",
-            show_default=False,
-        ),
-    ] = None,
-    chunks: Annotated[
-        int, typer.Option("--chunks", min=0, help="Read no more than so many. 0: all of the text.")
-    ] = DEFAULT_CHUNKS,
-    ctx: Annotated[
-        int, typer.Option("--ctx", min=2, help="Tokens of a chunk, which the model sees at once.")
-    ] = 512,
-    process_output: Annotated[
-        bool,
-        typer.Option(
-            "--process-output", help="The output head too, which quantizers seldom make small."
-        ),
-    ] = False,
-    threads: Annotated[int, typer.Option("-t", "--threads", min=0, help="0: all cores.")] = 0,
-    n_gpu_layers: Annotated[
-        str,
-        typer.Option(
-            "--ngl",
-            "--n-gpu-layers",
-            help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
-        ),
-    ] = "auto",
-    in_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--in-file",
-            help="An earlier matrix of the model to merge with, also an old .dat; several times for several. "
-            "Without MODEL, only these are merged, into --output.",
-            show_default=False,
-        ),
-    ] = None,
-    show: Annotated[
-        bool,
-        typer.Option("--show", help="MODEL is a matrix (.gguf or .dat): show its figures."),
-    ] = False,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="With --show: a line for each layer, not each weight.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
-) -> None:
+@takes(ImatrixArguments)
+def imatrix(given: ImatrixArguments) -> None:
     """Find out which inputs of each weight matter, so that quantizing spends its bits on them.
 
     The model reads a text, and the mean square of what comes into each weight is noted: an importance matrix.
@@ -100,81 +75,60 @@ def imatrix(
 
     Example: turbopilot imatrix --show codegen-imatrix.gguf
     """
-    if show:
-        from turbopilot.render.imatrix import show_matrix
-
-        if not model:
-            raise InvalidInput("--show: of which matrix?", hint="turbopilot imatrix --show FILE")
-        show_matrix(Path(model).expanduser(), layers=layers, as_json=as_json)
-        return
-    from quantize.imatrix import gather, read_imatrix, resume_path
-    from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.render.imatrix import show_report
-
-    others = [read_imatrix(path) for path in in_file or ()]
-    if model is None:
-        _merge_only(in_file or [], others, output, force=force, as_json=as_json)
-        return
-    words, dataset = _read_texts(text or [])
-    layers_on_gpu = gpu_layers(n_gpu_layers)
-    path = resolve_gguf(model, type_name="F16")
-    target = output or beside(model, path, "imatrix")
-    try:
-        with console.progress("imatrix") as progress:
-            report = gather(
-                path, target, words, dataset=dataset, chunks=chunks or None, chunk_size=ctx, threads=threads,
-                n_gpu_layers=layers_on_gpu, process_output=process_output, others=others, force=force,
-                progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        if (kept := resume_path(target)).exists():
-            console.info(f"{kept}: what has been gathered; the same command goes on from there")
-        raise
-    if as_json:
-        console.emit_json({**asdict(report), "path": str(report.path), "model": str(report.model)})
+    if given.show:
+        _show(given)
+    elif given.model is None:
+        _merge(given)
     else:
-        show_report(report)
+        _gather(given, given.model)
 
 
-def _merge_only(
-    paths: list[Path],
-    matrices: list[Imatrix],
-    output: Path | None,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from quantize.imatrix import merge, write_imatrix
-    from turbopilot.base.atomic import check_output
+def _show(given: ImatrixArguments) -> None:
+    from quantize.imatrix import read_imatrix
+    from turbopilot.render.imatrix import show_matrix
 
-    if not matrices or output is None:
+    if not given.model:
+        raise InvalidInput("--show: of which matrix?", hint="turbopilot imatrix --show FILE")
+    path = Path(given.model).expanduser()
+    show_matrix(path, read_imatrix(path), layers=given.layers, as_json=given.as_json)
+
+
+def _merge(given: ImatrixArguments) -> None:
+    from quantize.imatrix import merge_files
+    from turbopilot.render.imatrix import show_merged
+
+    if not given.in_file or given.output is None:
         raise InvalidInput(
             "a model is needed, or matrices to merge",
             hint="turbopilot imatrix MODEL, or turbopilot imatrix --in-file A --in-file B -o FILE",
         )
-    check_output(output, force=force, inputs=tuple(paths))
-    merged = merge(matrices)
-    write_imatrix(output, merged)
-    if as_json:
-        console.emit_json(
-            {
-                "path": str(output), "merged": [str(p) for p in paths], "n_chunks": merged.n_chunks,
-                "chunk_size": merged.chunk_size, "n_entries": len(merged.entries),
-            }
-        )  # fmt: skip
-    else:
-        console.result(f"{output}: {len(merged.entries):,} weights, {merged.n_chunks:,} chunks")
+    merged = merge_files(given.in_file, given.output, force=given.force)
+    show_merged(given.output, given.in_file, merged, as_json=given.as_json)
 
 
-def _read_texts(paths: list[Path]) -> tuple[str, str]:
-    """The text to read, and its name."""
-    if not paths:
-        from turbopilot.corpus import calibration_text
+def _gather(given: ImatrixArguments, model: str) -> None:
+    from quantize.imatrix import GatherOptions, gather, read_imatrix, resume_path
+    from turbopilot.app.importance import read_texts
+    from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.render.imatrix import show_report
 
-        return calibration_text(), DEFAULT_TEXT
-    parts = []
-    for path in paths:
-        if not path.is_file():
-            raise InvalidInput(f"{path}: no such file", hint="give a text file with --text")
-        parts.append(path.read_text("utf-8", errors="replace"))
-    return "\n".join(parts), ", ".join(path.name for path in paths)
+    text, dataset = read_texts(given.text or ())
+    options = GatherOptions(
+        dataset,
+        chunks=given.chunks or None,
+        chunk_size=given.ctx,
+        threads=given.threads,
+        n_gpu_layers=gpu_layers(given.n_gpu_layers),
+        process_output=given.process_output,
+        others=tuple(map(read_imatrix, given.in_file or ())),
+    )
+    path = resolve_gguf(model, console.REPORTER, type_name="F16")
+    target = given.output or beside(model, path, "imatrix")
+    try:
+        with console.progress("imatrix") as progress:
+            report = gather(path, target, text, options, force=given.force, progress=progress)
+    except KeyboardInterrupt:
+        if (kept := resume_path(target)).exists():
+            console.info(f"{kept}: what has been gathered; the same command goes on from there")
+        raise
+    show_report(report, as_json=given.as_json)

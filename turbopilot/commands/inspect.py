@@ -53,7 +53,7 @@ def inspect(
     from turbopilot.render import inspect as text
 
     kind, found = _describe(resolve_any(file))
-    state = state_of(found.path) if kind == "gguf" else "none"
+    state = state_of(found.path, console.REPORTER) if kind == "gguf" else "none"
     if as_json:
         whole = asdict(replace(found, metadata={}))
         if kind == "gguf":

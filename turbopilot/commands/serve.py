@@ -132,6 +132,7 @@ def serve(
             n_seq=n_seq,
             cache_type=cache_type,
             flash_attention=on_or_off("--flash-attn", flash_attn),
+            chat_template=default.chat_template,
         ),
         defaults=Defaults(
             max_tokens=min(DEFAULTS.max_tokens, max_tokens or DEFAULTS.max_tokens),
@@ -156,6 +157,6 @@ def serve(
         pool=pool,
     )
     for served in (default, *more):
-        if line := at_start(served.file):
+        if line := at_start(served.file, console.REPORTER):
             notify(f"{served.name or served.file.name}: {line}" if more else line)
     serve_http(options, notify)

@@ -11,6 +11,7 @@ import typer
 
 from serve.settings import NamedModel, PoolOptions
 from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 # Where an option's value may come from, by what goes first: the names of click's ParameterSource.
 _RANK: Final = {"COMMANDLINE": 3, "ENVIRONMENT": 2, "DEFAULT_MAP": 1}
@@ -81,12 +82,16 @@ def resolve_models(wanted: Sequence[Wanted], model_type: str | None) -> list[Nam
         TurboPilotError: a model cannot be found, fetched or made.
     """
     from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.catalog import known_template
+    from turbopilot.formats.gguf.file import read_gguf
 
-    kinds = [model_type or "", *[""] * len(wanted)]
-    return [
-        NamedModel(w.name, resolve_gguf(w.file, model_type=kind))
-        for w, kind in zip(wanted, kinds, strict=False)
-    ]
+    models = []
+    for i, w in enumerate(wanted):
+        file = resolve_gguf(
+            w.file, console.REPORTER, model_type=(model_type or "") if i == 0 else ""
+        )
+        models.append(NamedModel(w.name, file, known_template(read_gguf(file))))
+    return models
 
 
 def pool_options(memory: str, minutes: float | None) -> PoolOptions:
@@ -95,7 +100,7 @@ def pool_options(memory: str, minutes: float | None) -> PoolOptions:
     Raises:
         InvalidInput: the memory is no size.
     """
-    from turbopilot.app.resolve import parse_size
+    from turbopilot.base.sizes import parse_size
 
     n_bytes = None if memory.lower() == "auto" else parse_size("--model-memory", memory)
     return PoolOptions(n_bytes, None if minutes is None else 60 * minutes)

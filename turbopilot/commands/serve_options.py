@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serve.settings import FIM_ORDERS, MAX_PARALLEL, CacheOptions, FimOrder
 from turbopilot.base.errors import InvalidInput
+from turbopilot.render import console
 
 
 def cache_options(
@@ -25,13 +26,13 @@ def cache_options(
         )
     if draft and no_drafts:
         raise InvalidInput("--draft guesses what --no-drafts forbids", hint="give one of them")
-    file = resolve_gguf(draft) if draft else None
+    file = resolve_gguf(draft, console.REPORTER) if draft else None
     return CacheOptions(size, folder, not no_drafts, not no_ahead, file)
 
 
 def prefix_size(text: str) -> int | None:
     """Bytes of `--prefix-cache`; None for auto."""
-    from turbopilot.app.resolve import parse_size
+    from turbopilot.base.sizes import parse_size
 
     if text.lower() == "auto":
         return None

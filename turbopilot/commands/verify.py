@@ -163,7 +163,7 @@ def _source(against: str) -> tuple[Path, Callable[[], AbstractContextManager[Any
         from turbopilot.verify.gguf_expected import gguf_expected
 
         return path, lambda: gguf_expected(path)
-    folder = resolve_checkpoint(against)
+    folder = resolve_checkpoint(against, console.REPORTER)
     return folder, lambda: expected(folder)
 
 

@@ -1,15 +1,15 @@
-"""Where the server is, as a plugin must be told. Knows no plugin and opens no connection."""
+"""The server's address, from what `serve` was told or from a URL."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from turbopilot.base.errors import InvalidInput
 
-# Where the server listens on every network: no address to call, but this machine is among them.
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# Listening on every network: not an address to call, but this machine is one of them.
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Address:
     Attributes:
         scheme: http or https.
         host: a name or a number; IPv6 in brackets.
-        port: None is the scheme's own.
-        path: what stands before every route, as `/turbopilot` behind a proxy; never ends with a slash.
+        port: None for the scheme's own.
+        path: before every route, as `/turbopilot` behind a proxy; never ends with a slash.
     """
 
     scheme: str
@@ -30,7 +30,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """All of it, without a slash at the end.
+        """The whole address, without a slash at the end.
 
         >>> Address("http", "[::1]", 18080).url
         'http://[::1]:18080'
@@ -40,14 +40,11 @@ class Address:
 
 
 def address_of(host: str, port: int) -> Address:
-    """From what `serve` was told to listen on.
+    """Return the address of a server, from what it listens on.
 
     Args:
         host: a name or number, IPv6 with or without brackets. Every network (0.0.0.0, ::) means this machine.
         port: not 0, which is any free one.
-
-    Raises:
-        InvalidInput: nothing that can be called.
 
     >>> address_of("::1", 18080).url
     'http://[::1]:18080'
@@ -60,19 +57,20 @@ def address_of(host: str, port: int) -> Address:
             hint="give the one that serve printed, between 1 and 65535",
         )
     bare = host.removeprefix("[").removesuffix("]")
-    return Address("http", _bracketed(EVERYWHERE.get(bare, bare), "--host", host), port)
+    return Address("http", _bracketed(_EVERYWHERE.get(bare, bare), "--host", host), port)
 
 
 def address_at(url: str) -> Address:
-    """From a URL. A slash or the /v1 at its end are left out: plugins differ in whether they want it.
-
-    Raises:
-        InvalidInput: no http or https URL of a server.
+    """Return the address of a URL, without a slash or /v1 at its end: plugins differ in whether they want it.
 
     >>> address_at("https://code.example/turbopilot/v1/").url
     'https://code.example/turbopilot'
     """
-    parts, port = _split(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as e:
+        raise InvalidInput(f"--url {url}: {e}", hint="as http://127.0.0.1:18080") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidInput(f"--url {url}: no http or https URL", hint="as http://127.0.0.1:18080")
     if parts.query or parts.fragment or parts.username is not None:
@@ -85,16 +83,8 @@ def address_at(url: str) -> Address:
     return Address(parts.scheme, _bracketed(parts.hostname, "--url", url), port, path)
 
 
-def _split(url: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts, parts.port
-    except ValueError as e:
-        raise InvalidInput(f"--url {url}: {e}", hint="as http://127.0.0.1:18080") from e
-
-
 def _bracketed(host: str, option: str, given: str) -> str:
-    """The host as it stands in a URL."""
+    """Return the host as it is written in a URL."""
     if ":" in host:
         try:
             return f"[{ipaddress.IPv6Address(host)}]".replace("%", "%25")

@@ -1,9 +1,9 @@
-"""Which files of a repository are wanted, by their names alone. Pure."""
+"""Which files of a repository are wanted, by their names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from turbopilot.formats.gguf.split import siblings
@@ -14,7 +14,7 @@ SIDE_FILES = {
     "README.md", "LICENSE",
 }  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""Each of them begins a tokenizer: without any there is none."""
+"""A checkpoint without any of these has no tokenizer."""
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json")
 _SAFE = re.compile(r"[\w+=@ -][\w.+=@ -]*(/[\w+=@ -][\w.+=@ -]*)*")
@@ -27,7 +27,7 @@ _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 
 
 def choose_files(names: Iterable[str]) -> list[str]:
-    """The files that conversion needs: config, tokenizer, and weights as safetensors, or else as pickles.
+    """Return the files that conversion needs: config, tokenizer, and weights as safetensors, or else as pickles.
 
     >>> choose_files(["config.json", "model.safetensors", "pytorch_model.bin", "modeling_evil.py", "a/config.json"])
     ['config.json', 'model.safetensors']
@@ -43,17 +43,17 @@ def choose_files(names: Iterable[str]) -> list[str]:
 
 
 def side_files(names: Iterable[str]) -> list[str]:
-    """Config, tokenizer, card and licence: all but the weights."""
+    """Return config, tokenizer, card and licence: all but the weights."""
     return sorted(n for n in names if n in SIDE_FILES)
 
 
 def has_weights(names: Iterable[str]) -> bool:
-    """Whether tensors are among the files of a checkpoint."""
+    """Report whether weights are among the files of a checkpoint."""
     return any(n.endswith((".safetensors", ".bin")) for n in names)
 
 
 def safe(name: str) -> bool:
-    r"""Whether a path of a repository stays below the folder it is put in, on any system.
+    r"""Report whether a path of a repository stays below the folder it is put in, on any system.
 
     >>> [safe(n) for n in ("Q4_0/m.gguf", "../m.gguf", "/m.gguf", "a//b", r"a\\..\\b", ".ssh/x")]
     [True, False, False, False, False, False]
@@ -62,10 +62,10 @@ def safe(name: str) -> bool:
 
 
 def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The models as GGUF among `names`: label → its files, one or all parts of it, in order.
+    """Return the GGUF models among `names`: label → files, all parts in order, even those that are missing.
 
-    The label is the type in the name where no other model has it too, else the name. Projectors of images and
-    importance matrices are no models. Parts that are missing are named all the same.
+    The label is the type in the name if no other model has it too, else the name. Image projectors and importance
+    matrices are left out.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name in sorted(n for n in names if n.lower().endswith(".gguf") and safe(n)):
@@ -80,13 +80,13 @@ def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def parts(name: str) -> tuple[str, ...]:
-    """All parts of the GGUF model that the file is one of; the file alone where it is whole."""
+    """Return all parts of the GGUF model that the file belongs to; the file alone if it is whole."""
     split = siblings(Path(name))
     return tuple(p.as_posix() for p in split[1]) if split else (name,)
 
 
 def gguf_type(name: str) -> str:
-    """The type that a GGUF file's name tells of, in capitals; "" where it tells none.
+    """Return the type in a GGUF file's name, in capitals; "" if there is none.
 
     >>> [gguf_type(n) for n in ("codegen-q4_k_m.gguf", "X-UD-Q2_K_XL/X-UD-Q2_K_XL-00001-of-00002.gguf", "x.gguf")]
     ['Q4_K_M', 'UD-Q2_K_XL', '']
@@ -94,8 +94,3 @@ def gguf_type(name: str) -> str:
     stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
     types = [found[0].upper() for found in _TYPE.finditer(stem)]
     return types[-1] if types else ""
-
-
-def of_type(models: Sequence[tuple[str, ...]], quant: str) -> list[tuple[str, ...]]:
-    """Those of the models that have the type in their name."""
-    return [files for files in models if gguf_type(files[0]) == quant.upper()]

@@ -1,21 +1,40 @@
-"""Settings of the hub's client while we work with it, and its locks."""
+"""The Hub's client as we use it: its locks, its many exceptions as our few, and retries of failures that pass."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TypeVar
 
+from turbopilot.base.atomic import FULL
+from turbopilot.base.errors import (
+    DownloadError,
+    HubUnreachable,
+    InvalidInput,
+    ModelNotFound,
+    NotEnoughDisk,
+    TurboPilotError,
+)
+
+_TRIES = 5
+_FIRST_WAIT = 1.0  # seconds; doubled each time
+_LONGEST_WAIT = 300  # the Hub counts requests in windows of five minutes
+_FOR_A_MOMENT = {408, 429, 500, 502, 503, 504}
+_T = TypeVar("_T")
 _log = logging.getLogger("turbopilot.hub")
+
+sleep = time.sleep
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock between processes while the body runs; waits where another has it.
-
-    By the client's own helper, which knows file systems without locks.
-    """
+    """Hold a lock between processes while the body runs, by the client's helper for file systems without locks."""
     from huggingface_hub.utils import WeakFileLock
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -28,21 +47,159 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Keep the client from drawing progress bars beside ours, unless HF_HUB_DISABLE_PROGRESS_BARS=0 wants them."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+class Retries:
+    """Counts the attempts at one thing.
 
-    if are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
-        yield
-        return
-    disable_progress_bars()
+    Args:
+        network: retry connections that fail too, and not only servers that ask for it.
+    """
+
+    def __init__(self, *, network: bool) -> None:
+        self._network = network
+        self._failed = 0
+
+    def advanced(self) -> None:
+        """Restart the count: some bytes came."""
+        self._failed = 0
+
+    def wait(self, e: Exception) -> None:
+        """Wait after a failure, as long as the server asks, or twice as long each time.
+
+        Raises:
+            HubUnreachable: the server asks for more than _LONGEST_WAIT.
+            Exception: `e` itself, if trying again does not help or was done often enough.
+        """
+        status = _status_of(e)
+        if status not in _FOR_A_MOMENT and not (self._network and not status and _of_network(e)):
+            raise e
+        self._failed += 1
+        if self._failed >= _TRIES:
+            raise e
+        seconds = _asked_to_wait(e) if status in (429, 503) else None
+        if seconds is None:
+            seconds = _FIRST_WAIT * 2 ** (self._failed - 1)
+        if seconds > _LONGEST_WAIT:
+            raise HubUnreachable(
+                f"the hub asks to wait for {seconds / 60:,.0f} minutes (status {status})",
+                hint="run it again then; who is logged in may ask more often: hf auth login",
+            ) from e
+        _log.warning(
+            "%s; trying again in %.0f s",
+            f"the hub answers {status}" if status else "no connection",
+            seconds,
+        )
+        sleep(seconds)
+
+
+def retried(call: Callable[[], _T]) -> _T:
+    """Return the result of `call`, called again after failures that pass."""
+    retries = Retries(network=False)
+    while True:
+        try:
+            return call()
+        except Exception as e:
+            retries.wait(e)
+
+
+def _asked_to_wait(e: BaseException) -> float | None:
+    """Return the seconds that the server asks to wait; None if it does not.
+
+    Source: RFC 9110, Retry-After; the Hub's own `ratelimit: "api";r=0;t=55`
+    (https://huggingface.co/docs/hub/rate-limits).
+    """
+    headers = getattr(getattr(e, "response", None), "headers", {})
+    text = (headers.get("Retry-After") or "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):
+        pass  # no date, or one without a zone
+    window = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit") or "")
+    return float(window[1]) if window else None
+
+
+@contextmanager
+def plain_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Raise our errors instead of the client's, the network's and the disk's while the body runs."""
     try:
         yield
-    finally:
-        enable_progress_bars()
+    except TurboPilotError:
+        raise
+    except Exception as e:
+        if (plain := _plain(e, repo, revision)) is None:
+            raise
+        kind, what, hint = plain
+        raise kind(f"{repo}: {what}", hint=hint) from e
+
+
+def _status_of(e: BaseException) -> int:
+    """Return the HTTP status of the client's exception; 0 for none."""
+    response = getattr(e, "response", None)
+    return int(getattr(response, "status_code", 0) or 0)
+
+
+def _of_network(e: BaseException) -> bool:
+    """Report whether a connection was refused, broke, or timed out.
+
+    By name, as the client has changed its HTTP library from httpx to httpx2 and may do so again.
+    """
+    kinds = {"NetworkError", "TimeoutException", "RemoteProtocolError"}
+    return isinstance(e, ConnectionError) or bool(kinds & {c.__name__ for c in type(e).__mro__})
+
+
+def _plain(
+    e: BaseException, repo: str, revision: str | None
+) -> tuple[type[TurboPilotError], str, str] | None:
+    """Return our error, what was wrong and what to do; None for bugs."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(e, hub.LocalEntryNotFoundError) and isinstance(e.__cause__, hub.HfHubHTTPError):
+        e = e.__cause__
+    status = _status_of(e)
+    reason = str(e).strip().partition("\n")[0] or type(e).__name__
+    logs_in = "hf auth login, or set HF_TOKEN"
+    match e:
+        case hub.GatedRepoError():
+            how = f"agree on https://huggingface.co/{repo}, then: {logs_in}"
+            return ModelNotFound, "its owner asks for an agreement first", how
+        case hub.RepositoryNotFoundError():
+            how = f"check the spelling; if it is private: {logs_in}"
+            return ModelNotFound, "no such repository (or a private one)", how
+        case hub.RevisionNotFoundError():
+            return ModelNotFound, f"no revision {revision!r}", "give a branch, tag or commit of it"
+        case hub.DisabledRepoError():
+            return ModelNotFound, "the hub has closed it", "look for a copy of another owner"
+        case hub.RemoteEntryNotFoundError():
+            how = "if HF_ENDPOINT names a mirror, try without it; else run it again later"
+            return HubUnreachable, f"the hub lists a file that it does not have: {reason}", how
+        case hub.HFValidationError():
+            return InvalidInput, "not a repository's name", "give owner/name"
+    if status in (401, 403):
+        said = str(getattr(e, "server_message", "") or e)
+        if "Invalid credentials" in said or "invalid username or password" in said.lower():
+            how = f"renew it on https://huggingface.co/settings/tokens, then: {logs_in}"
+            return ModelNotFound, f"the hub does not know the token ({status})", how
+        return (
+            ModelNotFound,
+            f"the hub refuses ({status})",
+            f"log in: {logs_in} to a token that may read it",
+        )
+    if status == 429:
+        how = "run it again later, it goes on where it stopped; who is logged in may ask more often: hf auth login"
+        return HubUnreachable, "the hub answers no more for now (429, too many requests)", how
+    unreachable = (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError)
+    is_http = type(e).__module__.startswith("httpx")
+    if status or is_http or _of_network(e) or isinstance(e, unreachable):
+        how = (
+            "check the network, HF_ENDPOINT, HTTPS_PROXY and HF_HUB_OFFLINE; run it again to resume"
+        )
+        return HubUnreachable, f"the hub did not answer: {reason}", how
+    if isinstance(e, OSError) and e.errno in FULL:
+        how = (
+            "free some space and run it again (what came stays), or choose another folder with --to"
+        )
+        return NotEnoughDisk, FULL[e.errno], how
+    if isinstance(e, OSError):
+        return DownloadError, str(e), "run it again to resume"
+    return None

@@ -1,4 +1,4 @@
-"""Ask the hub which files of a repository are needed, how large they are, and at which commit."""
+"""Which files of a repository are needed, and how large they are."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound, 
 from turbopilot.hub.choice import (
     choose_files,
     gguf_models,
+    gguf_type,
     has_weights,
-    of_type,
     parts,
     safe,
     side_files,
 )
-from turbopilot.hub.errors import plain_errors
-from turbopilot.hub.names import FILE_KINDS, REPO_ID, check_file
-from turbopilot.hub.retry import retried
+from turbopilot.hub.client import plain_errors, retried
+from turbopilot.hub.names import FILE_KINDS, REPO_ID, HubRequest, check_file
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -37,9 +36,9 @@ class RemoteFile:
 
     Attributes:
         name: its path there.
-        n_bytes: its size, 0 where the hub does not tell.
-        sha256: SHA-256 of a large file, "" of others.
-        blob: of others git's name for the contents (SHA-1), "" where the hub does not tell.
+        n_bytes: its size; 0 if the hub does not report it.
+        sha256: SHA-256 of a large file; "" of others.
+        blob: of others git's name for the contents (SHA-1); "" if the hub does not report it.
     """
 
     name: str
@@ -49,20 +48,20 @@ class RemoteFile:
 
     @property
     def checksum(self) -> str:
-        """What is known of its contents; the client's cache names the file by it. "" for nothing."""
+        """The digest that is known; the client's cache names the file by it. "" for none."""
         return self.sha256 or self.blob
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What would be fetched of a repository.
+    """Files to fetch of a repository.
 
     Attributes:
         repo: owner/name.
-        commit: the commit that `revision` is.
-        files: the files, in the order of their names, or of the parts of a model.
-        revision: what was asked for: a branch, tag or commit.
-        one_model: the files are one model's, whole or in parts, and not a checkpoint's.
+        commit: that `revision` is.
+        files: in the order of their names, or of the parts of a model.
+        revision: the branch, tag or commit that was asked for.
+        one_model: the files are a single model, whole or in parts, and not a checkpoint.
     """
 
     repo: str
@@ -77,26 +76,18 @@ class Listing:
         return sum(f.n_bytes for f in self.files)
 
 
-def look_up(
-    repo: str, revision: str | None = None, *, quant: str = "", file: str = "", only: str = ""
-) -> Listing:
-    """Ask the hub which files of a repository are needed, and how large they are.
-
-    Args:
-        repo: owner/name.
-        revision: a branch, tag or commit; None for the default branch.
-        quant: type of a GGUF file: that file, with all its parts.
-        file: path of a GGUF or old `.bin` file in the repository: that file, with all its parts.
-        only: "tokenizer" for a checkpoint's config and tokenizer, without weights; "" for all of it.
+def look_up(wanted: HubRequest) -> Listing:
+    """Ask the hub which files are needed of a repository, and how large they are.
 
     Raises:
-        InvalidInput: `repo` is not of the form owner/name, or more than one choice is given.
+        InvalidInput: see `check_wanted`.
         ModelNotFound: there is no such repository, revision or file, it is closed to us, or it has no weights.
         HubUnreachable: the hub did not answer.
     """
-    check_choice(repo, quant=quant, file=file, only=only)
+    check_wanted(wanted)
     from huggingface_hub import HfApi
 
+    repo, revision = wanted.repo, wanted.revision
     with plain_errors(repo, revision):
         try:
             info = retried(
@@ -105,23 +96,20 @@ def look_up(
                 )
             )
         except (KeyError, TypeError, AttributeError, JSONDecodeError) as e:
-            raise _no_hub(repo) from e
+            raise _not_a_hub(repo) from e
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise _no_hub(repo)
+        raise _not_a_hub(repo)
     found = {s.rfilename: _remote_file(s) for s in info.siblings or []}
-    names = choose(repo, found, quant=quant, file=file, only=only)
+    names = choose(wanted, found)
     return Listing(
         repo, info.sha, tuple(found[n] for n in names), revision or "main",
-        one_model=names[0].lower().endswith(".gguf") or bool(file),
+        one_model=names[0].lower().endswith(".gguf") or bool(wanted.file),
     )  # fmt: skip
 
 
-def check_choice(repo: str, *, quant: str, file: str, only: str) -> None:
-    """Refuse what cannot be asked for.
-
-    Raises:
-        InvalidInput: `repo` is not of the form owner/name, or more than one choice is given.
-    """
+def check_wanted(wanted: HubRequest) -> None:
+    """Refuse a repository that is not owner/name, and wishes that exclude each other."""
+    repo, only = wanted.repo, wanted.only
     if not REPO_ID.fullmatch(repo):
         raise InvalidInput(
             f"{repo}: not a repository of the Hub",
@@ -129,39 +117,35 @@ def check_choice(repo: str, *, quant: str, file: str, only: str) -> None:
         )
     if only and only not in ONLY:
         raise InvalidInput(f"--only {only}: no such part", hint=did_you_mean(only, ONLY))
-    if (given := [x for x in (quant, file, only) if x])[1:]:
+    if (given := [x for x in (wanted.quant, wanted.file, only) if x])[1:]:
         raise InvalidInput(
             f"{repo}: {' and '.join(given)} exclude each other", hint="name one of them"
         )
-    if file:
-        check_file(file)
+    if wanted.file:
+        check_file(wanted.file)
 
 
-def choose(
-    repo: str, found: Mapping[str, RemoteFile], *, quant: str = "", file: str = "", only: str = ""
-) -> list[str]:
-    """The names of the files that are wanted of those that there are.
+def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
+    """Return the names of the files that are wanted, of those that there are.
 
     Raises:
         ModelNotFound: what is wanted is not there; lists what is.
     """
-    models = gguf_models(found)
+    repo, file = wanted.repo, wanted.file
     if file:
-        names = _whole(repo, parts(file) if file in found and safe(file) else (file,), found)
-    elif quant:
-        names = _whole(repo, _of_type(repo, quant, models, found), found)
-    elif only:
+        return _whole(repo, parts(file) if file in found and safe(file) else (file,), found)
+    if wanted.quant:
+        return _whole(repo, _of_type(repo, wanted.quant, found), found)
+    if wanted.only:
         names = side_files(found)
         if "config.json" not in names:
             raise ModelNotFound(
                 f"{repo}: has no config.json, so no tokenizer of a checkpoint",
                 hint="name the repository of the model as it was trained",
             )
-    else:
-        names = choose_files(found)
-        if not has_weights(names):
-            names = _whole(repo, _the_only(repo, models, found), found)
-    return names
+        return names
+    names = choose_files(found)
+    return names if has_weights(names) else _whole(repo, _the_only(repo, found), found)
 
 
 def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -> list[str]:
@@ -174,9 +158,8 @@ def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -
     return list(names)
 
 
-def _of_type(
-    repo: str, quant: str, models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]
-) -> tuple[str, ...]:
+def _of_type(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
+    models = gguf_models(found)
     if not models:
         stem = repo.partition("/")[2]
         raise ModelNotFound(
@@ -184,7 +167,7 @@ def _of_type(
             hint=f"make it: turbopilot download {repo} --to {stem}; turbopilot convert {stem} -o {stem}-f16.gguf; "
             f"turbopilot quantize {stem}-f16.gguf {quant.upper()}",
         )
-    fitting = of_type(list(models.values()), quant)
+    fitting = [files for files in models.values() if gguf_type(files[0]) == quant.upper()]
     if len(fitting) == 1:
         return fitting[0]
     what = "several GGUF files" if fitting else "no GGUF file"
@@ -196,9 +179,8 @@ def _of_type(
     )
 
 
-def _the_only(
-    repo: str, models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]
-) -> tuple[str, ...]:
+def _the_only(repo: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
+    models = gguf_models(found)
     if not models:
         raise ModelNotFound(
             f"{repo}: holds no weights as safetensors, PyTorch or GGUF files",
@@ -222,7 +204,7 @@ def _menu(models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]) -
 
 
 def _remote_file(sibling: RepoSibling) -> RemoteFile:
-    """As the client tells of it; a checksum that is none, and so no part of a path, counts as not told."""
+    """Take what the client reports, without malformed checksums: they become parts of paths."""
     large = sibling.lfs.sha256 if sibling.lfs else ""
     blob = sibling.blob_id or ""
     return RemoteFile(
@@ -233,7 +215,7 @@ def _remote_file(sibling: RepoSibling) -> RemoteFile:
     )
 
 
-def _no_hub(repo: str) -> HubUnreachable:
+def _not_a_hub(repo: str) -> HubUnreachable:
     return HubUnreachable(
         f"{repo}: what answered is not a Hugging Face Hub",
         hint="check HF_ENDPOINT, and whether the network asks for a login first",

@@ -1,46 +1,49 @@
-"""Bring a listing's files here, checked against the hub's checksums; what is interrupted goes on the next time."""
+"""Fetch a listing's files and check them against the hub's checksums; an interrupted file is resumed the next time.
+
+Since its version 1.18 the hub's client itself throws away what it has of a file when it is interrupted
+(https://github.com/huggingface/huggingface_hub/pull/4306).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from turbopilot.base.atomic import check_disk, replacing
 from turbopilot.base.errors import DownloadError, InvalidInput, NotEnoughDisk
 from turbopilot.base.progress import Progress, silent
-from turbopilot.hub.body import fetch_body
 from turbopilot.hub.cache import remember, repo_cache
-from turbopilot.hub.client import alone, no_bars
-from turbopilot.hub.errors import plain_errors
+from turbopilot.hub.client import Retries, alone, plain_errors, retried
 from turbopilot.hub.listing import Listing, RemoteFile
-from turbopilot.hub.retry import retried
 
 NOTE = "turbopilot-source.json"
-"""What `fetch` leaves in a folder of the user's: the repository and the commit."""
+"""What `fetch` leaves in a user's folder: the repository and the commit."""
 _BLOCK = 1 << 20
 
 
 def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent) -> Path:
-    """Download what `listing` names into `to`, or into the hub's own cache, and check that it is that.
+    """Download what `listing` names into `to`, or into the hub's own cache, and check it.
 
-    Files that are there already are not fetched again, and a large one goes on where it stopped. One after
-    the other and in this thread: the client's pool of threads would finish its files before Ctrl-C counts.
-    Small files come first, so that a checkpoint whose weights are whole is whole.
+    Files that are there already are not fetched again. One after the other and in this thread: the client's pool of
+    threads would finish its files before Ctrl-C counts. Small files come first, so that a checkpoint with all of its
+    weights is complete.
 
     Args:
         listing: from `look_up`.
         to: a folder; None for the hub's cache.
-        progress: called with the bytes of a file that are here, its size and its name, and then with the
-            same of all files and no name.
+        progress: called with the bytes of a file that are here, its size and its name, and then with the same of all
+            files and no name.
 
     Returns:
         The folder; of a single model its file, or the first of its parts.
 
     Raises:
-        NotEnoughDisk, HubUnreachable, ModelNotFound: what came so far stays; run it again to go on.
+        NotEnoughDisk, HubUnreachable, ModelNotFound: what came so far stays; run it again to resume.
         DownloadError: a file is not the one that the hub lists.
         InvalidInput: `to` cannot be made.
     """
@@ -54,88 +57,86 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
             f"{room}: cannot be made: {e.strerror}", hint="give another folder with --to"
         ) from e
     folder = to.resolve() if to else repo_cache(listing.repo) / "snapshots" / listing.commit
-    turn = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
-    with plain_errors(listing.repo, listing.commit), no_bars(), turn:
-        here = _Here(listing, folder, to is None, progress)
+    lock = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
+    with plain_errors(listing.repo, listing.commit), lock:
+        transfer = _Transfer(listing, folder, to is None, progress)
         try:
-            check_disk(room, listing.n_bytes - here.n_bytes)
+            check_disk(room, listing.n_bytes - transfer.n_bytes)
         except NotEnoughDisk as e:
             raise NotEnoughDisk(
                 e.message, hint="free some space, or choose another folder with --to"
             ) from e
         with _noted(listing, folder) if to else nullcontext():
             for file in sorted(listing.files, key=lambda f: bool(f.sha256)):
-                here.bring(file)
+                transfer.bring(file)
         if not to:
             remember(listing.repo, listing.revision, listing.commit)
     return folder / listing.files[0].name if listing.one_model else folder
 
 
-class _Here:
-    """What is here of a listing's files."""
+class _Transfer:
+    """A listing's files on their way into a folder, or into the snapshot of the hub's cache."""
 
     def __init__(self, listing: Listing, folder: Path, in_cache: bool, progress: Progress) -> None:
-        self._listing = listing
-        self._folder = folder
-        self._in_cache = in_cache
-        self._progress = progress
+        self._listing, self._folder = listing, folder
+        self._in_cache, self._progress = in_cache, progress
+        self._blobs = repo_cache(listing.repo) / "blobs"
         self._have = {f.name: self._bytes_of(f) for f in listing.files}
         self.n_bytes = sum(self._have.values())
 
     def bring(self, file: RemoteFile) -> None:
-        """Fetch the file where it is not here, and check it.
+        """Fetch the file unless it is here, and check it.
 
         Raises:
-            DownloadError: it is another than the hub's.
+            DownloadError: it is not the one that the hub lists.
         """
         path = self._folder / file.name
-        if file.checksum:
-            if path.is_file():
-                if self._is_it(file, path):
-                    return self._report(file, file.n_bytes)
-                if self._in_cache:
-                    raise _stranger(path)
-            self._bring_checked(file)
-        if self._in_cache or not file.checksum:
-            self._by_client(file)  # where it is there already it only links to it
-        if not file.checksum and not self._is_it(file, path):
-            # The client only warns where the hub refuses and an older file lies there.
+        if not file.checksum:
+            self._by_client(file)
+            # The client only warns if the hub refuses and there is an older file.
+            if not self._is_it(file, path):
+                raise _stranger(path)
+        elif path.is_file() and self._is_it(file, path):
+            pass
+        elif path.is_file() and self._in_cache:
             raise _stranger(path)
-        return self._report(file, file.n_bytes)
+        else:
+            self._by_us(file)
+            if self._in_cache:
+                self._by_client(file)  # finds the blob, and only links to it
+        self._report(file, file.n_bytes)
 
     def _by_client(self, file: RemoteFile) -> None:
         from huggingface_hub import hf_hub_download
 
         to = None if self._in_cache else self._folder
-        commit = self._listing.commit
-        retried(
-            lambda: hf_hub_download(self._listing.repo, file.name, revision=commit, local_dir=to)
-        )
+        repo, commit = self._listing.repo, self._listing.commit
+        retried(lambda: hf_hub_download(repo, file.name, revision=commit, local_dir=to))
 
-    def _bring_checked(self, file: RemoteFile) -> None:
+    def _by_us(self, file: RemoteFile) -> None:
         from huggingface_hub import hf_hub_url
 
-        landing = self._landing(file)
+        repo, landing, part = self._listing.repo, self._landing(file), self._part(file)
         landing.parent.mkdir(parents=True, exist_ok=True)
-        cache = repo_cache(self._listing.repo)
+        cache = repo_cache(repo)
         lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's own
         with alone(lock) if self._in_cache else nullcontext():
             if self._in_cache and landing.is_file():
                 return  # of another revision, or another process was faster
-            part = self._part(file)
-            if not self._copied(file, cache / "blobs" / file.checksum, part):
-                url = hf_hub_url(self._listing.repo, file.name, revision=self._listing.commit)
-                fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
+            if not self._copied(file, part):
+                url = hf_hub_url(repo, file.name, revision=self._listing.commit)
+                _fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
                 if not self._is_it(file, part):
                     part.unlink()
-                    raise self._damaged(file)
+                    raise DownloadError(
+                        f"{repo}: {file.name} was damaged on the way (its checksum differs)",
+                        hint="run it again",
+                    )
             part.replace(landing)
 
     def _landing(self, file: RemoteFile) -> Path:
-        """Where a file is put together: in the cache the client finds it by its checksum."""
-        if self._in_cache:
-            return repo_cache(self._listing.repo) / "blobs" / file.checksum
-        return self._folder / file.name
+        """Return the path of a fetched file; the client finds it in its cache by the checksum."""
+        return self._blobs / file.checksum if self._in_cache else self._folder / file.name
 
     def _part(self, file: RemoteFile) -> Path:
         landing = self._landing(file)
@@ -148,8 +149,9 @@ class _Here:
         part = self._part(file)
         return min(part.stat().st_size, file.n_bytes) if file.checksum and part.is_file() else 0
 
-    def _copied(self, file: RemoteFile, blob: Path, part: Path) -> bool:
-        """Copy a file that the cache has, so that it is not fetched again; False where it has none."""
+    def _copied(self, file: RemoteFile, part: Path) -> bool:
+        """Copy a file out of the cache; False if it is not there or damaged."""
+        blob = self._blobs / file.checksum
         if not blob.is_file():
             return False
         with blob.open("rb") as source, part.open("wb") as f:
@@ -162,7 +164,7 @@ class _Here:
         return False
 
     def _is_it(self, file: RemoteFile, path: Path) -> bool:
-        """Whether size and checksum are the hub's, as far as it tells them."""
+        """Report whether size and checksum are the hub's, as far as it reports them."""
         if file.n_bytes and path.stat().st_size != file.n_bytes:
             return False
         if not file.checksum:
@@ -183,11 +185,64 @@ class _Here:
         self._progress(n, file.n_bytes, file.name)
         self._progress(self.n_bytes, self._listing.n_bytes)
 
-    def _damaged(self, file: RemoteFile) -> DownloadError:
-        return DownloadError(
-            f"{self._listing.repo}: {file.name} was damaged on the way (its checksum differs)",
-            hint="run it again",
-        )
+
+def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None]) -> None:
+    """Append to `part` what it lacks of a file, however often the connection breaks.
+
+    Args:
+        url: on the hub; only the hub itself is sent the token, not where it redirects to.
+        part: what came so far, or a new file.
+        n_bytes: size of the whole file.
+        report: called with the bytes that are here.
+
+    Raises:
+        DownloadError: more bytes come than the file has.
+        Exception: the client's, if trying again does not help.
+    """
+    retries = Retries(network=True)
+    with part.open("ab", buffering=_BLOCK) as f:
+        if f.tell() > n_bytes:
+            f.truncate(0)
+            f.seek(0)
+        while (begun := f.tell()) < n_bytes:
+            try:
+                _receive(url, f, n_bytes, report)
+                if f.tell() == begun:
+                    raise ConnectionError("an answer without a body")
+            except Exception as e:
+                if f.tell() > begun:
+                    retries.advanced()
+                retries.wait(e)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _receive(url: str, f: BinaryIO, n_bytes: int, report: Callable[[int], None]) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    begin = f.tell()
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if begin:
+        headers["Range"] = f"bytes={begin}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        span = response.headers.get("Content-Range", "")
+        if begin and not (response.status_code == 206 and span.startswith(f"bytes {begin}-")):
+            f.seek(0)  # the server ignores ranges, or sends another: what comes is the whole file
+            f.truncate()
+            if response.status_code == 206:
+                raise ConnectionError(f"asked for bytes from {begin} on, the hub sends {span!r}")
+        report(f.tell())
+        for piece in response.iter_bytes():
+            if f.tell() + len(piece) > n_bytes:
+                raise DownloadError(
+                    f"{url}: more bytes come than the {n_bytes:,} that the hub lists",
+                    hint="if HF_ENDPOINT names a mirror, try without it",
+                )
+            f.write(piece)
+            report(f.tell())
 
 
 def _stranger(path: Path) -> DownloadError:
@@ -199,19 +254,16 @@ def _stranger(path: Path) -> DownloadError:
 
 @contextmanager
 def _noted(listing: Listing, folder: Path) -> Iterator[None]:
-    """Leave a note of the origin when all has come; none stays of what the folder held before."""
-    source = {"repository": listing.repo, "revision": listing.commit}
-    note = folder / NOTE
+    """Leave a note of a checkpoint's origin when all has come; an older note of other files is removed first."""
     if listing.one_model:
         yield
         return
+    note = folder / NOTE
+    source = {"repository": listing.repo, "revision": listing.commit}
+    text = json.dumps(source, indent=2) + "\n"
     with suppress(FileNotFoundError):
-        if note.read_text(encoding="utf-8") != _text(source):
+        if note.read_text(encoding="utf-8") != text:
             note.unlink()
     yield
     with replacing(note) as part:
-        part.write_text(_text(source), encoding="utf-8")
-
-
-def _text(source: dict[str, str]) -> str:
-    return json.dumps(source, indent=2) + "\n"
+        part.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from turbopilot.base.errors import (
     ServeError,
     TurboPilotError,
 )
-from turbopilot.base.processor import usable_cores
+from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.llama.batch_item import BatchItem
 from turbopilot.llama.flash_attention import AUTO, ON

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from turbopilot.base.memory import total_bytes
+from turbopilot.base.machine import total_bytes
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import kv_bytes_per_token
 

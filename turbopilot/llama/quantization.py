@@ -61,11 +61,10 @@ class LlamaQuantizer:
             entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         params.imatrix, self._means = matrix, means
 
-    def write(self, source: str, output: str, *, dry_run: bool) -> bool:
-        """Write the output, or only log what would be written; False if llama.cpp failed.
+    def write(self, source: str, output: str) -> bool:
+        """Write the output; return False if llama.cpp failed.
 
         The log has the reason, or stderr, where ggml reports weights that are not finite.
         """
-        self._params.dry_run = dry_run
         paths = os.fsencode(source), os.fsencode(output)
         return not llama_cpp.llama_model_quantize(*paths, ctypes.byref(self._params))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turbopilot.base.processor import cpu_name
+from turbopilot.base.machine import cpu_name
 from turbopilot.render import console
 
 if TYPE_CHECKING:

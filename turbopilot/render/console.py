@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from turbopilot.base import progress as seam
+from turbopilot.base.sizes import size as size
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -143,10 +144,4 @@ def transfer() -> Iterator[seam.Progress]:
         yield update
 
 
-def size(n_bytes: float) -> str:
-    """Bytes for a person: 13.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.2f} TB"
+REPORTER = seam.Reporter(info, progress, transfer)

@@ -1,4 +1,4 @@
-"""How importance matrices are shown. Formats and hands on; gathers nothing."""
+"""What `turbopilot imatrix` shows: a report, a merged matrix, a matrix's statistics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from quantize.imatrix import GatherReport, LayerStatistics, TensorStatistics
+    from quantize.imatrix import GatherReport, Imatrix
 
 
-def show_report(report: GatherReport) -> None:
-    """What was gathered, and what to do with it."""
+def show_report(report: GatherReport, *, as_json: bool) -> None:
+    """What was gathered, and how to use it."""
+    if as_json:
+        console.emit_json({**asdict(report), "path": str(report.path), "model": str(report.model)})
+        return
     for notice in report.notices:
         console.info(notice)
     if report.resumed_from:
@@ -32,15 +35,23 @@ def show_report(report: GatherReport) -> None:
     console.info(f"next: turbopilot quantize {report.model} Q4_K_M --imatrix {report.path}")
 
 
-def show_matrix(path: Path, *, layers: bool, as_json: bool) -> None:
-    """A matrix's figures.
+def show_merged(path: Path, parts: list[Path], matrix: Imatrix, *, as_json: bool) -> None:
+    """What earlier matrices were merged into."""
+    if as_json:
+        console.emit_json(
+            {
+                "path": str(path), "merged": [str(p) for p in parts], "n_chunks": matrix.n_chunks,
+                "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
+            }
+        )  # fmt: skip
+    else:
+        console.result(f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks")
 
-    Raises:
-        InvalidInput: it cannot be read.
-    """
-    from quantize.imatrix import by_layer, read_imatrix, statistics
 
-    matrix = read_imatrix(path)
+def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> None:
+    """A matrix's statistics: a line for each weight, or for each layer."""
+    from quantize.imatrix import by_layer, statistics
+
     tensors = statistics(matrix)
     per_layer = by_layer(tensors)
     if as_json:
@@ -52,49 +63,32 @@ def show_matrix(path: Path, *, layers: bool, as_json: bool) -> None:
             }
         )  # fmt: skip
         return
-    of = f" of {matrix.chunk_size:,} tokens" if matrix.chunk_size else ""
     title = (
-        f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks{of}, "
+        f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks of {matrix.chunk_size:,} tokens, "
         f"from {', '.join(matrix.datasets) or 'a text without a name'}"
     )
     if layers:
-        _layer_table(title, per_layer)
-    else:
-        _tensor_table(title, tensors)
-        console.result(
-            "Σ: sum of the channels' mean squares · active: above 1e-5 · entropy: 100 % where all channels "
-            "count alike · outliers: more than σ above the mean · like before: cosine with the layer before"
-        )
-
-
-def _tensor_table(title: str, tensors: list[TensorStatistics]) -> None:
-    console.table(
-        title,
+        rows = [
+            [str(x.layer), f"{x.total:.4g}", f"{x.outliers:.1%}", _similarity(x.similarity)]
+            for x in per_layer
+        ]
+        console.table(title, ["layer", "Σ", "outliers", "like before"], rows)
+        return
+    rows = [
         [
-            "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers",
-            "like before",
-        ],
-        [
-            [
-                "" if t.layer is None else str(t.layer), _short(t.name), f"{t.n:,}",
-                _number(t.total), _number(t.least), _number(t.most), _number(t.mean),
-                _number(t.deviation), f"{t.active:.1%}", f"{t.entropy:.1%}", f"{t.outliers:.1%}",
-                _similarity(t.similarity),
-            ]
-            for t in tensors
-        ],
-        numbers=(0, *range(2, 12)),
-    )  # fmt: skip
-
-
-def _layer_table(title: str, layers: list[LayerStatistics]) -> None:
-    console.table(
-        title,
-        ["layer", "Σ", "outliers", "like before"],
-        [
-            [str(x.layer), _number(x.total), f"{x.outliers:.1%}", _similarity(x.similarity)]
-            for x in layers
-        ],
+            "" if t.layer is None else str(t.layer), _short(t.name), f"{t.n:,}",
+            *(f"{value:.4g}" for value in (t.total, t.least, t.most, t.mean, t.deviation)),
+            *(f"{value:.1%}" for value in (t.active, t.entropy, t.outliers)), _similarity(t.similarity),
+        ]
+        for t in tensors
+    ]  # fmt: skip
+    columns = [
+        "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "like before",
+    ]  # fmt: skip
+    console.table(title, columns, rows, numbers=(0, *range(2, 12)))
+    console.result(
+        "Σ: sum of the channels' mean squares · active: above 1e-5 · entropy: 100 % where all channels "
+        "count alike · outliers: more than σ above the mean · like before: cosine with the layer before"
     )
 
 
@@ -102,10 +96,6 @@ def _short(name: str) -> str:
     """blk.0.attn_q.weight → attn_q."""
     inside = name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 1 else name
     return inside.removesuffix(".weight")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _similarity(value: float | None) -> str:

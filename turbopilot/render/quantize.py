@@ -1,52 +1,46 @@
-"""What `turbopilot quantize` shows: the table of types, a plan, a result. Text only: quantizes nothing."""
+"""What `turbopilot quantize` shows: the table of types, a plan, a result."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
     from quantize import Preview, QuantizeReport
 
-_IMATRIX = {"needed": "needed", "helps": "helps", "": ""}
+_SHOWN = 5  # tensors of a kind
 
 
-def types(*, as_json: bool) -> None:
-    """All file types, and what this machine's processor makes of them."""
+def show_types(*, as_json: bool) -> None:
+    """All file types, and how this machine's processor computes them."""
     from quantize import RECIPES
     from quantize.kernels import fast_on_cuda, repacked
-    from turbopilot.base.processor import cpu_features, cpu_name
+    from turbopilot.base.machine import cpu_features, cpu_name
     from turbopilot.catalog.prompt_speed import MEASURED_ON, PROMPT_SPEED
 
     features = cpu_features()
+    types: list[dict[str, Any]] = [
+        {
+            "name": r.name, "base": r.base, "bits": r.bits, "imatrix": r.imatrix,
+            "prompt_percent_of_f16": PROMPT_SPEED.get(r.name), "cpu_kernel": repacked(r.base, features),
+            "cuda_kernel": fast_on_cuda(r.base), "advice": r.advice,
+        }
+        for r in RECIPES
+    ]  # fmt: skip
     if as_json:
-        console.emit_json(
-            {
-                "types": [
-                    {
-                        "name": r.name, "base": r.base, "bits": r.bits, "imatrix": r.imatrix,
-                        "prompt_percent_of_f16": PROMPT_SPEED.get(r.name),
-                        "cpu_kernel": repacked(r.base, features), "cuda_kernel": fast_on_cuda(r.base),
-                        "advice": r.advice,
-                    }
-                    for r in RECIPES
-                ]
-            }
-        )  # fmt: skip
+        console.emit_json({"types": types})
         return
     rows = [
         [
-            r.name,
-            f"{r.bits:g}",
-            _IMATRIX[r.imatrix],
-            f"{PROMPT_SPEED[r.name]}%" if r.name in PROMPT_SPEED else "",
-            "yes" if repacked(r.base, features) else "",
-            "yes" if fast_on_cuda(r.base) else "slow",
-            r.advice,
+            t["name"], f"{t['bits']:g}", t["imatrix"],
+            f"{t['prompt_percent_of_f16']}%" if t["prompt_percent_of_f16"] else "",
+            "yes" if t["cpu_kernel"] else "", "yes" if t["cuda_kernel"] else "slow", t["advice"],
         ]
-        for r in RECIPES
-    ]
+        for t in types
+    ]  # fmt: skip
     columns = ["type", "bits/weight", "imatrix", "prompts", "CPU", "CUDA", "advice"]
     console.table("", columns, rows, numbers=(1, 3))
     console.result(
@@ -56,43 +50,33 @@ def types(*, as_json: bool) -> None:
     )
 
 
-def plan(preview: Preview, *, as_json: bool) -> None:
+def show_plan(preview: Preview, *, as_json: bool) -> None:
     """Every tensor of a dry run, with exact sizes."""
     if as_json:
+        tensors = [
+            {**asdict(t), "bytes_before": t.bytes_before, "bytes_after": t.bytes_after}
+            for t in preview.tensors
+        ]
         console.emit_json(
             {
-                "type": preview.recipe,
-                "bytes": preview.file_bytes,
-                "tensor_bytes": preview.tensor_bytes,
-                "bits_per_weight": preview.bits_per_weight,
-                "tensors": [
-                    {
-                        "name": t.name, "shape": list(t.shape), "before": t.before, "after": t.after,
-                        "bytes_before": t.bytes_before, "bytes_after": t.bytes_after, "wanted": t.wanted,
-                    }
-                    for t in preview.tensors
-                ],
+                "type": preview.name, "bytes": preview.file_bytes, "tensor_bytes": preview.tensor_bytes,
+                "bits_per_weight": preview.bits_per_weight, "tensors": tensors,
             }
         )  # fmt: skip
         return
     rows = [
         [
-            t.name,
-            " × ".join(f"{n}" for n in t.shape),
-            t.before,
-            t.after,
-            f"{t.bytes_before:,}",
-            f"{t.bytes_after:,}",
+            t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}",
         ]
         for t in preview.tensors
-    ]
+    ]  # fmt: skip
     columns = ["tensor", "shape", "from", "to", "bytes", "bytes after"]
     console.table("", columns, rows, numbers=(4, 5))
     console.result(
-        f"{preview.recipe}: {preview.tensor_bytes:,} bytes of tensors, {preview.bits_per_weight:.2f} bits per weight; "
-        f"a file of {console.size(preview.file_bytes)}"
+        f"{preview.name}: {preview.tensor_bytes:,} bytes of tensors, {preview.bits_per_weight:.2f} bits per weight; "
+        f"a file of {size(preview.file_bytes)}"
     )
-    fallbacks(preview.fallbacks())
+    _fallbacks(preview.fallbacks())
     if again := preview.requantized():
         console.info(
             f"{len(again)} tensors are quantized already: --allow-requantize would be needed"
@@ -101,31 +85,26 @@ def plan(preview: Preview, *, as_json: bool) -> None:
         console.info(f"{len(missing)} tensors need an importance matrix (--imatrix auto)")
 
 
-def result(report: QuantizeReport) -> None:
+def show_result(report: QuantizeReport, *, as_json: bool) -> None:
     """Before and after."""
-    console.table(
-        f"{report.path} ({report.recipe}, {report.seconds:.1f} s)",
-        ["", "size", "bits/weight", "types"],
-        [
-            [
-                when,
-                console.size(n),
-                f"{bits:.2f}",
-                ", ".join(f"{k} {console.size(v)}" for k, v in kinds.items()),
-            ]
-            for when, n, bits, kinds in (
-                ("before", report.bytes_before, report.bits_before, report.types_before),
-                ("after", report.bytes_after, report.bits_after, report.types_after),
-            )
-        ],
-        numbers=(1, 2),
-    )
-    fallbacks(report.fallbacks)
+    if as_json:
+        paths = {"source": str(report.source), "path": str(report.path)}
+        console.emit_json({**asdict(report), **paths})
+        return
+    rows = [
+        [when, size(n), f"{bits:.2f}", ", ".join(f"{k} {size(v)}" for k, v in types.items())]
+        for when, n, bits, types in (
+            ("before", report.bytes_before, report.bits_before, report.types_before),
+            ("after", report.bytes_after, report.bits_after, report.types_after),
+        )
+    ]  # fmt: skip
+    title = f"{report.path} ({report.recipe}, {report.seconds:.1f} s)"
+    console.table(title, ["", "size", "bits/weight", "types"], rows, numbers=(1, 2))
+    _fallbacks(report.fallbacks)
 
 
-def fallbacks(lines: tuple[str, ...]) -> None:
-    """Tensors that are in another type than wanted; the first of many."""
-    for line in lines[:5]:
+def _fallbacks(lines: tuple[str, ...]) -> None:
+    for line in lines[:_SHOWN]:
         console.info(line)
-    if len(lines) > 5:
-        console.info(f"… and {len(lines) - 5} more tensors likewise (--dry-run shows all)")
+    if len(lines) > _SHOWN:
+        console.info(f"… and {len(lines) - _SHOWN} more tensors likewise (--dry-run shows all)")

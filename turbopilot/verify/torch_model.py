@@ -177,7 +177,7 @@ def memory_of(device: Device) -> int:
     """
     import torch
 
-    from turbopilot.base.memory import total_bytes
+    from turbopilot.base.machine import total_bytes
 
     try:
         torch.empty(1, device=device.name)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.file_digest import is_digest
+from turbopilot.base.file_digest import remembered
 from turbopilot.base.progress import Progress, silent
-from turbopilot.base.stat_cache import remembered
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf, read_part
 
 CERTIFICATE = "turbopilot.verified."
@@ -98,22 +96,11 @@ def _metadata(path: Path) -> str:
 
 
 def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = silent) -> Digests:
-    """The same, from a small file in `folder` where the model has not been written since they were taken.
-
-    Args:
-        header: of the model.
-        folder: where to remember; made where missing. One that cannot be written is done without.
-        progress: told of bytes of tensors, where they have to be read.
+    """Return the same digests, from a cache in `folder` if the model has not changed since.
 
     Raises:
         InvalidInput, CorruptModel: as `digests`.
     """
-
-    def fits(known: Mapping[str, Any]) -> bool:
-        return is_digest(known.get("tensors")) and is_digest(known.get("metadata"))
-
-    files = sorted({header.path, *(t.path for t in header.tensors)})
-    key = str(header.path.resolve())
-    memory = folder / "digests.json"
-    found = remembered(memory, key, files, lambda: digests(header, progress)._asdict(), fits)
+    files = dict.fromkeys([header.path, *sorted(t.path for t in header.tensors)])
+    found = remembered(folder, files, Digests._fields, lambda: digests(header, progress)._asdict())
     return Digests(found["tensors"], found["metadata"])

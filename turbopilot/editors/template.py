@@ -1,16 +1,16 @@
-"""Settings with an address in them: a template's places are filled, quoted as its format wants. Knows no plugin.
+"""Settings with an address in them: the places of a template are filled, quoted as its format wants.
 
 Places, in double angle brackets:
 
     url, url/v1/…        the address, with a route
     host, port, scheme, path   its parts
     model                the model's name
-    key                  the key; the whole line is left out where there is none
+    key                  the key; without a key the whole line is left out
     bearer               a header with the key; likewise
     key or dummy         the key, or the word dummy: some clients will not start without
-    no key, with key     nothing; the whole line is left out where there is one, or none
+    no key, with key     nothing; the whole line is left out with a key, or without
     request              a request for a completion, as JSON
-    zed format, twinny template, fim prefix, fim suffix, fim middle   see `fim`
+    zed format, twinny template, fim prefix, fim suffix, fim middle   see `Family`
 """
 
 from __future__ import annotations
@@ -19,23 +19,57 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.editors.address import Address
-from turbopilot.editors.entry import Format, Setting
-from turbopilot.editors.fim import family_of
 
-_PLACE = re.compile(r"<<([^<>]+)>>")
+_WITHOUT: Final = re.compile(r"<<(no|with) key>>")
+_PLACE: Final = re.compile(r"<<([^<>]+)>>")
+
+
+class Family(NamedTuple):
+    """A part of models' names, what Zed and Twinny call their format, and their tokens for fill-in-the-middle."""
+
+    part: str
+    zed: str
+    twinny: str
+    prefix: str
+    suffix: str
+    middle: str
+
+
+# Names of formats: Zed's docs/src/ai/edit-prediction.md, Twinny's src/common/constants/models.ts.
+_STARCODER: Final = Family(
+    "starcoder", "star_coder", "starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
+)
+_FAMILIES: Final = (
+    _STARCODER,
+    Family("qwen", "qwen", "codeqwen", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    Family("codellama", "code_llama", "codellama", "<PRE>", "<SUF>", "<MID>"),
+    Family("deepseek", "deepseek_coder", "deepseek", "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+)  # fmt: skip
+
+
+def family_of(model: str) -> Family:
+    """Return the family that a model's name tells; by default StarCoder's, whose tokens most others took over.
+
+    >>> family_of("Qwen2.5-Coder-1.5B").zed
+    'qwen'
+    >>> family_of("codegen").twinny
+    'starcoder'
+    """
+    return next((f for f in _FAMILIES if f.part in model.lower()), _STARCODER)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the settings are to lead to.
+    """What the settings shall lead to.
 
     Attributes:
         address: the server's.
         model: a name for it, which some plugins show or guess tokens from.
-        key: for a server that wants one; "" is none.
+        key: that the server wants; "" for none.
 
     Raises:
         InvalidInput: a name or a key that no setting could hold.
@@ -59,11 +93,13 @@ class Target:
             )
 
 
-def fill(setting: Setting, target: Target) -> str:
-    """The setting's text, without a line break at its end."""
-    lines = [line for line in setting.template.strip("\n").split("\n") if _stays(line, target)]
+def fill_template(template: str, kind: str, target: Target) -> str:
+    """Return the text of a template, without a line break at its end."""
+    lines = [
+        _WITHOUT.sub("", line) for line in template.strip("\n").split("\n") if _stays(line, target)
+    ]
     return "\n".join(
-        _PLACE.sub(lambda m: _value(m[1], setting.format, target), line).rstrip() for line in lines
+        _PLACE.sub(lambda m: _quote(_value(m[1], target), kind), line).rstrip() for line in lines
     )
 
 
@@ -74,12 +110,10 @@ def _stays(line: str, target: Target) -> bool:
     return not places & {"key", "bearer", "with key"}
 
 
-def _value(place: str, kind: Format, target: Target) -> str:
-    if place in ("no key", "with key"):
-        return ""
+def _value(place: str, target: Target) -> str:
     address, family = target.address, family_of(target.model)
     if place == "url" or place.startswith("url/"):
-        return quote(address.url + place.removeprefix("url"), kind)
+        return address.url + place.removeprefix("url")
     values = {
         "host": address.host,
         "port": str(address.port or {"http": 80, "https": 443}[address.scheme]),
@@ -96,24 +130,18 @@ def _value(place: str, kind: Format, target: Target) -> str:
         "fim suffix": family.suffix,
         "fim middle": family.middle,
     }
-    return quote(values[place], kind)
+    return values[place]
 
 
 def _request(model: str) -> str:
-    body = {
-        "model": model,
-        "prompt": "def fib(n):\n",
-        "suffix": "\nprint(fib(10))\n",
-        "max_tokens": 60,
-        "temperature": 0.2,
-    }
-    return json.dumps(body)
+    texts = {"prompt": "def fib(n):\n", "suffix": "\nprint(fib(10))\n"}
+    return json.dumps({"model": model, **texts, "max_tokens": 60, "temperature": 0.2})
 
 
-def quote(text: str, kind: Format) -> str:
-    """The text as a string of the format; of plain text, as it is.
+def _quote(text: str, kind: str) -> str:
+    """Return the text as a string of the format; plain text is not quoted.
 
-    >>> quote("it's", "vim")
+    >>> _quote("it's", "vim")
     "'it''s'"
     """
     if kind == "text":

@@ -1,18 +1,15 @@
-"""The code models since mid 2023: smaller, better, nearly all of them infill."""
+"""Code models since mid 2023; nearly all of them infill."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Final
 
-from turbopilot.catalog.model import Geometry, Model
+from turbopilot.catalog.model import KnownModel
+from turbopilot.catalog.original_models import COMMON_LANGUAGES
+from turbopilot.llama.geometry import Geometry
 
 _APACHE: Final = "Apache-2.0"
-# Of each family's 86 to 116 languages, those that all of them have.
-_COMMON: Final = (
-    "C", "C++", "C#", "CSS", "Go", "Haskell", "HTML", "Java", "JavaScript", "Julia", "Kotlin", "Lua", "PHP",
-    "Python", "R", "Ruby", "Rust", "Scala", "Shell", "SQL", "TypeScript",
-)  # fmt: skip
 _STARCODER2: Final = (
     "C", "C++", "C#", "Go", "Java", "JavaScript", "Kotlin", "Lua", "PHP", "Python", "R", "Ruby", "Rust", "Shell",
     "SQL", "Swift", "TypeScript",
@@ -26,7 +23,7 @@ _CODELLAMA: Final = ("C#", "C++", "Java", "JavaScript", "PHP", "Python", "Shell"
 _gated = partial(Geometry, gated=True)  # Llama's feed-forward, which most have
 
 _starcoder2 = partial(
-    Model, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim=True,
+    KnownModel, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim=True,
     licence="BigCode OpenRAIL-M", languages=_STARCODER2,
 )  # fmt: skip
 _STARCODER2S: Final = (
@@ -47,7 +44,7 @@ _STARCODER2S: Final = (
     ),
 )  # fmt: skip
 
-_STABLE_CODE_3B: Final = Model(
+_STABLE_CODE_3B: Final = KnownModel(
     alias="stable-code-3b", family="StableCode", repository="stabilityai/stable-code-3b",
     architecture="StableLmForCausalLM", parameters=2_795_443_200,
     geometry=_gated(32, 2560, 32, kv_heads=32, ffn=6912, vocab=50304), context=16384,
@@ -56,8 +53,8 @@ _STABLE_CODE_3B: Final = Model(
 )  # fmt: skip
 
 _deepseek = partial(
-    Model, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim=True,
-    licence="DeepSeek License", languages=_COMMON, breadth="87 languages",
+    KnownModel, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim=True,
+    licence="DeepSeek License", languages=COMMON_LANGUAGES, breadth="87 languages",
 )  # fmt: skip
 _DEEPSEEKS: Final = (
     _deepseek(
@@ -76,54 +73,36 @@ _DEEPSEEKS: Final = (
 )  # fmt: skip
 
 
-def _codellama(
-    size: str,
-    parameters: int,
-    python_parameters: int,
-    geometry: Geometry,
-    python: Geometry,
-    suits: str,
-) -> tuple[Model, Model]:
-    """A size and its variant for Python, which has no tokens for infilling; nor has the largest."""
-    model = partial(
-        Model,
-        family="CodeLlama",
-        architecture="LlamaForCausalLM",
-        context=16384,
-        licence="Llama 2 Community License",
-    )
-    return (
-        model(
-            alias=f"codellama-{size}", repository=f"codellama/CodeLlama-{size}-hf", parameters=parameters,
-            geometry=geometry, fim=size != "34b", languages=_CODELLAMA, suits=suits,
-            gguf_repository=f"TheBloke/CodeLlama-{size.upper()}-GGUF",
-        ),
-        model(
-            alias=f"codellama-{size}-python", repository=f"codellama/CodeLlama-{size}-Python-hf",
-            parameters=python_parameters, geometry=python, languages=("Python",), suits=f"Python; {suits}",
-            gguf_repository=f"TheBloke/CodeLlama-{size.upper()}-Python-GGUF",
-        ),
+def _codellama(name: str, parameters: int, geometry: Geometry, suits: str) -> KnownModel:
+    """Return a CodeLlama; those for Python alone and the largest have no tokens for infilling."""
+    is_python = name.endswith("-Python")
+    return KnownModel(
+        alias=f"codellama-{name.lower()}", family="CodeLlama", repository=f"codellama/CodeLlama-{name}-hf",
+        architecture="LlamaForCausalLM", parameters=parameters, geometry=geometry, context=16384,
+        licence="Llama 2 Community License", suits=f"Python; {suits}" if is_python else suits,
+        languages=("Python",) if is_python else _CODELLAMA, fim=name in ("7b", "13b"),
+        gguf_repository=f"TheBloke/CodeLlama-{name.replace('b', 'B', 1)}-GGUF",
     )  # fmt: skip
 
 
 _llama_7b = partial(_gated, 32, 4096, 32, kv_heads=32, ffn=11008)
 _llama_13b = partial(_gated, 40, 5120, 40, kv_heads=40, ffn=13824)
 _LLAMA_34B: Final = _gated(48, 8192, 64, kv_heads=8, ffn=22016, vocab=32000)
+_FOR_7B: Final = "for a GPU of 8 GB or more; its context takes much memory"
+_FOR_13B: Final = "for a GPU of 16 GB or more; its context takes much memory"
+_FOR_34B: Final = "for a GPU of 24 GB or more"
 _CODELLAMAS: Final = (
-    *_codellama(
-        "7b", 6_738_546_688, 6_738_415_616, _llama_7b(vocab=32016), _llama_7b(vocab=32000),
-        "for a GPU of 8 GB or more; its context takes much memory",
-    ),
-    *_codellama(
-        "13b", 13_016_028_160, 13_015_864_320, _llama_13b(vocab=32016), _llama_13b(vocab=32000),
-        "for a GPU of 16 GB or more; its context takes much memory",
-    ),
-    *_codellama("34b", 33_743_970_304, 33_743_970_304, _LLAMA_34B, _LLAMA_34B, "for a GPU of 24 GB or more"),
-)  # fmt: skip
+    _codellama("7b", 6_738_546_688, _llama_7b(vocab=32016), _FOR_7B),
+    _codellama("7b-Python", 6_738_415_616, _llama_7b(vocab=32000), _FOR_7B),
+    _codellama("13b", 13_016_028_160, _llama_13b(vocab=32016), _FOR_13B),
+    _codellama("13b-Python", 13_015_864_320, _llama_13b(vocab=32000), _FOR_13B),
+    _codellama("34b", 33_743_970_304, _LLAMA_34B, _FOR_34B),
+    _codellama("34b-Python", 33_743_970_304, _LLAMA_34B, _FOR_34B),
+)
 
 _granite = partial(
-    Model, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True, languages=_COMMON,
-    breadth="116 languages",
+    KnownModel, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True,
+    languages=COMMON_LANGUAGES, breadth="116 languages",
 )  # fmt: skip
 _GRANITES: Final = (
     _granite(
@@ -141,12 +120,12 @@ _GRANITES: Final = (
 
 def _qwen(
     size: str, parameters: int, geometry: Geometry, suits: str, *, ready: bool = True
-) -> Model:
+) -> KnownModel:
     # Ready-made files: those that llama.cpp's own --fim-qwen-… presets fetch (common/arg.cpp).
-    return Model(
+    return KnownModel(
         alias=f"qwen2.5-coder-{size.lower()}", family="Qwen2.5-Coder", repository=f"Qwen/Qwen2.5-Coder-{size}",
         architecture="Qwen2ForCausalLM", parameters=parameters, geometry=geometry, context=32768,
-        licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=_COMMON,
+        licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=COMMON_LANGUAGES,
         breadth="92 languages", fim=True,
         gguf_repository=f"ggml-org/Qwen2.5-Coder-{size}-Q8_0-GGUF" if ready else "",
     )  # fmt: skip
@@ -167,7 +146,7 @@ _QWENS: Final = (
 )  # fmt: skip
 
 _smollm2 = partial(
-    Model, family="SmolLM2", architecture="LlamaForCausalLM", context=8192, licence=_APACHE,
+    KnownModel, family="SmolLM2", architecture="LlamaForCausalLM", context=8192, licence=_APACHE,
     breadth="English, some code",
 )  # fmt: skip
 _SMOLLM2S: Final = (
@@ -189,13 +168,8 @@ _SMOLLM2S: Final = (
 )  # fmt: skip
 
 _phi = partial(
-    Model,
-    family="Phi",
-    architecture="PhiForCausalLM",
-    context=2048,
-    licence="MIT",
-    languages=("Python",),
-)
+    KnownModel, family="Phi", architecture="PhiForCausalLM", context=2048, licence="MIT", languages=("Python",),
+)  # fmt: skip
 _PHI_1: Final = Geometry(24, 2048, 32, kv_heads=32, ffn=8192, vocab=51200)
 _PHIS: Final = (
     _phi(
@@ -213,6 +187,6 @@ _PHIS: Final = (
     ),
 )  # fmt: skip
 
-SECOND_WAVE: Final = (
+NEWER_MODELS: Final = (
     *_QWENS, *_STARCODER2S, *_DEEPSEEKS, *_CODELLAMAS, *_GRANITES, _STABLE_CODE_3B, *_SMOLLM2S, *_PHIS,
 )  # fmt: skip

@@ -1,0 +1,48 @@
+"""Memory of the machine: the smallest limit of the control groups around this process counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from turbopilot.base import machine
+from turbopilot.base.machine import _limit_files, total_bytes
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], 8000),
+        (["max", "nonsense"], 8000),
+        (["max", "5000", "7000"], 5000),
+        (["9223372036854771712"], 8000),  # what cgroups v1 says for no limit
+    ],
+)
+def test_memory_is_the_smallest_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], expected: int
+) -> None:
+    files = [tmp_path / "absent"]
+    for i, text in enumerate(texts):
+        files.append(tmp_path / str(i))
+        files[-1].write_text(text)
+    monkeypatch.setattr(machine, "_limit_files", lambda: files)
+    monkeypatch.setattr(machine, "_posix_bytes", lambda: 8000)
+    assert total_bytes() == expected
+
+
+def test_the_limits_of_all_groups_around_us(tmp_path: Path) -> None:
+    proc = tmp_path / "cgroup"
+    proc.write_text("4:memory:/a/b\n3:cpuset:/\n0::/c\n")
+    root = tmp_path / "fs"
+    assert _limit_files(proc, root) == [
+        root / "memory.max",
+        root / "memory" / "memory.limit_in_bytes",
+        root / "memory" / "a" / "b" / "memory.limit_in_bytes",
+        root / "memory" / "a" / "memory.limit_in_bytes",
+        root / "c" / "memory.max",
+    ]
+
+
+def test_no_groups_is_no_limit(tmp_path: Path) -> None:
+    assert len(_limit_files(tmp_path / "none", tmp_path)) == 2

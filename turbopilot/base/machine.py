@@ -1,0 +1,111 @@
+"""What this machine has: its processor's name and features, usable cores, and main memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@cache
+def cpu_name() -> str:
+    """Return the processor's name; "" if the system does not report it."""
+    found = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Return those of avx2, avx512f, neon, dotprod and i8mm, which llama.cpp chooses kernels by.
+
+    Empty if the system does not report them, as on Windows.
+    """
+    flags = re.search(r"^(?:flags|Features)\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    words = set(flags[1].split()) if flags else set()
+    found = words & {"avx2", "avx512f", "i8mm"}
+    if "asimd" in words:
+        found.add("neon")
+    if "asimddp" in words:
+        found.add("dotprod")
+    if platform.system() == "Darwin" and platform.machine() == "arm64":  # every Apple M has these
+        found |= {"neon", "dotprod"}
+    return frozenset(found)
+
+
+def usable_cores() -> int:
+    """Count the cores this process may use; hyperthreads share the units that matter to llama.cpp."""
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    topology = Path("/sys/devices/system/cpu")
+    try:
+        cores = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable}
+    except OSError:  # not Linux, or hidden
+        return len(usable)
+    return len(cores)
+
+
+def total_bytes() -> int:
+    """Return the bytes of main memory that this process may use; a container's limit counts."""
+    installed = _windows_bytes() if sys.platform == "win32" else _posix_bytes()
+    limits = (_read_limit(path) for path in _limit_files())
+    return min([installed, *(limit for limit in limits if limit is not None)])
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:  # not Linux
+        return ""
+
+
+def _posix_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _limit_files(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> list[Path]:
+    """Return the limit files of this process's control group and of its ancestors.
+
+    A container sees its own group's files at the root. Source: cgroups(7): lines of `number:controllers:path`;
+    version 2 has number 0 and no controllers.
+    """
+    try:
+        lines = proc.read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            folder, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = folder / path.strip("/")
+        while group != folder:
+            files.append(group / name)
+            group = group.parent
+    return files
+
+
+def _read_limit(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _windows_bytes() -> int:
+    """Source: GlobalMemoryStatusEx, MEMORYSTATUSEX.ullTotalPhys, which begins at byte 8 of 64."""
+    status = (ctypes.c_uint64 * 8)()
+    ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
+    if not getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # noqa: B009
+        raise OSError("GlobalMemoryStatusEx failed")
+    return int(status[1])

@@ -1,0 +1,185 @@
+"""Sizes of a model's network: how many bytes its weights take in a type, and its context in the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from turbopilot.formats.ggml_types import GGML_TYPES
+
+if TYPE_CHECKING:
+    from turbopilot.formats.gguf.file import GgufHeader
+
+TYPES: Final = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
+"""Types whose sizes are predicted from a geometry."""
+BLOCKS: Final = {name: (weights, n_bytes) for name, weights, n_bytes in GGML_TYPES.values()}
+"""ggml type → weights and bytes of a block."""
+# K types want rows of whole blocks of 256 weights; what llama.cpp takes instead (tensor_type_fallback).
+_FALLBACK: Final = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
+_RAISED: Final = ("attn_v", "attn_qkv", "ffn_down")
+
+
+class Matrix(NamedTuple):
+    """A kind of weight matrix: its role (its name in a GGUF), its shape, and how many layers have it."""
+
+    role: str
+    rows: int
+    columns: int
+    layers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes that decide how many weights a model has and how much memory its context takes.
+
+    Attributes:
+        layers: blocks of attention and feed-forward.
+        width: hidden size.
+        heads: query heads.
+        kv_heads: key and value heads.
+        ffn: feed-forward size.
+        vocab: rows of the token embedding.
+        tied: the output head is the token embedding.
+        gated: the feed-forward has a gate, a third matrix.
+        fused: q, k and v are one matrix in a GGUF.
+        positions: rows of a table of learned positions; 0 for none.
+        key_size: dimensions of a key of one head; 0 means width / heads.
+        value_size: the same of a value.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    tied: bool = False
+    gated: bool = False
+    fused: bool = False
+    positions: int = 0
+    key_size: int = 0
+    value_size: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("key_size", "value_size"):
+            if not getattr(self, name) and self.heads:
+                object.__setattr__(self, name, self.width // self.heads)
+
+    def kv_bytes(self, n_tokens: int, cache_type: str = "F16") -> int:
+        """Return the bytes of a KV cache of so many tokens, in a ggml type of any letter case."""
+        weights, n_bytes = BLOCKS[cache_type.upper()]
+        row = self.kv_heads * (self.key_size + self.value_size)
+        return n_tokens * self.layers * row * n_bytes // weights
+
+    def matrices(self) -> Iterator[Matrix]:
+        """Yield every matrix of a GGUF, without norms and biases, which are thousandths of the whole."""
+        queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
+        values = self.kv_heads * self.value_size
+        yield Matrix("token_embd", self.vocab, self.width)
+        if not self.tied:
+            yield Matrix("output", self.vocab, self.width)
+        if self.positions:
+            yield Matrix("position_embd", self.positions, self.width)
+        if self.fused:
+            yield Matrix("attn_qkv", queries + keys + values, self.width, self.layers)
+        else:
+            yield Matrix("attn_q", queries, self.width, self.layers)
+            yield Matrix("attn_k", keys, self.width, self.layers)
+            yield Matrix("attn_v", values, self.width, self.layers)
+        yield Matrix("attn_output", self.width, self.heads * self.value_size, self.layers)
+        yield Matrix("ffn_up", self.ffn * (2 if self.gated else 1), self.width, self.layers)
+        yield Matrix("ffn_down", self.width, self.ffn, self.layers)
+
+    @property
+    def weights(self) -> int:
+        """Weights in all matrices.
+
+        >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
+        1488
+        """
+        return sum(m.rows * m.columns * m.layers for m in self.matrices())
+
+
+def read_geometry(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], prefix: str = ""
+) -> Geometry:
+    """Return the geometry that hyperparameters and tensors of a GGUF describe.
+
+    Args:
+        values: by llama.cpp's names, as `block_count`; sizes that are missing or no integers are 0.
+        shapes: of the tensors by name, innermost dimension first.
+        prefix: of the names in `values`, as `llama.`.
+    """
+
+    def size(name: str) -> int:
+        found = values.get(prefix + name, 0)
+        return found if isinstance(found, int) else 0
+
+    heads = size("attention.head_count")
+    names = ("blk.0.ffn_gate.weight", "blk.0.attn_qkv.weight", "output.weight")
+    gated, fused, has_head = (name in shapes for name in names)
+    return Geometry(
+        layers=size("block_count"),
+        width=size("embedding_length"),
+        heads=heads,
+        kv_heads=size("attention.head_count_kv") or heads,
+        ffn=size("feed_forward_length"),
+        vocab=shapes.get("token_embd.weight", (0, 0))[-1],
+        tied=not has_head,
+        gated=gated,
+        fused=fused,
+        positions=shapes.get("position_embd.weight", (0, 0))[-1],
+        key_size=size("attention.key_length"),
+        value_size=size("attention.value_length"),
+    )
+
+
+def header_geometry(header: GgufHeader) -> Geometry:
+    """Return the geometry of a model file."""
+    shapes = {t.name: t.shape for t in header.tensors}
+    return read_geometry(header.metadata, shapes, f"{header.architecture}.")
+
+
+def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
+    """Predict the size of a GGUF's tensors, matrix by matrix in the types that llama.cpp's quantizer gives each.
+
+    Q4_0 and Q4_K_M keep the output head in Q6_K; Q4_K_M keeps half of the value and down matrices in Q6_K too.
+    Source: `src/llama-quant.cpp`.
+
+    Args:
+        geometry: of the model.
+        parameters: exact number of its weights; those beyond the matrices are F32.
+        type_name: one of `TYPES`.
+    """
+    vectors = 4 * max(0, parameters - geometry.weights)
+    return vectors + sum(_matrix_bytes(m, geometry, type_name) for m in geometry.matrices())
+
+
+def _matrix_bytes(matrix: Matrix, geometry: Geometry, type_name: str) -> int:
+    body = "Q4_K" if type_name == "Q4_K_M" else type_name
+    if matrix.role == "position_embd":  # never quantized
+        return _bytes(matrix, "F16", matrix.layers)
+    head = "token_embd" if geometry.tied else "output"
+    if matrix.role == head and type_name.startswith("Q4"):
+        return _bytes(matrix, "Q6_K", matrix.layers)
+    raised = 0
+    if type_name == "Q4_K_M" and matrix.role in _RAISED:
+        raised = _layers_raised(matrix.layers)
+    return _bytes(matrix, "Q6_K", raised) + _bytes(matrix, body, matrix.layers - raised)
+
+
+def _bytes(matrix: Matrix, ggml_type: str, layers: int) -> int:
+    weights, n_bytes = BLOCKS[ggml_type]
+    if matrix.columns % weights:
+        return _bytes(matrix, _FALLBACK[ggml_type], layers)
+    return matrix.rows * matrix.columns * layers // weights * n_bytes
+
+
+def _layers_raised(n: int) -> int:
+    """Count the layers to which Q4_K_M gives more bits: the first and last eighth, and each third between.
+
+    >>> _layers_raised(32)
+    16
+    """
+    return sum(i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2 for i in range(n))

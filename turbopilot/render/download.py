@@ -1,0 +1,23 @@
+"""Words for `turbopilot download`: a repository's listing as a table and as JSON."""
+
+from __future__ import annotations
+
+from turbopilot.base.sizes import size
+from turbopilot.hub import Listing
+from turbopilot.render import console
+
+
+def plain(listing: Listing) -> dict[str, object]:
+    """Return a listing for JSON."""
+    files = [{"name": f.name, "bytes": f.n_bytes} for f in listing.files]
+    return {
+        "repo": listing.repo, "revision": listing.revision, "commit": listing.commit,
+        "files": files, "bytes": listing.n_bytes,
+    }  # fmt: skip
+
+
+def table(listing: Listing) -> None:
+    """Print the files with their sizes."""
+    rows = [[f.name, size(f.n_bytes)] for f in listing.files]
+    console.table(f"{listing.repo} at {listing.commit[:12]}", ["file", "size"], rows)
+    console.result(f"{len(rows)} files, {size(listing.n_bytes)}")
