@@ -5,16 +5,15 @@
 >>> report = convert(Path("codegen-350M-mono"), Path("codegen.gguf"), dtype="f16")  # doctest: +SKIP
 """
 
-from converters.expected import Expected, expected
 from converters.hf_export import export_gptj
 from converters.legacy_ggml import MODEL_TYPES
 from converters.pipeline import ConversionReport, convert
-from converters.prepare import dry_run, planned_geometry
+from converters.prepare import ConversionOptions, dry_run, expected, planned_geometry
 
 __all__ = [
     "MODEL_TYPES",
+    "ConversionOptions",
     "ConversionReport",
-    "Expected",
     "convert",
     "dry_run",
     "expected",

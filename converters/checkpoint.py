@@ -1,8 +1,4 @@
-"""A checkpoint's tensors, found but not loaded. Knows nothing of families or GGUF.
-
-`Checkpoint` is a folder's weights, as safetensors or PyTorch files, single or sharded; a tensor's rows are
-read from the disk when they are needed, a block at a time.
-"""
+"""A folder's weights, as safetensors or PyTorch files, single or sharded: found at once, read by rows when needed."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import TypeAlias
 
 import numpy as np
@@ -33,53 +28,44 @@ FORMATS: tuple[tuple[str, Reader], ...] = (
 MAX_NAME = 120  # of a shard; file systems end at 255 bytes, and fail in ways of their own
 
 
-class Checkpoint:
-    """The tensors of a folder by name; a context manager that keeps the files open."""
+class Checkpoint(ExitStack):
+    """The tensors of a folder by name; a context manager that closes the files in the end."""
 
-    def __init__(self, folder: Path, tensors: Mapping[str, SourceTensor]) -> None:
-        self.folder = folder
+    def __init__(self, tensors: Mapping[str, SourceTensor]) -> None:
+        super().__init__()
         self.tensors = tensors
-        self._stack = ExitStack()
         self._files: dict[Path, FileIO] = {}
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Read what a folder's files say of their tensors, of the best format that is there.
+        """Read what the files of a folder's best format say of their tensors.
 
         Raises:
-            InvalidInput: there are none, or they are of a kind that must be saved anew.
+            InvalidInput: there are none, or they must be saved anew.
             CorruptCheckpoint: a shard is absent, damaged, hostile, or not where the index says.
         """
         for single, read in FORMATS:
             index = folder / f"{single}.index.json"
             if index.is_file():
-                return cls(folder, _read_sharded(folder, index, read))
+                return cls(_read_sharded(folder, index, read))
             if (folder / single).is_file():
-                return cls(folder, read(folder / single))
+                return cls(read(folder / single))
         names = " nor ".join(single for single, _ in FORMATS)
         raise InvalidInput(
             f"{folder}: holds neither {names}, nor an index of shards of either",
             hint="download the checkpoint's weights too: turbopilot download",
         )
 
-    @classmethod
-    def nothing(cls, folder: Path) -> Checkpoint:
-        """No tensors: for what needs only the config and the tokenizer."""
-        return cls(folder, {})
-
     def file(self, path: Path) -> FileIO:
         """A source file, opened once for all of its tensors."""
         if path not in self._files:
-            self._files[path] = self._stack.enter_context(FileIO(path))
+            self._files[path] = self.enter_context(FileIO(path))
         return self._files[path]
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
-        """Rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in its own dtype.
+        """Return rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in the tensor's own dtype.
 
         BF16 is read as uint16, quantized rows as (rows, bytes).
-
-        Raises:
-            CorruptCheckpoint: the file ended early: it changed since it was opened.
         """
         row_bytes = data_bytes(tensor.dtype, tensor.shape[1:])
         if tensor.dtype in NUMPY_DTYPES:
@@ -102,14 +88,6 @@ class Checkpoint:
         return CorruptCheckpoint(
             f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
         )
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
 
 def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTensor]:

@@ -1,4 +1,4 @@
-"""Number formats: an array of one float type as another, or as blocks of Q8_0. Knows no file and no tensor.
+"""Number formats: an array of one float type as another, or as blocks of Q8_0.
 
 BF16 is kept as its bits in uint16: numpy has no such type, and most uses only move it.
 """
@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from turbopilot.formats.ggml_types import GGML_TYPES
+
 Array: TypeAlias = "npt.NDArray[Any]"
 
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -17,16 +19,11 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-# type → (weights in a block, bytes in a block). Source: ggml.c, type_traits.
+# type → (weights in a block, bytes in a block), of those that are written
 BLOCKS: dict[str, tuple[int, int]] = {
-    "F32": (1, 4),
-    "F16": (1, 2),
-    "BF16": (1, 2),
-    "Q8_0": (32, 34),
-    "Q4_0": (32, 18),
-    "Q4_1": (32, 20),
-    "Q5_0": (32, 22),
-    "Q5_1": (32, 24),
+    name: (weights, n_bytes)
+    for name, weights, n_bytes in GGML_TYPES.values()
+    if name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 }
 
 
@@ -36,12 +33,6 @@ class F16Overflow(ValueError):
     def __init__(self, largest: float) -> None:
         super().__init__(f"{largest:.4g} is beyond F16")
         self.largest = largest
-
-
-def size(dtype: str, n_weights: int) -> int:
-    """Bytes of so many weights, a whole number of blocks."""
-    weights, n_bytes = BLOCKS[dtype]
-    return n_weights // weights * n_bytes
 
 
 def fits(dtype: str, row: int) -> bool:

@@ -1,6 +1,6 @@
 """CodeGen → a Hugging Face GPT-J checkpoint, for engines that run GPT-J and not CodeGen (vLLM among them).
 
-Knows nothing of GGUF. The weights keep their type and every value; only the fused matrix is taken apart, as
+The weights keep their type and every value; only the fused matrix is taken apart, as
 the family's `exports` say.
 """
 
@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 from converters.checkpoint import Checkpoint
 from converters.hfconfig import HfConfig
 from converters.pipeline import ConversionReport
-from converters.plan import Plan, plan
+from converters.plan import plan
+from converters.provenance import source_files
 from converters.registry import find
 from converters.scan import Scan
-from converters.stream import write_all, write_tensor
+from converters.stream import TensorWriter, write_all
 from turbopilot.base.atomic import check_disk
 from turbopilot.base.errors import ConversionError, InvalidInput
 from turbopilot.base.progress import Progress, silent
@@ -32,10 +35,6 @@ _CONFIG_FIELDS = (
     "activation_function", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id", "initializer_range",
     "layer_norm_epsilon", "n_embd", "n_head", "n_inner", "n_layer", "n_positions", "resid_pdrop", "rotary_dim",
     "scale_attn_weights", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "dtype", "use_cache", "vocab_size",
-)  # fmt: skip
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "generation_config.json",
 )  # fmt: skip
 
 
@@ -49,21 +48,7 @@ def export_gptj(
         UnsupportedModel, TensorMismatch, CorruptCheckpoint: as for `convert`.
     """
     began = time.monotonic()
-    if output.exists() and not force:
-        raise InvalidInput(
-            f"{output}: exists already",
-            hint="name another folder with -o, or replace it with --force",
-        )
-    if output.exists() and (not output.is_dir() or output.resolve() == source.resolve()):
-        raise InvalidInput(
-            f"{output}: cannot be replaced by a checkpoint's folder",
-            hint="name another folder with -o",
-        )
-    if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise InvalidInput(
-            f"{output}: is a folder, but not a checkpoint's; it is left alone",
-            hint="name another with -o",
-        )
+    _check_output(source, output, force)
     config = HfConfig.read(source)
     spec = find(config)
     if TARGET not in spec.exports:
@@ -71,40 +56,46 @@ def export_gptj(
             f"{config.where}: {spec.architecture} is not CodeGen",
             hint="only CodeGen is rewritten as GPT-J",
         )
+    spec = replace(spec, tensors=spec.exports[TARGET])
     with Checkpoint.open(source) as checkpoint:
-        the_plan = plan(
-            replace(spec, tensors=spec.exports[TARGET]), config, checkpoint.tensors, "SOURCE"
-        )
-        beside = [source / n for n in _TOKENIZER_FILES if (source / n).is_file()]
-        needed = the_plan.n_bytes + sum(path.stat().st_size for path in beside)
+        made = plan(spec, config, checkpoint.tensors, "SOURCE")
+        beside = [p for p in source_files(source, []) if p.name != "config.json"]
+        needed = made.n_bytes + sum(path.stat().st_size for path in beside)
         check_disk(output.resolve().parent, needed)
-        part_folder = output.with_name(output.name + ".part")
-        shutil.rmtree(part_folder, ignore_errors=True)
-        try:
-            part_folder.mkdir(parents=True)
-            with Scan(the_plan.sources, [], keep_nonfinite=force) as scan:
-                _write_safetensors(
-                    part_folder / "model.safetensors", the_plan, checkpoint, scan, progress
-                )
-            (part_folder / "config.json").write_text(
-                json.dumps(_config(config.values), indent=2) + "\n", encoding="utf-8"
-            )
+        with _replacing_folder(output) as folder:
+            with Scan(made.sources, [], keep_nonfinite=force) as scan:
+                writer = TensorWriter(checkpoint, made, scan, progress)
+                _write_safetensors(folder / "model.safetensors", writer)
+            text = json.dumps(_config(config.values), indent=2) + "\n"
+            (folder / "config.json").write_text(text, encoding="utf-8")
             for path in beside:
-                shutil.copyfile(path, part_folder / path.name)
-            _replace_folder(part_folder, output)
-        except OSError as e:
-            raise ConversionError(
-                f"{output}: cannot be written: {e.strerror}", hint="is there room on the disk?"
-            ) from e
-        finally:
-            shutil.rmtree(part_folder, ignore_errors=True)
+                shutil.copyfile(path, folder / path.name)
     return ConversionReport(
         path=output, n_files=1, architecture=spec.architecture, gguf_architecture="GPTJForCausalLM",
-        dtype=the_plan.main_type, n_tensors=len(the_plan.tensors),
-        n_weights=sum(t.n_weights for t in the_plan.tensors), n_bytes=the_plan.n_bytes,
-        n_dropped=len(the_plan.dropped), n_tokens=the_plan.dims.n_vocab, pre_tokenizer=spec.tokenizer.pre,
+        dtype=made.main_type, n_tensors=len(made.tensors), n_weights=made.n_weights, n_bytes=made.n_bytes,
+        n_dropped=len(made.dropped), n_tokens=made.dims.n_vocab, pre_tokenizer=spec.pre,
         pre_origin="as in the source", has_fim=False, seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def _check_output(source: Path, output: Path, force: bool) -> None:
+    if not output.exists():
+        return
+    if not force:
+        raise InvalidInput(
+            f"{output}: exists already",
+            hint="name another folder with -o, or replace it with --force",
+        )
+    if not output.is_dir() or output.resolve() == source.resolve():
+        raise InvalidInput(
+            f"{output}: cannot be replaced by a checkpoint's folder",
+            hint="name another folder with -o",
+        )
+    if any(output.iterdir()) and not (output / "config.json").is_file():
+        raise InvalidInput(
+            f"{output}: is a folder, but not a checkpoint's; it is left alone",
+            hint="name another with -o",
+        )
 
 
 def _config(codegen_config: dict[str, Any]) -> dict[str, Any]:
@@ -112,41 +103,41 @@ def _config(codegen_config: dict[str, Any]) -> dict[str, Any]:
     return {"architectures": ["GPTJForCausalLM"], "model_type": "gptj", **kept}
 
 
-def _write_safetensors(
-    path: Path, the_plan: Plan, checkpoint: Checkpoint, scan: Scan, progress: Progress
-) -> None:
+def _write_safetensors(path: Path, writer: TensorWriter) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for t in the_plan.tensors:
-        header[t.name] = {
-            "dtype": t.dtype,
-            "shape": list(t.shape),
-            "data_offsets": [at, at + t.n_bytes],
-        }
-        at += t.n_bytes
+    for t in writer.plan.tensors:
+        place = [at, at := at + t.n_bytes]
+        header[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": place}
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)  # data begins aligned, as the safetensors package writes it
-    done = 0
-
-    def wrote(n: int) -> None:
-        nonlocal done
-        scan.check()
-        done += n
-        progress(done, at, "model.safetensors")
-
     with FileIO(path, "w") as out:
         write_all(out, len(raw).to_bytes(8, "little") + raw)
-        for t in the_plan.tensors:
-            write_tensor(out, checkpoint, t, wrote)
-        scan.sha256()  # waits until every value has been looked at
+        for t in writer.plan.tensors:
+            writer.write(out, t)
+        writer.scan.sha256()  # waits until every value has been looked at
         os.fsync(out.fileno())
 
 
-def _replace_folder(new: Path, final: Path) -> None:
-    """Folders cannot be renamed over each other: the old one steps aside until the new one is in place."""
-    old = final.with_name(final.name + ".old")
-    if final.exists():
+@contextmanager
+def _replacing_folder(final: Path) -> Iterator[Path]:
+    """Yield a folder beside `final` that takes its place in the end, or is removed on any failure.
+
+    Folders cannot be renamed over each other: the old one steps aside until the new one is in place.
+    """
+    part, old = (final.with_name(final.name + suffix) for suffix in (".part", ".old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        part.rename(final)
         shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    new.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        raise ConversionError(
+            f"{final}: cannot be written: {e.strerror}", hint="is there room on the disk?"
+        ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

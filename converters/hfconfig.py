@@ -1,4 +1,4 @@
-"""Typed reads of a checkpoint's config.json. Notes what is missing or of the wrong type; raises only at the end."""
+"""Typed reads of a checkpoint's config.json that note every fault and raise at the end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ class Rope:
     Args:
         theta: base of the angles.
         fraction: of each head's dimensions that are rotated.
-        kind: "default" or "linear"; others are noted as problems.
-        factor: by which "linear" stretches positions.
+        kind: "default" or "linear", which stretches positions by `factor`.
     """
 
     theta: float
@@ -46,14 +45,11 @@ class HfConfig:
             InvalidInput: the folder or the file is missing.
             CorruptCheckpoint: it is not a JSON object.
         """
-        if not folder.exists():
-            raise InvalidInput(
-                f"{folder}: no such folder", hint="give the folder of a Hugging Face checkpoint"
-            )
         path = folder / "config.json"
         if not path.is_file():
+            lacks = "holds no config.json, so it is not a Hugging Face checkpoint"
             raise InvalidInput(
-                f"{folder}: holds no config.json, so it is not a Hugging Face checkpoint",
+                f"{folder}: {lacks if folder.exists() else 'no such folder'}",
                 hint="give the folder that holds config.json, tokenizer.json and *.safetensors",
             )
         try:
@@ -78,20 +74,22 @@ class HfConfig:
         value = self.values.get("architectures")
         return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
+    # For `null` and a missing field, each returns `absent`.
+
     def integer(self, name: str, absent: int = _NEEDED) -> int:
-        """A whole number; `null` and a missing field mean `absent`."""
+        """Return a whole number."""
         return int(self._read(name, absent, int, 1))
 
     def number(self, name: str, absent: float = _NEEDED) -> float:
-        """A number; `null` and a missing field mean `absent`."""
+        """Return a number."""
         return float(self._read(name, absent, (int, float), 1.0))
 
     def flag(self, name: str, absent: bool = _NEEDED) -> bool:
-        """A truth value; `null` and a missing field mean `absent`."""
+        """Return a truth value."""
         return bool(self._read(name, absent, bool, False))
 
     def text(self, name: str, absent: str = _NEEDED) -> str:
-        """A text; `null` and a missing field mean `absent`."""
+        """Return a text."""
         return str(self._read(name, absent, str, ""))
 
     def _read(self, name: str, absent: Any, kind: Any, harmless: Any) -> Any:
@@ -102,20 +100,16 @@ class HfConfig:
                 return harmless
             return absent
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self._note(
-                f"{name} is {value!r}, which is not {'a truth value' if kind is bool else 'a usable value'}"
-            )
+            wanted = "a truth value" if kind is bool else "a usable value"
+            self._note(f"{name} is {value!r}, which is not {wanted}")
             return harmless
         return value
 
     def rope(self, fraction: float = 1.0) -> Rope:
-        """The rotary settings, wherever this version of transformers wrote them.
+        """Return the rotary settings, wherever this version of transformers wrote them.
 
         Since 5.0 they are one object, `rope_parameters`; before, `rope_theta` (GPT-NeoX: `rotary_emb_base`),
-        `partial_rotary_factor` (`rotary_pct`) and `rope_scaling` stood apart. Older files have only those.
-
-        Args:
-            fraction: of the head that is rotated, where the config does not say.
+        `partial_rotary_factor` (`rotary_pct`; absent, it is `fraction`) and `rope_scaling` stood apart.
         """
         merged: dict[str, Any] = {}
         for name in ("rope_scaling", "rope_parameters"):
@@ -131,9 +125,7 @@ class HfConfig:
         kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
         factor = inner.number("factor", absent=1.0)
         if kind not in ("default", "linear"):
-            inner._note(
-                f"rope type is {kind!r}; llama.cpp's graph is given 'default' or 'linear' only"
-            )
+            inner._note(f"rope type is {kind!r}; llama.cpp's graph computes 'default' or 'linear'")
         if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
                 f"rotary settings are absurd: theta {theta}, factor {factor}, fraction {part}"
@@ -159,11 +151,7 @@ class HfConfig:
             self.problems.append(problem)
 
     def raise_problems(self, more: list[str]) -> None:
-        """End here if anything was noted.
-
-        Raises:
-            UnsupportedModel: with every reason.
-        """
+        """Raise UnsupportedModel with every reason, if anything was noted."""
         if reasons := self.problems + more:
             raise UnsupportedModel(
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,

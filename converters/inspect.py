@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and whether it can be converted: from its config and headers, at once."""
+"""Description of a checkpoint from its config and headers, and whether it can be converted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from converters import registry
 from converters.checkpoint import Checkpoint
@@ -20,12 +20,12 @@ from converters.source_tensor import SourceTensor
 from converters.spec import Dims
 from converters.torch_file import read_pickle
 from turbopilot.base.errors import InvalidInput, TurboPilotError, UnsupportedModel
-from turbopilot.formats.gguf.description import Part, Shape
+from turbopilot.formats.gguf.description import FilePart, Shape
 from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
 _CONFIGS = ("config.json", "generation_config.json")
 
-# What other families call their geometry; the first that a config has counts.
+# Names of the geometry in unknown families; the first that a config has counts.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "n_layer": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "n_embd": ("hidden_size", "n_embd", "d_model"),
@@ -39,49 +39,36 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDescription:
-    """Everything that a person may ask of a checkpoint's folder; sizes in bytes.
+    """Description of a checkpoint's folder; sizes in bytes."""
 
-    Args:
-        architectures: as config.json names them.
-        convertible: whether config and tensors are those of a family that converts. The tokenizer is not
-            looked at; `dry_run` does.
-        gguf_architecture: what it would become; "" where the family is unknown.
-        reason: why it does not convert; "" where it does.
-        hint: what to do about that.
-        quantized: the method that rounded its weights before, and what betrays it; "" for none.
-        n_weights: of the tensors that carry something.
-        dropped: tensors that carry nothing.
-        tokenizer_files: those that are there.
-        license: as the model card says, "" where it does not; so are the next three.
-        metadata: config.json.
-    """
+    kind: ClassVar[str] = "checkpoint"
 
     path: Path
-    architectures: tuple[str, ...]
+    architectures: tuple[str, ...]  # as config.json names them
     model_type: str
-    convertible: bool
-    gguf_architecture: str
-    reason: str
-    hint: str
-    quantized: str
+    convertible: bool  # config and tensors are of a supported family; the tokenizer is not checked
+    gguf_architecture: str  # GGUF's name of the architecture; "" if the family is unknown
+    reason: str  # why it does not convert; "" if it does
+    hint: str  # what to do about that
+    quantized: str  # the method that quantized its weights, and how it was recognized; "" for none
     shape: Shape
-    n_weights: int
+    n_weights: int  # of the tensors that are converted
     n_bytes: int
     types: tuple[TypeShare, ...]
-    dropped: tuple[str, ...]
-    files: tuple[Part, ...]
-    tokenizer_files: tuple[str, ...]
-    license: str
+    dropped: tuple[str, ...]  # tensors that are not
+    files: tuple[FilePart, ...]
+    tokenizer_files: tuple[str, ...]  # those that exist
+    license: str  # from the model card, "" if unknown; so are the next three
     repository: str
     revision: str
     base_models: tuple[str, ...]
     tensors: tuple[TensorLine, ...]
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]  # config.json
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsDescription:
-    """One file of weights, "safetensors" or "pytorch", without the folder that it belongs to."""
+    """Description of one file of weights, "safetensors" or "pytorch", without its folder."""
 
     path: Path
     format: str
@@ -91,14 +78,14 @@ class WeightsDescription:
     tensors: tuple[TensorLine, ...]
     metadata: Mapping[str, str]
 
+    @property
+    def kind(self) -> str:
+        """Format of the file."""
+        return self.format
+
 
 def describe_checkpoint(folder: Path) -> CheckpointDescription:
-    """Read config.json, the model card and the headers of the weights.
-
-    Raises:
-        InvalidInput: it is not a checkpoint's folder.
-        CorruptCheckpoint: its config or weights are damaged.
-    """
+    """Read config.json, the model card and the headers of the weights."""
     config = HfConfig.read(folder)
     refusal: TurboPilotError | None = None
     gguf, shape, dropped = "", _shape_by_name(config), frozenset[str]()
@@ -106,7 +93,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
     try:
         with Checkpoint.open(folder) as checkpoint:
             tensors = checkpoint.tensors
-    except InvalidInput as e:  # no weights, or none that can be read here: the rest is still told
+    except InvalidInput as e:  # no weights, or none that can be read: the rest is still described
         refusal = e
     try:
         spec = registry.find(config)
@@ -149,16 +136,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
 
 
 def describe_weights(path: Path, kind: str) -> WeightsDescription:
-    """Read the header of one file of weights.
-
-    Args:
-        path: the file.
-        kind: "safetensors", or "pytorch".
-
-    Raises:
-        InvalidInput: the file must be saved anew.
-        CorruptCheckpoint: it is damaged or hostile.
-    """
+    """Read the header of one file of weights; `kind` is "safetensors" or "pytorch"."""
     tensors = (read_header(path) if kind == "safetensors" else read_pickle(path)).values()
     return WeightsDescription(
         path=path,
@@ -181,9 +159,9 @@ def _lines(tensors: Iterable[SourceTensor]) -> tuple[TensorLine, ...]:
     )
 
 
-def _files(tensors: Iterable[SourceTensor]) -> tuple[Part, ...]:
+def _files(tensors: Iterable[SourceTensor]) -> tuple[FilePart, ...]:
     held = Counter(t.path for t in tensors)
-    return tuple(Part(path.name, held[path], path.stat().st_size) for path in sorted(held))
+    return tuple(FilePart(path.name, held[path], path.stat().st_size) for path in sorted(held))
 
 
 def _shape(d: Dims, config: HfConfig) -> Shape:
@@ -196,7 +174,7 @@ def _shape(d: Dims, config: HfConfig) -> Shape:
 
 
 def _shape_by_name(config: HfConfig) -> Shape:
-    """The geometry of a family that we do not know, as far as its config has the usual names."""
+    """Return the geometry of an unknown family, as far as its config has the usual names."""
     found: dict[str, int | None] = {}
     for field, names in _NAMES.items():
         values = (config.values.get(name) for name in names)

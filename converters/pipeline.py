@@ -1,4 +1,4 @@
-"""The verb: prepare, check, write. Knows no format; each step is a module of its own."""
+"""Convert: prepare, check, write. Each step is a module of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from converters.plan import PlannedTensor
-from converters.prepare import Prepared, prepare
+from converters.plan import Plan, PlannedTensor
+from converters.prepare import DEFAULTS, ConversionOptions, Prepared, prepare
 from converters.provenance import Value
 from converters.scan import Scan
-from converters.stream import write_all
+from converters.stream import TensorWriter, write_all
 from converters.tokenizer import UNUSED
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import InvalidInput
@@ -28,14 +28,12 @@ class ConversionReport:
     """What was written.
 
     Args:
-        path: the file, or the first part of a split model; for GPT-J, the folder.
-        n_files: how many parts there are.
+        path: the file, or the first of `n_files` parts; for GPT-J, the folder.
         dtype: the type of most of the weights.
         n_bytes: of all parts.
         n_dropped: source tensors that carry nothing.
         n_tokens: ids that the tokenizer uses.
-        pre_tokenizer: llama.cpp's name of the way text is cut into words.
-        pre_origin: how that is known.
+        pre_tokenizer: llama.cpp's name of the way text is cut into words; `pre_origin` says how it is known.
     """
 
     path: Path
@@ -57,14 +55,9 @@ class ConversionReport:
 def convert(
     source: Path,
     output: Path,
+    options: ConversionOptions = DEFAULTS,
     *,
     dtype: str = "",
-    split_max_size: int = 0,
-    vocab_only: bool = False,
-    model_type: str = "",
-    tokenizer: Path | None = None,
-    force: bool = False,
-    name: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
     """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF. Needs no torch.
@@ -72,63 +65,50 @@ def convert(
     Args:
         source: folder with config.json, a tokenizer and the weights; or a file of the original TurboPilot.
         output: the file to write; it appears whole or not at all.
+        options: what else there is to choose.
         dtype: of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" for what each has in
             the source. Vectors are F32 always. Old files are copied as they are.
-        split_max_size: bytes of a file at most, 0 for one file. A model that is larger becomes
-            `NAME-00001-of-0000N.gguf` and so on, of which llama.cpp is given the first.
-        vocab_only: only the metadata and the tokenizer; the folder needs no weights then.
-        model_type: of an old file, where it leaves a doubt: one of `converters.MODEL_TYPES`.
-        tokenizer: folder with the original's tokenizer, for an old file whose vocabulary has lost bytes.
-        force: overwrite `output`, and keep NaN and infinities that are in the weights.
-        name: `general.name`; the folder's name by default.
         progress: called with bytes done, bytes in all and the tensor's name.
 
     Raises:
         InvalidInput: a path or the dtype cannot be used.
-        UnsupportedModel: the family or a config value is not one that can be converted faithfully.
+        UnsupportedModel: the family or a config value cannot be converted faithfully.
         TensorMismatch, TokenizerMismatch, CorruptCheckpoint: the checkpoint is not what it claims.
         NotEnoughDisk: the output would not fit.
     """
-    began = time.monotonic()
-    with prepare(
-        source, dtype, vocab_only=vocab_only, model_type=model_type, tokenizer=tokenizer
-    ) as p:
-        parts = split(p.plan.tensors, split_max_size)
+    began, force = time.monotonic(), options.force
+    with prepare(source, dtype, options) as p:
+        parts = split(p.plan.tensors, options.split_max_size)
         paths = part_paths(output, len(parts))
         for path in paths:
             check_output(path, force=force)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
-        metadata = _metadata(p, name or source.resolve().name.removesuffix(".bin"))
+        metadata = _metadata(p, options.name or source.resolve().name.removesuffix(".bin"))
         with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
+            writer = TensorWriter(p.checkpoint, p.plan, scan, progress, keep_nonfinite=force)
             # The first part is renamed last: it is the one that a program is given.
             targets = [whole.enter_context(replacing(path)) for path in paths]
-            _write(targets, p, parts, metadata, scan, force, progress)
+            header = _write(targets, parts, metadata, writer)
+            progress(p.plan.n_bytes, p.plan.n_bytes, "checking the source")
+            digests = scan.sha256()
+            for i, path in enumerate(p.files):
+                header = header.replace(_placeholder(i).encode(), digests[path].encode())
+            with FileIO(targets[0], "r+") as out:
+                write_all(out, header)
     return ConversionReport(
-        path=paths[0],
-        n_files=len(paths),
-        architecture=p.plan.spec.architecture,
-        gguf_architecture=p.plan.spec.gguf,
-        dtype=p.plan.main_type,
-        n_tensors=len(p.plan.tensors),
-        n_weights=sum(t.n_weights for t in p.plan.tensors),
-        n_bytes=sum(path.stat().st_size for path in paths),
-        n_dropped=len(p.plan.dropped),
-        n_tokens=sum(kind != UNUSED for kind in p.tokenizer.types),
-        pre_tokenizer=p.tokenizer.pre,
-        pre_origin=p.tokenizer.pre_origin,
-        has_fim=p.tokenizer.has_fim,
+        path=paths[0], n_files=len(paths), architecture=p.plan.spec.architecture,
+        gguf_architecture=p.plan.spec.gguf, dtype=p.plan.main_type, n_tensors=len(p.plan.tensors),
+        n_weights=p.plan.n_weights, n_bytes=sum(path.stat().st_size for path in paths),
+        n_dropped=len(p.plan.dropped), n_tokens=sum(kind != UNUSED for kind in p.tokenizer.types),
+        pre_tokenizer=p.tokenizer.pre, pre_origin=p.tokenizer.pre_origin, has_fim=p.tokenizer.has_fim,
         seconds=time.monotonic() - began,
-    )
+    )  # fmt: skip
 
 
 def split(
     tensors: Sequence[PlannedTensor], max_bytes: int
 ) -> tuple[tuple[PlannedTensor, ...], ...]:
-    """Consecutive tensors in parts of at most so many bytes; a tensor that is larger has a part of its own.
-
-    Raises:
-        InvalidInput: that would be more parts than can be named.
-    """
+    """Group consecutive tensors into parts of at most so many bytes; a larger tensor has a part of its own."""
     parts: list[list[PlannedTensor]] = [[]]
     filled = 0
     for t in tensors:
@@ -145,15 +125,14 @@ def split(
 
 
 def _metadata(p: Prepared, name: str) -> dict[str, Value]:
-    """Every key but the architecture. The digests are not known yet: placeholders of their length stand for them."""
-    arch = p.plan.spec.gguf
+    """Return every key but the architecture, with placeholders of the length of the digests, not known yet."""
     return {
         "general.name": name,
         **p.provenance.metadata(),
         "turbopilot.source.architecture": p.plan.spec.architecture,
         "turbopilot.source.files": [f.name for f in p.files],
         "turbopilot.source.sha256": [_placeholder(i) for i in range(len(p.files))],
-        **{f"{arch}.{key}": value for key, value in p.plan.keys.items()},
+        **p.plan.metadata,
         **p.tokenizer.metadata(),
     }
 
@@ -164,35 +143,20 @@ def _placeholder(i: int) -> str:
 
 def _write(
     targets: Sequence[Path],
-    p: Prepared,
     parts: Sequence[Sequence[PlannedTensor]],
     metadata: dict[str, Value],
-    scan: Scan,
-    force: bool,
-    progress: Progress,
-) -> None:
+    writer: TensorWriter,
+) -> bytes:
+    """Write every part; return the first one's header."""
     from converters.writer import header, write_data  # gguf, only where there is something to write
 
-    total, done = p.plan.n_bytes, 0
-
-    def wrote(what: str, n: int) -> None:
-        nonlocal done
-        scan.check()
-        done += n
-        progress(done, total, what)
-
-    arch, n_tensors = p.plan.spec.gguf, len(p.plan.tensors)
-    first = b""
+    plan: Plan = writer.plan
+    heads = []
     for i, (target, tensors) in enumerate(zip(targets, parts, strict=True)):
-        of = (i, len(parts), n_tensors) if len(parts) > 1 else None
-        head = header(arch, {} if i else metadata, tensors, part=of, file_type=p.plan.main_type)
-        first = first or head
+        part = (i, len(parts), len(plan.tensors)) if len(parts) > 1 else None
+        values = {} if i else metadata
+        heads.append(header(plan.spec.gguf, values, tensors, part=part, file_type=plan.main_type))
         with FileIO(target, "w") as out:
-            write_all(out, head)
-            write_data(out, p.checkpoint, tensors, wrote, keep_nonfinite=force)
-    progress(total, total, "checking the source")
-    digests = scan.sha256()
-    for i, path in enumerate(p.files):
-        first = first.replace(_placeholder(i).encode(), digests[path].encode())
-    with FileIO(targets[0], "r+") as out:
-        write_all(out, first)
+            write_all(out, heads[-1])
+            write_data(out, tensors, writer)
+    return heads[0]

@@ -7,7 +7,7 @@ config values that the target does not compute), before any output is opened.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 
 from converters import encode
 from converters.hfconfig import HfConfig
-from converters.source_tensor import SourceTensor
-from converters.spec import ArchSpec, Dims, IntArray, TensorSpec
+from converters.source_tensor import SourceTensor, data_bytes
+from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
 
 DTYPES = ("F32", "F16", "BF16", "Q8_0", "AUTO", "SOURCE")
@@ -31,6 +31,18 @@ class PlannedPart:
     source: SourceTensor
     rows: IntArray | None
     transpose: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the target that it makes."""
+        if self.rows is not None:
+            return len(self.rows)
+        return self.source.shape[-1 if self.transpose else 0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of each."""
+        return (self.source.shape[::-1] if self.transpose else self.source.shape)[1:]
 
     @property
     def unchanged(self) -> bool:
@@ -55,7 +67,7 @@ class PlannedTensor:
     @property
     def n_bytes(self) -> int:
         """Size of its data in the output."""
-        return encode.size(self.dtype, prod(self.shape))
+        return data_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,16 @@ class Plan:
     def n_bytes(self) -> int:
         """Size of all tensor data in the output."""
         return sum(t.n_bytes for t in self.tensors)
+
+    @property
+    def n_weights(self) -> int:
+        """Number of elements in all tensors."""
+        return sum(t.n_weights for t in self.tensors)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """`keys` under the architecture's name, as GGUF has them."""
+        return {f"{self.spec.gguf}.{key}": value for key, value in self.keys.items()}
 
     @property
     def sources(self) -> tuple[SourceTensor, ...]:
@@ -101,14 +123,9 @@ def plan(
 ) -> Plan:
     """Decide the whole output.
 
-    Args:
-        spec: the family.
-        config: of the checkpoint.
-        sources: its tensors by name.
-        dtype: one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as
-            llama.cpp demands. Rows that are not whole blocks of Q8_0, and tables of positions, which
-            llama.cpp does not quantize either, are F16 then. SOURCE keeps vectors too, for checkpoints.
-        vocab_only: no tensors; only the config is looked at.
+    `dtype` is one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as llama.cpp
+    demands. With Q8_0, rows that are not whole blocks are F16, and so are tables of positions, which llama.cpp
+    does not quantize either. SOURCE keeps vectors too, for checkpoints. `vocab_only` plans no tensors.
 
     Raises:
         UnsupportedModel: the config asks for what the target's graph does not compute.
@@ -117,46 +134,104 @@ def plan(
     config.require(spec.require)
     dims = spec.dims(config)
     keys = {k.name: v for k in spec.keys if (v := k.value(config, dims)) is not None}
-    geometry = [] if config.problems else dims.problems() or spec.check(dims)
-    config.raise_problems(geometry)
+    config.raise_problems([] if config.problems else dims.problems() or spec.check(dims))
     if vocab_only:
         return Plan(spec, dims, keys, (), ())
 
     specs = [one for t in spec.tensors for one in _expand(t, dims.n_layer)]
-    sources = _with_prefix(sources, specs, spec.prefix)
     tied = config.flag("tie_word_embeddings", absent=spec.ties_by_default)
-    faults: list[str] = []
-    used: dict[str, list[IntArray]] = {}
+    parts = _Assembly(_with_prefix(sources, specs, spec.prefix), dims, dtype)
     tensors = [
-        _plan_tensor(t, dims, sources, dtype, used, faults)
+        parts.put_together(t)
         for t in specs
         if not (t.tied and tied) and (t.when is None or t.when(config))
     ]
     copies = {p.source for t in specs if t.tied and tied for p in t.parts}
-    dropped = tuple(
-        n
-        for n in sources
-        if n not in used and (n in copies or any(re.fullmatch(p, n) for p in spec.drop))
-    )
-    unknown = [n for n in sources if n not in used and n not in dropped]
-    faults += [f"unknown: {n} {sources[n].shape}" for n in unknown]
-    faults += [fault for n, rows in used.items() if (fault := _coverage(sources[n], rows))]
-    faults = list(dict.fromkeys(faults))
-    if faults:
+    dropped = parts.dropped(copies, spec.drop)
+    if faults := parts.all_faults(dropped):
         more = [f"… and {len(faults) - MAX_LISTED} more"] if len(faults) > MAX_LISTED else []
+        title = f"{config.where}: the tensors are not those of {spec.architecture}:"
         raise TensorMismatch(
-            "\n  ".join(
-                (
-                    f"{config.where}: the tensors are not those of {spec.architecture}:",
-                    *faults[:MAX_LISTED],
-                    *more,
-                )
-            ),
+            "\n  ".join((title, *faults[:MAX_LISTED], *more)),
             hint="is the checkpoint complete, and does config.json belong to it?",
         )
     # group by layer, as files are read and loaded: specs are written kind by kind
     tensors.sort(key=lambda t: _layer_order(t.name, dims.n_layer))
     return Plan(spec, dims, keys, tuple(tensors), dropped)
+
+
+class _Assembly:
+    """Targets put together from sources. Counts the rows that are used, and notes every fault."""
+
+    def __init__(self, sources: Mapping[str, SourceTensor], dims: Dims, dtype: str) -> None:
+        self._sources = sources
+        self._dims = dims
+        self._dtype = dtype
+        self._used: dict[str, list[IntArray]] = {}
+        self._faults: list[str] = []
+
+    def put_together(self, spec: TensorSpec) -> PlannedTensor:
+        parts = tuple(p for part in spec.parts if (p := self._part(part)))
+        shape = self._dims.shape(spec.shape)
+        if spec.parts:
+            shape = (sum(p.n_rows for p in parts), *(parts[-1].row_shape if parts else ()))
+        return PlannedTensor(spec.name, shape, self._type(spec, shape, parts), parts)
+
+    def _part(self, part: SourceRows) -> PlannedPart | None:
+        source = self._sources.get(part.source)
+        if source is None:
+            self._faults.append(f"missing: {part.source}")
+            return None
+        expected = self._dims.shape(part.shape)
+        if source.shape != expected:
+            self._faults.append(
+                f"misshapen: {source.name} is {source.shape}, the config says {expected}"
+            )
+            self._used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
+            return None
+        movable = self._dtype == "AUTO" and source.dtype in encode.BLOCKS
+        if source.dtype not in encode.NUMPY_DTYPES and not movable:
+            self._faults.append(
+                f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
+            )
+        every = np.arange(source.shape[0])
+        rows = part.rows(self._dims) if part.rows else every
+        self._used.setdefault(part.source, []).append(rows)
+        # rows that are all at their places already are copied as they lie
+        order = None if np.array_equal(rows, every) else rows
+        return PlannedPart(source, order, part.transpose)
+
+    def _type(
+        self, spec: TensorSpec, shape: tuple[int, ...], parts: tuple[PlannedPart, ...]
+    ) -> str:
+        wanted = self._dtype
+        own = {p.source.dtype for p in parts}
+        if wanted == "SOURCE" or (wanted == "AUTO" and len(shape) > 1):
+            return own.pop() if len(own) == 1 else "F32"
+        if len(shape) == 1:
+            return "F32"
+        if wanted == "Q8_0" and (spec.positions or not encode.fits(wanted, shape[-1])):
+            return "F16"
+        return wanted
+
+    def dropped(self, copies: Collection[str], patterns: Iterable[str]) -> tuple[str, ...]:
+        """The unused sources that repeat another, or carry nothing."""
+        unused = [n for n in self._sources if n not in self._used]
+        return tuple(n for n in unused if n in copies or any(re.fullmatch(p, n) for p in patterns))
+
+    def all_faults(self, dropped: Collection[str]) -> list[str]:
+        """Every fault once: those noted, unknown sources, and rows not used exactly once."""
+        unknown = [n for n in self._sources if n not in self._used and n not in dropped]
+        faults = self._faults + [f"unknown: {n} {self._sources[n].shape}" for n in unknown]
+        for name, rows in self._used.items():
+            shape = self._sources[name].shape
+            counts = np.bincount(np.concatenate(rows), minlength=shape[0] if shape else 0)
+            if (counts != 1).any():
+                unused, twice = (counts == 0).sum(), (counts > 1).sum()
+                faults.append(
+                    f"rows of {self._sources[name].name}: {unused} unused, {twice} used twice"
+                )
+        return list(dict.fromkeys(faults))
 
 
 def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
@@ -193,73 +268,3 @@ def _layer_order(name: str, n_layer: int) -> int:
     if layer:
         return int(layer[1])
     return n_layer if name.startswith("output") else -1
-
-
-def _plan_tensor(
-    spec: TensorSpec,
-    dims: Dims,
-    sources: Mapping[str, SourceTensor],
-    dtype: str,
-    used: dict[str, list[IntArray]],
-    faults: list[str],
-) -> PlannedTensor:
-    if not spec.parts:
-        shape = dims.shape(spec.shape)
-        return PlannedTensor(spec.name, shape, _dtype(spec, shape, dtype, ()), ())
-    parts: list[PlannedPart] = []
-    n_rows = 0
-    tail: tuple[int, ...] = ()
-    for part in spec.parts:
-        source = sources.get(part.source)
-        if source is None:
-            faults.append(f"missing: {part.source}")
-            continue
-        rows = _unless_identity(part.rows(dims)) if part.rows else None
-        expected = dims.shape(part.shape)
-        if source.shape != expected:
-            faults.append(f"misshapen: {source.name} is {source.shape}, the config says {expected}")
-            used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
-            continue
-        if source.dtype not in encode.NUMPY_DTYPES and (
-            source.dtype not in encode.BLOCKS or dtype != "AUTO"
-        ):
-            faults.append(
-                f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
-            )
-        used.setdefault(part.source, []).append(
-            np.arange(source.shape[0]) if rows is None else rows
-        )
-        seen = source.shape[::-1] if part.transpose else source.shape
-        n_rows += seen[0] if rows is None else len(rows)
-        tail = seen[1:]
-        parts.append(PlannedPart(source, rows, part.transpose))
-    shape = (n_rows, *tail)
-    return PlannedTensor(spec.name, shape, _dtype(spec, shape, dtype, tuple(parts)), tuple(parts))
-
-
-def _unless_identity(rows: IntArray) -> IntArray | None:
-    """None where every row is at its place already, so that it is copied as it lies."""
-    return None if np.array_equal(rows, np.arange(len(rows))) else rows
-
-
-def _dtype(
-    spec: TensorSpec, shape: tuple[int, ...], wanted: str, parts: tuple[PlannedPart, ...]
-) -> str:
-    own = {p.source.dtype for p in parts}
-    if wanted == "SOURCE" or (wanted == "AUTO" and len(shape) > 1):
-        return own.pop() if len(own) == 1 else "F32"
-    if len(shape) == 1:
-        return "F32"
-    if wanted == "Q8_0" and (spec.positions or not encode.fits(wanted, shape[-1])):
-        return "F16"
-    return wanted
-
-
-def _coverage(source: SourceTensor, rows: list[IntArray]) -> str:
-    """A fault unless the targets together use every row of a source exactly once."""
-    counts = np.bincount(np.concatenate(rows), minlength=source.shape[0] if source.shape else 0)
-    if (counts != 1).any():
-        return (
-            f"rows of {source.name}: {(counts == 0).sum()} unused, {(counts > 1).sum()} used twice"
-        )
-    return ""

@@ -15,7 +15,7 @@ def render(p: Plan) -> str:
         f"{p.spec.architecture} → {p.spec.gguf}",
         f"D={d.n_embd} L={d.n_layer} H={d.n_head} K={d.n_head_kv} d={d.head_dim} F={d.n_inner} "
         f"V={d.n_vocab} T={d.n_ctx} R={d.rotary_dim}",
-        *(f"{p.spec.gguf}.{k} = {v}" for k, v in p.keys.items()),
+        *(f"{key} = {value}" for key, value in p.metadata.items()),
     ]
     for t in p.tensors:
         layer = re.match(r"blk\.(\d+)\.", t.name)
@@ -28,8 +28,7 @@ def render(p: Plan) -> str:
         kinds = sorted({re.sub(r"\d+", "{i}", n) for n in p.dropped})
         lines.append(f"dropped {len(p.dropped)}: {', '.join(kinds)}")
     sizes = ", ".join(f"{k} {_size(n)}" for k, n in p.bytes_by_type().items()) or "nothing"
-    n_weights = sum(t.n_weights for t in p.tensors)
-    lines.append(f"{len(p.tensors)} tensors, {n_weights / 1e6:,.1f} million weights: {sizes}")
+    lines.append(f"{len(p.tensors)} tensors, {p.n_weights / 1e6:,.1f} million weights: {sizes}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Where a checkpoint came from, for the file's metadata: repository, commit, licence. Knows no tensor.
+"""Where a checkpoint came from, for the file's metadata: repository, commit, licence.
 
-Read from what lies in the folder: the note that `turbopilot download` leaves, the Hub cache's own folder
-names, and the front matter of the model card (README.md). Nothing is looked up on the network.
+Read from the note that `turbopilot download` leaves, the Hub cache's folder names, and the front matter of the
+model card (README.md). Nothing is looked up on the network.
 """
 
 from __future__ import annotations

@@ -35,11 +35,7 @@ _FP8 = ("F8_E4M3", "F8_E5M2")
 
 
 def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> None:
-    """End here if the weights are quantized.
-
-    Raises:
-        UnsupportedModel: they are; says by which method, and how to come by others.
-    """
+    """Raise UnsupportedModel if the weights are quantized; it names the method, and how to get others."""
     found = quantized_by(config, tensors)
     if not found:
         return

@@ -1,8 +1,7 @@
-"""Read safetensors headers and believe nothing in them. Knows no model, only bytes at offsets.
+"""Read safetensors headers and believe nothing in them.
 
-The format is eight bytes of length, a JSON header, then raw data. It is read here, not through the
-safetensors package, because rows are streamed from the disk one block at a time (the package maps whole
-files, which counts as memory), BF16 is passed through without ml_dtypes, and each fault is named.
+Not through the safetensors package: it maps whole files, which counts as memory, and has BF16 only with
+ml_dtypes; here rows are streamed a block at a time, and each fault is named.
 
 Source: https://huggingface.co/docs/safetensors (format).
 """
@@ -37,11 +36,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file says beside its tensors, text by text; what is no text is left out.
-
-    Raises:
-        CorruptCheckpoint: as `read_header`.
-    """
+    """What the file says beside its tensors, text by text; what is no text is left out."""
     said = _json(path)[0].get("__metadata__")
     return {k: v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
 

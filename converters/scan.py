@@ -1,17 +1,17 @@
-"""Read every source file once, beside the writing: its SHA-256, and whether its numbers are numbers.
+"""Read every source file once, beside the writing: its SHA-256, and whether it holds NaN or infinity.
 
-The writer lets the kernel copy what needs no change, so it never sees those values. This reader sees every
-byte, in the order of the disk, on a thread of its own: hashing and comparing leave Python's lock alone. When
-the writer is done, its thread takes over part of what is left.
+The writer copies what needs no change without looking at the values. This reader looks at every byte, in the
+order of the disk, on a thread of its own: hashing and comparing release Python's lock. When the writer is
+done, its thread takes over part of what is left.
 """
 
 from __future__ import annotations
 
 import hashlib
-import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -37,10 +37,7 @@ _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
 class Scan:
     """Scans files in the background; a context manager that stops it on any failure.
 
-    Args:
-        tensors: those that are used, in any order; each is looked through unless `keep_nonfinite`.
-        files: what to hash, whether tensors are in them or not.
-        keep_nonfinite: do not look for NaN and infinity.
+    Looks through the tensors, unless `keep_nonfinite`, and hashes the files, whether tensors are in them or not.
     """
 
     def __init__(
@@ -52,13 +49,13 @@ class Scan:
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
         self._digests: dict[Path, Future[str]] = {}
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # the largest first, as what is left is shared at the end
-        for path, found in sorted(by_file.items(), key=lambda item: -_size(item[0])):
+        self._jobs: list[Callable[[], None]] = []
+        # the largest is popped first, as what is left is shared at the end
+        for path, found in sorted(by_file.items(), key=lambda item: _size(item[0])):
             used = () if keep_nonfinite else tuple(found)
             digest: Future[str] = Future()
             self._digests[path] = digest
-            self._jobs.put(partial(self._run, digest, path, used, path in hashed))
+            self._jobs.append(partial(self._run, digest, path, used, path in hashed))
         self._thread = threading.Thread(target=self._work, name="scan", daemon=True)
         self._thread.start()
 
@@ -74,21 +71,15 @@ class Scan:
                 digest.result()
 
     def sha256(self) -> Mapping[Path, str]:
-        """The digest, in hexadecimal, of each file that was to be hashed.
-
-        Scans what is left, waits for the end, and raises as `check`.
-        """
+        """Scan what is left, wait, raise as `check`, and return the digest of each file to hash, in hexadecimal."""
         self._work()
         digests = {path: digest.result() for path, digest in self._digests.items()}
         return {path: digest for path, digest in digests.items() if digest}
 
     def _work(self) -> None:
-        while not self._cancelled.is_set():
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            job()
+        with suppress(IndexError):  # no job is left
+            while not self._cancelled.is_set():
+                self._jobs.pop()()
 
     def _run(
         self, digest: Future[str], path: Path, tensors: tuple[SourceTensor, ...], hashed: bool
@@ -100,58 +91,43 @@ class Scan:
 
     def _file(self, path: Path, tensors: tuple[SourceTensor, ...], hashed: bool) -> str:
         digest = hashlib.sha256() if hashed else None
-        buffer = bytearray(BUFFER_BYTES)
-        view = memoryview(buffer)
+        view = memoryview(bytearray(BUFFER_BYTES))
         work: Array = np.empty(BUFFER_BYTES, np.uint8)
         try:
             with FileIO(path) as file:
                 for start, stop, tensor in _runs(tensors, path.stat().st_size):
                     if tensor is None and digest is None:
                         continue
-                    if tensor is None:
-                        self._read(file, start, stop, view, digest, None, work)
-                    elif self._read(file, start, stop, view, digest, tensor, work):
-                        raise TensorMismatch(
-                            f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
-                            hint="the checkpoint is damaged or its training diverged; "
-                            "--force converts it all the same",
-                        )
+                    for block in self._blocks(file, start, stop, view):
+                        if digest:
+                            digest.update(block)
+                        if tensor and not _is_finite(block, tensor.dtype, work):
+                            raise TensorMismatch(
+                                f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
+                                hint="the checkpoint is damaged or its training diverged; "
+                                "--force converts it all the same",
+                            )
         except OSError as e:
             raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
         return digest.hexdigest() if digest else ""
 
-    def _read(
-        self,
-        file: FileIO,
-        start: int,
-        stop: int,
-        view: memoryview,
-        digest: hashlib._Hash | None,
-        tensor: SourceTensor | None,
-        work: Array,
-    ) -> bool:
-        """Bytes start…stop into the digest; whether a value of the tensor among them is not finite."""
+    def _blocks(
+        self, file: FileIO, start: int, stop: int, view: memoryview
+    ) -> Iterator[memoryview]:
+        """Bytes start…stop in whole buffers, so that no value is cut in two; none once it is cancelled."""
         file.seek(start)
         while start < stop and not self._cancelled.is_set():
             want = min(BUFFER_BYTES, stop - start)
             filled = 0
-            while filled < want:  # whole buffers only, so that no value is cut in two
+            while filled < want:
                 n = file.readinto(view[filled:want])
                 if not n:
                     raise CorruptCheckpoint(
                         f"{file.name!s}: ended early", hint="did the file change?"
                     )
                 filled += n
-            if digest:
-                digest.update(view[:want])
-            if tensor:
-                dtype, unsigned, limit = _FINITE[tensor.dtype]
-                bits = np.frombuffer(view[:want], dtype)
-                magnitude: Array = work.view(dtype)[: len(bits)]
-                if np.bitwise_and(bits, unsigned, out=magnitude).max() >= limit:
-                    return True
+            yield view[:want]
             start += want
-        return False
 
     def __enter__(self) -> Scan:
         return self
@@ -161,6 +137,14 @@ class Scan:
     ) -> None:
         self._cancelled.set()  # of no effect where all is done
         self._thread.join()
+
+
+def _is_finite(block: memoryview, name: str, work: Array) -> bool:
+    """Whether all numbers are finite; `work` is as large as the block, to be overwritten."""
+    dtype, unsigned, limit = _FINITE[name]
+    bits = np.frombuffer(block, dtype)
+    magnitude: Array = work.view(dtype)[: len(bits)]
+    return bool(np.bitwise_and(bits, unsigned, out=magnitude).max() < limit)
 
 
 def _size(path: Path) -> int:

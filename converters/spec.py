@@ -1,9 +1,8 @@
-"""What a model family is: data that says how its checkpoint maps to a GGUF. Knows no file and no array of weights.
+"""What a model family is: data that says how its checkpoint maps to a GGUF.
 
-A family is one `ArchSpec`. Its tensors are declared target by target: each GGUF tensor is made of whole
-rows of source tensors, so that nothing is ever computed, only placed. That makes three things provable
-before a byte is read: every source row is used exactly once, every shape fits, and quantized rows can be
-moved like any others.
+Each GGUF tensor is made of whole rows of source tensors, so that nothing is computed, only placed. That makes
+three things provable before a byte is read: every source row is used exactly once, every shape fits, and
+quantized rows can be moved like any others.
 
 Shapes are written in letters, as in the papers: D hidden size, H query heads, K key/value heads,
 d head size, F feed-forward size, V vocabulary rows, T context length, R rotary dimensions.
@@ -13,7 +12,7 @@ d head size, F feed-forward size, V vocabulary rows, T context length, R rotary 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -51,7 +50,7 @@ class Dims:
         return self.head_size or self.n_embd // max(1, self.n_head)
 
     def problems(self) -> list[str]:
-        """What makes this geometry impossible, in words."""
+        """Describe what makes this geometry impossible."""
         found = [
             f"{name} is {value}; it must be positive"
             for name in ("n_embd", "n_layer", "n_head", "n_head_kv", "n_inner", "n_vocab", "n_ctx")
@@ -96,14 +95,14 @@ class Dims:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SourceRows:
     """Rows of one source tensor.
 
     Args:
-        source: the checkpoint's name for it.
+        source: its name in the checkpoint.
         shape: the shape it must have there.
         rows: which of its rows, in which order; None means all, as they are.
-        transpose: the checkpoint stores (in, out), as GPT-2's Conv1D does: turn it. All rows are taken then.
+        transpose: turn it: the checkpoint stores (in, out), as GPT-2's Conv1D does. All rows are taken then.
     """
 
     source: str
@@ -117,17 +116,14 @@ class TensorSpec:
     """A tensor of the GGUF: its parts, stacked along the rows; no parts means zeros of `shape`.
 
     Args:
-        name: in the GGUF.
-        parts: what it is made of.
-        shape: of zeros.
         when: the config under which the model has it; None means always.
-        tied: the same as the token embedding where the config ties them. It is left out then, and a copy
-            in the checkpoint is dropped, as transformers does when it loads one.
+        tied: the same as the token embedding if the config ties them. It is left out then, and a copy in the
+            checkpoint is dropped, as transformers does when it loads one.
         positions: a table of learned positions.
     """
 
     name: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourceRows, ...] = ()
     shape: Shape = ()
     when: Condition | None = None
     tied: bool = False
@@ -139,12 +135,19 @@ def copy(
     source: str,
     *shape: str,
     rows: RowOrder | None = None,
-    when: Condition | None = None,
     tied: bool = False,
     positions: bool = False,
 ) -> TensorSpec:
     """One source tensor under another name, its rows perhaps in another order."""
-    return TensorSpec(name, (Part(source, shape, rows),), when=when, tied=tied, positions=positions)
+    return TensorSpec(name, (SourceRows(source, shape, rows),), tied=tied, positions=positions)
+
+
+def affine(
+    name: str, source: str, *shape: str, rows: RowOrder | None = None, bias: Condition | None = None
+) -> tuple[TensorSpec, TensorSpec]:
+    """A linear layer's or a norm's weight, and its bias under the condition; names without ".weight"."""
+    weight = copy(f"{name}.weight", f"{source}.weight", *shape, rows=rows)
+    return weight, replace(copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows), when=bias)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
@@ -165,26 +168,13 @@ class Require:
     """A config value that the target's graph has built in: anything else is refused, never ignored.
 
     Args:
-        field: name in config.json.
         allowed: values under which the graph computes what the checkpoint means.
-        absent: what the model's code assumes where the field is missing (transformers' default).
+        absent: what the model's code assumes if the field is missing (transformers' default).
     """
 
     field: str
     allowed: tuple[Any, ...]
     absent: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerSpec:
-    """What a family knows of its tokenizers; the rest is in their files.
-
-    Args:
-        pre: llama.cpp's name of the pre-tokenizer, where it has several for one cut, and where the files
-            (vocab.json and merges.txt) do not say how text is cut.
-    """
-
-    pre: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +184,17 @@ class ArchSpec:
     Args:
         architecture: the name in config.json's `architectures`.
         gguf: the llama.cpp architecture whose graph computes it.
-        dims: reads the geometry from the config.
         keys: metadata under the architecture's name.
         require: config values that must hold.
-        tensors: every tensor of the GGUF, in file order; "{i}" runs over the layers.
+        tensors: every tensor of the GGUF, in file order.
+        pre: llama.cpp's name of the pre-tokenizer, if it has several for one cut, or if the files (vocab.json
+            and merges.txt) do not say how text is cut.
         drop: patterns of source tensors that carry nothing (buffers that the code recomputes).
         prefix: what some exports put before every name and others leave out ("model.").
-        ties_by_default: whether the head is the token embedding where the config does not say.
-        tokenizer: how token ids are made.
+        ties_by_default: whether the head is the token embedding if the config does not say.
         check: conditions on the geometry beyond `Dims.problems`, in words.
         exports: other checkpoints that it can be written as, by name (`convert --to NAME`): their tensors.
-        meant: whether a config of this architecture's name is of this family, where several share the name.
+        meant: whether a config is of this family, if several share the architecture's name.
     """
 
     architecture: str
@@ -213,7 +203,7 @@ class ArchSpec:
     keys: tuple[Key, ...]
     require: tuple[Require, ...]
     tensors: tuple[TensorSpec, ...]
-    tokenizer: TokenizerSpec
+    pre: str
     drop: tuple[str, ...] = ()
     prefix: str = ""
     ties_by_default: bool = False

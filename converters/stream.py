@@ -1,58 +1,68 @@
-"""Move a planned tensor's data: what needs no change as bytes, the rest in blocks of rows.
+"""Move planned tensors' data: what needs no change as bytes, the rest in blocks of rows, one block in memory.
 
-Knows nothing of output formats: the GGUF writer and the checkpoint writer both call `write_tensor`.
-At most one block is in memory.
+`TensorWriter` writes both outputs, a GGUF and a GPT-J checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from io import FileIO
 
 import numpy as np
 
 from converters.checkpoint import Checkpoint
 from converters.encode import Array, F16Overflow, encode
-from converters.plan import PlannedPart, PlannedTensor
+from converters.plan import Plan, PlannedPart, PlannedTensor
+from converters.scan import Scan
 from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch
+from turbopilot.base.progress import Progress
 
 BLOCK_BYTES = 8 << 20  # large enough that the disk and numpy are busy, small enough for any machine
 COPY_BYTES = 1 << 20
 
 
-def write_tensor(
-    out: FileIO,
-    checkpoint: Checkpoint,
-    tensor: PlannedTensor,
-    wrote: Callable[[int], None],
-    *,
-    keep_nonfinite: bool = False,
-) -> None:
-    """Append the tensor's data to `out`, an unbuffered file; `wrote` hears of bytes as they are written.
+@dataclass(slots=True)
+class TensorWriter:
+    """Writes a plan's tensors in order. After each block it asks the scan for faults, and reports progress."""
 
-    Raises:
-        TensorMismatch: values lie beyond F16 (unless `keep_nonfinite`).
-        CorruptCheckpoint: a source ended early.
-    """
-    if not tensor.parts:
-        write_all(out, np.zeros(tensor.n_bytes, np.uint8))
-        wrote(tensor.n_bytes)
-    for part in tensor.parts:
-        if part.unchanged and part.source.dtype == tensor.dtype:
-            _copy(out, checkpoint, part, wrote)
-            continue
-        for block in _placed(checkpoint, part):
-            try:
-                encoded = encode(block, part.source.dtype, tensor.dtype, lossy=keep_nonfinite)
-            except F16Overflow as e:
-                raise TensorMismatch(
-                    f"{part.source.path}: tensor {part.source.name!r} has values up to "
-                    f"{e.largest:.4g}; F16 ends at 65504",
-                    hint="convert with --dtype bf16 or f32",
-                ) from e
-            write_all(out, encoded)
-            wrote(encoded.nbytes)
+    checkpoint: Checkpoint
+    plan: Plan
+    scan: Scan
+    progress: Progress
+    keep_nonfinite: bool = False
+    done: int = 0
+
+    def write(self, out: FileIO, tensor: PlannedTensor) -> None:
+        """Append the tensor's data to `out`, an unbuffered file.
+
+        Raises:
+            TensorMismatch: values lie beyond F16 (unless `keep_nonfinite`), or the scan found NaN.
+            CorruptCheckpoint: a source ended early.
+        """
+        for block in self._blocks(tensor):
+            write_all(out, block)
+            self.scan.check()
+            self.done += block.nbytes
+            self.progress(self.done, self.plan.n_bytes, tensor.name)
+
+    def _blocks(self, tensor: PlannedTensor) -> Iterator[Array | memoryview]:
+        if not tensor.parts:
+            yield np.zeros(tensor.n_bytes, np.uint8)
+        for part in tensor.parts:
+            if part.unchanged and part.source.dtype == tensor.dtype:
+                yield from _copied(self.checkpoint, part)
+                continue
+            for block in _placed(self.checkpoint, part):
+                try:
+                    yield encode(block, part.source.dtype, tensor.dtype, lossy=self.keep_nonfinite)
+                except F16Overflow as e:
+                    raise TensorMismatch(
+                        f"{part.source.path}: tensor {part.source.name!r} has values up to "
+                        f"{e.largest:.4g}; F16 ends at 65504",
+                        hint="convert with --dtype bf16 or f32",
+                    ) from e
 
 
 def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
@@ -75,9 +85,7 @@ def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
         view = view[out.write(view) :]
 
 
-def _copy(
-    out: FileIO, checkpoint: Checkpoint, part: PlannedPart, wrote: Callable[[int], None]
-) -> None:
+def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
     """The source's bytes as they are, through one buffer that stays in the processor's cache.
 
     Not by the kernel (copy_file_range): from an offset that is no multiple of a page it was up to twice as slow.
@@ -91,32 +99,22 @@ def _copy(
         n = file.readinto(buffer[:left])
         if not n:
             raise checkpoint.ended_inside(source)
-        write_all(out, buffer[:n])
-        wrote(n)
+        yield buffer[:n]
         left -= n
-
-
-def _rows(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
-    step, n = _rows_at_once(part), part.source.shape[0]
-    for start in range(0, n, step):
-        yield checkpoint.read_rows(part.source, start, min(start + step, n))
-
-
-def _rows_at_once(part: PlannedPart) -> int:
-    return max(1, BLOCK_BYTES // max(1, data_bytes(part.source.dtype, part.source.shape[1:])))
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
     """The part's rows in the target's order, a block at a time, in the source's type."""
     source = part.source
+    n = source.shape[0]
     if part.transpose:
-        whole = checkpoint.read_rows(source, 0, source.shape[0])
-        yield np.ascontiguousarray(whole.T)
+        yield np.ascontiguousarray(checkpoint.read_rows(source, 0, n).T)
         return
+    step = max(1, BLOCK_BYTES // max(1, data_bytes(source.dtype, source.shape[1:])))
     if part.rows is None:
-        yield from _rows(checkpoint, part)
+        for start in range(0, n, step):
+            yield checkpoint.read_rows(source, start, min(start + step, n))
         return
-    step = _rows_at_once(part)
     for start in range(0, len(part.rows), step):
         wanted = part.rows[start : start + step]
         # Orders are local (within heads), so the rows between the first and the last are nearly all wanted.

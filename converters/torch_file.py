@@ -1,8 +1,8 @@
 """Read what a PyTorch file (.bin) says of its tensors, and leave the weights where they lie. Needs no torch.
 
 The file is a zip: a pickle names each tensor, its storage and its place therein, and each storage is an
-entry of its own, uncompressed. The pickle is read as data (`converters.pickled`), nothing of it is run, and
-what it says is held against the zip's own directory. So rows stream from the file as they do from safetensors.
+uncompressed entry. What the pickle says (`converters.pickled`) is held against the zip's own directory. So
+rows stream from the file as they do from safetensors.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layout of the zip).
 """
@@ -20,12 +20,10 @@ from typing import Any
 
 from converters.pickled import BadPickle, Global, Pickled, read
 from converters.source_tensor import SourceTensor, data_bytes
-from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, TurboPilotError
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 MAX_DIRECTORY = 16 << 20  # a hundred thousand tensors take 8 MB of it; zipfile takes ten times that
-MAX_PICKLE = (
-    16 << 20
-)  # which they take of it too; a hostile one can make fifty times that of values
+MAX_PICKLE = 16 << 20  # which they take of it too; a hostile one makes fifty times that of values
 MAX_DIMENSIONS = 8
 
 _ZIP = b"PK\x03\x04"
@@ -48,6 +46,10 @@ class _Record:
     checksum: int
 
 
+class _SaveAnew(Exception):
+    """The file is whole, but another one of the same weights is needed."""
+
+
 def read_pickle(path: Path) -> dict[str, SourceTensor]:
     """Every tensor of one PyTorch file, by name.
 
@@ -58,20 +60,39 @@ def read_pickle(path: Path) -> dict[str, SourceTensor]:
             wants to run something, which it is not given.
     """
     try:
+        return _sources(path, *_read(path))
+    except BadPickle as e:
+        raise CorruptCheckpoint(
+            f"{path}: damaged or hostile PyTorch file: {e}",
+            hint="download the checkpoint again, or better its safetensors",
+        ) from e
+    except _SaveAnew as e:
+        folder = str(path.parent)
+        raise InvalidInput(
+            f"{path}: {e}",
+            hint='save it as safetensors: python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained({folder!r}, dtype='auto').save_pretrained({folder!r})\"",
+        ) from e
+
+
+def _read(path: Path) -> tuple[dict[Any, Any], dict[str, _Record]]:
+    """What the pickle describes, and the zip's directory."""
+    try:
         with _Frugal(path) as file:
-            _check_kind(path, file.read(len(_LEGACY)))
-            records = _records(path, file)
-            state = _state(path, file, records)
+            start = file.read(len(_LEGACY))
+            if start == _LEGACY:
+                raise _SaveAnew("was written by a torch older than 1.6, whose files are not zips")
+            if not start.startswith(_ZIP):
+                raise BadPickle("it is not a zip, so torch.save did not write it")
+            records = _records(file)
+            return _state(file, records), records
     except OSError as e:
         raise CorruptCheckpoint(f"{path}: cannot be read: {e}", hint="check the file") from e
-    except TurboPilotError:
+    except (BadPickle, _SaveAnew):
         raise
-    except BadPickle as e:
-        raise _corrupt(path, str(e)) from e
     except Exception as e:
         # zipfile has many exceptions for a damaged directory (struct.error, NotImplementedError, …)
-        raise _corrupt(path, f"its zip cannot be read: {type(e).__name__}") from e
-    return _sources(path, state, records)
+        raise BadPickle(f"its zip cannot be read: {type(e).__name__}") from e
 
 
 class _Frugal(FileIO):
@@ -83,14 +104,7 @@ class _Frugal(FileIO):
         return super().read(size) or b""
 
 
-def _check_kind(path: Path, start: bytes) -> None:
-    if start == _LEGACY:
-        raise _save_anew(path, "was written by a torch older than 1.6, whose files are not zips")
-    if not start.startswith(_ZIP):
-        raise _corrupt(path, "it is not a zip, so torch.save did not write it")
-
-
-def _records(path: Path, file: FileIO) -> dict[str, _Record]:
+def _records(file: FileIO) -> dict[str, _Record]:
     """The entries of the zip by name; a name is told without the folder, of any name, that all lie in."""
     size = file.seek(0, os.SEEK_END)
     found: dict[str, _Record] = {}
@@ -100,14 +114,14 @@ def _records(path: Path, file: FileIO) -> dict[str, _Record]:
     for entry, end in zip(entries, ends, strict=True):
         name = entry.filename.partition("/")[2]
         if name in found:
-            raise _corrupt(path, f"entry {name[:200]!r} of the zip stands twice")
+            raise BadPickle(f"entry {name[:200]!r} of the zip stands twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise _save_anew(path, f"is a zip whose entry {name[:200]!r} is compressed")
+            raise _SaveAnew(f"is a zip whose entry {name[:200]!r} is compressed")
         if entry.file_size != entry.compress_size:
-            raise _corrupt(path, f"entry {name[:200]!r} of the zip has two sizes")
+            raise BadPickle(f"entry {name[:200]!r} of the zip has two sizes")
         start = _start(file, entry)
         if not start or start + entry.file_size > end:
-            raise _corrupt(path, f"entry {name[:200]!r} of the zip is not where its directory says")
+            raise BadPickle(f"entry {name[:200]!r} of the zip is not where its directory says")
         found[name] = _Record(start, entry.file_size, entry.CRC)
     return found
 
@@ -128,29 +142,29 @@ def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
     return start if behind[:2] == _ZIP[:2] and (behind == _DESCRIPTOR) == described else 0
 
 
-def _state(path: Path, file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
+def _state(file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
     """What the pickle describes, once the rest of the zip is known to suit."""
     if "data.pkl" not in records:
-        raise _corrupt(path, "it has no data.pkl, so torch.save did not write it")
-    if "byteorder" in records and _small(path, file, records, "byteorder") != b"little":
-        raise _save_anew(path, "holds numbers in big-endian order")
-    state = read(_small(path, file, records, "data.pkl"))
+        raise BadPickle("it has no data.pkl, so torch.save did not write it")
+    if "byteorder" in records and _small(file, records, "byteorder") != b"little":
+        raise _SaveAnew("holds numbers in big-endian order")
+    state = read(_small(file, records, "data.pkl"))
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]  # as training frameworks save it, beside the optimizer's state
     if not isinstance(state, dict):
-        raise _corrupt(path, f"it holds one {type(state).__name__}, not tensors by name")
+        raise BadPickle(f"it holds one {type(state).__name__}, not tensors by name")
     return state
 
 
-def _small(path: Path, file: FileIO, records: Mapping[str, _Record], name: str) -> bytes:
+def _small(file: FileIO, records: Mapping[str, _Record], name: str) -> bytes:
     record = records[name]
     if record.n_bytes > MAX_PICKLE:
-        raise _corrupt(path, f"its {name} is {record.n_bytes:,} bytes long")
+        raise BadPickle(f"its {name} is {record.n_bytes:,} bytes long")
     file.seek(record.start)
     data = file.read(record.n_bytes)
     # torch writes 0 where it was told to save the time (torch.serialization.set_crc32_options)
     if record.checksum not in (0, zlib.crc32(data)):
-        raise _corrupt(path, f"its {name} has another checksum than when it was written")
+        raise BadPickle(f"its {name} has another checksum than when it was written")
     return data
 
 
@@ -161,14 +175,14 @@ def _sources(
     types: dict[str, str] = {}  # of each storage
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise _corrupt(path, f"it names a tensor {name!r}, which is no text")
+            raise BadPickle(f"it names a tensor {name!r}, which is no text")
         if isinstance(tensor, Global):
-            raise _save_anew(path, f"holds {name[:200]!r} as what {tensor.name} makes of it")
+            raise _SaveAnew(f"holds {name[:200]!r} as what {tensor.name} makes of it")
         if not isinstance(tensor, Pickled):
-            raise _corrupt(path, f"{name[:200]!r} is no plain tensor")
+            raise BadPickle(f"{name[:200]!r} is no plain tensor")
         sources[name] = source = _source(path, name, tensor, records)
         if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
-            raise _save_anew(path, f"holds {name[:200]!r} as a view of another type's numbers")
+            raise _SaveAnew(f"holds {name[:200]!r} as a view of another type's numbers")
     return sources
 
 
@@ -177,26 +191,25 @@ def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Recor
     shown = repr(name[:200])
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise _save_anew(path, f"holds {shown} as {tensor.dtype}: not plain numbers")
+        raise _SaveAnew(f"holds {shown} as {tensor.dtype}: not plain numbers")
     numbers = (tensor.offset, tensor.storage.count, *tensor.shape)
     if len(tensor.shape) > MAX_DIMENSIONS or not all(0 <= n < 1 << 63 for n in numbers):
-        raise _corrupt(path, f"{shown} has an impossible place or shape")
+        raise BadPickle(f"{shown} has an impossible place or shape")
     if tensor.flags or not _in_one_piece(tensor):
-        raise _save_anew(path, f"holds {shown} as a view (transposed, say), not in one piece")
+        raise _SaveAnew(f"holds {shown} as a view (transposed, say), not in one piece")
     record = records.get(f"data/{tensor.storage.key}")
     if record is None:
-        raise _corrupt(path, f"the data of {shown} is not in the file")
+        raise BadPickle(f"the data of {shown} is not in the file")
     n_bytes = data_bytes(dtype, (1,))
     source = SourceTensor(name, dtype, tensor.shape, path, record.start + tensor.offset * n_bytes)
     held = data_bytes(_DTYPES.get(tensor.storage.dtype, dtype), (tensor.storage.count,))
     if held != record.n_bytes:
-        raise _corrupt(
-            path, f"the storage of {shown} is {held:,} bytes long, its data {record.n_bytes:,}"
+        raise BadPickle(
+            f"the storage of {shown} is {held:,} bytes long, its data {record.n_bytes:,}"
         )
     needed = tensor.offset * n_bytes + source.n_bytes
     if needed > held:
-        raise _corrupt(
-            path,
+        raise BadPickle(
             f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, its storage has {held:,}",
         )
     return source
@@ -210,19 +223,3 @@ def _in_one_piece(tensor: Pickled) -> bool:
             return 0 in tensor.shape
         step *= n
     return True
-
-
-def _corrupt(path: Path, what: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(
-        f"{path}: damaged or hostile PyTorch file: {what}",
-        hint="download the checkpoint again, or better its safetensors",
-    )
-
-
-def _save_anew(path: Path, what: str) -> InvalidInput:
-    folder = str(path.parent)
-    return InvalidInput(
-        f"{path}: {what}",
-        hint='save it as safetensors: python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained({folder!r}, dtype='auto').save_pretrained({folder!r})\"",
-    )

@@ -1,4 +1,4 @@
-"""Row orders: pure functions from geometry to indices. Knows no tensor, file or model.
+"""Row orders: pure functions from geometry to indices.
 
 Letters: D hidden, H heads, K key/value heads, d head size, R rotary dimensions, L layers, V vocabulary.
 Each function returns, for every row of the target in order, the row of the source that it is.
@@ -31,16 +31,13 @@ def gptj_rotary(dims: Dims) -> IntArray:
     return rotary_half_split(dims.n_head, dims.head_dim, dims.rotary_dim)
 
 
-_CODEGEN_ORDER = ("q", "v", "k")
-
-
 def codegen_qkv(which: str, blocks: int) -> RowOrder:
     """CodeGen's fused `qkv_proj` (3·D, D): the D rows that are q, k or v.
 
     It is cut into blocks of 3·D/blocks rows, one for each TPU core it was trained on; each block holds
     [q | v | k], a third of its rows each. (Source: transformers modeling_codegen.py, `mp_num`.)
     """
-    place = _CODEGEN_ORDER.index(which)
+    place = "qvk".index(which)
 
     def rows(dims: Dims) -> IntArray:
         local = dims.n_embd // blocks
@@ -48,11 +45,6 @@ def codegen_qkv(which: str, blocks: int) -> RowOrder:
         return (block + place * local + np.arange(local)).reshape(-1)
 
     return rows
-
-
-def everything(size: str) -> RowOrder:
-    """All rows as they are, of so many (for a family that reorders them under another config)."""
-    return lambda dims: np.arange(dims.size(size))
 
 
 def interleave(n_heads: int, head_dim: int) -> IntArray:
@@ -88,18 +80,11 @@ def qkv_by_head(dims: Dims) -> IntArray:
     [0, 3, 1, 4, 2, 5]
     """
     d = dims.head_dim
-    first = (
-        np.arange(3)[:, None] * d + np.arange(dims.n_head) * 3 * d
-    )  # (3, H): each head's first row
+    # (3, H): each head's first row
+    first = np.arange(3)[:, None] * d + np.arange(dims.n_head) * 3 * d
     return (first[..., None] + np.arange(d)).reshape(-1)
 
 
-def then(first: RowOrder | None, second: RowOrder | None) -> RowOrder | None:
+def then(first: RowOrder, second: RowOrder | None) -> RowOrder:
     """`second` applied to the tensor that `first` makes."""
-    if first is None or second is None:
-        return first or second
-
-    def rows(dims: Dims) -> IntArray:
-        return first(dims)[second(dims)]
-
-    return rows
+    return (lambda dims: first(dims)[second(dims)]) if second else first

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-from converters.checkpoint import Checkpoint
 from converters.plan import PlannedTensor
 from converters.provenance import Value
-from converters.stream import write_all, write_tensor
+from converters.stream import TensorWriter, write_all
 
-FILE_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "BF16": LlamaFileType.MOSTLY_BF16,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
-    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
-    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
-}
 ALIGNMENT = 32  # GGUF's default, and what every reader expects
 
 
@@ -37,14 +25,13 @@ def header(
     part: tuple[int, int, int] | None = None,
     file_type: str = "F16",
 ) -> bytes:
-    """The beginning of a GGUF, up to its data: its length depends on nothing but the lengths of what is in it.
+    """Return the beginning of a GGUF, up to its data; its length depends only on the lengths of what is in it.
 
     Args:
         architecture: `general.architecture`.
         metadata: every other key.
         tensors: of this file, in order.
-        part: (number of this file from 0, files, tensors in all of them) where the model is split, in
-            the words of llama.cpp's gguf-split.
+        part: (number of this file from 0, files, tensors in all) of a split model, as llama.cpp's gguf-split.
         file_type: what the whole is "in".
     """
     writer = GGUFWriter(path=None, arch=architecture)
@@ -53,13 +40,14 @@ def header(
         writer.add_uint16("split.count", part[1])
         writer.add_int32("split.tensors.count", part[2])
     if metadata:  # the further parts of a split model have none
-        writer.add_file_type(FILE_TYPES[file_type])
+        kind = "ALL_F32" if file_type == "F32" else f"MOSTLY_{file_type}"
+        writer.add_file_type(LlamaFileType[kind])
         writer.add_quantization_version(GGML_QUANT_VERSION)
     for key, value in metadata.items():
         _add(writer, key, value)
     for t in tensors:
-        kind = GGMLQuantizationType[t.dtype]
-        writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.n_bytes, raw_dtype=kind)
+        raw = GGMLQuantizationType[t.dtype]
+        writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.n_bytes, raw_dtype=raw)
     with tempfile.TemporaryDirectory() as folder:  # it writes to named files only
         path = Path(folder) / "header"
         writer.write_header_to_file(path)
@@ -68,24 +56,14 @@ def header(
             writer.write_ti_data_to_file()
         finally:
             writer.close()
-        raw = path.read_bytes()
-    return raw + bytes(-len(raw) % ALIGNMENT)
+        whole = path.read_bytes()
+    return whole + bytes(-len(whole) % ALIGNMENT)
 
 
-def write_data(
-    out: FileIO,
-    checkpoint: Checkpoint,
-    tensors: Sequence[PlannedTensor],
-    wrote: Callable[[str, int], None],
-    *,
-    keep_nonfinite: bool = False,
-) -> None:
-    """Append every tensor to `out`, each beginning on a multiple of 32 bytes.
-
-    `wrote` hears of the tensor's name and of bytes.
-    """
+def write_data(out: FileIO, tensors: Sequence[PlannedTensor], writer: TensorWriter) -> None:
+    """Append every tensor to `out`, each beginning on a multiple of 32 bytes."""
     for t in tensors:
-        write_tensor(out, checkpoint, t, partial(wrote, t.name), keep_nonfinite=keep_nonfinite)
+        writer.write(out, t)
         write_all(out, bytes(-t.n_bytes % ALIGNMENT))
 
 

@@ -22,33 +22,32 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measured import Run, measure, medians, warm
+from bench.measured import Run, measure, medians, warm
+from bench.random_checkpoint import Shape, write_weights
 
 from turbopilot.app.resolve import demo_checkpoint
 
 GEOMETRY = {"santacoder": (2048, 24, 16, 49280, 2048), "small": (512, 6, 8, 49280, 2048)}
 N_SHARDS = 4
-BLOCK_ROWS = 1024
 
 
-def shapes(
-    n_embd: int, n_layer: int, n_head: int, n_vocab: int, n_ctx: int
-) -> dict[str, list[int]]:
+def shapes(n_embd: int, n_layer: int, n_head: int, n_vocab: int, n_ctx: int) -> dict[str, Shape]:
     """Names and shapes of GPTBigCode's tensors, multi-query."""
     d, kv = n_embd, 2 * (n_embd // n_head)
-    out = {"transformer.wte.weight": [n_vocab, d], "transformer.wpe.weight": [n_ctx, d]}
+    out: dict[str, Shape] = {"transformer.wte.weight": (n_vocab, d)}
+    out["transformer.wpe.weight"] = (n_ctx, d)
     for i in range(n_layer):
         at = f"transformer.h.{i}."
         for norm in ("ln_1", "ln_2"):
-            out |= {f"{at}{norm}.weight": [d], f"{at}{norm}.bias": [d]}
+            out |= {f"{at}{norm}.weight": (d,), f"{at}{norm}.bias": (d,)}
         for name, rows, columns in (
             ("attn.c_attn", d + kv, d),
             ("attn.c_proj", d, d),
             ("mlp.c_fc", 4 * d, d),
             ("mlp.c_proj", d, 4 * d),
         ):
-            out |= {f"{at}{name}.weight": [rows, columns], f"{at}{name}.bias": [rows]}
-    return out | {"transformer.ln_f.weight": [d], "transformer.ln_f.bias": [d]}
+            out |= {f"{at}{name}.weight": (rows, columns), f"{at}{name}.bias": (rows,)}
+    return out | {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)}
 
 
 def make_checkpoint(folder: Path, model: str) -> None:
@@ -63,24 +62,9 @@ def make_checkpoint(folder: Path, model: str) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     _write_tokenizer(folder)
-    tensors = list(shapes(n_embd, n_layer, n_head, n_vocab, n_ctx).items())
-    total = sum(2 * int(np.prod(s)) for _, s in tensors)
-    groups: list[list[tuple[str, list[int]]]] = [[]]
-    filled = 0
-    for name, shape in tensors:
-        if filled > total * len(groups) / N_SHARDS:
-            groups.append([])
-        groups[-1].append((name, shape))
-        filled += 2 * int(np.prod(shape))
-    rng = np.random.default_rng(0)
-    index: dict[str, str] = {}
-    for i, group in enumerate(groups):
-        shard = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
-        index |= {name: shard for name, _ in group}
-        _write_shard(folder / shard, group, rng)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": index})
-    )
+    tensors = shapes(n_embd, n_layer, n_head, n_vocab, n_ctx)
+    total = 2 * sum(int(np.prod(shape)) for shape in tensors.values())
+    write_weights(folder, tensors, total // N_SHARDS + (n_vocab * n_embd))
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -94,23 +78,6 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"})
     )
-
-
-def _write_shard(path: Path, group: list[tuple[str, list[int]]], rng: np.random.Generator) -> None:
-    header, at = {}, 0
-    for name, shape in group:
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
-    with path.open("wb") as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for _, shape in group:
-            rows, columns = (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
-            for start in range(0, rows, BLOCK_ROWS):
-                n = min(BLOCK_ROWS, rows - start)
-                f.write(rng.standard_normal((n, columns), np.float32).astype(np.float16).tobytes())
 
 
 def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:

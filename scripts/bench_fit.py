@@ -7,7 +7,7 @@
 First every type below 5 bits with and without a matrix, then the fitted file beside the best plain type (with the
 matrix, or without it where that is better) of at most its size. The matrix, sensitivities and figures are of the
 bundled code: calibration and evaluation texts share no file. A quantized model is dequantized first; with --unround
-its weights are moved off the grid of its old type, on which that type would lose nothing (see scripts/unrounded.py).
+its weights are moved off the grid of its old type, on which that type would lose nothing (see bench/unrounded.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from unrounded import unround
+from bench.unrounded import unround
 
 from quantize import RECIPES, QuantizeOptions, plan, quantize
 from quantize.fit import CANDIDATES, Fit, MeasureOptions

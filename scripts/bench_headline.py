@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen_checkpoint import GEOMETRY, make_checkpoint, n_weights
-from memory_limit import Unlimited, memory_limit
-from process_memory import Memory, watch
-from served_speed import Served, measure_serving
+from bench.memory_limit import Unlimited, memory_limit
+from bench.process_memory import Memory, watch
+from bench.random_checkpoint import GEOMETRY, make_checkpoint, n_weights
+from bench.served_speed import Served, measure_serving
 
 GIB = 1 << 30
 CONVERT_LIMIT, QUANTIZE_LIMIT = (

@@ -93,11 +93,11 @@ def main() -> int:
     from serve.http.app import create_app
     from serve.http.server import HttpServer, bind
     from serve.llama import load
-    from serve.models.directory import OneModel
-    from serve.models.generation import ClientWatch
+    from serve.models import ModelPool, PooledModel
     from serve.models.service import Completion, CompletionService, ModelInfo
     from serve.request import SamplingParams
     from serve.runner import EngineRunner
+    from serve.runner.generation import ClientWatch
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.progress import Reporter
@@ -107,7 +107,8 @@ def main() -> int:
     runner.start()
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
     service = CompletionService(runner, decoder, model)
-    server = HttpServer(create_app(OneModel(service)), bind("127.0.0.1", 0), threads=8)
+    pool = ModelPool([PooledModel(model, 1, lambda: service)], memory=1)
+    server = HttpServer(create_app(pool), bind("127.0.0.1", 0), threads=8)
     thread = threading.Thread(target=server.run)
     thread.start()
 

@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measured import Run, measure, medians, warm
+from bench.measured import Run, measure, medians, warm
+from bench.random_checkpoint import GEOMETRY, POSITIONS, VOCAB, Shape, shapes
 
+from converters.tokenizer.looks import BYTE_LETTERS
 from turbopilot.app.resolve import demo_checkpoint
 
-# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json)
-GEOMETRY = {"350M": (1024, 20, 16, 32), "2B": (2560, 32, 32, 64), "6B": (4096, 33, 16, 64)}
 # name → (ggml_type, ggml_ftype, weights in a block, bytes in a block)
 TYPES = {
     "F16": (1, 1, 1, 2),
@@ -31,22 +31,17 @@ TYPES = {
     "Q5_1": (7, 9, 32, 24),
     "Q8_0": (8, 7, 32, 34),
 }
-VOCAB, CONTEXT = 51200, 2048
 CHUNK = 64 << 20
 
 
-def shapes(n_embd: int, n_layer: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of GPT-J's tensors."""
-    d = n_embd
-    out: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (VOCAB, d)}
-    for i in range(n_layer):
-        at = f"transformer.h.{i}."
-        out |= {at + "ln_1.weight": (d,), at + "ln_1.bias": (d,)}
-        out |= {f"{at}attn.{p}_proj.weight": (d, d) for p in ("k", "v", "q", "out")}
-        out |= {at + "mlp.fc_in.weight": (4 * d, d), at + "mlp.fc_in.bias": (4 * d,)}
-        out |= {at + "mlp.fc_out.weight": (d, 4 * d), at + "mlp.fc_out.bias": (d,)}
-    head = {"lm_head.weight": (VOCAB, d), "lm_head.bias": (VOCAB,)}
-    return out | {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)} | head
+def gptj_shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
+    """CodeGen's tensors as GPT-J has them: q, k and v apart."""
+    out: dict[str, Shape] = {}
+    for name, shape in shapes(n_embd, n_layer).items():
+        parts = ("k", "v", "q") if "qkv" in name else ("qkv",)
+        rows = n_embd if "qkv" in name else shape[0]
+        out |= {name.replace("qkv", part): (rows, *shape[1:]) for part in parts}
+    return out
 
 
 def make_file(path: Path, model: str, type_name: str) -> None:
@@ -54,18 +49,17 @@ def make_file(path: Path, model: str, type_name: str) -> None:
     n_embd, n_layer, n_head, rotary = GEOMETRY[model]
     kind, ftype, weights, block = TYPES[type_name]
     tokens = json.loads((demo_checkpoint() / "tokenizer.json").read_text())["model"]["vocab"]
-    letters = _letters()
-    words = [bytes(letters[c] for c in text) for text in sorted(tokens, key=tokens.get)]
+    words = [bytes(BYTE_LETTERS.index(c) for c in text) for text in sorted(tokens, key=tokens.get)]
     words += [b"<|endoftext|>"] * (VOCAB - len(words))
     rng = np.random.default_rng(0)
     with path.open("wb") as f:
         f.write(
             b"lmgg"
-            + struct.pack("<7i", VOCAB, CONTEXT, n_embd, n_head, n_layer, rotary, 2000 + ftype)
+            + struct.pack("<7i", VOCAB, POSITIONS, n_embd, n_head, n_layer, rotary, 2000 + ftype)
         )
         f.write(struct.pack("<i", VOCAB))
         f.writelines(struct.pack("<i", len(word)) + word for word in words)
-        for name, shape in shapes(n_embd, n_layer).items():
+        for name, shape in gptj_shapes(n_embd, n_layer).items():
             matrix = len(shape) == 2
             f.write(struct.pack("<3i", len(shape), len(name), kind if matrix else 0))
             f.write(struct.pack(f"<{len(shape)}i", *shape[::-1]) + name.encode())
@@ -80,13 +74,6 @@ def make_file(path: Path, model: str, type_name: str) -> None:
                 raw[:, :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
                 f.write(raw.tobytes())
                 left -= size
-
-
-def _letters() -> dict[str, int]:
-    """Byte-level BPE's letters → bytes (GPT-2's table)."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def main() -> None:
@@ -112,17 +99,10 @@ def main() -> None:
         )
         size = old.stat().st_size
         print(f"CodeGen-{args.model} in {args.type}: {size / 1e9:.2f} GB")
+        convert = (sys.executable, "-m", "turbopilot", "convert")
         commands = {
             "cp": ("cp", str(old), str(out)),
-            "turbopilot convert": (
-                sys.executable,
-                "-m",
-                "turbopilot",
-                "convert",
-                str(old),
-                "-o",
-                str(out),
-            ),
+            "turbopilot convert": (*convert, str(old), "-o", str(out)),
         }
         runs: dict[str, list[Run]] = {name: [] for name in commands}
         for _ in range(args.rounds):

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from codegen_checkpoint import make_checkpoint
+from bench.random_checkpoint import make_checkpoint
 
 from converters import convert
 from quantize import RECIPES, QuantizeOptions, quantize

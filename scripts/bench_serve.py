@@ -25,7 +25,7 @@ The scenarios, each on a server just started; every round all servers take their
     typing-debounced  the same session in an editor that asks 75 ms after the last key
     overhead          Python's share of a step of ours
 
-Temperature 0. The candidates' settings are in serve_bench/settings.py, the session in data/typing_trace.json, with
+Temperature 0. The candidates' settings are in bench/settings.py, the session in data/typing_trace.json, with
 how it was made and what it holds. A ratio is ours to the best of the others. Exit code 1: a target was missed.
 """
 
@@ -40,14 +40,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve_bench.client import BadAnswer
-from serve_bench.overhead import measure_overhead
-from serve_bench.report import Results, all_kept, machine, plain, show
-from serve_bench.scenarios import Scenario, prepare
-from serve_bench.servers import NotStarted, Server, found_servers, started
-from serve_bench.settings import Settings, candidates
-from serve_bench.trace import DATA
-from serve_bench.workload import TINY, Sizes
+from bench.client import BadAnswer
+from bench.overhead import measure_overhead
+from bench.report import Results, all_kept, machine, plain, show
+from bench.scenarios import Scenario, prepare
+from bench.servers import NotStarted, Server, found_servers, started
+from bench.settings import Settings, candidates
+from bench.trace import DATA
+from bench.workload import TINY, Sizes
 
 SCENARIOS = ("one", "eight", "shared", "typing", "typing-debounced")
 OVERHEAD = "overhead"

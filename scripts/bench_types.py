@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from codegen_checkpoint import GEOMETRY, make_checkpoint
+from bench.random_checkpoint import GEOMETRY, make_checkpoint
 
 from converters import convert
 from quantize import RECIPES, QuantizeOptions, quantize

@@ -21,8 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve_bench.servers import NotStarted, found_servers, started
-from serve_bench.soak import left_over
+from bench.servers import NotStarted, found_servers, started
+from bench.soak import left_over
 
 CONFIG = Path(__file__).with_suffix(".toml")
 PATIENCE = 60.0  # seconds for an answer

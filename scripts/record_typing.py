@@ -4,7 +4,7 @@
     python scripts/record_typing.py MODEL.gguf                            # our server suggests
     python scripts/record_typing.py MODEL.gguf --llama-server PATH        # llama-server does
 
-The person is in serve_bench/typist.py, what the file holds in serve_bench/trace.py. The times between keys are the
+The person is in bench/typist.py, what the file holds in bench/trace.py. The times between keys are the
 person's; how long the server took is not in the file: whoever replays it waits for the server at hand.
 """
 
@@ -19,10 +19,10 @@ import signal
 from datetime import date
 from pathlib import Path
 
-from serve_bench.client import complete, greedy
-from serve_bench.servers import LLAMA_SERVER, found_servers, started
-from serve_bench.trace import DATA, Trace, save_trace, shares
-from serve_bench.typist import Typist
+from bench.client import complete, greedy
+from bench.servers import LLAMA_SERVER, found_servers, started
+from bench.trace import DATA, Trace, save_trace, shares
+from bench.typist import Typist
 
 from turbopilot.corpus import Excerpt, excerpts
 
@@ -74,7 +74,7 @@ def main() -> None:
     name = "llama.cpp's llama-server" if server.name == LLAMA_SERVER else "turbopilot serve"
     trace = Trace(
         about={
-            "what": "a simulated person (scripts/serve_bench/typist.py) who writes the rest of four files with "
+            "what": "a simulated person (scripts/bench/typist.py) who writes the rest of four files with "
             "suggestions on; a request after every key",
             "suggestions": f"{args.model.name}, temperature 0, by {name} {server.version}",
             "seed": args.seed,

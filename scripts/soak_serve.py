@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from process_memory import memory
+from bench.process_memory import memory
+from bench.scenarios import percentile
+from bench.servers import NotStarted, Running, found_servers, started
+from bench.soak import Soak, left_over, load
 from rich.console import Console
 from rich.table import Table
-from serve_bench.scenarios import percentile
-from serve_bench.servers import NotStarted, Running, found_servers, started
-from serve_bench.soak import Soak, left_over, load
 
 HEALTH_MS = 50.0  # of 99 in 100
 SETTLED = 60.0  # seconds until memory has to be flat

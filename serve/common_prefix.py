@@ -1,10 +1,10 @@
-"""How far two token sequences agree. Pure; imports nothing of ours."""
+"""The common prefix of two token sequences."""
 
 from __future__ import annotations
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens two lists begin with in common."""
+    """Return how many tokens both lists begin with."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n

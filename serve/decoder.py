@@ -1,4 +1,4 @@
-"""The seam between the engine and whatever computes logits. Knows nothing of HTTP, threads or llama.cpp."""
+"""The seam between the engine and whatever computes logits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class FimTokens:
 
     Attributes:
         prefix, suffix, middle: what stands before each part.
-        repository: what stands before a repository's name; None where the model knows none.
-        file: what stands before a file's name; None where the model knows none.
+        repository: what stands before a repository's name, if the model knows such a token.
+        file: what stands before a file's name, if the model knows such a token.
     """
 
     prefix: int
@@ -36,23 +36,23 @@ class Tokenizer(Protocol):
 
     @property
     def fim(self) -> FimTokens | None:
-        """Fill-in-the-middle ids; None where the model was not trained for it."""
+        """Fill-in-the-middle ids; None if the model was not trained for it."""
 
     @property
     def adds_space(self) -> bool:
-        """Whether `tokenize` begins a text with a space that it does not have, as SentencePiece's models do."""
+        """Whether `tokenize` puts a space in front of every text, as SentencePiece's models do."""
 
     @property
     def chat_template(self) -> str:
-        """How messages become a prompt, in Jinja; "" where the model's file says nothing of it."""
+        """The model file's chat template, in Jinja, or ""."""
 
     @property
     def bos(self) -> str:
-        """The text of the token that documents begin with; "" where there is none."""
+        """The text of the token that documents begin with, or ""."""
 
     @property
     def eos(self) -> str:
-        """The text of the token that they end with; "" where there is none."""
+        """The text of the token that documents end with, or ""."""
 
     @property
     def start_token(self) -> int:
@@ -63,7 +63,7 @@ class Tokenizer(Protocol):
         """Whether every prompt begins with `start_token`."""
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Token ids of `text`, without a begin-of-sequence token.
+        """Return token ids, without a begin-of-sequence token.
 
         Args:
             text: any text.
@@ -71,20 +71,20 @@ class Tokenizer(Protocol):
         """
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token, maybe a part of a character; nothing for a special token."""
+        """Return the bytes of a token, maybe a part of a character; nothing for a special token."""
 
 
 class Constraint(Protocol):
     """What tokens may come next, as a grammar says; it follows one sequence."""
 
     def allows(self, token: int) -> bool:
-        """Whether the token may come next."""
+        """Return whether the token may come next."""
 
     def mask(self, logits: Logits) -> Logits:
-        """A copy of the logits in which every token that may not come next is minus infinity."""
+        """Return a copy of the logits with minus infinity for every token that may not come next."""
 
     def accept(self, token: int) -> None:
-        """The token was chosen."""
+        """Note that the token was chosen."""
 
 
 class Decoder(Tokenizer, Protocol):
@@ -96,7 +96,7 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def identity(self) -> str:
-        """Differs wherever what `save` gives would not be understood, or would be another model's."""
+        """Differs between decoders that would not understand each other's `save`."""
 
     @property
     def n_ctx(self) -> int:
@@ -104,7 +104,7 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def n_cells(self) -> int:
-        """Tokens that the KV cache holds, over all sequences: `n_ctx` where they share it, or that for each."""
+        """Tokens that the KV cache holds over all sequences: `n_ctx` if they share it, or that for each."""
 
     @property
     def n_batch(self) -> int:
@@ -134,10 +134,10 @@ class Decoder(Tokenizer, Protocol):
         """
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends generation."""
+        """Return whether the token ends generation."""
 
     def constraint(self, grammar: str) -> Constraint:
-        """A grammar in GBNF over this vocabulary, at its start.
+        """Return a grammar in GBNF over this vocabulary, at its start.
 
         Raises:
             InvalidRequest: it cannot be parsed.
@@ -158,16 +158,16 @@ class Decoder(Tokenizer, Protocol):
         """
 
     def remove(self, seq: int, start: int) -> bool:
-        """Forget a sequence's positions from `start` on; False where the model cannot forget a part."""
+        """Forget a sequence's positions from `start` on; False if the model cannot forget a part."""
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        """Give an empty sequence the first `n` positions of another; False where the model cannot."""
+        """Give an empty sequence the first `n` positions of another; False if the model cannot."""
 
     def save(self, seq: int) -> bytes:
-        """A sequence's part of the KV cache, to be kept elsewhere; b"" where the model cannot."""
+        """Return a sequence's part of the KV cache, to be kept elsewhere; b"" if the model cannot."""
 
     def restore(self, seq: int, state: bytes) -> bool:
-        """Fill an empty sequence from what `save` gave; False where there is no room or it is not understood."""
+        """Fill an empty sequence from what `save` gave; False if there is no room or it is not understood."""
 
     def rebuild(self) -> None:
         """Throw the KV cache away and make a new one, after a failure.

@@ -1,4 +1,4 @@
-"""What is asked of the engine and what it answers: values and events. Imports nothing but the errors."""
+"""What is asked of the engine, and what it answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
-# Below this, dividing by the temperature could overflow; nothing but the likeliest token is left anyway.
+# Below this, dividing by the temperature could overflow; only the likeliest token is left anyway.
 COLDEST = 1e-6
-# Above this, multiplying by it could overflow, or dividing come to nothing; all tokens are as likely anyway.
+# Above this, multiplying by it could overflow, or dividing underflow; all tokens are as likely anyway.
 HOTTEST = 1e30
 
 
@@ -19,15 +19,15 @@ HOTTEST = 1e30
 class SamplingParams:
     """How the next token is chosen.
 
-    The penalties follow OpenAI's (`frequency_penalty`, `presence_penalty`: subtracted from the logits)
-    and llama.cpp's (`repeat_penalty`: divides positive logits, multiplies negative ones).
+    `frequency_penalty` and `presence_penalty` are subtracted from the logits, as OpenAI's; `repeat_penalty` divides
+    positive logits and multiplies negative ones, as llama.cpp's.
 
     Attributes:
         temperature: 0 is greedy: always the likeliest token.
         top_p: sample among the likeliest tokens that together have this probability; 1 is off.
         top_k: sample among this many tokens; 0 is off.
         min_p: sample among tokens at least this probable in relation to the likeliest; 0 is off.
-        repeat_penalty: see above; 1 is off.
+        repeat_penalty: 1 is off.
         repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
         logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
         grammar: GBNF made of a JSON schema that the text must follow; "" is off.
@@ -73,13 +73,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class StopRules:
-    """Where a suggestion ends before `max_tokens`.
+    """Where a completion ends before `max_tokens`.
 
     Attributes:
         strings: generation ends where one of these appears; the text ends before it.
         single_line: it ends at the end of the first line that is not blank.
         n_indent: it ends before a line that is indented less than this many columns; 0 is off.
-        follows: the text after the cursor: a suggestion that comes to repeat it ends before the repetition.
+        follows: the text after the cursor: the completion ends before it repeats this.
     """
 
     strings: tuple[str, ...] = ()
@@ -94,17 +94,17 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids, at least one.
-        max_tokens: most tokens to generate; with the prompt it must fit into the context. 0 only warms the
-            cache, after everybody else's work.
+        max_tokens: most tokens to generate; must fit into the context with the prompt. 0 only warms the cache, while
+            nobody else needs the engine.
         stop: where it ends earlier.
         sampling: how tokens are chosen.
-        n_logprobs: tell each token's log probability and those of this many likeliest; None tells none.
-        scores_prompt: tell those of the prompt's tokens, too; nothing of it is taken from the cache then.
-        deadline: seconds after which it ends: with what there is, or as an error where there is nothing.
+        n_logprobs: report each token's log probability and those of this many likeliest; None reports none.
+        scores_prompt: report those of the prompt's tokens, too; then nothing of it is taken from the cache.
+        deadline: seconds after which it ends: with what there is, or as an error if there is nothing.
         predict_time: seconds from the first token after which it ends, once a line is complete (llama.cpp's
             `t_max_predict_ms`).
         supersedes: ends what still runs or waits of an earlier request of this name; "" is no name.
-        context: tokens that the suggestion may repeat although the prompt lacks them, as the rest of the file.
+        context: tokens that the completion may repeat although the prompt lacks them, as the rest of the file.
     """
 
     prompt: tuple[int, ...]
@@ -125,12 +125,12 @@ class Usage:
 
     Attributes:
         prompt_tokens: of the prompt.
-        completion_tokens: generated, what a stop string cut off included.
-        cached_tokens: of the prompt, those that were in the KV cache already.
-        drafted_tokens: guessed ahead and computed together.
-        accepted_tokens: of these, the ones that were right.
-        prompt_seconds: from its beginning to run to its first token.
-        predict_seconds: from there to its last token.
+        completion_tokens: generated, including what a stop string cut off.
+        cached_tokens: prompt tokens that were in the KV cache already.
+        drafted_tokens: draft tokens that were computed.
+        accepted_tokens: draft tokens that were right.
+        prompt_seconds: from the beginning of its computation to its first token.
+        predict_seconds: from its first token to its last.
     """
 
     prompt_tokens: int
@@ -144,9 +144,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log probability (natural logarithm), by the model alone: before any sampling parameter.
+    """A token with its log probability (natural logarithm) before any sampling parameter.
 
-    Nothing comes before a prompt's first token: its is no number (NaN).
+    That of a prompt's first token is NaN.
     """
 
     id: int
@@ -156,7 +156,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A token of the text and the likeliest ones in its place, likeliest first."""
+    """A token of the text, and the likeliest ones in its place, likeliest first."""
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -167,8 +167,8 @@ class TextDelta:
     """Text that is certain: no later token can take it back.
 
     Attributes:
-        text: never empty, but where `tokens` are told.
-        tokens: those generated since the last delta, where the request asks for log probabilities.
+        text: empty only if there are `tokens`.
+        tokens: those generated since the last delta, if the request asks for log probabilities.
     """
 
     text: str
@@ -177,7 +177,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class PromptScored:
-    """What the model thinks of the prompt's next tokens; all of them come before any text."""
+    """Log probabilities of the prompt's next tokens; all of them come before any text."""
 
     tokens: tuple[ChosenToken, ...]
 
@@ -188,9 +188,9 @@ class Finished:
 
     Attributes:
         reason: why it ended; a deadline counts as "length".
-        usage: what it cost.
-        error: set where the reason is "error".
-        stop_string: the one that ended it; "" where none did.
+        usage: its token counts.
+        error: set if the reason is "error".
+        stop_string: the one that ended it, or "".
     """
 
     reason: FinishReason

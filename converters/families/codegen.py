@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from converters.families import gptj
-from converters.spec import ArchSpec, Condition, Dims, Part, TensorSpec, TokenizerSpec
+from converters.spec import ArchSpec, Condition, Dims, SourceRows, TensorSpec
 from converters.transforms import codegen_qkv, then
 
 ARCHITECTURE = "CodeGenForCausalLM"
@@ -18,11 +18,11 @@ BLOCKS = 4  # `mp_num` in transformers' CodeGen
 _FUSED = "transformer.h.{i}.attn.qkv_proj.weight"
 
 
-def unfuse(part: Part, blocks: int) -> Part:
+def unfuse(part: SourceRows, blocks: int) -> SourceRows:
     """The rows of CodeGen's checkpoint that a tensor of GPT-J's is made of."""
     for which in "qkv":
         if part.source == f"transformer.h.{{i}}.attn.{which}_proj.weight":
-            return Part(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
+            return SourceRows(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
     return part
 
 
@@ -40,14 +40,14 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
             replace(t, parts=tuple(unfuse(p, blocks) for p in t.parts)) for t in gptj.TENSORS
         ),
         # GPT-2's regex; runs of blanks are added tokens, as in phi-2
-        tokenizer=TokenizerSpec(pre="phi-2"),
+        pre="phi-2",
         check=check,
         meant=meant,
         exports={"gptj": tuple(_as_gptj(p, blocks) for t in gptj.TENSORS for p in t.parts)},
     )
 
 
-def _as_gptj(part: Part, blocks: int) -> TensorSpec:
+def _as_gptj(part: SourceRows, blocks: int) -> TensorSpec:
     """A tensor of a GPT-J checkpoint, under its own name, as rows of CodeGen's."""
     return TensorSpec(part.source, (unfuse(replace(part, rows=None), blocks),))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converters.hfconfig import HfConfig
-from converters.spec import Dims, Key
+from converters.spec import Condition, Dims, Key
 
 GEOMETRY = (
     Key("context_length", lambda c, d: d.n_ctx),
@@ -33,6 +33,21 @@ def rms_norm(absent: float) -> Key:
     return Key(
         "attention.layer_norm_rms_epsilon", lambda c, d: c.number("rms_norm_eps", absent=absent)
     )
+
+
+def is_set(field: str) -> Condition:
+    """Whether the config's field is true; absent, it is not."""
+    return lambda c: c.flag(field, absent=False)
+
+
+def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) -> Dims:
+    """GPT-2's field names; `n_inner: null` means 4·n_embd."""
+    n_embd, n_head = c.integer("n_embd"), c.integer("n_head")
+    return Dims(
+        n_embd=n_embd, n_layer=c.integer("n_layer"), n_head=n_head, n_head_kv=1 if multi_query else n_head,
+        n_inner=c.integer("n_inner", absent=4 * n_embd), n_vocab=c.integer("vocab_size"),
+        n_ctx=c.integer("n_positions"), rotary_dim=rotary_dim,
+    )  # fmt: skip
 
 
 def modern_dims(c: HfConfig, *, fraction: float = 1.0) -> Dims:

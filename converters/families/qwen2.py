@@ -7,7 +7,7 @@ q, k and v have biases, the output has none.
 from __future__ import annotations
 
 from converters.families.common import GEOMETRY, ROPE, modern_dims, rms_norm
-from converters.spec import ArchSpec, Require, TokenizerSpec, copy
+from converters.spec import ArchSpec, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
 _ATTN, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
@@ -24,12 +24,9 @@ SPEC = ArchSpec(
     tensors=(
         copy("token_embd.weight", "model.embed_tokens.weight", "V", "D"),
         copy("blk.{i}.attn_norm.weight", _LAYER + "input_layernorm.weight", "D"),
-        copy("blk.{i}.attn_q.weight", _ATTN + "q_proj.weight", "H*d", "D"),
-        copy("blk.{i}.attn_q.bias", _ATTN + "q_proj.bias", "H*d"),
-        copy("blk.{i}.attn_k.weight", _ATTN + "k_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_k.bias", _ATTN + "k_proj.bias", "K*d"),
-        copy("blk.{i}.attn_v.weight", _ATTN + "v_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_v.bias", _ATTN + "v_proj.bias", "K*d"),
+        *affine("blk.{i}.attn_q", _ATTN + "q_proj", "H*d", "D"),
+        *affine("blk.{i}.attn_k", _ATTN + "k_proj", "K*d", "D"),
+        *affine("blk.{i}.attn_v", _ATTN + "v_proj", "K*d", "D"),
         copy("blk.{i}.attn_output.weight", _ATTN + "o_proj.weight", "D", "H*d"),
         copy("blk.{i}.ffn_norm.weight", _LAYER + "post_attention_layernorm.weight", "D"),
         copy("blk.{i}.ffn_gate.weight", _MLP + "gate_proj.weight", "F", "D"),
@@ -38,6 +35,6 @@ SPEC = ArchSpec(
         copy("output_norm.weight", "model.norm.weight", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="qwen2"),
+    pre="qwen2",
     prefix="model.",
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from converters.families import gpt_bigcode
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Part, Require, TensorSpec
+from converters.spec import ArchSpec, Dims, Require, SourceRows, TensorSpec
 
 
 def dims(c: HfConfig) -> Dims:
@@ -19,7 +19,7 @@ def dims(c: HfConfig) -> Dims:
     return gpt_bigcode.dims(c.over(multi_query=True))
 
 
-def conv1d(part: Part) -> Part:
+def conv1d(part: SourceRows) -> SourceRows:
     """The same rows where a layer's matrices are stored (in, out)."""
     if ".h.{i}." in part.source and len(part.shape) == 2:
         return replace(part, shape=part.shape[::-1], transpose=True)
@@ -33,7 +33,7 @@ def unfused(spec: TensorSpec) -> TensorSpec:
         if ".c_attn." in part.source:
             for name, rows in (("q_attn", "D"), ("kv_attn", "2*d")):
                 source = part.source.replace("c_attn", name)
-                parts.append(conv1d(Part(source, (rows, *part.shape[1:]))))
+                parts.append(conv1d(SourceRows(source, (rows, *part.shape[1:]))))
         else:
             parts.append(conv1d(part))
     return replace(spec, parts=tuple(parts))

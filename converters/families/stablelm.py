@@ -7,28 +7,19 @@ refused: no code model has them.
 
 from __future__ import annotations
 
-from converters.families.common import GEOMETRY, ROPE, layer_norm, modern_dims
-from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Key, Require, TokenizerSpec, copy
+from functools import partial
 
-
-def dims(c: HfConfig) -> Dims:
-    """The usual names; a quarter of each head is rotated unless the config says otherwise."""
-    return modern_dims(c, fraction=0.25)
-
-
-def qkv_bias(c: HfConfig) -> bool:
-    """Whether q, k and v have biases."""
-    return c.flag("use_qkv_bias", absent=False)
-
+from converters.families.common import GEOMETRY, ROPE, is_set, layer_norm, modern_dims
+from converters.spec import ArchSpec, Key, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
+_QKV_BIAS = is_set("use_qkv_bias")
 _ATTN, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
 
 SPEC = ArchSpec(
     architecture="StableLmForCausalLM",
     gguf="stablelm",
-    dims=dims,
+    dims=partial(modern_dims, fraction=0.25),
     keys=(
         *GEOMETRY,
         layer_norm("layer_norm_eps"),
@@ -43,25 +34,19 @@ SPEC = ArchSpec(
     ),
     tensors=(
         copy("token_embd.weight", "model.embed_tokens.weight", "V", "D"),
-        copy("blk.{i}.attn_norm.weight", _LAYER + "input_layernorm.weight", "D"),
-        copy("blk.{i}.attn_norm.bias", _LAYER + "input_layernorm.bias", "D"),
-        copy("blk.{i}.attn_q.weight", _ATTN + "q_proj.weight", "H*d", "D"),
-        copy("blk.{i}.attn_q.bias", _ATTN + "q_proj.bias", "H*d", when=qkv_bias),
-        copy("blk.{i}.attn_k.weight", _ATTN + "k_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_k.bias", _ATTN + "k_proj.bias", "K*d", when=qkv_bias),
-        copy("blk.{i}.attn_v.weight", _ATTN + "v_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_v.bias", _ATTN + "v_proj.bias", "K*d", when=qkv_bias),
+        *affine("blk.{i}.attn_norm", _LAYER + "input_layernorm", "D"),
+        *affine("blk.{i}.attn_q", _ATTN + "q_proj", "H*d", "D", bias=_QKV_BIAS),
+        *affine("blk.{i}.attn_k", _ATTN + "k_proj", "K*d", "D", bias=_QKV_BIAS),
+        *affine("blk.{i}.attn_v", _ATTN + "v_proj", "K*d", "D", bias=_QKV_BIAS),
         copy("blk.{i}.attn_output.weight", _ATTN + "o_proj.weight", "D", "H*d"),
-        copy("blk.{i}.ffn_norm.weight", _LAYER + "post_attention_layernorm.weight", "D"),
-        copy("blk.{i}.ffn_norm.bias", _LAYER + "post_attention_layernorm.bias", "D"),
+        *affine("blk.{i}.ffn_norm", _LAYER + "post_attention_layernorm", "D"),
         copy("blk.{i}.ffn_gate.weight", _MLP + "gate_proj.weight", "F", "D"),
         copy("blk.{i}.ffn_up.weight", _MLP + "up_proj.weight", "F", "D"),
         copy("blk.{i}.ffn_down.weight", _MLP + "down_proj.weight", "D", "F"),
-        copy("output_norm.weight", "model.norm.weight", "D"),
-        copy("output_norm.bias", "model.norm.bias", "D"),
+        *affine("output_norm", "model.norm", "D"),
         copy("output.weight", "lm_head.weight", "V", "D"),
     ),
-    tokenizer=TokenizerSpec(pre="stablelm2"),
+    pre="stablelm2",
     drop=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     prefix="model.",
 )

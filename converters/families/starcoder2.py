@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from converters.families.common import GEOMETRY, ROPE, layer_norm, modern_dims
 from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Require, TokenizerSpec, copy
+from converters.spec import ArchSpec, Dims, Require, affine, copy
 
 
 def dims(c: HfConfig) -> Dims:
@@ -35,27 +35,18 @@ SPEC = ArchSpec(
     ),
     tensors=(
         copy("token_embd.weight", "model.embed_tokens.weight", "V", "D"),
-        copy("blk.{i}.attn_norm.weight", _LAYER + "input_layernorm.weight", "D"),
-        copy("blk.{i}.attn_norm.bias", _LAYER + "input_layernorm.bias", "D"),
-        copy("blk.{i}.attn_q.weight", _LAYER + "self_attn.q_proj.weight", "H*d", "D"),
-        copy("blk.{i}.attn_q.bias", _LAYER + "self_attn.q_proj.bias", "H*d"),
-        copy("blk.{i}.attn_k.weight", _LAYER + "self_attn.k_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_k.bias", _LAYER + "self_attn.k_proj.bias", "K*d"),
-        copy("blk.{i}.attn_v.weight", _LAYER + "self_attn.v_proj.weight", "K*d", "D"),
-        copy("blk.{i}.attn_v.bias", _LAYER + "self_attn.v_proj.bias", "K*d"),
-        copy("blk.{i}.attn_output.weight", _LAYER + "self_attn.o_proj.weight", "D", "H*d"),
-        copy("blk.{i}.attn_output.bias", _LAYER + "self_attn.o_proj.bias", "D"),
-        copy("blk.{i}.ffn_norm.weight", _LAYER + "post_attention_layernorm.weight", "D"),
-        copy("blk.{i}.ffn_norm.bias", _LAYER + "post_attention_layernorm.bias", "D"),
-        copy("blk.{i}.ffn_up.weight", _LAYER + "mlp.c_fc.weight", "F", "D"),
-        copy("blk.{i}.ffn_up.bias", _LAYER + "mlp.c_fc.bias", "F"),
-        copy("blk.{i}.ffn_down.weight", _LAYER + "mlp.c_proj.weight", "D", "F"),
-        copy("blk.{i}.ffn_down.bias", _LAYER + "mlp.c_proj.bias", "D"),
-        copy("output_norm.weight", "model.norm.weight", "D"),
-        copy("output_norm.bias", "model.norm.bias", "D"),
+        *affine("blk.{i}.attn_norm", _LAYER + "input_layernorm", "D"),
+        *affine("blk.{i}.attn_q", _LAYER + "self_attn.q_proj", "H*d", "D"),
+        *affine("blk.{i}.attn_k", _LAYER + "self_attn.k_proj", "K*d", "D"),
+        *affine("blk.{i}.attn_v", _LAYER + "self_attn.v_proj", "K*d", "D"),
+        *affine("blk.{i}.attn_output", _LAYER + "self_attn.o_proj", "D", "H*d"),
+        *affine("blk.{i}.ffn_norm", _LAYER + "post_attention_layernorm", "D"),
+        *affine("blk.{i}.ffn_up", _LAYER + "mlp.c_fc", "F", "D"),
+        *affine("blk.{i}.ffn_down", _LAYER + "mlp.c_proj", "D", "F"),
+        *affine("output_norm", "model.norm", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="starcoder"),
+    pre="starcoder",
     prefix="model.",
     ties_by_default=True,
 )

@@ -3,15 +3,17 @@
 The file has the bytes of each token and nothing else. Tokens that are found in the text before any merging
 stand before the alphabet (StarCoder) or behind the last merge (CodeGen, SantaCoder); rows behind those
 repeat the end of text, or the last token, to fill the embedding.
+
+The merges are found again from the order of the tokens: a vocabulary that was trained grows by one merge at a
+time, so each token is made of two earlier ones, those that its letters come to under the merges before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from converters.legacy_ggml.merges import recover_merges
 from converters.tokenizer.looks import BYTE_LETTERS
 from converters.tokenizer.metadata import (
     CONTROL,
@@ -29,22 +31,16 @@ _LOST = "\ufffd".encode()  # what a byte becomes that is no character by itself
 def is_lossy(entries: Sequence[bytes]) -> bool:
     """Whether tokens were written as text, which loses those that are parts of characters.
 
-    ggml's converter for GPT-NeoX did; then more than a hundred rows read the same.
+    ggml's converter for GPT-NeoX did that; more than a hundred rows read the same then.
     """
     return sum(entry == _LOST for entry in entries) > 1
 
 
 def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
-    """Sort the tokens into merged, added and filling ones.
+    """Sort the tokens, given as bytes by row, into merged, added and filling ones.
 
-    Args:
-        path: the file, for messages.
-        entries: the bytes of each token, by row.
-        cuts: llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
-            one, so that no token has two of them.
-
-    Raises:
-        TokenizerMismatch: the vocabulary is no byte-level BPE.
+    `cuts` are llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
+    one, so that no token has two of them.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
@@ -116,11 +112,7 @@ def _two_digits(text: str) -> bool:
 def check_same(
     path: Path, entries: Sequence[bytes], tokenizer: GgufTokenizer, folder: Path
 ) -> None:
-    """Whether a tokenizer from elsewhere is the one that a lossy vocabulary was written with.
-
-    Raises:
-        TokenizerMismatch: a token reads otherwise; names the first.
-    """
+    """Raise TokenizerMismatch unless `tokenizer` is the one that a lossy vocabulary was written with."""
     for row, (entry, token, kind) in enumerate(
         zip(entries, tokenizer.tokens, tokenizer.types, strict=True)
     ):
@@ -150,3 +142,40 @@ def _tidied(text: str) -> str:
     for before in (" n't", " 'm", " 's", " 've", " 're"):
         tidy = tidy.replace(before, before[1:])
     return tidy[1:]
+
+
+def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
+    """Return the merge that makes each token, given by id in the letters of byte-level BPE; None if none does.
+
+    >>> list(recover_merges(["a", "b", "c", "ab", "abc", "<x>", "cc"]))
+    [None, None, None, ('a', 'b'), ('ab', 'c'), None, ('c', 'c')]
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    known: set[str] = set()
+    for token in tokens:
+        merge = None
+        if len(token) > 1 and token not in known:
+            parts = merged(token, ranks)
+            if len(parts) == 2 and parts[0] in known and parts[1] in known:
+                merge = (parts[0], parts[1])
+                ranks[merge] = len(ranks)
+        if merge or len(token) == 1:
+            known.add(token)
+        yield merge
+
+
+def merged(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """The parts that a text's letters come to: the pair of the lowest rank first, the leftmost of equals.
+
+    >>> merged("abcab", {("a", "b"): 0, ("ab", "c"): 1})
+    ['abc', 'ab']
+    """
+    parts = list(text)
+    while len(parts) > 1:
+        pairs = [ranks.get(pair, len(ranks)) for pair in pairwise(parts)]
+        best = min(pairs)
+        if best == len(ranks):
+            break
+        at = pairs.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer files → the metadata that GGUF holds. Knows nothing of weights.
+"""A checkpoint's tokenizer files → the metadata that GGUF holds.
 
 Needs neither transformers nor tokenizers nor llama.cpp, unless the files cut text in a way that is not
 known by its structure: then llama.cpp itself is tried, in a process of its own (`trial`).

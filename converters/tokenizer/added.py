@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from converters.tokenizer.files import SideFiles, token_text
+from converters.tokenizer.files import SideFiles, corrupt, token_text
 from converters.tokenizer.metadata import CONTROL, USER_DEFINED, AddedToken
-from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
+from turbopilot.base.errors import TokenizerMismatch
 
 _ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
@@ -20,22 +20,16 @@ _NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 
 def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
-    """The objects that tokenizer.json and tokenizer_config.json write of added tokens.
-
-    Raises:
-        CorruptCheckpoint: one is no such object, or a text stands twice.
-    """
+    """Parse the objects that tokenizer.json and tokenizer_config.json write of added tokens."""
     found: dict[str, AddedToken] = {}
     for entry in entries:
         text, token_id = (
             (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         )
         if not isinstance(text, str) or type(token_id) is not int:
-            raise CorruptCheckpoint(
-                f"{path}: {entry!r:.200} is not an added token", hint="download it again"
-            )
+            raise corrupt(path, f"{entry!r:.200} is not an added token")
         if text in found:
-            raise CorruptCheckpoint(f"{path}: added token {text!r} stands twice")
+            raise corrupt(path, f"added token {text!r} stands twice")
         found[text] = AddedToken(
             text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
             bool(entry.get("normalized", not entry.get("special"))),
@@ -44,15 +38,11 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
 
 
 def added_beside(side: SideFiles) -> list[AddedToken]:
-    """The added tokens that the files beside a tokenizer give ids to.
-
-    Raises:
-        CorruptCheckpoint: an id is no number, or the files disagree.
-    """
+    """Return the added tokens that the files beside a tokenizer give ids to."""
     path = side.folder / "tokenizer_config.json"
     entries = side.config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
-        raise CorruptCheckpoint(f"{path}: added_tokens_decoder is not an object")
+        raise corrupt(path, "added_tokens_decoder is not an object")
     numbered = [
         {**entry, "id": int(key)}
         if isinstance(entry, dict) and _ROW.fullmatch(key)
@@ -64,10 +54,10 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
     for text, token_id in side.added.items():
         where = side.folder / "added_tokens.json"
         if type(token_id) is not int:
-            raise CorruptCheckpoint(f"{where}: token {text!r} has the id {token_id!r}")
+            raise corrupt(where, f"token {text!r} has the id {token_id!r}")
         if text in found and found[text].id != token_id:
-            raise CorruptCheckpoint(
-                f"{where}: token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
+            raise corrupt(
+                where, f"token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
             )
         found.setdefault(text, AddedToken(text, token_id, text in special))
     return list(found.values())
@@ -88,18 +78,14 @@ def _special_texts(side: SideFiles) -> set[str]:
 
 
 def named_special(side: SideFiles, vocab: Mapping[str, int]) -> list[AddedToken]:
-    """Tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
+    """Return tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
     return [AddedToken(t, vocab[t], True) for t in sorted(_special_texts(side)) if t in vocab]
 
 
 def join(
     path: Path, vocab: Mapping[str, int], added: Iterable[AddedToken]
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """All tokens' ids, and the types of the added ones.
-
-    Raises:
-        TokenizerMismatch: a token has two ids.
-    """
+    """Return all tokens' ids, and the types of the added ones."""
     ids, types = dict(vocab), {}
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
@@ -111,7 +97,7 @@ def join(
 
 
 def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
-    """Tokens whose flags llama.cpp does not know, where the text may hold them."""
+    """Describe tokens whose flags llama.cpp ignores, if the text may hold them."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
         f"added token {t.text!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
@@ -121,10 +107,10 @@ def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
 
 
 def overlapping(added: Iterable[AddedToken]) -> list[str]:
-    """Tokens of which one's end is another's beginning.
+    """Describe tokens of which one's end is another's beginning.
 
-    tokenizers takes the leftmost token of a text, llama.cpp the longest wherever it is: "<a><b" before
-    "<b>c" would part "<a><b>c" differently. Runs of one character come out alike.
+    tokenizers takes the leftmost token of a text, llama.cpp the longest: "<a><b" before "<b>c" would part
+    "<a><b>c" differently. Runs of one character come out alike.
     """
     texts = [t.text for t in added]
     mixed = _heads(text for text in texts if len(set(text)) > 1)
@@ -141,11 +127,7 @@ def _heads(texts: Iterable[str]) -> set[str]:
 
 
 def refuse(path: Path, problems: Iterable[str]) -> NoReturn:
-    """End on what GGUF cannot express.
-
-    Raises:
-        TokenizerMismatch: with every reason.
-    """
+    """Raise TokenizerMismatch with what GGUF cannot express."""
     raise TokenizerMismatch(
         f"{path}: cannot be written without changing token ids: {'; '.join(problems)}",
         hint="nothing was written",

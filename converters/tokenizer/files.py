@@ -1,8 +1,9 @@
-"""Bounded, strict reading of a tokenizer's files. Knows JSON and UTF-8; nothing of tokens' meaning."""
+"""Bounded, strict reading of a tokenizer's files, and of the chat templates in them."""
 
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +13,16 @@ from turbopilot.base.errors import CorruptCheckpoint
 # The largest tokenizer.json of today (262,144 tokens, every merge written twice) has 33 MB.
 _MAX_BYTES: Final = 256 * 1024 * 1024
 
+_KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
+
+
+def corrupt(path: Path, what: str) -> CorruptCheckpoint:
+    """Return the error of a file that is not what its name says."""
+    return CorruptCheckpoint(f"{path}: {what}", hint="download it again")
+
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file.
-
-    Raises:
-        CorruptCheckpoint: it cannot be read or is absurdly large.
-    """
+    """Return the whole file."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:
@@ -28,39 +32,27 @@ def read_bytes(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as e:
-        raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
+        raise corrupt(path, f"cannot be read: {e.strerror}") from e
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8, line ends as they are.
-
-    Raises:
-        CorruptCheckpoint: it cannot be read, is absurdly large or not UTF-8.
-    """
+    """Return the whole file as UTF-8, line ends unchanged."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as e:
-        raise CorruptCheckpoint(
-            f"{path}: is not UTF-8 (byte {e.start:,})", hint="download it again"
-        ) from e
+        raise corrupt(path, f"is not UTF-8 (byte {e.start:,})") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in which no key stands twice: Python would keep the last and say nothing.
-
-    Raises:
-        CorruptCheckpoint: it is something else.
-    """
+    """Return a JSON object in which no key stands twice: Python would silently keep the last."""
     try:
         value = json.loads(
             read_text(path), object_pairs_hook=_unique, parse_constant=_no_such_number
         )
     except (ValueError, RecursionError) as e:
-        raise CorruptCheckpoint(f"{path}: not JSON: {e}", hint="download it again") from e
+        raise corrupt(path, f"not JSON: {e}") from e
     if not isinstance(value, dict):
-        raise CorruptCheckpoint(
-            f"{path}: holds {type(value).__name__}, not an object", hint="download it again"
-        )
+        raise corrupt(path, f"holds {type(value).__name__}, not an object")
     return value
 
 
@@ -82,7 +74,6 @@ class SideFiles:
     """The small files beside a tokenizer; an absent one is empty.
 
     Args:
-        folder: where they are.
         config: tokenizer_config.json.
         special: special_tokens_map.json.
         added: added_tokens.json, text → id.
@@ -97,11 +88,7 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: Path) -> SideFiles:
-        """Read those that are there.
-
-        Raises:
-            CorruptCheckpoint: one of them is not a JSON object.
-        """
+        """Read those that are there."""
 
         def read(name: str) -> dict[str, Any]:
             return read_json(folder / name) if (folder / name).is_file() else {}
@@ -115,7 +102,7 @@ class SideFiles:
         )
 
     def name_of(self, role: str) -> str | None:
-        """The text of the "bos", "eos", "unk" or "pad" token, where a file names it."""
+        """Return the text of the "bos", "eos", "unk" or "pad" token, if a file names it."""
         for file in (self.config, self.special):
             text = token_text(file.get(f"{role}_token"))
             if text is not None:
@@ -124,6 +111,37 @@ class SideFiles:
 
 
 def token_text(value: Any) -> str | None:
-    """A token is written as its text, or as an object with the text as `content`."""
+    """Return the text of a token, which is written as that or as an object with `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) and text else None
+
+
+def chat_templates(side: SideFiles) -> dict[str, str]:
+    """Return name → template; "default" is the one used unasked.
+
+    chat_template.jinja replaces tokenizer_config.json's `chat_template`, one text or a list of named ones, as in
+    transformers. additional_chat_templates/NAME.jinja are named by their files.
+    """
+    file = side.folder / "chat_template.jinja"
+    found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")
+    where = side.folder / "tokenizer_config.json"
+    templates: list[tuple[Any, Any]] = []
+    if isinstance(found, str):
+        templates = [("default", found)]
+    elif isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+        templates = [(entry.get("name"), entry.get("template")) for entry in found]
+    elif found is not None:
+        raise corrupt(where, "chat_template is neither a text nor a list of them")
+    for path in sorted((side.folder / "additional_chat_templates").glob("*.jinja")):
+        templates.append((path.stem, read_text(path)))
+    named: dict[str, str] = {}
+    for name, template in templates:
+        if not isinstance(name, str) or not isinstance(template, str) or not name:
+            raise corrupt(where, f"chat_template {name!r:.80} is not a named text")
+        try:
+            template.encode()
+        except UnicodeEncodeError as e:
+            raise corrupt(where, f"chat_template {name!r:.80} is not Unicode") from e
+        # a GGUF key: gguf's own writer replaces other characters likewise
+        named.setdefault("".join(c if c in _KEY_LETTERS else "_" for c in name), template)
+    return {name: template for name, template in named.items() if template}

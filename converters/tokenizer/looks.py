@@ -1,4 +1,4 @@
-"""Plain tokens that llama.cpp does something else with, by their texts. Knows no file.
+"""Plain tokens that llama.cpp does something else with, by their texts.
 
 llama.cpp makes a token of these texts a sign whatever type the file gives it, so that a text which merely
 holds the letters becomes that one token: HTML's "</s>" under Qwen2's vocabulary. Where words never reach
@@ -32,17 +32,12 @@ _SIGNS: Final = frozenset(
 
 
 def taken_for_signs(vocab: Mapping[str, int], found_first: Collection[str]) -> list[str]:
-    """The plain tokens of these texts.
-
-    Args:
-        vocab: text → row.
-        found_first: the texts of the tokens that are found before anything else; those are no plain ones.
-    """
+    """Return the tokens of these texts that are not `found_first`, that is found before anything else."""
     return sorted(_SIGNS & vocab.keys() - set(found_first))
 
 
 def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, str]:
-    """Row → a text that is like the token's, of no other token and of no meaning to llama.cpp."""
+    """Return row → a text like the token's that no token has and llama.cpp gives no meaning."""
     renamed = {}
     for text in texts:
         other = f"[{text}]"
@@ -53,7 +48,7 @@ def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, s
 
 
 def token_bytes(token: str) -> bytes | None:
-    """What a token of byte-level BPE stands for; None where it has other letters."""
+    """Return what a token of byte-level BPE stands for; None if it has other letters."""
     try:
         return bytes(_BYTE_OF[letter] for letter in token)
     except KeyError:
@@ -61,11 +56,10 @@ def token_bytes(token: str) -> bytes | None:
 
 
 def joining(tokens: Iterable[str], blanks: str) -> list[str]:
-    """Tokens of byte-level BPE that join one of these characters with what is beside it.
+    """Return tokens of byte-level BPE that join one of these characters with what is beside it.
 
-    Those that join the beginning of its UTF-8 with what is before count too, and those that join its last
-    two bytes with what is after, but not its last byte alone: DeepSeek-Coder has one such token, the last
-    byte of "É" or a thin space with an s.
+    The beginning of its UTF-8 joined with what is before counts too, and its last two bytes with what is after,
+    but not its last byte alone: DeepSeek-Coder has one such token, the last byte of "É" or a thin space with an s.
     """
     if not blanks:
         return []

@@ -1,4 +1,4 @@
-"""What is read of a tokenizer and what is written of it. Values only: knows no file.
+"""What is read of a tokenizer, and what is written of it.
 
 Text is cut in one of two ways, and llama.cpp names them after the first models that did so:
 "gpt2" cuts words by regular expressions, then merges bytes by rank (byte-level BPE); "llama" merges the
@@ -7,9 +7,13 @@ characters of the whole text by score, with spaces written as "▁" (SentencePie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
+
+from converters.tokenizer.files import corrupt
+from turbopilot.base.errors import TokenizerMismatch
 
 MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
 
@@ -28,11 +32,9 @@ class AddedToken:
     """A token that is found in the text before anything else is done to it.
 
     Args:
-        text: what it looks like.
-        id: its row.
-        special: a sign for programs (end of text …) rather than text; GGUF calls it a control token.
-        strips: it swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
-        normalized: it is looked for in the text as the normalizer left it.
+        special: a sign for programs (end of text …), not text; GGUF calls it a control token.
+        strips: swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
+        normalized: looked for in the text as the normalizer left it.
     """
 
     text: str
@@ -50,21 +52,19 @@ class Vocabulary:
         path: the file, for messages.
         model: "gpt2" or "llama".
         ids: text → row, of every token, added ones too.
-        types: row → type, where it is not NORMAL.
-        added: the tokens that are found before anything else.
-        beside: those of `added` that only the files beside this one make such.
+        types: row → type, if it is not NORMAL.
+        beside: those of `added` that only other files make added tokens.
         merges: "a b" by rank, of "gpt2".
         scores: row → score, of "llama"; the highest is merged first.
-        pre: llama.cpp's name of the pre-tokenizer; "" where it must be found by trial.
+        pre: llama.cpp's name of the pre-tokenizer; "" if it must be found by trial of `candidates`, in order.
         pre_origin: how `pre` is known.
-        candidates: what a trial would try, in order.
-        doubts: reasons why structure alone does not prove that llama.cpp cuts alike.
+        doubts: why structure alone does not prove that llama.cpp cuts alike.
         normalizer: what is done to text first: "" or "NFC".
         space_prefix: how a space is put before the text: "" not at all, "every" before every stretch between
             added tokens, "always" and "first" as tokenizers' Metaspace does.
-        first_token: what the file puts before every text; None where it does not say.
+        first_token: what the file puts before every text; None if it does not say.
         roles: ids that the file itself gives (unk, and SentencePiece's bos, eos, pad).
-        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs by theirs.
+        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs.
     """
 
     path: Path
@@ -88,21 +88,15 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """What the file will say of its tokenizer. `tokens` has one entry for every embedding row.
+    """What the GGUF says of its tokenizer; fields that `Vocabulary` has too mean the same.
 
     Args:
-        model: "gpt2" or "llama".
-        pre: llama.cpp's name of the pre-tokenizer; "default" for "llama", which has none.
-        pre_origin: how that is known, in words.
-        tokens: texts, all different.
-        types: their types.
-        merges: "a b" by rank; empty for "llama".
-        scores: of the pieces; empty for "gpt2".
+        pre: "default" for "llama", which has no pre-tokenizer.
+        tokens: one text for every embedding row, all different; `types` are theirs.
+        scores: one for every row; empty for "gpt2".
         ids: bos, eos, eot, eom, unk, pad and the fim_* ids, as far as they exist.
         add_bos: whether encoding a text begins with BOS.
-        normalizer: what a program has to do to text before llama.cpp sees it, which does nothing: "" or "NFC".
-        space_prefix: see `Vocabulary`.
-        chat_templates: by name; "default" is the one that programs use unasked.
+        chat_templates: by name; "default" is the one used unasked.
     """
 
     model: str
@@ -124,7 +118,7 @@ class GgufTokenizer:
         return {"fim_pre", "fim_suf", "fim_mid"} <= self.ids.keys()
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Every key of the tokenizer, as GGUF names them; no list is empty."""
+        """Return every key of the tokenizer, as GGUF names them; no list is empty."""
         values: dict[str, MetadataValue] = {
             "tokenizer.ggml.model": self.model,
             "tokenizer.ggml.pre": self.pre,
@@ -151,3 +145,43 @@ class GgufTokenizer:
         if self.space_prefix in ("always", "first"):
             values["turbopilot.tokenizer.space_prefix"] = self.space_prefix
         return values
+
+
+def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
+    """Raise unless every token has a row of its own in the embedding, and a text that GGUF can hold."""
+    by_row: dict[int, str] = {}
+    for text, row in ids.items():
+        if type(row) is not int or not 0 <= row < n_vocab:
+            raise TokenizerMismatch(
+                f"{path}: token {text!r:.200} has id {row!r:.40}, but the embedding has rows 0 to {n_vocab - 1}",
+                hint=f"do config.json and {path.name} belong together?",
+            )
+        if by_row.setdefault(row, text) != text:
+            raise TokenizerMismatch(
+                f"{path}: tokens {by_row[row]!r:.200} and {text!r:.200} share the id {row}"
+            )
+        if "\0" in text:
+            raise TokenizerMismatch(
+                f"{path}: token {text!r:.200} holds a zero byte, where llama.cpp would end it"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise corrupt(path, f"token {text!r:.200} is not Unicode: {e.reason}") from e
+
+
+def fill_rows(
+    ids: Mapping[str, int], types: Mapping[int, int], n_vocab: int
+) -> tuple[list[str], list[int]]:
+    """Return texts and types of all rows; a row without a token is unused, under a text that no token has.
+
+    llama.cpp ends the process if two texts are equal.
+    """
+    by_row = {row: text for text, row in ids.items() if text}
+    texts = []
+    for row in range(n_vocab):
+        text = by_row.get(row, f"[PAD{row}]")
+        while row not in by_row and text in ids:
+            text = f"[{text}]"
+        texts.append(text)
+    return texts, [types.get(row, NORMAL) if row in by_row else UNUSED for row in range(n_vocab)]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converters.tokenizer.metadata import BYTE_TOKENS, SPACE
-from converters.tokenizer.normalizer import Normalization, flatten
+from converters.tokenizer.pretokenizer import Normalization, flatten
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:
@@ -26,11 +26,9 @@ def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> di
 
 
 def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Why merging by score might come out otherwise than merging by these pairs.
+    """Say why merging by score might come out otherwise than merging by these pairs, given by rank.
 
-    Args:
-        vocab: text → row, without the byte tokens and those that are found before anything else.
-        merges: by rank.
+    `vocab` has neither the byte tokens nor those that are found before anything else.
     """
     listed = set(merges)
     for piece in vocab:

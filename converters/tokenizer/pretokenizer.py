@@ -5,6 +5,9 @@ GPT-2's own expression inside `ByteLevel`. llama.cpp has the same cuts built in,
 The table holds the cuts of published code models that llama.cpp computes exactly; what is not in it is
 tried (`trial`), never guessed: a wrong cut gives other token ids, silently.
 
+Of what is done to text before that, llama.cpp can put a space before it and write spaces as "▁". NFC is
+written as a key of our own, for our own programs to apply; all other changes of the text are problems.
+
 Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_bpe` (the expressions) and `llama_vocab::impl::load`
 (the names and `ignore_merges`); tokenizer.json of the repositories that the table names.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from converters.tokenizer.normalizer import flatten
+from converters.tokenizer.metadata import SPACE
 
 Step: TypeAlias = "tuple[str, ...]"
 
@@ -24,8 +27,7 @@ class Cut:
     """llama.cpp's names for one cut; the first is written unless a family prefers another.
 
     Args:
-        names: values of `tokenizer.ggml.pre`.
-        ignore_merges: under these names, words of the vocabulary are taken whole, before any merge.
+        ignore_merges: words of the vocabulary are taken whole, before any merge.
         blanks: characters beside which llama.cpp cuts elsewhere, so that no token may join them with others.
     """
 
@@ -105,9 +107,8 @@ class Recognised:
     """What a pre-tokenizer's structure says.
 
     Args:
-        pre: llama.cpp's name, "" where none is known.
+        pre: llama.cpp's name, "" if none is known.
         candidates: names that a trial would try, the likeliest first.
-        blanks: see `Cut`.
         doubt: why structure alone does not prove `pre`.
         problem: why no name can be right.
     """
@@ -120,12 +121,9 @@ class Recognised:
 
 
 def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -> Recognised:
-    """llama.cpp's name for a byte-level BPE's pre-tokenizer.
+    """Return llama.cpp's name for the `pre_tokenizer` of a byte-level BPE's tokenizer.json.
 
-    Args:
-        pre_tokenizer: of the parsed tokenizer.json.
-        ignore_merges: whether its BPE takes words of the vocabulary whole.
-        preferred: the name to write where llama.cpp has several for the same cut.
+    `ignore_merges` as in its model; `preferred` is the name to write if llama.cpp has several for the same cut.
     """
     steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
     shown = " → ".join(" ".join(step) for step in steps) or "none"
@@ -174,3 +172,49 @@ def _step(node: dict[str, Any]) -> Step:
     if text in _TOTAL and behavior == "Removed" and inverted:
         return _split(text)
     return ("Split", text, behavior, *(["inverted"] if inverted else []))
+
+
+@dataclass(slots=True)
+class Normalization:
+    """Changes of the text: composed (NFC), spaces written as "▁", one put in front; and what GGUF cannot say."""
+
+    nfc: bool = False
+    spaces: bool = False
+    prepend: bool = False
+    problem: str = ""
+
+
+def read_normalizer(node: Any) -> Normalization:
+    """Read tokenizer.json's `normalizer`."""
+    found = Normalization()
+    for step in flatten(node, "normalizers"):
+        kind = step.get("type")
+        if kind == "NFC":
+            found.nfc = True
+        elif kind == "Prepend" and step.get("prepend") == SPACE and not found.prepend:
+            found.prepend = True
+        elif (
+            kind == "Replace"
+            and step.get("pattern") == {"String": " "}
+            and step.get("content") == SPACE
+        ):
+            found.spaces = True
+        else:
+            found.problem = f"it normalises text ({kind})"
+    if found.prepend and not found.spaces:
+        found.problem = f"it puts {SPACE!r} before text without writing spaces so"
+    return found
+
+
+def flatten(node: Any, parts: str) -> list[dict[str, Any]]:
+    """Return the steps of a `Sequence` (whose list is named `parts`), of sequences in it, or of a single step."""
+    if node is None:
+        return []
+    if not isinstance(node, dict):
+        return [{"type": repr(node)[:80]}]
+    if node.get("type") != "Sequence":
+        return [node]
+    inner = node.get(parts)
+    if not isinstance(inner, list):
+        return [{"type": f"Sequence without {parts}"}]
+    return [step for part in inner for step in flatten(part, parts)]

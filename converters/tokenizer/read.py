@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.spec import TokenizerSpec
 from converters.tokenizer.added import (
     added_beside,
     join,
@@ -15,47 +14,36 @@ from converters.tokenizer.added import (
     refuse,
     strip_problems,
 )
-from converters.tokenizer.chat import chat_templates
-from converters.tokenizer.files import SideFiles
-from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
-from converters.tokenizer.rows import check_ids, fill_rows
+from converters.tokenizer.files import SideFiles, chat_templates, corrupt, read_json, read_text
+from converters.tokenizer.metadata import GgufTokenizer, Vocabulary, check_ids, fill_rows
 from converters.tokenizer.sentencepiece_model import read_sentencepiece
 from converters.tokenizer.special import special_ids
-from converters.tokenizer.tokenizer_json import read_tokenizer_json
+from converters.tokenizer.tokenizer_json import check_merge, read_tokenizer_json
 from converters.tokenizer.trial import settle
-from converters.tokenizer.vocab_merges import read_vocab_merges
 from turbopilot.base.errors import InvalidInput
 
+_VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a merge
 
-def read_tokenizer(
-    folder: Path, spec: TokenizerSpec, n_vocab: int, config: dict[str, Any]
-) -> GgufTokenizer:
-    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and what is beside it.
 
-    Args:
-        folder: of the checkpoint.
-        spec: what the family says of its tokenizers.
-        n_vocab: rows of the embedding; those without a token are written as unused.
-        config: the parsed config.json.
+def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any]) -> GgufTokenizer:
+    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and the files beside it.
+
+    Each of `n_vocab` rows of the embedding without a token is written as unused; for `pre` see `ArchSpec`.
 
     Raises:
-        InvalidInput: there is none of these files.
+        InvalidInput: none of these files is there.
         CorruptCheckpoint: a file is not what its name says.
         TokenizerMismatch: ids are twice or beyond the embedding, or GGUF cannot express the tokenizer.
     """
     side = SideFiles.read(folder)
-    vocabulary = _with_added(_read(folder, side, spec, n_vocab), side, n_vocab)
+    vocabulary = _with_added(_read(folder, side, pre, n_vocab), side, n_vocab)
     return assemble(vocabulary, side, config, n_vocab)
 
 
 def assemble(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> GgufTokenizer:
-    """Every row's text and type, the ids that have a role, and the name of the cut, tried where it is in doubt.
-
-    Raises:
-        TokenizerMismatch: see `read_tokenizer`.
-    """
+    """Return every row's text and type, the ids that have a role, and the name of the cut, tried if in doubt."""
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)
@@ -78,14 +66,14 @@ def assemble(
     return settle(vocabulary, tokenizer) if vocabulary.doubts else tokenizer
 
 
-def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> Vocabulary:
+def _read(folder: Path, side: SideFiles, pre: str, n_vocab: int) -> Vocabulary:
     whole, vocab, merges, pieces = (
         folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
     )
     if whole.is_file():
-        return read_tokenizer_json(whole, side, n_vocab, spec.pre)
+        return read_tokenizer_json(whole, side, n_vocab, pre)
     if vocab.is_file() and merges.is_file():
-        return read_vocab_merges(vocab, merges, side, n_vocab, spec.pre)
+        return _read_vocab_merges(vocab, merges, side, n_vocab, pre)
     if pieces.is_file():
         return read_sentencepiece(pieces, side, n_vocab)
     raise InvalidInput(
@@ -94,8 +82,37 @@ def _read(folder: Path, side: SideFiles, spec: TokenizerSpec, n_vocab: int) -> V
     )
 
 
+def _read_vocab_merges(
+    vocab_path: Path, merges_path: Path, side: SideFiles, n_vocab: int, pre: str
+) -> Vocabulary:
+    """Read vocab.json, text → id, and merges.txt, a merge a line by rank: GPT-2's own files.
+
+    They say which bytes merge, not how text is cut into words before; `pre` is the family's word on that.
+    """
+    vocab = read_json(vocab_path)
+    check_ids(vocab_path, vocab, n_vocab)
+    added = named_special(side, vocab)
+    ids, types = join(vocab_path, vocab, added)
+    lines = [line.rstrip("\r") for line in read_text(merges_path).split("\n")]
+    merges = [
+        check_merge(merges_path, line, vocab)
+        for line in lines
+        if line and not line.startswith(_VERSION_LINE)
+    ]
+    if not merges:
+        raise corrupt(merges_path, "holds no merges")
+    # Qwen2Tokenizer composes text first; GPT2Tokenizer and CodeGenTokenizer leave it (transformers 5).
+    normalizer = "NFC" if pre == "qwen2" else ""
+    return Vocabulary(
+        vocab_path, "gpt2", ids, types, tuple(added),
+        merges=[f"{a} {b}" for a, b in dict.fromkeys(merges)], pre=pre,
+        pre_origin=f"by the family: {vocab_path.name} and {merges_path.name} do not say how text is cut",
+        candidates=(pre,), normalizer=normalizer,
+    )  # fmt: skip
+
+
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Tokens that only the files beside it add, as a fine-tune's [PAD], and doubts about all of them.
+    """Add the tokens that only the files beside the tokenizer add, as a fine-tune's [PAD], and doubts about all.
 
     A plain token to which they give a role is looked for first too: transformers adds it on loading.
     """

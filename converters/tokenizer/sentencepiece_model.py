@@ -1,8 +1,7 @@
 """tokenizer.model, SentencePiece's own file → a `Vocabulary`.
 
-The file is a protocol buffer of which a dozen fields matter, so it is read here, in bounds, instead of
-through PyPI's sentencepiece: that is a compiled library which would want to be installed for two numbers
-and a name per piece. The tests compare with it.
+The file is a protocol buffer of which a dozen fields matter, so it is read here instead of through PyPI's
+sentencepiece, a compiled library; the tests compare with it.
 
 Source: sentencepiece `src/sentencepiece_model.proto`; protobuf.dev "Encoding".
 """
@@ -11,11 +10,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from converters.tokenizer.added import refuse
-from converters.tokenizer.files import SideFiles, read_bytes
+from converters.tokenizer.files import SideFiles, corrupt, read_bytes
 from converters.tokenizer.metadata import (
     CONTROL,
     NORMAL,
@@ -24,53 +24,42 @@ from converters.tokenizer.metadata import (
     USER_DEFINED,
     AddedToken,
     Vocabulary,
+    check_ids,
 )
 from converters.tokenizer.pieces import lacks_bytes
-from converters.tokenizer.rows import check_ids
-from turbopilot.base.errors import CorruptCheckpoint
+
+T = TypeVar("T", int, float, bytes)
+Value: TypeAlias = "int | float | bytes"
 
 _BPE = 2  # TrainerSpec.ModelType
+_MAX_FIELDS = 1 << 22  # the largest vocabulary of today has 262,144 pieces
 _ALGORITHMS = {1: "unigram (the likeliest pieces)", 3: "words", 4: "characters"}
-_MAX_PIECES = 1 << 22
 
 
-@dataclass(slots=True)
-class Model:
-    """The fields that matter, with the defaults of the .proto file."""
+@dataclass(frozen=True, slots=True)
+class SentencePieceModel:
+    """The fields that matter; `pieces` are text, score and type."""
 
-    pieces: list[tuple[str, float, int]] = field(default_factory=list)
-    """Text, score, type."""
-    algorithm: int = 1
-    suffix_spaces: bool = False
-    special_ids: dict[str, int] = field(
-        default_factory=lambda: {"unk": 0, "bos": 1, "eos": 2, "pad": -1}
-    )
-    charsmap: bool = False
-    dummy_prefix: bool = True
-    squeezes_spaces: bool = True
-    escapes_spaces: bool = True
+    pieces: list[tuple[str, float, int]]
+    algorithm: int
+    suffix_spaces: bool
+    special_ids: dict[str, int]
+    charsmap: bool
+    dummy_prefix: bool
+    squeezes_spaces: bool
+    escapes_spaces: bool
 
 
 def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Read a tokenizer.model that holds a BPE.
-
-    Raises:
-        CorruptCheckpoint: it is truncated or no SentencePiece model.
-        TokenizerMismatch: it does what GGUF cannot express; the message has every reason.
-    """
+    """Read a tokenizer.model that holds a BPE."""
     try:
         model = parse_model(read_bytes(path))
     except (ValueError, IndexError, struct.error) as e:
-        raise CorruptCheckpoint(
-            f"{path}: not a SentencePiece model, or damaged: {e}", hint="download it again"
-        ) from e
+        raise corrupt(path, f"not a SentencePiece model, or damaged: {e}") from e
     vocab: dict[str, int] = {}
     for row, (text, _, _) in enumerate(model.pieces):
         if vocab.setdefault(text, row) != row:
-            raise CorruptCheckpoint(
-                f"{path}: pieces {vocab[text]} and {row} are both {text!r}",
-                hint="download it again",
-            )
+            raise corrupt(path, f"pieces {vocab[text]} and {row} are both {text!r}")
     check_ids(path, vocab, n_vocab)
     if problems := _problems(model, vocab):
         refuse(path, problems)
@@ -90,7 +79,7 @@ def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
     )  # fmt: skip
 
 
-def _problems(model: Model, vocab: dict[str, int]) -> list[str]:
+def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
     problems = []
     if model.algorithm != _BPE:
         name = _ALGORITHMS.get(model.algorithm, f"of type {model.algorithm}")
@@ -116,71 +105,62 @@ def _problems(model: Model, vocab: dict[str, int]) -> list[str]:
     return problems
 
 
-def parse_model(data: bytes) -> Model:
-    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are passed over.
-
-    Raises:
-        ValueError: it is truncated, or no such message.
-    """
-    model = Model()
-    for number, value in _fields(data):
-        if number == 1 and isinstance(value, bytes):
-            model.pieces.append(_piece(value))
-            if len(model.pieces) > _MAX_PIECES:
-                raise ValueError(f"more than {_MAX_PIECES:,} pieces")
-        elif number == 2 and isinstance(value, bytes):
-            _trainer(model, value)
-        elif number == 3 and isinstance(value, bytes):
-            _normalizer(model, value)
-    if not model.pieces:
+def parse_model(data: bytes) -> SentencePieceModel:
+    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are passed over."""
+    model = _message(data)
+    pieces = [_piece(value) for value in model.get(1, []) if isinstance(value, bytes)]
+    if not pieces:
         raise ValueError("it holds no pieces")
-    return model
+    # one message in several places is the same as all its fields in one
+    trainer, normalizer = (
+        _message(b"".join(v for v in model.get(number, []) if isinstance(v, bytes)))
+        for number in (2, 3)
+    )
+    roles = {"unk": (40, 0), "bos": (41, 1), "eos": (42, 2), "pad": (43, -1)}
+    return SentencePieceModel(
+        pieces,
+        algorithm=_last(trainer, 3, 1),
+        suffix_spaces=bool(_last(trainer, 24, 0)),
+        special_ids={role: _signed(_last(trainer, *field)) for role, field in roles.items()},
+        charsmap=bool(_last(normalizer, 2, b"")),
+        dummy_prefix=bool(_last(normalizer, 3, 1)),
+        squeezes_spaces=bool(_last(normalizer, 4, 1)),
+        escapes_spaces=bool(_last(normalizer, 5, 1)),
+    )
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
     """`SentencePiece`: 1 piece, 2 score, 3 type."""
-    text, score, kind = "", 0.0, NORMAL
-    for number, value in _fields(data):
-        if number == 1 and isinstance(value, bytes):
-            text = value.decode("utf-8")
-        elif number == 2 and isinstance(value, float):
-            score = value
-        elif number == 3 and isinstance(value, int):
-            kind = value
+    fields = _message(data)
+    text, score = _last(fields, 1, b"").decode("utf-8"), _last(fields, 2, 0.0)
+    kind = _last(fields, 3, NORMAL)
     if not 1 <= kind <= 6 or score != score:
         raise ValueError(f"piece {text!r} has type {kind} and score {score}")
     return text, score, kind
 
 
-def _trainer(model: Model, data: bytes) -> None:
-    """`TrainerSpec`: 3 model_type, 24 treat_whitespace_as_suffix, 40 to 43 ids."""
-    roles = {40: "unk", 41: "bos", 42: "eos", 43: "pad"}
-    for number, value in _fields(data):
-        if not isinstance(value, int):
-            continue
-        if number == 3:
-            model.algorithm = value
-        elif number == 24:
-            model.suffix_spaces = bool(value)
-        elif number in roles:
-            # an int32 below zero is written as 64 bits
-            model.special_ids[roles[number]] = value - (1 << 64) if value >> 63 else value
+def _message(data: bytes) -> dict[int, list[Value]]:
+    """The values of each field, in order."""
+    found: dict[int, list[Value]] = {}
+    for n, (number, value) in enumerate(_fields(data)):
+        if n == _MAX_FIELDS:
+            raise ValueError(f"more than {_MAX_FIELDS:,} fields in one message")
+        found.setdefault(number, []).append(value)
+    return found
 
 
-def _normalizer(model: Model, data: bytes) -> None:
-    """`NormalizerSpec`: 2 precompiled_charsmap, 3 dummy prefix, 4 extra whitespaces, 5 escapes."""
-    for number, value in _fields(data):
-        if number == 2 and isinstance(value, bytes):
-            model.charsmap = bool(value)
-        elif number == 3:
-            model.dummy_prefix = bool(value)
-        elif number == 4:
-            model.squeezes_spaces = bool(value)
-        elif number == 5:
-            model.escapes_spaces = bool(value)
+def _last(fields: dict[int, list[Value]], number: int, default: T) -> T:
+    """A field's last value of the default's type, as protobuf reads one that stands twice."""
+    values = fields.get(number, ())
+    return next((v for v in reversed(values) if isinstance(v, type(default))), default)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+def _signed(value: int) -> int:
+    """An int32 below zero is written as 64 bits."""
+    return value - (1 << 64) if value >> 63 == 1 else value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
     """The fields of one message: number and value (varint, fixed64 as int, bytes, fixed32 as float)."""
     at = 0
     while at < len(data):

@@ -47,13 +47,10 @@ _PAD_BY_LOOKS: Final = ("[PAD]", "<PAD>")
 def special_ids(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> tuple[dict[str, int], bool]:
-    """bos, eos, eot, eom, unk, pad and the fim_* ids as far as the files have them, and whether BOS is added.
+    """Return bos, eos, eot, eom, unk, pad and the fim_* ids as far as the files have them, and whether BOS is added.
 
-    The end of text is what config.json says, then generation_config.json, then the tokenizer's own name
-    for it: programs generate by the first. BOS, UNK and PAD are the tokenizer's, so config.json comes last.
-
-    Raises:
-        TokenizerMismatch: an id is no row, or nothing says what ends a text.
+    The end of text is what config.json says, then generation_config.json, then the tokenizer: programs generate
+    by the first. BOS, UNK and PAD are the tokenizer's, so config.json comes last.
     """
     ids = vocabulary.ids
     found: dict[str, int] = {}
@@ -112,7 +109,7 @@ def _ends(
 
 
 def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
-    """The ids `eot` and `eom`: what else ends generation, a turn's end by its looks first.
+    """Return `eot` and `eom`: what else ends generation, a turn's end first.
 
     A turn's end that no file lists as an end is written as eot: it ends an infill, and no text holds it.
     """
@@ -125,7 +122,7 @@ def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
 def _ids(
     path: Path, values: Mapping[str, Any], role: str, n_vocab: int, *, strict: bool = True
 ) -> list[int]:
-    """`{role}_token_id`: a row, a list of rows, or nothing; others are left out where not `strict`."""
+    """Return `{role}_token_id` as rows; wrong ones raise if `strict`, else are left out."""
     value = values.get(f"{role}_token_id")
     rows = value if isinstance(value, list) else [] if value is None else [value]
     good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]

@@ -2,105 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from converters.tokenizer.added import join, parse_added, refuse, strip_problems
-from converters.tokenizer.files import SideFiles, read_json
+from converters.tokenizer.files import SideFiles, corrupt, read_json
 from converters.tokenizer.looks import BYTE_LETTERS, joining, other_texts, taken_for_signs
-from converters.tokenizer.metadata import BYTE, BYTE_TOKENS, UNKNOWN, AddedToken, Vocabulary
-from converters.tokenizer.normalizer import Normalization, flatten, read_normalizer
+from converters.tokenizer.metadata import (
+    BYTE,
+    BYTE_TOKENS,
+    UNKNOWN,
+    AddedToken,
+    Vocabulary,
+    check_ids,
+)
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
-from converters.tokenizer.pretokenizer import recognise
-from converters.tokenizer.rows import check_ids
-from turbopilot.base.errors import CorruptCheckpoint
+from converters.tokenizer.pretokenizer import Normalization, flatten, read_normalizer, recognise
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
-    """Read a tokenizer.json that holds a BPE.
+    """Read a tokenizer.json that holds a BPE; `preferred` is the pre-tokenizer's name if llama.cpp has several.
 
-    Args:
-        path: the file.
-        side: the files beside it.
-        n_vocab: rows of the embedding.
-        preferred: the pre-tokenizer's name where llama.cpp has several for one cut.
-
-    Raises:
-        CorruptCheckpoint: it is not such a file.
-        TokenizerMismatch: it has an id twice or beyond the embedding, or does what GGUF cannot express; the
-            message has every reason.
+    Whatever GGUF cannot express is refused at once, with every reason.
     """
     data = read_json(path)
     model = data.get("model")
     if not isinstance(model, dict):
-        raise _corrupt(path, "it has no model")
+        raise corrupt(path, "it has no model")
     if (kind := model.get("type", "BPE")) != "BPE":
         refuse(path, [f"its model is {kind}, not BPE"])
     vocab = model.get("vocab")
     if not isinstance(vocab, dict):
-        raise _corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
+        raise corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
     entries = data.get("added_tokens") or []
     if not isinstance(entries, list):
-        raise _corrupt(path, "added_tokens is no list")
+        raise corrupt(path, "added_tokens is no list")
     added = parse_added(path, entries)
-    check_ids(path, join(path, vocab, added)[0], n_vocab)
+    ids, types = join(path, vocab, added)
+    check_ids(path, ids, n_vocab)
     merges = _merges(path, model.get("merges"), vocab)
-    problems = [*_numbering(vocab, added), *strip_problems(side, added), *_odd_options(model)]
     text = read_normalizer(data.get("normalizer"))
-    if text.problem:
-        problems.append(text.problem)
-    read = _read_pieces if _has_pieces(data, text) else _read_bytes
-    vocabulary, more = read(path, data, vocab, merges, added, text, preferred)
+    base = Vocabulary(
+        path, "", ids, types, tuple(added), pre_origin="by structure", normalizer="NFC" if text.nfc else "",
+        first_token=_first_token(data.get("post_processor")), roles=_roles(data, ids),
+    )  # fmt: skip
+    steps = flatten(data.get("pre_tokenizer"), "pretokenizers")
+    if text.spaces or any(step.get("type") == "Metaspace" for step in steps):
+        vocabulary, more = _with_pieces(base, data, vocab, merges, text)
+    else:
+        vocabulary, more = _with_bytes(base, data, vocab, merges, preferred)
+    problems = [*_numbering(vocab, added), *strip_problems(side, added), *_odd_options(model)]
+    problems += [text.problem] if text.problem else []
     if problems := problems + more:
         refuse(path, problems)
     return vocabulary
 
 
-def _read_bytes(
-    path: Path, data: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]],
-    added: list[AddedToken], text: Normalization, preferred: str,
-) -> tuple[Vocabulary, list[str]]:  # fmt: skip
+def _with_bytes(
+    base: Vocabulary,
+    data: dict[str, Any],
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    preferred: str,
+) -> tuple[Vocabulary, list[str]]:
     """A byte-level BPE, and why it cannot be one."""
     model = data["model"]
-    found = recognise(
-        data.get("pre_tokenizer"),
-        ignore_merges=bool(model.get("ignore_merges")),
-        preferred=preferred,
-    )
+    ignore_merges = bool(model.get("ignore_merges"))
+    found = recognise(data.get("pre_tokenizer"), ignore_merges=ignore_merges, preferred=preferred)
     problems = [found.problem] if found.problem else []
     if model.get("byte_fallback") and not set(BYTE_LETTERS) <= vocab.keys():
         problems.append("its BPE falls back on byte tokens, though it cuts bytes (byte_fallback)")
     if not merges:
         problems.append("its BPE has no merges")
-    ids, types = join(path, vocab, added)
     doubts = [found.doubt] if found.doubt else []
     doubts += [
         f"its token {token!r} joins a blank with other text, where llama.cpp parts them"
         for token in joining(map("".join, merges), found.blanks)[:1]
     ]
-    first = _first_token(data.get("post_processor"))
-    return Vocabulary(
-        path, "gpt2", ids, types, tuple(added),
+    signs = taken_for_signs(vocab, [t.text for t in base.added])
+    return replace(
+        base, model="gpt2", pre=found.pre, candidates=found.candidates or (found.pre,), doubts=tuple(doubts),
         # tokenizers takes the last of two equal merges, llama.cpp the first
         merges=[f"{a} {b}" for a, b in reversed(dict.fromkeys(reversed(merges)))],
-        pre=found.pre, pre_origin="by structure",
-        candidates=found.candidates or (found.pre,),
-        doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
-        first_token=first, roles={"bos": ids[first]} if first in ids else {},
-        renamed=other_texts(taken_for_signs(vocab, [t.text for t in added]), ids),
+        renamed=other_texts(signs, base.ids),
     ), problems  # fmt: skip
 
 
-def _read_pieces(
-    path: Path, data: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]],
-    added: list[AddedToken], text: Normalization, preferred: str,
-) -> tuple[Vocabulary, list[str]]:  # fmt: skip
-    """A SentencePiece-like BPE, and why it cannot be one. It has no pre-tokenizer to prefer a name for."""
+def _with_pieces(
+    base: Vocabulary,
+    data: dict[str, Any],
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    text: Normalization,
+) -> tuple[Vocabulary, list[str]]:
+    """A SentencePiece-like BPE, and why it cannot be one."""
     model = data["model"]
     problems = [reason] if (reason := lacks_bytes(vocab)) else []
     if not model.get("byte_fallback"):
         problems.append("its BPE does not fall back on bytes for unknown letters (byte_fallback)")
-    found_first = {*BYTE_TOKENS, *(t.text for t in added)}
+    found_first = {*BYTE_TOKENS, *(t.text for t in base.added)}
     plain = {piece: row for piece, row in vocab.items() if piece not in found_first}
     prefix, doubts = space_rule(data.get("pre_tokenizer"), text, plain)
     doubts += merge_doubts(plain, merges)
@@ -110,58 +111,48 @@ def _read_pieces(
         f"llama.cpp takes the plain token {text!r} for a sign"
         for text in taken_for_signs(vocab, found_first)
     ]
-    if prefix:
-        doubts += [
-            f"added token {t.text!r} is looked for after a space was put before the text"
-            for t in added
-            if t.normalized and not t.special
-        ]
-    ids, types = join(path, vocab, added)
-    types |= {ids[t]: BYTE for t in BYTE_TOKENS if t in ids}
-    unknown, first = model.get("unk_token"), _first_token(data.get("post_processor"))
-    roles = {"bos": ids[first]} if first in ids else {}
-    if isinstance(unknown, str) and unknown in ids:
-        roles["unk"] = ids[unknown]
-        types[ids[unknown]] = UNKNOWN
-    return Vocabulary(
-        path, "llama", ids, types, tuple(added),
-        scores=scores_of(vocab, merges), pre="default", pre_origin="by structure", candidates=("default",),
-        doubts=tuple(doubts), normalizer="NFC" if text.nfc else "",
-        space_prefix=prefix, first_token=first, roles=roles,
+    doubts += [
+        f"added token {t.text!r} is looked for after a space was put before the text"
+        for t in base.added
+        if prefix and t.normalized and not t.special
+    ]
+    types = base.types | {base.ids[t]: BYTE for t in BYTE_TOKENS if t in base.ids}
+    if "unk" in base.roles:
+        types[base.roles["unk"]] = UNKNOWN
+    return replace(
+        base, model="llama", types=types, pre="default", candidates=("default",), doubts=tuple(doubts),
+        scores=scores_of(vocab, merges), space_prefix=prefix,
     ), problems  # fmt: skip
 
 
-def _has_pieces(data: dict[str, Any], text: Normalization) -> bool:
-    """Whether spaces are written as "▁", by the normalizer or by the pre-tokenizer."""
-    steps = flatten(data.get("pre_tokenizer"), "pretokenizers")
-    return text.spaces or any(step.get("type") == "Metaspace" for step in steps)
+def _roles(data: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
+    """The rows of the token that begins every text, and of the unknown one."""
+    named = {
+        "bos": _first_token(data.get("post_processor")),
+        "unk": data["model"].get("unk_token"),
+    }
+    return {role: ids[t] for role, t in named.items() if isinstance(t, str) and t in ids}
 
 
 def _merges(path: Path, value: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
     if not isinstance(value, list):
-        raise _corrupt(path, f"its merges are {type(value).__name__}, not a list")
+        raise corrupt(path, f"its merges are {type(value).__name__}, not a list")
     return [check_merge(path, merge, vocab) for merge in value]
 
 
 def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
-    """One merge: "a b" in older files and ["a", "b"] in newer ones; both and what they make are tokens.
-
-    Raises:
-        CorruptCheckpoint: it is none.
-    """
+    """Return one merge, "a b" in older files and ["a", "b"] in newer ones, if both and what they make are tokens."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if (
         not isinstance(parts, list)
         or len(parts) != 2
         or not all(isinstance(p, str) and p for p in parts)
     ):
-        raise _corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
+        raise corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
-            raise _corrupt(
-                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token"
-            )
+            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token")
     return left, right
 
 
@@ -181,7 +172,7 @@ def _odd_options(model: dict[str, Any]) -> list[str]:
 
 
 def _first_token(node: Any) -> str | None:
-    """The token that a TemplateProcessing puts before every text; "" where it puts none, None where there is none."""
+    """Return the token that a TemplateProcessing puts before every text: "" for none, None without a template."""
     for step in flatten(node, "processors"):
         if step.get("type") == "TemplateProcessing":
             single = step.get("single")
@@ -189,7 +180,3 @@ def _first_token(node: Any) -> str | None:
             token = first.get("SpecialToken") if isinstance(first, dict) else None
             return str(token.get("id")) if isinstance(token, dict) else ""
     return None
-
-
-def _corrupt(path: Path, what: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(f"{path}: {what}", hint="download it again")

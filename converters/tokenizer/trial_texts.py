@@ -62,22 +62,8 @@ def _letters() -> list[str]:
     )  # fmt: skip
     trios = [f"{a}{b}{c}" for a in letters for b in letters for c in ("a", "É", "'s", "!")]
     endings = (
-        "'s",
-        "'S",
-        "'t",
-        "'re",
-        "'RE",
-        "'Ve",
-        "'m",
-        "'ll",
-        "'LL",
-        "'d",
-        "'x",
-        "’s",
-        "'sa",
-        "'st",
-        "''s",
-    )
+        "'s", "'S", "'t", "'re", "'RE", "'Ve", "'m", "'ll", "'LL", "'d", "'x", "’s", "'sa", "'st", "''s",
+    )  # fmt: skip
     words = [f"{w}{e}" for w in ("it", "IT", "É", "中", "1", "_", " ", "x_", ")") for e in endings]
     signs = (
         "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~¡¢£¤¥¦§©«¬®°±´¶·¸»¿×÷€™…–—‘’“”、。「」！（），．：；？～"

@@ -14,7 +14,8 @@ from quantize.imatrix.collect import Collector
 from turbopilot.base.errors import QuantizationError
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.child import run_job, send
-from turbopilot.llama.context import UBATCH, ContextParameters, LlamaContext
+from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.ggml_tensor import Ggml, LayoutChanged
 from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel, ModelParameters

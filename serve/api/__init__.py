@@ -1,1 +1,1 @@
-"""What clients send and read, one dialect a file: JSON → completions, and events → JSON. Pure; knows no Flask."""
+"""What clients send and read: each request and answer is declared once, one dialect a file. Pure; without Flask."""

@@ -1,107 +1,88 @@
-"""OpenAI's legacy completions: FauxPilot's engines and Tabby's agent speak the same. Pure; knows no Flask.
-
-Lenient where clients differ (unknown fields are ignored, null is absent, any model name is accepted),
-strict where silence would mislead: a field of the wrong type is refused by name.
-"""
+"""OpenAI's legacy completions: FauxPilot's engines and Tabby's agent send the same."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
-from serve.api.fields import Fields
-from serve.api.prompt_fields import (
-    MAX_CHOICES,
-    MAX_LOGPROBS,
-    read_choices,
-    read_model,
-    read_prompts,
-    read_stop,
-)
-from serve.api.rendering import Json
-from serve.api.sampling_fields import read_logit_bias, read_sampling
-from serve.api.tokens import PlacedTokens, legacy_logprobs
-from serve.models.generation import Answer, Choice
-from serve.models.service import Completion
+from typing_extensions import NotRequired, TypedDict
+
+from serve.api import body
+from serve.api.dialect import ChunkEnds, Dialect, Ends, Json, Rendering
+from serve.api.sampling import SamplingFields, server_default
+from serve.api.tokens import LegacyLogprobs, legacy_logprobs
+from serve.models.service import Completion, CompletionService
+from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
+R = TypeVar("R", bound="OpenAiRequest")
 
-@dataclass(frozen=True, slots=True)
-class CompletionsCall:
-    """A body of `/v1/completions`.
 
-    Attributes:
-        completion: what is asked for.
-        model: the name that it is asked of; "" is any.
-        stream: whether the answer comes as it is generated.
-        include_usage: whether a stream ends with token counts.
-        echo: whether the text begins with the prompt.
-    """
+class CachedTokens(TypedDict):
+    """Details of a prompt's token count."""
 
-    completion: Completion
+    cached_tokens: body.Count
+
+
+class UsageAnswer(TypedDict):
+    """Token counts. A prompt counts once, however many choices it has."""
+
+    prompt_tokens: body.Count
+    completion_tokens: body.Count
+    total_tokens: body.Count
+    prompt_tokens_details: CachedTokens
+
+
+class OpenAiHead(TypedDict):
+    """What an answer and each chunk of a stream begin with."""
+
+    id: str
+    object: str
+    created: body.Count
     model: str
-    stream: bool
-    include_usage: bool
-    echo: bool
-
-    @property
-    def needs_prompts(self) -> bool:
-        """Whether the answer depends on the texts of the prompts."""
-        return self.echo or self.completion.n_logprobs is not None
 
 
-def parse_completions(body: Fields, defaults: Defaults) -> CompletionsCall:
-    """A body as OpenAI documents it; `segments` (Tabby's form) may stand for prompt and suffix.
+class CompletionChoice(TypedDict):
+    """One text."""
 
-    Raises:
-        InvalidRequest: a field cannot be used.
-    """
-    prompts, suffix = read_prompts(body), body.text("suffix")
-    filename = ""
-    if not prompts and "segments" in body:
-        segments = body.object("segments")
-        prompts, suffix = (segments.text("prefix"),), segments.text("suffix")
-        filename = segments.text("filepath")
-    if not prompts:
-        raise InvalidRequest("you must specify a prompt", param="prompt")
-    n = read_choices(body, "n", len(prompts))
-    best_of = body.integer("best_of", n, least=n, most=MAX_CHOICES)
-    stream, echo, n_logprobs = body.flag("stream"), body.flag("echo"), _n_logprobs(body)
-    if stream and best_of > n:
-        raise InvalidRequest(
-            "which of them are the best is known at the end: there is no stream", param="best_of"
-        )
-    completion = Completion(
-        prompts=prompts,
-        suffix=suffix or None,
-        filename=filename,
-        n=n,
-        best_of=best_of,
-        max_tokens=body.integer("max_tokens", defaults.max_tokens, least=0),
-        stop=read_stop(body),
-        sampling=read_sampling(body, defaults),
-        logit_bias=read_logit_bias(body),
-        n_logprobs=n_logprobs,
-        scores_prompt=echo and n_logprobs is not None,
-        deadline=body.seconds("deadline_ms"),
-        predict_time=body.seconds("t_max_predict_ms"),
-    )
-    usage = body.object("stream_options").flag("include_usage")
-    return CompletionsCall(completion, read_model(body), stream, usage, echo)
+    index: body.Count
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: Ends
 
 
-def _n_logprobs(body: Fields) -> int | None:
-    """OpenAI's `logprobs`, a number; false, which some clients send, is none."""
-    if (value := body.raw("logprobs")) is None or value is False:
-        return None
-    return body.integer("logprobs", 0, least=0, most=MAX_LOGPROBS)
+class CompletionDelta(TypedDict):
+    """A piece of one text."""
+
+    index: body.Count
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: ChunkEnds
 
 
-def usage_json(usage: Usage) -> dict[str, object]:
+class CompletionAnswer(OpenAiHead):
+    """`truncated`: whether something was given up so that it fits."""
+
+    choices: list[CompletionChoice]
+    usage: UsageAnswer
+    truncated: bool
+
+
+class CompletionChunk(OpenAiHead):
+    """A piece of a stream; the last of a choice has `truncated`."""
+
+    choices: list[CompletionDelta]
+    usage: NotRequired[UsageAnswer | None]
+    truncated: NotRequired[bool]
+
+
+def usage_json(usage: Usage) -> UsageAnswer:
     """Token counts in OpenAI's form."""
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -111,92 +92,203 @@ def usage_json(usage: Usage) -> dict[str, object]:
     }
 
 
-class CompletionsRendering:
-    """The answer.
+class OpenAiRendering(Rendering[R]):
+    """What the answers of completions and chat share."""
 
-    Args:
-        call: what was asked.
-        model: which model answers.
-        prompts: the texts of the prompts, where the call needs them: they count for the places of tokens, and are
-            told where wanted.
-        truncated: whether something was given up so that it fits.
-    """
+    prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
 
-    def __init__(
-        self, call: CompletionsCall, model: str, prompts: tuple[str, ...], *, truncated: bool
-    ) -> None:
-        self._call, self._prompts, self._truncated = call, prompts, truncated
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
+    def __init__(self, request: R, service: CompletionService, *, truncated: bool) -> None:
+        super().__init__(request, service, truncated=truncated)
+        self._no_usage: Json = {"usage": None} if request.include_usage else {}
+        self._head: OpenAiHead = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
             "created": int(time.time()),
-            "model": model,
+            "model": self._model,
         }
-        self._placed: dict[int, PlacedTokens] = {}
-        self._echoed: set[int] = set()
-        self._no_usage: Json = {"usage": None} if call.include_usage else {}
 
     def whole(self, answer: Answer) -> Json:
         """One object with all choices."""
         return {
             **self._head,
-            "choices": [self._whole_choice(i, c) for i, c in enumerate(answer.choices)],
+            "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
             "usage": usage_json(answer.usage),
             "truncated": self._truncated,
         }
 
-    def _whole_choice(self, index: int, choice: Choice) -> Json:
-        text = self._prompt(index) + choice.text if self._call.echo else choice.text
-        logprobs = self._logprobs(index, (*choice.prompt_tokens, *choice.tokens), len(text))
-        return _choice(index, text, logprobs, choice.finish_reason)
+    def _choice(self, index: int, choice: Choice) -> Json:
+        raise NotImplementedError
+
+    def _chunk(self, delta: Json, **more: object) -> Json:
+        head = {**self._head, "object": self.chunk_kind}
+        return {**head, "choices": [delta], **self._no_usage, **more}
+
+    def last(self, usage: Usage) -> Iterator[Json]:
+        """A chunk with the token counts, if they are wanted."""
+        if self._no_usage:
+            head = {**self._head, "object": self.chunk_kind}
+            yield {**head, "choices": [], "usage": usage_json(usage)}
+
+
+class CompletionRendering(OpenAiRendering["CompletionFields"]):
+    """A text for each choice, after the prompt if that is wanted."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def __init__(
+        self, request: CompletionFields, service: CompletionService, *, truncated: bool
+    ) -> None:
+        super().__init__(request, service, truncated=truncated)
+        needs_prompts = request.echo or request.n_logprobs is not None
+        self._prompts = [service.text(p) for p in request.prompts] if needs_prompts else []
+        self._echoed: set[int] = set()
+
+    def _choice(self, index: int, choice: Choice) -> CompletionDelta:
+        tokens = (*choice.prompt_tokens, *choice.tokens)
+        return self._delta(index, choice.text, tokens, choice.finish_reason)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
         """A chunk, unless nothing of the text is certain yet."""
-        text, tokens = "", event.tokens
-        if isinstance(event, TextDelta):
-            text = self._echo(index) + event.text
-        logprobs = self._logprobs(index, tokens, len(text))
-        if text or (logprobs and logprobs["tokens"]):
-            yield self._chunk(_choice(index, text, logprobs, None))
+        text = event.text if isinstance(event, TextDelta) else ""
+        delta = self._delta(index, text, event.tokens, None)
+        if delta["text"] or (delta["logprobs"] and delta["logprobs"]["tokens"]):
+            yield self._chunk(delta)
 
     def end(self, index: int, event: Finished) -> Json:
-        """A chunk without text; with the prompt's where nothing was generated."""
-        text = self._echo(index)
-        logprobs = self._logprobs(index, (), len(text)) if text else None
-        return {
-            **self._chunk(_choice(index, text, logprobs, event.reason)),
-            "truncated": self._truncated,
-        }
+        """A chunk without text; with the prompt's if nothing was generated."""
+        delta = self._delta(index, "", (), event.reason)
+        if not delta["text"]:
+            delta["logprobs"] = None
+        return self._chunk(delta, truncated=self._truncated)
 
-    def last(self, usage: Usage) -> Iterator[Json]:
-        """A chunk with the token counts, where they are wanted."""
-        if self._call.include_usage:
-            yield {**self._head, "choices": [], "usage": usage_json(usage)}
-
-    def _chunk(self, choice: Json) -> dict[str, object]:
-        return {**self._head, "choices": [choice], **self._no_usage}
-
-    def _prompt(self, index: int) -> str:
-        return self._prompts[index // self._call.completion.n]
-
-    def _echo(self, index: int) -> str:
-        """The prompt, once."""
-        if not self._call.echo or index in self._echoed:
-            return ""
-        self._echoed.add(index)
-        return self._prompt(index)
-
-    def _logprobs(
-        self, index: int, tokens: Iterable[ChosenToken], n_characters: int
-    ) -> dict[str, object] | None:
-        n = self._call.completion.n_logprobs
-        if n is None:
-            return None
-        if index not in self._placed:
-            # As OpenAI has it: places count from the beginning of the prompt, told or not.
-            self._placed[index] = PlacedTokens(0 if self._call.echo else len(self._prompt(index)))
-        return legacy_logprobs(self._placed[index].feed(tokens, n_characters), n)
+    def _delta(
+        self, index: int, text: str, tokens: tuple[ChosenToken, ...], reason: str | None
+    ) -> CompletionDelta:
+        request, logprobs = self._request, None
+        prompt = self._prompts[index // request.n] if self._prompts else ""
+        if request.echo and index not in self._echoed:
+            self._echoed.add(index)
+            text = prompt + text
+        if request.n_logprobs is not None:
+            # As in OpenAI's answers, places count from the beginning of the prompt, echoed or not.
+            placed = self._place(index, tokens, len(text), 0 if request.echo else len(prompt))
+            logprobs = legacy_logprobs(placed, request.n_logprobs)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _choice(index: int, text: str, logprobs: Json | None, finish_reason: str | None) -> Json:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+class StreamOptions(body.Body):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    """End the stream with a chunk that has the token counts and no choices."""
+
+
+class OpenAiRequest(SamplingFields, Dialect):
+    """The fields that OpenAI's and Mistral's requests share."""
+
+    max_tokens: body.Count | None = server_default("max_tokens")
+    """Most tokens to generate; more than fits is cut, 0 only warms the cache."""
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """Of how many likeliest tokens log probabilities are wanted; None wants none at all."""
+        return None
+
+
+class CompletionFields(OpenAiRequest):
+    """A legacy completion, but for its prompt."""
+
+    rendering = CompletionRendering
+    answer = CompletionAnswer
+    chunk = CompletionChunk
+
+    n: body.Choices = 1
+    """Texts for each prompt; times prompts at most 128."""
+    best_of: body.Choices | None = None
+    """Texts that are generated for each prompt, of which the `n` likeliest are returned; at least `n`, and no more
+    than that in a stream."""
+    echo: bool = False
+    """Begin the text with the prompt; with `logprobs` its tokens are scored, too."""
+    logprobs: body.TopLogprobsOrFalse | None = None
+    """Return each token's log probability and those of this many likeliest tokens."""
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """Some clients send false for none."""
+        return None if self.logprobs is False else self.logprobs
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """At least one."""
+        raise NotImplementedError
+
+    def _asked(self, defaults: Defaults) -> Completion:
+        prompts = self.prompts
+        body.check_number("n", self.n, prompts)
+        best_of = body.first(self.best_of, self.n)
+        if best_of < self.n:
+            raise InvalidRequest("best_of must be at least n", param="best_of")
+        if self.stream and best_of > self.n:
+            raise InvalidRequest(
+                "best_of above n cannot be streamed: the best are known at the end", param="best_of"
+            )
+        return replace(
+            self.common(prompts, body.first(self.max_tokens, defaults.max_tokens), defaults),
+            n=self.n,
+            best_of=best_of,
+            n_logprobs=self.n_logprobs,
+            scores_prompt=self.echo and self.n_logprobs is not None,
+        )
+
+
+class CompletionRequest(CompletionFields):
+    """OpenAI's legacy completion."""
+
+    key = "prompt"
+    example: ClassVar[dict[str, Any]] = {"prompt": "def add(a, b):", "max_tokens": 16}
+
+    prompt: body.Prompts
+    """Text, token ids, or a list of either."""
+    suffix: str = ""
+    """The text after the cursor. A model that cannot fill in goes without it."""
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """At least one."""
+        return body.as_prompts(self.prompt)
+
+    def _asked(self, defaults: Defaults) -> Completion:
+        return replace(super()._asked(defaults), suffix=self.suffix or None)
+
+
+class Segments(body.Body):
+    """The texts before and after the cursor, and the name of the file that is edited."""
+
+    prefix: str = ""
+    suffix: str = ""
+    filepath: str = ""
+
+
+class TabbyRequest(CompletionFields):
+    """Tabby's agent's, known by the lack of `prompt`."""
+
+    key = "segments"
+
+    segments: Segments
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """One."""
+        return (self.segments.prefix,)
+
+    def _asked(self, defaults: Defaults) -> Completion:
+        s = self.segments
+        return replace(super()._asked(defaults), suffix=s.suffix or None, filename=s.filepath)

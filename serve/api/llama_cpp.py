@@ -1,4 +1,4 @@
-"""llama.cpp's own routes, `/completion` and `/infill`, which llama.vim and llama.vscode speak. Pure; knows no Flask.
+"""llama.cpp's own routes, `/completion` and `/infill`, which llama.vim, llama.vscode and Twinny call.
 
 Source: llama.cpp's tools/server/README.md, and what its server answers.
 """
@@ -6,139 +6,84 @@ Source: llama.cpp's tools/server/README.md, and what its server answers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Final
 
-from serve.api.fields import Fields
-from serve.api.prompt_fields import (
-    MAX_LOGPROBS,
-    read_choices,
-    read_files,
-    read_length,
-    read_model,
-    read_prompts,
-    read_stop,
-)
-from serve.api.rendering import Json
-from serve.api.sampling_fields import read_logit_bias, read_sampling
-from serve.api.tokens import PlacedTokens, detailed_logprobs
-from serve.models.generation import Answer, Choice
+from pydantic import ConfigDict, Field, RootModel, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from serve.api import body
+from serve.api.dialect import SSE_WITHOUT_DONE, Dialect, Json, Rendering
+from serve.api.sampling import SamplingFields, server_default
+from serve.api.tokens import DetailedLogprob, detailed_logprobs
 from serve.models.service import Completion
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import PromptText
+from serve.prompt.fim import ContextFile, PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
-STOP_TYPES = {"length": "limit", "stop": "eos"}  # "word" where a stop string ended it
+STOP_TYPES: Final = {"length": "limit", "stop": "eos"}  # "word" where a stop string ended it
+_NESTED: Final[dict[str, Any]] = {
+    "/": {"description": "A nested field under the name that was asked for."}
+}
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCppCall:
-    """A body of `/completion` or `/infill`.
+class TimingsAnswer(TypedDict):
+    """Milliseconds, and numbers of tokens."""
 
-    Attributes:
-        completion: what is asked for.
-        model: the name that it is asked of; "" is any.
-        stream: whether the answer comes as it is generated.
-        fields: all that is wanted of the answer, nested ones as "timings/prompt_n"; nothing is everything.
+    cache_n: body.Count
+    prompt_n: body.Count
+    prompt_ms: body.Positive
+    prompt_per_token_ms: body.Positive
+    prompt_per_second: body.Positive
+    predicted_n: body.Count
+    predicted_ms: body.Positive
+    predicted_per_token_ms: body.Positive
+    predicted_per_second: body.Positive
+    draft_n: NotRequired[body.Count]
+    draft_n_accepted: NotRequired[body.Count]
+
+
+@with_config(ConfigDict(json_schema_extra={"patternProperties": _NESTED}))
+class InfillAnswer(TypedDict, total=False):
+    """All but the probabilities, or what `response_fields` names; a stream's pieces hold less.
+
+    `stop_type` is why it ended: its length, its end, a stop string, or a newer request of its session.
     """
 
-    completion: Completion
+    index: body.Count
+    content: str
+    stop: bool
+    stop_type: Annotated[str, Field(json_schema_extra={"enum": ["limit", "eos", "word", "none"]})]
+    stopping_word: str
     model: str
-    stream: bool
-    fields: tuple[str, ...]
+    tokens_predicted: body.Count
+    tokens_evaluated: body.Count
+    tokens_cached: body.Count
+    truncated: bool
+    timings: TimingsAnswer
+    completion_probabilities: list[DetailedLogprob]
 
 
-def parse_completion(body: Fields, defaults: Defaults) -> LlamaCppCall:
-    """`prompt`, which is continued.
-
-    Raises:
-        InvalidRequest: a field cannot be used.
-    """
-    prompts = read_prompts(body)
-    if not prompts:
-        raise InvalidRequest("you must specify a prompt", param="prompt")
-    return _call(body, defaults, prompts)
+class InfillAnswers(RootModel[InfillAnswer | list[InfillAnswer]]):
+    """A list if there are several texts."""
 
 
-def parse_infill(body: Fields, defaults: Defaults) -> LlamaCppCall:
-    """`input_prefix` and `input_suffix`; `prompt` is what is typed already of the line between them.
-
-    A body without both, as Twinny sends it, holds a prompt that the client has framed itself.
-
-    Raises:
-        InvalidRequest: a field cannot be used.
-    """
-    prompt = body.text("prompt")
-    if "input_prefix" not in body and "input_suffix" not in body:
-        if not prompt:
-            raise InvalidRequest(
-                "you must specify input_prefix or input_suffix", param="input_prefix"
-            )
-        return _call(body, defaults, (prompt,))
-    files = read_files(body, "input_extra", "filename", "text")
-    prompts = (body.text("input_prefix") + prompt,)
-    return _call(body, defaults, prompts, body.text("input_suffix"), files)
-
-
-def _call(
-    body: Fields,
-    defaults: Defaults,
-    prompts: tuple[PromptText, ...],
-    suffix: str | None = None,
-    files: tuple[ContextFile, ...] = (),
-) -> LlamaCppCall:
-    n = read_choices(body, "n_cmpl" if "n_cmpl" in body else "n", len(prompts))
-    length = "n_predict" if "n_predict" in body else "max_tokens"
-    n_probs = body.integer("n_probs", 0, least=0, most=MAX_LOGPROBS)
-    completion = Completion(
-        prompts=prompts,
-        suffix=suffix,
-        files=files,
-        n=n,
-        max_tokens=read_length(body, length, defaults.max_tokens),
-        stop=read_stop(body),
-        sampling=read_sampling(body, defaults),
-        logit_bias=read_logit_bias(body),
-        n_logprobs=n_probs or None,
-        deadline=body.seconds("deadline_ms"),
-        predict_time=body.seconds("t_max_predict_ms"),
-    )
-    fields = body.texts("response_fields", "a list of the names of fields")
-    return LlamaCppCall(completion, read_model(body), body.flag("stream"), fields)
-
-
-class LlamaCppRendering:
-    """The answer: an object a choice, in a list where there are several.
-
-    Args:
-        call: what was asked.
-        model: which model answers.
-        truncated: whether something was given up so that it fits.
-    """
-
-    def __init__(self, call: LlamaCppCall, model: str, *, truncated: bool) -> None:
-        self._call, self._model, self._truncated = call, model, truncated
-        self._placed: dict[int, PlacedTokens] = {}
-        self._stopped: dict[int, Json] = {}
+class LlamaCppRendering(Rendering["LlamaCppFields"]):
+    """An object for each choice, in a list if there are several."""
 
     def whole(self, answer: Answer) -> Json | list[Json]:
         """One object, or a list."""
-        found = [self._whole_choice(i, c) for i, c in enumerate(answer.choices)]
+        found = [self._done(i, c) for i, c in enumerate(answer.choices)]
         return found[0] if len(found) == 1 else found
-
-    def _whole_choice(self, index: int, c: Choice) -> Json:
-        end = self._end(index, c.text, c.finish_reason, c.stop_string, c.usage)
-        if self._call.completion.n_logprobs:
-            end["completion_probabilities"] = self._probabilities(index, c.tokens, len(c.text))
-        return self._picked(end)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
         """A chunk, unless nothing of the text is certain yet."""
         if not isinstance(event, TextDelta):
             return
-        chunk: dict[str, object] = {"index": index, "content": event.text, "stop": False}
-        if self._call.completion.n_logprobs:
+        chunk: InfillAnswer = {"index": index, "content": event.text, "stop": False}
+        if self._request.n_probs:
             probabilities = self._probabilities(index, event.tokens, len(event.text))
             if not probabilities and not event.text:
                 return
@@ -146,62 +91,144 @@ class LlamaCppRendering:
         yield chunk
 
     def end(self, index: int, event: Finished) -> Json:
-        """All but the text, which has been told."""
-        return self._picked(self._end(index, "", event.reason, event.stop_string, event.usage))
-
-    def last(self, usage: Usage) -> Iterator[Json]:
-        """Nothing more."""
-        yield from ()
+        """All but the text, which was sent before."""
+        return self._done(index, Choice("", event.reason, event.usage, event.stop_string))
 
     def _probabilities(
         self, index: int, tokens: tuple[ChosenToken, ...], n_characters: int
-    ) -> list[dict[str, object]]:
-        placed = self._placed.setdefault(index, PlacedTokens())
-        return detailed_logprobs(placed.feed(tokens, n_characters), ids=True)
+    ) -> list[DetailedLogprob]:
+        return detailed_logprobs(self._place(index, tokens, n_characters), ids=True)
 
-    def _end(
-        self, index: int, text: str, reason: str, stop_string: str, usage: Usage
-    ) -> dict[str, object]:
-        return {
+    def _done(self, index: int, c: Choice) -> Json:
+        """A finished text, or of it the fields that are wanted: nested ones under names as "timings/prompt_n"."""
+        found: InfillAnswer = {
             "index": index,
-            "content": text,
+            "content": c.text,
             "stop": True,
-            "stop_type": "word" if stop_string else STOP_TYPES.get(reason, "none"),
-            "stopping_word": stop_string,
+            "stop_type": "word" if c.stop_string else STOP_TYPES.get(c.finish_reason, "none"),
+            "stopping_word": c.stop_string,
             "model": self._model,
-            "tokens_predicted": usage.completion_tokens,
-            "tokens_evaluated": usage.prompt_tokens,
-            "tokens_cached": usage.prompt_tokens + usage.completion_tokens,
+            "tokens_predicted": c.usage.completion_tokens,
+            "tokens_evaluated": c.usage.prompt_tokens,
+            "tokens_cached": c.usage.prompt_tokens + c.usage.completion_tokens,
             "truncated": self._truncated,
-            "timings": timings(usage),
+            "timings": timings(c.usage),
         }
-
-    def _picked(self, found: dict[str, object]) -> Json:
-        """What is wanted of it; "timings/prompt_n" is told under that name."""
-        if not self._call.fields:
-            return found
-        picked = {}
-        for path in self._call.fields:
-            value: object = found
-            for key in path.split("/"):
-                value = value.get(key) if isinstance(value, dict) else None
-            if value is not None:
-                picked[path] = value
-        return picked
+        if c.tokens:
+            found["completion_probabilities"] = self._probabilities(index, c.tokens, len(c.text))
+        picked = {path: _at(found, path) for path in body.as_tuple(self._request.response_fields)}
+        return {k: v for k, v in picked.items() if v is not None} if picked else found
 
 
-def timings(usage: Usage) -> dict[str, object]:
-    """How long it took, as llama.cpp tells it: milliseconds."""
-    prompt_n = usage.prompt_tokens - usage.cached_tokens
-    told: dict[str, object] = {"cache_n": usage.cached_tokens}
-    for name, n, seconds in (
-        ("prompt", prompt_n, usage.prompt_seconds),
-        ("predicted", usage.completion_tokens, usage.predict_seconds),
-    ):
-        told[f"{name}_n"] = n
-        told[f"{name}_ms"] = 1000 * seconds
-        told[f"{name}_per_token_ms"] = 1000 * seconds / n if n else 0.0
-        told[f"{name}_per_second"] = n / seconds if seconds else 0.0
+def _at(value: object, path: str) -> object:
+    for key in path.split("/"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def timings(usage: Usage) -> TimingsAnswer:
+    """How long it took, in llama.cpp's form."""
+    prompt_n, prompt_ms = usage.prompt_tokens - usage.cached_tokens, 1000 * usage.prompt_seconds
+    predicted_n, predicted_ms = usage.completion_tokens, 1000 * usage.predict_seconds
+    found: TimingsAnswer = {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": prompt_n,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": prompt_ms / prompt_n if prompt_n else 0.0,
+        "prompt_per_second": 1000 * prompt_n / prompt_ms if prompt_ms else 0.0,
+        "predicted_n": predicted_n,
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": predicted_ms / predicted_n if predicted_n else 0.0,
+        "predicted_per_second": 1000 * predicted_n / predicted_ms if predicted_ms else 0.0,
+    }
     if usage.drafted_tokens:
-        told |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
-    return told
+        found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
+    return found
+
+
+class LlamaCppFields(SamplingFields, Dialect):
+    """The fields that `/completion` and `/infill` share."""
+
+    framing = SSE_WITHOUT_DONE
+    rendering = LlamaCppRendering
+    answer = InfillAnswers
+    chunk = InfillAnswer
+
+    n_predict: body.Whole | None = server_default("max_tokens")
+    """Most tokens to generate; below 0 is as many as fit, 0 only warms the cache."""
+    max_tokens: body.Whole | None = server_default("max_tokens")
+    """The same; `n_predict` takes precedence."""
+    n_cmpl: body.Choices | None = None
+    """The same as `n`, and takes precedence."""
+    n: body.Choices = 1
+    """Texts for each prompt; times prompts at most 128."""
+    n_probs: body.TopLogprobs = 0
+    """Return each token's log probability and those of this many likeliest tokens; 0 is off."""
+    response_fields: body.StringOrStrings = Field(default=[])
+    """The fields that are wanted of the answer, nested ones as "timings/prompt_n"; none means all."""
+
+    def _continued(self, prompts: tuple[PromptText, ...], defaults: Defaults) -> Completion:
+        n = body.first(self.n_cmpl, self.n)
+        body.check_number("n" if self.n_cmpl is None else "n_cmpl", n, prompts)
+        length = body.first(self.n_predict, self.max_tokens, defaults.max_tokens)
+        return replace(
+            self.common(prompts, body.unlimited(length), defaults),
+            n=n,
+            n_logprobs=self.n_probs or None,
+        )
+
+
+class LlamaCompletionRequest(LlamaCppFields):
+    """llama.cpp's completion."""
+
+    example: ClassVar[dict[str, Any]] = {"prompt": "def add(a, b):", "n_predict": 16}
+
+    prompt: body.Prompts
+    """Text, token ids, or a list of either."""
+
+    def _asked(self, defaults: Defaults) -> Completion:
+        return self._continued(body.as_prompts(self.prompt), defaults)
+
+
+class ExtraFile(body.Body):
+    """Another file that the model is to know."""
+
+    filename: str = ""
+    text: str = ""
+
+
+class InfillRequest(LlamaCppFields):
+    """llama.cpp's fill-in-the-middle."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {name: {"type": "string", "minLength": n}}, "required": [name]}
+                for name, n in (("input_prefix", 0), ("input_suffix", 0), ("prompt", 1))
+            ]
+        }
+    )
+    example: ClassVar[dict[str, Any]] = {"input_prefix": "def add(", "input_suffix": "\n    pass"}
+
+    input_prefix: str | None = None
+    """The text before the cursor's line."""
+    input_suffix: str | None = None
+    """The text after the cursor."""
+    prompt: str = ""
+    """What is typed already of the cursor's line; alone, as Twinny sends it, a prompt framed by the client."""
+    input_extra: list[ExtraFile] = Field(default=[], fail_fast=True)
+    """Other files that the model is to know, those that matter most at the end."""
+
+    def _asked(self, defaults: Defaults) -> Completion:
+        if self.input_prefix is None and self.input_suffix is None:
+            if not self.prompt:
+                raise InvalidRequest(
+                    "you must specify input_prefix or input_suffix", param="input_prefix"
+                )
+            return self._continued((self.prompt,), defaults)
+        files = (ContextFile(file.filename, file.text) for file in self.input_extra if file.text)
+        return replace(
+            self._continued(((self.input_prefix or "") + self.prompt,), defaults),
+            suffix=self.input_suffix or "",
+            files=tuple(files),
+        )

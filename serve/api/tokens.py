@@ -1,4 +1,4 @@
-"""Log probabilities as the dialects tell them, and which tokens a text consists of. Pure."""
+"""Log probabilities in the dialects' forms, and which tokens a text consists of."""
 
 from __future__ import annotations
 
@@ -6,11 +6,40 @@ import codecs
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from serve.api.body import Count
 from serve.request import ChosenToken, TokenLogprob
 
-# What is told of a token that the model makes impossible, since JSON has no infinity. Source: OpenAI's API.
+# Log probability that is reported of an impossible token, since JSON has no infinity. Source: OpenAI's API.
 IMPOSSIBLE = -9999.0
+
+
+class LegacyLogprobs(TypedDict):
+    """Lists of the same length, one item a token; null for a prompt's first, which has nothing before it."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float | None] | None] | None
+    text_offset: list[Count]
+
+
+class TopToken(TypedDict):
+    """A token with its log probability; llama.cpp's form has its id, too."""
+
+    id: NotRequired[Count]
+    token: str
+    logprob: float | None
+    bytes: list[Annotated[int, Field(ge=0, le=255)]]
+
+
+class DetailedLogprob(TopToken):
+    """A token of the text, and the likeliest ones in its place."""
+
+    top_logprobs: list[TopToken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +67,11 @@ class PlacedTokens:
         self._held: list[PlacedToken] = []
 
     def feed(self, tokens: Iterable[ChosenToken], n_characters: int) -> list[PlacedToken]:
-        """Tokens that are certain now.
+        """Return the tokens that are certain now.
 
         Args:
-            tokens: those that were generated since.
-            n_characters: of the text that became certain since.
+            tokens: those generated since the last call.
+            n_characters: how much text became certain since.
         """
         for t in tokens:
             if t.token.data:
@@ -62,8 +91,8 @@ def token_text(data: bytes) -> str:
         return "bytes:" + "".join(f"\\x{b:02x}" for b in data)
 
 
-def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> dict[str, object]:
-    """OpenAI's form for completions: four lists of the same length, a token each."""
+def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> LegacyLogprobs:
+    """OpenAI's form for completions."""
     return {
         "tokens": [token_text(t.token.token.data) for t in tokens],
         "token_logprobs": [_number(t.token.token) for t in tokens],
@@ -73,7 +102,7 @@ def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> dict[str, obje
 
 
 def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
-    """The likeliest by their texts, and the chosen one; nothing for what nothing comes before."""
+    """The likeliest by their texts, and the chosen one."""
     if math.isnan(chosen.token.logprob):
         return None
     found: dict[str, float | None] = {}
@@ -82,22 +111,21 @@ def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
     return found
 
 
-def detailed_logprobs(
-    tokens: Iterable[PlacedToken], *, ids: bool = False
-) -> list[dict[str, object]]:
-    """A list with an object a token: OpenAI's form for chat and, with `ids`, llama.cpp's."""
+def detailed_logprobs(tokens: Iterable[PlacedToken], *, ids: bool = False) -> list[DetailedLogprob]:
+    """OpenAI's form for chat and, with `ids`, llama.cpp's."""
     return [
         {**_detail(t.token.token, ids), "top_logprobs": [_detail(o, ids) for o in t.token.top]}
         for t in tokens
     ]
 
 
-def _detail(token: TokenLogprob, ids: bool) -> dict[str, object]:
-    told: dict[str, object] = {"id": token.id} if ids else {}
-    told["token"] = token_text(token.data)
-    told["logprob"] = _number(token)
-    told["bytes"] = list(token.data)
-    return told
+def _detail(token: TokenLogprob, ids: bool) -> TopToken:
+    found: TopToken = {
+        "token": token_text(token.data),
+        "logprob": _number(token),
+        "bytes": list(token.data),
+    }
+    return {"id": token.id, **found} if ids else found
 
 
 def _number(token: TokenLogprob) -> float | None:

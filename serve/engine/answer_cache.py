@@ -1,26 +1,26 @@
-"""The next token of texts that were continued before. Pure.
+"""The next token of texts that were continued before.
 
 Greedy generation is a function of the tokens before it. Whoever asks for the continuation of a text that was
-continued already (an editor after a backspace, a second window, a suggestion that is typed along) gets it from
-here, without any computation; what is not known yet is computed as ever.
+continued already (an editor after a backspace, a second window, a completion that is typed along) gets it from
+here without computation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# About 10 MB of Python objects when full: some thousand suggestions.
+# About 10 MB of Python objects when full: some thousand completions.
 MOST = 65_536
 START = 0
 
 
 def chain(before: int, token: int) -> int:
-    """The name of a sequence: that of the sequence without its last token, and the token (64 bits)."""
+    """Return the name (64 bits) of a sequence, from that of the sequence without its last token."""
     return hash((before, token))
 
 
 def chain_all(tokens: Iterable[int], before: int = START) -> int:
-    """The name of a whole sequence."""
+    """Return the name of a whole sequence."""
     for token in tokens:
         before = hash((before, token))
     return before
@@ -29,7 +29,7 @@ def chain_all(tokens: Iterable[int], before: int = START) -> int:
 class KnownTokens:
     """Names of sequences → (their length, their next token). The half that was not used lately is forgotten.
 
-    The length makes an accidental meeting of two names harmless but for sequences of one length.
+    The length makes a collision of two names harmless but for sequences of one length.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -38,13 +38,13 @@ class KnownTokens:
         self._old: dict[int, tuple[int, int]] = {}
 
     def learn(self, name: int, length: int, token: int) -> None:
-        """`token` follows the sequence."""
+        """Remember that `token` follows the sequence."""
         self._young[name] = (length, token)
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
 
     def next(self, name: int, length: int) -> int | None:
-        """What follows the sequence; None where it is not known."""
+        """Return what follows the sequence, if it is known."""
         found = self._young.get(name)
         if found is None and (found := self._old.get(name)) is not None:
             self._young[name] = found

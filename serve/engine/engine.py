@@ -1,27 +1,24 @@
-"""One step at a time from requests to events. Pure: knows no thread, socket or llama.cpp; the clock is handed in.
+"""One step at a time from requests to events.
 
-Every accepted request ends in exactly one `Finished`. Whatever happens to one request (a bad row of logits, no
-room, a batch that fails because of it) ends that request, not the engine.
+Every accepted request ends in exactly one `Finished`. Whatever happens to one request (NaN in its logits, no room, a
+batch that fails because of it) ends that request, not the engine.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from serve.decoder import Decoder, Logits
-from serve.drafting import DraftModel
-from serve.engine.generation import Generation
-from serve.engine.guessing import Guessing
-from serve.engine.options import EngineOptions
-from serve.engine.pace import Pace
-from serve.engine.placement import WORTH_KEEPING, Admission
-from serve.engine.planner import Chunk
+from serve.drafting import DraftModel, Wanted
+from serve.engine.planner import Chunk, Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduler import WORTH_KEEPING, Admission, Scheduler
+from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
 from turbopilot.base.errors import (
@@ -32,9 +29,28 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 
-log = logging.getLogger("turbopilot.engine")
-
 _AHEAD = -1  # the id of what nobody asked for; requests have others
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is set up.
+
+    Attributes:
+        n_slots: requests that run at once; at most the decoder's `n_seq`.
+        random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
+        drafts: propose tokens ahead and compute them together.
+        looks_ahead: while idle, compute what is asked for next if the last completion is accepted.
+        prefix_cache_bytes: RAM for prefixes that lost their place in the KV cache; 0 keeps none.
+        prefix_folder: where they outlive the process, if anywhere.
+    """
+
+    n_slots: int = 1
+    random_seed: int | None = None
+    drafts: bool = True
+    looks_ahead: bool = False
+    prefix_cache_bytes: int = 0
+    prefix_folder: Path | None = None
 
 
 class Engine:
@@ -44,7 +60,8 @@ class Engine:
         decoder: the model; the engine's caller is its only user from now on.
         options: how it is set up.
         clock: seconds, from any start; it may jump.
-        draft_model: guesses where the text itself gives nothing to guess from.
+        draft_model: proposes tokens if the text itself gives nothing to draft from.
+        on_end: called with each sequence that ends, and its tokens.
     """
 
     def __init__(
@@ -53,41 +70,29 @@ class Engine:
         options: EngineOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
         draft_model: DraftModel | None = None,
+        on_end: Callable[[Sequence], None] = lambda _: None,
     ) -> None:
         options = options or EngineOptions()
         self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
+        self._looks_ahead = options.looks_ahead
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
+        n_slots = min(options.n_slots, decoder.n_seq)
+        most_drafted = max(0, decoder.n_outputs - n_slots)
         self._store = PrefixStore(
             options.prefix_cache_bytes, decoder.identity, options.prefix_folder
         )
-        self._scheduler = Scheduler(
-            n_slots=min(options.n_slots, decoder.n_seq),
-            n_ctx=decoder.n_ctx,
-            n_cells=decoder.n_cells,
-            n_batch=decoder.n_batch,
-            n_outputs=decoder.n_outputs,
-            can_cut=decoder.can_cut,
-            store=self._store,
-        )
+        self._scheduler = Scheduler(decoder, n_slots, self._store)
+        self._slots = self._scheduler.slots
+        self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
             decoder,
-            clock,
+            self._scheduler,
+            self.metrics,
             random_seed=options.random_seed,
-            guesses=options.drafts,
-            leave=self._scheduler.remove,
-            metrics=self.metrics,
+            drafts=options.drafts,
+            on_end=on_end,
         )
-        self._looks_ahead = options.looks_ahead
-        self._pace = Pace()
-        self._guessing = Guessing(
-            self._requests,
-            self._pace,
-            clock,
-            n_batch=decoder.n_batch,
-            only_alone=decoder.n_cells > decoder.n_ctx,
-            draft_model=draft_model,
-        )
-        self._recovery = Recovery(decoder, self._scheduler, self._requests, self.metrics)
+        self._recovery = Recovery(decoder, self._slots, self._requests, self.metrics)
 
     def warm_up(self) -> None:
         """Compute something before the first request, in the thread that calls `step`."""
@@ -106,41 +111,28 @@ class Engine:
         return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
 
     def look_ahead(self) -> None:
-        """While nobody wants anything: begin what is asked for next if the last suggestion is taken.
+        """While idle, begin what is asked for next if the last completion is accepted.
 
-        It is dropped when somebody wants something; what it has computed by then stays known.
+        It is dropped when a request comes; what it has computed by then stays known.
         """
-        request = self._requests.next_after_last()
-        if request:
-            generation, _ = self._requests.begin(_AHEAD, request, ours=True)
-            if generation:
-                self._scheduler.add(generation.sequence)
+        if request := self._requests.next_after_last():
+            self._requests.begin(_AHEAD, request, self._clock(), ours=True)
 
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
-        """Accept a request. One that can never run, or whose answer is known, ends at once in the events returned."""
-        self.cancel(_AHEAD)
-        generation, events = self._requests.begin(request_id, request)
-        if generation:
-            self._scheduler.add(generation.sequence)
-        self._count()
-        return events
+        """Accept a request; one that can never run, or whose answer is known, ends in the events returned."""
+        self._requests.cancel(_AHEAD)
+        return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
-        """End a request that nobody waits for any more; nothing where it has ended already."""
-        if request_id not in self._requests:
-            return []
-        events = self._requests.end(self._requests[request_id], "cancelled")
-        self._count()
-        return events
+        """End a request that nobody waits for any more; nothing if it has ended already."""
+        return self._counted(self._requests.cancel(request_id))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
-        """End every request: with the error, or as cancelled where there is none."""
-        events = self._requests.end_all(error)
-        self._count()
-        return events
+        """End every request: with the error, or as cancelled without one."""
+        return self._counted(self._requests.end_all(error))
 
     def reset(self, error: TurboPilotError) -> list[Emitted]:
-        """After an exception that nobody expected: end everything, and begin with an empty KV cache.
+        """After an unexpected exception, end everything and begin with an empty KV cache.
 
         Raises:
             ServeError: llama.cpp cannot make a new one.
@@ -150,29 +142,25 @@ class Engine:
         return events
 
     def close(self) -> None:
-        """Keep what is computed for the next start, where it is wished."""
-        for slot in self._scheduler.slots.idle():
-            cached = self._scheduler.slots.all[slot].cached
-            is_long = len(cached) >= WORTH_KEEPING
-            if self._store.keeps and is_long and not self._store.covers(cached):
+        """Keep prefixes for the next start, if the options say so."""
+        for slot in self._slots.idle() if self._store.keeps else ():
+            cached = self._slots.all[slot].cached
+            if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
                 self._store.put(cached, self._decoder.save(slot))
         self._store.close()
 
     def step(self) -> list[Emitted]:
         """Compute one batch and return what became certain by it."""
-        events = self._requests.expire()
+        events = self._requests.expire(self._clock())
         for admission in self._scheduler.admit():
             self._prepare(admission)
-        chunks = self._plan()
-        if chunks:
+        if chunks := self._plan():
             events += self._compute(chunks)
-        self._count()
-        return [(i, e) for i, e in events if i != _AHEAD]
+        return self._counted([(i, e) for i, e in events if i != _AHEAD])
 
     def _prepare(self, admission: Admission) -> None:
-        """Bring the beginning that the sequence shares with something computed into its slot."""
+        """Bring the prefix that the sequence shares with something computed into its slot."""
         s, decoder = admission.sequence, self._decoder
-        g = self._requests[s.id]
         # Before others are put there, for which it might have to go.
         state = None if admission.stored is None else self._store.get(admission.stored)
         for slot, tokens in admission.save:
@@ -188,33 +176,56 @@ class Engine:
             done = decoder.copy(admission.source, s.slot, s.n_past)
         if not (done and decoder.remove(s.slot, s.n_past)):
             decoder.remove(s.slot, 0)  # a recurrent state cannot be cut: begin anew
-            self._scheduler.slots.reset(s)
+            self._slots.reset(s)
         elif admission.stored is not None:
             self.metrics.restored_tokens += s.n_past
-        if g.is_ours:
+        if s.is_ours:
             return
-        g.began = now = self._clock()
-        g.n_cached = min(s.n_past, len(g.request.prompt))
-        self.metrics.queue_seconds.observe(max(0.0, now - g.submitted))
-        self.metrics.prompt_tokens += len(g.request.prompt)
-        self.metrics.cached_tokens += g.n_cached
+        s.began = now = self._clock()
+        s.n_cached = min(s.n_past, len(s.request.prompt))
+        self.metrics.queue_seconds.observe(max(0.0, now - s.submitted))
+        self.metrics.prompt_tokens += len(s.request.prompt)
+        self.metrics.cached_tokens += s.n_cached
 
     def _plan(self) -> list[Chunk]:
         """The next batch. After a failure, those that took part are tried one by one, to find the one at fault."""
-        suspect = self._recovery.suspect()
-        if suspect:
-            return self._scheduler.planner.plan_alone(suspect)
-        self._guessing.give(self._scheduler.running)
-        n = self._decoder.n_batch
-        return self._scheduler.planner.plan(
-            self._pace.prompt_budget(n, somebody_waits=True),
-            self._pace.prompt_budget(n, somebody_waits=False),
-        )
+        for s in self._slots.running:
+            if s.is_suspect:
+                return self._planner.plan_alone(s)
+        self._draft()
+        return self._planner.plan()
+
+    def _draft(self) -> None:
+        """Set `draft` of each sequence whose next token the step may choose; empty that of the others.
+
+        What repeats in the text and in earlier completions comes first, the draft model second. Sequences with cells of
+        their own are computed together only as far as they have equally many tokens, and what is over takes a pass of
+        its own: there only one that runs alone gets a draft.
+        """
+        running = self._slots.running
+        if self._requests.drafter:
+            self._requests.drafter.cost = self._planner.draft_cost
+        only_alone = self._decoder.n_cells > self._decoder.n_ctx
+        wanted: dict[int, Wanted] = {}
+        for s in running:
+            s.draft = []
+            left = s.request.max_tokens - s.n_generated - 1
+            if len(running) > 1 and only_alone:
+                continue
+            if not s.drafting or s.n_pending > self._decoder.n_batch or left < 1:
+                continue
+            s.draft = s.drafting.guess(left)
+            if not s.draft and s.generates and self._draft_model:
+                wanted[s.slot] = Wanted(s.tokens, s.drafting.allowed(left))
+        if wanted and self._draft_model:
+            began = self._clock()
+            found = self._draft_model.guess(wanted)
+            self._planner.observe_drafts(sum(map(len, found.values())), self._clock() - began)
+            for s in running:
+                s.draft = found.get(s.slot, s.draft)
 
     def _compute(self, chunks: list[Chunk]) -> list[Emitted]:
-        batch = [
-            item for c in chunks for item in c.items(not self._requests[c.sequence.id].only_warms)
-        ]
+        batch = [item for c in chunks for item in c.items()]
         began = self._clock()
         try:
             rows = self._decoder.decode(batch)
@@ -223,7 +234,7 @@ class Engine:
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
             return self._recovery.survive(chunks, e)
         now = self._clock()
-        self._pace.observe(len(batch), now - began, n_sequences=len(chunks))
+        self._planner.observe(len(batch), now - began, n_sequences=len(chunks))
         m = self.metrics
         m.steps += 1
         m.batch_tokens += len(batch)
@@ -232,53 +243,49 @@ class Engine:
         events: list[Emitted] = []
         row = 0
         for c in chunks:
-            g = self._requests[c.sequence.id]
-            self._scheduler.computed(c.sequence, c.stop)
-            scored = c.n_scored
-            if scored or (g.request.scores_prompt and c.start == 0):
-                events.append(
-                    (c.sequence.id, g.score(rows[row : row + scored], c.start, self._decoder))
-                )
-                row += scored
-            if c.is_last and g.only_warms:
-                events += self._requests.end(g, "length")
-            elif c.is_last:
-                n = 1 + c.n_draft
-                events += self._advance(g, c, rows[row : row + n], now)
+            s, n = c.sequence, c.n_scored
+            self._slots.computed(s, c.stop)
+            if n or (s.request.scores_prompt and c.start == 0):
+                events.append((s.id, s.score(rows[row : row + n], c.start, self._decoder)))
                 row += n
-            if c.is_last:
-                self._recovery.acquit(c.sequence)
+            if not c.is_last:
+                continue
+            s.is_suspect = False
+            if s.only_warms:
+                events += self._requests.end(s, "length")
+            else:
+                events += self._advance(c, rows[row : row + 1 + c.n_draft], now)
+                row += 1 + c.n_draft
         return events
 
-    def _advance(self, g: Generation, c: Chunk, rows: Logits, now: float) -> list[Emitted]:
-        """Choose a sequence's next tokens, and forget the guesses that were wrong."""
-        s = g.sequence
-        since, before = g.last_at if g.first_at is not None else None, g.n_generated
+    def _advance(self, c: Chunk, rows: Logits, now: float) -> list[Emitted]:
+        """Choose a sequence's next tokens, and forget the draft tokens that were wrong."""
+        s = c.sequence
+        since, before = s.last_at if s.first_at is not None else None, s.n_generated
         try:
-            advance = g.advance(
-                rows, s.draft[: c.n_draft], self._decoder, now, self._requests.learn
-            )
-        except TurboPilotError as e:  # logits that are no numbers, a grammar that leaves no token
-            return self._recovery.lose(g, e)
-        self._scheduler.computed(s, c.stop + advance.n_right)
-        if advance.n_right < c.n_draft:
+            deltas, n_right = s.advance(rows, self._decoder, now, self._requests.learn)
+        except TurboPilotError as e:  # NaN in the logits, a grammar that leaves no token
+            return self._recovery.lose(s, e)
+        self._slots.computed(s, c.stop + n_right)
+        if n_right < c.n_draft:
             self._decoder.remove(s.slot, s.n_past)
         self.metrics.drafted_tokens += c.n_draft
-        self.metrics.accepted_tokens += advance.n_right
-        self._requests.count_tokens(g, g.n_generated - before, since, now)
-        events: list[Emitted] = [(s.id, delta) for delta in advance.deltas]
-        return events + (self._requests.end(g, advance.ended) if advance.ended else [])
+        self.metrics.accepted_tokens += n_right
+        self._requests.count_tokens(s, s.n_generated - before, since, now)
+        events: list[Emitted] = [(s.id, delta) for delta in deltas]
+        return events + (self._requests.end(s, s.ended) if s.ended else [])
 
-    def _count(self) -> None:
-        """How things stand, for whoever looks."""
+    def _counted(self, events: list[Emitted]) -> list[Emitted]:
+        """The same events, when the gauges are up to date."""
         m, scheduler = self.metrics, self._scheduler
-        m.running, m.waiting = len(scheduler.running), scheduler.n_waiting
+        m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting takes longer than a step may
-            m.used_cells = scheduler.slots.used_cells()
+            m.used_cells = self._slots.used_cells()
         m.stored_bytes = self._store.n_bytes
+        return events
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the books do not balance; for tests and when idle."""
+        """Raise AssertionError if the books do not balance; for tests and when idle."""
         self._scheduler.check_integrity()
         self._requests.check_integrity()
         if not self.has_work:

@@ -1,20 +1,28 @@
-"""Computed prefixes that lost their place in the KV cache: kept in RAM, and on disk across restarts.
+"""Prefixes that lost their place in the KV cache: kept in RAM, and on disk across restarts.
 
 A prefix comes back at the speed of memory, some thousand times faster than it was computed. Files hold what the
-user's code became in the model, and its tokens: they are the user's alone to read.
+user's code became in the model, and its tokens: only the user may read them. One file is:
+
+    magic (8 bytes) · identity (16 ASCII) · number of tokens, bytes of the state (8 bytes each, little-endian)
+    · SHA-256 of what follows (32 bytes) · tokens (4 bytes each) · state
+
+llama.cpp trusts a state's bytes, so a damaged file must never reach it: the digest is checked first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
 from serve.engine.prefix_tree import PrefixTree
+from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
@@ -23,6 +31,8 @@ SUFFIX = ".prefix"
 # A document that is edited leaves a prefix behind each time, the same but for its end. So few tokens are computed anew
 # in less time than the room is worth.
 FEW = 32
+_MAGIC = b"TPKV\0\0\0\1"
+_HEAD = struct.Struct("<8s16sQQ32s")
 
 
 @dataclass(slots=True)
@@ -40,7 +50,7 @@ class _Entry:
 
 
 class PrefixStore:
-    """The least recently used prefix goes where there is no room.
+    """Drops the least recently used prefix if there is no room.
 
     Args:
         max_bytes: RAM for all of them; on disk they may take as much. 0 keeps nothing.
@@ -52,7 +62,7 @@ class PrefixStore:
         self.max_bytes = max_bytes
         self.n_bytes = 0
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._folder = folder if max_bytes else None  # where nothing is kept, no file is touched
+        self._folder = folder if max_bytes else None  # if nothing is kept, no file is touched
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_key = 0
@@ -68,30 +78,30 @@ class PrefixStore:
         return len(self._entries)
 
     def longest(self, tokens: list[int]) -> tuple[int, int] | None:
-        """(How many tokens the best one shares, its key)."""
+        """Return (how many tokens the best prefix shares, its key); None if nothing begins alike."""
         for n, keys in self._tree.match(tokens):
             return n, max(keys)
         return None
 
     def covers(self, tokens: list[int]) -> bool:
-        """Whether all of these tokens are kept already."""
+        """Return whether all of these tokens are kept already."""
         best = self.longest(tokens)
         return best is not None and best[0] == len(tokens)
 
     def put(self, tokens: Sequence[int], state: bytes) -> None:
-        """Keep a prefix; those that it contains but for a few tokens go, and the oldest where there is no room."""
+        """Keep a prefix; those that it contains but for a few tokens go, and the oldest if there is no room."""
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
         for n, keys in list(self._tree.match(tokens)):
             for key in keys:
                 if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
-                    self._drop(key)
+                    self.drop(key)
         self._add(_Entry(tuple(tokens), state))
 
     def get(self, key: int) -> bytes | None:
-        """A prefix's state; None where it has gone, or its file is damaged."""
+        """Return a prefix's state; None if it was dropped, or its file is damaged."""
         entry = self._entries.get(key)
-        if entry is None:  # gone since it was looked up
+        if entry is None:  # dropped since it was looked up
             return None
         self._entries.move_to_end(key)
         if not entry.state and entry.file:
@@ -99,16 +109,17 @@ class PrefixStore:
                 entry.state = read_prefix(entry.file, self._identity)
             except (OSError, ValueError) as e:
                 log.warning("%s: not used: %s", entry.file, e)
-                self._drop(key)
+                self.drop(key)
                 return None
             self.n_bytes += len(entry.state)
             self._shrink(keep=key)
         return entry.state
 
     def drop(self, key: int) -> None:
-        """Forget a prefix that turned out to be of no use; harmless where it has gone."""
-        if key in self._entries:
-            self._drop(key)
+        """Forget a prefix; harmless if that has happened already."""
+        if entry := self._entries.pop(key, None):
+            self._tree.remove(key)
+            self.n_bytes -= entry.n_bytes
 
     def close(self) -> None:
         """Write what is in RAM, the newest first, and delete the files that no longer belong to the set."""
@@ -162,9 +173,58 @@ class PrefixStore:
             oldest = next((k for k in self._entries if k != keep), None)
             if oldest is None:
                 return
-            self._drop(oldest)
+            self.drop(oldest)
 
-    def _drop(self, key: int) -> None:
-        entry = self._entries.pop(key)
-        self._tree.remove(key)
-        self.n_bytes -= entry.n_bytes
+
+def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:
+    """Write a file that appears whole or not at all, and that its owner alone can read.
+
+    Raises:
+        OSError, TurboPilotError: it cannot be written.
+    """
+    ids = struct.pack(f"<{len(tokens)}i", *tokens)
+    digest = hashlib.sha256(ids)
+    digest.update(state)
+    head = _HEAD.pack(_MAGIC, identity.encode("ascii"), len(tokens), len(state), digest.digest())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with replacing(path, shared=True) as part, os.fdopen(os.open(part, flags, 0o600), "wb") as f:
+        f.write(head)
+        f.write(ids)
+        f.write(state)
+
+
+def read_tokens(path: Path, identity: str) -> tuple[int, ...]:
+    """Read the tokens alone.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file, another model's, or truncated.
+    """
+    with path.open("rb") as f:
+        n_tokens, _, _ = _read_head(f, path, identity)
+        return struct.unpack(f"<{n_tokens}i", f.read(4 * n_tokens))
+
+
+def read_prefix(path: Path, identity: str) -> bytes:
+    """Read the state and check the whole file's digest. Raises as `read_tokens` does."""
+    with path.open("rb") as f:
+        n_tokens, _, wanted = _read_head(f, path, identity)
+        ids = f.read(4 * n_tokens)
+        state = f.read()
+    digest = hashlib.sha256(ids)
+    digest.update(state)
+    if digest.digest() != wanted:
+        raise ValueError("it is damaged")
+    return state
+
+
+def _read_head(f: BinaryIO, path: Path, identity: str) -> tuple[int, int, bytes]:
+    data = f.read(_HEAD.size)
+    if len(data) < _HEAD.size:
+        raise ValueError("it is cut off")
+    magic, owner, n_tokens, n_state, digest = _HEAD.unpack(data)
+    if magic != _MAGIC or owner != identity.encode("ascii"):
+        raise ValueError("it is no prefix of this model")
+    if path.stat().st_size != _HEAD.size + 4 * n_tokens + n_state:
+        raise ValueError("it is cut off")
+    return n_tokens, n_state, digest

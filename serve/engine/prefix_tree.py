@@ -1,4 +1,4 @@
-"""A radix tree over token sequences: who begins like this, and for how long. Pure.
+"""A radix tree over token sequences: which of them begin alike, and for how long.
 
 Each holder (a slot of the KV cache, a prefix in RAM or on disk) has one sequence. Nodes carry runs of tokens,
 so that a walk costs a comparison of list slices for each branching, not a step for each token.
@@ -37,7 +37,7 @@ class _Node(Generic[H]):
 
 
 class PrefixTree(Generic[H]):
-    """Sequences by their holders."""
+    """The sequences of all holders."""
 
     def __init__(self) -> None:
         self._root: _Node[H] = _Node([], None)
@@ -50,7 +50,7 @@ class PrefixTree(Generic[H]):
         return holder in self._ends
 
     def insert(self, holder: H, tokens: Sequence[int]) -> None:
-        """Give a holder a sequence; the one that it had is forgotten. An empty one is not kept."""
+        """Give a holder a sequence, instead of the one that it had. An empty one is not kept."""
         self.remove(holder)
         if not tokens:
             return
@@ -71,7 +71,7 @@ class PrefixTree(Generic[H]):
         self._ends[holder] = node
 
     def remove(self, holder: H) -> None:
-        """Forget a holder; harmless where it has nothing."""
+        """Forget a holder; harmless if it has nothing."""
         node: _Node[H] | None = self._ends.pop(holder, None)
         while node and node.parent:
             node.holders.discard(holder)
@@ -83,7 +83,7 @@ class PrefixTree(Generic[H]):
             node = parent
 
     def _join(self, node: _Node[H]) -> None:
-        """Undo a split that nobody needs any more."""
+        """Undo a split that is not needed any more."""
         (child,) = node.children.values()
         if child.holders == node.holders:  # so nobody's sequence ends at the node
             node.tokens = node.tokens + child.tokens
@@ -95,10 +95,7 @@ class PrefixTree(Generic[H]):
                     self._ends[holder] = node
 
     def match(self, tokens: Sequence[int]) -> Iterator[tuple[int, frozenset[H]]]:
-        """Who begins like `tokens`: (how many tokens, holders), the longest first.
-
-        A holder comes once, with the longest beginning that it shares.
-        """
+        """Yield (how many tokens they share with `tokens`, holders), the longest prefix first; each holder once."""
         wanted = list(tokens)
         found: list[tuple[int, _Node[H]]] = []
         node, depth = self._root, 0

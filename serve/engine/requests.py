@@ -1,4 +1,4 @@
-"""The book of requests under way: how they begin, and the one way out. Pure: the clock is handed in."""
+"""The book of requests that have begun and not ended: how they begin, and the one way out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from serve.decoder import Decoder
 from serve.drafting import Drafter
 from serve.engine.answer_cache import KnownTokens
-from serve.engine.generation import Generation
+from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import (
@@ -23,7 +23,6 @@ from serve.request import (
     Usage,
 )
 from serve.sampling import Sampler, seed_sequence
-from serve.text import TextStream
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -44,31 +43,32 @@ class Requests:
 
     Args:
         decoder: the model.
-        clock: seconds, from any start.
+        scheduler: runs them.
+        metrics: counts tokens and ends.
         random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
-        guesses: whether they guess tokens ahead.
-        leave: called with the sequence of each request that ends after `begin` returned it.
-        metrics: where ends are counted.
+        drafts: whether they propose tokens ahead.
+        on_end: called with each that ends.
     """
 
     def __init__(
         self,
         decoder: Decoder,
-        clock: Callable[[], float],
+        scheduler: Scheduler,
+        metrics: EngineMetrics,
         *,
         random_seed: int | None,
-        guesses: bool,
-        leave: Callable[[Sequence], None],
-        metrics: EngineMetrics,
+        drafts: bool,
+        on_end: Callable[[Sequence], None],
     ) -> None:
-        self._decoder, self._clock, self._leave, self._metrics = decoder, clock, leave, metrics
-        self._under_way: dict[int, Generation] = {}
+        self._decoder, self._scheduler, self._metrics = decoder, scheduler, metrics
+        self._on_end = on_end
+        self._under_way: dict[int, Sequence] = {}
         self._named: dict[str, int] = {}
         self._known = KnownTokens()
-        self._last: Generation | None = None  # the suggestion that somebody looks at now
-        self._drafter = (
+        self._last: Sequence | None = None  # the completion that somebody looks at now
+        self.drafter = (
             Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
-            if guesses and decoder.can_cut
+            if drafts and decoder.can_cut
             else None
         )
         entropy = None if random_seed is None else random_seed % 2**64
@@ -77,20 +77,17 @@ class Requests:
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._under_way
 
-    def __getitem__(self, request_id: int) -> Generation:
-        return self._under_way[request_id]
-
     def __len__(self) -> int:
         return len(self._under_way)
 
     def begin(
-        self, request_id: int, request: GenerationRequest, *, ours: bool = False
-    ) -> tuple[Generation | None, list[Emitted]]:
-        """Accept a request, or begin one of ours that nobody asked for.
+        self, request_id: int, request: GenerationRequest, now: float, *, ours: bool = False
+    ) -> list[Emitted]:
+        """Accept a request, or begin one that nobody asked for.
 
         Returns:
-            It, if something is to be computed for it; and the events that are certain at once: the end of a request
-            that it supersedes, a refusal, the tokens that are known to follow.
+            What is certain at once: the end of a request that it supersedes, a refusal, the tokens that are known to
+            follow.
         """
         events: list[Emitted] = []
         name = request.supersedes
@@ -98,21 +95,22 @@ class Requests:
             events += self.end(self._under_way[earlier], "cancelled", how="superseded")
         try:
             self._check(request)
-            g = self._make(request_id, request)
-            g.is_ours = ours
+            s = self._make(request_id, request, now, ours)
         except TurboPilotError as e:
             self._metrics.finish("error")
             refusal = Finished("error", Usage(len(request.prompt), 0), e)
-            return None, [*events, (request_id, refusal)]
-        self._under_way[request_id] = g
+            return [*events, (request_id, refusal)]
+        self._under_way[request_id] = s
         if name:
             self._named[name] = request_id
-        events += self._replay(g)
-        g.is_scheduled = request_id in self._under_way
-        return (g if g.is_scheduled else None), events
+        events += self._replay(s)
+        if not s.ended:
+            s.is_scheduled = True
+            self._scheduler.add(s)
+        return events
 
     def _check(self, request: GenerationRequest) -> None:
-        """Raise where it can never run."""
+        """Raise InvalidRequest if it can never run."""
         if len(request.prompt) + request.max_tokens > self._decoder.n_ctx:
             raise ContextLengthExceeded(
                 f"the prompt ({len(request.prompt)} tokens) and max_tokens ({request.max_tokens}) do not "
@@ -123,134 +121,119 @@ class Requests:
         if not all(0 <= t < self._decoder.n_vocab for t in request.prompt):
             raise InvalidRequest("the prompt holds ids outside the vocabulary", param="prompt")
 
-    def _make(self, request_id: int, request: GenerationRequest) -> Generation:
+    def _make(
+        self, request_id: int, request: GenerationRequest, now: float, ours: bool
+    ) -> Sequence:
         sampling = request.sampling
         if sampling.seed is None:
             (seed,) = self._seeds.spawn(1)
         else:
             seed = seed_sequence(sampling.seed, sampling.stream)
         constraint = self._decoder.constraint(sampling.grammar) if sampling.grammar else None
-        warms = request.max_tokens == 0
-        n_reserved = len(request.prompt) + request.max_tokens
-        draft = None
-        if self._drafter and not warms:
-            draft = self._drafter.begin(request.prompt, request.context)
-        return Generation(
-            request=request,
-            sequence=Sequence(
-                request_id,
-                list(request.prompt),
-                n_reserved,
-                idles=warms and not request.scores_prompt,
-                n_scored=len(request.prompt) - 1 if request.scores_prompt else 0,
-            ),
-            sampler=Sampler(sampling, seed, constraint=constraint, vocab=self._decoder),
-            text=TextStream(request.stop),
-            draft=draft,
-            submitted=self._clock(),
-        )
+        drafting = None
+        if self.drafter and request.max_tokens:
+            drafting = self.drafter.begin(request.prompt, request.context)
+        sampler = Sampler(sampling, seed, constraint=constraint, vocab=self._decoder)
+        return Sequence(request_id, request, sampler, drafting, now, ours)
 
-    def _replay(self, g: Generation) -> list[Emitted]:
+    def _replay(self, s: Sequence) -> list[Emitted]:
         """Take the tokens that are known to follow; perhaps they are all that is wanted."""
         events: list[Emitted] = []
-        if g.only_warms or not g.follows_from_tokens:
+        if s.only_warms or not s.follows_from_tokens:
             return events
-        while (token := self._known.next(g.name, len(g.sequence.tokens))) is not None:
-            taken = g.take(token, None, self._decoder, g.submitted)
-            if taken.delta:
-                events.append((g.sequence.id, taken.delta))
-            if taken.ended:
-                g.n_cached = len(g.request.prompt)
-                events += self.end(g, taken.ended)
+        while (token := self._known.next(s.name, len(s.tokens))) is not None:
+            if delta := s.take(token, None, self._decoder, s.submitted):
+                events.append((s.id, delta))
+            if s.ended:
+                s.n_cached = len(s.request.prompt)
+                events += self.end(s, s.ended)
                 break
-        self._metrics.known_tokens += 0 if g.is_ours else g.n_generated
-        self.count_tokens(g, g.n_generated, None, g.submitted)
+        self._metrics.known_tokens += 0 if s.is_ours else s.n_generated
+        self.count_tokens(s, s.n_generated, None, s.submitted)
         return events
-
-    def price_guesses(self, cost: float) -> None:
-        """What a guessed token costs from now on, in steps."""
-        if self._drafter:
-            self._drafter.cost = cost
 
     @property
     def can_look_ahead(self) -> bool:
-        """Whether there is a suggestion that could be taken, and room to go on after it."""
+        """Whether there is a completion that could be accepted."""
         return self._last is not None
 
     def next_after_last(self) -> GenerationRequest | None:
-        """What is asked for next if the last suggestion is taken as it is; once."""
+        """What is asked for next if the last completion is accepted as it is; once."""
         last, self._last = self._last, None
-        if last is None:
+        if last is None or len(last.tokens) + last.request.max_tokens > self._decoder.n_ctx:
             return None
-        prompt, n = tuple(last.sequence.tokens), last.request.max_tokens
-        if len(prompt) + n > self._decoder.n_ctx:
-            return None
-        return GenerationRequest(prompt, n, sampling=last.request.sampling)
+        return GenerationRequest(
+            tuple(last.tokens), last.request.max_tokens, sampling=last.request.sampling
+        )
 
-    def learn(self, g: Generation, token: int) -> None:
-        """`token` was computed to follow the sequence of `g`."""
-        if g.follows_from_tokens:
-            self._known.learn(g.name, len(g.sequence.tokens), token)
+    def learn(self, s: Sequence, token: int) -> None:
+        """Remember that `token` follows the sequence."""
+        if s.follows_from_tokens:
+            self._known.learn(s.name, len(s.tokens), token)
 
-    def count_tokens(self, g: Generation, n_new: int, since: float | None, now: float) -> None:
-        """`n_new` tokens came; the one before them at `since`, or they are the first."""
-        if g.is_ours:
+    def count_tokens(self, s: Sequence, n_new: int, since: float | None, now: float) -> None:
+        """Count `n_new` tokens; the one before them came at `since`, or they are the first."""
+        if s.is_ours:
             self._metrics.ahead_tokens += n_new
             return
         self._metrics.generated_tokens += n_new
         if n_new and since is None:
-            self._metrics.first_token_seconds.observe(max(0.0, now - g.submitted))
+            self._metrics.first_token_seconds.observe(max(0.0, now - s.submitted))
         elif since is not None:
             for _ in range(n_new):
                 self._metrics.token_seconds.observe(max(0.0, now - since) / n_new)
 
-    def expire(self) -> list[Emitted]:
-        """End those whose time is over."""
-        now = self._clock()
+    def expire(self, now: float) -> list[Emitted]:
+        """End those whose deadline has passed."""
         events: list[Emitted] = []
-        for g in [g for g in self._under_way.values() if g.is_late(now)]:
-            if g.n_generated:
-                events += self.end(g, "length", last_text=g.text.finish(), how="deadline")
+        for s in [s for s in self._under_way.values() if s.is_late(now)]:
+            if s.n_generated:
+                events += self.end(s, "length", last_text=s.text.finish(), how="deadline")
             else:
                 error = DeadlineExceeded(
-                    f"nothing could be generated within {g.request.deadline:g} s",
+                    f"nothing could be generated within {s.request.deadline:g} s",
                     hint="the server is busy: try again, or allow more time",
                 )
-                events += self.end(g, "error", error, how="deadline")
+                events += self.end(s, "error", error, how="deadline")
         return events
+
+    def cancel(self, request_id: int) -> list[Emitted]:
+        """End a request that nobody waits for any more; nothing if it has ended already."""
+        s = self._under_way.get(request_id)
+        return self.end(s, "cancelled") if s else []
 
     def end(
         self,
-        g: Generation,
+        s: Sequence,
         reason: FinishReason,
         error: TurboPilotError | None = None,
         *,
         last_text: str = "",
         how: str = "",
     ) -> list[Emitted]:
-        """The one way out for a request that has begun."""
-        s = g.sequence
+        """End a request that has begun: the one way out."""
         del self._under_way[s.id]
-        if self._named.get(g.request.supersedes) == s.id:
-            del self._named[g.request.supersedes]
-        if g.is_scheduled:
-            self._leave(s)
-        if g.draft:
-            g.draft.end()
-        if g.is_ours:
+        if self._named.get(s.request.supersedes) == s.id:
+            del self._named[s.request.supersedes]
+        if s.is_scheduled:
+            self._scheduler.remove(s)
+        if s.drafting:
+            s.drafting.end()
+        self._on_end(s)
+        if s.is_ours:
             return []
         self._metrics.finish(how or reason)
-        if reason in ("stop", "length") and g.n_generated and g.follows_from_tokens:
-            self._last = g
+        if reason in ("stop", "length") and s.n_generated and s.follows_from_tokens:
+            self._last = s
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []
-        return [*events, (s.id, Finished(reason, g.usage, error, g.text.stop_string))]
+        return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]
 
     def end_all(self, error: TurboPilotError | None) -> list[Emitted]:
-        """End everything: with the error, or as cancelled where there is none."""
+        """End everything: with the error, or as cancelled without one."""
         reason: FinishReason = "error" if error else "cancelled"
-        return [e for g in tuple(self._under_way.values()) for e in self.end(g, reason, error)]
+        return [e for s in tuple(self._under_way.values()) for e in self.end(s, reason, error)]
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the books do not balance."""
+        """Raise AssertionError if the books do not balance."""
         assert all(i in self._under_way for i in self._named.values())
-        assert all(g.is_scheduled for g in self._under_way.values())
+        assert all(s.is_scheduled for s in self._under_way.values())

@@ -1,35 +1,98 @@
-"""A request's tokens and how far they are computed. Values only."""
+"""One request in the engine: its tokens, how the next is chosen, and what is certain of its text."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from serve.decoder import Decoder, Logits
+from serve.drafting import Draft
+from serve.engine.answer_cache import chain, chain_all
+from serve.request import (
+    ChosenToken,
+    FinishReason,
+    GenerationRequest,
+    PromptScored,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+from serve.sampling import Sampler, logprobs
+from serve.text import TextStream
 
 WAITING = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
-    """A request's place in the KV cache.
+    """One request, and its place in the KV cache.
 
     Attributes:
         id: the request's.
+        request: what is asked for.
+        sampler: chooses its tokens.
+        drafting: proposes tokens ahead; None proposes nothing.
+        submitted: the clock when it came.
+        is_ours: nobody asked for it: only the answer cache learns from it.
+        text: the bytes of its tokens, and what may be shown of them.
         tokens: prompt, then what was generated.
-        n_reserved: cells it may need in all.
+        name: of the tokens, in the answer cache.
         idles: it only warms the cache, and gets what the others leave.
-        n_scored: logits are wanted after each of its first so many tokens, which judge the next.
         slot: where it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
-        draft: guesses of what follows `tokens`, to be computed with the last of them.
+        is_suspect: whether it took part in a batch that failed, and has not been computed alone since.
+        draft: draft tokens after `tokens`, to be computed with the last of them.
+        n_cached: prompt tokens that were in the KV cache.
+        n_drafted, n_accepted: draft tokens that were computed, and that were right.
+        n_judged: prompt tokens whose log probabilities were reported.
+        began: the clock when it began to run.
+        first_at, last_at: the clock at its first and its last token.
+        has_line: whether a line has been completed.
+        is_scheduled: whether the scheduler has it.
+        ended: why it needs no more tokens.
     """
 
     id: int
-    tokens: list[int]
-    n_reserved: int
-    idles: bool = False
-    n_scored: int = 0
+    request: GenerationRequest
+    sampler: Sampler
+    drafting: Draft | None = None
+    submitted: float = 0.0
+    is_ours: bool = False
+    text: TextStream = field(init=False)
+    tokens: list[int] = field(init=False)
+    name: int = field(init=False)
+    idles: bool = field(init=False)
     slot: int = WAITING
     n_past: int = 0
+    is_suspect: bool = False
     draft: list[int] = field(default_factory=list)
+    n_cached: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    n_judged: int = 0
+    began: float | None = None
+    first_at: float | None = None
+    last_at: float = 0.0
+    has_line: bool = False
+    is_scheduled: bool = False
+    ended: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        self.text = TextStream(self.request.stop)
+        self.tokens = list(self.request.prompt)
+        self.name = chain_all(self.request.prompt)
+        self.idles = self.only_warms and not self.request.scores_prompt
+
+    @property
+    def n_reserved(self) -> int:
+        """Cells that it may need in all."""
+        return len(self.request.prompt) + self.request.max_tokens
+
+    @property
+    def n_scored(self) -> int:
+        """How many of its first tokens need logits, which judge the next."""
+        return len(self.request.prompt) - 1 if self.request.scores_prompt else 0
 
     @property
     def n_pending(self) -> int:
@@ -40,3 +103,151 @@ class Sequence:
     def generates(self) -> bool:
         """Whether one more token's computation gives the next."""
         return self.n_pending == 1
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens after the prompt."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def only_warms(self) -> bool:
+        """Whether no token is wanted, only a warm cache."""
+        return self.request.max_tokens == 0
+
+    @property
+    def follows_from_tokens(self) -> bool:
+        """Whether its next token is a function of those before it, and nothing else is asked about it."""
+        return self.request.sampling.is_plain_greedy and self.request.n_logprobs is None
+
+    @property
+    def usage(self) -> Usage:
+        """Its token counts and times so far. A clock that jumps makes no time negative."""
+        prompt_seconds = predict_seconds = 0.0
+        if self.began is not None and self.first_at is not None:
+            prompt_seconds = max(0.0, self.first_at - self.began)
+            predict_seconds = max(0.0, self.last_at - self.first_at)
+        return Usage(
+            len(self.request.prompt),
+            self.n_generated,
+            self.n_cached,
+            self.n_drafted,
+            self.n_accepted,
+            prompt_seconds,
+            predict_seconds,
+        )
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        deadline = self.request.deadline
+        return deadline is not None and now - self.submitted >= deadline
+
+    def advance(
+        self,
+        rows: Logits,
+        decoder: Decoder,
+        now: float,
+        learn: Callable[[Sequence, int], None],
+    ) -> tuple[list[TextDelta], int]:
+        """Choose the next tokens: one, and one more for each draft token that turns out right.
+
+        Each is chosen as if there had been no draft, so drafts change nothing but the time. Sets `ended` at the last.
+
+        Args:
+            rows: logits after the last token, and after each computed draft token: (1 + drafted, n_vocab).
+            decoder: for the tokens' bytes.
+            now: the clock.
+            learn: called with each token before it is taken.
+
+        Returns:
+            What became certain of the text, and how many draft tokens were right.
+
+        Raises:
+            DecoderFailed: logits are NaN or infinite.
+        """
+        n_drafted, n_right = len(rows) - 1, 0
+        deltas = []
+        for i, logits in enumerate(rows):
+            token = self.sampler.pick(logits, self.tokens)
+            self.sampler.accept(token)
+            learn(self, token)
+            if delta := self.take(token, logits, decoder, now):
+                deltas.append(delta)
+            if i == n_drafted or token != self.draft[i] or decoder.is_eog(token):
+                break
+            n_right += 1
+            if self.ended:
+                break
+        if self.drafting:
+            self.drafting.result(n_drafted, n_right)
+        self.n_drafted += n_drafted
+        self.n_accepted += n_right
+        return deltas, n_right
+
+    def score(self, rows: Logits, start: int, decoder: Decoder) -> PromptScored:
+        """Judge the prompt's tokens after `start`; the first token comes before the second, unjudged.
+
+        Args:
+            rows: logits after token `start` and those behind it: (n, n_vocab).
+            start: the first token that was computed.
+            decoder: for the tokens' bytes.
+        """
+        prompt, n = self.request.prompt, self.request.n_logprobs or 0
+        judged = []
+        if not self.n_judged:
+            first = TokenLogprob(prompt[0], decoder.piece(prompt[0]), math.nan)
+            judged.append(ChosenToken(first, ()))
+            self.n_judged = 1
+        # What was reported before the KV cache was lost is not reported again.
+        for row in rows[self.n_judged - start - 1 :]:
+            judged.append(logprobs(row, prompt[self.n_judged], n, decoder.piece))
+            self.n_judged += 1
+        return PromptScored(tuple(judged))
+
+    def take(
+        self, token: int, logits: Logits | None, decoder: Decoder, now: float
+    ) -> TextDelta | None:
+        """Add a token, or end with it and set `ended`.
+
+        Args:
+            token: chosen, or known to follow.
+            logits: those that it was chosen from, for log probabilities.
+            decoder: for the token's bytes.
+            now: the clock.
+
+        Returns:
+            What became certain of the text, if anything.
+        """
+        chosen: tuple[ChosenToken, ...] = ()
+        if self.request.n_logprobs is not None and logits is not None:
+            chosen = (logprobs(logits, token, self.request.n_logprobs, decoder.piece),)
+        if decoder.is_eog(token):
+            self.ended, chosen, text = "stop", (), self.text.finish()
+        else:
+            data = decoder.piece(token)
+            self._append(token, data, now)
+            text = self.text.feed(data)
+            if self.text.stopped:
+                self.ended = "stop"
+            elif self.n_generated >= self.request.max_tokens or self._has_no_time(now):
+                self.ended = "length"
+                text += self.text.finish()
+        return TextDelta(text, chosen) if text or chosen else None
+
+    def _append(self, token: int, data: bytes, now: float) -> None:
+        self.tokens.append(token)
+        self.name = chain(self.name, token)
+        if self.drafting:
+            self.drafting.append(token)
+        if self.first_at is None:
+            self.first_at = now
+        self.last_at = now
+        self.has_line = self.has_line or b"\n" in data
+
+    def _has_no_time(self, now: float) -> bool:
+        limit = self.request.predict_time
+        return (
+            limit is not None
+            and self.has_line
+            and self.first_at is not None
+            and now - self.first_at >= limit
+        )

@@ -1,7 +1,7 @@
-"""What each sequence of the KV cache holds. Pure.
+"""What each sequence of the KV cache holds.
 
 A slot keeps its tokens when its request ends: the next one that begins alike need not compute them again.
-Where all slots draw on one pool of cells, copies share them, and the books here say how many are really used.
+If all slots share one pool of cells, copies share cells, and the books here say how many are really used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Slot:
     """One sequence of the KV cache.
 
     Attributes:
-        running: whose it is now.
-        cached: the tokens that an idle slot still holds; a running one's are its sequence's.
+        running: the sequence that runs in it.
+        cached: the tokens that an idle slot still holds.
         last_used: the turn of its last admission; larger is later.
-        cells: names of the cells that it holds, where slots share a pool; copies have the same names.
+        cells: names of the cells that it holds, if slots share a pool; copies have the same names.
     """
 
     running: Sequence | None = None
@@ -37,7 +37,7 @@ class Slot:
 
 
 class Slots:
-    """All slots, and who begins like whom.
+    """All slots, and which of them begin alike.
 
     Args:
         n: how many.
@@ -46,7 +46,7 @@ class Slots:
 
     def __init__(self, n: int, *, pooled: bool) -> None:
         self.all = [Slot() for _ in range(n)]
-        self._pooled = pooled
+        self.pooled = pooled
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_cell = 0
         self._turn = 0
@@ -57,31 +57,31 @@ class Slots:
         return [s.running for s in self.all if s.running]
 
     def free(self) -> list[int]:
-        """Slots that nobody runs in."""
+        """Return the slots that nobody runs in."""
         return [i for i, s in enumerate(self.all) if not s.running]
 
     def idle(self) -> list[int]:
-        """Slots that run nothing but still hold tokens, the least recently used first."""
+        """Return the slots that run nothing but still hold tokens, the least recently used first."""
         held = [i for i in self.free() if self.all[i].cached]
         return sorted(held, key=lambda i: self.all[i].last_used)
 
     def shared(self, tokens: list[int]) -> dict[int, int]:
-        """How many tokens each slot has in common with these, the longest first; of a running one, all it will have."""
+        """Return how many of these tokens each slot holds, or will hold when it has run; the most first."""
         return {slot: n for n, slots in self._tree.match(tokens) for slot in sorted(slots)}
 
     def occupy(self, slot: int, sequence: Sequence, source: int | None) -> None:
-        """A sequence begins, with `n_past` tokens that were this slot's or are copied from `source`."""
+        """Begin a sequence, with `n_past` tokens that were this slot's or are copied from `source`."""
         self._turn += 1
         s, keep = self.all[slot], sequence.n_past
-        if self._pooled:
+        if self.pooled:
             s.cells = (self.all[source].cells if source is not None else s.cells)[:keep]
         s.running, s.cached, s.last_used = sequence, [], self._turn
         self._tree.insert(slot, sequence.tokens)
         sequence.slot = slot
-        self.grown(sequence)
+        self._grown(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """A sequence ends; what was computed of it stays."""
+        """End a sequence; what was computed of it stays."""
         s = self.all[sequence.slot]
         s.running, s.cached = None, sequence.tokens[: sequence.n_past]
         del s.cells[sequence.n_past :]
@@ -89,19 +89,23 @@ class Slots:
         sequence.slot = WAITING
 
     def forget(self, slot: int) -> None:
-        """An idle slot's cells hold nothing any more."""
+        """Note that an idle slot holds nothing any more."""
         self.all[slot].cached = []
         self.all[slot].cells = []
         self._tree.remove(slot)
 
     def reset(self, sequence: Sequence) -> None:
-        """Nothing of a running sequence is in the KV cache."""
+        """Note that nothing of a running sequence is in the KV cache."""
         sequence.n_past = 0
         self.all[sequence.slot].cells = []
 
-    def grown(self, sequence: Sequence) -> None:
-        """Tokens of a running sequence were computed, or taken back."""
-        if not self._pooled:
+    def computed(self, sequence: Sequence, n_past: int) -> None:
+        """Note how many tokens of a running sequence are in the KV cache: more than before, or fewer."""
+        sequence.n_past = n_past
+        self._grown(sequence)
+
+    def _grown(self, sequence: Sequence) -> None:
+        if not self.pooled:
             return
         cells = self.all[sequence.slot].cells
         more = sequence.n_past - len(cells)
@@ -112,22 +116,18 @@ class Slots:
             del cells[sequence.n_past :]
 
     def used_cells(self, cut: Mapping[int, int] = MappingProxyType({})) -> int:
-        """Cells that hold tokens.
-
-        Args:
-            cut: what it would be if these slots were cut to so many tokens.
-        """
-        if self._pooled:
+        """Count the cells that hold tokens, as if the slots in `cut` were cut to so many tokens."""
+        if self.pooled:
             held = (s.cells[: cut.get(i)] for i, s in enumerate(self.all))
             return len(set[int]().union(*held))
         return sum(min(s.n_held, cut.get(i, s.n_held)) for i, s in enumerate(self.all))
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where the books do not balance."""
+        """Raise AssertionError if the books do not balance."""
         for i, s in enumerate(self.all):
             if s.running:
                 assert s.running.slot == i
                 assert not s.cached
                 assert 0 <= s.running.n_past <= len(s.running.tokens) <= s.running.n_reserved
-            assert not self._pooled or len(s.cells) == s.n_held
+            assert not self.pooled or len(s.cells) == s.n_held
             assert (i in self._tree) == bool(s.running or s.cached)

@@ -1,9 +1,8 @@
-"""HTTP: the outermost shell. Knows nothing of models, and of the engine only the service before it.
+"""HTTP: the outermost shell.
 
 server, channel, shutdown   the socket, waitress's connections, the end
-app, routes                 the Flask application and its dialects
+app, views, respond         the Flask application, its routes, and how completions are answered
 security                    who may ask: keys, web pages, names of the server
 access, prompt_log          what the log says of a request
-fields, schemas, sampling_fields   JSON bodies → completions
-sse, errors, prometheus     what goes back
+errors, prometheus          what goes back beside answers
 """

@@ -1,4 +1,4 @@
-"""Each request's name, and its line in the log. Knows nothing of models or sockets."""
+"""Each request's id, and its line in the access log."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import time
 from flask import Flask, Response, g, request
 
 from serve.http.log_format import FIELDS, one_line, request_id
-from serve.models.generation import Generation
+from serve.runner.generation import Generation
 
 log = logging.getLogger("turbopilot.access")
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# What a client calls its request is shown in logs and sent back: nothing long, and nothing that cannot be seen.
+# A client's request id is logged and sent back, so it must be short and printable.
 _NAME = re.compile(r"[!-~]{1,128}")
 
 
 def choose_request_id(given: str) -> str:
-    """The client's name of a request, where it is short and printable; else a random one."""
+    """Return the client's id if it is short and printable, else a random one."""
     return given if _NAME.fullmatch(given) else secrets.token_hex(8)
 
 
 def count_tokens(generation: Generation) -> None:
-    """Have the present request's line in the log say what this cost."""
+    """Log the token counts of this generation with the current request."""
     g.generation = generation
 
 
 def register(app: Flask) -> None:
-    """Name each request before anything else looks at it, and log it when its answer has ended."""
+    """Give each request an id before anything else sees it, and log it when its answer has ended."""
 
     @app.before_request
     def begin() -> None:
@@ -40,7 +40,7 @@ def register(app: Flask) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        """Method, path, status, time, tokens: never a header (Authorization!), a query or a body."""
+        """Log method, path, status, time and tokens; never a header (Authorization!), query or body."""
         name: str = g.get("request_id", "")
         began: float = g.get("began", time.monotonic())
         generation: Generation | None = g.get("generation")

@@ -1,25 +1,23 @@
-"""The Flask app: routes, errors, access and its log put together. Knows nothing of sockets or llama.cpp."""
+"""The Flask application."""
 
 from __future__ import annotations
 
 from flask import Flask
 
-from serve.http import access, errors
-from serve.http.routes import copilot, description, generate, llama_cpp, openai, ops, tabby
-from serve.http.routes.common import ForClients
+from serve.http import access, errors, views
 from serve.http.security import hooks
-from serve.models.directory import Models
+from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 
 
 def create_app(
-    models: Models, defaults: Defaults | None = None, security: SecurityOptions | None = None
+    models: ModelPool, defaults: Defaults | None = None, security: SecurityOptions | None = None
 ) -> Flask:
-    """The WSGI application.
+    """Return the WSGI application.
 
     Args:
-        models: answer the completions.
-        defaults: for requests that do not say; None is the original TurboPilot's.
+        models: compute the completions.
+        defaults: for fields that a request leaves out; None is the original TurboPilot's.
         security: who may ask; None is every program of this machine.
     """
     defaults = defaults or Defaults()
@@ -30,15 +28,5 @@ def create_app(
     errors.register(app)
     access.register(app)  # first: what is refused is logged, too
     hooks.register(app, security)
-    models = ForClients(models)
-    for blueprint in (
-        openai.blueprint(models, defaults),
-        llama_cpp.blueprint(models, defaults),
-        generate.blueprint(models, defaults),
-        copilot.blueprint(request_id=security.copilot_request_id),
-        tabby.blueprint(models),
-        ops.blueprint(models),
-        description.blueprint(defaults),
-    ):
-        app.register_blueprint(blueprint)
+    views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
     return app

@@ -1,9 +1,8 @@
-"""waitress's connections as this server needs them. Knows nothing of Flask, models or engines.
+"""waitress's connections as this server needs them.
 
-A channel tells at once when its client has left, refuses in JSON, and does not wait for ever for a client
-that never reads, or never comes to the end of what it asks. A client that closes its sending side counts as one
-that left, as with nginx; so does none that waits behind `channel_request_lookahead` pipelined requests, until
-something is written to it.
+A channel reports at once when its client has left, refuses in JSON, and does not wait for ever for a client that never
+reads, or never ends its request. A client that closes its sending side counts as one that left, as with nginx. One
+that leaves behind `channel_request_lookahead` pipelined requests is noticed when something is written to it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNot
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
+from serve.api.dialect import json_bytes
 from serve.http.errors import Fault, error_body
 from serve.http.log_format import request_id
-from serve.http.sse import json_bytes
 
 # A refused body up to this size is received and thrown away, so that a client that sends before it reads
 # gets to see the answer instead of a broken connection. Larger ones are cut off.
 MAX_DISCARDED_BYTES = 2**30
-# A client that takes nothing of what waits for it for so many seconds has its connection closed. Until then
-# it may hold a thread: waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
+# Seconds after which the connection of a client that reads nothing is closed. Until then it may hold a thread:
+# waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
 STUCK_SECONDS = 30.0
-# A request must have come as a whole so many seconds after its first byte. Without that, a thousand clients that
-# send a byte a minute would hold all connections. One that has not begun is waitress's `channel_timeout`'s.
+# Seconds in which a request must arrive, from its first byte: else a thousand clients that send a byte a minute would
+# hold all connections. One that has not begun is waitress's `channel_timeout`'s.
 LATE_SECONDS = 30.0
 # Bytes of a chunked body that are parsed at a time. waitress cuts each chunk off the rest, so that 64 KiB of chunks
 # of one byte would take as long as copying gigabytes.
@@ -40,7 +39,7 @@ WHEN_GONE = "turbopilot.when_gone"
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """waitress's parser, which refuses where it would drop the connection, wait for ever or guess.
+    """waitress's parser, but it refuses instead of dropping the connection, waiting for ever or guessing.
 
     A body that is announced as too large is discarded; waitress would close while the client still sends.
     """
@@ -49,7 +48,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
     _discard = 0
 
     def received(self, data: bytes) -> int:
-        """Take what came; gives how much of it belonged to this request."""
+        """Take what came; return how much of it belonged to this request."""
         if self._discard:
             n = min(len(data), self._discard)
             self._discard -= n
@@ -77,7 +76,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         """Read the first line and the headers.
 
         Raises:
-            ParsingError: they are no HTTP, or leave open where the request ends.
+            ParsingError: they are not HTTP, or the request's end is ambiguous.
         """
         try:
             super().parse_header(header_plus)
@@ -92,7 +91,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """What waitress refuses before Flask sees it, as JSON in the caller's dialect."""
+    """Answers what waitress refuses before Flask sees it, as JSON in the caller's dialect."""
 
     def execute(self) -> None:
         """Write the answer."""
@@ -110,7 +109,7 @@ class Task(WSGITask):  # type: ignore[misc]
     """Gives the application WHEN_GONE."""
 
     def get_environment(self) -> dict[str, Any]:
-        """The WSGI environment."""
+        """Return the WSGI environment."""
         environ: dict[str, Any] = super().get_environment()
         environ[WHEN_GONE] = self.channel.when_gone
         return environ
@@ -131,10 +130,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
-        """Call a function, once, when the client has left: at once where it has, else from the server's thread.
+        """Call a function once when the client has left: at once if it has, else from the server's thread.
 
         Returns:
-            A function that withdraws that.
+            A function that withdraws this.
         """
         key = object()
         with self._watch_lock:
@@ -146,19 +145,19 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return lambda: None
 
     def service(self) -> None:
-        """Answer a request; in a thread that answers others, too."""
+        """Answer a request, in a thread that answers others, too."""
         try:
             super().service()
         finally:  # not earlier: waitress has a word to say of an answer that broke off
             request_id.set("")
 
     def handle_close(self) -> None:
-        """The connection has ended, or is to end now."""
+        """End the connection."""
         super().handle_close()
         self._tell_gone()
 
     def close(self) -> None:
-        """The same, at the server's end."""
+        """End the connection with the server."""
         super().close()
         self._tell_gone()
 
@@ -169,10 +168,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             callback()
 
     def is_stuck(self, now: float) -> bool:
-        """Whether something waits for the client, and nothing of it could be sent for STUCK_SECONDS.
+        """Return whether nothing of what waits for the client could be sent for STUCK_SECONDS.
 
         Args:
-            now: the caller's clock, asked again and again; only differences matter.
+            now: the caller's clock; call again and again.
         """
         if not self.total_outbufs_len:
             self._unsent_since = None
@@ -184,7 +183,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return now - self._unsent_since[1] >= STUCK_SECONDS
 
     def is_late(self, now: float) -> bool:
-        """Whether a request has begun to come, and has not ended for LATE_SECONDS.
+        """Return whether a request has begun to arrive, and has not ended for LATE_SECONDS.
 
         Args:
             now: see `is_stuck`.

@@ -1,4 +1,4 @@
-"""One table from exceptions to HTTP, in the dialect of whoever asked. Knows nothing of models or threads."""
+"""One table from exceptions to HTTP errors, in the caller's dialect."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.http.sse import json_bytes
-from serve.models.generation import ClientGone
+from serve.api.dialect import json_bytes
+from serve.api.endpoints import plain_errors
+from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -25,8 +26,8 @@ from turbopilot.base.errors import (
 
 log = logging.getLogger("turbopilot.http")
 
-# nginx's number. A client that left never reads it. One that superseded its own request can ignore it: unlike
-# 409 and everything from 500 on, no SDK tries again after it, which would end the newer request.
+# nginx's number. A client that left never reads it. One that superseded its own request can ignore it: unlike after
+# 409 and 5xx, no SDK retries, which would end the newer request.
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -40,7 +41,7 @@ class Fault(NamedTuple):
     code: str | None = None
 
 
-# The first class that fits decides; everything else is the server's fault.
+# The first class that fits decides; any other exception is a 500.
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
     (InvalidRequest, 400, "invalid_request_error", None),
@@ -57,7 +58,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
 
 
 def fault_of(error: Exception) -> Fault:
-    """What a client is told of an exception; nothing of the inside of an unexpected one."""
+    """Return what a client may read of an exception; an unexpected one reveals no details."""
     if isinstance(error, TurboPilotError):
         status, kind, code = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
         param = error.param if isinstance(error, InvalidRequest) else None
@@ -72,7 +73,7 @@ def fault_of(error: Exception) -> Fault:
 
 def error_body(fault: Fault, path: str) -> dict[str, object]:
     """The answer's JSON: `{"error": text}` for Hugging Face's and Ollama's clients, else OpenAI's form."""
-    if path.startswith("/api/"):
+    if plain_errors(path):
         return {"error": fault.message}
     return {
         "error": {
@@ -85,7 +86,7 @@ def error_body(fault: Fault, path: str) -> dict[str, object]:
 
 
 def stream_error(error: Exception, path: str) -> dict[str, object]:
-    """The last frame of a stream that broke; an unexpected exception is logged."""
+    """Return the last frame of a stream that failed; log an unexpected exception."""
     fault = fault_of(error)
     if not isinstance(error, TurboPilotError):
         log.error("while streaming %s", path, exc_info=error)
@@ -93,7 +94,7 @@ def stream_error(error: Exception, path: str) -> dict[str, object]:
 
 
 def register(app: Flask) -> None:
-    """Make every error of the app an answer in JSON, 404 and 405 among them."""
+    """Answer every error of the app in JSON, 404 and 405 included."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""How glibc's malloc divides memory between threads. Knows nothing of servers."""
+"""How glibc's malloc divides memory between threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _THRESHOLD: Final = 128 * 2**10
 
 
 def share_heap() -> bool:
-    """Have all threads share one heap; before they are started. False where the C library is not glibc.
+    """Have all threads share one heap; before they are started. False if the C library is not glibc.
 
     By itself glibc gives threads up to 8 heaps a core, and each keeps what its largest bodies and prompts took: a
     server with a hundred threads grew by 25 MB in ten minutes of load, holding nothing (scripts/soak_serve.py).

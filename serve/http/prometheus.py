@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from serve.metrics import EngineMetrics, Histogram
-from serve.models.directory import Models
-from serve.models.service import Status
+from serve.models import ModelPool
+from serve.models.service import ModelStatus
 from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
@@ -36,10 +36,10 @@ class _Counted:
 
     name: str
     metrics: EngineMetrics
-    status: Status
+    status: ModelStatus
 
 
-def registry(models: Models) -> CollectorRegistry:
+def registry(models: ModelPool) -> CollectorRegistry:
     """Everything there is to tell of models and their process (memory, processor time, open files)."""
     registry = CollectorRegistry()
     registry.register(_Served(models))
@@ -55,7 +55,7 @@ def text(registry: CollectorRegistry) -> bytes:
 class _Served(Collector):
     """Each number of an engine is labelled with its model. An unloaded one tells nothing, and begins at 0 again."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: ModelPool) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
@@ -68,7 +68,7 @@ class _Served(Collector):
         yield from _times(loaded)
 
 
-def _pool(models: Models) -> Iterator[Metric]:
+def _pool(models: ModelPool) -> Iterator[Metric]:
     info = InfoMetricFamily(
         "turbopilot_server", "The program and what it serves.", labels=["model"]
     )

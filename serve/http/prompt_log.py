@@ -1,7 +1,4 @@
-"""What was asked and answered, in words, for operators who want it (`--log-prompts`). Knows nothing of Flask.
-
-Nothing is collected, and no token turned into text, while its logger is silent.
-"""
+"""Prompts and answers as text in the log (`--log-prompts`); nothing is collected while its logger is silent."""
 
 from __future__ import annotations
 
@@ -9,18 +6,18 @@ import logging
 from collections.abc import Iterator
 
 from serve.http.log_format import one_line, prompts_log
-from serve.models.generation import Answer
 from serve.models.service import Completion, CompletionService
 from serve.request import Event, TextDelta
+from serve.runner.generation import Answer
 
 
 def is_on() -> bool:
-    """Whether anybody wants to know."""
+    """Whether prompts are logged."""
     return prompts_log.isEnabledFor(logging.INFO)
 
 
 def note_prompts(service: CompletionService, completion: Completion) -> None:
-    """Log what is asked for."""
+    """Log the prompts, the suffix and the other files."""
     if not is_on():
         return
     for prompt in completion.prompts:
@@ -32,14 +29,14 @@ def note_prompts(service: CompletionService, completion: Completion) -> None:
 
 
 def note_answer(answer: Answer) -> None:
-    """Log what was answered in one piece."""
+    """Log an answer in one piece."""
     if is_on():
         for index, choice in enumerate(answer.choices):
             _write(f"answer {index}", choice.text)
 
 
 def watched(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
-    """The events of a stream; what they said is logged when it ends, however it does."""
+    """Pass on the events of a stream, and log its texts when it ends for any reason."""
     return _watched(events) if is_on() else events
 
 
@@ -57,5 +54,5 @@ def _watched(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]
 
 
 def _write(what: str, text: str) -> None:
-    """On one line, from which the text can be told exactly."""
+    """Write on one line, from which the text can be restored exactly."""
     prompts_log.info("%s: %s", what, one_line(text.replace("\\", "\\\\")))

@@ -1,6 +1,6 @@
-"""The socket and waitress's threads: the outermost shell. Knows nothing of JSON or llama.cpp's API.
+"""The socket and waitress's threads: the outermost shell.
 
-The port is bound before a model is loaded: a port in use is known at once, not after a minute.
+The port is bound before a model is loaded: a port in use is reported at once, not after a minute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from serve.http.malloc import share_heap
 from serve.http.security.authority import is_loopback
 from serve.http.shutdown import Shutdown
 from serve.models import ModelPool
-from serve.report import how_to_use, open_to_strangers
 from serve.settings import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -34,7 +33,7 @@ from turbopilot.llama.footprint import DEFAULT_PARALLEL
 
 log = logging.getLogger("turbopilot.http")
 
-# After the last answer was computed, clients get so many seconds to take it before the server is gone.
+# Seconds that clients get to take the last answer before the server is gone.
 LAST_SECONDS = 5.0
 # Connections beyond this are not accepted; waitress's 100 are few for a team's editors.
 MAX_CONNECTIONS = 1000
@@ -44,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Listen on a port; 0 is any free one.
 
     Raises:
-        ServeError: the port is in use or may not be used, or there is no such host.
+        ServeError: the port is in use or not allowed, or the host does not exist.
     """
     if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
         raise ServeError(f"port {port}: no such port", hint="give 0 to 65535")
@@ -71,7 +70,7 @@ class HttpServer:
         app: the WSGI application.
         listener: from `bind`; owned by the server from now on.
         threads: answers that may be under way at once, waiting ones included.
-        clock: seconds, to tell clients that take nothing, or send too slowly.
+        clock: seconds, to find clients that take nothing, or send too slowly.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class HttpServer:
             max_request_body_size=MAX_BODY_BYTES,
             max_request_header_size=MAX_HEADER_BYTES,
             recv_bytes=65536,
-            # Reads on while a request is answered; without it a client's leaving goes unnoticed.
+            # Read on while a request is answered: else a client's leaving goes unnoticed.
             channel_request_lookahead=4,
             log_socket_errors=False,  # an editor that leaves is no error
         )
@@ -137,12 +136,12 @@ class HttpServer:
         return any(c.requests or c.total_outbufs_len for c in channels)
 
     def refuse(self) -> None:
-        """Accept no new connections from now on; from any thread."""
+        """Accept no new connections from now on. Callable from any thread."""
         self._refusing = True
         self._wake()
 
     def stop(self) -> None:
-        """End `run`, from any thread."""
+        """End `run`. Callable from any thread."""
         self._stopping = True
         self._wake()
 
@@ -150,6 +149,28 @@ class HttpServer:
         with self._lock:  # not while `run` closes the pipe that this writes to
             if not self._ended:
                 self._server.pull_trigger()
+
+
+def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
+    """Say where the server listens, and how to try it; a key is named, never shown."""
+    if host in ("0.0.0.0", "::"):  # every address; here it is reached by this one
+        host = "127.0.0.1"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
+    return [
+        f"ready    {url}  (Ctrl-C stops it)",
+        "try      "
+        f"curl -s {url}/v1/completions {key}-d "
+        """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
+    ]
+
+
+def open_to_strangers(host: str) -> str:
+    """Warn that others reach the server and no key is wanted."""
+    return (
+        f"warning  --host {host} and no API key: whoever reaches this machine can use the server; "
+        "--api-key-file FILE asks for a key"
+    )
 
 
 def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
@@ -166,7 +187,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     share_heap()
     with listener:
         # Seconds: not before the port is ours.
-        from serve.models.configured import make_pool
+        from serve.models.loading import make_pool
 
         run(make_pool(options, notify), listener, options, notify)
     notify("stopped")
@@ -183,7 +204,7 @@ def run(
     Args:
         models: none is loaded yet; closed at the end.
         listener: from `bind`.
-        options: see `serve`; which models there are is of no interest here.
+        options: see `serve`; the models in it do not count.
         notify: see `serve`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a server ends: it takes nothing new, lets what runs end within a time, and goes. Knows no HTTP."""
+"""How a server ends: it takes nothing new, lets what runs end within a time, and goes."""
 
 from __future__ import annotations
 
@@ -7,61 +7,49 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Protocol
+
+from serve.models import ModelPool
 
 log = logging.getLogger("turbopilot.http")
-
-
-class Computing(Protocol):
-    """What is to be ended: an `EngineRunner`, or the models of a `ModelPool`."""
-
-    def drain(self) -> None:
-        """Refuse new requests from now on; the present ones go on. A signal handler calls it."""
-
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits or runs; False where the timeout (seconds) was over before."""
-
-    def request_stop(self) -> None:
-        """End the present requests. Returns at once."""
 
 
 class Shutdown:
     """Ends a server in an orderly way, once.
 
     Args:
-        computing: is drained, then stopped.
-        refuse: makes the server refuse new connections; from any thread.
-        leave: makes the server send what is left to send, and end; from any thread.
+        models: drained, then stopped.
+        refuse: makes the server refuse new connections.
+        leave: makes the server send what is left to send, and end.
         grace: seconds that running requests get.
     """
 
     def __init__(
         self,
-        computing: Computing,
+        models: ModelPool,
         *,
         refuse: Callable[[], None],
         leave: Callable[[], None],
         grace: float,
     ) -> None:
-        self._computing, self._refuse, self._leave = computing, refuse, leave
+        self._models, self._refuse, self._leave = models, refuse, leave
         self._grace = grace
         self._begun = False
 
     def begin(self) -> bool:
-        """Begin to end; returns at once. False where that had begun before."""
+        """Begin to end; returns at once. False if that had begun before."""
         if self._begun:
             return False
         self._begun = True
-        self._computing.drain()
+        self._models.drain()
         threading.Thread(target=self._run, name="turbopilot-shutdown", daemon=True).start()
         return True
 
     def _run(self) -> None:
         self._refuse()
-        if not self._computing.wait_until_idle(self._grace):
+        if not self._models.wait_until_idle(self._grace):
             log.info("ending what still runs after %g s", self._grace)
-        self._computing.request_stop()
-        self._computing.wait_until_idle()
+        self._models.request_stop()
+        self._models.wait_until_idle()
         self._leave()
 
     def on_signals(self) -> None:

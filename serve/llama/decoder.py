@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Final
 
 from serve.decoder import BatchItem, Constraint, FimTokens
-from serve.llama.facts import Layout, chat_template, model_name
+from serve.llama.facts import chat_template, model_name
 from serve.settings import ModelOptions
 from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.grammar import TokenIds, make_constraint, unwritable_tokens
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
@@ -33,7 +34,7 @@ class LlamaDecoder(LlamaContext):
         model: LlamaModel,
         parameters: ContextParameters,
         n_ctx: int,
-        layout: Layout,
+        layout: KvLayout,
         options: ModelOptions,
     ) -> None:
         super().__init__(model, parameters)
@@ -50,7 +51,7 @@ class LlamaDecoder(LlamaContext):
         if prefix is not None and suffix is not None and middle is not None:
             self.fim = FimTokens(prefix, suffix, middle, repository, file)
         self.adds_bos = model.adds_bos
-        self.chat_template = chat_template(header)
+        self.chat_template = chat_template(header, options.chat_template)
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
         self.adds_space = model.is_sentencepiece and spaced
         self.bos, self.eos = model.token_text(model.bos), model.token_text(model.eos)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import choose_context, choose_layout, choose_prefix_cache, describe
-from serve.report import LoadReport
+from serve.llama.facts import choose_context, describe
+from serve.llama.report import LoadReport
 from serve.settings import ModelOptions
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
@@ -15,6 +15,8 @@ from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.cache_types import find_cache_type
 from turbopilot.llama.context import ContextParameters
 from turbopilot.llama.flash_attention import flash_attention
+from turbopilot.llama.footprint import choose_layout, choose_prefix_cache
+from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.library import log
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
@@ -31,7 +33,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     check_model(header)
     n_ctx = choose_context(header, options.ctx)
     cache_type = find_cache_type(options.cache_type)
-    layout = choose_layout(header, n_ctx, options.n_seq, cache_type)
+    layout = choose_layout(header_geometry(header), n_ctx, options.n_seq, cache_type)
     parameters = ContextParameters(
         n_ctx=layout.n_cells(n_ctx),
         n_batch=options.n_batch,
@@ -63,7 +65,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         is_split=layout.is_split,
         cache_type=cache_type,
         kv_bytes=kv_bytes,
-        prefix_bytes=choose_prefix_cache(header, kv_bytes),
+        prefix_bytes=choose_prefix_cache(header.tensor_bytes + kv_bytes),
         n_offloaded=n_offloaded if model.devices else 0,
         n_layers=n_layers,
         devices=tuple(map(str, model.devices)),

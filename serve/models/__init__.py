@@ -1,13 +1,7 @@
-"""Several models in one process: loaded when asked for, unloaded for want of memory or of use.
-
-pool     who uses which model, and who loads it
-model    what can be loaded, and how things stand with it
-waiting  for the one place where models are loaded
-room     who makes room for another (pure)
-idle     who has not been used for long enough
-"""
+"""Several models in one process: loaded when asked for, unloaded to make room or after a time without use."""
 
 from serve.models.pool import ModelPool
-from serve.models.pooled_model import Loadable
+from serve.models.pooled_model import PooledModel
+from serve.models.service import ModelStatus
 
-__all__ = ["Loadable", "ModelPool"]
+__all__ = ["ModelPool", "ModelStatus", "PooledModel"]

@@ -1,59 +1,62 @@
-"""A model that can be loaded, and how things stand with it. Knows nothing of files or llama.cpp."""
+"""A model that can be loaded, and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from serve.models.directory import ModelStatus, status_of
-from serve.models.loaded_model import Hosted
-from serve.models.service import ModelInfo
+from serve.models.service import CompletionService, ModelInfo, ModelStatus
 from turbopilot.base.errors import Overloaded, TurboPilotError
 
 
-@dataclass(frozen=True, slots=True)
-class Loadable:
-    """A model that can be loaded.
+@dataclass(slots=True, eq=False)
+class PooledModel:
+    """A model that can be loaded. What is not given at the start is guarded by the pool's lock.
 
     Attributes:
-        info: what is told of it.
-        n_bytes: what it takes, about.
+        info: its name and size of context.
+        n_bytes: what it takes in memory, about.
         load: loads it; called by one thread at a time.
         idle: seconds without a request after which it is unloaded; None is never.
+        service: answers, while it is loaded.
+        n_users: calls of `ModelPool.use` that have not ended.
+        n_waiting: requests that wait for it to be loaded.
+        failure: why the last load failed.
+        last_used: the pool's clock.
     """
 
     info: ModelInfo
     n_bytes: int
-    load: Callable[[], Hosted]
+    load: Callable[[], CompletionService]
     idle: float | None = None
+    service: CompletionService | None = field(default=None, init=False)
+    is_loading: bool = field(default=False, init=False)
+    n_users: int = field(default=0, init=False)
+    n_waiting: int = field(default=0, init=False)
+    n_loads: int = field(default=0, init=False)
+    n_failures: int = field(default=0, init=False)
+    failure: Exception | None = field(default=None, init=False)
+    last_used: float = field(default=0.0, init=False)
 
-
-class Model:
-    """How things stand with one. Guarded by the pool's lock."""
-
-    def __init__(self, loadable: Loadable) -> None:
-        self.loadable = loadable
-        self.name = loadable.info.name
-        self.hosted: Hosted | None = None
-        self.is_loading = False
-        self.n_users = self.n_waiting = 0
-        self.n_loads = self.n_failures = 0
-        self.failure: Exception | None = None
-        self.last_used = 0.0
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+        return self.info.name
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody would miss it. Only users open requests, so this stays so while the lock is held."""
-        return not (self.n_users or self.n_waiting or (self.hosted and self.hosted.n_open))
+        return not (self.n_users or self.n_waiting or (self.service and self.service.runner.n_open))
 
     def status(self, *, is_draining: bool) -> ModelStatus:
-        """For operators.
+        """Report its state to operators.
 
         Args:
             is_draining: whether the pool is.
         """
-        if self.hosted:
-            return status_of(self.hosted.service, waiting=self.n_waiting, loads=self.n_loads)
+        if self.service:
+            status = self.service.status
+            return replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)
         status = ModelStatus(self.name, "unloaded", waiting=self.n_waiting, loads=self.n_loads)
         if is_draining:
             return replace(status, state="draining")

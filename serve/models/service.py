@@ -1,44 +1,40 @@
-"""From a completion that somebody asks for to engine requests, and back. Knows nothing of HTTP or JSON."""
+"""A loaded model: from a completion that somebody asks for to the engine's requests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from serve.decoder import Tokenizer
-from serve.metrics import EngineMetrics
-from serve.models.generation import Generation
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.prompt.fim import ContextFile
-from serve.prompt.window import CHARS_PER_TOKEN, PromptText, build_prompt
+from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
 from serve.request import GenerationRequest, SamplingParams, StopRules
-from serve.runner import EngineRunner
+from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits
-from turbopilot.base.errors import InvalidRequest, TurboPilotError
+from turbopilot.base.errors import InvalidRequest
 
-# A suggestion that comes to repeat this much of the text after the cursor is long found out.
+# Characters of the text after the cursor that a completion is compared with, to end before it repeats them.
 MAX_FOLLOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is asked for, in every dialect's common terms.
+    """What is asked for, in the terms that all dialects have in common.
 
     Attributes:
         prompts: each is continued on its own.
-        max_tokens: to generate for each choice, at most; 0 only warms the cache.
-        suffix: the text after the cursor; None where there is no cursor.
-        files: others that the model is to know, those that matter most at the end.
-        filename: of the file that is edited; "" is unknown.
+        max_tokens: most tokens to generate for each choice; 0 only warms the cache.
+        suffix: the text after the cursor; None if there is no cursor.
+        files: other files that the model is to know, the most important last.
+        filename: of the edited file; "" is unknown.
         n: choices for each prompt.
-        best_of: texts that are generated for each prompt, of which the `n` likeliest are the choices; at least `n` are.
+        best_of: texts generated for each prompt, of which the `n` likeliest are the choices; at least `n` are.
         stop: where it ends earlier; `follows` is set from the suffix.
-        sampling: how tokens are chosen; without the logit bias, which follows.
+        sampling: how tokens are chosen, without the logit bias.
         logit_bias: (token id or text, what is added to the logits of its tokens) pairs.
-        n_logprobs, scores_prompt: see GenerationRequest.
-        deadline: seconds; None is the server's. It only shortens that.
-        predict_time: see GenerationRequest.
+        n_logprobs, scores_prompt, predict_time: see GenerationRequest.
+        deadline: seconds; only shortens the server's. None is the server's.
         session: ends what still runs or waits of an earlier completion of this name; "" is none.
     """
 
@@ -61,7 +57,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server tells of its model."""
+    """What clients are told of a model."""
 
     name: str
     n_ctx: int
@@ -70,33 +66,41 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """How things stand, for operators.
+class ModelStatus:
+    """The state of a model, for operators.
 
     Attributes:
-        state: "ok" takes requests; "draining" ends what it has; "failed" answers nothing any more.
+        name: the model's.
+        state: "unloaded" is loaded by the first request for it; "loading" lets requests wait; "ok" computes them;
+            "draining" ends what it has; "failed" could not be loaded, or its engine broke for good.
         running: requests that are computed.
-        waiting: requests that are not yet.
-        refused: jobs that found the queue full.
+        waiting: requests in the queue, or that wait for the model to be loaded.
+        loads: times that it was loaded.
+        refused: completions that found the queue full.
         restarts: times that the engine broke and went on.
+        reason: why it failed, or "".
     """
 
-    state: Literal["ok", "draining", "failed"]
-    running: int
-    waiting: int
-    refused: int
-    restarts: int
+    name: str
+    state: Literal["unloaded", "loading", "ok", "draining", "failed"]
+    running: int = 0
+    waiting: int = 0
+    loads: int = 1
+    refused: int = 0
+    restarts: int = 0
+    reason: str = ""
 
 
 class CompletionService:
-    """Turns completions into jobs of the runner.
+    """A loaded model that computes. Callable from any thread.
 
     Args:
-        runner: computes them.
+        runner: computes the requests.
         tokenizer: of the runner's model.
-        model: of which the answers speak.
-        limits: what nobody gets more of.
+        model: what answers say of it.
+        limits: for all completions.
         fim_order: how fill-in-the-middle is framed.
+        free: gives back what the model takes, after the runner's end.
     """
 
     def __init__(
@@ -106,38 +110,37 @@ class CompletionService:
         model: ModelInfo,
         limits: Limits | None = None,
         fim_order: FimOrder = "psm",
+        free: Callable[[], None] = lambda: None,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
-        self._fim_order = fim_order
+        self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt, fim_order)
+        self._free = free
         self._template: ChatTemplate | None = None
         self.model = model
+        self.metrics = runner.metrics
 
     @property
-    def failure(self) -> TurboPilotError | None:
-        """Why no completion can be computed any more, if so."""
-        return self._runner.failure
-
-    @property
-    def metrics(self) -> EngineMetrics:
-        """What the engine counts."""
-        return self._runner.metrics
-
-    @property
-    def status(self) -> Status:
-        """How things stand. Waits for nothing."""
-        runner = self._runner
-        state: Literal["ok", "draining", "failed"] = "draining" if runner.is_draining else "ok"
+    def status(self) -> ModelStatus:
+        """Its state. Waits for nothing."""
+        runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
-        return Status(
-            "failed" if runner.failure else state,
+        return ModelStatus(
+            self.model.name,
+            "failed" if runner.failure else "draining" if runner.is_draining else "ok",
             running,
             n_open - running,
-            runner.n_refused,
-            runner.n_restarts,
+            refused=runner.n_refused,
+            restarts=runner.n_restarts,
+            reason=runner.failure.message if runner.failure else "",
         )
+
+    def close(self) -> None:
+        """Stop, and give the memory back. Nobody may use the model any more."""
+        self.runner.close()
+        self._free()
 
     def start(self, completion: Completion, *, whole: bool = False) -> Generation:
         """Queue a completion: for each prompt, `best_of` texts.
@@ -150,35 +153,54 @@ class CompletionService:
             Overloaded: too many wait already.
             DecoderFailed: the engine has died.
         """
-        requests: list[GenerationRequest] = []
+        c, limits = completion, self._limits
+        most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
+        best_of = max(c.n, c.best_of)
+        deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]
+        capped = ("max_tokens",) if most < c.max_tokens else ()
         truncated: dict[str, None] = {}
-        n_texts = max(completion.n, completion.best_of)
-        for prompt in completion.prompts:
-            request, given_up = self._request(completion, prompt)
-            truncated |= dict.fromkeys(given_up)
+        bias, context = self._bias(c), self._context(c)
+        requests: list[GenerationRequest] = []
+        for before in c.prompts:
+            prompt = self._prompts.build(
+                before, c.suffix, max_tokens=most, files=c.files, name=c.filename
+            )
+            truncated |= dict.fromkeys(prompt.truncated + capped)
             requests += [
-                replace(request, sampling=replace(request.sampling, stream=i))
-                for i in range(n_texts)
+                GenerationRequest(
+                    prompt.tokens,
+                    prompt.max_tokens,
+                    replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS]),
+                    replace(c.sampling, logit_bias=bias, stream=stream),
+                    # The likeliest texts are found by their log probabilities.
+                    n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
+                    scores_prompt=c.scores_prompt,
+                    deadline=min(deadlines, default=None),
+                    predict_time=c.predict_time,
+                    context=context,
+                )
+                for stream in range(best_of)
             ]
         # A name ends whatever bears it already: only one of ours may, and the runner ends them together.
-        requests[0] = replace(requests[0], supersedes=completion.session)
-        job = self._runner.submit(requests, whole=whole)
-        return Generation(
-            self._runner, job, n=completion.n, best_of=n_texts, truncated=tuple(truncated)
+        requests[0] = replace(requests[0], supersedes=c.session)
+        generation = Generation(
+            self.runner, requests, whole=whole, n=c.n, best_of=best_of, truncated=tuple(truncated)
         )
+        self.runner.submit(generation)
+        return generation
 
     def text(self, prompt: PromptText) -> str:
-        """A prompt as text."""
+        """Return a prompt as text."""
         if isinstance(prompt, str):
             return prompt
         known = (t for t in prompt if t < self.model.n_vocab)
         return b"".join(map(self._tokenizer.piece, known)).decode(errors="replace")
 
     def chat_prompt(self, messages: Sequence[Message]) -> str:
-        """Messages as the model was trained to read them.
+        """Format messages as the model was trained to read them.
 
         Raises:
-            InvalidRequest: the model was not, or its template cannot be used.
+            InvalidRequest: the model has no chat template, or it cannot be used.
         """
         if self._template is None:
             t = self._tokenizer
@@ -190,45 +212,16 @@ class CompletionService:
             self._template = ChatTemplate(t.chat_template, bos=t.bos, eos=t.eos)
         return self._template.prompt(messages)
 
-    def _request(
-        self, c: Completion, before: PromptText
-    ) -> tuple[GenerationRequest, tuple[str, ...]]:
-        """A prompt's request, and what was given up so that it fits."""
-        n_ctx, limits = self.model.n_ctx, self._limits
-        most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
-        prompt = build_prompt(
-            self._tokenizer,
-            before,
-            c.suffix,
-            n_ctx=n_ctx,
-            max_tokens=most,
-            max_prompt=limits.max_prompt,
-            files=c.files,
-            name=c.filename,
-            order=self._fim_order,
-        )
-        context: tuple[int, ...] = ()
-        if c.suffix and not self._tokenizer.fim:
-            after = c.suffix[: n_ctx * CHARS_PER_TOKEN]
-            context = tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
-        deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]
-        request = GenerationRequest(
-            prompt.tokens,
-            prompt.max_tokens,
-            replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS]),
-            replace(c.sampling, logit_bias=self._bias(c)),
-            # The likeliest are to be found.
-            n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
-            scores_prompt=c.scores_prompt,
-            deadline=min(deadlines, default=None),
-            predict_time=c.predict_time,
-            context=context,
-        )
-        capped = ("max_tokens",) if most < c.max_tokens else ()
-        return request, prompt.truncated + capped
+    def _context(self, c: Completion) -> tuple[int, ...]:
+        """Tokens of the text after the cursor, if the prompt cannot hold it."""
+        if not c.suffix or self._tokenizer.fim:
+            return ()
+        n_ctx = self.model.n_ctx
+        after = c.suffix[: n_ctx * CHARS_PER_TOKEN]
+        return tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
 
     def _bias(self, c: Completion) -> tuple[tuple[int, float], ...]:
-        """By token id. Text stands for all of its tokens; ids of other models are nobody's, as in llama.cpp."""
+        """The bias by token id. Text means all of its tokens; out-of-vocabulary ids are ignored, as in llama.cpp."""
         bias: dict[int, float] = {}
         for token, value in c.logit_bias:
             ids = (

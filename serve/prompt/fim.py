@@ -1,32 +1,54 @@
-"""How a model wants text before and after the cursor, and other files. Pure; knows nothing of HTTP or requests.
+"""Prompts: text around the cursor and other files, framed for fill-in-the-middle and cut to the context.
 
-Sources: StarCoder's and SantaCoder's papers (both orders were trained, half of the documents each), CodeLlama's (both),
-the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
+Clients count tokens with other tokenizers and ask for more than fits, so too long a prompt is no error: it loses what
+is farthest from the cursor, never its structure.
+
+Sources: the papers of StarCoder and SantaCoder (both orders were trained, half of the documents each) and CodeLlama
+(both), the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar
 
 from serve.decoder import FimTokens, Tokenizer
 from serve.settings import FimOrder
 
 # What the repository and a file without a name are called: the models want some name there.
-UNNAMED = "code"
+UNNAMED: Final = "code"
+# If not all can have what they ask for, the completion gets at least this share of the context, other files this share
+# of what the prompt gets, and the suffix this share of the rest: the text before the cursor says most.
+ANSWER_SHARE: Final = 4
+FILES_SHARE: Final = 4
+SUFFIX_SHARE: Final = 4
+# Characters per cell of the context beyond which text is not tokenized: it would be cut off anyway
+# (source code has 3 to 4 characters a token; 31 spaces are one).
+CHARS_PER_TOKEN: Final = 32
+
+# What is to be continued: a text, or token ids, which are taken as they are.
+PromptText: TypeAlias = str | tuple[int, ...]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
-    """A file, or a piece of one, that the model is to know beside the one that is edited."""
+    """A file, or a piece of one, that the model is to know beside the edited one."""
 
     name: str
     text: str
 
 
 @dataclass(slots=True)
-class Frame:
-    """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on."""
+class Prompt:
+    """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on.
+
+    Attributes:
+        max_tokens: to generate after it.
+        truncated: what was given up so that both fit: parts of "prompt", "input_extra", "max_tokens".
+    """
 
     head: list[int]
     files: Sequence[list[int]]
@@ -36,6 +58,8 @@ class Frame:
     after: list[int]
     closing: list[int]
     order: FimOrder = "psm"
+    max_tokens: int = 0
+    truncated: tuple[str, ...] = ()
 
     @property
     def n_structure(self) -> int:
@@ -43,18 +67,18 @@ class Frame:
         return sum(map(len, (self.head, self.opening, self.between, self.closing)))
 
     @property
-    def n_files(self) -> int:
-        """Tokens of the other files."""
-        return sum(map(len, self.files))
+    def n_tokens(self) -> int:
+        """All tokens."""
+        return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens of it all."""
-        return self.n_structure + self.n_files + len(self.before) + len(self.after)
+    def n_text(self) -> int:
+        """All tokens but those of the other files."""
+        return self.n_tokens - sum(map(len, self.files))
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """In the order that the model reads."""
+        """The ids, in the order that the model reads."""
         first, second = self.before, self.after
         if self.order == "spm":
             first, second = second, first
@@ -63,89 +87,164 @@ class Frame:
         return tuple(t for part in parts for t in part)
 
 
-def plain(tokenizer: Tokenizer, before: list[int], files: Sequence[ContextFile]) -> Frame:
-    """A prompt that is only continued."""
-    head, opening = _open_repository(tokenizer, files, "")
-    return Frame(head, _file_tokens(tokenizer, files), opening, before, [], [], [])
-
-
-def framed(
-    tokenizer: Tokenizer,
-    fim: FimTokens,
-    before: str,
-    after: str,
-    files: Sequence[ContextFile] = (),
-    *,
-    name: str = "",
-    order: FimOrder = "psm",
-) -> Frame:
-    """A prompt to fill in the middle of.
+class PromptBuilder:
+    """Builds the prompts of one model.
 
     Args:
         tokenizer: of the model.
-        fim: its special tokens.
-        before: the text before the cursor; names of special tokens in it are only text.
-        after: the text after it.
-        files: others, those that matter most at the end.
-        name: of the file that is edited, "" where it is unknown.
-        order: what comes first.
+        n_ctx: tokens that prompt and completion may have together.
+        max_prompt: tokens that the prompt may have even if more would fit; None is no limit.
+        order: which of prefix and suffix comes first.
     """
-    head, opening = _open_repository(tokenizer, files, name)
-    first = tokenizer.tokenize(before, parse_special=False)
-    second = _tokenize_within(tokenizer, after)
-    parts = _file_tokens(tokenizer, files)
-    if order == "spm":
-        opening = [*opening, fim.prefix, fim.suffix]
-        return Frame(head, parts, opening, first, [fim.middle], second, [], order)
-    return Frame(head, parts, [*opening, fim.prefix], first, [fim.suffix], second, [fim.middle])
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        max_prompt: int | None = None,
+        order: FimOrder = "psm",
+    ) -> None:
+        self._tokenizer, self._n_ctx, self._order = tokenizer, n_ctx, order
+        self._most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
+
+    def build(
+        self,
+        before: PromptText,
+        after: str | None = None,
+        *,
+        max_tokens: int,
+        files: Sequence[ContextFile] = (),
+        name: str = "",
+    ) -> Prompt:
+        """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
+
+        Special tokens that a client wrote into a plain prompt count as such (some editors frame by themselves). In
+        text that is framed here, names of special tokens are only text, as in a file that is about tokenizers.
+
+        Args:
+            before: what is before the cursor.
+            after: the text after it; None is no place to fill in, "" is one at the end of a file.
+            max_tokens: tokens that are wanted of the completion.
+            files: other files, the most important last.
+            name: of the edited file; "" is unknown.
+        """
+        limit = self._n_ctx * CHARS_PER_TOKEN
+        too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
+        if isinstance(before, str):
+            # The others could not fit, and need not be tokenized.
+            files = _last_that_fit(files, limit, lambda file: len(file.text))
+            suffix = None if after is None else after[:limit]
+            parts = self._parts(before[-limit:], suffix, files, name)
+        else:
+            parts = find_frame([], list(before), self._tokenizer.fim)
+        if not parts.n_tokens:
+            parts.head = [self._tokenizer.start_token]
+
+        n_prompt = min(parts.n_tokens, self._most)
+        # What is asked for or left, at least a share of the context.
+        least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
+        allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
+        fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
+        lost = {
+            "prompt": fitted.n_text < parts.n_text or too_long,
+            "input_extra": len(fitted.files) < len(parts.files),
+            "max_tokens": allowed < max_tokens,
+        }
+        truncated = tuple(name for name, is_lost in lost.items() if is_lost)
+        return replace(fitted, max_tokens=allowed, truncated=truncated)
+
+    def _parts(
+        self, before: str, after: str | None, files: Sequence[ContextFile], name: str
+    ) -> Prompt:
+        t, fim = self._tokenizer, self._tokenizer.fim
+        head = [t.start_token] if t.adds_bos else []
+        if not files and (after is None or not fim):
+            tokens = t.tokenize(before, parse_special=True)
+            # Chat templates write the start token themselves.
+            return find_frame([] if tokens[:1] == head else head, tokens, fim)
+        opening: list[int] = []
+        if files:
+            head, opening = self._open_repository(head, name)
+        first = t.tokenize(before, parse_special=False)
+        parts = Prompt(head, self._file_tokens(files), opening, first, [], [], [])
+        if not fim:
+            return parts
+        parts.after, parts.order = self._tokenize_within(after or ""), self._order
+        if self._order == "spm":
+            parts.opening, parts.between = [*opening, fim.prefix, fim.suffix], [fim.middle]
+        else:
+            parts.opening, parts.between = [*opening, fim.prefix], [fim.suffix]
+            parts.closing = [fim.middle]
+        return parts
+
+    def _tokenize_within(self, text: str) -> list[int]:
+        """Tokenize a text that begins amid another, without the space that SentencePiece's models put in front."""
+        t = self._tokenizer
+        if not t.adds_space:
+            return t.tokenize(text, parse_special=False)
+        # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
+        n = len(t.tokenize("\n", parse_special=False))
+        return t.tokenize("\n" + text, parse_special=False)[n:]
+
+    def _open_repository(self, head: list[int], name: str) -> tuple[list[int], list[int]]:
+        """What stands before the other files, and before the edited one."""
+        t, fim = self._tokenizer, self._tokenizer.fim
+        if fim is None or fim.file is None:
+            return head, []
+        if fim.repository is not None:
+            head = [*head, fim.repository, *t.tokenize(f"{UNNAMED}\n", parse_special=False)]
+        return head, [fim.file, *t.tokenize(f"{name or UNNAMED}\n", parse_special=False)]
+
+    def _file_tokens(self, files: Sequence[ContextFile]) -> list[list[int]]:
+        """Each file under its name: after the model's own token for that, or as a comment line."""
+        t = self._tokenizer
+        separator = t.fim.file if t.fim else None
+        found = []
+        for file in files:
+            if separator is None:
+                text = f"# {file.name or UNNAMED}\n{file.text.rstrip()}\n\n"
+                found.append(t.tokenize(text, parse_special=False))
+            else:
+                text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
+                found.append([separator, *t.tokenize(text, parse_special=False)])
+        return found
 
 
-def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Frame:
-    """The parts of a prompt that its client framed, in either order; else it is all `before`."""
+def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
+    """Return the parts of a prompt that its client framed, in either order; else it is all `before`."""
     if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
         pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
         opening, rest = tokens[: pre + 1], tokens[mid + 1 :]
         if pre + 1 == suf < mid and rest:
             opening.append(fim.suffix)
-            return Frame(head, [], opening, rest, [fim.middle], tokens[suf + 1 : mid], [], "spm")
+            return Prompt(head, [], opening, rest, [fim.middle], tokens[suf + 1 : mid], [], "spm")
         if pre < suf < mid:
             before, after = tokens[pre + 1 : suf], tokens[suf + 1 : mid]
-            return Frame(head, [], opening, before, [fim.suffix], after, tokens[mid:])
-    return Frame(head, [], [], tokens, [], [], [])
+            return Prompt(head, [], opening, before, [fim.suffix], after, tokens[mid:])
+    return Prompt(head, [], [], tokens, [], [], [])
 
 
-def _tokenize_within(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A text that begins amid another: it gets no space in front, which would be one too many in the file."""
-    if not tokenizer.adds_space:
-        return tokenizer.tokenize(text, parse_special=False)
-    # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
-    n = len(tokenizer.tokenize("\n", parse_special=False))
-    return tokenizer.tokenize("\n" + text, parse_special=False)[n:]
+def _fit(parts: Prompt, room: int) -> Prompt:
+    """The same prompt in at most `room` tokens."""
+    if parts.n_tokens <= room:
+        return parts
+    if parts.n_structure > room:  # all that can be kept is the end
+        return Prompt(list(parts.tokens[-room:]), [], [], [], [], [], [])
+    room -= parts.n_structure
+    n_before, n_after = len(parts.before), len(parts.after)
+    files_room = max(room // FILES_SHARE, room - n_before - n_after)
+    files = _last_that_fit(parts.files, files_room, len)
+    room -= sum(map(len, files))
+    n_after = min(n_after, max(room // SUFFIX_SHARE, room - n_before))
+    n_before = min(n_before, room - n_after)
+    before = parts.before[len(parts.before) - n_before :]
+    return replace(parts, files=files, before=before, after=parts.after[:n_after])
 
 
-def _open_repository(
-    tokenizer: Tokenizer, files: Sequence[ContextFile], name: str
-) -> tuple[list[int], list[int]]:
-    """What stands before the files, and before the one that is edited."""
-    head = [tokenizer.start_token] if tokenizer.adds_bos else []
-    fim = tokenizer.fim
-    if not files or fim is None or fim.file is None:
-        return head, []
-    if fim.repository is not None:
-        head = [*head, fim.repository, *tokenizer.tokenize(f"{UNNAMED}\n", parse_special=False)]
-    title = tokenizer.tokenize(f"{name or UNNAMED}\n", parse_special=False)
-    return head, [fim.file, *title]
-
-
-def _file_tokens(tokenizer: Tokenizer, files: Sequence[ContextFile]) -> list[list[int]]:
-    """Each file under its name: after the model's own token for that, else as a line of comment."""
-    separator = tokenizer.fim.file if tokenizer.fim else None
-    found = []
-    for file in files:
-        if separator is None:
-            text = f"# {file.name or UNNAMED}\n{file.text.rstrip()}\n\n"
-            found.append(tokenizer.tokenize(text, parse_special=False))
-        else:
-            text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
-            found.append([separator, *tokenizer.tokenize(text, parse_special=False)])
-    return found
+def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:
+    """Whole files, the last of them first."""
+    for at in range(len(files) - 1, -1, -1):
+        room -= size(files[at])
+        if room < 0:
+            return files[at + 1 :]
+    return files

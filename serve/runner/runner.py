@@ -1,7 +1,7 @@
-"""The one thread that owns the decoder, and the queues to and from it. Knows nothing of HTTP or llama.cpp.
+"""The one thread that owns the decoder, and the queues to and from it.
 
-Calls come from any thread and wait for nothing: requests go in by one queue, events come out by one queue
-a job. Every accepted request ends in one `Finished`, also when the engine breaks, its thread dies or the
+Calls come from any thread and wait for nothing: requests go in by one queue, events come out by one queue for each
+generation. Every accepted request ends in one `Finished`, also when the engine breaks, its thread dies or the
 server is shut down.
 """
 
@@ -13,13 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, TypeAlias
 
+from serve.engine import Engine
 from serve.metrics import EngineMetrics
-from serve.request import Event, Finished, GenerationRequest, Usage
-from serve.runner.commands import Cancel, Stop, Submit
-from serve.runner.job import Job
-from serve.runner.request_ids import Ledger
-from serve.runner.steps import Steps
+from serve.request import Event, Finished, Usage
+from serve.runner.compute_lock import ComputeLock
+from serve.runner.generation import Generation
 from serve.runner.throughput import Throughput
 from turbopilot.base.errors import DecoderFailed, Overloaded, TurboPilotError
 
@@ -27,9 +28,11 @@ log = logging.getLogger("turbopilot.engine")
 
 # An engine that breaks more often than this within so many seconds would only break again.
 MAX_RESTARTS = 3
+RESTART_WINDOW = 60.0
 # After so many seconds without a request, the engine may compute what is likely wanted next.
 PAUSE = 0.05
-RESTART_WINDOW = 60.0
+
+Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
 
 
 class EngineRunner:
@@ -37,29 +40,38 @@ class EngineRunner:
 
     Args:
         engine: used by nobody else from now on.
-        max_open: requests that may wait or run at once; more are refused. An idle server takes any job.
+        max_open: requests that may wait or run at once; more are refused. An idle server takes any generation.
+        compute_lock: shared by the engines of one process; None if there is only this one.
         clock: seconds, for estimates only.
     """
 
     def __init__(
-        self, engine: Steps, *, max_open: int = 65, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        *,
+        max_open: int = 65,
+        compute_lock: ComputeLock | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._max_open = max_open
+        self._compute_lock = compute_lock
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Submit | Cancel | Stop] = queue.SimpleQueue()
-        # Guards the block below; reentrant, as a signal handler may stop us while we hold it.
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        # Guards the block below; reentrant, as a signal handler may stop the runner while its thread holds it.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._n_open = 0
-        self._n_refused = 0
-        self._n_restarts = 0
-        self._is_cut = False
         self._refuse: TurboPilotError | None = None
-        self._failure: TurboPilotError | None = None
         self._throughput = Throughput()
+        # Written under the lock; a single one may be read without it.
+        self.is_cut = False  # the present requests were told to end at once, too
+        self.n_open = 0  # requests that wait or run
+        self.n_refused = 0  # generations that were refused because too much was waiting
+        self.n_restarts = 0  # times that the engine broke and was begun anew
+        self.failure: TurboPilotError | None = None  # why the engine is dead, unless it was stopped
         # Touched by the engine's thread alone:
-        self._ledger = Ledger()
+        self._open: dict[int, Generation] = {}  # by the ids of their requests
+        self._next_id = 0
         self._broke: Exception | None = None
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._warm = threading.Event()
@@ -71,102 +83,71 @@ class EngineRunner:
         self._warm.wait()
 
     @property
-    def failure(self) -> TurboPilotError | None:
-        """Why the engine is dead; None while it lives or when it was stopped on purpose."""
-        with self._lock:
-            return self._failure
-
-    @property
     def is_draining(self) -> bool:
-        """Whether it was told to end: it takes nothing new."""
-        with self._lock:
-            return self._refuse is not None and self._failure is None
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether what runs has been told to end at once, too."""
-        with self._lock:
-            return self._is_cut
-
-    @property
-    def n_open(self) -> int:
-        """Requests that wait or run."""
-        with self._lock:
-            return self._n_open
-
-    @property
-    def n_refused(self) -> int:
-        """Jobs that were refused because too much was waiting."""
-        with self._lock:
-            return self._n_refused
-
-    @property
-    def n_restarts(self) -> int:
-        """Times that the engine broke and was begun anew."""
-        with self._lock:
-            return self._n_restarts
+        """Whether the runner takes nothing new because it was told to end."""
+        return self._refuse is not None and self.failure is None
 
     @property
     def metrics(self) -> EngineMetrics:
         """The engine's."""
         return self._engine.metrics
 
-    def submit(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Job:
-        """Queue requests as one job.
-
-        Args:
-            requests: at least one.
-            whole: whether the events are wanted together at the end, or as they come.
+    def submit(self, generation: Generation) -> None:
+        """Queue a generation.
 
         Raises:
             Overloaded: too much waits, or the server is shutting down.
             DecoderFailed: the engine has died.
         """
-        job = Job(len(requests), whole=whole, on_cancel=lambda job: self._post(Cancel(job)))
+        n = len(generation.requests)
         with self._lock:
             if self._refuse:
                 raise self._refuse
-            excess = self._n_open + len(requests) - self._max_open
-            if self._n_open and excess > 0:
-                self._n_refused += 1
+            excess = self.n_open + n - self._max_open
+            if self.n_open and excess > 0:
+                self.n_refused += 1
                 raise Overloaded(
-                    f"{self._n_open} requests are waiting or running already",
+                    f"{self.n_open} requests are waiting or running already",
                     retry_after=self._throughput.seconds_until(excess, self._clock()),
                     hint="try again",
                 )
-            self._n_open += len(requests)
-            self._inbox.put(Submit(job, tuple(requests)))
-        return job
+            self.n_open += n
+            self._inbox.put(("begin", generation))
+
+    def cancel(self, generation: Generation) -> None:
+        """End what has not ended of a generation."""
+        self._inbox.put(("cancel", generation))
 
     def drain(self) -> None:
-        """Refuse new jobs from now on; the present ones go on."""
+        """Refuse new generations from now on; the present ones go on."""
         with self._lock:
             self._refuse = self._refuse or Overloaded("the server is shutting down")
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits or runs; False where the timeout (seconds) was over before."""
+        """Wait until nothing waits or runs; False if the timeout (seconds) was over before."""
         with self._idle:
-            return self._idle.wait_for(lambda: not self._n_open, timeout)
+            return self._idle.wait_for(lambda: not self.n_open, timeout)
 
     def request_stop(self) -> None:
-        """Refuse new jobs and end the present ones as cancelled. Returns at once."""
+        """Refuse new generations and end the present ones as cancelled. Returns at once."""
         with self._lock:
             self.drain()
-            self._is_cut = True
-            self._inbox.put(Stop())
+            self.is_cut = True
+            self._inbox.put(None)
 
     def close(self) -> None:
         """Stop, and wait until the thread has ended."""
         self.request_stop()
         self._thread.join()
 
-    def _post(self, command: Cancel) -> None:
-        self._inbox.put(command)
+    def _turn(self) -> AbstractContextManager[None]:
+        return self._compute_lock.turn() if self._compute_lock else nullcontext()
 
     def _run(self) -> None:
         failure: TurboPilotError | None = None
         try:
-            self._engine.warm_up()
+            with self._turn():
+                self._engine.warm_up()
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
@@ -178,10 +159,12 @@ class EngineRunner:
             self._warm.set()
 
     def _work(self) -> bool:
-        """Obey and step until told to stop; False where the engine broke."""
+        """Obey and step until told to stop; False if the engine broke."""
         try:
             while self._obey():
-                self._deliver(self._engine.step())
+                with self._turn():
+                    events = self._engine.step()
+                self._deliver(events)
         except Exception as e:
             log.exception("the engine broke")
             self._broke = e
@@ -189,11 +172,10 @@ class EngineRunner:
         return True
 
     def _recover(self) -> TurboPilotError | None:
-        """End all requests and begin anew with an empty context; an error where that is of no use."""
+        """End all requests and begin anew with an empty context; an error if that is of no use."""
         error, self._broke = _broken(self._broke), None
         now = self._clock()
-        often = len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW
-        if often:
+        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
             log.critical("the engine breaks again and again; no more completions")
             return error
         self._restarts.append(now)
@@ -204,69 +186,81 @@ class EngineRunner:
             return error
         self._end_all(Finished("error", Usage(0, 0), error))  # whatever the engine has lost
         with self._lock:
-            self._n_restarts += 1
+            self.n_restarts += 1
         log.warning("the engine goes on with an empty context")
         return None
 
+    @property
+    def can_look_ahead(self) -> bool:
+        """Whether the engine may compute what nobody asked for: not while another model computes."""
+        is_taken = self._compute_lock is not None and self._compute_lock.is_taken
+        return self._engine.can_look_ahead and not is_taken
+
     def _obey(self) -> bool:
-        """Carry out what is in the inbox, waiting for it when there is nothing else to do; False to stop."""
+        """Carry out what is in the inbox, waiting for it if there is nothing else to do; False to stop."""
         while True:
             idle = not self._engine.has_work
-            pause = PAUSE if idle and self._engine.can_look_ahead else None
             try:
-                command = self._inbox.get(block=idle, timeout=pause)
+                command = self._inbox.get(
+                    block=idle, timeout=PAUSE if idle and self.can_look_ahead else None
+                )
             except queue.Empty:
                 if idle:
                     self._engine.look_ahead()
                 return True
-            if isinstance(command, Stop):
+            if command is None:
                 return False
-            if isinstance(command, Submit):
-                self._accept(command)
+            what, generation = command
+            if what == "begin":
+                self._begin(generation)
             else:
-                self._cancel(command.job)
+                self._cancel(generation)
 
-    def _accept(self, command: Submit) -> None:
-        ids = self._ledger.open(command.job)  # all are ours before anything can go wrong
-        for i, request in zip(ids, command.requests, strict=True):
+    def _begin(self, generation: Generation) -> None:
+        generation.first_id = self._next_id
+        self._next_id = generation.ids.stop
+        self._open |= dict.fromkeys(generation.ids, generation)  # before anything can go wrong
+        for i, request in zip(generation.ids, generation.requests, strict=True):
             self._deliver(self._engine.submit(i, request))
 
-    def _cancel(self, job: Job) -> None:
-        self._deliver([e for i in self._ledger.ids(job) for e in self._engine.cancel(i)])
+    def _cancel(self, generation: Generation) -> None:
+        ids = [i for i in generation.ids if self._open.get(i) is generation]
+        self._deliver([e for i in ids for e in self._engine.cancel(i)])
 
     def _deliver(self, emitted: Sequence[tuple[int, Event]]) -> None:
         cancelled = set()
         for request_id, event in emitted:
-            if not (owner := self._ledger.owner(request_id)):
+            if not (generation := self._open.get(request_id)):
                 continue  # it was ended when the engine broke
-            job, index = owner
             if isinstance(event, Finished):
-                self._ledger.close(request_id)
-                self._count_ended(1)
+                self._end(request_id, event)
                 if event.reason == "cancelled":
-                    cancelled.add(job)
-            job.deliver(index, event)
-        for (
-            job
-        ) in cancelled:  # where a newer request took the place of one choice, the others go, too
-            self._cancel(job)
+                    cancelled.add(generation)
+            else:
+                generation.deliver(request_id - generation.first_id, event)
+        for generation in cancelled:  # if one choice was superseded, the others end, too
+            self._cancel(generation)
+
+    def _end(self, request_id: int, last: Finished) -> None:
+        generation = self._open.pop(request_id)
+        self._count_ended(1)
+        generation.deliver(request_id - generation.first_id, last)
+
+    def _end_all(self, last: Finished) -> None:
+        for request_id in list(self._open):
+            self._end(request_id, last)
 
     def _count_ended(self, n: int) -> None:
         with self._lock:
             self._throughput.note(n, self._clock())
-            self._n_open -= n
-            if not self._n_open:
+            self.n_open -= n
+            if not self.n_open:
                 self._idle.notify_all()
-
-    def _end_all(self, last: Finished) -> None:
-        for job, index in self._ledger.clear():
-            self._count_ended(1)
-            job.deliver(index, last)
 
     def _shut_down(self, failure: TurboPilotError | None) -> None:
         """End everything that was accepted, also what is still in the inbox."""
         with self._lock:
-            self._failure = failure
+            self.failure = failure
             self._refuse = failure or self._refuse
         if failure is None:
             try:
@@ -277,10 +271,11 @@ class EngineRunner:
         self._end_all(last)
         while not self._inbox.empty():
             command = self._inbox.get()
-            if isinstance(command, Submit):
-                self._count_ended(len(command.requests))
-                for index in range(len(command.requests)):
-                    command.job.deliver(index, last)
+            if command and command[0] == "begin":
+                generation = command[1]
+                self._count_ended(len(generation.requests))
+                for index in range(len(generation.requests)):
+                    generation.deliver(index, last)
         if failure is None:
             try:
                 self._engine.close()

@@ -1,11 +1,11 @@
-"""How soon there will be room, from how fast requests ended lately. Pure; the caller has the clock."""
+"""How soon there will be room, from how fast requests ended lately. The caller has the clock."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 
-# Requests that count as "lately", and what is told before anything has ended, in seconds.
+# Requests that count as "lately", and the answer before any has ended, in seconds.
 WINDOW = 32
 UNKNOWN = 2
 # Nobody should wait longer before asking again, in seconds: by then, an editor's request is stale anyway.
@@ -19,11 +19,11 @@ class Throughput:
         self._ends: deque[float] = deque(maxlen=WINDOW)
 
     def note(self, n: int, now: float) -> None:
-        """So many requests ended."""
+        """Note that so many requests ended."""
         self._ends.extend([now] * min(n, WINDOW))
 
     def seconds_until(self, n: int, now: float) -> int:
-        """About how long it takes until `n` more have ended: whole seconds, 1 to LONGEST."""
+        """Estimate when `n` more will have ended: whole seconds, 1 to LONGEST."""
         if not self._ends:
             return UNKNOWN
         # Including the time since the last end, so that a server that hangs does not look fast.

@@ -20,7 +20,7 @@ from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.cache_types import CACHE_TYPES
 from turbopilot.llama.flash_attention import AUTO, OFF, SCORES_SHARE, scores_bytes
-from turbopilot.llama.footprint import kv_bytes_per_token
+from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.log import LlamaLog
 from turbopilot.render.bench_plot import BenchRow, drawn
 
@@ -156,7 +156,7 @@ def test_bench_counts_the_kv_cache_when_it_chooses_flash_attention(
 ) -> None:
     header, setup = read_gguf(demo_gguf), Setup(n_ctx=1024)
     scores = scores_bytes(header, 1024, 512) * SCORES_SHARE
-    kv = 1024 * kv_bytes_per_token(header, "f16")
+    kv = header_geometry(header).kv_bytes(1024, "f16")
     assert kv > 1000
     for short, wanted in ((0, OFF), (1, AUTO)):
         memory = header.tensor_bytes + kv + scores - short

@@ -36,7 +36,9 @@ def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> N
 
 
 def test_no_weights_are_needed_to_plan(demo_gguf: Path, demo_q4_0: Path) -> None:
-    large, small = (planned(read_gguf(p), Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0))
+    large, small = (
+        planned(read_gguf(p), Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0)
+    )
     assert abs(large.now - small.now) < 4_000_000 < demo_gguf.stat().st_size / 2
 
 

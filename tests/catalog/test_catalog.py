@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from converters import convert
+from converters import ConversionOptions, convert
 from converters.registry import FAMILIES
 from quantize import quantize
 from serve.llama import load
@@ -91,7 +91,11 @@ def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None
     folder = tiny_checkpoint(family, tmp_path / family)
     report = convert(folder, tmp_path / "f16.gguf", dtype="f16")
     model = tiny_model(family, report.n_weights)
-    vocabulary = convert(folder, tmp_path / "vocab.gguf", vocab_only=True).path.stat().st_size
+    vocabulary = (
+        convert(folder, tmp_path / "vocab.gguf", ConversionOptions(vocab_only=True))
+        .path.stat()
+        .st_size
+    )
     for kind in catalog.TYPES:
         path = tmp_path / f"{kind}.gguf"
         if kind != "F16":

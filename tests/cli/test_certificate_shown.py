@@ -180,7 +180,9 @@ def test_one_that_failed_is_no_verified_file(
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
     sign(unsigned, certificate_of(unsigned, passed=False))
     assert "verified      no: it failed against owner/name" in inspect(unsigned)
-    assert at_start(unsigned, Reporter()).startswith("not verified: it failed against owner/name on 2026-01-02")
+    assert at_start(unsigned, Reporter()).startswith(
+        "not verified: it failed against owner/name on 2026-01-02"
+    )
 
 
 def test_a_file_without_one_is_not_read(demo_q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,4 +235,6 @@ def test_what_lies_in_the_hubs_cache_is_not_to_be_signed(unsigned: Path, tmp_pat
     blob = tmp_path / "models--a--b" / "snapshots" / "main" / "m.gguf"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)
-    assert at_start(blob, Reporter()) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"
+    assert (
+        at_start(blob, Reporter()) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"
+    )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from converters import convert
+from converters import ConversionOptions, convert
 from converters.inspect import describe_checkpoint
 from tests.support.tiny import FIM, tiny_checkpoint
 from tests.test_architecture import modules_after
@@ -109,7 +109,9 @@ def test_quantized_and_split_files(demo_q4_0: Path, demo_checkpoint: Path, tmp_p
     quantized = said(demo_q4_0)
     assert quantized["main_type"] == "Q4_0"
     assert {"Q4_0", "F32"} <= {t["type"] for t in quantized["types"]}
-    first = convert(demo_checkpoint, tmp_path / "m.gguf", split_max_size=4_000_000).path
+    first = convert(
+        demo_checkpoint, tmp_path / "m.gguf", ConversionOptions(split_max_size=4_000_000)
+    ).path
     parts = said(first)["parts"]
     assert [p["file"] for p in parts] == sorted(p.name for p in tmp_path.iterdir())
     assert sum(p["n_bytes"] for p in parts) == said(first)["n_bytes"]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters import convert, export_gptj
+from converters import ConversionOptions, convert, export_gptj
 from converters.safetensors_file import read_header
 from tests.support.tiny import tiny_checkpoint
 from turbopilot.base.errors import (
@@ -61,10 +61,10 @@ def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + n :])
 
 
-def fails(folder: Path, error: type[TurboPilotError], *words: str, **options: Any) -> None:
+def fails(folder: Path, error: type[TurboPilotError], *words: str, dtype: str = "") -> None:
     out = folder.parent / "out.gguf"
     with pytest.raises(error) as e:
-        convert(folder, out, **options)
+        convert(folder, out, dtype=dtype)
     for word in words:
         assert word in str(e.value) + e.value.hint, (
             f"{word!r} is not in: {e.value} / {e.value.hint}"
@@ -293,7 +293,7 @@ def test_nan_and_infinity_are_named_and_force_keeps_them(
 ) -> None:
     poison(folder, name, value)
     fails(folder, TensorMismatch, name, "NaN or infinite", "--force")
-    convert(folder, folder.parent / "kept.gguf", force=True)
+    convert(folder, folder.parent / "kept.gguf", ConversionOptions(force=True))
 
 
 def test_f32_values_beyond_f16(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_an_existing_output_is_left_alone(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="exists already"):
         convert(folder, out)
     assert out.read_text() == "precious"
-    convert(folder, out, force=True)
+    convert(folder, out, ConversionOptions(force=True))
     assert out.read_bytes()[:4] == b"GGUF"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from converters import convert, dry_run, export_gptj
+from converters import ConversionOptions, convert, dry_run, export_gptj
 from converters.registry import FAMILIES
 from tests.support.tiny import FAMILY, tiny_checkpoint
 from turbopilot.formats.gguf.file import read_gguf
@@ -115,8 +115,8 @@ def test_sharded_and_single_files_give_the_same_bytes(tmp_path: Path) -> None:
     model.save_pretrained(sharded, max_shard_size="2MB")
     (sharded / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     assert len(list(sharded.glob("*.safetensors"))) > 3
-    convert(folder, tmp_path / "a.gguf", name="x")
-    convert(sharded, tmp_path / "b.gguf", name="x")
+    convert(folder, tmp_path / "a.gguf", ConversionOptions(name="x"))
+    convert(sharded, tmp_path / "b.gguf", ConversionOptions(name="x"))
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
 
 

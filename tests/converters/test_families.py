@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from converters import convert
+from converters import ConversionOptions, convert
 from tests.converters.test_converters import model_of
 from tests.support.gguf_faults import WEIGHT_FAULTS, faulty
 from tests.support.tiny import tiny_checkpoint
@@ -100,10 +100,10 @@ def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path
 
 def test_exports_that_lack_the_prefix_convert_alike(tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama", tmp_path / "llama")
-    convert(folder, tmp_path / "a.gguf", name="x")
+    convert(folder, tmp_path / "a.gguf", ConversionOptions(name="x"))
     state = load_file(folder / "model.safetensors")
     save_file({n.removeprefix("model."): t for n, t in state.items()}, folder / "model.safetensors")
-    convert(folder, tmp_path / "b.gguf", name="x")
+    convert(folder, tmp_path / "b.gguf", ConversionOptions(name="x"))
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
 
 

@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from tokenizers import Tokenizer
 
-from converters import convert, dry_run
+from converters import ConversionOptions, convert, dry_run
 from converters.legacy_ggml import TokenizerNeeded
-from converters.legacy_ggml.merges import recover_merges
+from converters.legacy_ggml.vocabulary import recover_merges
 from tests.support.old_ggml import Array, encoded, old_gptj, old_neox, old_starcoder, token_bytes
 from tests.support.tiny import tiny_checkpoint
 from tests.support.verify_lab import logits_of
@@ -72,8 +72,8 @@ def test_every_block_is_kept(
     folder = request.getfixturevalue(family)
     write = {"gptj": old_gptj, "starcoder": old_starcoder, "neox": old_neox}[family]
     old = write(folder, tmp_path / "old.bin", dtype)
-    more: dict[str, Any] = {"tokenizer": folder} if family == "neox" else {}
-    report = convert(old, tmp_path / "old.gguf", **more)
+    options = ConversionOptions(tokenizer=folder if family == "neox" else None)
+    report = convert(old, tmp_path / "old.gguf", options)
     convert(folder, tmp_path / "new.gguf", dtype="f32")
     mine, exact = dequantized(tmp_path / "old.gguf"), dequantized(tmp_path / "new.gguf")
     assert mine.keys() == exact.keys()
@@ -103,8 +103,8 @@ def test_the_tokens_are_the_originals(
 ) -> None:
     folder = request.getfixturevalue(family)
     write = {"gptj": old_gptj, "starcoder": old_starcoder, "neox": old_neox}[family]
-    more: dict[str, Any] = {"tokenizer": folder} if family == "neox" else {}
-    convert(write(folder, tmp_path / "old.bin", "F32"), tmp_path / "old.gguf", **more)
+    options = ConversionOptions(tokenizer=folder if family == "neox" else None)
+    convert(write(folder, tmp_path / "old.bin", "F32"), tmp_path / "old.gguf", options)
     text = HOSTILE + Path(__file__).read_text("utf-8")
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with GgufCandidate(tmp_path / "old.gguf") as candidate:
@@ -160,7 +160,7 @@ def test_the_flag_of_the_residual(tmp_path: Path) -> None:
     values: dict[str, Any] = {"use_parallel_residual": False, "intermediate_size": 1024}
     folder = tiny_checkpoint("gptneox", tmp_path / "neox", **values)
     old = old_neox(folder, tmp_path / "old.bin", "F32")
-    convert(old, tmp_path / "old.gguf", tokenizer=folder)
+    convert(old, tmp_path / "old.gguf", ConversionOptions(tokenizer=folder))
     assert read_gguf(tmp_path / "old.gguf").metadata["gptneox.use_parallel_residual"] is False
 
 
@@ -170,12 +170,12 @@ def test_a_vocabulary_that_lost_bytes_needs_the_original(neox: Path, tmp_path: P
         convert(old, tmp_path / "old.gguf")
     other = tiny_checkpoint("codegen", tmp_path / "other")
     with pytest.raises(TokenizerMismatch, match="reads"):
-        convert(old, tmp_path / "old.gguf", tokenizer=other)
+        convert(old, tmp_path / "old.gguf", ConversionOptions(tokenizer=other))
     whole = old_neox(
         neox, tmp_path / "whole.bin", "F16", tokens=lambda f, n: token_bytes(f, n, "<|endoftext|>")
     )
     convert(whole, tmp_path / "whole.gguf")
-    convert(old, tmp_path / "old.gguf", tokenizer=neox)
+    convert(old, tmp_path / "old.gguf", ConversionOptions(tokenizer=neox))
     mine, theirs = (read_gguf(tmp_path / f"{n}.gguf").metadata for n in ("whole", "old"))
     assert mine["tokenizer.ggml.merges"] == theirs["tokenizer.ggml.merges"]
     assert mine["tokenizer.ggml.tokens"] == theirs["tokenizer.ggml.tokens"]
@@ -187,6 +187,6 @@ def test_what_a_person_may_ask(gptj: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="block for block"):
         convert(old, tmp_path / "x.gguf", dtype="f16")
     with pytest.raises(InvalidInput, match="no such type"):
-        convert(old, tmp_path / "x.gguf", model_type="starcoda")
-    convert(old, tmp_path / "x.gguf", model_type="codegen")
+        convert(old, tmp_path / "x.gguf", ConversionOptions(model_type="starcoda"))
+    convert(old, tmp_path / "x.gguf", ConversionOptions(model_type="codegen"))
     assert read_gguf(tmp_path / "x.gguf").metadata["turbopilot.source.files"] == ["old.bin"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters import convert
+from converters import ConversionOptions, convert
 from converters.legacy_ggml import open_old
 from converters.legacy_ggml.vocabulary import read_vocabulary
 from tests.support.old_ggml import old_gptj, old_starcoder, token_bytes, write_old
@@ -67,7 +67,7 @@ def test_truncated_anywhere(good: bytes, tmp_path: Path) -> None:
     ("magic", "word"),
     [
         (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "GGUF file already"),
-        (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a model file"),
+        (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a known kind of model file"),
     ],
 )  # fmt: skip
 def test_other_kinds_of_file(magic: bytes, word: str, good: bytes, tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_a_flag_that_contradicts_the_file(folder: Path, tmp_path: Path) -> None:
     path = old_gptj(folder, tmp_path / "old.bin", "F32")
     for model_type in ("starcoder", "wizardcoder", "stablecode"):
         with pytest.raises(CorruptCheckpoint, match=r"old\.bin") as caught:
-            convert(path, tmp_path / "out.gguf", model_type=model_type)
+            convert(path, tmp_path / "out.gguf", ConversionOptions(model_type=model_type))
         assert "model-type" in caught.value.hint
     other = tiny_checkpoint("gptbigcode", tmp_path / "starcoder")
     path = old_starcoder(other, tmp_path / "starcoder.bin", "F32")
     with pytest.raises(CorruptCheckpoint, match=r"starcoder\.bin"):
-        convert(path, tmp_path / "out.gguf", model_type="codegen")
+        convert(path, tmp_path / "out.gguf", ConversionOptions(model_type="codegen"))
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -184,14 +184,8 @@ def test_only_a_tokenizer_json_can_be_tried(tmp_path: Path) -> None:
     more = {"<a><b": N_BASE + 2, "<b>c": N_BASE + 3}  # "<a><b>c" would be parted differently
     (tmp_path / "added_tokens.json").write_text(json.dumps(more), "utf-8")
     with pytest.raises(TokenizerMismatch, match="ends as another begins") as caught:
-        read_tokenizer(tmp_path, _spec(), N_VOCAB, {"eos_token_id": N_BASE})
+        read_tokenizer(tmp_path, "gpt-2", N_VOCAB, {"eos_token_id": N_BASE})
     assert "tokenizer.json" in caught.value.hint
-
-
-def _spec() -> Any:
-    from converters.spec import TokenizerSpec
-
-    return TokenizerSpec("gpt-2")
 
 
 def test_the_corpus_is_whole_and_the_names_are_each_there_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
-from converters import convert
+from converters import ConversionOptions, convert
 from converters.checkpoint import Checkpoint
 from converters.torch_file import read_pickle
 from tests.support.tiny import tiny_checkpoint
@@ -58,7 +58,7 @@ def pickled(folder: Path, to: Path, state: dict[str, Any], n_shards: int = 1) ->
 
 def content(folder: Path, out: Path, dtype: str) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
     """The GGUF: every key but those that name the source's files, and every tensor in order."""
-    convert(folder, out, dtype=dtype, name="x", force=True)
+    convert(folder, out, ConversionOptions(name="x", force=True), dtype=dtype)
     reader = GGUFReader(out)
     about = ("turbopilot.source.files", "turbopilot.source.sha256")
     keys = {n: f.contents() for n, f in reader.fields.items() if n not in about}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters import convert
+from converters import ConversionOptions, convert
 from quantize import quantize
 from tests.cli.test_inspect import string
 from tests.support.signed import PLAIN, PREFIX, certificate_of, flip, tensor_data
@@ -110,7 +110,9 @@ def test_a_tensors_name_type_and_shape_are_covered(tmp_path: Path) -> None:
 
 def test_layout_is_not_content(demo_checkpoint: Path, split_model: Path, tmp_path: Path) -> None:
     """Split or whole, aligned so or so, in any order: it is the same model."""
-    whole = convert(demo_checkpoint, tmp_path / "split-whole.gguf", name="split").path
+    whole = convert(
+        demo_checkpoint, tmp_path / "split-whole.gguf", ConversionOptions(name="split")
+    ).path
     assert read_gguf(split_model).n_files > 1
     assert digests(split_model).tensors == digests(whole).tensors
     a = string(b"a") + struct.pack("<IQIQ", 1, 1, 0, 0)
@@ -174,7 +176,7 @@ def test_another_files_certificate_is_refused(unsigned: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_read_is_not_written(unsigned: Path, change: dict[str, Any]) -> None:
     raw = unsigned.read_bytes()
-    with pytest.raises(InvalidInput, match=f"no certificate can say {next(iter(change))}"):
+    with pytest.raises(InvalidInput, match=f"a certificate cannot have {next(iter(change))}"):
         sign(unsigned, replace(certificate_of(unsigned), **change))
     assert unsigned.read_bytes() == raw
 

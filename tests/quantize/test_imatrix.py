@@ -64,9 +64,9 @@ def modules(checkpoint: Path) -> dict[str, str]:
     """The GGUF's name of each matrix → the module that it is of, as the converter declares it."""
     with expected(checkpoint) as planned:
         return {
-            t.name: t.planned.parts[0].source.name.removesuffix(".weight")
+            t.name: t.source.removesuffix(".weight")
             for t in planned.tensors
-            if len(t.shape) == 2 and t.planned.parts
+            if len(t.shape) == 2 and t.source != "zeros"
         }
 
 

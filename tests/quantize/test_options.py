@@ -35,9 +35,11 @@ def types_of(path: Path) -> dict[str, str]:
 @pytest.fixture
 def split(demo_gguf: Path, demo_checkpoint: Path, tmp_path: Path) -> Path:
     """The bundled model in several files; the first of them."""
-    from converters import convert
+    from converters import ConversionOptions, convert
 
-    report = convert(demo_checkpoint, tmp_path / "s-f16.gguf", split_max_size=4_000_000)
+    report = convert(
+        demo_checkpoint, tmp_path / "s-f16.gguf", ConversionOptions(split_max_size=4_000_000)
+    )
     assert report.n_files > 2
     return report.path
 

@@ -63,7 +63,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_more_than_the_limit_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from memory_limit import memory_limit
+    from bench.memory_limit import memory_limit
 
     def takes(n: int, limit: int) -> int:
         code = f"x = bytearray({n}); x[::4096] = bytes(len(x[::4096]))"

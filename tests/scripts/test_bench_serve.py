@@ -20,14 +20,14 @@ from turbopilot.base.progress import Reporter
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from serve_bench.client import BadAnswer, Unframed, complete, greedy  # noqa: E402
-from serve_bench.player import play  # noqa: E402
-from serve_bench.report import ratio, verdict  # noqa: E402
-from serve_bench.scenarios import MEASURES, Measure, percentile  # noqa: E402
-from serve_bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS  # noqa: E402
-from serve_bench.settings import candidates  # noqa: E402
-from serve_bench.soak import left_over  # noqa: E402
-from serve_bench.trace import (  # noqa: E402
+from bench.client import BadAnswer, Unframed, complete, greedy  # noqa: E402
+from bench.player import play  # noqa: E402
+from bench.report import ratio, verdict  # noqa: E402
+from bench.scenarios import MEASURES, Measure, percentile  # noqa: E402
+from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS  # noqa: E402
+from bench.settings import candidates  # noqa: E402
+from bench.soak import left_over  # noqa: E402
+from bench.trace import (  # noqa: E402
     BUDGET,
     KINDS,
     Event,
@@ -38,7 +38,7 @@ from serve_bench.trace import (  # noqa: E402
     shares,
     window,
 )
-from serve_bench.typist import Typist  # noqa: E402
+from bench.typist import Typist  # noqa: E402
 
 
 def frame(text: str, reason: str | None = None) -> bytes:

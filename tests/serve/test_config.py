@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from serve.http.log_format import prompts_log
-from serve.models.configured import make_pool
+from serve.models.loading import make_pool
 from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app
@@ -320,11 +320,11 @@ def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Pat
     pool = make_pool(options, ignore)
     assert [(m.name, m.n_ctx) for m in pool.known] == [("demo_model", 1024), ("small", 1024)]
     assert pool.loaded == ()
-    idle = [m.loadable.idle for m in pool._models]
+    idle = [m.idle for m in pool._models]
     assert idle == [None, IDLE_SECONDS]
     for minutes, wanted in ((0.0, [None, None]), (90.0, [90.0, 90.0])):
         pool = make_pool(replace(options, pool=PoolOptions(idle=minutes)), ignore)
-        assert [m.loadable.idle for m in pool._models] == wanted
+        assert [m.idle for m in pool._models] == wanted
     with pytest.raises(InvalidInput, match="two models are called small"):
         make_pool(replace(options, model_name="small"), ignore)
     with pytest.raises(InvalidInput, match=r"takes about .* --model-memory is 1\.0 MB"):
@@ -336,4 +336,4 @@ def test_a_model_alone_is_tried_whatever_it_takes(
 ) -> None:
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)
     pool = make_pool(ServerOptions(demo_gguf, more=(NamedModel("b", demo_gguf),)), ignore)
-    assert [m.loadable.n_bytes for m in pool._models] == [750_000] * 2
+    assert [m.n_bytes for m in pool._models] == [750_000] * 2

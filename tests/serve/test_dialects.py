@@ -11,9 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from tests.support.fakes import FIM, FakeDecoder, script
-from tests.support.serving import WatchedRunner, make_service
+from tests.support.serving import WatchedRunner, make_service, pool_of
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
@@ -33,7 +32,7 @@ def make() -> Iterator[Callable[..., Made]]:
             service, runner = make_service(decoder)
             runner.start()
             stack.callback(runner.close)
-            return create_app(OneModel(service)).test_client(), runner
+            return create_app(pool_of(service)).test_client(), runner
 
         yield make
 

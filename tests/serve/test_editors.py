@@ -10,11 +10,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from tests.clients.exchange import Got, Sent
 from tests.clients.readers import READERS, reader_of
 from tests.support.fakes import FakeDecoder
-from tests.support.serving import make_service
+from tests.support.serving import make_service, pool_of
 
 CAPTURED = [
     Sent(**json.loads(line))
@@ -30,7 +29,7 @@ NOT_SERVED = {"/embeddings/models", "/copilot_internal/user", "/telemetry", "/v1
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(FakeDecoder(n_ctx=2048))
     runner.start()
-    yield create_app(OneModel(service)).test_client()
+    yield create_app(pool_of(service)).test_client()
     runner.close()
 
 

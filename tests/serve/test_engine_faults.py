@@ -56,6 +56,19 @@ def test_a_failure_that_passes_costs_nobody_anything(code: type[TurboPilotError]
     assert engine.metrics.failures == 1
 
 
+def test_requests_run_together_again_after_each_was_tried_alone() -> None:
+    at = iter(range(100))
+    engine, _ = two_slots(lambda _: BadBatch("boom") if next(at) == 2 else None)
+    engine.submit(1, request("aaaaaa", 9))
+    engine.submit(2, request("bbbbbb", 9))
+    sizes = []
+    while engine.has_work:
+        before = engine.metrics.batch_sequences
+        engine.step()
+        sizes.append(engine.metrics.batch_sequences - before)
+    assert sizes == [2, 2, 0, 1, 1, 2, 2, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("code", CODES)
 def test_only_the_guilty_ends(code: type[TurboPilotError]) -> None:
     """Whatever batch holds the poisoned request's tokens fails."""

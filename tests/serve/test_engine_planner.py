@@ -8,21 +8,24 @@ from hypothesis import strategies as st
 from serve.engine.planner import OLDEST_TURN, Chunk, Planner
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
+from tests.support.fakes import sequence
 
 
 def planner(*sequences: Sequence, pooled: bool = False, n_batch: int = 512) -> Planner:
     slots = Slots(len(sequences), pooled=pooled)
     for i, s in enumerate(sequences):
         slots.occupy(i, s, None)
-    return Planner(slots, pooled=pooled, n_batch=n_batch, most_guesses=4)
+    return Planner(slots, n_batch=n_batch, most_drafted=4)
 
 
 def prompt(i: int, n: int, *, idles: bool = False) -> Sequence:
-    return Sequence(i, [i] * n, 2 * n, idles=idles)
+    s = sequence(i, [i] * n, n)
+    s.idles = idles
+    return s
 
 
 def generating(i: int) -> Sequence:
-    return Sequence(i, [i], 20)
+    return sequence(i, [i], 19)
 
 
 def sizes(chunks: list[Chunk]) -> list[tuple[int, int]]:

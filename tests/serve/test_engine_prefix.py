@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from serve.common_prefix import common_prefix
 from serve.engine import Engine, EngineOptions
 from serve.engine.answer_cache import KnownTokens, chain, chain_all
-from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
-from serve.engine.prefix_store import PrefixStore
+from serve.engine.prefix_store import PrefixStore, read_prefix, read_tokens, write_prefix
 from serve.engine.prefix_tree import PrefixTree
 from serve.request import Finished
 from tests.serve.test_engine_faults import run_all

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from serve.decoder import BatchItem, Logits
 from serve.engine import Emitted, Engine, EngineOptions
+from serve.engine.planner import Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.scheduler import Scheduler
-from serve.engine.sequence import Sequence as EngineSequence
 from serve.request import (
     Event,
     Finished,
@@ -24,7 +24,7 @@ from serve.request import (
     StopRules,
     TextDelta,
 )
-from tests.support.fakes import N_VOCAB, FakeDecoder, letters, script
+from tests.support.fakes import N_VOCAB, FakeDecoder, letters, script, sequence
 from turbopilot.base.errors import ContextLengthExceeded, DecoderFailed, NoKvSlot
 
 GREEDY = SamplingParams(temperature=0)
@@ -309,19 +309,20 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
 def test_scheduler_keeps_its_budgets(
     sizes: list[tuple[int, int]], n_slots: int, n_batch: int
 ) -> None:
-    scheduler = Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch, store=PrefixStore(0))
+    scheduler = Scheduler(FakeDecoder(n_ctx=64, n_batch=n_batch), n_slots, PrefixStore(0))
+    planner = Planner(scheduler.slots, n_batch=n_batch, most_drafted=0)
     for i, (n_prompt, n_more) in enumerate(sizes):
-        scheduler.add(EngineSequence(i, [i] * n_prompt, n_prompt + n_more))
+        scheduler.add(sequence(i, [i] * n_prompt, n_more))
     order: list[int] = []
     for _ in range(3000):
         if not scheduler.has_work:
             break
         order += [a.sequence.id for a in scheduler.admit()]
-        chunks = scheduler.planner.plan()
+        chunks = planner.plan()
         assert 1 <= sum(c.stop - c.start for c in chunks) <= n_batch
-        assert len(scheduler.running) <= n_slots
+        assert len(scheduler.slots.running) <= n_slots
         for c in chunks:
-            scheduler.computed(c.sequence, c.stop)
+            scheduler.slots.computed(c.sequence, c.stop)
             if c.is_last and len(c.sequence.tokens) == c.sequence.n_reserved:
                 scheduler.remove(c.sequence)
             elif c.is_last:
@@ -333,7 +334,7 @@ def test_scheduler_keeps_its_budgets(
 @pytest.mark.parametrize(("n_slots", "n_batch"), [(0, 4), (5, 4)])
 def test_slots_must_fit_into_a_batch(n_slots: int, n_batch: int) -> None:
     with pytest.raises(ValueError, match="slots"):
-        Scheduler(n_slots=n_slots, n_ctx=64, n_batch=n_batch, store=PrefixStore(0))
+        Scheduler(FakeDecoder(n_ctx=64, n_batch=n_batch), n_slots, PrefixStore(0))
 
 
 def test_fake_decoder_notices_a_skipped_position() -> None:

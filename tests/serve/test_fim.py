@@ -8,8 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.prompt.fim import ContextFile, find_frame
-from serve.prompt.window import Prompt, PromptText, build_prompt
+from serve.prompt.fim import ContextFile, Prompt, PromptBuilder, PromptText, find_frame
 from serve.settings import FimOrder
 from tests.support.fakes import EOG, FIM, FakeDecoder
 
@@ -31,16 +30,8 @@ def build(
     decoder = FakeDecoder()
     for key, value in model.items():
         setattr(decoder, key, value)
-    return build_prompt(
-        decoder,
-        before,
-        after,
-        n_ctx=n_ctx,
-        max_tokens=max_tokens,
-        files=files,
-        order=order,
-        name=name,
-    )
+    builder = PromptBuilder(decoder, n_ctx, order=order)
+    return builder.build(before, after, max_tokens=max_tokens, files=files, name=name)
 
 
 def test_suffix_first() -> None:
@@ -82,7 +73,7 @@ def test_a_start_that_is_there_is_not_doubled() -> None:
     decoder = Starting()
     decoder.adds_bos = True
     for text in ("<s>ab", "ab"):
-        prompt = build_prompt(decoder, text, None, n_ctx=100, max_tokens=1)
+        prompt = PromptBuilder(decoder, 100).build(text, max_tokens=1)
         assert prompt.tokens == (EOG, *b"ab")
 
 

@@ -17,32 +17,20 @@ from hypothesis import strategies as st
 from serve.api.openapi import description
 from serve.llama import load
 from serve.settings import Defaults, Limits, ModelOptions
-from tests.support.described import Body, check_answer, validator
+from tests.support.described import BODIES, PATHS, Body, check_answer, validator
 from tests.support.fakes import TalkingDecoder
 from tests.support.fuzzed import bodies
 from tests.support.serving import Running, ask, running
 
 DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
 LIMITS = Limits(max_tokens=3)
-# Schema → where it goes, and a body to which fields are added.
-BASES: dict[str, tuple[str, Body]] = {
-    "CompletionRequest": ("/v1/completions", {"prompt": "x"}),
-    "TabbyRequest": ("/v1/completions", {"segments": {"prefix": "x"}}),
-    "ChatRequest": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
-    "MistralFimRequest": ("/v1/fim/completions", {"prompt": "x"}),
-    "LlamaCompletionRequest": ("/completion", {"prompt": "x"}),
-    "InfillRequest": ("/infill", {"input_prefix": "x"}),
-    "HuggingFaceRequest": ("/api/generate", {"inputs": "x"}),
-    "OllamaRequest": ("/api/generate", {"prompt": "x"}),
-}
-ASKED = st.sampled_from(sorted(BASES)).flatmap(
+ASKED = st.sampled_from(sorted(BODIES)).flatmap(
     lambda name: st.tuples(
-        st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BASES[name][1])
+        st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BODIES[name])
     )
 )
 # What no schema can say: what is wrong with a grammar, with ids, with one field beside another.
 BEYOND = (
-    "grammar",
     "schema",
     "prompt",
     "messages",
@@ -54,7 +42,7 @@ BEYOND = (
 
 
 def check(r: Running, name: str, body: Body) -> None:
-    path = BASES[name][0]
+    path = PATHS[name]
     operation = DOCUMENT["paths"][path]["post"]
     status, headers, data = ask(r.port, "POST", path, body)
     check_answer(DOCUMENT, operation, status, {k.lower(): v for k, v in headers.items()}, data)

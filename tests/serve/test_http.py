@@ -14,10 +14,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from serve.settings import Defaults
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import make_service
+from tests.support.serving import make_service, pool_of
 from turbopilot.base.errors import DecoderFailed
 
 Post = Callable[..., TestResponse]
@@ -35,7 +34,7 @@ def make_client(stack: ExitStack) -> Callable[[FakeDecoder], FlaskClient]:
         service, runner = make_service(decoder)
         runner.start()
         stack.callback(runner.close)
-        return create_app(OneModel(service)).test_client()
+        return create_app(pool_of(service)).test_client()
 
     return make
 
@@ -98,11 +97,13 @@ def test_max_tokens_and_length(client: FlaskClient) -> None:
     assert (choice["text"], choice["finish_reason"]) == ("", "length")
 
 
-@pytest.mark.parametrize("stop", ["\n", ["\n"], ["x", "s\nn", *"1234567890"], "s\nno"])
-def test_stop(client: FlaskClient, stop: object) -> None:
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [("\n", "yes"), (["\n"], "yes"), (["x", "s\nn", *"1234567890"], "ye"), ("s\nno", "ye")],
+)
+def test_a_text_ends_before_its_stop_string(client: FlaskClient, stop: object, text: str) -> None:
     (choice,) = complete(client, stop=stop).get_json()["choices"]
-    assert choice["finish_reason"] == "stop"
-    assert choice["text"] in ("yes", "ye")
+    assert (choice["text"], choice["finish_reason"]) == (text, "stop")
 
 
 @pytest.mark.parametrize("stop", [None, [], ""])
@@ -163,7 +164,7 @@ def test_defaults_are_the_servers(stack: ExitStack) -> None:
     service, runner = make_service(FakeDecoder())
     runner.start()
     stack.callback(runner.close)
-    app = create_app(OneModel(service), Defaults(max_tokens=3, temperature=0))
+    app = create_app(pool_of(service), Defaults(max_tokens=3, temperature=0))
     choice = complete(app.test_client()).get_json()["choices"][0]
     assert len(choice["text"]) == 3
 

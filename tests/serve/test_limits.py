@@ -16,19 +16,27 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.api.completions import parse_completions
-from serve.api.fields import parse_body
-from serve.api.huggingface import parse_huggingface
-from serve.api.ollama import parse_ollama
+from serve.api.body import read_json
+from serve.api.completions import CompletionRequest
+from serve.api.dialect import Dialect
+from serve.api.generate import HuggingFaceRequest, OllamaRequest
 from serve.http.app import create_app
-from serve.models.directory import OneModel
-from serve.models.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.models.service import Completion
 from serve.request import GenerationRequest, SamplingParams
-from serve.runner.job import Job
+from serve.runner import Generation
+from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.settings import Defaults, Limits
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
-from tests.support.serving import ask, connection, make_service, read_all, running, send, wait
+from tests.support.serving import (
+    ask,
+    connection,
+    make_service,
+    pool_of,
+    read_all,
+    running,
+    send,
+    wait,
+)
 from turbopilot.base.errors import InvalidInput, InvalidRequest
 from turbopilot.commands.serve_options import parallel_requests
 
@@ -40,7 +48,7 @@ def flask_client(decoder: FakeDecoder, **kwargs: Any) -> Iterator[FlaskClient]:
     service, runner = make_service(decoder, **kwargs)
     runner.start()
     try:
-        yield create_app(OneModel(service)).test_client()
+        yield create_app(pool_of(service)).test_client()
     finally:
         decoder.open_gate()
         runner.close()
@@ -53,25 +61,22 @@ def asked(decoder: FakeDecoder, completion: Completion, limits: Limits) -> list[
     return runner.seen
 
 
-def openai_sampling(**fields: object) -> SamplingParams:
-    body = parse_body(json.dumps({"prompt": "x", **fields}).encode())
-    return parse_completions(body, Defaults()).completion.sampling
+def parsed(dialect: type[Dialect], **fields: object) -> Completion:
+    body = read_json(json.dumps({dialect.key: "x", **fields}).encode())
+    return dialect.read(body).completion(Defaults())
 
 
 SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
     ({"min_p": 0.1}, {"min_p": 0.1}),
-    ({"typical_p": 0.5}, {"typical_p": 0.5}),
-    ({"mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.2},
-     {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.2}),
     ({"repeat_last_n": -1, "repeat_penalty": 1.5}, {"repeat_last_n": -1, "repeat_penalty": 1.5}),
     ({"repetition_penalty": 1.5}, {"repeat_penalty": 1.5}),
     ({"frequency_penalty": 1, "presence_penalty": -1},
      {"frequency_penalty": 1.0, "presence_penalty": -1.0}),
-    ({"grammar": "root ::= [a-z]+"}, {"grammar": "root ::= [a-z]+"}),
+    ({"typical_p": 0.5, "mirostat": 2, "mirostat_tau": "x", "grammar": 5}, {}),  # unknown fields
     ({"samplers": ["top_k", "top_p", "infill"]}, {"infill": True}),
     ({"samplers": "kpt"}, {}),
-    ({"response_format": {"type": "text"}, "grammar": None, "json_schema": None}, {}),
-    (dict.fromkeys(("min_p", "typical_p", "mirostat", "samplers", "repeat_last_n", "response_format")), {}),
+    ({"response_format": {"type": "text"}, "json_schema": None}, {}),
+    (dict.fromkeys(("min_p", "samplers", "repeat_last_n", "response_format")), {}),
 ]  # fmt: skip
 
 
@@ -81,22 +86,16 @@ def test_sampling_fields_in_every_dialect(
 ) -> None:
     d = Defaults()
     expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
-    assert openai_sampling(**fields) == expected
-    body = parse_body(json.dumps({"inputs": "x", "parameters": fields}).encode())
-    assert parse_huggingface(body, d).completion.sampling == expected
-    body = parse_body(json.dumps({"prompt": "x", "options": fields}).encode())
-    assert parse_ollama(body, d).completion.sampling == expected
+    assert parsed(CompletionRequest, **fields).sampling == expected
+    assert parsed(HuggingFaceRequest, parameters=fields).sampling == expected
+    assert parsed(OllamaRequest, options=fields).sampling == expected
 
 
 BAD: list[tuple[dict[str, object], str]] = [
     ({"min_p": 2}, "min_p"),
-    ({"typical_p": -1}, "typical_p"),
-    ({"mirostat": 3}, "mirostat"),
-    ({"mirostat_eta": "x"}, "mirostat_eta"),
     ({"repeat_last_n": -2}, "repeat_last_n"),
-    ({"grammar": 5}, "grammar"),
     ({"json_schema": "x"}, "json_schema"),
-    ({"json_schema": {}, "grammar": "root ::= x"}, "grammar"),
+    ({"json_schema": {}, "response_format": {"type": "json_object"}}, "json_schema"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -120,40 +119,40 @@ BAD: list[tuple[dict[str, object], str]] = [
 @pytest.mark.parametrize(("fields", "param"), BAD)
 def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        openai_sampling(**fields)
+        parsed(CompletionRequest, **fields)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize(
     ("dialect", "body", "schema"),
     [
-        (parse_completions, {"response_format": {"type": "json_object"}}, {"type": "object"}),
-        (parse_completions, {"response_format": {"type": "json_object", "schema": {"a": 1}}}, {"a": 1}),
+        (CompletionRequest, {"response_format": {"type": "json_object"}}, {"type": "object"}),
+        (CompletionRequest, {"response_format": {"type": "json_object", "schema": {"a": 1}}}, {"a": 1}),
         (
-            parse_completions,
+            CompletionRequest,
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}},
             {"a": 1},
         ),
-        (parse_completions, {"json_schema": {"a": 1}}, {"a": 1}),
-        (parse_ollama, {"format": "json"}, {"type": "object"}),
-        (parse_ollama, {"format": {"a": 1}}, {"a": 1}),
-        (parse_huggingface, {"parameters": {"json_schema": {"a": 1}}}, {"a": 1}),
+        (CompletionRequest, {"json_schema": {"a": 1}}, {"a": 1}),
+        (OllamaRequest, {"format": "json"}, {"type": "object"}),
+        (OllamaRequest, {"format": {"a": 1}}, {"a": 1}),
+        (HuggingFaceRequest, {"parameters": {"json_schema": {"a": 1}}}, {"a": 1}),
     ],
 )  # fmt: skip
 def test_a_schema_becomes_a_grammar(
-    monkeypatch: pytest.MonkeyPatch, dialect: Any, body: dict[str, object], schema: object
+    monkeypatch: pytest.MonkeyPatch,
+    dialect: type[Dialect],
+    body: dict[str, object],
+    schema: object,
 ) -> None:
     monkeypatch.setattr("serve.llama.grammar.json_schema_to_gbnf", lambda s: f"for {json.dumps(s)}")
-    data = json.dumps({"prompt": "x", "inputs": "x", **body}).encode()
-    sampling = dialect(parse_body(data), Defaults()).completion.sampling
-    assert sampling.grammar == f"for {json.dumps(schema)}"
+    assert parsed(dialect, **body).sampling.grammar == f"for {json.dumps(schema)}"
 
 
 @pytest.mark.parametrize("form", [7, True, ["json"], "xml"])
 def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
-    body = parse_body(json.dumps({"prompt": "x", "format": form}).encode())
     with pytest.raises(InvalidRequest, match="format must be"):
-        parse_ollama(body, Defaults())
+        parsed(OllamaRequest, format=form)
 
 
 @pytest.mark.parametrize(
@@ -171,15 +170,13 @@ def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
     ],
 )
 def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
-    body = parse_body(json.dumps({"prompt": "x", "logit_bias": given}).encode())
-    completion = parse_completions(body, Defaults()).completion
+    completion = parsed(CompletionRequest, logit_bias=given)
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert dict(request.sampling.logit_bias) == wanted
 
 
 def test_stop_rules_and_times_reach_the_engine() -> None:
     fields: dict[str, object] = {
-        "prompt": "x",
         "suffix": "after",
         "stop": ["a", "b"],
         "single_line": True,
@@ -188,7 +185,7 @@ def test_stop_rules_and_times_reach_the_engine() -> None:
         "deadline_ms": 1500,
         "logprobs": 3,
     }
-    completion = parse_completions(parse_body(json.dumps(fields).encode()), Defaults()).completion
+    completion = parsed(CompletionRequest, **fields)
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert request.stop.strings == ("a", "b")
     assert (request.stop.single_line, request.stop.n_indent) == (True, 4)
@@ -198,8 +195,7 @@ def test_stop_rules_and_times_reach_the_engine() -> None:
 
 @pytest.mark.parametrize("logprobs", [None, False])
 def test_no_logprobs(logprobs: object) -> None:
-    body = parse_body(json.dumps({"prompt": "x", "logprobs": logprobs}).encode())
-    assert parse_completions(body, Defaults()).completion.n_logprobs is None
+    assert parsed(CompletionRequest, logprobs=logprobs).n_logprobs is None
 
 
 def test_a_suffix_that_the_prompt_cannot_hold_is_there_to_guess_from() -> None:
@@ -316,13 +312,13 @@ def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timeouts: list[float | None] = []
-    plain = Job.next_event
+    plain = Generation.next_event
 
-    def next_event(job: Job, timeout: float | None = None) -> Any:
+    def next_event(job: Generation, timeout: float | None = None) -> Any:
         timeouts.append(timeout)
         return plain(job, timeout)
 
-    monkeypatch.setattr(Job, "next_event", next_event)
+    monkeypatch.setattr(Generation, "next_event", next_event)
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()

@@ -19,13 +19,12 @@ from serve.decoder import Logits
 from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.llama import load
-from serve.models.directory import OneModel
 from serve.models.service import CompletionService, ModelInfo
 from serve.request import ChosenToken, TokenLogprob
 from serve.runner import EngineRunner
 from serve.settings import ModelOptions
 from tests.support.fakes import N_VOCAB, FakeDecoder
-from tests.support.serving import flask_client
+from tests.support.serving import flask_client, pool_of
 
 PROMPT = "abcd"
 
@@ -228,7 +227,7 @@ def real(demo_gguf: Path) -> Iterator[FlaskClient]:
     runner = EngineRunner(Engine(decoder, EngineOptions(n_slots=2)), max_open=9)
     runner.start()
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
-    yield create_app(OneModel(CompletionService(runner, decoder, model))).test_client()
+    yield create_app(pool_of(CompletionService(runner, decoder, model))).test_client()
     runner.close()
     decoder.close()
 

@@ -1,12 +1,12 @@
-"""`/openapi.json` is true: every route, every field that is read, every range, every answer."""
+"""`/openapi.json` is true: every route, every field and its range, every answer."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,96 +14,28 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from werkzeug.test import TestResponse
 
-from serve.api.chat import parse_chat, parse_mistral_fim
-from serve.api.completions import parse_completions
-from serve.api.fields import Fields
-from serve.api.huggingface import parse_huggingface
-from serve.api.llama_cpp import parse_completion, parse_infill
-from serve.api.ollama import parse_ollama
+from serve.api.dialect import Dialect
+from serve.api.endpoints import ENDPOINTS, Endpoint
 from serve.api.openapi import description
-from serve.api.openapi.schema import ref
 from serve.http.app import create_app
-from serve.models.directory import OneModel
 from serve.settings import Defaults, SecurityOptions
-from tests.support.described import Body, Noted, check_answer, fields, validator
+from tests.support.described import BODIES, Body, check_answer, fields, validator
 from tests.support.fakes import TalkingDecoder
-from tests.support.serving import flask_client, make_service
+from tests.support.serving import flask_client, make_service, pool_of
 from turbopilot.base.errors import InvalidRequest
 
 DOCUMENT: Any = json.loads(json.dumps(description(Defaults())))
 METHODS = {"get", "post", "put", "patch", "delete"}
+CAPTURED = Path(__file__).parents[1] / "data/editor_requests.jsonl"
 
-
-@dataclass(frozen=True)
-class Request:
-    """A request's schema, where it is sent, what reads it, and a small body.
-
-    Attributes:
-        absent: a field that only says which request it is: where it is there, it is another.
-        chosen_by: a field by which the route knows it: where it is null, it is another.
-    """
-
-    schema: str
-    path: str
-    parse: Callable[[Fields], object]
-    body: Body
-    absent: str = ""
-    chosen_by: str = ""
-
-
-D = Defaults()
-REQUESTS = [
-    Request(
-        "CompletionRequest", "/v1/completions", lambda f: parse_completions(f, D), {"prompt": "x"}
-    ),
-    Request(
-        "TabbyRequest",
-        "/v1/completions",
-        lambda f: parse_completions(f, D),
-        {"segments": {"prefix": "x"}},
-        absent="prompt",
-    ),
-    Request(
-        "ChatRequest",
-        "/v1/chat/completions",
-        lambda f: parse_chat(f, D, lambda messages: "x"),
-        {"messages": [{"role": "user", "content": "x"}]},
-    ),
-    Request(
-        "MistralFimRequest",
-        "/v1/fim/completions",
-        lambda f: parse_mistral_fim(f, D),
-        {"prompt": "x"},
-    ),
-    Request(
-        "LlamaCompletionRequest", "/completion", lambda f: parse_completion(f, D), {"prompt": "x"}
-    ),
-    Request("InfillRequest", "/infill", lambda f: parse_infill(f, D), {"input_prefix": "x"}),
-    Request(
-        "HuggingFaceRequest",
-        "/api/generate",
-        lambda f: parse_huggingface(f, D),
-        {"inputs": "x"},
-        chosen_by="inputs",
-    ),
-    Request(
-        "OllamaRequest",
-        "/api/generate",
-        lambda f: parse_ollama(f, D),
-        {"prompt": "x"},
-        absent="inputs",
-        chosen_by="prompt",
-    ),
-]
-# Field → what has to be there beside it, so that it is looked at; null takes away.
+DIALECTS = {kind.__name__: kind for e in ENDPOINTS for kind in e.requests}
+SCHEMAS = {name: {"$ref": f"#/components/schemas/{name}"} for name in DIALECTS}
+# Field → what has to be there beside it.
 NEEDS: dict[str, dict[str, object]] = {
-    "top_logprobs": {"logprobs": True},
-    "response_format.schema": {"response_format.type": "json_object"},
-    "response_format.json_schema": {"response_format.type": "json_schema"},
     "response_format.json_schema.schema": {"response_format.type": "json_schema"},
     "messages[].content[].text": {"messages[].content[].type": "text"},
 }
-CASES = [(r, p) for r in REQUESTS for p in fields(DOCUMENT, ref(r.schema)) if p != r.absent]
+CASES = [(name, path) for name in DIALECTS for path in fields(DOCUMENT, SCHEMAS[name])]
 VALUES: list[Any] = [
     None, True, False, 0, 1, 2, 3, -1, -2, -3, 21, 128, 129, 0.005, 0.5, 1.5, 2.5, 3.0, -0.5, 2**40, 2**70,
     1e300, "", "x", "text", "json", "json_object", "user", "\0\n🙂", [], ["x"], ["x", 1], [1], [1, 2], [[1], [2]],
@@ -118,7 +50,7 @@ VALUES: list[Any] = [
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    yield create_app(OneModel(service)).test_client()
+    yield create_app(pool_of(service)).test_client()
     assert runner.wait_until_idle(60)
     assert not runner.n_restarts
     runner.close()
@@ -145,12 +77,12 @@ def put(body: Body, path: str, value: object) -> None:
     at[last] = value
 
 
-def with_field(request: Request, path: str, value: object) -> Body:
-    body = copy.deepcopy(request.body)
-    for name, needs in NEEDS.items():
-        if path == name or path.endswith(f".{name}"):
+def with_field(name: str, path: str, value: object) -> Body:
+    body = copy.deepcopy(BODIES[name])
+    for field, needs in NEEDS.items():
+        if path.endswith(field):
             for other, needed in needs.items():
-                put(body, path.removesuffix(name) + other, needed)
+                put(body, path.removesuffix(field) + other, needed)
     put(body, path, value)
     return body
 
@@ -208,48 +140,38 @@ def test_every_schema_is_referred_to() -> None:
     assert not unused
 
 
-def read(request: Request, body: Body, seen: set[str]) -> InvalidRequest | None:
-    """Parse a body as it comes over the wire; what is said against it."""
-    values = json.loads(json.dumps(body))
+def refusal(dialect: type[Dialect], body: Body) -> InvalidRequest | None:
     try:
-        request.parse(Fields(Noted(values, seen)))
+        dialect.read(json.loads(json.dumps(body))).completion(Defaults())
     except InvalidRequest as e:
         return e
     return None
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: r.schema)
-def test_every_field_that_is_read_is_described_and_the_reverse(request_: Request) -> None:
-    check = validator(DOCUMENT, ref(request_.schema))
-    described = set(fields(DOCUMENT, ref(request_.schema)))
-    seen: set[str] = set()
-    for path in described - {request_.absent}:
-        bodies = (with_field(request_, path, value) for value in VALUES if value is not None)
-        body = next(b for b in bodies if check.is_valid(b))
-        assert read(request_, body, seen) is None
-    assert seen | {request_.absent} == described | {request_.absent}
-
-
-@pytest.mark.parametrize(
-    ("request_", "path"), CASES, ids=[f"{r.schema}.{path}" for r, path in CASES]
-)
-def test_what_is_described_is_taken_and_nothing_else(request_: Request, path: str) -> None:
-    check = validator(DOCUMENT, ref(request_.schema))
-    taken = []
+@pytest.mark.parametrize(("name", "path"), CASES, ids=[".".join(case) for case in CASES])
+def test_what_a_schema_forbids_is_refused_and_nothing_else(name: str, path: str) -> None:
+    check, taken = validator(DOCUMENT, SCHEMAS[name]), []
     for value in VALUES:
-        if value is None and path == request_.chosen_by:
-            continue
-        body = with_field(request_, path, value)
-        error = read(request_, body, set())
+        body = with_field(name, path, value)
+        error = refusal(DIALECTS[name], body)
         assert check.is_valid(body) == (error is None), (body, error)
         taken.append(error is None)
         if error:
             named = re.sub(r"\[\d+\]", "[]", error.param or "")
-            related = named.startswith(path) or path.startswith(named) or path.endswith(named)
             assert named
-            assert related or (path, named) == ("segments", "prompt"), (body, error)
+            assert named.startswith(path) or path.startswith(named), (body, error)
     assert any(taken)
     assert not all(taken) or path.endswith(("samplers", "model"))
+
+
+def test_recorded_requests_fit_their_schemas() -> None:
+    for line in CAPTURED.read_text("utf-8").splitlines():
+        sent = json.loads(line)
+        path = re.sub("/engines/[^/]+/", "/engines/{engine}/", sent["path"])
+        operation = DOCUMENT["paths"].get(path, {}).get(sent["method"].lower(), {})
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            validator(DOCUMENT, schema).validate(sent["body"])
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "post" in item])
@@ -312,12 +234,13 @@ def test_rich_answers_are_as_described(client: FlaskClient, path: str, body: Bod
     assert send(client, path, {"max_tokens": 3, "temperature": 2, **body}).status_code == 200
 
 
-@pytest.mark.parametrize("path", sorted({r.path for r in REQUESTS}))
-def test_refusals_are_as_described(path: str) -> None:
-    body = {**next(r.body for r in REQUESTS if r.path == path), "stream": False}
+@pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if e.requests], ids=lambda e: e.name)
+def test_refusals_are_as_described(endpoint: Endpoint) -> None:
+    path = endpoint.paths[0]
+    body = {**endpoint.requests[0].example, "stream": False}
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    client = create_app(OneModel(service)).test_client()
+    client = create_app(pool_of(service)).test_client()
     assert send(client, path, {**body, "deadline_ms": 1e-9}).status_code == 504
     runner.drain()
     assert send(client, path, body).status_code == 503

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.models.generation import ClientGone, ClientWatch
-from serve.models.room import Tenant, make_room
-from tests.support.pooled import Client, Lab
+from serve.models import PooledModel
+from serve.models.service import CompletionService
+from serve.models.unloading import make_room
+from serve.runner.generation import ClientGone, ClientWatch
+from tests.support.pooled import Client, Lab, info
 from tests.support.serving import wait
 from turbopilot.base.errors import CorruptModel, Overloaded, TurboPilotError
 
@@ -83,12 +85,21 @@ def test_what_is_in_use_or_has_open_requests_stays() -> None:
     assert lab.unloads == ["a"]
 
 
+def sized(name: str, n_bytes: int, *, last_used: float = 0.0, n_users: int = 0) -> PooledModel:
+    def load() -> CompletionService:
+        raise AssertionError("nobody asked for it")
+
+    m = PooledModel(info(name), n_bytes, load)
+    m.last_used, m.n_users = last_used, n_users
+    return m
+
+
 def test_nothing_goes_where_that_would_not_suffice() -> None:
-    tenants = [Tenant("a", 10, 1.0, is_idle=True), Tenant("b", 80, 0.0, is_idle=False)]
+    a, b = sized("a", 10, last_used=1.0), sized("b", 80, n_users=1)
     with pytest.raises(Overloaded, match=r"b .* in use"):
-        make_room("c", 30, 100, tenants)
-    assert make_room("c", 20, 100, tenants) == ["a"]
-    assert make_room("c", 10, 100, tenants) == []
+        make_room(sized("c", 30), 100, [a, b])
+    assert make_room(sized("c", 20), 100, [a, b]) == [a]
+    assert make_room(sized("c", 10), 100, [a, b]) == []
 
 
 def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoolExecutor) -> None:

@@ -18,41 +18,42 @@ from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.http.channel import WHEN_GONE
 from serve.http.server import bind, run
-from serve.models import Loadable, ModelPool
-from serve.models.generation import ClientWatch
-from serve.models.loaded_model import HostedModel, host
-from serve.models.service import Completion, ModelInfo
+from serve.models import ModelPool, PooledModel
+from serve.models.loading import host
+from serve.models.service import Completion, CompletionService, ModelInfo
 from serve.request import GenerationRequest, SamplingParams
-from serve.runner.compute_lock import InTurn, Turns
+from serve.runner import EngineRunner
+from serve.runner.compute_lock import ComputeLock
+from serve.runner.generation import ClientWatch
 from serve.settings import ServerOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.pooled import Client
 from tests.support.serving import ask, wait
 from turbopilot.base.errors import CorruptModel, DecoderFailed, TurboPilotError
 
-Load = Callable[[], HostedModel]
+Load = Callable[[], CompletionService]
 
 
-def says(name: str, text: str, turns: Turns | None = None) -> Load:
+def says(name: str, text: str, turns: ComputeLock | None = None) -> Load:
     """Loads a model that says this."""
 
-    def load() -> HostedModel:
+    def load() -> CompletionService:
         decoder = FakeDecoder(script(text))
         engine = Engine(decoder, EngineOptions())
-        return host(InTurn(engine, turns) if turns else engine, decoder, name=name)
+        return host(engine, decoder, name=name, compute_lock=turns)
 
     return load
 
 
 def raises(error: Exception) -> Load:
-    def load() -> HostedModel:
+    def load() -> CompletionService:
         raise error
 
     return load
 
 
 def after(gate: threading.Event, load: Load) -> Load:
-    def late() -> HostedModel:
+    def late() -> CompletionService:
         assert gate.wait(60)
         return load()
 
@@ -63,7 +64,7 @@ def after(gate: threading.Event, load: Load) -> Load:
 def pool_of(memory: int = 100, **models: Load) -> Iterator[tuple[ModelPool, FlaskClient]]:
     """A pool of models that take 60 each, and a client."""
     pool = ModelPool(
-        [Loadable(ModelInfo(name, 256, 260, 1), 60, load) for name, load in models.items()],
+        [PooledModel(ModelInfo(name, 256, 260, 1), 60, load) for name, load in models.items()],
         memory=memory,
     )
     try:
@@ -97,7 +98,7 @@ def test_each_name_has_its_model_and_all_others_the_default() -> None:
 def test_a_stream_keeps_its_model_after_the_request_has_left_it() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(2))
 
-    def slow() -> HostedModel:
+    def slow() -> CompletionService:
         return host(Engine(decoder, EngineOptions()), decoder, name="one")
 
     with pool_of(one=slow, two=says("two", "no")) as (pool, client):
@@ -221,7 +222,7 @@ def test_a_default_model_that_cannot_be_loaded_ends_the_server() -> None:
     """Whoever waited for it is told before."""
     gate = threading.Event()
     load = after(gate, raises(CorruptModel("bad")))
-    pool = ModelPool([Loadable(ModelInfo("one", 256, 260, 1), 1, load)], memory=1)
+    pool = ModelPool([PooledModel(ModelInfo("one", 256, 260, 1), 1, load)], memory=1)
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     said: list[str] = []
@@ -252,7 +253,7 @@ class WatchedDecoder(FakeDecoder):
 
 
 def test_two_models_compute_one_after_the_other() -> None:
-    turns = Turns()
+    turns = ComputeLock()
     slow = WatchedDecoder(script("yes"), gate=threading.Semaphore(0))
     other = WatchedDecoder(script("no"))
     overlaps: list[bool] = []
@@ -262,13 +263,13 @@ def test_two_models_compute_one_after_the_other() -> None:
         return None
 
     slow._fail = other._fail = look
-    one, two = (host(InTurn(Engine(d), turns), d) for d in (slow, other))
+    one, two = (host(Engine(d), d, compute_lock=turns) for d in (slow, other))
     watch = ClientWatch()
     with ThreadPoolExecutor() as threads:
-        first = threads.submit(lambda: one.service.start(Completion(("well?",), 9)).collect(watch))
+        first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect(watch))
         while not slow.is_computing:
             pass
-        second = threads.submit(lambda: two.service.start(Completion(("well?",), 9)).collect(watch))
+        second = threads.submit(lambda: two.start(Completion(("well?",), 9)).collect(watch))
         while not turns._waiting:
             pass
         assert other.batches == []
@@ -283,7 +284,7 @@ def test_two_models_compute_one_after_the_other() -> None:
 
 
 def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> None:
-    turns = Turns()
+    turns = ComputeLock()
     order: list[int] = []
 
     def take(i: int) -> None:
@@ -299,21 +300,21 @@ def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> None:
 
 
 def test_a_turn_ends_with_an_error() -> None:
-    turns = Turns()
+    turns = ComputeLock()
     with pytest.raises(ValueError, match="x"), turns.turn():
         raise ValueError("x")
     assert not turns.is_taken
 
 
 def test_nothing_is_computed_unasked_while_another_model_computes() -> None:
-    turns = Turns()
+    turns = ComputeLock()
     engine = Engine(FakeDecoder(n_batch=64), EngineOptions(looks_ahead=True))
-    mine = InTurn(engine, turns)
-    mine.submit(
+    mine = EngineRunner(engine, compute_lock=turns)
+    engine.submit(
         0, GenerationRequest(tuple(b"import os"), 6, sampling=SamplingParams(temperature=0))
     )
-    while mine.has_work:
-        mine.step()
+    while engine.has_work:
+        engine.step()
     found = [mine.can_look_ahead]
     with turns.turn():
         found.append(mine.can_look_ahead)

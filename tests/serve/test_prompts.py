@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.prompt.window import Prompt, build_prompt
+from serve.prompt.fim import Prompt, PromptBuilder
 from tests.support.fakes import EOG, FIM, FakeDecoder
 
 
@@ -19,7 +19,7 @@ def build(
     decoder = FakeDecoder()
     for name, value in model.items():
         setattr(decoder, name, value)
-    return build_prompt(decoder, prefix, suffix, n_ctx=n_ctx, max_tokens=max_tokens)
+    return PromptBuilder(decoder, n_ctx).build(prefix, suffix, max_tokens=max_tokens)
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -27,7 +27,8 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert build("def f():") == Prompt(ids("def f():"), 10)
+    prompt = build("def f():")
+    assert (prompt.tokens, prompt.max_tokens, prompt.truncated) == (ids("def f():"), 10, ())
 
 
 def test_a_suffix_is_framed() -> None:
@@ -103,7 +104,7 @@ def test_millions_of_characters_are_not_all_tokenized() -> None:
             seen.append(len(text))
             return super().tokenize(text, parse_special=parse_special)
 
-    prompt = build_prompt(Counting(), "x" * 5_000_000, "", n_ctx=100, max_tokens=10)
+    prompt = PromptBuilder(Counting(), 100).build("x" * 5_000_000, "", max_tokens=10)
     assert len(prompt.tokens) == 90
     assert max(seen) <= 3200
 

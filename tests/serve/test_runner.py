@@ -14,8 +14,7 @@ import pytest
 from serve.decoder import BatchItem, Logits
 from serve.engine import Engine, EngineOptions
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
-from serve.runner import EngineRunner
-from serve.runner.job import Job
+from serve.runner import Generation
 from serve.runner.throughput import LONGEST, UNKNOWN, Throughput
 from tests.serve.test_engine_step import expected
 from tests.support.fakes import FakeDecoder
@@ -55,12 +54,11 @@ def running(
 
 def assert_nothing_is_left(runner: WatchedRunner) -> None:
     assert runner.n_open == 0
-    assert len(runner._ledger) == 0
-    assert not runner._ledger._ids
+    assert not runner._open
     assert not runner._thread.is_alive()
 
 
-def drain(job: Job) -> dict[int, Finished]:
+def drain(job: Generation) -> dict[int, Finished]:
     """The terminal events; fails where one comes twice or never."""
     ends: dict[int, Finished] = {}
     while not job.is_finished:
@@ -94,7 +92,7 @@ def test_jobs_of_many_threads_each_end_once() -> None:
     with running(FakeDecoder(n_seq=2)) as runner:
 
         def client(i: int) -> None:
-            job = runner.submit([request(f"{i} {k}", 5) for k in range(3)], whole=i % 2 == 0)
+            job = runner.ask([request(f"{i} {k}", 5) for k in range(3)], whole=i % 2 == 0)
             if i % 3 == 0:
                 job.cancel()
             ends.append(drain(job))
@@ -123,7 +121,7 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
 
         def client(number: int) -> None:
             rng = random.Random(number)
-            jobs: list[Job] = []
+            jobs: list[Generation] = []
             n_sent = 0
             while n_sent < 2000:
                 n = min(rng.choice((1, 1, 1, 2, 5)), 2000 - n_sent)
@@ -133,12 +131,12 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
                 ]
                 requests[0] = request("a", 3, name=name)
                 try:
-                    jobs.append(runner.submit(requests, whole=rng.random() < 0.5))
+                    jobs.append(runner.ask(requests, whole=rng.random() < 0.5))
                     n_sent += n
                 except Overloaded:
                     pass  # ends some of its own first
                 if jobs and rng.random() < 0.5:
-                    rng.choice((Job.cancel, Job.abandon))(rng.choice(jobs))
+                    rng.choice((Generation.cancel, Generation.abandon))(rng.choice(jobs))
                 if len(jobs) > 5:
                     n_ended[number] += len(drain(jobs.pop(rng.randrange(len(jobs)))))
             n_ended[number] += sum(len(drain(job)) for job in jobs)
@@ -158,9 +156,9 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
 def test_what_is_wanted_whole_wakes_its_taker_once() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate, n_seq=2)) as runner:
-        whole = runner.submit([request("a", 6), request("b", 3)], whole=True)
+        whole = runner.ask([request("a", 6), request("b", 3)], whole=True)
         gate.release(5)
-        follower = runner.submit([request("c", 1)])
+        follower = runner.ask([request("c", 1)])
         gate.release(20)
         drain(follower)  # the first of both has ended by now, too
         drained = drain(whole)
@@ -173,7 +171,7 @@ def test_a_failure_is_told_before_the_other_choices_have_ended() -> None:
     gate = threading.Semaphore(0)
     decoder = FakeDecoder(gate=gate, n_ctx=64)
     with running(decoder) as runner:
-        job = runner.submit([request("a", 50), request("x" * 60, 50)], whole=True)
+        job = runner.ask([request("a", 50), request("x" * 60, 50)], whole=True)
         found = job.next_event(timeout=60)  # the second does not fit; the first has not begun
         assert found
         assert isinstance(found[1], Finished)
@@ -184,12 +182,12 @@ def test_a_failure_is_told_before_the_other_choices_have_ended() -> None:
 def test_closing_ends_what_runs_and_what_waits() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
-        jobs = [runner.submit([request("a", 50)], whole=i == 1) for i in range(3)]
+        jobs = [runner.ask([request("a", 50)], whole=i == 1) for i in range(3)]
         runner.request_stop()
         gate.release()
         assert [drain(j)[0].reason for j in jobs] == ["cancelled"] * 3
         with pytest.raises(Overloaded, match="shutting down"):
-            runner.submit([request("a", 5)])
+            runner.ask([request("a", 5)])
     assert runner.engine_closed
     assert runner.failure is None
 
@@ -197,12 +195,12 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
 def test_draining_lets_what_is_there_end() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
-        jobs = [runner.submit([request("a", 5)]) for _ in range(3)]
+        jobs = [runner.ask([request("a", 5)]) for _ in range(3)]
         runner.drain()
         assert runner.is_draining
         assert not runner.is_cut
         with pytest.raises(Overloaded, match="shutting down"):
-            runner.submit([request("a", 5)])
+            runner.ask([request("a", 5)])
         assert not runner.wait_until_idle(0)
         gate.release(100)
         assert runner.wait_until_idle(60)
@@ -215,21 +213,21 @@ def test_an_engine_that_breaks_ends_its_requests_and_goes_on(
     gate = threading.Semaphore(0)
     decoder = FakeDecoder(gate=gate, fail=Saboteur(RuntimeError("a bug")))
     with running(decoder) as runner:
-        jobs = [runner.submit([request("a", 50)], whole=i == 1) for i in range(3)]
+        jobs = [runner.ask([request("a", 50)], whole=i == 1) for i in range(3)]
         gate.release()
         for job in jobs:
             end = drain(job)[0]
             assert end.reason == "error"
             assert isinstance(end.error, DecoderFailed)
         gate.release(5)
-        assert drain(runner.submit([request("a", 5)]))[0].reason == "length"
+        assert drain(runner.ask([request("a", 5)]))[0].reason == "length"
         assert runner.failure is None
         assert runner.n_restarts == 1
     assert "the engine broke" in caplog.text
 
 
 def breaks(runner: WatchedRunner) -> Finished:
-    return drain(runner.submit([request("a", 5)]))[0]
+    return drain(runner.ask([request("a", 5)]))[0]
 
 
 def test_an_engine_that_breaks_again_and_again_is_given_up() -> None:
@@ -239,7 +237,7 @@ def test_an_engine_that_breaks_again_and_again_is_given_up() -> None:
             assert isinstance(breaks(runner).error, DecoderFailed)
         runner._thread.join()
         with pytest.raises(DecoderFailed, match="a bug"):
-            runner.submit([request("a", 5)])
+            runner.ask([request("a", 5)])
         assert runner.failure
         assert runner.n_restarts == 3
 
@@ -260,7 +258,7 @@ def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
     gate = threading.Semaphore(0)
     decoder = FakeDecoder(gate=gate, n_seq=2, fail=Saboteur(*[fault] * 9))
     with running(decoder, clock=lambda: 0.0) as runner:
-        jobs = [runner.submit([request("a", 50), request("b", 50)]) for _ in range(3)]
+        jobs = [runner.ask([request("a", 50), request("b", 50)]) for _ in range(3)]
         gate.release(10)
         for job in jobs:
             ends = drain(job)
@@ -271,7 +269,7 @@ def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
             runner._thread.join()
             assert runner.failure
             with pytest.raises(DecoderFailed):
-                runner.submit([request("a", 5)])
+                runner.ask([request("a", 5)])
 
 
 def test_an_engine_that_cannot_be_reset_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +302,7 @@ def test_a_clock_that_jumps_ends_nothing_twice(jump: float) -> None:
             return next(times)
 
     with running(FakeDecoder(n_seq=2, fail=Saboteur(RuntimeError("a bug"))), clock=clock) as runner:
-        jobs = [runner.submit([request("a", 20, deadline=5.0)]) for _ in range(10)]
+        jobs = [runner.ask([request("a", 20, deadline=5.0)]) for _ in range(10)]
         for job in jobs:
             end = drain(job)[0]
             assert end.reason in ("length", "error")
@@ -313,26 +311,26 @@ def test_a_clock_that_jumps_ends_nothing_twice(jump: float) -> None:
 
 def test_a_client_that_does_not_read_holds_up_nobody() -> None:
     with running(FakeDecoder()) as runner:
-        lazy = runner.submit([request("lazy", 200)])
-        assert drain(runner.submit([request("eager", 5)]))[0].reason == "length"
+        lazy = runner.ask([request("lazy", 200)])
+        assert drain(runner.ask([request("eager", 5)]))[0].reason == "length"
         assert sum(1 for _ in iter(lambda: lazy.next_event(0), None)) == 200 + 1
 
 
 def test_cancelling_twice_or_after_the_end_does_no_harm() -> None:
     with running(FakeDecoder()) as runner:
-        job = runner.submit([request("a", 2)])
+        job = runner.ask([request("a", 2)])
         first = job.next_event(timeout=60)
         assert first
         assert isinstance(first[1], TextDelta)
         drain(job)
         job.cancel()
         job.cancel()
-        assert drain(runner.submit([request("b", 2)]))[0].reason == "length"
+        assert drain(runner.ask([request("b", 2)]))[0].reason == "length"
 
 
 def test_abandoning_wakes_whoever_waits() -> None:
     with running(FakeDecoder(gate=threading.Semaphore(0))) as runner:
-        job = runner.submit([request("a", 2)], whole=True)
+        job = runner.ask([request("a", 2)], whole=True)
         found: list[object] = []
         taker = threading.Thread(target=lambda: found.append(job.next_event()))
         taker.start()
@@ -344,9 +342,9 @@ def test_abandoning_wakes_whoever_waits() -> None:
 def test_superseding_one_choice_ends_its_siblings() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate, n_seq=4)) as runner:
-        old = runner.submit([request("a", 50, name="x"), request("b", 50), request("c", 50)])
-        new = runner.submit([request("d", 2, name="x"), request("e", 2)])
-        other = runner.submit([request("f", 2, name="y")])
+        old = runner.ask([request("a", 50, name="x"), request("b", 50), request("c", 50)])
+        new = runner.ask([request("d", 2, name="x"), request("e", 2)])
+        other = runner.ask([request("f", 2, name="y")])
         gate.release(100)
         assert [f.reason for f in drain(old).values()] == ["cancelled"] * 3
         assert [f.reason for f in drain(new).values()] == ["length"] * 2
@@ -356,16 +354,14 @@ def test_superseding_one_choice_ends_its_siblings() -> None:
 def test_requests_are_counted_not_jobs() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate), max_open=4) as runner:
-        jobs = [
-            runner.submit([request("a", 1)] * 9)
-        ]  # more than there is room for, but nobody waits
+        jobs = [runner.ask([request("a", 1)] * 9)]  # more than there is room for, but nobody waits
         with pytest.raises(Overloaded, match="9 requests"):
-            runner.submit([request("b", 1)])
+            runner.ask([request("b", 1)])
         gate.release(9)
         drain(jobs[0])
-        jobs = [runner.submit([request("a", 1)] * 3), runner.submit([request("a", 1)])]
+        jobs = [runner.ask([request("a", 1)] * 3), runner.ask([request("a", 1)])]
         with pytest.raises(Overloaded) as caught:
-            runner.submit([request("b", 1)])
+            runner.ask([request("b", 1)])
         assert caught.value.retry_after >= 1
         assert runner.n_refused == 2
         gate.release(9)
@@ -376,7 +372,7 @@ def test_requests_are_counted_not_jobs() -> None:
 def test_what_waits_is_woken_by_the_end_of_the_queue() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
-        runner.submit([request("a", 1)])
+        runner.ask([request("a", 1)])
         wait(runner.submitted)
         with ThreadPoolExecutor() as pool:
             idle = pool.submit(runner.wait_until_idle, 60)
@@ -411,7 +407,7 @@ def test_the_engine_is_warmed_in_the_thread_that_computes() -> None:
 
     with running(Noting()) as runner:
         assert len(threads) == 1  # before anybody is served
-        drain(runner.submit([request("a", 5)]))
+        drain(runner.ask([request("a", 5)]))
     assert len(set(threads)) == 1
     assert threads[0] != threading.get_ident()
 
@@ -424,7 +420,7 @@ def test_a_model_that_cannot_warm_up_is_a_failure_and_no_hang() -> None:
     with running(Broken()) as runner:
         assert runner.failure is not None
         with pytest.raises(DecoderFailed):
-            runner.submit([request("a", 5)])
+            runner.ask([request("a", 5)])
 
 
 def test_an_idle_engine_looks_ahead() -> None:
@@ -438,12 +434,12 @@ def test_an_idle_engine_looks_ahead() -> None:
         began.set()
 
     engine.look_ahead = noted  # type: ignore[method-assign]
-    runner = EngineRunner(engine)
+    runner = WatchedRunner(engine)
     runner.start()
-    drain(runner.submit([request("import os", 6)]))
+    drain(runner.ask([request("import os", 6)]))
     assert began.wait(60)
     taken = "import os" + expected("import os", 6)
-    ends = drain(runner.submit([request(taken, 6)]))
+    ends = drain(runner.ask([request(taken, 6)]))
     assert ends[0].usage.completion_tokens == 6
     runner.close()
     assert engine.metrics.known_tokens > 0

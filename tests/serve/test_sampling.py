@@ -49,8 +49,8 @@ def test_temperature_zero_is_greedy() -> None:
 
 def test_a_tiny_temperature_neither_overflows_nor_wanders() -> None:
     for temperature in (1e-300, 1e-5):
-        for more in ({}, {"min_p": 0.1}):
-            params = SamplingParams(temperature=temperature, top_p=1, **more)
+        for min_p in (0.0, 0.1):
+            params = SamplingParams(temperature=temperature, top_p=1, min_p=min_p)
             assert picks(params, logits(1, 3, 2), 5) == [1] * 5
 
 

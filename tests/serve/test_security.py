@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
 from serve.http.security.keys import ApiKeys, presented
-from serve.report import how_to_use, open_to_strangers
+from serve.http.server import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.serving import flask_client
 from turbopilot.base.errors import InvalidInput

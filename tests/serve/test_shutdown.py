@@ -98,13 +98,13 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
 SERVER = """
 import sys, threading
 from pathlib import Path
-from serve.hosted import host
+from serve.engine import Engine
 from serve.http.server import bind, run
-from serve.pool import Loadable, ModelPool
-from serve.service import ModelInfo
+from serve.models import ModelPool, PooledModel
+from serve.models.loading import host
+from serve.models.service import ModelInfo
 from serve.settings import Limits, ServerOptions
-from tests.fakes import FakeDecoder
-from tests.serving import Engine
+from tests.support.fakes import FakeDecoder
 
 decoder = FakeDecoder(gate=threading.Semaphore(0))
 options = ServerOptions(Path("none"), limits=Limits(grace=1000))
@@ -116,7 +116,7 @@ def load():
         sys.stdin.readline()
     return host(Engine(decoder), decoder)
 
-models = ModelPool([Loadable(info, 1, load)], memory=1)
+models = ModelPool([PooledModel(info, 1, load)], memory=1)
 run(models, bind("127.0.0.1", 0), options, lambda line: print(line, flush=True))
 print("ended")
 """

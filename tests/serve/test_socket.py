@@ -19,7 +19,7 @@ import pytest
 
 from serve.http.channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
 from serve.http.server import HttpServer, bind
-from serve.runner.job import Job
+from serve.runner import Generation
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import ask, connection, read_all, running_server, send, wait
 from turbopilot.base.errors import ServeError
@@ -251,13 +251,13 @@ def test_an_address_that_cannot_be(host: str, port: int) -> None:
 
 def test_a_client_that_leaves_is_told_of_and_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     timeouts: list[float | None] = []
-    plain = Job.next_event
+    plain = Generation.next_event
 
-    def next_event(job: Job, timeout: float | None = None) -> Any:
+    def next_event(job: Generation, timeout: float | None = None) -> Any:
         timeouts.append(timeout)
         return plain(job, timeout)
 
-    monkeypatch.setattr(Job, "next_event", next_event)
+    monkeypatch.setattr(Generation, "next_event", next_event)
     with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
         with connection(server.port) as s:
             send(s, {"prompt": "x", "max_tokens": 200})

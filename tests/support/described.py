@@ -1,4 +1,4 @@
-"""Holds answers and bodies against `/openapi.json`, and tells which fields a parser looked for."""
+"""Holds answers and bodies against `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from serve.api.endpoints import ENDPOINTS
+
 Document = Mapping[str, Any]
 Body = dict[str, Any]
 
-
-class Noted(dict[str, Any]):
-    """A body that notes the name of each field that somebody looks for, nested ones as "messages[].role"."""
-
-    def __init__(self, values: Mapping[str, Any], seen: set[str], path: str = "") -> None:
-        super().__init__({k: noted(v, seen, f"{path}{k}") for k, v in values.items()})
-        self._seen, self._path = seen, path
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self._seen.add(self._path + name)
-        return super().get(name, default)
-
-
-def noted(value: Any, seen: set[str], path: str) -> Any:
-    if isinstance(value, dict):
-        return Noted(value, seen, f"{path}.")
-    return [noted(v, seen, f"{path}[]") for v in value] if isinstance(value, list) else value
+# A small body of each request, by the name of its schema.
+BODIES: Mapping[str, Body] = {
+    "CompletionRequest": {"prompt": "x"},
+    "TabbyRequest": {"segments": {"prefix": "x"}},
+    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]},
+    "MistralFimRequest": {"prompt": "x"},
+    "LlamaCompletionRequest": {"prompt": "x"},
+    "InfillRequest": {"input_prefix": "x"},
+    "HuggingFaceRequest": {"inputs": "x"},
+    "OllamaRequest": {"prompt": "x"},
+}
+PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kind in e.requests}
 
 
 def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Validator:
@@ -45,13 +42,15 @@ def resolved(document: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def fields(document: Document, schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """The names of all fields that a schema describes, as `Noted` has them."""
+    """The names of all fields that a schema describes, nested ones as "messages[].role"."""
     schema = resolved(document, schema)
     for name, field in schema.get("properties", {}).items():
         yield path + name
         yield from fields(document, field, f"{path}{name}.")
-        if "items" in field:
-            yield from fields(document, field["items"], f"{path}{name}[].")
+    if "items" in schema:
+        yield from fields(document, schema["items"], f"{path.removesuffix('.')}[].")
+    for other in schema.get("anyOf", ()):
+        yield from fields(document, other, path)
 
 
 def pieces(mimetype: str, data: bytes) -> Iterable[Any]:

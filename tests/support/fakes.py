@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from serve.decoder import BatchItem, Constraint, FimTokens, Logits
+from serve.engine.sequence import Sequence as EngineSequence
+from serve.request import GenerationRequest, SamplingParams
+from serve.sampling import Sampler, seed_sequence
 from turbopilot.base.errors import InvalidRequest, TurboPilotError
 
 EOG = 256
@@ -46,6 +49,12 @@ def script(text: str, *, after: str = "?") -> Reply:
         return EOG
 
     return reply
+
+
+def sequence(i: int, prompt: Sequence[int], max_tokens: int) -> EngineSequence:
+    """A request for the scheduler, which never asks how its tokens are chosen."""
+    sampler = Sampler(SamplingParams(), seed_sequence(i, 0))
+    return EngineSequence(i, GenerationRequest(tuple(prompt), max_tokens), sampler)
 
 
 class FakeDecoder:

@@ -5,24 +5,13 @@ Source: transformers `modeling_gpt2.py`; llama.cpp `src/models/gpt2.cpp`. Conv1D
 
 from __future__ import annotations
 
-from converters.families.common import GEOMETRY, layer_norm
-from converters.hfconfig import HfConfig
-from converters.spec import ArchSpec, Dims, Part, Require, TensorSpec, TokenizerSpec, copy
-
-
-def dims(c: HfConfig) -> Dims:
-    """GPT-2's field names; four times the width where `n_inner` says nothing."""
-    n_embd, n_head = c.integer("n_embd"), c.integer("n_head")
-    return Dims(
-        n_embd=n_embd, n_layer=c.integer("n_layer"), n_head=n_head, n_head_kv=n_head,
-        n_inner=c.integer("n_inner", absent=4 * n_embd), n_vocab=c.integer("vocab_size"),
-        n_ctx=c.integer("n_positions"),
-    )  # fmt: skip
+from converters.families.common import GEOMETRY, gpt2_dims, layer_norm
+from converters.spec import ArchSpec, Require, SourceRows, TensorSpec, affine, copy
 
 
 def turned(name: str, source: str, *stored: str) -> TensorSpec:
     """A matrix of Conv1D, (in, out) as stored."""
-    return TensorSpec(name, (Part(source, stored, transpose=True),))
+    return TensorSpec(name, (SourceRows(source, stored, transpose=True),))
 
 
 _LAYER = "transformer.h.{i}."
@@ -30,7 +19,7 @@ _LAYER = "transformer.h.{i}."
 SPEC = ArchSpec(
     architecture="GPT2LMHeadModel",
     gguf="gpt2",
-    dims=dims,
+    dims=gpt2_dims,
     keys=(*GEOMETRY, layer_norm("layer_norm_epsilon")),
     require=(
         Require("activation_function", ("gelu_new", "gelu_pytorch_tanh"), absent="gelu_new"),
@@ -39,21 +28,18 @@ SPEC = ArchSpec(
     tensors=(
         copy("token_embd.weight", "transformer.wte.weight", "V", "D"),
         copy("position_embd.weight", "transformer.wpe.weight", "T", "D", positions=True),
-        copy("blk.{i}.attn_norm.weight", _LAYER + "ln_1.weight", "D"),
-        copy("blk.{i}.attn_norm.bias", _LAYER + "ln_1.bias", "D"),
+        *affine("blk.{i}.attn_norm", _LAYER + "ln_1", "D"),
         turned("blk.{i}.attn_qkv.weight", _LAYER + "attn.c_attn.weight", "D", "3*D"),
         copy("blk.{i}.attn_qkv.bias", _LAYER + "attn.c_attn.bias", "3*D"),
         turned("blk.{i}.attn_output.weight", _LAYER + "attn.c_proj.weight", "D", "D"),
         copy("blk.{i}.attn_output.bias", _LAYER + "attn.c_proj.bias", "D"),
-        copy("blk.{i}.ffn_norm.weight", _LAYER + "ln_2.weight", "D"),
-        copy("blk.{i}.ffn_norm.bias", _LAYER + "ln_2.bias", "D"),
+        *affine("blk.{i}.ffn_norm", _LAYER + "ln_2", "D"),
         turned("blk.{i}.ffn_up.weight", _LAYER + "mlp.c_fc.weight", "D", "F"),
         copy("blk.{i}.ffn_up.bias", _LAYER + "mlp.c_fc.bias", "F"),
         turned("blk.{i}.ffn_down.weight", _LAYER + "mlp.c_proj.weight", "F", "D"),
         copy("blk.{i}.ffn_down.bias", _LAYER + "mlp.c_proj.bias", "D"),
-        copy("output_norm.weight", "transformer.ln_f.weight", "D"),
-        copy("output_norm.bias", "transformer.ln_f.bias", "D"),
+        *affine("output_norm", "transformer.ln_f", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),
-    tokenizer=TokenizerSpec(pre="gpt-2"),
+    pre="gpt-2",
 )

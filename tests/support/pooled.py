@@ -6,22 +6,21 @@ import threading
 from collections.abc import Callable, Mapping
 
 from serve.engine import Engine
-from serve.models import Loadable, ModelPool
-from serve.models.generation import ClientWatch
-from serve.models.loaded_model import host
+from serve.models import ModelPool, PooledModel
+from serve.models.loading import host
 from serve.models.service import CompletionService, ModelInfo
 from serve.runner import EngineRunner
+from serve.runner.generation import ClientWatch
 from tests.support.fakes import FakeDecoder
 
 
-class FakeHosted:
-    """A loaded model; a test says how many requests it has."""
+class FakeRunner(EngineRunner):
+    """That of a loaded model, never started; a test says how many requests it has."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         decoder = FakeDecoder()
-        runner = EngineRunner(Engine(decoder))  # never started
-        self.service = CompletionService(runner, decoder, info(name))
-        self.n_open = 0
+        super().__init__(Engine(decoder))
+        self.service = CompletionService(self, decoder, info(name))
         self.told: list[str] = []
         self._lab, self._name = lab, name
 
@@ -63,7 +62,7 @@ class Lab:
     ) -> None:
         self.now = 0.0
         self.sizes, self.memory = sizes, memory
-        self.alive: dict[str, FakeHosted] = {}
+        self.alive: dict[str, FakeRunner] = {}
         self.users = dict.fromkeys(sizes, 0)
         self.loads: list[str] = []
         self.unloads: list[str] = []
@@ -73,7 +72,7 @@ class Lab:
         self._one = threading.Lock()
         self.pool = ModelPool(
             [
-                Loadable(info(name), size, self._loader(name), idle if i else None)
+                PooledModel(info(name), size, self._loader(name), idle if i else None)
                 for i, (name, size) in enumerate(sizes.items())
             ],
             memory=memory,
@@ -81,8 +80,8 @@ class Lab:
             clock=lambda: self.now,
         )
 
-    def _loader(self, name: str) -> Callable[[], FakeHosted]:
-        def load() -> FakeHosted:
+    def _loader(self, name: str) -> Callable[[], CompletionService]:
+        def load() -> CompletionService:
             assert self._one.acquire(blocking=False), "two loads at a time"
             try:
                 self.began.release()
@@ -94,16 +93,16 @@ class Lab:
                 taken = sum(self.sizes[n] for n in self.alive) + self.sizes[name]
                 assert taken <= self.memory, "more than there is"
                 self.loads.append(name)
-                self.alive[name] = FakeHosted(self, name)
-                return self.alive[name]
+                self.alive[name] = FakeRunner(self, name)
+                return self.alive[name].service
             finally:
                 self._one.release()
 
         return load
 
-    def closed(self, name: str, hosted: FakeHosted) -> None:
-        assert self.alive.pop(name) is hosted, "unloaded twice"
-        assert not hosted.n_open, "unloaded with an open request"
+    def closed(self, name: str, runner: FakeRunner) -> None:
+        assert self.alive.pop(name) is runner, "unloaded twice"
+        assert not runner.n_open, "unloaded with an open request"
         assert not self.users[name], "unloaded in use"
         self.unloads.append(name)
 
@@ -113,8 +112,8 @@ class Lab:
 
 def one_model(decoder: FakeDecoder) -> ModelPool:
     """A pool of one, which a real engine computes."""
-    loadable = Loadable(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
-    return ModelPool([loadable], memory=1)
+    model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
+    return ModelPool([model], memory=1)
 
 
 class Client:

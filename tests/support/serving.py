@@ -17,12 +17,10 @@ from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
 from serve.http.shutdown import Shutdown
-from serve.models.directory import OneModel
+from serve.models import ModelPool, PooledModel
 from serve.models.service import CompletionService, ModelInfo
 from serve.request import GenerationRequest
-from serve.runner import EngineRunner
-from serve.runner.commands import Cancel
-from serve.runner.job import Job
+from serve.runner import EngineRunner, Generation
 from serve.settings import Limits, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 
@@ -46,18 +44,22 @@ class WatchedRunner(EngineRunner):
         self.stopped = threading.Semaphore(0)
         self.seen: list[GenerationRequest] = []
 
-    def submit(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Job:
-        job = super().submit(requests, whole=whole)
-        self.seen += requests
+    def ask(self, requests: Sequence[GenerationRequest], *, whole: bool = False) -> Generation:
+        generation = Generation(self, requests, whole=whole)
+        self.submit(generation)
+        return generation
+
+    def submit(self, generation: Generation) -> None:
+        super().submit(generation)
+        self.seen += generation.requests
         self.submitted.release()
-        return job
 
     def request_stop(self) -> None:
         super().request_stop()
         self.stopped.release()
 
-    def _post(self, command: Cancel) -> None:
-        super()._post(command)
+    def cancel(self, generation: Generation) -> None:
+        super().cancel(generation)
         self.cancelled.release()
 
 
@@ -83,6 +85,13 @@ def make_service(
     return CompletionService(runner, decoder, model, limits), runner
 
 
+def pool_of(service: CompletionService) -> ModelPool:
+    """A pool of one model, which is loaded."""
+    pool = ModelPool([PooledModel(service.model, 1, lambda: service)], memory=1)
+    with pool.use(""):
+        return pool
+
+
 @contextmanager
 def flask_client(
     security: SecurityOptions | None = None, decoder: FakeDecoder | None = None
@@ -91,7 +100,7 @@ def flask_client(
     service, runner = make_service(decoder or FakeDecoder(script("yes")))
     runner.start()
     try:
-        yield create_app(OneModel(service), security=security).test_client()
+        yield create_app(pool_of(service), security=security).test_client()
     finally:
         runner.close()
 
@@ -122,9 +131,9 @@ def running(
     """A real server on a free loopback port."""
     limits = limits or Limits()
     service, runner = make_service(decoder, max_open=max_open, limits=limits)
-    app = create_app(OneModel(service), security=security)
-    server = HttpServer(app, bind("127.0.0.1", 0), clock=clock)
-    shutdown = Shutdown(runner, refuse=server.refuse, leave=server.stop, grace=limits.grace)
+    pool = pool_of(service)
+    server = HttpServer(create_app(pool, security=security), bind("127.0.0.1", 0), clock=clock)
+    shutdown = Shutdown(pool, refuse=server.refuse, leave=server.stop, grace=limits.grace)
     thread = threading.Thread(target=server.run, name="http")
     runner.start()
     thread.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from converters import convert
+from converters import ConversionOptions, convert
 from turbopilot.formats.gguf.certificate import Certificate, digests, sign
 from turbopilot.formats.gguf.file import read_part
 
@@ -42,7 +42,9 @@ def signed(unsigned: Path) -> Path:
 
 @pytest.fixture
 def split_model(demo_checkpoint: Path, tmp_path: Path) -> Path:
-    return convert(demo_checkpoint, tmp_path / "split.gguf", split_max_size=4_000_000).path
+    return convert(
+        demo_checkpoint, tmp_path / "split.gguf", ConversionOptions(split_max_size=4_000_000)
+    ).path
 
 
 def tensor_data(path: Path) -> dict[str, bytes]:

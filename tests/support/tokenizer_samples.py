@@ -18,7 +18,6 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 
-from converters.spec import TokenizerSpec
 from converters.tokenizer import GgufTokenizer, read_tokenizer
 from converters.tokenizer.trial_file import write_vocabulary
 
@@ -222,7 +221,7 @@ def metaspace(scheme: str, *, split: bool = False) -> dict[str, Any]:
 
 
 def read(folder: Path, n_vocab: int = N_VOCAB, pre_name: str = "gpt-2", **config: Any) -> GgufTokenizer:  # fmt: skip
-    return read_tokenizer(folder, TokenizerSpec(pre_name), n_vocab, config)
+    return read_tokenizer(folder, pre_name, n_vocab, config)
 
 
 @contextmanager

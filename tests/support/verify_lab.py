@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from converters import convert, expected
+from converters import convert
 from quantize import quantize
 from tests.support.gguf_faults import Edit, faulty
 from tests.support.tiny import tiny_checkpoint
-from turbopilot.verify import Options, Report, compare, verify
+from turbopilot.app.verification import target_of
+from turbopilot.verify import VerifyOptions, VerifyReport, compare, verify
 from turbopilot.verify.gguf_candidate import GgufCandidate
 from turbopilot.verify.source import Logits, LogitsSource, Window
 from turbopilot.verify.torch_reference import TorchReference
@@ -24,9 +25,9 @@ def logits_of(source: LogitsSource, ids: Sequence[int]) -> Logits:
     return np.concatenate(list(source.logits(Window("code", "", tuple(ids), range(len(ids))))))
 
 
-def verdict(path: Path, checkpoint: Path, prompts: Sequence[str]) -> Report:
+def verdict(path: Path, checkpoint: Path, prompts: Sequence[str]) -> VerifyReport:
     """The report on one file."""
-    return next(verify([path], checkpoint, Options(prompts=prompts)))
+    return next(verify([path], checkpoint, VerifyOptions(prompts=prompts)))
 
 
 class Lab:
@@ -53,16 +54,14 @@ class Lab:
         *,
         positions: int = 1000,
         tensors: bool = False,
-    ) -> Report:
-        options = Options(positions=positions, tensors=tensors)
+    ) -> VerifyReport:
+        options = VerifyOptions(texts=texts or {}, positions=positions, tensors=tensors)
         with GgufCandidate(path) as candidate:
-            report = compare(
-                self.reference, candidate, candidate.header, options, texts=texts or {}
-            )
-            return explained(report, candidate.header, options, lambda: expected(self.checkpoint))
+            report = compare(self.reference, candidate, candidate.header, options)
+            return explained(report, candidate.header, options, target_of(self.checkpoint))
 
     def judge_faulty(
         self, type_name: str, edit: Edit, texts: Mapping[str, str] | None = None
-    ) -> Report:
+    ) -> VerifyReport:
         path = faulty(self.gguf(type_name), self.folder / "faulty.gguf", edit)
         return self.judge(path, texts)

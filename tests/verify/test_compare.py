@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,11 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Progress
 from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
-from turbopilot.verify import Options, Report, compare
-from turbopilot.verify.battery import token_battery
-from turbopilot.verify.criteria import FIXED, NOISE, Answer, judged_type, limits_for, noise_of
+from turbopilot.verify import VerifyOptions, VerifyReport, compare
+from turbopilot.verify.criteria import FIXED, NOISE, Sensitivity, judged_type, limits_for, noise_of
 from turbopilot.verify.hyperparameters import of_config, of_gguf
-from turbopilot.verify.source import Change, Logits, Window
-from turbopilot.verify.texts import code_samples, read_prompts
+from turbopilot.verify.source import Change, Logits, Notes, Window
+from turbopilot.verify.texts import code_samples, read_prompts, token_battery
 from turbopilot.verify.windows import MOST_CONTEXT, windows_of
 
 V = 256
@@ -36,7 +36,7 @@ class TableModel:
         self.files: Mapping[str, str] = {"weights": "00"}
         self.versions: Mapping[str, str] = {"numpy": np.__version__}
         self.hyperparameters: Mapping[str, float] = {}
-        self.answers: dict[str, Mapping[str, object]] = {}
+        self.notes: Notes = {}
         self.longest = self.prepared = 0
 
     def tokenize(self, text: str) -> list[int]:
@@ -61,12 +61,6 @@ class TableModel:
         scale = np.sqrt(change.noise * np.square(self.table).mean())
         noisy.table = (self.table + rng.normal(size=self.table.shape) * scale).astype(np.float32)
         return noisy
-
-    def remembered(self, question: str) -> Mapping[str, object] | None:
-        return self.answers.get(question)
-
-    def remember(self, question: str, answer: Mapping[str, object]) -> None:
-        self.answers[question] = answer
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
         found = [ids[-1]]
@@ -98,11 +92,9 @@ def judge(
     type_name: str = "F32",
     reference: TableModel | None = None,
     prompts: Sequence[str] = PROMPTS,
-) -> Report:
-    return compare(
-        reference or TableModel(), candidate, header(**{type_name: 1}), Options(prompts=prompts),
-        texts={"a": "x = 1", "b": "    return 1"}, versions={"numpy": np.__version__},
-    )  # fmt: skip
+) -> VerifyReport:
+    options = VerifyOptions(prompts=prompts, texts={"a": "x = 1", "b": "    return 1"})
+    return compare(reference or TableModel(), candidate, header(**{type_name: 1}), options)
 
 
 def test_the_same_model_passes_and_says_so_in_json() -> None:
@@ -197,8 +189,8 @@ def test_every_type_that_can_hold_weights_has_limits() -> None:
 
 
 def test_limits_follow_the_models_own_answer_to_noise() -> None:
-    def answer(nmse: float, clear: int, clear_top1: float) -> Answer:
-        return Answer(nmse, 5 * nmse, clear, clear_top1)
+    def answer(nmse: float, clear: int, clear_top1: float) -> Sensitivity:
+        return Sensitivity(nmse, 5 * nmse, clear, clear_top1)
 
     sturdy, fragile = (
         limits_for("Q4_0", answer(1e-3, 500, 0.99)),
@@ -213,12 +205,12 @@ def test_limits_follow_the_models_own_answer_to_noise() -> None:
 
 
 def test_limits_are_wider_by_what_another_gelu_costs() -> None:
-    costs = Answer(nmse=4e-6, mean_kl=4e-5, clear=500, clear_top1=1.0)
+    costs = Sensitivity(nmse=4e-6, mean_kl=4e-5, clear=500, clear_top1=1.0)
     wider, plain = limits_for("F32", tanh=costs), limits_for("F32")
     assert wider.nmse > plain.nmse + costs.nmse, "distances add, not their squares"
     assert wider.mean_kl > plain.mean_kl + costs.mean_kl
     assert "tanh" in wider.origin
-    free = limits_for("F32", tanh=Answer(0.0, 0.0, clear=10**9, clear_top1=1.0))
+    free = limits_for("F32", tanh=Sensitivity(0.0, 0.0, clear=10**9, clear_top1=1.0))
     assert (free.nmse, free.mean_kl) == (plain.nmse, plain.mean_kl)
 
 
@@ -275,9 +267,11 @@ def test_continuations_part_where_the_first_choices_do() -> None:
 
 def test_one_reference_run_serves_ten_files() -> None:
     reference = TableModel()
+    notes: dict[str, Mapping[str, Any]] = {}
+    reference.notes = notes
     for _ in range(3):
         assert judge(TableModel(), "Q4_0", reference=reference).passed
-    assert len(reference.answers) == 2, "its answers to noise and to GELU are kept"
+    assert len(notes) == 2, "its answers to noise and to GELU are kept"
 
 
 def test_a_hyperparameter_that_differs_fails() -> None:
@@ -295,7 +289,7 @@ def test_a_hyperparameter_that_differs_fails() -> None:
             "phi2.attention.layer_norm_epsilon": 1e-4,
         },
     )
-    report = compare(reference, TableModel(), file, Options(prompts=PROMPTS), texts={})
+    report = compare(reference, TableModel(), file, VerifyOptions(prompts=PROMPTS, texts={}))
     assert {f.check for f in report.failures} == {
         "hyperparameter epsilon",
         "hyperparameter rope.freq_base",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from converters import convert
+from converters import ConversionOptions, convert
 from tests.support import checkpoint_faults, gguf_faults
 from tests.support.checkpoint_faults import Fault, faulty_checkpoint
 from tests.support.gguf_faults import Edit, faulty, zeroed
 from tests.support.verify_lab import Lab
 from turbopilot.base.errors import CorruptModel
 from turbopilot.formats.gguf.file import GgufHeader
-from turbopilot.verify import Report
-from turbopilot.verify.battery import token_battery
+from turbopilot.verify import VerifyReport
+from turbopilot.verify.diagnosis import diagnose
+from turbopilot.verify.texts import token_battery
 
 # What is wrong with the file → what it must be called.
 FILE_FAULTS: Final[dict[str, tuple[Edit, str]]] = {
@@ -51,7 +53,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab("llama", tmp_path_factory.mktemp("llama"))
 
 
-def causes(report: Report) -> list[str]:
+def causes(report: VerifyReport) -> list[str]:
     return [f.cause for f in report.findings]
 
 
@@ -95,7 +97,7 @@ def test_a_number_in_the_config_is_named(
 def test_the_layer_is_told(codegen: Lab, tmp_path: Path) -> None:
     for fault in (checkpoint_faults.layer_left_out, checkpoint_faults.layer_doubled):
         checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / fault.__name__, fault)
-        convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32", force=True)
+        convert(checkpoint, tmp_path / "faulty.gguf", ConversionOptions(force=True), dtype="f32")
         assert "layer 1" in codegen.judge(tmp_path / "faulty.gguf").findings[0].message
 
 
@@ -105,7 +107,7 @@ def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
         state[name][3, 5] = 1e6
 
     checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "large", large)
-    convert(checkpoint, tmp_path / "large.gguf", dtype="f16", force=True)
+    convert(checkpoint, tmp_path / "large.gguf", ConversionOptions(force=True), dtype="f16")
     with pytest.raises(CorruptModel, match=r"blk\.\d+\.ffn_up\.weight"):
         codegen.judge(tmp_path / "large.gguf")
 
@@ -121,17 +123,13 @@ FIGURES: Final[dict[str, tuple[Edit, str]]] = {
 @pytest.mark.parametrize("fault", FIGURES)
 def test_the_logits_alone_tell_where_to_look(codegen: Lab, fault: str) -> None:
     """As where the checkpoint cannot be converted, or a GGUF is compared with another."""
-    from turbopilot.verify.diagnosis import diagnose
-
     edit, cause = FIGURES[fault]
     report = codegen.judge_faulty("f32", edit)
-    alone = diagnose(report.failures, report.positions, report.limits, {})
+    alone = diagnose(report, {}, {}, ())
     assert [f.cause for f in alone] == [cause], alone
 
 
 def test_a_rotation_that_drifts_grows_with_the_position(llama: Lab, tmp_path: Path) -> None:
-    from turbopilot.verify.diagnosis import diagnose
-
     def drifting(state: checkpoint_faults.State, config: dict[str, object]) -> None:
         config["rope_theta"] = 10100.0
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10100.0}
@@ -141,7 +139,7 @@ def test_a_rotation_that_drifts_grows_with_the_position(llama: Lab, tmp_path: Pa
     report = llama.judge(tmp_path / "faulty.gguf")
     logits = [f for f in report.failures if f.check in ("nmse", "mean_kl")]
     assert logits, report.metrics
-    alone = diagnose(logits, report.positions, report.limits, {})
+    alone = diagnose(replace(report, failures=tuple(logits)), {}, {}, ())
     assert [f.cause for f in alone] == ["rotation"], alone
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turbopilot.base.kl_divergence import log_softmax
-from turbopilot.verify.accumulator import Accumulator
-from turbopilot.verify.metrics import Metrics, Place
+from turbopilot.verify.metrics import Metrics, Place, joined, summary
+from turbopilot.verify.metrics import measure as measured
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
@@ -26,9 +26,7 @@ def random_pair(seed: int, t: int, v: int, error: float = 0.3) -> tuple[list[int
 
 
 def measure(ids: list[int], reference: Array, candidate: Array) -> Metrics:
-    seen = Accumulator()
-    seen.add(0, range(len(ids)), ids, reference, candidate)
-    return seen.result()
+    return summary(measured(0, range(len(ids)), ids, reference, candidate))
 
 
 @given(seed=st.integers(0, 1000), t=st.integers(1, 9), v=st.integers(2, 40))
@@ -58,13 +56,9 @@ def test_equals_a_slow_loop(seed: int, t: int, v: int) -> None:
 
 def test_blocks_do_not_change_the_figures() -> None:
     ids, reference, candidate = random_pair(1, 50, 20)
-    whole, seen = measure(ids, reference, candidate), Accumulator()
-    for start in range(0, 50, 3):
-        block = range(50)[start : start + 3]
-        seen.add(
-            0, block, ids, reference[block.start : block.stop], candidate[block.start : block.stop]
-        )
-    assert seen.result() == whole
+    blocks = [range(50)[start : start + 3] for start in range(0, 50, 3)]
+    parts = [measured(0, b, ids, reference[list(b)], candidate[list(b)]) for b in blocks]
+    assert summary(joined(parts)) == measure(ids, reference, candidate)
 
 
 def test_logits_that_are_far_apart_have_a_divergence_too() -> None:

@@ -9,15 +9,15 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from converters import convert
+from converters import ConversionOptions, convert
 from tests.support.gguf_faults import TOKENIZER_FAULTS, WEIGHT_FAULTS, faulty, not_a_number
 from tests.support.tiny import FAMILY, stdlib_files, tiny_checkpoint
 from tests.support.verify_lab import Lab
 from turbopilot.base.errors import CorruptCheckpoint, CorruptModel, InvalidInput, UnsupportedModel
 from turbopilot.cli import app
-from turbopilot.verify.battery import token_battery
-from turbopilot.verify.compare_tokens import compare_tokens
+from turbopilot.verify.comparison import compare_tokens
 from turbopilot.verify.gguf_candidate import GgufCandidate
+from turbopilot.verify.texts import token_battery
 from turbopilot.verify.torch_reference import TorchReference
 
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m")
@@ -193,7 +193,7 @@ def test_bad_candidates_are_a_message(codegen: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["verify", str(path), "--against", str(codegen)])
     assert done.exit_code == 2
     assert "not a GGUF" in done.stderr
-    convert(codegen, path, dtype="f16", force=True)
+    convert(codegen, path, ConversionOptions(force=True), dtype="f16")
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(CorruptModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from tests.support.tiny import FAMILY, tiny_checkpoint
 from tests.support.verify_lab import logits_of
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.base.file_digest import file_digests
+from turbopilot.base.progress import silent
 from turbopilot.verify import reference_cache
+from turbopilot.verify.comparison import sensitivity
 from turbopilot.verify.source import Change, Window
-from turbopilot.verify.torch_model import Device, TorchModel
+from turbopilot.verify.torch_model import TorchDevice, TorchModel
 from turbopilot.verify.torch_reference import TorchReference
 
 IDS = tuple(range(1, 90))
@@ -62,6 +65,26 @@ def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
 
 
+def test_sensitivity_opens_each_model_once_for_all_windows(
+    codegen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = TorchReference(codegen, streamed=False)
+    opened: list[Change] = []
+    init = TorchModel.__init__
+
+    def counted(self: TorchModel, *args: Any, **options: Any) -> None:
+        opened.append(args[3])
+        init(self, *args, **options)
+
+    monkeypatch.setattr(TorchModel, "__init__", counted)
+    change = Change(noise=1e-2)
+    found = sensitivity(reference, change, WINDOWS, silent)
+    assert found is not None
+    assert 0 < found.nmse < 1
+    # At last, the head of the one that ran first is read again.
+    assert opened == [change, change, Change()]
+
+
 def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_path: Path) -> None:
     assert TorchReference(codegen).changed(Change(tanh_gelu=True)) is None
     exact = TorchReference(tiny_checkpoint("gptneox", tmp_path / "neox", hidden_act="gelu"))
@@ -73,7 +96,7 @@ def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_pat
 
 def test_only_the_matrix_that_runs_is_in_memory(codegen: Path) -> None:
     config = json.loads((codegen / "config.json").read_text())
-    model = TorchModel(codegen, config, Device(), Change(), streamed=True)
+    model = TorchModel(codegen, config, TorchDevice(), Change(), streamed=True)
     heard: list[float] = []
     model.heard = heard.append
     model.hidden([IDS])
@@ -114,7 +137,7 @@ def test_what_was_computed_is_kept_by_the_contents(
     state["lm_head.bias"][3] += 1
     save_file(state, changed / "model.safetensors", {"format": "pt"})
     other = TorchReference(changed, cache=cache)
-    assert not other._cache.has("noise 0.0, tanh False", WINDOWS[0])
+    assert not other.notes.has("noise 0.0, tanh False", WINDOWS[0])
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
@@ -166,23 +189,25 @@ def test_damaged_notes_are_not_believed(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="absent"):
         file_digests([tmp_path / "absent"], tmp_path)
     cache = reference_cache.ReferenceCache(tmp_path / "r", {})
-    cache.keep_answer("q", {"a": 1})
-    assert cache.answer("q") == {"a": 1}
+    cache["q"] = {"a": 1}
+    assert cache.get("q") == {"a": 1}
     next((tmp_path / "r").rglob("*.json")).write_text("[")
-    assert cache.answer("q") is None
+    assert cache.get("q") is None
 
 
 def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
     exact = logits_of(TorchReference(codegen, cache=tmp_path), IDS)
-    rounded = logits_of(TorchReference(codegen, device=Device("cpu", "bf16"), cache=tmp_path), IDS)
+    rounded = logits_of(
+        TorchReference(codegen, device=TorchDevice("cpu", "bf16"), cache=tmp_path), IDS
+    )
     assert 0 < np.square(rounded - exact).sum() / np.square(exact).sum() < 1e-2
 
 
 def test_a_device_that_is_not_there(codegen: Path) -> None:
     with pytest.raises(InvalidInput, match="--device cuda"):
-        TorchReference(codegen, device=Device("cuda"))
+        TorchReference(codegen, device=TorchDevice("cuda"))
     with pytest.raises(InvalidInput, match="--device toaster"):
-        TorchReference(codegen, device=Device("toaster"))
+        TorchReference(codegen, device=TorchDevice("toaster"))
 
 
 def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_path: Path) -> None:

@@ -20,17 +20,7 @@ DEFAULT_TEXT = "turbopilot calibration text"
 """The name of the bundled text in a matrix's file."""
 DEFAULT_CHUNKS = 100
 """Chunks of it that are read: more text hardly changes the matrix."""
-_OLD_MAGIC = b"lmgg"  # 0x67676d6c: ggml's files from before GGUF
 _DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter writes itself
-
-
-def is_old(path: Path) -> bool:
-    """Report whether a file begins as a ggml `.bin` of the original TurboPilot; imports no converter."""
-    try:
-        with path.open("rb") as f:
-            return f.read(len(_OLD_MAGIC)) == _OLD_MAGIC
-    except OSError:
-        return False
 
 
 def cache_folder() -> Path:
@@ -84,16 +74,17 @@ def imported(
         if path.is_file() and _is_of(path, old):
             return path
     target = near if os.access(old.parent, os.W_OK) else elsewhere
-    from converters import convert
+    from converters import ConversionOptions, convert
 
     reporter.notify(f"{old} is an old ggml file: importing it once, to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # of an earlier state of the old file
+    target.unlink(missing_ok=True)  # made of what the old file was before
     with reporter.progress("import") as progress:
-        report = convert(old, target, model_type=model_type, tokenizer=tokenizer, progress=progress)
+        options = ConversionOptions(model_type=model_type, tokenizer=tokenizer)
+        report = convert(old, target, options, progress=progress)
     reporter.notify(
-        f"imported {size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, {report.dtype}, "
-        "every block as it was"
+        f"imported {size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, "
+        f"{report.dtype}, every block as it was"
     )
     return target
 
@@ -120,7 +111,7 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
     if target.is_file():
         return target
-    from converters import convert
+    from converters import ConversionOptions, convert
 
     target.parent.mkdir(parents=True, exist_ok=True)
     is_direct = type_name.lower() in _DIRECT
@@ -128,9 +119,9 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     kept = whole.is_file()
     if not kept:
         reporter.notify(f"converting {name} to {whole}")
-        dtype = type_name if is_direct else "f16"
         with reporter.progress("convert") as progress:
-            convert(folder, whole, dtype=dtype, name=name, progress=progress)
+            dtype = type_name if is_direct else "f16"
+            convert(folder, whole, ConversionOptions(name=name), dtype=dtype, progress=progress)
     if is_direct:
         return target
     from quantize import quantize

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbopilot.app.cached_artifacts import converted, imported, is_old
+from turbopilot.app.cached_artifacts import converted, imported
 from turbopilot.base.errors import (
     HubUnreachable,
     InvalidInput,
@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
 )
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
+from turbopilot.formats.old_ggml import is_old
 
 if TYPE_CHECKING:
     from turbopilot.hub import HubRequest
@@ -152,7 +153,7 @@ def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Hu
         text = f"{model.gguf_repository}{colon}{typed}"
     elif model:
         text, revision = f"{model.repository}{colon}{typed}", revision or model.revision or None
-    elif re.fullmatch(r"[\w.-]+", name):
+    elif re.fullmatch(r"[\w.-]+", name) and "/" not in text:  # a slash: https://…
         aliases = [m.alias for m in catalog.MODELS]
         raise InvalidInput(
             f"{name}: no model of that name is known",

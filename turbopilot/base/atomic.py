@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all. A leaf: imports only the errors.
+"""Files that appear whole or not at all.
 
-Work is written to `NAME.part` beside the final name, and renamed when it is whole. A killed run leaves at most the
-`.part`, which the next run overwrites. Where the name was taken, the disk has the new file before the old one goes,
-so that a power cut leaves one of them. Where it was free nobody waits for the disk (which takes longer than converting
-does): a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
+Output is written to `NAME.part` and renamed when it is complete. A killed run leaves at most the `.part`, which the
+next run overwrites. If the name exists, the new file is synced to disk before it replaces the old one, so that a power
+cut leaves one of them. If it does not, nothing waits for the disk (which takes longer than converting): a power cut in
+the next seconds may leave a short file, which every reader of GGUF refuses.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FULL = {
 
 
 def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse, before any work, an output that would overwrite something or cannot be made.
+    """Refuse, before any work, an output that would overwrite something or cannot be written.
 
     Raises:
-        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, its folder
-            does not exist, or the system knows no such name.
+        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, its folder does not
+            exist, or it is not a valid file name.
     """
     try:
         if path.is_dir():
@@ -55,11 +55,7 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Refuse work that the disk has no room for. `needed` in bytes.
-
-    Raises:
-        NotEnoughDisk: fewer bytes are free.
-    """
+    """Raise NotEnoughDisk if fewer than `needed` bytes of disk are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(
@@ -70,15 +66,15 @@ def check_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yield `path` + ".part" to write to; on success rename it, on any failure remove it.
+    """Yield `path` + ".part" to write to; on success rename it, on failure remove it.
 
     Args:
         path: the final name.
-        shared: several processes may write it at once (a cache): each to a part of its own, the last one stays.
+        shared: several processes may write it at once (a cache): each writes its own part, the last one stays.
 
     Raises:
-        NotEnoughDisk: the disk or our share of it filled up on the way, or allows no file so large.
-        InvalidInput: the file system does not let us write there.
+        NotEnoughDisk: the disk or the quota is full, or the file is too large for them.
+        InvalidInput: the file system refuses to write there.
     """
     part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
     try:
@@ -87,19 +83,15 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
             with part.open("rb+") as f:
                 os.fsync(f.fileno())
         part.replace(path)
-    except OSError as e:
+    except BaseException as e:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        if e.errno in FULL:
+        if isinstance(e, OSError) and e.errno in FULL:
             raise NotEnoughDisk(
                 f"{path}: {FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
             ) from e
-        if e.filename in (str(part), part):
+        if isinstance(e, OSError) and e.filename in (str(part), part):
             raise InvalidInput(
                 f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
             ) from e
-        raise
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise

@@ -1,20 +1,7 @@
-"""Everything that can go wrong in a way that a person can mend. A leaf: imports nothing of ours.
+"""Errors that a user can fix, with exit codes and hints.
 
-    TurboPilotError (1)
-    ├─ InvalidInput (2)         bad path, clashing flags, output exists
-    │                           ├─ CorruptModel  (every verb reads GGUF files, so not only serve's)
-    ├─ DownloadError (3)        ├─ ModelNotFound  ├─ HubUnreachable  ├─ NotEnoughDisk
-    ├─ UnsupportedModel (4)     unknown architecture, a required config value differs
-    ├─ ConversionError (5)      ├─ TensorMismatch  ├─ TokenizerMismatch  ├─ CorruptCheckpoint
-    ├─ QuantizationError (6)
-    ├─ VerificationFailed (7)
-    └─ ServeError (8)           ├─ ContextLengthExceeded  ├─ Overloaded  ├─ InvalidRequest
-                                ├─ DeadlineExceeded  ├─ Superseded
-                                ├─ Unauthorized  ├─ OriginRefused  ├─ HostRefused
-                                ├─ NoKvSlot  ├─ DecodeAborted  ├─ BadBatch  ├─ DecoderFailed
-
-The number is the exit code. Library code raises these, never prints and never exits; the two shells
-(the command line and HTTP) turn them into words, an exit code or a status.
+Library code raises these, never prints and never exits; the command line and the HTTP server turn them into words, an
+exit code or a status.
 """
 
 from __future__ import annotations
@@ -25,12 +12,7 @@ from typing import ClassVar
 
 
 class TurboPilotError(Exception):
-    """Base of all errors that are the user's to see.
-
-    Args:
-        message: what was wrong and where (file, tensor, field).
-        hint: what to do about it.
-    """
+    """Base of all errors shown to the user: what happened and where (file, tensor, field), and a hint what to do."""
 
     exit_code: ClassVar[int] = 1
 
@@ -57,7 +39,7 @@ class DownloadError(TurboPilotError):
 
 
 class ModelNotFound(DownloadError):
-    """The hub has no such repository, revision or file, or it is not ours to read."""
+    """The hub has no such repository, revision or file, or access to it is denied."""
 
 
 class HubUnreachable(DownloadError):
@@ -65,11 +47,11 @@ class HubUnreachable(DownloadError):
 
 
 class NotEnoughDisk(DownloadError):
-    """What would be written does not fit on the disk."""
+    """The output does not fit on the disk."""
 
 
 class UnsupportedModel(TurboPilotError):
-    """The checkpoint is of a kind that cannot be converted faithfully; carries all reasons."""
+    """The checkpoint cannot be converted faithfully, for all of the `reasons`."""
 
     exit_code = 4
 
@@ -85,7 +67,7 @@ class ConversionError(TurboPilotError):
 
 
 class TensorMismatch(ConversionError):
-    """Tensors are missing, unknown, misshapen or not finite; the message lists every one."""
+    """Tensors are missing, unknown, misshapen or not finite; the message lists them all."""
 
 
 class TokenizerMismatch(ConversionError):
@@ -103,7 +85,7 @@ class QuantizationError(TurboPilotError):
 
 
 class VerificationFailed(TurboPilotError):
-    """The candidate is not the reference, within the limits of its type."""
+    """A candidate differs from the reference by more than its type allows."""
 
     exit_code = 7
 
@@ -119,12 +101,7 @@ class ContextLengthExceeded(ServeError):
 
 
 class Overloaded(ServeError):
-    """The queue is full, or the server is shutting down; try again later.
-
-    Args:
-        message: what was wrong.
-        retry_after: seconds after which there may be room.
-    """
+    """The queue is full, or the server is shutting down; try again after `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: int = 1, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -132,12 +109,7 @@ class Overloaded(ServeError):
 
 
 class InvalidRequest(ServeError):
-    """A request's field cannot be used.
-
-    Args:
-        message: what was wrong.
-        param: the field's name.
-    """
+    """A request's field `param` cannot be used."""
 
     def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -145,15 +117,15 @@ class InvalidRequest(ServeError):
 
 
 class Unauthorized(ServeError):
-    """A request bears no API key, or none of the server's."""
+    """A request has no valid API key."""
 
 
 class OriginRefused(ServeError):
-    """A web page asks that is neither the server's own nor allowed."""
+    """A request comes from a web page that is neither the server's own nor allowed."""
 
 
 class HostRefused(ServeError):
-    """A request names a host that is not this server: its client was led here by somebody else's DNS."""
+    """A request names another host: another site's DNS led its client here."""
 
 
 class NoKvSlot(ServeError):
@@ -161,7 +133,7 @@ class NoKvSlot(ServeError):
 
 
 class DecodeAborted(ServeError):
-    """llama_decode was interrupted (code 2); what it had computed of the batch is undefined."""
+    """llama_decode was interrupted (code 2); its results for the batch are undefined."""
 
 
 class BadBatch(ServeError):
@@ -173,15 +145,15 @@ class DecoderFailed(ServeError):
 
 
 class DeadlineExceeded(ServeError):
-    """A request's time was over before it had anything to show."""
+    """A request timed out before it had any result."""
 
 
 class Superseded(ServeError):
-    """A newer request of the same session took the place of this one."""
+    """A newer request of the same session replaced this one."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A sentence that offers the nearest known names; where none is near, `otherwise`, or all of them.
+    """Return a hint with the nearest known names; if none is near, `otherwise`, or all of them.
 
     >>> did_you_mean("q4_o", ["q4_0", "q8_0"])
     'did you mean q4_0?'

@@ -1,7 +1,6 @@
-"""How far two next-token distributions are apart, and how well one foretells a text. Pure numpy. A leaf.
+"""Divergence of two next-token distributions, and perplexity of a text, for `verify` and `bench`.
 
-P positions, V vocabulary rows. Both `verify`, which judges a conversion, and `bench`, which measures what a
-quantization costs, count with these.
+P positions, V vocabulary rows.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ _EXP_LIMIT = 80.0  # e^80 is near the end of float32
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """exp of the mean −log p of each next token, and its standard error; 0 where there is none."""
+    """exp of the mean −log p of each next token, and its standard error (0 for fewer than two)."""
 
     value: float
     error: float
 
 
 def perplexity(losses: Floats) -> Perplexity:
-    """Of losses, (P,), or of paired differences of losses: then it is the ratio of two."""
+    """Return the perplexity of losses, (P,); of paired differences of losses, the ratio of two."""
     n = len(losses)
     if not n:
         return Perplexity(0.0, 0.0)
-    # A perplexity beyond e^700 is no number for JSON, and no model either.
+    # JSON has no numbers far beyond e^700.
     value = math.exp(min(float(losses.mean()), 700.0))
     return Perplexity(value, value * float(losses.std(ddof=1)) / n**0.5 if n > 1 else 0.0)
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """(P, V) → (P, V): log-probabilities."""
+    """Return log-probabilities, (P, V)."""
     shifted: Floats = logits - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
@@ -48,20 +47,15 @@ def log_softmax(logits: Floats) -> Floats:
 def kl_divergence(
     reference: Logits, candidate: Logits, delta: Logits
 ) -> tuple[Floats, Floats, Floats]:
-    """KL(p ‖ q) in nats, log Σ e^reference and log Σ e^candidate, each (P,).
+    """Return KL(p ‖ q) in nats, log Σ e^reference and log Σ e^candidate, each (P,), of finite logits, (P, V).
 
-    With δ = candidate − reference, KL = log Σ p·e^δ − Σ p·δ. Small differences are kept: nothing large is
-    subtracted from anything large, so that float32 does where the logits are near each other.
-
-    Args:
-        reference: (P, V), finite.
-        candidate: (P, V), finite.
-        delta: their difference, which callers have.
+    With δ = candidate − reference (`delta`), KL = log Σ p·e^δ − Σ p·δ. No large numbers are subtracted from each other,
+    so that float32 is enough for small differences.
     """
     top = reference.max(axis=1, keepdims=True)
     e = np.exp(reference - top)
     z = e.sum(axis=1, dtype=np.float64)
-    # Of any constant in δ, KL is independent: that of the first choice is taken out.
+    # KL does not depend on a constant in δ: that of the first choice is taken out.
     shift = np.take_along_axis(delta, reference.argmax(axis=1)[:, None], axis=1)
     shifted = delta - shift
     far = np.abs(shifted).max(axis=1) > _EXP_LIMIT

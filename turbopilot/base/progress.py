@@ -9,13 +9,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as work advances; cheap to call often.
-
-    Args:
-        done: units finished so far (bytes, tensors, positions).
-        total: units in all.
-        what: the thing being worked on now, for people.
-    """
+    """Called often as work advances, with units done, units in all (bytes, tensors …), and the current item."""
 
     def __call__(self, done: int, total: int, what: str = "", /) -> None:  # noqa: D102 — above
         ...

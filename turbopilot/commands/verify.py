@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,14 +12,17 @@ from turbopilot.base.errors import InvalidInput, VerificationFailed, did_you_mea
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.verify import Options, Report
+    from turbopilot.formats.gguf.digest import Digests
+    from turbopilot.verify import VerifyReport
+    from turbopilot.verify.torch_model import Precision
 
-_PRECISIONS = ("f32", "bf16")
+_PRECISIONS: Final[tuple[Precision, ...]] = ("f32", "bf16")
 
 
 def verify(
     candidates: Annotated[
-        list[Path], typer.Argument(metavar="FILE.gguf...", help="The file to judge, or several.")
+        list[Path],
+        typer.Argument(metavar="FILE.gguf...", help="Files to judge: GGUF, or old ggml .bin."),
     ],
     against: Annotated[
         str,
@@ -92,48 +94,13 @@ def verify(
 
     Example: turbopilot verify codegen-*.gguf --against codegen-350M-mono --report codegen.html
     """
-    from turbopilot.base.atomic import check_output
-    from turbopilot.verify import verify as run_verify
-
-    if dtype.lower() not in _PRECISIONS:
-        raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, _PRECISIONS))
-    if report:
-        check_output(report, force=True, inputs=tuple(candidates))
-    before = _digests(candidates) if sign else {}
-    source, expected = _source(against)
-    if sign and source.is_file():
-        raise InvalidInput(
-            f"--sign with --against {against}: a certificate is of a comparison with the checkpoint",
-            hint="name the checkpoint, or leave out --sign",
-        )
-    options = _options(positions, full, prompts, text, tensors, device, dtype.lower())
-    with console.progress("verify") as progress:
-        reports = list(
-            run_verify(candidates, source, options, expected=expected, progress=progress)
-        )
-    _show(reports, as_json)
-    if report:
-        _write_page(report, reports, source)
-    for one in reports:
-        if sign and one.passed:
-            _sign(Path(one.candidate), one, before[Path(one.candidate)], against)
-    if failed := [one for one in reports if not one.passed]:
-        raise _failed(failed, against)
-
-
-def _options(
-    positions: int | None,
-    full: bool,
-    prompts: Path | None,
-    text: Path | None,
-    tensors: bool,
-    device: str,
-    dtype: str,
-) -> Options:
+    from turbopilot.app import verification
     from turbopilot.app.cached_artifacts import cache_folder
-    from turbopilot.verify import Options
-    from turbopilot.verify.texts import read_prompts, read_text
-    from turbopilot.verify.torch_model import Device
+    from turbopilot.base.atomic import check_output
+    from turbopilot.verify import VerifyOptions
+    from turbopilot.verify import verify as run_verify
+    from turbopilot.verify.texts import read_prompts, read_text, token_battery
+    from turbopilot.verify.torch_model import TorchDevice
     from turbopilot.verify.windows import POSITIONS
 
     if prompts and (full or positions):
@@ -142,32 +109,46 @@ def _options(
         )
     if full and positions:
         raise InvalidInput("--full and --positions exclude each other", hint="give one of them")
-    return Options(
+    options = VerifyOptions(
         prompts=read_prompts(prompts) if prompts else None,
-        texts={str(text): read_text(text)} if text else None,
+        texts={**token_battery(), str(text): read_text(text)} if text else None,
         positions=positions or POSITIONS,
         full=full,
-        device=Device(device, "bf16" if dtype == "bf16" else "f32"),
+        device=TorchDevice(device, _precision(dtype)),
         cache=cache_folder() / "reference",
         tensors=tensors,
     )
+    if report:
+        check_output(report, force=True, inputs=tuple(candidates))
+    source = verification.resolve_reference(against, console.REPORTER)
+    if sign and source.is_file():
+        raise InvalidInput(
+            f"--sign with --against {against}: only a comparison with the checkpoint can be signed",
+            hint="name the checkpoint, or leave out --sign",
+        )
+    files = [verification.resolve_candidate(path, source, console.REPORTER) for path in candidates]
+    before = _digests(files) if sign else {}
+    with console.progress("verify") as progress:
+        target = verification.target_of(source)
+        reports = list(run_verify(files, source, options, target=target, progress=progress))
+    _show(reports, as_json)
+    if report:
+        _write_page(report, reports, source)
+    for one in reports:
+        if sign and one.passed:
+            _sign(one, before[Path(one.candidate)], against)
+    if failed := [one for one in reports if not one.passed]:
+        raise _failed(failed, against)
 
 
-def _source(against: str) -> tuple[Path, Callable[[], AbstractContextManager[Any]]]:
-    """What to compare with, and how to open what its GGUF should hold."""
-    from converters import expected
-    from turbopilot.app.resolve import resolve_checkpoint
-
-    path = Path(against).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        from turbopilot.verify.gguf_expected import gguf_expected
-
-        return path, lambda: gguf_expected(path)
-    folder = resolve_checkpoint(against, console.REPORTER)
-    return folder, lambda: expected(folder)
+def _precision(dtype: str) -> Precision:
+    for name in _PRECISIONS:
+        if dtype.lower() == name:
+            return name
+    raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, _PRECISIONS))
 
 
-def _show(reports: list[Report], as_json: bool) -> None:
+def _show(reports: list[VerifyReport], as_json: bool) -> None:
     from turbopilot.render import verify as verify_text
 
     if as_json and len(reports) == 1:
@@ -178,51 +159,45 @@ def _show(reports: list[Report], as_json: bool) -> None:
         verify_text.show(reports)
 
 
-def _write_page(path: Path, reports: list[Report], source: Path) -> None:
+def _write_page(path: Path, reports: list[VerifyReport], source: Path) -> None:
     from turbopilot.base.atomic import replacing
-    from turbopilot.render.html.report import render
+    from turbopilot.render.verify_page import render
     from turbopilot.verify.reference_tokenizer import open_tokenizer
 
-    text_of = None
+    text_of: Callable[[int], str] | None = None
     if source.is_dir():
         tokenizer = open_tokenizer(source)
-
-        def text_of(token: int) -> str:
-            return tokenizer.decode([token])
-
+        text_of = lambda token: tokenizer.decode([token])  # noqa: E731
     with replacing(path) as part:
         part.write_text(render(reports, text_of), "utf-8", errors="replace")
     console.info(f"report: {path}")
 
 
-def _digests(candidates: list[Path]) -> dict[Path, Any]:
-    """Of the files as they are before they are verified: what is signed must be what was measured."""
-    from turbopilot.formats.gguf.certificate import digests
+def _digests(files: list[Path]) -> dict[Path, Digests]:
+    """Return digests from before the comparison: what is signed must be what was measured."""
+    from turbopilot.formats.gguf.digest import digests
     from turbopilot.formats.gguf.edit import check_editable
 
-    for path in candidates:
+    for path in files:
         check_editable(path)
     with console.progress("digest") as progress:
-        return {path: digests(path, progress) for path in candidates}
+        return {path: digests(path, progress) for path in files}
 
 
-def _sign(path: Path, report: Report, digests: Any, against: str) -> None:
+def _sign(report: VerifyReport, digests: Digests, against: str) -> None:
+    from turbopilot.app.verification import certificate_of
     from turbopilot.formats.gguf.certificate import sign
-    from turbopilot.render.verify import certificate
 
-    # Of a folder its name alone: where it lies on this machine is nobody's business.
-    name = Path(against).resolve().name if Path(against).exists() else against
     with console.progress("sign") as progress:
-        sign(path, certificate(report, digests, name), progress)
-    console.info(f"signed: {path}")
+        sign(Path(report.candidate), certificate_of(report, digests, against), progress)
+    console.info(f"signed: {report.candidate}")
 
 
-def _failed(failed: list[Report], against: str) -> VerificationFailed:
+def _failed(failed: list[VerifyReport], against: str) -> VerificationFailed:
     lines = []
     for report in failed:
-        lines.append(
-            f"{report.candidate} is not {against} within the limits of {report.type_name}:"
-        )
+        limits = f"within the limits of {report.type_name}"
+        lines.append(f"{report.candidate} is not {against} {limits}:")
         lines += [f"  {f.message}" for f in report.failures]
         lines += [f"  cause: {f.message}" for f in report.findings]
     return VerificationFailed(

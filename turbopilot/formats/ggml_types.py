@@ -1,4 +1,4 @@
-"""The number formats of ggml: their names, and how their blocks are laid out. A leaf: imports nothing of ours."""
+"""ggml's number formats and their blocks."""
 
 from __future__ import annotations
 

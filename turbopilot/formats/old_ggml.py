@@ -1,4 +1,4 @@
-"""The container: numbers, vocabulary, tensors, to the end of the file. Little endian, nothing aligned.
+"""The old ggml `.bin`: numbers, vocabulary, tensors, to the end of the file. Little endian, nothing aligned.
 
 `i32 magic`, a few i32 of hyperparameters, the vocabulary as (i32 length, bytes), and tensors as
 (i32 dimensions, i32 length of the name, i32 type, i32 sizes innermost first, name, data).
@@ -6,105 +6,92 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
+from math import prod
 from pathlib import Path
 
-from converters.encode import fits
-from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
 from turbopilot.formats.ggml_types import GGML_TYPES
 
 MAGIC = b"lmgg"  # 0x67676d6c
-QUANT_VERSION = 2  # since May 2023; today's GGUF has the same
+QUANT_VERSION = 2  # since May 2023; equal to GGUF's
 _FACTOR = 1000  # ftype = quantization version · 1000 + type
 TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0"}
-_MAX_TOKEN = 1 << 16  # bytes; the longest in the wild have some hundred
+_MAX_TOKEN = 1 << 16  # bytes; the longest in published files have some hundred
 _MAX_NAME = 256
 _MAX_DIMS = 4
 
-# What else a person may have, by its first bytes: what it is, and the way out.
+# First bytes of other files → what they are, and what to do.
+_LLAMA = "which only LLaMA models have"
+_TAKE_CHECKPOINT = "use the model's checkpoint: turbopilot convert NAME"
 _OTHERS: dict[bytes, tuple[str, str]] = {
     b"GGUF": ("a GGUF file already", "use it as it is: turbopilot serve FILE"),
-    b"fmgg": (
-        "a ggml file of version `ggmf`, which only LLaMA's first tools wrote",
-        "take the model's checkpoint: turbopilot convert NAME",
-    ),
-    b"tjgg": (
-        "a ggml file of version `ggjt`, which only LLaMA models have",
-        "take the model's checkpoint: turbopilot convert NAME",
-    ),
+    b"fmgg": (f"a ggml file of version `ggmf`, {_LLAMA}", _TAKE_CHECKPOINT),
+    b"tjgg": (f"a ggml file of version `ggjt`, {_LLAMA}", _TAKE_CHECKPOINT),
     b"algg": ("a LoRA adapter (`ggla`), not a model", "give the model that it was made for"),
     b"PK\x03\x04": ("a PyTorch file", "give its folder, the one with config.json"),
 }
-_UNKNOWN = (
-    "not a model file of any kind that we know",
-    "give a checkpoint's folder, or an old ggml .bin",
-)
+_UNKNOWN = ("not a known kind of model file", "give a checkpoint's folder, or an old ggml .bin")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """How one family's files begin.
+class OldGgmlHeader:
+    """The beginning of one family's files."""
 
-    Args:
-        fields: names of the hyperparameters, in order; the last is `ftype`.
-        repeats_n_vocab: the vocabulary begins with its size once more.
-        mark: a tensor that only this family has.
-    """
-
-    fields: tuple[str, ...]
-    repeats_n_vocab: bool
-    mark: str
+    fields: tuple[str, ...]  # names of the hyperparameters, in order; the last is `ftype`
+    repeats_n_vocab: bool  # the vocabulary begins with its size once more
+    mark: str  # a tensor that only this family has
 
 
 @dataclass(frozen=True, slots=True)
-class OldFile:
-    """What a file says; the weights stay in it.
+class OldGgmlTensor:
+    """A tensor in the file: `shape` outermost first, `offset` from the file's start."""
 
-    Args:
-        params: the hyperparameters by name.
-        vocabulary: the bytes of each token, by row.
-        tensors: by the file's own names.
-    """
+    name: str
+    type_name: str
+    shape: tuple[int, ...]
+    offset: int
 
-    path: Path
-    params: Mapping[str, int]
-    vocabulary: tuple[bytes, ...]
-    tensors: Mapping[str, SourceTensor]
+
+@dataclass(frozen=True, slots=True)
+class OldGgmlFile:
+    """Contents of a file without the weights."""
+
+    path: Path  # the file
+    params: Mapping[str, int]  # the hyperparameters by name
+    vocabulary: tuple[bytes, ...]  # the bytes of each token, by row
+    tensors: Mapping[str, OldGgmlTensor]  # by the file's own names
 
 
 def is_old(path: Path) -> bool:
-    """Whether it begins as such a file."""
+    """Return whether a file begins as an old ggml file."""
     try:
-        with path.open("rb") as f:
-            return f.read(len(MAGIC)) == MAGIC
+        return _magic(path) == MAGIC
     except OSError:
         return False
 
 
 def check_kind(path: Path) -> None:
-    """End on anything that is no such file.
-
-    Raises:
-        InvalidInput: it is something else; says what, and what to do with it.
-    """
+    """Raise InvalidInput for anything but an old ggml file: what it is, and what to do with it."""
     try:
-        with path.open("rb") as f:
-            magic = f.read(len(MAGIC))
+        magic = _magic(path)
     except OSError as e:
         raise InvalidInput(f"{path}: cannot be read: {e.strerror}", hint="check the path") from e
-    if magic == MAGIC:
-        return
-    what, hint = _OTHERS.get(magic, _UNKNOWN)
-    raise InvalidInput(f"{path}: is {what}", hint=hint)
+    if magic != MAGIC:
+        what, hint = _OTHERS.get(magic, _UNKNOWN)
+        raise InvalidInput(f"{path}: is {what}", hint=hint)
 
 
-def is_plausible(path: Path, header: Header) -> bool:
-    """Whether the numbers at the beginning can be those of this family."""
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as f:
+        return f.read(len(MAGIC))
+
+
+def is_plausible(path: Path, header: OldGgmlHeader) -> bool:
+    """Return whether the numbers at the beginning can be those of this family."""
     n = len(header.fields)
     with path.open("rb") as f:
         raw = f.read(4 * (n + 2))
@@ -125,111 +112,99 @@ def is_plausible(path: Path, header: Header) -> bool:
     )
 
 
-def read_old(path: Path, header: Header) -> OldFile:
+def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
     """Read all but the weights.
 
     Raises:
-        CorruptCheckpoint: it is truncated, or its lengths cannot be.
-        UnsupportedModel: its blocks are older than those of today, or of a type that has gone.
+        CorruptCheckpoint: it is truncated, or a length is impossible.
+        UnsupportedModel: its blocks are older than today's, or of a removed type.
     """
-    size = path.stat().st_size
     with path.open("rb") as f:
+        reader = _OldGgmlReader(path, f)
         f.seek(len(MAGIC))
-        n = len(header.fields)
-        params = dict(zip(header.fields, _ints(path, f, n, "its header"), strict=True))
+        values = reader.ints(len(header.fields), "its header")
+        params = dict(zip(header.fields, values, strict=True))
         if header.repeats_n_vocab:
-            _ints(path, f, 1, "its header")
-        vocabulary = _vocabulary(path, f, params["n_vocab"], size)
-        tensors = _tensors(path, f, size)
-    _check_blocks(path, params["ftype"], tensors)
-    return OldFile(path, params, vocabulary, tensors)
-
-
-def _ints(path: Path, f: BufferedReader, n: int, where: str) -> tuple[int, ...]:
-    raw = f.read(4 * n)
-    if len(raw) < 4 * n:
-        raise _truncated(path, where)
-    return struct.unpack(f"<{n}i", raw)
-
-
-def _vocabulary(path: Path, f: BufferedReader, n_vocab: int, size: int) -> tuple[bytes, ...]:
-    if n_vocab > size // 4:
-        raise CorruptCheckpoint(
-            f"{path}: claims {n_vocab:,} tokens, more than fit into the file",
-            hint="download it again",
+            reader.ints(1, "its header")
+        vocabulary = reader.vocabulary(params["n_vocab"])
+        tensors = reader.tensors()
+    version = params["ftype"] // _FACTOR
+    quantized = sorted({t.type_name for t in tensors.values()} - {"F32", "F16"})
+    if quantized and version != QUANT_VERSION:
+        raise UnsupportedModel(
+            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they are laid out otherwise "
+            f"(version {QUANT_VERSION})",
+            hint="no program reads them any more; use the model itself: turbopilot convert NAME -o model.gguf, "
+            f"then: turbopilot quantize model.gguf {quantized[0]}",
         )
-    found = []
-    for row in range(n_vocab):
-        (length,) = _ints(path, f, 1, f"token {row:,}")
-        if not 0 <= length <= _MAX_TOKEN:
-            raise CorruptCheckpoint(
-                f"{path}: token {row:,} claims {length:,} bytes", hint="download it again"
-            )
-        text = f.read(length)
-        if len(text) < length:
-            raise _truncated(path, f"token {row:,}")
-        found.append(text)
-    return tuple(found)
+    return OldGgmlFile(path, params, vocabulary, tensors)
 
 
-def _tensors(path: Path, f: BufferedReader, size: int) -> dict[str, SourceTensor]:
-    found: dict[str, SourceTensor] = {}
-    while f.tell() < size:
-        where = f"tensor {len(found):,}"
-        n_dims, name_length, kind = _ints(path, f, 3, where)
-        if not (1 <= n_dims <= _MAX_DIMS and 0 < name_length <= _MAX_NAME):
-            raise CorruptCheckpoint(
-                f"{path}: {where} claims {n_dims} dimensions and a name of {name_length:,} bytes",
-                hint="download it again; it is damaged, or not of the family that --model-type says",
-            )
-        shape = _ints(path, f, n_dims, where)[::-1]
-        raw = f.read(name_length)
-        if len(raw) < name_length:
-            raise _truncated(path, where)
-        name = raw.decode("utf-8", "replace")
-        name = "".join(c if c.isprintable() else "?" for c in name)
-        dtype = _dtype(path, name, kind)
-        if min(shape) < 1 or not fits(dtype, shape[-1]):
-            raise CorruptCheckpoint(
-                f"{path}: tensor {name!r} of type {dtype} cannot have the shape {shape}",
-                hint="download it again",
-            )
-        if name in found:
-            raise CorruptCheckpoint(
-                f"{path}: holds the tensor {name!r} twice", hint="download it again"
-            )
-        tensor = SourceTensor(name, dtype, shape, path, f.tell())
-        if tensor.offset + tensor.n_bytes > size:
-            raise _truncated(path, f"tensor {name!r} {shape}")
-        found[name] = tensor
-        f.seek(tensor.n_bytes, os.SEEK_CUR)
-    return found
+class _OldGgmlReader:
+    """Bounds-checked reads; all raise CorruptCheckpoint."""
+
+    def __init__(self, path: Path, file: BufferedReader) -> None:
+        self.path, self.file, self.size = path, file, path.stat().st_size
+
+    def corrupt(self, what: str, hint: str = "download it again") -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"{self.path}: {what}", hint=hint)
+
+    def truncated(self, where: str) -> CorruptCheckpoint:
+        return self.corrupt(f"ends inside {where}", "it is truncated; download it again")
+
+    def take(self, n: int, where: str) -> bytes:
+        raw = self.file.read(n)
+        if len(raw) < n:
+            raise self.truncated(where)
+        return raw
+
+    def ints(self, n: int, where: str) -> tuple[int, ...]:
+        return struct.unpack(f"<{n}i", self.take(4 * n, where))
+
+    def vocabulary(self, n_vocab: int) -> tuple[bytes, ...]:
+        if n_vocab > self.size // 4:
+            raise self.corrupt(f"claims {n_vocab:,} tokens, more than fit into the file")
+        found = []
+        for row in range(n_vocab):
+            (length,) = self.ints(1, f"token {row:,}")
+            if not 0 <= length <= _MAX_TOKEN:
+                raise self.corrupt(f"token {row:,} claims {length:,} bytes")
+            found.append(self.take(length, f"token {row:,}"))
+        return tuple(found)
+
+    def tensors(self) -> dict[str, OldGgmlTensor]:
+        found: dict[str, OldGgmlTensor] = {}
+        while self.file.tell() < self.size:
+            where = f"tensor {len(found):,}"
+            n_dims, length, kind = self.ints(3, where)
+            if not (1 <= n_dims <= _MAX_DIMS and 0 < length <= _MAX_NAME):
+                raise self.corrupt(
+                    f"{where} claims {n_dims} dimensions and a name of {length:,} bytes",
+                    "download it again; it is damaged, or not of the family that --model-type says",
+                )
+            shape = self.ints(n_dims, where)[::-1]
+            name = self.take(length, where).decode("utf-8", "replace")
+            name = "".join(c if c.isprintable() else "?" for c in name)
+            if kind not in TYPES:
+                raise _unknown_type(self.path, name, kind)
+            type_name, block, block_bytes = GGML_TYPES[kind]
+            if min(shape) < 1 or shape[-1] % block:
+                raise self.corrupt(
+                    f"tensor {name!r} of type {type_name} cannot have the shape {shape}"
+                )
+            if name in found:
+                raise self.corrupt(f"holds the tensor {name!r} twice")
+            found[name] = OldGgmlTensor(name, type_name, shape, self.file.tell())
+            end = found[name].offset + prod(shape) // block * block_bytes
+            if end > self.size:
+                raise self.truncated(f"tensor {name!r} {shape}")
+            self.file.seek(end)
+        return found
 
 
-def _dtype(path: Path, name: str, kind: int) -> str:
-    if kind in TYPES:
-        return TYPES[kind]
+def _unknown_type(path: Path, name: str, kind: int) -> UnsupportedModel:
     known = GGML_TYPES.get(kind, (f"number {kind}",))[0] if kind not in (4, 5) else "Q4_2 or Q4_3"
-    raise UnsupportedModel(
-        f"{path}: tensor {name!r} is of type {known}, which such files are not imported with",
-        hint=f"types that are: {', '.join(TYPES.values())}; or take the model's checkpoint: turbopilot convert NAME",
-    )
-
-
-def _check_blocks(path: Path, ftype: int, tensors: Mapping[str, SourceTensor]) -> None:
-    version = ftype // _FACTOR
-    quantized = sorted({t.dtype for t in tensors.values()} - {"F32", "F16"})
-    if not quantized or version == QUANT_VERSION:
-        return
-    raise UnsupportedModel(
-        f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they are laid out otherwise "
-        f"(version {QUANT_VERSION})",
-        hint="no program reads them any more; take the model itself: turbopilot convert NAME -o model.gguf, "
-        f"then: turbopilot quantize model.gguf {quantized[0]}",
-    )
-
-
-def _truncated(path: Path, where: str) -> CorruptCheckpoint:
-    return CorruptCheckpoint(
-        f"{path}: ends inside {where}", hint="it is truncated; download it again"
+    return UnsupportedModel(
+        f"{path}: tensor {name!r} is of type {known}, which cannot be imported",
+        hint=f"importable types: {', '.join(TYPES.values())}; or {_TAKE_CHECKPOINT}",
     )

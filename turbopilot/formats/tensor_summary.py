@@ -1,4 +1,4 @@
-"""Tensors in short, for a person: of any kind of file. A leaf: imports nothing of ours."""
+"""Summary of the tensors of any kind of file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TensorLine:
-    """One tensor: `shape` outermost first, as PyTorch prints it; `offset` in `file`, in bytes."""
+    """One tensor: `shape` outermost first; `offset` in `file`, in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -20,7 +20,7 @@ class TensorLine:
 
 @dataclass(frozen=True, slots=True)
 class TypeShare:
-    """Tensors of one number format: how many, their weights and bytes, and their part of all bytes."""
+    """Tensors of one number format; `share` is their share of all bytes."""
 
     type: str
     n_tensors: int
@@ -30,7 +30,7 @@ class TypeShare:
 
 
 def by_type(tensors: Iterable[tuple[str, int, int]]) -> tuple[TypeShare, ...]:
-    """(type, weights, bytes) of each tensor → what the types hold, the largest first.
+    """Return what the types hold, the largest first, from (type, weights, bytes) of each tensor.
 
     >>> [(s.type, s.n_bytes) for s in by_type([("F32", 2, 8), ("F16", 9, 18), ("F32", 1, 4)])]
     [('F16', 18), ('F32', 12)]

@@ -22,13 +22,12 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.llama.batch_item import BatchItem
 from turbopilot.llama.flash_attention import AUTO, ON
+from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.library import llama_cpp, log
 from turbopilot.llama.model import LlamaModel
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 OnNode: TypeAlias = Callable[[int, bool], bool]
-# Tokens that are computed at once, at most: llama.cpp's own n_ubatch, as larger ones only cost memory.
-UBATCH: Final = 512
 _TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
 # llama_decode's return values, in llama.h; all others are fatal.
 _CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted, -1: BadBatch}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from turbopilot.base.machine import total_bytes
 from turbopilot.formats.gguf.file import GgufHeader
-from turbopilot.llama.footprint import kv_bytes_per_token
+from turbopilot.llama.geometry import header_geometry
 
 if TYPE_CHECKING:
     from turbopilot.llama.context import ContextParameters
@@ -43,7 +43,7 @@ def flash_attention(
         return ON if wanted else OFF
     if uses_gpu:
         return AUTO
-    kv_bytes = context.n_ctx * kv_bytes_per_token(header, context.cache_type)
+    kv_bytes = header_geometry(header).kv_bytes(context.n_ctx, context.cache_type)
     left = total_bytes() - header.tensor_bytes - kv_bytes
     scores = scores_bytes(header, context.n_ctx_seq, context.n_ubatch)
     return OFF if scores * SCORES_SHARE <= left else AUTO

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turbopilot.base.machine import cpu_name
+from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
     for row in rows:
         m = row.measured
         cells.append([
-            row.name, m.type_name, console.size(m.n_bytes), f"{m.bits_per_weight:.2f}",
+            row.name, m.type_name, size(m.n_bytes), f"{m.bits_per_weight:.2f}",
             *([str(m.n_threads)] if many else []),
-            _rate(m.prompt), _rate(m.generation), console.size(m.memory.peak) if m.memory else "",
+            _rate(m.prompt), _rate(m.generation), size(m.memory.peak) if m.memory else "",
             *(_divergence(row.divergence) if row.divergence else []),
         ])  # fmt: skip
     console.table(_where(rows), columns, cells, numbers=range(2, len(columns)))
@@ -81,7 +82,7 @@ def _legend(rows: Sequence[BenchRow], reference: Path | None) -> str:
     lines = [_timing(m)]
     if m.memory:
         lines.append(
-            f"peak memory: of the whole process, {console.size(m.memory.base)} of it Python and llama.cpp's library"
+            f"peak memory: of the whole process, {size(m.memory.base)} of it Python and llama.cpp's library"
         )
     if taken := [f"{r.name} {_taken(r.measured)}" for r in rows if _taken(r.measured)]:
         lines.append(f"memory of the GPU: {', '.join(taken)}")
@@ -104,7 +105,7 @@ def _timing(m: Measured) -> str:
 
 def _taken(m: Measured) -> str:
     n = sum(m.memory.devices.values()) if m.memory else 0
-    return console.size(n) if n else ""
+    return size(n) if n else ""
 
 
 def _rate(rate: Rate | None) -> str:

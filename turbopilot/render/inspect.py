@@ -1,16 +1,20 @@
-"""Words for `turbopilot inspect`: descriptions as lines and tables."""
+"""`turbopilot inspect`: descriptions as lines, tables and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from turbopilot.app import certificates as certified
+from turbopilot.base.sizes import size
 from turbopilot.formats.gguf.certificate import State
 from turbopilot.formats.gguf.description import (
+    FilePart,
     GgufDescription,
-    Part,
     Shape,
     SpecialToken,
     TokenizerLine,
@@ -19,73 +23,99 @@ from turbopilot.formats.gguf.quantization import Quantized
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from converters.inspect import CheckpointDescription, WeightsDescription
-
-    Description: TypeAlias = "GgufDescription | CheckpointDescription | WeightsDescription"
+    from converters.inspect import CheckpointDescription
+    from turbopilot.app.inspection import Description
 
 _WIDE = 100  # characters of a value that are shown
 _LABEL = 13
+_LISTED = 8  # elements of an array that are shown whole
 
 
-def lines(found: Description, state: State = "none") -> Iterator[str]:
-    """The description, a fact a line; what is not known has none. `state` is of a certificate."""
-    yield f"{found.path}: {_headline(found)}"
+def plain(found: Description, state: State) -> dict[str, Any]:
+    """Return everything as JSON values; `state` is of the certificate."""
+    whole = asdict(replace(found, metadata={}))
+    if found.kind == "gguf":
+        whole["certificate"] = {"state": state, **(whole["certificate"] or {})}
+    values: dict[str, Any] = _plain({"kind": found.kind, **whole, "metadata": _metadata(found)})
+    return values
+
+
+def show(found: Description, state: State, *, tensors: bool, metadata: bool) -> None:
+    """Print the description, a fact a line; `state` is of the certificate."""
+    console.result(f"{found.path}: {_headline(found)}")
     for label, text in _facts(found, state):
         if text:
-            yield f"{label:<{_LABEL}} {text}"
+            console.result(f"{label:<{_LABEL}} {text}")
+    if found.types:
+        rows = [
+            [s.type, f"{s.n_tensors:,}", f"{s.n_weights:,}", size(s.n_bytes), f"{s.share:.1%}"]
+            for s in found.types
+        ]  # fmt: skip
+        console.table("", ["type", "tensors", "weights", "size", "share"], rows)
+    if tensors:
+        _tensors(found)
+    if metadata:
+        for key, value in _metadata(found).items():
+            console.result(f"{key} = {_value(value)}")
 
 
-def value(of: Any) -> str:
-    """A metadata value on one line."""
+def _tensors(found: Description) -> None:
+    """Print every tensor, with its file if there are several."""
+    many = len({t.file for t in found.tensors}) > 1
+    rows = [
+        [t.name, " × ".join(map(str, t.shape)) or "1", t.type, f"{t.n_bytes:,}", f"{t.offset:,}"]
+        + ([t.file] if many else [])
+        for t in found.tensors
+    ]
+    columns = ["tensor", "shape", "type", "bytes", "offset", *(["file"] if many else [])]
+    console.table("", columns, rows, numbers=(3, 4))
+
+
+def _metadata(found: Description) -> Mapping[str, Any]:
+    """Return the metadata with long arrays as their length and beginning."""
+    return {
+        key: {"length": len(value), "first": value[:_LISTED]}
+        if isinstance(value, list) and len(value) > _LISTED
+        else value
+        for key, value in found.metadata.items()
+    }
+
+
+def _value(of: Any) -> str:
+    """Return a metadata value on one line."""
     if isinstance(of, dict) and set(of) == {"length", "first"}:
-        return f"{of['length']:,} × {_cut(', '.join(json.dumps(v, ensure_ascii=False) for v in of['first']))}"
+        elements = ", ".join(json.dumps(v, ensure_ascii=False) for v in of["first"])
+        return f"{of['length']:,} × {_cut(elements)}"
     return _cut(json.dumps(of, ensure_ascii=False))
 
 
-def types_table(found: Description) -> None:
-    """What each number format holds."""
-    if found.types:
-        console.table(
-            "",
-            ["type", "tensors", "weights", "size", "share"],
-            [
-                [s.type, f"{s.n_tensors:,}", f"{s.n_weights:,}", console.size(s.n_bytes), f"{s.share:.1%}"]
-                for s in found.types
-            ],
-        )  # fmt: skip
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDE else f"{text[:_WIDE]}… ({len(text):,} characters)"
 
 
-def tensors_table(found: Description) -> None:
-    """Every tensor; the file too, where there are several."""
-    many = len({t.file for t in found.tensors}) > 1
-    console.table(
-        "",
-        ["tensor", "shape", "type", "bytes", "offset", *(["file"] if many else [])],
-        [
-            [
-                t.name,
-                " × ".join(map(str, t.shape)) or "1",
-                t.type,
-                f"{t.n_bytes:,}",
-                f"{t.offset:,}",
-                *([t.file] if many else []),
-            ]
-            for t in found.tensors
-        ],
-        numbers=(3, 4),
-    )
+def _plain(value: Any) -> Any:
+    """Return the value in JSON's types: no paths, no NaN, no invalid UTF-8."""
+    if isinstance(value, dict):
+        return {_plain(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (str, Path)):
+        return str(value).encode("utf-8", "replace").decode("utf-8")
+    return value
 
 
 def _headline(found: Description) -> str:
-    size = f"{found.n_weights / 1e6:,.1f} million weights, {console.size(found.n_bytes)}"
+    shape = f"{found.n_weights / 1e6:,.1f} million weights, {size(found.n_bytes)}"
     if isinstance(found, GgufDescription):
-        return f"GGUF version {found.version}, {found.main_type}, {size}, {found.bits_per_weight:.2f} bits/weight"
-    if hasattr(found, "format"):
-        return f"{found.format} file, {len(found.tensors)} tensors, {size}"
-    return f"checkpoint, {len(found.tensors)} tensors, {size}"
+        return f"GGUF version {found.version}, {found.main_type}, {shape}, {found.bits_per_weight:.2f} bits/weight"
+    what = found.kind if found.kind == "checkpoint" else f"{found.kind} file"
+    return f"{what}, {len(found.tensors)} tensors, {shape}"
 
 
 def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts; "" for what is unknown."""
     if isinstance(found, GgufDescription):
         yield from _gguf(found)
         if found.certificate:
@@ -119,20 +149,15 @@ def _quantized(q: Quantized) -> Iterator[tuple[str, str]]:
         yield "matrix", f"{q.imatrix_sha256}  {q.imatrix}"
     if q.memory:
         kl = f", KL {q.predicted_kl} predicted" if q.predicted_kl else ""
-        yield "made to fit", f"{console.size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
+        yield "made to fit", f"{size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
 
 
 def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:
     names = ", ".join(c.architectures) or "not named"
     yield "architecture", f"{names} (model type {c.model_type})" if c.model_type else names
-    if c.convertible:
-        yield (
-            "converts",
-            f"yes, to {c.gguf_architecture} (turbopilot convert --dry-run checks the tokenizer too)",
-        )
-    else:
-        yield "converts", f"no: {c.reason}"
-        yield "hint", c.hint
+    yes = f"yes, to {c.gguf_architecture} (turbopilot convert --dry-run checks the tokenizer too)"
+    yield "converts", yes if c.convertible else f"no: {c.reason}"
+    yield "hint", c.hint
     yield "quantized", c.quantized or "no"
     yield from _shape(c.shape)
     yield "tokenizer", ", ".join(c.tokenizer_files) or "none"
@@ -146,11 +171,8 @@ def _shape(s: Shape) -> Iterator[tuple[str, str]]:
         f"{n:,}" if n is not None else "?" for n in (s.n_layer, s.n_embd, s.n_ctx, s.n_vocab)
     )
     if s.n_layer is not None or s.n_embd is not None:
-        yield (
-            "shape",
-            f"{layers} layers, {width} wide, {_each(s.n_head)} heads, {_each(s.n_head_kv or s.n_head)} "
-            f"key/value heads, feed-forward {_each(s.n_inner)}",
-        )
+        heads = f"{_each(s.n_head)} heads, {_each(s.n_head_kv or s.n_head)} key/value heads"
+        yield "shape", f"{layers} layers, {width} wide, {heads}, feed-forward {_each(s.n_inner)}"
     yield "context", context if s.n_ctx is not None else ""
     yield "vocabulary", f"{vocab} rows" if s.n_vocab is not None else ""
     rope = [f"{s.rotary_dim} dimensions"] if s.rotary_dim is not None else []
@@ -177,10 +199,8 @@ def _tokenizer(t: TokenizerLine) -> Iterator[tuple[str, str]]:
     if t.add_bos is not None:
         yield "begins", "with BOS" if t.add_bos else "without BOS"
     yield "special", _tokens(t.special)
-    yield (
-        "infill",
-        ("yes: " if t.has_fim else "not whole: ") + _tokens(t.fim) if t.fim else "no",
-    )
+    fim = ("yes: " if t.has_fim else "not whole: ") + _tokens(t.fim)
+    yield "infill", fim if t.fim else "no"
     yield "chat template", ", ".join(t.chat_templates) or "no"
 
 
@@ -199,13 +219,7 @@ def _origin(
     yield "base model", ", ".join(bases)
 
 
-def _parts(label: str, parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+def _parts(label: str, parts: Sequence[FilePart]) -> Iterator[tuple[str, str]]:
     for i, part in enumerate(parts):
-        yield (
-            "" if i else label,
-            f"{part.file}, {part.n_tensors} tensors, {console.size(part.n_bytes)}",
-        )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _WIDE else f"{text[:_WIDE]}… ({len(text):,} characters)"
+        text = f"{part.file}, {part.n_tensors} tensors, {size(part.n_bytes)}"
+        yield "" if i else label, text

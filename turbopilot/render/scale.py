@@ -1,4 +1,4 @@
-"""The scale of a plot's axis: from values to 0 … 1, with round ends and ticks. Pure; every answer is finite. A leaf."""
+"""The scale of a plot's axis: from values to 0 … 1, with round ends and ticks, always finite."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy.typing as npt
 
 _TICKS: Final = 5
 _RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNITS: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def byte_unit(n_bytes: float) -> tuple[float, str]:
+    """Return the largest unit that is not above a size, in bytes, and its name."""
+    return next((unit for unit in _UNITS if n_bytes >= unit[0]), (1.0, "B"))
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to 0 … 1.
+    """From values to 0 … 1."""
 
-    Attributes:
-        low: the value at 0; above 0 where `log`.
-        high: the value at 1; above `low`.
-        log: whether equal steps are equal ratios.
-    """
-
-    low: float
-    high: float
-    log: bool = False
+    low: float  # the value at 0; above 0 if `log`
+    high: float  # the value at 1; above `low`
+    log: bool = False  # equal steps are equal ratios
 
     @classmethod
     def of(cls, values: npt.ArrayLike, *, log: bool = False, decades: float = 9.0) -> Scale:
-        """One that holds the values, with round ends.
+        """Return a scale with round ends that holds the values.
 
         Args:
-            values: what is to be shown; those that are not finite, or not above 0 where `log`, do not count.
+            values: to be shown; those that are not finite, or not above 0 if `log`, do not count.
             log: equal steps are equal ratios.
-            decades: the most that a log scale spans, down from the largest value.
+            decades: longest span of a log scale, down from the largest value.
         """
         given = np.asarray(values, np.float64).ravel()
         given = given[np.isfinite(given) & ((given > 0) | (not log))]
@@ -44,7 +44,7 @@ class Scale:
         return _log_scale(low, high, decades) if log else _linear_scale(low, high)
 
     def at(self, value: float) -> float:
-        """Where a value is, from 0 to 1; outside of the scale, the nearer end."""
+        """Return the place of a value, from 0 to 1; outside of the scale, the nearer end."""
         if math.isnan(value):
             return 0.0
         value = min(max(value, self.low), self.high)
@@ -53,7 +53,7 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """A few round values with their labels."""
+        """Return a few round values with their labels."""
         return self._decades() if self.log else self._steps()
 
     def _decades(self) -> list[tuple[float, str]]:
@@ -79,7 +79,7 @@ class Scale:
 
 
 def _linear_scale(low: float, high: float) -> Scale:
-    # Beyond these, differences of the values are no numbers any more.
+    # Beyond these, differences of values overflow.
     low, high = max(low, -1e300), min(high, 1e300)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(high) / 2 or 0.5
@@ -96,12 +96,11 @@ def _log_scale(low: float, high: float, decades: float) -> Scale:
         return Scale(10.0**first, 10.0**last, True)
     e = math.floor(math.log10(low) + 1e-9)
     around = [m * 10.0**k for k in range(e - 1, e + 3) for m in (1, 2, 5)]
-    return Scale(
-        max(v for v in around if v <= low / 1.05), min(v for v in around if v >= high * 1.05), True
-    )
+    below, above = (v for v in around if v <= low / 1.05), (v for v in around if v >= high * 1.05)
+    return Scale(max(below), min(above), True)
 
 
 def _round_step(about: float) -> float:
-    """1, 2 or 5 times a power of ten, not below `about`."""
+    """Return 1, 2 or 5 times a power of ten, not below `about`."""
     power = 10.0 ** math.floor(math.log10(about))
     return next((m * power for m in (1, 2, 5) if m * power >= about * (1 - 1e-9)), 10 * power)

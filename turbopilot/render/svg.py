@@ -1,8 +1,7 @@
-"""A small plotting room: axes, points, lines and bars as the text of an inline SVG. A pure leaf: knows no reports.
+"""Plots as inline SVG text: axes, points, lines and bars.
 
-Colours are the page's: every shape has a class, none has a colour, so that light, dark and print are one SVG. All
-coordinates are finite, whatever the data are: what is not finite is left out, what lies outside a scale is drawn at
-its edge.
+Every shape has a class and no colour, so that one SVG serves light, dark and print. All coordinates are finite: values
+that are not are left out, values outside a scale are drawn at its edge.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,88 +18,70 @@ import numpy.typing as npt
 from turbopilot.render.scale import Scale
 
 WIDTH: Final = 440.0
-"""Of every plot, in its own units; the page scales it."""
+"""Width of every plot in its own units; the page scales it."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 16.0, 14.0, 52.0  # room for labels, in a type of 16 units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 16.0, 14.0, 52.0  # room for labels of 16 units
 _XMLNS: Final = 'xmlns="http://www.w3.org/2000/svg"'
-_ROW: Final = 34.0  # of a bar with its label above it
+_ROW: Final = 34.0  # height of a bar with its label
+
+
+def visible(text: str) -> str:
+    """Return the text with unprintable characters (control, lone surrogates, bidirectional marks) as Python escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def escaped(text: str) -> str:
-    """Text for HTML, for XML and for an attribute of either, whatever it holds.
-
-    What is not printable (control characters, lone surrogates, marks that turn the direction of writing) is shown as
-    Python would write it: such a character could not be seen, or makes the page ill-formed.
-    """
-    plain = text if text.isprintable() else "".join(map(_visible, text))
-    return html.escape(plain)
-
-
-def _visible(char: str) -> str:
-    return char if char.isprintable() else repr(char)[1:-1]
+    """Return the text, made `visible`, for HTML and XML and their attributes."""
+    return html.escape(visible(text))
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """Where a plot's data are drawn."""
+class PlotFrame:
+    """Area in which a plot's data are drawn."""
 
     x: Scale
     y: Scale
     height: float
 
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """A value's coordinates."""
-        return (
-            _LEFT + self.x.at(x) * (WIDTH - _LEFT - _RIGHT),
-            self.height - _BOTTOM - self.y.at(y) * (self.height - _BOTTOM - _TOP),
-        )
-
     def places(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Iterator[tuple[float, float]]:
-        """Those of many, but not of what is NaN or infinite."""
+        """Yield the coordinates of finite values."""
+        wide, high = WIDTH - _LEFT - _RIGHT, self.height - _BOTTOM - _TOP
         for a, b in zip(np.asarray(x).tolist(), np.asarray(y).tolist(), strict=True):
             if math.isfinite(a) and math.isfinite(b):
-                yield self.place(a, b)
-
-
-class Mark(Protocol):
-    """Something drawn in a frame."""
-
-    @property
-    def css(self) -> str:
-        """Its class."""
-
-    @property
-    def name(self) -> str:
-        """In the legend; "" for none."""
-
-    def svg(self, frame: Frame) -> str:
-        """Its elements."""
+                yield _LEFT + self.x.at(a) * wide, self.height - _BOTTOM - self.y.at(b) * high
 
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Many points in one element, for their number; none of them can say what it is."""
+    """Many points in one element, without titles."""
 
     x: npt.ArrayLike
     y: npt.ArrayLike
     css: str
     name: str = ""
 
-    def svg(self, frame: Frame) -> str:
-        """See `Mark`."""
-        # A line of no length with round ends is a point.
+    def svg(self, frame: PlotFrame) -> str:
+        """Return a path: a line of no length with round ends is a point."""
         path = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in frame.places(self.x, self.y))
         return f'<path class="cloud {self.css}" d="{path}"/>' if path else ""
 
 
+class Line(Cloud):
+    """A line through points, in their order."""
+
+    __slots__ = ()
+
+    def svg(self, frame: PlotFrame) -> str:
+        """Return a polyline."""
+        points = " ".join(f"{_n(x)},{_n(y)}" for x, y in frame.places(self.x, self.y))
+        return f'<polyline class="line {self.css}" points="{points}"/>' if points else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One point that says what it is.
-
-    Attributes:
-        title: shown where the pointer rests on it.
-        radius: in the plot's units.
-    """
+    """One point; `title` is shown under the pointer, `radius` is in the plot's units."""
 
     x: float
     y: float
@@ -109,22 +90,18 @@ class Spot:
     name: str = ""
     radius: float = 4.0
 
-    def svg(self, frame: Frame) -> str:
-        """See `Mark`."""
-        for x, y in frame.places([self.x], [self.y]):
-            title = f"<title>{escaped(self.title)}</title>"
-            place = f'cx="{_n(x)}" cy="{_n(y)}" r="{_n(self.radius)}"'
-            return f'<circle class="spot {self.css}" {place}>{title}</circle>'
-        return ""
+    def svg(self, frame: PlotFrame) -> str:
+        """Return a circle."""
+        return "".join(
+            f'<circle class="spot {self.css}" cx="{_n(x)}" cy="{_n(y)}" r="{_n(self.radius)}">'
+            f"<title>{escaped(self.title)}</title></circle>"
+            for x, y in frame.places([self.x], [self.y])
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Words beside points, moved down where they would hide each other.
-
-    Attributes:
-        words: one for each point.
-    """
+    """Words beside points, one for each, moved down where they would overlap."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -132,66 +109,40 @@ class Labels:
     css: str = "label"
     name: str = ""
 
-    def svg(self, frame: Frame) -> str:
-        """See `Mark`."""
+    def svg(self, frame: PlotFrame) -> str:
+        """Return texts, and lines to those that moved."""
         parts = []
-        lowest = {
-            "start": -math.inf,
-            "end": -math.inf,
-        }  # of the labels so far, on either side of their points
-        pairs = zip(self.x, self.y, self.words, strict=True)
+        lowest = {"start": -math.inf, "end": -math.inf}  # label on each side of the points
         placed = [
-            (*frame.place(x, y), words)
-            for x, y, words in pairs
-            if math.isfinite(x) and math.isfinite(y)
+            (y, x, words)
+            for a, b, words in zip(self.x, self.y, self.words, strict=True)
+            for x, y in frame.places([a], [b])
         ]
-        for x, y, words in sorted(placed, key=lambda at: at[1]):
+        for y, x, words in sorted(placed, key=lambda at: at[0]):
             side = "start" if x < WIDTH * 0.6 else "end"
             at = x + (9 if side == "start" else -9)
-            lowest[side] = max(lowest[side] + 17, y)
-            if lowest[side] > y + 6:
-                parts.append(
-                    f'<path class="grid" d="M{_n(x)} {_n(y)}L{_n(at)} {_n(lowest[side])}"/>'
-                )
-            place = f'x="{_n(at)}" y="{_n(lowest[side] + 4)}" text-anchor="{side}"'
+            lowest[side] = low = max(lowest[side] + 17, y)
+            if low > y + 6:
+                parts.append(f'<path class="grid" d="M{_n(x)} {_n(y)}L{_n(at)} {_n(low)}"/>')
+            place = f'x="{_n(at)}" y="{_n(low + 4)}" text-anchor="{side}"'
             parts.append(f'<text class="{self.css}" {place}>{escaped(words)}</text>')
         return "".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line through points, in their order."""
-
-    x: npt.ArrayLike
-    y: npt.ArrayLike
-    css: str
-    name: str = ""
-
-    def svg(self, frame: Frame) -> str:
-        """See `Mark`."""
-        points = " ".join(f"{_n(x)},{_n(y)}" for x, y in frame.places(self.x, self.y))
-        return f'<polyline class="line {self.css}" points="{points}"/>' if points else ""
+Mark: TypeAlias = Cloud | Spot | Labels
+"""What `plot` draws; those with a name are in the legend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar from the left, its label above it.
+    """A horizontal bar with its label above."""
 
-    Attributes:
-        label: what it is of.
-        value: its length; infinite: the whole width.
-        note: at the right end of the label's line.
-        title: shown where the pointer rests on it.
-        css: its class.
-        limit: where a limit is marked across it.
-    """
-
-    label: str
-    value: float
-    note: str
-    title: str
-    css: str
-    limit: float | None = None
+    label: str  # name of the row
+    value: float  # length; inf for the whole width
+    note: str  # at the right end of the label's line
+    title: str  # shown under the pointer
+    css: str  # CSS class
+    limit: float | None = None  # position of a mark across the bar
 
 
 def plot(
@@ -202,16 +153,16 @@ def plot(
     *,
     height: float = 300.0,
 ) -> str:
-    """Axes (each a label and a scale) with marks between them, and their legend below."""
-    frame = Frame(x[1], y[1], height)
+    """Draw axes (each a label and a scale), marks between them, and the legend below."""
+    frame = PlotFrame(x[1], y[1], height)
     end, foot = WIDTH - _RIGHT, height - _BOTTOM
     parts = []
     for value, label in y[1].ticks():
-        _, at = frame.place(x[1].low, value)
+        at = foot - y[1].at(value) * (foot - _TOP)
         parts.append(f'<path class="grid" d="M{_n(_LEFT)} {_n(at)}H{_n(end)}"/>')
         parts.append(f'<text x="{_n(_LEFT - 6)}" y="{_n(at + 4)}" text-anchor="end">{label}</text>')
     for value, label in x[1].ticks():
-        at, _ = frame.place(value, y[1].low)
+        at = _LEFT + x[1].at(value) * (end - _LEFT)
         parts.append(f'<path class="grid" d="M{_n(at)} {_n(foot)}V{_n(_TOP)}"/>')
         parts.append(f'<text x="{_n(at)}" y="{_n(foot + 18)}" text-anchor="middle">{label}</text>')
     parts += [mark.svg(frame) for mark in marks]
@@ -223,18 +174,13 @@ def plot(
 
 
 def standalone(drawing: str, style: str) -> str:
-    """A drawing without a legend as a file of its own, which has no page to style it.
-
-    Args:
-        drawing: of `plot` or `bars`.
-        style: CSS for the classes of its shapes.
-    """
+    """Return a drawing without a legend as an SVG file, with CSS for the classes of its shapes."""
     opening, _, shapes = drawing.partition(">")
     return f'{opening} width="{_n(2 * WIDTH)}"><style>{style}</style>{shapes}\n'
 
 
 def bars(title: str, rows: Sequence[Bar], scale: Scale) -> str:
-    """Bars below each other."""
+    """Draw bars below each other."""
     parts = []
     for i, row in enumerate(rows):
         y = i * _ROW
@@ -261,20 +207,18 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def _legend(marks: Sequence[Mark]) -> str:
-    """As a list, which wraps where the page is narrow."""
+    """Return a list, which wraps on narrow pages."""
     items = []
     for mark in marks:
         if mark.name:
-            shape = (
-                f'<path class="line {mark.css}" d="M0 6h16"/>'
-                if isinstance(mark, Line)
-                else f'<circle class="spot {mark.css}" cx="8" cy="6" r="4"/>'
-            )
+            shape = f'<circle class="spot {mark.css}" cx="8" cy="6" r="4"/>'
+            if isinstance(mark, Line):
+                shape = f'<path class="line {mark.css}" d="M0 6h16"/>'
             key = f'<svg {_XMLNS} class="key" aria-hidden="true" viewBox="0 0 16 12">{shape}</svg>'
             items.append(f"<li>{key} {escaped(mark.name)}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>' if items else ""
 
 
 def _n(value: float) -> str:
-    """A coordinate, short: a tenth of a unit is less than can be seen."""
+    """Return a coordinate to a tenth of a unit."""
     return f"{value:.1f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""Is a GGUF file the model that it was made of? PyTorch is the judge. Knows nothing of converters.
+"""Is a GGUF file still the model that it was made of? Judged by PyTorch, independently of the converters.
 
 >>> from pathlib import Path
 >>> from turbopilot.verify import verify
@@ -6,7 +6,7 @@
 [True]
 """
 
-from turbopilot.verify.report import Report
-from turbopilot.verify.verification import Options, compare, verify
+from turbopilot.verify.report import VerifyReport
+from turbopilot.verify.verification import VerifyOptions, compare, verify
 
-__all__ = ["Options", "Report", "compare", "verify"]
+__all__ = ["VerifyOptions", "VerifyReport", "compare", "verify"]

@@ -1,8 +1,8 @@
-"""What a failure comes from. Pure: from the figures, and where there are any, from the tensors and the metadata.
+"""The cause of a failure, from the figures, the tensors and the metadata.
 
-The figures tell by construction. At its first position a token attends to itself alone, whatever queries and keys
-are: so a fault in those, or in the rotation, spares the logits there, and grows with the distance that it falsifies.
-A fault in anything else does not spare them. Which tensor it is, and how it is wrong, only the weights can tell.
+The figures tell by construction. The first token attends to itself alone, whatever queries and keys are: so a fault in
+those, or in the rotation, spares the logits there, and grows with the distance that it falsifies. A fault in anything
+else does not spare them. Only the weights tell which tensor it is, and how it is wrong.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from turbopilot.verify.criteria import Failure, Limits
+from turbopilot.verify.criteria import Failure, VerifyLimits
 from turbopilot.verify.metrics import Positions
-from turbopilot.verify.report import Finding
+from turbopilot.verify.report import Finding, VerifyReport
 from turbopilot.verify.tensor_errors import TensorError
 
 CAUSES: Final[Mapping[str, str]] = {
@@ -45,8 +45,13 @@ CAUSES: Final[Mapping[str, str]] = {
     "rotation": "the rotation: what is wrong grows with the position",
     "everywhere": "not attention's queries and keys: the first position is wrong too",
 }
-"""Cause → what it means, for a person."""
+"""Cause → its meaning in words."""
 
+_LISTS: Final = (  # of the tokenizer: key, cause, an element in words
+    ("tokens", "vocabulary", "token"),
+    ("token_type", "vocabulary", "type of token"),
+    ("merges", "merges", "merge"),
+)
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)")
 _GROWS: Final = 3.0  # times the error of a context's first quarter that its last quarter has
 _SPARED: Final = 0.01  # share of the whole error that a right first position may have
@@ -54,32 +59,22 @@ _LISTED: Final = 4
 
 
 def diagnose(
-    failures: Sequence[Failure],
-    positions: Positions | None,
-    limits: Limits | None,
+    report: VerifyReport,
     metadata: Mapping[str, Any],
-    *,
-    expected: Mapping[str, Any] | None = None,
-    tensors: Sequence[TensorError] = (),
+    expected: Mapping[str, Any],
+    tensors: Sequence[TensorError],
 ) -> list[Finding]:
-    """What explains the failures, the surest first; nothing where nothing failed.
+    """Return what explains a report's failures, the surest first.
 
-    Args:
-        failures: of the verdict.
-        positions: every position's figures.
-        limits: that were missed.
-        metadata: of the candidate.
-        expected: the metadata that it should have.
-        tensors: its tensors' errors.
+    `metadata` is the candidate's, `expected` what it should be, if known; `tensors` are compared tensors.
     """
-    if not failures:
+    if not report.failures:
         return []
     found = [
-        *_metadata(metadata, expected or {}, failures),
-        *_weights(tensors, metadata, expected or {}),
-    ]
-    if positions is not None and limits is not None:
-        found += _figures(positions, limits, failures)
+        *_metadata(metadata, expected, report.failures), *_weights(tensors, metadata, expected)
+    ]  # fmt: skip
+    if report.positions is not None and report.limits is not None:
+        found += _figures(report.positions, report.limits, report.failures)
     return found
 
 
@@ -87,8 +82,8 @@ def _finding(cause: str, detail: str) -> Finding:
     return Finding(cause, f"{CAUSES[cause]}: {detail}")
 
 
-def _figures(p: Positions, limits: Limits, failures: Sequence[Failure]) -> list[Finding]:
-    """What the logits alone smell of."""
+def _figures(p: Positions, limits: VerifyLimits, failures: Sequence[Failure]) -> list[Finding]:
+    """Return what the logits alone show."""
     checks = {f.check for f in failures}
     if "finite" in checks:
         return [_finding("overflow", "logits are NaN or infinite")]
@@ -97,60 +92,46 @@ def _figures(p: Positions, limits: Limits, failures: Sequence[Failure]) -> list[
     first, rest = p.where(p.position == 0), p.where(p.position > 0)
     if not len(first.window) or not len(rest.window):
         return []
-    spared = first.nmse() <= max(limits.nmse, _SPARED * rest.nmse())
     times = f"NMSE {first.nmse():.1e} at the first position, {rest.nmse():.1e} at the others"
-    if not spared:
+    if first.nmse() > max(limits.nmse, _SPARED * rest.nmse()):
         return [_finding("everywhere", times)]
-    early, late = _quarters(rest)
+    longest = rest.where(rest.window == rest.window[rest.position.argmax()])
+    place = longest.position / longest.position.max()
+    early, late = longest.where(place <= 1 / 4).nmse(), longest.where(place >= 3 / 4).nmse()
     if late > _GROWS * early:
-        return [
-            _finding("rotation", f"NMSE {early:.1e} in the first quarter, {late:.1e} in the last")
-        ]
+        times = f"NMSE {early:.1e} in the first quarter, {late:.1e} in the last"
+        return [_finding("rotation", times)]
     return [_finding("attention", times)]
-
-
-def _quarters(p: Positions) -> tuple[float, float]:
-    """NMSE in the first and in the last quarter of the longest window."""
-    longest = p.where(p.window == p.window[p.position.argmax()])
-    end = longest.position.max()
-    return longest.where(longest.position <= end / 4).nmse(), longest.where(
-        longest.position >= end * 3 / 4
-    ).nmse()
 
 
 def _weights(
     tensors: Sequence[TensorError], metadata: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> list[Finding]:
-    """What the tensors say, those of one cause together."""
+    """Return what the tensors show, grouped by cause."""
     wrong = [t for t in tensors if t.wrong]
     if layers := _layers(wrong, metadata, expected):
         return [layers]
     by_cause: dict[str, list[TensorError]] = {}
     for t in wrong:
         by_cause.setdefault(t.cause, []).append(t)
-    return [
-        _finding(
-            cause,
-            "; ".join(f"{t.name} {t.detail}" for t in group[:_LISTED])
-            + (f"; and {len(group) - _LISTED} more" if len(group) > _LISTED else ""),
-        )
-        for cause, group in sorted(by_cause.items(), key=lambda item: -len(item[1]))
-    ]
+    found = []
+    for cause, group in sorted(by_cause.items(), key=lambda item: -len(item[1])):
+        parts = [f"{t.name} {t.detail}" for t in group[:_LISTED]]
+        parts += [f"and {len(group) - _LISTED} more"] if len(group) > _LISTED else []
+        found.append(_finding(cause, "; ".join(parts)))
+    return found
 
 
 def _layers(
     wrong: Sequence[TensorError], metadata: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> Finding | None:
-    """Whether whole layers hold others' weights: one was left out or is there twice."""
+    """Return whether whole layers hold others' weights: one was left out or is there twice."""
     arch = metadata.get("general.architecture")
     n, should = (m.get(f"{arch}.block_count") for m in (metadata, expected))
     holds: dict[int, set[int]] = {}
     for t in wrong:
-        here, there = (
-            _BLOCK.fullmatch(t.name),
-            _BLOCK.search(t.detail) if t.cause == "swapped" else None,
-        )
-        if here and there and here[2] == there[2]:
+        here, there = _BLOCK.fullmatch(t.name), _BLOCK.search(t.detail)
+        if t.cause == "swapped" and here and there and here[2] == there[2]:
             holds.setdefault(int(here[1]), set()).add(int(there[1]))
     moves = {layer: there.pop() - layer for layer, there in holds.items() if len(there) == 1}
     fewer = type(n) is int and type(should) is int and n < should
@@ -175,15 +156,10 @@ def _metadata(
         if kind == "hyperparameter" and key != "block_count":
             cause = {"epsilon": "epsilon", "rope.freq_base": "rope_base"}.get(key, "hyperparameter")
             found.append(_finding(cause, f.message))
-    tokens = "tokenizer.ggml.tokens"
-    if detail := _list_difference(metadata.get(tokens), expected.get(tokens)):
-        found.append(_finding("vocabulary", f"token {detail}"))
-    types = "tokenizer.ggml.token_type"
-    if detail := _list_difference(metadata.get(types), expected.get(types)):
-        found.append(_finding("vocabulary", f"type of token {detail}"))
-    merges = "tokenizer.ggml.merges"
-    if detail := _list_difference(metadata.get(merges), expected.get(merges)):
-        found.append(_finding("merges", f"merge {detail}"))
+    for name, cause, what in _LISTS:
+        key = f"tokenizer.ggml.{name}"
+        if detail := _list_difference(metadata.get(key), expected.get(key)):
+            found.append(_finding(cause, f"{what} {detail}"))
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre"):
         if key in expected and metadata.get(key) != expected[key]:
             detail = f"{key} is {metadata.get(key)!r}, not {expected[key]!r}"
@@ -192,7 +168,7 @@ def _metadata(
 
 
 def _list_difference(got: Any, should: Any) -> str:
-    """Where two lists part, in words; "" where they do not or are none."""
+    """Return the first difference of two lists in words; "" if there is none or they are not lists."""
     if not isinstance(should, list) or got == should:
         return ""
     if not isinstance(got, list):

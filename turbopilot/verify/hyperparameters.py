@@ -1,7 +1,7 @@
-"""The few numbers of a config that a GGUF must repeat, and that logits hardly show. Knows no model.
+"""The numbers of a config that a GGUF must repeat.
 
-A norm's epsilon that is wrong by ten moves the logits by less than F16's rounding does, and yet is wrong; a rope base
-matters only far into a context. So they are compared as numbers.
+Logits hardly show them: an epsilon that is wrong by a factor of ten moves them less than F16 rounding does, and a
+wrong rope base matters only far into a context.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from turbopilot.verify.criteria import Failure
 
-# GGUF's key (without the architecture) → the names that it has in config.json.
+# GGUF key (without the architecture) → its names in config.json.
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "block_count": ("num_hidden_layers", "n_layer"),
     "embedding_length": ("hidden_size", "n_embd"),
@@ -23,24 +23,23 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "rope.dimension_count": ("rotary_dim",),
 }
 _EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
-_ABSENT: Final = {"rope.freq_base": 10000.0}  # what llama.cpp takes then (llama-model.cpp)
+_ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model.cpp)
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, float]:
-    """What config.json says of them; what it does not say is left out."""
+    """Return those that config.json has."""
     nested = config.get("rope_parameters")
     flat = {**(nested if isinstance(nested, Mapping) else {}), **config}
     found: dict[str, float] = {}
     for key, names in _FIELDS.items():
-        for name in names:
-            if isinstance(value := flat.get(name), (int, float)):
-                found[key] = float(value)
-                break
+        values = (flat.get(name) for name in names)
+        if numbers := [v for v in values if isinstance(v, (int, float))]:
+            found[key] = float(numbers[0])
     return found
 
 
 def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """What a GGUF says of them."""
+    """Return those that a GGUF has."""
     arch = metadata.get("general.architecture")
     found: dict[str, float] = {}
     for key in _FIELDS:
@@ -52,7 +51,7 @@ def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
 
 
 def differences(reference: Mapping[str, float], candidate: Mapping[str, float]) -> list[Failure]:
-    """Those that both have, and have differently."""
+    """Return a failure for each number that both have and that differs."""
     return [
         Failure(
             f"hyperparameter {key}",

@@ -1,28 +1,30 @@
-"""How far two models' logits are apart. Pure numpy: knows nothing of models, files or limits.
+"""Distance between two models' logits.
 
-P positions, V vocabulary rows. Of each position a few numbers are kept (`Positions`), from which all figures are
-computed in the end (`summary`).
+P positions, V vocabulary rows. A few numbers of each position are kept (`Positions`), so that memory is bounded for any
+P and V; all figures are computed from these (`summary`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from turbopilot.base.kl_divergence import Array, Floats, Perplexity, perplexity
+from turbopilot.base.kl_divergence import Array, Floats, Perplexity, kl_divergence, perplexity
+from turbopilot.verify.source import Logits
 
 CLEAR_MARGIN = 0.02
-"""A reference's first choice is clear when it leads by more than this share of the spread (largest minus
-smallest logit) at its position. Below it, rounding may rightly swap the first two."""
+"""A first choice is clear if it leads by more than this share of the spread (largest minus smallest logit) of its
+position. Below that, rounding may swap the first two."""
 
 TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the windows something was: `token` is the vocabulary row it was about."""
+    """A vocabulary row (`token`) at a position of a window."""
 
     window: int
     position: int
@@ -31,105 +33,62 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """A few numbers of each of P positions; where the candidate's logits are not finite, only the first four.
+    """A few numbers of each of P positions; only the first four are valid where `finite` is false."""
 
-    Attributes:
-        window: (P,) index of the window.
-        position: (P,) place in it.
-        next_id: (P,) the token that follows in the text, -1 where none does.
-        finite: (P,) whether the candidate's logits are.
-        error: (P,) Σ(candidate − reference)² over the logits.
-        power: (P,) Σ reference².
-        max_abs: (P,) largest |candidate − reference|.
-        max_abs_token: (P,) where that is.
-        kl: (P,) KL(reference ‖ candidate) in nats.
-        choice: (P,) the reference's first choice.
-        other: (P,) the candidate's.
-        clear: (P,) whether the reference's is clear (see `CLEAR_MARGIN`).
-        in_top: (P,) whether the reference's first choice is among the candidate's first `TOP`.
-        loss: (P,) −log p of the token that follows, of the reference; NaN where none does.
-        other_loss: (P,) the same, of the candidate.
-        sample: (P, S, 2) reference and candidate for S tokens: the first choice, the token that follows (or the
-            last of the vocabulary), and one taken evenly from the rest.
-    """
-
-    window: Array
-    position: Array
-    next_id: Array
-    finite: Array
-    error: Floats
-    power: Floats
-    max_abs: Array
-    max_abs_token: Array
-    kl: Floats
-    choice: Array
-    other: Array
-    clear: Array
-    in_top: Array
-    loss: Floats
-    other_loss: Floats
-    sample: Array
+    window: Array  # (P,) index of the window
+    position: Array  # (P,) position in the window
+    next_id: Array  # (P,) next token of the text, -1 if there is none
+    finite: Array  # (P,) whether the candidate's logits are finite
+    error: Floats  # (P,) Σ(candidate − reference)² over the logits
+    power: Floats  # (P,) Σ reference²
+    max_abs: Array  # (P,) largest |candidate − reference|
+    max_abs_token: Array  # (P,) its token
+    kl: Floats  # (P,) KL(reference ‖ candidate) in nats
+    choice: Array  # (P,) the reference's first choice
+    other: Array  # (P,) the candidate's first choice
+    clear: Array  # (P,) whether the reference's choice is clear (see `CLEAR_MARGIN`)
+    in_top: Array  # (P,) whether the reference's choice is among the candidate's first `TOP`
+    loss: Floats  # (P,) the reference's −log p of the next token; NaN if there is none
+    other_loss: Floats  # (P,) the candidate's
+    sample: Array  # (P, 3, 2) both logits of the first choice, the next token (or the last row), and any other row
 
     def where(self, kept: Array) -> Positions:
-        """Those of a boolean mask, (P,)."""
+        """Return those of a boolean mask, (P,)."""
         return Positions(*(getattr(self, f.name)[kept] for f in fields(self)))
 
     def nmse(self) -> float:
-        """Σ error / Σ power; 0 where there is nothing."""
+        """Return Σ error / Σ power; 0 if there are no positions."""
         error, power = float(self.error.sum()), float(self.power.sum())
         return 0.0 if error == 0.0 else error / power if power else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The comparison of a candidate with a reference over all measured positions.
+    """Comparison of a candidate with a reference over all measured positions."""
 
-    Attributes:
-        positions: compared positions, those without finite candidate logits included.
-        not_finite: positions where the candidate's logits held NaN or inf; left out of all figures below.
-        max_abs: largest |candidate − reference| of any logit.
-        max_abs_at: where that was.
-        nmse: Σ(candidate − reference)² / Σ reference², over every logit as it is (no mean removed).
-        mean_kl: mean over positions of KL(reference ‖ candidate), in nats.
-        p99_kl: the largest but for one position in a hundred.
-        max_kl: the largest.
-        max_kl_at: where that was; `token` is the reference's first choice there.
-        mean_delta_p: mean of candidate's minus reference's probability of the right next token.
-        rms_delta_p: root of the mean square of that.
-        top1: share of positions where both models' first choice is the same.
-        top5: share of positions where the reference's first choice is among the candidate's first five.
-        clear: positions where the reference's first choice is clear (see `CLEAR_MARGIN`).
-        clear_top1: share of those where the candidate's first choice is the same (1.0 where there are none).
-        clear_miss_at: the first of those where it is not; `token` is the candidate's choice.
-        reference_perplexity: of the text.
-        candidate_perplexity: the same for the candidate.
-        perplexity_ratio: candidate's by reference's; its error is that of the paired difference, so smaller
-            than the two errors would tell.
-    """
-
-    positions: int
-    not_finite: int
-    max_abs: float
-    max_abs_at: Place | None
-    nmse: float
-    mean_kl: float
-    p99_kl: float
-    max_kl: float
-    max_kl_at: Place | None
-    mean_delta_p: float
-    rms_delta_p: float
-    top1: float
-    top5: float
-    clear: int
-    clear_top1: float
-    clear_miss_at: Place | None
-    reference_perplexity: Perplexity
-    candidate_perplexity: Perplexity
-    perplexity_ratio: Perplexity
+    positions: int  # number of compared positions, including those without finite candidate logits
+    not_finite: int  # positions where the candidate's logits are NaN or infinite; excluded from all figures below
+    max_abs: float  # largest |candidate − reference| of any logit
+    max_abs_at: Place | None  # its place
+    nmse: float  # Σ(candidate − reference)² / Σ reference², over every logit, no mean removed
+    mean_kl: float  # mean KL(reference ‖ candidate) over positions, in nats
+    p99_kl: float  # its 99th percentile
+    max_kl: float  # its maximum
+    max_kl_at: Place | None  # place of the maximum; `token` is the reference's first choice there
+    mean_delta_p: float  # mean of candidate's minus reference's probability of the next token
+    rms_delta_p: float  # root mean square of the same
+    top1: float  # share of positions where both first choices are equal
+    top5: float  # share of positions where the reference's first choice is among the candidate's first five
+    clear: int  # positions where the reference's first choice is clear (see `CLEAR_MARGIN`)
+    clear_top1: float  # share of those where both first choices are equal (1.0 if there are none)
+    clear_miss_at: Place | None  # the first of those where they differ; `token` is the candidate's
+    reference_perplexity: Perplexity  # of the text, by the reference
+    candidate_perplexity: Perplexity  # of the text, by the candidate
+    perplexity_ratio: Perplexity  # candidate's by reference's, with the paired difference's error
 
 
 def summary(all_of: Positions) -> Metrics:
-    """The figures of some positions."""
+    """Compute the figures of some positions; errors are 0 if none has finite logits."""
     p = all_of.where(all_of.finite)
     known = p.where(p.next_id >= 0)
     delta_p = np.exp(-known.other_loss) - np.exp(-known.loss)
@@ -158,8 +117,78 @@ def summary(all_of: Positions) -> Metrics:
     )
 
 
+def joined(blocks: Sequence[Positions]) -> Positions:
+    """Concatenate at least one block of positions."""
+    columns = (np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Positions))
+    return Positions(*columns)
+
+
+def measure(
+    window: int, block: range, ids: Sequence[int], reference: Logits, candidate: Logits
+) -> Positions:
+    """Compare P positions (`block`) of a window with the tokens `ids`, by two models' logits, both (P, V).
+
+    Raises:
+        ValueError: the shapes differ, or the reference is not finite.
+    """
+    if reference.shape != candidate.shape or len(block) != len(reference):
+        raise ValueError(
+            f"{len(block)} positions, {reference.shape} and {candidate.shape} logits: these do not match"
+        )
+    if not np.isfinite(reference).all():
+        raise ValueError(f"the reference's own logits are not finite in window {window}")
+    finite: Array = np.asarray(np.isfinite(candidate).all(axis=1))
+    if not finite.all():
+        candidate = np.where(finite[:, None], candidate, reference)
+    n_vocab, at = reference.shape[1], np.asarray(block)
+    following = np.full(len(at), -1)
+    inside = at + 1 < len(ids)
+    following[inside] = np.asarray(ids)[at[inside] + 1]
+
+    rows = np.arange(len(at))
+    delta = candidate - reference
+    magnitude = np.abs(delta)
+    worst = magnitude.argmax(axis=1)
+    choice, other = reference.argmax(axis=1), candidate.argmax(axis=1)
+    kl, log_z, other_log_z = kl_divergence(reference, candidate, delta)
+    right = np.where(inside, following, 0)
+    rest = (rows * 7919 + at * 104729) % n_vocab
+    sampled = np.stack([choice, np.where(inside, following, n_vocab - 1), rest], axis=1)
+    return Positions(
+        window=np.full(len(at), window),
+        position=at,
+        next_id=following,
+        finite=finite,
+        error=_squares(delta),
+        power=_squares(reference),
+        max_abs=magnitude[rows, worst],
+        max_abs_token=worst,
+        kl=kl,
+        choice=choice,
+        other=other,
+        clear=_clear(reference, choice),
+        in_top=(candidate > candidate[rows, choice][:, None]).sum(axis=1) < TOP,
+        loss=np.where(inside, log_z - reference[rows, right], np.nan),
+        other_loss=np.where(inside, other_log_z - candidate[rows, right], np.nan),
+        sample=np.stack([x[rows[:, None], sampled] for x in (reference, candidate)], axis=2),
+    )
+
+
+def _clear(reference: Logits, choice: Array) -> Array:
+    """Return whether no other logit is near the largest."""
+    best = np.take_along_axis(reference, choice[:, None], axis=1)
+    spread = best - reference.min(axis=1, keepdims=True)
+    near: Array = (reference >= best - CLEAR_MARGIN * spread).sum(axis=1) == 1
+    return near
+
+
+def _squares(values: Logits) -> Floats:
+    squares: Floats = np.einsum("pv,pv->p", values, values, dtype=np.float64, casting="same_kind")
+    return squares
+
+
 def _place(p: Positions, by: Array, token: Array) -> Place | None:
-    """Where `by` is largest."""
+    """Return the place where `by` is largest."""
     if not len(by):
         return None
     i = int(by.argmax())
@@ -168,13 +197,3 @@ def _place(p: Positions, by: Array, token: Array) -> Place | None:
 
 def _mean(values: Array) -> float:
     return float(values.mean(dtype=np.float64)) if len(values) else 0.0
-
-
-_FLOATS: Floats = np.zeros(0)
-_INTEGERS: Array = np.zeros(0, np.int64)
-_BOOLS: Array = np.zeros(0, np.bool_)
-NO_POSITIONS = Positions(
-    window=_INTEGERS, position=_INTEGERS, next_id=_INTEGERS, finite=_BOOLS, error=_FLOATS, power=_FLOATS,
-    max_abs=_FLOATS, max_abs_token=_INTEGERS, kl=_FLOATS, choice=_INTEGERS, other=_INTEGERS, clear=_BOOLS,
-    in_top=_BOOLS, loss=_FLOATS, other_loss=_FLOATS, sample=np.zeros((0, 3, 2)),
-)  # fmt: skip

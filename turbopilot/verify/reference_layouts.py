@@ -1,7 +1,6 @@
-"""Checkpoints whose classes transformers does not have, as others that it has: the same network, rows in other places.
+"""Checkpoints whose classes transformers lacks, read as others that it has: the same network, rows in other places.
 
-Their own code is never run. Written from the published sources, not from `converters`: the judge must not repeat
-the accused's mistakes.
+Their own code never runs. Written from the published sources, not from `converters`, whose mistakes verify must find.
 """
 
 from __future__ import annotations
@@ -21,32 +20,23 @@ _CODEGEN_BLOCKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How to read a checkpoint as a model of transformers.
+class ForeignLayout:
+    """How to read a checkpoint as a model of transformers."""
 
-    Attributes:
-        config: that model's config.json.
-        arrange: the checkpoint's tensors → that model's, by its names.
-    """
-
-    config: dict[str, Any]
-    arrange: Callable[[Mapping[str, torch.Tensor]], State]
+    config: dict[str, Any]  # config.json of that model
+    arrange: Callable[[Mapping[str, torch.Tensor]], State]  # the checkpoint's tensors → its
 
 
-def foreign_layout(config: Mapping[str, Any]) -> Layout | None:
-    """The layout of a checkpoint with this config.json, or None where transformers reads it as it is."""
+def foreign_layout(config: Mapping[str, Any]) -> ForeignLayout | None:
+    """Return the layout for a config.json; None if transformers reads the checkpoint as it is."""
     if "GPT2LMHeadCustomModel" in (config.get("architectures") or ()):
-        return Layout(_gpt_bigcode_config(config), santacoder)
+        named = {k: v for k, v in config.items() if k != "auto_map"}
+        named |= {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"]}
+        named["multi_query"] = config.get("attention_head_type") == "multiquery"
+        return ForeignLayout(named, santacoder)
     if config.get("model_type") == "codegen" and "head_dim" in config:
-        return Layout(dict(config), codegen2)
+        return ForeignLayout(dict(config), codegen2)
     return None
-
-
-def _gpt_bigcode_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    said = {k: v for k, v in config.items() if k != "auto_map"}
-    multi_query = config.get("attention_head_type") == "multiquery"
-    named = {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"]}
-    return {**said, **named, "multi_query": multi_query}
 
 
 def santacoder(state: Mapping[str, torch.Tensor]) -> State:

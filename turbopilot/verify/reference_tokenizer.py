@@ -1,38 +1,32 @@
-"""A checkpoint's own tokenizer: its tokenizer.json run by `tokenizers`, or what transformers makes of other files.
+"""A checkpoint's own tokenizer: its tokenizer.json run by `tokenizers`, or other files by transformers.
 
-tokenizer.json is taken as it is: transformers rebuilds some tokenizers by the class that tokenizer_config.json
-names, and then cuts otherwise than the file says.
+tokenizer.json is run as it is: transformers rebuilds some tokenizers by the class that tokenizer_config.json names, and
+these cut text differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from turbopilot.base.errors import InvalidInput
 
 
-class ReferenceTokenizer(Protocol):
-    """Text to ids and back."""
+@dataclass(frozen=True, slots=True)
+class ReferenceTokenizer:
+    """Text to ids and back; special tokens are parsed and shown, none are added."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text: special tokens are parsed where they occur, none are added."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, special tokens included."""
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
 
 
 def open_tokenizer(folder: Path) -> ReferenceTokenizer:
-    """The tokenizer of a checkpoint's folder.
-
-    Raises:
-        InvalidInput: there is none that can be read.
-    """
+    """Open the tokenizer of a checkpoint's folder; raise InvalidInput if there is none that can be read."""
+    path = folder / "tokenizer.json"
     try:
-        if (folder / "tokenizer.json").is_file():
-            return _Json(folder / "tokenizer.json")
-        return _OtherFiles(folder)
+        return _of_json(path) if path.is_file() else _of_other_files(folder)
     except Exception as e:
         # tokenizers and transformers raise everything from OSError to plain Exception here.
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
@@ -42,32 +36,26 @@ def open_tokenizer(folder: Path) -> ReferenceTokenizer:
         ) from e
 
 
-class _Json:
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
+def _of_json(path: Path) -> ReferenceTokenizer:
+    from tokenizers import Tokenizer
 
-        self._tokenizer: Any = Tokenizer.from_file(str(path))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return ReferenceTokenizer(
+        lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+        lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)),
+    )
 
 
-class _OtherFiles:
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
+def _of_other_files(folder: Path) -> ReferenceTokenizer:
+    from transformers import AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-
-    def encode(self, text: str) -> list[int]:
-        # verbose=False: a text longer than the context is meant here, not a mistake to warn of.
-        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    return ReferenceTokenizer(
+        # verbose=False: no warning about texts longer than the context.
+        lambda text: list(tokenizer.encode(text, add_special_tokens=False, verbose=False)),
+        lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)),
+    )

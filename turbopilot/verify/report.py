@@ -1,14 +1,13 @@
-"""What verify found, as values. Knows nothing of models, files or terminals."""
+"""Results of verify, as values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from typing import Any
 
-import numpy as np
-
-from turbopilot.verify.criteria import Answer, Failure, Limits
+from turbopilot.verify.criteria import Failure, Sensitivity, VerifyLimits
 from turbopilot.verify.metrics import Metrics, Positions
 from turbopilot.verify.source import Window
 from turbopilot.verify.tensor_errors import TensorError
@@ -16,21 +15,11 @@ from turbopilot.verify.tensor_errors import TensorError
 
 @dataclass(frozen=True, slots=True)
 class TokenDifference:
-    """The first id that the two tokenizers disagree on. An id of None: that side has no more tokens.
+    """The first token that the two tokenizers disagree on; an id of None if that side has no more tokens."""
 
-    Attributes:
-        text_name: which text of the battery.
-        index: of the first differing token in that text.
-        before: the text just before it.
-        reference_id: what the checkpoint's tokenizer says.
-        reference_text: that token's text.
-        candidate_id: what the GGUF's tokenizer says.
-        candidate_text: that token's text.
-    """
-
-    text_name: str
-    index: int
-    before: str
+    text_name: str  # name of the text
+    index: int  # of the token in that text
+    before: str  # the text just before it
     reference_id: int | None
     reference_text: str
     candidate_id: int | None
@@ -45,7 +34,7 @@ class TokenDifference:
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """The token battery's outcome: `ids` is how many the reference made of `texts` texts."""
+    """Comparison of two tokenizers on `texts` texts, of `ids` tokens by the reference."""
 
     texts: int
     texts_equal: int
@@ -54,11 +43,11 @@ class TokenResult:
 
     @property
     def equal(self) -> bool:
-        """Whether every id of every text is the same."""
+        """Whether every id of every text is equal."""
         return self.texts == self.texts_equal
 
     def failure(self) -> Failure | None:
-        """What it fails for."""
+        """Return the failure, if any."""
         if self.first_difference is None:
             return None
         n = self.texts - self.texts_equal
@@ -69,116 +58,75 @@ class TokenResult:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What both models write after the same text, always taking their first choice.
+    """Greedy continuations of the same text by both models."""
 
-    Attributes:
-        after: the window whose beginning is continued.
-        tokens: how many were compared.
-        equal: how many are the same, from the first on.
-        margin: log p of the reference's choice minus that of the candidate's, by the reference, in nats, where
-            they part; None where they do not.
-        reference_text: what the reference writes there.
-        candidate_text: what the candidate does.
-    """
-
-    after: str
-    tokens: int
-    equal: int
-    margin: float | None
-    reference_text: str
-    candidate_text: str
+    after: str  # the window whose beginning is continued
+    tokens: int  # number of compared tokens
+    equal: int  # number of equal tokens before the first difference
+    margin: float | None  # log p of the reference's choice minus the candidate's, nats
+    reference_text: str  # the reference's token there
+    candidate_text: str  # the candidate's token there
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the failures smell of: `cause` names it for programs, `message` tells a person."""
+    """A probable cause of failures: `cause` is its name for programs, `message` a sentence."""
 
     cause: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
-    """What the time went into."""
+class VerifySeconds:
+    """Seconds spent by step."""
 
-    reference: float
-    limits: float
-    candidate: float
-    metrics: float
+    reference: float = 0.0
+    limits: float = 0.0
+    candidate: float = 0.0
+    metrics: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The verdict on one candidate, and everything that it rests on.
+class VerifyReport:
+    """Verdict on one candidate, with everything that it rests on; `noise` is None if the type's limits are fixed."""
 
-    Attributes:
-        candidate: the GGUF file.
-        reference: the checkpoint's folder, or the other GGUF file.
-        reference_files: name → SHA-256 of what the reference was read from.
-        architecture: `general.architecture` of the GGUF.
-        type_name: what the file is judged as.
-        bits_per_weight: of the whole file.
-        n_bytes: of the file.
-        n_vocab: rows of the reference's vocabulary.
-        n_ctx: the model's context.
-        context_tested: the longest window.
-        tokens: the token battery.
-        windows: what was compared.
-        metrics: of the logits; None where they cannot be compared (another vocabulary).
-        positions: the same, position by position.
-        by_kind: kind of window → its own figures.
-        continuations: None where the reference is too slow to write.
-        noise: how far the reference itself is moved by noise as large as the type's; None where the type's
-            limits are fixed.
-        tanh_gelu: how far it is moved by llama.cpp's GELU; None where it computes the same.
-        limits: what the type may have with this model; None where there are none.
-        failures: each limit that was missed; none: the candidate passed.
-        findings: what they come from, as far as can be told.
-        tensors: how far each tensor is from what it should be; None where nobody looked.
-        seconds: what the time went into.
-        tokens_per_second: at which the candidate read its windows on this machine; 0 where it read none.
-        versions: package → version of what ran the two models.
-        date: when, ISO 8601, UTC.
-    """
-
-    candidate: str
-    reference: str
-    reference_files: Mapping[str, str]
-    architecture: str
-    type_name: str
-    bits_per_weight: float
-    n_bytes: int
-    n_vocab: int
-    n_ctx: int
-    context_tested: int
-    tokens: TokenResult
-    windows: tuple[Window, ...]
-    metrics: Metrics | None
-    positions: Positions | None
-    by_kind: Mapping[str, Metrics]
-    continuations: tuple[Continuation, ...] | None
-    noise: Answer | None
-    tanh_gelu: Answer | None
-    limits: Limits | None
-    failures: tuple[Failure, ...]
-    seconds: Seconds
-    tokens_per_second: float
-    versions: Mapping[str, str]
-    date: str
-    findings: tuple[Finding, ...] = ()
-    tensors: tuple[TensorError, ...] | None = field(default=None)
+    candidate: str  # the GGUF file
+    reference: str  # the checkpoint's folder, or the other GGUF file
+    reference_files: Mapping[str, str]  # name → SHA-256 of the reference's files
+    architecture: str  # `general.architecture` of the GGUF
+    type_name: str  # the type that the file is judged as
+    bits_per_weight: float  # of the whole file
+    n_bytes: int  # of the file
+    n_vocab: int  # rows of the reference's vocabulary
+    n_ctx: int  # context length of the reference
+    tokens: TokenResult  # comparison of the tokenizers
+    versions: Mapping[str, str]  # package → version of the libraries that ran the two models
+    date: str  # ISO 8601, UTC
+    context_tested: int = 0  # tokens of the longest window
+    windows: tuple[Window, ...] = ()  # the compared windows
+    metrics: Metrics | None = None  # None if the vocabularies differ
+    positions: Positions | None = None  # the same, position by position
+    by_kind: Mapping[str, Metrics] = field(default_factory=dict)  # kind of window → its own figures
+    continuations: tuple[Continuation, ...] | None = None  # None if generating is too slow
+    noise: Sensitivity | None = None  # sensitivity to the type's noise
+    tanh_gelu: Sensitivity | None = None  # the same, to llama.cpp's GELU
+    limits: VerifyLimits | None = None  # of the type for this model; None if there are none
+    failures: tuple[Failure, ...] = ()  # every missed limit; empty if the candidate passed
+    seconds: VerifySeconds = VerifySeconds()  # time spent
+    tokens_per_second: float = 0.0  # speed of the candidate here; 0 if it read nothing
+    findings: tuple[Finding, ...] = ()  # probable causes of the failures
+    tensors: tuple[TensorError, ...] | None = None  # None if tensors were not compared
 
     @property
     def passed(self) -> bool:
-        """The verdict."""
+        """Whether nothing failed."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for one JSON object; no NaN or inf among them."""
+        """Return plain values for JSON, without NaN or inf."""
         kept = replace(self, positions=None, windows=(), tensors=None)
-        plain = asdict(kept)
+        plain = {"passed": self.passed, **asdict(kept)}
         del plain["positions"]
-        plain |= {"versions": dict(self.versions), "reference_files": dict(self.reference_files)}
         plain["windows"] = [
             {"kind": w.kind, "name": w.name, "tokens": len(w.ids), "measured": len(w.measured)}
             for w in self.windows
@@ -186,9 +134,9 @@ class Report:
         if self.tensors is not None:
             plain["tensors"] = [
                 {
-                    k: v if not isinstance(v, float) or np.isfinite(v) else None
+                    k: None if isinstance(v, float) and not isfinite(v) else v
                     for k, v in asdict(t).items()
                 }
                 for t in self.tensors
             ]
-        return {"passed": self.passed, **plain}
+        return plain

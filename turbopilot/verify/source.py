@@ -1,10 +1,10 @@
-"""What verify asks of a model, whoever runs it. Knows nothing of torch, llama.cpp or files."""
+"""What verify asks of a model, whatever library runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,39 +12,32 @@ import numpy.typing as npt
 from turbopilot.base.progress import Progress
 
 Logits: TypeAlias = npt.NDArray[np.float32]
-"""(P, V): for each of P positions, the scores of what comes next."""
+"""(P, V): for each of P positions, the scores of the next token."""
 
 Kind: TypeAlias = Literal["code", "context", "fim", "greedy"]
-"""Why a window is there: ordinary code; as long as the context; with a hole to fill; a continuation."""
+"""Purpose of a window: ordinary code, the whole context, fill-in-the-middle, or a greedy continuation."""
 
-_BLOCK_LOGITS = 1 << 22  # 16 MiB of float32 a block: bounds memory whatever the vocabulary
+_BLOCK_LOGITS = 1 << 22  # 16 MiB of float32 a block: bounds memory for any vocabulary
 _MOST_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens that both models read from position 0 on, and the positions at which they are compared.
+    """Tokens that both models read from position 0 on."""
 
-    Attributes:
-        kind: why it is there.
-        name: for a person.
-        ids: T tokens.
-        measured: positions in 0 … T - 1, ascending.
-    """
-
-    kind: Kind
-    name: str
-    ids: tuple[int, ...]
-    measured: range
+    kind: Kind  # its purpose
+    name: str  # shown in reports
+    ids: tuple[int, ...]  # T tokens
+    measured: range  # positions in 0 … T - 1 at which the logits are compared, ascending
 
     def blocks(self, n_vocab: int) -> Iterator[range]:
-        """The measured positions in blocks of which the logits are held at once."""
+        """Yield the measured positions in blocks whose logits are held in memory at once."""
         rows = max(1, min(_MOST_ROWS, _BLOCK_LOGITS // n_vocab))
         for start in range(0, len(self.measured), rows):
             yield self.measured[start : start + rows]
 
     def cut(self, length: int) -> Window:
-        """Its first tokens, all measured. Models are causal: what was measured there does not change."""
+        """Return its first tokens, all measured. Models are causal: logits there do not change."""
         ids = self.ids[:length]
         return Window(self.kind, self.name, ids, range(len(ids)))
 
@@ -54,66 +47,68 @@ class LogitsSource(Protocol):
 
     @property
     def name(self) -> str:
-        """For a person: which file or folder this is."""
+        """File or folder of the model."""
 
     @property
     def n_vocab(self) -> int:
-        """V, the rows of the output head; the tokenizer may know fewer tokens."""
+        """V, the rows of the output head; the tokenizer may use fewer."""
 
     @property
     def n_ctx(self) -> int:
-        """The most tokens that the model takes at once."""
+        """Context length in tokens."""
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of the text. Special tokens are parsed where they occur; none are added."""
+        """Return the token ids of a text. Special tokens are parsed, none are added."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of some ids, for a person to read: bytes that are no UTF-8 are replaced."""
+        """Return the text of some ids; invalid UTF-8 is replaced."""
 
     def logits(self, window: Window) -> Iterator[Logits]:
-        """The logits after each measured position, in the window's blocks. Each id is below n_vocab."""
+        """Yield the logits after each measured position, in the window's blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a candidate may rightly lose, to be tried on the reference itself.
+    """A loss that llama.cpp may cause, tried on the reference: noise proportional to a block's values, or its GELU."""
 
-    Attributes:
-        noise: put on every matrix, as a share of the weights' own power in each block of 32 along a row:
-            as quantizing errs in proportion to what is in a block.
-        tanh_gelu: compute GELU by the tanh formula, as llama.cpp does; it is off by at most 4.8e-4.
-    """
-
-    noise: float = 0.0
-    tanh_gelu: bool = False
+    noise: float = 0.0  # added to matrices: share of the power of 32 weights
+    tanh_gelu: bool = False  # GELU by the tanh formula, as in llama.cpp (off by 4.8e-4 at most)
 
 
-class Reference(LogitsSource, Protocol):
-    """A model that judges another: it can run long before it is asked, and show how much it minds a change."""
+class Notes(Protocol):
+    """Answers about one model that are expensive to compute, by question."""
+
+    def get(self, question: str, /) -> Mapping[str, Any] | None:
+        """Return the stored answer, if any."""
+
+    def __setitem__(self, question: str, answer: Mapping[str, Any], /) -> None:
+        """Store plain values."""
+
+
+class ReferenceModel(LogitsSource, Protocol):
+    """A model that others are compared with."""
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Package → version of what runs it."""
+        """Package → version of the libraries that run it."""
 
     @property
     def files(self) -> Mapping[str, str]:
-        """Name → SHA-256 of what it was read from."""
+        """Name → SHA-256 of the files that it was read from."""
 
     @property
     def hyperparameters(self) -> Mapping[str, float]:
         """The numbers of `hyperparameters` that its config has."""
 
+    @property
+    def notes(self) -> Notes:
+        """Answers kept for the next run."""
+
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:
-        """Do the work for these windows now, in as few passes over the weights as there can be."""
+        """Compute these windows ahead of `logits`, in as few passes over the weights as possible."""
 
-    def changed(self, change: Change) -> LogitsSource | None:
-        """The model with a change; None where that changes nothing, or cannot be tried."""
-
-    def remembered(self, question: str) -> Mapping[str, object] | None:
-        """An answer that `remember` was given to the same question about the same model."""
-
-    def remember(self, question: str, answer: Mapping[str, object]) -> None:
-        """Keep plain values for the next run."""
+    def changed(self, change: Change) -> ReferenceModel | None:
+        """Return the model with a change; None if it changes nothing or cannot be applied."""
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
-        """The n tokens that it would write after the ids, always its first choice; None where that is too slow."""
+        """Return the n tokens of its greedy continuation; None if generating is too slow."""

@@ -1,6 +1,6 @@
-"""Run a model that is larger than memory: each matrix is read from disk as its module runs, then dropped.
+"""Weights that are read from disk when their module runs; of a model larger than memory, also dropped then.
 
-A checkpoint's files are mapped, not read: the system loads the pages that a matrix needs and takes them back.
+Files are mapped, not read: the system loads the pages that a matrix needs and takes them back.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 
     Load = Callable[[str, torch.Tensor], torch.Tensor]
 
-# Names of checkpoints that transformers calls otherwise now. Source: its conversion_mapping.py.
+# transformers' name → an older name in checkpoints. Source: its conversion_mapping.py.
 _NAMED_BEFORE: Final = {"lm_head.weight": "embed_out.weight"}  # GPT-NeoX
 
 
 def read_state(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, mapped: safetensors where there are any, else PyTorch's files, weights only.
-
-    Raises:
-        FileNotFoundError: there are neither.
-    """
+    """Return all tensors of a checkpoint, mapped: of safetensors files if any, else of PyTorch's, weights only."""
     import torch
     from safetensors.torch import load_file
 
@@ -40,10 +36,10 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Models that are made here have parameters without memory ("meta"), and buffers as usual.
+    """Create models whose parameters have no memory ("meta"), and whose buffers are as usual.
 
-    Buffers that no checkpoint holds (rotary frequencies, causal masks) are computed when a module is made:
-    that is why not the whole of it is made on the meta device.
+    Buffers that no checkpoint holds (rotary frequencies, causal masks) are computed when a module is created, so not
+    the whole model can be created on the meta device.
     """
     import torch
     from torch import nn
@@ -57,7 +53,7 @@ def weightless() -> Iterator[None]:
         register(module, name, param)
 
     def nothing(_: nn.Module) -> None:
-        """Random numbers would be thrown away."""
+        """Skip the random numbers."""
 
     try:
         setattr(nn.Module, "register_parameter", without_memory)  # noqa: B010 — mypy knows methods cannot be assigned
@@ -72,23 +68,17 @@ def weightless() -> Iterator[None]:
 
 
 def stream(
-    model: Any, state: Mapping[str, torch.Tensor], load: Load, *, keep: Any = None
+    model: Any, state: Mapping[str, torch.Tensor], load: Load, *, dropped: bool
 ) -> list[str]:
-    """Have every module of a weightless model read its own parameters just before it runs.
+    """Make every module of a `weightless` model read its own parameters just before it runs.
 
-    Args:
-        model: of transformers, made `weightless`.
-        state: the checkpoint's tensors by name.
-        load: name and tensor → what the module shall have.
-        keep: a module that keeps its weights once it has them, since it runs often.
-
-    Returns:
-        The names of the parameters that the checkpoint lacks or has in another shape.
+    `load` turns a checkpoint's tensor of a name into the parameter. If `dropped`, all modules but the head, which runs
+    often, drop theirs after. Return the names of parameters that the checkpoint lacks or has in another shape.
     """
-    # A tied matrix is one parameter under two names: the first is the one that checkpoints have.
-    first = {
-        id(p): name for name, p in reversed(list(model.named_parameters(remove_duplicate=False)))
-    }
+    # A tied matrix is one parameter under two names: checkpoints have the first.
+    named = list(model.named_parameters(remove_duplicate=False))
+    first = {id(p): name for name, p in reversed(named)}
+    head = model.get_output_embeddings()
     problems = []
     for path, module in model.named_modules():
         own: dict[str, tuple[str, torch.Tensor, Any]] = {}
@@ -100,14 +90,14 @@ def stream(
             else:
                 own[name] = (full, found, empty)
         if own:
-            _hook(module, own, load, dropped=module is not keep)
+            _hook(module, own, load, dropped=dropped and module is not head)
     return sorted(set(problems))
 
 
 def _find(
     prefix: str, first: str, other: str, state: Mapping[str, torch.Tensor]
 ) -> torch.Tensor | None:
-    """A parameter among the checkpoint's tensors, with or without the prefix that some exports leave out."""
+    """Return a parameter's tensor, with or without the prefix that some exports leave out."""
     for name in (first, other, *(_NAMED_BEFORE.get(n, n) for n in (first, other))):
         for spelt in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
             if spelt in state:

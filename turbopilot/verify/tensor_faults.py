@@ -1,4 +1,4 @@
-"""What is wrong with a tensor: compared with what conversions get wrong. Pure: arrays only.
+"""What is wrong with a tensor, among the faults that conversions have.
 
 Rows in another order, another tensor's rows, a transposed matrix, zeros, infinities, the values of a coarser type.
 """
@@ -18,7 +18,7 @@ from turbopilot.verify.criteria import WEIGHT_NOISE
 Array: TypeAlias = npt.NDArray[np.float32]
 Order: TypeAlias = npt.NDArray[np.intp]
 
-SAME: Final = 0.45  # relative error below which two tensors are one; unrelated ones are at about 2
+_SAME: Final = 0.45  # relative error below which tensors are the same; unrelated ones have about 2
 _OF_FEW_VALUES: Final = ("Q4_0", "Q4_1", "IQ4_NL", "Q3_K", "Q2_K")
 _PRINT_ROWS, _PRINT_COLUMNS = 4, 256
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
@@ -26,29 +26,19 @@ _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A tensor that is off.
+    """A wrong tensor."""
 
-    Attributes:
-        name: in the GGUF.
-        type_name: its type there.
-        got: its values.
-        values: what they should be.
-        relative: Σ(got − values)² / Σ values².
-        order: for each row of `values`, the row of its source; None where it is in the source's order.
-        head_size: rows of a head; 0 where the file does not say.
-    """
-
-    name: str
-    type_name: str
-    got: Array
-    values: Array
-    relative: float
-    order: Order | None
-    head_size: int
+    name: str  # in the GGUF
+    type_name: str  # its GGUF type
+    got: Array  # its values
+    values: Array  # what they should be
+    relative: float  # Σ(got − values)² / Σ values²
+    order: Order | None  # source row of each row; None if in the source's order
+    head_size: int  # rows of a head; 0 if unknown
 
 
 def relative_error(got: Array, values: Array) -> tuple[float, float]:
-    """Σ(got − values)² / Σ values², and the largest difference; in blocks of rows."""
+    """Return Σ(got − values)² / Σ values², and the largest difference; computed in blocks of rows."""
     error = power = largest = 0.0
     rows = max(1, (1 << 22) // max(1, int(np.prod(values.shape[1:]))))
     for start in range(0, len(values), rows):
@@ -64,23 +54,21 @@ def relative_error(got: Array, values: Array) -> tuple[float, float]:
 
 
 def corner(values: Array) -> Array:
-    """A corner of it, by which it is known again."""
+    """Return a copy of a corner, by which the tensor is recognized."""
     flat: Array = values.reshape(len(values), -1)[:_PRINT_ROWS, :_PRINT_COLUMNS]
     return np.array(flat)
 
 
 def fault(suspect: Suspect, corners: Mapping[str, Array]) -> tuple[str, str] | None:
-    """The surest explanation: a key of `diagnosis.CAUSES`, and words; None where there is none.
+    """Return the surest explanation, if any: a key of `diagnosis.CAUSES`, and words.
 
-    Args:
-        suspect: the tensor.
-        corners: name → `corner` of each tensor as it should be.
+    `corners` has the `corner` of each tensor as it should be, by name.
     """
     return next(_hypotheses(suspect, corners), None)
 
 
 def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str, str]]:
-    """What explains the error, the surest first."""
+    """Yield explanations, the surest first."""
     got, values = s.got, s.values
     if not np.isfinite(got).all():
         n = int((~np.isfinite(got)).sum())
@@ -89,26 +77,26 @@ def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str,
     if not got.any():
         yield "dropped", "is all zeros"
     if got.ndim == 2:
-        if got.shape[0] == got.shape[1] and relative_error(got.T, values)[0] < SAME:
+        if got.shape[0] == got.shape[1] and relative_error(got.T, values)[0] < _SAME:
             yield "transposed", "is transposed"
         if s.head_size and ".attn_" in s.name and len(got) % s.head_size == 0:
             yield from _inside_heads(got, values, s.order, s.head_size)
     mine = corner(got)
     others = {n: relative_error(mine, c)[0] for n, c in corners.items() if c.shape == mine.shape}
     nearest = min(others, key=lambda n: others[n])
-    if nearest != s.name and others[nearest] < SAME:
+    if nearest != s.name and others[nearest] < _SAME:
         yield "swapped", f"holds the rows of {nearest}"
     yield from _moved_rows(got, values)
     if coarse := _coarser(s):
         yield "requantized", coarse
-    if s.relative > SAME:
+    if s.relative > _SAME:
         yield "other_weights", "holds other weights"
 
 
 def _inside_heads(
     got: Array, values: Array, order: Order | None, size: int
 ) -> Iterator[tuple[str, str]]:
-    """Rows that are in another order inside their heads."""
+    """Yield what explains rows in another order inside their heads."""
     orders = [_matched(got[i : i + size], values[i : i + size]) for i in range(0, len(got), size)]
     if any(o is None for o in orders):
         return
@@ -120,25 +108,19 @@ def _inside_heads(
     if permutations and len(odd) == len(orders):
         skipped, twice = permutations
         if all(np.array_equal(o, skipped) for _, o in odd):
-            yield (
-                "rotary_skipped",
-                "has its rows in the checkpoint's order: the rotary permutation was skipped",
-            )
+            words = "has its rows in the checkpoint's order: the rotary permutation was skipped"
+            yield "rotary_skipped", words
         elif all(np.array_equal(o, twice) for _, o in odd):
             yield "rotary_twice", "has had the rotary permutation applied twice"
     head, o = odd[0]
-    for k in (1, -1, 2, -2):
-        if np.array_equal(o, np.roll(plain, k)):
-            yield "head_rows", f"has the rows of head {head} rolled by {k}" + _others(len(odd) - 1)
-    yield "head_rows", f"has the rows of head {head} in another order" + _others(len(odd) - 1)
-
-
-def _others(n: int) -> str:
-    return f" (and of {n} more)" if n else ""
+    rolled = next((k for k in (1, -1, 2, -2) if np.array_equal(o, np.roll(plain, k))), 0)
+    how = f"rolled by {rolled}" if rolled else "in another order"
+    more = f" (and of {len(odd) - 1} more)" if len(odd) > 1 else ""
+    yield "head_rows", f"has the rows of head {head} {how}{more}"
 
 
 def _permutations(order: Order | None, size: int) -> tuple[Order, Order] | None:
-    """What `_matched` finds where the conversion's order within a head was skipped, and where it was applied twice."""
+    """Return what `_matched` finds if the conversion's order within a head was skipped, and if it was applied twice."""
     if order is None or len(order) < size:
         return None
     local = np.argsort(np.argsort(order[:size]))
@@ -148,41 +130,37 @@ def _permutations(order: Order | None, size: int) -> tuple[Order, Order] | None:
 
 
 def _matched(got: Array, values: Array) -> Order | None:
-    """For each row the row of `values` that it is; None where one is none, or two are one."""
-    norms = (np.linalg.norm(x, axis=1, keepdims=True) for x in (got, values))
-    a, b = (x / np.maximum(n, 1e-30) for x, n in zip((got, values), norms, strict=True))
-    likeness = a @ b.T
-    best: Order = likeness.argmax(axis=1)
-    alike = likeness[np.arange(len(best)), best] > 1 - SAME / 2
+    """Return for each row the row of `values` that it is; None if there is not one for each."""
+    best, alike = _nearest(got, values)
     return best if alike.all() and len(set(best.tolist())) == len(best) else None
 
 
+def _nearest(got: Array, values: Array) -> tuple[Order, npt.NDArray[np.bool_]]:
+    """Return for each row the row of `values` of the most similar direction, and whether it is the same."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (got, values))
+    likeness = a @ b.T
+    return likeness.argmax(axis=1), likeness.max(axis=1) > 1 - _SAME / 2
+
+
 def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
-    """Rows that are in another place of the whole tensor."""
+    """Yield what explains rows in other places of the whole tensor."""
     if got.ndim != 2 or len(got) < 3:
         return
     rows = np.linspace(0, len(got) - 1, min(_SAMPLED_ROWS, len(got))).astype(np.intp)
-    columns = slice(0, max(8, _SAMPLED_COLUMNS))
-    a, b = got[rows, columns], values[:, columns]
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (a, b))
-    likeness = a @ b.T
-    best = likeness.argmax(axis=1)
-    if (likeness.max(axis=1) > 1 - SAME / 2).mean() < 0.9:
+    best, alike = _nearest(got[rows, :_SAMPLED_COLUMNS], values[:, :_SAMPLED_COLUMNS])
+    if alike.mean() < 0.9:
         return
     steps, counts = np.unique((best - rows) % len(got), return_counts=True)
     step = int(steps[counts.argmax()])
     if counts.max() >= 0.9 * len(rows) and step:
         by = step if step <= len(got) // 2 else step - len(got)
         yield "shifted_rows", f"has its rows shifted by {-by}"
-    elif (best != rows).any():
-        yield (
-            "moved_rows",
-            f"has rows in other places: {int((best != rows).sum())} of {len(rows)} looked at",
-        )
+    elif n := int((best != rows).sum()):
+        yield "moved_rows", f"has rows in other places: {n} of {len(rows)} examined"
 
 
 def _coarser(s: Suspect) -> str:
-    """Of which quantized type the values of a finer one are."""
+    """Return how a finer type's values show that they come from a coarser one; "" if they do not."""
     if s.type_name not in ("F32", "F16", "BF16", "Q8_0") or s.got.ndim != 2:
         return ""
     types, few = tuple(WEIGHT_NOISE), ""
@@ -196,6 +174,6 @@ def _coarser(s: Suspect) -> str:
         return abs(math.log(WEIGHT_NOISE[name] / max(s.relative, 1e-30)))
 
     near = min(types, key=unlike)
-    if not few and unlike(near) > SAME:
+    if not few and unlike(near) > _SAME:
         return ""
     return f"has {near}'s error ({s.relative:.1e}){few}: it was made of such a file"

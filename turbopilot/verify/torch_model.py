@@ -1,7 +1,7 @@
-"""A checkpoint run by transformers, whole in memory or a matrix at a time.
+"""A checkpoint run by transformers; each matrix is read from disk when it is first needed.
 
-A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only (both by
-transformers), and nothing is looked up on the network.
+A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only, and nothing is looked
+up on the network.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
-from turbopilot.verify.reference_layouts import Layout, foreign_layout
+from turbopilot.verify.reference_layouts import ForeignLayout, foreign_layout
 from turbopilot.verify.source import Change, Logits
 from turbopilot.verify.streamed_weights import read_state, stream, weightless
-from turbopilot.verify.torch_words import plain_errors, plain_memory, quiet
+from turbopilot.verify.torch_errors import plain_errors, plain_memory, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -29,67 +29,50 @@ _NOISE_BLOCK = 32  # weights that share a scale in most of ggml's types
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """Where and how precisely the reference runs.
+class TorchDevice:
+    """Device that the reference runs on."""
 
-    Attributes:
-        name: "cpu", "cuda", "cuda:1", "mps".
-        precision: of weights and activations. What is not "f32" is itself off by about NMSE 1e-5.
-    """
-
-    name: str = "cpu"
-    precision: Precision = "f32"
+    name: str = "cpu"  # "cpu", "cuda", "cuda:1", "mps"
+    precision: Precision = "f32"  # of weights and activations; bf16 has NMSE 1e-5 itself
 
 
 class TorchModel:
-    """A checkpoint's network.
+    """A checkpoint's network with a change.
 
-    Args:
-        folder: holds config.json and the weights.
-        config: what config.json says.
-        device: where it runs.
-        change: what is different from the checkpoint.
-        streamed: read each matrix from disk when it is needed and drop it again.
+    If `streamed`, each matrix but the head's is dropped after use; by default if memory is too small for all.
 
     Raises:
-        UnsupportedModel: transformers knows no such architecture without running the checkpoint's code.
-        CorruptCheckpoint: a file cannot be read, or weights are missing from it.
+        UnsupportedModel: transformers cannot run the architecture without the checkpoint's own code.
+        CorruptCheckpoint: a file cannot be read, or weights are missing.
     """
 
     def __init__(
         self,
         folder: Path,
         config: dict[str, Any],
-        device: Device,
+        device: TorchDevice,
         change: Change,
         *,
-        streamed: bool,
+        streamed: bool | None,
     ) -> None:
         import torch
 
-        self.streamed = streamed
-        self.heard: Callable[[float], None] = _nobody
+        self.heard: Callable[[float], None] | None = None  # called with the share read
+        room = memory_of(device)
         self._device = torch.device(device.name)
         self._dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[device.precision]
-        layout = foreign_layout(config)
         with quiet(), plain_errors(folder):
-            if streamed:
-                state = read_state(folder)
-                self._model = _skeleton(folder, layout.config if layout else None, self._dtype)
-                problems = stream(
-                    self._model,
-                    layout.arrange(state) if layout else state,
-                    partial(self._load, noise=change.noise),
-                    keep=self._model.get_output_embeddings(),
-                )
-                _to(self._model, self._device)
-            else:
-                self._model, problems = _whole(folder, layout, self._dtype)
-                self._model.to(self._device)
-                if change.noise:
-                    with torch.inference_mode():
-                        for name, weight in self._model.named_parameters():
-                            weight.copy_(_noisy(name, weight, change.noise))
+            layout = foreign_layout(config)
+            self._model = _skeleton(folder, layout, self._dtype)
+            parameters = list(self._model.parameters())
+            self._loaded, self._n_parameters = 0, len(parameters)
+            n_bytes = sum(p.numel() for p in parameters) * self._dtype.itemsize
+            self.streamed = n_bytes > room if streamed is None else streamed
+            state = layout.arrange(read_state(folder)) if layout else read_state(folder)
+            load = partial(self._load, noise=change.noise)
+            problems = stream(self._model, state, load, dropped=self.streamed)
+            for buffer in self._model.buffers():
+                buffer.data = buffer.data.to(self._device)
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
@@ -97,21 +80,19 @@ class TorchModel:
                 hint="download the checkpoint again",
             )
         self._model.eval()
-        parameters = list(self._model.parameters())
-        self._loaded, self._n_parameters = 0, len(parameters)
-        self.n_weights = sum(p.numel() for p in parameters)
         self.changed = not change.tanh_gelu or _use_tanh_gelu(self._model)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
 
     def _load(self, name: str, weight: torch.Tensor, *, noise: float) -> torch.Tensor:
-        """A matrix as it is needed now; tells of the share of all that was read in this pass."""
+        """Return a matrix ready to use."""
         self._loaded += 1
-        self.heard(min(1.0, self._loaded / self._n_parameters))
+        if self.heard:
+            self.heard(min(1.0, self._loaded / self._n_parameters))
         return _noisy(name, weight.to(self._device, self._dtype), noise)
 
     def hidden(self, windows: Sequence[Sequence[int]]) -> list[Logits]:
-        """What the output head would be given: (T, D) of each window; shorter ones are padded behind, causally."""
+        """Return the input of the output head: (T, D) of each window. Shorter ones are padded at the end."""
         import torch
 
         self._loaded = 0
@@ -124,7 +105,7 @@ class TorchModel:
         return [out[i, : len(one)].numpy() for i, one in enumerate(windows)]
 
     def head(self, hidden: Logits) -> Logits:
-        """(P, D) → (P, V) logits."""
+        """Return the logits, (P, V), of hidden states, (P, D)."""
         import torch
 
         with torch.inference_mode(), plain_memory():
@@ -134,7 +115,7 @@ class TorchModel:
         return logits
 
     def continued(self, ids: Sequence[int], n: int) -> list[int]:
-        """The n tokens after the ids, always the likeliest."""
+        """Return n tokens of greedy continuation."""
         import torch
 
         given = torch.tensor([list(ids)], device=self._device)
@@ -148,16 +129,8 @@ class TorchModel:
         return found
 
 
-def _nobody(_share: float) -> None:
-    """Nobody hears."""
-
-
 def versions() -> dict[str, str]:
-    """Of the packages that run the reference.
-
-    Raises:
-        InvalidInput: they are not installed.
-    """
+    """Return the versions of torch and transformers; raise InvalidInput if they are not installed."""
     try:
         import torch
         import transformers
@@ -169,12 +142,8 @@ def versions() -> dict[str, str]:
     return {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
 
 
-def memory_of(device: Device) -> int:
-    """Bytes that a model may take there, beside everything else.
-
-    Raises:
-        InvalidInput: there is no such device.
-    """
+def memory_of(device: TorchDevice) -> int:
+    """Return the bytes that a model may take on a device; raise InvalidInput if there is no such device."""
     import torch
 
     from turbopilot.base.machine import total_bytes
@@ -191,52 +160,25 @@ def memory_of(device: Device) -> int:
     return int(total_bytes() * 0.6)
 
 
-def _config_of(folder: Path, given: dict[str, Any] | None) -> tuple[Any, Any]:
-    """Config and class of the model."""
+def _skeleton(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) -> Any:
+    """Return the network without its weights."""
     import transformers
 
-    if given is not None:
-        config = transformers.AutoConfig.for_model(**given)
-        return config, transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config = transformers.AutoConfig.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
-    return config, transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-
-
-def _attention(kind: Any) -> str:
+    if layout:
+        config = transformers.AutoConfig.for_model(**layout.config)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # The plainest arithmetic is "eager", but its scores take H·T² numbers: long contexts need the other.
-    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
-
-
-def _skeleton(folder: Path, given: dict[str, Any] | None, dtype: torch.dtype) -> Any:
-    """The network without its weights."""
-    config, kind = _config_of(folder, given)
+    attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
     with weightless():
-        return kind._from_config(config, attn_implementation=_attention(kind), dtype=dtype)
-
-
-def _whole(folder: Path, layout: Layout | None, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """The network with its weights, and which of those are missing."""
-    config, kind = _config_of(folder, layout.config if layout else None)
-    model, info = kind.from_pretrained(
-        None if layout else folder, config=config, dtype=dtype,
-        state_dict=layout.arrange(read_state(folder)) if layout else None,
-        trust_remote_code=False, local_files_only=True, attn_implementation=_attention(kind),
-        output_loading_info=True,
-    )  # fmt: skip
-    # transformers fills missing weights with random numbers and only warns: no judge at all.
-    return model, sorted(str(name) for name in {*info["missing_keys"], *info["mismatched_keys"]})
-
-
-def _to(model: Any, device: torch.device) -> None:
-    """Move the buffers; the weights follow when they are read."""
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(device)
+        return kind._from_config(config, attn_implementation=attention, dtype=dtype)
 
 
 def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:
-    """A matrix with noise on it: the same noise each time, since a verdict must not depend on luck."""
+    """Return a matrix with noise added: the same noise each time, since a verdict must not depend on chance."""
     import torch
 
     if not noise or weight.ndim != 2:
@@ -254,7 +196,7 @@ def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:
 
 
 def _use_tanh_gelu(model: Any) -> bool:
-    """Compute GELU as llama.cpp does; False where it did already."""
+    """Make the model compute GELU as llama.cpp does; return False if it already did."""
     from transformers.activations import GELUActivation, NewGELUActivation
 
     exact = [

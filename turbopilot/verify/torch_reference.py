@@ -1,13 +1,14 @@
-"""The judge: a checkpoint as a `Reference`. What it has computed once it keeps, by the contents of the checkpoint.
+"""A checkpoint as a `ReferenceModel`; results are cached by the contents of the checkpoint.
 
-Kept are not the logits but what the output head is given: (P, D) instead of (P, V) numbers, from which the head
-makes the same logits again. So nothing is rounded or left out, and ten files of one model cost one run.
+Not the logits are cached but the input of the output head: (P, D) instead of (P, V) numbers, from which the head
+computes the same logits again. Nothing is rounded or left out, and ten files of one model cost one run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +18,36 @@ from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.base.file_digest import file_digests
 from turbopilot.base.progress import Progress, silent
 from turbopilot.verify import hyperparameters, torch_model
-from turbopilot.verify.reference_cache import NoCache, ReferenceCache
+from turbopilot.verify.reference_cache import ReferenceCache
 from turbopilot.verify.reference_tokenizer import open_tokenizer
 from turbopilot.verify.source import Change, Logits, Window
-from turbopilot.verify.torch_model import Device, TorchModel
+from turbopilot.verify.torch_model import TorchDevice, TorchModel
 
 _GROUP = 2048  # positions that a streamed model takes through its layers at once
 _ALIKE = 512  # windows up to this long are put into one group
-_SOUND, _CPU = Change(), Device()
+_SOUND, _CPU = Change(), TorchDevice()
 
 
 class TorchReference:
-    """A Hugging Face checkpoint folder as a `Reference`.
+    """A Hugging Face checkpoint folder as a `ReferenceModel`.
 
     Args:
         folder: holds config.json, the weights and the tokenizer.
-        device: where it runs.
-        cache: folder for what was computed before; None to keep nothing.
-        streamed: read the weights from disk matrix by matrix; by default where memory is too small for all.
-        progress: told while the files are read for their digests.
+        device: to run on.
+        cache: folder for results of all runs; None to keep nothing.
+        streamed: read the weights from disk matrix by matrix; by default if memory is too small for all.
+        progress: called while the files are digested.
 
     Raises:
-        InvalidInput: no such folder, no config.json, no tokenizer, torch is not installed, or no such device.
-        UnsupportedModel: transformers knows no such architecture without running the checkpoint's code.
-        CorruptCheckpoint: a file cannot be read, or weights are missing from it.
+        InvalidInput: a part is missing, or torch or the device.
+        UnsupportedModel, CorruptCheckpoint: see `TorchModel`.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        device: Device = _CPU,
+        device: TorchDevice = _CPU,
         cache: Path | None = None,
         streamed: bool | None = None,
         progress: Progress = silent,
@@ -57,78 +57,43 @@ class TorchReference:
         self.name = str(folder)
         self._folder, self._device = folder, device
         self._tokenizer = open_tokenizer(folder)
-        room = torch_model.memory_of(device)
-        self._models: dict[Change, TorchModel] = {}
-        # The head alone is enough for what is kept already; it is found without reading any layer.
-        self.n_vocab = self._reader(_SOUND).n_vocab
-        size = self._reader(_SOUND).n_weights * (4 if device.precision == "f32" else 2)
-        self._streamed = size > room if streamed is None else streamed
+        self._models: dict[Change, TorchModel] = {}  # shared by changed ones
+        self._change = _SOUND
+        self._streamed = streamed
+        model = self._model()
+        self.n_vocab, self._streamed = model.n_vocab, model.streamed
         self.files = file_digests(_model_files(folder), cache, progress)
         about = {
             "files": dict(self.files), "device": device.name.split(":")[0], "precision": device.precision,
             **self.versions,
         }  # fmt: skip
-        self._cache = ReferenceCache(cache, about) if cache else NoCache()
+        self.notes = ReferenceCache(cache, about)
         self.n_ctx = _n_ctx(folder, self._config)
         self.hyperparameters = hyperparameters.of_config(self._config)
 
-    @property
-    def streamed(self) -> bool:
-        """Whether the model is larger than memory."""
-        return self._streamed
-
     def tokenize(self, text: str) -> list[int]:
-        """See `LogitsSource`."""
+        """Return the token ids of a text."""
         return self._tokenizer.encode(text)
 
     def text(self, ids: Sequence[int]) -> str:
-        """See `LogitsSource`."""
+        """Return the text of some ids."""
         return self._tokenizer.decode(ids)
 
     def prepare(self, windows: Sequence[Window], progress: Progress = silent) -> None:
-        """See `Reference`."""
-        self._prepare(_SOUND, windows, progress)
-
-    def logits(self, window: Window) -> Iterator[Logits]:
-        """See `LogitsSource`."""
-        return self._logits(_SOUND, window)
-
-    def changed(self, change: Change) -> _Changed | None:
-        """See `Reference`."""
-        if not self._reader(change).changed:
-            return None
-        return _Changed(self, change)
-
-    def remembered(self, question: str) -> Mapping[str, object] | None:
-        """See `Reference`."""
-        return self._cache.answer(question)
-
-    def remember(self, question: str, answer: Mapping[str, object]) -> None:
-        """See `Reference`."""
-        self._cache.keep_answer(question, answer)
-
-    def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
-        """See `Reference`."""
-        question = f"continued {n} {','.join(map(str, ids))}"
-        if kept := self.remembered(question):
-            return [int(i) for i in kept["ids"]]  # type: ignore[attr-defined]
-        if self._streamed:
-            return None
-        found = self._runner(_SOUND).continued(ids, n)
-        self.remember(question, {"ids": found})
-        return found
-
-    def _prepare(self, change: Change, windows: Sequence[Window], progress: Progress) -> None:
-        todo = [w for w in windows if not self._cache.has(_label(change), w)]
+        """Compute these windows, in as few passes over the weights as possible."""
+        todo = [w for w in windows if not self.notes.has(self._label, w)]
+        what = "reference" if self._change == _SOUND else "limits"
         total = sum(len(w.ids) for w in windows)
         done = total - sum(len(w.ids) for w in todo)
-        for group in _groups(todo, streamed=self._streamed):
-            model, what = self._runner(change), "reference" if change == _SOUND else "limits"
+        for group in _groups(todo, streamed=bool(self._streamed)):
+            model = self._model(whole=True)
             tokens = sum(len(w.ids) for w in group)
             progress(done, total, what)
-            model.heard = lambda share, at=done, n=tokens, w=what: progress(
-                int(at + share * n), total, w
-            )  # type: ignore[misc]
+
+            def heard(share: float, at: int = done, n: int = tokens) -> None:
+                progress(int(at + share * n), total, what)
+
+            model.heard = heard
             hidden = model.hidden([w.ids for w in group])
             for w, states in zip(group, hidden, strict=True):
                 if not np.isfinite(states).all():
@@ -136,55 +101,55 @@ class TorchReference:
                         f"{self.name}: its own logits are NaN or infinite in {w.name!r}",
                         hint="the weights are damaged: download the checkpoint again",
                     )
-                self._cache.keep(_label(change), w, states[np.asarray(w.measured)])
+                self.notes.keep(self._label, w, states[np.asarray(w.measured)])
                 done += len(w.ids)
-        progress(total, total, "reference")
+        progress(total, total, what)
 
-    def _logits(self, change: Change, window: Window) -> Iterator[Logits]:
-        self._prepare(change, [window], silent)
-        hidden = self._cache.get(_label(change), window)
-        head = self._reader(change)
+    def logits(self, window: Window) -> Iterator[Logits]:
+        """Yield the logits in the window's blocks."""
+        self.prepare([window])
+        hidden = self.notes.states(self._label, window)
+        head = self._model()
         at = 0
         for block in window.blocks(self.n_vocab):
             yield head.head(hidden[at : at + len(block)])
             at += len(block)
 
-    def _runner(self, change: Change) -> TorchModel:
-        """The model, ready to run: whole in memory where there is room."""
-        if self._models.get(change) is None or self._models[change].streamed != self._streamed:
-            self._models.clear()  # one at a time
-            self._models[change] = self._open(change, streamed=self._streamed)
-        return self._models[change]
+    def changed(self, change: Change) -> TorchReference | None:
+        """Return the model with a change; None if it changes nothing."""
+        other = copy(self)
+        other._change = change
+        return other if other._model().changed else None
 
-    def _reader(self, change: Change) -> TorchModel:
-        """The model, for its head at least."""
-        if change not in self._models:
-            self._models[change] = self._open(change, streamed=True)
-        return self._models[change]
+    def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
+        """Return the greedy continuation; None if the weights are read from disk."""
+        question = f"continued {n} {','.join(map(str, ids))}"
+        if kept := self.notes.get(question):
+            return [int(i) for i in kept["ids"]]
+        if self._streamed:
+            return None
+        found = self._model(whole=True).continued(ids, n)
+        self.notes[question] = {"ids": found}
+        return found
 
-    def _open(self, change: Change, *, streamed: bool) -> TorchModel:
-        return TorchModel(self._folder, self._config, self._device, change, streamed=streamed)
+    @property
+    def _label(self) -> str:
+        return f"noise {self._change.noise!r}, tanh {self._change.tanh_gelu}"
 
-
-class _Changed:
-    """The reference with a change, as a `LogitsSource`."""
-
-    def __init__(self, reference: TorchReference, change: Change) -> None:
-        self._of, self._change = reference, change
-        self.name, self.n_vocab, self.n_ctx = reference.name, reference.n_vocab, reference.n_ctx
-        self.tokenize, self.text = reference.tokenize, reference.text
-
-    def logits(self, window: Window) -> Iterator[Logits]:
-        """See `LogitsSource`."""
-        return self._of._logits(self._change, window)
-
-
-def _label(change: Change) -> str:
-    return f"noise {change.noise!r}, tanh {change.tanh_gelu}"
+    def _model(self, *, whole: bool = False) -> TorchModel:
+        """Return the model, which reads its weights when they are needed; before a `whole` run, free all others."""
+        if whole:
+            for change in [c for c in self._models if c != self._change]:
+                del self._models[change]
+        if self._change not in self._models:
+            self._models[self._change] = TorchModel(
+                self._folder, self._config, self._device, self._change, streamed=self._streamed
+            )
+        return self._models[self._change]
 
 
 def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Window]]:
-    """What runs at once: a window, or, where each run reads the whole disk, several of about one length."""
+    """Yield what runs at once: a window; several of about one length if each run reads the whole disk."""
     group: list[Window] = []
     for w in sorted(windows, key=lambda w: len(w.ids)) if streamed else windows:
         longest = max([len(w.ids), *(len(other.ids) for other in group)])
@@ -197,22 +162,22 @@ def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Windo
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """What the logits depend on."""
+    """Return the files that the logits depend on."""
     weights = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
     return sorted([folder / "config.json", *weights])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    hint = "give the folder that holds config.json, the weights and the tokenizer, as turbopilot download makes it"
-    if not folder.exists():
-        raise InvalidInput(f"{folder}: no such folder", hint=hint)
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder}: is a file, not a checkpoint's folder", hint=hint)
     config = folder / "config.json"
     if not config.is_file():
-        raise InvalidInput(
-            f"{folder}: holds no config.json, so it is no Hugging Face checkpoint", hint=hint
+        what = "no such folder"
+        if folder.exists():
+            inside = "holds no config.json, so it is not a Hugging Face checkpoint"
+            what = inside if folder.is_dir() else "is a file, not a checkpoint's folder"
+        hint = (
+            "give a folder with config.json, weights and tokenizer, as turbopilot download makes it"
         )
+        raise InvalidInput(f"{folder}: {what}", hint=hint)
     try:
         parsed = json.loads(config.read_text("utf-8"))
     except (ValueError, OSError) as e:

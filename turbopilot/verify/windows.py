@@ -1,69 +1,61 @@
-"""Which tokens both models are given, and where they are compared. Knows no model: only the reference's tokenizer.
+"""The tokens that both models read, and the positions at which they are compared.
 
-A fault shows in different places: a wrong weight everywhere, a wrong rotation in long contexts, a lost special token
-in prompts with a hole. So there are windows of each kind, in a dozen languages.
+A wrong weight shows everywhere, a wrong rotation in long contexts, a lost special token in fill-in-the-middle prompts.
+So there are windows of each kind, in a dozen languages.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.verify.source import LogitsSource, Window
 from turbopilot.verify.texts import code_samples
 
 POSITIONS: Final = 4000
-"""How many are compared where nobody says."""
+"""Default number of compared positions."""
 MOST_CONTEXT: Final = 8192
-"""A longer context is only filled on request: attention's cost grows with its square."""
+"""Longer contexts are only filled on request: the cost of attention grows with the square."""
 
-_CODE = 256  # tokens of a window of code: past any first effects, and many languages fit the budget
-_FIM = 384  # of a prompt with a hole
+_CODE = 256  # tokens of a window of code: many languages fit the budget
+_FIM = 384  # tokens of a fill-in-the-middle prompt
 _MOVED, _MOVED_LONG, _MOVED_WINDOWS = 96, 512, 8
 _GREEDY_AFTER, _GREEDY_WINDOWS = 96, 3
 
 
-class FimTokens(NamedTuple):
-    """How a family writes a hole: text before it, after it, and where the model begins to fill it."""
-
-    prefix: str
-    suffix: str
-    middle: str
-
-
-# Each as the tokenizers of its family spell it. Source: the model cards.
+# Prefix, suffix and middle, as the tokenizers of each family spell them. Source: the model cards.
 FIM_SPELLINGS: Final = (
-    FimTokens(
-        "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
-    ),  # StarCoder, StarCoder2, Granite, stable-code
-    FimTokens("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
-    FimTokens("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
-    FimTokens("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
-    FimTokens("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, StarCoder2, Granite, stable-code
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
 )
 
 
-def fim_tokens(model: LogitsSource) -> FimTokens | None:
-    """The spelling of which each text is one token of the model; None where it has no such tokens."""
+def fim_tokens(model: LogitsSource) -> tuple[int, ...] | None:
+    """Return the model's tokens for prefix, suffix and middle, if it has them."""
     for spelling in FIM_SPELLINGS:
         ids = [model.tokenize(text) for text in spelling]
         if all(len(one) == 1 for one in ids) and len({one[0] for one in ids}) == 3:
-            return spelling
+            return tuple(one[0] for one in ids)
     return None
 
 
 def windows_of(
     reference: LogitsSource, n_ctx: int, *, positions: int = POSITIONS, full: bool = False
 ) -> list[Window]:
-    """The built-in windows: one as long as the context, prompts with a hole, and code in many languages.
+    """Return the built-in windows: one as long as the context, fill-in-the-middle prompts, and code.
+
+    Both models get the reference's tokens: a tokenizer's fault must not look like one of the weights.
 
     Args:
-        reference: whose tokens they are, for both models: a tokenizer's fault must not look like one of the weights.
+        reference: has the tokenizer.
         n_ctx: the shorter of both models' contexts.
         positions: about how many to compare.
-        full: the whole context however long it is, every position of it, and all the code there is.
+        full: the whole context, every position of it, and all code samples.
     """
     samples = {name: reference.tokenize(text) for name, text in code_samples().items()}
     length = n_ctx if full else min(n_ctx, MOST_CONTEXT)
@@ -80,11 +72,7 @@ def windows_of(
 
 
 def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: int) -> list[Window]:
-    """A user's prompts, cut to the context, every position of them.
-
-    Raises:
-        InvalidInput: one of them is empty.
-    """
+    """Return a user's prompts, cut to the context, all measured; raise InvalidInput if one is empty."""
     found = []
     for i, prompt in enumerate(prompts):
         ids = tuple(reference.tokenize(prompt)[:n_ctx])
@@ -97,7 +85,7 @@ def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: i
 
 
 def windows_of_change(windows: Sequence[Window]) -> list[Window]:
-    """The beginnings of some: enough to see how much the reference minds a change."""
+    """Return the beginnings of some windows: enough to measure the reference's sensitivity."""
     long = [w.cut(_MOVED_LONG) for w in windows if w.kind == "context"]
     short = [w.cut(_MOVED) for w in windows if w.kind != "context"]
     step = max(1, len(short) // _MOVED_WINDOWS)
@@ -105,14 +93,14 @@ def windows_of_change(windows: Sequence[Window]) -> list[Window]:
 
 
 def beginnings(windows: Sequence[Window], n_ctx: int, n: int) -> list[Window]:
-    """What the models are to continue by n tokens."""
+    """Return the windows that the models continue by n tokens."""
     code = [w for w in windows if w.kind == "code"] or list(windows)
     room = min(_GREEDY_AFTER, n_ctx - n)
     return [w.cut(room) for w in code[:_GREEDY_WINDOWS] if room > 0]
 
 
 def _context(samples: Mapping[str, Sequence[int]], length: int, most: int) -> Window:
-    """As long as the context, of all the samples, from the start again where they do not reach."""
+    """Return a window as long as the context, of all samples, repeated as needed."""
     together = [i for ids in samples.values() for i in ids]
     ids = (together * math.ceil(length / max(1, len(together))))[:length]
     step = math.ceil(length / most)
@@ -121,11 +109,11 @@ def _context(samples: Mapping[str, Sequence[int]], length: int, most: int) -> Wi
 
 
 def _fim(reference: LogitsSource, length: int, positions: int) -> list[Window]:
-    """Prompts with a hole, and what was in it."""
-    spelling = fim_tokens(reference)
-    if spelling is None:
+    """Return fill-in-the-middle prompts with what belongs in the middle."""
+    special = fim_tokens(reference)
+    if special is None:
         return []
-    prefix, suffix, middle = (reference.tokenize(text) for text in spelling)
+    prefix, suffix, middle = special
     quarter = max(8, min(_FIM, length, positions // 8) // 4)
     found = []
     for name, text in list(code_samples().items())[::7]:
@@ -134,14 +122,14 @@ def _fim(reference: LogitsSource, length: int, positions: int) -> list[Window]:
             reference.tokenize(part) for part in (text[:third], text[third:-third], text[-third:])
         )
         ids = (
-            *prefix, *before[-2 * quarter :], *suffix, *after[:quarter], *middle, *hole[:quarter],
+            prefix, *before[-2 * quarter :], suffix, *after[:quarter], middle, *hole[:quarter],
         )[:length]  # fmt: skip
         found.append(Window("fim", f"{name} with a hole", ids, range(len(ids))))
     return found
 
 
 def _code(samples: Mapping[str, Sequence[int]], size: int) -> Iterator[Window]:
-    """Pieces of every sample in turn."""
+    """Yield pieces of every sample in turn."""
     for start in range(0, max(map(len, samples.values())), size):
         for name, ids in samples.items():
             if piece := tuple(ids[start : start + size]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, g, request
 
+from serve.api.endpoints import ENDPOINTS
 from serve.http.security.hosts import Hosts
 from serve.http.security.keys import ApiKeys
 from serve.http.security.origins import Origins
@@ -11,7 +12,7 @@ from serve.settings import SecurityOptions
 
 # What needs no key: is it up? By the view and not by the path, so that no way of writing a path opens another.
 # Tabby's /v1/health is none of them: by its 401 the agent learns that a key is wanted.
-OPEN = ("ops.index", "ops.health")
+OPEN = {e.name for e in ENDPOINTS if e.is_open}
 
 
 def header(name: str) -> str:

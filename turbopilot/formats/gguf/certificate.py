@@ -1,8 +1,7 @@
-"""The result of a verification, kept in the verified file's own metadata. A leaf: imports only leaves.
+"""The result of a verification, kept in the verified file's own metadata.
 
-It says what was measured, and of which tensors and metadata, by their digests: so that a file which was changed
-or damaged since is known. It is a record and no proof of who made it: whoever can write a file can write
-another certificate into it too. To be sure, verify again.
+It records what was measured, and the digests of the tensors and metadata, so that a later change or damage is noticed.
+It does not prove who made it: whoever can write the file can write another certificate. To be sure, verify again.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = [
     "Certificate", "Digests", "State", "check", "digests", "judge", "read", "remembered_digests", "sign",
 ]  # fmt: skip
 
-_FORMAT = 1  # of these keys; a program that knows no such format takes the file for one without a certificate
+_FORMAT = 1  # of these keys; a file with another format counts as one without a certificate
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", re.ASCII)
 
 State: TypeAlias = Literal["none", "valid", "tensors changed", "metadata changed"]
@@ -36,58 +35,38 @@ SENTENCES: Final[dict[State, str]] = {
     "tensors changed": "its tensors changed since; verify it again",
     "metadata changed": "its metadata changed since; verify it again",
 }
-"""What a state means, for a person."""
+"""State → its meaning in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured, against what, and of which file; the figures are those of `turbopilot.verify.Metrics`.
+    """What was measured, against what, and of which file; figures as in `turbopilot.verify.metrics`."""
 
-    Args:
-        passed: the verdict.
-        reference: the checkpoint's name.
-        reference_files: its files, each as "sha256  name".
-        type_name: what the file was judged as.
-        positions: compared positions.
-        max_context: tokens of the longest prompt that was compared.
-        mean_kl: in nats.
-        max_kl: in nats.
-        top1: share of positions with the same first choice.
-        nmse: of the logits.
-        reference_perplexity: of the checkpoint.
-        candidate_perplexity: of the file.
-        limits: what it was judged by, in words.
-        versions: of what ran the models, each as "name version".
-        date: when, in UTC, as ISO 8601 has it.
-        tensors_sha256: see `turbopilot.formats.gguf.digest`.
-        metadata_sha256: see there.
-    """
-
-    passed: bool
-    reference: str
-    reference_files: tuple[str, ...]
-    type_name: str
-    positions: int
-    max_context: int
-    mean_kl: float
-    max_kl: float
-    top1: float
-    nmse: float
-    reference_perplexity: float
-    candidate_perplexity: float
-    limits: str
-    versions: tuple[str, ...]
-    date: str
-    tensors_sha256: str
-    metadata_sha256: str
+    passed: bool  # the verdict
+    reference: str  # the checkpoint's name
+    reference_files: tuple[str, ...]  # its files, each as "sha256  name"
+    type_name: str  # the type that the file was judged as
+    positions: int  # number of compared positions
+    max_context: int  # tokens of the longest compared prompt
+    mean_kl: float  # in nats
+    max_kl: float  # in nats
+    top1: float  # share of positions with the same first choice
+    nmse: float  # of the logits
+    reference_perplexity: float  # of the checkpoint
+    candidate_perplexity: float  # of the file
+    limits: str  # limits of the verdict, in words
+    versions: tuple[str, ...]  # of the libraries that ran the models, each as "name version"
+    date: str  # UTC, ISO 8601
+    tensors_sha256: str  # see `Digests`
+    metadata_sha256: str  # see `Digests`
 
     @property
     def digests(self) -> Digests:
-        """Of the file that was verified."""
+        """Digests of the verified file."""
         return Digests(self.tensors_sha256, self.metadata_sha256)
 
 
-# How a field is annotated → whether a value may stand there.
+# Annotation of a field → whether a value is valid.
 _FITS: Final[dict[str, Callable[[Any], bool]]] = {
     "bool": lambda v: type(v) is bool,
     "int": lambda v: type(v) is int and 0 <= v < 1 << 64,
@@ -98,7 +77,7 @@ _FITS: Final[dict[str, Callable[[Any], bool]]] = {
 
 
 def _unfit(values: dict[str, Any]) -> str:
-    """The first field whose value cannot be; "" where there is none."""
+    """Return the first field with an invalid value; "" if there is none."""
     for field in fields(Certificate):
         value = values.get(field.name)
         if not _FITS[str(field.type)](value):
@@ -109,9 +88,9 @@ def _unfit(values: dict[str, Any]) -> str:
 
 
 def read(header: GgufHeader) -> Certificate | None:
-    """The certificate of a file; None where it has none, or one that cannot be: nothing in it is believed.
+    """Return a file's certificate; None if it has none or an invalid one.
 
-    Whether the file is still what was verified is not said by this: see `check`.
+    Use `check` for whether the file is still the verified one.
     """
     said = header.metadata
     version = said.get(CERTIFICATE + "format")
@@ -125,26 +104,21 @@ def read(header: GgufHeader) -> Certificate | None:
 
 
 def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> None:
-    """Write a certificate into a file's metadata, in the place of an older one; no tensor changes by a byte.
+    """Write a certificate into a file's metadata, replacing an older one; tensors do not change.
 
-    The digests in it must have been taken before the verification, so that a file which was replaced
-    meanwhile is not signed for another.
-
-    Args:
-        path: the file; of a split model, the first part, which alone is written.
-        certificate: what to write.
-        progress: told of bytes.
+    Its digests must be from before the verification, so that a file which was replaced meanwhile is not signed. Of a
+    split model, give the first part, which alone is written.
 
     Raises:
-        InvalidInput: the certificate is not this file's, or cannot be; or the file may not be changed.
+        InvalidInput: the certificate is invalid or another file's, or the file must not be changed.
         CorruptModel: it is not a usable GGUF.
-        NotEnoughDisk: there is no room for a second copy. The old file is still there, and whole.
+        NotEnoughDisk: there is no room for a second copy. The old file is unchanged.
     """
     check_editable(path)
     header = read_gguf(path)
     values = {field.name: getattr(certificate, field.name) for field in fields(Certificate)}
     if unfit := _unfit(values):
-        raise InvalidInput(f"{path}: no certificate can say {unfit} = {values[unfit]!r:.100}")
+        raise InvalidInput(f"{path}: a certificate cannot have {unfit} = {values[unfit]!r:.100}")
     n_read, n_written = header.tensor_bytes, path.stat().st_size
     total = n_read + n_written
 
@@ -166,17 +140,13 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
 
 
 def check(header: GgufHeader, progress: Progress = silent) -> State:
-    """Whether a file is still what its certificate is of. Reads all of it, where it has one.
-
-    Raises:
-        InvalidInput, CorruptModel: as `digests`.
-    """
+    """Return whether a file still matches its certificate; reads all of it if it has one."""
     certificate = read(header)
     return judge(certificate, digests(header, progress)) if certificate else "none"
 
 
 def judge(certificate: Certificate, found: Digests) -> State:
-    """The same, of digests that are known."""
+    """Return whether digests match a certificate."""
     if found.tensors != certificate.tensors_sha256:
         return "tensors changed"
     return "valid" if found.metadata == certificate.metadata_sha256 else "metadata changed"

@@ -1,7 +1,7 @@
-"""What a GGUF's header must say before llama.cpp may see the file. A leaf: imports only leaves.
+"""What a GGUF's header must contain before llama.cpp may load the file.
 
-`read_gguf` has checked that the header is consistent with itself and with the file's size. llama.cpp
-asserts (which ends the process) on some things that this leaves open; they are refused here by name.
+`read_gguf` has checked that the header is consistent with itself and with the file's size. llama.cpp asserts, which
+ends the process, on some other faults; they are refused here by name.
 """
 
 from __future__ import annotations
@@ -15,20 +15,14 @@ _LARGEST = 1 << 30  # of any size in a model's metadata
 
 
 def check_model(header: GgufHeader) -> None:
-    """Refuse what cannot be a language model.
-
-    Raises:
-        CorruptModel: something that every model has is missing or absurd.
-    """
+    """Raise CorruptModel if something that every language model has is missing or impossible."""
     arch = header.architecture
     if not arch:
         raise _corrupt(header, "general.architecture is missing")
     for key in ("context_length", "embedding_length", "block_count", "attention.head_count"):
         value = header.metadata.get(f"{arch}.{key}")
         per_layer = value if isinstance(value, list) else [value]
-        numbers = [
-            v for v in per_layer if isinstance(v, int) and not isinstance(v, bool) and v >= 0
-        ]
+        numbers = [v for v in per_layer if type(v) is int and v >= 0]
         if len(numbers) != len(per_layer) or not any(numbers):
             raise _corrupt(header, f"{arch}.{key} is {_short(value)}, not a positive number")
     layers = {t.name.split(".")[1] for t in header.tensors if t.name.startswith("blk.")}
@@ -52,31 +46,26 @@ def check_model(header: GgufHeader) -> None:
 
 
 def _check_numbers(header: GgufHeader) -> None:
-    """Numbers on which llama.cpp ends the process, as NaN for a norm's epsilon."""
+    """Refuse numbers on which llama.cpp ends the process, such as NaN for a norm's epsilon."""
     for key, value in header.metadata.items():
         if not key.startswith(f"{header.architecture}.") or isinstance(value, (str, bool, list)):
             continue
         if not math.isfinite(value) or (isinstance(value, int) and not 0 <= value <= _LARGEST):
-            raise _corrupt(header, f"{key} is {value}, which cannot be")
+            raise _corrupt(header, f"{key} is {value}, which is impossible")
 
 
 def _check_rotary(header: GgufHeader) -> None:
-    """Rotated dimensions: an even number, within a head. llama.cpp computes outside the head otherwise."""
+    """Refuse rotated dimensions that are odd or more than a head has: llama.cpp would write outside the head."""
     arch, m = header.architecture, header.metadata
     rotary = m.get(f"{arch}.rope.dimension_count")
     n_embd, n_head = m[f"{arch}.embedding_length"], m[f"{arch}.attention.head_count"]
     if rotary is None or not isinstance(n_embd, int) or not isinstance(n_head, int):
         return
     head = m.get(f"{arch}.attention.key_length", n_embd // n_head)
-    if (
-        not isinstance(rotary, int)
-        or not isinstance(head, int)
-        or rotary % 2
-        or not 0 < rotary <= head  # with 0 llama.cpp never ends
-    ):
-        raise _corrupt(
-            header, f"{arch}.rope.dimension_count is {_short(rotary)} in heads of {_short(head)}"
-        )
+    fits = isinstance(rotary, int) and isinstance(head, int) and 0 < rotary <= head
+    if not fits or (isinstance(rotary, int) and rotary % 2):  # with 0 llama.cpp never ends
+        what = f"{arch}.rope.dimension_count is {_short(rotary)} in heads of {_short(head)}"
+        raise _corrupt(header, what)
 
 
 def _short(value: object) -> str:

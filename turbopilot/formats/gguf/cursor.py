@@ -1,4 +1,4 @@
-"""Bounds-checked reads of GGUF's values, one after another. A leaf: imports only the errors.
+"""Bounds-checked reads of GGUF's values, one after another.
 
 Source: ggml/docs/gguf.md.
 """
@@ -23,55 +23,52 @@ _STRING, _ARRAY = 8, 9
 class Cursor:
     """Bounds-checked little-endian reads over a memory map.
 
-    All but `fail` raise CorruptModel where the file cannot hold what is asked for; `what` names it.
-
-    Args:
-        data: the file.
-        path: its name, for messages.
+    All but `fail` raise CorruptModel if the file is too short; `what` names the value in the message.
     """
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
 
     def fail(self, what: str) -> CorruptModel:
-        """The error to raise."""
+        """Return the error to raise."""
         return CorruptModel(
             f"{self.path}: not a usable GGUF: {what}",
             hint="the file is damaged or incomplete: convert or download it again",
         )
 
     def take(self, n: int, what: str) -> bytes:
-        """The next `n` bytes."""
+        """Return the next `n` bytes."""
         if n < 0 or self.at + n > len(self.data):
             raise self.fail(f"ends inside {what} (at byte {self.at:,} of {len(self.data):,})")
         self.at += n
         return self.data[self.at - n : self.at]
 
     def number(self, code: str, what: str) -> int:
-        """One number of a `struct` code."""
+        """Return one number of a `struct` code."""
         return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0])
 
     def count(self, what: str, least_bytes: int) -> int:
-        """A count of things of at least so many bytes each: more than the file can hold is a lie."""
+        """Return a count of things that take at least `least_bytes` each, refused if the file cannot hold them."""
         n = self.number("Q", what)
         if n * least_bytes > len(self.data) - self.at:
             raise self.fail(f"claims {n:,} {what}, more than its {len(self.data):,} bytes can hold")
         return n
 
     def string(self, what: str) -> str:
-        """A length and so many bytes of UTF-8; others become surrogates, and are the same bytes when encoded so."""
+        """Return a string. Invalid UTF-8 becomes surrogates, which encode to the same bytes again."""
         return self.take(self.count(f"bytes of {what}", 1), what).decode(
             "utf-8", errors="surrogateescape"
         )
 
     def value(self, kind: int, key: str) -> Value:
-        """A metadata value of a type's number."""
+        """Return a metadata value of a numbered type."""
         if kind == _STRING:
             return self.string(key)
         if kind in _SCALARS:
-            value: int | float | bool = struct.unpack(
-                "<" + _SCALARS[kind], self.take(struct.calcsize(_SCALARS[kind]), key)
-            )[0]
+            code = "<" + _SCALARS[kind]
+            value: int | float | bool = struct.unpack(code, self.take(struct.calcsize(code), key))[
+                0
+            ]
             return value
         if kind == _ARRAY:
             element = self.number("I", key)

@@ -1,7 +1,7 @@
-"""What a GGUF says of itself, as values: from its header alone, at once. A leaf: imports only leaves.
+"""Description of a GGUF, from its header alone.
 
-Any GGUF is described, runnable or not: what is absent is None or empty, and what has the wrong type counts
-as absent. (`gguf_check` refuses what llama.cpp must not see.)
+Any GGUF is described, runnable or not: what is absent or of a wrong type is None or empty. (`check` refuses what
+llama.cpp must not see.)
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar
 
 from turbopilot.formats.gguf.certificate import Certificate, read
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.formats.gguf.metadata import PerLayer, TypedMetadata
 from turbopilot.formats.gguf.quantization import Quantized, read_quantized
 from turbopilot.formats.gguf.split import siblings
 from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
-PerLayer: TypeAlias = "int | list[int] | None"
 _TOKEN_ID = re.compile(r"tokenizer\.ggml\.(?P<role>\w+)_token_id")
+_UNUSED = 5  # llama.cpp's LLAMA_TOKEN_TYPE_UNUSED
 _ROLES = {"unknown": "unk", "padding": "pad", "seperator": "sep"}  # as gguf spells it
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The network's geometry; a list where layers differ, None where the file does not say."""
+    """The network's geometry; a list if layers differ, None if unknown."""
 
     n_layer: int | None
     n_embd: int | None
@@ -44,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """A token with a part to play; `text` is None where the id is no row."""
+    """A token with a role; `text` is None if the id is out of the vocabulary."""
 
     role: str
     id: int
@@ -53,36 +54,23 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerLine:
-    """The tokenizer.
+    """The tokenizer."""
 
-    Args:
-        model: "gpt2", "llama" …; "" where the file has none.
-        pre: llama.cpp's name of the pre-tokenizer.
-        pre_origin: how the converter knew it, in words; "" in files of other converters.
-        n_tokens: rows of the vocabulary.
-        n_used: rows that are not marked unused.
-        special: all but those for filling in.
-        fim: those for filling in the middle.
-        has_fim: whether prefix, suffix and middle are all there.
-        add_bos: None where the file leaves it to llama.cpp.
-        chat_templates: names; "default" is the one that programs use unasked.
-    """
-
-    model: str
-    pre: str
-    pre_origin: str
-    n_tokens: int
-    n_used: int
-    special: tuple[SpecialToken, ...]
-    fim: tuple[SpecialToken, ...]
-    has_fim: bool
-    add_bos: bool | None
-    chat_templates: tuple[str, ...]
+    model: str  # "gpt2", "llama" …; "" if the file has none
+    pre: str  # llama.cpp's name of the pre-tokenizer
+    pre_origin: str  # how the converter chose it, in words; "" in files of other converters
+    n_tokens: int  # rows of the vocabulary
+    n_used: int  # rows that are not marked unused
+    special: tuple[SpecialToken, ...]  # tokens with a role, without those of `fim`
+    fim: tuple[SpecialToken, ...]  # tokens for fill-in-the-middle
+    has_fim: bool  # whether prefix, suffix and middle are all there
+    add_bos: bool | None  # None if the file leaves it to llama.cpp
+    chat_templates: tuple[str, ...]  # names; "default" is the one used by default
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that the GGUF was made of."""
+    """A file that the GGUF was converted from."""
 
     name: str
     sha256: str
@@ -90,7 +78,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the file comes from; "" where it does not say."""
+    """Where the file comes from; "" if unknown."""
 
     license: str
     repository: str
@@ -102,7 +90,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FilePart:
     """One file of a split model."""
 
     file: str
@@ -112,8 +100,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class GgufDescription:
-    """Everything that a person may ask of a GGUF; sizes in bytes."""
+    """A GGUF's description; sizes in bytes."""
 
+    kind: ClassVar[str] = "gguf"
     path: Path
     version: int
     architecture: str
@@ -128,23 +117,19 @@ class GgufDescription:
     origin: Origin
     quantized: Quantized | None
     certificate: Certificate | None
-    parts: tuple[Part, ...]
+    parts: tuple[FilePart, ...]
     tensors: tuple[TensorLine, ...]
     metadata: Mapping[str, Value]
 
 
 def describe_gguf(path: Path) -> GgufDescription:
-    """Read a GGUF's header, and those of its other parts.
-
-    Raises:
-        InvalidInput, CorruptModel: as `read_gguf`.
-    """
+    """Read a GGUF's header, and those of its other parts. Raises as `read_gguf`."""
     header = read_gguf(path)
     lines = tuple(
         TensorLine(t.name, t.shape[::-1], t.type_name, t.n_bytes, t.offset, t.path.name)
         for t in header.tensors
     )
-    said = _Said(header.metadata)
+    said = TypedMetadata(header.metadata)
     return GgufDescription(
         path=path,
         version=header.version,
@@ -166,68 +151,30 @@ def describe_gguf(path: Path) -> GgufDescription:
     )
 
 
-class _Said:
-    """Typed reads of metadata; a value of another type counts as absent."""
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self.values = values
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        return value if isinstance(value, str) else ""
-
-    def integer(self, key: str) -> int | None:
-        value = self.values.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def number(self, key: str) -> float | None:
-        value = self.values.get(key)
-        return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
-
-    def flag(self, key: str) -> bool | None:
-        value = self.values.get(key)
-        return value if isinstance(value, bool) else None
-
-    def texts(self, key: str) -> list[str]:
-        value = self.values.get(key)
-        return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
-
-    def integers(self, key: str) -> list[int]:
-        value = self.values.get(key)
-        return [v for v in value if type(v) is int] if isinstance(value, list) else []
-
-    def per_layer(self, key: str) -> PerLayer:
-        """One number where all layers have the same."""
-        many = self.integers(key)
-        return (many[0] if len(set(many)) == 1 else many) if many else self.integer(key)
-
-
-def _shape(said: _Said, header: GgufHeader) -> Shape:
+def _shape(said: TypedMetadata, header: GgufHeader) -> Shape:
     arch = header.architecture
-    n_vocab = said.integer(f"{arch}.vocab_size") or len(said.texts("tokenizer.ggml.tokens"))
+    n_vocab = said.get(f"{arch}.vocab_size", int) or len(said.many("tokenizer.ggml.tokens", str))
     return Shape(
-        n_layer=said.integer(f"{arch}.block_count"),
-        n_embd=said.integer(f"{arch}.embedding_length"),
+        n_layer=said.get(f"{arch}.block_count", int),
+        n_embd=said.get(f"{arch}.embedding_length", int),
         n_head=said.per_layer(f"{arch}.attention.head_count"),
         n_head_kv=said.per_layer(f"{arch}.attention.head_count_kv"),
         n_inner=said.per_layer(f"{arch}.feed_forward_length"),
-        n_ctx=said.integer(f"{arch}.context_length"),
+        n_ctx=said.get(f"{arch}.context_length", int),
         n_vocab=n_vocab or None,
-        rotary_dim=said.integer(f"{arch}.rope.dimension_count"),
+        rotary_dim=said.get(f"{arch}.rope.dimension_count", int),
         rope_theta=said.number(f"{arch}.rope.freq_base"),
         rope_scaling=said.text(f"{arch}.rope.scaling.type"),
         rope_factor=said.number(f"{arch}.rope.scaling.factor"),
     )
 
 
-def _tokenizer(said: _Said) -> TokenizerLine:
-    tokens = said.texts("tokenizer.ggml.tokens")
-    unused = said.integers("tokenizer.ggml.token_type").count(
-        5
-    )  # llama.cpp's LLAMA_TOKEN_TYPE_UNUSED
+def _tokenizer(said: TypedMetadata) -> TokenizerLine:
+    tokens = said.many("tokenizer.ggml.tokens", str)
+    unused = said.many("tokenizer.ggml.token_type", int).count(_UNUSED)
     found: list[SpecialToken] = []
     for key in said.values:
-        named, row = _TOKEN_ID.fullmatch(key), said.integer(key)
+        named, row = _TOKEN_ID.fullmatch(key), said.get(key, int)
         if named and row is not None:
             text = tokens[row] if 0 <= row < len(tokens) else None
             found.append(SpecialToken(_ROLES.get(named["role"], named["role"]), row, text))
@@ -242,17 +189,17 @@ def _tokenizer(said: _Said) -> TokenizerLine:
         special=tuple(t for t in found if t not in fim),
         fim=fim,
         has_fim={"fim_pre", "fim_suf", "fim_mid"} <= {t.role for t in fim},
-        add_bos=said.flag("tokenizer.ggml.add_bos_token"),
-        chat_templates=(*default, *said.texts("tokenizer.chat_templates")),
+        add_bos=said.get("tokenizer.ggml.add_bos_token", bool),
+        chat_templates=(*default, *said.many("tokenizer.chat_templates", str)),
     )
 
 
-def _origin(said: _Said) -> Origin:
+def _origin(said: TypedMetadata) -> Origin:
     bases = (
         said.text(f"general.base_model.{i}.repo_url") or said.text(f"general.base_model.{i}.name")
-        for i in range(min(said.integer("general.base_model.count") or 0, len(said.values)))
+        for i in range(min(said.get("general.base_model.count", int) or 0, len(said.values)))
     )
-    names, digests = (said.texts(f"turbopilot.source.{key}") for key in ("files", "sha256"))
+    names, digests = (said.many(f"turbopilot.source.{key}", str) for key in ("files", "sha256"))
     return Origin(
         license=said.text("general.license.name") or said.text("general.license"),
         repository=said.text("general.source.repo_url") or said.text("general.repo_url"),
@@ -264,7 +211,7 @@ def _origin(said: _Said) -> Origin:
     )
 
 
-def _parts(header: GgufHeader) -> tuple[Part, ...]:
+def _parts(header: GgufHeader) -> tuple[FilePart, ...]:
     named = siblings(header.path) if header.n_files > 1 else None
     held = Counter(t.path for t in header.tensors)
-    return tuple(Part(p.name, held[p], p.stat().st_size) for p in (named[1] if named else ()))
+    return tuple(FilePart(p.name, held[p], p.stat().st_size) for p in (named[1] if named else ()))

@@ -1,8 +1,8 @@
-"""Digests of what a GGUF holds, whatever way it is laid out in files. A leaf: imports only leaves.
+"""Digests of a GGUF's contents, independent of its layout in files.
 
-The tensors' digest is of their names, types, shapes and data in the order of names: aligning them otherwise, or
-splitting the model into parts, does not change it. The metadata's is of the keys with their values as stored,
-without those that only say how the model is laid out.
+The tensors' digest covers their names, types, shapes and data in the order of names: another alignment, or splitting
+the model into parts, does not change it. The metadata's covers the keys with their values as stored, without those
+that only describe the layout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf, read_part
 
 CERTIFICATE = "turbopilot.verified."
-"""The beginning of the keys of a certificate, which cannot cover itself."""
+"""Prefix of a certificate's keys; a certificate cannot cover itself."""
 _LAYOUT = ("split.", "general.alignment")
 _CHUNK = 1 << 20
 
@@ -32,14 +32,10 @@ class Digests(NamedTuple):
 
 
 def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
-    """Read all of a model: seconds for gigabytes.
-
-    Args:
-        model: the file, or the first part, or its header.
-        progress: told of bytes of tensors.
+    """Read all of a model (its file, first part or header): seconds for gigabytes.
 
     Raises:
-        InvalidInput, CorruptModel: as `read_gguf`; also where the file became shorter meanwhile.
+        InvalidInput, CorruptModel: see `read_gguf`; also if the file became shorter meanwhile.
     """
     header = read_gguf(model) if isinstance(model, Path) else model
     return Digests(_tensors(header, progress), _metadata(header.path))
@@ -48,7 +44,7 @@ def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
 def _tensors(header: GgufHeader, progress: Progress) -> str:
     data: dict[str, bytes] = {}
     done, total = 0, header.tensor_bytes
-    # Read in the order of the disk; summed up in the order of names.
+    # Read in the order of the disk; combined in the order of names.
     in_order = sorted(header.tensors, key=lambda t: (str(t.path), t.offset))
     for path, held in groupby(in_order, key=lambda t: t.path):
         buffer = memoryview(bytearray(_CHUNK))
@@ -76,14 +72,14 @@ def _tensors(header: GgufHeader, progress: Progress) -> str:
 
 
 def _entry(t: TensorInfo) -> bytes:
-    """A tensor's name, type and shape, so written that no two tensors' are alike."""
+    """Encode a tensor's name, type and shape unambiguously."""
     words = [part.encode("utf-8", "surrogateescape") for part in (t.name, t.type_name)]
     lengths = struct.pack("<3Q", *map(len, words), len(t.shape))
     return lengths + b"".join(words) + struct.pack(f"<{len(t.shape)}Q", *t.shape)
 
 
 def _metadata(path: Path) -> str:
-    """Of the first part alone: llama.cpp reads no other part's, and neither do we."""
+    """Digest the first part's metadata: llama.cpp does not read that of other parts."""
     _, layout = read_part(path)
     digest = hashlib.sha256()
     with path.open("rb") as f:

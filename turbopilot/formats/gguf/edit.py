@@ -1,7 +1,7 @@
-"""Change the metadata of a GGUF file and nothing else of it. A leaf: imports only leaves.
+"""Change the metadata of a GGUF file and nothing else.
 
-Kept keys, the tensors' entries and their data are copied as bytes and never decoded, so that nothing that this
-program does not know can be lost. Tensors' offsets count from the beginning of the data, which may move.
+Kept keys, the tensors' entries and their data are copied as bytes and never decoded, so that nothing unknown can be
+lost. Tensors' offsets count from the start of the data, which may move.
 
 Source: ggml/docs/gguf.md.
 """
@@ -29,20 +29,16 @@ _UINT64, _INT64, _FLOAT64, _BOOL, _STRING, _ARRAY = 10, 11, 12, 7, 8, 9
 
 
 def check_editable(path: Path) -> None:
-    """Refuse a file that is not ours to change; `set_metadata` changes any.
-
-    Raises:
-        InvalidInput: it lies in the Hub's cache, where a file is what its checksum says.
-    """
+    """Raise InvalidInput for a file of the Hub's cache, where files must match their checksums."""
     if in_hub_cache(path):
         raise InvalidInput(
-            f"{path}: lies in the Hugging Face Hub's cache, whose files must stay as they were fetched",
+            f"{path}: is in the Hugging Face Hub's cache, whose files must not be changed",
             hint=f"copy it first: cp -L {path} .",
         )
 
 
 def in_hub_cache(path: Path) -> bool:
-    """Whether a file, or the one that it is a link to, is in the cache of `huggingface_hub`."""
+    """Return whether a file, or the target of a link, is in the cache of `huggingface_hub`."""
     return any(folder.name.startswith("models--") for folder in path.resolve().parents)
 
 
@@ -53,19 +49,18 @@ def set_metadata(
     remove: str = "",
     progress: Progress = silent,
 ) -> None:
-    """Rewrite a file with other metadata. A link stays one: the file that it leads to is replaced.
+    """Rewrite a file with other metadata. A link stays a link: its target is replaced.
 
     Args:
         path: one file; of a split model, one part.
-        keys: what to set. Those that are there already are replaced, and go to the end as new ones do. An int
-            becomes a uint64, or an int64 where it is negative; a float becomes a float64.
-        remove: keys that begin so are removed; "" removes none.
-        progress: told of bytes.
+        keys: to set, at the end. An int becomes a uint64, or an int64 if negative; a float becomes a float64.
+        remove: prefix of keys to remove; "" for none.
+        progress: called with bytes.
 
     Raises:
-        InvalidInput: a value does not fit GGUF, a key moves tensors, or the folder cannot be written.
+        InvalidInput: a value does not fit GGUF, a key would move tensors, or the folder cannot be written.
         CorruptModel: it is not a usable GGUF.
-        NotEnoughDisk: there is no room for a second copy. The old file is still there, and whole.
+        NotEnoughDisk: there is no room for a second copy. The old file is unchanged.
     """
     path = path.resolve()
     header, layout = read_part(path)
@@ -73,7 +68,7 @@ def set_metadata(
     gone = {k for k in layout.keys if k in new or (remove and k.startswith(remove))}
     if "general.alignment" in gone | set(new):
         raise InvalidInput(
-            f"{path}: general.alignment cannot be changed: it says where the tensors lie"
+            f"{path}: general.alignment cannot be changed: it determines the place of the tensors"
         )
     spans = [span for key, span in layout.keys.items() if key not in gone]
     counts = struct.pack("<QQ", len(header.tensors), len(spans) + len(new))
@@ -97,7 +92,7 @@ def set_metadata(
                     done += target.write(piece)
             shutil.copymode(path, part)
     except NotEnoughDisk as e:
-        e.hint = "free some space: the new file is written beside the old one before that goes"
+        e.hint = "free some space: the new file is written beside the old one, then replaces it"
         raise
     progress(total, total, path.name)
 
@@ -116,11 +111,7 @@ def _copied(source: BinaryIO, *spans: tuple[int, int]) -> Iterator[bytes]:
 
 
 def _pair(key: str, value: Writable) -> bytes:
-    """A key and its value as the file has them.
-
-    Raises:
-        InvalidInput: a number has more than 64 bits, or a text has no UTF-8.
-    """
+    """Encode a key and its value; raise InvalidInput for more than 64 bits, or text that is not UTF-8."""
     try:
         return _text(key) + _value(value)
     except (struct.error, UnicodeEncodeError) as e:
@@ -131,9 +122,8 @@ def _value(value: Writable) -> bytes:
     if isinstance(value, bool):  # before int, which it is too
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
-        return (
-            struct.pack("<IQ", _UINT64, value) if value >= 0 else struct.pack("<Iq", _INT64, value)
-        )
+        code, kind = ("<IQ", _UINT64) if value >= 0 else ("<Iq", _INT64)
+        return struct.pack(code, kind, value)
     if isinstance(value, float):
         return struct.pack("<Id", _FLOAT64, value)
     if isinstance(value, str):

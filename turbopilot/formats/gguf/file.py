@@ -1,10 +1,9 @@
-"""Read a GGUF file's header, and believe nothing in it. A leaf: imports only leaves.
+"""Read a GGUF file's header without trusting it.
 
-llama.cpp aborts the process on some malformed files, and gguf's reader builds a view per vocabulary
-entry (seconds for a large one). This one checks every count and offset against the file's size before
-using it, and never touches tensor data.
+llama.cpp aborts the process on some malformed files, and gguf's reader builds a view per vocabulary entry (seconds for
+a large one). This one checks every count and offset against the file's size before using it, and never reads tensors.
 
-Source: ggml/docs/gguf.md (format version 3; 2 differs in nothing that we read).
+Source: ggml/docs/gguf.md (format version 3; version 2 reads the same).
 """
 
 from __future__ import annotations
@@ -22,23 +21,14 @@ from turbopilot.formats.gguf.split import siblings
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor's entry.
+    """One tensor's entry."""
 
-    Args:
-        name: as llama.cpp knows it.
-        shape: innermost first, as stored.
-        type_name: one of `GGML_TYPES`' names.
-        offset: of its data, from the start of the file.
-        n_bytes: of its data.
-        path: the file that holds it: one of the parts of a split model.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type_name: str
-    offset: int
-    n_bytes: int
-    path: Path = Path()
+    name: str  # in llama.cpp's naming
+    shape: tuple[int, ...]  # innermost first, as stored
+    type_name: str  # a name of `GGML_TYPES`
+    offset: int  # of its data, from the start of the file
+    n_bytes: int  # of its data
+    path: Path = Path()  # the file that holds it; a part of a split model
 
     @property
     def n_weights(self) -> int:
@@ -48,32 +38,23 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF says of itself; of a split model, all its parts together.
+    """Header of a GGUF; of a split model, of all its parts together."""
 
-    Args:
-        path: the file, or the first part.
-        version: of the format.
-        metadata: of the first part.
-        tensors: of all parts.
-        file_size: of all parts, in bytes.
-        n_files: the number of parts.
-    """
-
-    path: Path
-    version: int
-    metadata: dict[str, Value]
-    tensors: tuple[TensorInfo, ...]
-    file_size: int
-    n_files: int = 1
+    path: Path  # the file, or the first part
+    version: int  # of the format
+    metadata: dict[str, Value]  # of the first part
+    tensors: tuple[TensorInfo, ...]  # of all parts
+    file_size: int  # of all parts, in bytes
+    n_files: int = 1  # the number of parts
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or "" where it is missing."""
+        """`general.architecture`, or ""."""
         return str(self.metadata.get("general.architecture", ""))
 
     @property
     def n_weights(self) -> int:
-        """Number of weights in all tensors."""
+        """Number of weights of all tensors."""
         return sum(t.n_weights for t in self.tensors)
 
     @property
@@ -83,49 +64,41 @@ class GgufHeader:
 
     @property
     def bits_per_weight(self) -> float:
-        """Average over all tensors, norms and biases included."""
+        """Average over all tensors, including norms and biases."""
         return 8 * self.tensor_bytes / max(1, self.n_weights)
 
     def bytes_by_type(self) -> dict[str, int]:
-        """Type name → bytes, largest first."""
+        """Return type name → bytes, largest first."""
         sizes: dict[str, int] = {}
         for t in self.tensors:
             sizes[t.type_name] = sizes.get(t.type_name, 0) + t.n_bytes
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     def main_type(self) -> str:
-        """The type that holds the most bytes: what the file is "in"."""
+        """Return the type that holds the most bytes."""
         return next(iter(self.bytes_by_type()), "F32")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things lie in one file; each span is its first byte and the one after its last.
+class GgufLayout:
+    """Byte spans, (first, last + 1), in one file."""
 
-    Args:
-        keys: of each metadata key, with its value, in the file's order.
-        infos: the tensors' entries.
-        data: where the tensors' data begins.
-        alignment: of `data`, and of each tensor in it.
-    """
-
-    keys: dict[str, tuple[int, int]]
-    infos: tuple[int, int]
-    data: int
-    alignment: int
+    keys: dict[str, tuple[int, int]]  # of each metadata key with its value, in the file's order
+    infos: tuple[int, int]  # of the tensors' entries
+    data: int  # start of the tensors' data
+    alignment: int  # of `data`, and of each tensor in it
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Parse and check the header of a GGUF file, and of its other parts. Milliseconds, whatever the size.
+    """Parse and check the headers of a GGUF file and of its other parts, in milliseconds for any size.
 
     Raises:
-        InvalidInput: there is no such file, it is a folder, it cannot be read, or it is a further part of
-            a split model, or one of the parts is absent.
-        CorruptModel: it is not a GGUF, its header contradicts its size, or the parts each other.
+        InvalidInput: it cannot be read, it is not the first part of a split model, or another part is missing.
+        CorruptModel: it is not a GGUF, its header contradicts its size, or its parts contradict each other.
     """
     header, _ = read_part(path)
     n_files = header.metadata.get("split.count", 1)
-    # 0: llama.cpp's gguf-split leaves it in what it merges
+    # gguf-split writes 0 into the files that it merges
     return header if n_files in (0, 1) else _with_parts(header, n_files)
 
 
@@ -144,7 +117,7 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
         )
     if absent := [p.name for p in paths if not p.is_file()]:
         raise InvalidInput(
-            f"{path}: other parts of it are absent: {', '.join(absent)}",
+            f"{path}: other parts of it are missing: {', '.join(absent)}",
             hint="put them into the same folder",
         )
     parts = [first, *(read_part(p)[0] for p in paths[1:])]
@@ -162,12 +135,8 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     return replace(first, tensors=tensors, file_size=size, n_files=len(parts))
 
 
-def read_part(path: Path) -> tuple[GgufHeader, Layout]:
-    """Parse one file alone, whether it is a part of a model or all of it.
-
-    Raises:
-        InvalidInput, CorruptModel: as `read_gguf`.
-    """
+def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
+    """Parse one file alone, be it a part of a model or all of it. Raises as `read_gguf`."""
     try:
         if path.is_dir():
             raise InvalidInput(
@@ -183,29 +152,30 @@ def read_part(path: Path) -> tuple[GgufHeader, Layout]:
                 )
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(Cursor(data, path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InvalidInput(
-            f"{path}: no such file", hint="check the path, or make one with turbopilot convert"
-        ) from None
-    except PermissionError:
-        raise InvalidInput(
-            f"{path}: may not be read", hint="check the file's permissions"
-        ) from None
     except OSError as e:
-        raise InvalidInput(
-            f"{path}: cannot be read: {e.strerror}", hint="check the path and the disk"
-        ) from e
+        missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
+        what = "no such file" if missing else f"cannot be read: {e.strerror}"
+        hint = (
+            "check the path, or make one with turbopilot convert"
+            if missing
+            else "check the file's permissions"
+        )
+        raise InvalidInput(f"{path}: {what}", hint=hint) from None
 
 
 def _other_format(magic: bytes, path: Path) -> str:
-    if magic in (b"lmgg", b"tjgg", b"fmgg"):
-        return "an old ggml .bin; such files cannot be read yet"
+    if magic == b"lmgg":
+        return f"it is an old ggml file; import it first: turbopilot convert {path}"
+    if magic in (b"tjgg", b"fmgg"):
+        return (
+            "it is an old ggml file of LLaMA; use the model's checkpoint: turbopilot convert NAME"
+        )
     if magic[:2] == b"PK" or path.suffix in (".safetensors", ".bin", ".pt"):
         return f"a checkpoint's file? convert its folder: turbopilot convert {path.parent}"
     return "give a file that turbopilot convert or quantize wrote"
 
 
-def _parse(c: Cursor) -> tuple[GgufHeader, Layout]:
+def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     c.take(4, "magic")
     version = c.number("I", "version")
     if version not in (2, 3):
@@ -225,33 +195,37 @@ def _parse(c: Cursor) -> tuple[GgufHeader, Layout]:
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
 
-    entries, began = [], c.at
-    for _ in range(n_tensors):
-        name = c.string("a tensor's name")
-        n_dims = c.number("I", name)
-        if not 1 <= n_dims <= 4:
-            raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
-        shape = tuple(c.number("Q", name) for _ in range(n_dims))
-        entries.append((name, shape, c.number("I", name), c.number("Q", name)))
-
+    began = c.at
+    infos = [_tensor_info(c, alignment) for _ in range(n_tensors)]
     start = -(-c.at // alignment) * alignment
-    tensors = []
-    for name, shape, kind, offset in entries:
-        if kind not in GGML_TYPES:
-            raise c.fail(f"tensor {name!r} has the unknown type {kind}")
-        type_name, block, block_bytes = GGML_TYPES[kind]
-        if 0 in shape or shape[0] % block:
+    tensors = tuple(replace(t, offset=start + t.offset) for t in infos)
+    for t in tensors:
+        if t.offset + t.n_bytes > len(c.data):
             raise c.fail(
-                f"tensor {name!r} of shape {shape} does not divide into {type_name} blocks of {block}"
-            )
-        n_bytes = prod(shape) // block * block_bytes
-        if offset % alignment or start + offset + n_bytes > len(c.data):
-            raise c.fail(
-                f"tensor {name!r} ({n_bytes:,} bytes at {start + offset:,}) "
+                f"tensor {t.name!r} ({t.n_bytes:,} bytes at {t.offset:,}) "
                 f"lies outside the file's {len(c.data):,} bytes"
             )
-        tensors.append(TensorInfo(name, shape, type_name, start + offset, n_bytes, c.path))
     if len({t.name for t in tensors}) != len(tensors):
         raise c.fail("two tensors have the same name")
-    header = GgufHeader(c.path, version, metadata, tuple(tensors), len(c.data))
-    return header, Layout(keys, (began, c.at), start, alignment)
+    header = GgufHeader(c.path, version, metadata, tensors, len(c.data))
+    return header, GgufLayout(keys, (began, c.at), start, alignment)
+
+
+def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
+    """Parse a tensor's entry; its offset counts from the start of the data."""
+    name = c.string("a tensor's name")
+    n_dims = c.number("I", name)
+    if not 1 <= n_dims <= 4:
+        raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
+    shape = tuple(c.number("Q", name) for _ in range(n_dims))
+    kind, offset = c.number("I", name), c.number("Q", name)
+    if kind not in GGML_TYPES:
+        raise c.fail(f"tensor {name!r} has the unknown type {kind}")
+    type_name, block, block_bytes = GGML_TYPES[kind]
+    if 0 in shape or shape[0] % block:
+        raise c.fail(
+            f"tensor {name!r} of shape {shape} does not divide into {type_name} blocks of {block}"
+        )
+    if offset % alignment:
+        raise c.fail(f"tensor {name!r} is not aligned to {alignment} bytes")
+    return TensorInfo(name, shape, type_name, offset, prod(shape) // block * block_bytes, c.path)

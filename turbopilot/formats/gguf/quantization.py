@@ -1,4 +1,4 @@
-"""What a quantized file says of its making, as `quantize.provenance` wrote it. A leaf: imports only leaves."""
+"""How a quantized file was made, as `quantize.provenance` wrote it into its metadata."""
 
 from __future__ import annotations
 
@@ -6,60 +6,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from turbopilot.formats.gguf.cursor import Value
+from turbopilot.formats.gguf.metadata import TypedMetadata
 
 PREFIX = "turbopilot.quantize."
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """How a file of turbopilot quantize was made; "" and 0 where it does not say.
+    """How turbopilot quantize made a file; "" and 0 if unknown."""
 
-    Args:
-        turbopilot: its version.
-        llama_cpp: version of llama-cpp-python.
-        source: file name of what it was made of.
-        source_sha256: of that, and of its further parts.
-        imatrix: file name of the importance matrix.
-        imatrix_sha256: its digest.
-        memory: bytes that serving was to take at most, with --fit.
-        n_ctx: tokens of context that it was to have then.
-        predicted_kl: nats from the source, as predicted then.
-    """
-
-    turbopilot: str
-    llama_cpp: str
-    source: str
-    source_sha256: tuple[str, ...]
-    imatrix: str
-    imatrix_sha256: str
-    memory: int
-    n_ctx: int
-    predicted_kl: str
+    turbopilot: str  # its version
+    llama_cpp: str  # version of llama-cpp-python
+    source: str  # name of the source file
+    source_sha256: tuple[str, ...]  # of the source, and of its further parts
+    imatrix: str  # name of the importance matrix's file
+    imatrix_sha256: str  # its digest
+    memory: int  # with --fit, the bytes that serving may take
+    n_ctx: int  # with --fit, the tokens of context
+    predicted_kl: str  # with --fit, the predicted KL from the source, in nats
 
 
 def read_quantized(metadata: Mapping[str, Value]) -> Quantized | None:
-    """Of a file's metadata; None where it was not made by turbopilot quantize."""
-
-    def text(key: str) -> str:
-        value = metadata.get(key)
-        return value if isinstance(value, str) else ""
-
-    def number(key: str) -> int:
-        value = metadata.get(key)
-        return value if type(value) is int else 0
-
-    if not (version := text(PREFIX + "version")):
+    """Read a file's metadata; None if turbopilot quantize did not make it."""
+    said = TypedMetadata(metadata)
+    if not (version := said.text(PREFIX + "version")):
         return None
     parts = (key for key in metadata if key.startswith(PREFIX + "source.sha256"))
-    digests = [text(key) for key in sorted(parts, key=lambda key: (len(key), key))]  # .2 before .10
+    in_order = sorted(parts, key=lambda key: (len(key), key))  # .2 before .10
     return Quantized(
         turbopilot=version,
-        llama_cpp=text(PREFIX + "llama_cpp"),
-        source=text(PREFIX + "source.file"),
-        source_sha256=tuple(digests),
-        imatrix=text("quantize.imatrix.file"),
-        imatrix_sha256=text(PREFIX + "imatrix.sha256"),
-        memory=number(PREFIX + "fit.memory"),
-        n_ctx=number(PREFIX + "fit.n_ctx"),
-        predicted_kl=text(PREFIX + "fit.predicted_kl"),
+        llama_cpp=said.text(PREFIX + "llama_cpp"),
+        source=said.text(PREFIX + "source.file"),
+        source_sha256=tuple(said.text(key) for key in in_order),
+        imatrix=said.text("quantize.imatrix.file"),
+        imatrix_sha256=said.text(PREFIX + "imatrix.sha256"),
+        memory=said.get(PREFIX + "fit.memory", int) or 0,
+        n_ctx=said.get(PREFIX + "fit.n_ctx", int) or 0,
+        predicted_kl=said.text(PREFIX + "fit.predicted_kl"),
     )

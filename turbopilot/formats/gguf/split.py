@@ -1,4 +1,4 @@
-"""Names of the parts of a split model, as llama.cpp's gguf-split gives them. A leaf: imports nothing of ours.
+"""Names of the parts of a split model, as llama.cpp's gguf-split gives them.
 
 Source: llama.cpp `src/llama.cpp`, `llama_split_path` ("%s-%05d-of-%05d.gguf", counted from 1).
 """
@@ -13,7 +13,7 @@ MAX_PARTS = 99_999
 
 
 def part_paths(path: Path, count: int) -> tuple[Path, ...]:
-    """The names of `count` parts of the model `path`; the path itself where it is one file.
+    """Return the names of `count` parts of the model `path`; of one part, the path itself.
 
     >>> [p.name for p in part_paths(Path("m.gguf"), 2)]
     ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
@@ -25,7 +25,7 @@ def part_paths(path: Path, count: int) -> tuple[Path, ...]:
 
 
 def siblings(path: Path) -> tuple[int, tuple[Path, ...]] | None:
-    """For a part's name: its number from 0, and the names of all parts. None for any other name."""
+    """Return a part's number from 0 and the names of all parts; None for any other name."""
     named = _PART.match(path.name)
     if not named:
         return None

@@ -1,0 +1,190 @@
+"""The three families of old files, as data: how their headers read, and whose tensors theirs are.
+
+Each is the family of today's checkpoints under other names; only GPTBigCode's files hold their tensors
+otherwise: ggml could not share one key and value head between all query heads, so its converter wrote that
+head once for each of them. Where all copies are equal, one is taken, which is what the model is; the
+graph then needs a 48th of StarCoder's cache.
+
+Source: ggml `examples/{gpt-j,starcoder,gpt-neox}/convert-h*-to-ggml.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from converters.checkpoint import Checkpoint
+from converters.families import gpt_bigcode, gpt_neox, gptj
+from converters.source_tensor import SourceTensor
+from converters.spec import ArchSpec, SourceRows, TensorSpec
+from turbopilot.formats.old_ggml import OldGgmlHeader
+
+_BLOCK = 4 << 20
+Values = dict[str, Any]
+Params = Mapping[str, int]
+Sources = Mapping[str, SourceTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class OldFamily:
+    """One family of old files.
+
+    Args:
+        model_types: values of the original's --model-type.
+        header: how the file begins.
+        spec: the family as the engine knows it.
+        cuts: how its models' tokenizers cut text, by llama.cpp's names; see `read_vocabulary`.
+        read: hyperparameters and tensors → what config.json would say, and the tensors under the names of `spec`.
+    """
+
+    model_types: tuple[str, ...]
+    header: OldGgmlHeader
+    spec: ArchSpec
+    cuts: tuple[str, ...]
+    read: Callable[[Params, Sources], tuple[Values, Sources]]
+
+
+def _gptj(p: Params, tensors: Sources) -> tuple[Values, Sources]:
+    config = {
+        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
+        "n_layer": p["n_layer"], "rotary_dim": p["n_rot"],
+    }  # fmt: skip
+    return config, tensors
+
+
+def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
+    head = p["n_embd"] // p["n_head"]
+    config = {
+        "vocab_size": p["n_vocab"], "max_position_embeddings": p["n_ctx"], "hidden_size": p["n_embd"],
+        "num_attention_heads": p["n_head"], "num_hidden_layers": p["n_layer"],
+        "intermediate_size": 4 * p["n_embd"], "use_parallel_residual": bool(p["par_res"]),
+        # a hair above, since the family rounds the product with the head's size down
+        "partial_rotary_factor": min(1.0, math.nextafter(p["n_rot"] / head, 1.0)),
+    }  # fmt: skip
+    return config, tensors
+
+
+def _starcoder(p: Params, tensors: Sources) -> tuple[Values, Sources]:
+    config = {
+        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
+        "n_layer": p["n_layer"],
+    }  # fmt: skip
+    named = {name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]}
+    fused = {n: t for n, t in named.items() if ".attn.c_attn." in n}
+    as_expected = all(t.shape[0] == 3 * p["n_embd"] for t in fused.values())
+    if as_expected:
+        shared = p["n_head"] > 1 and all(_copies_one_head(t, p["n_head"]) for t in fused.values())
+        config["multi_query"] = shared
+        rows = p["n_embd"] // p["n_head"] if shared else p["n_embd"]
+        for name, t in fused.items():
+            del named[name]
+            for i, part in enumerate("qkv"):
+                n = rows if i else p["n_embd"]
+                piece = _rows(t, i * p["n_embd"], n, name.replace("c_attn", part))
+                named[piece.name] = piece
+    head, embedding = named.get("lm_head.weight"), named.get("transformer.wte.weight")
+    config["tie_word_embeddings"] = bool(head and embedding and equal_bytes(head, [embedding]))
+    return config, named
+
+
+_NAME = re.compile(r"model/(?:h(?P<layer>\d+)/)?(?P<path>.+?)(?:/(?P<kind>[wgb]))?")
+
+
+def _renamed(name: str) -> str:
+    """GPTBigCode's name: model/h3/ln_1/g → transformer.h.3.ln_1.weight."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return name
+    kind = "bias" if found["kind"] == "b" else "weight"
+    path = found["path"].replace("/", ".")
+    if path == "lm_head":
+        return f"{path}.{kind}"
+    layer = f"h.{found['layer']}." if found["layer"] else ""
+    return f"transformer.{layer}{path}.{kind}"
+
+
+def _rows(tensor: SourceTensor, start: int, n: int, name: str) -> SourceTensor:
+    """Some consecutive rows as a tensor of their own."""
+    row = tensor.n_bytes // tensor.shape[0]
+    return replace(
+        tensor, name=name, shape=(n, *tensor.shape[1:]), offset=tensor.offset + start * row
+    )
+
+
+def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
+    """Whether all key heads of [q | k | v] are one head's copies, and all value heads."""
+    n_embd = fused.shape[0] // 3
+    d = n_embd // n_head
+    heads = [[_rows(fused, i * n_embd + h * d, d, "") for h in range(n_head)] for i in (1, 2)]
+    return all(equal_bytes(first, others) for first, *others in heads)
+
+
+def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
+    """Whether all of `others` are as `tensor` is, in type, shape and every byte. All lie in one file."""
+    if any((o.dtype, o.shape) != (tensor.dtype, tensor.shape) for o in others):
+        return False
+    n, row_bytes = tensor.shape[0], tensor.n_bytes // tensor.shape[0]
+    step = max(1, _BLOCK // row_bytes)
+    with Checkpoint({}) as checkpoint:
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            block, *blocks = (
+                checkpoint.read_rows(t, start, stop).tobytes() for t in (tensor, *others)
+            )
+            if any(b != block for b in blocks):
+                return False
+    return True
+
+
+def _unfused(spec: TensorSpec) -> TensorSpec:
+    """`c_attn` as the three tensors that `_starcoder` makes of it."""
+    if not any(".c_attn." in part.source for part in spec.parts):
+        return spec
+    source, tail = spec.parts[0].source, spec.parts[0].shape[1:]
+    parts = zip("qkv", ("D", "K*d", "K*d"), strict=True)
+    return replace(
+        spec,
+        parts=tuple(
+            SourceRows(source.replace("c_attn", part), (rows, *tail)) for part, rows in parts
+        ),
+    )
+
+
+FAMILIES: tuple[OldFamily, ...] = (
+    OldFamily(
+        ("codegen",),
+        OldGgmlHeader(
+            ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "ftype"),
+            repeats_n_vocab=True,
+            mark="transformer.h.0.attn.q_proj.weight",
+        ),
+        gptj.SPEC,
+        ("gpt-2",),
+        _gptj,
+    ),
+    OldFamily(
+        ("starcoder", "wizardcoder"),
+        OldGgmlHeader(
+            ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "ftype"),
+            repeats_n_vocab=True,
+            mark="model/h0/attn/c_attn/w",
+        ),
+        replace(gpt_bigcode.SPEC, tensors=tuple(_unfused(t) for t in gpt_bigcode.SPEC.tensors)),
+        ("starcoder", "gpt-2"),  # GPT-2's own old files look the same
+        _starcoder,
+    ),
+    OldFamily(
+        ("stablecode",),
+        OldGgmlHeader(
+            ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_rot", "par_res", "ftype"),
+            repeats_n_vocab=False,
+            mark="gpt_neox.layers.0.attention.query_key_value.weight",
+        ),
+        gpt_neox.SPEC,
+        ("starcoder", "gpt-2"),  # StableCode; GPT-NeoX and Pythia
+        _gpt_neox,
+    ),
+)

@@ -1,0 +1,133 @@
+"""An old file, understood: its family found, its config and tokenizer as a checkpoint's would be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.checkpoint import Checkpoint
+from converters.hfconfig import HfConfig
+from converters.legacy_ggml.families import FAMILIES, OldFamily
+from converters.legacy_ggml.vocabulary import check_same, is_lossy, read_vocabulary
+from converters.source_tensor import SourceTensor
+from converters.spec import ArchSpec
+from converters.tokenizer import GgufTokenizer, read_tokenizer
+from converters.tokenizer.files import SideFiles
+from converters.tokenizer.read import assemble
+from turbopilot.base.errors import (
+    ConversionError,
+    CorruptCheckpoint,
+    InvalidInput,
+    TokenizerMismatch,
+    did_you_mean,
+)
+from turbopilot.formats.old_ggml import (
+    OldGgmlFile,
+    check_kind,
+    is_old,
+    is_plausible,
+    read_old,
+)
+
+__all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
+
+MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
+
+
+class TokenizerNeeded(TokenizerMismatch):
+    """The file's own vocabulary has lost bytes; the original model's tokenizer is wanted beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldModel:
+    """What the engine needs of it."""
+
+    spec: ArchSpec
+    config: HfConfig
+    checkpoint: Checkpoint
+    tokenizer: GgufTokenizer
+
+
+def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) -> OldModel:
+    """Read an old file's header, vocabulary and table of tensors.
+
+    `model_type` is one of `MODEL_TYPES`, if the file leaves a doubt, and "" to find it; `tokenizer` is a folder
+    with the original's tokenizer, used instead of the file's vocabulary.
+
+    Raises:
+        InvalidInput: it is no such file, or not of the family that `model_type` says.
+        UnsupportedModel: its blocks are older than today's.
+        CorruptCheckpoint, TokenizerMismatch: it is damaged.
+        TokenizerNeeded: it has lost tokens, and `tokenizer` is not given.
+    """
+    check_kind(path)
+    family, file = _family(path, _wanted(model_type))
+    sources = {
+        t.name: SourceTensor(t.name, t.type_name, t.shape, path, t.offset)
+        for t in file.tensors.values()
+    }
+    values, tensors = family.read(file.params, sources)
+    config = HfConfig({"architectures": [family.spec.architecture], **values}, str(path))
+    words = _tokenizer(file, family, config, tokenizer)
+    return OldModel(family.spec, config, Checkpoint(tensors), words)
+
+
+def _wanted(model_type: str) -> Sequence[OldFamily]:
+    if not model_type:
+        return FAMILIES
+    found = [family for family in FAMILIES if model_type.lower() in family.model_types]
+    if not found:
+        raise InvalidInput(
+            f"--model-type {model_type}: no such type", hint=did_you_mean(model_type, MODEL_TYPES)
+        )
+    return found
+
+
+def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGgmlFile]:
+    """The family whose numbers can be, whose vocabulary can be read, and whose tensors are there."""
+    plausible = [family for family in families if is_plausible(path, family.header)]
+    if not plausible:
+        raise CorruptCheckpoint(
+            f"{path}: its header is none of {_named(families)}",
+            hint="it is damaged, or of a family that the original TurboPilot did not know"
+            if len(families) > 1
+            else "leave --model-type out: the file says it itself",
+        )
+    failure: ConversionError | None = None
+    for family in plausible:
+        try:
+            file = read_old(path, family.header)
+        except CorruptCheckpoint as e:
+            failure = failure or e
+            continue
+        if family.header.mark in file.tensors:
+            return family, file
+        failure = CorruptCheckpoint(
+            f"{path}: holds no tensor {family.header.mark!r}, so it is not of {_named([family])}",
+            hint="leave --model-type out, or download it again",
+        )
+    assert failure
+    raise failure
+
+
+def _named(families: Sequence[OldFamily]) -> str:
+    return ", ".join(" or ".join(family.model_types) for family in families)
+
+
+def _tokenizer(
+    file: OldGgmlFile, family: OldFamily, config: HfConfig, folder: Path | None
+) -> GgufTokenizer:
+    n_vocab = file.params["n_vocab"]
+    if folder:
+        tokenizer = read_tokenizer(folder, family.spec.pre, n_vocab, config.values)
+        check_same(file.path, file.vocabulary, tokenizer, folder)
+        return tokenizer
+    if is_lossy(file.vocabulary):
+        raise TokenizerNeeded(
+            f"{file.path}: its vocabulary was written as text, which lost the tokens that are parts of characters",
+            hint="give the original's: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
+        )
+    vocabulary = read_vocabulary(file.path, file.vocabulary, family.cuts)
+    nothing_beside = SideFiles(file.path.parent, {}, {}, {}, {})
+    return assemble(vocabulary, nothing_beside, config.values, n_vocab)

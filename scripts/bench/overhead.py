@@ -1,0 +1,110 @@
+"""What Python takes of a decode step: the engine in this process, and a clock around llama.cpp's own functions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.workload import Sizes, Texts
+
+N_SEQUENCES = (1, 8)
+# Everything that computes, or waits for what is computed.
+_COMPUTE = ("llama_decode", "llama_synchronize")
+
+
+@dataclass
+class Clock:
+    """Seconds and calls within llama.cpp."""
+
+    seconds: float = 0.0
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def watched() -> Iterator[Clock]:
+    """Time every call of the functions that compute; they are put back at the end."""
+    import llama_cpp
+
+    clock = Clock()
+    real = {name: getattr(llama_cpp, name) for name in _COMPUTE}
+
+    def around(name: str) -> Callable[..., Any]:
+        function = real[name]
+
+        def call(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                clock.seconds += time.perf_counter() - began
+                clock.calls[name] = clock.calls.get(name, 0) + 1
+
+        return call
+
+    for name in _COMPUTE:
+        setattr(llama_cpp, name, around(name))
+    try:
+        yield clock
+    finally:
+        for name, function in real.items():
+            setattr(llama_cpp, name, function)
+
+
+def measure_overhead(model: Path, threads: int, sizes: Sizes) -> dict[str, float]:
+    """The share of a step that is not llama.cpp's, in percent, while so many sequences generate.
+
+    Raises:
+        SystemExit: llama.cpp was called by a way that is not watched.
+    """
+    found: dict[str, float] = {}
+    texts = Texts(model)
+    prompts = [p for p, _ in zip(texts.fresh(sizes.prompt), range(max(N_SEQUENCES)), strict=False)]
+    texts.close()
+    for n in N_SEQUENCES:
+        steps = _generate(model, threads, prompts[:n], sizes.one[1])
+        # Medians: one step that something else held up would hide what Python takes.
+        ours, step = (statistics.median(values) for values in zip(*steps, strict=True))
+        found[f"python_percent_{n}"] = 100 * ours / step
+        found[f"python_us_{n}"] = 1e6 * ours
+        found[f"step_ms_{n}"] = 1000 * step
+    return found
+
+
+def _generate(
+    model: Path, threads: int, prompts: list[str], n_tokens: int
+) -> list[tuple[float, float]]:
+    """Seconds of each step that decodes a token for each sequence: those outside llama.cpp, and all."""
+    from serve.engine import Engine, EngineOptions
+    from serve.llama import load
+    from serve.request import GenerationRequest, SamplingParams
+    from serve.settings import ModelOptions
+
+    decoder, _ = load(model, ModelOptions(threads=threads, n_seq=len(prompts)))
+    try:
+        engine = Engine(decoder, EngineOptions(n_slots=len(prompts), drafts=False))
+        greedy = SamplingParams(temperature=0.0)
+        for i, text in enumerate(prompts):
+            tokens = tuple(decoder.tokenize(text, parse_special=False))
+            engine.submit(i, GenerationRequest(tokens, n_tokens, sampling=greedy))
+        with watched() as clock:
+            generating: set[int] = set()
+            while engine.has_work and len(generating) < len(prompts):  # prompts are read
+                generating.update(i for i, _ in engine.step())
+            clock.calls.clear()
+            steps: list[tuple[float, float]] = []
+            ended = False
+            while engine.has_work and not ended:  # until the first of them ends
+                began, clock.seconds = time.perf_counter(), 0.0
+                ended = any(hasattr(event, "reason") for _, event in engine.step())
+                seconds = time.perf_counter() - began
+                steps.append((seconds - clock.seconds, seconds))
+            if not clock.calls.get("llama_decode"):
+                raise SystemExit("overhead: the decoder no longer calls llama_cpp.llama_decode")
+            return steps
+    finally:
+        decoder.close()

@@ -1,0 +1,173 @@
+"""The scenarios: each asks a running server and says what it found, as numbers by name."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from bench.client import Answer, complete, greedy
+from bench.player import play
+from bench.trace import DATA, Trace, debounced, load_trace
+from bench.workload import Sizes, Texts
+
+Found: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of a scenario on one server: numbers by name, and the texts, to compare."""
+
+    found: Found
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is asked, prepared: the same for every server."""
+
+    name: str
+    run: Callable[[int], Awaitable[Ran]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that a scenario finds.
+
+    Attributes:
+        key: of the run's numbers.
+        title: for the table; with the unit.
+        less: whether less is better.
+        target: of ours against the best of the others, as a ratio of times (or of speeds, where more is better).
+    """
+
+    key: str
+    title: str
+    less: bool
+    target: float | None = None
+
+
+MEASURES: Mapping[str, tuple[Measure, ...]] = {
+    "one": (
+        Measure("tokens_per_second", "tokens/s after the first", less=False, target=1.0),
+        Measure("first_ms", "first token, ms", less=True, target=1.0),
+        Measure("tokens", "tokens", less=False),
+    ),
+    "eight": (
+        Measure("tokens_per_second", "tokens/s of all", less=False, target=1.0),
+        Measure("p50_ms", "latency p50, ms", less=True),
+        Measure("p95_ms", "latency p95, ms", less=True),
+        Measure("tokens", "tokens", less=False),
+    ),
+    "shared": (
+        Measure("seconds", "all answered, s", less=True),
+        Measure("tokens_per_second", "tokens/s of all", less=False, target=1.2),
+        Measure("tokens", "tokens", less=False),
+    ),
+    "typing": (
+        Measure("median_ms", "suggestion median, ms", less=True, target=0.5),
+        Measure("p95_ms", "suggestion p95, ms", less=True, target=0.7),
+        Measure("first_ms", "first text median, ms", less=True),
+        Measure("seconds", "session, s", less=True),
+        Measure("early", "answered before left", less=False),
+        Measure("late_ms", "player late by at most, ms", less=True),
+        Measure("tokens", "tokens", less=False),
+    ),
+}
+
+
+def measures(scenario: str) -> tuple[Measure, ...]:
+    """What a scenario finds."""
+    return MEASURES[scenario.removesuffix("-debounced")]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them does not exceed.
+
+    >>> percentile([3, 1, 2, 4], 0.5)
+    2
+    """
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def prepare(
+    names: Sequence[str], model: Path, sizes: Sizes, trace_file: Path = DATA
+) -> list[Scenario]:
+    """The scenarios of these names, with their prompts."""
+    texts = Texts(model)
+    n_one, n_tokens = sizes.one
+    n_clients, n_each = sizes.clients
+    fresh = list(islice(texts.fresh(sizes.prompt), n_one + n_clients * n_each))
+    if len(fresh) < n_one + n_clients * n_each:
+        raise SystemExit(f"{model}: the corpus has too few texts of {sizes.prompt} tokens")
+    shared = texts.shared(*sizes.sharers)
+    texts.close()
+    queues = [fresh[n_one + c * n_each :][:n_each] for c in range(n_clients)]
+    makers: dict[str, Callable[[int], Awaitable[Ran]]] = {
+        "one": lambda port: _one(port, fresh[:n_one], n_tokens),
+        "eight": lambda port: _closed_loop(port, queues, sizes.tokens),
+        "shared": lambda port: _closed_loop(port, [[p] for p in shared], sizes.tokens),
+        "typing": lambda port: _typing(port, load_trace(trace_file)),
+        # llama.vim and Copilot's plugins wait about this long after a key.
+        "typing-debounced": lambda port: _typing(port, debounced(load_trace(trace_file), 75)),
+    }
+    return [Scenario(name, makers[name]) for name in names]
+
+
+async def _one(port: int, prompts: Sequence[str], n_tokens: int) -> Ran:
+    """One request after the other. A text that ends early counts with the tokens that it has."""
+    answers = [await complete(port, greedy(p, n_tokens, stream=True)) for p in prompts]
+    speeds = [(a.n_tokens - 1) / (a.seconds - a.first) for a in answers if a.n_tokens > 1]
+    found = {
+        "tokens_per_second": statistics.median(speeds),
+        "first_ms": 1000 * statistics.median(a.first for a in answers),
+        "tokens": float(sum(a.n_tokens for a in answers)),
+        "prompt_tokens": float(sum(a.n_prompt for a in answers)),
+    }
+    return Ran(found, tuple(a.text for a in answers))
+
+
+async def _closed_loop(port: int, queues: Sequence[Sequence[str]], n_tokens: int) -> Ran:
+    """Clients that each send their requests one after the other; not streamed, so that all count their tokens."""
+
+    async def client(prompts: Sequence[str]) -> list[Answer]:
+        return [await complete(port, greedy(p, n_tokens, stream=False)) for p in prompts]
+
+    began = time.perf_counter()
+    answers = [a for each in await asyncio.gather(*map(client, queues)) for a in each]
+    seconds = time.perf_counter() - began
+    n = sum(a.n_tokens for a in answers)
+    latencies = [1000 * a.seconds for a in answers]
+    found = {
+        "seconds": seconds,
+        "tokens_per_second": n / seconds,
+        "p50_ms": percentile(latencies, 0.5),
+        "p95_ms": percentile(latencies, 0.95),
+        "tokens": float(n),
+        "prompt_tokens": float(sum(a.n_prompt for a in answers)),
+        "cached_tokens": float(sum(a.n_cached for a in answers)),
+    }
+    return Ran(found, tuple(a.text for a in answers))
+
+
+async def _typing(port: int, trace: Trace) -> Ran:
+    played = await play(port, trace)
+    latencies = [1000 * a.seconds for a in played.answers]
+    found = {
+        "median_ms": percentile(latencies, 0.5),
+        "p95_ms": percentile(latencies, 0.95),
+        "first_ms": 1000 * statistics.median(a.first for a in played.answers),
+        "seconds": played.seconds,
+        "early": float(played.n_early),
+        "abandoned": float(played.n_abandoned),
+        "late_ms": 1000 * played.latest,
+        "tokens": float(sum(a.n_tokens for a in played.answers)),
+        "requests": float(len(trace.events)),
+    }
+    return Ran(found, tuple(a.text for a in played.answers))

@@ -1,0 +1,109 @@
+"""What each server is started with in each scenario: candidates, the first of which is the one that was fastest.
+
+`bench_serve --search` measures all of them. Every server is given its best, not its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments, and a name for them."""
+
+    name: str
+    args: tuple[str, ...] = ()
+
+
+def _of(name: str, args: str) -> Settings:
+    return Settings(name, tuple(args.split()))
+
+
+# Ours is measured as people start it, but with a place for each client where there are many.
+_DEFAULTS = (_of("defaults", ""),)
+_OURS = {
+    "eight": (_of("8 requests", "--parallel 8 --ctx 2048"), *_DEFAULTS),
+    "shared": (_of("16 requests", "--parallel 16 --ctx 2048"), *_DEFAULTS),
+}
+
+# `--spec-type ngram-*` guesses from the text alone, as ours does; llama-server's own models of drafts need a second
+# file, which a comparison on the same file leaves out. Names: common/arg.cpp.
+_SPECULATION = {
+    "ngram-simple": "--spec-type ngram-simple",
+    "ngram-simple 4/8": "--spec-type ngram-simple --spec-ngram-simple-size-n 4 --spec-ngram-simple-size-m 8",
+    "ngram-map-k 4/8": "--spec-type ngram-map-k --spec-ngram-map-k-size-n 4 --spec-ngram-map-k-size-m 8",
+    "ngram-cache": "--spec-type ngram-cache",
+    "ngram-mod": "--spec-default",
+}
+
+
+def _llama(base: str, name: str, *, speculation: bool) -> list[Settings]:
+    found = [_of(name, base)]
+    if speculation:
+        found += [_of(f"{name}, {k}", f"{base} {v}") for k, v in _SPECULATION.items()]
+    return found
+
+
+# On a processor, plain attention is faster for one token after the other; llama-server's own choice is flash attention.
+_PLAIN = "-fa off"
+_ONE = f"-np 1 -c 4096 {_PLAIN}"
+_LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
+    "one": (*_llama(_ONE, "1 slot, fa off", speculation=True), _of("1 slot", "-np 1 -c 4096")),
+    "eight": (
+        _of("8 slots, split, fa off", f"-np 8 -c 8192 --no-kv-unified --cache-ram 0 {_PLAIN}"),
+        _of("8 slots, split", "-np 8 -c 8192 --no-kv-unified --cache-ram 0"),
+        _of("8 slots, unified", "-np 8 -c 8192 --kv-unified --cache-ram 0"),
+        _of("8 slots, unified, RAM cache", "-np 8 -c 8192 --kv-unified"),
+        _of("4 slots, unified", "-np 4 -c 8192 --kv-unified --cache-ram 0"),
+        _of("8 slots, split, batch 512", "-np 8 -c 8192 --no-kv-unified --cache-ram 0 -b 512"),
+    ),
+    "shared": (
+        # A slot finds a prefix only in its own cache: with as many slots as clients each of them reads all of it.
+        _of("1 slot, fa off", _ONE),
+        _of("1 slot", "-np 1 -c 4096"),
+        _of("2 slots, unified", "-np 2 -c 8192 --kv-unified"),
+        _of("4 slots, unified", "-np 4 -c 32768 --kv-unified"),
+        _of("16 slots, unified", "-np 16 -c 32768 --kv-unified"),
+        _of("16 slots, split", "-np 16 -c 32768 --no-kv-unified"),
+    ),
+    "typing": (
+        *_llama(_ONE, "1 slot, fa off", speculation=True),
+        _of("1 slot", "-np 1 -c 4096"),
+        _of("defaults", ""),
+        _of("4 slots, unified", "-np 4 -c 8192 --kv-unified"),
+        _of("4 slots, split", "-np 4 -c 8192 --no-kv-unified"),
+        _of("1 slot, reuse 256", f"{_ONE} --cache-reuse 256"),
+    ),
+}
+
+_PYTHON = "--n_ctx 4096"
+_LLAMA_CPP_PYTHON: Mapping[str, tuple[Settings, ...]] = {
+    "one": (
+        _of("defaults", _PYTHON),
+        _of("flash attention", f"{_PYTHON} --flash_attn true"),
+        _of("lookup 10", f"{_PYTHON} --draft_model prompt-lookup-decoding"),
+        _of("lookup 2", f"{_PYTHON} --draft_model prompt-lookup-decoding --draft_model_num_pred_tokens 2"),
+    ),
+    "eight": (_of("defaults", _PYTHON),),
+    # A second request's prompt is compared with the last one's by itself; --cache true is for older ones.
+    "shared": (_of("defaults", _PYTHON), _of("cache", f"{_PYTHON} --cache true")),
+    "typing": (
+        _of("defaults", _PYTHON),
+        _of("cache", f"{_PYTHON} --cache true"),
+        _of("lookup 2", f"{_PYTHON} --draft_model prompt-lookup-decoding --draft_model_num_pred_tokens 2"),
+    ),
+}  # fmt: skip
+
+_TABLES = {LLAMA_SERVER: _LLAMA_SERVER, LLAMA_CPP_PYTHON: _LLAMA_CPP_PYTHON}
+_SAME = {"typing-debounced": "typing"}
+
+
+def candidates(server: str, scenario: str) -> tuple[Settings, ...]:
+    """All that are worth trying, the best first."""
+    if server == OURS:
+        return _OURS.get(scenario, _DEFAULTS)
+    return _TABLES[server][_SAME.get(scenario, scenario)]

@@ -1,1 +1,0 @@
-"""The parts of bench_serve, record_typing and soak_serve."""

@@ -1,0 +1,192 @@
+"""Fields that say how tokens are chosen and where a text ends: the same in every dialect.
+
+OpenAI's, llama.cpp's, vLLM's, Hugging Face's and Ollama's names mean the same things, so each is understood everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator
+
+from serve.api import body
+from serve.models.service import Completion
+from serve.prompt.fim import PromptText
+from serve.request import SamplingParams, StopRules
+from serve.settings import Defaults
+from turbopilot.base.errors import InvalidRequest
+
+MAX_BIAS: Final = 100.0  # Source: OpenAI's API reference on `logit_bias`.
+MAX_BIASES: Final = 4096  # each costs time for every token
+# Characters. Tokens are shorter, and llama.cpp takes minutes for the tokens of a text of megabytes.
+MAX_BIAS_TEXT: Final = 128
+
+ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+# The key in a field's schema that names the server's option which is its default; see `serve.api.openapi`.
+SERVER_DEFAULT: Final = "x-server-default"
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Repetition = Annotated[float, Field(ge=0.01, le=100)]  # above 0: it divides
+BiasText = Annotated[str, Field(max_length=MAX_BIAS_TEXT)]
+Bias = Annotated[
+    Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)] | Literal[False],
+    Field(union_mode="left_to_right"),  # else 0 would be false
+]
+BiasPair = Annotated[tuple[int | BiasText, Bias], Strict(False)]  # JSON has no tuples
+LogitBias = Annotated[
+    Annotated[dict[BiasText, Bias], Field(max_length=MAX_BIASES)]
+    | Annotated[list[BiasPair], Field(max_length=MAX_BIASES, fail_fast=True)],
+    body.Alternatives(
+        f"an object or a list of [token, bias] pairs: at most {MAX_BIASES} token ids or texts of at most "
+        f"{MAX_BIAS_TEXT} characters, each with a number from -{MAX_BIAS:g} to {MAX_BIAS:g}, or false"
+    ),
+]
+
+
+def server_default(option: str) -> Any:
+    """A field whose default is an option of the server's."""
+    return Field(default=None, json_schema_extra={SERVER_DEFAULT: option})
+
+
+class NamedSchema(body.Body):
+    """A JSON schema as OpenAI wraps it."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+    """A JSON schema that the text fits."""
+
+
+class ResponseFormat(body.Body):
+    """OpenAI's `response_format`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"type": {"const": "json_schema"}}, "required": ["type"]},
+            "then": {
+                "properties": {"json_schema": {"type": "object"}},
+                "required": ["json_schema"],
+            },
+        }
+    )
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """llama.cpp's: the JSON schema of a `json_object`."""
+    json_schema: NamedSchema | None = Field(default=None, validate_default=True)
+    """The JSON schema of a `json_schema`."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_there(cls, value: NamedSchema | None, info: ValidationInfo) -> NamedSchema | None:
+        if value is None and info.data.get("type") == "json_schema":
+            raise ValueError("response_format.json_schema must be an object with a schema")
+        return value
+
+    @property
+    def schema_asked_for(self) -> dict[str, Any] | None:
+        """None for any text."""
+        if self.type == "json_schema" and self.json_schema:
+            return self.json_schema.schema_
+        return self.schema_ or ANY_OBJECT if self.type == "json_object" else None
+
+
+class SamplingFields(body.Body):
+    """Held by the body itself, by Hugging Face's `parameters`, or by Ollama's `options`."""
+
+    temperature: body.Positive | None = server_default("temperature")
+    """0 always takes the likeliest token."""
+    top_p: body.Share | None = server_default("top_p")
+    """Sample among the likeliest tokens that together have this probability."""
+    top_k: body.Whole = 0
+    """Sample among this many of the likeliest tokens; below 1 is off."""
+    min_p: body.Share = 0.0
+    """Sample among tokens at least this probable in relation to the likeliest."""
+    repeat_penalty: Repetition | None = None
+    """The same as `repetition_penalty`, and takes precedence."""
+    repetition_penalty: Repetition = 1.0
+    """Penalty for tokens that occurred before; 1 is off."""
+    repeat_last_n: body.CountOrAll = 64
+    """How many tokens back the penalties look; -1 is all."""
+    frequency_penalty: Penalty = 0.0
+    """OpenAI's, additive."""
+    presence_penalty: Penalty = 0.0
+    """OpenAI's, additive."""
+    do_sample: bool = True
+    """Hugging Face's; false means temperature 0."""
+    samplers: Any = None
+    """llama.cpp's list of samplers. Only whether it contains "infill" matters, the order is ignored."""
+    seed: body.Whole | None = None
+    """Makes the choices repeatable; without it each request gets another seed."""
+    stop: body.StringOrStrings = Field(default=[])
+    """The text ends before any of these strings."""
+    single_line: bool = False
+    """End at the end of the first line that is not blank."""
+    n_indent: body.Count = 0
+    """End before a line that is indented by fewer columns than this; 0 is off."""
+    logit_bias: LogitBias = Field(default={})
+    """What is added to the logits: OpenAI's object {token id or text: bias}, or llama.cpp's list of [token id or text,
+    bias]. A text stands for all of its tokens; false forbids them; out-of-vocabulary token ids are ignored."""
+    json_schema: dict[str, Any] | None = None
+    """A JSON schema that the text fits; references outside it are refused."""
+    response_format: ResponseFormat | None = None
+    """OpenAI's. Only one of `json_schema` and `response_format` may ask for a schema."""
+    t_max_predict_ms: body.Positive = 0.0
+    """Milliseconds from the first token after which the text ends, once a line is complete. 0 is no limit."""
+
+    def common(
+        self,
+        prompts: tuple[PromptText, ...],
+        max_tokens: int,
+        defaults: Defaults,
+        schema: dict[str, Any] | None = None,
+    ) -> Completion:
+        """A completion with what these fields say of it; `schema` is a JSON schema that is asked for elsewhere."""
+        return Completion(
+            prompts,
+            max_tokens,
+            stop=StopRules(body.as_tuple(self.stop), self.single_line, self.n_indent),
+            sampling=self._sampling(defaults, schema),
+            logit_bias=self._logit_bias(),
+            predict_time=self.t_max_predict_ms / 1000 or None,
+        )
+
+    def _sampling(self, defaults: Defaults, schema: dict[str, Any] | None) -> SamplingParams:
+        return SamplingParams(
+            temperature=body.first(self.temperature, defaults.temperature)
+            if self.do_sample
+            else 0.0,
+            top_p=body.first(self.top_p, defaults.top_p),
+            top_k=max(0, self.top_k),  # vLLM's -1 is "off"
+            min_p=self.min_p,
+            repeat_penalty=body.first(self.repeat_penalty, self.repetition_penalty),
+            repeat_last_n=self.repeat_last_n,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            grammar=self._grammar(schema),
+            infill=isinstance(self.samplers, list) and "infill" in self.samplers,
+            seed=self.seed,
+        )
+
+    def _logit_bias(self) -> tuple[tuple[int | str, float], ...]:
+        given = self.logit_bias
+        pairs = [(_token(k), v) for k, v in given.items()] if isinstance(given, dict) else given
+        return tuple((token, -math.inf if bias is False else bias) for token, bias in pairs)
+
+    def _grammar(self, schema: dict[str, Any] | None) -> str:
+        """GBNF of the one JSON schema that is asked for; "" without any."""
+        form = self.response_format.schema_asked_for if self.response_format else None
+        schemas = [s for s in (schema, self.json_schema, form) if s is not None]
+        if not schemas:
+            return ""
+        if len(schemas) > 1:
+            raise InvalidRequest(
+                "give only one of json_schema, response_format and format", param="json_schema"
+            )
+        from serve.llama import grammar  # few requests need it, and it loads llama.cpp's converter
+
+        return grammar.json_schema_to_gbnf(schemas[0])
+
+
+def _token(key: str) -> int | str:
+    is_id = len(key) <= 10 and key.isascii() and key.isdecimal()
+    return int(key) if is_id else key

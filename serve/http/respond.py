@@ -1,0 +1,126 @@
+"""Completions over HTTP: a body is read in its dialect, computed, and answered as JSON or as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from flask import Response, g, request
+
+from serve.api.body import read_json
+from serve.api.dialect import Framing, Json, Rendering, json_bytes
+from serve.api.endpoints import Endpoint
+from serve.http import prompt_log
+from serve.http.access import count_tokens
+from serve.http.channel import WHEN_GONE
+from serve.http.errors import stream_error
+from serve.models import ModelPool
+from serve.models.service import Completion
+from serve.request import Finished
+from serve.runner.generation import ClientGone, ClientWatch, Generation
+from serve.settings import Defaults
+from turbopilot.base.errors import InvalidRequest
+
+SESSION_HEADER = "X-TurboPilot-Session"
+DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
+
+
+def json_answer(value: Json | list[Json], status: int = 200) -> Response:
+    """Compact JSON."""
+    return Response(json_bytes(value), status=status, mimetype="application/json")
+
+
+def completion_view(
+    endpoint: Endpoint, models: ModelPool, defaults: Defaults
+) -> Callable[..., Response]:
+    """The view of an endpoint whose answer a model computes."""
+
+    def view(engine: str = "") -> Response:
+        asked = endpoint.read(read_json(request.get_data(cache=False)))
+        completion = _with_headers(asked.completion(defaults))
+        framing = asked.framing if asked.stream else None
+        watch = _client_watch()
+        with models.use(engine or asked.model, watch) as service:
+            if (ready := asked.at_once(service)) is not None:
+                return json_answer(ready)
+            completion = asked.fitted(completion, service)
+            prompt_log.note_prompts(service, completion)
+            generation = service.start(completion, whole=framing is None)
+            count_tokens(generation)
+            rendering = asked.rendering(asked, service, truncated=bool(generation.truncated))
+            if framing:
+                response = _stream(generation, rendering, framing, watch)
+            else:
+                answer = generation.collect(watch)
+                prompt_log.note_answer(answer)
+                response = json_answer(rendering.whole(answer))
+        if generation.truncated:
+            response.headers["X-TurboPilot-Truncated"] = ", ".join(generation.truncated)
+        return response
+
+    return view
+
+
+def _stream(
+    generation: Generation, rendering: Rendering[Any], framing: Framing, watch: ClientWatch
+) -> Response:
+    pieces = _pieces(generation, rendering, framing, watch, request.path)
+    response = Response(pieces, mimetype=framing.mimetype)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the tokens
+    response.call_on_close(generation.cancel)  # begun or not
+    return response
+
+
+def _pieces(
+    generation: Generation,
+    rendering: Rendering[Any],
+    framing: Framing,
+    watch: ClientWatch,
+    path: str,
+) -> Iterator[bytes]:
+    """The pieces of a stream; an error that ends it is the last one."""
+    try:
+        for index, event in prompt_log.watched(generation.events(watch)):
+            if isinstance(event, Finished):
+                yield framing.piece(rendering.end(index, event))
+            else:
+                yield from map(framing.piece, rendering.part(index, event))
+    except ClientGone:
+        return
+    except Exception as e:
+        yield framing.piece(stream_error(e, path))
+        return
+    yield from map(framing.piece, rendering.last(generation.usage))
+    if framing.end:
+        yield framing.end
+
+
+def _client_watch() -> ClientWatch:
+    """How to learn that the present request's client left: from our own server, or by asking waitress."""
+    environ = request.environ
+    return ClientWatch(environ.get(WHEN_GONE), environ.get("waitress.client_disconnected"))
+
+
+def _with_headers(completion: Completion) -> Completion:
+    """The completion, with the session and the deadline of the request's headers."""
+    if name := request.headers.get(SESSION_HEADER, ""):
+        completion = replace(completion, session=_session(name))
+    if text := request.headers.get(DEADLINE_HEADER, ""):
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 10
+        if not (is_number and 0 < int(text) <= 10**9):
+            raise InvalidRequest(
+                f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0",
+                param=DEADLINE_HEADER,
+            )
+        completion = replace(completion, deadline=int(text) / 1000)
+    return completion
+
+
+def _session(name: str) -> str:
+    """The name, for this client alone: strangers who take the same name do not end each other's requests."""
+    key = g.get("api_key") or request.headers.get("Authorization", "")
+    caller = (request.remote_addr, key, name)
+    return hashlib.sha256(repr(caller).encode()).hexdigest()

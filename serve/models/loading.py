@@ -1,0 +1,170 @@
+"""From a server's options to its models. Headers are read at once, so that errors come before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+from serve.decoder import Decoder
+from serve.engine import Engine, EngineOptions
+from serve.models.pool import ModelPool
+from serve.models.pooled_model import PooledModel
+from serve.models.service import CompletionService, ModelInfo
+from serve.models.unloading import megabytes
+from serve.runner import EngineRunner
+from serve.runner.compute_lock import ComputeLock
+from serve.settings import IDLE_SECONDS, FimOrder, Limits, NamedModel, ServerOptions
+from turbopilot.base.errors import InvalidInput
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.footprint import memory_budget
+
+log = logging.getLogger("turbopilot.models")
+
+
+def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPool:
+    """Make a pool of all models of the options; none is loaded yet.
+
+    Args:
+        options: see `ServerOptions`.
+        notify: gets lines for a person when the default model is loaded; the others are logged.
+
+    Raises:
+        InvalidInput: a file cannot be served, two have the same name, or one is larger than the memory for all.
+    """
+    given = options.pool.memory
+    memory = memory_budget() if given is None else given
+    compute_lock = ComputeLock() if options.more else None
+    models: list[PooledModel] = []
+    for named in (NamedModel(options.model_name, options.model_file), *options.more):
+        is_default = not models
+        mine = options if is_default else options.of(named)
+        m = _pooled_model(mine, notify if is_default else log.info, compute_lock)
+        if any(m.name == other.name for other in models):
+            raise InvalidInput(
+                f"two models are called {m.name}",
+                hint="give each a name of its own: --model NAME=FILE",
+            )
+        if m.n_bytes > memory and given is not None:
+            raise InvalidInput(
+                f"{named.file}: takes about {megabytes(m.n_bytes)}, and --model-memory is {megabytes(memory)}",
+                hint="give the models more, or a smaller --ctx",
+            )
+        m.n_bytes = min(m.n_bytes, memory)  # alone it is tried: llama.cpp may find room for it
+        if options.pool.idle is None:
+            m.idle = None if is_default else IDLE_SECONDS
+        else:
+            m.idle = options.pool.idle or None
+        models.append(m)
+    return ModelPool(models, memory=memory, max_waiting=options.limits.max_queue)
+
+
+def _pooled_model(
+    options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None
+) -> PooledModel:
+    from serve.llama.facts import choose_context, memory_bytes, model_name
+
+    header = read_gguf(options.model_file)
+    check_model(header)
+    name = options.model_name or model_name(header)
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    n_vocab = len(tokens) if isinstance(tokens, list) else 0
+    info = ModelInfo(name, choose_context(header, options.model.ctx), n_vocab, int(time.time()))
+    n_bytes = memory_bytes(header, options.model, options.caches.prefix_bytes)
+    if draft := options.caches.draft_file:
+        n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None), 0)
+    load = partial(load_model, replace(options, model_name=name), notify, compute_lock)
+    return PooledModel(info, n_bytes, load)
+
+
+def load_model(
+    options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None = None
+) -> CompletionService:
+    """Load a GGUF, and give it an engine.
+
+    Args:
+        options: which, and how; nothing of `more` is loaded.
+        notify: gets lines for a person: what was really set up.
+        compute_lock: shared with other models of the process.
+
+    Raises:
+        TurboPilotError: it cannot be loaded.
+    """
+    from serve.drafting import DraftModel, check_same_vocabulary
+    from serve.llama import load
+
+    caches = options.caches
+    notify(f"loading {options.model_file}")
+    with ExitStack() as loaded:
+        decoder, report = load(options.model_file, options.model)
+        loaded.callback(decoder.close)
+        for line in report.lines():
+            notify(line)
+        draft_model = None
+        if caches.draft_file:
+            small = replace(options.model, ctx=None, n_seq=decoder.n_seq)
+            drafter, drafts = load(caches.draft_file, small)
+            loaded.callback(drafter.close)
+            check_same_vocabulary(decoder, drafter)
+            draft_model = DraftModel(drafter)
+            notify(f"drafts   {drafts.name} ({drafts.description})")
+        kept = caches.prefix_bytes
+        engine_options = EngineOptions(
+            n_slots=decoder.n_seq,
+            random_seed=options.random_seed,
+            drafts=caches.drafts,
+            looks_ahead=caches.looks_ahead,
+            prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
+            prefix_folder=caches.prefix_folder,
+        )
+        engine = Engine(decoder, engine_options, draft_model=draft_model)
+        return host(
+            engine,
+            decoder,
+            name=options.model_name,
+            limits=options.limits,
+            fim_order=options.fim_order,
+            compute_lock=compute_lock,
+            free=loaded.pop_all().close,
+        )
+
+
+def host(
+    engine: Engine,
+    decoder: Decoder,
+    *,
+    name: str = "",
+    limits: Limits | None = None,
+    fim_order: FimOrder = "psm",
+    compute_lock: ComputeLock | None = None,
+    free: Callable[[], None] = lambda: None,
+) -> CompletionService:
+    """Give an engine its thread; returns when it is warm.
+
+    Args:
+        engine: used by nobody else.
+        decoder: the engine's.
+        name: of the model in answers; "" is the decoder's.
+        limits: for all completions.
+        fim_order: how fill-in-the-middle is framed.
+        compute_lock: shared with other models of the process.
+        free: gives back what engine and decoder take; called once, also if this raises.
+
+    Raises:
+        DecoderFailed: it cannot compute anything.
+    """
+    limits = limits or Limits()
+    runner = EngineRunner(
+        engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
+    )
+    info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
+    service = CompletionService(runner, decoder, info, limits, fim_order, free)
+    runner.start()
+    if failure := runner.failure:
+        service.close()
+        raise failure
+    return service

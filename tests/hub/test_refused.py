@@ -1,0 +1,77 @@
+"""What cannot be fetched: names that are none, and what the hub refuses, each with what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.hub_case import InProcess, run
+from turbopilot.app.resolve import parse_name
+from turbopilot.base.errors import InvalidInput
+from turbopilot.hub import HubRequest
+
+QWEN, READY = "Qwen/Qwen2.5-Coder-0.5B", "ggml-org/Qwen2.5-Coder-0.5B-Q8_0-GGUF"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["me/gated"], 3, ["asks for an agreement first", "https://huggingface.co/me/gated"]),
+        (["me/private"], 3, ["refuses (401)", "hf auth login"]),
+        (["me/down"], 3, ["did not answer: Server error '503", "HF_ENDPOINT"]),
+        (["me/none"], 3, ["no such repository", "check the spelling"]),
+        (["me/small", "--revision", "nobranch"], 3, ["no revision 'nobranch'"]),
+        (["me/empty"], 3, ["holds no weights"]),
+        (["me/ggufs"], 3, ["holds several GGUF files", "Q4_K_S (0.0 MB)", "me/ggufs:"]),
+        (["me/ggufs:Q5_0"], 3, ["no GGUF file of type Q5_0", "did you mean"]),
+        (["me/small:Q5_0"], 3, ["holds no GGUF files", "turbopilot quantize small-f16.gguf Q5_0"]),
+        (["me/ggufs/tiny-q4_k_l.gguf"], 3, ["has no file", "or tiny-q4_k_m.gguf?"]),
+        (["a--b/c"], 2, ["not a repository's name"]),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do(
+    here: InProcess, arguments: list[str], code: int, words: list[str]
+) -> None:
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    for word in words:
+        assert word in err
+    assert not here.hub.bodies
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("me/x", {}, HubRequest("me/x")),
+        ("me/x:Q4_0", {}, HubRequest("me/x", quant="Q4_0")),
+        ("me/x", {"quant": "Q4_0", "revision": "v1"}, HubRequest("me/x", "v1", "Q4_0")),
+        ("me/x/a/b.gguf", {}, HubRequest("me/x", file="a/b.gguf")),
+        ("https://huggingface.co/me/x/tree/v1", {}, HubRequest("me/x", "v1")),
+        ("hf.co/me/x:Q4_0", {}, HubRequest("me/x", quant="Q4_0")),
+        ("huggingface.co/me/x/blob/main/a.gguf?x=1", {}, HubRequest("me/x", file="a.gguf")),
+        ("Qwen2.5-Coder-0.5B", {}, HubRequest(QWEN)),
+        ("qwen2.5-coder-0.5b:Q8_0", {}, HubRequest(READY, quant="Q8_0")),
+        ("qwen2.5-coder-0.5b", {"quant": "Q8_0"}, HubRequest(READY, quant="Q8_0")),
+        ("qwen2.5-coder-32b:Q8_0", {}, HubRequest("Qwen/Qwen2.5-Coder-32B", quant="Q8_0")),
+    ],
+)
+def test_names(text: str, options: dict[str, str], expected: HubRequest) -> None:
+    assert parse_name(text, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("santacodr", {}, "no model of that name"),
+        ("me/x:", {}, "no type after the colon"),
+        ("me/x:Q4_0", {"quant": "Q8_0"}, "names the type Q4_0"),
+        ("me/x", {"quant": "Q4 0"}, "not a type's name"),
+        ("me/x/a.gguf", {"quant": "Q4_0"}, "is one file"),
+        ("me/x/a.safetensors", {}, "not a repository"),
+        ("hf.co/datasets/me", {}, "not a model's page"),
+        ("hf.co/me/x/blob/main/a.py", {}, "only .gguf and old .bin"),
+        ("hf.co/me/x/tree/v1", {"revision": "v2"}, "names the revision v1"),
+    ],
+)
+def test_names_that_are_refused(text: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_name(text, **options)

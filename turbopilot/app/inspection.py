@@ -1,0 +1,56 @@
+"""What a path is, by its content, and its description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.formats.gguf.description import GgufDescription, describe_gguf
+from turbopilot.formats.old_ggml import is_old
+
+if TYPE_CHECKING:
+    from converters.inspect import CheckpointDescription, WeightsDescription
+
+    Description: TypeAlias = GgufDescription | CheckpointDescription | WeightsDescription
+
+
+def describe(path: Path) -> Description:
+    """Describe a GGUF, a checkpoint's folder, or a file of weights.
+
+    Raises:
+        InvalidInput: it is none of these.
+        CorruptModel, CorruptCheckpoint: it is damaged.
+    """
+    if path.is_dir():
+        return _describe_folder(path)
+    with path.open("rb") as f:
+        start = f.read(9)
+    if start[:4] == b"GGUF" or path.suffix == ".gguf":
+        return describe_gguf(path)
+    if is_old(path):
+        raise InvalidInput(
+            f"{path}: is an old ggml .bin, from before GGUF",
+            hint=f"convert it to GGUF first: turbopilot convert {path}",
+        )
+    from converters.inspect import describe_weights
+
+    if path.suffix == ".safetensors" or start[5:] == b"\0\0\0{":
+        return describe_weights(path, "safetensors")
+    if path.suffix in (".bin", ".pt", ".pth"):
+        return describe_weights(path, "pytorch")
+    raise InvalidInput(
+        f"{path}: is neither a GGUF nor a file of weights (it begins with {start[:4]!r})",
+        hint="give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin",
+    )
+
+
+def _describe_folder(path: Path) -> CheckpointDescription:
+    ggufs = sorted(p.name for p in path.glob("*.gguf"))
+    if ggufs and not (path / "config.json").is_file():
+        raise InvalidInput(
+            f"{path}: is a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
+        )
+    from converters.inspect import describe_checkpoint
+
+    return describe_checkpoint(path)

@@ -1,0 +1,95 @@
+"""What `turbopilot verify` needs from several packages: files by name, their targets, certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from turbopilot.app.cached_artifacts import imported
+from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
+from turbopilot.base.progress import Reporter
+from turbopilot.formats.gguf.certificate import Certificate
+from turbopilot.formats.gguf.digest import Digests
+from turbopilot.formats.old_ggml import is_old
+from turbopilot.verify.report import VerifyReport
+from turbopilot.verify.tensor_errors import TargetModel, TargetTensor, gguf_target
+from turbopilot.verify.verification import OpenTarget
+
+
+def resolve_reference(against: str, reporter: Reporter) -> Path:
+    """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first."""
+    path = Path(against).expanduser()
+    if is_old(path):
+        return resolve_gguf(str(path), reporter)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    return resolve_checkpoint(against, reporter)
+
+
+def resolve_candidate(path: Path, reference: Path, reporter: Reporter) -> Path:
+    """Return the GGUF file to verify; an old ggml file is imported first.
+
+    If its vocabulary has lost bytes, the checkpoint's tokenizer replaces it, after a comparison.
+    """
+    if not is_old(path):
+        return path
+    from converters.legacy_ggml import TokenizerNeeded
+
+    try:
+        return imported(path, reporter)
+    except TokenizerNeeded as e:
+        if not reference.is_dir():
+            raise
+        reporter.notify(f"{e.message}; using the tokenizer of {reference}")
+        return imported(path, reporter, tokenizer=reference)
+
+
+def target_of(reference: Path) -> OpenTarget:
+    """Return how to open what a GGUF of this checkpoint, or of the model in this GGUF, should hold."""
+    return partial(gguf_target if reference.is_file() else _checkpoint_target, reference)
+
+
+@contextmanager
+def _checkpoint_target(folder: Path) -> Iterator[TargetModel]:
+    """Hand the converters' plan to verify."""
+    from converters import expected
+
+    with expected(folder) as whole:
+        tensors = [TargetTensor(t.name, t.shape, t.source, t.order, t.read) for t in whole.tensors]
+        yield TargetModel(whole.metadata, tensors)
+
+
+def certificate_of(report: VerifyReport, digests: Digests, reference: str) -> Certificate:
+    """Return the certificate of a comparison with a checkpoint.
+
+    Args:
+        report: with logits and limits.
+        digests: of the file, taken before the comparison.
+        reference: name of the checkpoint; of a local path, its last part alone is published.
+    """
+    m, limits = report.metrics, report.limits
+    if m is None or limits is None:
+        raise AssertionError("only a comparison with limits is signed")
+    files = report.reference_files.items()
+    return Certificate(
+        passed=report.passed,
+        reference=Path(reference).resolve().name if Path(reference).exists() else reference,
+        reference_files=tuple(f"{digest}  {name}" for name, digest in files),
+        type_name=report.type_name,
+        positions=m.positions,
+        max_context=report.context_tested,
+        mean_kl=float(m.mean_kl),
+        max_kl=float(m.max_kl),
+        top1=float(m.top1),
+        nmse=float(m.nmse),
+        reference_perplexity=m.reference_perplexity.value,
+        candidate_perplexity=m.candidate_perplexity.value,
+        limits=f"NMSE ≤ {limits.nmse:.2g}, mean KL ≤ {limits.mean_kl:.2g}, clear top-1 ≥ {limits.clear_top1:.2%} "
+        f"({limits.origin})",
+        versions=tuple(f"{name} {version}" for name, version in report.versions.items()),
+        date=report.date,
+        tensors_sha256=digests.tensors,
+        metadata_sha256=digests.metadata,
+    )

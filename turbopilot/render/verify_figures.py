@@ -1,0 +1,109 @@
+"""Every figure of a report beside its limit, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from turbopilot.render.words import base, number, share, size, with_error
+from turbopilot.verify.metrics import Metrics, Place
+from turbopilot.verify.report import VerifyReport
+
+TextOf: TypeAlias = Callable[[int], str]
+"""The text of a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """A figure beside its limit."""
+
+    name: str
+    value: str
+    limit: str = ""
+    missed: bool | None = None  # None if there is no limit
+    where: str = ""  # place of the largest error
+
+
+def token_words(token: int, text_of: TextOf | None) -> str:
+    """Name a token."""
+    text = "" if text_of is None or token < 0 else text_of(token)
+    return f"{text!r} (token {token})" if text else f"token {token}"
+
+
+def place_words(place: Place, report: VerifyReport, text_of: TextOf | None) -> str:
+    """Name a place."""
+    names = [w.name for w in report.windows[place.window : place.window + 1]]
+    name = names[0] if names else f"window {place.window + 1}"
+    return f"{name}, position {place.position:,}, {token_words(place.token, text_of)}"
+
+
+def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
+    """Return every figure of a report; places name tokens by `text_of`."""
+    t = r.tokens
+    equal = f"{t.texts_equal:,} of {t.texts:,}, {t.ids:,} tokens"
+    rows = [FigureRow("texts with equal tokens", equal, "all", not t.equal)]
+    rows += [
+        FigureRow(f.check, f.message, "equal", missed=True)
+        for f in r.failures
+        if f.check.startswith("hyperparameter")
+    ]
+    if r.metrics is None:
+        rows.append(FigureRow("logits", "not comparable", missed=True))
+    else:
+        rows += _of_logits(r.metrics, r, text_of)
+    rows.append(FigureRow("bits per weight", number(r.bits_per_weight)))
+    if r.tokens_per_second:
+        rows.append(FigureRow("reading speed here, tokens/s", f"{r.tokens_per_second:,.0f}"))
+    return rows
+
+
+OVERVIEW = (
+    "file", "type", "size", "bits/weight", "tokens/s", "mean KL", "p99 KL", "top-1", "perplexity ratio", "verdict",
+)  # fmt: skip
+
+
+def overview(r: VerifyReport) -> list[str]:
+    """Return a row of the table of several reports; the columns are `OVERVIEW`."""
+    m, few = r.metrics, ["", "", "", ""]
+    if m is not None:
+        ratio = with_error(m.perplexity_ratio)
+        few = [number(m.mean_kl), number(m.p99_kl), share(m.top1), ratio]
+    speed = f"{r.tokens_per_second:,.0f}" if r.tokens_per_second else ""
+    verdict = ("passed" if r.limits else "no limits") if r.passed else "FAILED"
+    about = [base(r.candidate), r.type_name, size(r.n_bytes), f"{r.bits_per_weight:.2f}", speed]
+    return [*about, *few, verdict]
+
+
+def _of_logits(m: Metrics, r: VerifyReport, text_of: TextOf | None) -> list[FigureRow]:
+    def at(place: Place | None) -> str:
+        return place_words(place, r, text_of) if place else ""
+
+    nmse = kl = clear = ("", None)  # type: tuple[str, bool | None]
+    if limits := r.limits:
+        nmse = (f"≤ {number(limits.nmse)}", not m.nmse <= limits.nmse)
+        kl = (f"≤ {number(limits.mean_kl)}", not m.mean_kl <= limits.mean_kl)
+        clear = (f"≥ {share(limits.clear_top1)}", not m.clear_top1 >= limits.clear_top1)
+    return [
+        FigureRow("positions compared", f"{m.positions:,} in {len(r.windows):,} windows"),
+        FigureRow("positions that are not finite", f"{m.not_finite:,}", "0", m.not_finite > 0),
+        FigureRow("NMSE", number(m.nmse), *nmse),
+        FigureRow("mean KL, nats", number(m.mean_kl), *kl),
+        FigureRow("99th percentile of KL, nats", number(m.p99_kl)),
+        FigureRow("largest KL, nats", number(m.max_kl), where=at(m.max_kl_at)),
+        FigureRow("largest difference of a logit", number(m.max_abs), where=at(m.max_abs_at)),
+        FigureRow(
+            f"same first choice, of {m.clear:,} clear",
+            share(m.clear_top1),
+            *clear,
+            at(m.clear_miss_at),
+        ),
+        FigureRow("same first choice, of all", share(m.top1)),
+        FigureRow("first choice in the other's top 5", share(m.top5)),
+        FigureRow("mean Δp of the right token", share(m.mean_delta_p)),
+        FigureRow("rms Δp of the right token", share(m.rms_delta_p)),
+        FigureRow("perplexity, reference", with_error(m.reference_perplexity)),
+        FigureRow("perplexity, candidate", with_error(m.candidate_perplexity)),
+        FigureRow("perplexity ratio (paired)", with_error(m.perplexity_ratio)),
+        FigureRow("longest window, tokens", f"{r.context_tested:,} of {r.n_ctx:,}"),
+    ]
