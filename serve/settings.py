@@ -1,13 +1,16 @@
-"""What a server is started with. Values only: knows nothing of HTTP, threads or llama.cpp."""
+"""Settings of a server: every option of `turbopilot serve` is declared here, once, as a field (see `serve.options`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from turbopilot.llama.cache_types import CACHE_TYPES as CACHE_TYPES
-from turbopilot.llama.cache_types import find_cache_type as find_cache_type
+from serve.options import Option
+from turbopilot.base.option_values import one_of, parse_size_or_zero
+from turbopilot.base.sizes import parse_size
+from turbopilot.formats import ggml_types
+from turbopilot.llama.footprint import DEFAULT_CONTEXT, DEFAULT_PARALLEL
 
 DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set up for
 
@@ -15,104 +18,54 @@ DEFAULT_PORT: Final = 18080  # the original TurboPilot's, which editors are set 
 SPARE_HTTP_THREADS: Final = 8
 # llama.cpp's own bound. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
 MAX_PARALLEL: Final = 256
-# Fewer tokens hold no structure of fill-in-the-middle with anything inside.
+# Fewer tokens cannot hold a fill-in-the-middle prompt with any text in it.
 LEAST_PROMPT: Final = 16
 MAX_BODY_BYTES: Final = 8 * 2**20
-# A model beside the default one is unloaded after so many seconds without a request, unless it is said: a break is
-# shorter, and a lunch is not.
-IDLE_SECONDS: Final = 30 * 60.0
 MAX_HEADER_BYTES: Final = 64 * 2**10
+# Default time without a request after which a model other than the default one is unloaded.
+IDLE_SECONDS: Final = 30 * 60.0
 
 # "psm": prefix, suffix, middle. "spm": the suffix goes first, so that what is typed comes at the end of the prompt and
 # the rest stays computed; only for models that were trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
 FimOrder: TypeAlias = Literal["psm", "spm"]
-FIM_ORDERS: Final[tuple[FimOrder, ...]] = ("psm", "spm")
+CACHE_TYPES: Final = tuple(name.lower() for name in ggml_types.CACHE_TYPES)
+# The original TurboPilot's names.
+MODEL_TYPES: Final = ("codegen", "starcoder", "wizardcoder", "stablecode")
+
+
+def find_cache_type(name: str) -> str:
+    """Return one of CACHE_TYPES by its name, in any letter case; raise InvalidInput if there is none."""
+    return one_of("--cache-type", name, CACHE_TYPES)
+
+
+# A table, one option a field:
+# fmt: off
 
 @dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How the model is loaded.
+class ModelChoice:
+    """Which models to serve, as the user names them."""
 
-    Attributes:
-        ctx: size of the context in tokens; None is the model's, at most `footprint.DEFAULT_CONTEXT`.
-        threads: threads that compute; None is one per processor core.
-        n_gpu_layers: layers to offload; None is all where there is a GPU.
-        n_batch: prompt tokens computed at once.
-        n_seq: sequences that the KV cache holds apart; None is as many as memory allows.
-        cache_type: one of CACHE_TYPES, for keys and values alike.
-        flash_attention: whether to use it; None is where it is faster, or memory is short.
-        chat_template: Jinja, for a model whose file has none.
-    """
-
-    ctx: int | None = None
-    threads: int | None = None
-    n_gpu_layers: int | None = None
-    n_batch: int = 512
-    n_seq: int | None = None
-    cache_type: str = "f16"
-    flash_attention: bool | None = None
-    chat_template: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a request that does not say is given. The original TurboPilot's values."""
-
-    max_tokens: int = 200
-    temperature: float = 0.2
-    top_p: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What no request gets more of, whatever it asks for.
-
-    Attributes:
-        max_queue: requests that may wait beyond those that run; more are refused.
-        deadline: seconds after which a request ends; None is never.
-        max_tokens: tokens to generate; None is what fits into the context.
-        max_prompt: tokens of a prompt, which is shortened to it; None is what fits into the context.
-        grace: seconds that running requests get to end when the server is stopped.
-    """
-
-    max_queue: int = 64
-    deadline: float | None = 120.0
-    max_tokens: int | None = None
-    max_prompt: int | None = None
-    grace: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """What is kept of computed work, beyond the KV cache, and how it is made use of.
-
-    Attributes:
-        prefix_bytes: RAM for computed prefixes; 0 keeps none, None is a share of what the model leaves.
-        prefix_folder: where they outlive the process; None is nowhere.
-        drafts: guess tokens ahead and compute them together.
-        looks_ahead: while nobody wants anything, go on with the last suggestion.
-        draft_file: a smaller model of the same vocabulary that guesses, too.
-    """
-
-    prefix_bytes: int | None = None
-    prefix_folder: Path | None = None
-    drafts: bool = True
-    looks_ahead: bool = True
-    draft_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A model that clients ask for by name.
-
-    Attributes:
-        name: as clients call it; "" is what the file calls itself.
-        file: a GGUF.
-        chat_template: see `ModelOptions`.
-    """
-
-    name: str
-    file: Path
-    chat_template: str = ""
+    model: Annotated[str | None, Option(
+        "model", "GGUF file, old ggml .bin, checkpoint folder, name of a known model (turbopilot models), or "
+        "owner/name[:TYPE] on the Hub. Default: the bundled model.", is_model=True,
+    )] = None
+    model_file: Annotated[str | None, Option(
+        "-f, --model-file", "Same as MODEL; the original TurboPilot's flag.",
+        env=("TURBOPILOT_MODEL", "MODEL"), is_model=True,
+    )] = None
+    model_type: Annotated[str | None, Option(
+        "-m, --model-type", f"Kind of an old ggml .bin ({', '.join(MODEL_TYPES)}); not needed for a GGUF.",
+        env=("MODEL_TYPE",), choices=MODEL_TYPES,
+    )] = None
+    named: Annotated[tuple[str, ...], Option(
+        "--model", "One more model, for requests that name it; FILE can be anything that MODEL can. Can be repeated. "
+        "The first request for it loads it. Without MODEL, the first of these is the default model. In the "
+        "environment variable, separate entries by spaces.", name="models", metavar="NAME=FILE",
+    )] = ()
+    draft: Annotated[str | None, Option(
+        "--draft", "Smaller model with the same vocabulary that drafts tokens: same completions, faster if it is much "
+        "smaller. Can be anything that MODEL can.", is_model=True,
+    )] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,42 +73,193 @@ class PoolOptions:
     """How several models share a machine.
 
     Attributes:
-        memory: bytes for all that are loaded; None is a share of the machine's.
-        idle: seconds without a request after which one is unloaded, 0 is never; None is IDLE_SECONDS for all but the
-            default model, which stays.
+        memory: bytes; None is MODEL_MEMORY_SHARE of the machine's.
+        idle: seconds, 0 is never; None is IDLE_SECONDS, and never for the default model.
     """
 
-    memory: int | None = None
-    idle: float | None = None
+    memory: Annotated[int | None, Option(
+        "--model-memory", "Memory for all loaded models together, such as 12GB: the least recently used models are "
+        "unloaded to make room. auto is three quarters of this machine's memory.",
+        auto=True, metavar="SIZE", convert=parse_size,
+    )] = None
+    idle: Annotated[float | None, Option(
+        "--idle-unload", "Unload a model after this time without a request; the next request loads it again. 0 is "
+        "never. Default: 30, and never for the default model.",
+        least=0, metavar="MINUTES", convert=lambda _, minutes: 60 * minutes,
+    )] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is loaded.
+
+    Attributes:
+        n_seq: sequences that the KV cache holds apart; None is up to DEFAULT_PARALLEL, as memory allows.
+        flash_attention: None is only if it is faster, or memory is short.
+        chat_template: Jinja, for a model whose file has none.
+    """
+
+    ctx: Annotated[int | None, Option(
+        "-c, --ctx", "Context in tokens, prompt and completion together. Default: the model's, at most "
+        f"{DEFAULT_CONTEXT}.",
+    )] = None
+    threads: Annotated[int | None, Option(
+        "-t, --threads", "Threads that compute. Default: one per processor core.", env=("THREADS",), least=1,
+    )] = None
+    n_gpu_layers: Annotated[int | None, Option(
+        "--ngl, --n-gpu-layers", "Layers to compute on the GPU: a number, or auto for all of them if there is a GPU.",
+        env=("GPU_LAYERS",), auto=True, least=0,
+    )] = None
+    n_batch: Annotated[int, Option(
+        "-b, --batch-size", "Prompt tokens computed at once: fewer take less memory, more are faster.",
+        env=("BATCHSIZE",), least=1,
+    )] = 512
+    n_seq: Annotated[int | None, Option(
+        "--parallel", f"Requests computed at once: a number, or auto for {DEFAULT_PARALLEL}. Each has a context of its "
+        "own if there is enough memory, which is faster; otherwise they share one.",
+        auto=True, least=1, most=MAX_PARALLEL,
+    )] = None
+    cache_type: Annotated[str, Option(
+        "--cache-type", f"Type of the KV cache ({', '.join(CACHE_TYPES)}): q8_0 takes half of f16's memory at almost "
+        "no loss.", choices=CACHE_TYPES,
+    )] = "f16"
+    flash_attention: Annotated[bool | None, Option(
+        "--flash-attn", "llama.cpp's flash attention: on, off or auto. auto uses it on a GPU, and on a CPU if memory "
+        "is short: there it saves memory, but generates slower after long prompts.",
+        auto=True, choices=("auto", "on", "off"), convert=lambda _, text: text == "on",
+    )] = None
+    chat_template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request gets if it gives none; the original TurboPilot's values."""
+
+    max_tokens: int = 200
+    temperature: Annotated[float, Option(
+        "--temperature", "Temperature for requests that give none: 0 always takes the likeliest token.", least=0,
+    )] = 0.2
+    top_p: Annotated[float, Option(
+        "--top-p", "top_p for requests that give none: the share of the probability to choose from.", least=0, most=1,
+    )] = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Server-wide limits for every request; None is no limit but the context."""
+
+    max_queue: Annotated[int, Option(
+        "--max-queue", "Requests that may wait for a slot; more are refused with 503 and Retry-After.", least=0,
+    )] = 64
+    deadline: Annotated[float | None, Option(
+        "--deadline", "Seconds after which a request ends with the tokens that it has; 0 is never.",
+        least=0, convert=lambda _, seconds: seconds or None,
+    )] = 120.0
+    max_tokens: Annotated[int | None, Option(
+        "--max-tokens", "Most tokens of a completion, whatever a request asks for. Default: what fits.", least=1,
+    )] = None
+    max_prompt: Annotated[int | None, Option(
+        "--max-prompt", "Most tokens of a prompt; of a longer one, what is farthest from the cursor is dropped. "
+        "Default: what fits.", least=LEAST_PROMPT,
+    )] = None
+    grace: Annotated[float, Option(
+        "--grace", "Seconds that running requests get to end when the server stops.", least=0,
+    )] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What is kept of computed work, beyond the KV cache, and how tokens are computed ahead.
+
+    Attributes:
+        prefix_bytes: 0 is none; None is a share of what the model leaves.
+        draft_file: GGUF of the draft model.
+    """
+
+    prefix_bytes: Annotated[int | None, Option(
+        "--prefix-cache", "RAM for the KV state of earlier prompts, such as 512MiB, so that returning to a file costs "
+        "nothing; 0 is none, auto a share of what the model leaves, at most 256MiB.",
+        auto=True, metavar="SIZE", convert=parse_size_or_zero,
+    )] = None
+    prefix_folder: Annotated[Path | None, Option(
+        "--prefix-cache-dir", "Keep the prefix cache in this folder across restarts. Anybody who can read the folder "
+        "can read your code.",
+    )] = None
+    looks_ahead: Annotated[bool, Option(
+        "--no-ahead/--ahead", "Do not precompute the next completion while idle.",
+    )] = True
+    drafts: Annotated[bool, Option(
+        "--no-drafts/--drafts", "Do not draft tokens that the text repeats: same completions, slower.",
+    )] = True
+    draft_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityOptions:
-    """Who may use the server. Nothing given, that is every program of this machine, and no web page.
+    """Who may use the server. By default, every program of this machine and no web page.
 
     Attributes:
-        api_keys: of which a request must bear one; without any, none is wanted.
-        cors_origins: web pages that may ask, as `https://chat.example.com`; "*" is every page.
-        allowed_hosts: names beside its own under which the server answers; "*" is every name.
-        host: the address that it listens on, which `serve` fills in: beyond the machine more names are its own.
-        copilot_request_id: answer Copilot's question for a token with the header that GitHub's servers add.
+        host: the address that it listens on, filled in by the server: beyond the machine it has more names.
     """
 
-    api_keys: tuple[str, ...] = field(default=(), repr=False)
-    cors_origins: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
+    api_keys: Annotated[tuple[str, ...], Option(
+        "--api-key", "API key that requests must send (Authorization: Bearer KEY). Can be repeated. Other users "
+        "of this machine can see it in the list of processes: --api-key-file or the variable TURBOPILOT_API_KEY is "
+        "safer.",
+        metavar="KEY", is_secret=True,
+    )] = field(default=(), repr=False)
+    cors_origins: Annotated[tuple[str, ...], Option(
+        "--cors-origin", "Web page that may use the server from a browser, such as https://chat.example.com. Can be "
+        "repeated. By default only the server's own pages may. * is every page, and needs an API key.",
+        metavar="ORIGIN",
+    )] = ()
+    allowed_hosts: Annotated[tuple[str, ...], Option(
+        "--allowed-host", "One more name that the server answers to, for example behind a proxy. Can be repeated. "
+        "Other names are refused, to protect against DNS rebinding. * is any name.", metavar="NAME",
+    )] = ()
     host: str = "127.0.0.1"
-    copilot_request_id: bool = False
+    copilot_request_id: Annotated[bool, Option(
+        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to the answer to Copilot's "
+        "token request, as GitHub's servers do: the newest Copilot language server wants it to accept the token.",
+    )] = False
+    api_key_file: Annotated[Path | None, Option(
+        "--api-key-file", "File of API keys, one a line; lines that begin with # are comments.", metavar="FILE",
+    )] = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What the log on stderr shows, and how."""
+
+    form: Annotated[Literal["text", "json"], Option(
+        "--log-format", "Format of the log on stderr (text, json): json is one object a line.",
+    )] = "text"
+    prompts: Annotated[bool, Option(
+        "--log-prompts/--no-log-prompts", "Log prompts and completions in full: anybody who can read the log can read "
+        "your code. Keys are never logged.",
+    )] = False
+    debug: Annotated[bool, Option(
+        "--debug/--no-debug", "Log what developers need, and what llama.cpp logs. Never logs prompts.",
+    )] = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model file, the name that clients give for it ("" is the one in the file), and `chat_template` for it."""
+
+    name: str
+    file: Path
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Everything that `turbopilot serve` can be told.
+    """Everything that a server is started with.
 
     Attributes:
-        model_file: the default model's, which answers whoever names none that is known.
-        model_name: as clients may call it; "" is what the file calls itself.
-        more: other models, loaded when they are asked for.
+        model_file: the default model's, which answers requests that name no known model.
+        model_name: as clients may call it; "" is the name in the file.
+        more: other models, loaded by the first request for them.
     """
 
     model_file: Path
@@ -164,18 +268,32 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     caches: CacheOptions = field(default_factory=CacheOptions)
     security: SecurityOptions = field(default_factory=SecurityOptions)
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    random_seed: int | None = None
-    fim_order: FimOrder = "psm"
+    host: Annotated[str, Option(
+        "--host", "Address to listen on. 0.0.0.0 is every network of this machine: ask for a key then "
+        "(--api-key-file).",
+    )] = "127.0.0.1"
+    port: Annotated[int, Option("-p, --port", "Port; 0 is any free one.", least=0, most=65535)] = DEFAULT_PORT
+    random_seed: Annotated[int | None, Option(
+        "-r, --random-seed", "Seed that makes a run repeatable. Default: every run differs.",
+    )] = None
+    fim_order: Annotated[FimOrder, Option(
+        "--fim-order", "Order of the code around the cursor in the prompt (psm, spm): psm works with every model; spm, "
+        "for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reads less again while you type.",
+    )] = "psm"
     model_name: str = ""
     more: tuple[NamedModel, ...] = ()
     pool: PoolOptions = field(default_factory=PoolOptions)
 
+    @property
+    def request_defaults(self) -> Defaults:
+        """The defaults, within the limits."""
+        limit = self.limits.max_tokens or self.defaults.max_tokens
+        return replace(self.defaults, max_tokens=min(self.defaults.max_tokens, limit))
+
     def of(self, model: NamedModel) -> ServerOptions:
-        """These options for one of `more`. What is the default's alone, as its draft model, it has not."""
+        """Return these options for one of `more`, without what belongs to the default model alone: its draft model."""
         caches = replace(self.caches, draft_file=None)
         mine = replace(self.model, chat_template=model.chat_template)
-        return replace(
-            self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=()
-        )
+        return replace(self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=())
+
+# fmt: on

@@ -1,7 +1,6 @@
 """The `turbopilot` command: one Typer app, one error boundary.
 
-Imports only the light parts; each command imports what it needs inside its function, so that
-`turbopilot --help` answers at once.
+Commands import what they need inside their functions, so that `turbopilot --help` answers at once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.version import __version__
@@ -27,10 +26,10 @@ from turbopilot.commands.verify import verify
 
 
 class ErrorBoundary(TyperGroup):
-    """Turns a TurboPilotError into words on stderr and its class's exit code.
+    """Turns errors into a message and a hint on stderr, and an exit code.
 
-    Here and not in `main`, so that Typer's test runner sees the same; and by `typer.Exit`, because the
-    click that Typer vendors does not know a `click.ClickException` of the real one.
+    Here and not in `main`, so that Typer's test runner sees the same. Raises `typer.Exit`, since the click that Typer
+    vendors does not know the exceptions of the real one.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -58,14 +57,31 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(1) from None
 
 
+class SectionedCommand(TyperCommand):
+    """A command whose help shows each option in the section that it names, without Rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            is_argument = param.param_type_name == "argument"
+            title = getattr(param, "rich_help_panel", None) or "Options"
+            if record := param.get_help_record(ctx):
+                sections.setdefault("Arguments" if is_argument else title, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: Rich's panels would double the time until it shows
+    rich_markup_mode=None,  # plain help: Rich would double the time until it shows
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "From a Hugging Face code checkpoint to completions in your editor, on your own machine, with the "
+        "From a Hugging Face code checkpoint to completions in your editor, on your own machine, with "
         "proof that nothing was lost on the way.\n\n"
         "download → convert → quantize → verify → serve"
     ),
@@ -83,22 +99,18 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Show the version and leave."
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
 ) -> None:
     pass
 
 
-_ALONE = (models, serve, editors)  # mean something without arguments
+_ALONE = (models, serve, editors)  # these need no arguments
 for _command in (
     models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
 ):  # fmt: skip
-    app.command(
-        no_args_is_help=_command not in _ALONE,
-        # Each option of the server is a variable, too: containers are set up by them.
-        context_settings={"auto_envvar_prefix": "TURBOPILOT"} if _command is serve else None,
-    )(_command)
+    app.command(cls=SectionedCommand, no_args_is_help=_command not in _ALONE)(_command)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How the log is written: lines for a person, or JSON for a collector. Knows nothing of HTTP or models."""
+"""How the log is written: lines for a person, or JSON for a collector."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
-from turbopilot.base.errors import InvalidInput, did_you_mean
-
-LogFormat: TypeAlias = Literal["text", "json"]
-LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
+from serve.settings import LogOptions
 
 # The request that this thread works on; "" is none. Every line that it logs bears it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -24,18 +21,6 @@ prompts_log = logging.getLogger("turbopilot.prompts")
 prompts_log.setLevel(logging.CRITICAL)
 
 
-def find_log_format(name: str) -> LogFormat:
-    """One of LOG_FORMATS by its name, in any case.
-
-    Raises:
-        InvalidInput: there is no such format.
-    """
-    for known in LOG_FORMATS:
-        if name.lower() == known:
-            return known
-    raise InvalidInput(f"--log-format {name}: no such format", hint=did_you_mean(name, LOG_FORMATS))
-
-
 def one_line(text: str) -> str:
     """Text in which nothing ends a line, drives a terminal or hides: what a client sends writes no lines of ours."""
     if text.isprintable():
@@ -43,18 +28,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def set_up(form: LogFormat = "text", *, debug: bool = False, prompts: bool = False) -> None:
-    """Log to stderr, unless somebody has set up logging already.
-
-    Args:
-        form: how a line looks.
-        debug: what is of interest to developers, too.
-        prompts: prompts and answers, too.
-    """
+def set_up(options: LogOptions) -> None:
+    """Log to stderr, unless logging is set up already."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    prompts_log.setLevel(logging.INFO if prompts else logging.CRITICAL)
+    handler.setFormatter(JsonFormatter() if options.form == "json" else TextFormatter())
+    level = logging.DEBUG if options.debug else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs every file that it writes
+    prompts_log.setLevel(logging.INFO if options.prompts else logging.CRITICAL)
 
 
 def _request_of(record: logging.LogRecord) -> str:

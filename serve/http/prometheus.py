@@ -1,14 +1,12 @@
-"""What the engine counts, as Prometheus reads it: the only file that imports prometheus_client.
+"""`/metrics`: what the engines count, for Prometheus. A metric is a row of a table.
 
-The numbers stay where they are counted; they are read when somebody asks.
+The numbers stay where they are counted and are read when somebody asks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import (
@@ -20,216 +18,113 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from serve.metrics import EngineMetrics, Histogram
+from serve.metrics import Histogram
 from serve.models import ModelPool
-from serve.models.service import ModelStatus
+from serve.models.service import CompletionService
 from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
-# How requests end; all are told from the start, so that a rate can be taken of the first one.
+# How requests end. All are exported from the start, so that a rate includes the first one.
 REASONS: Final = ("stop", "length", "cancelled", "error", "superseded", "deadline")
+TOKENS: Final = (
+    "prompt", "cached", "restored", "generated", "known", "ahead", "drafted", "accepted",
+)  # fmt: skip
+INFO, GAUGE, COUNTER = InfoMetricFamily, GaugeMetricFamily, CounterMetricFamily
+HISTOGRAM = HistogramMetricFamily
 
 
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """What one loaded model has counted since it was loaded."""
+class MetricRow(NamedTuple):
+    """A metric: its type, its name after "turbopilot_", its help, and what returns its value for a model.
 
+    With a label beside the model's name, the value is a dict of numbers by that label.
+    """
+
+    kind: Any
     name: str
-    metrics: EngineMetrics
-    status: ModelStatus
+    help: str
+    get: Callable[[Any], Any]
+    label: str = ""
 
 
-def registry(models: ModelPool) -> CollectorRegistry:
-    """Everything there is to tell of models and their process (memory, processor time, open files)."""
-    registry = CollectorRegistry()
-    registry.register(_Served(models))
-    ProcessCollector(registry=registry)
-    return registry
+def _ended(service: CompletionService) -> dict[str, int]:
+    return dict.fromkeys(REASONS, 0) | service.metrics.finished.copy()
 
 
-def text(registry: CollectorRegistry) -> bytes:
-    """The numbers as they are now."""
-    return generate_latest(registry)
+def _tokens(service: CompletionService) -> dict[str, int]:
+    return {kind: getattr(service.metrics, f"{kind}_tokens") for kind in TOKENS}
 
 
-class _Served(Collector):
-    """Each number of an engine is labelled with its model. An unloaded one tells nothing, and begins at 0 again."""
+# fmt: off
+# Of every model: its status, and whether it is loaded.
+SERVED: Final = (
+    MetricRow(INFO, "server", "The program and what it serves.", lambda _: {"version": __version__}),
+    MetricRow(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m[1]),
+    MetricRow(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m[0].loads),
+)
+# Of every loaded model's service: they begin at 0 again when it is loaded again.
+LOADED: Final = (
+    MetricRow(GAUGE, "requests_running", "Requests being computed.", lambda m: m.status.running),
+    MetricRow(GAUGE, "requests_waiting", "Requests in the queue.", lambda m: m.status.waiting),
+    MetricRow(COUNTER, "requests", "Requests that ended, by reason.", _ended, "reason"),
+    MetricRow(COUNTER, "refused", "Calls refused because the queue was full.", lambda m: m.status.refused),
+    MetricRow(COUNTER, "engine_restarts", "Times that the engine failed and went on.", lambda m: m.status.restarts),
+    MetricRow(COUNTER, "tokens", "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), "
+        "generated (of these: known from before), computed ahead while idle, drafted (of these: accepted).",
+        _tokens, "kind"),
+    MetricRow(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
+    MetricRow(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
+    MetricRow(COUNTER, "batch_sequences", "Sequences in batches.", lambda m: m.metrics.batch_sequences),
+    MetricRow(COUNTER, "decode_seconds", "Seconds spent on computing batches.", lambda m: m.metrics.decode_seconds),
+    MetricRow(COUNTER, "decode_failures", "Batches that failed.", lambda m: m.metrics.failures),
+    MetricRow(COUNTER, "context_rebuilds", "Times that the context was made anew.", lambda m: m.metrics.rebuilds),
+    MetricRow(GAUGE, "kv_cells", "Tokens that the KV cache can hold.", lambda m: m.metrics.n_cells),
+    MetricRow(GAUGE, "kv_cells_used", "Tokens in the KV cache.", lambda m: m.metrics.used_cells),
+    MetricRow(GAUGE, "prefix_cache_bytes", "RAM of the prefix cache.", lambda m: m.metrics.stored_bytes),
+    MetricRow(HISTOGRAM, "queue_seconds", "Seconds from a request to its first batch.",
+        lambda m: m.metrics.queue_seconds),
+    MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from a request to its first token.",
+        lambda m: m.metrics.first_token_seconds),
+    MetricRow(HISTOGRAM, "token_seconds", "Seconds from one token to the next.", lambda m: m.metrics.token_seconds),
+)
+# fmt: on
+
+
+class _Metrics(Collector):
+    """Every row, for the models of a server."""
 
     def __init__(self, models: ModelPool) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        yield from _pool(self._models)
-        loaded = [_Counted(s.model.name, s.metrics, s.status) for s in self._models.loaded]
-        yield from _requests(loaded)
-        yield from _tokens(loaded)
-        yield from _work(loaded)
-        yield from _memory(loaded)
-        yield from _times(loaded)
+        loaded = {s.model.name: s for s in self._models.loaded}
+        served = {s.name: (s, s.name in loaded) for s in self._models.statuses}
+        yield from (_family(row, served) for row in SERVED)
+        yield from (_family(row, loaded) for row in LOADED)
 
 
-def _pool(models: ModelPool) -> Iterator[Metric]:
-    info = InfoMetricFamily(
-        "turbopilot_server", "The program and what it serves.", labels=["model"]
-    )
-    loaded = GaugeMetricFamily(
-        "turbopilot_model_loaded", "Whether the model is in memory.", labels=["model"]
-    )
-    loads = CounterMetricFamily(
-        "turbopilot_model_loads", "Times that it was loaded.", labels=["model"]
-    )
-    names = {s.model.name for s in models.loaded}
-    for status in models.statuses:
-        info.add_metric([status.name], {"version": __version__})
-        loaded.add_metric([status.name], status.name in names)
-        loads.add_metric([status.name], status.loads)
-    yield from (info, loaded, loads)
-
-
-def _requests(loaded: Sequence[_Counted]) -> Iterator[Metric]:
-    yield _gauge(
-        "requests_running", "Requests that are computed now.", loaded, lambda c: c.status.running
-    )
-    yield _gauge(
-        "requests_waiting", "Requests in the queue now.", loaded, lambda c: c.status.waiting
-    )
-    ended = CounterMetricFamily(
-        "turbopilot_requests", "Requests that ended, by how.", labels=["model", "reason"]
-    )
-    for c in loaded:
-        finished = dict.fromkeys(REASONS, 0) | c.metrics.finished.copy()
-        for reason, n in finished.items():
-            ended.add_metric([c.name, reason], n)
-    yield ended
-    yield _counter(
-        "refused",
-        "Calls that were refused because the queue was full.",
-        loaded,
-        lambda c: c.status.refused,
-    )
-    yield _counter(
-        "engine_restarts",
-        "Times that the engine broke and went on.",
-        loaded,
-        lambda c: c.status.restarts,
-    )
-
-
-def _tokens(loaded: Sequence[_Counted]) -> Iterator[Metric]:
-    tokens = CounterMetricFamily(
-        "turbopilot_tokens",
-        "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), generated (of "
-        "these: known from before), computed ahead of a wish, drafted (of these: accepted).",
-        labels=["model", "kind"],
-    )
-    for c in loaded:
-        for kind in (
-            "prompt",
-            "cached",
-            "restored",
-            "generated",
-            "known",
-            "ahead",
-            "drafted",
-            "accepted",
-        ):
-            tokens.add_metric([c.name, kind], getattr(c.metrics, f"{kind}_tokens"))
-    yield tokens
-
-
-def _work(loaded: Sequence[_Counted]) -> Iterator[Metric]:
-    yield _counter("batches", "Batches computed.", loaded, lambda c: c.metrics.steps)
-    yield _counter(
-        "batch_tokens",
-        "Tokens in them; by batches, it is how full they are.",
-        loaded,
-        lambda c: c.metrics.batch_tokens,
-    )
-    yield _counter(
-        "batch_sequences",
-        "Requests in them; by batches, it is how many are computed together.",
-        loaded,
-        lambda c: c.metrics.batch_sequences,
-    )
-    yield _counter(
-        "decode_seconds",
-        "Seconds spent in computing them.",
-        loaded,
-        lambda c: c.metrics.decode_seconds,
-    )
-    yield _counter("decode_failures", "Batches that failed.", loaded, lambda c: c.metrics.failures)
-    yield _counter(
-        "context_rebuilds",
-        "Times that the context was made anew.",
-        loaded,
-        lambda c: c.metrics.rebuilds,
-    )
-
-
-def _memory(loaded: Sequence[_Counted]) -> Iterator[Metric]:
-    yield _gauge(
-        "kv_cells", "Tokens that the KV cache can hold.", loaded, lambda c: c.metrics.n_cells
-    )
-    yield _gauge(
-        "kv_cells_used", "Tokens that it holds now.", loaded, lambda c: c.metrics.used_cells
-    )
-    yield _gauge(
-        "prefix_cache_bytes",
-        "RAM that computed prefixes take.",
-        loaded,
-        lambda c: c.metrics.stored_bytes,
-    )
-
-
-def _times(loaded: Sequence[_Counted]) -> Iterator[Metric]:
-    yield _histogram(
-        "queue",
-        "Seconds from a request to its first computation.",
-        loaded,
-        lambda c: c.metrics.queue_seconds,
-    )
-    yield _histogram(
-        "first_token",
-        "Seconds from a request to its first token.",
-        loaded,
-        lambda c: c.metrics.first_token_seconds,
-    )
-    yield _histogram(
-        "token",
-        "Seconds from one token to the next.",
-        loaded,
-        lambda c: c.metrics.token_seconds,
-    )
-
-
-def _gauge(
-    name: str, what: str, loaded: Sequence[_Counted], value: Callable[[_Counted], float]
-) -> Metric:
-    return _filled(GaugeMetricFamily(f"turbopilot_{name}", what, labels=["model"]), loaded, value)
-
-
-def _counter(
-    name: str, what: str, loaded: Sequence[_Counted], value: Callable[[_Counted], float]
-) -> Metric:
-    return _filled(CounterMetricFamily(f"turbopilot_{name}", what, labels=["model"]), loaded, value)
-
-
-def _filled(
-    family: GaugeMetricFamily | CounterMetricFamily,
-    loaded: Sequence[_Counted],
-    value: Callable[[_Counted], float],
-) -> Metric:
-    for c in loaded:
-        family.add_metric([c.name], value(c))
+def _family(row: MetricRow, models: Mapping[str, Any]) -> Any:
+    labels = ["model", row.label] if row.label else ["model"]
+    family = row.kind(f"turbopilot_{row.name}", row.help, labels=labels)
+    for name, model in models.items():
+        value = row.get(model)
+        if row.label:
+            for label, number in value.items():
+                family.add_metric([name, label], number)
+        elif isinstance(value, Histogram):
+            family.add_metric([name], value.cumulative(), value.sum)
+        else:
+            family.add_metric([name], value)
     return family
 
 
-def _histogram(
-    name: str, what: str, loaded: Sequence[_Counted], value: Callable[[_Counted], Histogram]
-) -> Metric:
-    family = HistogramMetricFamily(f"turbopilot_{name}_seconds", what, labels=["model"])
-    for c in loaded:
-        h = value(c)
-        buckets = [("+Inf" if math.isinf(bound) else str(bound), n) for bound, n in h.cumulative()]
-        family.add_metric([c.name], buckets, h.sum)
-    return family
+def registry(models: ModelPool) -> CollectorRegistry:
+    """Return all metrics of models and of their process (memory, processor time, open files)."""
+    registry = CollectorRegistry()
+    registry.register(_Metrics(models))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def text(registry: CollectorRegistry) -> bytes:
+    """Return the present values in Prometheus' text format."""
+    return generate_latest(registry)

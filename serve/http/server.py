@@ -18,7 +18,7 @@ from waitress import create_server, wasyncore
 from serve.http.app import create_app
 from serve.http.channel import Channel
 from serve.http.malloc import share_heap
-from serve.http.security.authority import is_loopback
+from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
 from serve.models import ModelPool
 from serve.settings import (
@@ -219,7 +219,7 @@ def run(
     # As many as may wait for anything, and some for what need not wait.
     n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
-    app = create_app(models, options.defaults, security)
+    app = create_app(models, options.request_defaults, security)
     server = HttpServer(app, listener, threads=n_threads)
     failures: list[BaseException] = []
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from serve.llama.decoder import GUESSES, LlamaDecoder
 from serve.llama.facts import choose_context, describe
 from serve.llama.report import LoadReport
-from serve.settings import ModelOptions
+from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.llama.cache_types import find_cache_type
 from turbopilot.llama.context import ContextParameters
 from turbopilot.llama.flash_attention import flash_attention
 from turbopilot.llama.footprint import choose_layout, choose_prefix_cache

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.settings import CACHE_TYPES as SERVE_CACHE_TYPES
 from turbopilot.base.errors import InvalidInput
 from turbopilot.bench import Divergence, Measured, Rate, Setup, SpeedTask
 from turbopilot.bench.llama_bench import context_parameters
 from turbopilot.bench.resident import parsed_status, resident
 from turbopilot.bench.windows import cut, row_blocks
-from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.ggml_types import CACHE_TYPES, GGML_TYPES
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.llama.cache_types import CACHE_TYPES
 from turbopilot.llama.flash_attention import AUTO, OFF, SCORES_SHARE, scores_bytes
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.log import LlamaLog
@@ -129,10 +129,15 @@ def test_resident_memory() -> None:
     assert held.peak >= held.now > 50_000_000
 
 
-def test_cache_types_of_serve_are_taken() -> None:
-    assert set(CACHE_TYPES) <= {name.lower() for name, _, _ in GGML_TYPES.values()}
-    for name in CACHE_TYPES:
+def test_bench_and_fit_take_the_cache_types_of_serve() -> None:
+    for name in SERVE_CACHE_TYPES:
         assert Setup(cache_type=name.upper()).cache_type == name.upper()
+
+
+def test_cache_types_are_ggmls() -> None:
+    assert {n: name for name, n in CACHE_TYPES.items()} == {
+        n: GGML_TYPES[n][0] for n in CACHE_TYPES.values()
+    }
 
 
 @pytest.mark.parametrize(

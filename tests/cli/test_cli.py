@@ -38,7 +38,14 @@ def test_help_teaches_by_example(verb: str) -> None:
     assert f"Example: turbopilot {verb} " in " ".join(out.split())
 
 
-def test_nothing_is_a_question() -> None:
+def test_help_of_serve_has_sections() -> None:
+    _, out, _ = run("serve", "--help")
+    titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    sections = ["Models:", "Server:", "Model:", "Requests:", "Security:", "Log:"]
+    assert titles == ["Arguments:", "Options:", *sections]
+
+
+def test_missing_arguments_show_usage() -> None:
     for arguments in ([], ["convert"], ["imatrix"], ["quantize"], ["download"]):
         code, out, err = run(*arguments)
         assert code == 2
@@ -210,7 +217,7 @@ def turbopilot(*arguments: str, cwd: Path, before: str = "") -> subprocess.Compl
 
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
-def test_ctrl_c_in_the_middle_of_work(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
+def test_ctrl_c_during_work_leaves_no_file(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
     """The process interrupts itself at the first report of progress: no timing is involved."""
     interrupt = """
 import os, signal
@@ -229,7 +236,7 @@ console.progress = lambda verb: nullcontext(lambda *_: os.kill(os.getpid(), sign
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hostile_name_in_a_message(tmp_path: Path) -> None:
+def test_hostile_tensor_name_is_escaped_in_an_error(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 and what looks like markup: shown, and nothing breaks."""
     name = b"\xff\xfe[bold]\x1b[31m"
     raw = b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, len(name)) + name
@@ -242,7 +249,7 @@ def test_a_hostile_name_in_a_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_program_as_a_module(tmp_path: Path) -> None:
+def test_python_m_turbopilot(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "turbopilot", "convert", "nowhere"],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},

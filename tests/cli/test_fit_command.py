@@ -195,6 +195,12 @@ def test_only_what_it_may_choose_from(demo_gguf: Path, tmp_path: Path) -> None:
     assert kinds == {"Q8_0"}
 
 
+def test_iq4_nl_cache_is_fitted(demo_gguf: Path) -> None:
+    arguments = (*QUICK, "--cache-type", "iq4_nl", "--dry-run")
+    code, _, err = run(demo_gguf, "--fit", "1GB", *arguments)
+    assert code == 0, err
+
+
 def test_refusals_leave_nothing(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     for arguments, words in (

@@ -150,7 +150,7 @@ def test_merged_without_a_model(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--text", "none.txt"], "none.txt: no such file"),
-        (["--ngl", "many"], "not a number of layers"),
+        (["--ngl", "many"], "--ngl many: not a number"),
         (["--in-file", "none.gguf"], "none.gguf: no such file"),
     ],
 )

@@ -19,9 +19,7 @@ CODE = "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx = '→ naïve'\n
 
 
 @pytest.mark.parametrize("cache_type", ["q8_0", "q4_0"])
-def test_a_cache_of_fewer_bits_is_smaller_and_answers_alike(
-    demo_gguf: Path, cache_type: str
-) -> None:
+def test_quantized_cache_is_smaller_and_close_to_f16(demo_gguf: Path, cache_type: str) -> None:
     options = ModelOptions(threads=2, ctx=512, n_seq=1)
     decoder, _ = load(demo_gguf, options)
     other, report = load(demo_gguf, replace(options, cache_type=cache_type))
@@ -38,7 +36,7 @@ def test_a_cache_of_fewer_bits_is_smaller_and_answers_alike(
     assert 0 < distance < {"q8_0": 0.1, "q4_0": 1}[cache_type]
 
 
-def test_cache_types_are_llama_cpps(demo_gguf: Path) -> None:
+def test_llama_cpp_loads_every_cache_type(demo_gguf: Path) -> None:
     assert find_cache_type("Q8_0") == "q8_0"
     for cache_type in CACHE_TYPES:
         decoder, report = load(demo_gguf, ModelOptions(threads=1, ctx=64, cache_type=cache_type))
@@ -48,7 +46,7 @@ def test_cache_types_are_llama_cpps(demo_gguf: Path) -> None:
         load(demo_gguf, ModelOptions(cache_type="q8_k"))
 
 
-def test_a_cache_that_a_model_cannot_have_is_refused(tmp_path: Path) -> None:
+def test_cache_type_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     """Its heads are 16 wide: blocks of 32 weights do not divide them."""
     path = tmp_path / "narrow.gguf"
     folder = tiny_checkpoint("codegen", tmp_path / "codegen", n_head=16)

@@ -9,9 +9,10 @@ import pytest
 
 from serve.llama.facts import chat_template
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.settings import ServerOptions
+from serve.settings import ModelChoice, ServerOptions
+from turbopilot.app.served_models import with_models
+from turbopilot.base.progress import Reporter
 from turbopilot.catalog import MODELS, find, known_template, recognize
-from turbopilot.commands.serve_models import Wanted, resolve_models
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
 
@@ -68,9 +69,13 @@ def test_a_file_without_a_template_gets_that_of_its_model(demo_gguf: Path, tmp_p
     assert wizard
     assert known_template(read_gguf(file)) == ""
     set_metadata(file, {"general.name": "WizardCoder-15B-V1.0-tuned"})
-    (served,) = resolve_models([Wanted("", str(file))], None)
+    choice = ModelChoice(str(demo_gguf), named=(f"wizard={file}",))
+    options = with_models(ServerOptions(demo_gguf), choice, Reporter())
+    assert options.model.chat_template == ""
+    (served,) = options.more
     assert served.chat_template == wizard.chat_template
-    options = ServerOptions(demo_gguf).of(served)
+    assert options.of(served).model.chat_template == wizard.chat_template
+    options = with_models(ServerOptions(file), ModelChoice(str(file)), Reporter())
     assert options.model.chat_template == wizard.chat_template
     assert chat_template(read_gguf(file), wizard.chat_template) == wizard.chat_template
     set_metadata(file, {"tokenizer.chat_template": "own"})

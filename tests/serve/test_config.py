@@ -1,10 +1,10 @@
-"""Where options of `turbopilot serve` come from: the command line, variables, a file, and what goes before what."""
+"""Sources of the options of `turbopilot serve`, and which overrides which: command line, variables, file, default."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from serve.models.loading import make_pool
 from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app
+from turbopilot.commands.serve_flags import PANELS
 
 Serve = Callable[..., ServerOptions]
 Fail = Callable[..., str]
@@ -72,7 +73,7 @@ def fails(served: list[ServerOptions]) -> Fail:
     return run
 
 
-def test_what_goes_before_what(serve: Serve) -> None:
+def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
     """The command line, TURBOPILOT_*, the original's variables, the file, the default."""
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
@@ -85,7 +86,7 @@ def test_what_goes_before_what(serve: Serve) -> None:
     assert serve(config="threads = 1", THREADS="", TURBOPILOT_THREADS="").model.threads == 1
 
 
-def test_the_variables_of_the_original_image(serve: Serve, demo_gguf: Path) -> None:
+def test_variables_of_the_original_image_are_read(serve: Serve, demo_gguf: Path) -> None:
     options = serve(
         model=False, THREADS="5", MODEL=str(demo_gguf), MODEL_TYPE="codegen", GPU_LAYERS="7", BATCHSIZE="64",
     )  # fmt: skip
@@ -144,7 +145,7 @@ def test_every_option_in_a_file_and_in_a_variable(serve: Serve, key: str) -> Non
     assert get(serve(**{variable: in_variable})) == wanted
 
 
-def test_no_option_is_forgotten() -> None:
+def test_every_option_is_covered_here() -> None:
     command: Any = typer.main.get_command(app)
     names = {
         next(o for o in reversed(p.opts) if o.startswith("--")).removeprefix("--")
@@ -164,19 +165,24 @@ def test_no_option_is_forgotten() -> None:
     assert names - elsewhere == set(OPTIONS)
 
 
-def test_words_beside_numbers_and_other_spellings(serve: Serve) -> None:
+def test_every_group_of_options_has_its_flags() -> None:
+    groups = {f.default_factory for f in fields(ServerOptions)} - {MISSING}
+    assert groups <= {group for section in PANELS.values() for group in section}
+
+
+def test_auto_options_take_words_and_numbers(serve: Serve) -> None:
     options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
     assert options.model.n_gpu_layers is options.model.n_seq is None
     assert options.caches.prefix_bytes == 0
     assert serve(config="ngl = 3").model.n_gpu_layers == 3
 
 
-def test_the_command_line_takes_back_what_a_file_switches_on(serve: Serve) -> None:
+def test_command_line_undoes_a_switch_of_the_file(serve: Serve) -> None:
     config = "no-ahead = true\nno-drafts = true"
     assert serve("--ahead", "--drafts", config=config).caches == serve().caches
 
 
-def test_a_file_is_read_only_when_it_is_named(serve: Serve) -> None:
+def test_config_is_read_only_if_named(serve: Serve) -> None:
     Path("turbopilot.toml").write_text("port = 99")
     assert serve().port == 18080
     assert serve(TURBOPILOT_CONFIG="turbopilot.toml").port == 99
@@ -184,7 +190,7 @@ def test_a_file_is_read_only_when_it_is_named(serve: Serve) -> None:
     assert serve("--config", "other.toml", TURBOPILOT_CONFIG="turbopilot.toml").port == 98
 
 
-def test_the_model_comes_from_where_it_is_said_most_clearly(serve: Serve, demo_gguf: Path) -> None:
+def test_default_model_is_from_the_overriding_source(serve: Serve, demo_gguf: Path) -> None:
     other = demo_gguf.with_name("other.gguf")
     if not other.exists():
         other.symlink_to(demo_gguf)
@@ -199,7 +205,7 @@ def test_the_model_comes_from_where_it_is_said_most_clearly(serve: Serve, demo_g
     assert serve(model=False, **both).model_file == demo_gguf
 
 
-def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
+def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
     assert "two models" in fails("a.gguf", "-f", "b.gguf")
     assert "two models" in fails(config='model = "a.gguf"\nmodel-file = "b.gguf"')
 
@@ -216,26 +222,33 @@ def test_two_models_in_one_place(fails: Fail, demo_gguf: Path) -> None:
         ("port = true", ["turbopilot.toml: port must be a whole number", "True"]),
         ("port = 1.5", ["turbopilot.toml: port must be a whole number"]),
         ("port = 70000", ["turbopilot.toml: port", "70000"]),
-        ("host = 4", ["turbopilot.toml: host must be a text"]),
-        ("parallel = 1.5", ["turbopilot.toml: parallel must be a text or a whole number"]),
+        ("host = 4", ["turbopilot.toml: host must be a string"]),
+        ("parallel = 1.5", ["turbopilot.toml: parallel must be a string or a whole number"]),
+        ("idle-unload = -1", ["turbopilot.toml: idle-unload = -1", "negative"]),
+        ("parallel = 300", ["turbopilot.toml: parallel = 300", "256"]),
+        ("fim-order = 'smp'", ["turbopilot.toml: fim-order = smp", "did you mean"]),
+        ("prefix-cache = 'much'", ["turbopilot.toml: prefix-cache = much", "500MB"]),
         ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
         ("top-p = 2", ["turbopilot.toml: top-p", "2"]),
         ("no-drafts = 1", ["turbopilot.toml: no-drafts must be true or false"]),
         (
             "cors-origin = [1]",
-            ["turbopilot.toml: cors-origin must be a text or a list of texts", "[1]"],
+            ["turbopilot.toml: cors-origin must be a string or a list of strings", "[1]"],
         ),
         ("log-prompts = 'no'", ["turbopilot.toml: log-prompts must be true or false"]),
-        ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a text"]),
+        ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a string"]),
         ("ngl = 1\nn-gpu-layers = 2", ["turbopilot.toml: n-gpu-layers", "twice"]),
         ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
-        ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a text"]),
-        ("[models]\nqwen-1.5b = 'x'", ["turbopilot.toml: models.qwen-1 must be a text", "quotes"]),
-        ("port =", ["turbopilot.toml: is no TOML"]),
-        (b"host = '\xff'", ["turbopilot.toml: is no TOML"]),
+        ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a string"]),
+        (
+            "[models]\nqwen-1.5b = 'x'",
+            ["turbopilot.toml: models.qwen-1 must be a string", "quotes"],
+        ),
+        ("port =", ["turbopilot.toml: is not valid TOML"]),
+        (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(
+def test_bad_config_is_refused_with_file_and_key(
     fails: Fail, config: str | bytes, words: list[str]
 ) -> None:
     said = fails(config=config)
@@ -244,11 +257,11 @@ def test_what_is_wrong_in_a_file_is_named(
     assert all(w in said for w in words), said
 
 
-def test_no_key_is_shown(fails: Fail) -> None:
+def test_api_key_is_not_shown_in_an_error(fails: Fail) -> None:
     assert "1234567" not in fails(config="api-key = 1234567")
 
 
-def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
+def test_api_keys_of_config_and_key_file_are_merged(serve: Serve) -> None:
     Path("keys").write_text("k3\n")
     Path("keys").chmod(0o600)
     options = serve(config='api-key = ["k1", "k2"]\napi-key-file = "keys"')
@@ -256,12 +269,12 @@ def test_keys_of_the_file_and_a_files_path(serve: Serve) -> None:
     assert serve("--api-key", "k4", config='api-key = "k1"').security.api_keys == ("k4",)
 
 
-def test_a_file_that_is_not_there(fails: Fail) -> None:
+def test_missing_config_is_refused(fails: Fail) -> None:
     assert "no.toml: no such file" in fails("--config", "no.toml")
     assert "no.toml: no such file" in fails(TURBOPILOT_CONFIG="no.toml")
 
 
-def test_models_by_name(serve: Serve, demo_gguf: Path) -> None:
+def test_named_models(serve: Serve, demo_gguf: Path) -> None:
     file = str(demo_gguf)
     options = serve("--model", f"a={file}", "--model", f"b={file}")
     assert (options.model_file, options.model_name) == (demo_gguf, "")
@@ -278,9 +291,7 @@ def test_models_by_name(serve: Serve, demo_gguf: Path) -> None:
     assert (options.model_name, options.more) == ("f", ())
 
 
-def test_files_lie_beside_the_file_that_names_them(
-    serve: Serve, demo_gguf: Path, elsewhere: Path
-) -> None:
+def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsewhere: Path) -> None:
     folder = elsewhere / "etc"
     folder.mkdir()
     (folder / "m.gguf").symlink_to(demo_gguf)
@@ -305,7 +316,7 @@ def test_files_lie_beside_the_file_that_names_them(
         (["--idle-unload", "-1"], ["--idle-unload"]),
     ],
 )
-def test_no_such_models(fails: Fail, arguments: list[str], words: list[str]) -> None:
+def test_bad_models_are_refused(fails: Fail, arguments: list[str], words: list[str]) -> None:
     said = fails(*arguments)
     assert all(w in said for w in words), said
 
@@ -314,7 +325,7 @@ def ignore(_: str) -> None:
     pass
 
 
-def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Path) -> None:
+def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> None:
     more = (NamedModel("small", demo_gguf),)
     options = ServerOptions(demo_gguf, more=more)
     pool = make_pool(options, ignore)
@@ -331,7 +342,7 @@ def test_names_and_memory_are_looked_at_before_anything_is_loaded(demo_gguf: Pat
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
 
 
-def test_a_model_alone_is_tried_whatever_it_takes(
+def test_model_larger_than_memory_is_tried_alone(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)

@@ -22,10 +22,11 @@ from serve.api.dialect import Dialect
 from serve.api.generate import HuggingFaceRequest, OllamaRequest
 from serve.http.app import create_app
 from serve.models.service import Completion
+from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import Generation
 from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
-from serve.settings import Defaults, Limits
+from serve.settings import Defaults, Limits, ModelOptions
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.support.serving import (
     ask,
@@ -38,9 +39,9 @@ from tests.support.serving import (
     wait,
 )
 from turbopilot.base.errors import InvalidInput, InvalidRequest
-from turbopilot.commands.serve_options import parallel_requests
 
 NO_WATCH = ClientWatch()
+PARALLEL = next(o for o in options_of(ModelOptions) if o.field == "n_seq")
 
 
 @contextmanager
@@ -415,9 +416,9 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "257", "9" * 5000, "²"])
 def test_no_number_of_requests(text: str) -> None:
     with pytest.raises(InvalidInput, match="--parallel"):
-        parallel_requests(text)
+        PARALLEL.value(text)
 
 
 def test_a_number_of_requests() -> None:
-    assert parallel_requests("8") == 8
-    assert parallel_requests("Auto") is None
+    assert PARALLEL.value("8") == 8
+    assert PARALLEL.value("Auto") is None

@@ -18,13 +18,13 @@ from serve.http.log_format import (
     FIELDS,
     JsonFormatter,
     TextFormatter,
-    find_log_format,
     one_line,
     prompts_log,
     request_id,
 )
 from serve.http.server import HttpServer, bind
-from serve.settings import SecurityOptions
+from serve.options import read_settings
+from serve.settings import LogOptions, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import ask, connection, flask_client, read_all, running, send
 from turbopilot.base.errors import DecoderFailed, InvalidInput
@@ -121,9 +121,9 @@ def test_json() -> None:
 
 
 def test_formats_by_name() -> None:
-    assert find_log_format("JSON") == "json"
+    assert read_settings(LogOptions, {"log_format": "JSON"}).form == "json"
     with pytest.raises(InvalidInput, match="--log-format yaml"):
-        find_log_format("yaml")
+        read_settings(LogOptions, {"log_format": "yaml"})
 
 
 def test_one_line_leaves_plain_text_alone() -> None:
@@ -133,10 +133,10 @@ def test_one_line_leaves_plain_text_alone() -> None:
 
 def test_set_up_in_a_process_of_its_own() -> None:
     code = (
-        "import logging\nfrom serve.http.log_format import set_up, prompts_log\n"
-        "set_up('json')\n"
+        "import logging\nfrom serve.http.log_format import set_up, prompts_log\nfrom serve.settings import LogOptions\n"
+        "set_up(LogOptions('json'))\n"
         "logging.getLogger('turbopilot.x').info('hello')\nlogging.debug('no')\nprompts_log.info('no')\n"
-        "set_up('json', prompts=True)\nprompts_log.info('asked for')"
+        "set_up(LogOptions('json', prompts=True))\nprompts_log.info('asked for')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""

@@ -14,8 +14,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
-from serve.http.security.authority import Authority, is_loopback, parse_authority
-from serve.http.security.hosts import Hosts, check_name, own_names
+from serve.http.security.hosts import (
+    Authority,
+    Hosts,
+    check_name,
+    is_loopback,
+    own_names,
+    parse_authority,
+)
 from serve.http.security.origins import (
     Origins,
     allowed_headers,
@@ -72,11 +78,11 @@ def make_client() -> Iterator[MakeClient]:
         ("x" * 300, None),
     ],
 )
-def test_authorities(text: str, wanted: Authority | None) -> None:
+def test_host_headers_are_parsed(text: str, wanted: Authority | None) -> None:
     assert parse_authority(text) == wanted
 
 
-def test_what_means_this_machine() -> None:
+def test_loopback_names_and_addresses() -> None:
     for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         assert is_loopback(host), host
     for host in (
@@ -106,7 +112,7 @@ def no_names() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "127.0.0.5"])
-def test_a_server_for_this_machine_alone(bound: str) -> None:
+def test_local_server_answers_only_to_loopback_names(bound: str) -> None:
     hosts = Hosts(bound, names=no_names)
     assert all(map(hosts.accepts, HERE))
     for host in (*STRANGERS, "192.168.1.5", "[fe80::1]:80", "0.0.0.0"):
@@ -114,7 +120,7 @@ def test_a_server_for_this_machine_alone(bound: str) -> None:
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.168.1.5", "fe80::1"])
-def test_a_server_for_the_network(bound: str) -> None:
+def test_network_server_answers_to_addresses_and_own_names(bound: str) -> None:
     hosts = Hosts(bound, ["Code.Example.com."], lambda: ("gpu-box", "gpu-box.local"))
     more = ["192.168.1.5:18080", "[fe80::1]:80", "0.0.0.0", "gpu-box:1", "GPU-BOX.local"]
     for host in (*HERE, *more, "code.example.com:18080"):
@@ -123,7 +129,7 @@ def test_a_server_for_the_network(bound: str) -> None:
         assert not hosts.accepts(host), host
 
 
-def test_further_names() -> None:
+def test_allowed_hosts() -> None:
     hosts = Hosts("127.0.0.1", ["code.example.com"], names=no_names)
     assert hosts.accepts("code.example.com:443")
     assert not hosts.accepts("evil.com")
@@ -144,7 +150,7 @@ def test_the_machines_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nope", "/metrics"])
-def test_a_foreign_name_is_421(make_client: MakeClient, path: str) -> None:
+def test_foreign_host_returns_421(make_client: MakeClient, path: str) -> None:
     client = make_client(SecurityOptions())
     response = client.get(path, headers={"Host": "rebound.evil.com"})
     assert response.status_code == 421
@@ -155,7 +161,7 @@ def test_a_foreign_name_is_421(make_client: MakeClient, path: str) -> None:
     assert allowed.get(path, headers={"Host": "rebound.evil.com"}).status_code in (200, 404)
 
 
-def test_names_on_the_wire() -> None:
+def test_host_headers_on_the_wire() -> None:
     with running(FakeDecoder()) as r:
         for lines, status in (
             (b"", 200),  # HTTP/1.0 has no Host
@@ -180,7 +186,7 @@ class Elsewhere(socket.socket):
 
 @pytest.mark.parametrize("key", ["", KEY])
 @pytest.mark.parametrize("beyond", [False, True])
-def test_a_server_knows_where_it_listens(
+def test_own_names_follow_the_listening_address(
     key: str, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[Flask] = []
@@ -237,7 +243,7 @@ def test_which_origins_are_web_pages() -> None:
         assert not is_web_page(origin), origin
 
 
-def test_the_servers_own_pages() -> None:
+def test_same_origin() -> None:
     for origin, host in (
         ("http://localhost:18080", "localhost:18080"),
         ("http://127.0.0.1", "127.0.0.1:80"),
@@ -277,9 +283,7 @@ def post_from(
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-def test_a_foreign_page_costs_nothing_and_reads_nothing(
-    make_client: MakeClient, origin: str
-) -> None:
+def test_foreign_page_returns_403(make_client: MakeClient, origin: str) -> None:
     client = make_client(SecurityOptions())
     for path in ("/v1/completions", "/api/generate", "/infill"):
         status, headers = post_from(client, origin, path)
@@ -301,7 +305,7 @@ def test_a_foreign_page_reaches_no_engine() -> None:
 
 
 @pytest.mark.parametrize("origin", [*PROGRAMS, f"http://{HOST}"])
-def test_programs_and_own_pages_need_no_leave(make_client: MakeClient, origin: str | None) -> None:
+def test_programs_and_own_pages_are_served(make_client: MakeClient, origin: str | None) -> None:
     status, headers = post_from(make_client(SecurityOptions()), origin)
     assert status == 200
     assert not any(name.startswith("Access-Control") for name in headers)
@@ -320,7 +324,7 @@ def preflight(client: FlaskClient, origin: str, **headers: str) -> tuple[int, di
     return response.status_code, dict(response.headers)
 
 
-def test_an_allowed_page_asks_first(make_client: MakeClient) -> None:
+def test_preflight_of_an_allowed_page(make_client: MakeClient) -> None:
     # Browsers send no key with this question.
     client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=(PAGE,)))
     status, headers = preflight(client, PAGE)
@@ -337,7 +341,7 @@ def test_an_allowed_page_asks_first(make_client: MakeClient) -> None:
     assert headers["Access-Control-Allow-Private-Network"] == "true"
 
 
-def test_an_allowed_page_asks_and_reads(make_client: MakeClient) -> None:
+def test_allowed_page_reads_responses(make_client: MakeClient) -> None:
     client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=(PAGE,)))
     for key, wanted in ((KEY, 200), ("wrong", 401)):
         status, headers = post_from(client, PAGE, Authorization=f"Bearer {key}")
@@ -349,7 +353,7 @@ def test_an_allowed_page_asks_and_reads(make_client: MakeClient) -> None:
         assert headers["Vary"] == "Origin"
 
 
-def test_other_pages_are_told_nothing(make_client: MakeClient) -> None:
+def test_other_pages_get_no_cors_headers(make_client: MakeClient) -> None:
     client = make_client(SecurityOptions(cors_origins=(PAGE,)))
     for origin in (*FOREIGN, PAGE + ".evil.com", PAGE + ":444", "http://chat.example.com"):
         for status, headers in (preflight(client, origin), post_from(client, origin)):
@@ -361,7 +365,7 @@ def test_other_pages_are_told_nothing(make_client: MakeClient) -> None:
     assert not any(name.startswith("Access-Control") for name in headers)
 
 
-def test_every_page(make_client: MakeClient) -> None:
+def test_wildcard_origin(make_client: MakeClient) -> None:
     client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=("*",)))
     for origin in (*FOREIGN[:4], "vscode-webview://x"):
         status, headers = preflight(client, origin)
@@ -391,7 +395,7 @@ def test_which_origins_can_be_allowed() -> None:
         check_origins(["*", PAGE], has_keys=True)
 
 
-def test_headers_that_a_page_may_send() -> None:
+def test_preflight_allows_known_headers_only() -> None:
     found = allowed_headers("X-Stainless-OS,x-turbopilot-New, cookie,x-stainless-\r\nevil")
     assert {"x-stainless-os", "x-turbopilot-new", "authorization"} <= set(found)
     assert "cookie" not in found

@@ -1,4 +1,4 @@
-"""API keys: which open, where they come from, and that nobody gets to see them; Copilot's token."""
+"""API keys: which are accepted, where they come from, and that they are never shown; Copilot's token."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
-from serve.http.security.keys import ApiKeys, presented
+from serve.http.security import checked_options
+from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.http.server import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.serving import flask_client
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app as cli
-from turbopilot.commands.serve_security import KEY_VARIABLE, read_key_file, security_options
 
 KEY = "k3y-of-alice"
 OTHER = "k3y-of-bob"
@@ -52,7 +52,7 @@ def locked(make_client: MakeClient) -> FlaskClient:
         {"X-Api-Key": "x"},
     ],
 )
-def test_without_keys_any_authorization_is_fine(
+def test_any_authorization_is_accepted_without_keys(
     make_client: MakeClient, headers: dict[str, str]
 ) -> None:
     client = make_client(SecurityOptions())
@@ -72,7 +72,7 @@ def test_without_keys_any_authorization_is_fine(
         {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
     ],
 )
-def test_a_key_opens(locked: FlaskClient, headers: dict[str, str]) -> None:
+def test_valid_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/v1/completions", "/infill"):
         assert locked.post(path, json=BODY, headers=headers).status_code == 200
     assert locked.get("/metrics", headers=headers).status_code == 200
@@ -96,7 +96,7 @@ BAD_HEADERS = [
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
-def test_without_one_it_is_401_in_the_callers_dialect(
+def test_invalid_key_returns_401_in_the_callers_dialect(
     locked: FlaskClient, headers: dict[str, str]
 ) -> None:
     response = locked.post("/v1/completions", json=BODY, headers=headers)
@@ -118,18 +118,18 @@ def test_without_one_it_is_401_in_the_callers_dialect(
         "/health/../metrics", "/healthy", "/v1/health", "/v1/health/more", "/health;/metrics",
     ],
 )  # fmt: skip
-def test_the_rest_is_closed(locked: FlaskClient, path: str) -> None:
+def test_other_paths_need_a_key(locked: FlaskClient, path: str) -> None:
     assert locked.get(path).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/health"])
-def test_what_stays_open(locked: FlaskClient, path: str) -> None:
+def test_index_and_health_need_no_key(locked: FlaskClient, path: str) -> None:
     assert locked.get(path).status_code == 200
     assert locked.head(path).status_code == 200
 
 
 @pytest.mark.parametrize("scheme", ["token", "Bearer"])
-def test_copilots_plugin_gets_its_own_key_back(locked: FlaskClient, scheme: str) -> None:
+def test_copilot_token_is_the_key_it_sent(locked: FlaskClient, scheme: str) -> None:
     """It then bears what it got in every request."""
     answer = locked.get(
         "/copilot_internal/v2/token", headers={"Authorization": f"{scheme} {OTHER}"}
@@ -161,7 +161,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert {len(x) for pair in compared for x in pair} == {32}, "and of one length"
 
 
-def test_keys_are_not_kept_in_plain_nor_shown() -> None:
+def test_keys_are_neither_stored_nor_shown() -> None:
     assert KEY not in repr(vars(ApiKeys((KEY,))))
     options = SecurityOptions(api_keys=(KEY,))
     assert KEY not in repr(options)
@@ -195,31 +195,22 @@ def options_of(environ: dict[str, str] | None = None, **given: Any) -> SecurityO
     def warn(line: str) -> None:
         raise AssertionError(line)
 
-    plain: dict[str, Any] = {
-        "keys": (),
-        "key_file": None,
-        "cors_origins": (),
-        "allowed_hosts": (),
-        "copilot_request_id": False,
-        "warn": warn,
-        "environ": environ or {},
-    }
-    return security_options(**plain | given)
+    return checked_options(SecurityOptions(**given), warn, environ or {})
 
 
 def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# alice\nfrom-file\n\n  second  \r\n#bob\n")
     file.chmod(0o600)
-    found = options_of({KEY_VARIABLE: "from-env"}, keys=["given", "given"], key_file=file)
+    found = options_of({KEY_VARIABLE: "from-env"}, api_keys=("given", "given"), api_key_file=file)
     assert found.api_keys == ("given", "from-file", "second", "from-env")
     assert options_of() == SecurityOptions()
 
 
 @pytest.mark.parametrize("key", ["", " ", "with space", "grün", "line\nbreak", "\x7f"])
-def test_an_empty_or_impossible_key_is_refused(key: str) -> None:
+def test_empty_or_unsendable_key_is_refused(key: str) -> None:
     for name, kwargs in (
-        ("--api-key", {"keys": [KEY, key]}),
+        ("--api-key", {"api_keys": (KEY, key)}),
         (KEY_VARIABLE, {"environ": {KEY_VARIABLE: key}}),
     ):
         with pytest.raises(InvalidInput) as caught:
@@ -236,25 +227,25 @@ def test_an_empty_or_impossible_key_is_refused(key: str) -> None:
         (b"", "no key"),
         (b"# only\n\n# comments\n", "no key"),
         (b"fine\nno good\n", "line 2"),
-        (b"\xff\xfe", "no text"),
+        (b"\xff\xfe", "not UTF-8 text"),
         (b"x" * (2**20 + 1), "too large"),
     ],
 )
-def test_a_bad_key_file(tmp_path: Path, data: bytes, word: str) -> None:
+def test_bad_key_file_is_refused(tmp_path: Path, data: bytes, word: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(data)
     file.chmod(0o600)
     with pytest.raises(InvalidInput) as caught:
-        options_of(key_file=file)
+        options_of(api_key_file=file)
     assert str(file) in caught.value.message
     assert word in caught.value.message
     assert "no good" not in caught.value.message
     for missing in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(InvalidInput, match="--api-key-file"):
-            options_of(key_file=missing)
+            options_of(api_key_file=missing)
 
 
-def test_a_key_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+def test_key_file_readable_by_others_logs_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(KEY)
     lines: list[str] = []
@@ -277,7 +268,7 @@ def test_a_key_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
         (["--log-format", "jsn"], "did you mean json"),
     ],
 )
-def test_the_command_refuses(
+def test_serve_refuses_bad_security_options(
     arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -287,7 +278,7 @@ def test_the_command_refuses(
     assert "nothing.gguf" not in result.stderr, "said before a model is looked for"
 
 
-def test_the_command_passes_on_what_it_was_given(
+def test_serve_passes_security_options_to_the_server(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ServerOptions] = []
@@ -303,7 +294,7 @@ def test_the_command_passes_on_what_it_was_given(
     assert KEY not in result.output + result.stderr
 
 
-def test_help_says_what_is_safer() -> None:
+def test_help_recommends_key_file_and_variable() -> None:
     text = " ".join(CliRunner().invoke(cli, ["serve", "--help"]).stdout.split())
     assert "list of processes" in text
     assert KEY_VARIABLE in text
@@ -311,7 +302,7 @@ def test_help_says_what_is_safer() -> None:
         assert option in text
 
 
-def test_what_is_said_at_the_start() -> None:
+def test_start_messages_name_the_key_but_do_not_show_it() -> None:
     assert "Authorization: Bearer $TURBOPILOT_API_KEY" in how_to_use("::1", 5, needs_key=True)[1]
     assert "Authorization" not in how_to_use("::1", 5)[1]
     line = open_to_strangers("0.0.0.0")
@@ -323,7 +314,7 @@ def test_what_is_said_at_the_start() -> None:
 # Copilot
 
 
-def test_githubs_header_only_where_it_is_asked_for(make_client: MakeClient) -> None:
+def test_github_request_id_is_sent_only_if_enabled(make_client: MakeClient) -> None:
     path = "/copilot_internal/v2/token"
     assert "x-github-request-id" not in make_client(SecurityOptions()).get(path).headers
     client = make_client(SecurityOptions(copilot_request_id=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
-from turbopilot.llama.cache_types import CACHE_TYPES
+from turbopilot.formats.ggml_types import CACHE_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Setup:
         n_batch: prompt tokens computed at once.
         n_threads: threads that compute; None is one for each processor core.
         n_gpu_layers: layers on the GPU; None is all if there is one.
-        cache_type: of keys and values; one of `CACHE_TYPES` in upper case.
+        cache_type: of keys and values; one of `CACHE_TYPES`.
         n_outputs: positions of a batch whose logits are kept: llama.cpp reserves memory for them. 0 is all of them.
         flash_attention: whether to use it, which takes less memory; None is if it is faster, or memory is short.
 
@@ -35,10 +35,10 @@ class Setup:
 
     def __post_init__(self) -> None:
         _check_least(self, n_ctx=1, n_batch=1, n_outputs=0, n_threads=1)
-        if self.cache_type.lower() not in CACHE_TYPES:
+        if self.cache_type not in CACHE_TYPES:
             raise InvalidInput(
                 f"{self.cache_type}: not a type for the KV cache",
-                hint=did_you_mean(self.cache_type, map(str.upper, CACHE_TYPES)),
+                hint=did_you_mean(self.cache_type, CACHE_TYPES),
             )
 
 

@@ -108,8 +108,8 @@ def bench(options: BenchOptions) -> None:
 
     Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
     """
-    from turbopilot.app.gpu_layers import gpu_layers
     from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.option_values import number_or_auto
     from turbopilot.bench import Setup, SpeedTask
 
     o = options
@@ -120,7 +120,7 @@ def bench(options: BenchOptions) -> None:
         )
     setup = Setup(
         n_ctx=o.ctx or max(Setup().n_ctx, o.n_prompt + o.n_gen),
-        n_gpu_layers=gpu_layers(o.n_gpu_layers),
+        n_gpu_layers=number_or_auto("--ngl", o.n_gpu_layers, least=0),
         cache_type=o.cache_type.upper(),
     )
     setups = _by_threads(setup, o.threads or [])

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, beside
-from turbopilot.app.gpu_layers import gpu_layers
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
 from turbopilot.render import console
 
@@ -118,7 +118,7 @@ def _gather(given: ImatrixArguments, model: str) -> None:
         chunks=given.chunks or None,
         chunk_size=given.ctx,
         threads=given.threads,
-        n_gpu_layers=gpu_layers(given.n_gpu_layers),
+        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
         process_output=given.process_output,
         others=tuple(map(read_imatrix, given.in_file or ())),
     )

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from turbopilot.app.cached_artifacts import beside, cache_folder
-from turbopilot.app.gpu_layers import gpu_layers
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
 from turbopilot.render import console
 
@@ -127,7 +127,7 @@ def _quantize(given: QuantizeArguments, source: str, type_name: str) -> None:
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.render.quantize import show_plan, show_result
 
-    recipe, layers = find_recipe(type_name), gpu_layers(given.n_gpu_layers)
+    recipe, layers = find_recipe(type_name), number_or_auto("--ngl", given.n_gpu_layers, least=0)
     options = QuantizeOptions(
         overrides=tuple(map(parse_override, given.tensor_types or ())),
         output_type=find_tensor_type(given.output_type, "--output-type"),
@@ -176,7 +176,7 @@ def _fit(given: QuantizeArguments, source: str) -> None:
         n_ctx=given.ctx,
         n_batch=given.batch_size,
         n_threads=given.threads or None,
-        n_gpu_layers=gpu_layers(given.n_gpu_layers),
+        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
         cache_type=given.cache_type.upper(),
         flash_attention=True,  # it takes less memory, which is what is promised here
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 # ggml type → (name, weights in a block, bytes in a block). Source: ggml.c, type_traits; a test compares
 # it with gguf.GGML_QUANT_SIZES.
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
@@ -14,3 +16,6 @@ GGML_TYPES: dict[int, tuple[str, int, int]] = {
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
+
+# Types that llama.cpp can keep the KV cache in, widest first. Source: kv_cache_types in common/arg.cpp.
+CACHE_TYPES: Final = {GGML_TYPES[n][0]: n for n in (0, 1, 30, 8, 7, 6, 3, 2, 20)}

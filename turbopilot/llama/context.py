@@ -19,7 +19,7 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 from turbopilot.base.machine import usable_cores
-from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.ggml_types import CACHE_TYPES
 from turbopilot.llama.batch_item import BatchItem
 from turbopilot.llama.flash_attention import AUTO, ON
 from turbopilot.llama.footprint import UBATCH
@@ -28,7 +28,6 @@ from turbopilot.llama.model import LlamaModel
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 OnNode: TypeAlias = Callable[[int, bool], bool]
-_TYPE_NUMBER: Final = {name.lower(): number for number, (name, _, _) in GGML_TYPES.items()}
 # llama_decode's return values, in llama.h; all others are fatal.
 _CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted, -1: BadBatch}
 
@@ -107,7 +106,7 @@ class LlamaContext:
         params.n_seq_max, params.n_outputs_max = p.n_seq, p.n_outputs
         params.kv_unified = p.kv_unified
         params.n_threads = params.n_threads_batch = p.n_threads or usable_cores()
-        params.type_k = params.type_v = _TYPE_NUMBER[p.cache_type]
+        params.type_k = params.type_v = CACHE_TYPES[p.cache_type.upper()]
         params.flash_attn_type = p.flash_attention
         params.offload_kqv = params.op_offload = p.offload
         if p.on_node:

@@ -1,4 +1,4 @@
-"""What is looked at before each request of the Flask application. Knows nothing of models."""
+"""The checks before each request of the Flask application."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OPEN = {e.name for e in ENDPOINTS if e.is_open}
 
 
 def header(name: str) -> str:
-    """A header of the present request; "" where it has none."""
+    """Return a header of the present request, or ""."""
     return request.headers.get(name, "")
 
 
 def register(app: Flask, options: SecurityOptions) -> None:
-    """Refuse who may not ask: under a foreign name, from a foreign web page, without a key; in that order.
+    """Refuse requests under a foreign host name, from a foreign web page, or without a key, in that order.
 
-    The key that let a request in is `g.api_key`.
+    `g.api_key` is the key that let a request in.
     """
     hosts = Hosts(options.host, options.allowed_hosts)
     origins = Origins(options.cors_origins)
@@ -31,7 +31,7 @@ def register(app: Flask, options: SecurityOptions) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        # Not `request.host`, which invents one where there is none.
+        # Not `request.host`, which makes one up if there is none.
         host: str = request.environ.get("HTTP_HOST", "")
         origin = header("Origin")
         hosts.check(host)
@@ -41,15 +41,15 @@ def register(app: Flask, options: SecurityOptions) -> None:
             and origin
             and "Access-Control-Request-Method" in request.headers
         ):
-            # Browsers send no key with this question; without the headers, they ask nothing more.
+            # A preflight has no key. Without the CORS headers in the response, no request follows it.
             return Response(status=204, headers=origins.preflight(origin, header))
         if keys and request.endpoint not in OPEN:
             g.api_key = keys.check(header)
         return None
 
     @app.after_request
-    def tell(response: Response) -> Response:
+    def add_cors(response: Response) -> Response:
         response.headers.update(origins.headers(header("Origin")))
-        if origins:  # what is kept for one page is not for another
+        if origins:  # caches must not give one page's response to another
             response.vary.add("Origin")
         return response

@@ -1,52 +1,95 @@
-"""Under which names the server answers. Pure: knows nothing of Flask.
+"""The host names that the server answers to.
 
-A web page may give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). From then on the
-browser takes this server for the page's own, and lets it read everything. Such requests still bear the page's
-name as their Host. An IP address cannot be given to anybody else, and so is harmless.
+A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). From then on the browser
+takes this server for the page's own and lets it read everything; but such requests still have the page's name in their
+Host header. An IP address cannot be given to anybody else, and so is harmless.
+
+Werkzeug's TRUSTED_HOSTS cannot say this: it compares names alone, so neither "every IP address" nor IPv6.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from serve.http.security.authority import ip_of, is_loopback, parse_authority
 from turbopilot.base.errors import HostRefused, InvalidInput
 
 ANY = "*"
+# All that a browser puts there: it encodes other alphabets, and does not shorten IP addresses.
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{0,5}))?")
+
+
+class Authority(NamedTuple):
+    """A name or an IP address, in lower case, and the port if one is given."""
+
+    host: str
+    port: int | None = None
+
+
+def parse_authority(text: str) -> Authority | None:
+    """Parse a Host header, `host:port`; None if it is not valid."""
+    found = _AUTHORITY.fullmatch(text.strip(" \t"))
+    if not found:
+        return None
+    v6, name, port = found.groups()
+    host = v6 or name.lower().removesuffix(".")
+    if v6 and (":" not in v6 or ip_of(v6) is None):
+        return None
+    return Authority(host.lower(), int(port) if port else None) if host else None
+
+
+def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parse an IP address, and unwrap an IPv4-mapped IPv6 address; None if it is a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine, and cannot be another."""
+    if address := ip_of(host):
+        return address.is_loopback
+    # Browsers and resolvers keep these names on the machine. Source: RFC 6761, 6.3.
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def own_names() -> tuple[str, ...]:
-    """What this machine calls itself: its name, in full and without its domain, and as its network finds it."""
+    """Return this machine's name, in full and without its domain, and its name in mDNS."""
     full = socket.gethostname().lower()
     short = full.partition(".")[0]
     return tuple(dict.fromkeys(name for name in (full, short, f"{short}.local") if short))
 
 
 def check_name(name: str) -> str:
-    """A name that the server is to answer under, as it is compared.
+    """Return a name of --allowed-host as it is compared.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not a host name.
     """
     authority = parse_authority(name)
     if name == ANY:
         return name
     if authority is None or authority.port is not None:
         raise InvalidInput(
-            f"--allowed-host {name}: no name of a machine",
-            hint="give the name alone, as code.example.com: no http://, no port",
+            f"--allowed-host {name}: not the name of a machine",
+            hint="give the name alone, such as code.example.com: no http://, no port",
         )
     return authority.host
 
 
 class Hosts:
-    """Knows the server's names.
+    """The server's names.
 
     Args:
         bound: the address that the server listens on.
-        allowed: further names; "*" is every name.
-        names: finds the machine's own names, where it listens beyond the machine.
+        allowed: more names; "*" is every name.
+        names: finds the machine's own names, if it listens beyond the machine.
     """
 
     def __init__(
@@ -61,7 +104,7 @@ class Hosts:
             self._names.update(names())
 
     def accepts(self, header: str) -> bool:
-        """Whether a Host header names this server. HTTP/1.0 has none, and browsers always send it."""
+        """Whether a Host header names this server; "" does, since browsers always send one and HTTP/1.0 does not."""
         if not header or ANY in self._names:
             return True
         authority = parse_authority(header)
@@ -72,13 +115,9 @@ class Hosts:
         return not self._is_local and ip_of(authority.host) is not None
 
     def check(self, header: str) -> None:
-        """Refuse a request under a foreign name.
-
-        Raises:
-            HostRefused: it is one.
-        """
+        """Raise HostRefused if a Host header does not name this server."""
         if not self.accepts(header):
             raise HostRefused(
-                f"Host {header[:100]!r} is no name of this server; its operator can allow it: "
+                f"Host {header[:100]!r} is not a name of this server; its operator can allow it: "
                 "turbopilot serve --allowed-host NAME"
             )

@@ -1,28 +1,33 @@
-"""API keys: who bears one, and in which header. Pure: knows nothing of Flask."""
+"""API keys: where they come from, and which headers carry them."""
 
 from __future__ import annotations
 
 import hmac
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from pathlib import Path
 
 from turbopilot.base.errors import InvalidInput, Unauthorized
 
-# OpenAI's clients say Bearer, Copilot's plugin says token where it asks for its token.
+KEY_VARIABLE = "TURBOPILOT_API_KEY"
+MAX_KEY_FILE_BYTES = 2**20  # larger is not a list of keys
+# OpenAI's clients say Bearer, Copilot's plugin says token when it asks for its token.
 SCHEMES = ("bearer", "token")
 # Anthropic's and Azure's clients, and some proxies.
 HEADERS = ("X-Api-Key", "Api-Key")
 
 
 def check_key(key: str, source: str) -> str:
-    """A key that can travel in a header.
+    """Return a key if it can be sent in a header.
 
     Args:
-        key: it.
-        source: where it is from; the error names that, and never the key.
+        key: the key, which no error shows.
+        source: where it comes from, for errors.
 
     Raises:
-        InvalidInput: it is empty, or could not be sent.
+        InvalidInput: it is empty, or cannot be sent.
     """
     if not key:
         raise InvalidInput(
@@ -31,18 +36,50 @@ def check_key(key: str, source: str) -> str:
         )
     if not all("!" <= c <= "~" for c in key):
         raise InvalidInput(
-            f"{source}: a key has letters, digits and signs of ASCII alone, and no spaces",
-            hint="it is sent in a header; make one by: openssl rand -hex 24",
+            f"{source}: a key can only have ASCII letters, digits and punctuation, and no spaces",
+            hint="it is sent in a header; make one with: openssl rand -hex 24",
         )
     return key
 
 
-def presented(header: Callable[[str], str]) -> Iterator[str]:
-    """The keys that a request bears.
+def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
+    """Read the keys of a file, at least one; `warn` gets a line if other users can read it.
 
-    Args:
-        header: gives a header of it by name; "" where it has none.
+    Raises:
+        InvalidInput: it cannot be read, has no key, or a line is not a key.
     """
+    source = f"--api-key-file {path}"
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
+        text = data.decode()
+    except OSError as e:
+        hint = "give a file that you can read"
+        raise InvalidInput(f"{source}: {e.strerror or e}", hint=hint) from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{source}: not UTF-8 text", hint="one key a line") from None
+    if len(data) > MAX_KEY_FILE_BYTES:
+        raise InvalidInput(f"{source}: too large for a list of keys", hint="one key a line")
+    lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
+    keys = [
+        check_key(line, f"{path}, line {n}")
+        for n, line in lines
+        if line and not line.startswith("#")
+    ]
+    if not keys:
+        raise InvalidInput(
+            f"{source}: no key in it, which would let everybody in",
+            hint=f"openssl rand -hex 24 > {path}",
+        )
+    # Only a warning: the files that containers get their secrets in are often readable by all.
+    if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
+        warn(f"warning  {path}: other users of this machine can read the keys; chmod 600 {path}")
+    return keys
+
+
+def presented(header: Callable[[str], str]) -> Iterator[str]:
+    """Yield the keys that a request carries; `header` returns one of its headers by name, or ""."""
     scheme, _, key = header("Authorization").strip().partition(" ")
     if scheme.lower() in SCHEMES and (key := key.strip()):
         yield key
@@ -52,21 +89,17 @@ def presented(header: Callable[[str], str]) -> Iterator[str]:
 
 
 class ApiKeys:
-    """Knows the keys, by their digests alone.
-
-    Args:
-        keys: all of them; without any, everybody may ask.
-    """
+    """The server's keys, of which it keeps the digests alone; without any, everybody may ask."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(dict.fromkeys(map(_digest, keys)))
 
     def __bool__(self) -> bool:
-        """Whether a key is wanted."""
+        """Whether a key is needed."""
         return bool(self._digests)
 
     def knows(self, key: str) -> bool:
-        """Whether it is one of them. How long that takes tells nothing: all are looked at, each to its end."""
+        """Whether it is one of the keys; compares with all of them, in a time that does not depend on the key."""
         digest = _digest(key)
         found = False
         for known in self._digests:
@@ -74,23 +107,19 @@ class ApiKeys:
         return found
 
     def check(self, header: Callable[[str], str]) -> str:
-        """The key that lets a request in.
-
-        Args:
-            header: see `presented`.
+        """Return the key that lets a request in; for `header` see `presented`.
 
         Raises:
-            Unauthorized: none, or none of ours.
+            Unauthorized: it carries no key of this server.
         """
-        missing = True
-        for key in presented(header):
-            missing = False
+        keys = list(presented(header))
+        for key in keys:
             if self.knows(key):
                 return key
         raise Unauthorized(
-            "this server wants an API key: send it as Authorization: Bearer KEY"
-            if missing
-            else "the API key is not one of this server's"
+            "the API key is not one of this server's"
+            if keys
+            else "this server requires an API key: send it as Authorization: Bearer KEY"
         )
 
 

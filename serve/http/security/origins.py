@@ -1,9 +1,9 @@
-"""Which web pages may use the server. Pure: knows nothing of Flask.
+"""Which web pages may use the server (CORS).
 
-A page in the browser can send requests to 127.0.0.1 unasked: it cannot read the answers, but they cost as much as
-any. Browsers say which page it is, in `Origin`. Pages that are neither the server's own nor allowed are
-refused. Programs send no Origin. Editors made of web technology send one of a scheme of their own
-(vscode-webview://, vscode-file://, app://, tauri://), which no page from the web can have.
+A page in the browser can send requests to 127.0.0.1 unasked: it cannot read the answers, but they cost as much as any.
+Browsers say in `Origin` which page it is. Pages that are neither the server's own nor allowed are refused. Programs
+send no Origin. Editors built on web technology send one of a scheme of their own (vscode-webview://, vscode-file://,
+app://, tauri://), which a page from the web cannot have.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from serve.http.security.authority import parse_authority
+from serve.http.security.hosts import ANY, parse_authority
 from turbopilot.base.errors import InvalidInput, OriginRefused
 
-ANY = "*"
-# What a browser says of a page without an address. Any page can make one: a frame in a sandbox is enough.
+# What a browser sends for a page without an address. Any page can make one: a sandboxed frame is enough.
 NOBODY = "null"
 
 METHODS = "GET, POST, OPTIONS"
-# What a page may set: what the routes read, and what OpenAI's SDK sends beside it.
+# What a page may send: what the routes read, and what OpenAI's SDK sends besides.
 HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "x-request-id",
     "x-turbopilot-session", "x-turbopilot-deadline-ms",
 )  # fmt: skip
 HEADER_PREFIXES = ("x-turbopilot-", "x-stainless-")
 EXPOSED = "X-TurboPilot-Truncated, X-Request-Id, Retry-After"
-# How long a browser need not ask again, in seconds.
-MAX_AGE = "600"
+MAX_AGE = "600"  # seconds for which a browser need not ask again
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/\s?#@,]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -35,10 +33,10 @@ _WEB_PORTS = {"http": 80, "https": 443}
 
 
 def check_origins(origins: Iterable[str], *, has_keys: bool) -> tuple[str, ...]:
-    """Origins that an operator allows, as they are compared.
+    """Return the origins of --cors-origin as they are compared.
 
     Raises:
-        InvalidInput: one is no origin, or it would let every web page in.
+        InvalidInput: one is not an origin, or would let every web page in without a key.
     """
     checked = tuple(map(_checked, origins))
     if ANY in checked and len(set(checked)) > 1:
@@ -49,7 +47,7 @@ def check_origins(origins: Iterable[str], *, has_keys: bool) -> tuple[str, ...]:
         if everybody in checked and not has_keys:
             raise InvalidInput(
                 f"--cors-origin {everybody}: every web page that you open could use this server",
-                hint="name the pages, as https://chat.example.com, or have them give a key: --api-key-file",
+                hint="name the pages, such as https://chat.example.com, or require a key: --api-key-file",
             )
     return checked
 
@@ -62,24 +60,20 @@ def _checked(origin: str) -> str:
     if found and is_named and "*" not in found[2]:
         return origin.lower()
     raise InvalidInput(
-        f"--cors-origin {origin}: no origin of a web page",
-        hint="give scheme, name and port as the browser shows them, with no slash at the end: "
+        f"--cors-origin {origin}: not the origin of a web page",
+        hint="give scheme, name and port as the browser shows them, without a slash at the end: "
         "https://chat.example.com or http://localhost:3000",
     )
 
 
 class Origins:
-    """Knows the pages that may ask.
-
-    Args:
-        allowed: by `check_origins`.
-    """
+    """The pages that may use the server, from `check_origins`."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = frozenset(allowed)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any page is allowed."""
         return bool(self._allowed)
 
     def allows(self, origin: str) -> bool:
@@ -87,15 +81,7 @@ class Origins:
         return bool(origin) and (ANY in self._allowed or origin.lower() in self._allowed)
 
     def check(self, origin: str, host: str) -> None:
-        """Refuse a request of a foreign web page.
-
-        Args:
-            origin: the request's; "" is none.
-            host: the name and port under which the server was asked.
-
-        Raises:
-            OriginRefused: it is one.
-        """
+        """Raise OriginRefused for a request of a page that is neither allowed nor from `host`, the server itself."""
         if not origin or self.allows(origin):
             return
         if is_web_page(origin) and not is_same(origin, host):
@@ -105,43 +91,37 @@ class Origins:
             )
 
     def headers(self, origin: str) -> dict[str, str]:
-        """What an answer tells the browser: nothing, where the page is not allowed."""
+        """Return the CORS headers of every response: none for a page that is not allowed."""
         if not self.allows(origin):
             return {}
         who = ANY if ANY in self._allowed else origin
         return {"Access-Control-Allow-Origin": who, "Access-Control-Expose-Headers": EXPOSED}
 
     def preflight(self, origin: str, header: Callable[[str], str]) -> dict[str, str]:
-        """What a browser that asks before it asks is told, beside `headers`.
-
-        Args:
-            origin: the page.
-            header: gives a header of the request by name; "" where it has none.
-        """
+        """Return the further headers of a preflight response; `header` returns one of the request by name, or ""."""
         if not self.allows(origin):
             return {}
-        told = {
+        asked = header("Access-Control-Request-Headers")
+        found = {
             "Access-Control-Allow-Methods": METHODS,
-            "Access-Control-Allow-Headers": ", ".join(
-                allowed_headers(header("Access-Control-Request-Headers"))
-            ),
+            "Access-Control-Allow-Headers": ", ".join(allowed_headers(asked)),
             "Access-Control-Max-Age": MAX_AGE,
         }
-        # Chrome wants to hear that a page of the internet may reach into the machine or its network.
+        # Chrome asks whether a page of the internet may reach into the machine or its network.
         if header("Access-Control-Request-Private-Network").lower() == "true":
-            told["Access-Control-Allow-Private-Network"] = "true"
-        return told
+            found["Access-Control-Allow-Private-Network"] = "true"
+        return found
 
 
 def allowed_headers(asked: str) -> tuple[str, ...]:
-    """Those that a page may send: ours, and of those that it asks for the ones of allowed families."""
+    """Return the headers that a page may send: HEADERS, and those asked for with one of HEADER_PREFIXES."""
     names = (name.strip().lower() for name in asked.split(",")[:100])
     more = (n for n in names if n.startswith(HEADER_PREFIXES) and _TOKEN.fullmatch(n))
     return tuple(dict.fromkeys((*HEADERS, *more)))
 
 
 def is_web_page(origin: str) -> bool:
-    """Whether an Origin is one that a page from the web can have; one that nobody can read counts as such."""
+    """Whether a page from the web can have an Origin; one that cannot be parsed counts as such."""
     found = _ORIGIN.fullmatch(origin)
     return not found or found[1].lower() in _WEB_PORTS
 

@@ -1,0 +1,128 @@
+"""How an option of `serve` is declared: a field of a settings class, annotated with an `Option`.
+
+The flag, the environment variables, the key in a TOML file, the limits and the help text all derive from it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields, replace
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from turbopilot.base.option_values import check_limits, number_or_auto, one_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option, as the annotation of a field: `port: Annotated[int, Option("-p, --port", "Port.")] = 80`.
+
+    The flags are those of the command line. A switch, "--no-ahead/--ahead", is the opposite of the field's default;
+    a name without a dash is the argument. The fields from `field` on are filled in by `options_of`.
+    """
+
+    flags: str
+    help: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()  # in any letter case; of a Literal they are known
+    auto: bool = False  # accept the word auto, the default, which is None in the field
+    convert: Callable[[str, Any], Any] | None = None  # (flag, what is given) → value
+    env: tuple[str, ...] = ()  # variables beside TURBOPILOT_NAME, which overrides them
+    metavar: str | None = None
+    name: str = ""  # of the command's parameter; by default the last long flag
+    is_model: bool = False  # in a TOML file, a model beside the file goes first
+    is_secret: bool = False  # not shown in errors
+    field: str = ""
+    kind: type = str  # bool, int, float, str, Path, or list (of str)
+    default: Any = None
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is a positional argument."""
+        return not self.flags.startswith("-")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names in a TOML file."""
+        spellings = self.flags.partition("/")[0].split(", ")
+        return tuple(s.removeprefix("--") for s in spellings if s.startswith("--")) or (self.flags,)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables, each overrides those behind it."""
+        return (f"TURBOPILOT_{self.name.upper()}", *self.env)
+
+    def value(self, given: Any, called: str = "") -> Any:
+        """Return the field's value.
+
+        Args:
+            given: by the command line, the environment or a file; None is the default.
+            called: what errors call the option.
+
+        Raises:
+            InvalidInput: it is out of range, or not one of the choices.
+        """
+        if given is None or (self.auto and str(given).lower() == "auto"):
+            return self.default
+        called = called or f"--{self.keys[0]}"
+        value: Any = str(given) if self.auto else given
+        if self.kind is list:
+            return tuple(value)
+        if self.choices:
+            value = one_of(called, value, self.choices)
+        elif self.kind is bool:
+            return value != self.default
+        elif self.auto and not self.convert:
+            return number_or_auto(called, value, self.least, self.most)
+        elif self.kind in (int, float) and not self.auto:
+            check_limits(called, value, self.least, self.most)
+        return self.convert(called, value) if self.convert else value
+
+
+def options_of(group: type) -> Iterator[Option]:
+    """Yield the options that a settings class declares, without those of the classes in it."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        if get_origin(hints[field.name]) is Annotated:
+            yield _bound(field, *get_args(hints[field.name]))
+
+
+def _bound(field: Field[Any], hint: Any, option: Option) -> Option:
+    return replace(
+        option,
+        name=option.name or option.keys[-1].replace("-", "_"),
+        choices=get_args(hint) if get_origin(hint) is Literal else option.choices,
+        field=field.name,
+        kind=_kind(hint),
+        default=field.default,
+    )
+
+
+def _kind(hint: Any) -> type:
+    """Return int for `int` and `int | None`, list for a tuple, str for a Literal."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(h for h in get_args(hint) if h is not types.NoneType)
+    kind: type = {tuple: list, Literal: str}.get(get_origin(hint), hint)
+    return kind
+
+
+def read_settings(group: type[T], given: Mapping[str, Any], **more: Any) -> T:
+    """Build a settings class, and those that its fields hold.
+
+    Args:
+        group: the class.
+        given: what was given for each option, by name; see `Option.value`.
+        more: fields that are not options.
+
+    Raises:
+        InvalidInput: a value cannot be used; names the option.
+    """
+    values = {o.field: o.value(given.get(o.name)) for o in options_of(group)}
+    for field in fields(group):  # type: ignore[arg-type]
+        inner: Any = field.default_factory
+        if isinstance(inner, type):
+            values[field.name] = read_settings(inner, given)
+    return group(**values, **more)

@@ -1,0 +1,72 @@
+"""From the models that a user names to the files that a server loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from serve.settings import ModelChoice, NamedModel, ServerOptions
+from turbopilot.app.certificates import at_start
+from turbopilot.app.resolve import resolve_gguf
+from turbopilot.base.errors import InvalidInput
+from turbopilot.base.progress import Reporter
+from turbopilot.catalog import known_template
+from turbopilot.formats.gguf.file import read_gguf
+
+
+def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter) -> ServerOptions:
+    """Return the options with the files of their models, fetched and converted where needed.
+
+    Raises:
+        InvalidInput: options contradict each other, or an entry is not NAME=FILE.
+        TurboPilotError: a model cannot be found, fetched or converted.
+    """
+    caches = options.caches
+    if caches.prefix_folder and caches.prefix_bytes == 0:
+        raise InvalidInput(
+            "--prefix-cache-dir needs a prefix cache, and --prefix-cache is 0",
+            hint="give one of them",
+        )
+    if choice.draft and not caches.drafts:
+        raise InvalidInput("--draft and --no-drafts contradict each other", hint="give one of them")
+    named = _named(choice.named)
+    if choice.draft:
+        caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
+    if choice.model or not named:
+        named = {"": choice.model or "", **named}
+    kinds = [choice.model_type or "", *[""] * len(named)]  # of an old .bin, for the default model
+    models: list[NamedModel] = []
+    for (name, model), kind in zip(named.items(), kinds, strict=False):
+        file = resolve_gguf(model, reporter, model_type=kind)
+        models.append(NamedModel(name, file, known_template(read_gguf(file))))
+    default, *more = models
+    return replace(
+        options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
+        model=replace(options.model, chat_template=default.chat_template),
+    )  # fmt: skip
+
+
+def _named(entries: tuple[str, ...]) -> dict[str, str]:
+    """Return models by the names that NAME=FILE entries give them."""
+    found: dict[str, str] = {}
+    for text in entries:
+        name, _, model = text.partition("=")
+        if not (name and model and name.isprintable()):
+            raise InvalidInput(
+                f"--model {text}: not of the form NAME=FILE",
+                hint="write --model small=small.gguf, or MODEL alone",
+            )
+        if name in found:
+            raise InvalidInput(
+                f"--model: two models are called {name}", hint="give each a name of its own"
+            )
+        found[name] = model
+    return found
+
+
+def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:
+    """Yield what the certificates of the models say, a line for each that has one."""
+    default = NamedModel(options.model_name, options.model_file)
+    for model in (default, *options.more):
+        if line := at_start(model.file, reporter):
+            yield f"{model.name or model.file.name}: {line}" if options.more else line

@@ -1,0 +1,56 @@
+"""Values of options as people write them: sizes, numbers, words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.base.sizes import parse_size
+
+
+def parse_size_or_zero(option: str, text: str) -> int:
+    """Return a size in bytes, or 0 for "0"; see `parse_size`."""
+    return 0 if text == "0" else parse_size(option, text)
+
+
+def number_or_auto(
+    option: str, text: str, least: float | None = None, most: float | None = None
+) -> int | None:
+    """Return a whole number, or None for auto.
+
+    Raises:
+        InvalidInput: it is neither, or out of range; names the option.
+    """
+    if text.lower() == "auto":
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise InvalidInput(f"{option} {text[:40]}: not a number", hint="give a number, or auto")
+    check_limits(option, number := int(text), least, most)
+    return number
+
+
+def check_limits(option: str, number: float, least: float | None, most: float | None) -> None:
+    """Check that a number is within limits.
+
+    Raises:
+        InvalidInput: it is not; names the option and the limit.
+    """
+    if least is not None and number < least:
+        limit = "must not be negative" if least == 0 else f"must be at least {least:g}"
+        raise InvalidInput(f"{option} {number}: {limit}", hint=f"give {least:g} or more")
+    if most is not None and number > most:
+        raise InvalidInput(
+            f"{option} {number}: must be at most {most:g}", hint=f"give {most:g} or less"
+        )
+
+
+def one_of(option: str, text: str, choices: Collection[str]) -> str:
+    """Return one of the choices, in lower case, by its name in any letter case.
+
+    Raises:
+        InvalidInput: it is none of them; the hint offers near ones.
+    """
+    if (found := text.lower()) in choices:
+        return found
+    raise InvalidInput(f"{option} {text}: no such choice", hint=did_you_mean(text, choices))
