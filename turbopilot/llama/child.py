@@ -62,7 +62,7 @@ def run_child(
 
     Args:
         module: its full name.
-        job: what the child gets; JSON.
+        job: JSON.
         on_message: gets what the child sends with `send`.
         on_log: gets llama.cpp's present line as it grows, from its beginning on.
         timeout: seconds after which the child is killed.
@@ -71,30 +71,17 @@ def run_child(
         TurboPilotError: the child raised it.
         ChildFailed: the child ended in any other way.
     """
-    environment = {
-        **os.environ,
-        "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join(
-            str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p
-        ),
-    }
     log, raised = LlamaLog(), list[TurboPilotError]()
 
     def receive(message: Message) -> None:
         if "error" in message:
-            kind = getattr(errors, message["error"], TurboPilotError)
-            raised.append(kind(message["message"], hint=message["hint"]))
+            raised.append(_raised_error(message))
         else:
             on_message(message)
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START, module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment,
-            encoding="utf-8", errors="replace",
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
+        process = _start(module, stderr)
+        assert process.stdin and process.stdout
         timer = threading.Timer(timeout or 0, process.kill)
         try:
             if timeout is not None:
@@ -114,13 +101,29 @@ def run_child(
             process.stdout.close()
         if raised:
             raise raised[0]
-        if late:
+        if code and late:
             raise ChildFailed("failed", code, f"it took more than {timeout:.0f} seconds")
         if code:
-            how = f"was ended by signal {-code}" if code < 0 else "failed"
             stderr.seek(0)
+            how = f"was ended by signal {-code}" if code < 0 else "failed"
             raise ChildFailed(how, code, stderr.read().strip() or log.reason())
     return log
+
+
+def _raised_error(message: Message) -> TurboPilotError:
+    kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
+    return kind(message["message"], hint=message["hint"])
+
+
+def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
+    path = [str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p]
+    # Where llama.cpp aborts, it would call gdb on itself.
+    environment = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _START, module],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **environment},
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
 
 
 def follow(
