@@ -43,7 +43,8 @@ class ChildFailed(ServeError):
         last_words: what it wrote to stderr, a traceback or an assertion of llama.cpp's, or else llama.cpp's errors.
     """
 
-    def __init__(self, how: str, code: int, last_words: str) -> None:
+    def __init__(self, code: int, last_words: str, how: str = "") -> None:
+        how = how or (f"was ended by signal {-code}" if code < 0 else "failed")
         super().__init__(f"{how}: {last_words[-2000:]}")
         self.code, self.last_words = code, last_words
 
@@ -58,7 +59,7 @@ def run_child(
 ) -> LlamaLog:
     """Run a module that calls `run_job` in a process of its own, and follow it to its end.
 
-    Whatever interrupts this process (Ctrl-C, an exception of a callback) ends the child before it passes on.
+    Whatever interrupts this process (Ctrl-C, an exception of a callback) ends the child first.
 
     Args:
         module: its full name.
@@ -81,7 +82,8 @@ def run_child(
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = _start(module, stderr)
-        assert process.stdin and process.stdout
+        assert process.stdin is not None
+        assert process.stdout is not None
         timer = threading.Timer(timeout or 0, process.kill)
         try:
             if timeout is not None:
@@ -102,11 +104,10 @@ def run_child(
         if raised:
             raise raised[0]
         if code and late:
-            raise ChildFailed("failed", code, f"it took more than {timeout:.0f} seconds")
+            raise ChildFailed(code, f"it took more than {timeout:.0f} seconds", how="failed")
         if code:
             stderr.seek(0)
-            how = f"was ended by signal {-code}" if code < 0 else "failed"
-            raise ChildFailed(how, code, stderr.read().strip() or log.reason())
+            raise ChildFailed(code, stderr.read().strip() or log.reason())
     return log
 
 
