@@ -26,6 +26,9 @@ B = TypeVar("B", bound="Body")
 MAX_LOGPROBS: Final = 20
 # Texts that one request may ask for. Source: OpenAI's limit on `n`.
 MAX_CHOICES: Final = 128
+# Stop strings are searched for at every token. Recorded clients send up to 12, of a few characters.
+MAX_STOPS: Final = 64
+MAX_STOP_CHARS: Final = 256
 # What a request must hold instead, by pydantic's type of error.
 _WANTED: Final = {
     "string_type": "a string",
@@ -98,6 +101,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
 Strings = Annotated[list[str], Field(fail_fast=True)]
 StringOrStrings = Annotated[str | Strings, Alternatives("a string or a list of strings")]
+_Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)],
+    Alternatives(
+        f"a string of at most {MAX_STOP_CHARS} characters or a list of at most {MAX_STOPS} of these"
+    ),
+]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 Prompts = Annotated[
     str

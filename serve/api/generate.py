@@ -61,7 +61,7 @@ class HuggingFaceParameters(SamplingFields):
 
     max_new_tokens: body.Count | None = None
     """Most tokens to generate; takes precedence over `max_tokens` beside the parameters."""
-    stop_sequences: body.StringOrStrings = Field(default=[])
+    stop_sequences: body.Stops = Field(default=[])
     """The same as `stop`, and read if that is empty."""
     return_full_text: bool = False
     """Begin the text with `inputs`."""

@@ -117,7 +117,7 @@ class SamplingFields(body.Body):
     """llama.cpp's list of samplers. Only whether it contains "infill" matters, the order is ignored."""
     seed: body.Whole | None = None
     """Makes the choices repeatable; without it each request gets another seed."""
-    stop: body.StringOrStrings = Field(default=[])
+    stop: body.Stops = Field(default=[])
     """The text ends before any of these strings."""
     single_line: bool = False
     """End at the end of the first line that is not blank."""
