@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbopilot.base.errors import InvalidInput
-from turbopilot.commands.signature import with_options
+from turbopilot.commands.signature import takes_fields_of
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class BenchOptions:
     ] = False
 
 
-@with_options(BenchOptions)
+@takes_fields_of(BenchOptions)
 def bench(options: BenchOptions) -> None:
     """Measure how fast files run here, how much memory they take, and how far they are from a reference.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 Options = TypeVar("Options")
 
 
-def with_options(
+def takes_fields_of(
     options: Callable[..., Options],
 ) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
     """Give a command, which takes a dataclass, a parameter for each of its fields, for Typer to read."""
