@@ -1,4 +1,4 @@
-"""Which types a processor is fast with: data on llama.cpp's kernels. Imports no llama.cpp.
+"""Which types a processor is fast with: data on llama.cpp's kernels.
 
 A prompt is computed many tokens at a time. llama.cpp rearranges the weights of some types when it loads them
 ("repacks"), so that a processor's widest instructions find them in order; how much it helps is measured
@@ -27,10 +27,10 @@ _SLOW_ON_CUDA: Final = {"IQ1_M", "TQ1_0", "TQ2_0"}
 
 
 def repacked(base: str, features: Set[str]) -> bool:
-    """Whether a processor with such features has a kernel of the type's own for prompts."""
+    """Return whether a processor with such features has a kernel of the type's own for prompts."""
     return any(enough <= features for enough in _REPACKED.get(base, ()))
 
 
 def fast_on_cuda(base: str) -> bool:
-    """Whether CUDA computes prompts in the type itself."""
+    """Return whether CUDA computes prompts in the type itself."""
     return base not in _SLOW_ON_CUDA

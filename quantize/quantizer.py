@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from quantize.imatrix import Imatrix, check_matrix, read_imatrix
 from quantize.options import QuantizeOptions
 from quantize.preview import Preview, preview_of
 from quantize.provenance import SourceDigests, metadata
-from quantize.recipes import RECIPES, Recipe, find_recipe
+from quantize.recipes import Recipe, find_recipe
 from quantize.tensor_types import TENSOR_TYPES
 from turbopilot.base.atomic import check_disk, check_output, replacing
-from turbopilot.base.errors import QuantizationError
+from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.digest import CERTIFICATE
 from turbopilot.formats.gguf.edit import set_metadata
@@ -99,9 +99,16 @@ def quantize(
         # The first part is renamed last: it is the one that a program is given.
         parts = [whole.enter_context(replacing(path)) for path in paths]
         digests = whole.enter_context(SourceDigests(before, options.digests))
-        job = _job(before, recipe, options)
-        job["metadata"] = {**options.metadata, **metadata(before, imatrix, options.imatrix)}
-        _write(job, output, parts, progress)
+        keys = {**options.metadata, **metadata(before, imatrix, options.imatrix)}
+        job = _job(before, recipe, options, keys)
+        try:
+            _write(job, output, parts, progress)
+        except ServeError as e:
+            full = "iostream error" in e.message  # all that a C++ stream says of a failed write
+            raise QuantizationError(
+                f"{source}: llama.cpp, quantizing to {recipe.name}, {e.message}",
+                hint="is the disk full? nothing was kept" if full else "nothing was written",
+            ) from None
         # llama.cpp copies all metadata; what the source was verified to be, its quantized file is not.
         if any(key.startswith(CERTIFICATE) for key in before.metadata):
             set_metadata(parts[0], remove=CERTIFICATE)
@@ -143,16 +150,20 @@ def _check_plan(
         )
 
 
-def _job(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> dict[str, Any]:
-    """The child's job, but for its output and metadata."""
-    return {
-        "source": str(before.path), "ftype": recipe.ftype,
-        "threads": options.threads or os.cpu_count() or 1, "pure": options.pure,
-        "output_type": TENSOR_TYPES.get(options.output_type),
-        "embedding_type": TENSOR_TYPES.get(options.embedding_type),
-        "overrides": [(o.pattern, TENSOR_TYPES[o.type_name]) for o in options.overrides],
+def _job(
+    before: GgufHeader, recipe: Recipe, options: QuantizeOptions, keys: Mapping[str, str | int]
+) -> dict[str, Any]:
+    """The child's job, but for its output."""
+    fields = {
+        "ftype": recipe.ftype, "nthread": options.threads or os.cpu_count() or 1, "pure": options.pure,
         "allow_requantize": options.allow_requantize,
-        "imatrix": str(options.imatrix) if options.imatrix else None, "dry_run": False,
+        "output_tensor_type": TENSOR_TYPES.get(options.output_type),
+        "token_embedding_type": TENSOR_TYPES.get(options.embedding_type),
+    }  # fmt: skip
+    return {
+        "source": str(before.path), "fields": fields, "metadata": keys,
+        "overrides": [(o.pattern, TENSOR_TYPES[o.type_name]) for o in options.overrides],
+        "imatrix": str(options.imatrix) if options.imatrix else None,
     }  # fmt: skip
 
 
@@ -160,23 +171,15 @@ def _write(job: dict[str, Any], output: Path, parts: Sequence[Path], progress: P
     """Let llama.cpp write the parts. Of a model that stays split it names them itself."""
     split = len(parts) > 1
     written = part_paths(output.with_name(f"{output.stem}.part.gguf"), len(parts)) if split else ()
-    job["keep_split"] = split
+    job["fields"]["keep_split"] = split
     job["output"] = str(output.with_name(f"{output.stem}.part") if split else parts[0])
-    planned: list[Any] = []  # llama.cpp's dry run, which logs the same lines, has ended
 
-    def hear_line(line: str) -> None:
-        if planned and (match := _TENSOR_LINE.match(line.lstrip())):
+    def on_log(line: str) -> None:
+        if match := _TENSOR_LINE.match(line.lstrip()):
             progress(int(match["done"]), int(match["of"]), match["name"])
 
     try:
-        ended = run_child("quantize.llama_quantize", job, hear=planned.append, hear_line=hear_line)
-        if ended.code != 0:
-            recipe = next(r.name for r in RECIPES if r.ftype == job["ftype"])
-            full = "iostream error" in ended.why  # all that a C++ stream says of a failed write
-            raise QuantizationError(
-                f"{job['source']}: llama.cpp, quantizing to {recipe}, {ended.why}",
-                hint="is the disk full? nothing was kept" if full else "nothing was written",
-            )
+        run_child("quantize.llama_quantize", job, on_log=on_log)
         for one, part in zip(written, parts, strict=False):
             one.replace(part)
     finally:

@@ -9,6 +9,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from turbopilot.llama.batch_item import BatchItem as BatchItem
+
 Logits: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -27,16 +29,6 @@ class FimTokens:
     middle: int
     repository: int | None = None
     file: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchItem:
-    """One token of a batch: its position in which sequence, and whether its logits are wanted."""
-
-    token: int
-    pos: int
-    seq: int
-    want_logits: bool
 
 
 class Tokenizer(Protocol):

@@ -35,12 +35,7 @@ OWNERS = {
         "converters/writer.py", "converters/encode.py", "converters/tokenizer/trial_file.py",
         "turbopilot/verify/tensor_errors.py", "quantize/imatrix/file.py",
     },
-    "llama_cpp": {
-        "quantize/llama_quantize.py", "quantize/imatrix/llama_gather.py", "quantize/fit/llama_probe.py",
-        "serve/llama/",
-        "turbopilot/verify/gguf_candidate.py", "converters/tokenizer/trial_child.py",
-        "turbopilot/bench/llama_runner.py",
-    },
+    "llama_cpp": {"turbopilot/llama/"},
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
         "turbopilot/verify/reference_layouts.py",

@@ -1,17 +1,14 @@
-"""Where structure does not prove that llama.cpp cuts text alike: llama.cpp is tried. Imports it only in a child.
+"""Trying llama.cpp in a child process, if structure does not prove that it cuts text alike.
 
-A vocabulary without weights is written to a temporary file; the child cuts a corpus with tokenizers, which
-is the tokenizer's own implementation, and with llama.cpp under each name. A name is taken where every id
-is the same.
+A vocabulary without weights is written to a temporary file; the child cuts a corpus with tokenizers, which is the
+tokenizer's own implementation, and with llama.cpp under each name. A name is taken if every id is the same.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,21 +16,22 @@ from typing import Any, Final
 
 from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
 from converters.tokenizer.trial_texts import trial_texts
-from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.errors import TokenizerMismatch, TurboPilotError
+from turbopilot.llama.child import ChildFailed, run_child
 
 _PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens take 40
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """One name: how many texts and ids came out alike, and the first text that did not."""
+    """One name: how many texts and ids came out alike, and the first text that did not, with its ids."""
 
     name: str
     n_texts: int
     n_ids: int
     text: str = ""
-    ours: tuple[int, ...] = ()
-    theirs: tuple[int, ...] = ()
+    ours: Sequence[int] = ()
+    theirs: Sequence[int] = ()
     differs: bool = False
 
 
@@ -78,7 +76,7 @@ def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
     )
     part = slice(max(0, at - 2), at + 4)
 
-    def words(ids: tuple[int, ...]) -> str:
+    def words(ids: Sequence[int]) -> str:
         return " ".join(
             f"{i} {tokenizer.tokens[i]!r}" for i in ids[part] if i < len(tokenizer.tokens)
         )
@@ -109,9 +107,7 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
         while names:
             job = {
                 "tokenizer": str(vocabulary.path.absolute()), "vocabulary": str(file), "texts": str(text_file),
-                "names": names,
-                "normalizer": vocabulary.normalizer, "space_prefix": vocabulary.space_prefix,
-                "added": [[t.text, t.special, t.normalized] for t in vocabulary.beside],
+                "names": names, "added": [[t.text, t.special, t.normalized] for t in vocabulary.beside],
             }  # fmt: skip
             done, complaint = _child(job, len(texts))
             if done is None:
@@ -129,53 +125,22 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
 
 
 def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, str]:
-    """Run one child. None where it did not get as far as llama.cpp, with its last words."""
-    root = Path(__file__).resolve().parents[2]
-    env = {
-        **os.environ,
-        "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join(
-            [str(root), *(str(Path(p).resolve()) for p in sys.path if p)]
-        ),
-    }
-    command = [sys.executable, "-m", "converters.tokenizer.trial_child"]
+    """Run one child. None if it did not get as far as llama.cpp, with its last words."""
     outcomes: list[_Outcome] = []
-    started, late = False, ""
-    with tempfile.TemporaryFile() as stderr, subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env, encoding="utf-8",
-        cwd=root,  # `python -m` looks there first, and the user's may be a checkpoint that holds a tokenizers.py
-    ) as process:  # fmt: skip
-        try:
-            out, _ = process.communicate(json.dumps(job) + "\n", timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
-            late = f"it took more than {_PATIENCE:.0f} seconds"
-        finally:
-            process.kill()  # Ctrl-C lands here
-        stderr.seek(0)
-        words = stderr.read().decode("utf-8", "replace").strip().splitlines()
-    for line in out.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:  # what a dying process prints
-            continue
-        if isinstance(value, list):
+    started = False
+
+    def receive(message: Mapping[str, Any]) -> None:
+        nonlocal started
+        if "reference" in message:
             started = True
-        elif isinstance(value, dict):
-            outcomes.append(
-                _Outcome(
-                    value["name"],
-                    value["n_texts"],
-                    value["n_ids"],
-                    value.get("text", ""),
-                    tuple(value.get("ours", ())),
-                    tuple(value.get("theirs", ())),
-                    "text" in value,
-                )
-            )
-            if value["n_texts"] == n_texts:
-                break
-    return (outcomes if started else None), late or (words[-1] if words else "it said nothing")[
-        :300
-    ]
+        else:
+            outcomes.append(_Outcome(**{"differs": "text" in message, **message}))
+
+    complaint = ""
+    try:
+        run_child("converters.tokenizer.trial_child", job, on_message=receive, timeout=_PATIENCE)
+    except ChildFailed as e:
+        complaint = e.last_words.splitlines()[-1][:300]
+    except TurboPilotError as e:
+        complaint = e.message
+    return (outcomes if started else None), complaint

@@ -1,8 +1,8 @@
-"""The process that finds out how sensitive a model is. The only module here that imports llama_cpp for it.
+"""The process that measures how sensitive a model is to rounding. Started by `quantize.fit.sensitivity`.
 
-Started by `quantize.fit.sensitivity`. First each matrix is rounded to each type, some rows of it, for the relative
-error; then, unless only that is wanted, groups of matrices are rounded in memory, one group at a time, and the
-KL divergence of the model's predictions is measured.
+First each matrix is rounded to each type, some rows of it, for the relative error; then, unless only that is wanted,
+groups of matrices are rounded in memory, one group at a time, and the KL divergence of the model's predictions is
+measured.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative
 from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
 from quantize.tensor_types import BLOCKS
-from turbopilot.base.errors import QuantizationError, TurboPilotError
-from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.llama.child import leave, listen, read_job, tell
+from turbopilot.base.errors import QuantizationError
+from turbopilot.base.kl_divergence import Logits
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.child import run_job, send
 
 _SAMPLED: Final = 12_000_000  # weights that are rounded to each type, of all matrices together
 _LEAST_ROWS: Final = 16
@@ -37,42 +38,37 @@ _PROBE_BITS: Final = (3.0, 4.6)
 
 
 def main() -> None:
-    """Read {"model", "units", "imatrix", "threads", "n_gpu_layers", "text", "seconds", "bits"}; tell what was found."""
-    job = read_job()
-    import llama_cpp
-    from llama_cpp._ggml import libggml
+    """Measure what rounding costs.
 
-    listen(llama_cpp)
-    try:
-        units = [
-            Unit(**{**u, "shape": tuple(u["shape"]), "types": tuple(u["types"])})
-            for u in job["units"]
-        ]
-        matrices = _Matrices(Path(job["model"]), job["imatrix"], Rounding(libggml), job["threads"])
-        tell({"errors": _errors(units, matrices)})
-        if job["seconds"] > 0:
-            model = ProbedModel(
-                llama_cpp, libggml, Path(job["model"]), job["threads"], job["n_gpu_layers"]
-            )
-            _probe(model, units, matrices, job)
-    except (TurboPilotError, RuntimeError) as e:
-        tell({"failed": str(e), "hint": getattr(e, "hint", "")})
-        leave(1)
-    leave(0)
+    Reads {"model", "units", "imatrix", "threads", "n_gpu_layers", "text", "seconds", "bits"}. Sends steps, {"errors"},
+    and unless the time is too short, {"seconds_short"}, what `sensitivity.from_probes` reads.
+    """
+    run_job(_measure)
+
+
+def _measure(job: dict[str, Any]) -> None:
+    units = [
+        Unit(**{**u, "shape": tuple(u["shape"]), "types": tuple(u["types"])}) for u in job["units"]
+    ]
+    header = read_gguf(Path(job["model"]))
+    matrices = _Matrices(header, job["imatrix"], job["threads"])
+    send({"errors": _errors(units, matrices)})
+    if job["seconds"] > 0:
+        model = ProbedModel(header, job["threads"], job["n_gpu_layers"])
+        _Probe(model, units, matrices, job).run()
 
 
 class _Matrices:
     """The weights in the file, and their rounding, on several threads."""
 
-    def __init__(self, path: Path, imatrix: str | None, rounding: Rounding, threads: int) -> None:
-        rounding.check()
-        self.tensors = {t.name: t for t in read_gguf(path).tensors}
+    def __init__(self, header: GgufHeader, imatrix: str | None, threads: int) -> None:
+        self.tensors = {t.name: t for t in header.tensors}
         self.means = read_imatrix(Path(imatrix)).means() if imatrix else {}
-        self.rounding = rounding
+        self.rounding = Rounding()
         self.pool = ThreadPoolExecutor(threads)
 
     def importance(self, unit: Unit, first_row: int) -> Floats | None:
-        """(C,) of the matrix that a row belongs to."""
+        """Return (C,) of the matrix that a row belongs to."""
         means = self.means.get(unit.name)
         if means is None:
             return None
@@ -82,7 +78,7 @@ class _Matrices:
         return found if found.size == columns else means[:columns]
 
     def error(self, unit: Unit, n_weights: int) -> dict[str, float]:
-        """Relative error of each type, from rows spread over the first of the unit's matrices."""
+        """Return the relative error of each type, from rows spread over the first of the unit's matrices."""
         rows = Rows(self.tensors[unit.name])
         n = min(unit.shape[1], max(_LEAST_ROWS, n_weights // unit.shape[0]))
         some = rows.take(np.linspace(0, unit.shape[1] - 1, n).astype(np.int64))
@@ -90,16 +86,13 @@ class _Matrices:
         return {t: relative_error(some, self.rounding.rounded(some, t, h), h) for t in unit.types}
 
     def original(self, unit: Unit) -> npt.NDArray[Any]:
-        """The whole of it, as the file has it."""
+        """Return the whole of it, as the file has it."""
         return Rows(self.tensors[unit.name]).values
 
     def rounded(self, unit: Unit, type_name: str) -> npt.NDArray[Any]:
-        """The whole of it, through a type and back, as the file has it."""
+        """Return the whole of it, through a type and back, as the file has it."""
         rows = Rows(self.tensors[unit.name])
-        out = np.empty(
-            (rows.n_rows, rows.n_columns),
-            from_float32(np.zeros(1, np.float32), rows.tensor.type_name).dtype,
-        )
+        out = np.empty_like(rows.values)
         per_matrix = unit.shape[1]
 
         def work(start: int) -> None:
@@ -124,74 +117,84 @@ def _errors(units: Sequence[Unit], matrices: _Matrices) -> dict[str, dict[str, f
     jobs = matrices.pool.map(lambda u: matrices.error(u, each), units)
     for i, (unit, errors) in enumerate(zip(units, jobs, strict=True)):
         found[unit.name] = errors
-        tell({"step": "rounding", "done": i + 1, "of": len(units), "what": unit.name})
+        _send_step("rounding", i + 1, len(units), unit.name)
     return found
 
 
-def _probe(
-    model: ProbedModel, units: Sequence[Unit], matrices: _Matrices, job: dict[str, Any]
-) -> None:
-    """One group at a time, then all at once; as finely as the time allows."""
-    began = time.monotonic()
-    most = min(_MOST_WINDOWS, max(1, _KEPT_BYTES // (4 * WINDOW * model.n_vocab)))
-    windows = model.windows(job["text"], most)
-    if not windows:
-        raise QuantizationError(
-            f"the text has fewer than {WINDOW} tokens", hint="give a longer one"
-        )
-    model.logits(windows[0])  # warm
-    started = time.monotonic()
-    model.logits(windows[0])
-    once = time.monotonic() - started
-    outside = sum(u.layer < 0 for u in units)
-    n_roles = len({u.role for u in units if u.layer >= 0})
-    passes = job["seconds"] / (once * _OVERHEAD)
-    # Rather a few positions of many groups than many of few: 4 bands first, then text, then finer bands.
-    n_windows = int(min(len(windows), max(1, passes // (4 * n_roles + outside + 2))))
-    windows = windows[:n_windows]
-    affordable = passes / n_windows - 2 - outside
-    n_layers = max(u.layer for u in units) + 1
-    bands = next((b for b in _BANDS if b <= n_layers and b * n_roles <= affordable), 0)
-    if not bands:
-        tell({"seconds_short": (n_roles + outside + 2) * once * _OVERHEAD})
-        return
-    reference = [model.logits(w).copy() for w in windows]
-    parts = groups(units, bands)
-    kinds = {u.name: _probe_type(u, job["bits"]) for u in units}
-    found = []
-    for i, part in enumerate(parts):
-        tell(
+def _send_step(step: str, done: int, of: int, what: str) -> None:
+    send({"step": step, "done": done, "of": of, "what": what})
+
+
+class _Probe:
+    """Measures one group of matrices at a time, then all at once; as finely as the time allows."""
+
+    def __init__(
+        self, model: ProbedModel, units: Sequence[Unit], matrices: _Matrices, job: dict[str, Any]
+    ) -> None:
+        self.model, self.units, self.matrices = model, units, matrices
+        self.seconds: float = job["seconds"]
+        self.types = {u.name: _probe_type(u, job["bits"]) for u in units}
+        most = min(_MOST_WINDOWS, max(1, _KEPT_BYTES // (4 * WINDOW * model.n_vocab)))
+        self.windows = model.windows(job["text"], most)
+        if not self.windows:
+            raise QuantizationError(
+                f"the text has fewer than {WINDOW} tokens", hint="give a longer one"
+            )
+
+    def run(self) -> None:
+        """Send what was measured."""
+        began = time.monotonic()
+        bands = self._fit_into_the_time()
+        if not bands:
+            return
+        reference = [self.model.logits(w).copy() for w in self.windows]
+        parts = groups(self.units, bands)
+        found = []
+        for i, part in enumerate(parts):
+            _send_step("measuring", i, len(parts) + 1, f"{part[0].role} {part[0].layer}")
+            if time.monotonic() - began > 2 * self.seconds + 60:  # slowed down: this will do
+                break
+            kl = self._rounded(part, reference)
+            for u in part:
+                self.model.write(u.name, self.matrices.original(u))
+            found.append({"names": [u.name for u in part], "kl": kl})
+        _send_step("measuring", len(parts), len(parts) + 1, "all at once")
+        together = self._rounded(self.units, reference)
+        send(
             {
-                "step": "measuring",
-                "done": i,
-                "of": len(parts) + 1,
-                "what": f"{part[0].role} {part[0].layer}",
+                "groups": found, "together": together, "probed": self.types, "bands": bands,
+                "positions": sum(len(r) for r in reference), "seconds": time.monotonic() - began,
             }
-        )
-        if (
-            time.monotonic() - began > 2 * job["seconds"] + 60
-        ):  # something slowed us down: what is there will do
-            break
+        )  # fmt: skip
+
+    def _rounded(self, part: Sequence[Unit], reference: Sequence[Logits]) -> float:
+        """Round a group, and return the divergence."""
         for u in part:
-            model.write(u.name, matrices.rounded(u, kinds[u.name]))
-        kl = model.divergence(windows, reference)
-        for u in part:
-            model.write(u.name, matrices.original(u))
-        found.append({"names": [u.name for u in part], "kl": kl})
-    tell({"step": "measuring", "done": len(parts), "of": len(parts) + 1, "what": "all at once"})
-    for u in units:
-        model.write(u.name, matrices.rounded(u, kinds[u.name]))
-    together = model.divergence(windows, reference)
-    tell(
-        {
-            "groups": found, "together": together, "probed": kinds, "bands": bands,
-            "positions": sum(len(r) for r in reference), "seconds": time.monotonic() - began,
-        }
-    )  # fmt: skip
+            self.model.write(u.name, self.matrices.rounded(u, self.types[u.name]))
+        return self.model.divergence(self.windows, reference)
+
+    def _fit_into_the_time(self) -> int:
+        """Choose how many windows to read, and return into how many bands of layers a role is cut; 0 is too few."""
+        self.model.logits(self.windows[0])  # warm
+        started = time.monotonic()
+        self.model.logits(self.windows[0])
+        each = (time.monotonic() - started) * _OVERHEAD
+        outside = sum(u.layer < 0 for u in self.units)
+        n_roles = len({u.role for u in self.units if u.layer >= 0})
+        passes = self.seconds / each
+        # Few positions of many groups tell more than many of few: 4 bands first, then text, then finer bands.
+        most = int(max(1, passes // (4 * n_roles + outside + 2)))
+        self.windows = self.windows[:most]
+        affordable = passes / len(self.windows) - 2 - outside
+        n_layers = max(u.layer for u in self.units) + 1
+        bands = next((b for b in _BANDS if b <= n_layers and b * n_roles <= affordable), 0)
+        if not bands:
+            send({"seconds_short": (n_roles + outside + 2) * each})
+        return bands
 
 
 def _probe_type(unit: Unit, bits: float) -> str:
-    """The type whose bits are nearest to those that the file will have on average."""
+    """Return the type whose bits are nearest to those that the file will have on average."""
     low, high = _PROBE_BITS
     wanted = min(max(bits, low), high)
     usable = [t for t in unit.types if t not in SEARCHED] or list(unit.types)

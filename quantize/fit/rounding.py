@@ -1,19 +1,17 @@
-"""How far a type is off for a matrix: ggml's own quantizer, through ctypes. Imports no llama_cpp: takes the library.
-
-R rows, C columns.
-"""
+"""How far a type is off for a matrix, by ggml's own quantizer. R rows, C columns."""
 
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from quantize.tensor_types import BLOCKS, TENSOR_TYPES
+from turbopilot.base.errors import QuantizationError
 from turbopilot.formats.gguf.file import TensorInfo
+from turbopilot.llama.library import Signature, declare, ggml
 
 Floats = npt.NDArray[np.float32]
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -37,36 +35,35 @@ class _Traits(ctypes.Structure):
     )
 
 
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+_FUNCTIONS: Final[dict[str, Signature]] = {
+    "ggml_quantize_chunk": (
+        [ctypes.c_int, _POINTER, _POINTER, _INT64, _INT64, _INT64, _POINTER], ctypes.c_size_t,
+    ),
+    "ggml_get_type_traits": ([ctypes.c_int], ctypes.POINTER(_Traits)),
+}  # fmt: skip
+
+
 class Rounding:
     """Rounds matrices to a type and back. Its calls let other threads of Python run meanwhile.
 
-    Args:
-        library: a ctypes library with ggml's base functions.
+    Raises:
+        QuantizationError: this ggml has other types than are known here.
     """
 
-    def __init__(self, library: Any) -> None:
-        quantize, traits = library.ggml_quantize_chunk, library.ggml_get_type_traits
-        pointer, size = ctypes.c_void_p, ctypes.c_int64
-        quantize.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
-        quantize.restype = ctypes.c_size_t
-        traits.argtypes, traits.restype = [ctypes.c_int], ctypes.POINTER(_Traits)
-        self._quantize, self._traits = quantize, traits
-
-    def check(self) -> None:
-        """Compare the sizes of blocks with ours, before a function pointer of the table is called.
-
-        Raises:
-            RuntimeError: this ggml's table is not what we know.
-        """
+    def __init__(self) -> None:
+        declare(ggml, _FUNCTIONS)
+        self._quantize, self._traits = ggml.ggml_quantize_chunk, ggml.ggml_get_type_traits
+        # Before a function pointer of the table is called.
         for name, number in TENSOR_TYPES.items():
             traits = self._traits(number).contents
             if (traits.blck_size, traits.type_size) != BLOCKS[name]:
-                raise RuntimeError(
-                    f"this llama.cpp's {name} has other blocks than we know: update turbopilot"
+                raise QuantizationError(
+                    f"{name} has other blocks in this llama.cpp", hint="update turbopilot"
                 )
 
     def rounded(self, rows: Floats, type_name: str, importance: Floats | None = None) -> Floats:
-        """Rows as they are when they have been through a type.
+        """Return rows after they have been through a type.
 
         Args:
             rows: (R, C); C is whole blocks.
@@ -93,7 +90,7 @@ class Rounding:
 
 
 def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> float:
-    """Expected square of what a matmul's output is off by, over that of the output, for uncorrelated inputs.
+    """Return the expected square of a matmul's error over that of its output, for uncorrelated inputs.
 
     Σ h·(w − ŵ)² / Σ h·w², where h is the mean square of each input channel.
 
@@ -111,14 +108,14 @@ def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> flo
 
 
 def to_float32(values: npt.NDArray[Any], type_name: str) -> Floats:
-    """F32, F16 or BF16 (as uint16) → float32."""
+    """Convert F32, F16 or BF16 (as uint16) to float32."""
     if type_name == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
 
 
 def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
-    """float32 → F32, F16 or BF16 (as uint16), to the nearest."""
+    """Convert float32 to F32, F16 or BF16 (as uint16), to the nearest."""
     if type_name == "BF16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -139,12 +136,14 @@ class Rows:
         self.tensor = tensor
         self.n_columns = tensor.shape[0]
         self.n_rows = tensor.n_weights // self.n_columns
-        self.values = _mapped(tensor.path, tensor, (self.n_rows, self.n_columns))
+        self.values: npt.NDArray[Any] = np.memmap(
+            tensor.path,
+            _DTYPES[tensor.type_name],
+            "r",
+            tensor.offset,
+            (self.n_rows, self.n_columns),
+        )
 
     def take(self, rows: npt.NDArray[np.int64]) -> Floats:
-        """Some rows, (R, C)."""
+        """Return some rows, (R, C)."""
         return to_float32(self.values[rows], self.tensor.type_name)
-
-
-def _mapped(path: Path, tensor: TensorInfo, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    return np.memmap(path, _DTYPES[tensor.type_name], "r", tensor.offset, shape)

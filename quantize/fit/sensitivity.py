@@ -16,7 +16,7 @@ from typing import Any
 
 from quantize.fit.units import Unit
 from quantize.tensor_types import FLOATS
-from turbopilot.base.errors import QuantizationError
+from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.llama.child import run_child
@@ -107,14 +107,13 @@ def find_sensitivity(
         **asdict(options), "threads": options.threads or usable_cores(), "model": str(model), "bits": bits,
         "units": [asdict(u) for u in units], "imatrix": str(imatrix) if imatrix else None,
     }  # fmt: skip
-    ended = run_child("quantize.fit.llama_probe", job, hear=hear)
-    if "failed" in said:
-        raise QuantizationError(said["failed"], hint=said["hint"])
-    if ended.code:
+    try:
+        run_child("quantize.fit.llama_probe", job, on_message=hear)
+    except ServeError as e:
         raise QuantizationError(
-            f"{model}: llama.cpp, measuring sensitivities, {ended.why}",
+            f"{model}: llama.cpp, measuring sensitivities, {e.message}",
             hint="is memory short? --quick needs no model in memory",
-        )
+        ) from None
     return from_probes(said)
 
 

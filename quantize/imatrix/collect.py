@@ -1,4 +1,4 @@
-"""What to take from one node of llama.cpp's graph, as arrays. Knows the graph; imports no llama_cpp.
+"""What an importance matrix takes from the nodes of llama.cpp's graph.
 
 Letters: T tokens, C input channels, M matrices, K experts that each token is sent to.
 Source of what counts: llama.cpp, tools/imatrix/imatrix.cpp.
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantize.imatrix import ggml_tensor
 from quantize.imatrix.checkpoint import Doubles, Gathered
-from quantize.imatrix.ggml_tensor import F32, Ggml, GgmlTensor
 from quantize.imatrix.matrix import Counts
+from turbopilot.llama import ggml_tensor
+from turbopilot.llama.ggml_tensor import F32, Ggml, GgmlTensor, name_of
 
 _HEADS = ("output.weight", "token_embd.weight")  # the latter where it is the head too
 
 
 def plain_name(name: str) -> str:
-    """The weight's name, of the copy that the scheduler makes of it for a device.
+    """Return the weight's name, given that of the copy which the scheduler makes for a device.
 
     >>> plain_name("CUDA0#blk.0.attn_q.weight#0")
     'blk.0.attn_q.weight'
@@ -31,29 +31,39 @@ def plain_name(name: str) -> str:
 
 
 class Collector:
-    """Looks at the graph's nodes, and adds up what comes into the weights.
+    """Adds up the squares of what comes into the weights.
 
     Args:
         ggml: the library.
-        into: where it is added.
-        process_output: the head too.
+        process_output: whether to look at the head too.
+
+    Attributes:
+        into: where the sums are added.
     """
 
-    def __init__(self, ggml: Ggml, into: Gathered, *, process_output: bool) -> None:
-        self.ggml, self.into, self.process_output = ggml, into, process_output
+    def __init__(self, ggml: Ggml, *, process_output: bool) -> None:
+        self.ggml, self.process_output = ggml, process_output
+        self.into = Gathered()
         self._checked = False
         # q, k and v have one input: node addresses → what it summed up to, within one graph
         self._sums: dict[tuple[int, ...], tuple[Doubles, Counts]] = {}
 
     def next_graph(self) -> None:
-        """Another graph begins: the same addresses hold other tensors."""
+        """Begin another graph, in which the same addresses hold other tensors."""
         self._sums.clear()
 
+    def on_node(self, address: int, ask: bool) -> bool:
+        """Be llama.cpp's callback: see `ContextParameters.on_node`."""
+        if ask:
+            return self.wants(address)
+        self.take(address)
+        return True
+
     def wants(self, address: int) -> bool:
-        """Whether this node multiplies by a weight of ours.
+        """Return whether this node multiplies by a weight that is gathered for.
 
         Raises:
-            LayoutChanged: this ggml's tensors are not what we know.
+            LayoutChanged: this ggml has other tensors than are known.
         """
         if not self._checked:
             self.ggml.check_layout(address)
@@ -62,7 +72,7 @@ class Collector:
         if op not in ("MUL_MAT", "MUL_MAT_ID"):
             return False
         weight, inputs = ggml_tensor.at(node.src[0]), ggml_tensor.at(node.src[1])
-        name = plain_name(weight.name.decode("utf-8", "replace"))
+        name = plain_name(name_of(weight))
         head = self.process_output and name in _HEADS and op == "MUL_MAT"
         # "… (view)" is a part of a weight, under no name that a quantizer knows
         if not (name.startswith("blk.") or head) or " (" in name or inputs.type != F32:
@@ -81,21 +91,21 @@ class Collector:
         """
         node = ggml_tensor.at(address)
         weight = ggml_tensor.at(node.src[0])
-        key = (node.src[1], node.src[2] or 0, *ggml_tensor.shape(weight)[2:])
+        key = (node.src[1], node.src[2] or 0, *weight.ne[2:])
         if key not in self._sums:
             self._sums[key] = self._summed(node, weight)
-        self.into.add(plain_name(weight.name.decode("utf-8", "replace")), *self._sums[key])
+        self.into.add(plain_name(name_of(weight)), *self._sums[key])
 
     def _summed(self, node: GgmlTensor, weight: GgmlTensor) -> tuple[Doubles, Counts]:
         inputs = self.ggml.values(node.src[1])
-        _, _, inner, outer = ggml_tensor.shape(weight)
+        _, _, inner, outer = weight.ne
         if self.ggml.op(node) == "MUL_MAT_ID":
             return by_expert(inputs[0], self.ggml.values(node.src[2])[0, 0], inner)
         return dense(inputs, inner, outer)
 
 
 def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Counts]:
-    """Sums of squares of a matmul's input; in float32 over its tokens.
+    """Return the sums of squares of a matmul's input, in float32 over its tokens.
 
     Args:
         inputs: (n3, n2, T, C).
@@ -118,7 +128,7 @@ def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Co
 def by_expert(
     inputs: npt.NDArray[Any], chosen: npt.NDArray[Any], n_experts: int
 ) -> tuple[Doubles, Counts]:
-    """Sums of squares of what was sent to each expert.
+    """Return the sums of squares of what was sent to each expert.
 
     Args:
         inputs: (T, K, C), or (T, 1, C) where all of a token's experts get the same.

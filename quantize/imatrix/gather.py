@@ -17,13 +17,12 @@ from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.file import write_imatrix
 from quantize.imatrix.matrix import Imatrix, check_matrix, merge
 from turbopilot.base.atomic import check_disk, check_output
-from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.base.errors import InvalidInput, QuantizationError, ServeError
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_child
-from turbopilot.llama.text_normalizer import text_normalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +113,9 @@ def gather(
     """
     began = time.monotonic()
     header = _checked(model, output, options, force=force)
-    resume, prepared = resume_path(output), text_normalizer(header.metadata)(text)
-    fingerprint = _fingerprint(header, prepared, options)
+    resume, fingerprint = resume_path(output), _fingerprint(header, text, options)
     job = {
-        "model": str(model), "text": prepared, "resume": str(resume), "fingerprint": fingerprint,
+        "model": str(model), "text": text, "resume": str(resume), "fingerprint": fingerprint,
         "chunks": options.chunks, "seconds": options.seconds, "chunk_size": options.chunk_size,
         "n_gpu_layers": options.n_gpu_layers, "threads": options.threads or usable_cores(),
         "process_output": options.process_output,
@@ -155,23 +153,16 @@ def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             progress(message["chunks"], message["of"], what)
 
     try:
-        ended = run_child("quantize.imatrix.llama_gather", job, hear=hear)
+        run_child("quantize.imatrix.llama_gather", job, on_message=hear)
+    except ServeError as e:
+        raise QuantizationError(
+            f"{job['model']}: llama.cpp, gathering an importance matrix, {e.message}",
+            hint="is memory short? a smaller --ctx or a quantized file needs less",
+        ) from None
     finally:
         with suppress(OSError):  # where it was ended while it wrote
             Path(f"{job['resume']}.part").unlink(missing_ok=True)
-    if ended.code == 0:
-        return told
-    if "error" in told:
-        raise QuantizationError(f"{job['model']}: {told['error']}", hint=told["hint"])
-    if any("failed to load model" in line for line in ended.words.errors):
-        raise CorruptModel(
-            f"{job['model']}: llama.cpp cannot load it: {ended.words.reason()[-2000:]}",
-            hint="convert or download it again; if it is new, update llama-cpp-python",
-        )
-    raise QuantizationError(
-        f"{job['model']}: llama.cpp, gathering an importance matrix, {ended.why}",
-        hint="is memory short? a smaller --ctx or a quantized file needs less",
-    )
+    return told
 
 
 def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) -> GgufHeader:

@@ -1,4 +1,4 @@
-"""llama.cpp as a Decoder. Nothing else of `serve` imports llama_cpp, and nothing of it leaves this package."""
+"""llama.cpp as a Decoder: a thin layer over `turbopilot.llama`."""
 
 from serve.llama.loading import load
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -21,10 +20,8 @@ from turbopilot.bench import (
     keep_reference,
     measure,
     measure_in_turn,
-    open_reference,
 )
 from turbopilot.bench import measurement as bench_run
-from turbopilot.bench.store import open_logits, write_head
 from turbopilot.bench.windows import Windows
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.verify.texts import code_samples
@@ -39,7 +36,9 @@ WINDOW, POSITIONS = 64, 300
 @pytest.fixture(scope="module")
 def reference(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     store = tmp_path_factory.mktemp("bench") / "demo.logits"
-    return keep_reference(demo_gguf, TEXT, store, ALONE, positions=POSITIONS, window=WINDOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_run, "WINDOW", WINDOW)
+        return keep_reference(demo_gguf, TEXT, store, ALONE, positions=POSITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,6 @@ def test_speed_and_memory(demo_q4_0: Path) -> None:
         demo_q4_0,
         Setup(n_threads=1, n_ctx=256),
         speed=SpeedTask(n_prompt=48, n_gen=5, repeats=2),
-        touch_context=True,
         progress=lambda done, total, what="", /: steps.append((done, total)),
     )
     assert found.prompt is not None
@@ -70,7 +68,6 @@ def test_speed_and_memory(demo_q4_0: Path) -> None:
     assert (found.n_bytes, found.type_name) == (header.file_size, "Q4_0")
     memory = found.memory
     assert memory is not None
-    assert memory.context_filled
     assert 0 < memory.base < memory.now <= memory.peak
     assert found.n_bytes < memory.peak - memory.base < found.n_bytes + 200e6
     assert memory.buffers.model >= header.tensor_bytes * 0.9
@@ -129,7 +126,7 @@ def test_files_take_turns(
 
 def test_a_file_is_not_far_from_itself(demo_gguf: Path, reference: Reference) -> None:
     found = divergence(demo_gguf, reference, ALONE)
-    assert found.positions == reference.positions == POSITIONS // 31 * 31
+    assert found.positions == reference.windows.positions == POSITIONS // 31 * 31
     assert found.max_kl < 1e-9
     assert found.top1 == 1.0
     assert found.perplexity_ratio.value == pytest.approx(1.0, abs=1e-6)
@@ -153,7 +150,7 @@ def direct_logits(path: Path, windows: Windows) -> Floats:
 def test_the_figures_are_those_of_a_direct_computation(
     demo_gguf: Path, demo_q8_0: Path, demo_q4_0: Path, reference: Reference
 ) -> None:
-    windows = open_logits(reference.path)[1]
+    windows = reference.windows
     following = np.asarray([ids[i + 1] for ids in windows.ids for i in windows.measured])
     log_p = log_softmax(direct_logits(demo_gguf, windows))
     means = []
@@ -176,48 +173,9 @@ def test_the_figures_are_those_of_a_direct_computation(
     assert means[1] > 10 * means[0] > 0
 
 
-def test_a_store_tells_what_it_is_of(reference: Reference, demo_gguf: Path) -> None:
-    assert open_reference(reference.path) == reference
-    assert (reference.model, reference.model_bytes) == (demo_gguf.name, demo_gguf.stat().st_size)
-    _, windows, logits = open_logits(reference.path)
-    assert logits.shape == (reference.positions, reference.n_vocab)
-    assert windows.positions == reference.positions
-
-
-def cut_short(data: bytes) -> bytes:
-    return data[:-1]
-
-
-def other_format(data: bytes) -> bytes:
-    return data.replace(b"turbopilot logits 1", b"turbopilot logits 9")
-
-
-def other_sizes(data: bytes) -> bytes:
-    return data.replace(b'"n_windows": 9', b'"n_windows": 8')
-
-
-def no_store(data: bytes) -> bytes:
-    return b"GGUF" + data
-
-
-@pytest.mark.parametrize("spoil", [cut_short, other_format, other_sizes, no_store])
-def test_a_damaged_store_is_refused(
-    reference: Reference, demo_q4_0: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
-) -> None:
-    data = reference.path.read_bytes()
-    path = tmp_path / "x.logits"
-    path.write_bytes(spoil(data))
-    assert path.read_bytes() != data
-    with pytest.raises(InvalidInput, match=r"x\.logits"):
-        open_reference(path)
-
-
 def test_another_vocabulary_is_refused(demo_q4_0: Path, tmp_path: Path) -> None:
     store = tmp_path / "other.logits"
-    other = Reference(store, "other.gguf", 1, 10, 1, 4, 2, "0", 512, "F16", "")
-    with store.open("wb") as file:
-        write_head(file, other, Windows(((1, 2, 3, 4),), range(2, 3)))
-        file.write(np.zeros((1, 10), "<f4").tobytes())
+    other = Reference(store, "other.gguf", 10, Windows([[1, 2, 3, 4]]))
     with pytest.raises(InvalidInput, match=r"4,\d+ tokens, and other\.gguf one of 10"):
         divergence(demo_q4_0, other, ALONE)
 
@@ -227,9 +185,7 @@ def test_an_interrupted_run_leaves_no_store(demo_gguf: Path, tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        keep_reference(
-            demo_gguf, TEXT, tmp_path / "x.logits", ALONE, window=WINDOW, progress=interrupt
-        )
+        keep_reference(demo_gguf, TEXT, tmp_path / "x.logits", ALONE, progress=interrupt)
     assert not list(tmp_path.iterdir())
 
 
@@ -267,5 +223,5 @@ def test_logits_that_are_no_numbers(demo_gguf: Path, reference: Reference, tmp_p
     with pytest.raises(CorruptModel, match=r"nan\.gguf: its logits are not finite"):
         divergence(path, reference, ALONE)
     with pytest.raises(CorruptModel, match=r"nan\.gguf: its logits are not finite"):
-        keep_reference(path, TEXT, tmp_path / "x.logits", ALONE, window=WINDOW)
+        keep_reference(path, TEXT, tmp_path / "x.logits", ALONE)
     assert list(tmp_path.iterdir()) == [path]

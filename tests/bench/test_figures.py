@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 
 from serve.settings import CACHE_TYPES as SERVE_CACHE_TYPES
 from turbopilot.base.errors import InvalidInput
-from turbopilot.bench import Divergence, Measured, Rate, Row, Setup, SpeedTask, drawn
-from turbopilot.bench.buffers import parsed_log
+from turbopilot.bench import Divergence, Measured, Rate, Setup, SpeedTask
+from turbopilot.bench.llama_bench import context_parameters
 from turbopilot.bench.resident import parsed_status, resident
 from turbopilot.bench.windows import cut, row_blocks
 from turbopilot.formats.ggml_types import CACHE_TYPES, GGML_TYPES
+from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.flash_attention import AUTO, OFF, SCORES_SHARE, scores_bytes
+from turbopilot.llama.geometry import header_geometry
+from turbopilot.llama.log import LlamaLog
+from turbopilot.render.bench_plot import BenchRow, drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -26,7 +31,7 @@ def test_windows_are_spread_over_the_text() -> None:
     found = cut(range(100), 10, positions=12, begin=None)
     assert found.measured == range(5, 9)  # a token follows each
     assert [w[0] for w in found.ids] == [0, 30, 60]
-    assert found.ids[1] == tuple(range(30, 40))
+    assert found.ids[1] == list(range(30, 40))
     assert found.positions == 12
 
 
@@ -39,7 +44,7 @@ def test_a_token_to_begin_with_takes_a_place() -> None:
 
 def test_a_short_text_is_one_window() -> None:
     found = cut(range(7), 512, positions=1, begin=None)
-    assert (found.ids, found.measured) == ((tuple(range(7)),), range(3, 6))
+    assert (found.ids, found.measured) == ([list(range(7))], range(3, 6))
     with pytest.raises(InvalidInput, match="3 tokens"):
         cut(range(3), 512, positions=1, begin=None)
 
@@ -88,20 +93,21 @@ def test_rates() -> None:
 
 
 def test_what_llama_cpp_says_of_its_buffers() -> None:
-    found = parsed_log(
-        [
-            "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
-            "load_tensors:   CPU_Mapped model buffer size =    50.00 MiB\n",  # another part
-            "load_tensors:        CUDA0 model buffer size =    10.00 MiB\n",
-            "llama_context:        CPU  output buffer size =     0.50 MiB\n",
-            "llama_kv_cache:      CUDA0 KV buffer size =     4.00 MiB\n",
-            "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
-            "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
-            "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
-            "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
-            "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
-        ]
-    )
+    log = LlamaLog()
+    for line in [
+        "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
+        "load_tensors:   CPU_Mapped model buffer size =    50.00 MiB\n",  # another part
+        "load_tensors:        CUDA0 model buffer size =    10.00 MiB\n",
+        "llama_context:        CPU  output buffer size =     0.50 MiB\n",
+        "llama_kv_cache:      CUDA0 KV buffer size =     4.00 MiB\n",
+        "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
+        "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
+        "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
+        "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
+        "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
+    ]:
+        log.write(2, line)
+    found = log.buffers()
     mib = 2**20
     assert (found.model, found.kv, found.compute, found.output) == (
         160 * mib, 7 * mib, 20 * mib, mib // 2,
@@ -111,7 +117,7 @@ def test_what_llama_cpp_says_of_its_buffers() -> None:
         "CUDA0": 14 * mib,
         "CPU": int(23.5 * mib),
     }
-    assert parsed_log([]).places == {}
+    assert LlamaLog().buffers().places == {}
 
 
 def test_resident_memory() -> None:
@@ -150,13 +156,29 @@ def test_settings_that_cannot_be(wrong: object) -> None:
         wrong()
 
 
-def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> Row:
+def test_bench_counts_the_kv_cache_when_it_chooses_flash_attention(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, setup = read_gguf(demo_gguf), Setup(n_ctx=1024)
+    scores = scores_bytes(header, 1024, 512) * SCORES_SHARE
+    kv = header_geometry(header).kv_bytes(1024, "f16")
+    assert kv > 1000
+    for short, wanted in ((0, OFF), (1, AUTO)):
+        memory = header.tensor_bytes + kv + scores - short
+        monkeypatch.setattr("turbopilot.llama.flash_attention.total_bytes", lambda m=memory: m)
+        parameters = context_parameters(header, setup, 1024, uses_gpu=False)
+        assert parameters.flash_attention == wanted
+
+
+def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> BenchRow:
     rate = Rate(64, (speed,))
     measured = Measured(
         Path(name), type_name, n_bytes, 4.5, 2048, 2, "F16", (), "0", "", rate, rate, None
     )
     ones = np.ones(3)
-    return Row(name, measured, None if kl is None else Divergence.of(ones * kl, ones, ones, ones))
+    return BenchRow(
+        name, measured, None if kl is None else Divergence.of(ones * kl, ones, ones, ones)
+    )
 
 
 def test_a_picture_of_size_divergence_and_speed() -> None:

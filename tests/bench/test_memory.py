@@ -10,8 +10,8 @@ import pytest
 
 from turbopilot.base.errors import CorruptModel
 from turbopilot.bench import Setup, measure, planned
-from turbopilot.bench.buffers import parsed_log
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.log import LlamaLog
 
 
 @pytest.mark.parametrize("cache_type", ["F16", "Q8_0"])
@@ -54,9 +54,12 @@ def test_the_cache_where_nothing_is_allocated() -> None:
         "llama_kv_cache: size =   24.00 MiB (  2048 cells,  12 layers,  1/1 seqs), K (f16):   12.00 MiB, V (f16): …\n",
         "llama_kv_cache: size =    6.00 MiB (   512 cells,  12 layers,  1/1 seqs), K (f16):    3.00 MiB, V (f16): …\n",
     ]  # fmt: skip
-    assert parsed_log(lines).kv == 30 * 2**20
-    told = [*lines, "llama_kv_cache:        CPU KV buffer size =    30.00 MiB\n"]
-    assert parsed_log(told).kv == 30 * 2**20  # the same, said twice
+    log = LlamaLog()
+    for line in lines:
+        log.write(2, line)
+    assert log.buffers().kv == 30 * 2**20
+    log.write(2, "llama_kv_cache:        CPU KV buffer size =    30.00 MiB\n")
+    assert log.buffers().kv == 30 * 2**20  # the same, logged twice
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
+import unicodedata
 from pathlib import Path
 
 import gguf
@@ -16,12 +18,15 @@ from quantize import QuantizeOptions, find_recipe, plan, quantize
 from quantize.fit import CANDIDATES, Fit, MeasureOptions
 from quantize.fit.allocate import TypeChoice, allocate
 from quantize.fit.fitting import overrides, recipe_of
+from quantize.fit.probed_model import ProbedModel
 from quantize.fit.rounding import Rounding, Rows, relative_error
 from quantize.fit.sensitivity import Sensitivity, from_probes
 from quantize.fit.units import Unit, groups, units_of
 from turbopilot.base.errors import QuantizationError
 from turbopilot.corpus import calibration_text
+from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.text_normalizer import NORMALIZER_KEY
 
 _CHOICE = st.builds(TypeChoice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))
 
@@ -120,11 +125,7 @@ def test_the_matrices_of_a_model_and_their_types(demo_gguf: Path) -> None:
 
 
 def ggml() -> Rounding:
-    from llama_cpp._ggml import libggml
-
-    rounding = Rounding(libggml)
-    rounding.check()
-    return rounding
+    return Rounding()
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0", "Q3_K_S", "IQ4_NL", "F16"])
@@ -256,3 +257,15 @@ def test_a_short_text_and_a_short_time(demo_gguf: Path) -> None:
     found = fit.measure(10**6, MeasureOptions(calibration_text(), seconds=1e-6, threads=1))
     assert not found.measured
     assert found.seconds_short > 1e-6
+
+
+def test_probe_normalizes_text_before_tokenizing(demo_gguf: Path, tmp_path: Path) -> None:
+    """As everything else does if the file asks for it: decomposed characters are other tokens."""
+    path = tmp_path / "nfc.gguf"
+    shutil.copyfile(demo_gguf, path)
+    set_metadata(path, {NORMALIZER_KEY: "NFC"})
+    model = ProbedModel(read_gguf(path), 1, 0)
+    text = "caf\u00e9 = 1\n" * 100
+    composed = model.windows(text, 8)
+    assert composed
+    assert model.windows(unicodedata.normalize("NFD", text), 8) == composed

@@ -18,7 +18,8 @@ from tests.support.gguf_faults import faulty, not_a_number, rows, tensor
 from tests.support.imatrix_lab import TEXT, run
 from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError, TurboPilotError
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.llama.child import Ended, run_child
+from turbopilot.llama.child import run_child
+from turbopilot.llama.log import LlamaLog
 
 
 def test_interrupted_and_gone_on_is_the_same_to_the_bit(demo_gguf: Path, tmp_path: Path) -> None:
@@ -91,10 +92,11 @@ def test_what_goes_wrong_inside_llama_cpps_callback_ends_the_run(
 ) -> None:
     """ctypes would print an exception and go on, and another layout would make numbers of anything."""
 
-    def run_broken(module: str, job: Mapping[str, Any], **options: Any) -> Ended:
+    def run_broken(module: str, job: Mapping[str, Any], **options: Any) -> LlamaLog:
         assert module == "quantize.imatrix.llama_gather"
-        return run_child("tests.support.imatrix_broken", job, env={"FAULT": fault}, **options)
+        return run_child("tests.support.imatrix_broken", job, **options)
 
+    monkeypatch.setenv("FAULT", fault)
     monkeypatch.setattr(import_module("quantize.imatrix.gather"), "run_child", run_broken)
     fails(QuantizationError, demo_gguf, tmp_path / "x.gguf", *words)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quantize.imatrix.ggml_tensor import I32, Ggml, GgmlTensor, LayoutChanged, n_bytes
+from turbopilot.llama.ggml_tensor import I32, Ggml, GgmlTensor, LayoutChanged, n_bytes
 
 
 class Function:
@@ -38,6 +38,7 @@ class FakeGgml:
         self.ggml_nbytes = Function(lambda at: n_bytes(t))
         self.ggml_nelements = Function(lambda at: prod(values.shape))
         self.ggml_backend_buffer_is_host = Function(lambda buffer: not device)
+        self.ggml_backend_tensor_set = Function(lambda *arguments: None)
         self.ggml_backend_tensor_get = Function(
             lambda at, into, offset, n: ctypes.memmove(into, values.ctypes.data + offset, n)
         )

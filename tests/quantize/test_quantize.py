@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -27,7 +28,8 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.llama.child import Words, follow
+from turbopilot.llama.child import follow
+from turbopilot.llama.log import LlamaLog
 
 ROOT = Path(__file__).parents[2]
 Array = npt.NDArray[Any]
@@ -213,13 +215,13 @@ def test_words_that_are_not_llama_cpps(tmp_path: Path) -> None:
         '[2, "size = 1 MB\\n"]\n',
         '[3, "careful\\n"]\n[4, "bro',
     ]
-    words, lines = Words(), list[str]()
-    follow(StringIO("".join(said)), words, lambda told: pytest.fail(str(told)), lines.append)
+    log, lines = LlamaLog(), list[str]()
+    follow(StringIO("".join(said)), log, lambda told: pytest.fail(str(told)), lines.append)
     assert lines[0] == "[   1/   2] a.weight - "
     assert lines[1] == "[   1/   2] a.weight - size = 1 MB\n"
-    assert words.warnings == ["careful"]
-    assert not words.errors
-    assert "[New LWP 7]\n" in words.tail
+    assert (logging.WARNING, "careful") in log.lines
+    assert not log.errors()
+    assert "[New LWP 7]" in [line for _, line in log.lines]
 
 
 def test_too_little_disk_is_said_before_the_work(

@@ -19,10 +19,10 @@ from serve.decoder import BatchItem
 from serve.engine import Engine
 from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
-from serve.llama.log import LogCapture
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.settings import ModelOptions
 from turbopilot.base.errors import CorruptModel, InvalidInput
+from turbopilot.llama.log import LlamaLog
 
 ROOT = Path(__file__).parents[2]
 CODE = (
@@ -129,33 +129,31 @@ def test_more_rows_than_sequences_never_reach_llama_cpp(decoder: LlamaDecoder) -
 
 
 def test_offloaded_layers_are_read_from_the_log() -> None:
-    capture = LogCapture()
+    log = LlamaLog()
     for level, text in (
-        (2, b"load_tensors: offloading 12 "), (5, b"repeating layers to GPU\n"),
-        (2, b"load_tensors: offloaded 13/21 layers to GPU\n"),
-        (4, b"first\n"), (3, b"a warning\n"), (4, b"la"), (5, b"st\n"),
+        (2, "load_tensors: offloading 12 "), (5, "repeating layers to GPU\n"),
+        (2, "load_tensors: offloaded 13/21 layers to GPU\n"),
+        (4, "first\n"), (3, "a warning\n"), (4, "la"), (5, "st\n"),
     ):  # fmt: skip
-        capture.write(level, text)
-    assert capture.offloaded() == (13, 21)
-    assert capture.last_errors() == "first; last"
+        log.write(level, text)
+    assert log.offloaded == (13, 21)
+    assert log.errors() == "first; last"
     for i in range(1000):  # a large model's layers, one by one
-        capture.write(1, f"layer {i}\n".encode())
-    assert capture.offloaded() == (13, 21)
-    capture.clear()
-    assert capture.offloaded() is None
+        log.write(1, f"layer {i}\n")
+    assert log.offloaded == (13, 21)
+    log.clear()
+    assert log.offloaded is None
 
 
 def test_caches_of_keys_and_values_are_added_up() -> None:
-    capture = LogCapture()
+    log = LlamaLog()
     for layers in (5, 25):  # with and without a window
         sizes = f"size = {layers * 2:7.2f} MiB (  2048 cells, {layers:3d} layers,  1/1 seqs)"
-        capture.write(
-            2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ".encode()
-        )
-        capture.write(5, f"{layers:7.2f} MiB\n".encode())
-    assert capture.kv_bytes() == 60 << 20
-    capture.clear()
-    assert capture.kv_bytes() == 0
+        log.write(2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ")
+        log.write(5, f"{layers:7.2f} MiB\n")
+    assert log.buffers().kv == 60 << 20
+    log.clear()
+    assert log.buffers().kv == 0
 
 
 def hostile(data: bytes) -> dict[str, bytes]:

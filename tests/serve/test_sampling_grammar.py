@@ -11,11 +11,11 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from serve.llama.grammar import (
+from turbopilot.base.errors import InvalidRequest
+from turbopilot.llama.grammar import (
     make_constraint,
     unwritable_tokens,
 )
-from turbopilot.base.errors import InvalidRequest
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_what_it_bears_is_taken_in_any_thread(vocab: Any, grammar: str) -> None:
 
 
 def test_an_ambiguous_grammar_is_ended(vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.llama.grammar._SLOWEST", 0.0)  # any time is too long
+    monkeypatch.setattr("turbopilot.llama.grammar._SLOWEST", 0.0)  # any time is too long
     constraint = make_constraint(vocab, 'root ::= "a" root "b" | "a" root "c" | "a"')
     with pytest.raises(InvalidRequest, match="ambiguous"):
         constraint.allows(0)

@@ -6,7 +6,7 @@ import os
 
 from quantize.imatrix import llama_gather
 from quantize.imatrix.collect import Collector
-from quantize.imatrix.ggml_tensor import GgmlTensor
+from turbopilot.llama.ggml_tensor import GgmlTensor
 
 
 def broken(self: Collector, address: int) -> None:

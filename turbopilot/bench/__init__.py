@@ -4,11 +4,9 @@
     reference = keep_reference(Path("model-f16.gguf"), text, Path("model.logits"))
     measured.memory.peak, divergence(Path("model-q4_0.gguf"), reference).mean_kl
 
-Knows the leaves and itself only. llama.cpp runs in processes of their own, loaded as `serve` loads it: `llama_runner`
-is the one module that imports it.
+llama.cpp runs in processes of their own, and loads files as `serve` does.
 """
 
-from turbopilot.bench.buffers import Buffers
 from turbopilot.bench.measurement import (
     POSITIONS,
     WINDOW,
@@ -21,11 +19,9 @@ from turbopilot.bench.measurement import (
 )
 from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import Setup, SpeedTask
-from turbopilot.bench.store import Reference, open_reference
-from turbopilot.render.bench_plot import Row, drawn
+from turbopilot.bench.windows import Reference
 
 __all__ = [
-    "POSITIONS", "WINDOW", "Buffers", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference",
-    "Row", "Setup", "SpeedTask", "divergence", "drawn", "keep_reference", "measure", "measure_in_turn",
-    "open_reference", "planned",
+    "POSITIONS", "WINDOW", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference", "Setup", "SpeedTask",
+    "divergence", "keep_reference", "measure", "measure_in_turn", "planned",
 ]  # fmt: skip

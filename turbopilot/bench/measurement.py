@@ -1,31 +1,33 @@
-"""Measure files: one process of llama.cpp for each, one after another. Prints nothing."""
+"""Measuring files: a process of llama.cpp for each, one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from turbopilot.base.atomic import check_disk, replacing
-from turbopilot.base.errors import InvalidInput, NotEnoughDisk
+from turbopilot.base.errors import InvalidInput, NotEnoughDisk, ServeError
 from turbopilot.base.progress import Progress, silent
-from turbopilot.bench.buffers import parsed_log
-from turbopilot.bench.child import Told, checked_header, context_of, n_vocab, run_task
-from turbopilot.bench.resident import Resident
 from turbopilot.bench.results import Divergence, Measured, Memory, Rate
 from turbopilot.bench.setup import Setup, SpeedTask
-from turbopilot.bench.store import Reference, bytes_needed, open_reference
-from turbopilot.bench.tasks import rows_at_once
+from turbopilot.bench.windows import Reference, Windows, rows_at_once
 from turbopilot.formats.gguf.check import check_model
-from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.child import ChildFailed, run_child
+from turbopilot.llama.log import Buffers
 
 WINDOW: Final = 512
-"""Tokens of a window where nobody says: llama.cpp's own, so that figures can be compared."""
+"""Tokens of a window: llama.cpp's own number, so that figures can be compared."""
 POSITIONS: Final = 1024
-"""Measured positions where nobody says: a minute of a large model, and a standard error of a few per cent."""
+"""Measured positions by default: a minute of a large model, and a standard error of a few per cent."""
+_LESS: Final = (
+    "memory may be short: give a smaller context, fewer layers on the GPU, or close other programs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,29 @@ class Cell:
     setup: Setup
 
 
+@dataclass(slots=True)
+class _Received:
+    """What a child sent: the last value of each name, and the rates of each repeat."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    rates: dict[str, list[float]] = field(default_factory=lambda: {"prompt": [], "generation": []})
+    buffers: Buffers | None = None
+
+    def rate(self, name: str, tokens: int) -> Rate | None:
+        samples = self.rates[name]
+        return Rate(tokens, tuple(samples)) if samples else None
+
+    def memory(self) -> Memory:
+        assert self.buffers is not None
+        return Memory(base=self.values["base"], buffers=self.buffers, **self.values["memory"])
+
+
 def measure(
     path: Path,
     setup: Setup = Setup(),  # noqa: B008 — frozen
     *,
     speed: SpeedTask | None = None,
     memory: bool = True,
-    touch_context: bool = False,
     progress: Progress = silent,
 ) -> Measured:
     """Load a file and measure it.
@@ -51,53 +69,42 @@ def measure(
         path: a GGUF file.
         setup: how to load it.
         speed: what to time; None for nothing.
-        memory: whether to tell what it takes, when a whole batch has been computed.
-        touch_context: fill the whole context first, which takes as long as reading so many tokens.
-        progress: told of tokens.
+        memory: whether to report what it takes, when a whole batch has been computed.
+        progress: called with tokens.
 
     Raises:
         InvalidInput: no such file, or the context does not hold what is to be timed.
         CorruptModel: it is no model, or llama.cpp cannot load it.
         ServeError: it cannot be run as asked.
     """
-    header = checked_header(path)
-    n_ctx = context_of(header, setup.n_ctx)
+    header, n_ctx = _opened(path, setup.n_ctx)
     if speed and speed.n_prompt + speed.n_gen > n_ctx:
         raise InvalidInput(
             f"{path}: {speed.n_prompt} tokens of prompt and {speed.n_gen} generated do not fit into its context "
             f"of {n_ctx:,}",
-            hint="measure fewer, or give a larger context where the model has one",
+            hint="measure fewer, or give a larger context if the model has one",
         )
     # Without a speed: what memory needs, a whole batch and a token after it.
     n_prompt = speed.n_prompt if speed else max(1, min(setup.n_batch, n_ctx - 1))
-    job = {
-        "n_prompt": n_prompt,
-        "n_gen": speed.n_gen if speed else 0,
-        "repeats": speed.repeats if speed else 0,
-        "memory": memory,
-        "touch_context": touch_context,
-    }
-    told = run_task(path, setup, n_ctx, "measure", job, progress)
-    values = told.values
+    n_gen, repeats = (speed.n_gen, speed.repeats) if speed else (0, 0)
+    job = {"n_prompt": n_prompt, "n_gen": n_gen, "repeats": repeats, "memory": memory}
+    received = _run(Cell(path, setup), n_ctx, "measure", job, progress)
+    loaded = received.values["loaded"]
     return Measured(
         path=path,
         type_name=header.main_type(),
         n_bytes=header.file_size,
         bits_per_weight=header.bits_per_weight,
-        n_ctx=values["n_ctx"],
-        n_threads=values["n_threads"],
         cache_type=setup.cache_type,
-        devices=tuple(values["devices"]),
-        llama_cpp=values["version"],
-        built_for=values["built_for"],
-        prompt=Rate(n_prompt, tuple(told.prompt)) if told.prompt else None,
-        generation=Rate(job["n_gen"], tuple(told.generation)) if told.generation else None,
-        memory=_memory(told, touch_context) if memory else None,
+        prompt=received.rate("prompt", n_prompt),
+        generation=received.rate("generation", n_gen),
+        memory=received.memory() if memory else None,
+        **{**loaded, "devices": tuple(loaded["devices"])},
     )
 
 
 def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
-    """What serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
+    """Return what serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
 
     Returns:
         `now` is the process with the vocabulary and the graph; of `buffers`, `model` is 0, and the others are what
@@ -108,50 +115,48 @@ def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008
         ServeError: it cannot be run as asked.
     """
     check_model(header)
-    told = run_task(header.path, setup, context_of(header, setup.n_ctx), "planned", {}, silent)
-    return _memory(told, touched=False)
+    n_ctx = _context_of(header, setup.n_ctx)
+    return _run(Cell(header.path, setup), n_ctx, "planned", {}, silent).memory()
 
 
 def measure_in_turn(
-    cells: Sequence[Cell],
-    *,
-    speed: SpeedTask,
-    memory: bool = True,
-    touch_context: bool = False,
-    progress: Progress = silent,
+    cells: Sequence[Cell], *, speed: SpeedTask, memory: bool = True, progress: Progress = silent
 ) -> list[Measured]:
     """Measure several, one repeat of each in turn: a slow minute of the machine does not fall on one file alone.
 
     Each repeat loads its file again, from the page cache, in a process of its own. Memory is measured the first time.
 
     Raises:
-        TurboPilotError: as `measure`; before anything is run where a file is absent or no model.
+        TurboPilotError: as `measure`; before anything is run if a file is absent or no model.
     """
     for cell in cells:
-        checked_header(cell.path)
-    once = replace(speed, repeats=1)
-    steps = len(cells) * speed.repeats
+        _opened(cell.path, 1)
+    once, steps = replace(speed, repeats=1), len(cells) * speed.repeats
     found: list[Measured] = []
-    for n in range(steps):
-        cell, first = cells[n % len(cells)], n < len(cells)
-        now = measure(
-            cell.path,
-            cell.setup,
-            speed=once,
-            memory=memory and first,
-            touch_context=touch_context and first,
-            progress=_part(progress, n, steps, cell.path.name),
-        )
-        if first:
-            found.append(now)
-        else:
-            before = found[n % len(cells)]
-            found[n % len(cells)] = replace(
-                before,
-                prompt=_joined(before.prompt, now.prompt),
-                generation=_joined(before.generation, now.generation),
-            )
-    return found
+    for n, cell in enumerate([*cells] * speed.repeats):
+        before = found[n - len(cells)] if n >= len(cells) else None
+
+        def advance(
+            done: int, total: int, what: str = "", /, n: int = n, cell: Cell = cell
+        ) -> None:
+            """Report thousandths of a step."""
+            done = n * 1000 + 1000 * done // max(1, total)
+            progress(done, steps * 1000, f"{cell.path.name}, {what}")
+
+        weigh = memory and before is None
+        now = measure(cell.path, cell.setup, speed=once, memory=weigh, progress=advance)
+        found.append(_joined(before, now) if before else now)
+    return found[-len(cells) :]
+
+
+def _joined(before: Measured, now: Measured) -> Measured:
+    """Add the rates of another repeat."""
+    rates = {
+        name: earlier.joined(getattr(now, name))
+        for name in ("prompt", "generation")
+        if (earlier := getattr(before, name)) is not None
+    }
+    return replace(before, **rates)
 
 
 def keep_reference(
@@ -161,7 +166,6 @@ def keep_reference(
     setup: Setup = Setup(),  # noqa: B008 — frozen
     *,
     positions: int = POSITIONS,
-    window: int = WINDOW,
     progress: Progress = silent,
 ) -> Reference:
     """Keep a model's logits of a text, for `divergence`. An older store of that name is replaced.
@@ -174,8 +178,7 @@ def keep_reference(
         store: the file to write: 4 bytes for each position and row of the vocabulary.
         setup: how to load it; its context is that of a window.
         positions: the most to measure, but always a window.
-        window: tokens of a window.
-        progress: told of positions.
+        progress: called with positions.
 
     Raises:
         InvalidInput: no such file, or the text is too short.
@@ -183,27 +186,17 @@ def keep_reference(
         NotEnoughDisk: the store does not fit.
         ServeError: it cannot be run.
     """
-    header = checked_header(model)
-    rows = n_vocab(header)
-    n_ctx = context_of(header, window)
+    header, n_ctx = _opened(model, WINDOW)
+    n_vocab = _n_vocab(header)
     try:
-        check_disk(store.parent, bytes_needed(max(positions, n_ctx // 2), rows))
+        check_disk(store.parent, 4 * max(positions, n_ctx // 2) * n_vocab)
     except NotEnoughDisk as e:
         hint = "free some space, measure fewer positions, or keep them elsewhere (TMPDIR)"
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
-        job = {
-            "store": str(part),
-            "text": text,
-            "length": window,
-            "positions": positions,
-            "model": model.name,
-            "model_bytes": header.file_size,
-        }
-        told = run_task(model, _all_logits(setup, rows), n_ctx, "reference", job, progress)
-        if short := told.values.get("short"):
-            raise InvalidInput(short, hint="give a longer one")
-    return open_reference(store)
+        job = {"store": str(part), "text": text, "length": WINDOW, "positions": positions}
+        received = _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
+    return Reference(store, model.name, n_vocab, Windows(received.values["windows"]))
 
 
 def divergence(
@@ -217,64 +210,87 @@ def divergence(
 
     Args:
         path: a GGUF file.
-        reference: of `keep_reference` or `open_reference`.
+        reference: of `keep_reference`.
         setup: how to load the file.
-        progress: told of positions.
+        progress: called with positions.
 
     Raises:
-        InvalidInput: no such file, its vocabulary or context is not the reference's, or the store is damaged.
+        InvalidInput: no such file, or its vocabulary or context is not the reference's.
         CorruptModel: it is no model, or its logits are not finite.
         ServeError: it cannot be run.
     """
-    header = checked_header(path)
-    reference = open_reference(reference.path)
-    rows = n_vocab(header)
-    if rows != reference.n_vocab:
+    header, n_ctx = _opened(path, reference.windows.length)
+    if (rows := _n_vocab(header)) != reference.n_vocab:
         raise InvalidInput(
             f"{path}: has a vocabulary of {rows:,} tokens, and {reference.model} one of {reference.n_vocab:,}: "
             "their predictions cannot be compared",
             hint="compare files of the same model",
         )
-    n_ctx = context_of(header, reference.n_window)
-    if n_ctx < reference.n_window:
+    if n_ctx < (length := reference.windows.length):
         raise InvalidInput(
-            f"{path}: its context of {n_ctx:,} tokens does not hold the reference's windows of {reference.n_window:,}",
+            f"{path}: its context of {n_ctx:,} tokens does not hold the reference's windows of {length:,}",
             hint="compare files of the same model",
         )
-    job = {"store": str(reference.path)}
-    told = run_task(path, _all_logits(setup, rows), n_ctx, "divergence", job, progress)
-    columns = told.values["compared"]
+    job = {"store": str(reference.path), "windows": reference.windows.ids}
+    cell = Cell(path, _all_logits(setup, header))
+    columns = _run(cell, n_ctx, "divergence", job, progress).values["compared"]
     return Divergence.of(
         *(np.asarray(columns[k], np.float64) for k in ("kl", "same", "loss", "other_loss"))
     )
 
 
-def _all_logits(setup: Setup, rows: int) -> Setup:
-    """With room for the logits of a block of positions, and for one sequence."""
-    return replace(setup, n_seq=1, n_outputs=rows_at_once(rows, setup.n_batch))
+def _opened(path: Path, n_ctx: int) -> tuple[GgufHeader, int]:
+    """Return the checked header of a model, and so many tokens, or as many as the model was trained on."""
+    header = read_gguf(path)
+    check_model(header)
+    return header, _context_of(header, n_ctx)
 
 
-def _memory(told: Told, touched: bool) -> Memory:
-    parts: dict[str, Any] = dict(told.values["memory"])
-    devices, needed = parts.pop("devices"), parts.pop("needed", None)
-    return Memory.of(
-        Resident(**parts),
-        told.values["base"],
-        needed,
-        buffers=parsed_log(told.log),
-        devices=devices,
-        context_filled=touched,
-    )
+def _context_of(header: GgufHeader, n_ctx: int) -> int:
+    trained = header.metadata[f"{header.architecture}.context_length"]
+    return min(n_ctx, trained) if isinstance(trained, int) else n_ctx
 
 
-def _joined(before: Rate | None, now: Rate | None) -> Rate | None:
-    return before.joined(now) if before and now else before or now
+def _n_vocab(header: GgufHeader) -> int:
+    """Return the rows of the vocabulary; `check_model` has seen that it has one."""
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    return len(tokens) if isinstance(tokens, list) else 0
 
 
-def _part(progress: Progress, n: int, steps: int, name: str) -> Callable[..., None]:
-    """The progress of one of several steps, in thousandths of a step."""
+def _all_logits(setup: Setup, header: GgufHeader) -> Setup:
+    """Return the setup with room for the logits of a block of positions."""
+    return replace(setup, n_outputs=rows_at_once(_n_vocab(header), setup.n_batch))
 
-    def update(done: int, total: int, what: str = "", /) -> None:
-        progress(n * 1000 + 1000 * done // max(1, total), steps * 1000, f"{name}, {what}")
 
-    return update
+def _run(
+    cell: Cell, n_ctx: int, task: str, job: Mapping[str, Any], progress: Progress
+) -> _Received:
+    """Do one of `llama_bench.TASKS` to a file that has been checked.
+
+    Raises:
+        CorruptModel: llama.cpp cannot load it, or its logits are not finite.
+        ServeError: it cannot be run as asked, as when memory is short.
+        NotEnoughDisk: the disk filled up.
+    """
+    received = _Received()
+
+    def receive(message: Mapping[str, Any]) -> None:
+        for name, value in message.items():
+            if name == "progress":
+                progress(*value)
+            elif name in received.rates:
+                received.rates[name].append(value)
+            else:
+                received.values[name] = value
+
+    setup = {"path": str(cell.path), "setup": asdict(cell.setup), "n_ctx": n_ctx, "task": task}
+    try:
+        log = run_child("turbopilot.bench.llama_bench", {**job, **setup}, on_message=receive)
+    except ChildFailed as e:
+        killed = e.code == -getattr(signal, "SIGKILL", 9)
+        raise ServeError(
+            f"{cell.path}: llama.cpp's process {e.message}",
+            hint=_LESS if killed or "MemoryError" in e.last_words else "",
+        ) from None
+    received.buffers = log.buffers()
+    return received

@@ -1,4 +1,4 @@
-"""What memory this process takes, as the system counts it. Knows no llama.cpp."""
+"""The memory that this process takes, as the system counts it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Resident:
 
     Attributes:
         peak: the most so far.
-        now: at this moment; the peak where the system does not say.
-        of_files: what of `now` are pages of mapped files, which the system may drop and read again; 0 where it
-            does not say.
+        now: at this moment; the peak if the system does not report it.
+        of_files: pages of mapped files in `now`, which the system may drop and read again; 0 if it does not report
+            them.
     """
 
     peak: int
@@ -29,15 +29,16 @@ class Resident:
 
 
 def resident() -> Resident:
-    """This process's. Pages shared with others count."""
+    """Return this process's. Pages shared with others count."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux
         return parsed_status(status.read_text("ascii", "replace"))
-    return _windows() if sys.platform == "win32" else _posix()
+    peak = _windows_peak() if sys.platform == "win32" else _posix_peak()
+    return Resident(peak, peak, 0)
 
 
 def drop_mapped(files: Iterable[Path]) -> bool:
-    """Forget the pages of mapped files that this process holds; those that it needs come back when it touches them.
+    """Drop this process's pages of mapped files; those that it needs come back when it touches them.
 
     Source: madvise(2), MADV_DONTNEED; proc_pid_maps(5).
 
@@ -59,7 +60,7 @@ def drop_mapped(files: Iterable[Path]) -> bool:
 
 
 def parsed_status(text: str) -> Resident:
-    r"""Of /proc/PID/status, whose sizes are in units of 1024 bytes. Source: Linux, proc_pid_status(5).
+    r"""Parse /proc/PID/status, whose sizes are in units of 1024 bytes. Source: Linux, proc_pid_status(5).
 
     >>> parsed_status("VmHWM:\t  12 kB\nVmRSS:\t 10 kB\nRssFile:\t 3 kB\n")
     Resident(peak=12288, now=10240, of_files=3072)
@@ -72,24 +73,20 @@ def parsed_status(text: str) -> Resident:
     return Resident(peak=size("VmHWM"), now=size("VmRSS"), of_files=size("RssFile"))
 
 
-def _posix() -> Resident:
+def _posix_peak() -> int:
     # Not on Linux, where a child begins with its parent's peak. Source: getrusage(2).
     import resource
 
     usage: Any = resource.getrusage(resource.RUSAGE_SELF)
-    peak = int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-    return Resident(peak, peak, 0)
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
-def _windows() -> Resident:
+def _windows_peak() -> int:
     """Source: GetProcessMemoryInfo; PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then sizes, the peak first."""
     counters = (ctypes.c_size_t * 9)()
     kernel = getattr(ctypes, "windll").kernel32  # noqa: B009
     kernel.GetCurrentProcess.restype = ctypes.c_void_p
-    if not kernel.K32GetProcessMemoryInfo(
-        ctypes.c_void_p(kernel.GetCurrentProcess()),
-        ctypes.byref(counters),
-        ctypes.sizeof(counters),
-    ):
+    process = ctypes.c_void_p(kernel.GetCurrentProcess())
+    if not kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters)):
         raise OSError("GetProcessMemoryInfo failed")
-    return Resident(int(counters[1]), int(counters[2]), 0)
+    return int(counters[1])

@@ -1,17 +1,15 @@
-"""What was measured of a file: speeds, memory, divergence. Values and their arithmetic: pure."""
+"""What was measured of a file: speeds, memory, divergence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from turbopilot.base.kl_divergence import Floats, Perplexity, perplexity
-from turbopilot.bench.buffers import Buffers
-from turbopilot.bench.resident import Resident
+from turbopilot.llama.log import Buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,16 @@ class Rate:
 
     @property
     def median(self) -> float:
-        """What is told."""
+        """The figure that is reported."""
         return median(self.samples)
 
     @property
     def spread(self) -> float:
-        """Half of what lies between the slowest and the fastest."""
+        """Half of the difference between the slowest and the fastest."""
         return (max(self.samples) - min(self.samples)) / 2
 
     def joined(self, other: Rate) -> Rate:
-        """With the repeats of another round."""
+        """Add the repeats of another round."""
         return Rate(self.tokens, self.samples + other.samples)
 
 
@@ -48,16 +46,14 @@ class Memory:
     Attributes:
         peak: the most of main memory that it ever had, Python and llama.cpp's library included.
         base: what it had before the model was loaded.
-        now: what it had at the end: where a file's weights are rearranged at loading, the peak is above it.
-        needed: what it has once the mapped file's pages were dropped and those that it needs read again; `now`
-            where the system cannot do that.
-        of_files: what of `now` are pages of the mapped file, which the system may drop and read again; 0 where
-            the system does not say.
-        buffers: what llama.cpp says that it allocated.
+        now: what it had at the end: if a file's weights are rearranged at loading, the peak is above it.
+        needed: what it has once the mapped file's pages were dropped and those that it needs read again; `now` if
+            the system cannot do that.
+        of_files: pages of the mapped file in `now`, which the system may drop and read again; 0 if the system does
+            not report them.
+        buffers: what llama.cpp logged that it allocated.
         devices: name → bytes taken of a graphics processor's memory since before the model was loaded, by all
-            processes: its driver tells nothing finer.
-        context_filled: whether the whole context was written to. llama.cpp clears its KV cache when it makes it, so
-            that its pages are resident all the same; what a long context is computed in may not be.
+            processes: its driver reports nothing finer.
     """
 
     peak: int
@@ -67,19 +63,6 @@ class Memory:
     of_files: int
     buffers: Buffers
     devices: dict[str, int]
-    context_filled: bool
-
-    @classmethod
-    def of(cls, end: Resident, base: int, needed: int | None = None, **parts: Any) -> Memory:
-        """Of what the system says at the end."""
-        return cls(
-            peak=end.peak,
-            base=base,
-            now=end.now,
-            needed=needed or end.now,
-            of_files=end.of_files,
-            **parts,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +75,14 @@ class Measured:
         n_bytes: size of the file, of all its parts.
         bits_per_weight: over all tensors.
         n_ctx: cells of the context that it was given.
-        n_threads: that computed.
+        n_threads: threads that computed.
         cache_type: of keys and values.
         devices: graphics processors that llama.cpp had.
         llama_cpp: version of llama-cpp-python.
-        built_for: what llama.cpp says of its build and the processor.
-        prompt: tokens read per second.
+        built_for: what llama.cpp reports of its build and the processor.
+        prompt: prompt tokens read per second.
         generation: tokens generated per second, behind the prompt.
-        memory: where it was asked for.
+        memory: None if it was not asked for.
     """
 
     path: Path
@@ -129,7 +112,7 @@ class Divergence:
         p90_kl: nine of ten are below.
         p99_kl: 99 of a hundred are below.
         max_kl: the largest.
-        top1: share of positions where both like the same token most.
+        top1: share of positions where both prefer the same token.
         top1_error: its standard error, likewise.
         reference_perplexity: of the text.
         perplexity: the file's.
@@ -151,11 +134,11 @@ class Divergence:
 
     @classmethod
     def of(cls, kl: Floats, same: Floats, loss: Floats, other_loss: Floats) -> Divergence:
-        """The figures of P > 0 positions.
+        """Compute the figures of P > 0 positions.
 
         Args:
             kl: (P,) nats.
-            same: (P,) 1 where the first choices are the same, else 0.
+            same: (P,) 1 if the first choices are the same, else 0.
             loss: (P,) the reference's −log p of the token that follows.
             other_loss: (P,) the file's.
         """

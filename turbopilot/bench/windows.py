@@ -1,6 +1,6 @@
-"""A text cut into windows of equal length, of which the second half is measured. Pure: knows no model.
+"""A text cut into windows of equal length, of which the second half is measured; and a model's logits of them.
 
-As llama.cpp's perplexity tool measures: a model that has read nothing yet cannot foretell much, which would hide what
+As llama.cpp's perplexity tool measures: a model that has read nothing yet cannot predict much, which would hide what
 a quantization costs. Unlike there, the windows are spread over the text, so that few of them see all of it.
 """
 
@@ -8,58 +8,94 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.kl_divergence import Logits
+
+_BLOCK_LOGITS: Final = 1 << 24  # 64 MiB of float32 a block: bounds memory whatever the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """W windows of n tokens.
+    """W windows of n token ids."""
 
-    Attributes:
-        ids: W times n token ids.
-        measured: the positions measured in each: n/2 … n-2, so that a token follows each.
-    """
+    ids: Sequence[Sequence[int]]
 
-    ids: tuple[tuple[int, ...], ...]
-    measured: range
+    @property
+    def length(self) -> int:
+        """N."""
+        return len(self.ids[0])
+
+    @property
+    def measured(self) -> range:
+        """The positions measured in each: n/2 … n-2, so that a token follows each."""
+        return range(self.length // 2, self.length - 1)
 
     @property
     def positions(self) -> int:
-        """How many are measured in all."""
+        """P: how many are measured in all."""
         return len(self.ids) * len(self.measured)
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model's logits of a text.
+
+    Attributes:
+        path: the file that holds them: (P, V) float32.
+        model: file name of the model.
+        n_vocab: V, rows of its vocabulary.
+        windows: the text.
+    """
+
+    path: Path
+    model: str
+    n_vocab: int
+    windows: Windows
+
+    def logits(self) -> Logits:
+        """Return (P, V), mapped, so that not all of it is in memory."""
+        return np.memmap(self.path, "<f4", "r", shape=(self.windows.positions, self.n_vocab))
+
+
 def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> Windows:
-    """Windows of a text's tokens, spread evenly.
+    """Return windows of a text's tokens, spread evenly.
 
     Args:
         ids: the text.
         length: tokens of a window; a shorter text is one window.
         positions: the most that are measured; but always a window.
-        begin: a token that every window begins with, where the model wants one.
+        begin: a token that every window begins with, if the model wants one.
 
     Raises:
         InvalidInput: the text is too short.
     """
-    head = () if begin is None else (begin,)
+    head = [] if begin is None else [begin]
     size = min(length, len(ids) + len(head))
     if size < 4:
         raise InvalidInput(
             f"the text has {len(ids)} tokens: too few to measure", hint="give a longer one"
         )
-    measured = range(size // 2, size - 1)
     step = size - len(head)
     there = len(ids) // step
-    n = max(1, min(there, positions // len(measured)))
+    n = max(1, min(there, positions // (size - 1 - size // 2)))
     starts = [i * there // n * step for i in range(n)]
-    return Windows(tuple((*head, *ids[at : at + step]) for at in starts), measured)
+    return Windows([[*head, *ids[at : at + step]] for at in starts])
 
 
 def row_blocks(measured: range, rows: int) -> list[range]:
-    """The measured positions in blocks of at most `rows`.
+    """Return the measured positions in blocks of at most `rows`.
 
     >>> row_blocks(range(4, 9), 2)
     [range(4, 6), range(6, 8), range(8, 9)]
     """
     return [measured[i : i + rows] for i in range(0, len(measured), rows)]
+
+
+def rows_at_once(n_vocab: int, n_batch: int) -> int:
+    """Return the positions whose logits are held at once."""
+    return max(1, min(n_batch, _BLOCK_LOGITS // n_vocab))

@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turbopilot.base.errors import InvalidInput
+from turbopilot.commands.signature import takes_fields_of
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.bench import Divergence, Setup
+    from turbopilot.bench import Divergence, Setup, SpeedTask
+    from turbopilot.render.bench_plot import BenchRow
 
 
-def bench(
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """The command line of `turbopilot bench`."""
+
     models: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL...",
             help="GGUF files, checkpoints' folders, or names (turbopilot models).",
-            show_default=False,
         ),
-    ],
+    ]
     against: Annotated[
         str | None,
         typer.Option(
-            help="The file to tell the others' KL divergence from, as the F16 that they were made of.",
-            show_default=False,
+            help="The file to tell the others' KL divergence from, as the F16 that they were made of."
         ),
-    ] = None,
+    ] = None
     n_prompt: Annotated[
         int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")
-    ] = 512,
+    ] = 512
     n_gen: Annotated[
         int,
         typer.Option("-n", "--gen-tokens", min=0, help="Tokens generated behind it; 0 for none."),
-    ] = 64,
+    ] = 64
     repeats: Annotated[
         int,
         typer.Option(
             "-r", "--repeats", min=1, help="Rounds over all files; what is told is the median."
         ),
-    ] = 3,
+    ] = 3
     threads: Annotated[
         list[str] | None,
         typer.Option(
             "-t",
             "--threads",
             help="Threads that compute; several (1,2,4) make a row each. Default: one per processor core.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     n_gpu_layers: Annotated[
         str,
         typer.Option(
@@ -60,7 +63,7 @@ def bench(
             "--n-gpu-layers",
             help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
         ),
-    ] = "auto",
+    ] = "auto"
     ctx: Annotated[
         int | None,
         typer.Option(
@@ -68,35 +71,34 @@ def bench(
             "--ctx",
             min=1,
             help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     cache_type: Annotated[
         str, typer.Option(help="What keys and values are kept in: f16, q8_0, q4_0 …")
-    ] = "f16",
+    ] = "f16"
     text: Annotated[
         Path | None,
         typer.Option(
-            help="Text to compare on. Default: code in many languages that imatrix does not use.",
-            show_default=False,
+            help="Text to compare on. Default: code in many languages that imatrix does not use."
         ),
-    ] = None,
+    ] = None
     positions: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Positions of the text to compare at. Default: 1024; more tell finer differences.",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw size, KL and speed into this SVG file.", show_default=False),
-    ] = None,
+        Path | None, typer.Option(help="Draw size, KL and speed into this SVG file.")
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object.")
-    ] = False,
-) -> None:
+    ] = False
+
+
+@takes_fields_of(BenchOptions)
+def bench(options: BenchOptions) -> None:
     """Measure how fast files run here, how much memory they take, and how far they are from a reference.
 
     Speeds are llama-bench's pp512 and tg64 (behind the prompt: -d 512). Files take turns, so that a slow minute
@@ -107,42 +109,54 @@ def bench(
     Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
     """
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.atomic import check_output, replacing
     from turbopilot.base.option_values import number_or_auto
-    from turbopilot.bench import Cell, Row, Setup, SpeedTask, drawn, measure_in_turn
-    from turbopilot.render import bench as bench_text
+    from turbopilot.bench import Setup, SpeedTask
 
-    if not against and (text or positions):
+    o = options
+    if not o.against and (o.text or o.positions):
         raise InvalidInput(
-            f"{'--text' if text else '--positions'} needs a file to compare with",
+            f"{'--text' if o.text else '--positions'} needs a file to compare with",
             hint="give it with --against",
         )
     setup = Setup(
-        n_ctx=ctx or max(Setup().n_ctx, n_prompt + n_gen),
-        n_gpu_layers=number_or_auto("--ngl", n_gpu_layers, least=0),
-        cache_type=cache_type.upper(),
+        n_ctx=o.ctx or max(Setup().n_ctx, o.n_prompt + o.n_gen),
+        n_gpu_layers=number_or_auto("--ngl", o.n_gpu_layers, least=0),
+        cache_type=o.cache_type.upper(),
     )
-    setups = _by_threads(setup, threads or [])
-    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(models)}
-    reference = resolve_gguf(against, console.REPORTER) if against else None
-    if plot:
-        _check_plot(plot)
-        check_output(plot, force=True, inputs=tuple(paths.values()))
-    compared: dict[str, Divergence] = {}
-    if reference:
-        words = _evaluation_text(text)
-        compared = _compared(reference, paths, words, positions, setups[0])
+    setups = _by_threads(setup, o.threads or [])
+    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(o.models)}
+    reference = resolve_gguf(o.against, console.REPORTER) if o.against else None
+    if o.plot:
+        _check_plot(o.plot, tuple(paths.values()))
+    speed = SpeedTask(o.n_prompt, o.n_gen, o.repeats)
+    compared = _compared(reference, paths, o, setups[0]) if reference else {}
+    rows = _measured(paths, setups, speed, compared)
+    _show(rows, reference, o.plot, as_json=o.as_json)
+
+
+def _measured(
+    paths: dict[str, Path], setups: list[Setup], speed: SpeedTask, compared: dict[str, Divergence]
+) -> list[BenchRow]:
+    """Time each file with each setup."""
+    from turbopilot.bench import Cell, measure_in_turn
+    from turbopilot.render.bench_plot import BenchRow
+
     cells = [(name, Cell(path, one)) for name, path in paths.items() for one in setups]
     with console.progress("bench") as progress:
-        found = measure_in_turn(
-            [cell for _, cell in cells],
-            speed=SpeedTask(n_prompt, n_gen, repeats),
-            progress=progress,
-        )
-    rows = [
-        Row(cell.path.name, m, compared.get(name))
+        found = measure_in_turn([cell for _, cell in cells], speed=speed, progress=progress)
+    return [
+        BenchRow(cell.path.name, m, compared.get(name))
         for (name, cell), m in zip(cells, found, strict=True)
     ]
+
+
+def _show(
+    rows: list[BenchRow], reference: Path | None, plot: Path | None, *, as_json: bool
+) -> None:
+    from turbopilot.base.atomic import replacing
+    from turbopilot.render import bench as bench_text
+    from turbopilot.render.bench_plot import drawn
+
     if as_json:
         console.emit_json(bench_text.as_json(rows, reference))
     else:
@@ -154,49 +168,44 @@ def bench(
 
 
 def _by_threads(setup: Setup, given: list[str]) -> list[Setup]:
-    """The setup with each number of threads of "-t 1,2 -t 4"."""
-    from dataclasses import replace
-
+    """Return the setup with each number of threads of "-t 1,2 -t 4"."""
     counts: list[int] = []
     for word in (word for option in given for word in option.split(",")):
         if not word.strip().isdecimal() or int(word) < 1:
-            raise InvalidInput(f"-t {word}: no number of threads", hint="give 1 or more, as -t 1,2")
+            raise InvalidInput(
+                f"-t {word}: not a number of threads", hint="give 1 or more, as -t 1,2"
+            )
         counts.append(int(word))
     return [replace(setup, n_threads=n) for n in dict.fromkeys(counts)] or [setup]
 
 
-def _check_plot(path: Path) -> None:
+def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
+    from turbopilot.base.atomic import check_output
+
     if path.suffix.lower() != ".svg":
         raise InvalidInput(
             f"--plot {path}: only SVG can be drawn",
             hint=f"give {path.with_suffix('.svg').name}: browsers show it, and rsvg-convert or inkscape make a PNG",
         )
-
-
-def _evaluation_text(path: Path | None) -> str:
-    """What files are compared on: the user's text, or ours."""
-    from turbopilot.corpus import evaluation_text
-    from turbopilot.verify.texts import read_text
-
-    return read_text(path) if path else evaluation_text()
+    check_output(path, force=True, inputs=models)
 
 
 def _compared(
-    against: Path, paths: dict[str, Path], text: str, positions: int | None, setup: Setup
+    against: Path, paths: dict[str, Path], options: BenchOptions, setup: Setup
 ) -> dict[str, Divergence]:
-    """Each file's divergence from the reference, whose logits are kept meanwhile."""
+    """Return each file's divergence from the reference, whose logits are kept meanwhile."""
     from turbopilot.bench import POSITIONS, divergence, keep_reference
+    from turbopilot.corpus import evaluation_text
+    from turbopilot.verify.texts import read_text
 
+    text = read_text(options.text) if options.text else evaluation_text()
+    positions = options.positions or POSITIONS
     found = {}
     with tempfile.TemporaryDirectory(prefix="turbopilot-") as folder:
+        store = Path(folder) / "reference.logits"
         with console.progress("reference") as progress:
             reference = keep_reference(
-                against,
-                text,
-                Path(folder) / "reference.logits",
-                setup,
-                positions=positions or POSITIONS,
-                progress=progress,
+                against, text, store, setup, positions=positions, progress=progress
             )
         for name, path in paths.items():
             with console.progress(f"compare {path.name}") as progress:

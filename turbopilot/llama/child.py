@@ -1,194 +1,194 @@
-"""llama.cpp in a process of its own: started, followed, and ended with ours. A leaf: imports nothing of ours.
+"""llama.cpp in a process of its own: started, followed, and ended with ours.
 
-A process of its own because llama.cpp cannot be interrupted from Python while it works, because it aborts on some
-broken files, and because what it takes of memory can be measured there. The child is a module of ours with a
-`main()`; it reads its job, one JSON object, from stdin, and writes JSON lines to stdout: llama.cpp's own words as
-[level, text], and whatever it has to tell as an object.
-
-The parent's side is `run_child`, the child's are `read_job`, `listen`, `tell` and `leave`.
+llama.cpp cannot be interrupted from Python while it works, it aborts on some broken files, and the memory that it
+takes can be measured in a process of its own. The child is a module of ours that calls `run_job`. It reads its job, a
+JSON object, from stdin, and writes JSON lines to stdout: llama.cpp's log as [level, text], and messages as objects.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
+import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-_LOG_WARN, _LOG_ERROR = 3, 4  # enum ggml_log_level
-_ROOT = Path(__file__).parents[2]
-Hear = Callable[[Mapping[str, Any]], None]
-HearLine = Callable[[str], None]
+from turbopilot.base import errors
+from turbopilot.base.errors import ServeError, TurboPilotError
+from turbopilot.llama.log import LlamaLog
+
+_ROOT: Final = Path(__file__).parents[2]
+# `python -m` would look for modules in the current folder first, which may be a checkpoint of strangers.
+_START: Final = (
+    "import sys; sys.path = [p for p in sys.path if p]; import runpy; "
+    "runpy.run_module(sys.argv[1], run_name='__main__')"
+)
+_INFO: Final = 2  # enum ggml_log_level
+
+Message = Mapping[str, Any]
+Job = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Words:
-    """What llama.cpp said: the last of it, for errors, and its warnings, for reports."""
-
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def reason(self) -> str:
-        """The most telling words: its errors, or else the last thing it said."""
-        said = self.errors or [line for line in self.tail if line.strip()][-3:]
-        return " / ".join(line.strip() for line in said) or "it said nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a child ended.
+class ChildFailed(ServeError):
+    """A child process did not come to its end; the message is "failed: …" or "was ended by signal …".
 
     Attributes:
-        code: 0 where all went well; below 0 the signal that ended it.
-        words: llama.cpp's.
-        last_words: what was written to stderr: a traceback, or an assertion of llama.cpp's.
+        code: its exit code; below 0 the signal that ended it.
+        last_words: what it wrote to stderr, a traceback or an assertion of llama.cpp's, or else llama.cpp's errors.
     """
 
-    code: int
-    words: Words
-    last_words: str
-
-    @property
-    def why(self) -> str:
-        """How it failed, and the reason as far as it is known, for a message: "failed: …"."""
-        said = self.last_words or self.words.reason()
-        how = f"was ended by signal {-self.code}" if self.code < 0 else "failed"
-        return f"{how}: {said[-2000:]}"
+    def __init__(self, code: int, last_words: str, how: str = "") -> None:
+        how = how or (f"was ended by signal {-code}" if code < 0 else "failed")
+        super().__init__(f"{how}: {last_words[-2000:]}")
+        self.code, self.last_words = code, last_words
 
 
 def run_child(
     module: str,
-    job: Mapping[str, Any],
+    job: Message,
     *,
-    hear: Hear = lambda told: None,
-    hear_line: HearLine = lambda line: None,
-    env: Mapping[str, str] | None = None,
-) -> Ended:
-    """Run a module's `main()` in a process of its own, and follow it to its end.
+    on_message: Callable[[Message], None] = lambda message: None,
+    on_log: Callable[[str], None] = lambda line: None,
+    timeout: float | None = None,
+) -> LlamaLog:
+    """Run a module that calls `run_job` in a process of its own, and follow it to its end.
+
+    Whatever interrupts this process (Ctrl-C, an exception of a callback) ends the child first.
 
     Args:
-        module: imported by its full name, as `python -m` does.
-        job: what `read_job` returns there; JSON.
-        hear: gets what the child `tell`s.
-        hear_line: gets llama.cpp's log as it grows, from the beginning of its present line on.
-        env: environment variables beside ours.
+        module: its full name.
+        job: JSON.
+        on_message: gets what the child sends with `send`.
+        on_log: gets llama.cpp's present line as it grows, from its beginning on.
+        timeout: seconds after which the child is killed.
 
-    Whatever interrupts us (Ctrl-C, an exception of `hear`) ends the child before it passes on.
+    Raises:
+        TurboPilotError: the child raised it.
+        ChildFailed: the child ended in any other way.
     """
-    environment = {
-        **os.environ,
-        "GGML_NO_BACKTRACE": "1",  # where llama.cpp aborts, it would call gdb on itself
-        "PYTHONPATH": os.pathsep.join(p for p in [str(_ROOT), *sys.path] if p),
-        **(env or {}),
-    }
-    words = Words()
+    log, raised = LlamaLog(), list[TurboPilotError]()
+
+    def receive(message: Message) -> None:
+        if "error" in message:
+            raised.append(_raised_error(message))
+        else:
+            on_message(message)
+
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment,
-            encoding="utf-8", errors="replace",
-        )  # fmt: skip
+        process = _start(module, stderr)
         assert process.stdin is not None
         assert process.stdout is not None
+        timer = threading.Timer(timeout or 0, process.kill)
         try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            follow(process.stdout, words, hear, hear_line)
+            if timeout is not None:
+                timer.start()
+            with suppress(BrokenPipeError):  # it ended before it read its job
+                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.flush()
+            follow(process.stdout, log, receive, on_log)
             code = process.wait()
         finally:
+            late = timeout is not None and not timer.is_alive()
+            timer.cancel()
             process.kill()  # Ctrl-C lands here: llama.cpp would otherwise work on to the end
             process.wait()
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             process.stdout.close()
-        stderr.seek(0)
-        return Ended(code, words, stderr.read().strip())
+        if raised:
+            raise raised[0]
+        if code and late:
+            raise ChildFailed(code, f"it took more than {timeout:.0f} seconds", how="failed")
+        if code:
+            stderr.seek(0)
+            raise ChildFailed(code, stderr.read().strip() or log.reason())
+    return log
 
 
-def follow(stdout: IO[str], words: Words, hear: Hear, hear_line: HearLine) -> None:
+def _raised_error(message: Message) -> TurboPilotError:
+    kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
+    return kind(message["message"], hint=message["hint"])
+
+
+def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
+    path = [str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p]
+    # Where llama.cpp aborts, it would call gdb on itself.
+    environment = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _START, module],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **environment},
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
+
+
+def follow(
+    stdout: IO[str],
+    log: LlamaLog,
+    on_message: Callable[[Message], None],
+    on_log: Callable[[str], None],
+) -> None:
     """Read a child's lines until it closes its end."""
     line = ""
     for record in stdout:
-        told = _parsed(record)
-        if isinstance(told, dict):
-            hear(told)
-            continue
-        if told is None:  # not ours: what a dying process or its debugger prints
-            words.tail.append(record)
-            continue
-        level, text = told
-        if level == _LOG_ERROR:
-            words.errors.append(text)
-        elif level == _LOG_WARN:
-            words.warnings.append(text.strip())
-        line += text
-        hear_line(line)
-        if line.endswith("\n"):
-            words.tail.append(line)
-            line = ""
-
-
-def _parsed(record: str) -> dict[str, Any] | tuple[int, str] | None:
-    try:
-        match json.loads(record):
-            case dict() as told:
-                return told
+        match _parsed(record):
+            case dict() as message:
+                on_message(message)
             case [int() as level, str() as text]:
-                return level, text
+                log.write(level, text)
+                line += text
+                on_log(line)
+                if line.endswith("\n"):
+                    line = ""
+            case _:  # not ours: what a dying process or its debugger prints
+                log.write(_INFO, f"\n{record}")
+
+
+def _parsed(record: str) -> Any:
+    try:
+        return json.loads(record)
     except ValueError:
+        return None
+
+
+def run_job(work: Callable[[Job], None]) -> NoReturn:
+    """Do the job that stands on stdin, and end this process; it also ends when its parent does.
+
+    A TurboPilotError of `work` is raised again by `run_child`. `work` calls sys.exit(1) if llama.cpp's log has the
+    reason of a failure.
+    """
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    code = 1
+    try:
+        from turbopilot.llama.library import log
+
+        log.forward = lambda level, text: send([level, text])
+        work(job)
+        code = 0
+    except TurboPilotError as e:
+        send({"error": type(e).__name__, "message": e.message, "hint": e.hint})
+    except SystemExit:
         pass
-    return None
-
-
-# What the child uses.
-
-_kept: Final[list[Any]] = []  # C's pointers into Python: what is collected crashes the process
-
-
-def read_job() -> dict[str, Any]:
-    """The job; from now on this process ends when its parent does."""
-    job: dict[str, Any] = json.loads(sys.stdin.readline())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    return job
-
-
-def listen(llama_cpp: Any) -> None:
-    """Pass on everything that llama.cpp says. Takes the library, so that this module need not import it."""
-
-    def log(level: int, text: bytes, user_data: Any) -> None:
-        _write([level, text.decode("utf-8", "replace")])
-
-    callback = llama_cpp.llama_log_callback(log)
-    _kept.append(callback)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-
-
-def tell(told: Mapping[str, Any]) -> None:
-    """Send an object to the parent's `hear`."""
-    _write(told)
-
-
-def leave(code: int) -> NoReturn:
-    """End, without tidying up: the system does that, and llama.cpp takes long over it."""
+    except BaseException:
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(code)  # without tidying up: the system does that, and llama.cpp takes long over it
 
 
-def _write(value: Any) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
+def send(message: Any) -> None:
+    """Send an object to the parent's `on_message`."""
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     """The parent holds stdin open; when it dies, even by kill -9, reading ends and so do we."""
     while sys.stdin.read(1):
         pass

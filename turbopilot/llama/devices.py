@@ -1,20 +1,31 @@
-"""The graphics processors that a build of llama.cpp can use. A leaf: imports nothing of ours, and not llama.cpp.
+"""The graphics processors that this build of llama.cpp can use.
 
-Counted, as `llama_supports_gpu_offload` says True of a build with RPC and no GPU.
+They are counted, since `llama_supports_gpu_offload` returns True for a build with RPC and no GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-_GPU_TYPES: Final = {1: "GPU", 2: "iGPU"}  # enum ggml_backend_dev_type in ggml-backend.h
+from turbopilot.llama.library import Signature, declare, ggml
+
+_GPU_TYPES: Final = {1, 2}  # enum ggml_backend_dev_type in ggml-backend.h: GPU and integrated GPU
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+_FUNCTIONS: Final[dict[str, Signature]] = {
+    "ggml_backend_dev_count": ([], _SIZE),
+    "ggml_backend_dev_get": ([_SIZE], _POINTER),
+    "ggml_backend_dev_type": ([_POINTER], ctypes.c_int),
+    "ggml_backend_dev_name": ([_POINTER], ctypes.c_char_p),
+    "ggml_backend_dev_description": ([_POINTER], ctypes.c_char_p),
+    "ggml_backend_dev_memory": ([_POINTER, ctypes.POINTER(_SIZE), ctypes.POINTER(_SIZE)], None),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A graphics processor; bytes of its memory as its driver tells them now."""
+    """A graphics processor; bytes of its memory as its driver reports them now."""
 
     name: str
     description: str
@@ -25,28 +36,16 @@ class Device:
         return f"{self.name} ({self.description})"
 
 
-def gpu_devices(libggml: Any) -> tuple[Device, ...]:
-    """Those of the library `llama_cpp._ggml.libggml`, which whoever imports llama_cpp hands over."""
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for name, restype in (
-        ("type", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("description", ctypes.c_char_p),
-    ):
-        function = getattr(libggml, f"ggml_backend_dev_{name}")
-        function.argtypes, function.restype = [ctypes.c_void_p], restype
-    size = ctypes.POINTER(ctypes.c_size_t)
-    libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
-    libggml.ggml_backend_dev_memory.restype = None
+def gpu_devices() -> tuple[Device, ...]:
+    """Return the graphics processors, in llama.cpp's order."""
+    declare(ggml, _FUNCTIONS)
     found = []
-    for i in range(libggml.ggml_backend_dev_count()):
-        device = libggml.ggml_backend_dev_get(i)
-        if libggml.ggml_backend_dev_type(device) in _GPU_TYPES:
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            name = libggml.ggml_backend_dev_name(device).decode()
-            description = libggml.ggml_backend_dev_description(device).decode()
+    for i in range(ggml.ggml_backend_dev_count()):
+        device = ggml.ggml_backend_dev_get(i)
+        if ggml.ggml_backend_dev_type(device) in _GPU_TYPES:
+            free, total = _SIZE(), _SIZE()
+            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            name = ggml.ggml_backend_dev_name(device).decode()
+            description = ggml.ggml_backend_dev_description(device).decode()
             found.append(Device(name, description, free.value, total.value))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What `turbopilot bench` shows. Text and JSON only: measures nothing."""
+"""The output of `turbopilot bench`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.bench import Divergence, Measured, Rate, Row
+    from turbopilot.bench import Divergence, Measured, Rate
+    from turbopilot.render.bench_plot import BenchRow
 
 
-def show(rows: Sequence[Row], reference: Path | None) -> None:
-    """A table under a line that says what it was measured with, and what its words mean."""
+def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
+    """Print a table under a line that says what it was measured with, and a legend."""
     many = len({r.measured.n_threads for r in rows}) > 1
     columns = ["file", "type", "size", "bits/weight"]
     columns += ["threads"] if many else []
@@ -35,8 +36,8 @@ def show(rows: Sequence[Row], reference: Path | None) -> None:
     console.result(_legend(rows, reference))
 
 
-def as_json(rows: Sequence[Row], reference: Path | None) -> dict[str, Any]:
-    """The figures as one object; bytes, tokens per second, nats."""
+def as_json(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, Any]:
+    """Return the figures as one object; bytes, tokens per second, nats."""
     m = rows[0].measured
     return {
         "cpu": cpu_name(),
@@ -49,7 +50,7 @@ def as_json(rows: Sequence[Row], reference: Path | None) -> dict[str, Any]:
     }
 
 
-def _file(row: Row) -> dict[str, Any]:
+def _file(row: BenchRow) -> dict[str, Any]:
     m = row.measured
     return {
         "file": str(m.path), "type": m.type_name, "bytes": m.n_bytes, "bits_per_weight": m.bits_per_weight,
@@ -64,8 +65,8 @@ def _timed(rate: Rate | None) -> dict[str, Any] | None:
     return {**asdict(rate), "median": rate.median, "spread": rate.spread} if rate else None
 
 
-def _where(rows: Sequence[Row]) -> str:
-    """What it was measured with."""
+def _where(rows: Sequence[BenchRow]) -> str:
+    """Return what it was measured with."""
     m = rows[0].measured
     threads = " and ".join(str(n) for n in dict.fromkeys(r.measured.n_threads for r in rows))
     contexts = " and ".join(f"{n:,}" for n in dict.fromkeys(r.measured.n_ctx for r in rows))
@@ -76,7 +77,7 @@ def _where(rows: Sequence[Row]) -> str:
     )
 
 
-def _legend(rows: Sequence[Row], reference: Path | None) -> str:
+def _legend(rows: Sequence[BenchRow], reference: Path | None) -> str:
     m = rows[0].measured
     lines = [_timing(m)]
     if m.memory:
@@ -88,13 +89,13 @@ def _legend(rows: Sequence[Row], reference: Path | None) -> str:
     if reference and (d := rows[0].divergence):
         lines.append(
             f"mean KL: in nats, from {reference.name}, over {d.positions:,} positions; its perplexity there is "
-            f"{d.reference_perplexity.value:.4g}. top-1: both like the same token most"
+            f"{d.reference_perplexity.value:.4g}. top-1: both prefer the same token"
         )
     return "\n".join(lines)
 
 
 def _timing(m: Measured) -> str:
-    """What ± means, and what was timed."""
+    """Return what ± means, and what was timed."""
     repeats = len(m.prompt.samples) if m.prompt else 0
     generated = f", then {m.generation.tokens} generated one after another" if m.generation else ""
     prompt = f"{m.prompt.tokens} tokens read" if m.prompt else ""

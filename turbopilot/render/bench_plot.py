@@ -1,7 +1,4 @@
-"""The measured files as a picture: size against what it costs, the faster the larger the point. Pure; knows no files.
-
-An SVG that stands alone: it brings its colours, for light and for dark.
-"""
+"""The measured files as a standalone SVG: size against what it costs; the faster, the larger the point."""
 
 from __future__ import annotations
 
@@ -27,14 +24,8 @@ _UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a table, a point of a plot.
-
-    Attributes:
-        name: what the person called the file.
-        measured: its figures.
-        divergence: from the reference, where there is one.
-    """
+class BenchRow:
+    """A line of a table, a point of a plot; `name` is what the user called the file."""
 
     name: str
     measured: Measured
@@ -42,7 +33,7 @@ class Row:
 
     @property
     def speed(self) -> float:
-        """Tokens generated per second, or read where none were generated; 0 where nothing was timed."""
+        """Tokens generated per second, or read if none were generated; 0 if nothing was timed."""
         rate = self.measured.generation or self.measured.prompt
         return rate.median if rate else 0.0
 
@@ -52,10 +43,10 @@ class Row:
         return self.divergence.mean_kl if self.divergence else None
 
 
-def drawn(rows: Sequence[Row]) -> str:
-    """An SVG of some files.
+def drawn(rows: Sequence[BenchRow]) -> str:
+    """Draw some files.
 
-    Across: the file's size. Upwards: the mean KL divergence, logarithmic, where every file has one, else the speed.
+    Across: the file's size. Upwards: the mean KL divergence, logarithmic, if every file has one, else the speed.
     A point's area is its speed. A divergence of 0, a file's from itself, lies on the lower edge.
     """
     unit, name = next(u for u in _UNITS if max(r.measured.n_bytes for r in rows) >= u[0])
@@ -87,20 +78,16 @@ def drawn(rows: Sequence[Row]) -> str:
 
 
 def _kl_scale(values: Sequence[float]) -> Scale:
-    """A log scale on whose lower edge only a divergence of 0 lies."""
+    """Return a log scale on whose lower edge only a divergence of 0 lies."""
     least = min((v for v in values if v > 0), default=1.0)
     return Scale.of([*values, least / 2], log=True)
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
-    """Its type, or its name where others have the same type; its threads where others have other ones."""
+def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:
+    """Return a file's type, or its name if others have the same type; and its threads if others have other ones."""
     m = row.measured
     same_type = [r for r in rows if r.measured.type_name == m.type_name]
     words = m.type_name if len({r.name for r in same_type}) == 1 else row.name
     if len({r.measured.n_threads for r in rows}) > 1:
         words += f", {m.n_threads} threads"
-    return (
-        f"{words}, {row.speed:,.3g} tokens/s"
-        if row.speed < 1000
-        else f"{words}, {row.speed:,.0f} tokens/s"
-    )
+    return f"{words}, {row.speed:,.{'3g' if row.speed < 1000 else '0f'}} tokens/s"

@@ -1,8 +1,8 @@
-"""ggml's tensors, seen through ctypes. Imports no llama_cpp: takes the library.
+"""ggml's tensors, read through ctypes.
 
 Source: ggml/include/ggml.h, `struct ggml_tensor` of ggml 0.25. The library hands over pointers to it and has no
-function that tells the sizes, so that its layout is written down here; `Ggml.check_layout` compares it with what
-the library itself says of a tensor, before any pointer in it is followed.
+function that returns its sizes, so that its layout is written here; `Ggml.check_layout` compares it with what the
+library itself reports of a tensor, before any pointer in it is followed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from turbopilot.llama.library import Signature, declare
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64  # GGML_MAX_… in ggml.h
 _N_OPS: Final = 101  # GGML_OP_COUNT in ggml.h; more in a later ggml
@@ -49,63 +51,63 @@ GgmlTensor._fields_ = [
     ("extra", ctypes.c_void_p),
     ("padding", ctypes.c_char * 8),
 ]
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+_FUNCTIONS: Final[dict[str, Signature]] = {
+    "ggml_get_name": ([_POINTER], ctypes.c_char_p),
+    "ggml_op_desc": ([_POINTER], ctypes.c_char_p),
+    "ggml_op_name": ([ctypes.c_int], ctypes.c_char_p),
+    "ggml_nbytes": ([_POINTER], _SIZE),
+    "ggml_nelements": ([_POINTER], ctypes.c_int64),
+    "ggml_backend_buffer_is_host": ([_POINTER], ctypes.c_bool),
+    "ggml_backend_tensor_get": ([_POINTER, _POINTER, _SIZE, _SIZE], None),
+    "ggml_backend_tensor_set": ([_POINTER, _POINTER, _SIZE, _SIZE], None),
+}
 
 
 class LayoutChanged(Exception):
-    """The library's tensors are laid out otherwise than is written here."""
+    """The library lays out its tensors in another way than is written here."""
 
 
 def at(address: int) -> GgmlTensor:
-    """The tensor at an address."""
+    """Return the tensor at an address."""
     return GgmlTensor.from_address(address)
 
 
-def shape(tensor: GgmlTensor) -> tuple[int, ...]:
-    """Its four sizes, innermost first."""
-    return tuple(tensor.ne)
+def name_of(tensor: GgmlTensor) -> str:
+    """Return a tensor's name."""
+    return tensor.name.decode("utf-8", "replace")
 
 
 class Ggml:
-    """The few of ggml's functions that are needed.
+    """The functions of ggml that read and write tensors.
 
     Args:
         library: a ctypes library with ggml's base functions.
     """
 
     def __init__(self, library: Any) -> None:
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        for name, arguments, result in (
-            ("ggml_get_name", [pointer], ctypes.c_char_p),
-            ("ggml_op_desc", [pointer], ctypes.c_char_p),
-            ("ggml_op_name", [ctypes.c_int], ctypes.c_char_p),
-            ("ggml_nbytes", [pointer], size),
-            ("ggml_nelements", [pointer], ctypes.c_int64),
-            ("ggml_backend_buffer_is_host", [pointer], ctypes.c_bool),
-            ("ggml_backend_tensor_get", [pointer, pointer, size, size], None),
-        ):
-            function = getattr(library, name)
-            function.argtypes, function.restype = arguments, result
+        declare(library, _FUNCTIONS)
         self._lib = library
         self._ops: dict[int, str] = {}
 
     def check_layout(self, address: int, *, floats: bool = False) -> None:
-        """Compare what we read of a tensor with what ggml says of it.
+        """Compare what is read of the tensor at an address with what ggml reports of it.
 
         Args:
-            address: of a tensor.
-            floats: it is one of F32, whose bytes follow from its sizes.
+            address: the tensor's.
+            floats: whether it is of F32, whose bytes follow from its sizes.
 
         Raises:
             LayoutChanged: they differ.
         """
         tensor, lib = at(address), self._lib
-        said = (lib.ggml_get_name(address), lib.ggml_nelements(address))
-        if said != (tensor.name, prod(tensor.ne)):
+        reported = (lib.ggml_get_name(address), lib.ggml_nelements(address))
+        if reported != (tensor.name, prod(tensor.ne)):
             raise LayoutChanged(
-                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, and for ggml {said}"
+                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, and for ggml {reported}"
             )
         known = 0 <= tensor.op < _N_OPS  # beyond them ggml reads what is no name
-        # of some operations the description is of their kind: "SILU" of UNARY
+        # The description of some operations is that of their kind: "SILU" of UNARY.
         if not known or (
             self.op(tensor).startswith("MUL_MAT")
             != lib.ggml_op_desc(address).startswith(b"MUL_MAT")
@@ -117,15 +119,15 @@ class Ggml:
             )
 
     def op(self, tensor: GgmlTensor) -> str:
-        """The operation's name: "MUL_MAT"."""
+        """Return the operation's name: "MUL_MAT"."""
         if tensor.op not in self._ops:
             self._ops[tensor.op] = self._lib.ggml_op_name(tensor.op).decode()
         return self._ops[tensor.op]
 
     def values(self, address: int) -> npt.NDArray[Any]:
-        """An F32 or I32 tensor's numbers, (ne3, ne2, ne1, ne0), copied from a device where they lie on one.
+        """Return the numbers of an F32 or I32 tensor, (ne3, ne2, ne1, ne0), copied if they lie on a device.
 
-        The array is good until the computation goes on.
+        The array is valid until the computation goes on.
 
         Raises:
             LayoutChanged: it has no place in memory.
@@ -141,12 +143,16 @@ class Ggml:
             memory = (ctypes.c_char * size)()
             self._lib.ggml_backend_tensor_get(address, memory, 0, size)
         dtype = {F32: np.float32, I32: np.int32}[tensor.type]
-        strides = tuple(tensor.nb)[::-1]  # views are not contiguous
-        found: npt.NDArray[Any] = np.ndarray(shape(tensor)[::-1], dtype, memory, strides=strides)
+        sizes, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]  # views are not contiguous
+        found: npt.NDArray[Any] = np.ndarray(sizes, dtype, memory, strides=strides)
         return found
+
+    def write(self, address: int, data: npt.NDArray[Any]) -> None:
+        """Copy bytes to the beginning of a tensor, wherever it lies."""
+        self._lib.ggml_backend_tensor_set(address, data.ctypes.data, 0, data.nbytes)
 
 
 def n_bytes(tensor: GgmlTensor) -> int:
-    """From its first number to its last, of a type of four bytes."""
+    """Return the bytes from the first number to the last, of a type of four bytes."""
     steps = zip(tensor.ne, tensor.nb, strict=True)
     return 4 + sum((int(n) - 1) * int(stride) for n, stride in steps)

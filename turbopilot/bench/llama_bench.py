@@ -1,0 +1,224 @@
+"""The process in which a model is measured. Started by `bench.measurement`.
+
+P positions, V vocabulary rows.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from turbopilot.base.atomic import FULL
+from turbopilot.base.errors import CorruptModel, DecoderFailed, InvalidInput, NotEnoughDisk
+from turbopilot.base.kl_divergence import Logits, kl_divergence
+from turbopilot.base.machine import usable_cores
+from turbopilot.bench.resident import drop_mapped, resident
+from turbopilot.bench.setup import Setup
+from turbopilot.bench.windows import Reference, Windows, cut, row_blocks, rows_at_once
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.child import run_job, send
+from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.flash_attention import flash_attention
+from turbopilot.llama.library import VERSION, llama_cpp
+from turbopilot.llama.model import LlamaModel, ModelParameters
+
+_NONE: Final = range(0)
+Job = Mapping[str, Any]
+
+
+def main() -> None:
+    """Load a model as `serve` does, and hand it to one of `TASKS`.
+
+    Reads {"path", "setup", "n_ctx", "task", …}. Sends {"base"}, {"loaded"}, and what the task sends.
+    """
+    run_job(_run)
+
+
+def _run(job: Job) -> None:
+    send({"base": resident().now})  # with numpy and the library, which are not the model's
+    path, setup = Path(job["path"]), Setup(**job["setup"])
+    header = read_gguf(path)
+    no_alloc = job["task"] == "planned"
+    model = LlamaModel(header, ModelParameters(setup.n_gpu_layers, no_alloc=no_alloc))
+    context = LlamaContext(
+        model, context_parameters(header, setup, job["n_ctx"], uses_gpu=model.uses_gpu)
+    )
+    loaded = {
+        "n_ctx": context.n_cells, "n_threads": setup.n_threads or usable_cores(), "llama_cpp": VERSION,
+        "devices": [str(d) for d in model.devices],
+        "built_for": llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip(),
+    }  # fmt: skip
+    send({"loaded": loaded})
+    try:
+        TASKS[job["task"]](context, job)
+    except DecoderFailed as e:
+        raise DecoderFailed(f"{path}: {e.message}", hint="memory may be short") from None
+    except OSError as e:  # only the store is written here
+        what = f"{path}: its logits could not be kept or read: {e.strerror or e}"
+        if e.errno in FULL:
+            hint = "free some space, measure fewer positions, or keep them elsewhere"
+            raise NotEnoughDisk(what, hint=hint) from None
+        raise InvalidInput(what) from None
+
+
+def context_parameters(
+    header: GgufHeader, setup: Setup, n_ctx: int, *, uses_gpu: bool
+) -> ContextParameters:
+    """Return the parameters that `serve` would give to one sequence of so many tokens."""
+    parameters = ContextParameters(
+        n_ctx,
+        min(setup.n_batch, n_ctx),
+        n_outputs=setup.n_outputs,
+        n_threads=setup.n_threads,
+        cache_type=setup.cache_type.lower(),
+    )
+    attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
+    return replace(parameters, flash_attention=attention)
+
+
+def measure(context: LlamaContext, job: Job) -> None:
+    """Time and weigh; sends {"prompt": tokens/s} and {"generation": tokens/s} of each repeat, {"memory"} at the end.
+
+    Args:
+        context: with room for the prompt and what is generated.
+        job: "n_prompt", "n_gen", "repeats" (0 if no speed is wanted), "memory", and "n_ctx": llama.cpp may make more
+            cells, for which a model need not have positions.
+    """
+    n_prompt, n_gen, repeats = job["n_prompt"], job["n_gen"], job["repeats"]
+    # As llama-bench: what the tokens are changes nothing of how they are computed.
+    draw = random.Random(0)
+    ids = [draw.randrange(context.model.n_vocab) for _ in range(n_prompt + n_gen)]
+    last = min(n_prompt, job["n_ctx"] - 1)
+    steps, done = (n_prompt + n_gen) * (repeats + 1), 0
+
+    def advance(n: int, what: str) -> None:
+        nonlocal done
+        done += n
+        send({"progress": [min(done, steps), steps, what]})
+
+    def warm_up() -> None:
+        _read(context, ids[:n_prompt], 0, last=True)
+        context.read(ids[:1], last, range(last, last + 1))
+
+    # The first time the weights come from the disk, memory is touched and threads start: that is not counted.
+    warm_up()
+    advance(n_prompt + n_gen, "warming up")
+    for _ in range(repeats):
+        context.clear()
+        began = time.perf_counter()
+        _read(context, ids[:n_prompt], 0, last=True)
+        send({"prompt": n_prompt / (time.perf_counter() - began)})
+        advance(n_prompt, "reading")
+        if n_gen:
+            began = time.perf_counter()
+            for at in range(n_prompt, n_prompt + n_gen):
+                context.read(ids[at : at + 1], at, range(at, at + 1))
+            send({"generation": n_gen / (time.perf_counter() - began)})
+            advance(n_gen, "generating")
+    if job["memory"]:
+        memory = _memory(context)
+        if drop_mapped({t.path for t in context.model.header.tensors}):
+            # What was rearranged at loading leaves pages behind that nobody reads again.
+            context.clear()
+            warm_up()
+            memory["needed"] = resident().now
+        send({"memory": memory})
+
+
+def planned(context: LlamaContext, job: Job) -> None:
+    """Send {"memory"}, as it is before any weight is loaded."""
+    send({"memory": _memory(context)})
+
+
+def _memory(context: LlamaContext) -> dict[str, Any]:
+    """Return the fields of `Memory` that this process knows."""
+    free = {str(d): d.free for d in context.model.devices}
+    taken = {str(d): max(0, free.get(str(d), d.free) - d.free) for d in gpu_devices()}
+    now = resident()
+    return {**asdict(now), "needed": now.now, "devices": taken}
+
+
+def keep_reference(context: LlamaContext, job: Job) -> None:
+    """Write the logits of a text; sends {"windows"}.
+
+    Args:
+        context: holds a window.
+        job: "store", "text", "length", "positions".
+    """
+    model = context.model
+    ids = model.tokenize(job["text"], parse_special=False)
+    windows = cut(ids, min(job["length"], job["n_ctx"]), job["positions"], model.first_token)
+    # From front to back, so that a full disk is an error and not a signal.
+    with Path(job["store"]).open("wb") as file:
+        for _, _, logits in _blocks(context, windows):
+            file.write(np.ascontiguousarray(logits, "<f4").data)
+    send({"windows": windows.ids})
+
+
+def divergence(context: LlamaContext, job: Job) -> None:
+    """Compare with a reference; sends {"compared": columns of P numbers}.
+
+    Args:
+        context: holds a window.
+        job: "store", "windows".
+    """
+    windows = Windows(job["windows"])
+    kept = Reference(Path(job["store"]), "", context.model.n_vocab, windows).logits()
+    columns: dict[str, list[Any]] = {k: [] for k in ("kl", "same", "loss", "other_loss")}
+    at = 0
+    for window, block, logits in _blocks(context, windows):
+        reference = np.array(kept[at : at + len(block)])
+        at += len(block)
+        kl, log_z, other_log_z = kl_divergence(reference, logits, logits - reference)
+        rows = np.arange(len(block))
+        following = np.asarray(windows.ids[window])[np.asarray(block) + 1]
+        columns["kl"] += kl.tolist()
+        columns["same"] += (reference.argmax(axis=1) == logits.argmax(axis=1)).tolist()
+        columns["loss"] += (log_z - reference[rows, following]).tolist()
+        columns["other_loss"] += (other_log_z - logits[rows, following]).tolist()
+    send({"compared": columns})
+
+
+def _blocks(context: LlamaContext, windows: Windows) -> Iterator[tuple[int, range, Logits]]:
+    """Yield every window's measured positions in blocks: the window's index, the positions, their logits (P, V)."""
+    rows = rows_at_once(context.model.n_vocab, context.n_batch)
+    each = windows.measured.stop
+    for i, ids in enumerate(windows.ids):
+        context.clear()
+        _read(context, ids[: windows.measured.start], 0, last=False)
+        for block in row_blocks(windows.measured, rows):
+            logits = context.read(ids[block.start : block.stop], block.start, block)
+            if not np.isfinite(logits).all():
+                raise CorruptModel(
+                    f"{context.model.header.path}: its logits are not finite",
+                    hint="convert or quantize it again",
+                )
+            yield i, block, logits
+            what = f"window {i + 1} of {len(windows.ids)}"
+            send({"progress": [i * each + block.stop, len(windows.ids) * each, what]})
+
+
+def _read(context: LlamaContext, ids: Sequence[int], start: int, *, last: bool) -> None:
+    """Read any number of tokens in batches; the logits of the last, if wanted, are what a prompt is read for."""
+    end = start + len(ids)
+    outputs = range(end - 1, end) if last else _NONE
+    for i in range(0, len(ids), context.n_batch):
+        context.read(ids[i : i + context.n_batch], start + i, outputs)
+
+
+TASKS: Final[Mapping[str, Callable[[LlamaContext, Job], None]]] = {
+    "measure": measure,
+    "planned": planned,
+    "reference": keep_reference,
+    "divergence": divergence,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""A context of a model in llama.cpp: its KV cache, and what it computes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from turbopilot.base.errors import (
+    BadBatch,
+    DecodeAborted,
+    DecoderFailed,
+    NoKvSlot,
+    ServeError,
+    TurboPilotError,
+)
+from turbopilot.base.machine import usable_cores
+from turbopilot.formats.ggml_types import CACHE_TYPES
+from turbopilot.llama.batch_item import BatchItem
+from turbopilot.llama.flash_attention import AUTO, ON
+from turbopilot.llama.footprint import UBATCH
+from turbopilot.llama.library import llama_cpp, log
+from turbopilot.llama.model import LlamaModel
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+OnNode: TypeAlias = Callable[[int, bool], bool]
+# llama_decode's return values, in llama.h; all others are fatal.
+_CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted, -1: BadBatch}
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParameters:
+    """How a context is made.
+
+    Attributes:
+        n_ctx: cells of the KV cache, over all sequences.
+        n_batch: most tokens of a batch.
+        n_seq: sequences that the KV cache holds apart.
+        n_outputs: most rows of logits of a batch, for which llama.cpp reserves memory; 0 is a row for each token.
+        n_threads: threads that compute; None is one per processor core.
+        cache_type: type of keys and values, in lower case.
+        flash_attention: AUTO, OFF or ON.
+        kv_unified: whether all sequences share the cells; else each has an equal part of them.
+        offload: whether a GPU may compute attention and large batches of layers that are not on it.
+        on_node: called with each node of the graph: its address, and True to ask whether it is wanted, then False
+            when it is computed. See ggml_backend_sched_eval_callback in ggml-backend.h.
+    """
+
+    n_ctx: int
+    n_batch: int = UBATCH
+    n_seq: int = 1
+    n_outputs: int = 0
+    n_threads: int | None = None
+    cache_type: str = "f16"
+    flash_attention: int = AUTO
+    kv_unified: bool = True
+    offload: bool = True
+    on_node: OnNode | None = None
+
+    @property
+    def n_ubatch(self) -> int:
+        """Tokens that are computed at once."""
+        return min(self.n_batch, UBATCH)
+
+    @property
+    def n_ctx_seq(self) -> int:
+        """Most tokens of one sequence."""
+        return self.n_ctx if self.kv_unified else self.n_ctx // self.n_seq
+
+
+class LlamaContext:
+    """A context of a loaded model; the model is to be closed after it.
+
+    Attributes:
+        model: the model.
+        n_cells: cells of the KV cache that llama.cpp really made, maybe more than were asked for.
+        n_batch: most tokens of one call of `decode`.
+        n_outputs: most rows of logits of one call.
+
+    Raises:
+        ServeError: llama.cpp cannot make it, as when memory is short.
+    """
+
+    def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:
+        self.model, self._parameters = model, parameters
+        self._context: Any = None
+        self._failure: BaseException | None = None
+        if parameters.on_node:  # llama.cpp keeps only a pointer to it
+            self._callback = llama_cpp.ggml_backend_sched_eval_callback(self._on_node)
+        # Views of llama.cpp's logits, by address and number of rows.
+        self._rows: dict[tuple[int, int], Logits] = {}
+        self._make()
+        self.n_cells = int(llama_cpp.llama_n_ctx(self._context))
+        self.n_batch = min(parameters.n_batch, int(llama_cpp.llama_n_batch(self._context)))
+        self.n_outputs = min(parameters.n_outputs or self.n_batch, self.n_batch)
+        self._batch = _Batch(self.n_batch)
+
+    def _make(self) -> None:
+        p = self._parameters
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = p.n_ctx, p.n_batch, p.n_ubatch
+        params.n_seq_max, params.n_outputs_max = p.n_seq, p.n_outputs
+        params.kv_unified = p.kv_unified
+        params.n_threads = params.n_threads_batch = p.n_threads or usable_cores()
+        params.type_k = params.type_v = CACHE_TYPES[p.cache_type.upper()]
+        params.flash_attn_type = p.flash_attention
+        params.offload_kqv = params.op_offload = p.offload
+        if p.on_node:
+            params.cb_eval = self._callback
+        self._context = llama_cpp.llama_init_from_model(self.model.pointer, params)
+        if not self._context:
+            what = f"{self.model.header.path}: no context of {p.n_ctx_seq:,} tokens"
+            hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer --n-gpu-layers"
+            if p.flash_attention == ON:
+                what += f" with flash attention and a {p.cache_type} cache"
+                hint = "not every model and device can have them: try --cache-type f16 --flash-attn off"
+            raise ServeError(f"{what}: {log.reason()}", hint=hint)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+
+    def _on_node(self, address: int, ask: bool, _data: Any) -> bool:
+        """Ctypes would print an exception and go on: it is kept, and raised when llama_decode returns."""
+        if self._failure is not None or self._parameters.on_node is None:
+            return False
+        try:
+            return self._parameters.on_node(address, ask)
+        except BaseException as e:
+            self._failure = e
+            return False
+
+    def decode(self, items: Sequence[BatchItem]) -> Logits:
+        """Compute a batch, and add it to the KV cache.
+
+        Returns:
+            (rows, n_vocab): a row for each item that wants logits, in the batch's order. llama.cpp's own memory,
+            valid until the next call.
+
+        Raises:
+            NoKvSlot: the KV cache has no room; nothing was changed.
+            DecodeAborted: it was interrupted; the KV cache of the sequences involved is undefined.
+            BadBatch: the batch itself is at fault; nothing was changed.
+            DecoderFailed: the computation failed; the whole context is undefined.
+        """
+        self._check_size(len(items))
+        return self._compute(self._batch.fill(items), sum(item.want_logits for item in items))
+
+    def read(self, ids: Sequence[int], start: int, outputs: range) -> Logits:
+        """Compute tokens of sequence 0 from position `start` on, and wait until it is done.
+
+        Returns:
+            (rows, n_vocab): the logits of those positions that are in `outputs`; see `decode`.
+
+        Raises:
+            ServeError: as `decode`.
+        """
+        self._check_size(len(ids))
+        wants = [position in outputs for position in range(start, start + len(ids))]
+        logits = self._compute(self._batch.fill_run(ids, start, wants), sum(wants))
+        llama_cpp.llama_synchronize(self._context)
+        return logits
+
+    def _check_size(self, n: int) -> None:
+        if n > self.n_batch:
+            raise ValueError(f"{n} tokens in a batch of {self.n_batch}")
+
+    def _compute(self, batch: Any, n_rows: int) -> Logits:
+        if n_rows > self.n_outputs:  # llama.cpp would abort the process
+            raise ValueError(f"{n_rows} rows of logits of at most {self.n_outputs}")
+        code = llama_cpp.llama_decode(self._context, batch)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if code:
+            reason = log.errors(1) or f"llama_decode returned {code}"
+            raise _CODES.get(code, DecoderFailed)(
+                f"llama.cpp could not compute the batch: {reason}"
+            )
+        if not n_rows:
+            return np.empty((0, self.model.n_vocab), dtype=np.float32)
+        # In the batch's order, however llama.cpp computed it.
+        pointer = llama_cpp.llama_get_logits(self._context)
+        key = ctypes.addressof(pointer.contents), n_rows
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = np.ctypeslib.as_array(pointer, (n_rows, self.model.n_vocab))
+            rows.flags.writeable = False
+            self._rows[key] = rows
+        return rows
+
+    def clear(self) -> None:
+        """Remove all sequences."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def remove(self, seq: int, start: int) -> bool:
+        """Remove a sequence's positions from `start` on; False if the model cannot remove a part."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq, start, -1))
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        """Give an empty sequence the first `n` positions of another; False if the model cannot.
+
+        The cells are shared, or copied if each sequence has its own.
+        """
+        if self._parameters.kv_unified:
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n)
+            return True
+        return self.restore(target, self.save(source)) and self.remove(target, n)
+
+    def save(self, seq: int) -> bytes:
+        """Return llama.cpp's state of one sequence."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, seq)
+        state = np.empty(size, dtype=np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        n = llama_cpp.llama_state_seq_get_data(self._context, pointer, size, seq)
+        return state[:n].tobytes()
+
+    def restore(self, seq: int, state: bytes) -> bool:
+        """Fill an empty sequence from what `save` returned; False if there is no room or it is not understood."""
+        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        n = llama_cpp.llama_state_seq_set_data(self._context, pointer, len(state), seq)
+        return int(n) == len(state)
+
+    def rebuild(self) -> None:
+        """Replace the KV cache by a new one, after a failure.
+
+        Raises:
+            ServeError: llama.cpp cannot make it.
+        """
+        LlamaContext.close(self)  # not a subclass's, which closes the model too
+        self._make()
+
+    def close(self) -> None:
+        """Free it. A second call does nothing."""
+        self._rows.clear()
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            self._context = None
+
+
+class _Batch:
+    """A llama_batch over numpy's memory: a loop over ctypes costs more than all else that Python does in a step."""
+
+    def __init__(self, n: int) -> None:
+        self._token = np.zeros(n, dtype=np.int32)
+        self._pos = np.zeros(n, dtype=np.int32)
+        self._seq = np.zeros(n, dtype=np.int32)
+        self._wants = np.zeros(n, dtype=np.int8)
+        self._one = np.ones(n, dtype=np.int32)
+        # llama.cpp reads each token's sequences through a pointer of its own; each has one.
+        first = self._seq.ctypes.data
+        ids = ctypes.POINTER(ctypes.c_int32)
+        self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))
+        self._batch = llama_cpp.llama_batch(
+            token=self._token.ctypes.data_as(ids),
+            pos=self._pos.ctypes.data_as(ids),
+            n_seq_id=self._one.ctypes.data_as(ids),
+            seq_id=self._seq_pointers,
+            logits=self._wants.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, items: Sequence[BatchItem]) -> Any:
+        """Return the llama_batch of these items; the next call overwrites it."""
+        n = self._batch.n_tokens = len(items)
+        self._token[:n] = [i.token for i in items]
+        self._pos[:n] = [i.pos for i in items]
+        self._seq[:n] = [i.seq for i in items]
+        self._wants[:n] = [i.want_logits for i in items]
+        return self._batch
+
+    def fill_run(self, ids: Sequence[int], start: int, wants: Sequence[bool]) -> Any:
+        """Return the llama_batch of consecutive tokens of sequence 0; the next call overwrites it."""
+        n = self._batch.n_tokens = len(ids)
+        self._token[:n] = ids
+        self._pos[:n] = np.arange(start, start + n)
+        self._seq[:n] = 0
+        self._wants[:n] = wants
+        return self._batch

@@ -1,0 +1,159 @@
+"""A grammar as llama.cpp follows it over a vocabulary.
+
+llama.cpp ends the process if it is told of a token that the grammar forbids, so every token is checked first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from turbopilot.base.errors import InvalidRequest
+from turbopilot.llama.library import llama_cpp
+
+# One question may take milliseconds: longer, and the grammar is one whose readings grow with the text.
+_SLOWEST: Final = 2.0
+# As llama_token_data in llama.h.
+_TOKEN_DATA: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+TokenIds: TypeAlias = npt.NDArray[np.int64]
+
+
+def make_constraint(
+    vocab: Any, grammar: str, *, unwritable: TokenIds | None = None
+) -> LlamaConstraint:
+    """Return a grammar at its start.
+
+    Args:
+        vocab: llama.cpp's pointer; the model must outlive the constraint.
+        grammar: GBNF, with a rule named root.
+        unwritable: `unwritable_tokens(vocab)`, if the caller keeps it; else it is found when first needed.
+
+    Raises:
+        InvalidRequest: llama.cpp refuses it.
+    """
+    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
+    if not sampler:
+        raise InvalidRequest(
+            "the JSON schema cannot be used: llama.cpp refuses its grammar, as if a rule begins with itself",
+            param="json_schema",
+        )
+    return LlamaConstraint(vocab, sampler, unwritable)
+
+
+def unwritable_tokens(vocab: Any) -> TokenIds:
+    """Return the special tokens that end nothing: no grammar may ask for them, though their names are text."""
+    n = int(llama_cpp.llama_vocab_n_tokens(vocab))
+    return np.array([t for t in range(n) if _is_unwritable(vocab, t)], dtype=np.int64)
+
+
+def _is_unwritable(vocab: Any, token: int) -> bool:
+    return bool(
+        llama_cpp.llama_vocab_is_control(vocab, token)
+        and not llama_cpp.llama_vocab_is_eog(vocab, token)
+    )
+
+
+class LlamaConstraint:
+    """One sequence's grammar, made by `make_constraint`."""
+
+    def __init__(self, vocab: Any, sampler: Any, unwritable: TokenIds | None) -> None:
+        self._vocab, self._sampler = vocab, sampler
+        self._free = llama_cpp.llama_sampler_free
+        self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
+        self._unwritable = unwritable
+        self._one = np.zeros(1, dtype=_TOKEN_DATA)
+        self._all: npt.NDArray[np.void] | None = None
+        self._allowed: int | None = None  # the last token asked for, if it may come next
+        self._piece = ctypes.create_string_buffer(1024)
+
+    def allows(self, token: int) -> bool:
+        """Return whether the token may come next."""
+        if token == self._allowed:
+            return True
+        if not 0 <= token < self._n_vocab or _is_unwritable(self._vocab, token):
+            return False
+        if self._begins_with_nul(token):
+            return False
+        self._one[0] = (token, 0.0, 0.0)
+        self._apply(self._one)
+        allowed = bool(self._one["logit"][0] > -np.inf)
+        if allowed:
+            self._allowed = token
+        return allowed
+
+    def mask(self, logits: Logits) -> Logits:
+        """Return a copy in which every token that may not come next is minus infinity."""
+        if self._all is None:
+            self._all = np.zeros(self._n_vocab, dtype=_TOKEN_DATA)
+            self._all["id"] = np.arange(self._n_vocab)
+        if self._unwritable is None:
+            self._unwritable = unwritable_tokens(self._vocab)
+        self._all["logit"] = logits
+        self._apply(self._all)
+        out: Logits = self._all["logit"].copy()
+        out[self._unwritable] = -np.inf
+        return out
+
+    def accept(self, token: int) -> None:
+        """Go on behind a token that was chosen.
+
+        Raises:
+            InvalidRequest: the grammar forbids it.
+        """
+        if not self.allows(token):
+            raise InvalidRequest(f"the grammar forbids token {token} here", param="json_schema")
+        self._allowed = None
+        started = time.perf_counter()
+        llama_cpp.llama_sampler_accept(self._sampler, token)
+        _refuse_slow(started)
+
+    def close(self) -> None:
+        """Free it. A second call does nothing."""
+        if self._sampler:
+            self._free(self._sampler)
+            self._sampler = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _begins_with_nul(self, token: int) -> bool:
+        """Return whether a token continues a character with zero bits alone, so that it may come to NUL.
+
+        llama.cpp takes that for the end of the token where it is asked, but not where it is told.
+        """
+        n = llama_cpp.llama_token_to_piece(
+            self._vocab, token, self._piece, len(self._piece), 0, True
+        )
+        return n < 0 or (n >= 2 and self._piece.raw.startswith(b"\x80\x80"))
+
+    def _apply(self, tokens: npt.NDArray[np.void]) -> None:
+        started = time.perf_counter()
+        data = tokens.ctypes.data_as(llama_cpp.llama_token_data_p)
+        array = llama_cpp.llama_token_data_array(data, len(tokens), -1, False)
+        llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(array))
+        _refuse_slow(started)
+
+
+def _refuse_slow(started: float) -> None:
+    if time.perf_counter() - started > _SLOWEST:
+        raise InvalidRequest(
+            "the grammar is too ambiguous: what was written so far can be read in too many ways",
+            param="json_schema",
+        )
+
+
+def json_schema_to_gbnf(schema: str) -> str:
+    """Return llama.cpp's grammar of a JSON schema, itself JSON.
+
+    Raises:
+        Exception: of any kind: the converter asserts, and indexes what it is given.
+    """
+    from llama_cpp.llama_grammar import json_schema_to_gbnf as convert  # few requests need it
+
+    return str(convert(schema))

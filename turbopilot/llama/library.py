@@ -1,0 +1,68 @@
+"""llama_cpp, imported here alone, with its log and its backends set up."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from turbopilot.base.errors import InvalidInput
+from turbopilot.llama.log import LlamaLog
+
+try:
+    import llama_cpp
+    from llama_cpp import _ggml
+except (ImportError, RuntimeError, OSError) as e:
+    raise InvalidInput(
+        f"llama.cpp cannot be loaded: {e}",
+        hint="reinstall it: pip install --force-reinstall llama-cpp-python",
+    ) from e
+
+__all__ = ["VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "start_backend"]
+
+VERSION: Final = str(llama_cpp.__version__)
+Signature: TypeAlias = "tuple[list[Any], Any]"
+"""Types of a C function's arguments, and of its result."""
+
+
+class _Ggml:
+    """ggml's functions. Windows does not look into the libraries that a library needs, so that two are tried."""
+
+    def __init__(self) -> None:
+        self._base: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(_ggml.libggml, name):
+            return getattr(_ggml.libggml, name)
+        if self._base is None:
+            load = _ggml.ctypes_ext.load_shared_library
+            self._base = load("ggml-base", _ggml.libggml_base_path)
+        return getattr(self._base, name)
+
+
+ggml: Final = _Ggml()
+log: Final = LlamaLog()
+"""This process's: llama.cpp has one log."""
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _data: object) -> None:
+    """llama.cpp keeps a pointer to this function: a global of a module is never collected."""
+    log.write(level, text.decode("utf-8", "replace"))
+
+
+def start_backend() -> None:
+    """Route llama.cpp's log to `log`, whoever had it before, and initialize the backends."""
+    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+def declare(library: Any, functions: Mapping[str, Signature]) -> None:
+    """Give functions of a ctypes library their types.
+
+    Raises:
+        AttributeError: the library lacks one of them.
+    """
+    for name, (arguments, result) in functions.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result

@@ -1,0 +1,112 @@
+"""llama.cpp's log: joined into lines, kept for error messages, and parsed for what was allocated."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+# Source: enum ggml_log_level in ggml.h (the comment in llama_cpp/_logger.py lists an older one). CONT continues the
+# line before it.
+_LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_CONT: Final = 5
+# Source: llama-model.cpp, load_tensors.
+_OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+# One line for each place where something lies. Source: llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp and
+# llama-memory-recurrent.cpp: "load_tensors:   CPU_Mapped model buffer size =   256.63 MiB".
+_BUFFER: Final = re.compile(
+    r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s*([\d.]+) MiB"
+)  # place, kind, MiB
+# "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …", once for each cache (models with windows in some
+# layers have two), and also where nothing is allocated.
+_CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
+_REPLACED: Final = ("output", "compute")  # logged again when they grow; lines of other kinds add up
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Bytes that llama.cpp allocated, in all places together; its log has hundredths of a MiB.
+
+    Attributes:
+        model: the weights, including those mapped from the file.
+        kv: keys and values of the context (and the state of a recurrent model).
+        compute: what a batch is computed in.
+        output: the logits that are kept.
+        places: place → bytes of all kinds there, as "CPU", "CPU_Mapped", "CUDA0".
+    """
+
+    model: int
+    kv: int
+    compute: int
+    output: int
+    places: dict[str, int]
+
+
+class LlamaLog:
+    """The log of one process.
+
+    Attributes:
+        lines: the last of them, with their level in the numbers of `logging`.
+        offloaded: layers on the GPU and layers in all, of the last load; None before any.
+        forward: gets each piece of text with llama.cpp's level; None to log complete lines with `logging`.
+    """
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, str]] = deque(maxlen=400)
+        self.forward: Callable[[int, str], None] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, before a load."""
+        self.lines.clear()
+        self._partial, self._level = "", logging.INFO
+        # Parsed as they arrive: a model of many layers logs more lines after them than are kept.
+        self.offloaded: tuple[int, int] | None = None
+        self._buffers: dict[tuple[str, str], int] = defaultdict(int)
+        self._caches = 0
+
+    def write(self, level: int, text: str) -> None:
+        """Add a piece of text, usually one line."""
+        if level != _CONT:
+            self._level = _LEVELS.get(level, logging.INFO)
+        if self.forward:
+            self.forward(level, text)
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in filter(None, (x.strip() for x in lines)):
+            self._add(line)
+
+    def _add(self, line: str) -> None:
+        self.lines.append((self._level, line))
+        if not self.forward:
+            logging.getLogger("turbopilot.llama").debug("%s", line)
+        if found := _OFFLOADED.search(line):
+            self.offloaded = int(found[1]), int(found[2])
+        if found := _CACHE.search(line):
+            self._caches += round(float(found[1]) * 2**20)
+        if found := _BUFFER.search(line):
+            place, kind, size = found[1], found[2], round(float(found[3]) * 2**20)
+            before = 0 if kind in _REPLACED else self._buffers[kind, place]
+            self._buffers[kind, place] = before + size
+
+    def buffers(self) -> Buffers:
+        """Return what one model with one context allocated."""
+        kinds: dict[str, int] = defaultdict(int)
+        places: dict[str, int] = defaultdict(int)
+        for (kind, place), size in self._buffers.items():
+            kinds[kind] += size
+            places[place] += size
+        kv = max(kinds["KV"], self._caches) + kinds["RS"]
+        return Buffers(kinds["model"], kv, kinds["compute"], kinds["output"], dict(places))
+
+    def errors(self, most: int = 3) -> str:
+        """Return the last error lines, oldest first; "" if there are none."""
+        found = [line for level, line in self.lines if level >= logging.ERROR]
+        return "; ".join(dict.fromkeys(found[-most:]))
+
+    def reason(self) -> str:
+        """Return why something failed: the last errors, or else the last lines of any level."""
+        last = [line for _, line in self.lines][-3:]
+        return self.errors() or "; ".join(last) or "no reason given"

@@ -1,0 +1,218 @@
+"""A model in llama.cpp: its weights and its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from turbopilot.base.errors import CorruptModel, DecoderFailed, ServeError
+from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.library import llama_cpp, log, start_backend
+from turbopilot.llama.text_normalizer import text_normalizer
+
+_ALL_LAYERS: Final = 999  # llama.cpp caps it at the layers that there are
+_OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERRIDE_TYPE_STR
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParameters:
+    """How a model is loaded.
+
+    Attributes:
+        n_gpu_layers: layers on the GPU; None is all if there is one.
+        vocab_only: load no weights.
+        use_mmap: map the file; else copy the weights into memory.
+        repack: rearrange the weights of some types for the processor's widest instructions.
+        check_tensors: look for NaN and infinity in all weights. In quantized ones they can vanish where activations
+            are rounded.
+        no_alloc: compute sizes only, and allocate nothing.
+        overrides: metadata key → text that replaces the file's.
+    """
+
+    n_gpu_layers: int | None = None
+    vocab_only: bool = False
+    use_mmap: bool = True
+    repack: bool = True
+    check_tensors: bool = False
+    no_alloc: bool = False
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+class LlamaModel:
+    """A loaded model.
+
+    The header is checked first, since llama.cpp aborts the process on some malformed files.
+
+    Args:
+        header: the file's.
+        parameters: how to load it.
+
+    Attributes:
+        devices: the GPUs as they were before the model was loaded.
+        uses_gpu: whether layers are on a GPU.
+        n_vocab: rows of the vocabulary.
+        n_layers: layers of the model, the output not counted.
+        bos: begin-of-sequence token; -1 if there is none.
+        eos: end-of-sequence token; -1 if there is none.
+        adds_bos: whether texts begin with `bos`.
+        can_cut: whether a part of a sequence can be removed: a recurrent state is all or nothing.
+
+    Raises:
+        CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
+        ServeError: the model does not generate text.
+    """
+
+    def __init__(
+        self,
+        header: GgufHeader,
+        parameters: ModelParameters = ModelParameters(),
+    ) -> None:
+        self._pointer: Any = None
+        if not parameters.vocab_only:
+            check_model(header)
+        self.header = header
+        start_backend()
+        log.clear()
+        self.devices = gpu_devices()
+        n_gpu_layers = parameters.n_gpu_layers
+        if n_gpu_layers is None:
+            n_gpu_layers = _ALL_LAYERS if self.devices else 0
+        self.uses_gpu = bool(self.devices) and n_gpu_layers > 0
+        params = _model_params(parameters, n_gpu_layers)
+        self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)
+        if not self._pointer:
+            raise CorruptModel(
+                f"{header.path}: llama.cpp cannot load it: {log.reason()}",
+                hint="convert or download it again; if it is new, update llama-cpp-python",
+            )
+        generates = llama_cpp.llama_model_has_decoder(self._pointer)
+        if not generates or llama_cpp.llama_model_has_encoder(self._pointer):
+            self.close()
+            raise ServeError(f"{header.path}: {header.architecture} does not generate text")
+        self._normalize = text_normalizer(header.metadata)
+        self._read_facts()
+
+    def _read_facts(self) -> None:
+        model = self._pointer
+        vocab = self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
+        self.n_layers = int(llama_cpp.llama_model_n_layer(model))
+        self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(model))
+        self.bos = int(llama_cpp.llama_vocab_bos(vocab))
+        self.eos = int(llama_cpp.llama_vocab_eos(vocab))
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
+        self.is_sentencepiece = (
+            int(llama_cpp.llama_vocab_type(vocab)) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+        )
+        self.can_cut = not (
+            llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+        )
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's own, for the modules of this package."""
+        return self._pointer
+
+    @property
+    def vocab(self) -> Any:
+        """llama.cpp's own, for the modules of this package."""
+        return self._vocab
+
+    @property
+    def first_token(self) -> int | None:
+        """The token that every text begins with; None if the model wants none."""
+        return self.bos if self.adds_bos and self.bos >= 0 else None
+
+    def fim_tokens(self) -> tuple[int | None, ...]:
+        """Return the ids before prefix, suffix, middle, a repository's name and a file's name."""
+        found = (
+            int(token(self._vocab))
+            for token in (
+                llama_cpp.llama_vocab_fim_pre,
+                llama_cpp.llama_vocab_fim_suf,
+                llama_cpp.llama_vocab_fim_mid,
+                llama_cpp.llama_vocab_fim_rep,
+                llama_cpp.llama_vocab_fim_sep,
+            )
+        )
+        return tuple(t if 0 <= t < self.n_vocab else None for t in found)
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Return the token ids of a text, normalized as the model's own tokenizer does it; no token is added.
+
+        Args:
+            text: any text.
+            parse_special: whether the names of special tokens become those tokens, or stay text.
+
+        Raises:
+            DecoderFailed: llama.cpp refuses it.
+        """
+        data = self._normalize(text).encode("utf-8", "replace")
+        size = (
+            len(data) + 16
+        )  # a token is at least one byte of text, beside a space or two in front
+        while True:
+            ids = (llama_cpp.llama_token * size)()
+            n = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), ids, size, False, parse_special
+            )
+            if n >= 0:
+                return list(ids[:n])
+            if -n <= size:
+                raise DecoderFailed(f"llama.cpp cannot tokenize a text of {len(data):,} bytes")
+            size = -n
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes of a token; of a special one its name, or nothing."""
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def token_text(self, token: int) -> str:
+        """Return a token as the vocabulary writes it; "" if there is no such token."""
+        if not 0 <= token < self.n_vocab:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
+
+    def is_eog(self, token: int) -> bool:
+        """Return whether the token ends generation."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        """Return whether the token is a sign for programs and no text."""
+        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+
+    def close(self) -> None:
+        """Free it, after its contexts. A second call does nothing."""
+        if self._pointer:
+            llama_cpp.llama_model_free(self._pointer)
+            self._pointer = None
+
+
+def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    params.vocab_only = parameters.vocab_only
+    params.check_tensors = parameters.check_tensors
+    params.use_extra_bufts = parameters.repack
+    params.no_alloc = parameters.no_alloc
+    if not parameters.use_mmap or parameters.no_alloc:
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
+    if parameters.overrides:
+        # One more than needed: an empty entry ends the list.
+        table = (llama_cpp.llama_model_kv_override * (len(parameters.overrides) + 1))()
+        for entry, (key, value) in zip(table, parameters.overrides.items(), strict=False):
+            entry.tag, entry.key = _OVERRIDE_STRING, key.encode()
+            entry.value.val_str = value.encode()
+        params.kv_overrides = table
+    return params
