@@ -34,7 +34,7 @@ _OTHERS: dict[bytes, tuple[str, str]] = {
     b"algg": ("a LoRA adapter (`ggla`), not a model", "give the model that it was made for"),
     b"PK\x03\x04": ("a PyTorch file", "give its folder, the one with config.json"),
 }
-_UNKNOWN = ("not a known kind of model file", "give a checkpoint's folder, or an old ggml .bin")
+_UNKNOWN = ("not a model file of a known kind", "give a checkpoint's folder, or an old ggml .bin")
 
 
 @dataclass(frozen=True, slots=True)
