@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import TypeVar
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.base.sizes import parse_size
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def parse_size_or_zero(option: str, text: str) -> int:
@@ -45,12 +48,9 @@ def check_limits(option: str, number: float, least: float | None, most: float | 
         )
 
 
-def one_of(option: str, text: str, choices: Collection[str]) -> str:
-    """Return one of the choices, in lower case, by its name in any letter case.
-
-    Raises:
-        InvalidInput: it is none of them; the hint offers near ones.
-    """
-    if (found := text.lower()) in choices:
-        return found
+def one_of(option: str, text: str, choices: Collection[Choice]) -> Choice:
+    """Return the choice, all of which are in lower case, that `text` names in any letter case."""
+    for choice in choices:
+        if choice == text.lower():
+            return choice
     raise InvalidInput(f"{option} {text}: no such choice", hint=did_you_mean(text, choices))
