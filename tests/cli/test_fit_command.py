@@ -88,7 +88,7 @@ def test_a_disk_too_small_for_logits_costs_only_the_comparison(
     def full(*_: object, **__: object) -> None:
         raise NotEnoughDisk("no room for logits")
 
-    monkeypatch.setattr("turbopilot.app.trial_run.keep_reference", full)
+    monkeypatch.setattr("turbopilot.app.memory_fit.keep_reference", full)
     out = tmp_path / "x.gguf"
     options = (
         "--ctx",
@@ -106,7 +106,7 @@ def test_a_disk_too_small_for_logits_costs_only_the_comparison(
     )
     code, told, err = run(demo_gguf, "--fit", "1GB", *options)
     assert code == 0, err
-    assert "what is lost is not measured: no room for logits" in err
+    assert "divergence is not measured: no room for logits" in err
     assert read_gguf(out).tensors
     assert "sensitivities measured" in told
 

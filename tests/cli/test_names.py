@@ -181,7 +181,7 @@ def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None
     made = resolve_gguf(str(starcoder), Reporter(), type_name="F16")
     assert made.parent == cache
     assert resolve_gguf(str(made), Reporter()) == made
-    with pytest.raises(InvalidInput, match="is a file"):
+    with pytest.raises(InvalidInput, match="a file, not a folder"):
         resolve_checkpoint(str(made), Reporter())
     with pytest.raises(TurboPilotError):
         resolve_gguf(str(tmp_path / "absent.gguf"), Reporter())

@@ -1,4 +1,4 @@
-"""From the models that a user names to the files that a server loads."""
+"""Model files of a server, from the names that a user gives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter) -> ServerOptions:
-    """Return the options with the files of their models, fetched and converted where needed.
-
-    Raises:
-        InvalidInput: options contradict each other, or an entry is not NAME=FILE.
-        TurboPilotError: a model cannot be found, fetched or converted.
-    """
+    """Return the options with the files of their models, fetched and converted if needed."""
     caches = options.caches
     if caches.prefix_folder and caches.prefix_bytes == 0:
         raise InvalidInput(
@@ -47,7 +42,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
 
 
 def _named(entries: tuple[str, ...]) -> dict[str, str]:
-    """Return models by the names that NAME=FILE entries give them."""
+    """Parse NAME=FILE entries."""
     found: dict[str, str] = {}
     for text in entries:
         name, _, model = text.partition("=")
@@ -58,14 +53,14 @@ def _named(entries: tuple[str, ...]) -> dict[str, str]:
             )
         if name in found:
             raise InvalidInput(
-                f"--model: two models are called {name}", hint="give each a name of its own"
+                f"--model: two models are called {name}", hint="give each another name"
             )
         found[name] = model
     return found
 
 
 def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:
-    """Yield what the certificates of the models say, a line for each that has one."""
+    """Yield a line about each model's certificate, if there is something to report."""
     default = NamedModel(options.model_name, options.model_file)
     for model in (default, *options.more):
         if line := at_start(model.file, reporter):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, beside
+from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
@@ -108,11 +109,10 @@ def _merge(given: ImatrixArguments) -> None:
 
 def _gather(given: ImatrixArguments, model: str) -> None:
     from quantize.imatrix import GatherOptions, gather, read_imatrix, resume_path
-    from turbopilot.app.importance import read_texts
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.render.imatrix import show_report
 
-    text, dataset = read_texts(given.text or ())
+    text, dataset = _read_texts(given.text or ())
     options = GatherOptions(
         dataset,
         chunks=given.chunks or None,
@@ -132,3 +132,17 @@ def _gather(given: ImatrixArguments, model: str) -> None:
             console.info(f"{kept}: what has been gathered; the same command goes on from there")
         raise
     show_report(report, as_json=given.as_json)
+
+
+def _read_texts(paths: Sequence[Path]) -> tuple[str, str]:
+    """Return the text of several files, or the bundled one, and its name."""
+    if not paths:
+        from turbopilot.corpus import calibration_text
+
+        return calibration_text(), DEFAULT_TEXT
+    parts = []
+    for path in paths:
+        if not path.is_file():
+            raise InvalidInput(f"{path}: no such file", hint="give a text file with --text")
+        parts.append(path.read_text("utf-8", errors="replace"))
+    return "\n".join(parts), ", ".join(path.name for path in paths)

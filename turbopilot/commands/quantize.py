@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from turbopilot.app.cached_artifacts import beside, cache_folder
+from turbopilot.app.cached_artifacts import beside, cache_folder, matrix_file
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
@@ -123,7 +123,6 @@ def quantize(given: QuantizeArguments) -> None:
 def _quantize(given: QuantizeArguments, source: str, type_name: str) -> None:
     from quantize import QuantizeOptions, find_recipe, find_tensor_type, parse_override, plan
     from quantize import quantize as quantize_file
-    from turbopilot.app.importance import matrix_file
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.render.quantize import show_plan, show_result
 
