@@ -50,7 +50,7 @@ def fill(path: Path, error: OSError) -> None:
     ("number", "words"),
     [
         (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "your share of the disk is full"),
+        (errno.EDQUOT, "your disk quota is used up"),
         (errno.EFBIG, "larger than the file system"),
     ],
 )

@@ -110,7 +110,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["download", "no-slash"], 2, ["owner/name"]),
         (["download", "a/b/c"], 2, ["owner/name"]),
         (["convert", "x" * 300], 2, ["not a valid path"]),
-        (["convert", "demo", "-o", "x" * 300], 2, ["cannot be a file's name", "-o"]),
+        (["convert", "demo", "-o", "x" * 300], 2, ["not a valid file name", "-o"]),
         (["convert", "demo", "-o", "."], 2, ["is a folder"]),
         (["convert", "demo", "-o", "no/where.gguf"], 2, ["no such folder", "mkdir -p no"]),
         (["quantize", "x" * 300, "Q4_0"], 2, ["not a valid path"]),
