@@ -206,7 +206,7 @@ def test_refusals_leave_nothing(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
     for arguments, words in (
         ((demo_gguf, "Q4_0", "--fit", "1GB"), "--fit chooses the types itself"),
         ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: --fit chooses"),
-        ((demo_gguf, "--fit", "much"), "--fit much: is no size"),
+        ((demo_gguf, "--fit", "much"), "--fit much: not a size"),
         ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
         ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
         ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
