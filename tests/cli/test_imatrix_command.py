@@ -181,7 +181,7 @@ def test_interrupted_it_says_what_is_kept(
     output = tmp_path / "x.gguf"
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 130
-    assert "x.gguf.resume: what has been gathered; the same command goes on from there" in err
+    assert "x.gguf.resume: partial matrix; run the same command to resume" in err
     monkeypatch.undo()
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 0

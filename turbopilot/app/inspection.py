@@ -1,4 +1,4 @@
-"""Describe a file or folder, whose kind is told by its content."""
+"""Describe a file or folder, by its content."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Final
 
 from turbopilot.editors.address import Address, address_at, address_of
-from turbopilot.editors.template import Target, fill_template
+from turbopilot.editors.template import Setting, Target, fill
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,26 +30,11 @@ EVIDENCE: Final = {
 # plugin writes the model's tokens into the prompt, so that it must know the model. None: it sends the prefix only.
 FIM: Final = {
     "apart": "yes, with any model that infills",
-    "tokens": "yes, where the plugin knows the model's tokens",
+    "tokens": "yes, if the plugin knows the model's tokens",
     "none": "no",
 }
 # Name of FauxPilot's and the original TurboPilot's engine. The server accepts any name.
 DEFAULT_MODEL: Final = "codegen"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Text to put into a file, a command or a dialog.
-
-    Attributes:
-        where: the file, command or dialog.
-        format: decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text.
-        template: the text, with places; see `turbopilot.editors.template`.
-    """
-
-    where: str
-    format: str
-    template: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +72,6 @@ class Editor:
     auth: bool
     notes: tuple[str, ...] = ()
     captured: str = ""
-
-
-def fill(setting: Setting, target: Target) -> str:
-    """Return the setting's text, without a final line break."""
-    return fill_template(setting.template, setting.format, target)
 
 
 def find(name: str) -> Editor | None:

@@ -63,6 +63,21 @@ def family_of(model: str) -> Family:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """Text to put into a file, a command or a dialog.
+
+    Attributes:
+        where: the file, command or dialog.
+        format: decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text.
+        template: the text, with places.
+    """
+
+    where: str
+    format: str
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Server that the settings point to.
 
@@ -90,14 +105,12 @@ class Target:
             )
 
 
-def fill_template(template: str, kind: str, target: Target) -> str:
-    """Return the filled template, without a final line break."""
-    lines = [
-        _WITHOUT.sub("", line) for line in template.strip("\n").split("\n") if _stays(line, target)
-    ]
-    return "\n".join(
-        _PLACE.sub(lambda m: _quote(_value(m[1], target), kind), line).rstrip() for line in lines
-    )
+def fill(setting: Setting, target: Target) -> str:
+    """Return the setting's text, without a final line break."""
+    kept = (x for x in setting.template.strip("\n").split("\n") if _stays(x, target))
+    text = _WITHOUT.sub("", "\n".join(kept))
+    filled = _PLACE.sub(lambda m: _quote(_value(m[1], target), setting.format), text)
+    return "\n".join(line.rstrip() for line in filled.split("\n"))
 
 
 def _stays(line: str, target: Target) -> bool:
