@@ -27,6 +27,7 @@ from turbopilot.formats.old_ggml import is_old
 
 if TYPE_CHECKING:
     from turbopilot.hub import HubRequest
+    from turbopilot.llama.geometry import Geometry
 
 DEMO = "demo"
 _CHECKPOINT_HINT = (
@@ -108,7 +109,7 @@ def resolve_gguf(
         return converted(demo_checkpoint(), type_name or "F16", name=name, reporter=reporter)
     path = _path(model, _MODEL_HINT)
     if path.is_dir():
-        type_name = type_name or _type_that_fits(model, path, reporter)
+        type_name = type_name or _type_that_fits(model, _shape(path), reporter)
         return converted(path, type_name, name=path.resolve().name, reporter=reporter)
     if path.is_file():
         return _import(path, model_type, reporter) if is_old(path) else path
@@ -119,12 +120,14 @@ def resolve_gguf(
     if wanted.file and model.startswith(wanted.repo):  # not a pasted address
         reporter.notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
     type_name = type_name or wanted.quant
-    if not type_name and not wanted.file and catalog.find(wanted.repo):  # before it is fetched
-        type_name = _type_that_fits(wanted.repo, None, reporter)
+    known = catalog.find(wanted.repo)
+    if not type_name and not wanted.file and known:  # before the download
+        shape = known.geometry, known.parameters, known.context
+        type_name = _type_that_fits(wanted.repo, shape, reporter)
     here, found = _fetch(model, wanted, reporter)
     if here.is_file():
         return _import(here, model_type, reporter) if is_old(here) else here
-    type_name = type_name or _type_that_fits(found.repo, here, reporter)
+    type_name = type_name or _type_that_fits(found.repo, _shape(here), reporter)
     return converted(here, type_name, name=found.repo.rpartition("/")[2], reporter=reporter)
 
 
@@ -209,23 +212,18 @@ def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
     return replace(wanted, repo=model.repository, revision=model.revision or None, quant="")
 
 
-def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
-    """Return the best type that fits this machine, as `turbopilot models` shows it.
+def _shape(folder: Path) -> tuple[Geometry, int, int]:
+    from converters import planned_geometry
 
-    Without a folder, `name` is a known model's.
-    """
-    from turbopilot import catalog
+    return planned_geometry(folder)
+
+
+def _type_that_fits(name: str, shape: tuple[Geometry, int, int], reporter: Reporter) -> str:
+    """Return the best type for this machine, as `turbopilot models` shows it; `shape` is from `planned_geometry`."""
     from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
     from turbopilot.llama.geometry import weights_bytes
 
-    if folder:
-        from converters import planned_geometry
-
-        geometry, n_weights, trained = planned_geometry(folder)
-    else:
-        model = catalog.find(name)
-        assert model
-        geometry, n_weights, trained = model.geometry, model.parameters, model.context
+    geometry, n_weights, trained = shape
     n_ctx, budget = default_context(trained), memory_budget()
     chosen = best_type(geometry, n_weights, n_ctx, budget)
     weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")

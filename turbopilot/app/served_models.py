@@ -29,10 +29,10 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
     if choice.model or not named:
         named = {"": choice.model or "", **named}
-    kinds = [choice.model_type or "", *[""] * len(named)]  # of an old .bin, for the default model
     models: list[NamedModel] = []
-    for (name, model), kind in zip(named.items(), kinds, strict=False):
-        file = resolve_gguf(model, reporter, model_type=kind)
+    for name, model in named.items():
+        kind = choice.model_type if not models else None  # of the default model, an old .bin
+        file = resolve_gguf(model, reporter, model_type=kind or "")
         models.append(NamedModel(name, file, known_template(read_gguf(file))))
     default, *more = models
     return replace(
