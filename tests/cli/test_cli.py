@@ -32,7 +32,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_teaches_by_example(verb: str) -> None:
+def test_help_shows_examples(verb: str) -> None:
     code, out, _ = run(verb, "--help")
     assert code == 0
     assert f"Example: turbopilot {verb} " in " ".join(out.split())
@@ -72,7 +72,7 @@ def test_every_error_has_its_exit_code_and_hint(
     assert "Traceback" not in err
 
 
-def test_the_documented_exit_codes() -> None:
+def test_exit_codes_are_documented() -> None:
     kinds = {k.__name__: k.exit_code for k in subclasses(errors.TurboPilotError)}
     assert kinds["InvalidInput"] == kinds["CorruptModel"] == 2
     assert kinds["HubUnreachable"] == 3
@@ -83,7 +83,7 @@ def test_the_documented_exit_codes() -> None:
     assert kinds["Overloaded"] == 8
 
 
-def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -166,7 +166,7 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_from_checkpoint_to_quantized_for_a_person(
+def test_from_checkpoint_to_quantized_as_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
