@@ -21,6 +21,7 @@ FULL = {
     errno.EDQUOT: "your disk quota is used up",
     errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
 }
+_SPACE_HINT = "free some space, or write elsewhere with -o"
 
 
 def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
@@ -49,9 +50,6 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
         raise InvalidInput(
             f"{path.parent}: no such folder", hint=f"make it first: mkdir -p {path.parent}"
         )
-
-
-_SPACE_HINT = "free some space, or write elsewhere with -o"
 
 
 def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:

@@ -9,6 +9,7 @@ from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
 from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
+from turbopilot.base.option_values import one_of
 from turbopilot.hub.choice import (
     choose_files,
     gguf_models,
@@ -109,8 +110,8 @@ def check_wanted(wanted: HubRequest) -> None:
             f"{repo}: not a repository of the Hub",
             hint="give owner/name, as in Salesforce/codegen-350M-mono",
         )
-    if only and only not in ONLY:
-        raise InvalidInput(f"--only {only}: no such part", hint=did_you_mean(only, ONLY))
+    if only:
+        one_of("--only", only, ONLY)
     if (given := [x for x in (wanted.quant, wanted.file, only) if x])[1:]:
         raise InvalidInput(
             f"{repo}: {' and '.join(given)} exclude each other", hint="name one of them"
