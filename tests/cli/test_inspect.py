@@ -282,11 +282,11 @@ def test_any_metadata_value_is_shown_or_rejected(
     assert run(path, "--tensors", "--metadata")[0] == 0
 
 
-def test_inspect_imports_nothing_heavy(demo_gguf: Path, demo_checkpoint: Path) -> None:
+def test_inspecting_needs_nothing_heavy(demo_gguf: Path, demo_checkpoint: Path) -> None:
     for path in (demo_gguf, demo_checkpoint, demo_checkpoint / "model.safetensors"):
         command = (
             f"sys.argv = ['turbopilot', 'inspect', {str(path)!r}]\n"
             "from turbopilot.cli import main\ntry: main()\nexcept SystemExit: pass"
         )
-        heavy = modules_after(command) - {"pydantic"}  # Typer's own, which coerces arguments
+        heavy = modules_after(command) - {"pydantic"}  # Typer reads a verb's parameters with it
         assert heavy <= ({"numpy"} if path != demo_gguf else set())
