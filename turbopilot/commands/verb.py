@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -25,17 +24,12 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
-def takes(arguments: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
     """Give a function of one dataclass a signature of its fields, which Typer reads."""
     hints = get_type_hints(arguments, include_extras=True)
     parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(arguments)  # type: ignore[arg-type]  # mypy does not know that it is a dataclass
+        p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY)
+        for p in inspect.signature(arguments).parameters.values()
     ]
 
     def decorate(verb: Callable[[T], None]) -> Callable[..., None]:
