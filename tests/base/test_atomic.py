@@ -50,11 +50,11 @@ def fill(path: Path, error: OSError) -> None:
     ("number", "words"),
     [
         (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "your share of the disk is full"),
+        (errno.EDQUOT, "your disk quota is used up"),
         (errno.EFBIG, "larger than the file system"),
     ],
 )
-def test_a_disk_that_fills_up(tmp_path: Path, number: int, words: str) -> None:
+def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(NotEnoughDisk, match=words) as e:
         fill(tmp_path / "x", OSError(number, "in the system's words"))
     assert str(tmp_path / "x") in str(e.value)
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, number: int, words: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_device_that_is_full(tmp_path: Path) -> None:
+def test_full_device(tmp_path: Path) -> None:
     (tmp_path / "x.part").symlink_to("/dev/full")
 
     def work() -> None:
@@ -75,7 +75,7 @@ def test_a_device_that_is_full(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "x.part").mkdir()
     with pytest.raises(InvalidInput, match="x: cannot be written") as e:
         fill(tmp_path / "x", OSError())
@@ -91,7 +91,7 @@ def test_errors_of_other_files_are_not_ours(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
+def test_leftover_part_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "x.part").write_text("half of the last run, which was longer")
     with replacing(tmp_path / "x") as part:
         part.write_text("new")
@@ -100,7 +100,7 @@ def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
-def test_a_file_larger_than_allowed(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
+def test_file_size_limit(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
     """A limit on file sizes, which the kernel keeps: the nearest to a full disk that needs no root."""
     arguments = {
         "convert": ["convert", "demo", "-o", "out.gguf"],
@@ -124,13 +124,13 @@ def test_a_file_larger_than_allowed(demo_gguf: Path, tmp_path: Path, verb: str) 
     assert not list(tmp_path.iterdir())
 
 
-def test_too_little_disk_is_said_before() -> None:
+def test_missing_disk_space_is_reported_early() -> None:
     with pytest.raises(NotEnoughDisk, match="are free"):
         check_disk(Path.cwd(), 10**18)
     check_disk(Path.cwd(), 1)
 
 
-def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+def test_bad_outputs_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     check_output(tmp_path / "new", force=False)

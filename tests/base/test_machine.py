@@ -19,7 +19,7 @@ from turbopilot.base.machine import _limit_files, total_bytes
         (["9223372036854771712"], 8000),  # what cgroups v1 says for no limit
     ],
 )
-def test_memory_is_the_smallest_limit(
+def test_smallest_memory_limit_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], expected: int
 ) -> None:
     files = [tmp_path / "absent"]
@@ -31,7 +31,7 @@ def test_memory_is_the_smallest_limit(
     assert total_bytes() == expected
 
 
-def test_the_limits_of_all_groups_around_us(tmp_path: Path) -> None:
+def test_limits_of_all_parent_groups(tmp_path: Path) -> None:
     proc = tmp_path / "cgroup"
     proc.write_text("4:memory:/a/b\n3:cpuset:/\n0::/c\n")
     root = tmp_path / "fs"
@@ -44,5 +44,5 @@ def test_the_limits_of_all_groups_around_us(tmp_path: Path) -> None:
     ]
 
 
-def test_no_groups_is_no_limit(tmp_path: Path) -> None:
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert len(_limit_files(tmp_path / "none", tmp_path)) == 2

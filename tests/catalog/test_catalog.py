@@ -32,7 +32,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_the_documents_are_generated() -> None:
+def test_documents_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/write_docs.py", "--check"],
         cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
@@ -41,7 +41,7 @@ def test_the_documents_are_generated() -> None:
 
 
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.alias)
-def test_an_entry_is_true(model: KnownModel) -> None:
+def test_entry_is_consistent(model: KnownModel) -> None:
     assert catalog.find(model.alias.upper()) is model
     assert catalog.find(model.repository) is model
     assert "/" not in model.alias
@@ -56,7 +56,7 @@ def test_an_entry_is_true(model: KnownModel) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_all_of_the_originals_models_are_there() -> None:
+def test_all_models_of_the_original_are_listed() -> None:
     aliases = {m.alias for m in catalog.MODELS}
     for size in ("350M", "2B", "6B", "16B"):
         assert {f"codegen-{size}-mono", f"codegen-{size}-multi"} <= aliases
@@ -108,7 +108,7 @@ def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None
         ), kind
 
 
-def test_the_context_costs_what_its_keys_and_values_do() -> None:
+def test_kv_cache_size() -> None:
     model = catalog.find("codegen-350M-mono")
     assert model is not None
     assert model.geometry.kv_bytes(2048) == 2 * 2 * 2048 * 20 * 1024
@@ -116,7 +116,7 @@ def test_the_context_costs_what_its_keys_and_values_do() -> None:
 
 
 @pytest.mark.parametrize("family", list(SHAPES))
-def test_what_is_computed_in_is_what_llama_cpp_reserves(
+def test_compute_buffer_is_near_the_reserved_size(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str
 ) -> None:
     path = tmp_path / "f16.gguf"
@@ -132,7 +132,7 @@ def test_what_is_computed_in_is_what_llama_cpp_reserves(
     assert 0.6 * predicted < float(reserved) * 2**20 < 1.2 * predicted
 
 
-def test_the_promise_of_six_billion_weights_in_4_gib() -> None:
+def test_six_billion_weights_fit_into_4_gib() -> None:
     model = catalog.find("codegen-6B-multi")
     assert model is not None
     assert model.footprint("Q4_0").weights < 4.1e9
@@ -144,7 +144,7 @@ def test_the_promise_of_six_billion_weights_in_4_gib() -> None:
     assert 3.8 < 8 * ((4 << 30) - (q8_0.total - q8_0.weights)) / model.parameters < 4.1
 
 
-def test_the_command_lists_filters_and_shows() -> None:
+def test_command_lists_filters_and_shows() -> None:
     code, out, _ = run()
     assert code == 0
     assert all(m.alias in out for m in catalog.MODELS), "whole names, however narrow the pipe"

@@ -54,7 +54,7 @@ def inspect(path: Path, *more: str) -> str:
     return done.stdout
 
 
-def test_the_hand_made_one_is_sound_but_for_its_digests(tmp_path: Path) -> None:
+def test_handmade_certificate_differs_only_in_digests(tmp_path: Path) -> None:
     header = read_gguf(hostile(tmp_path / "x.gguf"))
     assert read(header) == PLAIN
     assert check(header) == "tensors changed"
@@ -81,14 +81,16 @@ def test_the_hand_made_one_is_sound_but_for_its_digests(tmp_path: Path) -> None:
         {"format": text(b"1")},
     ],
 )
-def test_what_cannot_be_is_no_certificate(tmp_path: Path, values: dict[str, bytes]) -> None:
+def test_malformed_certificate_is_ignored(tmp_path: Path, values: dict[str, bytes]) -> None:
     path = hostile(tmp_path / "x.gguf", **values)
     assert read(read_gguf(path)) is None
     assert "verified  " not in inspect(path)
     assert json.loads(inspect(path, "--json"))["certificate"] == {"state": "none"}
 
 
-def test_nothing_of_it_drives_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_codes_in_a_certificate_are_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path))
     evil = (
         b"\x1b]0;pwned\x07[bold]\x9b31m\xff\r\nverified      yes\n\xe2\x80\xae" + b"x" * 1_000_000
@@ -133,7 +135,7 @@ def test_nothing_of_it_drives_the_terminal(tmp_path: Path, monkeypatch: pytest.M
         ),
     )
 )
-def test_any_certificate_is_survived(tmp_path: Path, values: dict[str, bytes]) -> None:
+def test_any_certificate_is_shown_or_ignored(tmp_path: Path, values: dict[str, bytes]) -> None:
     path = hostile(tmp_path / "x.gguf", **values)
     inspect(path, "--metadata")
     json.loads(inspect(path, "--json"), parse_constant=lambda name: pytest.fail(name))
@@ -142,7 +144,7 @@ def test_any_certificate_is_survived(tmp_path: Path, values: dict[str, bytes]) -
 # ---- what inspect and serve say
 
 
-def test_inspect_shows_it(signed: Path, demo_q4_0: Path) -> None:
+def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:
     out = inspect(signed)
     assert (
         "verified      yes: against owner/name on 2026-01-02 with torch 2.9.0, llama-cpp-python 0.3.36\n"
@@ -161,7 +163,7 @@ def test_inspect_shows_it(signed: Path, demo_q4_0: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["tensors", "metadata"])
-def test_inspect_tells_of_a_change(signed: Path, what: str) -> None:
+def test_inspect_reports_a_changed_file(signed: Path, what: str) -> None:
     if what == "tensors":
         flip(signed, read_gguf(signed).tensors[3].offset)
     else:
@@ -174,7 +176,7 @@ def test_inspect_tells_of_a_change(signed: Path, what: str) -> None:
     assert (found["state"], found["passed"]) == (f"{what} changed", True)
 
 
-def test_one_that_failed_is_no_verified_file(
+def test_certificate_of_a_failed_file_is_not_shown_as_verified(
     unsigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
@@ -185,7 +187,9 @@ def test_one_that_failed_is_no_verified_file(
     )
 
 
-def test_a_file_without_one_is_not_read(demo_q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_certificate_is_not_read_whole(
+    demo_q4_0: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def reads(*_: object) -> None:
         pytest.fail("read the tensors")
 
@@ -194,7 +198,7 @@ def test_a_file_without_one_is_not_read(demo_q4_0: Path, monkeypatch: pytest.Mon
     at_start(demo_q4_0, Reporter())
 
 
-def test_serve_says_it_at_its_start(
+def test_serve_shows_the_certificate_at_start(
     unsigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
@@ -218,7 +222,7 @@ def test_serve_says_it_at_its_start(
     )
 
 
-def test_serve_says_nothing_of_what_it_made_itself(
+def test_serve_shows_no_line_for_cached_artifacts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
@@ -231,7 +235,7 @@ def test_serve_says_nothing_of_what_it_made_itself(
     assert "verified: against owner/name" in CliRunner().invoke(app, ["serve"]).stderr
 
 
-def test_what_lies_in_the_hubs_cache_is_not_to_be_signed(unsigned: Path, tmp_path: Path) -> None:
+def test_no_sign_hint_for_files_in_the_hub_cache(unsigned: Path, tmp_path: Path) -> None:
     blob = tmp_path / "models--a--b" / "snapshots" / "main" / "m.gguf"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)

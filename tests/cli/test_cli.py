@@ -32,7 +32,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_teaches_by_example(verb: str) -> None:
+def test_help_shows_examples(verb: str) -> None:
     code, out, _ = run(verb, "--help")
     assert code == 0
     assert f"Example: turbopilot {verb} " in " ".join(out.split())
@@ -75,7 +75,7 @@ def test_every_error_has_its_exit_code_and_hint(
     assert "Traceback" not in err
 
 
-def test_the_documented_exit_codes() -> None:
+def test_exit_codes_are_documented() -> None:
     kinds = {k.__name__: k.exit_code for k in subclasses(errors.TurboPilotError)}
     assert kinds["InvalidInput"] == kinds["CorruptModel"] == 2
     assert kinds["HubUnreachable"] == 3
@@ -86,7 +86,7 @@ def test_the_documented_exit_codes() -> None:
     assert kinds["Overloaded"] == 8
 
 
-def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -112,11 +112,11 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--ngl", "many"], 2, ["many"]),
         (["download", "no-slash"], 2, ["owner/name"]),
         (["download", "a/b/c"], 2, ["owner/name"]),
-        (["convert", "x" * 300], 2, ["is no path"]),
-        (["convert", "demo", "-o", "x" * 300], 2, ["cannot be a file's name", "-o"]),
+        (["convert", "x" * 300], 2, ["not a valid path"]),
+        (["convert", "demo", "-o", "x" * 300], 2, ["not a valid file name", "-o"]),
         (["convert", "demo", "-o", "."], 2, ["is a folder"]),
         (["convert", "demo", "-o", "no/where.gguf"], 2, ["no such folder", "mkdir -p no"]),
-        (["quantize", "x" * 300, "Q4_0"], 2, ["is no path"]),
+        (["quantize", "x" * 300, "Q4_0"], 2, ["not a valid path"]),
         (["quantize", "nothing.gguf", "Q4_0", "-t", "many"], 2, ["--threads"]),
         (["quantize", "nothing.gguf", "Q4_0", "-t", "-1"], 2, ["--threads"]),
         (["verify", "nothing.gguf"], 2, ["--against"]),
@@ -169,7 +169,7 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_from_checkpoint_to_quantized_for_a_person(
+def test_from_checkpoint_to_quantized_as_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def smallest(demo_gguf: Path) -> int:
     return int(found[1]) * 1_000_000
 
 
-def test_the_whole_of_it(demo_gguf: Path, tmp_path: Path) -> None:
+def test_fit_writes_runs_and_compares(demo_gguf: Path, tmp_path: Path) -> None:
     """A matrix is gathered, sensitivities measured, the file written, run, and compared with a plain type."""
     out = tmp_path / "fitted.gguf"
     budget = smallest(demo_gguf) + 2_000_000
@@ -82,13 +82,13 @@ def test_the_whole_of_it(demo_gguf: Path, tmp_path: Path) -> None:
     assert "with 256 tokens of context, KL" in shown
 
 
-def test_a_disk_too_small_for_logits_costs_only_the_comparison(
+def test_small_disk_skips_only_the_comparison(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise NotEnoughDisk("no room for logits")
 
-    monkeypatch.setattr("turbopilot.app.trial_run.keep_reference", full)
+    monkeypatch.setattr("turbopilot.app.memory_fit.keep_reference", full)
     out = tmp_path / "x.gguf"
     options = (
         "--ctx",
@@ -106,7 +106,7 @@ def test_a_disk_too_small_for_logits_costs_only_the_comparison(
     )
     code, told, err = run(demo_gguf, "--fit", "1GB", *options)
     assert code == 0, err
-    assert "what is lost is not measured: no room for logits" in err
+    assert "divergence is not measured: no room for logits" in err
     assert read_gguf(out).tensors
     assert "sensitivities measured" in told
 
@@ -177,7 +177,7 @@ def test_a_plan_all_in_f16_says_so(demo_gguf: Path, tmp_path: Path) -> None:
     assert header.metadata["general.file_type"] == find_recipe("F16").ftype
 
 
-def test_the_smallest_that_it_offers_can_be_made(demo_gguf: Path, tmp_path: Path) -> None:
+def test_smallest_size_in_the_hint_can_be_made(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     budget = smallest(demo_gguf)
     code, _, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
@@ -187,7 +187,7 @@ def test_the_smallest_that_it_offers_can_be_made(demo_gguf: Path, tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_only_what_it_may_choose_from(demo_gguf: Path, tmp_path: Path) -> None:
+def test_types_limits_the_choice(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--types", "q4_0, q8_0", "-o", out)
     assert code == 0, err
@@ -201,12 +201,12 @@ def test_iq4_nl_cache_is_fitted(demo_gguf: Path) -> None:
     assert code == 0, err
 
 
-def test_refusals_leave_nothing(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
+def test_rejected_fit_leaves_no_file(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     for arguments, words in (
         ((demo_gguf, "Q4_0", "--fit", "1GB"), "--fit chooses the types itself"),
         ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: --fit chooses"),
-        ((demo_gguf, "--fit", "much"), "--fit much: is no size"),
+        ((demo_gguf, "--fit", "much"), "--fit much: not a size"),
         ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
         ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
         ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
@@ -221,7 +221,7 @@ def test_refusals_leave_nothing(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
         assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_kept_unless_forced(demo_gguf: Path, tmp_path: Path) -> None:
+def test_existing_output_is_kept_without_force(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     out.write_text("mine")
     code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "-o", out)

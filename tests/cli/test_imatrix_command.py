@@ -36,7 +36,7 @@ def small() -> Imatrix:
     )
 
 
-def test_the_figures() -> None:
+def test_matrix_figures() -> None:
     by_name = {s.name: s for s in statistics(small())}
     assert list(by_name) == [
         "blk.1.attn_q.weight", "blk.0.attn_q.weight", "blk.1.ffn_up_exps.weight", "output.weight",
@@ -66,7 +66,7 @@ def test_the_figures() -> None:
     assert one.outliers == pytest.approx(0.25 * 4 / 6)
 
 
-def test_shown(tmp_path: Path) -> None:
+def test_show(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_imatrix(path, small())
     code, out, _ = run("imatrix", "--show", str(path))
@@ -107,7 +107,7 @@ def gathered(demo: Path, folder: Path, *more: str) -> tuple[int, str, str]:
     return run("imatrix", str(demo), *options, *more)
 
 
-def test_a_matrix_from_the_command_line(demo_gguf: Path, tmp_path: Path) -> None:
+def test_matrix_is_gathered(demo_gguf: Path, tmp_path: Path) -> None:
     demo = tmp_path / "demo-f16.gguf"
     demo.symlink_to(demo_gguf)
     code, out, err = gathered(demo, tmp_path)
@@ -128,7 +128,7 @@ def test_a_matrix_from_the_command_line(demo_gguf: Path, tmp_path: Path) -> None
     assert read_imatrix(tmp_path / "demo-imatrix.gguf").n_chunks == 4
 
 
-def test_merged_without_a_model(tmp_path: Path) -> None:
+def test_matrices_are_merged_without_a_model(tmp_path: Path) -> None:
     write_imatrix(tmp_path / "a.gguf", small())
     files = ["--in-file", str(tmp_path / "a.gguf")] * 2
     code, out, _ = run("imatrix", *files, "-o", str(tmp_path / "b.gguf"), "--json")
@@ -154,7 +154,7 @@ def test_merged_without_a_model(tmp_path: Path) -> None:
         (["--in-file", "none.gguf"], "none.gguf: no such file"),
     ],
 )
-def test_what_cannot_be_used(
+def test_bad_arguments_are_rejected(
     demo_gguf: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -168,7 +168,7 @@ def test_what_cannot_be_used(
     assert not (tmp_path / "x.gguf").exists()
 
 
-def test_interrupted_it_says_what_is_kept(
+def test_interrupted_run_names_its_partial_matrix(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(done: int, _total: int, _what: str = "", /) -> None:
@@ -181,7 +181,7 @@ def test_interrupted_it_says_what_is_kept(
     output = tmp_path / "x.gguf"
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 130
-    assert "x.gguf.resume: what has been gathered; the same command goes on from there" in err
+    assert "x.gguf.resume: partial matrix; run the same command to resume" in err
     monkeypatch.undo()
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 0

@@ -52,7 +52,7 @@ def gguf(starcoder: Path) -> Path:
     return convert(starcoder, starcoder.parent / "starcoder.gguf").path
 
 
-def test_a_gguf_for_a_program(starcoder: Path, gguf: Path) -> None:
+def test_gguf_as_json(starcoder: Path, gguf: Path) -> None:
     found, header = said(gguf), read_gguf(gguf)
     assert list(found) == [
         "kind", "path", "version", "architecture", "name", "shape", "n_weights", "n_bytes",
@@ -91,7 +91,7 @@ def test_a_gguf_for_a_program(starcoder: Path, gguf: Path) -> None:
     assert len(found["metadata"]) == len(header.metadata)
 
 
-def test_a_gguf_for_a_person(gguf: Path) -> None:
+def test_gguf_as_text(gguf: Path) -> None:
     code, out, err = run(gguf)
     assert (code, err) == (0, "")
     for words in (
@@ -105,7 +105,9 @@ def test_a_gguf_for_a_person(gguf: Path) -> None:
     assert "\ntokenizer.ggml.tokens = 1,024 × " in run(gguf, "--metadata")[1]
 
 
-def test_quantized_and_split_files(demo_q4_0: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
+def test_quantized_and_split_ggufs_are_described(
+    demo_q4_0: Path, demo_checkpoint: Path, tmp_path: Path
+) -> None:
     quantized = said(demo_q4_0)
     assert quantized["main_type"] == "Q4_0"
     assert {"Q4_0", "F32"} <= {t["type"] for t in quantized["types"]}
@@ -122,7 +124,7 @@ def test_quantized_and_split_files(demo_q4_0: Path, demo_checkpoint: Path, tmp_p
     assert parts[0]["file"] in err
 
 
-def test_a_checkpoint(starcoder: Path) -> None:
+def test_checkpoint_is_described(starcoder: Path) -> None:
     found = said(starcoder)
     assert found["kind"] == "checkpoint"
     assert found["architectures"] == ["GPTBigCodeForCausalLM"]
@@ -150,7 +152,7 @@ def test_a_checkpoint(starcoder: Path) -> None:
         ({"n_layer": 4}, "missing"),
     ],
 )
-def test_why_a_checkpoint_does_not_convert(
+def test_reasons_why_a_checkpoint_does_not_convert(
     starcoder: Path, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     folder = Path(shutil.copytree(starcoder, tmp_path / "copy"))
@@ -164,7 +166,7 @@ def test_why_a_checkpoint_does_not_convert(
     assert f"no: {found.reason.splitlines()[0][:20]}" in run(folder)[1]
 
 
-def test_a_checkpoint_without_weights(starcoder: Path, tmp_path: Path) -> None:
+def test_checkpoint_without_weights_is_described(starcoder: Path, tmp_path: Path) -> None:
     shutil.copy(starcoder / "config.json", tmp_path)
     found = describe_checkpoint(tmp_path)
     assert not found.convertible
@@ -172,7 +174,7 @@ def test_a_checkpoint_without_weights(starcoder: Path, tmp_path: Path) -> None:
     assert found.gguf_architecture == "starcoder"
 
 
-def test_files_of_weights(starcoder: Path, tmp_path: Path) -> None:
+def test_weight_files_are_described(starcoder: Path, tmp_path: Path) -> None:
     state = load_file(starcoder / "model.safetensors")
     save_file(state, tmp_path / "a.safetensors", {"format": "pt"})
     torch.save(state, tmp_path / "a.bin")
@@ -198,7 +200,7 @@ def test_files_of_weights(starcoder: Path, tmp_path: Path) -> None:
         ("empty", b"", 2, ["neither a GGUF nor"]),
     ],
 )
-def test_what_it_is_not(
+def test_other_files_are_rejected(
     tmp_path: Path, name: str, content: bytes, code: int, words: list[str]
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -207,7 +209,7 @@ def test_what_it_is_not(
     assert all(word in err for word in words), err
 
 
-def test_a_typo_is_answered(gguf: Path) -> None:
+def test_typo_gets_a_hint(gguf: Path) -> None:
     code, _, err = run(gguf.with_name("starcodr.gguf"))
     assert code == 2
     assert f"did you mean {gguf}?" in err
@@ -232,7 +234,7 @@ def hand_made(path: Path, pairs: dict[bytes, bytes], tensor: bytes = b"t") -> Pa
     return path
 
 
-def test_nothing_of_a_file_drives_the_terminal(tmp_path: Path) -> None:
+def test_terminal_codes_in_a_file_are_escaped(tmp_path: Path) -> None:
     evil = b"\x1b]0;pwned\x07[bold]\x9b31m\xff\r\n\xe2\x80\xae"
     text = struct.pack("<I", 8) + string(evil)
     tokens = struct.pack("<IIQ", 9, 8, 2) + string(evil) + string(b"b")
@@ -253,7 +255,9 @@ def test_nothing_of_a_file_drives_the_terminal(tmp_path: Path) -> None:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_any_value_of_any_key_is_survived(tmp_path: Path, gguf: Path, data: st.DataObject) -> None:
+def test_any_metadata_value_is_shown_or_rejected(
+    tmp_path: Path, gguf: Path, data: st.DataObject
+) -> None:
     """Keys that mean something, with values of other types than they should have."""
     known = sorted(key for key in read_gguf(gguf).metadata if key != "general.alignment")
     chosen = data.draw(st.lists(st.sampled_from(known), unique=True, max_size=12))

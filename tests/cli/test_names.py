@@ -70,7 +70,7 @@ def run(hub_url: str, home: Path, *command: str, **env: str) -> subprocess.Compl
     )  # fmt: skip
 
 
-def test_a_name_is_fetched_and_made_once(hub: Hub, tmp_path: Path) -> None:
+def test_name_is_downloaded_and_converted_once(hub: Hub, tmp_path: Path) -> None:
     first = run(hub.url, tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
     assert first.returncode == 0, first.stderr
     assert "fetching" in first.stderr
@@ -86,14 +86,14 @@ def test_a_name_is_fetched_and_made_once(hub: Hub, tmp_path: Path) -> None:
     assert offline.stdout == first.stdout, offline.stderr
 
 
-def test_an_alias_in_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
+def test_alias_is_made_in_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
     done = run(hub.url, tmp_path, "-c", RESOLVE, "SantaCoder")
     assert done.returncode == 0, done.stderr
     assert REPO in done.stderr
     assert done.stdout.strip().endswith("-q8_0.gguf"), "it is small"
 
 
-def test_a_type_that_the_ready_files_lack_is_made_of_the_checkpoint(
+def test_type_missing_from_ready_files_is_made_from_the_checkpoint(
     starcoder: Path, tmp_path: Path
 ) -> None:
     """And a ready file of another type, though it lies in the cache, is not taken for it."""
@@ -114,7 +114,7 @@ def test_a_type_that_the_ready_files_lack_is_made_of_the_checkpoint(
         assert "no GGUF file of type Q4_0" in done.stderr
 
 
-def test_every_verb_takes_names(hub: Hub, tmp_path: Path) -> None:
+def test_every_verb_accepts_names(hub: Hub, tmp_path: Path) -> None:
     done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "me/tiny", "--dtype", "f32")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tiny-f32.gguf").is_file()
@@ -127,7 +127,7 @@ def test_every_verb_takes_names(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "tiny-q8_0.gguf").is_file()
 
 
-def test_a_name_that_nobody_has(hub: Hub, tmp_path: Path) -> None:
+def test_unknown_name_is_rejected(hub: Hub, tmp_path: Path) -> None:
     done = run(hub.url, tmp_path, "-m", "turbopilot", "convert", "santacodr")
     assert done.returncode == 2
     assert "did you mean santacoder" in done.stderr
@@ -136,7 +136,7 @@ def test_a_name_that_nobody_has(hub: Hub, tmp_path: Path) -> None:
     assert "me/nothing" in done.stderr
 
 
-def test_an_old_file_is_imported_beside_itself_once(starcoder: Path, tmp_path: Path) -> None:
+def test_old_file_is_imported_once_beside_itself(starcoder: Path, tmp_path: Path) -> None:
     old = old_starcoder(starcoder, tmp_path / "santacoder-q4_0.bin", "Q4_0")
     said: list[str] = []
     path = resolve_gguf(str(old), Reporter(said.append), model_type="starcoder")
@@ -152,7 +152,7 @@ def test_an_old_file_is_imported_beside_itself_once(starcoder: Path, tmp_path: P
     assert "Q8_0" in {t.type_name for t in read_gguf(path).tensors}
 
 
-def test_an_old_file_whose_folder_is_not_ours(
+def test_old_file_in_a_read_only_folder_is_imported_to_the_cache(
     starcoder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = old_starcoder(starcoder, tmp_path / "x.bin", "F16")
@@ -162,7 +162,7 @@ def test_an_old_file_whose_folder_is_not_ours(
     assert resolve_gguf(str(old), Reporter()) == path
 
 
-def test_stablecodes_tokenizer_is_fetched(hub: Hub, neox: Path, tmp_path: Path) -> None:
+def test_tokenizer_of_stablecode_is_downloaded(hub: Hub, neox: Path, tmp_path: Path) -> None:
     """Its old files lost bytes of their vocabulary; the hub's tokenizer is compared with what they have."""
     old = old_neox(neox, tmp_path / "stablecode.bin", "Q5_1")
     done = run(hub.url, tmp_path, "-c", RESOLVE, str(old))
@@ -181,13 +181,13 @@ def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None
     made = resolve_gguf(str(starcoder), Reporter(), type_name="F16")
     assert made.parent == cache
     assert resolve_gguf(str(made), Reporter()) == made
-    with pytest.raises(InvalidInput, match="is a file"):
+    with pytest.raises(InvalidInput, match="a file, not a folder"):
         resolve_checkpoint(str(made), Reporter())
     with pytest.raises(TurboPilotError):
         resolve_gguf(str(tmp_path / "absent.gguf"), Reporter())
 
 
-def test_a_folder_becomes_the_type_that_fits(
+def test_folder_is_made_in_the_type_that_fits(
     starcoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its geometry is read from its config and its tensors' shapes: no catalogue knows it."""

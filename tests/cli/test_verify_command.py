@@ -60,7 +60,7 @@ def test_several_files_side_by_side(lab: Lab) -> None:
     assert plain["reports"][0]["reference_files"].keys() >= {"model.safetensors", "config.json"}
 
 
-def test_one_of_several_fails(lab: Lab, tmp_path: Path) -> None:
+def test_one_failing_file_fails_the_run(lab: Lab, tmp_path: Path) -> None:
     bad = faulty(lab.gguf("q8_0"), tmp_path / "bad.gguf", WEIGHT_FAULTS["embedding shifted by one"])
     done = verify(lab, lab.gguf("q8_0"), bad, "--sign")
     assert done.exit_code == 7
@@ -71,7 +71,7 @@ def test_one_of_several_fails(lab: Lab, tmp_path: Path) -> None:
     lab.gguf("q8_0").unlink()  # signed now: the others want it as it was
 
 
-def test_signed_and_changed_since(lab: Lab, tmp_path: Path) -> None:
+def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "signed.gguf"
     shutil.copyfile(lab.gguf("q4_0"), path)
     before = {t.name: t for t in read_gguf(path).tensors}
@@ -97,7 +97,7 @@ def test_signed_and_changed_since(lab: Lab, tmp_path: Path) -> None:
     assert check(read_gguf(path)) == "valid", "signed again as it is now"
 
 
-def test_every_tensor(lab: Lab) -> None:
+def test_tensors_are_compared(lab: Lab) -> None:
     done = verify(lab, lab.gguf("q4_0"), "--tensors")
     assert done.exit_code == 0, done.output
     assert "the furthest off first" in done.stdout
@@ -108,7 +108,7 @@ def test_every_tensor(lab: Lab) -> None:
     }
 
 
-def test_one_gguf_against_another(lab: Lab, tmp_path: Path) -> None:
+def test_gguf_is_verified_against_another_gguf(lab: Lab, tmp_path: Path) -> None:
     done = verify(lab, lab.gguf("q4_0"), against=lab.gguf("f16"))
     assert done.exit_code == 0, done.output
     assert "no limits" in done.stdout
@@ -166,7 +166,7 @@ def test_a_gguf_continues_as_its_checkpoint_does(lab: Lab) -> None:
     gguf.close()
 
 
-def test_the_page(lab: Lab, tmp_path: Path) -> None:
+def test_html_report(lab: Lab, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     done = verify(lab, lab.gguf("f16"), lab.gguf("q4_0"), "--tensors", "--report", page)
     assert done.exit_code == 0, done.output
@@ -177,7 +177,7 @@ def test_the_page(lab: Lab, tmp_path: Path) -> None:
     assert verify(lab, lab.gguf("f16"), "--report", tmp_path / "absent" / "x.html").exit_code == 2
 
 
-def test_another_model_or_vocabulary(lab: Lab, tmp_path: Path) -> None:
+def test_other_model_or_vocabulary_fails(lab: Lab, tmp_path: Path) -> None:
     other = tiny_checkpoint("codegen", tmp_path / "other")
     convert(other, tmp_path / "other.gguf")
     done = verify(lab, tmp_path / "other.gguf")
@@ -185,7 +185,7 @@ def test_another_model_or_vocabulary(lab: Lab, tmp_path: Path) -> None:
     assert "vocabulary rows" in done.stderr or "cut differently" in done.stderr
 
 
-def test_wishes_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
+def test_options_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("x = 1")
     for words in (["--full"], ["--prompts", prompts], ["--dtype", "f8"], ["--device", "toaster"]):
@@ -201,7 +201,7 @@ def test_wishes_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
     assert "UTF-8" in done.stderr
 
 
-def test_as_a_library(lab: Lab) -> None:
+def test_verify_as_a_library(lab: Lab) -> None:
     reports = list(run_verify([lab.gguf("f16")], lab.checkpoint, VerifyOptions(positions=300)))
     assert [r.passed for r in reports] == [True]
     assert reports[0].continuations is not None

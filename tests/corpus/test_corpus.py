@@ -47,15 +47,13 @@ def rows(title: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("title", "found"), [("Calibration text", CALIBRATION), ("Held-out text", HELD_OUT)]
 )
-def test_every_excerpt_has_a_row_and_every_row_an_excerpt(
-    title: str, found: tuple[Excerpt, ...]
-) -> None:
+def test_sources_list_every_excerpt(title: str, found: tuple[Excerpt, ...]) -> None:
     listed = [f"{r['language']} {r['project']} {r['path']} {r['lines']}" for r in rows(title)]
     assert sorted(listed) == sorted(map(name, found))
     assert max(Counter(listed).values()) == 1
 
 
-def test_licences_are_permissive_and_their_notices_given() -> None:
+def test_licences_are_permissive_with_notices() -> None:
     licences = (FOLDER / "LICENSES.md").read_text("utf-8")
     for row in rows("Calibration text") + rows("Held-out text"):
         assert row["licence"] in ALLOWED, row
@@ -89,7 +87,7 @@ def test_the_texts_share_no_run_of_eight_lines() -> None:
     assert not runs(calibration_text(), 8) & runs(evaluation_text(), 8)
 
 
-def test_nothing_is_of_the_battery() -> None:
+def test_no_excerpt_is_in_the_verify_texts() -> None:
     ours = runs(calibration_text(), 5) | runs(evaluation_text(), 5)
     assert len(code_samples()) > 10
     for sample, text in code_samples().items():
@@ -103,7 +101,7 @@ def test_sizes() -> None:
         assert 500 <= len(e.text.encode()) <= 8_192, name(e)
 
 
-def test_the_common_languages_weigh_most() -> None:
+def test_common_languages_have_most_text() -> None:
     size = Counter[str]()
     for e in CALIBRATION:
         size[e.language] += len(e.text)
@@ -127,7 +125,7 @@ def test_texts_are_always_the_same() -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [150, 200, 300, 450])
-def test_a_beginning_of_the_calibration_text_has_the_languages(kilobytes: int) -> None:
+def test_prefix_of_the_calibration_text_has_every_language(kilobytes: int) -> None:
     beginning = calibration_text()[: kilobytes * 1000]
     share = Counter[str]()
     for e in CALIBRATION:
@@ -155,7 +153,7 @@ def test_excerpts_are_clean(language: str) -> None:
         assert not re.search(r"General Public License|SPDX-License|Licensed under", e.text), name(e)
 
 
-def test_files_are_bytes_as_they_were_written() -> None:
+def test_files_have_lf_line_ends() -> None:
     files = sorted(FOLDER.glob("*/*.txt"))
     assert len(files) > len(LANGUAGES)
     for f in files:
@@ -166,7 +164,7 @@ def test_files_are_bytes_as_they_were_written() -> None:
     assert "turbopilot/corpus/*/*.txt -text" in (ROOT / ".gitattributes").read_text()
 
 
-def test_the_package_data_names_every_file() -> None:
+def test_package_data_lists_every_file() -> None:
     settings = (ROOT / "pyproject.toml").read_text("utf-8")
     line = next(line for line in settings.split("\n") if line.startswith('"turbopilot.corpus" ='))
     globs = re.findall(r'"([^"]+)"', line.split("=")[1])

@@ -57,7 +57,7 @@ def filled(setting: Setting, url: str, key: str = "", model: str = DEFAULT_MODEL
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize(("editor", "setting"), SETTINGS)
-def test_a_setting_parses_and_leads_there(
+def test_setting_parses_and_contains_the_address(
     editor: Editor, setting: Setting, url: str, key: str
 ) -> None:
     text = filled(setting, url, key, 'it\'s "mine" \\ {}')
@@ -81,7 +81,7 @@ def test_a_setting_parses_and_leads_there(
 
 
 @pytest.mark.parametrize("editor", EDITORS, ids=lambda e: e.name)
-def test_an_entry_is_whole(editor: Editor) -> None:
+def test_entry_is_complete(editor: Editor) -> None:
     target = Target(address_of("::1", 4711), DEFAULT_MODEL, "k3y")
     texts = [fill(s, target) for s in editor.settings]
     assert any("[::1]" in t and "4711" in t for t in texts)
@@ -99,7 +99,7 @@ def test_names_are_unique() -> None:
     assert len({e.name for e in EDITORS}) == len(EDITORS)
 
 
-def test_what_is_said_to_be_captured_is() -> None:
+def test_captured_clients_exist() -> None:
     lines = (ROOT / "tests/data/editor_requests.jsonl").read_text("utf-8").splitlines()
     clients = [json.loads(line)["client"] for line in lines]
     for e in EDITORS:
@@ -111,7 +111,7 @@ def test_what_is_said_to_be_captured_is() -> None:
             assert not e.captured, e.name
 
 
-def test_a_copilot_is_never_named_without_its_warning() -> None:
+def test_copilot_entries_have_the_token_warning() -> None:
     copilots = [e for e in EDITORS if "copilot" in e.plugin.lower()]
     assert len(copilots) == 3
     for e in copilots:
@@ -121,7 +121,7 @@ def test_a_copilot_is_never_named_without_its_warning() -> None:
         assert not e.auth
 
 
-def test_the_originals_own_setting() -> None:
+def test_setting_of_the_original_turbopilot() -> None:
     code, out, _ = run("vscode-fauxpilot", "--host", "localhost")
     assert code == 0
     assert '"fauxpilot.server": "http://localhost:18080/v1/engines"' in out
@@ -186,7 +186,7 @@ def test_tokens_follow_the_models_name() -> None:
         ("::", "http://[::1]:8"),
     ],
 )
-def test_a_host_becomes_a_url(host: str, wanted: str) -> None:
+def test_host_and_port_give_a_url(host: str, wanted: str) -> None:
     assert address_of(host, 8).url == wanted
 
 
@@ -198,7 +198,7 @@ def test_a_host_becomes_a_url(host: str, wanted: str) -> None:
         ("https://[::1]:443/a/b//", "https://[::1]:443/a/b"),
     ],
 )
-def test_a_url_ends_before_the_routes(url: str, wanted: str) -> None:
+def test_url_is_trimmed_to_the_routes_prefix(url: str, wanted: str) -> None:
     assert address_at(url).url == wanted
 
 
@@ -224,7 +224,7 @@ def test_a_url_ends_before_the_routes(url: str, wanted: str) -> None:
         ["--model", "a\nb"],
     ],
 )
-def test_what_leads_nowhere_is_refused(arguments: list[str]) -> None:
+def test_bad_addresses_are_rejected(arguments: list[str]) -> None:
     code, out, err = run("curl", *arguments)
     assert code == 2
     assert out == ""
@@ -232,7 +232,7 @@ def test_what_leads_nowhere_is_refused(arguments: list[str]) -> None:
     assert "hint:" in err
 
 
-def test_a_bad_key_is_not_repeated() -> None:
+def test_bad_key_is_not_repeated_in_the_error() -> None:
     code, _, err = run("curl", "--api-key", "se cret")
     assert code == 2
     assert "cret" not in err
@@ -240,13 +240,13 @@ def test_a_bad_key_is_not_repeated() -> None:
         Target(address_of("box", 1), "m", "kéy")
 
 
-def test_a_typo_is_answered() -> None:
+def test_typo_gets_a_hint() -> None:
     code, _, err = run("lama.vim")
     assert code == 2
     assert "did you mean llama" in err
 
 
-def test_the_list_shows_all_and_how_sure() -> None:
+def test_list_shows_every_entry_and_its_evidence() -> None:
     code, out, _ = run()
     assert code == 0
     for word in ("tested", "replayed", "documented"):
@@ -271,14 +271,14 @@ def test_json_is_one_object() -> None:
     assert "token" not in tabby["settings"][0]["text"]
 
 
-def test_a_key_that_cannot_be_sent_is_said_to_be_so() -> None:
+def test_entry_without_key_support_is_marked() -> None:
     code, out, err = run("copilot", "--api-key", "k3y")
     assert code == 0
     assert "k3y" not in out
     assert "cannot send a key" in err
 
 
-def test_the_document_shows_every_entry() -> None:
+def test_document_shows_every_entry() -> None:
     text = (ROOT / "docs/editors.md").read_text("utf-8")
     for e in EDITORS:
         assert f"\n## {e.name}\n" in text

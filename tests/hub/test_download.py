@@ -26,7 +26,7 @@ from turbopilot.base.errors import DownloadError, InvalidInput
 from turbopilot.hub import HubRequest, Listing, RemoteFile, fetch, look_up
 
 
-def test_only_what_is_needed_safetensors_first_and_never_code(hub: Hub, tmp_path: Path) -> None:
+def test_only_needed_files_are_downloaded_and_never_code(hub: Hub, tmp_path: Path) -> None:
     done = download(hub, tmp_path, "me/both", "--to", "to", "--json")
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1, "no bars in a pipe"
@@ -46,7 +46,7 @@ def test_only_what_is_needed_safetensors_first_and_never_code(hub: Hub, tmp_path
     assert len(hub.bodies) == len(wanted), "nothing is fetched twice"
 
 
-def test_into_the_hubs_own_cache_and_not_twice(here: InProcess) -> None:
+def test_download_to_the_hub_cache_happens_once(here: InProcess) -> None:
     code, out, err = run("me/sharded")
     assert code == 0, err
     folder = Path(out.strip())
@@ -59,7 +59,7 @@ def test_into_the_hubs_own_cache_and_not_twice(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_what_other_programs_fetched_is_used(here: InProcess) -> None:
+def test_files_of_other_programs_in_the_cache_are_used(here: InProcess) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download("me/small", allow_patterns=["*.json", "*.txt", "*.md", "*.safetensors"])
@@ -70,7 +70,7 @@ def test_what_other_programs_fetched_is_used(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_what_we_fetched_other_programs_use(here: InProcess) -> None:
+def test_other_programs_find_our_files_in_the_cache(here: InProcess) -> None:
     from huggingface_hub import snapshot_download
 
     assert run("me/small")[0] == 0
@@ -80,13 +80,13 @@ def test_what_we_fetched_other_programs_use(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_pickles_where_there_is_nothing_else(here: InProcess) -> None:
+def test_pickles_are_downloaded_without_safetensors(here: InProcess) -> None:
     code, _, err = run("me/old", "--to", str(here.folder))
     assert code == 0, err
     assert contents(here.folder) == {**SIDE, "pytorch_model.bin": b"pickle"}
 
 
-def test_another_revision_is_another_commit_and_noted(here: InProcess) -> None:
+def test_revision_is_downloaded_and_noted(here: InProcess) -> None:
     code, out, err = run("me/small", "--revision", "dev", "--to", str(here.folder), "--json")
     assert code == 0, err
     assert json.loads(out)["commit"] == OTHER_COMMIT
@@ -103,14 +103,14 @@ def test_the_note_is_the_one_that_convert_reads() -> None:
     assert client.NOTE == provenance.NOTE
 
 
-def test_no_note_stays_of_files_that_are_being_replaced(here: InProcess) -> None:
+def test_old_note_is_removed_before_files_are_replaced(here: InProcess) -> None:
     assert run("me/small", "--revision", "dev", "--to", str(here.folder))[0] == 0
     here.hub.corrupt.add(WEIGHTS)
     assert run("me/small", "--to", str(here.folder))[0] == 3
     assert not (here.folder / client.NOTE).exists()
 
 
-def test_an_older_file_in_the_folder_is_replaced(here: InProcess) -> None:
+def test_older_file_in_the_folder_is_replaced(here: InProcess) -> None:
     here.folder.mkdir()
     (here.folder / WEIGHTS).write_bytes(REPOS["me/small"][WEIGHTS][:-1] + b"?")  # of the same size
     code, _, err = run("me/small", "--to", str(here.folder))
@@ -119,14 +119,14 @@ def test_an_older_file_in_the_folder_is_replaced(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("into", ["folder", "cache"])
-def test_a_mirror_that_tells_no_sizes_nor_checksums(here: InProcess, into: str) -> None:
+def test_mirror_without_sizes_and_checksums(here: InProcess, into: str) -> None:
     here.hub.metadata = False
     code, out, err = run("me/both", *(["--to", str(here.folder)] if into == "folder" else []))
     assert code == 0, err
     assert contents(Path(out.strip())) == {**SIDE, WEIGHTS: BIG}
 
 
-def test_an_older_file_is_not_taken_for_the_hubs(here: InProcess) -> None:
+def test_older_file_is_not_mistaken_for_the_hubs(here: InProcess) -> None:
     """The client warns and takes the file that is there, when the hub refuses to say which is wanted."""
     listing = Listing("me/small", COMMIT, (RemoteFile("README.md", 3),))
     here.folder.mkdir()
@@ -154,7 +154,7 @@ def test_progress_of_each_file_and_of_all(here: InProcess) -> None:
     assert everything[-1] == (listing.n_bytes, listing.n_bytes, "")
 
 
-def test_a_dry_run_fetches_nothing(here: InProcess) -> None:
+def test_dry_run_downloads_nothing(here: InProcess) -> None:
     code, out, err = run("me/both", "--dry-run", "--json")
     assert code == 0, err
     report = json.loads(out)
@@ -170,7 +170,7 @@ def test_a_dry_run_fetches_nothing(here: InProcess) -> None:
     assert not here.cache.exists()
 
 
-def test_the_tokenizer_alone(here: InProcess) -> None:
+def test_only_tokenizer(here: InProcess) -> None:
     code, out, err = run("me/both", "--only", "tokenizer", "--to", str(here.folder), "--json")
     assert code == 0, err
     assert contents(here.folder) == SIDE
@@ -184,12 +184,12 @@ def test_the_tokenizer_alone(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("name", ["codegen", "a/b/c", "../etc", "a b/c", "", "/", "a/", "a/b\n", "a--b/c"])  # fmt: skip
-def test_names_that_are_none(name: str) -> None:
+def test_malformed_repository_is_rejected(name: str) -> None:
     with pytest.raises(InvalidInput, match="not a repository"):
         look_up(HubRequest(name))
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_unwritable_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     listing = Listing("me/small", COMMIT, (RemoteFile(WEIGHTS, 7),))
     for to in (tmp_path / "file", tmp_path / "file" / "below"):

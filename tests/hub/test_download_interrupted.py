@@ -36,7 +36,7 @@ def arguments(here: InProcess, into: str) -> list[str]:
     return ["--to", str(here.folder)] if into == "folder" else []
 
 
-def test_a_connection_that_breaks_goes_on_where_it_stopped(here: InProcess) -> None:
+def test_broken_connection_is_resumed(here: InProcess) -> None:
     here.hub.cut_once[WEIGHTS] = CUT
     code, _, err = run("me/both", "--to", str(here.folder))
     assert code == 0, err
@@ -44,7 +44,7 @@ def test_a_connection_that_breaks_goes_on_where_it_stopped(here: InProcess) -> N
     assert starts(here.hub) == [0, CUT]
 
 
-def test_a_server_that_knows_no_ranges_sends_all_again(here: InProcess) -> None:
+def test_server_without_ranges_sends_the_whole_file(here: InProcess) -> None:
     here.hub.cut_once[WEIGHTS], here.hub.ranges = CUT, False
     code, _, err = run("me/both", "--to", str(here.folder))
     assert code == 0, err
@@ -53,7 +53,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(here: InProcess) -> None:
 
 
 @INTO
-def test_a_mirror_that_dies_in_the_middle(here: InProcess, into: str) -> None:
+def test_download_is_resumed_from_another_mirror(here: InProcess, into: str) -> None:
     """It is gone for good; another mirror of the same goes on where it stopped."""
     here.hub.dies_after[WEIGHTS] = CUT
     code, out, err = run("me/both", *arguments(here, into))
@@ -74,9 +74,7 @@ def test_a_mirror_that_dies_in_the_middle(here: InProcess, into: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_download_goes_on_the_next_time(
-    hub: Hub, tmp_path: Path, how: signal.Signals
-) -> None:
+def test_killed_download_is_resumed(hub: Hub, tmp_path: Path, how: signal.Signals) -> None:
     """The hub holds its breath in the middle of the weights; Ctrl-C does not wait for it."""
     hub.stall_once[WEIGHTS] = CUT
     words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
@@ -96,7 +94,7 @@ def test_a_killed_download_goes_on_the_next_time(
 
 
 @pytest.mark.parametrize("into", [["--to", "to"], []], ids=["folder", "cache"])
-def test_two_downloads_of_one_model_at_once(hub: Hub, tmp_path: Path, into: list[str]) -> None:
+def test_concurrent_downloads_of_one_model(hub: Hub, tmp_path: Path, into: list[str]) -> None:
     """While one is in the middle of the weights another comes: it waits, and finds all of it."""
     hub.stall_once[WEIGHTS] = CUT
     words, environment, cwd = command(hub, tmp_path, "me/both", *into)
@@ -117,7 +115,7 @@ def test_two_downloads_of_one_model_at_once(hub: Hub, tmp_path: Path, into: list
 
 @pytest.mark.parametrize("kind", ["api", "config.json", WEIGHTS])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_hub_that_is_busy_for_a_moment(here: InProcess, kind: str, status: int) -> None:
+def test_busy_hub_is_retried_after_its_delay(here: InProcess, kind: str, status: int) -> None:
     here.hub.busy[kind] = [(status, "7"), (status, "")]
     code, _, err = run("me/both", "--to", str(here.folder))
     assert code == 0, err
@@ -125,20 +123,20 @@ def test_a_hub_that_is_busy_for_a_moment(here: InProcess, kind: str, status: int
     assert here.waits == [7, 2], "as long as it asked for"
 
 
-def test_a_hub_that_is_busy_when_the_client_links_a_file(here: InProcess) -> None:
+def test_busy_hub_is_retried_while_linking(here: InProcess) -> None:
     here.hub.busy["head"] = [(503, ""), (503, "")]
     code, out, err = run("me/both")
     assert code == 0, err
     assert contents(Path(out.strip())) == WHOLE
 
 
-def test_other_failures_of_the_server(here: InProcess) -> None:
+def test_server_errors_are_retried(here: InProcess) -> None:
     here.hub.busy[WEIGHTS] = [(500, ""), (502, ""), (504, "")]
     assert run("me/both")[0] == 0
     assert here.waits == [1, 2, 4]
 
 
-def test_a_hub_that_stays_busy(here: InProcess) -> None:
+def test_busy_hub_raises_after_retries(here: InProcess) -> None:
     here.hub.busy["api"] = [(429, "")] * 9
     with pytest.raises(HubUnreachable, match="429, too many requests") as e:
         look_up(HubRequest("me/both"))
@@ -147,7 +145,7 @@ def test_a_hub_that_stays_busy(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("after", ["86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_hub_that_asks_to_wait_for_a_day(here: InProcess, after: str) -> None:
+def test_long_retry_delay_is_not_waited_for(here: InProcess, after: str) -> None:
     here.hub.busy["api"] = [(429, after)]
     with pytest.raises(HubUnreachable, match="asks to wait for") as e:
         look_up(HubRequest("me/both"))
@@ -157,7 +155,7 @@ def test_a_hub_that_asks_to_wait_for_a_day(here: InProcess, after: str) -> None:
 
 @INTO
 @pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
-def test_bytes_that_changed_on_the_way_are_found(here: InProcess, into: str, name: str) -> None:
+def test_corrupted_download_is_detected(here: InProcess, into: str, name: str) -> None:
     here.hub.corrupt.add(name)
     code, out, err = run("me/small", *arguments(here, into))
     assert code == 3
@@ -170,7 +168,7 @@ def test_bytes_that_changed_on_the_way_are_found(here: InProcess, into: str, nam
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
-def test_a_cache_that_was_damaged_is_found(here: InProcess, name: str) -> None:
+def test_damaged_cache_is_detected(here: InProcess, name: str) -> None:
     folder = Path(run("me/small")[1].strip())
     (folder / name).write_bytes(b"?" * len(REPOS["me/small"][name]))
     code, out, err = run("me/small")
@@ -181,7 +179,7 @@ def test_a_cache_that_was_damaged_is_found(here: InProcess, name: str) -> None:
     assert contents(here.folder) == REPOS["me/small"], "not copied from there"
 
 
-def test_more_bytes_than_the_hub_lists(here: InProcess) -> None:
+def test_oversized_body_is_rejected(here: InProcess) -> None:
     small = Listing(
         "me/both", COMMIT, (RemoteFile(WEIGHTS, 1000, hashlib.sha256(BIG).hexdigest()),)
     )
@@ -191,9 +189,7 @@ def test_more_bytes_than_the_hub_lists(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("into_cache", [True, False])
-def test_too_little_disk_is_said_before_a_byte_is_fetched(
-    here: InProcess, into_cache: bool
-) -> None:
+def test_full_disk_is_reported_before_the_download(here: InProcess, into_cache: bool) -> None:
     listing = Listing("me/small", COMMIT, (RemoteFile(WEIGHTS, 10**18),))
     with pytest.raises(NotEnoughDisk, match="are free") as e:
         fetch(listing, None if into_cache else here.folder)
@@ -201,7 +197,7 @@ def test_too_little_disk_is_said_before_a_byte_is_fetched(
     assert not here.hub.bodies
 
 
-def test_a_disk_that_fills_up(hub: Hub, tmp_path: Path) -> None:
+def test_full_disk(hub: Hub, tmp_path: Path) -> None:
     """No file may be larger than half of the weights; with more room it goes on from there."""
     half = len(BIG) // 2
     words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
@@ -223,7 +219,7 @@ def test_a_disk_that_fills_up(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "words"), [(28, "disk is full"), (5, "Input/output error")])
-def test_faults_of_the_disk(here: InProcess, number: int, words: str) -> None:
+def test_disk_errors(here: InProcess, number: int, words: str) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(number, "Input/output error")
 

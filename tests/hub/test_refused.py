@@ -28,7 +28,7 @@ QWEN, READY = "Qwen/Qwen2.5-Coder-0.5B", "ggml-org/Qwen2.5-Coder-0.5B-Q8_0-GGUF"
         (["a--b/c"], 2, ["not a repository's name"]),
     ],
 )  # fmt: skip
-def test_a_refusal_says_what_to_do(
+def test_refusal_has_a_hint(
     here: InProcess, arguments: list[str], code: int, words: list[str]
 ) -> None:
     found, out, err = run(*arguments)
@@ -72,6 +72,6 @@ def test_names(text: str, options: dict[str, str], expected: HubRequest) -> None
         ("hf.co/me/x/tree/v1", {"revision": "v2"}, "names the revision v1"),
     ],
 )
-def test_names_that_are_refused(text: str, options: dict[str, str], words: str) -> None:
+def test_bad_names_are_rejected(text: str, options: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         parse_name(text, **options)

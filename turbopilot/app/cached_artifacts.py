@@ -1,7 +1,7 @@
-"""Files that one verb makes for another and keeps: imported, converted and quantized models, importance matrices.
+"""Cached artifacts: imported, converted and quantized models, importance matrices.
 
-Each is made once, under a name that says what it was made from; a changed source makes another. The cache folder can
-be deleted at any time.
+Each name holds a fingerprint of its source: a changed source makes another file. The cache folder can be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.split import siblings
 
 DEFAULT_TEXT = "turbopilot calibration text"
-"""The name of the bundled text in a matrix's file."""
+"""Name of the bundled text in a matrix file."""
 DEFAULT_CHUNKS = 100
-"""Chunks of it that are read: more text hardly changes the matrix."""
+"""Chunks of it to read: more text hardly changes the matrix."""
+MATRIX_SECONDS = 600.0
+"""Time limit of `--imatrix auto`."""
 _DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter writes itself
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that can be made again: $TURBOPILOT_CACHE, or one in the user's cache."""
+    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or one in the user's cache."""
     if explicit := os.environ.get("TURBOPILOT_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or (
@@ -34,12 +36,12 @@ def cache_folder() -> Path:
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:
-    """Return where a file made of a model goes: beside it, as codegen-f16.gguf → codegen-q4_0.gguf.
+    """Return the path of a file made from a model: codegen-f16.gguf → codegen-q4_0.gguf.
 
     Args:
-        source: what was typed; if it is a name and not a path, the current folder is taken.
-        path: the GGUF that it is.
-        suffix: as "q4_0" or "imatrix".
+        source: what was typed; a name, as opposed to a path, puts the file into the current folder.
+        path: the model file of that name.
+        suffix: "q4_0", "imatrix" …
     """
     if not Path(source).expanduser().is_file():
         return Path(f"{Path(source.partition(':')[0]).name}-{suffix}.gguf")
@@ -52,7 +54,7 @@ def beside(source: str, path: Path, suffix: str) -> Path:
 
 
 def _fingerprint(*files: Path) -> str:
-    """Digest paths, sizes and times: hashing gigabytes at every start would be felt."""
+    """Digest paths, sizes and times; hashing gigabytes at every start would take too long."""
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(files):
         stat = file.stat()
@@ -63,11 +65,7 @@ def _fingerprint(*files: Path) -> str:
 def imported(
     old: Path, reporter: Reporter, *, model_type: str = "", tokenizer: Path | None = None
 ) -> Path:
-    """Return the GGUF of an old ggml file, beside it, or in the cache folder if its own cannot be written.
-
-    Raises:
-        TurboPilotError: see `converters.convert`.
-    """
+    """Return the GGUF of an old ggml file, beside it, or in the cache folder if its own folder is read-only."""
     near = old.with_name(old.name + ".gguf")
     elsewhere = cache_folder() / f"{old.stem}-{_fingerprint(old)}.gguf"
     for path in (near, elsewhere):
@@ -78,7 +76,7 @@ def imported(
 
     reporter.notify(f"{old} is an old ggml file: importing it once, to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # made of what the old file was before
+    target.unlink(missing_ok=True)  # made from an earlier version of the old file
     with reporter.progress("import") as progress:
         options = ConversionOptions(model_type=model_type, tokenizer=tokenizer)
         report = convert(old, target, options, progress=progress)
@@ -90,7 +88,7 @@ def imported(
 
 
 def _is_of(path: Path, old: Path) -> bool:
-    """Report whether a file was made of this old one, since that was last written."""
+    """Report whether a GGUF was made from this old file, after its last change."""
     from turbopilot.formats.gguf.file import read_gguf
 
     try:
@@ -101,11 +99,7 @@ def _is_of(path: Path, old: Path) -> bool:
 
 
 def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) -> Path:
-    """Return a checkpoint as a GGUF of a type (the converter's or the quantizer's) in the cache folder.
-
-    Raises:
-        TurboPilotError: see `converters.convert` and `quantize.quantize`.
-    """
+    """Return a checkpoint as a GGUF in the cache folder; `type_name` is the converter's or the quantizer's."""
     sources = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     stem = f"{name}-{_fingerprint(*sources)}"
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
@@ -136,19 +130,20 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     return target
 
 
-def gathered(
+def matrix_file(
+    given: str,
     model: Path,
     reporter: Reporter,
     *,
-    seconds: float = 0,
+    seconds: float = MATRIX_SECONDS,
     threads: int = 0,
     n_gpu_layers: int | None = None,
-) -> Path:
-    """Return an importance matrix of a GGUF over the bundled code, in the cache folder; for limits see `gather`.
-
-    Raises:
-        TurboPilotError: see `quantize.imatrix.gather`.
-    """
+) -> Path | None:
+    """Return the file that `--imatrix` names; "auto" gathers one over the bundled code, once; "none" or "" is None."""
+    if given in ("", "none"):
+        return None
+    if given != "auto":
+        return Path(given).expanduser()
     target = cache_folder() / f"{model.stem}-{_fingerprint(model)}-imatrix.gguf"
     if target.is_file():
         reporter.notify(f"importance matrix: {target}")
@@ -158,14 +153,10 @@ def gathered(
 
     target.parent.mkdir(parents=True, exist_ok=True)
     reporter.notify(f"gathering an importance matrix, once: {target}")
+    options = GatherOptions(
+        DEFAULT_TEXT, DEFAULT_CHUNKS, seconds=seconds, threads=threads, n_gpu_layers=n_gpu_layers
+    )
     with reporter.progress("imatrix") as progress:
-        options = GatherOptions(
-            DEFAULT_TEXT,
-            DEFAULT_CHUNKS,
-            seconds=seconds,
-            threads=threads,
-            n_gpu_layers=n_gpu_layers,
-        )
         report = gather(model, target, calibration_text(), options, progress=progress)
     n_tokens = report.n_chunks * report.chunk_size
     reporter.notify(f"gathered from {n_tokens:,} tokens in {report.seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""What `inspect` and `serve` report of a model file's certificate."""
+"""Texts of `inspect` and `serve` about a model file's certificate."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from turbopilot.formats.gguf.certificate import (
 from turbopilot.formats.gguf.edit import in_hub_cache
 from turbopilot.formats.gguf.file import read_gguf
 
-_WIDE = 80  # characters of a text of the certificate that are shown
+_WIDE = 80  # characters of a certificate's text to show
 _RAN = ("torch", "transformers", "llama-cpp-python")
 
 
 def state_of(path: Path, reporter: Reporter) -> State:
-    """Report whether the certificate still holds; reads the whole file if there is one."""
+    """Return the state of the certificate; reads the whole file if there is one."""
     header = read_gguf(path)
     if read(header) is None:
         return "none"
@@ -33,7 +33,7 @@ def state_of(path: Path, reporter: Reporter) -> State:
 
 
 def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[str, str]]:
-    """Yield the certificate for people, as labels and texts."""
+    """Yield the certificate as labels and texts."""
     c = certificate
     if state != "valid":
         yield "verified", f"no longer: {SENTENCES[state]}: {_command(path)}"
@@ -46,14 +46,14 @@ def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[
 
 
 def at_start(path: Path, reporter: Reporter) -> str:
-    """Return a line for the start of the server; "" if there is nothing to report.
+    """Return a line for the server's start; "" if there is nothing to report.
 
     Reads only the header if there is no certificate, or if the file has not changed since its last check.
     """
     header = read_gguf(path)
     certificate = read(header)
     if certificate is None:
-        # Nobody asked to have cached artifacts verified.
+        # Cached artifacts are not meant to be verified.
         ours = path.resolve().is_relative_to(cache_folder().resolve())
         return "" if ours else f"not verified: {_command(path)}"
     with reporter.progress("check") as progress:

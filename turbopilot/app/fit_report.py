@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from quantize.fit import Sensitivity
     from turbopilot.bench import Divergence, Memory, Setup
 
-# Bytes of `serve` beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
-# difference of the two on one model, 35 MB.
+# Bytes that `serve` takes beyond the measured process: Flask, waitress and its threads, a request. The difference was
+# measured on one model: 35 MB.
 SERVER: Final = 36_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Where the memory goes, in bytes.
+    """Memory budget, in bytes.
 
     Attributes:
-        total: that the process may take.
+        total: limit of the process.
         process: Python, the server, llama.cpp's library, the vocabulary.
-        kv: keys and values of the context.
-        compute: what a batch is computed in, and its logits.
+        kv: KV cache.
+        compute: buffers of a batch, and its logits.
     """
 
     total: int
@@ -34,12 +34,12 @@ class Budget:
 
     @property
     def beside(self) -> int:
-        """All but the weights."""
+        """Everything but the weights."""
         return self.process + self.kv + self.compute
 
     @property
     def room(self) -> int:
-        """For the weights."""
+        """Room for the weights."""
         return self.total - self.beside
 
 
@@ -48,12 +48,12 @@ class FitRow:
     """The fitted file, or a plain type beside it.
 
     Attributes:
-        name: of its type.
-        tensor_bytes: its weights.
+        name: quantization type.
+        tensor_bytes: size of the weights.
         footprint: predicted bytes of the whole process.
-        predicted_kl: in nats; None where sensitivities were not measured.
-        types: type → weights in it.
-        memory: measured; None where it was not run.
+        predicted_kl: in nats; None if sensitivities were not measured.
+        types: type → number of weights.
+        memory: measured; None if the file was not run.
         divergence: measured, from the source.
     """
 
@@ -67,7 +67,7 @@ class FitRow:
 
     @property
     def measured_footprint(self) -> int | None:
-        """Bytes of the whole process, as it ran; GPU memory is included."""
+        """Measured bytes of the whole process, GPU memory included."""
         if self.memory is None:
             return None
         return self.memory.needed + sum(self.memory.devices.values()) + SERVER
@@ -75,10 +75,7 @@ class FitRow:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """The file that was written, and the plain types that also fit, those that lose least first.
-
-    `seconds` is what writing it took.
-    """
+    """The written file, and the plain types that also fit, least divergence first; `seconds` to write the file."""
 
     path: Path
     budget: Budget

@@ -1,4 +1,4 @@
-"""What a path is, by its content, and its description."""
+"""Describe a file or folder, by its content."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def describe(path: Path) -> Description:
     """Describe a GGUF, a checkpoint's folder, or a file of weights.
 
     Raises:
-        InvalidInput: it is none of these.
-        CorruptModel, CorruptCheckpoint: it is damaged.
+        InvalidInput: the path is none of these.
+        CorruptModel, CorruptCheckpoint: the file is damaged.
     """
     if path.is_dir():
         return _describe_folder(path)
@@ -30,7 +30,7 @@ def describe(path: Path) -> Description:
         return describe_gguf(path)
     if is_old(path):
         raise InvalidInput(
-            f"{path}: is an old ggml .bin, from before GGUF",
+            f"{path}: an old ggml .bin, from before GGUF",
             hint=f"convert it to GGUF first: turbopilot convert {path}",
         )
     from converters.inspect import describe_weights
@@ -40,7 +40,7 @@ def describe(path: Path) -> Description:
     if path.suffix in (".bin", ".pt", ".pth"):
         return describe_weights(path, "pytorch")
     raise InvalidInput(
-        f"{path}: is neither a GGUF nor a file of weights (it begins with {start[:4]!r})",
+        f"{path}: neither a GGUF nor a file of weights (begins with {start[:4]!r})",
         hint="give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin",
     )
 
@@ -49,7 +49,7 @@ def _describe_folder(path: Path) -> CheckpointDescription:
     ggufs = sorted(p.name for p in path.glob("*.gguf"))
     if ggufs and not (path / "config.json").is_file():
         raise InvalidInput(
-            f"{path}: is a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
+            f"{path}: a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
         )
     from converters.inspect import describe_checkpoint
 

@@ -1,6 +1,6 @@
-"""`turbopilot quantize --fit`: from a budget of memory to a file, and to what it really takes and loses.
+"""`turbopilot quantize --fit`: make a file for a memory budget, and measure its memory and its divergence.
 
-The whole process counts: llama.cpp is asked what it takes beside the weights, and the rest is theirs.
+The budget is for the whole process: llama.cpp reports what it needs beside the weights, and the weights get the rest.
 """
 
 from __future__ import annotations
@@ -14,39 +14,43 @@ from typing import Final
 
 from quantize import RECIPES, Preview, QuantizeOptions, QuantizeReport, quantize
 from quantize.fit import CANDIDATES, Allocation, Fit, MeasureOptions
-from turbopilot.app.cached_artifacts import cache_folder
+from turbopilot.app.cached_artifacts import MATRIX_SECONDS, cache_folder, matrix_file
 from turbopilot.app.fit_report import SERVER, Budget, FitReport, FitRow
-from turbopilot.app.importance import MATRIX_SECONDS, matrix_file
-from turbopilot.app.trial_run import TrialRuns
 from turbopilot.base.atomic import check_output
-from turbopilot.base.errors import InvalidInput, QuantizationError, TurboPilotError, did_you_mean
+from turbopilot.base.errors import (
+    InvalidInput,
+    NotEnoughDisk,
+    QuantizationError,
+    TurboPilotError,
+    did_you_mean,
+)
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
-from turbopilot.bench import Setup, planned
+from turbopilot.bench import Reference, Setup, divergence, keep_reference, measure, planned
 from turbopilot.catalog.prompt_speed import PROMPT_SPEED
-from turbopilot.corpus import calibration_text
+from turbopilot.corpus import calibration_text, evaluation_text
 from turbopilot.formats.gguf.quantization import PREFIX
 
-# Not offered beside it: full precision, and types for models that were trained in them.
+# Not compared with: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
-# Percent of F16's speed on a prompt, below which a type is chosen only if it is asked for.
+# Percent of F16's prefill speed; slower types are used only if --types names them.
 _SLOW: Final = 60
-# Bytes by which a process differs from one run to the next: the size that is offered must do next time, too.
+# Bytes by which a process differs from one run to the next: the size in the hint must be enough next time, too.
 _VARIES: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """What is asked for.
+    """Options of a fit.
 
     Attributes:
-        memory: bytes that the whole process may take.
+        memory: bytes for the whole process.
         setup: how the file will be served.
         candidates: types to choose from.
         imatrix: the file of an importance matrix, "auto" or "none".
-        seconds: for measuring sensitivities; 0 goes by errors of rounding alone.
-        is_quick: run neither the model nor what was made of it.
-        compare: so many of the plain types that fit are made too, measured and deleted.
+        seconds: for measuring sensitivities; 0 uses rounding errors alone.
+        is_quick: run neither the model nor the fitted file.
+        compare: number of fitting plain types to make, measure and delete.
     """
 
     memory: int
@@ -59,20 +63,20 @@ class FitRequest:
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """Parse `--types`; by default all types but those that make prompts slow."""
+    """Parse `--types`; by default all types with a fast prefill."""
     if not text:
         return tuple(t for t in CANDIDATES if PROMPT_SPEED.get(t, 100) >= _SLOW)
     found = tuple(dict.fromkeys(t.strip().upper() for t in text.split(",") if t.strip()))
     for t in found:
         if t not in CANDIDATES:
             raise InvalidInput(
-                f"--types {t}: no type that --fit can choose", hint=did_you_mean(t, CANDIDATES)
+                f"--types {t}: not a type that --fit can choose", hint=did_you_mean(t, CANDIDATES)
             )
     return found
 
 
 def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
-    """What `make_fit` would do with each tensor; raises the same."""
+    """Return what `make_fit` would do with each tensor; raises the same errors."""
     measured = _MemoryFit(source, request, reporter)
     return measured.fit.preview(measured.allocation())
 
@@ -80,7 +84,7 @@ def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
 def make_fit(
     source: Path, output: Path, request: FitRequest, reporter: Reporter, *, force: bool = False
 ) -> FitReport:
-    """Make `output` of a float GGUF, and run it and the best plain types that fit.
+    """Make `output` from a float GGUF, and run it and the best plain types that fit.
 
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
@@ -89,8 +93,56 @@ def make_fit(
     return _MemoryFit(source, request, reporter).make(output, force=force)
 
 
+@dataclass(slots=True)
+class _TrialRuns:
+    """Trial runs of files made from one source.
+
+    Attributes:
+        source: the file to compare with.
+        setup: how files are run.
+        folder: an empty one, for the source's logits.
+        reporter: receives each step.
+        compares: whether to measure divergence, and not memory alone.
+    """
+
+    source: Path
+    setup: Setup
+    folder: Path
+    reporter: Reporter
+    compares: bool
+    _reference: Reference | None = None
+
+    def memory(self, path: Path, row: FitRow) -> FitRow:
+        """Return the row with the file's measured memory."""
+        with self.reporter.progress(f"measure {row.name}") as progress:
+            return replace(row, memory=measure(path, self.setup, progress=progress).memory)
+
+    def divergence(self, path: Path, row: FitRow) -> FitRow:
+        """Return the row with the file's divergence; unchanged if the disk has no room for the source's logits."""
+        if not self.compares:
+            return row
+        try:
+            reference = self._logits()
+        except NotEnoughDisk as e:
+            self.reporter.notify(f"divergence is not measured: {e.message}")
+            self.compares = False
+            return row
+        with self.reporter.progress(f"compare {row.name}") as progress:
+            found = divergence(path, reference, self.setup, progress=progress)
+        return replace(row, divergence=found)
+
+    def _logits(self) -> Reference:
+        if self._reference is None:
+            setup = replace(self.setup, cache_type="F16")
+            with self.reporter.progress("reference") as progress:
+                self._reference = keep_reference(
+                    self.source, evaluation_text(), self.folder / "logits", setup, progress=progress
+                )
+        return self._reference
+
+
 class _MemoryFit:
-    """A model, measured, and a budget to fit it into."""
+    """A measured model and its memory budget."""
 
     def __init__(self, source: Path, request: FitRequest, reporter: Reporter) -> None:
         setup = request.setup
@@ -115,7 +167,7 @@ class _MemoryFit:
     def make(self, output: Path, *, force: bool) -> FitReport:
         request, found = self.request, self.found
         with tempfile.TemporaryDirectory(prefix="turbopilot-fit-") as folder:
-            runs = TrialRuns(
+            runs = _TrialRuns(
                 self.fit.source, request.setup, Path(folder), self.reporter, found.measured
             )
             written, fitted = self._written(output, runs, force=force)
@@ -150,9 +202,9 @@ class _MemoryFit:
         return allocation
 
     def _written(
-        self, output: Path, runs: TrialRuns, *, force: bool
+        self, output: Path, runs: _TrialRuns, *, force: bool
     ) -> tuple[QuantizeReport, FitRow]:
-        """Write the file; once more, smaller, where the process takes more than was predicted."""
+        """Write the file; once more, smaller, if the process takes more than predicted."""
         for last in (False, True):
             allocation = self.allocation()
             metadata: dict[str, str | int] = {
@@ -180,7 +232,7 @@ class _MemoryFit:
         return written, runs.divergence(output, row)
 
     def _row(self, preview: Preview, loss: float | None) -> FitRow:
-        """A file that was not run."""
+        """Return the row of a file that was not run."""
         types: Counter[str] = Counter()
         for t in preview.tensors:
             if len(t.shape) > 1:
@@ -190,7 +242,7 @@ class _MemoryFit:
         return FitRow(preview.name, preview.tensor_bytes, footprint, kl, types)
 
     def _plain(self) -> list[FitRow]:
-        """The plain types that fit, sorted by what they lose as far as it is predicted, else by size."""
+        """Return the plain types that fit, by predicted divergence if it is known, else by size."""
         rows = []
         for recipe in RECIPES:
             if recipe.name in _NOT_PLAIN or (recipe.needs_imatrix and not self.fit.imatrix):
@@ -204,8 +256,8 @@ class _MemoryFit:
             rows.sort(key=lambda r: math.inf if r.predicted_kl is None else r.predicted_kl)
         return rows
 
-    def _tried(self, row: FitRow, output: Path, runs: TrialRuns) -> FitRow:
-        """A plain type, made beside the output, measured and deleted; unchanged where it cannot be made."""
+    def _tried(self, row: FitRow, output: Path, runs: _TrialRuns) -> FitRow:
+        """Make a plain type beside the output, measure and delete it; unchanged if that fails."""
         trial = output.with_name(f"{output.stem}.{row.name.lower()}.trial")
         options = QuantizeOptions(imatrix=self.fit.imatrix, threads=self.threads)
         try:
@@ -220,7 +272,7 @@ class _MemoryFit:
 
 
 def _typed(n_bytes: int) -> str:
-    """A size that is no smaller, as it is typed."""
+    """Return a size for the command line, rounded up."""
     if n_bytes < 1e9:
         return f"{math.ceil(n_bytes / 1e6)}MB"
     return f"{math.ceil(n_bytes / 2**30 * 100) / 100:.2f}GiB"

@@ -1,7 +1,7 @@
-"""Names → files: what people may type for a checkpoint or a model.
+"""Resolve what a user types for a checkpoint or a model to a file or folder.
 
-A path, "demo", an alias of `turbopilot models`, or a repository of the Hub, with or without a type behind a colon.
-What is not here is fetched, and what has to be made is made, once; each step is reported before it is done.
+A path, "demo", an alias of `turbopilot models`, or a repository of the Hub, with or without a type after a colon.
+Missing files are downloaded, converted and quantized once; each step is reported before it starts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from turbopilot.formats.old_ggml import is_old
 
 if TYPE_CHECKING:
     from turbopilot.hub import HubRequest
+    from turbopilot.llama.geometry import Geometry
 
 DEMO = "demo"
 _CHECKPOINT_HINT = (
@@ -47,13 +48,9 @@ def resolve_checkpoint(
 
     Args:
         name: what was typed.
-        reporter: is told of downloads.
+        reporter: receives downloads.
         old_files: accept a file of the original TurboPilot too.
         only: see `HubRequest`.
-
-    Raises:
-        InvalidInput: there is no such thing.
-        DownloadError: it cannot be fetched.
     """
     path = _path(name, _CHECKPOINT_HINT)
     if path.is_dir() or (old_files and path.is_file()):
@@ -62,21 +59,18 @@ def resolve_checkpoint(
         return demo_checkpoint()
     if path.is_file():
         raise InvalidInput(
-            f"{name}: is a file", hint="give the checkpoint's folder, the one with config.json"
+            f"{name}: a file, not a folder",
+            hint="give the checkpoint's folder, the one with config.json",
         )
     _refuse_path(name, _CHECKPOINT_HINT)
     wanted = parse_name(name)
     if wanted.quant or wanted.file:
-        raise InvalidInput(f"{name}: names one file; a checkpoint is wanted", hint=_CHECKPOINT_HINT)
+        raise InvalidInput(f"{name}: names one file, not a checkpoint", hint=_CHECKPOINT_HINT)
     return _fetch(name, replace(wanted, only=only), reporter)[0]
 
 
 def resolve_any(name: str) -> Path:
-    """Return a file or folder to inspect: a path, "demo", or any name that the Hub's cache has all of.
-
-    Raises:
-        InvalidInput: there is none; the hint offers a similar name in the same folder.
-    """
+    """Return a file or folder to inspect: a path, "demo", or any name that the Hub's cache has all of."""
     hint = "give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin"
     path = _path(name, hint)
     if path.exists():
@@ -94,7 +88,7 @@ def resolve_any(name: str) -> Path:
     here = hub.cached(wanted)
     if here is None:
         raise InvalidInput(
-            f"{name}: is not on this machine", hint=f"fetch it first: turbopilot download {name}"
+            f"{name}: not on this machine", hint=f"fetch it first: turbopilot download {name}"
         )
     return here
 
@@ -102,24 +96,20 @@ def resolve_any(name: str) -> Path:
 def resolve_gguf(
     model: str | None, reporter: Reporter, *, model_type: str = "", type_name: str = ""
 ) -> Path:
-    """Return a GGUF file: a path, an old ggml file, a checkpoint's folder, or any name; made if it has to be.
+    """Return the GGUF file of a path, an old ggml file, a checkpoint's folder, or any name; made if needed.
 
     Args:
-        model: what was typed; nothing is the bundled model.
-        reporter: is told of downloads and of what is made.
+        model: what was typed; None or "" is the bundled model.
+        reporter: receives downloads and conversions.
         model_type: of an old ggml file, as the original's --model-type.
-        type_name: to make of a checkpoint; by default the best that fits this machine's memory.
-
-    Raises:
-        InvalidInput: there is no such thing, or it does not fit.
-        TurboPilotError: it cannot be fetched or made.
+        type_name: type to make of a checkpoint; by default the best that fits this machine's memory.
     """
     if not model or model == DEMO:
         name = "turbopilot-demo"
         return converted(demo_checkpoint(), type_name or "F16", name=name, reporter=reporter)
     path = _path(model, _MODEL_HINT)
     if path.is_dir():
-        type_name = type_name or _type_that_fits(model, path, reporter)
+        type_name = type_name or _type_that_fits(model, _shape(path), reporter)
         return converted(path, type_name, name=path.resolve().name, reporter=reporter)
     if path.is_file():
         return _import(path, model_type, reporter) if is_old(path) else path
@@ -130,21 +120,19 @@ def resolve_gguf(
     if wanted.file and model.startswith(wanted.repo):  # not a pasted address
         reporter.notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
     type_name = type_name or wanted.quant
-    if not type_name and not wanted.file and catalog.find(wanted.repo):  # before it is fetched
-        type_name = _type_that_fits(wanted.repo, None, reporter)
+    known = catalog.find(wanted.repo)
+    if not type_name and not wanted.file and known:  # before the download
+        shape = known.geometry, known.parameters, known.context
+        type_name = _type_that_fits(wanted.repo, shape, reporter)
     here, found = _fetch(model, wanted, reporter)
     if here.is_file():
         return _import(here, model_type, reporter) if is_old(here) else here
-    type_name = type_name or _type_that_fits(found.repo, here, reporter)
+    type_name = type_name or _type_that_fits(found.repo, _shape(here), reporter)
     return converted(here, type_name, name=found.repo.rpartition("/")[2], reporter=reporter)
 
 
 def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
-    """Parse an alias of the catalogue, or whatever `hub.parse` does; an alias may have ready GGUF files elsewhere.
-
-    Raises:
-        InvalidInput: no model is called so; see `hub.parse`.
-    """
+    """Parse an alias of the catalogue, or whatever `hub.parse` accepts; an alias may have its own GGUF repository."""
     from turbopilot import catalog, hub
 
     name, colon, typed = text.partition(":")
@@ -164,26 +152,26 @@ def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Hu
 
 
 def _path(name: str, hint: str) -> Path:
-    """Return what was typed as a path; refuses an unknown user's `~`, and names that are too long."""
+    """Return what was typed as a path; refuse an unknown user's `~`, and names that are too long."""
     try:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError) as e:
-        raise InvalidInput(f"{name}: is no path: {e}", hint=hint) from e
+        raise InvalidInput(f"{name}: not a valid path: {e}", hint=hint) from e
     return path
 
 
 def _refuse_path(name: str, hint: str) -> None:
-    """Refuse what can only be meant as a path, since nothing is there."""
+    """Refuse a name that can only be a path, as no such file exists."""
     beginning = name.startswith(("/", "./", "../", "~", "\\")) or Path(name).is_absolute()
     if beginning or (name.endswith((".gguf", ".bin")) and name.count("/") < 2):
         raise InvalidInput(f"{name}: no such file", hint=hint)
 
 
 def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, HubRequest]:
-    """Return where the files of a name are, and in which repository; fetched unless the Hub's cache has all of them.
+    """Return the path of a name's files, and their repository; downloaded unless the Hub's cache has all of them.
 
-    If the repository has no GGUF file of the type, that is to be made of its checkpoint.
+    If the repository has no GGUF file of the type, return its checkpoint.
     """
     from turbopilot import hub
 
@@ -215,7 +203,7 @@ def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, Hub
 
 
 def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
-    """Return where the weights are that a type can be made of: an alias's GGUF files are in another repository."""
+    """Return the checkpoint of a name: an alias's GGUF files are in another repository."""
     from turbopilot import catalog
 
     model = catalog.find(name.partition(":")[0])
@@ -224,26 +212,18 @@ def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
     return replace(wanted, repo=model.repository, revision=model.revision or None, quant="")
 
 
-def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
-    """Return the type to make of a checkpoint: the best that fits, as `turbopilot models` shows it.
+def _shape(folder: Path) -> tuple[Geometry, int, int]:
+    from converters import planned_geometry
 
-    Without a folder, the name is a known model's.
+    return planned_geometry(folder)
 
-    Raises:
-        InvalidInput: no type fits.
-    """
-    from turbopilot import catalog
+
+def _type_that_fits(name: str, shape: tuple[Geometry, int, int], reporter: Reporter) -> str:
+    """Return the best type for this machine, as `turbopilot models` shows it; `shape` is from `planned_geometry`."""
     from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
     from turbopilot.llama.geometry import weights_bytes
 
-    if folder:
-        from converters import planned_geometry
-
-        geometry, n_weights, trained = planned_geometry(folder)
-    else:
-        model = catalog.find(name)
-        assert model
-        geometry, n_weights, trained = model.geometry, model.parameters, model.context
+    geometry, n_weights, trained = shape
     n_ctx, budget = default_context(trained), memory_budget()
     chosen = best_type(geometry, n_weights, n_ctx, budget)
     weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")
@@ -263,7 +243,7 @@ def _type_that_fits(name: str, folder: Path | None, reporter: Reporter) -> str:
 
 
 def _import(old: Path, model_type: str, reporter: Reporter) -> Path:
-    """Return an old ggml file as GGUF; if its vocabulary has lost bytes, with the original's tokenizer."""
+    """Import an old ggml file; if its vocabulary has lost bytes, with the original's tokenizer."""
     try:
         return imported(old, reporter, model_type=model_type)
     except TokenizerMismatch as e:

@@ -1,4 +1,4 @@
-"""From the models that a user names to the files that a server loads."""
+"""Model files of a server, from the names that a user gives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter) -> ServerOptions:
-    """Return the options with the files of their models, fetched and converted where needed.
-
-    Raises:
-        InvalidInput: options contradict each other, or an entry is not NAME=FILE.
-        TurboPilotError: a model cannot be found, fetched or converted.
-    """
+    """Return the options with the files of their models, fetched and converted if needed."""
     caches = options.caches
     if caches.prefix_folder and caches.prefix_bytes == 0:
         raise InvalidInput(
@@ -34,10 +29,10 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
     if choice.model or not named:
         named = {"": choice.model or "", **named}
-    kinds = [choice.model_type or "", *[""] * len(named)]  # of an old .bin, for the default model
     models: list[NamedModel] = []
-    for (name, model), kind in zip(named.items(), kinds, strict=False):
-        file = resolve_gguf(model, reporter, model_type=kind)
+    for name, model in named.items():
+        kind = choice.model_type if not models else None  # of the default model, an old .bin
+        file = resolve_gguf(model, reporter, model_type=kind or "")
         models.append(NamedModel(name, file, known_template(read_gguf(file))))
     default, *more = models
     return replace(
@@ -47,7 +42,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
 
 
 def _named(entries: tuple[str, ...]) -> dict[str, str]:
-    """Return models by the names that NAME=FILE entries give them."""
+    """Parse NAME=FILE entries."""
     found: dict[str, str] = {}
     for text in entries:
         name, _, model = text.partition("=")
@@ -58,14 +53,14 @@ def _named(entries: tuple[str, ...]) -> dict[str, str]:
             )
         if name in found:
             raise InvalidInput(
-                f"--model: two models are called {name}", hint="give each a name of its own"
+                f"--model: two models are called {name}", hint="give each another name"
             )
         found[name] = model
     return found
 
 
 def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:
-    """Yield what the certificates of the models say, a line for each that has one."""
+    """Yield a line about each model's certificate, if there is something to report."""
     default = NamedModel(options.model_name, options.model_file)
     for model in (default, *options.more):
         if line := at_start(model.file, reporter):

@@ -1,24 +1,89 @@
-"""What `turbopilot verify` needs from several packages: files by name, their targets, certificates."""
+"""`turbopilot verify`: resolve names, compare files with their checkpoint, write certificates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from turbopilot.app.cached_artifacts import imported
 from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
+from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
-from turbopilot.formats.gguf.certificate import Certificate
-from turbopilot.formats.gguf.digest import Digests
+from turbopilot.formats.gguf.certificate import Certificate, sign
+from turbopilot.formats.gguf.digest import Digests, digests
+from turbopilot.formats.gguf.edit import check_editable
 from turbopilot.formats.old_ggml import is_old
-from turbopilot.verify.report import VerifyReport
+from turbopilot.verify import VerifyOptions, VerifyReport, verify
 from turbopilot.verify.tensor_errors import TargetModel, TargetTensor, gguf_target
 from turbopilot.verify.verification import OpenTarget
 
 
-def resolve_reference(against: str, reporter: Reporter) -> Path:
+@dataclass(frozen=True, slots=True)
+class VerifiedFiles:
+    """GGUF files after a comparison.
+
+    Attributes:
+        against: the reference as typed.
+        reference: a checkpoint's folder, or a GGUF file.
+        reports: one per file.
+        digests: of each file to sign, from before the comparison: what is signed must be what was measured.
+    """
+
+    against: str
+    reference: Path
+    reports: list[VerifyReport]
+    digests: Mapping[Path, Digests]
+
+
+def verify_files(
+    candidates: Sequence[Path],
+    against: str,
+    options: VerifyOptions,
+    reporter: Reporter,
+    *,
+    sign: bool = False,
+) -> VerifiedFiles:
+    """Compare files with a checkpoint or a GGUF file; `sign` prepares them for `sign_passed`.
+
+    Raises:
+        InvalidInput: a file cannot be found or signed.
+    """
+    reference = _resolve_reference(against, reporter)
+    if sign and reference.is_file():
+        raise InvalidInput(
+            f"--sign with --against {against}: only a comparison with the checkpoint can be signed",
+            hint="name the checkpoint, or leave out --sign",
+        )
+    files = [_resolve_candidate(path, reference, reporter) for path in candidates]
+    before = _digests(files, reporter) if sign else {}
+    with reporter.progress("verify") as progress:
+        target = target_of(reference)
+        reports = list(verify(files, reference, options, target=target, progress=progress))
+    return VerifiedFiles(against, reference, reports, before)
+
+
+def sign_passed(verified: VerifiedFiles, reporter: Reporter) -> Iterator[Path]:
+    """Write a certificate into each file that passed and has digests, and yield its path."""
+    for report in verified.reports:
+        path = Path(report.candidate)
+        if report.passed and path in verified.digests:
+            with reporter.progress("sign") as progress:
+                certificate = _certificate(report, verified.digests[path], verified.against)
+                sign(path, certificate, progress)
+            yield path
+
+
+def _digests(files: Sequence[Path], reporter: Reporter) -> dict[Path, Digests]:
+    for path in files:
+        check_editable(path)
+    with reporter.progress("digest") as progress:
+        return {path: digests(path, progress) for path in files}
+
+
+def _resolve_reference(against: str, reporter: Reporter) -> Path:
     """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first."""
     path = Path(against).expanduser()
     if is_old(path):
@@ -28,7 +93,7 @@ def resolve_reference(against: str, reporter: Reporter) -> Path:
     return resolve_checkpoint(against, reporter)
 
 
-def resolve_candidate(path: Path, reference: Path, reporter: Reporter) -> Path:
+def _resolve_candidate(path: Path, reference: Path, reporter: Reporter) -> Path:
     """Return the GGUF file to verify; an old ggml file is imported first.
 
     If its vocabulary has lost bytes, the checkpoint's tokenizer replaces it, after a comparison.
@@ -61,7 +126,7 @@ def _checkpoint_target(folder: Path) -> Iterator[TargetModel]:
         yield TargetModel(whole.metadata, tensors)
 
 
-def certificate_of(report: VerifyReport, digests: Digests, reference: str) -> Certificate:
+def _certificate(report: VerifyReport, digests: Digests, reference: str) -> Certificate:
     """Return the certificate of a comparison with a checkpoint.
 
     Args:

@@ -1,9 +1,8 @@
-"""Files that appear whole or not at all.
+"""Atomic files: output is written to `NAME.part` and renamed when it is complete.
 
-Output is written to `NAME.part` and renamed when it is complete. A killed run leaves at most the `.part`, which the
-next run overwrites. If the name exists, the new file is synced to disk before it replaces the old one, so that a power
-cut leaves one of them. If it does not, nothing waits for the disk (which takes longer than converting): a power cut in
-the next seconds may leave a short file, which every reader of GGUF refuses.
+A killed run leaves at most the `.part`, which the next run overwrites. An existing file is replaced only after the new
+one is synced to disk, so that a power cut leaves one of them. A new name is not synced, as that takes longer than
+converting: a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 
 FULL = {
     errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your share of the disk is full",
+    errno.EDQUOT: "your disk quota is used up",
     errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
 }
+_SPACE_HINT = "free some space, or write elsewhere with -o"
 
 
 def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse, before any work, an output that would overwrite something or cannot be written.
+    """Raise InvalidInput, before any work, if an output cannot be written.
 
-    Raises:
-        InvalidInput: the output exists (without `force`), is a folder, is one of the inputs, its folder does not
-            exist, or it is not a valid file name.
+    It exists (without `force`), is a folder, is one of the inputs, is in a missing folder, or is not a valid name.
     """
     try:
         if path.is_dir():
@@ -37,7 +35,7 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
         path.with_name(path.name + ".part").is_file()
     except (OSError, ValueError) as e:
         raise InvalidInput(
-            f"{path}: cannot be a file's name: {e}", hint="name another output with -o"
+            f"{path}: not a valid file name: {e}", hint="name another output with -o"
         ) from e
     if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
         raise InvalidInput(
@@ -54,13 +52,13 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
         )
 
 
-def check_disk(folder: Path, needed: int) -> None:
+def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
     """Raise NotEnoughDisk if fewer than `needed` bytes of disk are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(
             f"{folder}: {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free",
-            hint="free some space, or write elsewhere with -o",
+            hint=hint,
         )
 
 
@@ -70,11 +68,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: the final name.
-        shared: several processes may write it at once (a cache): each writes its own part, the last one stays.
-
-    Raises:
-        NotEnoughDisk: the disk or the quota is full, or the file is too large for them.
-        InvalidInput: the file system refuses to write there.
+        shared: several processes may write the file at once (a cache): each writes its own part, the last one stays.
     """
     part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
     try:
@@ -87,9 +81,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno in FULL:
-            raise NotEnoughDisk(
-                f"{path}: {FULL[e.errno]}", hint="free some space, or write elsewhere with -o"
-            ) from e
+            raise NotEnoughDisk(f"{path}: {FULL[e.errno]}", hint=_SPACE_HINT) from e
         if isinstance(e, OSError) and e.filename in (str(part), part):
             raise InvalidInput(
                 f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"

@@ -1,7 +1,6 @@
 """Errors that a user can fix, with exit codes and hints.
 
-Library code raises these, never prints and never exits; the command line and the HTTP server turn them into words, an
-exit code or a status.
+Library code raises these; the command line and the HTTP server turn them into text and an exit code or status.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import ClassVar
 
 
 class TurboPilotError(Exception):
-    """Base of all errors shown to the user: what happened and where (file, tensor, field), and a hint what to do."""
+    """Base of all errors shown to the user: what happened and where (file, tensor, field), and what to do."""
 
     exit_code: ClassVar[int] = 1
 
@@ -23,7 +22,7 @@ class TurboPilotError(Exception):
 
 
 class InvalidInput(TurboPilotError):
-    """A path, name or flag that cannot be used as given."""
+    """A path, name or option cannot be used."""
 
     exit_code = 2
 
@@ -125,7 +124,7 @@ class OriginRefused(ServeError):
 
 
 class HostRefused(ServeError):
-    """A request names another host: another site's DNS led its client here."""
+    """A request names another host, as after DNS rebinding."""
 
 
 class NoKvSlot(ServeError):

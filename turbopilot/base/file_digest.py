@@ -1,4 +1,4 @@
-"""SHA-256 of files, cached in a small file as long as the file system reports the files unchanged."""
+"""SHA-256 of files, cached until the file system reports a change."""
 
 from __future__ import annotations
 
@@ -15,23 +15,14 @@ from turbopilot.base.errors import InvalidInput, TurboPilotError
 from turbopilot.base.progress import Progress, silent
 
 _CHUNK = 1 << 20
-_MOST = 200  # cached answers
+_MOST = 200  # cached entries
 _SETTLED = 2.0  # seconds: the coarsest clock of a file system (FAT's)
 
 
 def file_digests(
     files: Iterable[Path], folder: Path | None = None, progress: Progress = silent
 ) -> Mapping[str, str]:
-    """Return file name → SHA-256 in hexadecimal.
-
-    Args:
-        files: each is read, unless its digest is cached and the file unchanged.
-        folder: of the cache; None for no cache.
-        progress: called with bytes.
-
-    Raises:
-        InvalidInput: a file cannot be read.
-    """
+    """Return file name → SHA-256 in hexadecimal; `folder` holds the cache, None is no cache."""
     files = list(files)
     found: dict[str, str] = {}
     try:
@@ -47,7 +38,7 @@ def file_digests(
 
 
 def is_digest(text: object) -> bool:
-    """Report whether this is a SHA-256 in hexadecimal."""
+    """Report whether `text` is a SHA-256 in hexadecimal."""
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
@@ -57,12 +48,10 @@ def remembered(
     names: tuple[str, ...],
     find: Callable[[], Mapping[str, str]],
 ) -> Mapping[str, str]:
-    """Return what `find` says of files, from the cache if none of them changed since.
-
-    "Changed" is what the file system says (sizes, times, inodes): damage on the disk itself goes unnoticed.
+    """Return the digests of files, from the cache unless the file system reports a change (size, time, inode).
 
     Args:
-        folder: of the cache, made if missing; one that cannot be written is ignored.
+        folder: of the cache, made if missing; ignored if it cannot be written.
         files: that the digests depend on; the first names the entry.
         names: of the digests that `find` returns; a damaged entry, without them, is ignored.
         find: computes the digests.
@@ -100,7 +89,7 @@ def _digest(path: Path) -> str:
 
 
 def _state(files: Iterable[Path]) -> list[list[int]]:
-    """Size, inode and times of each file; users cannot set the second time back."""
+    """Return size, inode and times of each file; users cannot set the second time back."""
     stats = [path.stat() for path in files]
     return [[s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
 

@@ -1,4 +1,4 @@
-"""What this machine has: its processor's name and features, usable cores, and main memory."""
+"""This machine's processor, usable cores and main memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cpu_name() -> str:
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """Return those of avx2, avx512f, neon, dotprod and i8mm, which llama.cpp chooses kernels by.
+    """Return the processor's features among avx2, avx512f, neon, dotprod and i8mm, by which llama.cpp chooses kernels.
 
     Empty if the system does not report them, as on Windows.
     """
@@ -39,7 +39,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Count the cores this process may use; hyperthreads share the units that matter to llama.cpp."""
+    """Count the cores this process may use, not hyperthreads, which share the units that llama.cpp needs."""
     usable = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
@@ -52,7 +52,7 @@ def usable_cores() -> int:
 
 
 def total_bytes() -> int:
-    """Return the bytes of main memory that this process may use; a container's limit counts."""
+    """Return the bytes of main memory that this process may use, within a container's limit."""
     installed = _windows_bytes() if sys.platform == "win32" else _posix_bytes()
     limits = (_read_limit(path) for path in _limit_files())
     return min([installed, *(limit for limit in limits if limit is not None)])
@@ -103,7 +103,7 @@ def _read_limit(path: Path) -> int | None:
 
 
 def _windows_bytes() -> int:
-    """Source: GlobalMemoryStatusEx, MEMORYSTATUSEX.ullTotalPhys, which begins at byte 8 of 64."""
+    """Return MEMORYSTATUSEX.ullTotalPhys, which begins at byte 8 of 64. Source: GlobalMemoryStatusEx."""
     status = (ctypes.c_uint64 * 8)()
     ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
     if not getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # noqa: B009

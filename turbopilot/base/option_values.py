@@ -1,27 +1,26 @@
-"""Values of options as people write them: sizes, numbers, words."""
+"""Parse and check values of options."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import TypeVar
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.base.sizes import parse_size
 
+Choice = TypeVar("Choice", bound=str)
+
 
 def parse_size_or_zero(option: str, text: str) -> int:
-    """Return a size in bytes, or 0 for "0"; see `parse_size`."""
+    """Return a size in bytes, or 0 for "0"."""
     return 0 if text == "0" else parse_size(option, text)
 
 
 def number_or_auto(
     option: str, text: str, least: float | None = None, most: float | None = None
 ) -> int | None:
-    """Return a whole number, or None for auto.
-
-    Raises:
-        InvalidInput: it is neither, or out of range; names the option.
-    """
+    """Return a whole number within limits, or None for "auto"."""
     if text.lower() == "auto":
         return None
     if not re.fullmatch(r"-?[0-9]{1,9}", text):
@@ -31,11 +30,7 @@ def number_or_auto(
 
 
 def check_limits(option: str, number: float, least: float | None, most: float | None) -> None:
-    """Check that a number is within limits.
-
-    Raises:
-        InvalidInput: it is not; names the option and the limit.
-    """
+    """Raise InvalidInput if a number is not within limits."""
     if least is not None and number < least:
         limit = "must not be negative" if least == 0 else f"must be at least {least:g}"
         raise InvalidInput(f"{option} {number}: {limit}", hint=f"give {least:g} or more")
@@ -45,12 +40,9 @@ def check_limits(option: str, number: float, least: float | None, most: float | 
         )
 
 
-def one_of(option: str, text: str, choices: Collection[str]) -> str:
-    """Return one of the choices, in lower case, by its name in any letter case.
-
-    Raises:
-        InvalidInput: it is none of them; the hint offers near ones.
-    """
-    if (found := text.lower()) in choices:
-        return found
+def one_of(option: str, text: str, choices: Collection[Choice]) -> Choice:
+    """Return the choice, all of which are in lower case, that `text` names in any letter case."""
+    for choice in choices:
+        if choice == text.lower():
+            return choice
     raise InvalidInput(f"{option} {text}: no such choice", hint=did_you_mean(text, choices))

@@ -1,4 +1,4 @@
-"""How library code reports long work without printing."""
+"""Progress reports of library code, which never prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called often as work advances, with units done, units in all (bytes, tensors …), and the current item."""
+    """Callback for long work: units done, units in all (bytes, tensors …), and the current item."""
 
     def __call__(self, done: int, total: int, what: str = "", /) -> None:  # noqa: D102 — above
         ...
@@ -21,11 +21,11 @@ def silent(done: int, total: int, what: str = "", /) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """What a use case of several steps reports to.
+    """Callbacks of a use case with several steps.
 
     Attributes:
-        notify: called with a line for people, before a step or about its result.
-        progress: verb → a context manager with the progress of a step.
+        notify: called with a line for the user, before a step or about its result.
+        progress: verb → context manager with the progress of a step.
         transfer: the same for a download.
     """
 

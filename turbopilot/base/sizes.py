@@ -1,4 +1,4 @@
-"""Bytes as people read and write them."""
+"""Format and parse sizes in bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?
 
 
 def size(n_bytes: float) -> str:
-    """Return bytes for people.
+    """Return bytes with a decimal unit.
 
     >>> size(13_400_000)
     '13.4 MB'
@@ -23,15 +23,11 @@ def size(n_bytes: float) -> str:
 
 
 def parse_size(option: str, text: str) -> int:
-    """Return the bytes of a size as people write it: 4GB and 4G are 4·10⁹, 4GiB is 4·2³⁰.
-
-    Raises:
-        InvalidInput: it is not a size above 0; names the option.
-    """
+    """Parse a size above 0: 4GB and 4G are 4·10⁹ bytes, 4GiB is 4·2³⁰."""
     parts = _SIZE.fullmatch(text.strip())
     if parts:
         step = 1024 if parts["binary"] else 1000
         n_bytes = float(parts["number"]) * step ** " KMGT".index(parts["unit"].upper() or " ")
         if n_bytes >= 1:
             return int(n_bytes)
-    raise InvalidInput(f"{option} {text}: is no size", hint="write it as 500MB, 4GB or 4GiB")
+    raise InvalidInput(f"{option} {text}: not a size", hint="write it as 500MB, 4GB or 4GiB")

@@ -1,4 +1,4 @@
-"""One model of the catalogue: values, and whether it fits."""
+"""Entries of the catalogue."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class OldBin:
 
     Attributes:
         repository: on the Hugging Face Hub.
-        file: its name there.
-        model_type: what `serve --model-type` must say to read it.
+        file: name in the repository.
+        model_type: value of `serve --model-type`.
     """
 
     repository: str
@@ -24,7 +24,7 @@ class OldBin:
 
     @property
     def url(self) -> str:
-        """Where it is downloaded."""
+        """Download address."""
         return f"https://huggingface.co/{self.repository}/resolve/main/{self.file}"
 
 
@@ -33,23 +33,23 @@ class KnownModel:
     """One model of the catalogue.
 
     Attributes:
-        alias: what a person types for it; letter case does not matter.
-        family: the heading it stands under.
+        alias: name on the command line, in any letter case.
+        family: heading in the list.
         repository: owner/name on the Hugging Face Hub.
-        architecture: the name in its config.json.
+        architecture: from config.json.
         parameters: exact count, as transformers counts them.
-        geometry: its sizes.
-        context: tokens that it can be served with; of StarCoder2, its sliding window.
+        geometry: shapes of the network.
+        context: tokens; of StarCoder2, its sliding window.
         licence: of the weights.
-        suits: which machine or purpose it is for, in words.
+        suits: machine or purpose, in words.
         languages: programming languages that its authors name; of those with many, the common ones.
-        breadth: the languages in short, where they are too many to list.
-        fim: whether it fills in the middle, and its tokens for that are known.
-        gated: whether the Hub wants its licence accepted by somebody logged in.
+        breadth: the languages in short, if they are too many to list.
+        fim: whether it fills in the middle, with known tokens.
+        gated: whether the Hub requires a login and an accepted licence.
         revision: branch, tag or commit; "" is main.
-        gguf_repository: where ready-made GGUF files are known to be; "" where none is.
-        old_bin: the original's file of it.
-        chat_template: how messages become a prompt, where its own files do not say it.
+        gguf_repository: repository with ready GGUF files; "" if none is known.
+        old_bin: the original TurboPilot's file.
+        chat_template: in Jinja, if the model's own files have none.
     """
 
     alias: str
@@ -72,7 +72,7 @@ class KnownModel:
 
     @property
     def url(self) -> str:
-        """Its page on the Hub."""
+        """Page on the Hub."""
         return f"https://huggingface.co/{self.repository}"
 
     @property
@@ -81,17 +81,11 @@ class KnownModel:
         return self.breadth or ", ".join(self.languages)
 
     def footprint(self, type_name: str, n_ctx: int = 0, *, cache_type: str = "F16") -> Footprint:
-        """Return the memory that serving takes.
-
-        Args:
-            type_name: one of `TYPES`.
-            n_ctx: tokens of context; 0 is what `serve` takes by default.
-            cache_type: as in `serve --cache-type`.
-        """
+        """Return the memory for serving; `type_name` is one of `TYPES`, 0 for `n_ctx` is the default of `serve`."""
         weights = weights_bytes(self.geometry, self.parameters, type_name)
         n_ctx = n_ctx or default_context(self.context)
         return footprint(self.geometry, weights, n_ctx, cache_type=cache_type)
 
     def best_type(self, budget: int) -> str:
-        """Return the type to serve it in within so many bytes; "" if it fits in none."""
+        """Return the best type that can be served within `budget` bytes; "" if none fits."""
         return best_type(self.geometry, self.parameters, default_context(self.context), budget)

@@ -74,7 +74,7 @@ _DEEPSEEKS: Final = (
 
 
 def _codellama(name: str, parameters: int, geometry: Geometry, suits: str) -> KnownModel:
-    """Return a CodeLlama; those for Python alone and the largest have no tokens for infilling."""
+    """Return a CodeLlama; the Python flavours and the largest have no infilling tokens."""
     is_python = name.endswith("-Python")
     return KnownModel(
         alias=f"codellama-{name.lower()}", family="CodeLlama", repository=f"codellama/CodeLlama-{name}-hf",

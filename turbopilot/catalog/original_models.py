@@ -24,7 +24,7 @@ COMMON_LANGUAGES: Final = (
 )  # fmt: skip
 
 
-# How messages become a prompt, in Jinja as transformers' files have it, of models whose own files do not say it.
+# Chat templates in Jinja of models whose own files have none.
 # Source: the prompt of WizardLM's src/inference_wizardcoder.py. Earlier messages are repeated in the same form.
 _WIZARDCODER: Final = (
     "{% if messages[0].role == 'system' %}{{ messages[0].content }}"
@@ -34,8 +34,7 @@ _WIZARDCODER: Final = (
     "{% elif m.role == 'assistant' %}{{ m.content + '\n\n' }}{% endif %}{% endfor %}"
 )
 
-# Source: the card of stabilityai/stablecode-instruct-alpha-3b. It has no system message: that leads the first
-# instruction.
+# Source: the card of stabilityai/stablecode-instruct-alpha-3b. A system message is put before the first instruction.
 _STABLECODE_INSTRUCT: Final = (
     "{% for m in messages %}{% if m.role == 'system' %}###Instruction\n{{ m.content }}\n"
     "{% elif m.role == 'user' %}"
@@ -67,7 +66,7 @@ _CODEGEN_BINS: Final = {
 def _codegen(
     size: str, parameters: int, geometry: Geometry, suits: str
 ) -> tuple[KnownModel, KnownModel]:
-    """Return both flavours of one size: Python alone, and six languages."""
+    """Return both flavours of one size: Python, and six languages."""
     model = partial(
         KnownModel, family="CodeGen", architecture="CodeGenForCausalLM", parameters=parameters, geometry=geometry,
         context=2048, licence=_BSD,

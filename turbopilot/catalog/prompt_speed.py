@@ -1,6 +1,6 @@
-"""How fast each type reads a prompt, which is what an editor feels first: a measured table. A leaf.
+"""Measured prefill speed of each type; it does not follow the number of bits.
 
-Types differ by more than twice, and not by their bits. `scripts/bench_types.py` measures another machine.
+`scripts/bench_types.py` measures another machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPT_SPEED: Final[dict[str, int]] = {
 
 
 def prompt_speeds(names: Iterable[str]) -> str:
-    """Some of them in a line, in percent of F16's.
+    """Return the speeds of types in a line, in percent of F16's.
 
     >>> prompt_speeds(["Q5_1", "IQ4_XS"])
     'Q5_1 45 %, IQ4_XS 217 % of F16 (2 cores of an AMD EPYC with AVX-512, llama.cpp of llama-cpp-python 0.3.36)'

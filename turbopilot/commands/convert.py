@@ -2,81 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.base.option_values import one_of
+from turbopilot.commands.verb import AsJson, takes
 from turbopilot.render import console
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A checkpoint: its folder, a known model's name, or owner/name on the Hub; or an old ggml "
-        ".bin; or 'demo' for the bundled one."
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="File to write. Default: SOURCE's name and type."),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="Type of the matrices: f16, bf16, f32, q8_0, or auto (as in SOURCE). Vectors stay F32. "
-        "Default: f16; an old .bin is copied as it is.",
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class ConvertArguments:
+    """Arguments of `turbopilot convert`."""
+
+    source: Annotated[str, typer.Argument(
+        help="A checkpoint: its folder, a known model's name, or owner/name on the Hub; or an old ggml .bin; or 'demo' "
+        "for the bundled one.",
+    )]
+    output: Annotated[Path | None, typer.Option(
+        "-o", "--output", help="File to write. Default: SOURCE's name and type.",
+    )] = None
+    dtype: Annotated[str, typer.Option(
         show_default=False,
-    ),
-]
-To = Annotated[
-    str, typer.Option(help="gguf, or gptj: a Hugging Face GPT-J checkpoint (from CodeGen only).")
-]
-SplitMaxSize = Annotated[
-    str,
-    typer.Option(
-        help="Write parts of at most this size (as 4GB), which llama.cpp loads by the first one."
-    ),
-]
-ModelType = Annotated[
-    str,
-    typer.Option(
-        "-m",
-        "--model-type",
-        help="Of an old .bin, where it leaves a doubt: codegen, starcoder, wizardcoder, stablecode.",
-    ),
-]
-Tokenizer = Annotated[
-    Path | None,
-    typer.Option(help="Of an old .bin whose vocabulary lost bytes: the original's folder."),
-]
-VocabOnly = Annotated[
-    bool,
-    typer.Option("--vocab-only", help="Write only the metadata and the tokenizer, no weights."),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and the sizes, write nothing.")
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite the output, and keep NaN and infinite weights.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+        help="Type of the matrices: f16, bf16, f32, q8_0, or auto (as in SOURCE). Vectors stay F32. Default: f16; an "
+        "old .bin keeps its types.",
+    )] = ""
+    to: Annotated[str, typer.Option(
+        help="gguf, or gptj: a Hugging Face GPT-J checkpoint (from CodeGen only).",
+    )] = "gguf"
+    split_max_size: Annotated[str, typer.Option(
+        help="Write parts of at most this size (4GB); llama.cpp loads them by the first one.",
+    )] = ""
+    model_type: Annotated[str, typer.Option(
+        "-m", "--model-type",
+        help="Model of an old .bin, if the file does not tell: codegen, starcoder, wizardcoder, stablecode.",
+    )] = ""
+    tokenizer: Annotated[Path | None, typer.Option(
+        help="Folder of the original model, for an old .bin whose vocabulary lost bytes.",
+    )] = None
+    vocab_only: Annotated[bool, typer.Option(
+        "--vocab-only", help="Write only the metadata and the tokenizer, no weights.",
+    )] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the sizes, write nothing.")] = False
+    force: Annotated[bool, typer.Option(
+        "--force", help="Overwrite the output, and keep NaN and infinite weights.",
+    )] = False
+    as_json: AsJson = False
+# fmt: on
 
 
-def convert(
-    source: Source,
-    output: Output = None,
-    dtype: Dtype = "",
-    to: To = "gguf",
-    split_max_size: SplitMaxSize = "",
-    model_type: ModelType = "",
-    tokenizer: Tokenizer = None,
-    vocab_only: VocabOnly = False,
-    dry_run: DryRun = False,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn a checkpoint into a GGUF file that llama.cpp runs.
+@takes(ConvertArguments)
+def convert(given: ConvertArguments) -> None:
+    """Convert a checkpoint to a GGUF file that llama.cpp runs.
 
     Reads the weights a few rows at a time, so a model larger than memory converts. Everything is checked
     before a byte is written, and the file appears whole or not at all.
@@ -88,36 +68,41 @@ def convert(
     Example: turbopilot convert santacoder-q4_0.bin
     """
     import converters
-    from turbopilot.app.resolve import DEMO, resolve_checkpoint
+    from turbopilot.app.resolve import resolve_checkpoint
     from turbopilot.base.sizes import parse_size
     from turbopilot.render import convert as shown
 
-    if to not in ("gguf", "gptj"):
-        raise InvalidInput(f"--to {to}: no such target", hint=did_you_mean(to, ["gguf", "gptj"]))
+    to = one_of("--to", given.to, ("gguf", "gptj"))
+    source, dtype, vocab_only = given.source, given.dtype, given.vocab_only
     folder = resolve_checkpoint(source, console.REPORTER, old_files=True)
-    name = "turbopilot-demo" if source == DEMO else _name(source, folder)
+    name = _name(source, folder)
+    split = given.split_max_size
     options = converters.ConversionOptions(
-        vocab_only=vocab_only, name=name, force=force, model_type=model_type, tokenizer=tokenizer,
-        split_max_size=parse_size("--split-max-size", split_max_size) if split_max_size else 0,
+        vocab_only=vocab_only, name=name, force=given.force, model_type=given.model_type, tokenizer=given.tokenizer,
+        split_max_size=parse_size("--split-max-size", split) if split else 0,
     )  # fmt: skip
-    if dry_run:
-        shown.show_plan(converters.dry_run(folder, options, dtype=dtype), as_json)
+    if given.dry_run:
+        shown.show_plan(converters.dry_run(folder, options, dtype=dtype), given.as_json)
         return
     with console.progress("convert") as progress:
         if to == "gptj":
-            target = output or Path(f"{name}-gptj")
-            report = converters.export_gptj(folder, target, force=force, progress=progress)
+            target = given.output or Path(f"{name}-gptj")
+            report = converters.export_gptj(folder, target, force=given.force, progress=progress)
         else:
             kind = "vocab" if vocab_only else dtype.lower() or ("" if folder.is_file() else "f16")
-            target = output or Path(f"{name}-{kind}".rstrip("-") + ".gguf")
+            target = given.output or Path(f"{name}-{kind}".rstrip("-") + ".gguf")
             report = converters.convert(folder, target, options, dtype=dtype, progress=progress)
-    shown.show(report, as_json)
-    if to == "gguf" and not as_json and not vocab_only and folder.is_dir():
+    shown.show(report, given.as_json)
+    if to == "gguf" and not given.as_json and not vocab_only and folder.is_dir():
         console.info(f"next: turbopilot verify {report.path} --against {source}")
 
 
 def _name(source: str, folder: Path) -> str:
-    """What to call it: the folder's or file's name, or the repository's, whose folder has a commit for a name."""
+    """Return the model's name: of the folder, file or repository (whose cached folder is named by its commit)."""
+    from turbopilot.app.resolve import DEMO
+
+    if source == DEMO:
+        return "turbopilot-demo"
     if Path(source).expanduser().exists():
         return folder.resolve().name.removesuffix(".bin")
     return source.rstrip("/").rpartition("/")[2]

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from turbopilot.commands.verb import AsJson, takes
 from turbopilot.render import console
 
 
-def inspect(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="A GGUF (of a split one, the first part), a checkpoint's folder, a .safetensors or a PyTorch .bin."
-        ),
-    ],
-    tensors: Annotated[
-        bool, typer.Option("--tensors", help="List every tensor: name, shape, type, size, offset.")
-    ] = False,
-    metadata: Annotated[
-        bool, typer.Option("--metadata", help="List every key (of a checkpoint: of config.json).")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything as one JSON object.")
-    ] = False,
-) -> None:
-    """Describe a model's file: shape, sizes, tokenizer, origin.
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class InspectArguments:
+    """Arguments of `turbopilot inspect`."""
 
-    Of a checkpoint, also whether it converts, and why not. Only headers are read, and nothing is run. Only a
-    GGUF with a certificate of turbopilot verify is read whole: to check that it is still the verified file.
+    file: Annotated[str, typer.Argument(
+        help="A GGUF (the first part of a split one), a checkpoint's folder, a .safetensors or a PyTorch .bin.",
+    )]
+    tensors: Annotated[bool, typer.Option(
+        "--tensors", help="List every tensor: name, shape, type, size, offset.",
+    )] = False
+    metadata: Annotated[bool, typer.Option(
+        "--metadata", help="List every key of the metadata, or of a checkpoint's config.json.",
+    )] = False
+    as_json: AsJson = False
+# fmt: on
+
+
+@takes(InspectArguments)
+def inspect(given: InspectArguments) -> None:
+    """Describe a model file or checkpoint: shape, sizes, tokenizer, origin.
+
+    For a checkpoint, also report whether it converts, and why not. Only headers are read, and no code is run.
+    Only a GGUF with a certificate of turbopilot verify is read whole, to check that it is unchanged.
 
     Example: turbopilot inspect codegen-q4_k_m.gguf
 
@@ -40,9 +45,9 @@ def inspect(
     from turbopilot.app.resolve import resolve_any
     from turbopilot.render import inspect as text
 
-    found = describe(resolve_any(file))
+    found = describe(resolve_any(given.file))
     state = state_of(found.path, console.REPORTER) if found.kind == "gguf" else "none"
-    if as_json:
+    if given.as_json:
         console.emit_json(text.plain(found, state))
     else:
-        text.show(found, state, tensors=tensors, metadata=metadata)
+        text.show(found, state, tensors=given.tensors, metadata=given.metadata)

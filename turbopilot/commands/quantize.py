@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from turbopilot.app.cached_artifacts import beside, cache_folder
+from turbopilot.app.cached_artifacts import beside, cache_folder, matrix_file
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
@@ -18,7 +18,7 @@ from turbopilot.render import console
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class QuantizeArguments:
-    """What is typed behind `turbopilot quantize`."""
+    """Arguments of `turbopilot quantize`."""
 
     source: Annotated[str | None, typer.Argument(
         metavar="MODEL", help="An F32, F16 or BF16 GGUF file, a checkpoint's folder, or a name (turbopilot models).",
@@ -31,58 +31,58 @@ class QuantizeArguments:
     )] = None
     fit: Annotated[str, typer.Option(
         metavar="SIZE", show_default=False,
-        help="Instead of TYPE: the memory that serving may take, all of it (4GiB, 900MB). Each matrix gets the type "
-        "that is worth its bytes.",
+        help="Instead of TYPE: total memory for serving (4GiB, 900MB). The type of each matrix is chosen to fit.",
     )] = ""
     imatrix: Annotated[str, typer.Option(
         metavar="FILE|auto|none", show_default=False,
-        help="An importance matrix, which says where rounding hurts least (turbopilot imatrix); auto gathers one from "
-        "MODEL, once, in 10 minutes at most. Worth it below 5 bits. Default: none; with --fit, auto.",
+        help="An importance matrix (turbopilot imatrix), which improves types below 5 bits; auto gathers one from "
+        "MODEL, once, in 10 minutes at most. Default: none; with --fit, auto.",
     )] = ""
     tensor_types: Annotated[list[str] | None, typer.Option(
         "--tensor-type", metavar="REGEX=TYPE",
-        help="Tensors whose name matches get this type, e.g. 'ffn_down=q6_k'. Repeatable; the first match counts.",
+        help="Type of tensors whose name matches, e.g. 'ffn_down=q6_k'. Repeatable; the first match counts.",
     )] = None
     output_type: Annotated[str, typer.Option(
-        metavar="TYPE", show_default=False, help="Of the output head (output.weight).",
+        metavar="TYPE", show_default=False, help="Type of the output head (output.weight).",
     )] = ""
     embedding_type: Annotated[str, typer.Option(
-        metavar="TYPE", show_default=False, help="Of the token embedding, which a tied model has as its head too.",
+        metavar="TYPE", show_default=False,
+        help="Type of the token embedding, which is also the output head of a tied model.",
     )] = ""
     pure: Annotated[bool, typer.Option(
-        "--pure", help="Every matrix in the one type, without llama.cpp's mixture.",
+        "--pure", help="Use TYPE for every matrix, without llama.cpp's mixture of types.",
     )] = False
     keep_split: Annotated[bool, typer.Option(
-        "--keep-split", help="A model in several files stays in as many.",
+        "--keep-split", help="Keep a split model split.",
     )] = False
     allow_requantize: Annotated[bool, typer.Option(
-        "--allow-requantize", help="Quantize what is quantized already. It loses twice: start from F16 where you can.",
+        "--allow-requantize", help="Accept a quantized MODEL. That loses twice: start from F16 if you can.",
     )] = False
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", help="Show every tensor's type and exact size; write nothing.",
     )] = False
-    ctx: Annotated[int, typer.Option("-c", "--ctx", min=1, help="With --fit: tokens of context to serve.")] = 2048
+    ctx: Annotated[int, typer.Option("-c", "--ctx", min=1, help="With --fit: context in tokens, as in serve.")] = 2048
     cache_type: Annotated[str, typer.Option(
-        help="With --fit: serve's type of keys and values (f16, q8_0 …).",
+        help="With --fit: type of the KV cache, as in serve (f16, q8_0 …).",
     )] = "f16"
-    batch_size: Annotated[int, typer.Option(min=1, help="With --fit: serve's batch.")] = 512
+    batch_size: Annotated[int, typer.Option(min=1, help="With --fit: batch size, as in serve.")] = 512
     minutes: Annotated[float, typer.Option(
-        min=0, help="With --fit: time to measure what each group of matrices costs, and half as much for a matrix.",
+        min=0, help="With --fit: time to measure the loss of each group of matrices; half as much for --imatrix auto.",
     )] = 10.0
     quick: Annotated[bool, typer.Option(
         "--quick",
-        help="With --fit: run no model; choose by errors of rounding alone, which takes seconds and no memory.",
+        help="With --fit: choose by rounding errors alone, in seconds, without running the model.",
     )] = False
     types: Annotated[str, typer.Option(
         metavar="A,B,…", show_default=False,
-        help="With --fit: choose from these. Default: all that do not make prompts slow.",
+        help="With --fit: types to choose from. Default: all with a fast prefill.",
     )] = ""
     compare: Annotated[int, typer.Option(
-        min=0, help="With --fit: make and measure so many of the plain types beside it.",
+        min=0, help="With --fit: number of plain types to make and measure for comparison.",
     )] = 1
     n_gpu_layers: NGpuLayers = "auto"
     threads: Threads = 0
-    list_types: Annotated[bool, typer.Option("--list", help="Show all types and leave.")] = False
+    list_types: Annotated[bool, typer.Option("--list", help="Show all types and exit.")] = False
     force: Force = False
     as_json: AsJson = False
 # fmt: on
@@ -92,10 +92,10 @@ class QuantizeArguments:
 def quantize(given: QuantizeArguments) -> None:
     r"""Make a GGUF file smaller, with llama.cpp's own quantizer.
 
-    Fewer bits per weight take less memory and lose more; turbopilot verify says how much.
+    Fewer bits per weight take less memory and lose more; turbopilot verify measures how much.
 
-    With --fit, the model is run over code to measure what each group of matrices loses by rounding; what is lost
-    least in the given memory is written, run as serve would, and shown beside the plain types that fit as well.
+    With --fit, the model is run over code to measure the loss of each group of matrices by rounding. The file with
+    the least loss in the given memory is written, run as in serve, and compared with the plain types that fit as well.
 
     Example: turbopilot quantize codegen-f16.gguf Q4_K_M
 
@@ -123,7 +123,6 @@ def quantize(given: QuantizeArguments) -> None:
 def _quantize(given: QuantizeArguments, source: str, type_name: str) -> None:
     from quantize import QuantizeOptions, find_recipe, find_tensor_type, parse_override, plan
     from quantize import quantize as quantize_file
-    from turbopilot.app.importance import matrix_file
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.render.quantize import show_plan, show_result
 
@@ -163,7 +162,7 @@ def _fit(given: QuantizeArguments, source: str) -> None:
     if wrong := [name for name, value in beyond.items() if value]:
         raise InvalidInput(
             f"{wrong[0]}: --fit chooses the types itself",
-            hint="leave one of them out; --types says what it may choose from",
+            hint="leave one of them out; --types limits its choice",
         )
     from turbopilot.app.memory_fit import FitRequest, candidates, make_fit, plan_fit
     from turbopilot.app.resolve import resolve_gguf
@@ -178,7 +177,7 @@ def _fit(given: QuantizeArguments, source: str) -> None:
         n_threads=given.threads or None,
         n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
         cache_type=given.cache_type.upper(),
-        flash_attention=True,  # it takes less memory, which is what is promised here
+        flash_attention=True,  # takes less memory
     )
     request = FitRequest(
         memory=parse_size("--fit", given.fit),

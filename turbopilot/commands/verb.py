@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -18,34 +17,28 @@ NGpuLayers = Annotated[
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
+        help="Layers to compute on the GPU: a number, or auto (all if there is a GPU).",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
-def takes(arguments: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
-    """Give a function of one dataclass the fields of it as its parameters, for Typer to read."""
+def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Give a function of one dataclass a signature of its fields, which Typer reads."""
+    hints = get_type_hints(arguments, include_extras=True)
+    parameters = [
+        p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY)
+        for p in inspect.signature(arguments).parameters.values()
+    ]
 
     def decorate(verb: Callable[[T], None]) -> Callable[..., None]:
         @wraps(verb)
         def command(**given: Any) -> None:
             verb(arguments(**given))
 
-        hints = get_type_hints(arguments, include_extras=True)
         command.__annotations__ = hints
-        vars(command)["__signature__"] = inspect.Signature(
-            [
-                inspect.Parameter(
-                    f.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=f.default,
-                    annotation=hints[f.name],
-                )
-                for f in fields(arguments)  # type: ignore[arg-type]  # mypy does not know that it is a dataclass
-            ]
-        )
+        vars(command)["__signature__"] = inspect.Signature(parameters)
         return command
 
     return decorate

@@ -1,8 +1,8 @@
 """Real code in many languages: `calibration/` for importance matrices, `held_out/` to compare quantized files on.
 
 No project is in both. Source, licence and choice of each excerpt: `SOURCES.md`; licence texts and copyright notices:
-`LICENSES.md`. A data file holds the excerpts of one language: a line that opens with a form feed starts an excerpt and
-names it (project, path, lines); no excerpt has a form feed in it.
+`LICENSES.md`. A data file holds the excerpts of one language, each after a line with a form feed, project, path and
+lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LANGUAGES: Final = (
     "makefile", "markdown", "php", "python", "r", "ruby", "rust", "scala", "shell", "sql", "swift", "toml", "tsx",
     "typescript", "yaml",
 )  # fmt: skip
-"""The languages of the calibration text; the held-out text has nearly all of them."""
+"""Languages of the calibration text; the held-out text has nearly all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Excerpt:
 
 
 def excerpts(part: Part) -> tuple[Excerpt, ...]:
-    """All excerpts of a part, by language, then in the order of its file."""
+    """Return all excerpts of a part, by language, then in the order of its file."""
     folder = resources.files("turbopilot.corpus").joinpath(part)
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".txt")), key=lambda f: f.name)
-    # Bytes, not read_text: text mode would turn a checkout's CRLF into LF, and hide that it had any.
+    # Text mode would turn a checkout's CRLF into LF, and hide the fault.
     return tuple(
         excerpt
         for f in files
@@ -47,15 +47,15 @@ def excerpts(part: Part) -> tuple[Excerpt, ...]:
 
 
 def calibration_text() -> str:
-    """About 650 KB of code to gather an importance matrix over; always the same.
+    """Return about 650 KB of code to gather an importance matrix; always the same.
 
-    Mixed so that a prefix of 150 KB or more has every language, each with about its share of the whole.
+    Languages are mixed: a prefix of 150 KB or more has each with about its share of the whole.
     """
     return _mixed(excerpts("calibration"))
 
 
 def evaluation_text() -> str:
-    """About 120 KB of code of projects that the calibration text does not have, mixed like it; always the same."""
+    """Return about 120 KB of code of other projects, mixed like the calibration text; always the same."""
     return _mixed(excerpts("held_out"))
 
 
@@ -69,7 +69,7 @@ def _parse(language: str, content: str) -> list[Excerpt]:
 
 
 def _mixed(found: tuple[Excerpt, ...]) -> str:
-    """The texts, sorted by where their middle lies in their language (0 to 1), a blank line between."""
+    """Join the texts with blank lines, sorted by the position of their middle in their language (0 to 1)."""
     sizes = {e.language: 0 for e in found}
     for e in found:
         sizes[e.language] += len(e.text)

@@ -1,7 +1,4 @@
-"""Editors and clients that the server can be used from: the entries of editors.toml.
-
-Each entry names the place where its settings are described, and the version of that.
-"""
+"""Editors and clients of the server: the entries of editors.toml, each with the source of its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from importlib import resources
 from typing import Any, Final
 
 from turbopilot.editors.address import Address, address_at, address_of
-from turbopilot.editors.template import Target, fill_template
+from turbopilot.editors.template import Setting, Target, fill
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,35 +23,18 @@ __all__ = [
 
 EVIDENCE: Final = {
     "tested": "our tests run this client",
-    "replayed": "our tests send again what this client was seen to send",
+    "replayed": "our tests send this client's recorded requests",
     "documented": "from its documentation or source; we have not run it",
 }
-# Who frames the text around the cursor. Apart: the plugin sends what is before and after, and the server frames them
-# as the model was trained. Tokens: the plugin writes the model's own tokens into the prompt, so that it must know the
-# model. None: it sends what is before the cursor only.
+# Fill-in-the-middle. Apart: the plugin sends prefix and suffix, and the server adds the model's tokens. Tokens: the
+# plugin writes the model's tokens into the prompt, so that it must know the model. None: it sends the prefix only.
 FIM: Final = {
     "apart": "yes, with any model that infills",
-    "tokens": "yes, where the plugin knows the model's tokens",
+    "tokens": "yes, if the plugin knows the model's tokens",
     "none": "no",
 }
-# What FauxPilot's and the original's engine was called. The server answers to any name.
+# Name of FauxPilot's and the original TurboPilot's engine. The server accepts any name.
 DEFAULT_MODEL: Final = "codegen"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Text to put somewhere.
-
-    Attributes:
-        where: a file, a command or a place in the editor.
-        format: of the text, which decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python,
-            javascript or text.
-        template: the text, with places as `template` describes them.
-    """
-
-    where: str
-    format: str
-    template: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +42,20 @@ class Editor:
     """A plugin, a client or a library that can be pointed at the server.
 
     Attributes:
-        name: what people type for it.
-        editor: which program it belongs to.
-        plugin: its name there.
-        route: what it calls, by POST; * stands for the model's name.
-        evidence: how sure we are of all this, a key of EVIDENCE.
-        settings: what to write, and where.
+        name: argument of `turbopilot editors`.
+        editor: program that the plugin is for.
+        plugin: name of the plugin.
+        route: route that it POSTs to; * stands for the model's name.
+        evidence: how the entry was checked, a key of EVIDENCE.
+        settings: texts to write.
         source: where the settings are described.
-        read: the version or the date of that.
-        stream: it shows a completion while it is written.
+        read: version or date of the source.
+        stream: it shows a completion while it is generated.
         fim: how it fills in the middle, a key of FIM.
-        cancel: it disconnects when a completion is not wanted any more; None is unknown.
+        cancel: it disconnects from an unwanted completion; None is unknown.
         auth: it can send a key.
-        notes: what else matters, a sentence or two each.
-        captured: the beginning of its `client` in the recorded requests; "" if there are none.
+        notes: other facts, a sentence or two each.
+        captured: prefix of its `client` in the recorded requests; "" if there are none.
     """
 
     name: str
@@ -94,13 +74,8 @@ class Editor:
     captured: str = ""
 
 
-def fill(setting: Setting, target: Target) -> str:
-    """Return the setting's text, without a line break at its end."""
-    return fill_template(setting.template, setting.format, target)
-
-
 def find(name: str) -> Editor | None:
-    """Return an entry by its name or its plugin's, whatever the letter case and the separators.
+    """Return an entry by its name or its plugin's, in any letter case, with any separators.
 
     >>> find("llama.vim").name
     'llama-vim'

@@ -1,4 +1,4 @@
-"""Settings with an address in them: the places of a template are filled, quoted as its format wants.
+"""Fill the places of a setting's template, quoted for its format.
 
 Places, in double angle brackets:
 
@@ -6,10 +6,10 @@ Places, in double angle brackets:
     host, port, scheme, path   its parts
     model                the model's name
     key                  the key; without a key the whole line is left out
-    bearer               a header with the key; likewise
-    key or dummy         the key, or the word dummy: some clients will not start without
+    bearer               a header with the key; without a key the whole line is left out
+    key or dummy         the key, or the word dummy, for clients that do not start without a key
     no key, with key     nothing; the whole line is left out with a key, or without
-    request              a request for a completion, as JSON
+    request              a completion request, as JSON
     zed format, twinny template, fim prefix, fim suffix, fim middle   see `Family`
 """
 
@@ -29,7 +29,7 @@ _PLACE: Final = re.compile(r"<<([^<>]+)>>")
 
 
 class Family(NamedTuple):
-    """A part of models' names, what Zed and Twinny call their format, and their tokens for fill-in-the-middle."""
+    """A part of models' names, Zed's and Twinny's names of their format, and their fill-in-the-middle tokens."""
 
     part: str
     zed: str
@@ -52,7 +52,7 @@ _FAMILIES: Final = (
 
 
 def family_of(model: str) -> Family:
-    """Return the family that a model's name tells; by default StarCoder's, whose tokens most others took over.
+    """Return the family of a model's name; by default StarCoder's, whose tokens most models use.
 
     >>> family_of("Qwen2.5-Coder-1.5B").zed
     'qwen'
@@ -63,16 +63,28 @@ def family_of(model: str) -> Family:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What the settings shall lead to.
+class Setting:
+    """Text to put into a file, a command or a dialog.
 
     Attributes:
-        address: the server's.
-        model: a name for it, which some plugins show or guess tokens from.
-        key: that the server wants; "" for none.
+        where: the file, command or dialog.
+        format: decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text.
+        template: the text, with places.
+    """
 
-    Raises:
-        InvalidInput: a name or a key that no setting could hold.
+    where: str
+    format: str
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Server that the settings point to.
+
+    Attributes:
+        address: of the server.
+        model: name of the model, which some plugins show or derive tokens from.
+        key: API key; "" for none.
     """
 
     address: Address
@@ -83,24 +95,22 @@ class Target:
         if not self.model.isascii() or not self.model.isprintable() or not self.model.strip():
             raise InvalidInput(
                 f"--model {self.model!r}: must be printable ASCII",
-                hint="any name does: the server takes what it does not know for its own model",
+                hint="any name works: the server answers unknown names with its own model",
             )
         # The key itself is not repeated: errors end up in logs.
         if not all("!" <= c <= "~" for c in self.key):
             raise InvalidInput(
                 "--api-key: must be printable ASCII without spaces",
-                hint="give it as `turbopilot serve --api-key` has it",
+                hint="give the value of `turbopilot serve --api-key`",
             )
 
 
-def fill_template(template: str, kind: str, target: Target) -> str:
-    """Return the text of a template, without a line break at its end."""
-    lines = [
-        _WITHOUT.sub("", line) for line in template.strip("\n").split("\n") if _stays(line, target)
-    ]
-    return "\n".join(
-        _PLACE.sub(lambda m: _quote(_value(m[1], target), kind), line).rstrip() for line in lines
-    )
+def fill(setting: Setting, target: Target) -> str:
+    """Return the setting's text, without a final line break."""
+    kept = (x for x in setting.template.strip("\n").split("\n") if _stays(x, target))
+    text = _WITHOUT.sub("", "\n".join(kept))
+    filled = _PLACE.sub(lambda m: _quote(_value(m[1], target), setting.format), text)
+    return "\n".join(line.rstrip() for line in filled.split("\n"))
 
 
 def _stays(line: str, target: Target) -> bool:
@@ -139,7 +149,7 @@ def _request(model: str) -> str:
 
 
 def _quote(text: str, kind: str) -> str:
-    """Return the text as a string of the format; plain text is not quoted.
+    """Return the text quoted for the format.
 
     >>> _quote("it's", "vim")
     "'it''s'"
@@ -150,5 +160,5 @@ def _quote(text: str, kind: str) -> str:
         return shlex.quote(text)
     if kind == "vim":
         return "'" + text.replace("'", "''") + "'"
-    # JSON's strings are also those of the others, as long as nothing but quotes and backslashes needs an escape.
+    # JSON's strings are valid in the other formats if only quotes and backslashes need an escape.
     return json.dumps(text, ensure_ascii=False)

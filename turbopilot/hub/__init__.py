@@ -1,7 +1,7 @@
-"""Fetch models from the Hugging Face Hub: only what is needed, never code.
+"""Download models from the Hugging Face Hub: only what is needed, never code.
 
 names.parse ─▶ HubRequest ─▶ listing.look_up ─▶ Listing ─▶ transfer.fetch ─▶ a folder or a file
-                  └────▶ cache.cached ─▶ the same, of what is here already
+                  └────▶ cache.cached ─▶ the same, without requests
 """
 
 from turbopilot.hub.cache import cached, is_offline
@@ -10,13 +10,5 @@ from turbopilot.hub.names import HubRequest, parse
 from turbopilot.hub.transfer import NOTE, fetch
 
 __all__ = [
-    "NOTE",
-    "HubRequest",
-    "Listing",
-    "RemoteFile",
-    "cached",
-    "fetch",
-    "is_offline",
-    "look_up",
-    "parse",
+    "NOTE", "HubRequest", "Listing", "RemoteFile", "cached", "fetch", "is_offline", "look_up", "parse",
 ]  # fmt: skip

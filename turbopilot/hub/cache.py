@@ -1,6 +1,6 @@
-"""What is in the hub's own cache already, without a request.
+"""Look files up in the hub's own cache, without a request.
 
-The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 """
 
 from __future__ import annotations
@@ -31,13 +31,10 @@ def repo_cache(repo: str) -> Path:
 
 
 def cached(wanted: HubRequest) -> Path | None:
-    """Return what `fetch` would, if all of it is in the hub's cache, whoever put it there; else None.
+    """Return what `fetch` would, if all of it is in the hub's cache, whichever program put it there.
 
     A checkpoint is complete with its config, a tokenizer and every weight file that its index names. A branch or tag
-    is the commit that it was when it was last fetched.
-
-    Raises:
-        InvalidInput: see `check_wanted`.
+    is the commit of its last download.
     """
     check_wanted(wanted)
     folder = _snapshot(wanted.repo, wanted.revision or "main")
@@ -55,7 +52,7 @@ def cached(wanted: HubRequest) -> Path | None:
 
 
 def remember(repo: str, revision: str, commit: str) -> None:
-    """Note in the cache, as the client does, which commit a branch or tag is."""
+    """Write a branch's or tag's commit to the cache, as the client does."""
     if revision == commit:
         return
     note = repo_cache(repo) / "refs" / revision
@@ -75,7 +72,7 @@ def _snapshot(repo: str, revision: str) -> Path | None:
 
 
 def _all_shards(folder: Path, names: list[str]) -> bool:
-    """Report whether each file is there that an index names; a checkpoint of one file has none."""
+    """Report whether all files of the index are present; a checkpoint of one file has no index."""
     shards = [n for n in names if "-of-" in n]
     index = next((n for n in names if n.endswith(".index.json")), None)
     if not shards:

@@ -1,4 +1,4 @@
-"""Which files of a repository are wanted, by their names."""
+"""Choose a repository's files by their names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 
 
 def choose_files(names: Iterable[str]) -> list[str]:
-    """Return the files that conversion needs: config, tokenizer, and weights as safetensors, or else as pickles.
+    """Return the files that conversion needs: config, tokenizer, and weights (safetensors, else pickles).
 
     >>> choose_files(["config.json", "model.safetensors", "pytorch_model.bin", "modeling_evil.py", "a/config.json"])
     ['config.json', 'model.safetensors']
@@ -36,24 +36,24 @@ def choose_files(names: Iterable[str]) -> list[str]:
     weights = [n for n in names if _SAFETENSORS.fullmatch(n)]
     if not any(n.endswith(".safetensors") for n in weights):
         weights = [n for n in names if _PICKLES.fullmatch(n)]
-    # The same weights twice, in shards and in one file: an index says that the shards are to be read.
+    # The same weights twice, in shards and in one file: transformers reads the shards if there is an index.
     if any(n.endswith(".index.json") for n in weights) and any("-of-" in n for n in weights):
         weights = [n for n in weights if n not in ("model.safetensors", "pytorch_model.bin")]
     return sorted(side_files(names) + weights)
 
 
 def side_files(names: Iterable[str]) -> list[str]:
-    """Return config, tokenizer, card and licence: all but the weights."""
+    """Return config, tokenizer, card and licence: everything but the weights."""
     return sorted(n for n in names if n in SIDE_FILES)
 
 
 def has_weights(names: Iterable[str]) -> bool:
-    """Report whether weights are among the files of a checkpoint."""
+    """Report whether a checkpoint's files include weights."""
     return any(n.endswith((".safetensors", ".bin")) for n in names)
 
 
 def safe(name: str) -> bool:
-    r"""Report whether a path of a repository stays below the folder it is put in, on any system.
+    r"""Report whether a repository's path stays below its folder on any system.
 
     >>> [safe(n) for n in ("Q4_0/m.gguf", "../m.gguf", "/m.gguf", "a//b", r"a\\..\\b", ".ssh/x")]
     [True, False, False, False, False, False]
@@ -62,10 +62,10 @@ def safe(name: str) -> bool:
 
 
 def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the GGUF models among `names`: label → files, all parts in order, even those that are missing.
+    """Return the GGUF models among `names`: label → files, with all parts in order, missing ones included.
 
-    The label is the type in the name if no other model has it too, else the name. Image projectors and importance
-    matrices are left out.
+    The label is the type in the name if it is unique, else the name. Image projectors and importance matrices are
+    left out.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name in sorted(n for n in names if n.lower().endswith(".gguf") and safe(n)):
@@ -80,7 +80,7 @@ def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def parts(name: str) -> tuple[str, ...]:
-    """Return all parts of the GGUF model that the file belongs to; the file alone if it is whole."""
+    """Return all parts of the file's GGUF model."""
     split = siblings(Path(name))
     return tuple(p.as_posix() for p in split[1]) if split else (name,)
 

@@ -1,4 +1,4 @@
-"""The Hub's client as we use it: its locks, its many exceptions as our few, and retries of failures that pass."""
+"""Locks, retries and error translation around the Hub's client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from turbopilot.base.errors import (
 _TRIES = 5
 _FIRST_WAIT = 1.0  # seconds; doubled each time
 _LONGEST_WAIT = 300  # the Hub counts requests in windows of five minutes
-_FOR_A_MOMENT = {408, 429, 500, 502, 503, 504}
+_TEMPORARY = {408, 429, 500, 502, 503, 504}
 _T = TypeVar("_T")
 _log = logging.getLogger("turbopilot.hub")
 
@@ -34,7 +34,7 @@ sleep = time.sleep
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock between processes while the body runs, by the client's helper for file systems without locks."""
+    """Hold a lock between processes; the client's helper also serves file systems without locks."""
     from huggingface_hub.utils import WeakFileLock
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -42,46 +42,33 @@ def alone(lock: Path) -> Iterator[None]:
         try:
             held.enter_context(WeakFileLock(lock, timeout=0.1))
         except TimeoutError:
-            _log.warning("another download of the same is under way: waiting for it")
+            _log.warning("the same download is under way in another process: waiting for it")
             held.enter_context(WeakFileLock(lock))
         yield
 
 
 class Retries:
-    """Counts the attempts at one thing.
-
-    Args:
-        network: retry connections that fail too, and not only servers that ask for it.
-    """
+    """Failed attempts at one request; with `network`, failed connections are retried too."""
 
     def __init__(self, *, network: bool) -> None:
         self._network = network
-        self._failed = 0
-
-    def advanced(self) -> None:
-        """Restart the count: some bytes came."""
-        self._failed = 0
+        self.failed = 0
 
     def wait(self, e: Exception) -> None:
-        """Wait after a failure, as long as the server asks, or twice as long each time.
-
-        Raises:
-            HubUnreachable: the server asks for more than _LONGEST_WAIT.
-            Exception: `e` itself, if trying again does not help or was done often enough.
-        """
+        """Wait after a failure as long as the server asks, or twice as long each time; raise `e` if it is final."""
         status = _status_of(e)
-        if status not in _FOR_A_MOMENT and not (self._network and not status and _of_network(e)):
+        if status not in _TEMPORARY and not (self._network and not status and _of_network(e)):
             raise e
-        self._failed += 1
-        if self._failed >= _TRIES:
+        self.failed += 1
+        if self.failed >= _TRIES:
             raise e
         seconds = _asked_to_wait(e) if status in (429, 503) else None
         if seconds is None:
-            seconds = _FIRST_WAIT * 2 ** (self._failed - 1)
+            seconds = _FIRST_WAIT * 2 ** (self.failed - 1)
         if seconds > _LONGEST_WAIT:
             raise HubUnreachable(
                 f"the hub asks to wait for {seconds / 60:,.0f} minutes (status {status})",
-                hint="run it again then; who is logged in may ask more often: hf auth login",
+                hint="run it again later; logged-in users may send more requests: hf auth login",
             ) from e
         _log.warning(
             "%s; trying again in %.0f s",
@@ -92,7 +79,7 @@ class Retries:
 
 
 def retried(call: Callable[[], _T]) -> _T:
-    """Return the result of `call`, called again after failures that pass."""
+    """Return the result of `call`, repeated after temporary failures."""
     retries = Retries(network=False)
     while True:
         try:
@@ -102,7 +89,7 @@ def retried(call: Callable[[], _T]) -> _T:
 
 
 def _asked_to_wait(e: BaseException) -> float | None:
-    """Return the seconds that the server asks to wait; None if it does not.
+    """Return the seconds that the server asks to wait, if any.
 
     Source: RFC 9110, Retry-After; the Hub's own `ratelimit: "api";r=0;t=55`
     (https://huggingface.co/docs/hub/rate-limits).
@@ -114,14 +101,14 @@ def _asked_to_wait(e: BaseException) -> float | None:
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
     except (TypeError, ValueError):
-        pass  # no date, or one without a zone
+        pass  # not a date, or one without a zone
     window = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit") or "")
     return float(window[1]) if window else None
 
 
 @contextmanager
 def plain_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Raise our errors instead of the client's, the network's and the disk's while the body runs."""
+    """Translate errors of the client, the network and the disk to ours."""
     try:
         yield
     except TurboPilotError:
@@ -134,7 +121,7 @@ def plain_errors(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _status_of(e: BaseException) -> int:
-    """Return the HTTP status of the client's exception; 0 for none."""
+    """Return the HTTP status of the client's exception, or 0."""
     response = getattr(e, "response", None)
     return int(getattr(response, "status_code", 0) or 0)
 
@@ -151,7 +138,7 @@ def _of_network(e: BaseException) -> bool:
 def _plain(
     e: BaseException, repo: str, revision: str | None
 ) -> tuple[type[TurboPilotError], str, str] | None:
-    """Return our error, what was wrong and what to do; None for bugs."""
+    """Return our error class, message and hint; None for bugs."""
     from huggingface_hub import errors as hub
 
     if isinstance(e, hub.LocalEntryNotFoundError) and isinstance(e.__cause__, hub.HfHubHTTPError):
@@ -169,7 +156,7 @@ def _plain(
         case hub.RevisionNotFoundError():
             return ModelNotFound, f"no revision {revision!r}", "give a branch, tag or commit of it"
         case hub.DisabledRepoError():
-            return ModelNotFound, "the hub has closed it", "look for a copy of another owner"
+            return ModelNotFound, "disabled by the hub", "look for a copy of another owner"
         case hub.RemoteEntryNotFoundError():
             how = "if HF_ENDPOINT names a mirror, try without it; else run it again later"
             return HubUnreachable, f"the hub lists a file that it does not have: {reason}", how
@@ -180,14 +167,11 @@ def _plain(
         if "Invalid credentials" in said or "invalid username or password" in said.lower():
             how = f"renew it on https://huggingface.co/settings/tokens, then: {logs_in}"
             return ModelNotFound, f"the hub does not know the token ({status})", how
-        return (
-            ModelNotFound,
-            f"the hub refuses ({status})",
-            f"log in: {logs_in} to a token that may read it",
-        )
+        how = f"log in: {logs_in} to a token that may read it"
+        return ModelNotFound, f"the hub refuses ({status})", how
     if status == 429:
-        how = "run it again later, it goes on where it stopped; who is logged in may ask more often: hf auth login"
-        return HubUnreachable, "the hub answers no more for now (429, too many requests)", how
+        how = "run it again later to resume; logged-in users may send more requests: hf auth login"
+        return HubUnreachable, "the hub refuses requests for now (429, too many requests)", how
     unreachable = (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError)
     is_http = type(e).__module__.startswith("httpx")
     if status or is_http or _of_network(e) or isinstance(e, unreachable):
@@ -196,9 +180,7 @@ def _plain(
         )
         return HubUnreachable, f"the hub did not answer: {reason}", how
     if isinstance(e, OSError) and e.errno in FULL:
-        how = (
-            "free some space and run it again (what came stays), or choose another folder with --to"
-        )
+        how = "free some space and run it again to resume, or choose another folder with --to"
         return NotEnoughDisk, FULL[e.errno], how
     if isinstance(e, OSError):
         return DownloadError, str(e), "run it again to resume"

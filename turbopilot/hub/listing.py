@@ -1,4 +1,4 @@
-"""Which files of a repository are needed, and how large they are."""
+"""Needed files of a repository, and their sizes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
 from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
+from turbopilot.base.option_values import one_of
 from turbopilot.hub.choice import (
     choose_files,
     gguf_models,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ONLY = ("tokenizer",)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ANSWER_WITHIN = 60.0  # seconds; the client itself would wait for a listing for ever
+_ANSWER_WITHIN = 60.0  # seconds; the client itself has no timeout for listings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class RemoteFile:
     """A file of a repository.
 
     Attributes:
-        name: its path there.
-        n_bytes: its size; 0 if the hub does not report it.
-        sha256: SHA-256 of a large file; "" of others.
-        blob: of others git's name for the contents (SHA-1); "" if the hub does not report it.
+        name: path in the repository.
+        n_bytes: size; 0 if the hub does not report it.
+        sha256: of a large file; "" for others.
+        blob: git's SHA-1 of a small file; "" if the hub does not report it.
     """
 
     name: str
@@ -48,19 +49,19 @@ class RemoteFile:
 
     @property
     def checksum(self) -> str:
-        """The digest that is known; the client's cache names the file by it. "" for none."""
+        """The reported digest, which names the file in the client's cache; "" for none."""
         return self.sha256 or self.blob
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Files to fetch of a repository.
+    """Files to download from a repository.
 
     Attributes:
         repo: owner/name.
-        commit: that `revision` is.
+        commit: of `revision`.
         files: in the order of their names, or of the parts of a model.
-        revision: the branch, tag or commit that was asked for.
+        revision: the requested branch, tag or commit.
         one_model: the files are a single model, whole or in parts, and not a checkpoint.
     """
 
@@ -77,13 +78,7 @@ class Listing:
 
 
 def look_up(wanted: HubRequest) -> Listing:
-    """Ask the hub which files are needed of a repository, and how large they are.
-
-    Raises:
-        InvalidInput: see `check_wanted`.
-        ModelNotFound: there is no such repository, revision or file, it is closed to us, or it has no weights.
-        HubUnreachable: the hub did not answer.
-    """
+    """Ask the hub for the needed files of a repository, and their sizes."""
     check_wanted(wanted)
     from huggingface_hub import HfApi
 
@@ -108,15 +103,15 @@ def look_up(wanted: HubRequest) -> Listing:
 
 
 def check_wanted(wanted: HubRequest) -> None:
-    """Refuse a repository that is not owner/name, and wishes that exclude each other."""
+    """Raise InvalidInput if the repository is not owner/name, or fields exclude each other."""
     repo, only = wanted.repo, wanted.only
     if not REPO_ID.fullmatch(repo):
         raise InvalidInput(
             f"{repo}: not a repository of the Hub",
             hint="give owner/name, as in Salesforce/codegen-350M-mono",
         )
-    if only and only not in ONLY:
-        raise InvalidInput(f"--only {only}: no such part", hint=did_you_mean(only, ONLY))
+    if only:
+        one_of("--only", only, ONLY)
     if (given := [x for x in (wanted.quant, wanted.file, only) if x])[1:]:
         raise InvalidInput(
             f"{repo}: {' and '.join(given)} exclude each other", hint="name one of them"
@@ -126,16 +121,12 @@ def check_wanted(wanted: HubRequest) -> None:
 
 
 def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
-    """Return the names of the files that are wanted, of those that there are.
-
-    Raises:
-        ModelNotFound: what is wanted is not there; lists what is.
-    """
+    """Return the names of the requested files, of those in the repository."""
     repo, file = wanted.repo, wanted.file
     if file:
         return _whole(repo, parts(file) if file in found and safe(file) else (file,), found)
     if wanted.quant:
-        return _whole(repo, _of_type(repo, wanted.quant, found), found)
+        return _whole(repo, _gguf(repo, wanted.quant, found), found)
     if wanted.only:
         names = side_files(found)
         if "config.json" not in names:
@@ -145,7 +136,7 @@ def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
             )
         return names
     names = choose_files(found)
-    return names if has_weights(names) else _whole(repo, _the_only(repo, found), found)
+    return names if has_weights(names) else _whole(repo, _gguf(repo, "", found), found)
 
 
 def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -> list[str]:
@@ -158,41 +149,37 @@ def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -
     return list(names)
 
 
-def _of_type(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
+def _gguf(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
+    """Return the files of the GGUF model of a type; without a type, of the only GGUF model."""
     models = gguf_models(found)
-    if not models:
+    if not models and quant:
         stem = repo.partition("/")[2]
         raise ModelNotFound(
             f"{repo}: holds no GGUF files, so none of type {quant}",
             hint=f"make it: turbopilot download {repo} --to {stem}; turbopilot convert {stem} -o {stem}-f16.gguf; "
             f"turbopilot quantize {stem}-f16.gguf {quant.upper()}",
         )
-    fitting = [files for files in models.values() if gguf_type(files[0]) == quant.upper()]
-    if len(fitting) == 1:
-        return fitting[0]
-    what = "several GGUF files" if fitting else "no GGUF file"
-    raise ModelNotFound(
-        f"{repo}: holds {what} of type {quant}; there are\n  {_menu(models, found)}",
-        hint=f"name one: turbopilot download {repo}/{fitting[0][0]}"
-        if fitting
-        else did_you_mean(quant, models),
-    )
-
-
-def _the_only(repo: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
-    models = gguf_models(found)
     if not models:
         raise ModelNotFound(
             f"{repo}: holds no weights as safetensors, PyTorch or GGUF files",
-            hint="is it a repository of a model? An adapter (LoRA) alone is none",
+            hint="give a repository with a model's weights; an adapter (LoRA) alone is not enough",
         )
-    if len(models) == 1:
-        return next(iter(models.values()))
-    label = next(iter(models))
+    fitting = {
+        label: files
+        for label, files in models.items()
+        if not quant or gguf_type(files[0]) == quant.upper()
+    }
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    what = "several GGUF files" if fitting else "no GGUF file"
+    of_type = f" of type {quant}" if quant else ""
+    label = next(iter(fitting), "")
     separator = "/" if label.lower().endswith(".gguf") else ":"
     raise ModelNotFound(
-        f"{repo}: holds several GGUF files; there are\n  {_menu(models, found)}",
-        hint=f"name one: turbopilot download {repo}{separator}{label}",
+        f"{repo}: holds {what}{of_type}; there are\n  {_menu(models, found)}",
+        hint=f"name one: turbopilot download {repo}{separator}{label}"
+        if fitting
+        else did_you_mean(quant, models),
     )
 
 
@@ -204,7 +191,7 @@ def _menu(models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]) -
 
 
 def _remote_file(sibling: RepoSibling) -> RemoteFile:
-    """Take what the client reports, without malformed checksums: they become parts of paths."""
+    """Take what the client reports; drop malformed checksums, as checksums become parts of paths."""
     large = sibling.lfs.sha256 if sibling.lfs else ""
     blob = sibling.blob_id or ""
     return RemoteFile(

@@ -1,4 +1,4 @@
-"""What people type for a model of the Hub → repository, revision, type and file."""
+"""Parse what a user types for a model of the Hub."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PAGE = re.compile(
     r"(?P<repo>[^/]+/[^/]+)(/(?P<kind>tree|blob|resolve|raw)/(?P<revision>[^/]+)(/(?P<file>.+))?)?/?"
 )
 FILE_KINDS = (".gguf", ".bin")
-"""Single files that may be fetched: GGUF, and the ggml files from before it."""
+"""Single files that may be downloaded: GGUF and old ggml."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """What is wanted of the Hub.
+    """Request for files of one repository.
 
     Attributes:
         repo: owner/name.
         revision: a branch, tag or commit; None for the default branch.
-        quant: type of the GGUF file; "" if none was named.
-        file: path of a GGUF or old `.bin` file in the repository; "" for all that is needed.
+        quant: quantization type of the GGUF file; "" if none was named.
+        file: path of a GGUF or old `.bin` file in the repository; "" for all needed files.
         only: "tokenizer" for a checkpoint's config and tokenizer, without weights.
     """
 
@@ -41,15 +41,7 @@ class HubRequest:
 
 
 def parse(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
-    """Parse owner/name, with :QUANT if wanted, owner/name/file.gguf, or the address of a page of the Hub.
-
-    Args:
-        text: what was typed or pasted.
-        quant: from `--quant`.
-        revision: from `--revision`.
-
-    Raises:
-        InvalidInput: it is none of these, or names two types or revisions.
+    """Parse owner/name, owner/name:QUANT, owner/name/file.gguf, or the URL of a page of the Hub.
 
     >>> parse("owner/name:Q4_K_M")
     HubRequest(repo='owner/name', revision=None, quant='Q4_K_M', file='', only='')
@@ -74,10 +66,10 @@ def parse(text: str, *, quant: str = "", revision: str | None = None) -> HubRequ
 
 
 def check_file(name: str) -> None:
-    """Refuse to fetch a single file that is neither a GGUF file nor an old `.bin`."""
+    """Raise InvalidInput if the name is neither a GGUF file nor an old `.bin`."""
     if not name.lower().endswith(FILE_KINDS):
         raise InvalidInput(
-            f"{name}: only .gguf and old .bin files are fetched one by one",
+            f"{name}: only .gguf and old .bin files are downloaded one by one",
             hint="give owner/name alone for a checkpoint",
         )
 
@@ -106,7 +98,7 @@ def _page(text: str) -> HubRequest:
     if not found or not REPO_ID.fullmatch(found["repo"]):
         raise _not_a_repository(text)
     if found["repo"].split("/")[0] in ("datasets", "spaces", "models", "docs", "api"):
-        raise InvalidInput(f"{text}: is not a model's page", hint="give the address of a model")
+        raise InvalidInput(f"{text}: not a model's page", hint="give the URL of a model")
     file = unquote(found["file"] or "") if found["kind"] != "tree" else ""
     if file:
         check_file(file)

@@ -1,6 +1,6 @@
-"""Fetch a listing's files and check them against the hub's checksums; an interrupted file is resumed the next time.
+"""Download a listing's files, resume interrupted ones, and check them against the hub's checksums.
 
-Since its version 1.18 the hub's client itself throws away what it has of a file when it is interrupted
+The hub's own client discards a partial file when it is interrupted, since version 1.18
 (https://github.com/huggingface/huggingface_hub/pull/4306).
 """
 
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from turbopilot.base.atomic import check_disk, replacing
-from turbopilot.base.errors import DownloadError, InvalidInput, NotEnoughDisk
+from turbopilot.base.errors import DownloadError, InvalidInput
 from turbopilot.base.progress import Progress, silent
 from turbopilot.hub.cache import remember, repo_cache
 from turbopilot.hub.client import Retries, alone, plain_errors, retried
 from turbopilot.hub.listing import Listing, RemoteFile
 
 NOTE = "turbopilot-source.json"
-"""What `fetch` leaves in a user's folder: the repository and the commit."""
+"""File with the repository and the commit, which `fetch` writes into a user's folder."""
 _BLOCK = 1 << 20
 
 
 def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent) -> Path:
-    """Download what `listing` names into `to`, or into the hub's own cache, and check it.
+    """Download a listing's missing files into `to`, or into the hub's own cache, and check them.
 
-    Files that are there already are not fetched again. One after the other and in this thread: the client's pool of
-    threads would finish its files before Ctrl-C counts. Small files come first, so that a checkpoint with all of its
-    weights is complete.
+    Files are downloaded one by one in this thread, as the client's thread pool would finish its files before Ctrl-C
+    takes effect. Small files come first, so that a checkpoint with all of its weights is complete. After an error,
+    partial files stay to be resumed.
 
     Args:
         listing: from `look_up`.
@@ -41,11 +41,6 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
 
     Returns:
         The folder; of a single model its file, or the first of its parts.
-
-    Raises:
-        NotEnoughDisk, HubUnreachable, ModelNotFound: what came so far stays; run it again to resume.
-        DownloadError: a file is not the one that the hub lists.
-        InvalidInput: `to` cannot be made.
     """
     from huggingface_hub import constants
 
@@ -60,12 +55,8 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
     lock = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
     with plain_errors(listing.repo, listing.commit), lock:
         transfer = _Transfer(listing, folder, to is None, progress)
-        try:
-            check_disk(room, listing.n_bytes - transfer.n_bytes)
-        except NotEnoughDisk as e:
-            raise NotEnoughDisk(
-                e.message, hint="free some space, or choose another folder with --to"
-            ) from e
+        hint = "free some space, or choose another folder with --to"
+        check_disk(room, listing.n_bytes - transfer.n_bytes, hint)
         with _noted(listing, folder) if to else nullcontext():
             for file in sorted(listing.files, key=lambda f: bool(f.sha256)):
                 transfer.bring(file)
@@ -75,7 +66,7 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
 
 
 class _Transfer:
-    """A listing's files on their way into a folder, or into the snapshot of the hub's cache."""
+    """Download of a listing into a folder, or into the snapshot of the hub's cache."""
 
     def __init__(self, listing: Listing, folder: Path, in_cache: bool, progress: Progress) -> None:
         self._listing, self._folder = listing, folder
@@ -85,15 +76,11 @@ class _Transfer:
         self.n_bytes = sum(self._have.values())
 
     def bring(self, file: RemoteFile) -> None:
-        """Fetch the file unless it is here, and check it.
-
-        Raises:
-            DownloadError: it is not the one that the hub lists.
-        """
+        """Download the file unless it is here, and check it."""
         path = self._folder / file.name
         if not file.checksum:
             self._by_client(file)
-            # The client only warns if the hub refuses and there is an older file.
+            # If the hub refuses and there is an older file, the client only warns.
             if not self._is_it(file, path):
                 raise _stranger(path)
         elif path.is_file() and self._is_it(file, path):
@@ -103,7 +90,7 @@ class _Transfer:
         else:
             self._by_us(file)
             if self._in_cache:
-                self._by_client(file)  # finds the blob, and only links to it
+                self._by_client(file)  # finds the blob, and links to it
         self._report(file, file.n_bytes)
 
     def _by_client(self, file: RemoteFile) -> None:
@@ -122,7 +109,7 @@ class _Transfer:
         lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's own
         with alone(lock) if self._in_cache else nullcontext():
             if self._in_cache and landing.is_file():
-                return  # of another revision, or another process was faster
+                return  # from another revision or process
             if not self._copied(file, part):
                 url = hf_hub_url(repo, file.name, revision=self._listing.commit)
                 _fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
@@ -135,7 +122,7 @@ class _Transfer:
             part.replace(landing)
 
     def _landing(self, file: RemoteFile) -> Path:
-        """Return the path of a fetched file; the client finds it in its cache by the checksum."""
+        """Return the path of a downloaded file; the client finds it in its cache by the checksum."""
         return self._blobs / file.checksum if self._in_cache else self._folder / file.name
 
     def _part(self, file: RemoteFile) -> Path:
@@ -150,7 +137,7 @@ class _Transfer:
         return min(part.stat().st_size, file.n_bytes) if file.checksum and part.is_file() else 0
 
     def _copied(self, file: RemoteFile, part: Path) -> bool:
-        """Copy a file out of the cache; False if it is not there or damaged."""
+        """Copy a file from the cache; False if it is missing or damaged."""
         blob = self._blobs / file.checksum
         if not blob.is_file():
             return False
@@ -164,13 +151,13 @@ class _Transfer:
         return False
 
     def _is_it(self, file: RemoteFile, path: Path) -> bool:
-        """Report whether size and checksum are the hub's, as far as it reports them."""
+        """Report whether size and checksum are the hub's, as far as the hub reports them."""
         if file.n_bytes and path.stat().st_size != file.n_bytes:
             return False
         if not file.checksum:
             return True
         digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
-        if not file.sha256:  # git's name of a blob
+        if not file.sha256:  # git's hash of a blob
             digest.update(b"blob %d\0" % file.n_bytes)
         with path.open("rb") as f:
             while block := f.read(_BLOCK):
@@ -187,17 +174,9 @@ class _Transfer:
 
 
 def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None]) -> None:
-    """Append to `part` what it lacks of a file, however often the connection breaks.
+    """Append the rest of a file of `n_bytes` to `part`, with retries; `report` is called with the bytes present.
 
-    Args:
-        url: on the hub; only the hub itself is sent the token, not where it redirects to.
-        part: what came so far, or a new file.
-        n_bytes: size of the whole file.
-        report: called with the bytes that are here.
-
-    Raises:
-        DownloadError: more bytes come than the file has.
-        Exception: the client's, if trying again does not help.
+    The token is sent to the hub at `url`, but not to where it redirects.
     """
     retries = Retries(network=True)
     with part.open("ab", buffering=_BLOCK) as f:
@@ -211,7 +190,7 @@ def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None
                     raise ConnectionError("an answer without a body")
             except Exception as e:
                 if f.tell() > begun:
-                    retries.advanced()
+                    retries.failed = 0
                 retries.wait(e)
         f.flush()
         os.fsync(f.fileno())
@@ -230,10 +209,10 @@ def _receive(url: str, f: BinaryIO, n_bytes: int, report: Callable[[int], None])
         hf_raise_for_status(response)
         span = response.headers.get("Content-Range", "")
         if begin and not (response.status_code == 206 and span.startswith(f"bytes {begin}-")):
-            f.seek(0)  # the server ignores ranges, or sends another: what comes is the whole file
+            f.seek(0)  # the server ignores ranges and sends the whole file, or sends another range
             f.truncate()
             if response.status_code == 206:
-                raise ConnectionError(f"asked for bytes from {begin} on, the hub sends {span!r}")
+                raise ConnectionError(f"requested bytes from {begin}, received {span!r}")
         report(f.tell())
         for piece in response.iter_bytes():
             if f.tell() + len(piece) > n_bytes:
@@ -254,7 +233,7 @@ def _stranger(path: Path) -> DownloadError:
 
 @contextmanager
 def _noted(listing: Listing, folder: Path) -> Iterator[None]:
-    """Leave a note of a checkpoint's origin when all has come; an older note of other files is removed first."""
+    """Write a note of a checkpoint's origin after the download; remove an older note of another origin first."""
     if listing.one_model:
         yield
         return
