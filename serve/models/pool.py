@@ -16,13 +16,12 @@ from typing import Final
 from serve.models.pooled_model import PooledModel
 from serve.models.service import CompletionService, ModelInfo, ModelStatus
 from serve.models.unloading import RETRY_SECONDS, find_idle, make_room
-from serve.runner.generation import ClientWatch
+from serve.runner.generation import ClientGone, WhenGone, stays
 from turbopilot.base.errors import Overloaded, ServeError
 
 log = logging.getLogger("turbopilot.models")
 
 SHUTTING_DOWN: Final = "the server is shutting down"
-STAYS: Final = ClientWatch()  # a client that never leaves
 
 
 class ModelPool:
@@ -69,14 +68,14 @@ class ModelPool:
             return tuple(m.status(is_draining=self.is_draining) for m in self._models)
 
     @contextmanager
-    def use(self, name: str, watch: ClientWatch = STAYS) -> Iterator[CompletionService]:
+    def use(self, name: str, when_gone: WhenGone = stays) -> Iterator[CompletionService]:
         """Give the model of this name, loading it if necessary; it stays loaded in the meantime.
 
         A completion that was started keeps its model loaded, too.
 
         Args:
             name: as the client calls it.
-            watch: ends the wait for a model that is loading, when the client leaves.
+            when_gone: ends the wait for a model that is loading, when the client leaves.
 
         Raises:
             Overloaded: there is no room for it, or too many wait already.
@@ -84,7 +83,7 @@ class ModelPool:
             TurboPilotError: it cannot be loaded.
         """
         m = self._by_name.get(name, self._models[0])
-        service = self._wait_for(m, watch) or self._load(m)
+        service = self._wait_for(m, when_gone) or self._load(m)
         try:
             yield service
         finally:
@@ -112,11 +111,11 @@ class ModelPool:
 
         threading.Thread(target=load, name="turbopilot-load", daemon=True).start()
 
-    def _wait_for(self, m: PooledModel, watch: ClientWatch) -> CompletionService | None:
+    def _wait_for(self, m: PooledModel, when_gone: WhenGone) -> CompletionService | None:
         """Use the model as soon as it is loaded. None: it is not, and it is the caller's to load."""
         with self._changed:
             if not m.service and self._is_busy and not self.is_draining:
-                self._wait(m, watch)
+                self._wait(m, when_gone)
             if self.is_draining:
                 raise Overloaded(SHUTTING_DOWN)
             if m.service:
@@ -126,7 +125,7 @@ class ModelPool:
             self._is_busy = m.is_loading = True
             return None
 
-    def _wait(self, m: PooledModel, watch: ClientWatch) -> None:
+    def _wait(self, m: PooledModel, when_gone: WhenGone) -> None:
         """Wait until the model is loaded, could be, or cannot be any more. Raises as `use` does."""
         n = sum(x.n_waiting for x in self._models)
         if n >= self._max_waiting:
@@ -135,17 +134,27 @@ class ModelPool:
                 retry_after=RETRY_SECONDS,
                 hint="try again",
             )
-        failures = m.n_failures
+        failures, is_gone = m.n_failures, False
+
+        def leave() -> None:
+            nonlocal is_gone
+            with self._changed:
+                is_gone = True
+                self._changed.notify_all()
 
         def is_over() -> bool:
             can_go_on = m.service is not None or not self._is_busy
-            return can_go_on or self.is_draining or m.n_failures > failures
+            return is_gone or can_go_on or self.is_draining or m.n_failures > failures
 
-        m.n_waiting += 1  # what somebody waits for is not unloaded
+        m.n_waiting += 1  # a model that requests wait for is not unloaded
+        forget = when_gone(leave)
         try:
-            watch.wait_until(is_over, self._changed)
+            self._changed.wait_for(is_over)
         finally:
+            forget()
             m.n_waiting -= 1
+        if is_gone:
+            raise ClientGone
         if m.failure and m.n_failures > failures:
             raise m.failure
 

@@ -8,9 +8,8 @@
 """
 
 from serve.sampling.candidates import distribution
-from serve.sampling.infill import Vocabulary
 from serve.sampling.logprobs import logprobs
 from serve.sampling.sampler import Sampler, seed_sequence
 from serve.sampling.shaping import penalize
 
-__all__ = ["Sampler", "Vocabulary", "distribution", "logprobs", "penalize", "seed_sequence"]
+__all__ = ["Sampler", "distribution", "logprobs", "penalize", "seed_sequence"]

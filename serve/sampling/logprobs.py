@@ -1,4 +1,4 @@
-"""What the model alone thinks of a token: log probabilities before any sampling parameter. Pure."""
+"""Log probabilities of tokens, before any sampling parameter."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from serve.sampling.candidates import largest
 
 
 def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) -> ChosenToken:
-    """The chosen token and the n likeliest, each with its log probability.
+    """Return the chosen token and the n likeliest, each with its log probability.
 
     Args:
         logits: (V,), as the model gave them; not changed.
-        token: the one chosen.
-        n: how many of the likeliest to tell; 0 is none. Those that the model makes impossible are never among them.
+        token: the chosen one.
+        n: how many of the likeliest; tokens that the model makes impossible are left out.
         piece: the bytes of a token.
     """
     x = logits.astype(np.float64)
     x -= x.max()
     log_sum = float(np.log(np.exp(x).sum()))
 
-    def told(id_: int) -> TokenLogprob:
+    def scored(id_: int) -> TokenLogprob:
         return TokenLogprob(id_, piece(id_), float(x[id_]) - log_sum)
 
     likeliest = largest(logits, n) if n > 0 else ()
-    return ChosenToken(told(token), tuple(told(int(i)) for i in likeliest))
+    return ChosenToken(scored(token), tuple(scored(int(i)) for i in likeliest))

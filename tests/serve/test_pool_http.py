@@ -24,7 +24,6 @@ from serve.models.service import Completion, CompletionService, ModelInfo
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.runner.generation import ClientWatch
 from serve.settings import ServerOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.pooled import Client
@@ -128,7 +127,7 @@ def test_health_says_loading_and_completions_wait() -> None:
         assert health.get_json()["status"] == "loading"
         assert client.get("/v1/models").status_code == 200
         waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
+        environ = {WHEN_GONE: waiting.when_gone}
         answer = threads.submit(complete, client, environ_overrides=environ)
         wait(waiting.waits)
         assert client.get("/health").get_json()["waiting"] == 1
@@ -147,7 +146,7 @@ def test_who_left_while_a_model_loads_is_forgotten() -> None:
     ):
         pool.preload(lambda _: None)
         waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
+        environ = {WHEN_GONE: waiting.when_gone}
         answer = threads.submit(complete, client, environ_overrides=environ)
         wait(waiting.waits)
         waiting.leave()
@@ -264,12 +263,11 @@ def test_two_models_compute_one_after_the_other() -> None:
 
     slow._fail = other._fail = look
     one, two = (host(Engine(d), d, compute_lock=turns) for d in (slow, other))
-    watch = ClientWatch()
     with ThreadPoolExecutor() as threads:
-        first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect(watch))
+        first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect())
         while not slow.is_computing:
             pass
-        second = threads.submit(lambda: two.start(Completion(("well?",), 9)).collect(watch))
+        second = threads.submit(lambda: two.start(Completion(("well?",), 9)).collect())
         while not turns._waiting:
             pass
         assert other.batches == []

@@ -13,7 +13,6 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from turbopilot.base.errors import HostRefused, InvalidInput
 
@@ -22,15 +21,8 @@ ANY = "*"
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{0,5}))?")
 
 
-class Authority(NamedTuple):
-    """A name or an IP address, in lower case, and the port if one is given."""
-
-    host: str
-    port: int | None = None
-
-
-def parse_authority(text: str) -> Authority | None:
-    """Parse a Host header, `host:port`; None if it is not valid."""
+def parse_authority(text: str) -> tuple[str, int | None] | None:
+    """Return a Host header's name or IP address in lower case, and its port if any; None if it is not valid."""
     found = _AUTHORITY.fullmatch(text.strip(" \t"))
     if not found:
         return None
@@ -38,7 +30,7 @@ def parse_authority(text: str) -> Authority | None:
     host = v6 or name.lower().removesuffix(".")
     if v6 and (":" not in v6 or ip_of(v6) is None):
         return None
-    return Authority(host.lower(), int(port) if port else None) if host else None
+    return (host.lower(), int(port) if port else None) if host else None
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -75,12 +67,12 @@ def check_name(name: str) -> str:
     authority = parse_authority(name)
     if name == ANY:
         return name
-    if authority is None or authority.port is not None:
+    if authority is None or authority[1] is not None:
         raise InvalidInput(
             f"--allowed-host {name}: not the name of a machine",
             hint="give the name alone, such as code.example.com: no http://, no port",
         )
-    return authority.host
+    return authority[0]
 
 
 class Hosts:
@@ -110,9 +102,10 @@ class Hosts:
         authority = parse_authority(header)
         if authority is None:
             return False
-        if is_loopback(authority.host) or authority.host in self._names:
+        host, _ = authority
+        if is_loopback(host) or host in self._names:
             return True
-        return not self._is_local and ip_of(authority.host) is not None
+        return not self._is_local and ip_of(host) is not None
 
     def check(self, header: str) -> None:
         """Raise HostRefused if a Host header does not name this server."""

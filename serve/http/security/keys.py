@@ -13,7 +13,7 @@ from turbopilot.base.errors import InvalidInput, Unauthorized
 
 KEY_VARIABLE = "TURBOPILOT_API_KEY"
 MAX_KEY_FILE_BYTES = 2**20  # larger is not a list of keys
-# OpenAI's clients say Bearer, Copilot's plugin says token when it asks for its token.
+# OpenAI's clients send Bearer, Copilot's plugin sends token when it asks for its token.
 SCHEMES = ("bearer", "token")
 # Anthropic's and Azure's clients, and some proxies.
 HEADERS = ("X-Api-Key", "Api-Key")
@@ -89,17 +89,13 @@ def presented(header: Callable[[str], str]) -> Iterator[str]:
 
 
 class ApiKeys:
-    """The server's keys, of which it keeps the digests alone; without any, everybody may ask."""
+    """The server's keys, as digests."""
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
+    def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(dict.fromkeys(map(_digest, keys)))
 
-    def __bool__(self) -> bool:
-        """Whether a key is needed."""
-        return bool(self._digests)
-
     def knows(self, key: str) -> bool:
-        """Whether it is one of the keys; compares with all of them, in a time that does not depend on the key."""
+        """Whether it is one of the keys, found in a time that does not depend on the key."""
         digest = _digest(key)
         found = False
         for known in self._digests:

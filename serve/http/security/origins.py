@@ -72,10 +72,6 @@ class Origins:
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = frozenset(allowed)
 
-    def __bool__(self) -> bool:
-        """Whether any page is allowed."""
-        return bool(self._allowed)
-
     def allows(self, origin: str) -> bool:
         """Whether a page may ask and read."""
         return bool(origin) and (ANY in self._allowed or origin.lower() in self._allowed)
@@ -136,4 +132,4 @@ def is_same(origin: str, host: str) -> bool:
     if not (found and page and asked):
         return False
     usual = _WEB_PORTS.get(found[1].lower())
-    return page.host == asked.host and (page.port or usual) == (asked.port or usual)
+    return page[0] == asked[0] and (page[1] or usual) == (asked[1] or usual)
