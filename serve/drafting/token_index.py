@@ -12,7 +12,8 @@ PLACES = 16  # earlier places looked at, latest first
 FARTHEST = 32  # tokens back that the agreement is measured
 
 # If at least this many tokens agree: how often the first draft token is right, and each further one after right ones.
-# Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, StarCoder's tokens. (If only 2 agree, 44 % to 50 % of the first tokens are right and half of those after them.)
+# Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, StarCoder's tokens. (If only
+# 2 agree, 44 % to 50 % of the first tokens are right and half of those after them.)
 CHANCES = ((8, 0.85, 0.85), (6, 0.75, 0.8), (4, 0.62, 0.75), (KEY, 0.54, 0.65))
 
 _BASE = 1 << 21  # above every vocabulary: three ids make one 63-bit key

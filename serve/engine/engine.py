@@ -73,7 +73,7 @@ class Engine:
         on_end: Callable[[Sequence], None] = lambda _: None,
     ) -> None:
         options = options or EngineOptions()
-        self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
+        self.decoder, self._clock, self._draft_model = decoder, clock, draft_model
         self._looks_ahead = options.looks_ahead
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
         n_slots = min(options.n_slots, decoder.n_seq)
@@ -96,7 +96,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compute something before the first request, in the thread that calls `step`."""
-        self._decoder.warm_up()
+        self.decoder.warm_up()
         if self._draft_model:
             self._draft_model.warm_up()
 
@@ -146,7 +146,7 @@ class Engine:
         for slot in self._slots.idle() if self._store.keeps else ():
             cached = self._slots.all[slot].cached
             if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
-                self._store.put(cached, self._decoder.save(slot))
+                self._store.put(cached, self.decoder.save(slot))
         self._store.close()
 
     def step(self) -> list[Emitted]:
@@ -186,14 +186,14 @@ class Engine:
         running = self._slots.running
         if self._requests.drafter:
             self._requests.drafter.cost = self._planner.draft_cost
-        only_alone = self._decoder.n_cells > self._decoder.n_ctx
+        only_alone = self.decoder.n_cells > self.decoder.n_ctx
         wanted: dict[int, DraftWish] = {}
         for s in running:
             s.draft = []
             left = s.request.max_tokens - s.n_generated - 1
             if len(running) > 1 and only_alone:
                 continue
-            if not s.drafting or s.n_pending > self._decoder.n_batch or left < 1:
+            if not s.drafting or s.n_pending > self.decoder.n_batch or left < 1:
                 continue
             s.draft = s.drafting.propose(left)
             if not s.draft and s.generates and self._draft_model:
@@ -209,7 +209,7 @@ class Engine:
         batch = [item for s in step for item in s.batch()]
         began = self._clock()
         try:
-            rows = self._decoder.decode(batch)
+            rows = self.decoder.decode(batch)
         except NoKvSlot as e:
             return self._recovery.make_room(step, e)
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
@@ -227,7 +227,7 @@ class Engine:
             start, n = s.n_past, s.n_to_score
             self._slots.computed(s, s.stop)
             if n or (s.request.scores_prompt and start == 0):
-                events.append((s.id, s.score(rows[row : row + n], start, self._decoder)))
+                events.append((s.id, s.score(rows[row : row + n], start, self.decoder)))
                 row += n
             if not s.is_complete:
                 continue
@@ -244,12 +244,12 @@ class Engine:
         """Choose a sequence's next tokens, and forget the draft tokens that were wrong."""
         since, before = s.last_at if s.first_at is not None else None, s.n_generated
         try:
-            deltas, n_right = s.advance(rows, self._decoder, now, self._requests.learn)
+            deltas, n_right = s.advance(rows, self.decoder, now, self._requests.learn)
         except TurboPilotError as e:  # NaN in the logits, a grammar that leaves no token
             return self._recovery.lose(s, e)
         self._slots.computed(s, s.stop + n_right)
         if n_right < len(s.draft):
-            self._decoder.remove(s.slot, s.n_past)
+            self.decoder.remove(s.slot, s.n_past)
         self.metrics.drafted_tokens += len(s.draft)
         self.metrics.accepted_tokens += n_right
         self._requests.count_tokens(s, s.n_generated - before, since, now)

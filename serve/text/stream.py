@@ -1,8 +1,7 @@
-"""Turn token bytes into text that may be shown.
+"""Turn token bytes into text that is certain.
 
 A token may end inside a UTF-8 character, or with the beginning of something that ends the completion. Both are held
-back until a later token decides. Each rule is a stage: text in, text out, perhaps less and later, independent of how
-the text was cut into tokens.
+back until a later token decides, so the text does not depend on how it was cut into tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Protocol
 from serve.request import StopRules
 from serve.text.repetition import Repetition, overlap
 
-# What a blank line consists of. Other Unicode spaces are text, as llama.cpp has it.
+# Characters of a blank line. Other Unicode spaces are text, as in llama.cpp.
 BLANK = " \t\r\n\f\v"
 NO_RULES = StopRules()
 
@@ -28,20 +27,17 @@ class Stage(Protocol):
         """Whether it ended the text; nothing is fed after that."""
 
     def feed(self, text: str) -> str:
-        """Text that is certain now; when it stops, all that is left of it."""
+        """Return the text that is certain now; when it stops, all that is left of it."""
 
     def finish(self) -> str:
-        """What of the text held back remains, now that nothing follows."""
+        """Return what remains of the text held back, as nothing follows."""
 
 
 class TextStream:
-    """Bytes in, certain text out.
+    """Bytes in, certain text out; `stopped` when a rule has ended the text.
 
-    The rules apply in this order, each to what the ones before it left: `single_line` (SingleLine), `n_indent`
-    (Indentation), `strings` (StopStrings), `follows` (Repetition).
-
-    Attributes:
-        stopped: whether a rule ended the text.
+    The rules apply in this order, each to what is left by those before it: `single_line`, `n_indent`, `strings`,
+    `follows`.
     """
 
     def __init__(self, rules: StopRules = NO_RULES) -> None:
@@ -59,17 +55,17 @@ class TextStream:
 
     @property
     def stop_string(self) -> str:
-        """The stop string that ended the text; "" where none did."""
+        """The stop string that ended the text, or ""."""
         if self._strings is None or (self._repetition and self._repetition.stopped):
             return ""
         return self._strings.found
 
     def feed(self, data: bytes) -> str:
-        """Text that is certain now, perhaps none. After a stop: always none."""
+        """Return the text that is certain now, perhaps none; after a stop, none."""
         return "" if self.stopped else self._run(self._decoder.decode(data), last=False)
 
     def finish(self) -> str:
-        """What was held back, now that nothing follows. Half a character is dropped: it is no text."""
+        """Return what was held back, as nothing follows, without half a character."""
         if self.stopped:
             return ""
         self._decoder.reset()
@@ -79,7 +75,7 @@ class TextStream:
         for stage in self._stages:
             text = stage.feed(text)
             if stage.stopped:
-                self.stopped = last = True  # the stages after it have seen all they will see
+                self.stopped = last = True  # nothing follows for the stages after it
             elif last:
                 text += stage.finish()
         return text
@@ -94,7 +90,7 @@ class SingleLine:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """All but a carriage return, which may belong to the newline."""
+        """Return all but a carriage return at the end, which may belong to a newline."""
         text = self._held + text
         self._held = ""
         start = 0
@@ -109,7 +105,7 @@ class SingleLine:
         return text
 
     def finish(self) -> str:
-        """The carriage return."""
+        """Return the carriage return."""
         held, self._held = self._held, ""
         return held
 
@@ -128,7 +124,7 @@ class Indentation:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """All but the newlines and indentation at the end: what comes after them decides."""
+        """Return all but the newlines and indentation at the end: what comes after them decides."""
         text = self._held + text
         end = len(text.rstrip(BLANK))
         for line in self._NEXT_LINE.finditer(text, 0, end):
@@ -145,17 +141,13 @@ class Indentation:
         return text[:end]
 
     def finish(self) -> str:
-        """The newlines and indentation."""
+        """Return the newlines and indentation."""
         held, self._held = self._held, ""
         return held
 
 
 class StopStrings:
-    """End the text before the stop string that is complete first; of two that end together, the longer one.
-
-    Attributes:
-        found: the string that ended the text; "" if none did.
-    """
+    """End the text before the stop string that is complete first, kept in `found`; of two, the longer one."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = {s for s in strings if s}

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.models import PooledModel
+from serve.models.pooled_model import make_room
 from serve.models.service import CompletionService
-from serve.models.unloading import make_room
 from serve.runner.generation import ClientGone, stays
 from tests.support.pooled import Client, Lab, info
 from tests.support.serving import wait

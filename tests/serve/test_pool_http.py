@@ -39,7 +39,7 @@ def says(name: str, text: str, turns: ComputeLock | None = None) -> Load:
     def load() -> CompletionService:
         decoder = FakeDecoder(script(text))
         engine = Engine(decoder, EngineOptions())
-        return host(engine, decoder, name=name, compute_lock=turns)
+        return host(engine, name=name, compute_lock=turns)
 
     return load
 
@@ -98,7 +98,7 @@ def test_a_stream_keeps_its_model_after_the_request_has_left_it() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(2))
 
     def slow() -> CompletionService:
-        return host(Engine(decoder, EngineOptions()), decoder, name="one")
+        return host(Engine(decoder, EngineOptions()), name="one")
 
     with pool_of(one=slow, two=says("two", "no")) as (pool, client):
         response = client.post("/v1/completions", json={"prompt": "well?", "stream": True})
@@ -191,7 +191,7 @@ def test_an_engine_that_cannot_warm_up_was_not_loaded() -> None:
     decoder = FakeDecoder()
     decoder.warm_up = raises(RuntimeError("no"))  # type: ignore[method-assign, assignment]
     with pytest.raises(DecoderFailed, match="the engine broke: no"):
-        host(Engine(decoder), decoder, free=lambda: freed.append(1))
+        host(Engine(decoder), free=lambda: freed.append(1))
     assert freed == [1]
 
 
@@ -262,7 +262,7 @@ def test_two_models_compute_one_after_the_other() -> None:
         return None
 
     slow._fail = other._fail = look
-    one, two = (host(Engine(d), d, compute_lock=turns) for d in (slow, other))
+    one, two = (host(Engine(d), compute_lock=turns) for d in (slow, other))
     with ThreadPoolExecutor() as threads:
         first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect())
         while not slow.is_computing:

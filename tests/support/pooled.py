@@ -111,7 +111,7 @@ class Lab:
 
 def one_model(decoder: FakeDecoder) -> ModelPool:
     """A pool of one, which a real engine computes."""
-    model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
+    model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder)))
     return ModelPool([model], memory=1)
 
 

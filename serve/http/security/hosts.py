@@ -1,10 +1,10 @@
 """The host names that the server answers to.
 
-A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). From then on the browser
-takes this server for the page's own and lets it read everything; but such requests still have the page's name in their
-Host header. An IP address cannot be given to anybody else, and so is harmless.
+A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). The browser then takes this
+server for the page's own and lets it read everything; but the Host header still has the page's name. An IP address
+cannot be rebound, so it is accepted.
 
-Werkzeug's TRUSTED_HOSTS cannot say this: it compares names alone, so neither "every IP address" nor IPv6.
+Werkzeug's TRUSTED_HOSTS compares only names: it supports neither "every IP address" nor IPv6.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from turbopilot.base.errors import HostRefused, InvalidInput
 
 ANY = "*"
-# All that a browser puts there: it encodes other alphabets, and does not shorten IP addresses.
+# All that browsers send: they encode other alphabets, and do not shorten IP addresses.
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{0,5}))?")
 
 
@@ -59,7 +59,7 @@ def own_names() -> tuple[str, ...]:
 
 
 def check_name(name: str) -> str:
-    """Return a name of --allowed-host as it is compared.
+    """Return a normalized name of --allowed-host.
 
     Raises:
         InvalidInput: it is not a host name.
@@ -96,7 +96,7 @@ class Hosts:
             self._names.update(names())
 
     def accepts(self, header: str) -> bool:
-        """Whether a Host header names this server; "" does, since browsers always send one and HTTP/1.0 does not."""
+        """Whether a Host header names this server; "" does, as browsers always send one and HTTP/1.0 does not."""
         if not header or ANY in self._names:
             return True
         authority = parse_authority(header)

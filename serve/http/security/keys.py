@@ -1,4 +1,4 @@
-"""API keys: where they come from, and which headers carry them."""
+"""API keys: their sources, and the headers that carry them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ HEADERS = ("X-Api-Key", "Api-Key")
 
 
 def check_key(key: str, source: str) -> str:
-    """Return a key if it can be sent in a header.
-
-    Args:
-        key: the key, which no error shows.
-        source: where it comes from, for errors.
+    """Return a key if it can be sent in a header; `source` is for errors, which never show the key.
 
     Raises:
         InvalidInput: it is empty, or cannot be sent.
@@ -72,7 +68,7 @@ def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
             f"{source}: no key in it, which would let everybody in",
             hint=f"openssl rand -hex 24 > {path}",
         )
-    # Only a warning: the files that containers get their secrets in are often readable by all.
+    # Only a warning: the secret files of containers are often readable by all.
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"warning  {path}: other users of this machine can read the keys; chmod 600 {path}")
     return keys
