@@ -138,13 +138,6 @@ def draw(weights: Weights | FloatWeights, u: float) -> int:
     return _past(ends, u * ends[-1])
 
 
-def distribution(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
-    """Return the tokens that may be chosen with their probabilities (sum 1), for tests."""
-    ids, weights, _ = candidates(logits, params, int(np.argmax(logits)))
-    p = weights.astype(np.float64)
-    return np.arange(len(p)) if ids is None else ids, p / p.sum()
-
-
 def _past(ends: Weights, target: float) -> int:
     """Return the first position whose running sum is above the target; if none is, the last that adds anything."""
     at = int(np.searchsorted(ends, target, side="right"))

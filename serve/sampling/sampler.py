@@ -10,16 +10,16 @@ batched or drafted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from serve.decoder import Constraint, Decoder, Logits
-from serve.request import COLDEST, HOTTEST, SamplingParams
-from serve.sampling.candidates import candidates, draw, likeliest
+from serve.request import COLDEST, HOTTEST, ChosenToken, SamplingParams, TokenLogprob
+from serve.sampling.candidates import candidates, draw, largest, likeliest
 from serve.sampling.infill import MOST_CANDIDATES, certain_or_end, likeliest_end
-from serve.sampling.shaping import LogitBias, counted_window, penalize_in_place
+from serve.sampling.shaping import LogitBias, counted_window, penalize
 from turbopilot.base.errors import DecoderFailed, InvalidRequest
 
 
@@ -104,7 +104,7 @@ class Sampler:
             self._bias.add_to(shaped)
         if self.params.penalizes:
             window = counted_window(history, self.params.repeat_last_n)
-            penalize_in_place(shaped, window, self.params)
+            penalize(shaped, window, self.params)
         return shaped
 
     def _choose(self, logits: Logits, best: int, attempt: int) -> int:
@@ -137,6 +137,26 @@ class Sampler:
 def seed_sequence(seed: int, stream: int) -> np.random.SeedSequence:
     """Return the seed of one choice: the client's number (modulo 2⁶⁴, as it may be negative) and its index."""
     return np.random.SeedSequence([seed % 2**64, stream])
+
+
+def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) -> ChosenToken:
+    """Return the chosen token and the n likeliest, each with its log probability.
+
+    Args:
+        logits: (V,), as the model gave them; not changed.
+        token: the chosen one.
+        n: how many of the likeliest; tokens that the model makes impossible are left out.
+        piece: the bytes of a token.
+    """
+    x = logits.astype(np.float64)
+    x -= x.max()
+    log_sum = float(np.log(np.exp(x).sum()))
+
+    def scored(id_: int) -> TokenLogprob:
+        return TokenLogprob(id_, piece(id_), float(x[id_]) - log_sum)
+
+    likeliest = largest(logits, n) if n > 0 else ()
+    return ChosenToken(scored(token), tuple(scored(int(i)) for i in likeliest))
 
 
 def _unusable(logits: Logits) -> DecoderFailed | InvalidRequest:

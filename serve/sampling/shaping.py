@@ -45,18 +45,11 @@ def counted_window(history: Sequence[int], repeat_last_n: int) -> Sequence[int]:
     return history if repeat_last_n < 0 else history[-repeat_last_n:]
 
 
-def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> Logits:
-    """Return a copy of the logits in which tokens of the window are less likely.
+def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
+    """Make tokens of the window less likely, in place.
 
     Source: llama_sampler_penalties_apply in llama.cpp's src/llama-sampler.cpp.
     """
-    out: Logits = logits.copy()
-    penalize_in_place(out, window, params)
-    return out
-
-
-def penalize_in_place(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
-    """Do what `penalize` does, without a copy."""
     ids, n = _counts(window)
     if not len(ids):
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from serve.request import StopRules
 from serve.text.repetition import Repetition, overlap
@@ -19,18 +18,21 @@ BLANK = " \t\r\n\f\v"
 NO_RULES = StopRules()
 
 
-class Stage(Protocol):
-    """One rule that may end the text."""
+class Stage:
+    """A rule that may end the text: text in, certain text out; nothing is fed after it has stopped."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it ended the text; nothing is fed after that."""
+    def __init__(self) -> None:
+        self.stopped = False
+        self._held = ""
 
     def feed(self, text: str) -> str:
         """Return the text that is certain now; when it stops, all that is left of it."""
+        raise NotImplementedError
 
     def finish(self) -> str:
-        """Return what remains of the text held back, as nothing follows."""
+        """Return the text held back, as nothing follows."""
+        held, self._held = self._held, ""
+        return held
 
 
 class TextStream:
@@ -44,7 +46,7 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strings = StopStrings(rules.strings) if any(rules.strings) else None
         self._repetition = Repetition(rules.follows) if rules.follows.strip() else None
-        stages: tuple[Stage | None, ...] = (
+        stages: tuple[Stage | Repetition | None, ...] = (
             SingleLine() if rules.single_line else None,
             Indentation(rules.n_indent) if rules.n_indent > 0 else None,
             self._strings,
@@ -81,13 +83,12 @@ class TextStream:
         return text
 
 
-class SingleLine:
+class SingleLine(Stage):
     """End the text after the first line that is not blank; its newline is left out."""
 
     def __init__(self) -> None:
-        self.stopped = False
+        super().__init__()
         self._begun = False
-        self._held = ""
 
     def feed(self, text: str) -> str:
         """Return all but a carriage return at the end, which may belong to a newline."""
@@ -104,13 +105,8 @@ class SingleLine:
             text, self._held = text[:-1], "\r"
         return text
 
-    def finish(self) -> str:
-        """Return the carriage return."""
-        held, self._held = self._held, ""
-        return held
 
-
-class Indentation:
+class Indentation(Stage):
     """End the text before a line, other than the first, that is indented by fewer spaces and tabs than `columns`.
 
     The newline and the blank lines before that line are left out too, as in llama.cpp.
@@ -119,9 +115,8 @@ class Indentation:
     _NEXT_LINE = re.compile(rf"\r?\n([{BLANK}]*)[^{BLANK}]")
 
     def __init__(self, columns: int) -> None:
-        self.stopped = False
+        super().__init__()
         self._columns = columns
-        self._held = ""
 
     def feed(self, text: str) -> str:
         """Return all but the newlines and indentation at the end: what comes after them decides."""
@@ -140,24 +135,14 @@ class Indentation:
         self._held = text[end:]
         return text[:end]
 
-    def finish(self) -> str:
-        """Return the newlines and indentation."""
-        held, self._held = self._held, ""
-        return held
 
-
-class StopStrings:
+class StopStrings(Stage):
     """End the text before the stop string that is complete first, kept in `found`; of two, the longer one."""
 
     def __init__(self, strings: Sequence[str]) -> None:
+        super().__init__()
         self._strings = {s for s in strings if s}
-        self._held = ""
         self.found = ""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a string was found."""
-        return bool(self.found)
 
     def feed(self, text: str) -> str:
         """Return all but an end that begins a stop string."""
@@ -165,13 +150,8 @@ class StopStrings:
         ends = [(at + len(s), -len(s), s) for s in self._strings if (at := text.find(s)) >= 0]
         if ends:
             end, minus_length, self.found = min(ends)
-            self._held = ""
+            self.stopped, self._held = True, ""
             return text[: end + minus_length]
         end = len(text) - max((overlap(text, s) for s in self._strings), default=0)
         self._held = text[end:]
         return text[:end]
-
-    def finish(self) -> str:
-        """Return the end that begins a stop string."""
-        held, self._held = self._held, ""
-        return held
