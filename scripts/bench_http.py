@@ -97,7 +97,6 @@ def main() -> int:
     from serve.models.service import Completion, CompletionService, ModelInfo
     from serve.request import SamplingParams
     from serve.runner import EngineRunner
-    from serve.runner.generation import ClientWatch
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.progress import Reporter
@@ -114,15 +113,14 @@ def main() -> int:
 
     completion = Completion((PROMPT,), args.tokens, sampling=SamplingParams(temperature=0))
     body: dict[str, Any] = {"prompt": PROMPT, "max_tokens": args.tokens, "temperature": 0}
-    nobody = ClientWatch()
-    n_tokens = service.start(completion, whole=True).collect(nobody).usage.completion_tokens
+    n_tokens = service.start(completion, whole=True).collect().usage.completion_tokens
     rounds: list[tuple[float, float, float]] = []
     frames = 0
     for _ in range(args.rounds):
         alone = []
         for _ in range(args.requests):
             began = time.perf_counter()
-            service.start(completion, whole=True).collect(nobody)
+            service.start(completion, whole=True).collect()
             alone.append(time.perf_counter() - began)
         plain, _ = over_http(server.port, args.requests, body)
         stream, frames = over_http(server.port, args.requests, {**body, "stream": True})

@@ -1,4 +1,4 @@
-"""The seam between the engine and whatever computes logits."""
+"""The interface between the engine and what computes logits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class FimTokens:
-    """The ids that frame fill-in-the-middle: `prefix` … `suffix` … `middle`, then the model writes.
+    """The ids that frame fill-in-the-middle: `prefix` … `suffix` … `middle`, then the completion.
 
-    Attributes:
-        prefix, suffix, middle: what stands before each part.
-        repository: what stands before a repository's name, if the model knows such a token.
-        file: what stands before a file's name, if the model knows such a token.
+    `repository` and `file` come before such a name, if the model has tokens for that.
     """
 
     prefix: int
@@ -32,7 +29,7 @@ class FimTokens:
 
 
 class Tokenizer(Protocol):
-    """Text ↔ token ids. Reads only constant data: callable from any thread."""
+    """Text ↔ token ids. Callable from any thread."""
 
     @property
     def fim(self) -> FimTokens | None:
@@ -40,23 +37,23 @@ class Tokenizer(Protocol):
 
     @property
     def adds_space(self) -> bool:
-        """Whether `tokenize` puts a space in front of every text, as SentencePiece's models do."""
+        """Whether `tokenize` puts a space in front of every text, as in SentencePiece's models."""
 
     @property
     def chat_template(self) -> str:
-        """The model file's chat template, in Jinja, or ""."""
+        """Chat template of the model file, in Jinja, or ""."""
 
     @property
     def bos(self) -> str:
-        """The text of the token that documents begin with, or ""."""
+        """Text of the token that documents begin with, or ""."""
 
     @property
     def eos(self) -> str:
-        """The text of the token that documents end with, or ""."""
+        """Text of the token that documents end with, or ""."""
 
     @property
     def start_token(self) -> int:
-        """What an empty prompt begins with, since a model needs one token at least."""
+        """The token of an empty prompt, since a model needs at least one."""
 
     @property
     def adds_bos(self) -> bool:
@@ -65,17 +62,15 @@ class Tokenizer(Protocol):
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Return token ids, without a begin-of-sequence token.
 
-        Args:
-            text: any text.
-            parse_special: whether the names of special tokens become those tokens, or stay text.
+        With `parse_special` the names of special tokens become those tokens, else they stay text.
         """
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token, maybe a part of a character; nothing for a special token."""
+        """Return the bytes of a token, perhaps a part of a character; nothing for a special token."""
 
 
 class Constraint(Protocol):
-    """What tokens may come next, as a grammar says; it follows one sequence."""
+    """The state of a grammar in one sequence: which tokens may come next."""
 
     def allows(self, token: int) -> bool:
         """Return whether the token may come next."""
@@ -84,19 +79,19 @@ class Constraint(Protocol):
         """Return a copy of the logits with minus infinity for every token that may not come next."""
 
     def accept(self, token: int) -> None:
-        """Note that the token was chosen."""
+        """Advance by the chosen token."""
 
 
 class Decoder(Tokenizer, Protocol):
-    """A model with a KV cache. Its methods here belong to the one thread that runs the engine."""
+    """A model with a KV cache. The methods here are for the one thread that runs the engine."""
 
     @property
     def name(self) -> str:
-        """The model's name, for people and for `/v1/models`."""
+        """Name of the model, for people and for `/v1/models`."""
 
     @property
     def identity(self) -> str:
-        """Differs between decoders that would not understand each other's `save`."""
+        """Differs between decoders that cannot restore each other's states."""
 
     @property
     def n_ctx(self) -> int:
@@ -104,7 +99,7 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def n_cells(self) -> int:
-        """Tokens that the KV cache holds over all sequences: `n_ctx` if they share it, or that for each."""
+        """Tokens that the KV cache holds in all: `n_ctx` if the sequences share it, else that for each."""
 
     @property
     def n_batch(self) -> int:
@@ -112,11 +107,11 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def n_seq(self) -> int:
-        """Number of sequences that the KV cache can hold apart."""
+        """Number of sequences in the KV cache."""
 
     @property
     def n_outputs(self) -> int:
-        """Most rows of logits of one call of `decode`; at least `n_seq`."""
+        """Most rows of logits in one call of `decode`; at least `n_seq`."""
 
     @property
     def n_vocab(self) -> int:
@@ -127,9 +122,9 @@ class Decoder(Tokenizer, Protocol):
         """Whether `remove` can forget a part of a sequence; a recurrent state is all or nothing."""
 
     def warm_up(self) -> None:
-        """Compute something, so that the first request finds everything in place.
+        """Compute something, so that the first request is not slower than others.
 
-        In the thread that will compute all the rest: llama.cpp has worker threads for each thread that calls it, and
+        Call it in the thread that will call `decode`: llama.cpp has worker threads for each thread that calls it, and
         two sets of them, each spinning while it waits, halve each other's speed.
         """
 
@@ -147,8 +142,7 @@ class Decoder(Tokenizer, Protocol):
         """Compute the batch, in which at most `n_outputs` items want logits, and add it to the KV cache.
 
         Returns:
-            One row of logits for each item that wants them, in the batch's order: (rows, n_vocab). Valid until
-            the next call.
+            Logits of the items that want them, in order: (rows, n_vocab). Valid until the next call.
 
         Raises:
             NoKvSlot: the KV cache has no room; nothing was changed.
@@ -158,19 +152,19 @@ class Decoder(Tokenizer, Protocol):
         """
 
     def remove(self, seq: int, start: int) -> bool:
-        """Forget a sequence's positions from `start` on; False if the model cannot forget a part."""
+        """Remove a sequence's positions from `start` on; False if the model cannot remove a part."""
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        """Give an empty sequence the first `n` positions of another; False if the model cannot."""
+        """Copy the first `n` positions of a sequence to an empty one; False if the model cannot."""
 
     def save(self, seq: int) -> bytes:
-        """Return a sequence's part of the KV cache, to be kept elsewhere; b"" if the model cannot."""
+        """Return a sequence's part of the KV cache; b"" if the model cannot."""
 
     def restore(self, seq: int, state: bytes) -> bool:
-        """Fill an empty sequence from what `save` gave; False if there is no room or it is not understood."""
+        """Fill an empty sequence with a saved state; False if there is no room or the state does not fit."""
 
     def rebuild(self) -> None:
-        """Throw the KV cache away and make a new one, after a failure.
+        """Make a new KV cache after a failure.
 
         Raises:
             ServeError: llama.cpp cannot.

@@ -1,8 +1,4 @@
-"""What an engine counts.
-
-Its thread alone writes. Others read single numbers, which Python keeps whole; two numbers read one after the other can
-be a step apart.
-"""
+"""Metrics of an engine. Only its thread writes; two numbers read one after the other can be a step apart."""
 
 from __future__ import annotations
 
@@ -10,12 +6,12 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-# Upper bounds in seconds: a keystroke's wait, from what nobody notices to what nobody waits for.
+# Upper bounds in seconds: from a wait that nobody notices to one that nobody accepts.
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Histogram:
-    """Counts of observed seconds by the bounds of SECONDS; the last count is of what is above them."""
+    """Counts of observed seconds by the bounds of SECONDS; the last count is above all of them."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(SECONDS) + 1)
@@ -35,14 +31,13 @@ class Histogram:
 class EngineMetrics:
     """Totals since the model was loaded, and the present state."""
 
-    finished: dict[str, int] = field(
-        default_factory=dict
-    )  # by FinishReason, "superseded", "deadline"
+    # by FinishReason, "superseded", "deadline"
+    finished: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0  # of admitted requests
     cached_tokens: int = 0  # of these, found in the KV cache
     restored_tokens: int = 0  # of these, restored from the prefix cache
     generated_tokens: int = 0
-    known_tokens: int = 0  # of these, computed before for the same text
+    known_tokens: int = 0  # of these, from the answer cache
     ahead_tokens: int = 0  # computed while idle
     drafted_tokens: int = 0
     accepted_tokens: int = 0  # of these
@@ -51,7 +46,7 @@ class EngineMetrics:
     batch_sequences: int = 0
     decode_seconds: float = 0.0
     failures: int = 0  # batches that failed
-    rebuilds: int = 0  # times that the context was made anew
+    rebuilds: int = 0  # times that the KV cache was rebuilt
     running: int = 0  # requests in slots
     waiting: int = 0  # requests in the queue
     used_cells: int = 0  # cells of the KV cache that hold tokens

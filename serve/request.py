@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it answers."""
+"""Requests to the engine, and its events."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
-# Below this, dividing by the temperature could overflow; only the likeliest token is left anyway.
+# Outside of these, dividing by the temperature could overflow or underflow. Below, only the likeliest token is left
+# anyway; above, all tokens are equally likely.
 COLDEST = 1e-6
-# Above this, multiplying by it could overflow, or dividing underflow; all tokens are as likely anyway.
 HOTTEST = 1e30
 
 
@@ -26,14 +26,14 @@ class SamplingParams:
         temperature: 0 is greedy: always the likeliest token.
         top_p: sample among the likeliest tokens that together have this probability; 1 is off.
         top_k: sample among this many tokens; 0 is off.
-        min_p: sample among tokens at least this probable in relation to the likeliest; 0 is off.
+        min_p: sample among tokens at least this probable relative to the likeliest; 0 is off.
         repeat_penalty: 1 is off.
         repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
         logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
-        grammar: GBNF made of a JSON schema that the text must follow; "" is off.
+        grammar: GBNF that the text must follow; "" is off.
         infill: llama.cpp's sampler for fill-in-the-middle, which ends where ends are likely together.
         seed: makes the choices repeatable; None takes the server's next seed.
-        stream: which of several choices of one seed this is, so that they differ.
+        stream: index among the choices of one seed, so that they differ.
     """
 
     temperature: float = 0.2
@@ -61,7 +61,7 @@ class SamplingParams:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether the next token is the likeliest by the model alone: it follows from the tokens before it."""
+        """Whether the next token is the likeliest by the model alone, so it follows from the tokens before it."""
         return (
             (self.temperature < COLDEST or self.top_k == 1)
             and not self.penalizes
@@ -76,10 +76,10 @@ class StopRules:
     """Where a completion ends before `max_tokens`.
 
     Attributes:
-        strings: generation ends where one of these appears; the text ends before it.
-        single_line: it ends at the end of the first line that is not blank.
-        n_indent: it ends before a line that is indented less than this many columns; 0 is off.
-        follows: the text after the cursor: the completion ends before it repeats this.
+        strings: before the first of these.
+        single_line: at the end of the first line that is not blank.
+        n_indent: before a line that is indented less than this many columns; 0 is off.
+        follows: before it repeats this text, the suffix.
     """
 
     strings: tuple[str, ...] = ()
@@ -95,16 +95,14 @@ class GenerationRequest:
     Attributes:
         prompt: token ids, at least one.
         max_tokens: most tokens to generate; must fit into the context with the prompt. 0 only warms the cache, while
-            nobody else needs the engine.
-        stop: where it ends earlier.
-        sampling: how tokens are chosen.
+            no other request needs the engine.
         n_logprobs: report each token's log probability and those of this many likeliest; None reports none.
-        scores_prompt: report those of the prompt's tokens, too; then nothing of it is taken from the cache.
-        deadline: seconds after which it ends: with what there is, or as an error if there is nothing.
+        scores_prompt: report those of the prompt's tokens, too; then no prefix is taken from the cache.
+        deadline: seconds after which it ends: with the text so far, or as an error if there is none.
         predict_time: seconds from the first token after which it ends, once a line is complete (llama.cpp's
             `t_max_predict_ms`).
-        supersedes: ends what still runs or waits of an earlier request of this name; "" is no name.
-        context: tokens that the completion may repeat although the prompt lacks them, as the rest of the file.
+        supersedes: name of a session, of which an earlier request ends now; "" is none.
+        context: tokens beside the prompt that the completion may repeat, such as the rest of the file.
     """
 
     prompt: tuple[int, ...]
@@ -124,13 +122,12 @@ class Usage:
     """Token counts.
 
     Attributes:
-        prompt_tokens: of the prompt.
         completion_tokens: generated, including what a stop string cut off.
-        cached_tokens: prompt tokens that were in the KV cache already.
+        cached_tokens: prompt tokens that were in the KV cache.
         drafted_tokens: draft tokens that were computed.
         accepted_tokens: draft tokens that were right.
-        prompt_seconds: from the beginning of its computation to its first token.
-        predict_seconds: from its first token to its last.
+        prompt_seconds: from the start of prefill to the first token.
+        predict_seconds: from the first token to the last.
     """
 
     prompt_tokens: int
@@ -144,10 +141,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log probability (natural logarithm) before any sampling parameter.
-
-    That of a prompt's first token is NaN.
-    """
+    """A token with its natural log probability before any sampling parameter; NaN for a prompt's first token."""
 
     id: int
     data: bytes
@@ -156,7 +150,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A token of the text, and the likeliest ones in its place, likeliest first."""
+    """A token of the text, and the likeliest tokens at its place, likeliest first."""
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -164,11 +158,9 @@ class ChosenToken:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text that is certain: no later token can take it back.
+    """Text that no later token can change, and its tokens if log probabilities are asked for.
 
-    Attributes:
-        text: empty only if there are `tokens`.
-        tokens: those generated since the last delta, if the request asks for log probabilities.
+    `text` is empty only if there are `tokens`.
     """
 
     text: str
@@ -187,10 +179,9 @@ class Finished:
     """The one terminal event of every accepted request.
 
     Attributes:
-        reason: why it ended; a deadline counts as "length".
-        usage: its token counts.
+        reason: "length" after a deadline, too.
         error: set if the reason is "error".
-        stop_string: the one that ended it, or "".
+        stop_string: the one that ended the text, or "".
     """
 
     reason: FinishReason

@@ -1,6 +1,6 @@
-"""Guessing tokens ahead, for the model to check together. Knows nothing of llama.cpp, threads or HTTP."""
+"""Draft tokens: proposed ahead, for the model to check together."""
 
 from serve.drafting.drafter import Draft, Drafter
-from serve.drafting.model import DraftModel, Wanted, check_same_vocabulary
+from serve.drafting.model import DraftModel, DraftWish, check_same_vocabulary
 
-__all__ = ["Draft", "DraftModel", "Drafter", "Wanted", "check_same_vocabulary"]
+__all__ = ["Draft", "DraftModel", "DraftWish", "Drafter", "check_same_vocabulary"]

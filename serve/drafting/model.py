@@ -1,4 +1,4 @@
-"""Guesses of a second, smaller model of the same vocabulary. Knows nothing of llama.cpp or threads."""
+"""Draft tokens of a second, smaller model of the same vocabulary."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serve.common_prefix import common_prefix
 from serve.decoder import BatchItem, Decoder
+from serve.prefix_tree import common_prefix
 from turbopilot.base.errors import InvalidInput, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
-# Tokens whose bytes are compared: another tokenizer of the same size shows within them.
+# Tokens whose bytes are compared: enough to tell tokenizers of the same size apart.
 _COMPARED = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The sequence to go on from, and how many tokens of it are wanted."""
+class DraftWish:
+    """The sequence to continue, and by how many tokens."""
 
     tokens: Sequence[int]
     n: int
 
 
 class DraftModel:
-    """Greedy continuations by a small model, for all sequences together. It has a sequence for each slot of the engine.
+    """Greedy continuations by a small model, which has a sequence for each slot of the engine.
 
     Args:
         decoder: the small model; used by nobody else.
@@ -40,20 +40,20 @@ class DraftModel:
         """See `Decoder.warm_up`."""
         self._decoder.warm_up()
 
-    def guess(self, wanted: Mapping[int, Wanted]) -> dict[int, list[int]]:
-        """Continuations by slot. None where the small model has no room for a sequence; nothing once it has failed."""
+    def propose(self, wanted: Mapping[int, DraftWish]) -> dict[int, list[int]]:
+        """Return continuations by slot: none for a sequence that does not fit, and none at all once it has failed."""
         if self._broken:
             return {}
         n_ctx = self._decoder.n_ctx
         fitting = {i: w for i, w in wanted.items() if w.n and len(w.tokens) + w.n <= n_ctx}
         try:
-            return self._guess(fitting) if fitting else {}
+            return self._propose(fitting) if fitting else {}
         except TurboPilotError as e:
-            log.warning("the draft model is not asked any more: %s", e)
+            log.warning("the draft model failed and is not used any more: %s", e)
             self._broken = True
             return {}
 
-    def _guess(self, wanted: Mapping[int, Wanted]) -> dict[int, list[int]]:
+    def _propose(self, wanted: Mapping[int, DraftWish]) -> dict[int, list[int]]:
         last = self._read(wanted)
         found: dict[int, list[int]] = {i: [] for i in wanted}
         while last:
@@ -71,8 +71,8 @@ class DraftModel:
             last = following
         return found
 
-    def _read(self, wanted: Mapping[int, Wanted]) -> dict[int, int]:
-        """Compute all tokens but each sequence's last, which is returned."""
+    def _read(self, wanted: Mapping[int, DraftWish]) -> dict[int, int]:
+        """Prefill all tokens but each sequence's last, which is returned."""
         items: list[BatchItem] = []
         for i, w in wanted.items():
             *before, _ = w.tokens
@@ -89,7 +89,7 @@ class DraftModel:
 
 
 def check_same_vocabulary(model: Decoder, draft: Decoder) -> None:
-    """Raise InvalidInput where the draft model's token ids mean something else."""
+    """Raise InvalidInput if the draft model's token ids mean something else."""
     differs = next(
         (t for t in range(min(model.n_vocab, _COMPARED)) if model.piece(t) != draft.piece(t)), None
     )
@@ -100,6 +100,6 @@ def check_same_vocabulary(model: Decoder, draft: Decoder) -> None:
             else f"token {differs} is {draft.piece(differs or 0)!r}, not {model.piece(differs or 0)!r}"
         )
         raise InvalidInput(
-            f"--draft {draft.name}: its vocabulary is another than {model.name}'s ({where})",
+            f"--draft {draft.name}: its vocabulary differs from {model.name}'s ({where})",
             hint="give a smaller model of the same family, such as codegen-350M for codegen-6B",
         )

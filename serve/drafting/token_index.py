@@ -1,4 +1,4 @@
-"""Where the last tokens occurred before, and what followed there. Knows nothing of text, models or requests."""
+"""Where the last tokens occurred before, and what followed there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-KEY = 3  # tokens that must agree for a guess
-MOST = 15  # tokens of a guess: with the one that is certain, 16 make a batch
+KEY = 3  # tokens that must agree
+MOST = 15  # tokens of a draft: with the one that is certain, 16 make a batch
 PLACES = 16  # earlier places looked at, latest first
 FARTHEST = 32  # tokens back that the agreement is measured
 
-# Where this many tokens agree at least: how often the first guessed token is right, and each further one after
-# right ones. Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, StarCoder's
-# tokens. (Where only 2 agree, 44 % to 50 % of the first tokens are right and half of those after them.)
+# If at least this many tokens agree: how often the first draft token is right, and each further one after right ones.
+# Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, StarCoder's tokens. (If only
+# 2 agree, 44 % to 50 % of the first tokens are right and half of those after them.)
 CHANCES = ((8, 0.85, 0.85), (6, 0.75, 0.8), (4, 0.62, 0.75), (KEY, 0.54, 0.65))
 
 _BASE = 1 << 21  # above every vocabulary: three ids make one 63-bit key
@@ -23,8 +23,7 @@ _BREAK = _BASE - 1  # a token that no sequence has, between the context and the 
 class TokenIndex:
     """The tokens of one sequence, and of a context before them, by KEY in a row.
 
-    Each place knows the place before it with the same KEY tokens, so appending is O(1) and finding needs no
-    search.
+    Each place links to the one before it with the same KEY tokens, so appending is O(1) and finding needs no search.
 
     Args:
         tokens: the sequence so far.
@@ -45,11 +44,10 @@ class TokenIndex:
         self._latest = dict(zip(keys.tolist(), range(KEY - 1, len(ids)), strict=False))
 
     def __len__(self) -> int:
-        """Number of tokens, the context's and the mark after it included."""
         return len(self._tokens)
 
     def append(self, token: int) -> None:
-        """The sequence's next token."""
+        """Add the sequence's next token."""
         tokens, at = self._tokens, len(self._tokens)
         tokens.append(token)
         if at < KEY - 1:
@@ -59,15 +57,12 @@ class TokenIndex:
         self._before.append(self._latest.get(key, -1))
         self._latest[key] = at
 
-    def guess(self, most: int = MOST, worth: float = 0.0) -> list[int]:
-        """What followed where most of the last tokens occurred before, of equal places the latest.
+    def propose(self, most: int = MOST, worth: float = 0.0) -> list[int]:
+        """Return what followed where most of the last tokens occurred before, of equal places the latest.
 
         Args:
-            most: tokens to guess, at most; of these MOST at most.
-            worth: guess no token that is less likely to be right than this.
-
-        Returns:
-            The guess, perhaps empty.
+            most: tokens to return, at most; never more than MOST.
+            worth: leave out tokens that are less likely to be right than this.
         """
         place, agree = self._best_place()
         most = min(most, MOST, _worthwhile(agree, worth))
@@ -75,14 +70,14 @@ class TokenIndex:
             return []
         if place < self._end_of_context:
             return self._tokens[place + 1 : min(place + 1 + most, self._end_of_context)]
-        guess = self._tokens[place + 1 : place + 1 + most]
+        draft = self._tokens[place + 1 : place + 1 + most]
         period = len(self._tokens) - 1 - place
-        while len(guess) < most:  # so near the end that what follows there is what is guessed
-            guess += guess[len(guess) - period :][: most - len(guess)]
-        return guess
+        while len(draft) < most:  # so near the end that what follows there is the draft itself
+            draft += draft[len(draft) - period :][: most - len(draft)]
+        return draft
 
     def _best_place(self) -> tuple[int, int]:
-        """The last token of the earlier place that agrees longest, and how many tokens do; 0 where there is none."""
+        """Return the last token of the earlier place that agrees longest, and how many tokens do; 0 for none."""
         best, longest, end = -1, 0, len(self._tokens) - 1
         place = self._before[end] if self._before else -1
         for _ in range(PLACES):
@@ -95,7 +90,7 @@ class TokenIndex:
         return best, longest
 
     def _agreement(self, place: int, end: int) -> int:
-        """How many tokens before `place` and `end` are the same, theirs included; at least KEY."""
+        """Return how many tokens before `place` and `end` are the same, theirs included; at least KEY."""
         tokens, n = self._tokens, KEY
         while n < FARTHEST and n <= place and tokens[place - n] == tokens[end - n]:
             n += 1
@@ -103,7 +98,7 @@ class TokenIndex:
 
 
 def _worthwhile(agree: int, worth: float) -> int:
-    """How many tokens are likely enough where so many agree."""
+    """Return how many tokens are likely enough to be right if `agree` tokens agree."""
     for at_least, chance, further in CHANCES:
         if agree >= at_least:
             n = 0

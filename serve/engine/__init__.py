@@ -1,15 +1,13 @@
-"""From requests to events, one batch at a time. Pure: no threads, sockets or llama.cpp; the clock is handed in.
+"""From requests to events, one batch at a time. Pure: no threads, sockets or llama.cpp; the clock is a parameter.
 
 engine        the step: expire, admit, draft, compute, choose
-requests      all that have begun and not ended: the way in, and the one way out
+requests      all that have begun and not ended; the next token of texts that were continued before
 sequence      one request: its tokens, sampler, text and draft
 scheduler     who runs, where, and with which cached prefix
 planner       which tokens a step computes, and how long steps take
 slots         what each sequence of the KV cache holds
-prefix_tree   the longest prefix that a prompt shares with anything computed before
 prefix_store  prefixes kept in RAM, and on disk across restarts
-answer_cache  the next token of texts that were continued before
-recovery      who goes on when the decoder fails
+recovery      which requests go on when the decoder fails
 """
 
 from serve.engine.engine import Engine, EngineOptions

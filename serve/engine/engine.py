@@ -1,7 +1,7 @@
 """One step at a time from requests to events.
 
-Every accepted request ends in exactly one `Finished`. Whatever happens to one request (NaN in its logits, no room, a
-batch that fails because of it) ends that request, not the engine.
+Every accepted request ends in exactly one `Finished`. A failure of one request (NaN in its logits, no room, a batch
+that fails because of it) ends that request, not the engine.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.decoder import Decoder, Logits
-from serve.drafting import DraftModel, Wanted
-from serve.engine.planner import Chunk, Planner
+from serve.drafting import DraftModel, DraftWish
+from serve.engine.planner import Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
-from serve.engine.scheduler import WORTH_KEEPING, Admission, Scheduler
+from serve.engine.scheduler import WORTH_KEEPING, Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
@@ -29,7 +29,7 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 
-_AHEAD = -1  # the id of what nobody asked for; requests have others
+_AHEAD = -1  # the id of what is computed ahead; requests have others
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class EngineOptions:
     Attributes:
         n_slots: requests that run at once; at most the decoder's `n_seq`.
         random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
-        drafts: propose tokens ahead and compute them together.
-        looks_ahead: while idle, compute what is asked for next if the last completion is accepted.
-        prefix_cache_bytes: RAM for prefixes that lost their place in the KV cache; 0 keeps none.
-        prefix_folder: where they outlive the process, if anywhere.
+        drafts: whether to draft tokens.
+        looks_ahead: while idle, compute what follows if the last completion is accepted.
+        prefix_cache_bytes: RAM of the prefix cache; 0 is none.
+        prefix_folder: where the prefix cache outlives the process, if anywhere.
     """
 
     n_slots: int = 1
@@ -61,7 +61,7 @@ class Engine:
         options: how it is set up.
         clock: seconds, from any start; it may jump.
         draft_model: proposes tokens if the text itself gives nothing to draft from.
-        on_end: called with each sequence that ends, and its tokens.
+        on_end: called with each sequence that ends.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Engine:
         on_end: Callable[[Sequence], None] = lambda _: None,
     ) -> None:
         options = options or EngineOptions()
-        self._decoder, self._clock, self._draft_model = decoder, clock, draft_model
+        self.decoder, self._clock, self._draft_model = decoder, clock, draft_model
         self._looks_ahead = options.looks_ahead
         self.metrics = EngineMetrics(n_cells=decoder.n_cells)
         n_slots = min(options.n_slots, decoder.n_seq)
@@ -96,7 +96,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compute something before the first request, in the thread that calls `step`."""
-        self._decoder.warm_up()
+        self.decoder.warm_up()
         if self._draft_model:
             self._draft_model.warm_up()
 
@@ -111,20 +111,20 @@ class Engine:
         return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
 
     def look_ahead(self) -> None:
-        """While idle, begin what is asked for next if the last completion is accepted.
+        """While idle, begin what follows if the last completion is accepted.
 
-        It is dropped when a request comes; what it has computed by then stays known.
+        The next request ends it; its tokens so far stay in the answer cache.
         """
         if request := self._requests.next_after_last():
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
 
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
-        """Accept a request; one that can never run, or whose answer is known, ends in the events returned."""
+        """Accept a request; one that can never run, or whose answer is cached, ends in the events returned."""
         self._requests.cancel(_AHEAD)
         return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
-        """End a request that nobody waits for any more; nothing if it has ended already."""
+        """End a request; do nothing if it has ended already."""
         return self._counted(self._requests.cancel(request_id))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
@@ -146,39 +146,20 @@ class Engine:
         for slot in self._slots.idle() if self._store.keeps else ():
             cached = self._slots.all[slot].cached
             if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
-                self._store.put(cached, self._decoder.save(slot))
+                self._store.put(cached, self.decoder.save(slot))
         self._store.close()
 
     def step(self) -> list[Emitted]:
         """Compute one batch and return what became certain by it."""
         events = self._requests.expire(self._clock())
-        for admission in self._scheduler.admit():
-            self._prepare(admission)
-        if chunks := self._plan():
-            events += self._compute(chunks)
+        for s in self._scheduler.admit():
+            self._count_admitted(s)
+        if step := self._plan():
+            events += self._compute(step)
         return self._counted([(i, e) for i, e in events if i != _AHEAD])
 
-    def _prepare(self, admission: Admission) -> None:
-        """Bring the prefix that the sequence shares with something computed into its slot."""
-        s, decoder = admission.sequence, self._decoder
-        # Before others are put there, for which it might have to go.
-        state = None if admission.stored is None else self._store.get(admission.stored)
-        for slot, tokens in admission.save:
-            self._store.put(tokens, decoder.save(slot))
-        for slot in admission.clear:
-            decoder.remove(slot, 0)
-        done = True
-        if admission.stored is not None:
-            done = bool(state) and decoder.restore(s.slot, state or b"")
-            if not done:
-                self._store.drop(admission.stored)
-        elif admission.source is not None and admission.source != s.slot:
-            done = decoder.copy(admission.source, s.slot, s.n_past)
-        if not (done and decoder.remove(s.slot, s.n_past)):
-            decoder.remove(s.slot, 0)  # a recurrent state cannot be cut: begin anew
-            self._slots.reset(s)
-        elif admission.stored is not None:
-            self.metrics.restored_tokens += s.n_past
+    def _count_admitted(self, s: Sequence) -> None:
+        self.metrics.restored_tokens += s.n_restored
         if s.is_ours:
             return
         s.began = now = self._clock()
@@ -187,8 +168,8 @@ class Engine:
         self.metrics.prompt_tokens += len(s.request.prompt)
         self.metrics.cached_tokens += s.n_cached
 
-    def _plan(self) -> list[Chunk]:
-        """The next batch. After a failure, those that took part are tried one by one, to find the one at fault."""
+    def _plan(self) -> list[Sequence]:
+        """Plan the next step. After a failure, the sequences of the batch run one by one, to find the one at fault."""
         for s in self._slots.running:
             if s.is_suspect:
                 return self._planner.plan_alone(s)
@@ -198,85 +179,85 @@ class Engine:
     def _draft(self) -> None:
         """Set `draft` of each sequence whose next token the step may choose; empty that of the others.
 
-        What repeats in the text and in earlier completions comes first, the draft model second. Sequences with cells of
-        their own are computed together only as far as they have equally many tokens, and what is over takes a pass of
-        its own: there only one that runs alone gets a draft.
+        Text and earlier completions come first, the draft model second. Sequences with cells of their own are computed
+        together only as far as they have equally many tokens, and the rest takes a pass of its own: then only one that
+        runs alone gets a draft.
         """
         running = self._slots.running
         if self._requests.drafter:
             self._requests.drafter.cost = self._planner.draft_cost
-        only_alone = self._decoder.n_cells > self._decoder.n_ctx
-        wanted: dict[int, Wanted] = {}
+        only_alone = self.decoder.n_cells > self.decoder.n_ctx
+        wanted: dict[int, DraftWish] = {}
         for s in running:
             s.draft = []
             left = s.request.max_tokens - s.n_generated - 1
             if len(running) > 1 and only_alone:
                 continue
-            if not s.drafting or s.n_pending > self._decoder.n_batch or left < 1:
+            if not s.drafting or s.n_pending > self.decoder.n_batch or left < 1:
                 continue
-            s.draft = s.drafting.guess(left)
+            s.draft = s.drafting.propose(left)
             if not s.draft and s.generates and self._draft_model:
-                wanted[s.slot] = Wanted(s.tokens, s.drafting.allowed(left))
+                wanted[s.slot] = DraftWish(s.tokens, s.drafting.allowed(left))
         if wanted and self._draft_model:
             began = self._clock()
-            found = self._draft_model.guess(wanted)
+            found = self._draft_model.propose(wanted)
             self._planner.observe_drafts(sum(map(len, found.values())), self._clock() - began)
             for s in running:
                 s.draft = found.get(s.slot, s.draft)
 
-    def _compute(self, chunks: list[Chunk]) -> list[Emitted]:
-        batch = [item for c in chunks for item in c.items()]
+    def _compute(self, step: list[Sequence]) -> list[Emitted]:
+        batch = [item for s in step for item in s.batch()]
         began = self._clock()
         try:
-            rows = self._decoder.decode(batch)
+            rows = self.decoder.decode(batch)
         except NoKvSlot as e:
-            return self._recovery.make_room(chunks, e)
+            return self._recovery.make_room(step, e)
         except (DecodeAborted, BadBatch, DecoderFailed) as e:
-            return self._recovery.survive(chunks, e)
+            return self._recovery.survive(step, e)
         now = self._clock()
-        self._planner.observe(len(batch), now - began, n_sequences=len(chunks))
+        self._planner.observe(len(batch), now - began, n_sequences=len(step))
         m = self.metrics
         m.steps += 1
         m.batch_tokens += len(batch)
-        m.batch_sequences += len(chunks)
+        m.batch_sequences += len(step)
         m.decode_seconds += max(0.0, now - began)
         events: list[Emitted] = []
         row = 0
-        for c in chunks:
-            s, n = c.sequence, c.n_scored
-            self._slots.computed(s, c.stop)
-            if n or (s.request.scores_prompt and c.start == 0):
-                events.append((s.id, s.score(rows[row : row + n], c.start, self._decoder)))
+        for s in step:
+            start, n = s.n_past, s.n_to_score
+            self._slots.computed(s, s.stop)
+            if n or (s.request.scores_prompt and start == 0):
+                events.append((s.id, s.score(rows[row : row + n], start, self.decoder)))
                 row += n
-            if not c.is_last:
+            if not s.is_complete:
                 continue
             s.is_suspect = False
             if s.only_warms:
                 events += self._requests.end(s, "length")
             else:
-                events += self._advance(c, rows[row : row + 1 + c.n_draft], now)
-                row += 1 + c.n_draft
+                n = 1 + len(s.draft)
+                events += self._advance(s, rows[row : row + n], now)
+                row += n
         return events
 
-    def _advance(self, c: Chunk, rows: Logits, now: float) -> list[Emitted]:
+    def _advance(self, s: Sequence, rows: Logits, now: float) -> list[Emitted]:
         """Choose a sequence's next tokens, and forget the draft tokens that were wrong."""
-        s = c.sequence
         since, before = s.last_at if s.first_at is not None else None, s.n_generated
         try:
-            deltas, n_right = s.advance(rows, self._decoder, now, self._requests.learn)
+            deltas, n_right = s.advance(rows, self.decoder, now, self._requests.learn)
         except TurboPilotError as e:  # NaN in the logits, a grammar that leaves no token
             return self._recovery.lose(s, e)
-        self._slots.computed(s, c.stop + n_right)
-        if n_right < c.n_draft:
-            self._decoder.remove(s.slot, s.n_past)
-        self.metrics.drafted_tokens += c.n_draft
+        self._slots.computed(s, s.stop + n_right)
+        if n_right < len(s.draft):
+            self.decoder.remove(s.slot, s.n_past)
+        self.metrics.drafted_tokens += len(s.draft)
         self.metrics.accepted_tokens += n_right
         self._requests.count_tokens(s, s.n_generated - before, since, now)
         events: list[Emitted] = [(s.id, delta) for delta in deltas]
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 
     def _counted(self, events: list[Emitted]) -> list[Emitted]:
-        """The same events, when the gauges are up to date."""
+        """Update the gauges, and return the events."""
         m, scheduler = self.metrics, self._scheduler
         m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting takes longer than a step may
@@ -285,7 +266,7 @@ class Engine:
         return events
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the books do not balance; for tests and when idle."""
+        """Raise AssertionError if the state is inconsistent."""
         self._scheduler.check_integrity()
         self._requests.check_integrity()
         if not self.has_work:

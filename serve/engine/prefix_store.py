@@ -1,7 +1,6 @@
-"""Prefixes that lost their place in the KV cache: kept in RAM, and on disk across restarts.
+"""The prefix cache: KV state of prefixes that lost their slot, kept in RAM and on disk across restarts.
 
-A prefix comes back at the speed of memory, some thousand times faster than it was computed. Files hold what the
-user's code became in the model, and its tokens: only the user may read them. One file is:
+Files hold the KV state of the user's code, and its tokens: only the user may read them. One file is:
 
     magic (8 bytes) · identity (16 ASCII) · number of tokens, bytes of the state (8 bytes each, little-endian)
     · SHA-256 of what follows (32 bytes) · tokens (4 bytes each) · state
@@ -21,15 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from serve.engine.prefix_tree import PrefixTree
+from serve.prefix_tree import PrefixTree
 from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
 SUFFIX = ".prefix"
-# A document that is edited leaves a prefix behind each time, the same but for its end. So few tokens are computed anew
-# in less time than the room is worth.
+# Editing a document leaves prefixes that differ only at the end: so few tokens are cheaper to compute than to keep.
 FEW = 32
 _MAGIC = b"TPKV\0\0\0\1"
 _HEAD = struct.Struct("<8s16sQQ32s")
@@ -50,11 +48,11 @@ class _Entry:
 
 
 class PrefixStore:
-    """Drops the least recently used prefix if there is no room.
+    """Prefixes by key; drops the least recently used one if there is no room.
 
     Args:
         max_bytes: RAM for all of them; on disk they may take as much. 0 keeps nothing.
-        identity: of the decoder: files of another are not touched.
+        identity: of the decoder; files of another are not touched.
         folder: where they outlive the process.
     """
 
@@ -89,7 +87,7 @@ class PrefixStore:
         return best is not None and best[0] == len(tokens)
 
     def put(self, tokens: Sequence[int], state: bytes) -> None:
-        """Keep a prefix; those that it contains but for a few tokens go, and the oldest if there is no room."""
+        """Keep a prefix instead of those that it contains but for a few tokens; drop the oldest if there is no room."""
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
         for n, keys in list(self._tree.match(tokens)):
@@ -116,7 +114,7 @@ class PrefixStore:
         return entry.state
 
     def drop(self, key: int) -> None:
-        """Forget a prefix; harmless if that has happened already."""
+        """Forget a prefix; do nothing if that has happened already."""
         if entry := self._entries.pop(key, None):
             self._tree.remove(key)
             self.n_bytes -= entry.n_bytes
@@ -135,7 +133,7 @@ class PrefixStore:
                 kept.add(entry.file or self._write(self._folder, entry))
                 left -= size
             except (OSError, TurboPilotError) as e:
-                log.warning("prefixes are not kept: %s", e)
+                log.warning("the prefix cache is not kept: %s", e)
                 break
         for path in self._folder.glob(f"{self._identity}-*{SUFFIX}"):
             if path not in kept:
@@ -148,7 +146,7 @@ class PrefixStore:
         return path
 
     def _index(self, folder: Path) -> None:
-        """Learn what the files hold; their states are read when they are wanted."""
+        """Read the tokens of all files; states are read when they are needed."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(
             folder.glob(f"{self._identity}-*{SUFFIX}"), key=lambda p: p.stat().st_mtime_ns
@@ -177,7 +175,7 @@ class PrefixStore:
 
 
 def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:
-    """Write a file that appears whole or not at all, and that its owner alone can read.
+    """Write a file, whole or not at all, that only its owner can read.
 
     Raises:
         OSError, TurboPilotError: it cannot be written.
@@ -198,7 +196,7 @@ def read_tokens(path: Path, identity: str) -> tuple[int, ...]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no such file, another model's, or truncated.
+        ValueError: it is not a prefix of this model, or truncated.
     """
     with path.open("rb") as f:
         n_tokens, _, _ = _read_head(f, path, identity)
@@ -221,10 +219,10 @@ def read_prefix(path: Path, identity: str) -> bytes:
 def _read_head(f: BinaryIO, path: Path, identity: str) -> tuple[int, int, bytes]:
     data = f.read(_HEAD.size)
     if len(data) < _HEAD.size:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     magic, owner, n_tokens, n_state, digest = _HEAD.unpack(data)
     if magic != _MAGIC or owner != identity.encode("ascii"):
-        raise ValueError("it is no prefix of this model")
+        raise ValueError("it is not a prefix of this model")
     if path.stat().st_size != _HEAD.size + 4 * n_tokens + n_state:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return n_tokens, n_state, digest

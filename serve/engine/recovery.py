@@ -1,11 +1,10 @@
-"""What is done when the decoder fails: who is at fault, who goes on, and with what."""
+"""Handling of a decoder's failures: which request is at fault, and how the others go on."""
 
 from __future__ import annotations
 
 import logging
 
 from serve.decoder import Decoder
-from serve.engine.planner import Chunk
 from serve.engine.requests import Emitted, Requests
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
@@ -16,14 +15,7 @@ log = logging.getLogger("turbopilot.engine")
 
 
 class Recovery:
-    """Ends the request at fault, if one can be named, and lets the others go on.
-
-    Args:
-        decoder: its KV cache may have to be made anew.
-        slots: who runs where.
-        requests: ends them.
-        metrics: counts failures.
-    """
+    """Ends the request at fault, if it is known, and lets the others go on."""
 
     def __init__(
         self, decoder: Decoder, slots: Slots, requests: Requests, metrics: EngineMetrics
@@ -31,32 +23,32 @@ class Recovery:
         self._decoder, self._slots = decoder, slots
         self._requests, self._metrics = requests, metrics
 
-    def make_room(self, chunks: list[Chunk], error: NoKvSlot) -> list[Emitted]:
-        """No cell was free: give up idle tokens and try again in the next step, or end the newest request."""
+    def make_room(self, step: list[Sequence], error: NoKvSlot) -> list[Emitted]:
+        """After a step found no free cell, empty the idle slots for the next one, or end the step's last request."""
         idle = self._slots.idle()
         for slot in idle:
             self._decoder.remove(slot, 0)
             self._slots.forget(slot)
-        return [] if idle else self.lose(chunks[-1].sequence, error)
+        return [] if idle else self.lose(step[-1], error)
 
     def lose(self, s: Sequence, error: TurboPilotError) -> list[Emitted]:
-        """End a request whose part of the KV cache is not to be trusted."""
+        """End a request whose part of the KV cache is not to be trusted any more."""
         slot = s.slot
         events = self._requests.end(s, "error", error)
         self._decoder.remove(slot, 0)
         self._slots.forget(slot)
         return events
 
-    def survive(self, chunks: list[Chunk], error: TurboPilotError) -> list[Emitted]:
-        """A batch failed. Who was alone in it is at fault and ends; several are tried again, one by one.
+    def survive(self, step: list[Sequence], error: TurboPilotError) -> list[Emitted]:
+        """After a batch failed, end the sequence that was alone in it, or try several again one by one.
 
         Raises:
             ServeError: llama.cpp cannot make a new context.
         """
         self._metrics.failures += 1
-        log.warning("a batch of %d sequences failed: %s", len(chunks), error)
+        log.warning("a batch of %d sequences failed: %s", len(step), error)
         events: list[Emitted] = []
-        suspects = [c.sequence for c in chunks]
+        suspects = list(step)
         if len(suspects) == 1:
             events = self.lose(suspects.pop(), error)
         if isinstance(error, DecoderFailed):
@@ -70,7 +62,7 @@ class Recovery:
         return events
 
     def rebuild(self) -> None:
-        """Make the KV cache anew; what runs computes its tokens again."""
+        """Make a new KV cache; running sequences compute their tokens again."""
         self._metrics.rebuilds += 1
         self._decoder.rebuild()
         for slot in self._slots.free():

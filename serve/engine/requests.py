@@ -1,4 +1,4 @@
-"""The book of requests that have begun and not ended: how they begin, and the one way out."""
+"""Requests that have begun and not ended: how they begin, the answer cache, and the one way out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ import numpy as np
 
 from serve.decoder import Decoder
 from serve.drafting import Drafter
-from serve.engine.answer_cache import KnownTokens
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
-from serve.request import (
-    Event,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    TextDelta,
-    Usage,
-)
+from serve.request import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
 from serve.sampling import Sampler, seed_sequence
 from turbopilot.base.errors import (
     ContextLengthExceeded,
@@ -32,9 +24,39 @@ from turbopilot.base.errors import (
 
 Emitted: TypeAlias = tuple[int, Event]
 
+# About 10 MB of Python objects when full: some thousand completions.
+MOST_ANSWERS = 65_536
+
+
+class AnswerCache:
+    """The next token of texts that were continued before. The half that was not used lately is forgotten.
+
+    Greedy generation is a function of the tokens before it, so the continuation of a text that was continued already
+    (after a backspace in the editor, in a second window, while a completion is typed along) needs no computation.
+    The keys are names of sequences; their length makes a collision harmless but for sequences of one length.
+    """
+
+    def __init__(self, most: int = MOST_ANSWERS) -> None:
+        self._half = max(1, most // 2)
+        self._young: dict[int, tuple[int, int]] = {}  # name → (length, next token)
+        self._old: dict[int, tuple[int, int]] = {}
+
+    def learn(self, name: int, length: int, token: int) -> None:
+        """Remember that `token` follows the sequence."""
+        self._young[name] = (length, token)
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+
+    def next(self, name: int, length: int) -> int | None:
+        """Return what follows the sequence, if it is known."""
+        found = self._young.get(name)
+        if found is None and (found := self._old.get(name)) is not None:
+            self._young[name] = found
+        return found[1] if found and found[0] == length else None
+
 
 def _tokens(decoder: Decoder, data: bytes) -> list[int]:
-    """Token ids of bytes that may end within a character."""
+    """Return the token ids of bytes that may end within a character."""
     return decoder.tokenize(data.decode("utf-8", "ignore"), parse_special=False)
 
 
@@ -43,10 +65,10 @@ class Requests:
 
     Args:
         decoder: the model.
-        scheduler: runs them.
+        scheduler: gets the requests.
         metrics: counts tokens and ends.
         random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
-        drafts: whether they propose tokens ahead.
+        drafts: whether to draft tokens.
         on_end: called with each that ends.
     """
 
@@ -64,7 +86,7 @@ class Requests:
         self._on_end = on_end
         self._under_way: dict[int, Sequence] = {}
         self._named: dict[str, int] = {}
-        self._known = KnownTokens()
+        self._answers = AnswerCache()
         self._last: Sequence | None = None  # the completion that somebody looks at now
         self.drafter = (
             Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
@@ -83,11 +105,10 @@ class Requests:
     def begin(
         self, request_id: int, request: GenerationRequest, now: float, *, ours: bool = False
     ) -> list[Emitted]:
-        """Accept a request, or begin one that nobody asked for.
+        """Accept a request, or with `ours` begin one that nobody asked for.
 
         Returns:
-            What is certain at once: the end of a request that it supersedes, a refusal, the tokens that are known to
-            follow.
+            What is certain at once: the end of a request that it supersedes, a refusal, cached tokens.
         """
         events: list[Emitted] = []
         name = request.supersedes
@@ -137,11 +158,11 @@ class Requests:
         return Sequence(request_id, request, sampler, drafting, now, ours)
 
     def _replay(self, s: Sequence) -> list[Emitted]:
-        """Take the tokens that are known to follow; perhaps they are all that is wanted."""
+        """Take the tokens that the answer cache holds; perhaps they are all that is asked for."""
         events: list[Emitted] = []
         if s.only_warms or not s.follows_from_tokens:
             return events
-        while (token := self._known.next(s.name, len(s.tokens))) is not None:
+        while (token := self._answers.next(s.name, len(s.tokens))) is not None:
             if delta := s.take(token, None, self._decoder, s.submitted):
                 events.append((s.id, delta))
             if s.ended:
@@ -158,7 +179,7 @@ class Requests:
         return self._last is not None
 
     def next_after_last(self) -> GenerationRequest | None:
-        """What is asked for next if the last completion is accepted as it is; once."""
+        """Return what follows if the last completion is accepted as it is; once."""
         last, self._last = self._last, None
         if last is None or len(last.tokens) + last.request.max_tokens > self._decoder.n_ctx:
             return None
@@ -169,10 +190,10 @@ class Requests:
     def learn(self, s: Sequence, token: int) -> None:
         """Remember that `token` follows the sequence."""
         if s.follows_from_tokens:
-            self._known.learn(s.name, len(s.tokens), token)
+            self._answers.learn(s.name, len(s.tokens), token)
 
     def count_tokens(self, s: Sequence, n_new: int, since: float | None, now: float) -> None:
-        """Count `n_new` tokens; the one before them came at `since`, or they are the first."""
+        """Count `n_new` tokens; the one before them came at `since`, None if they are the first."""
         if s.is_ours:
             self._metrics.ahead_tokens += n_new
             return
@@ -184,7 +205,7 @@ class Requests:
                 self._metrics.token_seconds.observe(max(0.0, now - since) / n_new)
 
     def expire(self, now: float) -> list[Emitted]:
-        """End those whose deadline has passed."""
+        """End requests whose deadline has passed."""
         events: list[Emitted] = []
         for s in [s for s in self._under_way.values() if s.is_late(now)]:
             if s.n_generated:
@@ -198,7 +219,7 @@ class Requests:
         return events
 
     def cancel(self, request_id: int) -> list[Emitted]:
-        """End a request that nobody waits for any more; nothing if it has ended already."""
+        """End a request; do nothing if it has ended already."""
         s = self._under_way.get(request_id)
         return self.end(s, "cancelled") if s else []
 
@@ -229,11 +250,11 @@ class Requests:
         return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]
 
     def end_all(self, error: TurboPilotError | None) -> list[Emitted]:
-        """End everything: with the error, or as cancelled without one."""
+        """End all requests: with the error, or as cancelled without one."""
         reason: FinishReason = "error" if error else "cancelled"
         return [e for s in tuple(self._under_way.values()) for e in self.end(s, reason, error)]
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the books do not balance."""
+        """Raise AssertionError if the state is inconsistent."""
         assert all(i in self._under_way for i in self._named.values())
         assert all(s.is_scheduled for s in self._under_way.values())

@@ -1,56 +1,36 @@
 """Who runs next, where, and with which cached prefix.
 
-Requests run in slots: sequences of one KV cache. A request is admitted, first come first served, when a slot is
-free and the cells that it may need (prompt and `max_tokens`) can be reserved, so a running request never runs out of
-room. It begins with the longest prefix of its tokens that is computed already: in its own slot, in another one, or in
-the store. One that shares a longer prefix with a prompt that is being computed right now waits for that instead of
-computing it a second time; others go past it.
+Requests run in slots: sequences of one KV cache. A request is admitted, first come first served, when a slot is free
+and the cells that it may need (prompt and `max_tokens`) can be reserved, so a running request never runs out of room.
+It begins with the longest cached prefix of its tokens: in its own slot, in another one, or in the prefix cache. If it
+shares a longer prefix with a prompt that is being prefilled, it waits for that instead of computing it again; others go
+past it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from serve.decoder import Decoder
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.sequence import WAITING, Sequence
 from serve.engine.slots import Slots
 
-# Fewer computed tokens than this are not worth a copy: to compute them takes no more than a step or two.
+# Fewer tokens than this are not worth a copy: to compute them takes no more than a step or two.
 WORTH_KEEPING = 32
-# Fewer than this are not worth another slot's place: a completion that was not accepted, and what was computed ahead of
-# it, are no reason to lose another file.
+# Fewer than this are not worth another slot: a completion that was not accepted, and what was computed ahead of it, are
+# no reason to lose another file.
 WORTH_A_SLOT = 128
-# More tokens than this are worth a step's waiting, if a running prompt will have computed them soon.
+# From this many tokens on it pays to wait until a running prompt has computed them.
 WORTH_WAITING = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A sequence that begins to run in `sequence.slot`, with its first `sequence.n_past` tokens computed.
-
-    Attributes:
-        sequence: who begins.
-        save: slots whose tokens go into the store first, with those tokens.
-        clear: slots to empty.
-        source: the slot that holds the prefix, if any.
-        stored: the key of the stored prefix that holds it, if any.
-    """
-
-    sequence: Sequence
-    save: tuple[tuple[int, tuple[int, ...]], ...]
-    clear: tuple[int, ...]
-    source: int | None
-    stored: int | None
 
 
 class Scheduler:
     """First come, first served, over a fixed number of slots.
 
     Args:
-        decoder: its sizes count; it is not called.
+        decoder: prefixes are put into place in its KV cache.
         n_slots: requests that run at once; at most the decoder's `n_batch`.
         store: prefixes outside of the KV cache.
     """
@@ -58,11 +38,7 @@ class Scheduler:
     def __init__(self, decoder: Decoder, n_slots: int, store: PrefixStore) -> None:
         if not 1 <= n_slots <= decoder.n_batch:
             raise ValueError(f"{n_slots} slots do not fit into batches of {decoder.n_batch}")
-        self._n_ctx, self._n_cells, self._can_cut = (
-            decoder.n_ctx,
-            decoder.n_cells,
-            decoder.can_cut,
-        )
+        self._decoder, self._can_cut = decoder, decoder.can_cut
         self._store = store
         self.slots = Slots(n_slots, pooled=decoder.n_cells < n_slots * decoder.n_ctx)
         self._waiting: deque[Sequence] = deque()
@@ -79,8 +55,10 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit into the context on its own."""
-        if not 1 <= len(sequence.tokens) <= sequence.n_reserved <= self._n_ctx:
-            raise ValueError(f"sequence {sequence.id} does not fit into {self._n_ctx} cells")
+        if not 1 <= len(sequence.tokens) <= sequence.n_reserved <= self._decoder.n_ctx:
+            raise ValueError(
+                f"sequence {sequence.id} does not fit into {self._decoder.n_ctx} cells"
+            )
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -90,21 +68,16 @@ class Scheduler:
         else:
             self.slots.release(sequence)
 
-    def admit(self) -> Iterator[Admission]:
-        """Move waiting sequences into slots while both last; those that only warm the cache come last.
-
-        Carry out each admission before asking for the next, which may build on it.
-        """
+    def admit(self) -> Iterator[Sequence]:
+        """Move waiting sequences into slots while both last; those that only warm the cache come last."""
         for sequence in sorted(self._waiting, key=lambda s: s.idles):
             if not self.slots.free():
                 break
             if self._will_share_more(sequence):
                 continue
-            admission = self._place(sequence)
-            if admission is None:
+            if not self._place(sequence):
                 break  # nobody overtakes one that waits for room: it would wait for ever
-            self._waiting.remove(sequence)
-            yield admission
+            yield sequence
 
     def _will_share_more(self, sequence: Sequence) -> bool:
         """Whether a running prompt will soon hold clearly more of this one's prefix than anything does now."""
@@ -119,9 +92,9 @@ class Scheduler:
                 soon = max(soon, n)
         return soon >= now + WORTH_WAITING
 
-    def _place(self, sequence: Sequence) -> Admission | None:
-        """Put a waiting sequence into a slot; None if there is no room for it yet. Some slot must be free."""
-        # The last token is computed in any case, for its logits; and all that are judged.
+    def _place(self, sequence: Sequence) -> bool:
+        """Put a waiting sequence into a slot; False if there is no room for it yet. Some slot must be free."""
+        # The last token is computed in any case, for its logits; so are all that are scored.
         prefix = [] if sequence.n_scored else sequence.tokens[:-1]
         source, keep = self._best_slot(prefix)
         stored = self._store.longest(prefix)
@@ -139,22 +112,54 @@ class Scheduler:
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
             if room is None:
-                return None
+                return False
             clear += room
         lost = [*clear, slot] if slot == source else clear
-        save = tuple(
-            (i, tuple(self.slots.all[i].cached))
+        save = [
+            (i, self.slots.all[i].cached)
             for i in lost
             if self._is_worth_saving(i, keep if i == source else 0, lost)
-        )
+        ]
         for i in clear:
             self.slots.forget(i)
+        self._waiting.remove(sequence)
         sequence.n_past = keep
         self.slots.occupy(slot, sequence, source)
-        return Admission(sequence, save, tuple(clear), source, key)
+        # Before others are stored, for which it might have to go.
+        state = None if key is None else self._store.get(key)
+        for i, tokens in save:
+            self._store.put(tokens, self._decoder.save(i))
+        for i in clear:
+            self._decoder.remove(i, 0)
+        self._fetch_prefix(sequence, source, key, state)
+        return True
+
+    def _fetch_prefix(
+        self, sequence: Sequence, source: int | None, key: int | None, state: bytes | None
+    ) -> None:
+        """Bring the first `n_past` tokens into the sequence's slot: from the store, a copy of another slot, or there.
+
+        Args:
+            sequence: in its slot.
+            source: the slot that holds the prefix, if any.
+            key: the stored prefix that holds it, if any.
+            state: of that; None if it was dropped.
+        """
+        slot, decoder, done = sequence.slot, self._decoder, True
+        if key is not None:
+            done = bool(state) and decoder.restore(slot, state or b"")
+            if not done:
+                self._store.drop(key)
+        elif source is not None and source != slot:
+            done = decoder.copy(source, slot, sequence.n_past)
+        if not (done and decoder.remove(slot, sequence.n_past)):
+            decoder.remove(slot, 0)  # a recurrent state cannot be cut: begin anew
+            self.slots.reset(sequence)
+        elif key is not None:
+            sequence.n_restored = sequence.n_past
 
     def _best_slot(self, prefix: list[int]) -> tuple[int | None, int]:
-        """The slot that holds most of the prefix, and how much; of equal ones a free one, which needs no copy."""
+        """Return the slot that holds most of the prefix, and how much; of equal ones a free one, without a copy."""
         best, keep = None, 0
         for slot, n in self.slots.shared(prefix).items():
             s = self.slots.all[slot]
@@ -168,7 +173,7 @@ class Scheduler:
         return best, keep
 
     def _target(self, source: int | None, keep: int) -> int:
-        """Where to run: in the source, unless it is taken or would lose much that another slot has room for."""
+        """Return where to run: in the source, unless it is taken or would lose much that another slot has room for."""
         free = self.slots.free()
         others = [i for i in free if i != source]
         empty = [i for i in others if not self.slots.all[i].cached]
@@ -185,7 +190,7 @@ class Scheduler:
         )
 
     def _n_unique(self, slot: int, lost: Collection[int] = ()) -> int:
-        """Tokens of an idle slot that no other holds, except those that are lost with it.
+        """Return how many tokens of an idle slot no other slot holds, except those in `lost`.
 
         A document that is edited leaves copies behind that differ in a few tokens.
         """
@@ -200,10 +205,10 @@ class Scheduler:
     def _make_room(
         self, sequence: Sequence, slot: int, source: int | None, keep: int
     ) -> list[int] | None:
-        """Which idle slots to empty besides the target; None if the running ones leave too little.
+        """Return which idle slots to empty besides the target; None if the running ones leave too little room.
 
-        Every cell of the pool is looked at for every token that is computed, so what can come back from the store
-        does not stay while others run.
+        Each token that is computed looks at every cell of the pool, so what can come back from the store does not stay
+        while others run.
         """
         promised = sum(s.n_reserved - s.n_past for s in self.slots.running)
         needed = promised + sequence.n_reserved - (keep if source is not None else 0)
@@ -212,15 +217,15 @@ class Scheduler:
         for i in self.slots.idle():
             if i in (slot, source):
                 continue
-            fits = self.slots.used_cells(cut) + needed <= self._n_cells
+            fits = self.slots.used_cells(cut) + needed <= self._decoder.n_cells
             if fits and not self._store.keeps:
                 break
             cut[i] = 0
             evict.append(i)
-        return evict if self.slots.used_cells(cut) + needed <= self._n_cells else None
+        return evict if self.slots.used_cells(cut) + needed <= self._decoder.n_cells else None
 
     def _is_worth_saving(self, slot: int, keep: int, lost: Collection[int]) -> bool:
-        """Whether a slot that is to hold only its first `keep` tokens holds what would be missed."""
+        """Whether a slot that is to keep only its first `keep` tokens holds others worth storing."""
         if not self._store.keeps:
             return False
         cached = self.slots.all[slot].cached
@@ -230,8 +235,8 @@ class Scheduler:
         return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the books do not balance; cheap, for tests and when idle."""
+        """Raise AssertionError if the state is inconsistent; cheap."""
         promised = sum(s.n_reserved - s.n_past for s in self.slots.running)
-        assert self.slots.used_cells() + promised <= self._n_cells
+        assert self.slots.used_cells() + promised <= self._decoder.n_cells
         assert all(s.slot == WAITING for s in self._waiting)
         self.slots.check_integrity()

@@ -1,14 +1,13 @@
-"""One request in the engine: its tokens, how the next is chosen, and what is certain of its text."""
+"""One request in the engine: its tokens, its part of a step, how its next token is chosen, and its text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from serve.decoder import Decoder, Logits
+from serve.decoder import BatchItem, Decoder, Logits
 from serve.drafting import Draft
-from serve.engine.answer_cache import chain, chain_all
 from serve.request import (
     ChosenToken,
     FinishReason,
@@ -24,31 +23,36 @@ from serve.text import TextStream
 WAITING = -1
 
 
+def name_of(tokens: Iterable[int], before: int = 0) -> int:
+    """Return the name (64 bits) of a token sequence; `before`: that of a sequence which these tokens continue."""
+    for token in tokens:
+        before = hash((before, token))
+    return before
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One request, and its place in the KV cache.
 
     Attributes:
-        id: the request's.
-        request: what is asked for.
-        sampler: chooses its tokens.
-        drafting: proposes tokens ahead; None proposes nothing.
+        drafting: proposes draft tokens; None proposes nothing.
         submitted: the clock when it came.
         is_ours: nobody asked for it: only the answer cache learns from it.
-        text: the bytes of its tokens, and what may be shown of them.
         tokens: prompt, then what was generated.
-        name: of the tokens, in the answer cache.
+        name: of `tokens`, in the answer cache.
         idles: it only warms the cache, and gets what the others leave.
         slot: where it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
+        stop: how many are when the present step has been computed.
+        draft: draft tokens after `tokens`, computed with the last of them.
         is_suspect: whether it took part in a batch that failed, and has not been computed alone since.
-        draft: draft tokens after `tokens`, to be computed with the last of them.
         n_cached: prompt tokens that were in the KV cache.
+        n_restored: tokens that came from the prefix cache.
         n_drafted, n_accepted: draft tokens that were computed, and that were right.
-        n_judged: prompt tokens whose log probabilities were reported.
+        n_reported: prompt tokens whose log probabilities were reported.
         began: the clock when it began to run.
         first_at, last_at: the clock at its first and its last token.
-        has_line: whether a line has been completed.
+        has_line: whether a line is complete.
         is_scheduled: whether the scheduler has it.
         ended: why it needs no more tokens.
     """
@@ -65,12 +69,14 @@ class Sequence:
     idles: bool = field(init=False)
     slot: int = WAITING
     n_past: int = 0
-    is_suspect: bool = False
+    stop: int = 0
     draft: list[int] = field(default_factory=list)
+    is_suspect: bool = False
     n_cached: int = 0
+    n_restored: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
-    n_judged: int = 0
+    n_reported: int = 0
     began: float | None = None
     first_at: float | None = None
     last_at: float = 0.0
@@ -81,28 +87,49 @@ class Sequence:
     def __post_init__(self) -> None:
         self.text = TextStream(self.request.stop)
         self.tokens = list(self.request.prompt)
-        self.name = chain_all(self.request.prompt)
+        self.name = name_of(self.request.prompt)
         self.idles = self.only_warms and not self.request.scores_prompt
 
     @property
     def n_reserved(self) -> int:
-        """Cells that it may need in all."""
+        """Most cells that it may need."""
         return len(self.request.prompt) + self.request.max_tokens
 
     @property
     def n_scored(self) -> int:
-        """How many of its first tokens need logits, which judge the next."""
+        """How many of its first tokens need logits, to score the next."""
         return len(self.request.prompt) - 1 if self.request.scores_prompt else 0
 
     @property
     def n_pending(self) -> int:
-        """Tokens that are still to be computed."""
+        """Tokens that are not computed yet."""
         return len(self.tokens) - self.n_past
 
     @property
     def generates(self) -> bool:
-        """Whether one more token's computation gives the next."""
+        """Whether the computation of one more token gives the next."""
         return self.n_pending == 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its next token can be chosen after the present step."""
+        return self.stop == len(self.tokens)
+
+    @property
+    def n_to_score(self) -> int:
+        """How many of its tokens in the present step need logits, to score the next of the prompt."""
+        return max(0, min(self.stop, self.n_scored) - self.n_past)
+
+    def batch(self) -> list[BatchItem]:
+        """Return its part of the step's batch, with logits wherever a token is to be chosen or scored."""
+        scored = self.n_past + self.n_to_score
+        last = self.stop - 1 if self.is_complete and not self.only_warms else -1
+        items = [
+            BatchItem(self.tokens[i], i, self.slot, i < scored or i == last)
+            for i in range(self.n_past, self.stop)
+        ]
+        items += [BatchItem(t, i, self.slot, True) for i, t in enumerate(self.draft, self.stop)]
+        return items
 
     @property
     def n_generated(self) -> int:
@@ -111,17 +138,17 @@ class Sequence:
 
     @property
     def only_warms(self) -> bool:
-        """Whether no token is wanted, only a warm cache."""
+        """Whether it asks for no token, only for a warm cache."""
         return self.request.max_tokens == 0
 
     @property
     def follows_from_tokens(self) -> bool:
-        """Whether its next token is a function of those before it, and nothing else is asked about it."""
+        """Whether its next token is a function of those before it, and all that is asked for."""
         return self.request.sampling.is_plain_greedy and self.request.n_logprobs is None
 
     @property
     def usage(self) -> Usage:
-        """Its token counts and times so far. A clock that jumps makes no time negative."""
+        """Token counts and times so far; 0 where the clock jumped back."""
         prompt_seconds = predict_seconds = 0.0
         if self.began is not None and self.first_at is not None:
             prompt_seconds = max(0.0, self.first_at - self.began)
@@ -150,7 +177,7 @@ class Sequence:
     ) -> tuple[list[TextDelta], int]:
         """Choose the next tokens: one, and one more for each draft token that turns out right.
 
-        Each is chosen as if there had been no draft, so drafts change nothing but the time. Sets `ended` at the last.
+        Each is chosen as if there had been no draft, so drafts change only the time. Set `ended` at the last.
 
         Args:
             rows: logits after the last token, and after each computed draft token: (1 + drafted, n_vocab).
@@ -159,7 +186,7 @@ class Sequence:
             learn: called with each token before it is taken.
 
         Returns:
-            What became certain of the text, and how many draft tokens were right.
+            The text that became certain, and how many draft tokens were right.
 
         Raises:
             DecoderFailed: logits are NaN or infinite.
@@ -184,7 +211,7 @@ class Sequence:
         return deltas, n_right
 
     def score(self, rows: Logits, start: int, decoder: Decoder) -> PromptScored:
-        """Judge the prompt's tokens after `start`; the first token comes before the second, unjudged.
+        """Score the prompt's tokens after `start`; the first of all is reported without a score.
 
         Args:
             rows: logits after token `start` and those behind it: (n, n_vocab).
@@ -192,30 +219,23 @@ class Sequence:
             decoder: for the tokens' bytes.
         """
         prompt, n = self.request.prompt, self.request.n_logprobs or 0
-        judged = []
-        if not self.n_judged:
+        scored = []
+        if not self.n_reported:
             first = TokenLogprob(prompt[0], decoder.piece(prompt[0]), math.nan)
-            judged.append(ChosenToken(first, ()))
-            self.n_judged = 1
+            scored.append(ChosenToken(first, ()))
+            self.n_reported = 1
         # What was reported before the KV cache was lost is not reported again.
-        for row in rows[self.n_judged - start - 1 :]:
-            judged.append(logprobs(row, prompt[self.n_judged], n, decoder.piece))
-            self.n_judged += 1
-        return PromptScored(tuple(judged))
+        for row in rows[self.n_reported - start - 1 :]:
+            scored.append(logprobs(row, prompt[self.n_reported], n, decoder.piece))
+            self.n_reported += 1
+        return PromptScored(tuple(scored))
 
     def take(
         self, token: int, logits: Logits | None, decoder: Decoder, now: float
     ) -> TextDelta | None:
-        """Add a token, or end with it and set `ended`.
+        """Add a token, or end with it and set `ended`; return the text that became certain, if any.
 
-        Args:
-            token: chosen, or known to follow.
-            logits: those that it was chosen from, for log probabilities.
-            decoder: for the token's bytes.
-            now: the clock.
-
-        Returns:
-            What became certain of the text, if anything.
+        `logits` are those that it was chosen from, for log probabilities; None if it was known to follow.
         """
         chosen: tuple[ChosenToken, ...] = ()
         if self.request.n_logprobs is not None and logits is not None:
@@ -235,7 +255,7 @@ class Sequence:
 
     def _append(self, token: int, data: bytes, now: float) -> None:
         self.tokens.append(token)
-        self.name = chain(self.name, token)
+        self.name = name_of((token,), self.name)
         if self.drafting:
             self.drafting.append(token)
         if self.first_at is None:

@@ -1,7 +1,7 @@
 """What each sequence of the KV cache holds.
 
-A slot keeps its tokens when its request ends: the next one that begins alike need not compute them again.
-If all slots share one pool of cells, copies share cells, and the books here say how many are really used.
+A slot keeps its tokens when its request ends, so that the next one with this prefix need not compute them again. If all
+slots share one pool of cells, copies share cells; used cells are counted here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from serve.engine.prefix_tree import PrefixTree
 from serve.engine.sequence import WAITING, Sequence
+from serve.prefix_tree import PrefixTree
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Slot:
 
 
 class Slots:
-    """All slots, and which of them begin alike.
+    """All slots, and which of them share prefixes.
 
     Args:
         n: how many.
@@ -57,7 +57,7 @@ class Slots:
         return [s.running for s in self.all if s.running]
 
     def free(self) -> list[int]:
-        """Return the slots that nobody runs in."""
+        """Return the slots in which nothing runs."""
         return [i for i, s in enumerate(self.all) if not s.running]
 
     def idle(self) -> list[int]:
@@ -66,7 +66,7 @@ class Slots:
         return sorted(held, key=lambda i: self.all[i].last_used)
 
     def shared(self, tokens: list[int]) -> dict[int, int]:
-        """Return how many of these tokens each slot holds, or will hold when it has run; the most first."""
+        """Return how many of these tokens each slot holds, or will hold once it has run; the most first."""
         return {slot: n for n, slots in self._tree.match(tokens) for slot in sorted(slots)}
 
     def occupy(self, slot: int, sequence: Sequence, source: int | None) -> None:
@@ -81,7 +81,7 @@ class Slots:
         self._grown(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """End a sequence; what was computed of it stays."""
+        """End a sequence; its computed tokens stay."""
         s = self.all[sequence.slot]
         s.running, s.cached = None, sequence.tokens[: sequence.n_past]
         del s.cells[sequence.n_past :]
@@ -89,7 +89,7 @@ class Slots:
         sequence.slot = WAITING
 
     def forget(self, slot: int) -> None:
-        """Note that an idle slot holds nothing any more."""
+        """Note that an idle slot is empty."""
         self.all[slot].cached = []
         self.all[slot].cells = []
         self._tree.remove(slot)
@@ -123,7 +123,7 @@ class Slots:
         return sum(min(s.n_held, cut.get(i, s.n_held)) for i, s in enumerate(self.all))
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the books do not balance."""
+        """Raise AssertionError if the state is inconsistent."""
         for i, s in enumerate(self.all):
             if s.running:
                 assert s.running.slot == i

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from serve.http import access, errors, views
+from serve.http import errors, request_log, views
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
@@ -26,7 +26,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
-    access.register(app)  # first: what is refused is logged, too
+    request_log.register(app)  # first: what is refused is logged, too
     hooks.register(app, security)
     views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
     return app

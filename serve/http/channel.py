@@ -1,8 +1,8 @@
 """waitress's connections as this server needs them.
 
-A channel reports at once when its client has left, refuses in JSON, and does not wait for ever for a client that never
-reads, or never ends its request. A client that closes its sending side counts as one that left, as with nginx. One
-that leaves behind `channel_request_lookahead` pipelined requests is noticed when something is written to it.
+A channel reports at once when its client has left, refuses in JSON, and limits the wait for a client that never reads
+or never ends its request. A client that closes its sending side counts as one that left, as with nginx. One that leaves
+behind `channel_request_lookahead` pipelined requests is noticed when something is written to it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.api.dialect import json_bytes
 from serve.http.errors import Fault, error_body
-from serve.http.log_format import request_id
+from serve.http.request_log import request_id
 
-# A refused body up to this size is received and thrown away, so that a client that sends before it reads
-# gets to see the answer instead of a broken connection. Larger ones are cut off.
+# A refused body up to this size is received and discarded, so that a client that sends before it reads gets the answer
+# instead of a broken connection. Larger ones are cut off.
 MAX_DISCARDED_BYTES = 2**30
 # Seconds after which the connection of a client that reads nothing is closed. Until then it may hold a thread:
 # waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
 STUCK_SECONDS = 30.0
-# Seconds in which a request must arrive, from its first byte: else a thousand clients that send a byte a minute would
-# hold all connections. One that has not begun is waitress's `channel_timeout`'s.
+# Seconds in which a request must arrive, from its first byte on: else clients that send a byte a minute would hold all
+# connections. Before the first byte waitress's `channel_timeout` applies.
 LATE_SECONDS = 30.0
-# Bytes of a chunked body that are parsed at a time. waitress cuts each chunk off the rest, so that 64 KiB of chunks
-# of one byte would take as long as copying gigabytes.
+# Bytes of a chunked body that are parsed at a time. waitress copies the rest for each chunk, so 64 KiB of chunks of one
+# byte would take as long as copying gigabytes.
 CHUNKED_AT_ONCE = 4096
-# The longest line that says how long a chunk is, and the longest trailer: waitress bounds neither.
+# Longest line with a chunk's size, and longest trailer, in bytes: waitress limits neither.
 MAX_CHUNK_LINE = 16384
 # In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """waitress's parser, but it refuses instead of dropping the connection, waiting for ever or guessing.
+    """waitress's parser, which refuses instead of dropping the connection, waiting for ever or guessing.
 
     A body that is announced as too large is discarded; waitress would close while the client still sends.
     """
@@ -48,7 +48,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
     _discard = 0
 
     def received(self, data: bytes) -> int:
-        """Take what came; return how much of it belonged to this request."""
+        """Take received bytes; return how many of them belong to this request."""
         if self._discard:
             n = min(len(data), self._discard)
             self._discard -= n
@@ -76,7 +76,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         """Read the first line and the headers.
 
         Raises:
-            ParsingError: they are not HTTP, or the request's end is ambiguous.
+            ParsingError: they are not HTTP, or the end of the request is ambiguous.
         """
         try:
             super().parse_header(header_plus)
@@ -91,7 +91,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """Answers what waitress refuses before Flask sees it, as JSON in the caller's dialect."""
+    """Answers what waitress refuses, as JSON in the caller's dialect."""
 
     def execute(self) -> None:
         """Write the answer."""
@@ -106,7 +106,7 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """Gives the application WHEN_GONE."""
+    """Passes WHEN_GONE to the application."""
 
     def get_environment(self) -> dict[str, Any]:
         """Return the WSGI environment."""
@@ -145,10 +145,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return lambda: None
 
     def service(self) -> None:
-        """Answer a request, in a thread that answers others, too."""
+        """Answer a request, in a thread that answers others too."""
         try:
             super().service()
-        finally:  # not earlier: waitress has a word to say of an answer that broke off
+        finally:  # not earlier: waitress logs an answer that broke off
             request_id.set("")
 
     def handle_close(self) -> None:
@@ -168,7 +168,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             callback()
 
     def is_stuck(self, now: float) -> bool:
-        """Return whether nothing of what waits for the client could be sent for STUCK_SECONDS.
+        """Return whether output waits and none of it could be sent for STUCK_SECONDS.
 
         Args:
             now: the caller's clock; call again and again.
@@ -189,7 +189,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             now: see `is_stuck`.
         """
         request = self.request
-        # While an earlier one is answered, the next may be one that we do not read, or did not say to go on with.
+        # While an earlier one is answered, the next may not be read, or not be told to go on.
         if request is None or self.requests or self.total_outbufs_len:
             self._begun = None
             return False

@@ -1,4 +1,4 @@
-"""Completions over HTTP: a body is read in its dialect, computed, and answered as JSON or as a stream."""
+"""Completions over HTTP: read a body in its dialect, compute, and answer with JSON or a stream."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from flask import Response, g, request
 from serve.api.body import read_json
 from serve.api.dialect import Framing, Json, Rendering, json_bytes
 from serve.api.endpoints import Endpoint
-from serve.http import prompt_log
-from serve.http.access import count_tokens
+from serve.http import request_log
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
 from serve.models import ModelPool
 from serve.models.service import Completion
 from serve.request import Finished
-from serve.runner.generation import ClientGone, ClientWatch, Generation
+from serve.runner.generation import ClientGone, Generation, WhenGone, stays
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
@@ -28,33 +27,33 @@ DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
 
 
 def json_answer(value: Json | list[Json], status: int = 200) -> Response:
-    """Compact JSON."""
+    """Return a response in compact JSON."""
     return Response(json_bytes(value), status=status, mimetype="application/json")
 
 
 def completion_view(
     endpoint: Endpoint, models: ModelPool, defaults: Defaults
 ) -> Callable[..., Response]:
-    """The view of an endpoint whose answer a model computes."""
+    """Return the view of an endpoint whose answer a model computes."""
 
     def view(engine: str = "") -> Response:
         asked = endpoint.read(read_json(request.get_data(cache=False)))
         completion = _with_headers(asked.completion(defaults))
         framing = asked.framing if asked.stream else None
-        watch = _client_watch()
-        with models.use(engine or asked.model, watch) as service:
+        when_gone: WhenGone = request.environ.get(WHEN_GONE, stays)
+        with models.use(engine or asked.model, when_gone) as service:
             if (ready := asked.at_once(service)) is not None:
                 return json_answer(ready)
             completion = asked.fitted(completion, service)
-            prompt_log.note_prompts(service, completion)
+            request_log.log_prompts(service, completion)
             generation = service.start(completion, whole=framing is None)
-            count_tokens(generation)
+            request_log.count_tokens(generation)
             rendering = asked.rendering(asked, service, truncated=bool(generation.truncated))
             if framing:
-                response = _stream(generation, rendering, framing, watch)
+                response = _stream(generation, rendering, framing, when_gone)
             else:
-                answer = generation.collect(watch)
-                prompt_log.note_answer(answer)
+                answer = generation.collect(when_gone)
+                request_log.log_answer(answer)
                 response = json_answer(rendering.whole(answer))
         if generation.truncated:
             response.headers["X-TurboPilot-Truncated"] = ", ".join(generation.truncated)
@@ -64,9 +63,9 @@ def completion_view(
 
 
 def _stream(
-    generation: Generation, rendering: Rendering[Any], framing: Framing, watch: ClientWatch
+    generation: Generation, rendering: Rendering[Any], framing: Framing, when_gone: WhenGone
 ) -> Response:
-    pieces = _pieces(generation, rendering, framing, watch, request.path)
+    pieces = _pieces(generation, rendering, framing, when_gone, request.path)
     response = Response(pieces, mimetype=framing.mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the tokens
@@ -78,12 +77,12 @@ def _pieces(
     generation: Generation,
     rendering: Rendering[Any],
     framing: Framing,
-    watch: ClientWatch,
+    when_gone: WhenGone,
     path: str,
 ) -> Iterator[bytes]:
-    """The pieces of a stream; an error that ends it is the last one."""
+    """Yield the pieces of a stream; an error that ends it is the last one."""
     try:
-        for index, event in prompt_log.watched(generation.events(watch)):
+        for index, event in request_log.log_events(generation.events(when_gone)):
             if isinstance(event, Finished):
                 yield framing.piece(rendering.end(index, event))
             else:
@@ -98,14 +97,8 @@ def _pieces(
         yield framing.end
 
 
-def _client_watch() -> ClientWatch:
-    """How to learn that the present request's client left: from our own server, or by asking waitress."""
-    environ = request.environ
-    return ClientWatch(environ.get(WHEN_GONE), environ.get("waitress.client_disconnected"))
-
-
 def _with_headers(completion: Completion) -> Completion:
-    """The completion, with the session and the deadline of the request's headers."""
+    """Add the session and the deadline of the request's headers to a completion."""
     if name := request.headers.get(SESSION_HEADER, ""):
         completion = replace(completion, session=_session(name))
     if text := request.headers.get(DEADLINE_HEADER, ""):
@@ -120,7 +113,7 @@ def _with_headers(completion: Completion) -> Completion:
 
 
 def _session(name: str) -> str:
-    """The name, for this client alone: strangers who take the same name do not end each other's requests."""
+    """Return the name for this client alone: others with the same name do not end its requests."""
     key = g.get("api_key") or request.headers.get("Authorization", "")
     caller = (request.remote_addr, key, name)
     return hashlib.sha256(repr(caller).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Several models in one process: loaded when asked for, unloaded to make room or after a time without use."""
+"""Several models in one process: loaded on demand, unloaded to make room or when idle."""
 
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel

@@ -1,4 +1,4 @@
-"""From a server's options to its models. Headers are read at once, so that errors come before anything is loaded."""
+"""From a server's options to its models. Headers are read first, so that errors come before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from serve.decoder import Decoder
 from serve.engine import Engine, EngineOptions
 from serve.models.pool import ModelPool
-from serve.models.pooled_model import PooledModel
+from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService, ModelInfo
-from serve.models.unloading import megabytes
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import IDLE_SECONDS, FimOrder, Limits, NamedModel, ServerOptions
@@ -30,8 +28,8 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     """Make a pool of all models of the options; none is loaded yet.
 
     Args:
-        options: see `ServerOptions`.
-        notify: gets lines for a person when the default model is loaded; the others are logged.
+        options: all settings of the server.
+        notify: gets lines for a person when the default model is loaded; for others they are logged.
 
     Raises:
         InvalidInput: a file cannot be served, two have the same name, or one is larger than the memory for all.
@@ -54,7 +52,7 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
                 f"{named.file}: takes about {megabytes(m.n_bytes)}, and --model-memory is {megabytes(memory)}",
                 hint="give the models more, or a smaller --ctx",
             )
-        m.n_bytes = min(m.n_bytes, memory)  # alone it is tried: llama.cpp may find room for it
+        m.n_bytes = min(m.n_bytes, memory)  # alone it may load: llama.cpp may find room for it
         if options.pool.idle is None:
             m.idle = None if is_default else IDLE_SECONDS
         else:
@@ -84,10 +82,10 @@ def _pooled_model(
 def load_model(
     options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None = None
 ) -> CompletionService:
-    """Load a GGUF, and give it an engine.
+    """Load the default model of the options, and start its engine.
 
     Args:
-        options: which, and how; nothing of `more` is loaded.
+        options: all but `more` is used.
         notify: gets lines for a person: what was really set up.
         compute_lock: shared with other models of the process.
 
@@ -124,7 +122,6 @@ def load_model(
         engine = Engine(decoder, engine_options, draft_model=draft_model)
         return host(
             engine,
-            decoder,
             name=options.model_name,
             limits=options.limits,
             fim_order=options.fim_order,
@@ -135,7 +132,6 @@ def load_model(
 
 def host(
     engine: Engine,
-    decoder: Decoder,
     *,
     name: str = "",
     limits: Limits | None = None,
@@ -143,21 +139,20 @@ def host(
     compute_lock: ComputeLock | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
-    """Give an engine its thread; returns when it is warm.
+    """Start the thread of an engine; return when it is warm.
 
     Args:
-        engine: used by nobody else.
-        decoder: the engine's.
+        engine: used by nobody else from now on.
         name: of the model in answers; "" is the decoder's.
         limits: for all completions.
-        fim_order: how fill-in-the-middle is framed.
+        fim_order: order of prefix and suffix in prompts.
         compute_lock: shared with other models of the process.
-        free: gives back what engine and decoder take; called once, also if this raises.
+        free: frees engine and decoder; called once, also if this raises.
 
     Raises:
-        DecoderFailed: it cannot compute anything.
+        DecoderFailed: the engine cannot compute.
     """
-    limits = limits or Limits()
+    decoder, limits = engine.decoder, limits or Limits()
     runner = EngineRunner(
         engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
     )

@@ -1,7 +1,7 @@
-"""Which model answers, and who loads it.
+"""Which model answers, and which thread loads it.
 
-Whoever asks for a model that is not loaded loads it, in its own thread. One model is loaded at a time: others that
-want a model which is not loaded wait meanwhile, and everything else goes on.
+The first request for a model loads it, in its own thread. One model is loaded at a time: other requests for a model
+that is not loaded wait meanwhile, and everything else goes on.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from serve.models.pooled_model import PooledModel
+from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, make_room
 from serve.models.service import CompletionService, ModelInfo, ModelStatus
-from serve.models.unloading import RETRY_SECONDS, find_idle, make_room
-from serve.runner.generation import ClientWatch
+from serve.runner.generation import ClientGone, WhenGone, stays
 from turbopilot.base.errors import Overloaded, ServeError
 
 log = logging.getLogger("turbopilot.models")
 
 SHUTTING_DOWN: Final = "the server is shutting down"
-STAYS: Final = ClientWatch()  # a client that never leaves
 
 
 class ModelPool:
@@ -30,7 +28,7 @@ class ModelPool:
 
     Args:
         models: at least one; names differ. The first, the default, answers for all unknown names.
-        memory: bytes that the loaded models take together, at most; none of them alone takes more.
+        memory: most bytes of the loaded models together; none of them alone takes more.
         max_waiting: requests that may wait for models to be loaded; more are refused.
         clock: seconds, from any start.
     """
@@ -58,25 +56,25 @@ class ModelPool:
 
     @property
     def loaded(self) -> tuple[CompletionService, ...]:
-        """Those that can answer at once, in the order of `known`."""
+        """The loaded models, in the order of `known`."""
         with self._changed:
             return tuple(m.service for m in self._models if m.service)
 
     @property
     def statuses(self) -> tuple[ModelStatus, ...]:
-        """The state of each, the default first. Waits for nothing."""
+        """The state of each, the default first. Never blocks."""
         with self._changed:
             return tuple(m.status(is_draining=self.is_draining) for m in self._models)
 
     @contextmanager
-    def use(self, name: str, watch: ClientWatch = STAYS) -> Iterator[CompletionService]:
-        """Give the model of this name, loading it if necessary; it stays loaded in the meantime.
+    def use(self, name: str, when_gone: WhenGone = stays) -> Iterator[CompletionService]:
+        """Return the model of this name, loaded if necessary; it stays loaded until the end of the block.
 
         A completion that was started keeps its model loaded, too.
 
         Args:
             name: as the client calls it.
-            watch: ends the wait for a model that is loading, when the client leaves.
+            when_gone: ends the wait for a model that is loading, when the client leaves.
 
         Raises:
             Overloaded: there is no room for it, or too many wait already.
@@ -84,7 +82,7 @@ class ModelPool:
             TurboPilotError: it cannot be loaded.
         """
         m = self._by_name.get(name, self._models[0])
-        service = self._wait_for(m, watch) or self._load(m)
+        service = self._wait_for(m, when_gone) or self._load(m)
         try:
             yield service
         finally:
@@ -94,7 +92,7 @@ class ModelPool:
         """Load the default model in a thread of its own; it counts as loading when this returns.
 
         Args:
-            done: called with the reason why it cannot be loaded, or None.
+            done: called with the error if it cannot be loaded, else with None.
         """
         m = self._models[0]
         with self._changed:
@@ -112,11 +110,11 @@ class ModelPool:
 
         threading.Thread(target=load, name="turbopilot-load", daemon=True).start()
 
-    def _wait_for(self, m: PooledModel, watch: ClientWatch) -> CompletionService | None:
-        """Use the model as soon as it is loaded. None: it is not, and it is the caller's to load."""
+    def _wait_for(self, m: PooledModel, when_gone: WhenGone) -> CompletionService | None:
+        """Use the model as soon as it is loaded; None if the caller has to load it."""
         with self._changed:
             if not m.service and self._is_busy and not self.is_draining:
-                self._wait(m, watch)
+                self._wait(m, when_gone)
             if self.is_draining:
                 raise Overloaded(SHUTTING_DOWN)
             if m.service:
@@ -126,8 +124,8 @@ class ModelPool:
             self._is_busy = m.is_loading = True
             return None
 
-    def _wait(self, m: PooledModel, watch: ClientWatch) -> None:
-        """Wait until the model is loaded, could be, or cannot be any more. Raises as `use` does."""
+    def _wait(self, m: PooledModel, when_gone: WhenGone) -> None:
+        """Wait until the model is loaded, can be, or cannot be any more. Raises as `use` does."""
         n = sum(x.n_waiting for x in self._models)
         if n >= self._max_waiting:
             raise Overloaded(
@@ -135,22 +133,32 @@ class ModelPool:
                 retry_after=RETRY_SECONDS,
                 hint="try again",
             )
-        failures = m.n_failures
+        failures, is_gone = m.n_failures, False
+
+        def leave() -> None:
+            nonlocal is_gone
+            with self._changed:
+                is_gone = True
+                self._changed.notify_all()
 
         def is_over() -> bool:
             can_go_on = m.service is not None or not self._is_busy
-            return can_go_on or self.is_draining or m.n_failures > failures
+            return is_gone or can_go_on or self.is_draining or m.n_failures > failures
 
-        m.n_waiting += 1  # what somebody waits for is not unloaded
+        m.n_waiting += 1  # a model that requests wait for is not unloaded
+        forget = when_gone(leave)
         try:
-            watch.wait_until(is_over, self._changed)
+            self._changed.wait_for(is_over)
         finally:
+            forget()
             m.n_waiting -= 1
+        if is_gone:
+            raise ClientGone
         if m.failure and m.n_failures > failures:
             raise m.failure
 
     def _load(self, m: PooledModel) -> CompletionService:
-        """Load a model and use it. The caller has set `_is_busy`, which ends with this."""
+        """Load a model and use it. The caller has set `_is_busy`, which this clears."""
         try:
             with self._changed:
                 loaded = [x for x in self._models if x.service]
@@ -190,7 +198,7 @@ class ModelPool:
                 self._changed.notify_all()
 
     def _take_out(self, models: Sequence[PooledModel], why: str = "") -> list[CompletionService]:
-        """Let nobody begin to use these models any more; the caller closes them."""
+        """Take these models out of use; the caller closes them."""
         taken = []
         for m in models:
             if m.service:
@@ -201,7 +209,7 @@ class ModelPool:
         return taken
 
     def start(self) -> None:
-        """From now on, unload what is idle for too long, from a thread of its own."""
+        """Start the thread that unloads idle models."""
         if any(m.idle is not None for m in self._models):
             threading.Thread(target=self._watch_idle, name="turbopilot-idle", daemon=True).start()
 
@@ -211,11 +219,7 @@ class ModelPool:
                 self._changed.wait_for(lambda: self.is_draining, left)
 
     def unload_idle(self) -> float | None:
-        """Unload what nobody has used for as long as it may be idle.
-
-        Returns:
-            Seconds after which there may be more to unload; None: never.
-        """
+        """Unload models that were idle for too long; return the seconds until there may be more, None for never."""
         with self._changed:
             if self.is_draining:
                 return None
@@ -234,7 +238,7 @@ class ModelPool:
         return left
 
     def drain(self) -> None:
-        """Refuse new requests from now on, and those that wait for a model; what is computed goes on."""
+        """Refuse new requests, and those that wait for a model; others go on."""
         with self._changed:
             self.is_draining = True
             for service in self.loaded:
@@ -242,7 +246,7 @@ class ModelPool:
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no model computes; False if the timeout (seconds) was over before."""
+        """Wait until no model computes; False after `timeout` seconds."""
         until = None if timeout is None else self._clock() + timeout
         idle = [
             s.runner.wait_until_idle(None if until is None else max(0.0, until - self._clock()))
@@ -251,7 +255,7 @@ class ModelPool:
         return all(idle)
 
     def request_stop(self) -> None:
-        """Refuse new requests and end the present ones. Returns at once."""
+        """Refuse new requests and cancel the present ones. Return at once."""
         with self._changed:
             self._is_stopping = True
             self.drain()
@@ -259,7 +263,7 @@ class ModelPool:
                 service.runner.request_stop()
 
     def close(self) -> None:
-        """Stop, wait for whoever still uses a model or loads one, and unload all."""
+        """Stop, wait until no thread uses or loads a model, and unload all."""
         self.request_stop()
         with self._changed:
             self._changed.wait_for(
@@ -270,7 +274,7 @@ class ModelPool:
 
 
 def _close(services: Sequence[CompletionService]) -> None:
-    """Close all of them in their order, also if one fails."""
+    """Close all in order, even if one fails."""
     with ExitStack() as closing:
         for service in reversed(services):  # the last callback is called first
             closing.callback(service.close)

@@ -1,28 +1,30 @@
-"""A model that can be loaded, and its state."""
+"""A model that can be loaded, its state, and which models are unloaded. The caller has lock and clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from serve.models.service import CompletionService, ModelInfo, ModelStatus
 from turbopilot.base.errors import Overloaded, TurboPilotError
 
+RETRY_SECONDS: Final = 5  # most completions take less, so a model in use may be idle by then
+
 
 @dataclass(slots=True, eq=False)
 class PooledModel:
-    """A model that can be loaded. What is not given at the start is guarded by the pool's lock.
+    """A model that can be loaded. The pool's lock guards all fields but the first four.
 
     Attributes:
-        info: its name and size of context.
-        n_bytes: what it takes in memory, about.
+        n_bytes: estimated size in memory.
         load: loads it; called by one thread at a time.
         idle: seconds without a request after which it is unloaded; None is never.
-        service: answers, while it is loaded.
+        service: while it is loaded.
         n_users: calls of `ModelPool.use` that have not ended.
         n_waiting: requests that wait for it to be loaded.
         failure: why the last load failed.
-        last_used: the pool's clock.
+        last_used: by the pool's clock.
     """
 
     info: ModelInfo
@@ -40,20 +42,16 @@ class PooledModel:
 
     @property
     def name(self) -> str:
-        """What clients call it."""
+        """The name that clients use."""
         return self.info.name
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody would miss it. Only users open requests, so this stays so while the lock is held."""
+        """Whether it has no users or requests. Only users open requests, so this stays so while the lock is held."""
         return not (self.n_users or self.n_waiting or (self.service and self.service.runner.n_open))
 
     def status(self, *, is_draining: bool) -> ModelStatus:
-        """Report its state to operators.
-
-        Args:
-            is_draining: whether the pool is.
-        """
+        """Return its state for operators; `is_draining`: whether the pool is."""
         if self.service:
             status = self.service.status
             return replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)
@@ -67,3 +65,52 @@ class PooledModel:
             reason = str(self.failure) if known else "the server's log says more"
             return replace(status, state="failed", reason=reason)
         return status
+
+
+def make_room(new: PooledModel, memory: int, loaded: Sequence[PooledModel]) -> list[PooledModel]:
+    """Return the models to unload so that `new` fits, the least recently used first.
+
+    Args:
+        new: the model to load.
+        memory: bytes for all models.
+        loaded: the models in memory.
+
+    Raises:
+        Overloaded: those in use leave no room.
+    """
+    excess = sum(m.n_bytes for m in loaded) + new.n_bytes - memory
+    going: list[PooledModel] = []
+    for m in sorted((m for m in loaded if m.is_idle), key=lambda m: m.last_used):
+        if excess <= 0:
+            break
+        going.append(m)
+        excess -= m.n_bytes
+    if excess <= 0:
+        return going
+    staying = ", ".join(f"{m.name} ({megabytes(m.n_bytes)})" for m in loaded if not m.is_idle)
+    raise Overloaded(
+        f"no room for {new.name} ({megabytes(new.n_bytes)}): {staying} in use, and all may take {megabytes(memory)}",
+        retry_after=RETRY_SECONDS,
+        hint="try again, or give the models more with --model-memory",
+    )
+
+
+def find_idle(models: Sequence[PooledModel], now: float) -> tuple[list[PooledModel], float | None]:
+    """Return the models to unload, and the seconds until there may be others (None: never)."""
+    due: list[PooledModel] = []
+    left: list[float] = []
+    for m in models:
+        if m.idle is None:
+            continue
+        if not m.is_idle:
+            m.last_used = now
+        rest = m.last_used + m.idle - now
+        if m.service and rest <= 0:
+            due.append(m)
+        left.append(rest if m.service and rest > 0 else m.idle)
+    return due, min(left, default=None)
+
+
+def megabytes(n: int) -> str:
+    """Format a size."""
+    return f"{n / 1e6:,.1f} MB"

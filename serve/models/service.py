@@ -1,4 +1,4 @@
-"""A loaded model: from a completion that somebody asks for to the engine's requests."""
+"""A loaded model: from a completion to the engine's requests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits
 from turbopilot.base.errors import InvalidRequest
 
-# Characters of the text after the cursor that a completion is compared with, to end before it repeats them.
+# Characters of the suffix that a completion is compared with, to end before it repeats them.
 MAX_FOLLOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is asked for, in the terms that all dialects have in common.
+    """What a client asks for, in the terms that all dialects share.
 
     Attributes:
         prompts: each is continued on its own.
-        max_tokens: most tokens to generate for each choice; 0 only warms the cache.
-        suffix: the text after the cursor; None if there is no cursor.
-        files: other files that the model is to know, the most important last.
+        max_tokens: most tokens of each choice; 0 only warms the cache.
+        suffix: None without a place to fill in.
+        files: other files for the prompt, the most important last.
         filename: of the edited file; "" is unknown.
         n: choices for each prompt.
         best_of: texts generated for each prompt, of which the `n` likeliest are the choices; at least `n` are.
-        stop: where it ends earlier; `follows` is set from the suffix.
-        sampling: how tokens are chosen, without the logit bias.
+        stop: `follows` is set from the suffix.
+        sampling: without the logit bias.
         logit_bias: (token id or text, what is added to the logits of its tokens) pairs.
-        n_logprobs, scores_prompt, predict_time: see GenerationRequest.
-        deadline: seconds; only shortens the server's. None is the server's.
-        session: ends what still runs or waits of an earlier completion of this name; "" is none.
+        n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
+        deadline: in seconds; only shortens the server's. None is the server's.
+        session: see `GenerationRequest.supersedes`.
     """
 
     prompts: tuple[PromptText, ...]
@@ -57,7 +57,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What clients are told of a model."""
+    """A model as clients see it."""
 
     name: str
     n_ctx: int
@@ -70,14 +70,12 @@ class ModelStatus:
     """The state of a model, for operators.
 
     Attributes:
-        name: the model's.
-        state: "unloaded" is loaded by the first request for it; "loading" lets requests wait; "ok" computes them;
-            "draining" ends what it has; "failed" could not be loaded, or its engine broke for good.
-        running: requests that are computed.
+        state: "unloaded" is loaded by the first request for it; "failed" could not be loaded, or its engine broke for
+            good.
         waiting: requests in the queue, or that wait for the model to be loaded.
         loads: times that it was loaded.
         refused: completions that found the queue full.
-        restarts: times that the engine broke and went on.
+        restarts: times that the engine broke and was restarted.
         reason: why it failed, or "".
     """
 
@@ -92,15 +90,15 @@ class ModelStatus:
 
 
 class CompletionService:
-    """A loaded model that computes. Callable from any thread.
+    """A loaded model. Callable from any thread.
 
     Args:
         runner: computes the requests.
         tokenizer: of the runner's model.
-        model: what answers say of it.
+        model: its name and sizes in answers.
         limits: for all completions.
-        fim_order: how fill-in-the-middle is framed.
-        free: gives back what the model takes, after the runner's end.
+        fim_order: order of prefix and suffix in prompts.
+        free: frees the model once the runner has stopped.
     """
 
     def __init__(
@@ -123,7 +121,7 @@ class CompletionService:
 
     @property
     def status(self) -> ModelStatus:
-        """Its state. Waits for nothing."""
+        """Its state. Never blocks."""
         runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
@@ -138,7 +136,7 @@ class CompletionService:
         )
 
     def close(self) -> None:
-        """Stop, and give the memory back. Nobody may use the model any more."""
+        """Stop, and free the memory."""
         self.runner.close()
         self._free()
 
@@ -146,11 +144,11 @@ class CompletionService:
         """Queue a completion: for each prompt, `best_of` texts.
 
         Args:
-            completion: what is wanted.
+            completion: what to generate.
             whole: whether it will be collected; else its events are handed out as they come.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: the queue is full.
             DecoderFailed: the engine has died.
         """
         c, limits = completion, self._limits
@@ -160,6 +158,8 @@ class CompletionService:
         capped = ("max_tokens",) if most < c.max_tokens else ()
         truncated: dict[str, None] = {}
         bias, context = self._bias(c), self._context(c)
+        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS])
+        samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
         requests: list[GenerationRequest] = []
         for before in c.prompts:
             prompt = self._prompts.build(
@@ -170,8 +170,8 @@ class CompletionService:
                 GenerationRequest(
                     prompt.tokens,
                     prompt.max_tokens,
-                    replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS]),
-                    replace(c.sampling, logit_bias=bias, stream=stream),
+                    stop,
+                    sampling,
                     # The likeliest texts are found by their log probabilities.
                     n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
                     scores_prompt=c.scores_prompt,
@@ -179,9 +179,9 @@ class CompletionService:
                     predict_time=c.predict_time,
                     context=context,
                 )
-                for stream in range(best_of)
+                for sampling in samplings
             ]
-        # A name ends whatever bears it already: only one of ours may, and the runner ends them together.
+        # A name ends all requests that have it: only one of ours may, and the runner ends them together.
         requests[0] = replace(requests[0], supersedes=c.session)
         generation = Generation(
             self.runner, requests, whole=whole, n=c.n, best_of=best_of, truncated=tuple(truncated)
@@ -213,7 +213,7 @@ class CompletionService:
         return self._template.prompt(messages)
 
     def _context(self, c: Completion) -> tuple[int, ...]:
-        """Tokens of the text after the cursor, if the prompt cannot hold it."""
+        """Return the tokens of the suffix, if the prompt cannot hold it."""
         if not c.suffix or self._tokenizer.fim:
             return ()
         n_ctx = self.model.n_ctx
@@ -221,7 +221,7 @@ class CompletionService:
         return tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
 
     def _bias(self, c: Completion) -> tuple[tuple[int, float], ...]:
-        """The bias by token id. Text means all of its tokens; out-of-vocabulary ids are ignored, as in llama.cpp."""
+        """Return the bias by token id, a text as all of its tokens, without out-of-vocabulary ids, as in llama.cpp."""
         bias: dict[int, float] = {}
         for token, value in c.logit_bias:
             ids = (

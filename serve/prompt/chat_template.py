@@ -1,7 +1,7 @@
-"""From messages to the prompt that a model was trained on. Knows nothing of HTTP, threads or llama.cpp.
+"""From messages to the prompt that a model was trained on.
 
-A template is a program from a file that somebody downloaded. It runs in Jinja's sandbox, which lets it read the
-messages and nothing else; for how long it runs is not bounded.
+A template is a program from a downloaded file. It runs in Jinja's sandbox, where it can read only the messages; its run
+time is not limited.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from turbopilot.base.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Who said what."""
+    """One turn of a chat."""
 
     role: str
     content: str
 
 
 class ChatTemplate:
-    """A model's own, as its file carries it.
+    """The chat template of a model file.
 
     Args:
         source: in Jinja.
-        bos: the text of the token that documents begin with, and
-        eos: of the one that they end with; "" where there is none.
+        bos, eos: text of the tokens that documents begin and end with, or "".
 
     Raises:
-        InvalidRequest: the template is broken. The file is at fault, and every chat with it is refused.
+        InvalidRequest: the template is broken.
     """
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
@@ -49,7 +48,7 @@ class ChatTemplate:
             raise InvalidRequest(f"the model's chat template is broken: {e}") from None
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """The prompt, up to where the assistant begins to speak.
+        """Return the prompt, up to where the assistant's answer begins.
 
         Raises:
             InvalidRequest: the template refuses the messages, as some do a second system message.

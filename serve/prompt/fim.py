@@ -1,7 +1,7 @@
 """Prompts: text around the cursor and other files, framed for fill-in-the-middle and cut to the context.
 
-Clients count tokens with other tokenizers and ask for more than fits, so too long a prompt is no error: it loses what
-is farthest from the cursor, never its structure.
+Clients count tokens with other tokenizers, so too long a prompt is not an error: it loses what is farthest from the
+cursor, never its structure.
 
 Sources: the papers of StarCoder and SantaCoder (both orders were trained, half of the documents each) and CodeLlama
 (both), the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
@@ -16,18 +16,18 @@ from typing import Final, TypeAlias, TypeVar
 from serve.decoder import FimTokens, Tokenizer
 from serve.settings import FimOrder
 
-# What the repository and a file without a name are called: the models want some name there.
+# Name of the repository and of a file without a name: the models expect some name.
 UNNAMED: Final = "code"
-# If not all can have what they ask for, the completion gets at least this share of the context, other files this share
-# of what the prompt gets, and the suffix this share of the rest: the text before the cursor says most.
+# If not everything fits, the completion gets at least 1/ANSWER_SHARE of the context, other files 1/FILES_SHARE of the
+# prompt, and the suffix 1/SUFFIX_SHARE of the rest: the prefix matters most.
 ANSWER_SHARE: Final = 4
 FILES_SHARE: Final = 4
 SUFFIX_SHARE: Final = 4
-# Characters per cell of the context beyond which text is not tokenized: it would be cut off anyway
-# (source code has 3 to 4 characters a token; 31 spaces are one).
+# Characters per token of the context beyond which text is not tokenized: it would be cut off anyway. Source code has 3
+# to 4 characters a token; 31 spaces are one.
 CHARS_PER_TOKEN: Final = 32
 
-# What is to be continued: a text, or token ids, which are taken as they are.
+# A text, or token ids, which are taken as they are.
 PromptText: TypeAlias = str | tuple[int, ...]
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
-    """A file, or a piece of one, that the model is to know beside the edited one."""
+    """A file, or a piece of one, that goes before the edited one."""
 
     name: str
     text: str
@@ -47,7 +47,7 @@ class Prompt:
 
     Attributes:
         max_tokens: to generate after it.
-        truncated: what was given up so that both fit: parts of "prompt", "input_extra", "max_tokens".
+        truncated: what was shortened so that both fit: of "prompt", "input_extra", "max_tokens".
     """
 
     head: list[int]
@@ -63,17 +63,17 @@ class Prompt:
 
     @property
     def n_structure(self) -> int:
-        """Tokens that stay whatever is cut."""
+        """Number of tokens that are never cut."""
         return sum(map(len, (self.head, self.opening, self.between, self.closing)))
 
     @property
     def n_tokens(self) -> int:
-        """All tokens."""
+        """Number of all tokens."""
         return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
     def n_text(self) -> int:
-        """All tokens but those of the other files."""
+        """Number of tokens without the other files."""
         return self.n_tokens - sum(map(len, self.files))
 
     @property
@@ -92,8 +92,8 @@ class PromptBuilder:
 
     Args:
         tokenizer: of the model.
-        n_ctx: tokens that prompt and completion may have together.
-        max_prompt: tokens that the prompt may have even if more would fit; None is no limit.
+        n_ctx: most tokens of prompt and completion together.
+        max_prompt: most tokens of the prompt even if more would fit; None is no limit.
         order: which of prefix and suffix comes first.
     """
 
@@ -118,20 +118,20 @@ class PromptBuilder:
     ) -> Prompt:
         """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
 
-        Special tokens that a client wrote into a plain prompt count as such (some editors frame by themselves). In
-        text that is framed here, names of special tokens are only text, as in a file that is about tokenizers.
+        Names of special tokens in a plain prompt become those tokens, as some editors frame by themselves. In text that
+        is framed here they stay text, as in a file about tokenizers.
 
         Args:
-            before: what is before the cursor.
-            after: the text after it; None is no place to fill in, "" is one at the end of a file.
-            max_tokens: tokens that are wanted of the completion.
+            before: the prefix.
+            after: the suffix; None without a place to fill in, "" at the end of a file.
+            max_tokens: most tokens of the completion.
             files: other files, the most important last.
             name: of the edited file; "" is unknown.
         """
         limit = self._n_ctx * CHARS_PER_TOKEN
         too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
         if isinstance(before, str):
-            # The others could not fit, and need not be tokenized.
+            # The others do not fit and need not be tokenized.
             files = _last_that_fit(files, limit, lambda file: len(file.text))
             suffix = None if after is None else after[:limit]
             parts = self._parts(before[-limit:], suffix, files, name)
@@ -141,7 +141,7 @@ class PromptBuilder:
             parts.head = [self._tokenizer.start_token]
 
         n_prompt = min(parts.n_tokens, self._most)
-        # What is asked for or left, at least a share of the context.
+        # As many as are asked for or left, but at least a share of the context.
         least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
         allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
         fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
@@ -178,16 +178,16 @@ class PromptBuilder:
         return parts
 
     def _tokenize_within(self, text: str) -> list[int]:
-        """Tokenize a text that begins amid another, without the space that SentencePiece's models put in front."""
+        """Tokenize a text that continues another, without the space that SentencePiece's models put in front."""
         t = self._tokenizer
         if not t.adds_space:
             return t.tokenize(text, parse_special=False)
-        # As CodeLlama's own code does it: behind something that is a token of its own, which is taken off again.
+        # As in CodeLlama's own code: after a separate token, which is removed again.
         n = len(t.tokenize("\n", parse_special=False))
         return t.tokenize("\n" + text, parse_special=False)[n:]
 
     def _open_repository(self, head: list[int], name: str) -> tuple[list[int], list[int]]:
-        """What stands before the other files, and before the edited one."""
+        """Return the tokens before the other files, and those before the edited one."""
         t, fim = self._tokenizer, self._tokenizer.fim
         if fim is None or fim.file is None:
             return head, []
@@ -196,7 +196,7 @@ class PromptBuilder:
         return head, [fim.file, *t.tokenize(f"{name or UNNAMED}\n", parse_special=False)]
 
     def _file_tokens(self, files: Sequence[ContextFile]) -> list[list[int]]:
-        """Each file under its name: after the model's own token for that, or as a comment line."""
+        """Return the tokens of each file, with its name after the model's token for files or in a comment line."""
         t = self._tokenizer
         separator = t.fim.file if t.fim else None
         found = []
@@ -211,7 +211,7 @@ class PromptBuilder:
 
 
 def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
-    """Return the parts of a prompt that its client framed, in either order; else it is all `before`."""
+    """Return the parts of a prompt that its client framed in either order; else all of it is `before`."""
     if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
         pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
         opening, rest = tokens[: pre + 1], tokens[mid + 1 :]
@@ -225,7 +225,7 @@ def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Pro
 
 
 def _fit(parts: Prompt, room: int) -> Prompt:
-    """The same prompt in at most `room` tokens."""
+    """Return the prompt cut to at most `room` tokens."""
     if parts.n_tokens <= room:
         return parts
     if parts.n_structure > room:  # all that can be kept is the end
@@ -242,7 +242,7 @@ def _fit(parts: Prompt, room: int) -> Prompt:
 
 
 def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:
-    """Whole files, the last of them first."""
+    """Return the last files that fit, as wholes."""
     for at in range(len(files) - 1, -1, -1):
         room -= size(files[at])
         if room < 0:

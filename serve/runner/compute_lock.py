@@ -1,7 +1,7 @@
 """One computing step at a time over all models of a process.
 
-Two llama.cpp contexts that compute at once each have a team of threads for all cores, and the teams slow each
-other down: a team waits at its barriers for threads that the other one keeps from running.
+Each llama.cpp context has threads for all cores. Two that compute at once slow each other down: each waits at its
+barriers for threads that the other one keeps from running.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 
 class ComputeLock:
-    """A lock that is given in the order in which it was asked for.
+    """A first-come-first-served lock.
 
-    `threading.Lock` is not: a busy engine would give it back and have it again before another one woke.
+    `threading.Lock` is not: a busy engine would release it and take it again before another one wakes.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class ComputeLock:
 
     @property
     def is_taken(self) -> bool:
-        """Whether an engine holds the lock; may have changed by the time that this is read."""
+        """Whether an engine holds the lock; may be outdated at once."""
         return self._is_taken
 
     @contextmanager

@@ -1,18 +1,16 @@
 """A completion under way: requests that were submitted together, their events, and the answer made of them.
 
-The engine's thread delivers and never waits; one other thread takes. What waits to be taken is bounded by
-`max_tokens`, so a slow reader holds up nobody.
+The engine's thread delivers and never waits; one other thread takes. `max_tokens` bounds the events in between.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from serve.request import (
     ChosenToken,
@@ -28,54 +26,17 @@ from turbopilot.base.errors import Overloaded, Superseded
 if TYPE_CHECKING:
     from serve.runner.runner import EngineRunner
 
-# Seconds between two looks for a client whose leaving is not reported. Events wake the waiting thread earlier.
-LOOK_AROUND = 0.05
+# Calls a function once when the client has left, at once if it has; returns a function that withdraws this.
+WhenGone: TypeAlias = Callable[[Callable[[], None]], Callable[[], object]]
 
 
 class ClientGone(Exception):
-    """Nobody is there to read the answer."""
+    """The client has left."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientWatch:
-    """How to learn that a client left. The first that is set is used; without any, clients stay.
-
-    Attributes:
-        when_gone: calls a function once when the client has left (at once if it has), until the function that
-            it returns is called.
-        is_gone: whether the client has left; has to be polled.
-    """
-
-    when_gone: Callable[[Callable[[], None]], Callable[[], object]] | None = None
-    is_gone: Callable[[], bool] | None = None
-
-    def wait_until(self, is_over: Callable[[], bool], changed: threading.Condition) -> None:
-        """Wait, while the lock that the caller holds is released, until `is_over` after a change.
-
-        Raises:
-            ClientGone: the client left.
-        """
-        gone = False
-
-        def leave() -> None:
-            nonlocal gone
-            with changed:
-                gone = True
-                changed.notify_all()
-
-        def is_settled() -> bool:
-            return gone or is_over()
-
-        forget = self.when_gone(leave) if self.when_gone else None
-        polls = self.is_gone if forget is None else None
-        try:
-            while not changed.wait_for(is_settled, LOOK_AROUND if polls else None):
-                gone = bool(polls and polls())
-        finally:
-            if forget:
-                forget()
-        if gone:
-            raise ClientGone
+def stays(_: Callable[[], None]) -> Callable[[], object]:
+    """Report nothing: the `WhenGone` of a client that never leaves."""
+    return lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +44,6 @@ class Choice:
     """One finished text.
 
     Attributes:
-        text: all of it.
-        finish_reason: why it ended.
-        usage: its token counts.
         stop_string: the one that ended it, or "".
         tokens: those of the text, if log probabilities are asked for.
         prompt_tokens: those of the prompt, if they are to be scored.
@@ -100,7 +58,7 @@ class Choice:
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Choice:
-        """The text of all events of one request."""
+        """Join all events of one request."""
         end = events[-1]
         assert isinstance(end, Finished)
         deltas = [e for e in events if isinstance(e, TextDelta)]
@@ -115,7 +73,7 @@ class Choice:
 
     @property
     def mean_logprob(self) -> float:
-        """How likely the text is, whatever its length."""
+        """How likely the text is, independent of its length."""
         return fmean(t.token.logprob for t in self.tokens) if self.tokens else 0.0
 
 
@@ -136,7 +94,7 @@ class Generation:
         whole: hand nothing out before all have finished or one failed: the taker is woken once, not for every token.
         n: choices for each prompt.
         best_of: requests for each prompt.
-        truncated: what was given up so that the prompts fit.
+        truncated: see `PromptBuilder.build`.
     """
 
     def __init__(
@@ -168,7 +126,7 @@ class Generation:
 
     @property
     def ids(self) -> range:
-        """What the engine calls the requests."""
+        """Ids of the requests in the engine."""
         return range(self.first_id, self.first_id + len(self.requests))
 
     @property
@@ -191,31 +149,26 @@ class Generation:
             max((u.predict_seconds for u in everyone), default=0.0),
         )
 
-    def events(self, watch: ClientWatch) -> Iterator[tuple[int, Event]]:
+    def events(self, when_gone: WhenGone = stays) -> Iterator[tuple[int, Event]]:
         """Yield (index of the request, event) as they come, until every request has finished.
 
-        The engine is freed when the caller stops iterating or the client leaves. Requests that a newer one of the
-        same session supersedes end as "cancelled".
+        The requests are cancelled when the caller stops iterating or the client leaves. Requests that a newer one of
+        the same session supersedes end as "cancelled".
 
         Raises:
             ClientGone: the client left.
             TurboPilotError: a request failed.
         """
-        forget = watch.when_gone(self.abandon) if watch.when_gone else None
-        polls = watch.is_gone if forget is None else None
+        forget = when_gone(self.abandon)
         try:
             while not self.is_finished:
-                item = self.next_event(LOOK_AROUND if polls else None)
-                if polls and polls():
+                item = self.next_event()
+                if item is None:
                     raise ClientGone
-                if item:
-                    self._check(*item)
-                    yield item
-                elif not polls:
-                    raise ClientGone  # abandoned
+                self._check(*item)
+                yield item
         finally:
-            if forget:
-                forget()
+            forget()
             self.cancel()
 
     def _check(self, index: int, event: Event) -> None:
@@ -226,14 +179,14 @@ class Generation:
                 raise Overloaded("the server is shutting down")
             self._usages[index] = event.usage
 
-    def collect(self, watch: ClientWatch) -> Answer:
+    def collect(self, when_gone: WhenGone = stays) -> Answer:
         """Wait for all choices. Raises as `events` does.
 
         Raises:
-            Superseded: a newer request of the same session took the place of this one.
+            Superseded: a newer request of the same session replaced this one.
         """
         events: list[list[Event]] = [[] for _ in self.requests]
-        for index, event in self.events(watch):
+        for index, event in self.events(when_gone):
             events[index].append(event)
         choices = [Choice.of(e) for e in events]
         if any(c.finish_reason == "cancelled" for c in choices):
@@ -243,7 +196,7 @@ class Generation:
         return Answer(tuple(choices), self.usage)
 
     def _best(self, choices: list[Choice]) -> list[Choice]:
-        """The likeliest texts of each prompt, the best first."""
+        """Return the likeliest texts of each prompt, the best first."""
         best: list[Choice] = []
         for at in range(0, len(choices), self._best_of):
             texts = choices[at : at + self._best_of]
@@ -270,7 +223,7 @@ class Generation:
         return index, event
 
     def cancel(self) -> None:
-        """End what has not ended; the terminal events still come. Harmless if repeated, or after the end."""
+        """End what has not ended; the terminal events still come. Can be repeated."""
         if not self._is_cancelled and not self.is_finished:
             self._is_cancelled = True
             self._runner.cancel(self)

@@ -1,8 +1,7 @@
 """The one thread that owns the decoder, and the queues to and from it.
 
-Calls come from any thread and wait for nothing: requests go in by one queue, events come out by one queue for each
-generation. Every accepted request ends in one `Finished`, also when the engine breaks, its thread dies or the
-server is shut down.
+Calls come from any thread and never block: requests go in by one queue, events come out by one for each generation.
+Every accepted request ends in one `Finished`, even if the engine breaks, its thread dies or the server shuts down.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from turbopilot.base.errors import DecoderFailed, Overloaded, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
-# An engine that breaks more often than this within so many seconds would only break again.
+# If the engine breaks more often than this within so many seconds, it is not restarted.
 MAX_RESTARTS = 3
 RESTART_WINDOW = 60.0
-# After so many seconds without a request, the engine may compute what is likely wanted next.
+# Seconds without a request after which the engine may look ahead.
 PAUSE = 0.05
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
@@ -41,8 +40,8 @@ class EngineRunner:
     Args:
         engine: used by nobody else from now on.
         max_open: requests that may wait or run at once; more are refused. An idle server takes any generation.
-        compute_lock: shared by the engines of one process; None if there is only this one.
-        clock: seconds, for estimates only.
+        compute_lock: shared by the engines of one process; None for a single one.
+        clock: in seconds, for estimates only.
     """
 
     def __init__(
@@ -64,12 +63,12 @@ class EngineRunner:
         self._refuse: TurboPilotError | None = None
         self._throughput = Throughput()
         # Written under the lock; a single one may be read without it.
-        self.is_cut = False  # the present requests were told to end at once, too
+        self.is_cut = False  # the present requests were cancelled, too
         self.n_open = 0  # requests that wait or run
-        self.n_refused = 0  # generations that were refused because too much was waiting
-        self.n_restarts = 0  # times that the engine broke and was begun anew
+        self.n_refused = 0  # generations refused because the queue was full
+        self.n_restarts = 0  # times that the engine broke and was restarted
         self.failure: TurboPilotError | None = None  # why the engine is dead, unless it was stopped
-        # Touched by the engine's thread alone:
+        # Used by the engine's thread alone:
         self._open: dict[int, Generation] = {}  # by the ids of their requests
         self._next_id = 0
         self._broke: Exception | None = None
@@ -78,18 +77,18 @@ class EngineRunner:
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve; returns when the engine is warm."""
+        """Start the thread; return when the engine is warm."""
         self._thread.start()
         self._warm.wait()
 
     @property
     def is_draining(self) -> bool:
-        """Whether the runner takes nothing new because it was told to end."""
+        """Whether new generations are refused because the server is shutting down."""
         return self._refuse is not None and self.failure is None
 
     @property
     def metrics(self) -> EngineMetrics:
-        """The engine's."""
+        """The engine's metrics."""
         return self._engine.metrics
 
     def submit(self, generation: Generation) -> None:
@@ -119,17 +118,17 @@ class EngineRunner:
         self._inbox.put(("cancel", generation))
 
     def drain(self) -> None:
-        """Refuse new generations from now on; the present ones go on."""
+        """Refuse new generations from now on."""
         with self._lock:
             self._refuse = self._refuse or Overloaded("the server is shutting down")
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits or runs; False if the timeout (seconds) was over before."""
+        """Wait until nothing waits or runs; False after `timeout` seconds."""
         with self._idle:
             return self._idle.wait_for(lambda: not self.n_open, timeout)
 
     def request_stop(self) -> None:
-        """Refuse new generations and end the present ones as cancelled. Returns at once."""
+        """Refuse new generations and cancel the present ones. Return at once."""
         with self._lock:
             self.drain()
             self.is_cut = True
@@ -151,15 +150,15 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
-        except BaseException as e:  # what kills the thread must not take its clients with it
-            log.critical("the engine's thread was ended; no more completions", exc_info=e)
+        except BaseException as e:  # what ends the thread must not leave its clients waiting
+            log.critical("the engine's thread ended; no more completions", exc_info=e)
             failure = _broken(e)
         finally:
             self._shut_down(failure)
             self._warm.set()
 
     def _work(self) -> bool:
-        """Obey and step until told to stop; False if the engine broke."""
+        """Run commands and steps until stopped; False if the engine broke."""
         try:
             while self._obey():
                 with self._turn():
@@ -172,7 +171,7 @@ class EngineRunner:
         return True
 
     def _recover(self) -> TurboPilotError | None:
-        """End all requests and begin anew with an empty context; an error if that is of no use."""
+        """End all requests and restart with an empty context; return an error if that cannot help."""
         error, self._broke = _broken(self._broke), None
         now = self._clock()
         if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
@@ -184,7 +183,7 @@ class EngineRunner:
         except Exception as e:
             log.critical("the engine cannot be begun anew; no more completions", exc_info=e)
             return error
-        self._end_all(Finished("error", Usage(0, 0), error))  # whatever the engine has lost
+        self._end_all(Finished("error", Usage(0, 0), error))  # those that the engine has lost
         with self._lock:
             self.n_restarts += 1
         log.warning("the engine goes on with an empty context")
@@ -192,12 +191,12 @@ class EngineRunner:
 
     @property
     def can_look_ahead(self) -> bool:
-        """Whether the engine may compute what nobody asked for: not while another model computes."""
+        """Whether the engine may look ahead: not while another model computes."""
         is_taken = self._compute_lock is not None and self._compute_lock.is_taken
         return self._engine.can_look_ahead and not is_taken
 
     def _obey(self) -> bool:
-        """Carry out what is in the inbox, waiting for it if there is nothing else to do; False to stop."""
+        """Carry out the commands of the inbox, waiting for one while idle; False to stop."""
         while True:
             idle = not self._engine.has_work
             try:
@@ -231,7 +230,7 @@ class EngineRunner:
         cancelled = set()
         for request_id, event in emitted:
             if not (generation := self._open.get(request_id)):
-                continue  # it was ended when the engine broke
+                continue  # it ended when the engine broke
             if isinstance(event, Finished):
                 self._end(request_id, event)
                 if event.reason == "cancelled":
@@ -258,7 +257,7 @@ class EngineRunner:
                 self._idle.notify_all()
 
     def _shut_down(self, failure: TurboPilotError | None) -> None:
-        """End everything that was accepted, also what is still in the inbox."""
+        """End all accepted requests, also those in the inbox."""
         with self._lock:
             self.failure = failure
             self._refuse = failure or self._refuse

@@ -3,14 +3,9 @@
 - shaping: logit bias and penalties
 - candidates: the tokens that may be chosen and their weights: temperature, top_k, top_p, min_p
 - infill: the same for fill-in-the-middle, with tokens that end generation merged
-- sampler: the choices of one sequence, in order
-- logprobs: log probabilities before any sampling parameter
+- sampler: the choices of one sequence, in order; log probabilities before any sampling parameter
 """
 
-from serve.sampling.candidates import distribution
-from serve.sampling.infill import Vocabulary
-from serve.sampling.logprobs import logprobs
-from serve.sampling.sampler import Sampler, seed_sequence
-from serve.sampling.shaping import penalize
+from serve.sampling.sampler import Sampler, logprobs, seed_sequence
 
-__all__ = ["Sampler", "Vocabulary", "distribution", "logprobs", "penalize", "seed_sequence"]
+__all__ = ["Sampler", "logprobs", "seed_sequence"]

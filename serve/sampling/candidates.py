@@ -11,7 +11,7 @@ which few matter, so the list is cut before it is sorted, by a bound that provab
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,47 +24,27 @@ Values = npt.NDArray[np.floating]
 Weights = npt.NDArray[np.float64]
 FloatWeights = npt.NDArray[np.float32]
 
-# Elements a block: of so many, `largest` looks at the greatest alone first.
+# Elements of a block, of which `largest` first looks only at the greatest.
 _BLOCK = 32
-# A first guess at how improbable a token can be and still belong to the top_p likeliest, as a share of what top_p
-# leaves out; where it is too high, it is divided by the second number.
+# A first estimate of how improbable a token can be and still belong to the top_p likeliest, as a share of what top_p
+# leaves out; if it is too high, it is divided by the second number.
 _COARSE = 1 / 16
 _FINER = 8
 # A double holds 53 bits: exp(-37) of a sum does not change it.
 _DOUBLE = 37.0
 # Below this share of the vocabulary, taking tokens out is faster than computing with all.
 _SPARSE = 0.25
-# `draw` finds the block of so many first: a running sum over a whole vocabulary takes far longer than blocks' sums.
+# Elements of a block, which `draw` finds first: a running sum over a whole vocabulary takes far longer.
 _DRAW_BLOCK = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Tokens and their weights.
-
-    Attributes:
-        ids: token ids; None is the whole vocabulary, in order.
-        weights: of each of them.
-        total: the weight of the tokens that they were chosen from.
-    """
-
-    ids: Ids | None
-    weights: Weights | FloatWeights
-    total: float
-
-    def token(self, at: int) -> int:
-        """The token at a position."""
-        return at if self.ids is None else int(self.ids[at])
-
-    def likeliest(self, n: int) -> tuple[Ids, Weights]:
-        """The n likeliest of them, likeliest first."""
-        at = largest(self.weights, n)
-        ids = at if self.ids is None else self.ids[at]
-        return ids, self.weights[at].astype(np.float64)
+# Token ids, the weight of each, and the weight of the tokens that they were chosen from. None for the ids means the
+# whole vocabulary, in order.
+Candidates: TypeAlias = tuple[Ids | None, Weights | FloatWeights, float]
 
 
 def largest(x: Values, n: int) -> Ids:
-    """Ids of the n largest, largest first; equal ones by id. Fewer where not so many are above minus infinity.
+    """Return the ids of the n largest, largest first, equal ones by id; fewer if not so many are above minus infinity.
 
     Args:
         x: (V,), without NaN.
@@ -75,7 +55,7 @@ def largest(x: Values, n: int) -> Ids:
 
 
 def _at_least_largest(x: Values, n: int) -> Ids:
-    """Ids of the n largest and maybe more, by id."""
+    """Return the ids of the n largest and maybe more, by id."""
     size = len(x)
     blocks = size // _BLOCK
     if n >= size:
@@ -97,7 +77,7 @@ def _at_least_largest(x: Values, n: int) -> Ids:
 
 
 def weights_of(x: Logits, best: int, temperature: float) -> FloatWeights:
-    """exp((x - x[best]) / temperature): (V,), the largest 1."""
+    """Return exp((x - x[best]) / temperature): (V,), the largest 1."""
     out: FloatWeights = x - x[best]
     with np.errstate(over="ignore"):  # to minus infinity, rightly
         np.multiply(out, np.float32(1 / temperature), out=out)
@@ -106,17 +86,17 @@ def weights_of(x: Logits, best: int, temperature: float) -> FloatWeights:
 
 
 def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
-    """What may be chosen.
+    """Return the tokens that may be chosen.
 
     Args:
         logits: (V,), bias and penalties applied, without NaN.
         params: with a temperature above `COLDEST`.
         best: the likeliest token, whose logit is finite.
     """
-    found = _first(logits, params, best)
-    if found.ids is None or (params.top_p >= 1.0 and not params.top_k):
-        return found
-    ids, weights, total = found.ids, found.weights.astype(np.float64), found.total
+    ids, weights, total = _first(logits, params, best)
+    if ids is None or (params.top_p >= 1.0 and not params.top_k):
+        return ids, weights, total
+    weights = weights.astype(np.float64)
     if not params.top_k:  # top_k has sorted them
         order = np.argsort(-weights, kind="stable")
         ids, weights = ids[order], weights[order]
@@ -126,11 +106,18 @@ def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
         n = min(n, int(np.searchsorted(np.cumsum(weights), params.top_p * total)) + 1)
     if params.min_p > 0.0:
         n = min(n, max(int(np.count_nonzero(weights >= params.min_p * weights[0])), 1))
-    return Candidates(ids[:n], weights[:n], total)
+    return ids[:n], weights[:n], total
+
+
+def likeliest(found: Candidates, n: int) -> tuple[Ids, Weights]:
+    """Return the n likeliest candidates with their weights, likeliest first."""
+    ids, weights, _ = found
+    at = largest(weights, n)
+    return at if ids is None else ids[at], weights[at].astype(np.float64)
 
 
 def draw(weights: Weights | FloatWeights, u: float) -> int:
-    """The position that a number from [0, 1) falls on, where each has a share after its weight.
+    """Return the position that a number from [0, 1) falls on, if each has a share as large as its weight.
 
     Args:
         weights: at least one above 0.
@@ -151,22 +138,14 @@ def draw(weights: Weights | FloatWeights, u: float) -> int:
     return _past(ends, u * ends[-1])
 
 
-def distribution(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
-    """The tokens that may be chosen with their probabilities (sum 1): `candidates`, for people and tests."""
-    found = candidates(logits, params, int(np.argmax(logits)))
-    p = found.weights.astype(np.float64)
-    ids = np.arange(len(p)) if found.ids is None else found.ids
-    return ids, p / p.sum()
-
-
 def _past(ends: Weights, target: float) -> int:
-    """The first position whose running sum is above the target; the last that adds anything, where none is."""
+    """Return the first position whose running sum is above the target; if none is, the last that adds anything."""
     at = int(np.searchsorted(ends, target, side="right"))
     return at if at < len(ends) else int(np.searchsorted(ends, ends[-1]))
 
 
 def _first(logits: Logits, params: SamplingParams, best: int) -> Candidates:
-    """All that need be looked at: no fewer tokens than belong to the result, in no order."""
+    """Return all tokens that may belong to the result, and perhaps more, in no order."""
     n_vocab, top, temperature = len(logits), logits[best], params.temperature
     if params.top_k > 0:
         return _few(logits, largest(logits, params.top_k), best, temperature)
@@ -180,18 +159,18 @@ def _first(logits: Logits, params: SamplingParams, best: int) -> Candidates:
     weights = weights_of(logits, best, temperature)
     total = float(weights.sum())
     if params.top_p >= 1.0:
-        return Candidates(None, weights, total)
+        return None, weights, total
     ids = _bound(weights, total, params)
-    return Candidates(ids, weights[ids], total)
+    return ids, weights[ids], total
 
 
 def _few(logits: Logits, ids: Ids, best: int, temperature: float) -> Candidates:
     weights: Weights = np.exp((logits[ids].astype(np.float64) - float(logits[best])) / temperature)
-    return Candidates(ids, weights, float(weights.sum()))
+    return ids, weights, float(weights.sum())
 
 
 def _bound(weights: FloatWeights, total: float, params: SamplingParams) -> Ids:
-    """Ids that hold the top_p likeliest and not many more.
+    """Return ids that hold the top_p likeliest and not many more.
 
     All tokens below `rest / V` have less than `rest` together, so those above have more than top_p.
     """

@@ -1,4 +1,4 @@
-"""Candidates for fill-in-the-middle: end where ends are likely together, be certain elsewhere. Pure.
+"""Candidates for fill-in-the-middle: end if ends are likely together, else be certain.
 
 Source: llama_sampler_infill_apply in llama.cpp's src/llama-sampler.cpp, the numbers included. Its clients put it after
 top_k and top_p.
@@ -7,36 +7,25 @@ top_k and top_p.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from serve.decoder import Logits
+from serve.decoder import Decoder, Logits
 from serve.sampling.candidates import Weights, largest
 
-# Candidates looked at, at most: each is compared with each. llama.cpp's default top_k (common/common.h).
+# Most candidates: each is compared with each. llama.cpp's default top_k (common/common.h).
 MOST_CANDIDATES = 40
 # Ends are looked for among this many likeliest tokens first, then among all.
 _NEAR = 256
 
 
-class Vocabulary(Protocol):
-    """What must be known of tokens. A `serve.decoder.Decoder` is one."""
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token; nothing for a special one."""
-
-    def is_eog(self, token: int) -> bool:
-        """Whether the token ends generation."""
-
-
-def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Vocabulary) -> list[int]:
-    """Positions of the tokens that may be chosen; none where generation should end though no end is listed.
+def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Decoder) -> list[int]:
+    """Return the positions of the tokens that may be chosen; none if generation should end though no end is listed.
 
     Args:
         ids: candidates, likeliest first.
         weights: of each, not necessarily of sum 1.
-        vocab: their bytes, and which are ends.
+        vocab: for their bytes, and which are ends.
     """
     n = len(ids)
     p = [float(w) for w in weights / weights.sum()]
@@ -56,7 +45,7 @@ def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Vocabulary) -> l
 
 
 def _merge_prefixes(p: list[float], pieces: list[bytes]) -> list[bool]:
-    """Give the probability of one token to another where one's text begins the other's: to the likelier.
+    """Of two tokens of which one is a prefix of the other, give the likelier the probability of both.
 
     Returns:
         Which tokens are left.
@@ -77,8 +66,8 @@ def _merge_prefixes(p: list[float], pieces: list[bytes]) -> list[bool]:
     return alive
 
 
-def likeliest_end(logits: Logits, vocab: Vocabulary) -> int | None:
-    """The likeliest token that ends generation; None where none is possible."""
+def likeliest_end(logits: Logits, vocab: Decoder) -> int | None:
+    """Return the likeliest token that ends generation; None if none is possible."""
     for token in largest(logits, _NEAR):
         if vocab.is_eog(int(token)):
             return int(token)

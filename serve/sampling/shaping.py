@@ -1,4 +1,4 @@
-"""Bias and penalties: logits → logits, before any candidate is dropped. Pure."""
+"""Bias and penalties: logits → logits, before any candidate is dropped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from turbopilot.base.errors import InvalidRequest
 
 
 class LogitBias:
-    """What a request adds to single logits.
+    """Amounts that a request adds to single logits.
 
     Args:
-        pairs: (token id, what is added); of one id given twice, both count.
+        pairs: (token id, amount); of one id given twice, both count.
 
     Raises:
-        InvalidRequest: an amount that is no number, or plus infinity.
+        InvalidRequest: an amount is NaN or plus infinity.
     """
 
     def __init__(self, pairs: Sequence[tuple[int, float]]) -> None:
@@ -33,30 +33,23 @@ class LogitBias:
         self._amounts = np.array([b for _, b in pairs], dtype=np.float32)
 
     def add_to(self, logits: Logits) -> None:
-        """Change `logits`. Ids that the vocabulary lacks are passed over, as in llama.cpp."""
+        """Change `logits`; out-of-vocabulary ids are ignored, as in llama.cpp."""
         known = (self._ids >= 0) & (self._ids < len(logits))
         np.add.at(logits, self._ids[known], self._amounts[known])
 
 
 def counted_window(history: Sequence[int], repeat_last_n: int) -> Sequence[int]:
-    """The end of the history at which the penalties look: 0 is none of it, -1 all."""
+    """Return the end of the history at which the penalties look: 0 is none of it, -1 all."""
     if repeat_last_n == 0:
         return ()
     return history if repeat_last_n < 0 else history[-repeat_last_n:]
 
 
-def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> Logits:
-    """A copy of the logits in which tokens of the window are less likely.
+def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
+    """Make tokens of the window less likely, in place.
 
     Source: llama_sampler_penalties_apply in llama.cpp's src/llama-sampler.cpp.
     """
-    out: Logits = logits.copy()
-    penalize_in_place(out, window, params)
-    return out
-
-
-def penalize_in_place(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
-    """`penalize`, of logits that are the caller's own."""
     ids, n = _counts(window)
     if not len(ids):
         return
@@ -66,7 +59,7 @@ def penalize_in_place(logits: Logits, window: Sequence[int], params: SamplingPar
 
 
 def _counts(window: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Each token of the window once, and how often it is there."""
+    """Return each token of the window once, and how often it is there."""
     counts = Counter(window)
     ids = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
     return ids, np.fromiter(counts.values(), dtype=np.float32, count=len(counts))

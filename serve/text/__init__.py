@@ -1,4 +1,4 @@
-"""Token bytes → text that may be shown, and where it ends. Knows nothing of models, HTTP or threads."""
+"""Token bytes → certain text, and where it ends."""
 
 from serve.text.stream import TextStream
 

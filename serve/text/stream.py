@@ -1,8 +1,7 @@
-"""Turn token bytes into text that may be shown.
+"""Turn token bytes into text that is certain.
 
 A token may end inside a UTF-8 character, or with the beginning of something that ends the completion. Both are held
-back until a later token decides. Each rule is a stage: text in, text out, perhaps less and later, independent of how
-the text was cut into tokens.
+back until a later token decides, so the text does not depend on how it was cut into tokens.
 """
 
 from __future__ import annotations
@@ -10,45 +9,44 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from serve.request import StopRules
 from serve.text.repetition import Repetition, overlap
 
-# What a blank line consists of. Other Unicode spaces are text, as llama.cpp has it.
+# Characters of a blank line. Other Unicode spaces are text, as in llama.cpp.
 BLANK = " \t\r\n\f\v"
 NO_RULES = StopRules()
 
 
-class Stage(Protocol):
-    """One rule that may end the text."""
+class Stage:
+    """A rule that may end the text: text in, certain text out; nothing is fed after it has stopped."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it ended the text; nothing is fed after that."""
+    def __init__(self) -> None:
+        self.stopped = False
+        self._held = ""
 
     def feed(self, text: str) -> str:
-        """Text that is certain now; when it stops, all that is left of it."""
+        """Return the text that is certain now; when it stops, all that is left of it."""
+        raise NotImplementedError
 
     def finish(self) -> str:
-        """What of the text held back remains, now that nothing follows."""
+        """Return the text held back, as nothing follows."""
+        held, self._held = self._held, ""
+        return held
 
 
 class TextStream:
-    """Bytes in, certain text out.
+    """Bytes in, certain text out; `stopped` when a rule has ended the text.
 
-    The rules apply in this order, each to what the ones before it left: `single_line` (SingleLine), `n_indent`
-    (Indentation), `strings` (StopStrings), `follows` (Repetition).
-
-    Attributes:
-        stopped: whether a rule ended the text.
+    The rules apply in this order, each to what is left by those before it: `single_line`, `n_indent`, `strings`,
+    `follows`.
     """
 
     def __init__(self, rules: StopRules = NO_RULES) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strings = StopStrings(rules.strings) if any(rules.strings) else None
         self._repetition = Repetition(rules.follows) if rules.follows.strip() else None
-        stages: tuple[Stage | None, ...] = (
+        stages: tuple[Stage | Repetition | None, ...] = (
             SingleLine() if rules.single_line else None,
             Indentation(rules.n_indent) if rules.n_indent > 0 else None,
             self._strings,
@@ -59,17 +57,17 @@ class TextStream:
 
     @property
     def stop_string(self) -> str:
-        """The stop string that ended the text; "" where none did."""
+        """The stop string that ended the text, or ""."""
         if self._strings is None or (self._repetition and self._repetition.stopped):
             return ""
         return self._strings.found
 
     def feed(self, data: bytes) -> str:
-        """Text that is certain now, perhaps none. After a stop: always none."""
+        """Return the text that is certain now, perhaps none; after a stop, none."""
         return "" if self.stopped else self._run(self._decoder.decode(data), last=False)
 
     def finish(self) -> str:
-        """What was held back, now that nothing follows. Half a character is dropped: it is no text."""
+        """Return what was held back, as nothing follows, without half a character."""
         if self.stopped:
             return ""
         self._decoder.reset()
@@ -79,22 +77,21 @@ class TextStream:
         for stage in self._stages:
             text = stage.feed(text)
             if stage.stopped:
-                self.stopped = last = True  # the stages after it have seen all they will see
+                self.stopped = last = True  # nothing follows for the stages after it
             elif last:
                 text += stage.finish()
         return text
 
 
-class SingleLine:
+class SingleLine(Stage):
     """End the text after the first line that is not blank; its newline is left out."""
 
     def __init__(self) -> None:
-        self.stopped = False
+        super().__init__()
         self._begun = False
-        self._held = ""
 
     def feed(self, text: str) -> str:
-        """All but a carriage return, which may belong to the newline."""
+        """Return all but a carriage return at the end, which may belong to a newline."""
         text = self._held + text
         self._held = ""
         start = 0
@@ -108,13 +105,8 @@ class SingleLine:
             text, self._held = text[:-1], "\r"
         return text
 
-    def finish(self) -> str:
-        """The carriage return."""
-        held, self._held = self._held, ""
-        return held
 
-
-class Indentation:
+class Indentation(Stage):
     """End the text before a line, other than the first, that is indented by fewer spaces and tabs than `columns`.
 
     The newline and the blank lines before that line are left out too, as in llama.cpp.
@@ -123,12 +115,11 @@ class Indentation:
     _NEXT_LINE = re.compile(rf"\r?\n([{BLANK}]*)[^{BLANK}]")
 
     def __init__(self, columns: int) -> None:
-        self.stopped = False
+        super().__init__()
         self._columns = columns
-        self._held = ""
 
     def feed(self, text: str) -> str:
-        """All but the newlines and indentation at the end: what comes after them decides."""
+        """Return all but the newlines and indentation at the end: what comes after them decides."""
         text = self._held + text
         end = len(text.rstrip(BLANK))
         for line in self._NEXT_LINE.finditer(text, 0, end):
@@ -144,28 +135,14 @@ class Indentation:
         self._held = text[end:]
         return text[:end]
 
-    def finish(self) -> str:
-        """The newlines and indentation."""
-        held, self._held = self._held, ""
-        return held
 
-
-class StopStrings:
-    """End the text before the stop string that is complete first; of two that end together, the longer one.
-
-    Attributes:
-        found: the string that ended the text; "" if none did.
-    """
+class StopStrings(Stage):
+    """End the text before the stop string that is complete first, kept in `found`; of two, the longer one."""
 
     def __init__(self, strings: Sequence[str]) -> None:
+        super().__init__()
         self._strings = {s for s in strings if s}
-        self._held = ""
         self.found = ""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a string was found."""
-        return bool(self.found)
 
     def feed(self, text: str) -> str:
         """Return all but an end that begins a stop string."""
@@ -173,13 +150,8 @@ class StopStrings:
         ends = [(at + len(s), -len(s), s) for s in self._strings if (at := text.find(s)) >= 0]
         if ends:
             end, minus_length, self.found = min(ends)
-            self._held = ""
+            self.stopped, self._held = True, ""
             return text[: end + minus_length]
         end = len(text) - max((overlap(text, s) for s in self._strings), default=0)
         self._held = text[end:]
         return text[:end]
-
-    def finish(self) -> str:
-        """Return the end that begins a stop string."""
-        held, self._held = self._held, ""
-        return held

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serve.http.log_format import prompts_log
+from serve.http.request_log import prompts_log
 from serve.models.loading import make_pool
 from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
 from turbopilot.base.errors import InvalidInput

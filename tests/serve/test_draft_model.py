@@ -1,4 +1,4 @@
-"""A second model that guesses changes nothing but the number of steps, right or wrong, alive or broken."""
+"""A draft model changes nothing but the number of steps, right or wrong, alive or broken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.decoder import BatchItem
-from serve.drafting import DraftModel, Wanted, check_same_vocabulary
+from serve.drafting import DraftModel, DraftWish, check_same_vocabulary
 from serve.engine import Engine, EngineOptions
 from tests.serve.test_engine_step import expected, request, run, text_of
 from tests.support.fakes import FakeDecoder, Reply, letters
@@ -75,13 +75,13 @@ def test_one_that_breaks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     events = run(engine, engine.submit(1, request("def f():", 20)))[1]
     assert text_of(events) == expected("def f():", 20)
     assert engine.metrics.accepted_tokens == 0
-    assert caplog.text.count("not asked any more") == 1
+    assert caplog.text.count("not used any more") == 1
 
 
 def test_a_sequence_that_it_has_no_room_for_is_left_out() -> None:
     draft = DraftModel(FakeDecoder(n_ctx=16))
-    assert draft.guess({0: Wanted([1] * 14, 4)}) == {}
-    assert len(draft.guess({0: Wanted([1] * 12, 4)})[0]) == 4
+    assert draft.propose({0: DraftWish([1] * 14, 4)}) == {}
+    assert len(draft.propose({0: DraftWish([1] * 12, 4)})[0]) == 4
 
 
 def test_another_vocabulary_is_refused() -> None:

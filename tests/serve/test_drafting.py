@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from serve.decoder import FimTokens
 from serve.drafting import Draft, Drafter
-from serve.drafting.allowance import FIRST, Allowance
-from serve.drafting.recent import LEAST, MOST_ENTRIES, TAIL, RecentSuggestions
+from serve.drafting.drafter import FIRST, LEAST, MOST_ENTRIES, SHARE, TAIL, RecentCompletions
 from serve.drafting.token_index import FARTHEST, KEY, MOST, PLACES, TokenIndex
 
 CORPUS = Path(__file__).parents[2] / "turbopilot/corpus/held_out"
@@ -52,10 +51,10 @@ def drafter(*, cost: float = 0.01, fim: FimTokens | None = None) -> tuple[Drafte
 
 
 def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, int, int]:
-    """Let the model write these tokens; steps, guessed and accepted tokens."""
-    at = steps = guessed = accepted = 0
+    """Let the model write these tokens; steps, drafted and accepted tokens."""
+    at = steps = drafted = accepted = 0
     while at < len(tokens):
-        guess = draft.guess(most)
+        guess = draft.propose(most)
         right = 0
         while (
             right < len(guess)
@@ -67,8 +66,8 @@ def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, in
             draft.append(token)
         draft.result(len(guess), right)
         at += right + 1
-        steps, guessed, accepted = steps + 1, guessed + len(guess), accepted + right
-    return steps, guessed, accepted
+        steps, drafted, accepted = steps + 1, drafted + len(guess), accepted + right
+    return steps, drafted, accepted
 
 
 # --- places where the last tokens occurred
@@ -77,7 +76,7 @@ def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, in
 few = st.lists(st.integers(0, 3), max_size=40)
 
 
-def slow_guess(context: list[int], tokens: list[int], most: int) -> list[int]:
+def slow_draft(context: list[int], tokens: list[int], most: int) -> list[int]:
     """What the index is to say, by looking everywhere."""
     everything = [*context, -1, *tokens] if context else tokens
     end, places = len(everything) - 1, []
@@ -108,7 +107,7 @@ def test_the_index_finds_what_looking_everywhere_finds(
 ) -> None:
     index = TokenIndex(tokens, context)
     for i, token in enumerate([*more, 0]):
-        assert index.guess(most) == slow_guess(context, [*tokens, *more[:i]], most)
+        assert index.propose(most) == slow_draft(context, [*tokens, *more[:i]], most)
         index.append(token)
 
 
@@ -119,33 +118,33 @@ def test_an_index_that_grew_equals_one_made_at_once(
     index = TokenIndex(a, context)
     for token in b:
         index.append(token)
-    assert index.guess() == TokenIndex([*a, *b], context).guess()
+    assert index.propose() == TokenIndex([*a, *b], context).propose()
 
 
 def test_large_ids_do_not_collide() -> None:
     big = (1 << 21) - 2
     index = TokenIndex([big, big, big - 1, 7, big, big, big - 1])
-    assert index.guess(1) == [7]
-    assert TokenIndex([0, big, big, 7, 1, big, big]).guess() == []
+    assert index.propose(1) == [7]
+    assert TokenIndex([0, big, big, 7, 1, big, big]).propose() == []
 
 
-def test_what_repeats_without_end_is_guessed_in_full() -> None:
-    assert TokenIndex([1, 2] * 4).guess() == ([1, 2] * 8)[:MOST]
+def test_what_repeats_without_end_is_drafted_in_full() -> None:
+    assert TokenIndex([1, 2] * 4).propose() == ([1, 2] * 8)[:MOST]
 
 
-def test_nothing_is_guessed_that_is_not_likely_enough() -> None:
+def test_nothing_is_drafted_that_is_not_likely_enough() -> None:
     index = TokenIndex([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3])
-    assert index.guess(worth=0.6) == []
-    assert index.guess(worth=0.5) == [4]
-    assert index.guess(worth=0.3) == [4, 5]
+    assert index.propose(worth=0.6) == []
+    assert index.propose(worth=0.5) == [4]
+    assert index.propose(worth=0.3) == [4, 5]
     for token in (4, 5, 6, 7, 8):
         index.append(token)
-    assert index.guess(worth=0.6)[:3] == [9, 1, 2]
+    assert index.propose(worth=0.6)[:3] == [9, 1, 2]
 
 
-def test_the_context_is_guessed_from_but_not_beyond_its_end() -> None:
+def test_the_context_is_drafted_from_but_not_beyond_its_end() -> None:
     index = TokenIndex([8, 1, 2, 3], context=[1, 2, 3, 4, 5])
-    assert index.guess() == [4, 5]
+    assert index.propose() == [4, 5]
 
 
 # --- what was suggested lately
@@ -153,17 +152,17 @@ def test_the_context_is_guessed_from_but_not_beyond_its_end() -> None:
 
 @given(st.binary(max_size=400), st.binary(min_size=2, max_size=80), st.data())
 def test_a_user_who_types_along_gets_the_rest(
-    prompt: bytes, suggestion: bytes, data: st.DataObject
+    prompt: bytes, completion: bytes, data: st.DataObject
 ) -> None:
-    recent = RecentSuggestions()
-    recent.remember(prompt, suggestion)
-    n = data.draw(st.integers(0, len(suggestion) - 1))
-    typed = prompt + suggestion[:n]
+    recent = RecentCompletions()
+    recent.remember(prompt, completion)
+    n = data.draw(st.integers(0, len(completion) - 1))
+    typed = prompt + completion[:n]
     rest = recent.find(typed)
     assert rest
-    assert typed[-LEAST:] + rest in prompt[-TAIL:] + suggestion
+    assert typed[-LEAST:] + rest in prompt[-TAIL:] + completion
     if len(set(typed[-LEAST:])) == LEAST:
-        assert rest == suggestion[n:]
+        assert rest == completion[n:]
 
 
 @given(
@@ -173,9 +172,9 @@ def test_a_user_who_types_along_gets_the_rest(
 def test_what_is_found_follows_what_agrees(
     entries: list[tuple[bytes, bytes]], prompt: bytes
 ) -> None:
-    recent = RecentSuggestions()
-    for before, suggestion in entries:
-        recent.remember(before, suggestion)
+    recent = RecentCompletions()
+    for before, completion in entries:
+        recent.remember(before, completion)
     rest = recent.find(prompt)
     if rest:
         texts = [b + s for b, s in entries if s.endswith(rest)]
@@ -183,7 +182,7 @@ def test_what_is_found_follows_what_agrees(
 
 
 def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
-    recent = RecentSuggestions()
+    recent = RecentCompletions()
     prompt = CODE.encode() + b"\n\ndef volume(width, height, depth):\n    "
     recent.remember(prompt, b"return area(width, height) * depth\n")
     assert recent.find(prompt) == b"return area(width, height) * depth\n"
@@ -199,7 +198,7 @@ def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
 
 
 def test_the_longest_agreement_wins_then_the_latest() -> None:
-    recent = RecentSuggestions()
+    recent = RecentCompletions()
     same = b"x" * LEAST
     recent.remember(b"a" + same, b"1")
     recent.remember(b"b" + same, b"2")
@@ -210,8 +209,8 @@ def test_the_longest_agreement_wins_then_the_latest() -> None:
     assert len(recent) == 2
 
 
-def test_the_oldest_suggestions_are_forgotten() -> None:
-    recent = RecentSuggestions()
+def test_the_oldest_completions_are_forgotten() -> None:
+    recent = RecentCompletions()
     for i in range(MOST_ENTRIES + 1):
         recent.remember(b"%030d" % i, b"text")
         assert recent.find(b"%030d" % 0) == b"text"  # in use
@@ -221,53 +220,55 @@ def test_the_oldest_suggestions_are_forgotten() -> None:
     assert len(recent) == MOST_ENTRIES
 
 
-# --- what guessing may cost
+# --- what drafts may cost
 
 costs = st.floats(0.001, 2)
-shares = st.floats(0, 0.2)
 
 
-@given(costs, shares, st.lists(st.integers(0, MOST), max_size=200))
-def test_wrong_guesses_cost_no_more_than_their_share(
-    cost: float, share: float, wanted: list[int]
-) -> None:
-    allowance, guessed = Allowance(cost=cost, share=share), 0
+def account(cost: float) -> Draft:
+    """A request without anything to draft from, where a draft token costs so much."""
+    return Drafter(lambda _: [], lambda _: b"", cost=cost).begin([])
+
+
+@given(costs, st.lists(st.integers(0, MOST), max_size=200))
+def test_wrong_drafts_cost_no_more_than_their_share(cost: float, wanted: list[int]) -> None:
+    draft, drafted = account(cost), 0
     for steps, n in enumerate(wanted):
-        n = min(n, allowance.n())
-        guessed += n
-        assert cost * guessed <= share * steps + FIRST * cost + 1e-6
-        allowance.result(n, 0)
+        n = draft.allowed(n)
+        drafted += n
+        assert cost * drafted <= SHARE * steps + FIRST * cost + 1e-6
+        draft.result(n, 0)
 
 
-@given(costs, shares, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=200))
-def test_guesses_cost_no_more_than_they_save_and_their_share(
-    cost: float, share: float, wanted: list[tuple[int, int]]
+@given(costs, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=200))
+def test_drafts_cost_no_more_than_they_save_and_their_share(
+    cost: float, wanted: list[tuple[int, int]]
 ) -> None:
-    allowance, guessed, saved = Allowance(cost=cost, share=share), 0, 0
+    draft, drafted, saved = account(cost), 0, 0
     for steps, (n, right) in enumerate(wanted):
-        n = min(n, allowance.n())
+        n = draft.allowed(n)
         right = min(n, right)
-        guessed += n
-        assert cost * guessed <= share * steps + saved + FIRST * cost + 1e-6
+        drafted += n
+        assert cost * drafted <= SHARE * steps + saved + FIRST * cost + 1e-6
         saved += right
-        allowance.result(n, right)
+        draft.result(n, right)
 
 
 @pytest.mark.parametrize("cost", [0.02, 0.1, 0.6])
-def test_right_guesses_soon_earn_the_longest(cost: float) -> None:
-    allowance = Allowance(cost=cost)
+def test_right_drafts_soon_earn_the_longest(cost: float) -> None:
+    draft = account(cost)
     for _ in range(3):
-        allowance.result(allowance.n(), allowance.n())
-    assert allowance.n() == MOST
+        draft.result(draft.allowed(MOST), draft.allowed(MOST))
+    assert draft.allowed(99) == MOST
     for _ in range(5):
-        allowance.result(allowance.n(), 0)
-    assert allowance.n() <= max(1, 0.1 / cost)
+        draft.result(draft.allowed(MOST), 0)
+    assert draft.allowed(MOST) <= max(1, 0.1 / cost)
 
 
 # --- all together
 
 
-def test_repeated_code_is_guessed() -> None:
+def test_repeated_code_is_drafted() -> None:
     d, words = drafter()
     tokens = words((CORPUS / "python.txt").read_bytes()[:3000])
     assert max(tokens) < 1000
@@ -276,64 +277,64 @@ def test_repeated_code_is_guessed() -> None:
     assert steps < len(tokens) / 5
 
 
-def test_nothing_is_guessed_from_the_prompt_before_the_first_token() -> None:
+def test_nothing_is_drafted_from_the_prompt_before_the_first_token() -> None:
     d, words = drafter()
     draft = d.begin(words(b"abcdabc"))
-    assert draft.guess(MOST) == []
+    assert draft.propose(MOST) == []
     draft.append(words.id(b"abcd"))
-    assert draft.guess(MOST) == []
+    assert draft.propose(MOST) == []
     draft = d.begin(words(b"a,b,c,d;a,b"))
     draft.append(words.id(b","))
-    assert b"".join(map(words.piece, draft.guess(3))) == b"c,d"
+    assert b"".join(map(words.piece, draft.propose(3))) == b"c,d"
 
 
-def test_the_context_is_guessed_from() -> None:
+def test_the_context_is_drafted_from() -> None:
     d, words = drafter()
     draft = d.begin(words(b"def"), context=words(CODE.encode()))
     for token in words(b" area(width,"):
         draft.append(token)
-    assert words.piece(draft.guess(1)[0]) == b" height"
+    assert words.piece(draft.propose(1)[0]) == b" height"
 
 
 PROMPT = CODE.encode() + b"\n\ndef volume(width, height, depth):\n    "
-SUGGESTION = b"return area(width, height) * depth\n\n\nprint(volume(1, 2, 3))\n"
+COMPLETION = b"return area(width, height) * depth\n\n\nprint(volume(1, 2, 3))\n"
 
 
 def remembered(d: Drafter, words: Words, prompt: list[int]) -> None:
     draft = d.begin(prompt)
-    for token in words(SUGGESTION):
+    for token in words(COMPLETION):
         draft.append(token)
     draft.end()
 
 
-def test_the_same_prompt_again_is_guessed_from_its_first_token() -> None:
+def test_the_same_prompt_again_is_drafted_from_its_first_token() -> None:
     d, words = drafter()
     remembered(d, words, words(PROMPT))
-    tokens = words(SUGGESTION)
+    tokens = words(COMPLETION)
     n_calls = words.n_calls
-    steps, guessed, accepted = generate(d.begin(words(PROMPT)), tokens)
+    steps, drafted, accepted = generate(d.begin(words(PROMPT)), tokens)
     assert (steps + accepted, words.n_calls) == (
         len(tokens),
         n_calls + 2,
     )  # the prompt, and the rest once
     assert accepted > 0.7 * len(tokens)
-    assert guessed - accepted <= 1
+    assert drafted - accepted <= 1
 
 
-def test_typing_along_is_guessed_though_the_tokens_differ() -> None:
+def test_typing_along_is_drafted_though_the_tokens_differ() -> None:
     d, words = drafter()
     remembered(d, words, words(PROMPT))
     draft = d.begin(words(PROMPT + b"return ar"))
-    assert b"".join(map(words.piece, draft.guess(3))) == b"ea(width"
+    assert b"".join(map(words.piece, draft.propose(3))) == b"ea(width"
     # the model writes the same text in other tokens
     draft.append(words.id(b"e"))
-    assert b"".join(map(words.piece, draft.guess(3))) == b"a(width"
+    assert b"".join(map(words.piece, draft.propose(3))) == b"a(width"
     draft.append(words.id(b"a(w"))
-    assert b"".join(map(words.piece, draft.guess(2))) == b"idth,"
+    assert b"".join(map(words.piece, draft.propose(2))) == b"idth,"
     # another text ends it, and the index goes on
     for token in words(b"xyz\n    if height < 0"):
         draft.append(token)
-    assert words.piece(draft.guess(1)[0]) == b":"
+    assert words.piece(draft.propose(1)[0]) == b":"
 
 
 def test_the_cursor_is_found_in_fill_in_the_middle() -> None:
@@ -343,23 +344,23 @@ def test_the_cursor_is_found_in_fill_in_the_middle() -> None:
     assert d.before_cursor([1001, 1002, *suffix, 1003, *words(PROMPT)])[-200:] == PROMPT[-200:]
     remembered(d, words, [1001, *words(PROMPT), 1002, *suffix, 1003])
     draft = d.begin([1001, *words(PROMPT + b"return area("), 1002, *suffix, 1003])
-    assert b"".join(map(words.piece, draft.guess(2))) == b"width,"
+    assert b"".join(map(words.piece, draft.propose(2))) == b"width,"
 
 
-def test_an_empty_prompt_and_an_empty_suggestion() -> None:
+def test_an_empty_prompt_and_an_empty_completion() -> None:
     d, words = drafter()
     draft = d.begin([])
-    assert draft.guess(MOST) == []
+    assert draft.propose(MOST) == []
     draft.end()
     assert len(d.recent) == 0
     draft.append(words.id(b"x"))
-    assert draft.guess(MOST) == []
+    assert draft.propose(MOST) == []
     draft.end()
-    assert d.begin([]).guess(MOST) == [words.id(b"x")]
+    assert d.begin([]).propose(MOST) == [words.id(b"x")]
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=60), costs)
-def test_guesses_never_change_what_is_written(
+def test_drafts_never_change_what_is_written(
     prompt: list[int], tokens: list[int], cost: float
 ) -> None:
     d, words = drafter(cost=cost)
@@ -367,7 +368,7 @@ def test_guesses_never_change_what_is_written(
         words.id(b"token%d " % i)
     for _ in range(2):
         draft = d.begin(prompt)
-        steps, guessed, accepted = generate(draft, tokens)
+        steps, drafted, accepted = generate(draft, tokens)
         assert steps + accepted == len(tokens)
-        assert cost * guessed <= 0.05 * steps + accepted + MOST * cost + 1e-6
+        assert cost * drafted <= 0.05 * steps + accepted + MOST * cost + 1e-6
         draft.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.planner import OLDEST_TURN, Chunk, Planner
+from serve.engine.planner import OLDEST_TURN, Planner
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
 from tests.support.fakes import sequence
@@ -28,16 +28,17 @@ def generating(i: int) -> Sequence:
     return sequence(i, [i], 19)
 
 
-def sizes(chunks: list[Chunk]) -> list[tuple[int, int]]:
-    return [(c.sequence.id, c.stop - c.start) for c in chunks]
+def sizes(step: list[Sequence]) -> list[tuple[int, int]]:
+    return [(s.id, s.stop - s.n_past) for s in step]
 
 
-def compute(chunks: list[Chunk]) -> list[tuple[int, int]]:
-    for c in chunks:
-        c.sequence.n_past = c.stop
-        if c.is_last:
-            c.sequence.tokens.append(7)
-    return sizes(chunks)
+def compute(step: list[Sequence]) -> list[tuple[int, int]]:
+    computed = sizes(step)
+    for s in step:
+        s.n_past = s.stop
+        if s.is_complete:
+            s.tokens.append(7)
+    return computed
 
 
 def test_in_a_pool_prompts_join_those_that_generate() -> None:
@@ -82,11 +83,12 @@ def test_warming_waits_for_everybody_else() -> None:
     assert sizes(planner(warms).plan()) == [(0, 50)]
 
 
-def test_guesses_go_with_the_last_token() -> None:
+def test_drafts_go_with_the_last_token() -> None:
     one, two = generating(0), prompt(1, 9)
     one.draft, two.draft = [1, 2, 3], [7, 7, 7]
-    chunks = planner(one, two, pooled=True).plan()
-    assert [(c.start, c.stop, c.n_draft) for c in chunks] == [(0, 1, 3), (0, 9, 1)]
+    step = planner(one, two, pooled=True).plan()
+    assert [(s.id, s.n_past, s.stop) for s in step] == [(0, 0, 1), (1, 0, 9)]
+    assert (one.draft, two.draft) == ([1, 2, 3], [7])
 
 
 @given(
@@ -104,10 +106,10 @@ def test_every_prompt_is_read_within_the_batch(
     for _ in range(2000):
         if all(s.generates for s in sequences if not s.idles):
             break
-        chunks = p.plan(beside, alone)
-        assert chunks
-        assert sum(c.stop - c.start for c in chunks) <= n_batch
-        assert all(c.start < c.stop for c in chunks)
-        for c in chunks:
-            c.sequence.n_past = min(c.stop, len(c.sequence.tokens) - 1)
+        step = p.plan(beside, alone)
+        assert step
+        assert sum(s.stop - s.n_past for s in step) <= n_batch
+        assert all(s.n_past < s.stop for s in step)
+        for s in step:
+            s.n_past = min(s.stop, len(s.tokens) - 1)
     assert all(s.generates for s in sequences if not s.idles)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.common_prefix import common_prefix
 from serve.engine import Engine, EngineOptions
-from serve.engine.answer_cache import KnownTokens, chain, chain_all
 from serve.engine.prefix_store import PrefixStore, read_prefix, read_tokens, write_prefix
-from serve.engine.prefix_tree import PrefixTree
+from serve.engine.requests import AnswerCache
+from serve.engine.sequence import name_of
+from serve.prefix_tree import PrefixTree, common_prefix
 from serve.request import Finished
 from tests.serve.test_engine_faults import run_all
 from tests.serve.test_engine_step import expected, last, request, run, text_of
@@ -58,8 +58,8 @@ def test_the_tree_leaves_nothing_behind() -> None:
 
 
 def test_known_tokens_are_forgotten_by_halves_and_told_apart_by_length() -> None:
-    known = KnownTokens(most=4)
-    names = [chain_all([i]) for i in range(6)]
+    known = AnswerCache(most=4)
+    names = [name_of([i]) for i in range(6)]
     for i, name in enumerate(names):
         known.learn(name, 1, i)
         known.next(names[0], 1)  # used all along
@@ -67,7 +67,7 @@ def test_known_tokens_are_forgotten_by_halves_and_told_apart_by_length() -> None
     assert known.next(names[1], 1) is None
     assert known.next(names[5], 1) == 5
     assert known.next(names[5], 2) is None
-    assert chain(chain_all([1, 2]), 3) == chain_all([1, 2, 3])
+    assert name_of([3], name_of([1, 2])) == name_of([1, 2, 3])
 
 
 def test_the_store_keeps_the_lately_used_and_drops_what_a_longer_one_contains() -> None:
@@ -163,7 +163,7 @@ def test_prefix_file_round_trip(tmp_path: Path) -> None:
     write_prefix(path, "0" * 16, (1, 2**30), b"abc")
     assert read_tokens(path, "0" * 16) == (1, 2**30)
     assert read_prefix(path, "0" * 16) == b"abc"
-    with pytest.raises(ValueError, match="no prefix of this model"):
+    with pytest.raises(ValueError, match="not a prefix of this model"):
         read_prefix(path, "1" * 16)
 
 

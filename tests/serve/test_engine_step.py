@@ -309,7 +309,9 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
 def test_scheduler_keeps_its_budgets(
     sizes: list[tuple[int, int]], n_slots: int, n_batch: int
 ) -> None:
-    scheduler = Scheduler(FakeDecoder(n_ctx=64, n_batch=n_batch), n_slots, PrefixStore(0))
+    scheduler = Scheduler(
+        FakeDecoder(n_ctx=64, n_batch=n_batch, n_seq=n_slots), n_slots, PrefixStore(0)
+    )
     planner = Planner(scheduler.slots, n_batch=n_batch, most_drafted=0)
     for i, (n_prompt, n_more) in enumerate(sizes):
         scheduler.add(sequence(i, [i] * n_prompt, n_more))
@@ -317,16 +319,16 @@ def test_scheduler_keeps_its_budgets(
     for _ in range(3000):
         if not scheduler.has_work:
             break
-        order += [a.sequence.id for a in scheduler.admit()]
-        chunks = planner.plan()
-        assert 1 <= sum(c.stop - c.start for c in chunks) <= n_batch
+        order += [s.id for s in scheduler.admit()]
+        step = planner.plan()
+        assert 1 <= sum(s.stop - s.n_past for s in step) <= n_batch
         assert len(scheduler.slots.running) <= n_slots
-        for c in chunks:
-            scheduler.slots.computed(c.sequence, c.stop)
-            if c.is_last and len(c.sequence.tokens) == c.sequence.n_reserved:
-                scheduler.remove(c.sequence)
-            elif c.is_last:
-                c.sequence.tokens.append(99)
+        for s in step:
+            scheduler.slots.computed(s, s.stop)
+            if s.is_complete and len(s.tokens) == s.n_reserved:
+                scheduler.remove(s)
+            elif s.is_complete:
+                s.tokens.append(99)
         scheduler.check_integrity()
     assert order == list(range(len(sizes)))  # first come, first served; nobody is forgotten
 

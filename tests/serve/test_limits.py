@@ -24,8 +24,7 @@ from serve.http.app import create_app
 from serve.models.service import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
-from serve.runner import Generation
-from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
+from serve.runner.generation import ClientGone
 from serve.settings import Defaults, Limits, ModelOptions
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.support.serving import (
@@ -40,7 +39,6 @@ from tests.support.serving import (
 )
 from turbopilot.base.errors import InvalidInput, InvalidRequest
 
-NO_WATCH = ClientWatch()
 PARALLEL = next(o for o in options_of(ModelOptions) if o.field == "n_seq")
 
 
@@ -309,35 +307,19 @@ def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
         assert new.result()[0] == 200
 
 
-def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    timeouts: list[float | None] = []
-    plain = Generation.next_event
-
-    def next_event(job: Generation, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
-        return plain(job, timeout)
-
-    monkeypatch.setattr(Generation, "next_event", next_event)
+def test_a_client_that_left_before_the_first_event_is_noticed() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()
-    looks = iter([False, False, True])
-    with pytest.raises(ClientGone):
-        service.start(Completion(("x",), 5)).collect(ClientWatch(is_gone=lambda: next(looks)))
-    assert timeouts == [LOOK_AROUND] * 3
 
-    # A client that has left before anybody looks; the hook calls at once.
     def at_once(callback: Callable[[], None]) -> Callable[[], None]:
         callback()
         return lambda: None
 
     with pytest.raises(ClientGone):
-        service.start(Completion(("x",), 5)).collect(ClientWatch(when_gone=at_once))
-    assert timeouts[3:] == [None]
+        service.start(Completion(("x",), 5)).collect(at_once)
     decoder.open_gate()
-    assert service.start(Completion(("x",), 5)).collect(NO_WATCH).choices
+    assert service.start(Completion(("x",), 5)).collect().choices
     runner.close()
     assert runner.n_open == 0
 

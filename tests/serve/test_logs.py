@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from serve.http.access import choose_request_id
-from serve.http.log_format import (
+from serve.http.request_log import (
     FIELDS,
     JsonFormatter,
     TextFormatter,
+    choose_request_id,
     one_line,
     prompts_log,
     request_id,
@@ -133,7 +133,8 @@ def test_one_line_leaves_plain_text_alone() -> None:
 
 def test_set_up_in_a_process_of_its_own() -> None:
     code = (
-        "import logging\nfrom serve.http.log_format import set_up, prompts_log\nfrom serve.settings import LogOptions\n"
+        "import logging\nfrom serve.http.request_log import set_up, prompts_log\n"
+        "from serve.settings import LogOptions\n"
         "set_up(LogOptions('json'))\n"
         "logging.getLogger('turbopilot.x').info('hello')\nlogging.debug('no')\nprompts_log.info('no')\n"
         "set_up(LogOptions('json', prompts=True))\nprompts_log.info('asked for')"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.models import PooledModel
+from serve.models.pooled_model import make_room
 from serve.models.service import CompletionService
-from serve.models.unloading import make_room
-from serve.runner.generation import ClientGone, ClientWatch
+from serve.runner.generation import ClientGone, stays
 from tests.support.pooled import Client, Lab, info
 from tests.support.serving import wait
 from turbopilot.base.errors import CorruptModel, Overloaded, TurboPilotError
@@ -23,8 +23,7 @@ from turbopilot.base.errors import CorruptModel, Overloaded, TurboPilotError
 
 def use(lab: Lab, name: str, client: Client | None = None) -> str:
     """Use a model for a moment; gives the name of the one that answers."""
-    watch = client.watch if client else ClientWatch()
-    with lab.pool.use(name, watch) as service:
+    with lab.pool.use(name, client.when_gone if client else stays) as service:
         return service.model.name
 
 
@@ -157,22 +156,16 @@ def test_only_so_many_wait(threads: ThreadPoolExecutor) -> None:
     assert use(lab, "a") == "a"
 
 
-@pytest.mark.parametrize("polls", [False, True])
-def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor, polls: bool) -> None:
+def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1}, max_waiting=1)
     first, gate = begin(lab, "a", threads)
-    if polls:
-        looks = iter([False, True])
-        with pytest.raises(ClientGone), lab.pool.use("a", ClientWatch(is_gone=lambda: next(looks))):
-            pass
-    else:
-        client = Client()
-        second = threads.submit(use, lab, "a", client)
-        wait(client.waits)
-        client.leave()
-        with pytest.raises(ClientGone):
-            second.result(60)
-        assert client.forgotten
+    client = Client()
+    second = threads.submit(use, lab, "a", client)
+    wait(client.waits)
+    client.leave()
+    with pytest.raises(ClientGone):
+        second.result(60)
+    assert client.forgotten
     assert lab.pool.statuses[0].waiting == 0
     gate.set()
     assert first.result(60) == "a"

@@ -24,7 +24,6 @@ from serve.models.service import Completion, CompletionService, ModelInfo
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.runner.generation import ClientWatch
 from serve.settings import ServerOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.pooled import Client
@@ -40,7 +39,7 @@ def says(name: str, text: str, turns: ComputeLock | None = None) -> Load:
     def load() -> CompletionService:
         decoder = FakeDecoder(script(text))
         engine = Engine(decoder, EngineOptions())
-        return host(engine, decoder, name=name, compute_lock=turns)
+        return host(engine, name=name, compute_lock=turns)
 
     return load
 
@@ -99,7 +98,7 @@ def test_a_stream_keeps_its_model_after_the_request_has_left_it() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(2))
 
     def slow() -> CompletionService:
-        return host(Engine(decoder, EngineOptions()), decoder, name="one")
+        return host(Engine(decoder, EngineOptions()), name="one")
 
     with pool_of(one=slow, two=says("two", "no")) as (pool, client):
         response = client.post("/v1/completions", json={"prompt": "well?", "stream": True})
@@ -128,7 +127,7 @@ def test_health_says_loading_and_completions_wait() -> None:
         assert health.get_json()["status"] == "loading"
         assert client.get("/v1/models").status_code == 200
         waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
+        environ = {WHEN_GONE: waiting.when_gone}
         answer = threads.submit(complete, client, environ_overrides=environ)
         wait(waiting.waits)
         assert client.get("/health").get_json()["waiting"] == 1
@@ -147,7 +146,7 @@ def test_who_left_while_a_model_loads_is_forgotten() -> None:
     ):
         pool.preload(lambda _: None)
         waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
+        environ = {WHEN_GONE: waiting.when_gone}
         answer = threads.submit(complete, client, environ_overrides=environ)
         wait(waiting.waits)
         waiting.leave()
@@ -192,7 +191,7 @@ def test_an_engine_that_cannot_warm_up_was_not_loaded() -> None:
     decoder = FakeDecoder()
     decoder.warm_up = raises(RuntimeError("no"))  # type: ignore[method-assign, assignment]
     with pytest.raises(DecoderFailed, match="the engine broke: no"):
-        host(Engine(decoder), decoder, free=lambda: freed.append(1))
+        host(Engine(decoder), free=lambda: freed.append(1))
     assert freed == [1]
 
 
@@ -263,13 +262,12 @@ def test_two_models_compute_one_after_the_other() -> None:
         return None
 
     slow._fail = other._fail = look
-    one, two = (host(Engine(d), d, compute_lock=turns) for d in (slow, other))
-    watch = ClientWatch()
+    one, two = (host(Engine(d), compute_lock=turns) for d in (slow, other))
     with ThreadPoolExecutor() as threads:
-        first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect(watch))
+        first = threads.submit(lambda: one.start(Completion(("well?",), 9)).collect())
         while not slow.is_computing:
             pass
-        second = threads.submit(lambda: two.start(Completion(("well?",), 9)).collect(watch))
+        second = threads.submit(lambda: two.start(Completion(("well?",), 9)).collect())
         while not turns._waiting:
             pass
         assert other.batches == []

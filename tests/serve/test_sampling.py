@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,12 +9,26 @@ from hypothesis import strategies as st
 
 from serve.decoder import Logits
 from serve.request import SamplingParams
-from serve.sampling import Sampler, distribution, logprobs, penalize, seed_sequence
-from serve.sampling.candidates import draw, largest
-from serve.sampling.shaping import counted_window
+from serve.sampling import Sampler, logprobs, seed_sequence
+from serve.sampling.candidates import Ids, Weights, candidates, draw, largest
+from serve.sampling.shaping import counted_window, penalize
 from turbopilot.base.errors import DecoderFailed, InvalidRequest
 
 VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=600)
+
+
+def distribution(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
+    """The tokens that may be chosen with their probabilities (sum 1)."""
+    ids, weights, _ = candidates(logits, params, int(np.argmax(logits)))
+    p = weights.astype(np.float64)
+    return np.arange(len(p)) if ids is None else ids, p / p.sum()
+
+
+def penalized(logits: Logits, window: Sequence[int], params: SamplingParams) -> Logits:
+    """A copy of the logits after the penalties."""
+    out: Logits = logits.copy()
+    penalize(out, window, params)
+    return out
 
 
 def logits(*values: float) -> Logits:
@@ -205,9 +221,9 @@ def test_top_k_one_is_greedy() -> None:
 
 def test_penalties() -> None:
     x = logits(2, -2, 1)
-    out = penalize(x, [0, 0, 1], SamplingParams(repeat_penalty=2))
+    out = penalized(x, [0, 0, 1], SamplingParams(repeat_penalty=2))
     assert out.tolist() == [1, -4, 1]
-    out = penalize(x, [0, 0, 1], SamplingParams(frequency_penalty=0.5, presence_penalty=0.25))
+    out = penalized(x, [0, 0, 1], SamplingParams(frequency_penalty=0.5, presence_penalty=0.25))
     assert out.tolist() == [0.75, -2.75, 1]
     assert x.tolist() == [2, -2, 1]
 
@@ -246,7 +262,7 @@ def test_bias_is_added_and_strange_ids_are_passed_over() -> None:
     [SamplingParams(), SamplingParams(temperature=0), SamplingParams(logit_bias=((0, 1.0),))],
 )
 def test_logits_that_are_no_numbers_are_refused(bad: Logits, params: SamplingParams) -> None:
-    with pytest.raises(DecoderFailed, match="no numbers"):
+    with pytest.raises(DecoderFailed, match="NaN or infinite"):
         picks(params, bad, 1)
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from serve.decoder import Logits
 from serve.request import SamplingParams
-from serve.sampling import distribution, penalize
 from serve.sampling.candidates import weights_of
 from serve.sampling.infill import certain_or_end
 from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
-from tests.serve.test_sampling import model_like
+from tests.serve.test_sampling import distribution, model_like, penalized
+from tests.support.fakes import FakeDecoder
 
 vocab = test_serve_sampling_grammar.vocab  # a fixture
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -86,13 +86,14 @@ def test_penalties_are_theirs(last_n: int) -> None:
     for token in history:
         llama_cpp.llama_sampler_accept(chain.chain, token)
     left, _ = chain.apply(x)
-    assert np.allclose(left["logit"], penalize(x, history[-last_n:], params), atol=1e-5)
+    assert np.allclose(left["logit"], penalized(x, history[-last_n:], params), atol=1e-5)
 
 
-class Words:
-    """`sampling.Vocabulary` over llama.cpp's pointer."""
+class Words(FakeDecoder):
+    """The tokens of llama.cpp's pointer."""
 
     def __init__(self, vocab: Any) -> None:
+        super().__init__()
         self.vocab = vocab
         self.n = int(llama_cpp.llama_vocab_n_tokens(vocab))
 

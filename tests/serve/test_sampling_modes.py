@@ -10,13 +10,15 @@ from serve.request import SamplingParams
 from serve.sampling import Sampler, seed_sequence
 from serve.sampling.infill import certain_or_end, likeliest_end
 from tests.serve.test_sampling import logits, model_like
+from tests.support.fakes import FakeDecoder
 from turbopilot.base.errors import InvalidRequest
 
 
-class Words:
+class Words(FakeDecoder):
     """A vocabulary of these texts; "" ends generation."""
 
     def __init__(self, *texts: str) -> None:
+        super().__init__()
         self.texts = texts
 
     def piece(self, token: int) -> bytes:

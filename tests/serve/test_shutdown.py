@@ -114,7 +114,7 @@ def load():
     if "wait" in sys.argv:
         print("loading", flush=True)
         sys.stdin.readline()
-    return host(Engine(decoder), decoder)
+    return host(Engine(decoder))
 
 models = ModelPool([PooledModel(info, 1, load)], memory=1)
 run(models, bind("127.0.0.1", 0), options, lambda line: print(line, flush=True))

@@ -10,7 +10,6 @@ from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
 from serve.models.service import CompletionService, ModelInfo
 from serve.runner import EngineRunner
-from serve.runner.generation import ClientWatch
 from tests.support.fakes import FakeDecoder
 
 
@@ -112,7 +111,7 @@ class Lab:
 
 def one_model(decoder: FakeDecoder) -> ModelPool:
     """A pool of one, which a real engine computes."""
-    model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder), decoder))
+    model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder)))
     return ModelPool([model], memory=1)
 
 
@@ -123,7 +122,6 @@ class Client:
         self.waits = threading.Semaphore(0)
         self.forgotten = False
         self.leave: Callable[[], None] = lambda: None
-        self.watch = ClientWatch(self.when_gone)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
         self.leave = callback

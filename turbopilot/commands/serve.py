@@ -55,7 +55,7 @@ def serve(
 
     Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
     """
-    from serve.http.log_format import set_up
+    from serve.http.request_log import set_up
     from serve.http.security import checked_options
     from serve.http.server import serve as serve_http
     from turbopilot.app.served_models import certificate_lines, with_models

@@ -1,4 +1,4 @@
-"""Who may use the server: the host names it answers to (hosts), web pages (origins), API keys (keys)."""
+"""Who may use the server: by host name (hosts), web page (origins) and API key (keys)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def checked_options(
     warn: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
 ) -> SecurityOptions:
-    """Return the options as requests are compared with them, with the keys of all sources.
+    """Return the options with checked values and the keys of all sources.
 
     Args:
-        options: as they were given.
-        warn: gets a line if others can read the file of keys.
+        options: as given by the user.
+        warn: gets a line if other users can read the file of keys.
         environ: may hold a key in KEY_VARIABLE.
 
     Raises:
@@ -30,9 +30,7 @@ def checked_options(
     keys = [check_key(key, "--api-key") for key in options.api_keys]
     if options.api_key_file:
         keys += read_key_file(options.api_key_file, warn)
-    if (
-        KEY_VARIABLE in environ
-    ):  # if empty, it is a mistake in a script, not a wish to admit everybody
+    if KEY_VARIABLE in environ:  # empty is a mistake in a script, and an error
         keys.append(check_key(environ[KEY_VARIABLE], KEY_VARIABLE))
     return replace(
         options,

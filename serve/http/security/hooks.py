@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flask import Flask, Response, g, request
 
 from serve.api.endpoints import ENDPOINTS
@@ -10,8 +12,8 @@ from serve.http.security.keys import ApiKeys
 from serve.http.security.origins import Origins
 from serve.settings import SecurityOptions
 
-# What needs no key: is it up? By the view and not by the path, so that no way of writing a path opens another.
-# Tabby's /v1/health is none of them: by its 401 the agent learns that a key is wanted.
+# Views that need no key. By view and not by path, so that no spelling of a path opens another. Tabby's /v1/health is
+# not among them: from its 401 the agent learns that a key is needed.
 OPEN = {e.name for e in ENDPOINTS if e.is_open}
 
 
@@ -27,29 +29,27 @@ def register(app: Flask, options: SecurityOptions) -> None:
     """
     hosts = Hosts(options.host, options.allowed_hosts)
     origins = Origins(options.cors_origins)
-    keys = ApiKeys(options.api_keys)
+    keys = ApiKeys(options.api_keys) if options.api_keys else None
 
     @app.before_request
     def check() -> Response | None:
-        # Not `request.host`, which makes one up if there is none.
+        # Not `request.host`, which has a default if there is none.
         host: str = request.environ.get("HTTP_HOST", "")
-        origin = header("Origin")
         hosts.check(host)
-        origins.check(origin, host)
-        if (
-            request.method == "OPTIONS"
-            and origin
-            and "Access-Control-Request-Method" in request.headers
-        ):
-            # A preflight has no key. Without the CORS headers in the response, no request follows it.
-            return Response(status=204, headers=origins.preflight(origin, header))
+        if origin := header("Origin"):
+            origins.check(origin, host)
+            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                # A preflight has no key. Without the CORS headers in the response, no request follows it.
+                return Response(status=204, headers=origins.preflight(origin, header))
         if keys and request.endpoint not in OPEN:
             g.api_key = keys.check(header)
         return None
 
-    @app.after_request
-    def add_cors(response: Response) -> Response:
-        response.headers.update(origins.headers(header("Origin")))
-        if origins:  # caches must not give one page's response to another
-            response.vary.add("Origin")
-        return response
+    if options.cors_origins:
+        app.after_request(partial(_add_cors, origins))
+
+
+def _add_cors(origins: Origins, response: Response) -> Response:
+    response.headers.update(origins.headers(header("Origin")))
+    response.vary.add("Origin")  # caches must not give one page's response to another
+    return response

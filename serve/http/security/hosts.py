@@ -1,10 +1,10 @@
 """The host names that the server answers to.
 
-A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). From then on the browser
-takes this server for the page's own and lets it read everything; but such requests still have the page's name in their
-Host header. An IP address cannot be given to anybody else, and so is harmless.
+A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). The browser then takes this
+server for the page's own and lets it read everything; but the Host header still has the page's name. An IP address
+cannot be rebound, so it is accepted.
 
-Werkzeug's TRUSTED_HOSTS cannot say this: it compares names alone, so neither "every IP address" nor IPv6.
+Werkzeug's TRUSTED_HOSTS compares only names: it supports neither "every IP address" nor IPv6.
 """
 
 from __future__ import annotations
@@ -13,24 +13,16 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from turbopilot.base.errors import HostRefused, InvalidInput
 
 ANY = "*"
-# All that a browser puts there: it encodes other alphabets, and does not shorten IP addresses.
+# All that browsers send: they encode other alphabets, and do not shorten IP addresses.
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{0,5}))?")
 
 
-class Authority(NamedTuple):
-    """A name or an IP address, in lower case, and the port if one is given."""
-
-    host: str
-    port: int | None = None
-
-
-def parse_authority(text: str) -> Authority | None:
-    """Parse a Host header, `host:port`; None if it is not valid."""
+def parse_authority(text: str) -> tuple[str, int | None] | None:
+    """Return a Host header's name or IP address in lower case, and its port if any; None if it is not valid."""
     found = _AUTHORITY.fullmatch(text.strip(" \t"))
     if not found:
         return None
@@ -38,7 +30,7 @@ def parse_authority(text: str) -> Authority | None:
     host = v6 or name.lower().removesuffix(".")
     if v6 and (":" not in v6 or ip_of(v6) is None):
         return None
-    return Authority(host.lower(), int(port) if port else None) if host else None
+    return (host.lower(), int(port) if port else None) if host else None
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -67,7 +59,7 @@ def own_names() -> tuple[str, ...]:
 
 
 def check_name(name: str) -> str:
-    """Return a name of --allowed-host as it is compared.
+    """Return a normalized name of --allowed-host.
 
     Raises:
         InvalidInput: it is not a host name.
@@ -75,12 +67,12 @@ def check_name(name: str) -> str:
     authority = parse_authority(name)
     if name == ANY:
         return name
-    if authority is None or authority.port is not None:
+    if authority is None or authority[1] is not None:
         raise InvalidInput(
             f"--allowed-host {name}: not the name of a machine",
             hint="give the name alone, such as code.example.com: no http://, no port",
         )
-    return authority.host
+    return authority[0]
 
 
 class Hosts:
@@ -104,15 +96,16 @@ class Hosts:
             self._names.update(names())
 
     def accepts(self, header: str) -> bool:
-        """Whether a Host header names this server; "" does, since browsers always send one and HTTP/1.0 does not."""
+        """Whether a Host header names this server; "" does, as browsers always send one and HTTP/1.0 does not."""
         if not header or ANY in self._names:
             return True
         authority = parse_authority(header)
         if authority is None:
             return False
-        if is_loopback(authority.host) or authority.host in self._names:
+        host, _ = authority
+        if is_loopback(host) or host in self._names:
             return True
-        return not self._is_local and ip_of(authority.host) is not None
+        return not self._is_local and ip_of(host) is not None
 
     def check(self, header: str) -> None:
         """Raise HostRefused if a Host header does not name this server."""

@@ -1,4 +1,4 @@
-"""API keys: where they come from, and which headers carry them."""
+"""API keys: their sources, and the headers that carry them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ from turbopilot.base.errors import InvalidInput, Unauthorized
 
 KEY_VARIABLE = "TURBOPILOT_API_KEY"
 MAX_KEY_FILE_BYTES = 2**20  # larger is not a list of keys
-# OpenAI's clients say Bearer, Copilot's plugin says token when it asks for its token.
+# OpenAI's clients send Bearer, Copilot's plugin sends token when it asks for its token.
 SCHEMES = ("bearer", "token")
 # Anthropic's and Azure's clients, and some proxies.
 HEADERS = ("X-Api-Key", "Api-Key")
 
 
 def check_key(key: str, source: str) -> str:
-    """Return a key if it can be sent in a header.
-
-    Args:
-        key: the key, which no error shows.
-        source: where it comes from, for errors.
+    """Return a key if it can be sent in a header; `source` is for errors, which never show the key.
 
     Raises:
         InvalidInput: it is empty, or cannot be sent.
@@ -72,7 +68,7 @@ def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
             f"{source}: no key in it, which would let everybody in",
             hint=f"openssl rand -hex 24 > {path}",
         )
-    # Only a warning: the files that containers get their secrets in are often readable by all.
+    # Only a warning: the secret files of containers are often readable by all.
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
         warn(f"warning  {path}: other users of this machine can read the keys; chmod 600 {path}")
     return keys
@@ -89,17 +85,13 @@ def presented(header: Callable[[str], str]) -> Iterator[str]:
 
 
 class ApiKeys:
-    """The server's keys, of which it keeps the digests alone; without any, everybody may ask."""
+    """The server's keys, as digests."""
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
+    def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(dict.fromkeys(map(_digest, keys)))
 
-    def __bool__(self) -> bool:
-        """Whether a key is needed."""
-        return bool(self._digests)
-
     def knows(self, key: str) -> bool:
-        """Whether it is one of the keys; compares with all of them, in a time that does not depend on the key."""
+        """Whether it is one of the keys, found in a time that does not depend on the key."""
         digest = _digest(key)
         found = False
         for known in self._digests:

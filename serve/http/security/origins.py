@@ -1,9 +1,9 @@
 """Which web pages may use the server (CORS).
 
-A page in the browser can send requests to 127.0.0.1 unasked: it cannot read the answers, but they cost as much as any.
-Browsers say in `Origin` which page it is. Pages that are neither the server's own nor allowed are refused. Programs
-send no Origin. Editors built on web technology send one of a scheme of their own (vscode-webview://, vscode-file://,
-app://, tauri://), which a page from the web cannot have.
+Any page in a browser can send requests to 127.0.0.1: it cannot read the answers, but they cost as much as others.
+Browsers name the page in `Origin`; pages that are neither the server's own nor allowed are refused. Programs send no
+Origin. Editors built on web technology send one with their own scheme (vscode-webview://, vscode-file://, app://,
+tauri://), which a page from the web cannot have.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from serve.http.security.hosts import ANY, parse_authority
 from turbopilot.base.errors import InvalidInput, OriginRefused
 
-# What a browser sends for a page without an address. Any page can make one: a sandboxed frame is enough.
+# Origin of a page without an address. Any page can make one: a sandboxed frame is enough.
 NOBODY = "null"
 
 METHODS = "GET, POST, OPTIONS"
-# What a page may send: what the routes read, and what OpenAI's SDK sends besides.
+# Headers that a page may send: those that the routes read, and those that OpenAI's SDK adds.
 HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "x-request-id",
     "x-turbopilot-session", "x-turbopilot-deadline-ms",
@@ -33,7 +33,7 @@ _WEB_PORTS = {"http": 80, "https": 443}
 
 
 def check_origins(origins: Iterable[str], *, has_keys: bool) -> tuple[str, ...]:
-    """Return the origins of --cors-origin as they are compared.
+    """Return the normalized origins of --cors-origin.
 
     Raises:
         InvalidInput: one is not an origin, or would let every web page in without a key.
@@ -72,12 +72,8 @@ class Origins:
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = frozenset(allowed)
 
-    def __bool__(self) -> bool:
-        """Whether any page is allowed."""
-        return bool(self._allowed)
-
     def allows(self, origin: str) -> bool:
-        """Whether a page may ask and read."""
+        """Whether a page may use the server."""
         return bool(origin) and (ANY in self._allowed or origin.lower() in self._allowed)
 
     def check(self, origin: str, host: str) -> None:
@@ -107,7 +103,7 @@ class Origins:
             "Access-Control-Allow-Headers": ", ".join(allowed_headers(asked)),
             "Access-Control-Max-Age": MAX_AGE,
         }
-        # Chrome asks whether a page of the internet may reach into the machine or its network.
+        # Chrome asks whether a page of the internet may reach this machine or its network.
         if header("Access-Control-Request-Private-Network").lower() == "true":
             found["Access-Control-Allow-Private-Network"] = "true"
         return found
@@ -136,4 +132,4 @@ def is_same(origin: str, host: str) -> bool:
     if not (found and page and asked):
         return False
     usual = _WEB_PORTS.get(found[1].lower())
-    return page.host == asked.host and (page.port or usual) == (asked.port or usual)
+    return page[0] == asked[0] and (page[1] or usual) == (asked[1] or usual)

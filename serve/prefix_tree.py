@@ -1,7 +1,7 @@
 """A radix tree over token sequences: which of them begin alike, and for how long.
 
-Each holder (a slot of the KV cache, a prefix in RAM or on disk) has one sequence. Nodes carry runs of tokens,
-so that a walk costs a comparison of list slices for each branching, not a step for each token.
+Each holder (a slot of the KV cache, a prefix in RAM or on disk) has one sequence. Nodes hold runs of tokens, so a walk
+costs a comparison of list slices for each branching, not a step for each token.
 """
 
 from __future__ import annotations
@@ -9,13 +9,27 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from serve.common_prefix import common_prefix
-
 H = TypeVar("H", bound=Hashable)
 
 
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Return how many tokens both lists begin with."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    # Halving compares slices at C's speed; a loop over thousands of tokens takes as long as a token's computation.
+    low, high = 0, n  # a[:low] is common, a[:high] is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 class _Node(Generic[H]):
-    """A run of tokens, the holders whose sequences go through all of it, and how those go on."""
+    """A run of tokens, the holders whose sequences go through all of it, and their continuations."""
 
     __slots__ = ("children", "holders", "parent", "tokens")
 
@@ -26,7 +40,7 @@ class _Node(Generic[H]):
         self.holders: set[H] = set()
 
     def split(self, at: int) -> _Node[H]:
-        """Cut the run in two; returns the upper part, which takes this one's place."""
+        """Cut the run in two and return the upper part, which takes this one's place."""
         assert self.parent
         upper: _Node[H] = _Node(self.tokens[:at], self.parent)
         upper.holders = set(self.holders)
@@ -50,7 +64,7 @@ class PrefixTree(Generic[H]):
         return holder in self._ends
 
     def insert(self, holder: H, tokens: Sequence[int]) -> None:
-        """Give a holder a sequence, instead of the one that it had. An empty one is not kept."""
+        """Set the sequence of a holder; an empty one is not kept."""
         self.remove(holder)
         if not tokens:
             return
@@ -83,7 +97,7 @@ class PrefixTree(Generic[H]):
             node = parent
 
     def _join(self, node: _Node[H]) -> None:
-        """Undo a split that is not needed any more."""
+        """Undo a split that is no longer needed."""
         (child,) = node.children.values()
         if child.holders == node.holders:  # so nobody's sequence ends at the node
             node.tokens = node.tokens + child.tokens
@@ -106,9 +120,9 @@ class PrefixTree(Generic[H]):
             if shared < len(child.tokens):
                 break
             node = child
-        told: set[H] = set()
+        seen: set[H] = set()
         for depth, node in reversed(found):
-            new = node.holders - told
+            new = node.holders - seen
             if new:
-                told |= new
+                seen |= new
                 yield depth, frozenset(new)
