@@ -195,7 +195,7 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an added token of two ids": (lambda d: d["added_tokens"][0].update(content="!"), "'!' has the ids 0 and 276"),
     "a token with a zero byte": (lambda d: d["added_tokens"][0].update(content="a\0"), r"'a\\x00' holds a zero byte"),
     "a token of no Unicode": (lambda d: d["added_tokens"][0].update(content="\ud800"), r"'\\ud800' is not Unicode"),
-    "a merge of no token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', which is no token"),
+    "a merge of no token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', which is not a token"),
     "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "is not a merge"),
     "a merge that is a number": (lambda d: d["model"]["merges"].append(7), "7 is not a merge"),
     "words by pieces": (lambda d: d["model"].update(type="Unigram"), "its model is Unigram, not BPE"),
