@@ -1,6 +1,4 @@
-"""The original TurboPilot's model files, ggml's `.bin` from before GGUF, read into what a checkpoint is read into.
-
-Rows are placed and quantized rows moved as whole blocks, so that nothing is rounded a second time.
+"""Import of the original TurboPilot's model files, ggml's `.bin` from before GGUF, without rounding again.
 
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}` (the converters and loaders of mid 2023).
 """

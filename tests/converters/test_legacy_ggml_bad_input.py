@@ -147,7 +147,7 @@ def test_no_bpe(folder: Path, tmp_path: Path) -> None:
     path = write_old(tmp_path / "x.bin", [720, 32, 64, 2, 1, 16], "F32", words, {})
     with pytest.raises(CorruptCheckpoint, match="no tensor"):
         open_old(path)
-    with pytest.raises(TokenizerMismatch, match="no byte-level BPE"):
+    with pytest.raises(TokenizerMismatch, match="not byte-level BPE"):
         read_vocabulary(path, words, ("gpt-2",))
 
 
