@@ -39,9 +39,7 @@ class ConversionOptions:
     name: str = ""  # `general.name`; default: the folder's name
     force: bool = False  # overwrite the output, and keep NaN and infinities in the weights
     model_type: str = ""  # of an ambiguous old ggml file: one of `converters.MODEL_TYPES`
-    tokenizer: Path | None = (
-        None  # folder with the original tokenizer, for an old file that lost token bytes
-    )
+    tokenizer: Path | None = None  # original tokenizer's folder, for an old file that lost bytes
 
 
 DEFAULTS = ConversionOptions()

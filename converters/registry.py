@@ -20,18 +20,9 @@ from converters.spec import ArchSpec
 from turbopilot.base.errors import UnsupportedModel, did_you_mean
 
 FAMILIES: tuple[ArchSpec, ...] = (
-    codegen.SPEC,
-    codegen2.SPEC,
-    gptj.SPEC,
-    gpt_bigcode.SPEC,
-    santacoder.SPEC,
-    gpt_neox.SPEC,
-    starcoder2.SPEC,
-    stablelm.SPEC,
-    llama.SPEC,
-    qwen2.SPEC,
-    phi.SPEC,
-)
+    codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
+)  # fmt: skip
 
 
 def find(config: HfConfig) -> ArchSpec:

@@ -64,7 +64,7 @@ def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
         twin = next(n for i, (n, _) in enumerate(pairs) if n in {m for m, _ in pairs[:i]})
-        raise _corrupt(path, f"{twin!r} stands twice in its header")
+        raise _corrupt(path, f"{twin!r} occurs twice in its header")
     return names
 
 

@@ -98,9 +98,7 @@ class SourceRows:
     source: str  # name in the checkpoint
     shape: Shape  # the shape it must have there
     rows: RowOrder | None = None  # None takes all rows in order
-    transpose: bool = (
-        False  # of a matrix stored as (in, out), as GPT-2's Conv1D does; takes all rows
-    )
+    transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; takes all rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,9 @@ class ArchSpec:
     """One model family.
 
     `pre` is llama.cpp's name of the pre-tokenizer, used if several names mean the same cut, or if the tokenizer's
-    files (vocab.json and merges.txt) do not say how text is cut.
+    files (vocab.json and merges.txt) do not say how text is cut. `check` returns problems beyond `Dims.problems`;
+    `exports` has the tensors of other checkpoints, by `convert --to NAME`; `meant` distinguishes families of the
+    same `architecture`.
     """
 
     architecture: str  # in config.json's `architectures`
@@ -178,13 +178,7 @@ class ArchSpec:
     pre: str
     drop: tuple[str, ...] = ()  # patterns of buffers that the code recomputes
     prefix: str = ""  # of every name, which some exports leave out ("model.")
-    ties_by_default: bool = (
-        False  # whether head and token embedding are tied unless the config says otherwise
-    )
-    check: Callable[[Dims], list[str]] = field(
-        default=lambda _: []
-    )  # problems beyond `Dims.problems`
-    exports: Mapping[str, tuple[TensorSpec, ...]] = field(
-        default_factory=dict
-    )  # by `convert --to NAME`
-    meant: Condition = field(default=lambda _: True)  # tells families of one `architecture` apart
+    ties_by_default: bool = False  # default of the config's tie_word_embeddings
+    check: Callable[[Dims], list[str]] = field(default=lambda _: [])
+    exports: Mapping[str, tuple[TensorSpec, ...]] = field(default_factory=dict)
+    meant: Condition = field(default=lambda _: True)

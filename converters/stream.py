@@ -114,7 +114,7 @@ def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
         return
     for start in range(0, len(part.rows), step):
         wanted = part.rows[start : start + step]
-        # Orders are local (within heads), so the rows between the first and the last are nearly all wanted.
+        # orders are local (within heads), so nearly all rows between first and last are wanted
         for run in np.split(wanted, np.flatnonzero(np.abs(np.diff(wanted)) > step) + 1):
             low, high = int(run.min()), int(run.max()) + 1
             yield checkpoint.read_rows(source, low, high)[run - low]

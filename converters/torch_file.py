@@ -114,7 +114,7 @@ def _records(file: FileIO) -> dict[str, _Record]:
     for entry, end in zip(entries, ends, strict=True):
         name = entry.filename.partition("/")[2]
         if name in found:
-            raise BadPickle(f"entry {name[:200]!r} of the zip stands twice")
+            raise BadPickle(f"entry {name[:200]!r} of the zip occurs twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise _SaveAnew(f"is a zip whose entry {name[:200]!r} is compressed")
         if entry.file_size != entry.compress_size:

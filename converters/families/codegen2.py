@@ -23,7 +23,7 @@ def check(dims: Dims) -> list[str]:
         return []
     return [
         f"a CodeGen2 of {dims.n_layer} layers, {dims.n_embd} wide, {dims.n_head} heads: into how many blocks its "
-        "fused matrix is cut (mp_num) stands only in the checkpoint's own code; it is known for 1B and 3.7B"
+        "fused matrix is cut (mp_num) is only in the checkpoint's own code; it is known for 1B and 3.7B"
     ]
 
 

@@ -29,7 +29,7 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
         if not isinstance(text, str) or type(token_id) is not int:
             raise corrupt(path, f"{entry!r:.200} is not an added token")
         if text in found:
-            raise corrupt(path, f"added token {text!r} stands twice")
+            raise corrupt(path, f"added token {text!r} occurs twice")
         found[text] = AddedToken(
             text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
             bool(entry.get("normalized", not entry.get("special"))),

@@ -33,9 +33,7 @@ class AddedToken:
     text: str
     id: int
     special: bool  # a control token, such as the end of text
-    strips: bool = (
-        False  # removes blanks beside it (lstrip, rstrip) or matches whole words only (single_word)
-    )
+    strips: bool = False  # any of lstrip, rstrip and single_word
     normalized: bool = False  # searched for after the normalizer
 
 
@@ -54,22 +52,14 @@ class Vocabulary:
     added: tuple[AddedToken, ...]
     beside: tuple[AddedToken, ...] = ()  # those of `added` that only other files add
     merges: list[str] = field(default_factory=list)  # "a b" by rank, of "gpt2"
-    scores: dict[int, float] = field(
-        default_factory=dict
-    )  # of "llama", by row; the highest merges first
-    pre: str = (
-        ""  # llama.cpp's name of the pre-tokenizer; "" if a trial of `candidates` must find it
-    )
+    scores: dict[int, float] = field(default_factory=dict)  # of "llama", by row; highest first
+    pre: str = ""  # llama.cpp's pre-tokenizer; "" if a trial of `candidates` must find it
     pre_origin: str = ""  # how `pre` was found, in words
     candidates: tuple[str, ...] = ()
-    doubts: tuple[
-        str, ...
-    ] = ()  # why structure alone does not prove that llama.cpp cuts text alike
+    doubts: tuple[str, ...] = ()  # why structure alone does not prove `pre`
     normalizer: str = ""  # "" or "NFC"
     space_prefix: str = ""
-    first_token: str | None = (
-        None  # token before every text; "" for none, None if the file does not say
-    )
+    first_token: str | None = None  # added before every text; "" for none, None if unknown
     roles: dict[str, int] = field(default_factory=dict)  # ids in the file (unk, bos, eos, pad)
     renamed: dict[int, str] = field(default_factory=dict)  # row → text to write, see `looks`
 
@@ -85,9 +75,7 @@ class GgufTokenizer:
     types: list[int]  # of `tokens`
     merges: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)  # for every row; empty for "gpt2"
-    ids: dict[str, int] = field(
-        default_factory=dict
-    )  # bos, eos, eot, eom, unk, pad and fim_*, if they exist
+    ids: dict[str, int] = field(default_factory=dict)  # bos, eos, eot, eom, unk, pad and fim_*
     add_bos: bool = False  # whether an encoded text begins with BOS
     normalizer: str = ""
     space_prefix: str = ""

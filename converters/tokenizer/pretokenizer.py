@@ -27,9 +27,7 @@ class Cut:
 
     names: tuple[str, ...]
     ignore_merges: bool = False  # words of the vocabulary are taken whole, before any merge
-    blanks: str = (
-        ""  # characters beside which llama.cpp cuts differently, so that no token may join them
-    )
+    blanks: str = ""  # llama.cpp cuts differently beside these, so tokens must not join them
 
 
 _GPT2: Final = ("ByteLevel", "with GPT-2's regex")

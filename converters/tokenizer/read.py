@@ -102,7 +102,7 @@ def _read_vocab_merges(
     ]
     if not merges:
         raise corrupt(merges_path, "holds no merges")
-    # of transformers 5's tokenizers, Qwen2Tokenizer applies NFC; GPT2Tokenizer and CodeGenTokenizer do not
+    # in transformers 5 Qwen2Tokenizer applies NFC; GPT2Tokenizer and CodeGenTokenizer do not
     normalizer = "NFC" if pre == "qwen2" else ""
     return Vocabulary(
         vocab_path, "gpt2", ids, types, tuple(added),

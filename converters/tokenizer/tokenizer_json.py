@@ -147,9 +147,7 @@ def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
-            raise corrupt(
-                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is not a token"
-            )
+            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, not a token")
     return left, right
 
 

@@ -193,7 +193,7 @@ def test_a_tensor_that_stands_twice(folder: Path) -> None:
     header = raw[8 : 8 + n].decode().rstrip()
     twin = header[:-1] + ', "lm_head.bias": ' + json.dumps(json.loads(header)["lm_head.bias"]) + "}"
     path.write_bytes(len(twin).to_bytes(8, "little") + twin.encode() + raw[8 + n :])
-    fails(folder, CorruptCheckpoint, "'lm_head.bias' stands twice")
+    fails(folder, CorruptCheckpoint, "'lm_head.bias' occurs twice")
 
 
 @settings(

@@ -156,7 +156,7 @@ def patch(at: int, new: bytes, before: bytes = b"PK\1\2") -> Callable[[Path], No
 @pytest.mark.parametrize(
     ("fault", "error", "word"),
     [
-        (zipped({**ENTRIES, "b/data/0": bytes(16)}), CorruptCheckpoint, "stands twice"),
+        (zipped({**ENTRIES, "b/data/0": bytes(16)}), CorruptCheckpoint, "occurs twice"),
         (zipped({"a/data/0": bytes(16)}), CorruptCheckpoint, "no data.pkl"),
         (zipped({**ENTRIES, "a/data/0": bytes(15)}), CorruptCheckpoint, "is 16 bytes long, its data 15"),
         (zipped({"../data.pkl": GOOD, "../../data/0": bytes(16)}), CorruptCheckpoint, "not in the file"),

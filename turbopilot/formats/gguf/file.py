@@ -184,7 +184,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
         began = c.at
         key = c.string("a metadata key")
         if key in metadata:
-            raise c.fail(f"metadata {key!r} stands twice")
+            raise c.fail(f"metadata {key!r} occurs twice")
         metadata[key] = c.value(c.number("I", key), key)
         keys[key] = began, c.at
     alignment = metadata.get("general.alignment", 32)
