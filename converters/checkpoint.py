@@ -103,12 +103,12 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
                 f"{index}: names {shard[:MAX_NAME]!r}, which is not a file beside it",
-                hint="do not trust it",
+                hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise CorruptCheckpoint(
-            f"{index}: names shards that are absent: {', '.join(map(repr, absent))}",
+            f"{index}: names missing shards: {', '.join(map(repr, absent))}",
             hint="download them",
         )
     tensors: dict[str, SourceTensor] = {}
@@ -117,7 +117,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
             if name in tensors:
                 raise CorruptCheckpoint(
                     f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
-                    hint="download the checkpoint again: it is not known which of them counts",
+                    hint="download the checkpoint again: the two may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:

@@ -25,11 +25,7 @@ BLOCKS: dict[str, tuple[int, int]] = {
 
 
 class F16Overflow(ValueError):
-    """A value is beyond F16's range; `largest` is the greatest magnitude."""
-
-    def __init__(self, largest: float) -> None:
-        super().__init__(f"{largest:.4g} is beyond F16")
-        self.largest = largest
+    """A value is beyond F16's range; its argument is the greatest magnitude."""
 
 
 def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Array:

@@ -94,7 +94,7 @@ def _check_output(source: Path, output: Path, force: bool) -> None:
         )
     if any(output.iterdir()) and not (output / "config.json").is_file():
         raise InvalidInput(
-            f"{output}: is a folder, but not a checkpoint's; it is left alone",
+            f"{output}: is a folder, but not a checkpoint; it was not changed",
             hint="name another with -o",
         )
 

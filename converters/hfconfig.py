@@ -122,7 +122,7 @@ class HfConfig:
             inner._note(f"rope type is {kind!r}; llama.cpp's graph computes 'default' or 'linear'")
         if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
-                f"rotary settings are absurd: theta {theta}, factor {factor}, fraction {part}"
+                f"rotary settings are impossible: theta {theta}, factor {factor}, fraction {part}"
             )
         return Rope(theta, part, kind, factor)
 
@@ -149,5 +149,5 @@ class HfConfig:
         if reasons := self.problems + more:
             raise UnsupportedModel(
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,
-                hint="nothing was written; a wrong file would be worse than none",
+                hint="nothing was written",
             )  # fmt: skip

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from converters.plan import PlannedTensor
 from converters.prepare import DEFAULTS, ConversionOptions, Prepared, prepare
-from converters.provenance import Value
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all
 from converters.tokenizer import UNUSED
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.split import MAX_PARTS, part_paths
 
 HEADER_BYTES_PER_ROW = (

@@ -21,7 +21,6 @@ from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.formats.tensor_summary import bytes_by_type
 
-DTYPES = ("F32", "F16", "BF16", "Q8_0", "AUTO", "SOURCE")
 MAX_LISTED = 20
 
 
@@ -110,9 +109,9 @@ def plan(
 ) -> Plan:
     """Plan the whole output.
 
-    `dtype` is one of `DTYPES`, for matrices; AUTO keeps each matrix's own type, SOURCE also each vector's. Otherwise
-    vectors are F32, as llama.cpp requires. With Q8_0, tables of positions are F16 (llama.cpp does not quantize them
-    either), and so are rows that are not whole blocks. `vocab_only` plans no tensors.
+    `dtype` of matrices is F32, F16, BF16, Q8_0, AUTO, which keeps each one's type, or SOURCE, which also keeps each
+    vector's. Otherwise vectors are F32, as llama.cpp requires. With Q8_0, tables of positions are F16 (llama.cpp does
+    not quantize them either), and so are rows that are not whole blocks. `vocab_only` plans no tensors.
 
     Raises:
         UnsupportedModel: the target's graph does not compute what the config asks for; lists every reason.
@@ -243,9 +242,8 @@ def _with_prefix(
     renamed = {}
     for name, tensor in sources.items():
         other = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
-        renamed[
-            other if name not in expected and other in expected and other not in sources else name
-        ] = tensor
+        wrong = name not in expected and other in expected and other not in sources
+        renamed[other if wrong else name] = tensor
     return renamed
 
 

@@ -11,11 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from turbopilot.base.version import __version__
-
-Value: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[float]"
+from turbopilot.formats.gguf.cursor import Value
 
 NOTE = "turbopilot-source.json"
 _CACHE = re.compile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor
@@ -42,8 +42,8 @@ def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> N
     name, suffix, evidence = found
     raise UnsupportedModel(
         f"{config.where}: the checkpoint is quantized with {name} ({evidence})",
-        hint="its weights are rounded already; take the repository that it was made from (often the same name "
-        f"without {suffix}), convert that, and then: turbopilot quantize",
+        hint="its weights are already rounded; convert the original repository (often the same name "
+        f"without {suffix}), then: turbopilot quantize",
     )
 
 
@@ -51,14 +51,14 @@ def quantized_by(
     config: HfConfig, tensors: Mapping[str, SourceTensor]
 ) -> tuple[str, str, str] | None:
     """Return the method, the suffix of repositories' names, and the evidence; None if not quantized."""
-    found = _declared(config) or _betrayed(tensors.values())
+    found = _by_config(config) or _by_tensors(tensors.values())
     if not found:
         return None
     method, evidence = found
     return *_METHODS.get(method, (method, "-" + method)), evidence
 
 
-def _declared(config: HfConfig) -> tuple[str, str] | None:
+def _by_config(config: HfConfig) -> tuple[str, str] | None:
     for field in _FIELDS:
         value = config.values.get(field)
         if not value:
@@ -70,12 +70,11 @@ def _declared(config: HfConfig) -> tuple[str, str] | None:
             return shown, f"{field}.quant_method"
         # early bitsandbytes wrote no name
         of_bits = isinstance(value, dict) and {"load_in_8bit", "load_in_4bit"} & value.keys()
-        return "bitsandbytes" if of_bits else "a method of its own", field
+        return "bitsandbytes" if of_bits else "an unknown method", field
     return None
 
 
-def _betrayed(tensors: Iterable[SourceTensor]) -> tuple[str, str] | None:
-    tensors = tuple(tensors)
+def _by_tensors(tensors: Collection[SourceTensor]) -> tuple[str, str] | None:
     for pattern, method in _TENSORS:
         for t in tensors:
             if re.fullmatch(pattern, t.name):

@@ -94,7 +94,7 @@ class Scan:
                             raise TensorMismatch(
                                 f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
                                 hint="the checkpoint is damaged or its training diverged; "
-                                "--force converts it all the same",
+                                "--force converts it anyway",
                             )
         except OSError as e:
             raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e

@@ -57,7 +57,7 @@ class TensorWriter:
                 except F16Overflow as e:
                     raise TensorMismatch(
                         f"{part.source.path}: tensor {part.source.name!r} has values up to "
-                        f"{e.largest:.4g}; F16 ends at 65504",
+                        f"{e.args[0]:.4g}; F16 ends at 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e
 

@@ -164,7 +164,7 @@ def _small(file: FileIO, records: Mapping[str, _Record], name: str) -> bytes:
     data = file.read(record.n_bytes)
     # torch writes 0 with torch.serialization.set_crc32_options(False)
     if record.checksum not in (0, zlib.crc32(data)):
-        raise BadPickle(f"its {name} has another checksum than when it was written")
+        raise BadPickle(f"its {name} has a wrong checksum")
     return data
 
 
@@ -177,12 +177,12 @@ def _sources(
         if not isinstance(name, str):
             raise BadPickle(f"its pickle names a tensor by {name!r}, not by a text")
         if isinstance(tensor, Global):
-            raise _SaveAnew(f"holds {name[:200]!r} as what {tensor.name} makes of it")
+            raise _SaveAnew(f"stores {name[:200]!r} as the result of {tensor.name}")
         if not isinstance(tensor, Pickled):
             raise BadPickle(f"{name[:200]!r} is not a plain tensor")
         sources[name] = source = _source(path, name, tensor, records)
         if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
-            raise _SaveAnew(f"holds {name[:200]!r} as a view of another type's numbers")
+            raise _SaveAnew(f"stores {name[:200]!r} as a view of another type's numbers")
     return sources
 
 
@@ -191,12 +191,14 @@ def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Recor
     shown = repr(name[:200])
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise _SaveAnew(f"holds {shown} as {tensor.dtype}: not plain numbers")
+        raise _SaveAnew(f"stores {shown} as {tensor.dtype}, which is not a plain number format")
     numbers = (tensor.offset, tensor.storage.count, *tensor.shape)
     if len(tensor.shape) > MAX_DIMENSIONS or not all(0 <= n < 1 << 63 for n in numbers):
-        raise BadPickle(f"{shown} has an impossible place or shape")
+        raise BadPickle(f"{shown} has an impossible offset or shape")
     if tensor.flags or not _is_contiguous(tensor):
-        raise _SaveAnew(f"holds {shown} as a view (transposed, say), not in one piece")
+        raise _SaveAnew(
+            f"stores {shown} as a view that is not contiguous, such as a transposed one"
+        )
     record = records.get(f"data/{tensor.storage.key}")
     if record is None:
         raise BadPickle(f"the data of {shown} is not in the file")

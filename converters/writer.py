@@ -11,8 +11,8 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from converters.plan import PlannedTensor
-from converters.provenance import Value
 from converters.stream import TensorWriter, write_all
+from turbopilot.formats.gguf.cursor import Value
 
 ALIGNMENT = 32  # GGUF's default, and what every reader expects
 

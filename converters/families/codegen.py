@@ -33,6 +33,8 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
         whole = dims.n_head % blocks == 0  # heads in a block
         return [] if whole else [f"n_head is {dims.n_head}; it must be a multiple of {blocks}"]
 
+    parts = [replace(p, rows=None) for t in gptj.TENSORS for p in t.parts]
+    exported = tuple(TensorSpec(p.source, (unfuse(p, blocks),)) for p in parts)
     return replace(
         gptj.SPEC,
         architecture=ARCHITECTURE,
@@ -43,13 +45,7 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
         pre="phi-2",
         check=check,
         meant=meant,
-        exports={
-            "gptj": tuple(
-                TensorSpec(part.source, (unfuse(replace(part, rows=None), blocks),))
-                for t in gptj.TENSORS
-                for part in t.parts
-            )
-        },
+        exports={"gptj": exported},
     )
 
 

@@ -3,6 +3,6 @@
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}` (the converters and loaders of mid 2023).
 """
 
-from converters.legacy_ggml.old_model import MODEL_TYPES, TokenizerNeeded, is_old, open_old
+from converters.legacy_ggml.old_model import MODEL_TYPES, TokenizerNeeded, open_old
 
-__all__ = ["MODEL_TYPES", "TokenizerNeeded", "is_old", "open_old"]
+__all__ = ["MODEL_TYPES", "TokenizerNeeded", "open_old"]

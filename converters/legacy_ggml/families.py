@@ -40,12 +40,13 @@ class OldFamily:
     read: Callable[[Params, Sources], tuple[Values, Sources]]
 
 
+def _gpt2_config(p: Params) -> Values:
+    same = {name: p[name] for name in ("n_embd", "n_head", "n_layer")}
+    return {"vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], **same}
+
+
 def _gptj(p: Params, tensors: Sources) -> tuple[Values, Sources]:
-    config = {
-        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
-        "n_layer": p["n_layer"], "rotary_dim": p["n_rot"],
-    }  # fmt: skip
-    return config, tensors
+    return {**_gpt2_config(p), "rotary_dim": p["n_rot"]}, tensors
 
 
 def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
@@ -61,10 +62,7 @@ def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
 
 
 def _starcoder(p: Params, tensors: Sources) -> tuple[Values, Sources]:
-    config = {
-        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
-        "n_layer": p["n_layer"],
-    }  # fmt: skip
+    config = _gpt2_config(p)
     named = {name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]}
     fused = {n: t for n, t in named.items() if ".attn.c_attn." in n}
     if all(t.shape[0] == 3 * p["n_embd"] for t in fused.values()):

@@ -22,9 +22,7 @@ from turbopilot.base.errors import (
     TokenizerMismatch,
     did_you_mean,
 )
-from turbopilot.formats.old_ggml import OldGgmlFile, check_kind, is_old, is_plausible, read_old
-
-__all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
+from turbopilot.formats.old_ggml import OldGgmlFile, check_kind, is_plausible, read_old
 
 MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
 
@@ -77,7 +75,7 @@ def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGg
     plausible = [family for family in families if is_plausible(path, family.header)]
     if not plausible:
         raise CorruptCheckpoint(
-            f"{path}: its header is none of {_named(families)}",
+            f"{path}: its header does not fit {_named(families)}",
             hint="it is damaged, or of a family that the original TurboPilot did not know"
             if len(families) > 1
             else "leave --model-type out",
@@ -113,8 +111,8 @@ def _tokenizer(
         return tokenizer
     if is_lossy(file.vocabulary):
         raise TokenizerNeeded(
-            f"{file.path}: its vocabulary was written as text, which lost the tokens that are parts of characters",
-            hint="give the original's: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
+            f"{file.path}: its vocabulary was written as text, which loses tokens that are parts of characters",
+            hint="give the original tokenizer: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
         )
     vocabulary = read_vocabulary(file.path, file.vocabulary, family.cuts)
     nothing_beside = SideFiles(file.path.parent, {}, {}, {}, {})

@@ -100,7 +100,7 @@ def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
     """Describe tokens whose flags llama.cpp ignores, if text may contain them."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
-        f"added token {t.text!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
+        f"added token {t.text!r} removes blanks beside it (lstrip, rstrip) or matches whole words only"
         for t in added
         if t.strips and not (t.special and t.text in harmless)
     ]

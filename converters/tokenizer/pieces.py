@@ -67,7 +67,9 @@ def space_rule(
         if kind == "Split" and step.get("pattern") == {"String": " "} and text.spaces:
             continue  # Gemma's; no space is left to split at
         if kind != "Metaspace" or step.get("replacement") != SPACE:
-            doubts.append(f"its pre-tokenizer ({kind}) is none that llama.cpp has for such a model")
+            doubts.append(
+                f"its pre-tokenizer ({kind}) is not one that llama.cpp has for such a model"
+            )
             continue
         scheme = step.get("prepend_scheme", "always")
         # older files have only add_prefix_space
@@ -75,7 +77,7 @@ def space_rule(
             prefix = prefix or str(scheme)
         if step.get("split", True):
             doubts += [
-                f"it parts text at every {SPACE}, and yet has the token {piece!r}"
+                f"it splits text at every {SPACE}, but has the token {piece!r}"
                 for piece in vocab
                 if SPACE in piece[1:]
             ][:1]

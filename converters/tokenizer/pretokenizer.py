@@ -114,7 +114,7 @@ def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -
     """
     steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
     shown = " → ".join(" ".join(step) for step in steps) or "none"
-    unknown = f"its pre-tokenizer ({shown}) is none that llama.cpp has"
+    unknown = f"its pre-tokenizer ({shown}) is not one that llama.cpp has"
     if not any(step[0] == "ByteLevel" for step in steps):
         return Recognised(problem=unknown)
     if ("ByteLevel", "that adds a space") in steps:

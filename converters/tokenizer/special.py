@@ -80,11 +80,8 @@ def _adds_bos(vocabulary: Vocabulary, side: SideFiles) -> bool:
     setting = side.config.get("add_bos_token")
     if isinstance(setting, bool):
         return setting
-    if vocabulary.first_token is not None:
-        return vocabulary.first_token != "" and side.name_of("bos") in (
-            None,
-            vocabulary.first_token,
-        )
+    if (first := vocabulary.first_token) is not None:
+        return first != "" and side.name_of("bos") in (None, first)
     return vocabulary.model == "llama"
 
 
@@ -102,7 +99,7 @@ def _ends(
     if not ends:
         # llama.cpp would use row 11, a comma in GPT-2
         raise TokenizerMismatch(
-            f"{vocabulary.path}: nothing says which token ends a text",
+            f"{vocabulary.path}: no file names the token that ends a text",
             hint="name it: eos_token_id in config.json, or eos_token in tokenizer_config.json",
         )
     return list(dict.fromkeys(ends))

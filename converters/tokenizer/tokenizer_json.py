@@ -87,7 +87,7 @@ def _with_bytes(
         problems.append("its BPE has no merges")
     doubts = [found.doubt] if found.doubt else []
     doubts += [
-        f"its token {token!r} joins a blank with other text, where llama.cpp parts them"
+        f"its token {token!r} joins a blank with other text, where llama.cpp splits them"
         for token in joining(map("".join, merges), found.blanks)[:1]
     ]
     signs = taken_for_signs(vocab, [t.text for t in base.added])
@@ -118,11 +118,11 @@ def _with_pieces(
     if model.get("ignore_merges"):
         doubts.append("its BPE takes whole texts before merging (ignore_merges)")
     doubts += [
-        f"llama.cpp takes the plain token {text!r} for a sign"
+        f"llama.cpp treats the plain token {text!r} as special"
         for text in taken_for_signs(vocab, found_first)
     ]
     doubts += [
-        f"added token {t.text!r} is looked for after a space was put before the text"
+        f"added token {t.text!r} is searched for after a space is added before the text"
         for t in base.added
         if prefix and t.normalized and not t.special
     ]
@@ -138,11 +138,8 @@ def _with_pieces(
 def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
     """Return one merge, "a b" in older files and ["a", "b"] in newer ones; both and their union must be tokens."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
-    if (
-        not isinstance(parts, list)
-        or len(parts) != 2
-        or not all(isinstance(p, str) and p for p in parts)
-    ):
+    is_pair = isinstance(parts, list) and len(parts) == 2
+    if not is_pair or not all(isinstance(p, str) and p for p in parts):
         raise corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
     left, right = parts
     for token in (left, right, left + right):

@@ -205,7 +205,7 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "lower case": (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalises text \\(Lowercase\\)"),
     "a token that swallows blanks": (
         lambda d: d["added_tokens"].append({"id": 277, "content": "<x>", "special": False, "lstrip": True}),
-        "'<x>' swallows blanks",
+        "'<x>' removes blanks",
     ),
     "a space before": (
         lambda d: d.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "adds a space before text"

@@ -132,9 +132,9 @@ def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
     quantized = sorted({t.type_name for t in tensors.values()} - {"F32", "F16"})
     if quantized and version != QUANT_VERSION:
         raise UnsupportedModel(
-            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they are laid out otherwise "
+            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they have another layout "
             f"(version {QUANT_VERSION})",
-            hint="no program reads them any more; use the model itself: turbopilot convert NAME -o model.gguf, "
+            hint="current programs cannot read them; use the checkpoint: turbopilot convert NAME -o model.gguf, "
             f"then: turbopilot quantize model.gguf {quantized[0]}",
         )
     return OldGgmlFile(path, params, vocabulary, tensors)
