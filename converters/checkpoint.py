@@ -108,7 +108,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise CorruptCheckpoint(
-            f"{index}: names missing shards: {', '.join(map(repr, absent))}",
+            f"{index}: names shards that are missing: {', '.join(map(repr, absent))}",
             hint="download them",
         )
     tensors: dict[str, SourceTensor] = {}

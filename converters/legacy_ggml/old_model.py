@@ -111,7 +111,7 @@ def _tokenizer(
         return tokenizer
     if is_lossy(file.vocabulary):
         raise TokenizerNeeded(
-            f"{file.path}: its vocabulary was written as text, which loses tokens that are parts of characters",
+            f"{file.path}: its vocabulary was written as text, which lost tokens that are parts of characters",
             hint="give the original tokenizer: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
         )
     vocabulary = read_vocabulary(file.path, file.vocabulary, family.cuts)

@@ -257,7 +257,7 @@ def test_shards_convert(sharded: Path, tmp_path: Path) -> None:
 
 def test_an_absent_shard(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").unlink()
-    fails(sharded, CorruptCheckpoint, "model-00002-of-00002.safetensors", "absent")
+    fails(sharded, CorruptCheckpoint, "model-00002-of-00002.safetensors", "missing")
 
 
 @pytest.mark.parametrize(

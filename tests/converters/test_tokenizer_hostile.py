@@ -233,7 +233,7 @@ MANY_DIGITS = json.dumps({"added_tokens_decoder": {"9" * 5000: {"content": "x"}}
     [
         ("tokenizer.json", '{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("tokenizer.json", "[]", "holds list, not an object"),
-        ("tokenizer.json", '{"a": NaN}', "NaN is no number"),
+        ("tokenizer.json", '{"a": NaN}', "NaN is not a number"),
         ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "not JSON"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", MANY_DIGITS, "is not an added token"),

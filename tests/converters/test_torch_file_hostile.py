@@ -102,7 +102,7 @@ HOSTILE = {
     "a-gigabyte": (made.holding(made.name("builtins.bytearray") + b"J\0\0\0\x40\x85R"), "bytearray"),
     "a-tensor-of-a-gigabyte": (made.holding(made.name("torch.Tensor") + b"J\0\0\0\x10\x85R"), "torch.Tensor"),
     "no-dict": (made.PROTO + b"].", "one list"),
-    "a-name-that-is-a-number": (made.PROTO + b"}K\1" + made.tensor() + b"s.", "no text"),
+    "a-name-that-is-a-number": (made.PROTO + b"}K\1" + made.tensor() + b"s.", "not by a text"),
     "no-tensor": (made.holding(b"K\1"), "not a plain tensor"),
     "no-storage": (made.holding(made.tensor(of=made.storage("9"))), "not in the file"),
     "path-as-key": (made.holding(made.tensor(of=made.storage("../../../etc/passwd"))), "not in the file"),
