@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints, and the original TurboPilot's ggml files → GGUF (or, for CodeGen, a GPT-J checkpoint).
+"""Convert Hugging Face checkpoints and the original TurboPilot's ggml files to GGUF, or CodeGen to GPT-J.
 
 >>> from pathlib import Path
 >>> from converters import convert

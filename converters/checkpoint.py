@@ -1,4 +1,4 @@
-"""A folder's weights, as safetensors or PyTorch files, single or sharded: found at once, read by rows when needed."""
+"""A folder's weights, as safetensors or PyTorch files, single or sharded; rows are read when needed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
-# A file's name and its reader, best first: safetensors needs no machine to read it.
-# Sharded, the index beside the shards is named after the single file.
+# File name and reader, preferred first. The index of shards is named after the single file.
 FORMATS: tuple[tuple[str, Reader], ...] = (
     ("model.safetensors", read_header),
     ("pytorch_model.bin", read_pickle),
 )
-MAX_NAME = 120  # of a shard; file systems end at 255 bytes, and fail in ways of their own
+MAX_NAME = 120  # of a shard; file systems allow up to 255 bytes
 
 
 class Checkpoint(ExitStack):
-    """The tensors of a folder by name; a context manager that closes the files in the end."""
+    """Tensors of a folder by name; a context manager that closes the files."""
 
     def __init__(self, tensors: Mapping[str, SourceTensor]) -> None:
         super().__init__()
@@ -38,11 +37,11 @@ class Checkpoint(ExitStack):
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Read what the files of a folder's best format say of their tensors.
+        """Read the headers of a folder's weights.
 
         Raises:
-            InvalidInput: there are none, or they must be saved anew.
-            CorruptCheckpoint: a shard is absent, damaged, hostile, or not where the index says.
+            InvalidInput: there are no weights, or they must be saved again.
+            CorruptCheckpoint: a shard is missing, damaged, hostile, or not where the index says.
         """
         for single, read in FORMATS:
             index = folder / f"{single}.index.json"
@@ -57,7 +56,7 @@ class Checkpoint(ExitStack):
         )
 
     def file(self, path: Path) -> FileIO:
-        """A source file, opened once for all of its tensors."""
+        """Return a source file, opened once for all of its tensors."""
         if path not in self._files:
             self._files[path] = self.enter_context(FileIO(path))
         return self._files[path]
@@ -84,7 +83,7 @@ class Checkpoint(ExitStack):
 
     @staticmethod
     def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
-        """The error of a file that is shorter than it was when it was opened."""
+        """Return the error for a file that became shorter."""
         return CorruptCheckpoint(
             f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
         )
@@ -100,16 +99,16 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         ) from e
     shards = sorted({shard for _, shard in items})
     for shard in shards:
-        # An index comes from a stranger: it may name files beside it, and no others.
+        # an untrusted index may name only files beside it
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
                 f"{index}: names {shard[:MAX_NAME]!r}, which is not a file beside it",
-                hint="do not trust it",
+                hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise CorruptCheckpoint(
-            f"{index}: names shards that are absent: {', '.join(map(repr, absent))}",
+            f"{index}: names shards that are missing: {', '.join(map(repr, absent))}",
             hint="download them",
         )
     tensors: dict[str, SourceTensor] = {}
@@ -118,7 +117,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
             if name in tensors:
                 raise CorruptCheckpoint(
                     f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
-                    hint="download the checkpoint again: it is not known which of them counts",
+                    hint="download the checkpoint again: the two may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:

@@ -1,7 +1,4 @@
-"""Number formats: an array of one float type as another, or as blocks of Q8_0.
-
-BF16 is kept as its bits in uint16: numpy has no such type, and most uses only move it.
-"""
+"""Conversion between float types, and to blocks of Q8_0. BF16 is held as uint16, since numpy lacks the type."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-# type → (weights in a block, bytes in a block), of those that are written
+# type → (weights in a block, bytes in a block), of the types that are written
 BLOCKS: dict[str, tuple[int, int]] = {
     name: (weights, n_bytes)
     for name, weights, n_bytes in GGML_TYPES.values()
@@ -28,55 +25,39 @@ BLOCKS: dict[str, tuple[int, int]] = {
 
 
 class F16Overflow(ValueError):
-    """A value is beyond F16's range; `largest` is the greatest magnitude there is."""
-
-    def __init__(self, largest: float) -> None:
-        super().__init__(f"{largest:.4g} is beyond F16")
-        self.largest = largest
-
-
-def fits(dtype: str, row: int) -> bool:
-    """Whether rows of so many weights are whole blocks."""
-    return row % BLOCKS[dtype][0] == 0
+    """A value is beyond F16's range; its argument is the greatest magnitude."""
 
 
 def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Array:
-    """(rows, n) values of the type `source` as the type `target`; Q8_0 as (rows, bytes).
+    """Convert (rows, n) values from the type `source` to `target`; Q8_0 becomes (rows, bytes).
 
     Raises:
-        F16Overflow: a value would become infinite (and `lossy` does not allow it).
+        F16Overflow: a value would become infinite, and `lossy` does not allow it.
     """
     if source == target:
         return block
     values = (block.astype(np.uint32) << 16).view(np.float32) if source == "BF16" else block
     if target == "F16":
-        return _to_f16(values, lossy)
+        with np.errstate(over="ignore"):
+            cast: Array = values.astype(np.float16)
+        if not lossy and not np.isfinite(cast).all():
+            raise F16Overflow(float(np.nanmax(np.abs(values))))
+        return cast
     values = np.ascontiguousarray(values, np.float32)
     if target == "BF16":
         return _to_bf16(values)
-    return _to_q8_0(values) if target == "Q8_0" else values
+    if target == "Q8_0":
+        # gguf's numpy code rounds as ggml's C does, bit for bit; imported only if needed
+        from gguf import GGMLQuantizationType
+        from gguf.quants import quantize
 
-
-def _to_f16(values: Array, lossy: bool) -> Array:
-    with np.errstate(over="ignore"):
-        cast: Array = values.astype(np.float16)
-    if not lossy and not np.isfinite(cast).all():
-        raise F16Overflow(float(np.nanmax(np.abs(values))))
-    return cast
+        values = quantize(values, GGMLQuantizationType.Q8_0)
+    return values
 
 
 def _to_bf16(values: Array) -> Array:
-    """Rounded to nearest, ties to even, NaN kept quiet (as ggml_compute_fp32_to_bf16)."""
+    """Round to nearest, ties to even, NaN kept quiet, as ggml_compute_fp32_to_bf16."""
     bits = values.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     return np.where(nan, (bits >> 16).astype(np.uint16) | np.uint16(64), rounded)
-
-
-def _to_q8_0(values: Array) -> Array:
-    # its numpy code rounds as ggml's C does, bit for bit; imported only where it is asked for
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    blocks: Array = quantize(values, GGMLQuantizationType.Q8_0)
-    return blocks

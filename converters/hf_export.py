@@ -1,7 +1,6 @@
-"""CodeGen → a Hugging Face GPT-J checkpoint, for engines that run GPT-J and not CodeGen (vLLM among them).
+"""Export of CodeGen as a GPT-J checkpoint, for engines such as vLLM that run GPT-J but not CodeGen.
 
-The weights keep their type and every value; only the fused matrix is taken apart, as
-the family's `exports` say.
+The weights keep their types and values; the family's `exports` split the fused matrix.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from turbopilot.base.errors import ConversionError, InvalidInput
 from turbopilot.base.progress import Progress, silent
 
 TARGET = "gptj"
-# GPT-J's own fields; everything else in CodeGen's config means nothing to it.
+# fields of CodeGen's config that GPT-J has too
 _CONFIG_FIELDS = (
     "activation_function", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id", "initializer_range",
     "layer_norm_epsilon", "n_embd", "n_head", "n_inner", "n_layer", "n_positions", "resid_pdrop", "rotary_dim",
@@ -66,7 +65,9 @@ def export_gptj(
             with Scan(made.sources, [], keep_nonfinite=force) as scan:
                 writer = TensorWriter(checkpoint, made, scan, progress)
                 _write_safetensors(folder / "model.safetensors", writer)
-            text = json.dumps(_config(config.values), indent=2) + "\n"
+            fields = {"architectures": ["GPTJForCausalLM"], "model_type": TARGET}
+            fields |= {k: config.values[k] for k in _CONFIG_FIELDS if k in config.values}
+            text = json.dumps(fields, indent=2) + "\n"
             (folder / "config.json").write_text(text, encoding="utf-8")
             for path in beside:
                 shutil.copyfile(path, folder / path.name)
@@ -93,14 +94,9 @@ def _check_output(source: Path, output: Path, force: bool) -> None:
         )
     if any(output.iterdir()) and not (output / "config.json").is_file():
         raise InvalidInput(
-            f"{output}: is a folder, but not a checkpoint's; it is left alone",
+            f"{output}: is a folder, but not a checkpoint; it was not changed",
             hint="name another with -o",
         )
-
-
-def _config(codegen_config: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: codegen_config[k] for k in _CONFIG_FIELDS if k in codegen_config}
-    return {"architectures": ["GPTJForCausalLM"], "model_type": "gptj", **kept}
 
 
 def _write_safetensors(path: Path, writer: TensorWriter) -> None:
@@ -110,20 +106,20 @@ def _write_safetensors(path: Path, writer: TensorWriter) -> None:
         place = [at, at := at + t.n_bytes]
         header[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": place}
     raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)  # data begins aligned, as the safetensors package writes it
+    raw += b" " * (-len(raw) % 8)  # align the data as the safetensors package does
     with FileIO(path, "w") as out:
         write_all(out, len(raw).to_bytes(8, "little") + raw)
         for t in writer.plan.tensors:
             writer.write(out, t)
-        writer.scan.sha256()  # waits until every value has been looked at
+        writer.scan.sha256()  # waits until every value is checked
         os.fsync(out.fileno())
 
 
 @contextmanager
 def _replacing_folder(final: Path) -> Iterator[Path]:
-    """Yield a folder beside `final` that takes its place in the end, or is removed on any failure.
+    """Yield a folder beside `final` that replaces it at the end, or is removed on failure.
 
-    Folders cannot be renamed over each other: the old one steps aside until the new one is in place.
+    A folder cannot be renamed over another, so the old one is renamed first.
     """
     part, old = (final.with_name(final.name + suffix) for suffix in (".part", ".old"))
     shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Typed reads of a checkpoint's config.json that note every fault and raise at the end."""
+"""Typed reads of config.json that collect every fault and raise at the end."""
 
 from __future__ import annotations
 
@@ -15,22 +15,16 @@ _NEEDED: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """How positions are rotated.
+    """Settings of rotary positions."""
 
-    Args:
-        theta: base of the angles.
-        fraction: of each head's dimensions that are rotated.
-        kind: "default" or "linear", which stretches positions by `factor`.
-    """
-
-    theta: float
-    fraction: float
-    kind: str
+    theta: float  # base of the angles
+    fraction: float  # of each head's dimensions that are rotated
+    kind: str  # "default" or "linear", which stretches positions by `factor`
     factor: float
 
 
 class HfConfig:
-    """A config.json. A bad field is noted in `problems` and read as a harmless value, so that all show at once."""
+    """A config.json; a bad field is noted in `problems` and read as a harmless value, to report all at once."""
 
     def __init__(self, values: dict[str, Any], where: str = "config.json") -> None:
         self.values = values
@@ -63,18 +57,18 @@ class HfConfig:
         return cls(values, str(path))
 
     def over(self, **changes: Any) -> HfConfig:
-        """The same config with other values; what is noted of it is noted here too."""
+        """Return the config with other values; both share `problems`."""
         other = HfConfig({**self.values, **changes}, self.where)
         other.problems = self.problems
         return other
 
     @property
     def architectures(self) -> list[str]:
-        """`architectures`, as far as it is a list of names."""
+        """Names in `architectures`."""
         value = self.values.get("architectures")
         return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
-    # For `null` and a missing field, each returns `absent`.
+    # Each returns `absent` for `null` and for a missing field.
 
     def integer(self, name: str, absent: int = _NEEDED) -> int:
         """Return a whole number."""
@@ -106,10 +100,10 @@ class HfConfig:
         return value
 
     def rope(self, fraction: float = 1.0) -> Rope:
-        """Return the rotary settings, wherever this version of transformers wrote them.
+        """Return the rotary settings from the fields of any version of transformers.
 
-        Since 5.0 they are one object, `rope_parameters`; before, `rope_theta` (GPT-NeoX: `rotary_emb_base`),
-        `partial_rotary_factor` (`rotary_pct`; absent, it is `fraction`) and `rope_scaling` stood apart.
+        Since 5.0 they are in one object, `rope_parameters`; before, in `rope_theta` (GPT-NeoX: `rotary_emb_base`),
+        `partial_rotary_factor` (`rotary_pct`; default `fraction`) and `rope_scaling`.
         """
         merged: dict[str, Any] = {}
         for name in ("rope_scaling", "rope_parameters"):
@@ -128,12 +122,12 @@ class HfConfig:
             inner._note(f"rope type is {kind!r}; llama.cpp's graph computes 'default' or 'linear'")
         if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
-                f"rotary settings are absurd: theta {theta}, factor {factor}, fraction {part}"
+                f"rotary settings are impossible: theta {theta}, factor {factor}, fraction {part}"
             )
         return Rope(theta, part, kind, factor)
 
     def require(self, rules: tuple[Require, ...]) -> None:
-        """Note every value that the target's graph does not compute."""
+        """Note every value that the target's graph does not support."""
         for rule in rules:
             value = self.values.get(rule.field)
             value = rule.absent if value is None else value
@@ -151,9 +145,9 @@ class HfConfig:
             self.problems.append(problem)
 
     def raise_problems(self, more: list[str]) -> None:
-        """Raise UnsupportedModel with every reason, if anything was noted."""
+        """Raise UnsupportedModel with all problems, if there are any."""
         if reasons := self.problems + more:
             raise UnsupportedModel(
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,
-                hint="nothing was written; a wrong file would be worse than none",
+                hint="nothing was written",
             )  # fmt: skip

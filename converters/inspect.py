@@ -25,7 +25,7 @@ from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
 _CONFIGS = ("config.json", "generation_config.json")
 
-# Names of the geometry in unknown families; the first that a config has counts.
+# Names of the geometry in unknown families; the first in the config is used.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "n_layer": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "n_embd": ("hidden_size", "n_embd", "d_model"),
@@ -105,13 +105,14 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
         refusal = e
     except TurboPilotError as e:
         refusal = refusal or e
-    method = quantized_by(config, tensors)
+    method, model_type = quantized_by(config, tensors), config.values.get("model_type")
     origin = read_provenance(folder)
     weights = [t for n, t in tensors.items() if n not in dropped]
+    held = Counter(t.path for t in tensors.values())
     return CheckpointDescription(
         path=folder,
         architectures=tuple(config.architectures),
-        model_type=_text(config.values.get("model_type")),
+        model_type=model_type if isinstance(model_type, str) else "",
         convertible=refusal is None,
         gguf_architecture=gguf,
         reason=str(refusal or ""),
@@ -122,7 +123,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
         n_bytes=sum(t.n_bytes for t in tensors.values()),
         types=_by_type(tensors.values()),
         dropped=tuple(sorted(dropped)),
-        files=_files(tensors.values()),
+        files=tuple(FilePart(p.name, held[p], p.stat().st_size) for p in sorted(held)),
         tokenizer_files=tuple(
             name for name in SIDE_FILES if name not in _CONFIGS and (folder / name).is_file()
         ),
@@ -159,11 +160,6 @@ def _lines(tensors: Iterable[SourceTensor]) -> tuple[TensorLine, ...]:
     )
 
 
-def _files(tensors: Iterable[SourceTensor]) -> tuple[FilePart, ...]:
-    held = Counter(t.path for t in tensors)
-    return tuple(FilePart(path.name, held[path], path.stat().st_size) for path in sorted(held))
-
-
 def _shape(d: Dims, config: HfConfig) -> Shape:
     rope = config.rope() if d.rotary_dim else None
     return Shape(
@@ -180,7 +176,3 @@ def _shape_by_name(config: HfConfig) -> Shape:
         values = (config.values.get(name) for name in names)
         found[field] = next((v for v in values if type(v) is int), None)
     return Shape(**found, rotary_dim=None, rope_theta=None, rope_scaling="", rope_factor=None)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

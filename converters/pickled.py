@@ -1,8 +1,8 @@
-"""Read the pickle in a PyTorch file as data: Python's own unpickler, given nothing that it could run.
+"""Read the pickle in a PyTorch file with Python's unpickler, without executing anything from it.
 
-Every name is looked up in a short list and becomes a `Global` that only records. Opcodes that torch.save
-never writes are refused first, since some of them crash or fill the memory in C before any name is asked for.
-Values are never hashed, compared or printed as a whole: a few bytes can describe one that takes years to walk.
+Every allowed name becomes a `Global`, which only records it. Opcodes that torch.save never writes are refused
+first, since some of them crash or fill the memory in C before any name is looked up. Values are never hashed,
+compared or printed as a whole: a few bytes can describe one that takes years to walk.
 
 Source: https://docs.python.org/3/library/pickle.html#restricting-globals; torch/_weights_only_unpickler.py
 and torch/_utils.py (which opcodes and names weights need).
@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 
 
 class BadPickle(Exception):
-    """The pickle is damaged, or asks for what weights do not need; the message says which."""
+    """The pickle is damaged, or uses what weight files never need."""
 
 
 class _Unfillable:
-    """Refuses BUILD, by which a pickle sets attributes; without it dataclasses' own method would obey."""
+    """Refuses BUILD, by which a pickle sets attributes."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class _Unfillable:
 
 @dataclass(slots=True, eq=False)  # not frozen: in Python 3.10 that replaces __setstate__
 class Storage(_Unfillable):
-    """A run of numbers in an entry of its own: `dtype` as torch names it, `count` in numbers."""
+    """An entry of numbers: `dtype` as torch names it, `count` in numbers."""
 
     dtype: str
     key: str
@@ -42,7 +42,7 @@ class Storage(_Unfillable):
 
 @dataclass(slots=True, eq=False)
 class Pickled(_Unfillable):
-    """A tensor: `offset` and `stride` in numbers of `dtype`; `flags` are negation and the like."""
+    """A tensor: `offset` and `stride` in numbers of `dtype`; `flags` such as negation."""
 
     storage: Storage
     dtype: str
@@ -54,12 +54,12 @@ class Pickled(_Unfillable):
 
 @dataclass(slots=True, eq=False)
 class Global(_Unfillable):
-    """A class or function, by its name only. A call makes one of the values here, or yields the name."""
+    """Name of a class or function. A call makes one of this module's values, or returns the name."""
 
     name: str
 
     def __call__(self, *arguments: Any) -> Any:
-        """What weights mean by the call."""
+        """Return what the call means in a weight file."""
         name = self.name
         if name == _FROM_TYPE:
             function, _, arguments, *_ = arguments
@@ -78,11 +78,11 @@ class Global(_Unfillable):
             return arguments[0]
         if name in _INERT:
             return Global(name)
-        raise BadPickle(f"its pickle calls {name or 'what is no function'}, which no weights need")
+        raise BadPickle(f"its pickle calls {name or 'a value'}, which weight files never need")
 
 
 class _Dict(dict[Any, Any], _Unfillable):
-    """A dict whose keys cost nothing to hash: not so nested tuples, nor large numbers, chosen to collide."""
+    """A dict that refuses keys which are slow to hash, or chosen to collide."""
 
     __slots__ = ()
 
@@ -109,11 +109,11 @@ _STORAGE_OF = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items(
     "torch.UntypedStorage": "uint8",
     "torch.storage.UntypedStorage": "uint8",
 }
-# Tensor functions that only pass on what they are given: the place of the tensor among the arguments.
+# functions that return their first argument
 _WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _REBUILD = "torch._utils._rebuild_tensor"
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"  # a tensor with attributes, or of a subclass
-# What else may stand in a file beside weights. A call yields the name: no weight can be made of it.
+# Other names in weight files; a call returns the name, of which no tensor can be made.
 _INERT = {
     "collections.Counter", "builtins.set", "builtins.complex", "builtins.bytearray", "_codecs.encode",
     "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
@@ -127,7 +127,7 @@ _KNOWN = {
 }  # fmt: skip
 MAX_NAME = 200
 
-# What torch.save writes with protocol 2, and Python 2 before it.
+# written by torch.save with protocol 2, on Python 2 too
 _OPCODES = {
     "PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
     "BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND",
@@ -138,32 +138,28 @@ _DICT_CALL = b"c__builtin__\ndict\n)R"
 
 
 def read(data: bytes) -> Any:
-    """What the pickle describes, of dicts, lists, tuples, numbers, texts and the classes above.
-
-    Raises:
-        BadPickle: it ends early, is inconsistent, or asks for what weights do not need.
-    """
+    """Return dicts, lists, tuples, numbers, texts and values of this module; raise BadPickle."""
     try:
         return _Unpickler(io.BytesIO(_checked(data)), encoding="bytes").load()
     except BadPickle:
         raise
-    except Exception as e:  # Python promises no list of them
+    except Exception as e:  # Python documents no complete list
         raise BadPickle(f"its pickle is inconsistent ({type(e).__name__})") from e
 
 
 def _checked(data: bytes) -> bytes:
-    """The pickle with a call of `_Dict` for every plain dict, whose keys the unpickler would hash unasked."""
+    """Return the pickle with a call of `_Dict` for every plain dict, whose keys would be hashed unchecked."""
     parts, start = [], 0
     try:
         for op, argument, place in pickletools.genops(data):
             at = place or 0
             if op.name not in _OPCODES:
                 code = f"{ord(op.code):#04x}"
-                raise BadPickle(f"its pickle has the opcode {code}, which no weights need")
+                raise BadPickle(f"its pickle has the opcode {code}, which weight files never need")
             if op.name == "PROTO" and argument not in (2, 3):
                 raise BadPickle(f"its pickle is of protocol {argument}; torch.save's own is 2")
             if op.name == "LONG_BINPUT" and int(argument or 0) > at:
-                # the unpickler allocates so many places; Python's pickler counts them from 0
+                # the unpickler would allocate as many places; pickle counts them from 0
                 raise BadPickle(f"its pickle keeps a value at place {argument:,}")
             if op.name == "EMPTY_DICT":
                 parts += [data[start:at], _DICT_CALL]
@@ -177,21 +173,21 @@ def _checked(data: bytes) -> bytes:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # The name that Python 2 had; protocol 2 writes it still.
+        # protocol 2 writes Python 2's name of builtins
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full not in _KNOWN and not re.fullmatch(_TYPE, full, re.ASCII):
             shown = "".join(c if c.isprintable() else "?" for c in full[:MAX_NAME])
             raise BadPickle(
-                f"its pickle asks for {shown}, which no weights need; nothing of it was run"
+                f"its pickle asks for {shown}, which weight files never need; it was not run"
             )
         return Global(full)
 
     def persistent_load(self, pid: Any) -> Storage:
         if type(pid) is not tuple or len(pid) != 5:
-            raise BadPickle("its pickle refers to something outside that is no storage")
+            raise BadPickle("its pickle refers to a value that is not a storage")
         what, kind, key, _, count = pid
         if type(what) is not str or what != "storage" or type(kind) is not Global:
-            raise BadPickle("its pickle refers to something outside that is no storage")
+            raise BadPickle("its pickle refers to a value that is not a storage")
         if type(key) is not str or type(count) is not int or kind.name not in _STORAGE_OF:
             raise BadPickle("its pickle describes a storage wrongly")
         return Storage(_STORAGE_OF[kind.name], key, count)

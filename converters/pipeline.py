@@ -1,4 +1,4 @@
-"""Convert: prepare, check, write. Each step is a module of its own."""
+"""Conversion: prepare, check, write."""
 
 from __future__ import annotations
 
@@ -9,45 +9,38 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from converters.plan import Plan, PlannedTensor
+from converters.plan import PlannedTensor
 from converters.prepare import DEFAULTS, ConversionOptions, Prepared, prepare
-from converters.provenance import Value
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all
 from converters.tokenizer import UNUSED
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.split import MAX_PARTS, part_paths
 
-HEADER_BYTES_PER_ROW = 64  # of the vocabulary: its text, its type and a merge; more than any takes
+HEADER_BYTES_PER_ROW = (
+    64  # of the vocabulary: text, type and a merge; more than published models need
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What was written.
+    """What was written."""
 
-    Args:
-        path: the file, or the first of `n_files` parts; for GPT-J, the folder.
-        dtype: the type of most of the weights.
-        n_bytes: of all parts.
-        n_dropped: source tensors that carry nothing.
-        n_tokens: ids that the tokenizer uses.
-        pre_tokenizer: llama.cpp's name of the way text is cut into words; `pre_origin` says how it is known.
-    """
-
-    path: Path
+    path: Path  # the file, or the first part; for GPT-J, the folder
     n_files: int
     architecture: str
     gguf_architecture: str
-    dtype: str
+    dtype: str  # the type that holds the most bytes
     n_tensors: int
     n_weights: int
-    n_bytes: int
-    n_dropped: int
-    n_tokens: int
-    pre_tokenizer: str
-    pre_origin: str
+    n_bytes: int  # of all parts
+    n_dropped: int  # source tensors that are not converted
+    n_tokens: int  # ids that the tokenizer uses
+    pre_tokenizer: str  # llama.cpp's name
+    pre_origin: str  # how it was found, in words
     has_fim: bool
     seconds: float
 
@@ -60,21 +53,21 @@ def convert(
     dtype: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF. Needs no torch.
+    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF.
 
     Args:
         source: folder with config.json, a tokenizer and the weights; or a file of the original TurboPilot.
-        output: the file to write; it appears whole or not at all.
-        options: what else there is to choose.
-        dtype: of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" for what each has in
-            the source. Vectors are F32 always. Old files are copied as they are.
-        progress: called with bytes done, bytes in all and the tensor's name.
+        output: file to write; on failure it is not created.
+        options: see `ConversionOptions`.
+        dtype: of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" for each one's own type.
+            Vectors are always F32. Old files are copied unchanged.
+        progress: called with bytes done, total bytes and the tensor's name.
 
     Raises:
-        InvalidInput: a path or the dtype cannot be used.
+        InvalidInput: a path or the dtype is invalid.
         UnsupportedModel: the family or a config value cannot be converted faithfully.
-        TensorMismatch, TokenizerMismatch, CorruptCheckpoint: the checkpoint is not what it claims.
-        NotEnoughDisk: the output would not fit.
+        TensorMismatch, TokenizerMismatch, CorruptCheckpoint: the checkpoint is inconsistent or damaged.
+        NotEnoughDisk: the output does not fit.
     """
     began, force = time.monotonic(), options.force
     with prepare(source, dtype, options) as p:
@@ -86,7 +79,7 @@ def convert(
         metadata = _metadata(p, options.name or source.resolve().name.removesuffix(".bin"))
         with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
             writer = TensorWriter(p.checkpoint, p.plan, scan, progress, keep_nonfinite=force)
-            # The first part is renamed last: it is the one that a program is given.
+            # entered first, so renamed last: programs open the first part
             targets = [whole.enter_context(replacing(path)) for path in paths]
             header = _write(targets, parts, metadata, writer)
             progress(p.plan.n_bytes, p.plan.n_bytes, "checking the source")
@@ -108,7 +101,7 @@ def convert(
 def split(
     tensors: Sequence[PlannedTensor], max_bytes: int
 ) -> tuple[tuple[PlannedTensor, ...], ...]:
-    """Group consecutive tensors into parts of at most so many bytes; a larger tensor has a part of its own."""
+    """Group consecutive tensors into parts of at most `max_bytes`; a larger tensor gets its own part."""
     parts: list[list[PlannedTensor]] = [[]]
     filled = 0
     for t in tensors:
@@ -125,7 +118,7 @@ def split(
 
 
 def _metadata(p: Prepared, name: str) -> dict[str, Value]:
-    """Return every key but the architecture, with placeholders of the length of the digests, not known yet."""
+    """Return every key but the architecture, with placeholders for the digests, of the same length."""
     return {
         "general.name": name,
         **p.provenance.metadata(),
@@ -148,9 +141,9 @@ def _write(
     writer: TensorWriter,
 ) -> bytes:
     """Write every part; return the first one's header."""
-    from converters.writer import header, write_data  # gguf, only where there is something to write
+    from converters.writer import header, write_data  # imports gguf, only if needed
 
-    plan: Plan = writer.plan
+    plan = writer.plan
     heads = []
     for i, (target, tensors) in enumerate(zip(targets, parts, strict=True)):
         part = (i, len(parts), len(plan.tensors)) if len(parts) > 1 else None

@@ -1,6 +1,6 @@
-"""Plan before bytes: which rows of which tensors make which. Pure over config, names and shapes.
+"""Plan of a conversion: which source rows make which tensor. Needs only the config, names and shapes.
 
-`plan` finds every fault at once (unknown, missing and misshapen tensors, rows used twice or not at all,
+`plan` reports every fault at once (unknown, missing and misshapen tensors, rows unused or used twice,
 config values that the target does not compute), before any output is opened.
 """
 
@@ -19,40 +19,29 @@ from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
+from turbopilot.formats.tensor_summary import bytes_by_type
 
-DTYPES = ("F32", "F16", "BF16", "Q8_0", "AUTO", "SOURCE")
 MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedPart:
-    """Rows of one source; `rows` None means all, in order."""
+    """Rows of one source; `rows` None means all in order."""
 
     source: SourceTensor
     rows: IntArray | None
     transpose: bool
 
     @property
-    def n_rows(self) -> int:
-        """Rows of the target that it makes."""
-        if self.rows is not None:
-            return len(self.rows)
-        return self.source.shape[-1 if self.transpose else 0]
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of each."""
-        return (self.source.shape[::-1] if self.transpose else self.source.shape)[1:]
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether it is the source as it lies in the file."""
-        return self.rows is None and not self.transpose
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the target, outermost first."""
+        n, *row = self.source.shape[::-1] if self.transpose else self.source.shape
+        return (n if self.rows is None else len(self.rows), *row)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the output: `shape` outermost first; no parts means zeros."""
+    """One tensor of the output: `shape` outermost first; without parts, zeros."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,13 +55,13 @@ class PlannedTensor:
 
     @property
     def n_bytes(self) -> int:
-        """Size of its data in the output."""
+        """Size in the output in bytes."""
         return data_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that will be written, in order."""
+    """Everything that will be written; tensors in file order."""
 
     spec: ArchSpec
     dims: Dims
@@ -82,7 +71,7 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        """Size of all tensor data in the output."""
+        """Size of all tensors in the output in bytes."""
         return sum(t.n_bytes for t in self.tensors)
 
     @property
@@ -92,24 +81,21 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """`keys` under the architecture's name, as GGUF has them."""
+        """`keys` with GGUF's prefix, the architecture's name."""
         return {f"{self.spec.gguf}.{key}": value for key, value in self.keys.items()}
 
     @property
     def sources(self) -> tuple[SourceTensor, ...]:
-        """The tensors that are read, some more than once."""
+        """Source of each part; a tensor may occur several times."""
         return tuple(part.source for t in self.tensors for part in t.parts)
 
     def bytes_by_type(self) -> dict[str, int]:
-        """Type → bytes in the output, largest first."""
-        sizes: dict[str, int] = {}
-        for t in self.tensors:
-            sizes[t.dtype] = sizes.get(t.dtype, 0) + t.n_bytes
-        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+        """Return type → bytes in the output, largest first."""
+        return bytes_by_type((t.dtype, t.n_bytes) for t in self.tensors)
 
     @property
     def main_type(self) -> str:
-        """The type that holds the most bytes: what the file is said to be "in"."""
+        """The type that holds the most bytes."""
         return next(iter(self.bytes_by_type()), "F32")
 
 
@@ -121,15 +107,15 @@ def plan(
     *,
     vocab_only: bool = False,
 ) -> Plan:
-    """Decide the whole output.
+    """Plan the whole output.
 
-    `dtype` is one of `DTYPES`, for matrices; AUTO keeps each one's own. Vectors are F32 always, as llama.cpp
-    demands. With Q8_0, rows that are not whole blocks are F16, and so are tables of positions, which llama.cpp
-    does not quantize either. SOURCE keeps vectors too, for checkpoints. `vocab_only` plans no tensors.
+    `dtype` of matrices is F32, F16, BF16, Q8_0, AUTO, which keeps each one's type, or SOURCE, which also keeps each
+    vector's. Otherwise vectors are F32, as llama.cpp requires. With Q8_0, tables of positions are F16 (llama.cpp does
+    not quantize them either), and so are rows that are not whole blocks. `vocab_only` plans no tensors.
 
     Raises:
-        UnsupportedModel: the config asks for what the target's graph does not compute.
-        TensorMismatch: the tensors are not those of the config. Either lists every reason.
+        UnsupportedModel: the target's graph does not compute what the config asks for; lists every reason.
+        TensorMismatch: the tensors do not fit the config; lists every reason.
     """
     config.require(spec.require)
     dims = spec.dims(config)
@@ -155,13 +141,13 @@ def plan(
             "\n  ".join((title, *faults[:MAX_LISTED], *more)),
             hint="is the checkpoint complete, and does config.json belong to it?",
         )
-    # group by layer, as files are read and loaded: specs are written kind by kind
+    # specs list tensors by kind; files group them by layer
     tensors.sort(key=lambda t: _layer_order(t.name, dims.n_layer))
     return Plan(spec, dims, keys, tuple(tensors), dropped)
 
 
 class _Assembly:
-    """Targets put together from sources. Counts the rows that are used, and notes every fault."""
+    """Builds planned tensors from sources, counts the used rows, and collects faults."""
 
     def __init__(self, sources: Mapping[str, SourceTensor], dims: Dims, dtype: str) -> None:
         self._sources = sources
@@ -174,7 +160,7 @@ class _Assembly:
         parts = tuple(p for part in spec.parts if (p := self._part(part)))
         shape = self._dims.shape(spec.shape)
         if spec.parts:
-            shape = (sum(p.n_rows for p in parts), *(parts[-1].row_shape if parts else ()))
+            shape = (sum(p.shape[0] for p in parts), *(parts[-1].shape[1:] if parts else ()))
         return PlannedTensor(spec.name, shape, self._type(spec, shape, parts), parts)
 
     def _part(self, part: SourceRows) -> PlannedPart | None:
@@ -197,7 +183,6 @@ class _Assembly:
         every = np.arange(source.shape[0])
         rows = part.rows(self._dims) if part.rows else every
         self._used.setdefault(part.source, []).append(rows)
-        # rows that are all at their places already are copied as they lie
         order = None if np.array_equal(rows, every) else rows
         return PlannedPart(source, order, part.transpose)
 
@@ -210,17 +195,17 @@ class _Assembly:
             return own.pop() if len(own) == 1 else "F32"
         if len(shape) == 1:
             return "F32"
-        if wanted == "Q8_0" and (spec.positions or not encode.fits(wanted, shape[-1])):
+        if wanted == "Q8_0" and (spec.positions or shape[-1] % encode.BLOCKS[wanted][0]):
             return "F16"
         return wanted
 
     def dropped(self, copies: Collection[str], patterns: Iterable[str]) -> tuple[str, ...]:
-        """The unused sources that repeat another, or carry nothing."""
+        """Return unused sources that are copies of others, or match a pattern to drop."""
         unused = [n for n in self._sources if n not in self._used]
         return tuple(n for n in unused if n in copies or any(re.fullmatch(p, n) for p in patterns))
 
     def all_faults(self, dropped: Collection[str]) -> list[str]:
-        """Every fault once: those noted, unknown sources, and rows not used exactly once."""
+        """Return every fault once: those noted, unknown sources, and rows not used exactly once."""
         unknown = [n for n in self._sources if n not in self._used and n not in dropped]
         faults = self._faults + [f"unknown: {n} {self._sources[n].shape}" for n in unknown]
         for name, rows in self._used.items():
@@ -250,16 +235,15 @@ def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
 def _with_prefix(
     sources: Mapping[str, SourceTensor], specs: list[TensorSpec], prefix: str
 ) -> Mapping[str, SourceTensor]:
-    """The sources by the names that the family uses: some exports add or lack its prefix."""
+    """Return the sources by the family's names: some exports add its prefix, others leave it out."""
     if not prefix:
         return sources
     expected = {p.source for t in specs for p in t.parts}
     renamed = {}
     for name, tensor in sources.items():
         other = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
-        renamed[
-            other if name not in expected and other in expected and other not in sources else name
-        ] = tensor
+        wrong = name not in expected and other in expected and other not in sources
+        renamed[other if wrong else name] = tensor
     return renamed
 
 

@@ -1,4 +1,4 @@
-"""A plan in words: for `--dry-run`, and for reading in the golden files of the tests."""
+"""A plan as text, for `--dry-run` and for golden files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converters.plan import Plan, PlannedPart
 
 
 def render(p: Plan) -> str:
-    """The plan as text, one line a tensor, layers folded: for `--dry-run` and for reading in tests."""
+    """Return one line for each tensor; layers are shown once."""
     d = p.dims
     lines = [
         f"{p.spec.architecture} → {p.spec.gguf}",

@@ -1,4 +1,4 @@
-"""Everything short of writing: a checkpoint or an old ggml file is read, planned and known to be convertible."""
+"""Read and plan a checkpoint or an old ggml file; everything but writing."""
 
 from __future__ import annotations
 
@@ -29,24 +29,17 @@ DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "A
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """What a conversion may be told beside its type.
+    """Options of a conversion beside its type.
 
-    Args:
-        vocab_only: only the metadata and the tokenizer; the folder needs no weights then.
-        split_max_size: bytes of a file at most, 0 for one file. A model that is larger becomes
-            `NAME-00001-of-0000N.gguf` and so on, of which llama.cpp is given the first.
-        name: `general.name`; the folder's name by default.
-        force: overwrite the output, and keep NaN and infinities that are in the weights.
-        model_type: of an old ggml file, where it leaves a doubt: one of `converters.MODEL_TYPES`.
-        tokenizer: folder with the original's tokenizer, for an old file whose vocabulary has lost bytes.
+    A model larger than `split_max_size` becomes `NAME-00001-of-0000N.gguf` and so on; programs open the first.
     """
 
-    vocab_only: bool = False
-    split_max_size: int = 0
-    name: str = ""
-    force: bool = False
-    model_type: str = ""
-    tokenizer: Path | None = None
+    vocab_only: bool = False  # metadata and tokenizer only; the folder needs no weights
+    split_max_size: int = 0  # maximum bytes of a file; 0 for one file
+    name: str = ""  # `general.name`; default: the folder's name
+    force: bool = False  # overwrite the output, and keep NaN and infinities in the weights
+    model_type: str = ""  # of an ambiguous old ggml file: one of `converters.MODEL_TYPES`
+    tokenizer: Path | None = None  # original tokenizer's folder, for an old file that lost bytes
 
 
 DEFAULTS = ConversionOptions()
@@ -54,7 +47,7 @@ DEFAULTS = ConversionOptions()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checkpoint that is known to be convertible."""
+    """A checkpoint that can be converted."""
 
     checkpoint: Checkpoint
     plan: Plan
@@ -67,11 +60,7 @@ class Prepared:
 def prepare(
     source: Path, dtype: str = "", options: ConversionOptions = DEFAULTS
 ) -> Iterator[Prepared]:
-    """Read config, headers and tokenizer, and plan.
-
-    Raises:
-        InvalidInput, UnsupportedModel, TensorMismatch, TokenizerMismatch, CorruptCheckpoint: see `convert`.
-    """
+    """Read config, headers and tokenizer, and plan. Raises as `convert`."""
     if dtype and dtype.lower() not in DTYPES:
         raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
     prepared = _prepare_old if source.is_file() else _prepare_checkpoint
@@ -83,8 +72,8 @@ def prepare(
 def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) -> Iterator[Prepared]:
     if options.model_type or options.tokenizer:
         raise InvalidInput(
-            f"{source}: is no old ggml file, and says itself what it is",
-            hint="leave out --model-type and --tokenizer",
+            f"{source}: --model-type and --tokenizer apply only to old ggml files",
+            hint="leave them out",
         )
     config = HfConfig.read(source)
     spec = registry.find(config)
@@ -99,7 +88,7 @@ def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) ->
 
 @contextmanager
 def _prepare_old(source: Path, dtype: str, options: ConversionOptions) -> Iterator[Prepared]:
-    """A file of the original TurboPilot, whose blocks are kept as they are."""
+    """Prepare a file of the original TurboPilot, whose blocks are copied unchanged."""
     if dtype not in ("", "auto"):
         raise InvalidInput(
             f"--dtype {dtype}: an old ggml file is copied, block for block",
@@ -112,40 +101,32 @@ def _prepare_old(source: Path, dtype: str, options: ConversionOptions) -> Iterat
 
 
 def dry_run(source: Path, options: ConversionOptions = DEFAULTS, *, dtype: str = "") -> str:
-    """The plan as text; raises whatever `convert` would before writing."""
+    """Return the plan as text. Raises as `convert`."""
     with prepare(source, dtype, options) as p:
         return render(p.plan)
 
 
 def planned_geometry(source: Path) -> tuple[Geometry, int, int]:
-    """Return the geometry, the number of weights and the context of a checkpoint's GGUF; reads headers only.
-
-    Raises:
-        TurboPilotError: whatever `convert` would before writing.
-    """
+    """Return geometry, number of weights and context of a checkpoint's GGUF from headers. Raises as `convert`."""
     with prepare(source) as p:
         shapes = {t.name: t.shape[::-1] for t in p.plan.tensors}
-        n_weights = sum(t.n_weights for t in p.plan.tensors)
-        return read_geometry(p.plan.keys, shapes), n_weights, p.plan.dims.n_ctx
+        return read_geometry(p.plan.keys, shapes), p.plan.n_weights, p.plan.dims.n_ctx
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedTensor:
-    """One tensor of a GGUF as it should be: `shape` outermost first, `order` as in `PlannedPart.rows`.
-
-    `read` returns its values, in F32, while the checkpoint is open.
-    """
+    """One tensor as a GGUF should hold it."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # outermost first
     source: str
-    order: IntArray | None
-    read: Callable[[], Array]
+    order: IntArray | None  # as in `PlannedPart.rows`
+    read: Callable[[], Array]  # returns its values in F32 while the checkpoint is open
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedModel:
-    """What `convert --dtype f32` would write, for whoever checks a file tensor by tensor."""
+    """Content of the GGUF that `convert --dtype f32` would write, for checks of each tensor."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[ConvertedTensor, ...]
@@ -153,7 +134,7 @@ class ConvertedModel:
 
 @contextmanager
 def expected(source: Path) -> Iterator[ConvertedModel]:
-    """What the GGUF of a checkpoint's folder, or of an old ggml file, should hold."""
+    """Yield what the GGUF of a checkpoint's folder, or of an old ggml file, should hold."""
     with prepare(source, "" if source.is_file() else "f32") as p:
         architecture = {"general.architecture": p.plan.spec.gguf}
         tensors = tuple(_converted(t, p.checkpoint) for t in p.plan.tensors)

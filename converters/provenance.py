@@ -1,7 +1,7 @@
-"""Where a checkpoint came from, for the file's metadata: repository, commit, licence.
+"""Origin of a checkpoint for the file's metadata: repository, commit, licence.
 
-Read from the note that `turbopilot download` leaves, the Hub cache's folder names, and the front matter of the
-model card (README.md). Nothing is looked up on the network.
+Read from the note that `turbopilot download` writes, the Hub cache's folder names, and the front matter of the
+model card (README.md).
 """
 
 from __future__ import annotations
@@ -11,29 +11,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from turbopilot.base.version import __version__
-
-Value: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[float]"
-"""What a GGUF's metadata holds."""
+from turbopilot.formats.gguf.cursor import Value
 
 NOTE = "turbopilot-source.json"
 _CACHE = re.compile(
     r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
 )
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# Everything of a checkpoint that can change the file made of it.
+# files of a checkpoint, beside the weights, that influence the conversion
 SIDE_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
-_CARD_BYTES = 1 << 20  # a card that is longer has its front matter in the first of it
+_CARD_BYTES = 1 << 20  # read of a card; the front matter is at its start
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Origin of a checkpoint; "" where it is not known."""
+    """Origin of a checkpoint; "" if unknown."""
 
     repository: str = ""
     revision: str = ""
@@ -43,7 +40,7 @@ class Provenance:
     base_models: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Value]:
-        """GGUF keys. Source: ggml/docs/gguf.md, "General metadata"."""
+        """Return GGUF keys. Source: ggml/docs/gguf.md, "General metadata"."""
         keys: dict[str, Value] = {
             "general.license": self.license,
             "general.license.name": self.license_name,
@@ -61,21 +58,22 @@ class Provenance:
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """What the folder says of its origin. Never fails: a card that cannot be read says nothing."""
+    """Return a folder's origin; files that cannot be read are ignored."""
     repository, revision = _origin(folder)
     card = _front_matter(folder / "README.md")
+    first = {key: values[0] for key, values in card.items() if values}
     return Provenance(
         repository,
         revision,
-        license=_one(card, "license"),
-        license_name=_one(card, "license_name"),
-        license_link=_one(card, "license_link"),
+        license=first.get("license", ""),
+        license_name=first.get("license_name", ""),
+        license_link=first.get("license_link", ""),
         base_models=tuple(b for b in card.get("base_model", ()) if _REPOSITORY.fullmatch(b)),
     )
 
 
 def source_files(folder: Path, weights: list[Path]) -> list[Path]:
-    """The files that a conversion reads, sorted by name."""
+    """Return the files that a conversion reads, sorted by name."""
     beside = [folder / name for name in SIDE_FILES if (folder / name).is_file()]
     return sorted({*weights, *beside}, key=lambda p: p.name)
 
@@ -98,7 +96,7 @@ def _origin(folder: Path) -> tuple[str, str]:
 
 
 def _front_matter(path: Path) -> Mapping[str, list[str]]:
-    """The flat part of a card's YAML: `key: value`, `key: [a, b]` and lists of `- value`; all else is left out."""
+    """Return a card's flat YAML: `key: value`, `key: [a, b]` and lists of `- value`; the rest is ignored."""
     try:
         with path.open(encoding="utf-8", errors="replace") as f:
             text = f.read(_CARD_BYTES)
@@ -118,13 +116,8 @@ def _front_matter(path: Path) -> Mapping[str, list[str]]:
             found[key] = [p for part in parts if (p := _plain(part))]
         elif (item := re.match(r"\s*-\s+([^:]+)$", line)) is not None and key:
             found[key].append(_plain(item[1]))
-    return {}  # it never ended: no front matter
+    return {}  # without an end it is not front matter
 
 
 def _plain(text: str) -> str:
     return text.strip().strip("'\"").strip()
-
-
-def _one(card: Mapping[str, list[str]], key: str) -> str:
-    values = card.get(key) or [""]
-    return values[0]

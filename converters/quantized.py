@@ -1,18 +1,18 @@
-"""Refuse checkpoints whose weights were quantized before: what was rounded away cannot be converted faithfully."""
+"""Refuse checkpoints with quantized weights: rounded weights cannot be converted faithfully."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import UnsupportedModel
 
-# Where config.json says it; compressed-tensors wrote the second before transformers knew it.
+# Fields of config.json; compressed-tensors used the second before transformers supported it.
 _FIELDS = ("quantization_config", "compression_config")
 
-# `quant_method` → its name, and what repositories that use it append to the name of the one they were made from.
+# `quant_method` → its name, and what repositories append to the name of the original repository.
 _METHODS = {
     "gptq": ("GPTQ", "-GPTQ"),
     "awq": ("AWQ", "-AWQ"),
@@ -22,7 +22,7 @@ _METHODS = {
     "compressed-tensors": ("compressed-tensors", "-FP8 or -w4a16"),
 }
 
-# Tensors that are there in a quantized layer only, first match wins: GPTQ and AWQ differ in g_idx alone.
+# Tensors of quantized layers only; the first match wins: GPTQ and AWQ differ in g_idx alone.
 _TENSORS = (
     (r".*\.g_idx", "gptq"),
     (r".*\.(qweight|qzeros|scales)", "awq"),
@@ -35,47 +35,46 @@ _FP8 = ("F8_E4M3", "F8_E5M2")
 
 
 def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> None:
-    """Raise UnsupportedModel if the weights are quantized; it names the method, and how to get others."""
+    """Raise UnsupportedModel, with the method, if the weights are quantized."""
     found = quantized_by(config, tensors)
     if not found:
         return
     name, suffix, evidence = found
     raise UnsupportedModel(
         f"{config.where}: the checkpoint is quantized with {name} ({evidence})",
-        hint="its weights are rounded already; take the repository that it was made from (often the same name "
-        f"without {suffix}), convert that, and then: turbopilot quantize",
+        hint="its weights are already rounded; convert the original repository (often the same name "
+        f"without {suffix}), then: turbopilot quantize",
     )
 
 
 def quantized_by(
     config: HfConfig, tensors: Mapping[str, SourceTensor]
 ) -> tuple[str, str, str] | None:
-    """Method, what repositories append to their name for it, and evidence; None where nothing tells of one."""
-    found = _declared(config) or _betrayed(tensors.values())
+    """Return the method, the suffix of repositories' names, and the evidence; None if not quantized."""
+    found = _by_config(config) or _by_tensors(tensors.values())
     if not found:
         return None
     method, evidence = found
     return *_METHODS.get(method, (method, "-" + method)), evidence
 
 
-def _declared(config: HfConfig) -> tuple[str, str] | None:
+def _by_config(config: HfConfig) -> tuple[str, str] | None:
     for field in _FIELDS:
         value = config.values.get(field)
         if not value:
             continue
         method = value.get("quant_method") if isinstance(value, dict) else None
         if isinstance(method, str):
-            # It comes from a stranger, and is shown on a terminal.
+            # untrusted, and shown on a terminal
             shown = "".join(c if c.isprintable() else "?" for c in method.lower())[:MAX_METHOD]
             return shown, f"{field}.quant_method"
-        # bitsandbytes wrote no name before there were others
+        # early bitsandbytes wrote no name
         of_bits = isinstance(value, dict) and {"load_in_8bit", "load_in_4bit"} & value.keys()
-        return "bitsandbytes" if of_bits else "a method of its own", field
+        return "bitsandbytes" if of_bits else "an unknown method", field
     return None
 
 
-def _betrayed(tensors: Iterable[SourceTensor]) -> tuple[str, str] | None:
-    tensors = tuple(tensors)
+def _by_tensors(tensors: Collection[SourceTensor]) -> tuple[str, str] | None:
     for pattern, method in _TENSORS:
         for t in tensors:
             if re.fullmatch(pattern, t.name):

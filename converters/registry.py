@@ -1,4 +1,4 @@
-"""The families we convert. A new one is a file in `families/` and a line here."""
+"""The supported families. A new one is a file in `families/` and a line here."""
 
 from __future__ import annotations
 
@@ -20,26 +20,13 @@ from converters.spec import ArchSpec
 from turbopilot.base.errors import UnsupportedModel, did_you_mean
 
 FAMILIES: tuple[ArchSpec, ...] = (
-    codegen.SPEC,
-    codegen2.SPEC,
-    gptj.SPEC,
-    gpt_bigcode.SPEC,
-    santacoder.SPEC,
-    gpt_neox.SPEC,
-    starcoder2.SPEC,
-    stablelm.SPEC,
-    llama.SPEC,
-    qwen2.SPEC,
-    phi.SPEC,
-)
+    codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
+)  # fmt: skip
 
 
 def find(config: HfConfig) -> ArchSpec:
-    """The family of a checkpoint's config.
-
-    Raises:
-        UnsupportedModel: none of its `architectures` is known; the hint offers near names.
-    """
+    """Return the family of a config; raise UnsupportedModel, with similar names, if there is none."""
     for name in config.architectures:
         for spec in FAMILIES:
             if spec.architecture == name and spec.meant(config):

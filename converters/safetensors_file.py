@@ -1,7 +1,6 @@
-"""Read safetensors headers and believe nothing in them.
+"""Read and validate safetensors headers.
 
-Not through the safetensors package: it maps whole files, which counts as memory, and has BF16 only with
-ml_dtypes; here rows are streamed a block at a time, and each fault is named.
+The safetensors package maps whole files, which counts as memory, and supports BF16 only with ml_dtypes.
 
 Source: https://huggingface.co/docs/safetensors (format).
 """
@@ -20,11 +19,7 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors package
 
 
 def read_header(path: Path) -> dict[str, SourceTensor]:
-    """Every tensor of one .safetensors file, by name.
-
-    Raises:
-        CorruptCheckpoint: the file is truncated, or its header is not what the format demands.
-    """
+    """Return a file's tensors by name; raise CorruptCheckpoint if it is truncated or its header invalid."""
     header, start, size = _json(path)
     header.pop("__metadata__", None)
     tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
@@ -36,13 +31,13 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file says beside its tensors, text by text; what is no text is left out."""
+    """Return the file's metadata, without values that are not strings."""
     said = _json(path)[0].get("__metadata__")
     return {k: v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
 
 
 def _json(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, where the data begins, and the file's size."""
+    """Return the header, the start of the data, and the file's size."""
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
@@ -69,7 +64,7 @@ def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
         twin = next(n for i, (n, _) in enumerate(pairs) if n in {m for m, _ in pairs[:i]})
-        raise _corrupt(path, f"{twin!r} stands twice in its header")
+        raise _corrupt(path, f"{twin!r} occurs twice in its header")
     return names
 
 

@@ -1,18 +1,16 @@
-"""Read every source file once, beside the writing: its SHA-256, and whether it holds NaN or infinity.
+"""Background scan of the source files: their SHA-256, and NaN or infinity in their tensors.
 
-The writer copies what needs no change without looking at the values. This reader looks at every byte, in the
-order of the disk, on a thread of its own: hashing and comparing release Python's lock. When the writer is
-done, its thread takes over part of what is left.
+The writer copies unchanged tensors without looking at the values. This thread reads every byte in the order of
+the disk; hashing and comparing release the GIL. When the writer is done, its thread scans remaining files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +22,9 @@ from converters.encode import Array
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import CorruptCheckpoint, TensorMismatch
 
-BUFFER_BYTES = 1 << 18  # stays in a core's own cache between reading, hashing and looking
+BUFFER_BYTES = 1 << 18  # stays in a core's cache between reading, hashing and checking
 
-# dtype → (its bits as an unsigned number, all of them but the sign, the smallest that is infinite or NaN)
+# dtype → (unsigned type of its bits, mask without the sign, smallest masked value that is infinite or NaN)
 _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
     "F32": (np.dtype("<u4"), 0x7FFFFFFF, 0x7F800000),
     "F16": (np.dtype("<u2"), 0x7FFF, 0x7C00),
@@ -35,10 +33,7 @@ _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 class Scan:
-    """Scans files in the background; a context manager that stops it on any failure.
-
-    Looks through the tensors, unless `keep_nonfinite`, and hashes the files, whether tensors are in them or not.
-    """
+    """Hashes `files`, and checks `tensors` unless `keep_nonfinite`; a context manager that stops the scan."""
 
     def __init__(
         self, tensors: Iterable[SourceTensor], files: Iterable[Path], *, keep_nonfinite: bool
@@ -49,18 +44,16 @@ class Scan:
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
         self._digests: dict[Path, Future[str]] = {}
-        self._jobs: list[Callable[[], None]] = []
-        # the largest is popped first, as what is left is shared at the end
+        self._jobs: list[tuple[Path, tuple[SourceTensor, ...], bool]] = []
+        # the largest is popped first, to share the small ones at the end
         for path, found in sorted(by_file.items(), key=lambda item: _size(item[0])):
-            used = () if keep_nonfinite else tuple(found)
-            digest: Future[str] = Future()
-            self._digests[path] = digest
-            self._jobs.append(partial(self._run, digest, path, used, path in hashed))
+            self._digests[path] = Future()
+            self._jobs.append((path, () if keep_nonfinite else tuple(found), path in hashed))
         self._thread = threading.Thread(target=self._work, name="scan", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what has been found so far, without waiting.
+        """Raise the faults found so far, without waiting.
 
         Raises:
             TensorMismatch: a tensor holds NaN or infinity.
@@ -71,7 +64,7 @@ class Scan:
                 digest.result()
 
     def sha256(self) -> Mapping[Path, str]:
-        """Scan what is left, wait, raise as `check`, and return the digest of each file to hash, in hexadecimal."""
+        """Scan the remaining files, wait, raise as `check`, and return each file's digest in hex."""
         self._work()
         digests = {path: digest.result() for path, digest in self._digests.items()}
         return {path: digest for path, digest in digests.items() if digest}
@@ -79,15 +72,11 @@ class Scan:
     def _work(self) -> None:
         with suppress(IndexError):  # no job is left
             while not self._cancelled.is_set():
-                self._jobs.pop()()
-
-    def _run(
-        self, digest: Future[str], path: Path, tensors: tuple[SourceTensor, ...], hashed: bool
-    ) -> None:
-        try:
-            digest.set_result(self._file(path, tensors, hashed))
-        except BaseException as e:  # whatever it is, the thread that asks for the digest raises it
-            digest.set_exception(e)
+                path, tensors, hashed = self._jobs.pop()
+                try:
+                    self._digests[path].set_result(self._file(path, tensors, hashed))
+                except BaseException as e:  # raised by the thread that reads the digest
+                    self._digests[path].set_exception(e)
 
     def _file(self, path: Path, tensors: tuple[SourceTensor, ...], hashed: bool) -> str:
         digest = hashlib.sha256() if hashed else None
@@ -105,7 +94,7 @@ class Scan:
                             raise TensorMismatch(
                                 f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
                                 hint="the checkpoint is damaged or its training diverged; "
-                                "--force converts it all the same",
+                                "--force converts it anyway",
                             )
         except OSError as e:
             raise CorruptCheckpoint(f"{path}: cannot be read: {e.strerror}") from e
@@ -114,7 +103,7 @@ class Scan:
     def _blocks(
         self, file: FileIO, start: int, stop: int, view: memoryview
     ) -> Iterator[memoryview]:
-        """Bytes start…stop in whole buffers, so that no value is cut in two; none once it is cancelled."""
+        """Yield bytes start…stop in full buffers, so that no value is split; stop if cancelled."""
         file.seek(start)
         while start < stop and not self._cancelled.is_set():
             want = min(BUFFER_BYTES, stop - start)
@@ -135,12 +124,12 @@ class Scan:
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._cancelled.set()  # of no effect where all is done
+        self._cancelled.set()
         self._thread.join()
 
 
 def _is_finite(block: memoryview, name: str, work: Array) -> bool:
-    """Whether all numbers are finite; `work` is as large as the block, to be overwritten."""
+    """Return whether all numbers are finite; `work` is overwritten."""
     dtype, unsigned, limit = _FINITE[name]
     bits = np.frombuffer(block, dtype)
     magnitude: Array = work.view(dtype)[: len(bits)]
@@ -151,16 +140,15 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # its own error is told when it is read
+        return 0  # reading it reports the error
 
 
 def _runs(
     tensors: tuple[SourceTensor, ...], size: int
 ) -> list[tuple[int, int, SourceTensor | None]]:
-    """The file cut into (start, stop, tensor), without a gap; None between the tensors.
+    """Return the file as consecutive (start, stop, tensor); None between tensors.
 
-    Two tensors may share bytes (a tied matrix under two names): the later one then begins where the
-    former ends.
+    If two tensors share bytes (a tied matrix under two names), the later one begins where the former ends.
     """
     runs: list[tuple[int, int, SourceTensor | None]] = []
     at = 0

@@ -1,4 +1,4 @@
-"""Where a tensor of a checkpoint lies. What every format of checkpoint is read into."""
+"""Place of a tensor in a checkpoint's file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor that lies in a file: `shape` outermost first, `offset` from the file's start."""
+    """A tensor in a file: `shape` outermost first, `offset` in bytes from the file's start."""
 
     name: str
     dtype: str
@@ -27,12 +27,12 @@ class SourceTensor:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the data."""
+        """Size of the data in bytes."""
         return data_bytes(self.dtype, self.shape)
 
 
 def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of so many numbers, quantized ones in whole blocks."""
+    """Return the size of a shape in bytes, of quantized types in whole blocks."""
     if dtype in DTYPE_BYTES:
         return prod(shape) * DTYPE_BYTES[dtype]
     weights, n_bytes = BLOCKS[dtype]

@@ -1,12 +1,10 @@
-"""What a model family is: data that says how its checkpoint maps to a GGUF.
+"""A model family as data: how its checkpoint maps to a GGUF.
 
-Each GGUF tensor is made of whole rows of source tensors, so that nothing is computed, only placed. That makes
-three things provable before a byte is read: every source row is used exactly once, every shape fits, and
-quantized rows can be moved like any others.
+Each GGUF tensor consists of whole rows of source tensors, so rows are moved and never computed. Before a byte is
+read, the planner can check that every source row is used exactly once and that every shape fits.
 
-Shapes are written in letters, as in the papers: D hidden size, H query heads, K key/value heads,
-d head size, F feed-forward size, V vocabulary rows, T context length, R rotary dimensions.
-"{i}" in a name runs over the L layers.
+Shapes are written in letters: D hidden size, H query heads, K key/value heads, d head size, F feed-forward size,
+V vocabulary rows, T context length, R rotary dimensions. "{i}" in a name runs over the L layers.
 """
 
 from __future__ import annotations
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
 
 IntArray: TypeAlias = "npt.NDArray[np.intp]"
 RowOrder: TypeAlias = "Callable[[Dims], IntArray]"
-"""Geometry → for each row of the target, in order, the row of the source that it is."""
+"""Geometry → the source row of each target row."""
 Condition: TypeAlias = "Callable[[HfConfig], bool]"
 Shape: TypeAlias = "tuple[str, ...]"
-"""Outermost first, as PyTorch prints it; each entry a sum of products of letters and numbers: "D + 2*K*d"."""
+"""Outermost first, as in PyTorch; each entry is a sum of products of letters and numbers: "D + 2*K*d"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,7 @@ class Dims:
     n_vocab: int
     n_ctx: int
     rotary_dim: int = 0
-    head_size: int = 0
-    """0: n_embd / n_head, as in nearly every model."""
+    head_size: int = 0  # 0 means n_embd / n_head
 
     @property
     def head_dim(self) -> int:
@@ -50,7 +47,7 @@ class Dims:
         return self.head_size or self.n_embd // max(1, self.n_head)
 
     def problems(self) -> list[str]:
-        """Describe what makes this geometry impossible."""
+        """Return the reasons why this geometry is impossible."""
         found = [
             f"{name} is {value}; it must be positive"
             for name in ("n_embd", "n_layer", "n_head", "n_head_kv", "n_inner", "n_vocab", "n_ctx")
@@ -71,7 +68,7 @@ class Dims:
         return found
 
     def size(self, expression: str) -> int:
-        """The value of "D + 2*K*d" and the like.
+        """Evaluate an expression such as "D + 2*K*d".
 
         >>> Dims(n_embd=8, n_layer=1, n_head=4, n_head_kv=1, n_inner=32, n_vocab=10, n_ctx=16).size("D + 2*K*d")
         12
@@ -90,44 +87,34 @@ class Dims:
         return total
 
     def shape(self, shape: Shape) -> tuple[int, ...]:
-        """A symbolic shape in numbers."""
+        """Evaluate a symbolic shape."""
         return tuple(self.size(entry) for entry in shape)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """Rows of one source tensor.
+    """Rows of one source tensor."""
 
-    Args:
-        source: its name in the checkpoint.
-        shape: the shape it must have there.
-        rows: which of its rows, in which order; None means all, as they are.
-        transpose: turn it: the checkpoint stores (in, out), as GPT-2's Conv1D does. All rows are taken then.
-    """
-
-    source: str
-    shape: Shape
-    rows: RowOrder | None = None
-    transpose: bool = False
+    source: str  # name in the checkpoint
+    shape: Shape  # the shape it must have there
+    rows: RowOrder | None = None  # None takes all rows in order
+    transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; takes all rows
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of the GGUF: its parts, stacked along the rows; no parts means zeros of `shape`.
+    """A tensor of the GGUF: its parts, stacked along the rows; without parts, zeros of `shape`.
 
-    Args:
-        when: the config under which the model has it; None means always.
-        tied: the same as the token embedding if the config ties them. It is left out then, and a copy in the
-            checkpoint is dropped, as transformers does when it loads one.
-        positions: a table of learned positions.
+    A `tied` tensor is left out if the config ties it to the token embedding; a copy in the checkpoint is then
+    dropped, as transformers does.
     """
 
     name: str
     parts: tuple[SourceRows, ...] = ()
     shape: Shape = ()
-    when: Condition | None = None
+    when: Condition | None = None  # None means always
     tied: bool = False
-    positions: bool = False
+    positions: bool = False  # a table of learned positions
 
 
 def copy(
@@ -138,26 +125,26 @@ def copy(
     tied: bool = False,
     positions: bool = False,
 ) -> TensorSpec:
-    """One source tensor under another name, its rows perhaps in another order."""
+    """Rename one source tensor, and reorder its rows if `rows` is given."""
     return TensorSpec(name, (SourceRows(source, shape, rows),), tied=tied, positions=positions)
 
 
 def affine(
     name: str, source: str, *shape: str, rows: RowOrder | None = None, bias: Condition | None = None
 ) -> tuple[TensorSpec, TensorSpec]:
-    """A linear layer's or a norm's weight, and its bias under the condition; names without ".weight"."""
+    """Copy a layer's weight, and its bias if `bias` holds; names are without ".weight"."""
     weight = copy(f"{name}.weight", f"{source}.weight", *shape, rows=rows)
     return weight, replace(copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows), when=bias)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
-    """A tensor that the target's graph demands and the source's network lacks, where zero changes nothing."""
+    """Fill with zeros a tensor that the target's graph requires and the source lacks, where zero has no effect."""
     return TensorSpec(name, (), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One metadata key "{arch}.NAME" and where its value comes from; None is not written."""
+    """Metadata key "{arch}.NAME" and its value, not written if None."""
 
     name: str
     value: Callable[[HfConfig, Dims], Any]
@@ -165,48 +152,33 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Require:
-    """A config value that the target's graph has built in: anything else is refused, never ignored.
-
-    Args:
-        allowed: values under which the graph computes what the checkpoint means.
-        absent: what the model's code assumes if the field is missing (transformers' default).
-    """
+    """A config value that the target's graph has built in; any other value is refused."""
 
     field: str
     allowed: tuple[Any, ...]
-    absent: Any = None
+    absent: Any = None  # transformers' default for a missing field
 
 
 @dataclass(frozen=True, slots=True)
 class ArchSpec:
-    """One family: everything that the engine needs to plan and write its GGUF.
+    """One model family.
 
-    Args:
-        architecture: the name in config.json's `architectures`.
-        gguf: the llama.cpp architecture whose graph computes it.
-        keys: metadata under the architecture's name.
-        require: config values that must hold.
-        tensors: every tensor of the GGUF, in file order.
-        pre: llama.cpp's name of the pre-tokenizer, if it has several for one cut, or if the files (vocab.json
-            and merges.txt) do not say how text is cut.
-        drop: patterns of source tensors that carry nothing (buffers that the code recomputes).
-        prefix: what some exports put before every name and others leave out ("model.").
-        ties_by_default: whether the head is the token embedding if the config does not say.
-        check: conditions on the geometry beyond `Dims.problems`, in words.
-        exports: other checkpoints that it can be written as, by name (`convert --to NAME`): their tensors.
-        meant: whether a config is of this family, if several share the architecture's name.
+    `pre` is llama.cpp's name of the pre-tokenizer, used if several names mean the same cut, or if the tokenizer's
+    files (vocab.json and merges.txt) do not say how text is cut. `check` returns problems beyond `Dims.problems`;
+    `exports` has the tensors of other checkpoints, by `convert --to NAME`; `meant` distinguishes families of the
+    same `architecture`.
     """
 
-    architecture: str
-    gguf: str
+    architecture: str  # in config.json's `architectures`
+    gguf: str  # the llama.cpp architecture
     dims: Callable[[HfConfig], Dims]
     keys: tuple[Key, ...]
     require: tuple[Require, ...]
     tensors: tuple[TensorSpec, ...]
     pre: str
-    drop: tuple[str, ...] = ()
-    prefix: str = ""
-    ties_by_default: bool = False
+    drop: tuple[str, ...] = ()  # patterns of buffers that the code recomputes
+    prefix: str = ""  # of every name, which some exports leave out ("model.")
+    ties_by_default: bool = False  # default of the config's tie_word_embeddings
     check: Callable[[Dims], list[str]] = field(default=lambda _: [])
     exports: Mapping[str, tuple[TensorSpec, ...]] = field(default_factory=dict)
     meant: Condition = field(default=lambda _: True)

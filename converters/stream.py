@@ -1,7 +1,4 @@
-"""Move planned tensors' data: what needs no change as bytes, the rest in blocks of rows, one block in memory.
-
-`TensorWriter` writes both outputs, a GGUF and a GPT-J checkpoint.
-"""
+"""Write planned tensors: unchanged ones as bytes, others in blocks of rows, with one block in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.progress import Progress
 
-BLOCK_BYTES = 8 << 20  # large enough that the disk and numpy are busy, small enough for any machine
+BLOCK_BYTES = 8 << 20
 COPY_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class TensorWriter:
-    """Writes a plan's tensors in order. After each block it asks the scan for faults, and reports progress."""
+    """Writes a plan's tensors in order; after each block, raises the scan's faults and reports progress."""
 
     checkpoint: Checkpoint
     plan: Plan
@@ -38,7 +35,7 @@ class TensorWriter:
         """Append the tensor's data to `out`, an unbuffered file.
 
         Raises:
-            TensorMismatch: values lie beyond F16 (unless `keep_nonfinite`), or the scan found NaN.
+            TensorMismatch: values are beyond F16 (unless `keep_nonfinite`), or the scan found NaN.
             CorruptCheckpoint: a source ended early.
         """
         for block in self._blocks(tensor):
@@ -51,7 +48,7 @@ class TensorWriter:
         if not tensor.parts:
             yield np.zeros(tensor.n_bytes, np.uint8)
         for part in tensor.parts:
-            if part.unchanged and part.source.dtype == tensor.dtype:
+            if part.rows is None and not part.transpose and part.source.dtype == tensor.dtype:
                 yield from _copied(self.checkpoint, part)
                 continue
             for block in _placed(self.checkpoint, part):
@@ -60,13 +57,13 @@ class TensorWriter:
                 except F16Overflow as e:
                     raise TensorMismatch(
                         f"{part.source.path}: tensor {part.source.name!r} has values up to "
-                        f"{e.largest:.4g}; F16 ends at 65504",
+                        f"{e.args[0]:.4g}; F16 ends at 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e
 
 
 def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
-    """A planned tensor of F32 as a whole, in its shape, whatever its sources are in."""
+    """Return a whole planned tensor in F32."""
     if not tensor.parts:
         return np.zeros(tensor.shape, np.float32)
     blocks = [
@@ -78,7 +75,7 @@ def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
 
 
 def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
-    """Write every byte: an unbuffered file may take fewer at a time."""
+    """Write every byte; an unbuffered file may take fewer at a time."""
     view = np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else memoryview(data)
     view = view.cast("B") if view.nbytes else memoryview(b"")
     while view:
@@ -86,9 +83,9 @@ def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
 
 
 def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
-    """The source's bytes as they are, through one buffer that stays in the processor's cache.
+    """Yield the source's bytes, through one buffer that stays in the processor's cache.
 
-    Not by the kernel (copy_file_range): from an offset that is no multiple of a page it was up to twice as slow.
+    copy_file_range was up to twice as slow from an offset that is not a multiple of a page.
     """
     source = part.source
     file = checkpoint.file(source.path)
@@ -104,7 +101,7 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
-    """The part's rows in the target's order, a block at a time, in the source's type."""
+    """Yield the part's rows in the target's order, in blocks, in the source's type."""
     source = part.source
     n = source.shape[0]
     if part.transpose:
@@ -117,7 +114,7 @@ def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
         return
     for start in range(0, len(part.rows), step):
         wanted = part.rows[start : start + step]
-        # Orders are local (within heads), so the rows between the first and the last are nearly all wanted.
+        # orders are local (within heads), so nearly all rows between first and last are wanted
         for run in np.split(wanted, np.flatnonzero(np.abs(np.diff(wanted)) > step) + 1):
             low, high = int(run.min()), int(run.max()) + 1
             yield checkpoint.read_rows(source, low, high)[run - low]

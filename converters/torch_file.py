@@ -1,8 +1,7 @@
-"""Read what a PyTorch file (.bin) says of its tensors, and leave the weights where they lie. Needs no torch.
+"""Find the tensors in a PyTorch file (.bin) without torch.
 
-The file is a zip: a pickle names each tensor, its storage and its place therein, and each storage is an
-uncompressed entry. What the pickle says (`converters.pickled`) is held against the zip's own directory. So
-rows stream from the file as they do from safetensors.
+The file is a zip: a pickle describes each tensor and its place in a storage, and each storage is an uncompressed
+entry. The pickle (`converters.pickled`) is checked against the zip's directory, then rows stream from the file.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layout of the zip).
 """
@@ -22,8 +21,10 @@ from converters.pickled import BadPickle, Global, Pickled, read
 from converters.source_tensor import SourceTensor, data_bytes
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
-MAX_DIRECTORY = 16 << 20  # a hundred thousand tensors take 8 MB of it; zipfile takes ten times that
-MAX_PICKLE = 16 << 20  # which they take of it too; a hostile one makes fifty times that of values
+MAX_DIRECTORY = 16 << 20  # 100,000 tensors need 8 MB; zipfile needs ten times that in memory
+MAX_PICKLE = (
+    16 << 20
+)  # 100,000 tensors need 8 MB; a hostile pickle makes fifty times that in memory
 MAX_DIMENSIONS = 8
 
 _ZIP = b"PK\x03\x04"
@@ -39,7 +40,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """An entry of the zip: where its data begins in the file, its bytes, and their checksum."""
+    """An entry of the zip: the start of its data in the file, its size, and its checksum."""
 
     start: int
     n_bytes: int
@@ -47,17 +48,16 @@ class _Record:
 
 
 class _SaveAnew(Exception):
-    """The file is whole, but another one of the same weights is needed."""
+    """The file is intact, but must be saved again in another form."""
 
 
 def read_pickle(path: Path) -> dict[str, SourceTensor]:
-    """Every tensor of one PyTorch file, by name.
+    """Return a file's tensors by name.
 
     Raises:
-        InvalidInput: the file is whole but must be saved anew (written before torch 1.6, compressed,
-            big-endian; a tensor that does not lie in one piece).
-        CorruptCheckpoint: the file is damaged, its pickle holds something else than tensors by name, or
-            wants to run something, which it is not given.
+        InvalidInput: the file must be saved again (written before torch 1.6, compressed, big-endian, or with a
+            tensor that is not contiguous).
+        CorruptCheckpoint: the file is damaged, or its pickle is more than tensors by name.
     """
     try:
         return _sources(path, *_read(path))
@@ -76,7 +76,7 @@ def read_pickle(path: Path) -> dict[str, SourceTensor]:
 
 
 def _read(path: Path) -> tuple[dict[Any, Any], dict[str, _Record]]:
-    """What the pickle describes, and the zip's directory."""
+    """Return the pickle's content, and the zip's directory."""
     try:
         with _Frugal(path) as file:
             start = file.read(len(_LEGACY))
@@ -91,12 +91,12 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[str, _Record]]:
     except (BadPickle, _SaveAnew):
         raise
     except Exception as e:
-        # zipfile has many exceptions for a damaged directory (struct.error, NotImplementedError, …)
+        # zipfile raises struct.error, NotImplementedError … for a damaged directory
         raise BadPickle(f"its zip cannot be read: {type(e).__name__}") from e
 
 
 class _Frugal(FileIO):
-    """A file that refuses to hand zipfile a directory that would fill the memory."""
+    """A file that refuses reads of directories larger than `MAX_DIRECTORY`."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
@@ -105,7 +105,7 @@ class _Frugal(FileIO):
 
 
 def _records(file: FileIO) -> dict[str, _Record]:
-    """The entries of the zip by name; a name is told without the folder, of any name, that all lie in."""
+    """Return the zip's entries by name, without the folder that contains them all."""
     size = file.seek(0, os.SEEK_END)
     found: dict[str, _Record] = {}
     with zipfile.ZipFile(file) as archive:
@@ -114,7 +114,7 @@ def _records(file: FileIO) -> dict[str, _Record]:
     for entry, end in zip(entries, ends, strict=True):
         name = entry.filename.partition("/")[2]
         if name in found:
-            raise BadPickle(f"entry {name[:200]!r} of the zip stands twice")
+            raise BadPickle(f"entry {name[:200]!r} of the zip occurs twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise _SaveAnew(f"is a zip whose entry {name[:200]!r} is compressed")
         if entry.file_size != entry.compress_size:
@@ -127,7 +127,7 @@ def _records(file: FileIO) -> dict[str, _Record]:
 
 
 def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
-    """Where an entry's data begins; 0 where there is another entry, or something else behind the data."""
+    """Return the start of an entry's data; 0 if what precedes or follows the data is not as expected."""
     file.seek(entry.header_offset)
     head = file.read(30)
     n_name, n_extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
@@ -136,21 +136,21 @@ def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
         return 0
     start = entry.header_offset + 30 + n_name + n_extra
     file.seek(start + entry.file_size)
-    # The padding before the data is as long as it says only if a descriptor, or else a header, comes after.
+    # the padding before the data has the claimed length only if a descriptor or header follows
     described = bool(entry.flag_bits & 1 << 3) and entry.file_size > 0
     behind = file.read(4)
     return start if behind[:2] == _ZIP[:2] and (behind == _DESCRIPTOR) == described else 0
 
 
 def _state(file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
-    """What the pickle describes, once the rest of the zip is known to suit."""
+    """Return the pickle's content."""
     if "data.pkl" not in records:
         raise BadPickle("it has no data.pkl, so torch.save did not write it")
     if "byteorder" in records and _small(file, records, "byteorder") != b"little":
         raise _SaveAnew("holds numbers in big-endian order")
     state = read(_small(file, records, "data.pkl"))
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # as training frameworks save it, beside the optimizer's state
+        state = state["state_dict"]  # training frameworks save the optimizer's state beside it
     if not isinstance(state, dict):
         raise BadPickle(f"it holds one {type(state).__name__}, not tensors by name")
     return state
@@ -162,9 +162,9 @@ def _small(file: FileIO, records: Mapping[str, _Record], name: str) -> bytes:
         raise BadPickle(f"its {name} is {record.n_bytes:,} bytes long")
     file.seek(record.start)
     data = file.read(record.n_bytes)
-    # torch writes 0 where it was told to save the time (torch.serialization.set_crc32_options)
+    # torch writes 0 with torch.serialization.set_crc32_options(False)
     if record.checksum not in (0, zlib.crc32(data)):
-        raise BadPickle(f"its {name} has another checksum than when it was written")
+        raise BadPickle(f"its {name} has a wrong checksum")
     return data
 
 
@@ -175,28 +175,30 @@ def _sources(
     types: dict[str, str] = {}  # of each storage
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise BadPickle(f"it names a tensor {name!r}, which is no text")
+            raise BadPickle(f"its pickle names a tensor by {name!r}, not by a text")
         if isinstance(tensor, Global):
-            raise _SaveAnew(f"holds {name[:200]!r} as what {tensor.name} makes of it")
+            raise _SaveAnew(f"stores {name[:200]!r} as the result of {tensor.name}")
         if not isinstance(tensor, Pickled):
-            raise BadPickle(f"{name[:200]!r} is no plain tensor")
+            raise BadPickle(f"{name[:200]!r} is not a plain tensor")
         sources[name] = source = _source(path, name, tensor, records)
         if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
-            raise _SaveAnew(f"holds {name[:200]!r} as a view of another type's numbers")
+            raise _SaveAnew(f"stores {name[:200]!r} as a view of another type's numbers")
     return sources
 
 
 def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Record]) -> SourceTensor:
-    """What the pickle says of a tensor, as far as the zip's directory bears it out."""
+    """Check a tensor's description against the zip's directory."""
     shown = repr(name[:200])
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise _SaveAnew(f"holds {shown} as {tensor.dtype}: not plain numbers")
+        raise _SaveAnew(f"stores {shown} as {tensor.dtype}, which is not a plain number format")
     numbers = (tensor.offset, tensor.storage.count, *tensor.shape)
     if len(tensor.shape) > MAX_DIMENSIONS or not all(0 <= n < 1 << 63 for n in numbers):
-        raise BadPickle(f"{shown} has an impossible place or shape")
-    if tensor.flags or not _in_one_piece(tensor):
-        raise _SaveAnew(f"holds {shown} as a view (transposed, say), not in one piece")
+        raise BadPickle(f"{shown} has an impossible offset or shape")
+    if tensor.flags or not _is_contiguous(tensor):
+        raise _SaveAnew(
+            f"stores {shown} as a view that is not contiguous, such as a transposed one"
+        )
     record = records.get(f"data/{tensor.storage.key}")
     if record is None:
         raise BadPickle(f"the data of {shown} is not in the file")
@@ -210,13 +212,13 @@ def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Recor
     needed = tensor.offset * n_bytes + source.n_bytes
     if needed > held:
         raise BadPickle(
-            f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, its storage has {held:,}",
+            f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, its storage has {held:,}"
         )
     return source
 
 
-def _in_one_piece(tensor: Pickled) -> bool:
-    """Whether its numbers follow each other as in C; the stride of one row, or of none, says nothing."""
+def _is_contiguous(tensor: Pickled) -> bool:
+    """Return whether the numbers are in C order; the stride of a dimension of size 1 does not matter."""
     step = 1
     for n, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
         if n != 1 and stride != step:

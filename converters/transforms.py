@@ -1,8 +1,4 @@
-"""Row orders: pure functions from geometry to indices.
-
-Letters: D hidden, H heads, K key/value heads, d head size, R rotary dimensions, L layers, V vocabulary.
-Each function returns, for every row of the target in order, the row of the source that it is.
-"""
+"""Row orders: functions that return the source row of each target row. Letters as in `spec`."""
 
 from __future__ import annotations
 
@@ -12,10 +8,10 @@ from converters.spec import Dims, IntArray, RowOrder
 
 
 def rotary_half_split(n_heads: int, head_dim: int, rotary_dim: int) -> IntArray:
-    """Interleaved rotary pairs → half-split: in each head's first R rows x0 y0 x1 y1 … → x0 x1 … y0 y1 ….
+    """Reorder interleaved rotary pairs to half-split: each head's first R rows x0 y0 x1 y1 … → x0 x1 … y0 y1 ….
 
-    GPT-J rotates the pairs (2j, 2j+1), phi2's graph the pairs (j, j + R/2): the same rotation after this
-    order. (Source: transformers modeling_gptj.py `rotate_every_two`; ggml `GGML_ROPE_TYPE_NEOX`.)
+    GPT-J rotates the pairs (2j, 2j+1), phi2's graph the pairs (j, j + R/2).
+    Source: transformers modeling_gptj.py `rotate_every_two`; ggml `GGML_ROPE_TYPE_NEOX`.
 
     >>> rotary_half_split(1, 6, 4).tolist()
     [0, 2, 1, 3, 4, 5]
@@ -27,15 +23,15 @@ def rotary_half_split(n_heads: int, head_dim: int, rotary_dim: int) -> IntArray:
 
 
 def gptj_rotary(dims: Dims) -> IntArray:
-    """GPT-J's q or k: (D, …) rows from interleaved to half-split."""
+    """Reorder GPT-J's q or k, (D, …), to half-split."""
     return rotary_half_split(dims.n_head, dims.head_dim, dims.rotary_dim)
 
 
 def codegen_qkv(which: str, blocks: int) -> RowOrder:
-    """CodeGen's fused `qkv_proj` (3·D, D): the D rows that are q, k or v.
+    """Return the D rows of CodeGen's fused `qkv_proj` (3·D, D) that are q, k or v.
 
-    It is cut into blocks of 3·D/blocks rows, one for each TPU core it was trained on; each block holds
-    [q | v | k], a third of its rows each. (Source: transformers modeling_codegen.py, `mp_num`.)
+    The matrix has one block of 3·D/blocks rows for each TPU core of the training; a block is [q | v | k].
+    Source: transformers modeling_codegen.py, `mp_num`.
     """
     place = "qvk".index(which)
 
@@ -48,10 +44,10 @@ def codegen_qkv(which: str, blocks: int) -> RowOrder:
 
 
 def interleave(n_heads: int, head_dim: int) -> IntArray:
-    """Half-split rotary pairs → interleaved, over the whole head: x0 … y0 … → x0 y0 x1 y1 ….
+    """Reorder half-split rotary pairs to interleaved, over the whole head: x0 … y0 … → x0 y0 x1 y1 ….
 
     The llama graph rotates the pairs (2j, 2j+1), transformers' Llama the pairs (j, j + d/2).
-    (Source: transformers modeling_llama.py `rotate_half`; ggml `GGML_ROPE_TYPE_NORMAL`.)
+    Source: transformers modeling_llama.py `rotate_half`; ggml `GGML_ROPE_TYPE_NORMAL`.
 
     >>> interleave(1, 4).tolist()
     [0, 2, 1, 3]
@@ -61,30 +57,29 @@ def interleave(n_heads: int, head_dim: int) -> IntArray:
 
 
 def llama_q(dims: Dims) -> IntArray:
-    """Llama's q: (H·d, …) rows from half-split to interleaved."""
+    """Reorder Llama's q, (H·d, …), to interleaved."""
     return interleave(dims.n_head, dims.head_dim)
 
 
 def llama_k(dims: Dims) -> IntArray:
-    """Llama's k: (K·d, …) rows from half-split to interleaved."""
+    """Reorder Llama's k, (K·d, …), to interleaved."""
     return interleave(dims.n_head_kv, dims.head_dim)
 
 
 def qkv_by_head(dims: Dims) -> IntArray:
-    """Rows fused head by head, (H, [q | k | v], d), → [all q | all k | all v].
+    """Reorder rows fused head by head, (H, [q | k | v], d), to [all q | all k | all v].
 
-    GPT-NeoX's `query_key_value` and multi-head GPTBigCode's `c_attn` are stored so. (Source: transformers
-    modeling_gpt_neox.py and modeling_gpt_bigcode.py, the view before the split.)
+    Source: transformers modeling_gpt_neox.py (`query_key_value`) and modeling_gpt_bigcode.py (`c_attn`,
+    multi-head), the view before the split.
 
     >>> qkv_by_head(Dims(2, 1, 2, 2, 8, 8, 8)).tolist()
     [0, 3, 1, 4, 2, 5]
     """
-    d = dims.head_dim
-    # (3, H): each head's first row
-    first = np.arange(3)[:, None] * d + np.arange(dims.n_head) * 3 * d
-    return (first[..., None] + np.arange(d)).reshape(-1)
+    rows: IntArray = np.arange(3 * dims.n_head * dims.head_dim)
+    rows = rows.reshape(dims.n_head, 3, dims.head_dim).swapaxes(0, 1)
+    return rows.reshape(-1)
 
 
 def then(first: RowOrder, second: RowOrder | None) -> RowOrder:
-    """`second` applied to the tensor that `first` makes."""
+    """Apply `second` to the tensor that `first` makes."""
     return (lambda dims: first(dims)[second(dims)]) if second else first

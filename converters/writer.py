@@ -1,4 +1,4 @@
-"""Writes a GGUF: header first, then each tensor as it streams by. Only this module writes with gguf."""
+"""Write a GGUF: its header, then each tensor as a stream."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from converters.plan import PlannedTensor
-from converters.provenance import Value
 from converters.stream import TensorWriter, write_all
+from turbopilot.formats.gguf.cursor import Value
 
 ALIGNMENT = 32  # GGUF's default, and what every reader expects
 
@@ -25,14 +25,10 @@ def header(
     part: tuple[int, int, int] | None = None,
     file_type: str = "F16",
 ) -> bytes:
-    """Return the beginning of a GGUF, up to its data; its length depends only on the lengths of what is in it.
+    """Return a GGUF up to its data, padded to `ALIGNMENT`.
 
-    Args:
-        architecture: `general.architecture`.
-        metadata: every other key.
-        tensors: of this file, in order.
-        part: (number of this file from 0, files, tensors in all) of a split model, as llama.cpp's gguf-split.
-        file_type: what the whole is "in".
+    `metadata` has every key but the architecture. Of a split model, `part` is (number of this file from 0, files,
+    tensors in all), as llama.cpp's gguf-split writes them.
     """
     writer = GGUFWriter(path=None, arch=architecture)
     if part:
@@ -48,7 +44,7 @@ def header(
     for t in tensors:
         raw = GGMLQuantizationType[t.dtype]
         writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.n_bytes, raw_dtype=raw)
-    with tempfile.TemporaryDirectory() as folder:  # it writes to named files only
+    with tempfile.TemporaryDirectory() as folder:  # GGUFWriter writes to named files only
         path = Path(folder) / "header"
         writer.write_header_to_file(path)
         try:
@@ -61,7 +57,7 @@ def header(
 
 
 def write_data(out: FileIO, tensors: Sequence[PlannedTensor], writer: TensorWriter) -> None:
-    """Append every tensor to `out`, each beginning on a multiple of 32 bytes."""
+    """Append every tensor to `out`, each aligned to 32 bytes."""
     for t in tensors:
         writer.write(out, t)
         write_all(out, bytes(-t.n_bytes % ALIGNMENT))

@@ -16,7 +16,7 @@ from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.base.file_digest import file_digests
 from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.file import GgufHeader, read_part
-from turbopilot.formats.gguf.quantization import PREFIX
+from turbopilot.formats.gguf.metadata import PREFIX
 
 _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.val_str`
 

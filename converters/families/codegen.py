@@ -1,8 +1,8 @@
 """CodeGen → GPT-J's layout → llama.cpp's `phi2` graph.
 
-Source: transformers `modeling_codegen.py`. CodeGen is GPT-J with q, k and v fused into one matrix, cut
-into four blocks of [q | v | k]; every other tensor has GPT-J's name. So its spec is GPT-J's, reading q, k
-and v as rows of that matrix, and `convert --to gptj` writes GPT-J's own tensors from the same table.
+Source: transformers `modeling_codegen.py`. CodeGen is GPT-J with q, k and v fused into one matrix of
+four blocks of [q | v | k]; every other tensor has GPT-J's name. Its spec is GPT-J's with q, k and v read as
+rows of that matrix; `convert --to gptj` writes GPT-J's own tensors from the same table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUSED = "transformer.h.{i}.attn.qkv_proj.weight"
 
 
 def unfuse(part: SourceRows, blocks: int) -> SourceRows:
-    """The rows of CodeGen's checkpoint that a tensor of GPT-J's is made of."""
+    """Return the rows of CodeGen's checkpoint that make a tensor of GPT-J."""
     for which in "qkv":
         if part.source == f"transformer.h.{{i}}.attn.{which}_proj.weight":
             return SourceRows(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
@@ -27,12 +27,14 @@ def unfuse(part: SourceRows, blocks: int) -> SourceRows:
 
 
 def family(blocks: int, meant: Condition) -> ArchSpec:
-    """GPT-J's family, reading fused matrices of so many blocks."""
+    """Return GPT-J's family with fused matrices of `blocks` blocks."""
 
     def check(dims: Dims) -> list[str]:
         whole = dims.n_head % blocks == 0  # heads in a block
         return [] if whole else [f"n_head is {dims.n_head}; it must be a multiple of {blocks}"]
 
+    parts = [replace(p, rows=None) for t in gptj.TENSORS for p in t.parts]
+    exported = tuple(TensorSpec(p.source, (unfuse(p, blocks),)) for p in parts)
     return replace(
         gptj.SPEC,
         architecture=ARCHITECTURE,
@@ -43,14 +45,9 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
         pre="phi-2",
         check=check,
         meant=meant,
-        exports={"gptj": tuple(_as_gptj(p, blocks) for t in gptj.TENSORS for p in t.parts)},
+        exports={"gptj": exported},
     )
 
 
-def _as_gptj(part: SourceRows, blocks: int) -> TensorSpec:
-    """A tensor of a GPT-J checkpoint, under its own name, as rows of CodeGen's."""
-    return TensorSpec(part.source, (unfuse(replace(part, rows=None), blocks),))
-
-
-# CodeGen2's config has a field `head_dim`, which this one's has not.
+# only CodeGen2's config has a field `head_dim`
 SPEC = family(BLOCKS, meant=lambda config: "head_dim" not in config.values)

@@ -1,10 +1,9 @@
 """CodeGen2 (1B, 3.7B) → GPT-J's layout → llama.cpp's `phi2` graph.
 
-Source: Salesforce/codegen2-1B `modeling_codegen.py` (read, never run), which is CodeGen's with eight blocks
-in the fused matrix instead of four. The number stands in the code alone, not in config.json. It is known of
-codegen2-1B from that file and of codegen2-3_7B from CTranslate2's converter, which treats both alike; of 7B
-and 16B no public source says it with certainty, so they are refused. Its infilling (<mask_1>, <sep>) is
-another than prefix, suffix and middle, and is not written.
+Source: Salesforce/codegen2-1B `modeling_codegen.py`, which is CodeGen's with eight blocks in the fused matrix
+instead of four; CTranslate2's converter treats codegen2-3_7B alike. The number is in the code, not in
+config.json; no public source gives it for 7B and 16B, which are refused. Infilling with <mask_1> and <sep> is
+not supported.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ KNOWN = {(2048, 16, 16): "1B", (4096, 16, 16): "3.7B"}  # (n_embd, n_layer, n_he
 
 
 def check(dims: Dims) -> list[str]:
-    """Only the sizes whose layout is known."""
+    """Refuse sizes whose layout is unknown."""
     if (dims.n_embd, dims.n_layer, dims.n_head) in KNOWN:
         return []
     return [
         f"a CodeGen2 of {dims.n_layer} layers, {dims.n_embd} wide, {dims.n_head} heads: into how many blocks its "
-        "fused matrix is cut (mp_num) stands only in the checkpoint's own code; it is known for 1B and 3.7B"
+        "fused matrix is cut (mp_num) is only in the checkpoint's own code; it is known for 1B and 3.7B"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Keys and conditions that several families share."""
+"""Keys, conditions and geometries that several families share."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ ROPE = (
     Key("rope.scaling.type", lambda c, d: "linear" if c.rope().kind == "linear" else None),
     Key("rope.scaling.factor", lambda c, d: c.rope().factor if c.rope().kind == "linear" else None),
 )
-"""A key whose value is None is not written."""
 
 
 def layer_norm(name: str) -> Key:
-    """`attention.layer_norm_epsilon`, from the config's field of that name."""
+    """Read `attention.layer_norm_epsilon` from the config's field `name`."""
     return Key("attention.layer_norm_epsilon", lambda c, d: c.number(name, absent=1e-5))
 
 
 def rms_norm(absent: float) -> Key:
-    """`attention.layer_norm_rms_epsilon`."""
+    """Read `attention.layer_norm_rms_epsilon`."""
     return Key(
         "attention.layer_norm_rms_epsilon", lambda c, d: c.number("rms_norm_eps", absent=absent)
     )
 
 
 def is_set(field: str) -> Condition:
-    """Whether the config's field is true; absent, it is not."""
+    """Return whether the config's field is true."""
     return lambda c: c.flag(field, absent=False)
 
 
 def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) -> Dims:
-    """GPT-2's field names; `n_inner: null` means 4·n_embd."""
+    """Read GPT-2's field names; `n_inner: null` means 4·n_embd."""
     n_embd, n_head = c.integer("n_embd"), c.integer("n_head")
     return Dims(
         n_embd=n_embd, n_layer=c.integer("n_layer"), n_head=n_head, n_head_kv=1 if multi_query else n_head,
@@ -51,7 +50,7 @@ def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) ->
 
 
 def modern_dims(c: HfConfig, *, fraction: float = 1.0) -> Dims:
-    """The field names that most families since Llama share; `fraction` of the head is rotated by default."""
+    """Read Llama's field names; by default `fraction` of each head is rotated."""
     n_embd, n_head = c.integer("hidden_size"), c.integer("num_attention_heads")
     head_size = c.integer("head_dim", absent=0)
     head_dim = head_size or n_embd // max(1, n_head)

@@ -1,9 +1,9 @@
 """GPTBigCode (StarCoder, StarCoderPlus, WizardCoder, gpt_bigcode-santacoder) → llama.cpp's `starcoder` graph.
 
 Source: transformers `modeling_gpt_bigcode.py`; llama.cpp `src/models/starcoder.cpp`. With `multi_query`
-(all published models) `c_attn` is [q | k | v] with one key and value head, as the graph wants it; without,
-it is fused head by head and must be reordered. The graph computes tanh GELU; configs that say erf `gelu`
-differ by at most 0.0005 in each activation.
+(all published models) `c_attn` is [q | k | v] with one key and value head, as in the graph; without it, rows
+are fused head by head and reordered. The graph computes tanh GELU; erf `gelu` differs by at most 0.0005 in
+each activation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from converters.transforms import qkv_by_head
 
 
 def dims(c: HfConfig) -> Dims:
-    """One key and value head unless the config says otherwise."""
+    """Read GPT-2's fields; one key and value head by default."""
     return gpt2_dims(c, multi_query=c.flag("multi_query", absent=True))
 
 
 def qkv(d: Dims) -> IntArray:
-    """As it is with one key/value head; by head otherwise."""
+    """Keep the order with one key/value head; otherwise reorder by head."""
     multi_query = d.n_head_kv == 1 and d.n_head > 1
     return np.arange(d.size("D + 2*d")) if multi_query else qkv_by_head(d)
 

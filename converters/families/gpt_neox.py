@@ -1,8 +1,8 @@
 """GPT-NeoX (StableCode-instruct-alpha, Pythia) → llama.cpp's `gptneox` graph.
 
 Source: transformers `modeling_gpt_neox.py`; llama.cpp `src/models/gptneox.cpp`. `query_key_value` is fused
-head by head; the graph wants all q, all k, all v. Both rotate half-split pairs. The graph computes tanh
-GELU; configs that say erf `gelu` differ by at most 0.0005 in each activation.
+head by head; the graph needs [q | k | v]. Both rotate half-split pairs. The graph computes tanh GELU; erf
+`gelu` differs by at most 0.0005 in each activation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from converters.transforms import qkv_by_head
 
 
 def dims(c: HfConfig) -> Dims:
-    """One head count for all; a quarter of each head is rotated unless the config says otherwise."""
+    """Read one head count for all; by default a quarter of each head is rotated."""
     return modern_dims(c.over(num_key_value_heads=None, head_dim=None), fraction=0.25)
 
 

@@ -2,8 +2,8 @@
 
 Source: transformers `modeling_gptj.py`; llama.cpp `src/models/phi2.cpp`. Both compute
 x + attn(ln(x)) + mlp(ln(x)) with partial rotary, tanh GELU and a head with a bias. Two differences:
-phi2 rotates half-split pairs where GPT-J rotates neighbours (a reordering of q's and k's rows), and
-phi2 demands `attn_output.bias`, which GPT-J lacks (zeros).
+phi2 rotates half-split pairs where GPT-J rotates neighbours (q's and k's rows are reordered), and
+phi2 requires `attn_output.bias`, which GPT-J lacks (zeros).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converters.transforms import gptj_rotary
 
 
 def dims(c: HfConfig) -> Dims:
-    """GPT-J's and CodeGen's config fields."""
+    """Read GPT-J's and CodeGen's config fields."""
     return gpt2_dims(c, rotary_dim=c.integer("rotary_dim"))
 
 
@@ -50,7 +50,7 @@ SPEC = ArchSpec(
         Require("tie_word_embeddings", (False,), absent=False),
     ),
     tensors=TENSORS,
-    # the causal mask and its fill value, saved by old versions and recomputed by the code
+    # causal mask and fill value, which old versions saved
     drop=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|causal_mask|embed_positions)",),
     pre="gpt-2",
 )

@@ -1,8 +1,8 @@
 """The original SantaCoder (`GPT2LMHeadCustomModel`) → llama.cpp's `starcoder` graph.
 
-Source: bigcode/santacoder `modeling_gpt2_mq.py`, read, never run. It is GPTBigCode's network with q apart
-from k and v, and with GPT-2's Conv1D layout, (in, out), for every matrix of a layer. So its spec is
-GPTBigCode's, reading each matrix turned, and q stacked over [k | v].
+Source: bigcode/santacoder `modeling_gpt2_mq.py`. It is GPTBigCode's network with q apart from k and v, and
+with GPT-2's Conv1D layout, (in, out), for every matrix of a layer. Its spec is GPTBigCode's with each matrix
+transposed, and q stacked over [k | v].
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from converters.spec import ArchSpec, Dims, Require, SourceRows, TensorSpec
 
 
 def dims(c: HfConfig) -> Dims:
-    """GPT-2's field names; multi-query is called `attention_head_type` here."""
+    """Read GPT-2's fields; multi-query is called `attention_head_type` here."""
     return gpt_bigcode.dims(c.over(multi_query=True))
 
 
 def conv1d(part: SourceRows) -> SourceRows:
-    """The same rows where a layer's matrices are stored (in, out)."""
+    """Transpose a layer's matrix, which is stored as (in, out)."""
     if ".h.{i}." in part.source and len(part.shape) == 2:
         return replace(part, shape=part.shape[::-1], transpose=True)
     return part
 
 
 def unfused(spec: TensorSpec) -> TensorSpec:
-    """GPTBigCode's declaration of a tensor, reading from SantaCoder's checkpoint."""
+    """Return GPTBigCode's tensor as read from SantaCoder's checkpoint."""
     parts = []
     for part in spec.parts:
         if ".c_attn." in part.source:

@@ -1,8 +1,8 @@
 """StableLM (stable-code-3b) → llama.cpp's `stablelm` graph.
 
 Source: transformers `modeling_stablelm.py`; llama.cpp `src/models/stablelm.cpp`. Both rotate half-split
-pairs of a quarter of each head. Heads with their own norms and the parallel residual (StableLM 2 12B) are
-refused: no code model has them.
+pairs of a quarter of each head. Norms of heads and the parallel residual (StableLM 2 12B) are refused: no code
+model has them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Starcoder2 → llama.cpp's `starcoder2` graph.
 
 Source: transformers `modeling_starcoder2.py`; llama.cpp `src/models/starcoder2.cpp`. Both rotate half-split
-pairs and compute tanh GELU. The graph knows no sliding window: within the window there is no difference,
-so the context that is written ends where the window does.
+pairs and compute tanh GELU. The graph has no sliding window, which makes no difference within the window:
+the context is limited to the window.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converters.spec import ArchSpec, Dims, Require, affine, copy
 
 
 def dims(c: HfConfig) -> Dims:
-    """The usual names; the context is at most the sliding window."""
+    """Read the usual fields; limit the context to the sliding window."""
     d = modern_dims(c)
     return replace(d, n_ctx=min(d.n_ctx, c.integer("sliding_window", absent=d.n_ctx)))
 

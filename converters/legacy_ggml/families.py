@@ -1,9 +1,7 @@
-"""The three families of old files, as data: how their headers read, and whose tensors theirs are.
+"""The three families of old files as data: their headers, and the checkpoint family of their tensors.
 
-Each is the family of today's checkpoints under other names; only GPTBigCode's files hold their tensors
-otherwise: ggml could not share one key and value head between all query heads, so its converter wrote that
-head once for each of them. Where all copies are equal, one is taken, which is what the model is; the
-graph then needs a 48th of StarCoder's cache.
+ggml could not share one key and value head between all query heads, so its converter for GPTBigCode wrote that
+head once for each. If all copies are equal, one is kept, so that the KV cache takes a 48th for StarCoder.
 
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}/convert-h*-to-ggml.py`.
 """
@@ -22,7 +20,7 @@ from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, SourceRows, TensorSpec
 from turbopilot.formats.old_ggml import OldGgmlHeader
 
-_BLOCK = 4 << 20
+_BLOCK = 4 << 20  # bytes compared at once
 Values = dict[str, Any]
 Params = Mapping[str, int]
 Sources = Mapping[str, SourceTensor]
@@ -32,27 +30,23 @@ Sources = Mapping[str, SourceTensor]
 class OldFamily:
     """One family of old files.
 
-    Args:
-        model_types: values of the original's --model-type.
-        header: how the file begins.
-        spec: the family as the engine knows it.
-        cuts: how its models' tokenizers cut text, by llama.cpp's names; see `read_vocabulary`.
-        read: hyperparameters and tensors → what config.json would say, and the tensors under the names of `spec`.
+    `read` turns hyperparameters and tensors into the values of a config.json, and the tensors under `spec`'s names.
     """
 
-    model_types: tuple[str, ...]
+    model_types: tuple[str, ...]  # values of the original's --model-type
     header: OldGgmlHeader
     spec: ArchSpec
-    cuts: tuple[str, ...]
+    cuts: tuple[str, ...]  # llama.cpp's names of pre-tokenizers; see `read_vocabulary`
     read: Callable[[Params, Sources], tuple[Values, Sources]]
 
 
+def _gpt2_config(p: Params) -> Values:
+    same = {name: p[name] for name in ("n_embd", "n_head", "n_layer")}
+    return {"vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], **same}
+
+
 def _gptj(p: Params, tensors: Sources) -> tuple[Values, Sources]:
-    config = {
-        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
-        "n_layer": p["n_layer"], "rotary_dim": p["n_rot"],
-    }  # fmt: skip
-    return config, tensors
+    return {**_gpt2_config(p), "rotary_dim": p["n_rot"]}, tensors
 
 
 def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
@@ -61,21 +55,17 @@ def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
         "vocab_size": p["n_vocab"], "max_position_embeddings": p["n_ctx"], "hidden_size": p["n_embd"],
         "num_attention_heads": p["n_head"], "num_hidden_layers": p["n_layer"],
         "intermediate_size": 4 * p["n_embd"], "use_parallel_residual": bool(p["par_res"]),
-        # a hair above, since the family rounds the product with the head's size down
+        # the next larger float, since the family rounds the product with the head's size down
         "partial_rotary_factor": min(1.0, math.nextafter(p["n_rot"] / head, 1.0)),
     }  # fmt: skip
     return config, tensors
 
 
 def _starcoder(p: Params, tensors: Sources) -> tuple[Values, Sources]:
-    config = {
-        "vocab_size": p["n_vocab"], "n_positions": p["n_ctx"], "n_embd": p["n_embd"], "n_head": p["n_head"],
-        "n_layer": p["n_layer"],
-    }  # fmt: skip
+    config = _gpt2_config(p)
     named = {name: replace(t, name=name) for old, t in tensors.items() for name in [_renamed(old)]}
     fused = {n: t for n, t in named.items() if ".attn.c_attn." in n}
-    as_expected = all(t.shape[0] == 3 * p["n_embd"] for t in fused.values())
-    if as_expected:
+    if all(t.shape[0] == 3 * p["n_embd"] for t in fused.values()):
         shared = p["n_head"] > 1 and all(_copies_one_head(t, p["n_head"]) for t in fused.values())
         config["multi_query"] = shared
         rows = p["n_embd"] // p["n_head"] if shared else p["n_embd"]
@@ -94,7 +84,7 @@ _NAME = re.compile(r"model/(?:h(?P<layer>\d+)/)?(?P<path>.+?)(?:/(?P<kind>[wgb])
 
 
 def _renamed(name: str) -> str:
-    """GPTBigCode's name: model/h3/ln_1/g → transformer.h.3.ln_1.weight."""
+    """Return GPTBigCode's name, e.g. transformer.h.3.ln_1.weight for model/h3/ln_1/g."""
     found = _NAME.fullmatch(name)
     if not found:
         return name
@@ -107,7 +97,7 @@ def _renamed(name: str) -> str:
 
 
 def _rows(tensor: SourceTensor, start: int, n: int, name: str) -> SourceTensor:
-    """Some consecutive rows as a tensor of their own."""
+    """Return `n` rows from `start` as a tensor."""
     row = tensor.n_bytes // tensor.shape[0]
     return replace(
         tensor, name=name, shape=(n, *tensor.shape[1:]), offset=tensor.offset + start * row
@@ -115,7 +105,7 @@ def _rows(tensor: SourceTensor, start: int, n: int, name: str) -> SourceTensor:
 
 
 def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
-    """Whether all key heads of [q | k | v] are one head's copies, and all value heads."""
+    """Return whether all key heads of [q | k | v] are equal, and all value heads."""
     n_embd = fused.shape[0] // 3
     d = n_embd // n_head
     heads = [[_rows(fused, i * n_embd + h * d, d, "") for h in range(n_head)] for i in (1, 2)]
@@ -123,7 +113,7 @@ def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
 
 
 def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
-    """Whether all of `others` are as `tensor` is, in type, shape and every byte. All lie in one file."""
+    """Return whether all `others`, in the same file, equal `tensor` in type, shape and bytes."""
     if any((o.dtype, o.shape) != (tensor.dtype, tensor.shape) for o in others):
         return False
     n, row_bytes = tensor.shape[0], tensor.n_bytes // tensor.shape[0]
@@ -140,7 +130,7 @@ def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
 
 
 def _unfused(spec: TensorSpec) -> TensorSpec:
-    """`c_attn` as the three tensors that `_starcoder` makes of it."""
+    """Replace `c_attn` by the three tensors that `_starcoder` makes of it."""
     if not any(".c_attn." in part.source for part in spec.parts):
         return spec
     source, tail = spec.parts[0].source, spec.parts[0].shape[1:]

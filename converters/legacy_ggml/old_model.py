@@ -1,4 +1,4 @@
-"""An old file, understood: its family found, its config and tokenizer as a checkpoint's would be."""
+"""Opening of an old file: its family, and its config and tokenizer in a checkpoint's form."""
 
 from __future__ import annotations
 
@@ -22,26 +22,18 @@ from turbopilot.base.errors import (
     TokenizerMismatch,
     did_you_mean,
 )
-from turbopilot.formats.old_ggml import (
-    OldGgmlFile,
-    check_kind,
-    is_old,
-    is_plausible,
-    read_old,
-)
-
-__all__ = ["MODEL_TYPES", "OldModel", "TokenizerNeeded", "is_old", "open_old"]
+from turbopilot.formats.old_ggml import OldGgmlFile, check_kind, is_plausible, read_old
 
 MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
 
 
 class TokenizerNeeded(TokenizerMismatch):
-    """The file's own vocabulary has lost bytes; the original model's tokenizer is wanted beside it."""
+    """The file's own vocabulary has lost bytes; the original model's tokenizer is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OldModel:
-    """What the engine needs of it."""
+    """An old file in a checkpoint's form."""
 
     spec: ArchSpec
     config: HfConfig
@@ -52,17 +44,22 @@ class OldModel:
 def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) -> OldModel:
     """Read an old file's header, vocabulary and table of tensors.
 
-    `model_type` is one of `MODEL_TYPES`, if the file leaves a doubt, and "" to find it; `tokenizer` is a folder
-    with the original's tokenizer, used instead of the file's vocabulary.
+    `model_type` is one of `MODEL_TYPES`, or "" to detect it; `tokenizer` is a folder with the original tokenizer,
+    used instead of the file's vocabulary.
 
     Raises:
-        InvalidInput: it is no such file, or not of the family that `model_type` says.
-        UnsupportedModel: its blocks are older than today's.
-        CorruptCheckpoint, TokenizerMismatch: it is damaged.
+        InvalidInput: the file is not an old ggml file, or `model_type` is unknown.
+        UnsupportedModel: its blocks have an older layout.
+        CorruptCheckpoint, TokenizerMismatch: it is damaged, or not of the family `model_type`.
         TokenizerNeeded: it has lost tokens, and `tokenizer` is not given.
     """
     check_kind(path)
-    family, file = _family(path, _wanted(model_type))
+    families = [f for f in FAMILIES if not model_type or model_type.lower() in f.model_types]
+    if not families:
+        raise InvalidInput(
+            f"--model-type {model_type}: no such type", hint=did_you_mean(model_type, MODEL_TYPES)
+        )
+    family, file = _family(path, families)
     sources = {
         t.name: SourceTensor(t.name, t.type_name, t.shape, path, t.offset)
         for t in file.tensors.values()
@@ -73,26 +70,15 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
     return OldModel(family.spec, config, Checkpoint(tensors), words)
 
 
-def _wanted(model_type: str) -> Sequence[OldFamily]:
-    if not model_type:
-        return FAMILIES
-    found = [family for family in FAMILIES if model_type.lower() in family.model_types]
-    if not found:
-        raise InvalidInput(
-            f"--model-type {model_type}: no such type", hint=did_you_mean(model_type, MODEL_TYPES)
-        )
-    return found
-
-
 def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGgmlFile]:
-    """The family whose numbers can be, whose vocabulary can be read, and whose tensors are there."""
+    """Return the family whose header is plausible, whose vocabulary can be read, and whose tensors exist."""
     plausible = [family for family in families if is_plausible(path, family.header)]
     if not plausible:
         raise CorruptCheckpoint(
-            f"{path}: its header is none of {_named(families)}",
+            f"{path}: its header does not fit {_named(families)}",
             hint="it is damaged, or of a family that the original TurboPilot did not know"
             if len(families) > 1
-            else "leave --model-type out: the file says it itself",
+            else "leave --model-type out",
         )
     failure: ConversionError | None = None
     for family in plausible:
@@ -125,8 +111,8 @@ def _tokenizer(
         return tokenizer
     if is_lossy(file.vocabulary):
         raise TokenizerNeeded(
-            f"{file.path}: its vocabulary was written as text, which lost the tokens that are parts of characters",
-            hint="give the original's: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
+            f"{file.path}: its vocabulary was written as text, which lost tokens that are parts of characters",
+            hint="give the original tokenizer: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
         )
     vocabulary = read_vocabulary(file.path, file.vocabulary, family.cuts)
     nothing_beside = SideFiles(file.path.parent, {}, {}, {}, {})

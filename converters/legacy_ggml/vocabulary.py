@@ -1,11 +1,10 @@
-"""The vocabulary of an old file → a tokenizer: which tokens merge, which were added, which rows are filling.
+"""Recover a tokenizer from an old file's vocabulary, which has only the bytes of each token.
 
-The file has the bytes of each token and nothing else. Tokens that are found in the text before any merging
-stand before the alphabet (StarCoder) or behind the last merge (CodeGen, SantaCoder); rows behind those
+Added tokens precede the alphabet (StarCoder) or follow the last merge (CodeGen, SantaCoder); rows after those
 repeat the end of text, or the last token, to fill the embedding.
 
-The merges are found again from the order of the tokens: a vocabulary that was trained grows by one merge at a
-time, so each token is made of two earlier ones, those that its letters come to under the merges before it.
+Training a vocabulary adds one merge at a time, so each token consists of the two earlier tokens to which the
+earlier merges reduce its letters.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from converters.tokenizer.metadata import (
 )
 from turbopilot.base.errors import TokenizerMismatch
 
-_LOST = "\ufffd".encode()  # what a byte becomes that is no character by itself
+_LOST = "\ufffd".encode()  # U+FFFD, which replaces bytes that are not a character
 
 
 def is_lossy(entries: Sequence[bytes]) -> bool:
-    """Whether tokens were written as text, which loses those that are parts of characters.
+    """Return whether tokens were written as text, which loses parts of characters.
 
-    ggml's converter for GPT-NeoX did that; more than a hundred rows read the same then.
+    ggml's converter for GPT-NeoX does that; more than a hundred rows are then equal.
     """
     return sum(entry == _LOST for entry in entries) > 1
 
@@ -39,8 +38,7 @@ def is_lossy(entries: Sequence[bytes]) -> bool:
 def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
     """Sort the tokens, given as bytes by row, into merged, added and filling ones.
 
-    `cuts` are llama.cpp's names of the cuts that the family's models have. Of two, the first cuts digits one by
-    one, so that no token has two of them.
+    `cuts` are llama.cpp's pre-tokenizers of the family's models; the first of two cuts digits one by one.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
@@ -48,8 +46,8 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
     behind = _behind_merges(entries, letters, merges)
     if not any(merges[first:behind]):
         raise TokenizerMismatch(
-            f"{path}: its vocabulary is no byte-level BPE: no token is made of two earlier ones",
-            hint="take the model's checkpoint: turbopilot convert NAME",
+            f"{path}: its vocabulary is not byte-level BPE: no token is made of two earlier ones",
+            hint="use the model's checkpoint: turbopilot convert NAME",
         )
     ids: dict[str, int] = {}
     types: dict[int, int] = {}
@@ -66,7 +64,8 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
     found = [m for m in merges[first:behind] if m]
     pre, origin = cuts[0], "by the family: an old file does not say how text is cut"
     if len(cuts) > 1:
-        digits_alone = not any(_two_digits(a + b) for a, b in found)
+        pairs = (pair for a, b in found for pair in pairwise(a + b))
+        digits_alone = not any(a.isdigit() and b.isdigit() for a, b in pairs)
         pre = cuts[0] if digits_alone else cuts[1]
         origin = (
             f"by the vocabulary: {'no token has' if digits_alone else 'tokens have'} two digits"
@@ -79,10 +78,10 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
 def _behind_merges(
     entries: Sequence[bytes], letters: Sequence[str], merges: Sequence[tuple[str, str] | None]
 ) -> int:
-    """The row where the merges have ended: from there on, tokens were added, or fill.
+    """Return the row after the last merge; later tokens were added, or fill.
 
-    A run of blanks that was added may well be two earlier runs (31 = 16 + 15), so a whole block of them is
-    taken with those of it that cannot be merges.
+    An added run of blanks may equal two earlier runs (31 = 16 + 15), so a block of blanks counts as added if one
+    of them cannot be a merge.
     """
 
     def is_merge(row: int) -> bool:
@@ -100,13 +99,9 @@ def _text(path: Path, row: int, entry: bytes) -> str:
         return entry.decode("utf-8")
     except UnicodeDecodeError as e:
         raise TokenizerMismatch(
-            f"{path}: token {row:,} was added to the vocabulary, but is no text: {entry!r:.80}",
-            hint="take the model's checkpoint: turbopilot convert NAME",
+            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {entry!r:.80}",
+            hint="use the model's checkpoint: turbopilot convert NAME",
         ) from e
-
-
-def _two_digits(text: str) -> bool:
-    return any(a.isdigit() and b.isdigit() for a, b in pairwise(text))
 
 
 def check_same(
@@ -134,7 +129,7 @@ def check_same(
 
 
 def _tidied(text: str) -> str:
-    """What transformers made of blanks before punctuation when it decoded a dot and the token."""
+    """Remove blanks before punctuation as transformers did when it decoded a dot and the token."""
     tidy = "." + text
     for before in (" .", " ?", " !", " ,"):
         tidy = tidy.replace(before, before[1:])
@@ -145,7 +140,7 @@ def _tidied(text: str) -> str:
 
 
 def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
-    """Return the merge that makes each token, given by id in the letters of byte-level BPE; None if none does.
+    """Yield the merge that makes each token, given by id in byte-level BPE's letters; None without one.
 
     >>> list(recover_merges(["a", "b", "c", "ab", "abc", "<x>", "cc"]))
     [None, None, None, ('a', 'b'), ('ab', 'c'), None, ('c', 'c')]
@@ -165,7 +160,7 @@ def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
 
 
 def merged(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """The parts that a text's letters come to: the pair of the lowest rank first, the leftmost of equals.
+    """Merge a text's letters: the pair of the lowest rank first, the leftmost of equals.
 
     >>> merged("abcab", {("a", "b"): 0, ("ab", "c"): 1})
     ['abc', 'ab']

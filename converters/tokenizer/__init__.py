@@ -1,7 +1,6 @@
-"""A checkpoint's tokenizer files → the metadata that GGUF holds.
+"""Conversion of a checkpoint's tokenizer files to GGUF metadata.
 
-Needs neither transformers nor tokenizers nor llama.cpp, unless the files cut text in a way that is not
-known by its structure: then llama.cpp itself is tried, in a process of its own (`trial`).
+If the pre-tokenizer's structure is unknown, `trial` compares llama.cpp with tokenizers in a child process.
 """
 
 from converters.tokenizer.metadata import UNUSED, GgufTokenizer

@@ -1,4 +1,4 @@
-"""The tokens that are found before anything else: what the files say of them, and what llama.cpp does otherwise."""
+"""Added tokens, which are found in text before anything else: their files, and where llama.cpp differs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from turbopilot.base.errors import TokenizerMismatch
 
 _ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
-# transformers 4's name of it, and 5's, which may name roles of its own
+# in transformers 4, and in 5, where roles are named freely
 _MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
-# A token of these roles is put before or after a text by its id; no text holds it, with or without blanks.
+# Tokens of these roles are added by id; text does not contain them.
 _NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 
 def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
-    """Parse the objects that tokenizer.json and tokenizer_config.json write of added tokens."""
+    """Parse the added tokens of tokenizer.json or tokenizer_config.json."""
     found: dict[str, AddedToken] = {}
     for entry in entries:
         text, token_id = (
@@ -29,7 +29,7 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
         if not isinstance(text, str) or type(token_id) is not int:
             raise corrupt(path, f"{entry!r:.200} is not an added token")
         if text in found:
-            raise corrupt(path, f"added token {text!r} stands twice")
+            raise corrupt(path, f"added token {text!r} occurs twice")
         found[text] = AddedToken(
             text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
             bool(entry.get("normalized", not entry.get("special"))),
@@ -38,7 +38,7 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
 
 
 def added_beside(side: SideFiles) -> list[AddedToken]:
-    """Return the added tokens that the files beside a tokenizer give ids to."""
+    """Return the added tokens with ids in the files beside a tokenizer."""
     path = side.folder / "tokenizer_config.json"
     entries = side.config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
@@ -64,7 +64,7 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
 
 
 def _special_texts(side: SideFiles) -> set[str]:
-    """Texts that a role or a list of special tokens names."""
+    """Return the texts of special tokens."""
     texts: set[str | None] = set()
     for file in (side.config, side.special):
         for key, value in file.items():
@@ -78,14 +78,14 @@ def _special_texts(side: SideFiles) -> set[str]:
 
 
 def named_special(side: SideFiles, vocab: Mapping[str, int]) -> list[AddedToken]:
-    """Return tokens of the plain vocabulary that a file beside it calls special, as GPT-2's <|endoftext|>."""
+    """Return vocabulary tokens that a file beside it makes special, e.g. GPT-2's <|endoftext|>."""
     return [AddedToken(t, vocab[t], True) for t in sorted(_special_texts(side)) if t in vocab]
 
 
 def join(
     path: Path, vocab: Mapping[str, int], added: Iterable[AddedToken]
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """Return all tokens' ids, and the types of the added ones."""
+    """Return text → id of all tokens, and id → type of the added ones."""
     ids, types = dict(vocab), {}
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
@@ -97,20 +97,20 @@ def join(
 
 
 def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
-    """Describe tokens whose flags llama.cpp ignores, if the text may hold them."""
+    """Describe tokens whose flags llama.cpp ignores, if text may contain them."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
-        f"added token {t.text!r} swallows blanks beside it (lstrip, rstrip) or matches whole words only"
+        f"added token {t.text!r} removes blanks beside it (lstrip, rstrip) or matches whole words only"
         for t in added
         if t.strips and not (t.special and t.text in harmless)
     ]
 
 
 def overlapping(added: Iterable[AddedToken]) -> list[str]:
-    """Describe tokens of which one's end is another's beginning.
+    """Describe tokens whose end is another's beginning, except runs of one character.
 
-    tokenizers takes the leftmost token of a text, llama.cpp the longest: "<a><b" before "<b>c" would part
-    "<a><b>c" differently. Runs of one character come out alike.
+    tokenizers takes the leftmost token of a text, llama.cpp the longest: with "<a><b" and "<b>c" they would split
+    "<a><b>c" differently.
     """
     texts = [t.text for t in added]
     mixed = _heads(text for text in texts if len(set(text)) > 1)

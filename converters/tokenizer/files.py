@@ -1,4 +1,4 @@
-"""Bounded, strict reading of a tokenizer's files, and of the chat templates in them."""
+"""Bounded, strict reading of a tokenizer's files, and of their chat templates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from turbopilot.base.errors import CorruptCheckpoint
 
-# The largest tokenizer.json of today (262,144 tokens, every merge written twice) has 33 MB.
+# The largest published tokenizer.json (262,144 tokens, every merge twice) has 33 MB.
 _MAX_BYTES: Final = 256 * 1024 * 1024
 
 _KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
 
 
 def corrupt(path: Path, what: str) -> CorruptCheckpoint:
-    """Return the error of a file that is not what its name says."""
+    """Return the error for an invalid file."""
     return CorruptCheckpoint(f"{path}: {what}", hint="download it again")
 
 
@@ -44,10 +44,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object in which no key stands twice: Python would silently keep the last."""
+    """Return a JSON object; refuse duplicate keys, of which Python would keep the last."""
     try:
         value = json.loads(
-            read_text(path), object_pairs_hook=_unique, parse_constant=_no_such_number
+            read_text(path), object_pairs_hook=_unique, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError) as e:
         raise corrupt(path, f"not JSON: {e}") from e
@@ -57,49 +57,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return made
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} occurs twice in one object")
+        found[key] = value
+    return found
 
 
-def _no_such_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
 
 
 @dataclass(frozen=True, slots=True)
 class SideFiles:
-    """The small files beside a tokenizer; an absent one is empty.
-
-    Args:
-        config: tokenizer_config.json.
-        special: special_tokens_map.json.
-        added: added_tokens.json, text → id.
-        generation: generation_config.json.
-    """
+    """The small files beside a tokenizer; a missing one is empty."""
 
     folder: Path
-    config: dict[str, Any]
-    special: dict[str, Any]
-    added: dict[str, Any]
-    generation: dict[str, Any]
+    config: dict[str, Any]  # tokenizer_config.json
+    special: dict[str, Any]  # special_tokens_map.json
+    added: dict[str, Any]  # added_tokens.json, text → id
+    generation: dict[str, Any]  # generation_config.json
 
     @classmethod
     def read(cls, folder: Path) -> SideFiles:
-        """Read those that are there."""
-
-        def read(name: str) -> dict[str, Any]:
-            return read_json(folder / name) if (folder / name).is_file() else {}
-
-        return cls(
-            folder,
-            read("tokenizer_config.json"),
-            read("special_tokens_map.json"),
-            read("added_tokens.json"),
-            read("generation_config.json"),
-        )
+        """Read the existing ones."""
+        names = ("tokenizer_config", "special_tokens_map", "added_tokens", "generation_config")
+        paths = [folder / f"{name}.json" for name in names]
+        return cls(folder, *(read_json(path) if path.is_file() else {} for path in paths))
 
     def name_of(self, role: str) -> str | None:
         """Return the text of the "bos", "eos", "unk" or "pad" token, if a file names it."""
@@ -111,16 +96,16 @@ class SideFiles:
 
 
 def token_text(value: Any) -> str | None:
-    """Return the text of a token, which is written as that or as an object with `content`."""
+    """Return the text of a token, which is written as a string or as an object with `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) and text else None
 
 
 def chat_templates(side: SideFiles) -> dict[str, str]:
-    """Return name → template; "default" is the one used unasked.
+    """Return name → template; "default" is the one used by default.
 
-    chat_template.jinja replaces tokenizer_config.json's `chat_template`, one text or a list of named ones, as in
-    transformers. additional_chat_templates/NAME.jinja are named by their files.
+    As in transformers, chat_template.jinja replaces tokenizer_config.json's `chat_template`, a text or a list of
+    named ones; additional_chat_templates/NAME.jinja add more.
     """
     file = side.folder / "chat_template.jinja"
     found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")
@@ -142,6 +127,6 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
             template.encode()
         except UnicodeEncodeError as e:
             raise corrupt(where, f"chat_template {name!r:.80} is not Unicode") from e
-        # a GGUF key: gguf's own writer replaces other characters likewise
+        # gguf's writer replaces other characters in keys likewise
         named.setdefault("".join(c if c in _KEY_LETTERS else "_" for c in name), template)
     return {name: template for name, template in named.items() if template}

@@ -1,8 +1,7 @@
-"""Plain tokens that llama.cpp does something else with, by their texts.
+"""Plain tokens that llama.cpp treats as special because of their text.
 
-llama.cpp makes a token of these texts a sign whatever type the file gives it, so that a text which merely
-holds the letters becomes that one token: HTML's "</s>" under Qwen2's vocabulary. Where words never reach
-such a token by merging, its row is written under another text, and every id stays the original's.
+llama.cpp makes a token with one of these texts a control token, whatever its type in the file: HTML's "</s>" would
+become one token under Qwen2's vocabulary. If merging never makes such a token, its row gets another text.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "maintain a list of tokens that cause
 end-of-generation" and "always render these tokens".
@@ -14,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-# The characters that stand for bytes in byte-level BPE: GPT-2's table, in the order of the bytes.
+# The character for each byte in byte-level BPE: GPT-2's table.
 _PRINTABLE: Final = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS: Final = [b for b in range(256) if b not in _PRINTABLE]
 BYTE_LETTERS: Final = "".join(
@@ -22,7 +21,7 @@ BYTE_LETTERS: Final = "".join(
 )
 _BYTE_OF: Final = {letter: b for b, letter in enumerate(BYTE_LETTERS)}
 
-# Each has a letter with a sign after it, which no cut of `pretokenizer.KNOWN` leaves in one word.
+# Each has a letter followed by punctuation, which every cut of `pretokenizer.KNOWN` separates.
 _SIGNS: Final = frozenset(
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
      "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
@@ -32,12 +31,12 @@ _SIGNS: Final = frozenset(
 
 
 def taken_for_signs(vocab: Mapping[str, int], found_first: Collection[str]) -> list[str]:
-    """Return the tokens of these texts that are not `found_first`, that is found before anything else."""
+    """Return the tokens with these texts that are not in `found_first`, the added tokens."""
     return sorted(_SIGNS & vocab.keys() - set(found_first))
 
 
 def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, str]:
-    """Return row → a text like the token's that no token has and llama.cpp gives no meaning."""
+    """Return row → a similar text that no token has and llama.cpp gives no meaning."""
     renamed = {}
     for text in texts:
         other = f"[{text}]"
@@ -48,7 +47,7 @@ def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, s
 
 
 def token_bytes(token: str) -> bytes | None:
-    """Return what a token of byte-level BPE stands for; None if it has other letters."""
+    """Return the bytes of a byte-level BPE token; None if it has other letters."""
     try:
         return bytes(_BYTE_OF[letter] for letter in token)
     except KeyError:
@@ -56,10 +55,10 @@ def token_bytes(token: str) -> bytes | None:
 
 
 def joining(tokens: Iterable[str], blanks: str) -> list[str]:
-    """Return tokens of byte-level BPE that join one of these characters with what is beside it.
+    """Return tokens of byte-level BPE that join one of these characters with adjacent text.
 
-    The beginning of its UTF-8 joined with what is before counts too, and its last two bytes with what is after,
-    but not its last byte alone: DeepSeek-Coder has one such token, the last byte of "É" or a thin space with an s.
+    Parts of its UTF-8 count too, but not its last byte alone: DeepSeek-Coder has a token of the last byte of "É" or
+    a thin space with an s.
     """
     if not blanks:
         return []

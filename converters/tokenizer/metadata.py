@@ -1,8 +1,7 @@
-"""What is read of a tokenizer, and what is written of it.
+"""A tokenizer as read, and as GGUF metadata.
 
-Text is cut in one of two ways, and llama.cpp names them after the first models that did so:
-"gpt2" cuts words by regular expressions, then merges bytes by rank (byte-level BPE); "llama" merges the
-characters of the whole text by score, with spaces written as "▁" (SentencePiece's BPE).
+Of llama.cpp's tokenizer models, "gpt2" splits words by regular expressions, then merges bytes by rank (byte-level
+BPE); "llama" merges the characters of the whole text by score, with spaces as "▁" (SentencePiece's BPE).
 """
 
 from __future__ import annotations
@@ -29,88 +28,58 @@ _ODD_KEYS: Final = {"unk": "unknown_token_id", "pad": "padding_token_id"}
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token that is found in the text before anything else is done to it.
-
-    Args:
-        special: a sign for programs (end of text …), not text; GGUF calls it a control token.
-        strips: swallows blanks beside it (lstrip, rstrip) or matches whole words only (single_word).
-        normalized: looked for in the text as the normalizer left it.
-    """
+    """A token that is found in the text before anything else."""
 
     text: str
     id: int
-    special: bool
-    strips: bool = False
-    normalized: bool = False
+    special: bool  # a control token, such as the end of text
+    strips: bool = False  # any of lstrip, rstrip and single_word
+    normalized: bool = False  # searched for after the normalizer
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a tokenizer's own file says, whichever file that is.
+    """Content of a tokenizer's main file.
 
-    Args:
-        path: the file, for messages.
-        model: "gpt2" or "llama".
-        ids: text → row, of every token, added ones too.
-        types: row → type, if it is not NORMAL.
-        beside: those of `added` that only other files make added tokens.
-        merges: "a b" by rank, of "gpt2".
-        scores: row → score, of "llama"; the highest is merged first.
-        pre: llama.cpp's name of the pre-tokenizer; "" if it must be found by trial of `candidates`, in order.
-        pre_origin: how `pre` is known.
-        doubts: why structure alone does not prove that llama.cpp cuts alike.
-        normalizer: what is done to text first: "" or "NFC".
-        space_prefix: how a space is put before the text: "" not at all, "every" before every stretch between
-            added tokens, "always" and "first" as tokenizers' Metaspace does.
-        first_token: what the file puts before every text; None if it does not say.
-        roles: ids that the file itself gives (unk, and SentencePiece's bos, eos, pad).
-        renamed: row → the text written for it, of plain tokens that llama.cpp would take for signs.
+    `space_prefix` says where a space is added: "" nowhere, "every" before every stretch between added tokens,
+    "always" and "first" as tokenizers' Metaspace does.
     """
 
-    path: Path
-    model: str
-    ids: dict[str, int]
-    types: dict[int, int]
+    path: Path  # the file, for messages
+    model: str  # "gpt2" or "llama"
+    ids: dict[str, int]  # text → row, of every token, added ones too
+    types: dict[int, int]  # row → type, if it is not NORMAL
     added: tuple[AddedToken, ...]
-    beside: tuple[AddedToken, ...] = ()
-    merges: list[str] = field(default_factory=list)
-    scores: dict[int, float] = field(default_factory=dict)
-    pre: str = ""
-    pre_origin: str = ""
+    beside: tuple[AddedToken, ...] = ()  # those of `added` that only other files add
+    merges: list[str] = field(default_factory=list)  # "a b" by rank, of "gpt2"
+    scores: dict[int, float] = field(default_factory=dict)  # of "llama", by row; highest first
+    pre: str = ""  # llama.cpp's pre-tokenizer; "" if a trial of `candidates` must find it
+    pre_origin: str = ""  # how `pre` was found, in words
     candidates: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-    normalizer: str = ""
+    doubts: tuple[str, ...] = ()  # why structure alone does not prove `pre`
+    normalizer: str = ""  # "" or "NFC"
     space_prefix: str = ""
-    first_token: str | None = None
-    roles: dict[str, int] = field(default_factory=dict)
-    renamed: dict[int, str] = field(default_factory=dict)
+    first_token: str | None = None  # added before every text; "" for none, None if unknown
+    roles: dict[str, int] = field(default_factory=dict)  # ids in the file (unk, bos, eos, pad)
+    renamed: dict[int, str] = field(default_factory=dict)  # row → text to write, see `looks`
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """What the GGUF says of its tokenizer; fields that `Vocabulary` has too mean the same.
-
-    Args:
-        pre: "default" for "llama", which has no pre-tokenizer.
-        tokens: one text for every embedding row, all different; `types` are theirs.
-        scores: one for every row; empty for "gpt2".
-        ids: bos, eos, eot, eom, unk, pad and the fim_* ids, as far as they exist.
-        add_bos: whether encoding a text begins with BOS.
-        chat_templates: by name; "default" is the one used unasked.
-    """
+    """The tokenizer in a GGUF; fields without a comment are as in `Vocabulary`."""
 
     model: str
-    pre: str
+    pre: str  # "default" for "llama", which has no pre-tokenizer
     pre_origin: str
-    tokens: list[str]
-    types: list[int]
+    tokens: list[str]  # a text for every embedding row, all different
+    types: list[int]  # of `tokens`
     merges: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    ids: dict[str, int] = field(default_factory=dict)
-    add_bos: bool = False
+    scores: list[float] = field(default_factory=list)  # for every row; empty for "gpt2"
+    ids: dict[str, int] = field(default_factory=dict)  # bos, eos, eot, eom, unk, pad and fim_*
+    add_bos: bool = False  # whether an encoded text begins with BOS
     normalizer: str = ""
     space_prefix: str = ""
-    chat_templates: dict[str, str] = field(default_factory=dict)
+    chat_templates: dict[str, str] = field(default_factory=dict)  # see `files.chat_templates`
 
     @property
     def has_fim(self) -> bool:
@@ -118,7 +87,7 @@ class GgufTokenizer:
         return {"fim_pre", "fim_suf", "fim_mid"} <= self.ids.keys()
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Return every key of the tokenizer, as GGUF names them; no list is empty."""
+        """Return the tokenizer's GGUF keys; no list is empty."""
         values: dict[str, MetadataValue] = {
             "tokenizer.ggml.model": self.model,
             "tokenizer.ggml.pre": self.pre,
@@ -148,7 +117,7 @@ class GgufTokenizer:
 
 
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
-    """Raise unless every token has a row of its own in the embedding, and a text that GGUF can hold."""
+    """Raise unless every token has its own embedding row, and a text that GGUF can store."""
     by_row: dict[int, str] = {}
     for text, row in ids.items():
         if type(row) is not int or not 0 <= row < n_vocab:
@@ -173,9 +142,9 @@ def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
 def fill_rows(
     ids: Mapping[str, int], types: Mapping[int, int], n_vocab: int
 ) -> tuple[list[str], list[int]]:
-    """Return texts and types of all rows; a row without a token is unused, under a text that no token has.
+    """Return texts and types of all rows; a row without a token is UNUSED.
 
-    llama.cpp ends the process if two texts are equal.
+    All texts differ, since llama.cpp ends the process if two are equal.
     """
     by_row = {row: text for text, row in ids.items() if text}
     texts = []

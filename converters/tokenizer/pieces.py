@@ -1,9 +1,8 @@
-"""SentencePiece-like BPE in a tokenizer.json: from merges by rank to pieces by score. Pure; reads no file.
+"""SentencePiece-like BPE in a tokenizer.json: scores of pieces from ranks of merges.
 
-tokenizers merges listed pairs of tokens by rank; llama.cpp (and SentencePiece) merges any two neighbours
-whose texts together are a piece, the piece of the highest score first and the leftmost of equals. The two
-come out alike where the list was made from scores, as the Hub's conversion of SentencePiece models does:
-every way to part a piece into two is listed, all ways of one piece in a row.
+tokenizers merges listed pairs of tokens by rank; llama.cpp and SentencePiece merge any two neighbours that make a
+piece, the highest score first, the leftmost of equals. Both agree if the list was made from scores, as by the Hub's
+conversion of SentencePiece models: it lists all ways to split a piece into two, one after another.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_spm_session`; transformers `generate_merges`.
 """
@@ -18,7 +17,7 @@ from converters.tokenizer.pretokenizer import Normalization, flatten
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:
-    """Row → score: minus the rank of the first merge that makes the piece; the least of all where none does."""
+    """Return row → minus the rank of the first merge that makes the piece; the lowest score if none does."""
     scores = {row: -float(len(merges)) for row in vocab.values()}
     for rank in range(len(merges) - 1, -1, -1):
         scores[vocab["".join(merges[rank])]] = -float(rank)
@@ -26,9 +25,9 @@ def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> di
 
 
 def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Say why merging by score might come out otherwise than merging by these pairs, given by rank.
+    """Return why merging by score might differ from merging by these pairs, given by rank.
 
-    `vocab` has neither the byte tokens nor those that are found before anything else.
+    `vocab` has neither byte tokens nor added tokens.
     """
     listed = set(merges)
     for piece in vocab:
@@ -38,7 +37,7 @@ def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
                 return [f"its merges leave out {pair[0]!r} + {pair[1]!r} = {piece!r}"]
     letters = {letter for pair in merges for part in pair for letter in part}
     if missing := sorted(letters - vocab.keys()):
-        return [f"its merges join {missing[0]!r}, which is no token by itself"]
+        return [f"its merges join {missing[0]!r}, which is not a token"]
     done: set[str] = set()
     last = ""
     for left, right in merges:
@@ -52,7 +51,7 @@ def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
 
 
 def lacks_bytes(vocab: Mapping[str, int]) -> str:
-    """What is missing of the 256 byte tokens, without which llama.cpp ends the process on an unknown letter."""
+    """Describe missing byte tokens, without which llama.cpp ends the process on an unknown letter."""
     missing = [t for t in BYTE_TOKENS if t not in vocab]
     return f"it lacks byte tokens ({missing[0]} …)" if missing else ""
 
@@ -60,25 +59,25 @@ def lacks_bytes(vocab: Mapping[str, int]) -> str:
 def space_rule(
     pre_tokenizer: Any, text: Normalization, vocab: Mapping[str, int]
 ) -> tuple[str, list[str]]:
-    """How a space is put before a text (see `Vocabulary.space_prefix`), and what is doubtful about it."""
+    """Return `Vocabulary.space_prefix`, and doubts about it."""
     prefix = "every" if text.prepend else ""
     doubts: list[str] = []
     for step in flatten(pre_tokenizer, "pretokenizers"):
         kind = step.get("type")
         if kind == "Split" and step.get("pattern") == {"String": " "} and text.spaces:
-            continue  # Gemma's: no space is left to split at
+            continue  # Gemma's; no space is left to split at
         if kind != "Metaspace" or step.get("replacement") != SPACE:
-            doubts.append(f"its pre-tokenizer ({kind}) is none that llama.cpp has for such a model")
+            doubts.append(
+                f"its pre-tokenizer ({kind}) is not one that llama.cpp has for such a model"
+            )
             continue
         scheme = step.get("prepend_scheme", "always")
-        # Before prepend_scheme there was add_prefix_space alone
-        if step.get("add_prefix_space") is False:
-            scheme = "never"
-        if scheme != "never":
+        # older files have only add_prefix_space
+        if scheme != "never" and step.get("add_prefix_space") is not False:
             prefix = prefix or str(scheme)
         if step.get("split", True):
             doubts += [
-                f"it parts text at every {SPACE}, and yet has the token {piece!r}"
+                f"it splits text at every {SPACE}, but has the token {piece!r}"
                 for piece in vocab
                 if SPACE in piece[1:]
             ][:1]

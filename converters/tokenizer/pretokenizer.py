@@ -1,12 +1,11 @@
-"""Which of llama.cpp's pre-tokenizers cuts text as a tokenizer.json does, found by structure.
+"""Find llama.cpp's pre-tokenizer for a tokenizer.json by its structure.
 
-Before byte-level BPE, text is cut into words by a few steps: regular expressions, digits one by one, and
-GPT-2's own expression inside `ByteLevel`. llama.cpp has the same cuts built in, under the names of models.
-The table holds the cuts of published code models that llama.cpp computes exactly; what is not in it is
-tried (`trial`), never guessed: a wrong cut gives other token ids, silently.
+Before byte-level BPE, text is cut into words by regular expressions, digits one by one, and GPT-2's expression
+inside `ByteLevel`. llama.cpp has such cuts built in under the names of models. `KNOWN` has the cuts of published
+code models that llama.cpp computes exactly; others are tried (`trial`), since a wrong cut silently gives other ids.
 
-Of what is done to text before that, llama.cpp can put a space before it and write spaces as "▁". NFC is
-written as a key of our own, for our own programs to apply; all other changes of the text are problems.
+Of the normalizers, llama.cpp can add a space before text and write spaces as "▁". NFC is written as our own key,
+applied by our programs; all others are refused.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_bpe` (the expressions) and `llama_vocab::impl::load`
 (the names and `ignore_merges`); tokenizer.json of the repositories that the table names.
@@ -24,16 +23,11 @@ Step: TypeAlias = "tuple[str, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """llama.cpp's names for one cut; the first is written unless a family prefers another.
-
-    Args:
-        ignore_merges: words of the vocabulary are taken whole, before any merge.
-        blanks: characters beside which llama.cpp cuts elsewhere, so that no token may join them with others.
-    """
+    """llama.cpp's names for one cut; the first is written unless a family prefers another."""
 
     names: tuple[str, ...]
-    ignore_merges: bool = False
-    blanks: str = ""
+    ignore_merges: bool = False  # words of the vocabulary are taken whole, before any merge
+    blanks: str = ""  # llama.cpp cuts differently beside these, so tokens must not join them
 
 
 _GPT2: Final = ("ByteLevel", "with GPT-2's regex")
@@ -45,7 +39,7 @@ def _split(regex: str) -> Step:
     return ("Split", regex, "Isolated")
 
 
-# Expressions in one spelling: a line end is written "\n" here, and as itself in some files.
+# Line ends are written "\n" here, and as themselves in some files.
 _GPT2_REGEX: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORD: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LINES: Final = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,12 +52,12 @@ _DEEPSEEK3: Final = (
 )
 _CJK: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CJK3: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
-# Blanks in _CJK's range (from U+0800 on), which llama.cpp does not find there: it shows its expressions a
-# tab for each (unicode.cpp, "using 0x0B as fallback")
+# Blanks in _CJK's range (from U+0800 on), which llama.cpp replaces by tabs before it matches
+# (unicode.cpp, "using 0x0B as fallback")
 _CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-# They match every character: to drop what they do not match (Removed, inverted) drops nothing.
+# They match every character, so that dropping the rest (Removed, inverted) drops nothing.
 _TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
 
 KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
@@ -74,7 +68,7 @@ KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
     (_DIGITS, _GPT2): (Cut(("starcoder", "refact", "smollm", "codeshell")),),
     # Qwen/Qwen2-7B, Qwen2.5-Coder, Qwen3 (after NFC); stabilityai/stablelm-2
     (_split(_QWEN2), _BYTES): (Cut(("qwen2", "stablelm2")),),
-    # meta-llama/Meta-Llama-3-8B; without ignore_merges it is cl100k's, as databricks/dbrx-base has it
+    # meta-llama/Meta-Llama-3-8B; without ignore_merges cl100k's, as in databricks/dbrx-base
     (_split(_LLAMA3), _BYTES): (
         Cut(("llama-bpe",), ignore_merges=True),
         Cut(("dbrx", "smaug-bpe")),
@@ -89,8 +83,8 @@ KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
     (_split(_SEED), _BYTES): (Cut(("seed-coder",)),),
 }  # fmt: skip
 
-# One name for each cut that llama.cpp has for byte-level BPE, the likeliest first. Left out are whitespace,
-# gemma4 and sarvam-moe, which work on characters, not bytes.
+# One name for each of llama.cpp's cuts for byte-level BPE, the likeliest first; whitespace, gemma4 and
+# sarvam-moe work on characters, not bytes.
 CANDIDATES: Final = (
     Cut(("qwen2",)), Cut(("llama-bpe",), True), Cut(("dbrx",)), Cut(("gpt-2",)), Cut(("starcoder",)),
     Cut(("deepseek-coder",)), Cut(("deepseek-llm",)), Cut(("deepseek-v3",)), Cut(("gpt-4o",)),
@@ -104,30 +98,23 @@ CANDIDATES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a pre-tokenizer's structure says.
+    """Result of `recognise`."""
 
-    Args:
-        pre: llama.cpp's name, "" if none is known.
-        candidates: names that a trial would try, the likeliest first.
-        doubt: why structure alone does not prove `pre`.
-        problem: why no name can be right.
-    """
-
-    pre: str = ""
-    candidates: tuple[str, ...] = ()
-    blanks: str = ""
-    doubt: str = ""
-    problem: str = ""
+    pre: str = ""  # llama.cpp's name, "" if unknown
+    candidates: tuple[str, ...] = ()  # names to try, the likeliest first
+    blanks: str = ""  # see `Cut`
+    doubt: str = ""  # why structure alone does not prove `pre`
+    problem: str = ""  # why no name can be right
 
 
 def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -> Recognised:
     """Return llama.cpp's name for the `pre_tokenizer` of a byte-level BPE's tokenizer.json.
 
-    `ignore_merges` as in its model; `preferred` is the name to write if llama.cpp has several for the same cut.
+    `ignore_merges` is its model's; `preferred` is the name to write if llama.cpp has several for the cut.
     """
     steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
     shown = " → ".join(" ".join(step) for step in steps) or "none"
-    unknown = f"its pre-tokenizer ({shown}) is none that llama.cpp has"
+    unknown = f"its pre-tokenizer ({shown}) is not one that llama.cpp has"
     if not any(step[0] == "ByteLevel" for step in steps):
         return Recognised(problem=unknown)
     if ("ByteLevel", "that adds a space") in steps:
@@ -145,16 +132,13 @@ def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -
                 preferred if preferred in cut.names else cut.names[0], blanks=cut.blanks
             )
     alike = tuple(n for n in names if n in {name for cut in cuts for name in cut.names})
-    doubt = (
-        "its BPE takes whole words before merging (ignore_merges), as llama.cpp does not for this cut"
-        if ignore_merges
-        else "its BPE merges always (no ignore_merges), as llama.cpp does not for this cut"
-    )
+    rule = "takes whole words before merging (" if ignore_merges else "merges always (no "
+    doubt = f"its BPE {rule}ignore_merges), as llama.cpp does not for this cut"
     return Recognised(candidates=alike, doubt=doubt)
 
 
 def _step(node: dict[str, Any]) -> Step:
-    """One step, with all that changes where it cuts."""
+    """Return a step with all options that change where it cuts."""
     kind = str(node.get("type"))
     if kind == "ByteLevel":
         if node.get("add_prefix_space"):
@@ -176,12 +160,12 @@ def _step(node: dict[str, Any]) -> Step:
 
 @dataclass(slots=True)
 class Normalization:
-    """Changes of the text: composed (NFC), spaces written as "▁", one put in front; and what GGUF cannot say."""
+    """Changes of the text before it is cut."""
 
     nfc: bool = False
-    spaces: bool = False
-    prepend: bool = False
-    problem: str = ""
+    spaces: bool = False  # written as "▁"
+    prepend: bool = False  # a space is added before the text
+    problem: str = ""  # a change that GGUF cannot express
 
 
 def read_normalizer(node: Any) -> Normalization:

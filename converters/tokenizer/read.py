@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint's folder, whichever files it is in, as GGUF will hold it."""
+"""Read a checkpoint's tokenizer, from any of its files, as GGUF stores it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from converters.tokenizer.tokenizer_json import check_merge, read_tokenizer_json
 from converters.tokenizer.trial import settle
 from turbopilot.base.errors import InvalidInput
 
-_VERSION_LINE = "#version"  # tokenizers skips lines that begin so; "# #" is a merge
+_VERSION_LINE = "#version"  # start of lines that tokenizers skips; "# #" is a merge
 
 
 def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any]) -> GgufTokenizer:
     """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and the files beside it.
 
-    Each of `n_vocab` rows of the embedding without a token is written as unused; for `pre` see `ArchSpec`.
+    Rows of the `n_vocab` in the embedding without a token become unused; for `pre` see `ArchSpec`.
 
     Raises:
-        InvalidInput: none of these files is there.
-        CorruptCheckpoint: a file is not what its name says.
-        TokenizerMismatch: ids are twice or beyond the embedding, or GGUF cannot express the tokenizer.
+        InvalidInput: none of these files exists.
+        CorruptCheckpoint: a file is invalid.
+        TokenizerMismatch: ids are duplicate or beyond the embedding, or GGUF cannot express the tokenizer.
     """
     side = SideFiles.read(folder)
     vocabulary = _with_added(_read(folder, side, pre, n_vocab), side, n_vocab)
@@ -43,10 +43,13 @@ def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any])
 def assemble(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> GgufTokenizer:
-    """Return every row's text and type, the ids that have a role, and the name of the cut, tried if in doubt."""
+    """Return every row's text and type, special ids, and the pre-tokenizer, tried if in doubt."""
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)
+    scores = [
+        vocabulary.scores.get(row, least) for row in range(n_vocab if vocabulary.scores else 0)
+    ]
     tokenizer = GgufTokenizer(
         model=vocabulary.model,
         pre=vocabulary.pre,
@@ -54,9 +57,7 @@ def assemble(
         tokens=[vocabulary.renamed.get(row, text) for row, text in enumerate(tokens)],
         types=types,
         merges=vocabulary.merges,
-        scores=[vocabulary.scores.get(row, least) for row in range(n_vocab)]
-        if vocabulary.scores
-        else [],
+        scores=scores,
         ids=ids,
         add_bos=adds_bos,
         normalizer=vocabulary.normalizer,
@@ -87,7 +88,7 @@ def _read_vocab_merges(
 ) -> Vocabulary:
     """Read vocab.json, text → id, and merges.txt, a merge a line by rank: GPT-2's own files.
 
-    They say which bytes merge, not how text is cut into words before; `pre` is the family's word on that.
+    They do not say how text is cut into words; the family gives that as `pre`.
     """
     vocab = read_json(vocab_path)
     check_ids(vocab_path, vocab, n_vocab)
@@ -101,7 +102,7 @@ def _read_vocab_merges(
     ]
     if not merges:
         raise corrupt(merges_path, "holds no merges")
-    # Qwen2Tokenizer composes text first; GPT2Tokenizer and CodeGenTokenizer leave it (transformers 5).
+    # in transformers 5 Qwen2Tokenizer applies NFC; GPT2Tokenizer and CodeGenTokenizer do not
     normalizer = "NFC" if pre == "qwen2" else ""
     return Vocabulary(
         vocab_path, "gpt2", ids, types, tuple(added),
@@ -112,9 +113,9 @@ def _read_vocab_merges(
 
 
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Add the tokens that only the files beside the tokenizer add, as a fine-tune's [PAD], and doubts about all.
+    """Add the tokens that only the files beside the tokenizer add, such as a fine-tune's [PAD].
 
-    A plain token to which they give a role is looked for first too: transformers adds it on loading.
+    A plain token to which they give a role is added too, as transformers does on loading.
     """
     beside = added_beside(side)
     texts = {t.text for t in beside}

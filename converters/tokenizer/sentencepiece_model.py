@@ -1,7 +1,7 @@
-"""tokenizer.model, SentencePiece's own file → a `Vocabulary`.
+"""Read tokenizer.model, SentencePiece's own file.
 
-The file is a protocol buffer of which a dozen fields matter, so it is read here instead of through PyPI's
-sentencepiece, a compiled library; the tests compare with it.
+A dozen fields of this protocol buffer matter, so they are read without PyPI's sentencepiece, a compiled library;
+the tests compare with it.
 
 Source: sentencepiece `src/sentencepiece_model.proto`; protobuf.dev "Encoding".
 """
@@ -32,13 +32,13 @@ T = TypeVar("T", int, float, bytes)
 Value: TypeAlias = "int | float | bytes"
 
 _BPE = 2  # TrainerSpec.ModelType
-_MAX_FIELDS = 1 << 22  # the largest vocabulary of today has 262,144 pieces
+_MAX_FIELDS = 1 << 22  # the largest published vocabulary has 262,144 pieces
 _ALGORITHMS = {1: "unigram (the likeliest pieces)", 3: "words", 4: "characters"}
 
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceModel:
-    """The fields that matter; `pieces` are text, score and type."""
+    """The fields that matter; each of `pieces` is (text, score, type)."""
 
     pieces: list[tuple[str, float, int]]
     algorithm: int
@@ -95,7 +95,7 @@ def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
     if unused := [text for text, _, kind in model.pieces if kind == UNUSED]:
         problems.append(f"its piece {unused[0]!r} is unused, and llama.cpp would use it")
     user = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
-    # llama.cpp looks for them before it writes spaces as ▁, SentencePiece afterwards
+    # llama.cpp searches for them before it writes spaces as ▁, SentencePiece afterwards
     if blank := [text for text in user if SPACE in text or " " in text]:
         problems.append(f"its user-defined piece {blank[0]!r} holds a space")
     if user and model.dummy_prefix:
@@ -106,12 +106,12 @@ def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
 
 
 def parse_model(data: bytes) -> SentencePieceModel:
-    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are passed over."""
+    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are ignored."""
     model = _message(data)
     pieces = [_piece(value) for value in model.get(1, []) if isinstance(value, bytes)]
     if not pieces:
         raise ValueError("it holds no pieces")
-    # one message in several places is the same as all its fields in one
+    # a message in several parts means their fields together
     trainer, normalizer = (
         _message(b"".join(v for v in model.get(number, []) if isinstance(v, bytes)))
         for number in (2, 3)
@@ -130,7 +130,7 @@ def parse_model(data: bytes) -> SentencePieceModel:
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
-    """`SentencePiece`: 1 piece, 2 score, 3 type."""
+    """Read `SentencePiece`: 1 piece, 2 score, 3 type."""
     fields = _message(data)
     text, score = _last(fields, 1, b"").decode("utf-8"), _last(fields, 2, 0.0)
     kind = _last(fields, 3, NORMAL)
@@ -140,7 +140,7 @@ def _piece(data: bytes) -> tuple[str, float, int]:
 
 
 def _message(data: bytes) -> dict[int, list[Value]]:
-    """The values of each field, in order."""
+    """Return the values of each field, in order."""
     found: dict[int, list[Value]] = {}
     for n, (number, value) in enumerate(_fields(data)):
         if n == _MAX_FIELDS:
@@ -150,18 +150,18 @@ def _message(data: bytes) -> dict[int, list[Value]]:
 
 
 def _last(fields: dict[int, list[Value]], number: int, default: T) -> T:
-    """A field's last value of the default's type, as protobuf reads one that stands twice."""
+    """Return a field's last value of the default's type, as protobuf does for a repeated one."""
     values = fields.get(number, ())
     return next((v for v in reversed(values) if isinstance(v, type(default))), default)
 
 
 def _signed(value: int) -> int:
-    """An int32 below zero is written as 64 bits."""
+    """Return an int32, which is written as 64 bits if negative."""
     return value - (1 << 64) if value >> 63 == 1 else value
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
-    """The fields of one message: number and value (varint, fixed64 as int, bytes, fixed32 as float)."""
+    """Yield the fields of a message: number and value (varint as int, fixed32 as float, others as bytes)."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

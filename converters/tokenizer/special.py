@@ -1,4 +1,4 @@
-"""Which tokens begin, end and fill: the ids that GGUF names. Every one that llama.cpp would guess is written.
+"""Ids of special tokens for GGUF; every id that llama.cpp would guess is written.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "special tokens" and "auto-detect special
 tokens by text"; the model cards of the repositories that the spellings come from.
@@ -14,8 +14,8 @@ from converters.tokenizer.files import SideFiles
 from converters.tokenizer.metadata import Vocabulary
 from turbopilot.base.errors import TokenizerMismatch
 
-# Spellings of the fill-in-the-middle tokens, by published model. llama.cpp guesses from token texts and
-# misses some; the ids are written out. The first that a vocabulary has counts.
+# Spellings of the fill-in-the-middle tokens in published models; the first in a vocabulary is used.
+# llama.cpp guesses from token texts and misses some.
 FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_pre": (
         "<fim_prefix>", "<fim-prefix>", "<|fim_prefix|>", "▁<PRE>", "<｜fim▁begin｜>", "<[fim-prefix]>",
@@ -34,23 +34,23 @@ FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_sep": ("<file_sep>", "<|file_sep|>", "<filename>"),
 }  # fmt: skip
 
-# The end of one answer or one infill, where that is not the end of the text.
+# The end of an answer or an infill, if it differs from the end of text.
 _TURN_ENDS: Final = (
     "▁<EOT>", "<|eot_id|>", "<|im_end|>", "<|EOT|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]",
 )  # fmt: skip
-# The end of a text, of models whose files name none.
+# The end of text, for models whose files name none.
 _TEXT_ENDS: Final = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-# What llama.cpp takes for FIM_PAD by its looks, and then for an end of generation.
+# llama.cpp takes these for FIM_PAD, and then for an end of generation.
 _PAD_BY_LOOKS: Final = ("[PAD]", "<PAD>")
 
 
 def special_ids(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> tuple[dict[str, int], bool]:
-    """Return bos, eos, eot, eom, unk, pad and the fim_* ids as far as the files have them, and whether BOS is added.
+    """Return bos, eos, eot, eom, unk, pad and the fim_* ids, if the files have them, and whether BOS is added.
 
-    The end of text is what config.json says, then generation_config.json, then the tokenizer: programs generate
-    by the first. BOS, UNK and PAD are the tokenizer's, so config.json comes last.
+    EOS is read from config.json, then generation_config.json, then the tokenizer, as programs do when generating.
+    BOS, UNK and PAD are the tokenizer's, so config.json comes last.
     """
     ids = vocabulary.ids
     found: dict[str, int] = {}
@@ -65,33 +65,30 @@ def special_ids(
     adds = "bos" in found and _adds_bos(vocabulary, side)
     ends = _ends(vocabulary, side, config, n_vocab)
     found["eos"] = ends[0]
-    found.setdefault("bos", ends[0])  # llama.cpp would take row 11 for it; GPT-2 has one for both
+    found.setdefault("bos", ends[0])  # llama.cpp would use row 11; GPT-2 has one token for both
     found |= _more_ends(ids, ends)
     for role, spellings in FIM_SPELLINGS.items():
         if known := [ids[text] for text in spellings if text in ids]:
             found[role] = known[0]
     if "fim_pad" not in found and any(text in ids for text in _PAD_BY_LOOKS):
-        found["fim_pad"] = ends[0]  # ends generation already, so that the guess changes nothing
+        found["fim_pad"] = ends[0]  # ends generation already, so it has no effect
     return found, adds
 
 
 def _adds_bos(vocabulary: Vocabulary, side: SideFiles) -> bool:
-    """The setting, else the tokenizer's own template, else the habit of its kind."""
+    """Return the setting, else what the tokenizer's template does, else the default of its kind."""
     setting = side.config.get("add_bos_token")
     if isinstance(setting, bool):
         return setting
-    if vocabulary.first_token is not None:
-        return vocabulary.first_token != "" and side.name_of("bos") in (
-            None,
-            vocabulary.first_token,
-        )
+    if (first := vocabulary.first_token) is not None:
+        return first != "" and side.name_of("bos") in (None, first)
     return vocabulary.model == "llama"
 
 
 def _ends(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> list[int]:
-    """Rows that end a text or an answer, the main one first."""
+    """Return the rows that end a text or an answer, EOS first."""
     ids = vocabulary.ids
     ends = _ids(side.folder / "config.json", config, "eos", n_vocab)
     ends += _ids(side.folder / "generation_config.json", side.generation, "eos", n_vocab)
@@ -100,18 +97,18 @@ def _ends(
     ends += _listed(vocabulary.roles, "eos")
     ends = ends or [ids[text] for text in _TEXT_ENDS if text in ids][:1]
     if not ends:
-        # llama.cpp would take row 11 for it, a comma in GPT-2
+        # llama.cpp would use row 11, a comma in GPT-2
         raise TokenizerMismatch(
-            f"{vocabulary.path}: nothing says which token ends a text",
+            f"{vocabulary.path}: no file names the token that ends a text",
             hint="name it: eos_token_id in config.json, or eos_token in tokenizer_config.json",
         )
     return list(dict.fromkeys(ends))
 
 
 def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
-    """Return `eot` and `eom`: what else ends generation, a turn's end first.
+    """Return `eot` and `eom`: other ends of generation, a turn's end first.
 
-    A turn's end that no file lists as an end is written as eot: it ends an infill, and no text holds it.
+    A turn's end that no file lists becomes eot: it ends an infill, and text does not contain it.
     """
     turns = [ids[text] for text in _TURN_ENDS if text in ids]
     listed = [row for row in turns if row in ends] + ends[1:]
@@ -122,7 +119,7 @@ def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
 def _ids(
     path: Path, values: Mapping[str, Any], role: str, n_vocab: int, *, strict: bool = True
 ) -> list[int]:
-    """Return `{role}_token_id` as rows; wrong ones raise if `strict`, else are left out."""
+    """Return `{role}_token_id` as rows; raise for invalid ones if `strict`, else skip them."""
     value = values.get(f"{role}_token_id")
     rows = value if isinstance(value, list) else [] if value is None else [value]
     good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]

@@ -1,4 +1,4 @@
-"""tokenizer.json, the file of the tokenizers library → a `Vocabulary`. Needs no tokenizers."""
+"""Read tokenizer.json, the file of the tokenizers library, without that library."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from converters.tokenizer.metadata import (
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import Normalization, flatten, read_normalizer, recognise
 
+_ODD_OPTIONS = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
+
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
     """Read a tokenizer.json that holds a BPE; `preferred` is the pre-tokenizer's name if llama.cpp has several.
 
-    Whatever GGUF cannot express is refused at once, with every reason.
+    Raises:
+        TokenizerMismatch: GGUF cannot express it; the message has every reason.
     """
     data = read_json(path)
     model = data.get("model")
@@ -37,22 +40,29 @@ def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: st
         raise corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
     entries = data.get("added_tokens") or []
     if not isinstance(entries, list):
-        raise corrupt(path, "added_tokens is no list")
+        raise corrupt(path, "added_tokens is not a list")
     added = parse_added(path, entries)
     ids, types = join(path, vocab, added)
     check_ids(path, ids, n_vocab)
-    merges = _merges(path, model.get("merges"), vocab)
+    listed = model.get("merges")
+    if not isinstance(listed, list):
+        raise corrupt(path, f"its merges are {type(listed).__name__}, not a list")
+    merges = [check_merge(path, merge, vocab) for merge in listed]
     text = read_normalizer(data.get("normalizer"))
+    first = _first_token(data.get("post_processor"))
+    named = {"bos": first, "unk": model.get("unk_token")}
+    roles = {role: ids[t] for role, t in named.items() if isinstance(t, str) and t in ids}
     base = Vocabulary(
         path, "", ids, types, tuple(added), pre_origin="by structure", normalizer="NFC" if text.nfc else "",
-        first_token=_first_token(data.get("post_processor")), roles=_roles(data, ids),
+        first_token=first, roles=roles,
     )  # fmt: skip
     steps = flatten(data.get("pre_tokenizer"), "pretokenizers")
     if text.spaces or any(step.get("type") == "Metaspace" for step in steps):
         vocabulary, more = _with_pieces(base, data, vocab, merges, text)
     else:
         vocabulary, more = _with_bytes(base, data, vocab, merges, preferred)
-    problems = [*_numbering(vocab, added), *strip_problems(side, added), *_odd_options(model)]
+    problems = [*_numbering(vocab, added), *strip_problems(side, added)]
+    problems += [f"its BPE has {option!r} set" for option in _ODD_OPTIONS if model.get(option)]
     problems += [text.problem] if text.problem else []
     if problems := problems + more:
         refuse(path, problems)
@@ -66,7 +76,7 @@ def _with_bytes(
     merges: list[tuple[str, str]],
     preferred: str,
 ) -> tuple[Vocabulary, list[str]]:
-    """A byte-level BPE, and why it cannot be one."""
+    """Return a byte-level BPE, and problems of it."""
     model = data["model"]
     ignore_merges = bool(model.get("ignore_merges"))
     found = recognise(data.get("pre_tokenizer"), ignore_merges=ignore_merges, preferred=preferred)
@@ -77,7 +87,7 @@ def _with_bytes(
         problems.append("its BPE has no merges")
     doubts = [found.doubt] if found.doubt else []
     doubts += [
-        f"its token {token!r} joins a blank with other text, where llama.cpp parts them"
+        f"its token {token!r} joins a blank with other text, where llama.cpp splits them"
         for token in joining(map("".join, merges), found.blanks)[:1]
     ]
     signs = taken_for_signs(vocab, [t.text for t in base.added])
@@ -96,7 +106,7 @@ def _with_pieces(
     merges: list[tuple[str, str]],
     text: Normalization,
 ) -> tuple[Vocabulary, list[str]]:
-    """A SentencePiece-like BPE, and why it cannot be one."""
+    """Return a SentencePiece-like BPE, and problems of it."""
     model = data["model"]
     problems = [reason] if (reason := lacks_bytes(vocab)) else []
     if not model.get("byte_fallback"):
@@ -108,11 +118,11 @@ def _with_pieces(
     if model.get("ignore_merges"):
         doubts.append("its BPE takes whole texts before merging (ignore_merges)")
     doubts += [
-        f"llama.cpp takes the plain token {text!r} for a sign"
+        f"llama.cpp treats the plain token {text!r} as special"
         for text in taken_for_signs(vocab, found_first)
     ]
     doubts += [
-        f"added token {t.text!r} is looked for after a space was put before the text"
+        f"added token {t.text!r} is searched for after a space is added before the text"
         for t in base.added
         if prefix and t.normalized and not t.special
     ]
@@ -125,39 +135,21 @@ def _with_pieces(
     ), problems  # fmt: skip
 
 
-def _roles(data: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
-    """The rows of the token that begins every text, and of the unknown one."""
-    named = {
-        "bos": _first_token(data.get("post_processor")),
-        "unk": data["model"].get("unk_token"),
-    }
-    return {role: ids[t] for role, t in named.items() if isinstance(t, str) and t in ids}
-
-
-def _merges(path: Path, value: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    if not isinstance(value, list):
-        raise corrupt(path, f"its merges are {type(value).__name__}, not a list")
-    return [check_merge(path, merge, vocab) for merge in value]
-
-
 def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
-    """Return one merge, "a b" in older files and ["a", "b"] in newer ones, if both and what they make are tokens."""
+    """Return one merge, "a b" in older files and ["a", "b"] in newer ones; both and their union must be tokens."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
-    if (
-        not isinstance(parts, list)
-        or len(parts) != 2
-        or not all(isinstance(p, str) and p for p in parts)
-    ):
+    is_pair = isinstance(parts, list) and len(parts) == 2
+    if not is_pair or not all(isinstance(p, str) and p for p in parts):
         raise corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
-            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, which is no token")
+            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, not a token")
     return left, right
 
 
 def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
-    """The tokenizers library numbers tokens that the vocabulary lacks from its size on, whatever the file says."""
+    """Describe ids that tokenizers ignores: it numbers new tokens from the vocabulary's size on."""
     new = [t for t in added if t.text and t.text not in vocab]
     return [
         f"added token {t.text!r} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
@@ -166,13 +158,8 @@ def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
     ][:3]
 
 
-def _odd_options(model: dict[str, Any]) -> list[str]:
-    options = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
-    return [f"its BPE has {option!r} set" for option in options if model.get(option)]
-
-
 def _first_token(node: Any) -> str | None:
-    """Return the token that a TemplateProcessing puts before every text: "" for none, None without a template."""
+    """Return the token that a TemplateProcessing adds before every text: "" for none, None without a template."""
     for step in flatten(node, "processors"):
         if step.get("type") == "TemplateProcessing":
             single = step.get("single")

@@ -1,7 +1,7 @@
-r"""The texts of a trial: what code and its comments look like, and what tells one cut from another.
+r"""Texts of a trial: code, comments, and text that distinguishes pre-tokenizers.
 
-`trial_corpus.txt` holds texts parted by lines of `%%`; "\uXXXX" in it stands for a character that an editor
-or a checkout might change. The rest is made here, from lists that no version of Python changes.
+`trial_corpus.txt` holds texts separated by lines of `%%`; it escapes characters that an editor or a checkout might
+change as "\uXXXX". The other texts are made here, from lists that do not depend on Python's version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEIGHBOURS = ("a", "1", ".", "'s", "É", "中", "é", "_", "(", "😀", "=", "\
 
 
 def trial_texts(vocabulary: Vocabulary) -> list[str]:
-    """Short and telling texts first, so that most names fail early; the vocabulary's own tokens last."""
+    """Return short, distinctive texts first, so that most names fail early; the vocabulary's tokens last."""
     samples = corpus()
     texts = [*samples, *_blanks(), *_digits(), *_letters()]
     texts += [sample.replace("\n", "\r\n") for sample in samples[:4]]
@@ -31,32 +31,29 @@ def trial_texts(vocabulary: Vocabulary) -> list[str]:
 
 
 def corpus() -> list[str]:
-    """The texts of trial_corpus.txt."""
+    """Return the texts of trial_corpus.txt."""
     file = resources.files("converters.tokenizer").joinpath("trial_corpus.txt")
     text = file.read_bytes().decode("utf-8").replace("\r\n", "\n")
-    return [_ESCAPE.sub(_character, part) for part in text.split("%%\n")]
-
-
-def _character(match: re.Match[str]) -> str:
-    return chr(int(match[1] or match[2], 16))
+    text = _ESCAPE.sub(lambda match: chr(int(match[1] or match[2], 16)), text)
+    return text.split("%%\n")
 
 
 def _blanks() -> list[str]:
-    """Runs of blanks between, before and after what tokenizers treat differently."""
+    """Return runs of blanks between, before and after characters of different classes."""
     runs = [blank * n for blank in _BLANKS for n in (1, 2, 3, 4, 7, 8, 16)]
     lines = [f"{left}{run}{right}" for run in runs for left, right in pairwise(_NEIGHBOURS)]
     return ["|".join(lines), *(f"{run}x{run}" for run in runs), *(f"x = 1{run}" for run in runs)]
 
 
 def _digits() -> list[str]:
-    """Numbers of every length beside letters and signs; digits of other scripts."""
+    """Return numbers of every length beside letters and signs; digits of other scripts."""
     numbers = ["12345678901234"[:n] for n in range(1, 14)]
     lines = [f"x{n} {n}.{n[::-1]},{n} -{n}e{n} ({n}) {n}abc v{n}.0 ${n} {n}%" for n in numbers]
     return ["\n".join(lines), "٠١٢٣٤ १२३४ ๑๒๓๔ １２３４ ²³¹ ½⅓¼ ⅧⅨ ①②③ 1٢3 a１b 𝟙𝟚𝟛 ৳১২"]
 
 
 def _letters() -> list[str]:
-    """Capitals and small letters of several scripts in every order, marks and signs beside them, contractions."""
+    """Return mixed case of several scripts, marks and signs beside letters, and contractions."""
     letters = (
         "a", "B", "é", "É", "ж", "Ж", "ß", "ǅ", "中", "ア", "각", "ع", "ª", "ʰ", "e\u0301", "क\u093f", "_", "'", "1",
     )  # fmt: skip
@@ -73,12 +70,12 @@ def _letters() -> list[str]:
 
 
 def _added(vocabulary: Vocabulary) -> list[str]:
-    """Added tokens as text may hold them. SentencePiece's special ones stay out: no text holds those."""
+    """Return texts with added tokens, without SentencePiece's special ones, which text does not contain."""
     plain = vocabulary.model == "gpt2"
     marks = [t.text for t in vocabulary.added if t.text and (plain or not t.special)][:2000]
     marks += [text for text, row in vocabulary.ids.items() if row in vocabulary.renamed]
     if vocabulary.space_prefix == "first":
-        marks = []  # llama.cpp puts a space after each, this tokenizer does not: said in `pre_origin`
+        marks = []  # llama.cpp adds a space after each, this tokenizer does not
     return [
         "".join(f"a{m}b {m} c\n{m}{m}.{m}\n  {m}\t" for m in marks[n : n + _LINES_A_TEXT])
         for n in range(0, len(marks), _LINES_A_TEXT)
@@ -86,7 +83,7 @@ def _added(vocabulary: Vocabulary) -> list[str]:
 
 
 def _tokens(vocabulary: Vocabulary) -> list[str]:
-    """A sample of the vocabulary's own tokens as text, one a line, where a token is whole characters."""
+    """Return a sample of the vocabulary's tokens, one a line, without parts of characters."""
     normal = sorted(
         row for row in vocabulary.ids.values() if vocabulary.types.get(row, NORMAL) == NORMAL
     )

@@ -146,10 +146,10 @@ def test_what_the_graph_does_not_compute_is_refused(
     [
         (
             {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
-            "none that llama.cpp has",
+            "not one that llama.cpp has",
         ),
         ({"normalizer": {"type": "NFKC"}}, "NFKC"),
-        ({"pre_tokenizer": None}, "none that llama.cpp has"),
+        ({"pre_tokenizer": None}, "not one that llama.cpp has"),
     ],
 )
 def test_tokenizers_are_recognised_by_structure_or_refused(

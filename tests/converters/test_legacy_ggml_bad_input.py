@@ -89,11 +89,11 @@ def test_floats_have_no_version(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "word"),
     [
-        (4, 2**31 - 1, "none of codegen"),  # n_vocab, which is there twice
-        (4, 0, "none of codegen"),
-        (12, 65, "none of codegen"),  # n_embd
+        (4, 2**31 - 1, "does not fit codegen"),  # n_vocab, which is there twice
+        (4, 0, "does not fit codegen"),
+        (12, 65, "does not fit codegen"),  # n_embd
         (20, 7, "not those of"),  # n_layer
-        (24, 64, "none of codegen"),  # n_rot beyond the head
+        (24, 64, "does not fit codegen"),  # n_rot beyond the head
         (36, -1, "token 0"),
         (36, 1 << 20, "token 0"),
     ],
@@ -147,7 +147,7 @@ def test_no_bpe(folder: Path, tmp_path: Path) -> None:
     path = write_old(tmp_path / "x.bin", [720, 32, 64, 2, 1, 16], "F32", words, {})
     with pytest.raises(CorruptCheckpoint, match="no tensor"):
         open_old(path)
-    with pytest.raises(TokenizerMismatch, match="no byte-level BPE"):
+    with pytest.raises(TokenizerMismatch, match="not byte-level BPE"):
         read_vocabulary(path, words, ("gpt-2",))
 
 

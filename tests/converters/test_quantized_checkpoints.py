@@ -47,7 +47,7 @@ INTS = torch.zeros(4, 4, dtype=torch.int32)
         ({"quantization_config": {"load_in_8bit": True}}, {}, "bitsandbytes"),
         ({"compression_config": {"quant_method": "compressed-tensors"}}, {}, "compressed-tensors"),
         ({"quantization_config": {"quant_method": "newest"}}, {}, "newest"),
-        ({"quantization_config": [4]}, {}, "a method of its own"),
+        ({"quantization_config": [4]}, {}, "an unknown method"),
         ({}, {LAYER + "qweight": INTS, LAYER + "g_idx": INTS[0].clone()}, "GPTQ"),
         ({}, {LAYER + "qweight": INTS, LAYER + "qzeros": INTS.clone()}, "AWQ"),
         ({}, {LAYER + "weight_scale_inv": torch.ones(2, 2)}, "FP8"),

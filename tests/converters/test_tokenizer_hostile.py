@@ -188,14 +188,14 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an id below zero": (lambda d: d["model"]["vocab"].update({"!": -1}), "'!' has id -1"),
     "an id that is a truth": (lambda d: d["model"]["vocab"].update({"!": True}), "'!' has id True"),
     "a huge id": (lambda d: d["model"]["vocab"].update({"!": 10**50}), "'!' has id 1000"),
-    "an added token twice": (lambda d: d["added_tokens"].append(d["added_tokens"][0]), "'<|endoftext|>' stands twice"),
+    "an added token twice": (lambda d: d["added_tokens"].append(d["added_tokens"][0]), "'<|endoftext|>' occurs twice"),
     "an added token beyond": (lambda d: d["added_tokens"][0].update(id=400), "'<|endoftext|>' has id 400"),
     "an added token's id taken": (lambda d: d["added_tokens"][0].update(id=5), "share the id 5"),
     "an added token numbered otherwise": (lambda d: d["added_tokens"][0].update(id=300), "tokenizers gives it 276"),
     "an added token of two ids": (lambda d: d["added_tokens"][0].update(content="!"), "'!' has the ids 0 and 276"),
     "a token with a zero byte": (lambda d: d["added_tokens"][0].update(content="a\0"), r"'a\\x00' holds a zero byte"),
     "a token of no Unicode": (lambda d: d["added_tokens"][0].update(content="\ud800"), r"'\\ud800' is not Unicode"),
-    "a merge of no token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', which is no token"),
+    "a merge of no token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', not a token"),
     "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "is not a merge"),
     "a merge that is a number": (lambda d: d["model"]["merges"].append(7), "7 is not a merge"),
     "words by pieces": (lambda d: d["model"].update(type="Unigram"), "its model is Unigram, not BPE"),
@@ -205,7 +205,7 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "lower case": (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalises text \\(Lowercase\\)"),
     "a token that swallows blanks": (
         lambda d: d["added_tokens"].append({"id": 277, "content": "<x>", "special": False, "lstrip": True}),
-        "'<x>' swallows blanks",
+        "'<x>' removes blanks",
     ),
     "a space before": (
         lambda d: d.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "adds a space before text"
@@ -231,9 +231,9 @@ MANY_DIGITS = json.dumps({"added_tokens_decoder": {"9" * 5000: {"content": "x"}}
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("tokenizer.json", '{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ("tokenizer.json", '{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("tokenizer.json", "[]", "holds list, not an object"),
-        ("tokenizer.json", '{"a": NaN}', "NaN is no number"),
+        ("tokenizer.json", '{"a": NaN}', "NaN is not a number"),
         ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "not JSON"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", MANY_DIGITS, "is not an added token"),

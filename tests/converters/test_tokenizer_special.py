@@ -119,7 +119,7 @@ def test_ends_are_what_the_files_list_and_a_turns_end(
         ({"eos_token_id": True}, "config.json: eos_token_id"),
         ({"bos_token_id": 10**30}, "config.json: bos_token_id"),
         ({"eos_token_id": "0"}, "config.json: eos_token_id"),
-        ({}, "nothing says which token ends"),
+        ({}, "no file names the token that ends"),
     ],
 )
 def test_ids_that_are_no_rows_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:  # fmt: skip

@@ -201,7 +201,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
         (build(n_tensors=2, rest=tensor("t", (4,), 0, 0) * 2 + bytes(96)), "same name"),
         (build(n_keys=1, rest=text("k") + struct.pack("<IIQ", 9, 8, 2**60) + bytes(9)), "strings in k"),
         (build(n_keys=1, rest=text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**60)), "bytes of k"),
-        (build(n_keys=2, rest=(text("k") + struct.pack("<II", 4, 1)) * 2), "'k' stands twice"),
+        (build(n_keys=2, rest=(text("k") + struct.pack("<II", 4, 1)) * 2), "'k' occurs twice"),
         (build(n_keys=1, rest=text("general.alignment") + struct.pack("<II", 4, 24)), "general.alignment is 24"),
         (build(n_keys=1, rest=text("general.alignment") + struct.pack("<II", 4, 0)), "general.alignment is 0"),
         (build(n_keys=1, rest=text("general.alignment") + struct.pack("<IB", 7, 1)), "general.alignment is True"),

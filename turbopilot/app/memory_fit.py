@@ -29,7 +29,7 @@ from turbopilot.base.sizes import size
 from turbopilot.bench import Reference, Setup, divergence, keep_reference, measure, planned
 from turbopilot.catalog.prompt_speed import PROMPT_SPEED
 from turbopilot.corpus import calibration_text, evaluation_text
-from turbopilot.formats.gguf.quantization import PREFIX
+from turbopilot.formats.gguf.metadata import PREFIX
 
 # Not compared with: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")

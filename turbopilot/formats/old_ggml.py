@@ -1,4 +1,4 @@
-"""The old ggml `.bin`: numbers, vocabulary, tensors, to the end of the file. Little endian, nothing aligned.
+"""Read the old ggml `.bin`: numbers, vocabulary, tensors. Little endian, nothing aligned.
 
 `i32 magic`, a few i32 of hyperparameters, the vocabulary as (i32 length, bytes), and tensors as
 (i32 dimensions, i32 length of the name, i32 type, i32 sizes innermost first, name, data).
@@ -60,7 +60,7 @@ class OldGgmlTensor:
 class OldGgmlFile:
     """Contents of a file without the weights."""
 
-    path: Path  # the file
+    path: Path
     params: Mapping[str, int]  # the hyperparameters by name
     vocabulary: tuple[bytes, ...]  # the bytes of each token, by row
     tensors: Mapping[str, OldGgmlTensor]  # by the file's own names
@@ -75,7 +75,7 @@ def is_old(path: Path) -> bool:
 
 
 def check_kind(path: Path) -> None:
-    """Raise InvalidInput for anything but an old ggml file: what it is, and what to do with it."""
+    """Raise InvalidInput for any other kind of file, with its kind and what to do."""
     try:
         magic = _magic(path)
     except OSError as e:
@@ -117,7 +117,7 @@ def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
 
     Raises:
         CorruptCheckpoint: it is truncated, or a length is impossible.
-        UnsupportedModel: its blocks are older than today's, or of a removed type.
+        UnsupportedModel: its blocks have an older layout, or a removed type.
     """
     with path.open("rb") as f:
         reader = _OldGgmlReader(path, f)
@@ -132,16 +132,16 @@ def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
     quantized = sorted({t.type_name for t in tensors.values()} - {"F32", "F16"})
     if quantized and version != QUANT_VERSION:
         raise UnsupportedModel(
-            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they are laid out otherwise "
+            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they have another layout "
             f"(version {QUANT_VERSION})",
-            hint="no program reads them any more; use the model itself: turbopilot convert NAME -o model.gguf, "
+            hint="current programs cannot read them; use the checkpoint: turbopilot convert NAME -o model.gguf, "
             f"then: turbopilot quantize model.gguf {quantized[0]}",
         )
     return OldGgmlFile(path, params, vocabulary, tensors)
 
 
 class _OldGgmlReader:
-    """Bounds-checked reads; all raise CorruptCheckpoint."""
+    """Bounds-checked reads, which raise CorruptCheckpoint."""
 
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self.path, self.file, self.size = path, file, path.stat().st_size
@@ -153,8 +153,7 @@ class _OldGgmlReader:
         return self.corrupt(f"ends inside {where}", "it is truncated; download it again")
 
     def take(self, n: int, where: str) -> bytes:
-        raw = self.file.read(n)
-        if len(raw) < n:
+        if len(raw := self.file.read(n)) < n:
             raise self.truncated(where)
         return raw
 
@@ -186,7 +185,12 @@ class _OldGgmlReader:
             name = self.take(length, where).decode("utf-8", "replace")
             name = "".join(c if c.isprintable() else "?" for c in name)
             if kind not in TYPES:
-                raise _unknown_type(self.path, name, kind)
+                old = "Q4_2 or Q4_3" if kind in (4, 5) else f"number {kind}"
+                raise UnsupportedModel(
+                    f"{self.path}: tensor {name!r} is of type {GGML_TYPES.get(kind, (old,))[0]}, "
+                    "which cannot be imported",
+                    hint=f"importable types: {', '.join(TYPES.values())}; or {_TAKE_CHECKPOINT}",
+                )
             type_name, block, block_bytes = GGML_TYPES[kind]
             if min(shape) < 1 or shape[-1] % block:
                 raise self.corrupt(
@@ -200,11 +204,3 @@ class _OldGgmlReader:
                 raise self.truncated(f"tensor {name!r} {shape}")
             self.file.seek(end)
         return found
-
-
-def _unknown_type(path: Path, name: str, kind: int) -> UnsupportedModel:
-    known = GGML_TYPES.get(kind, (f"number {kind}",))[0] if kind not in (4, 5) else "Q4_2 or Q4_3"
-    return UnsupportedModel(
-        f"{path}: tensor {name!r} is of type {known}, which cannot be imported",
-        hint=f"importable types: {', '.join(TYPES.values())}; or {_TAKE_CHECKPOINT}",
-    )

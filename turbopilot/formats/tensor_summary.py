@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,8 +30,16 @@ class TypeShare:
     share: float
 
 
+def bytes_by_type(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return type → bytes, largest first, from (type, bytes) of each tensor."""
+    sizes: Counter[str] = Counter()
+    for name, n_bytes in tensors:
+        sizes[name] += n_bytes
+    return dict(sizes.most_common())
+
+
 def by_type(tensors: Iterable[tuple[str, int, int]]) -> tuple[TypeShare, ...]:
-    """Return what the types hold, the largest first, from (type, weights, bytes) of each tensor.
+    """Return each type's share, the largest first, from (type, weights, bytes) of each tensor.
 
     >>> [(s.type, s.n_bytes) for s in by_type([("F32", 2, 8), ("F16", 9, 18), ("F32", 1, 4)])]
     [('F16', 18), ('F32', 12)]

@@ -19,7 +19,7 @@ from turbopilot.formats.gguf.description import (
     SpecialToken,
     TokenizerLine,
 )
-from turbopilot.formats.gguf.quantization import Quantized
+from turbopilot.formats.gguf.metadata import Quantized
 from turbopilot.render import console
 
 if TYPE_CHECKING:

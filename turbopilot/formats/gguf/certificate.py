@@ -130,8 +130,7 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
 
     if digests(header, checking) != certificate.digests:
         raise InvalidInput(
-            f"{path}: is not the file that was verified: it changed since",
-            hint="verify it again",
+            f"{path}: is not the file that was verified: it changed since", hint="verify it again"
         )
     keys: dict[str, Writable] = {CERTIFICATE + "format": _FORMAT}
     for name, value in values.items():

@@ -75,6 +75,5 @@ def _short(value: object) -> str:
 
 def _corrupt(header: GgufHeader, what: str) -> CorruptModel:
     return CorruptModel(
-        f"{header.path}: not a model that can be run: {what}",
-        hint="convert or download it again",
+        f"{header.path}: not a model that can be run: {what}", hint="convert or download it again"
     )

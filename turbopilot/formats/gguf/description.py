@@ -16,8 +16,7 @@ from typing import ClassVar
 from turbopilot.formats.gguf.certificate import Certificate, read
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.formats.gguf.metadata import PerLayer, TypedMetadata
-from turbopilot.formats.gguf.quantization import Quantized, read_quantized
+from turbopilot.formats.gguf.metadata import PerLayer, Quantized, TypedMetadata, read_quantized
 from turbopilot.formats.gguf.split import siblings
 from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 

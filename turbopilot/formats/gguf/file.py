@@ -1,7 +1,7 @@
 """Read a GGUF file's header without trusting it.
 
-llama.cpp aborts the process on some malformed files, and gguf's reader builds a view per vocabulary entry (seconds for
-a large one). This one checks every count and offset against the file's size before using it, and never reads tensors.
+llama.cpp aborts the process on some malformed files, and gguf's reader takes seconds for a large vocabulary. Here
+every count and offset is checked against the file's size before use, and tensors are never read.
 
 Source: ggml/docs/gguf.md (format version 3; version 2 reads the same).
 """
@@ -17,11 +17,12 @@ from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.formats.ggml_types import GGML_TYPES
 from turbopilot.formats.gguf.cursor import Cursor, Value
 from turbopilot.formats.gguf.split import siblings
+from turbopilot.formats.tensor_summary import bytes_by_type
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor's entry."""
+    """A tensor's entry."""
 
     name: str  # in llama.cpp's naming
     shape: tuple[int, ...]  # innermost first, as stored
@@ -69,10 +70,7 @@ class GgufHeader:
 
     def bytes_by_type(self) -> dict[str, int]:
         """Return type name → bytes, largest first."""
-        sizes: dict[str, int] = {}
-        for t in self.tensors:
-            sizes[t.type_name] = sizes.get(t.type_name, 0) + t.n_bytes
-        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+        return bytes_by_type((t.type_name, t.n_bytes) for t in self.tensors)
 
     def main_type(self) -> str:
         """Return the type that holds the most bytes."""
@@ -136,7 +134,7 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
 
 
 def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
-    """Parse one file alone, be it a part of a model or all of it. Raises as `read_gguf`."""
+    """Parse one file, a part of a model or all of it. Raises as `read_gguf`."""
     try:
         if path.is_dir():
             raise InvalidInput(
@@ -155,12 +153,10 @@ def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
     except OSError as e:
         missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
         what = "no such file" if missing else f"cannot be read: {e.strerror}"
-        hint = (
-            "check the path, or make one with turbopilot convert"
-            if missing
-            else "check the file's permissions"
-        )
-        raise InvalidInput(f"{path}: {what}", hint=hint) from None
+        made = "check the path, or make one with turbopilot convert"
+        raise InvalidInput(
+            f"{path}: {what}", hint=made if missing else "check the file's permissions"
+        ) from None
 
 
 def _other_format(magic: bytes, path: Path) -> str:
@@ -188,7 +184,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
         began = c.at
         key = c.string("a metadata key")
         if key in metadata:
-            raise c.fail(f"metadata {key!r} stands twice")
+            raise c.fail(f"metadata {key!r} occurs twice")
         metadata[key] = c.value(c.number("I", key), key)
         keys[key] = began, c.at
     alignment = metadata.get("general.alignment", 32)
