@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from quantize.mixture import Mixture, fallback, is_quantized, role_of
 from quantize.options import QuantizeOptions, check_overrides
 from quantize.recipes import Recipe
-from quantize.tensor_types import BLOCKS, FLOATS, n_bytes, needs_imatrix
+from quantize.tensor_types import needs_imatrix
 from turbopilot.base.errors import InvalidInput, QuantizationError
+from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
+from turbopilot.llama.mixture import Mixture, fallback, is_quantized, role_of
 
 _ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes with it whatever the source has
 
@@ -119,8 +120,11 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
             f"--tensor-type: llama.cpp ignores it where the file is to be {recipe.name}",
             hint="name a quantized type for the file, and F16 for the tensors that shall have it",
         )
-    check_overrides(options.overrides, [t.name for t in before.tensors])
-    mixture = Mixture(before, recipe, options)
+    names = [t.name for t in before.tensors]
+    check_overrides(options.overrides, names)
+    mixture = Mixture(
+        recipe.name, recipe.base, before.metadata, names, options.output_type, bool(options.imatrix)
+    )
     planned = []
     for t in _in_order(before, keep_split=options.keep_split):
         wanted = after = t.type_name
@@ -151,9 +155,7 @@ def _types(
         return options.embedding_type, options.embedding_type
     if role == "output" and options.output_type:
         return options.output_type, options.output_type
-    if recipe.base in FLOATS:
-        return recipe.base, recipe.base
-    wanted = override or (recipe.base if options.pure else mixture.type_of(t))
+    wanted = override or (recipe.base if options.pure else mixture.type_of(t.name, t.shape))
     return wanted, fallback(wanted, t.shape[0])
 
 

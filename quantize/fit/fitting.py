@@ -15,9 +15,9 @@ from quantize.options import Override, QuantizeOptions
 from quantize.preview import Preview, preview_of
 from quantize.quantizer import QuantizeReport, quantize
 from quantize.recipes import RECIPES, Recipe, find_recipe
-from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import read_gguf
 
 

@@ -20,9 +20,9 @@ from quantize.fit.probed_model import WINDOW, ProbedModel
 from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative_error
 from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
-from quantize.tensor_types import BLOCKS
 from turbopilot.base.errors import QuantizationError
 from turbopilot.base.kl_divergence import Logits
+from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quantize.tensor_types import BLOCKS, TENSOR_TYPES
+from quantize.tensor_types import TENSOR_TYPES
 from turbopilot.base.errors import QuantizationError
+from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import TensorInfo
 from turbopilot.llama.library import Signature, declare, ggml
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from quantize.fit.units import Unit
-from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.llama.child import run_child
 
 

@@ -13,7 +13,8 @@ from math import prod
 from typing import Final
 
 from quantize.preview import Preview
-from quantize.tensor_types import BLOCKS, FLOATS, NEED_IMATRIX, n_bytes
+from quantize.tensor_types import NEED_IMATRIX
+from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
 

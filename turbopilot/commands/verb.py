@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -18,7 +18,7 @@ NGpuLayers = Annotated[
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
+        help="Layers to compute on the GPU: a number, or auto (all if there is a GPU).",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
@@ -26,26 +26,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 
 
 def takes(arguments: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
-    """Give a function of one dataclass the fields of it as its parameters, for Typer to read."""
+    """Give a function of one dataclass a signature of its fields, which Typer reads."""
+    hints = get_type_hints(arguments, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(arguments)  # type: ignore[arg-type]  # mypy does not know that it is a dataclass
+    ]
 
     def decorate(verb: Callable[[T], None]) -> Callable[..., None]:
         @wraps(verb)
         def command(**given: Any) -> None:
             verb(arguments(**given))
 
-        hints = get_type_hints(arguments, include_extras=True)
         command.__annotations__ = hints
-        vars(command)["__signature__"] = inspect.Signature(
-            [
-                inspect.Parameter(
-                    f.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=f.default,
-                    annotation=hints[f.name],
-                )
-                for f in fields(arguments)  # type: ignore[arg-type]  # mypy does not know that it is a dataclass
-            ]
-        )
+        vars(command)["__signature__"] = inspect.Signature(parameters)
         return command
 
     return decorate
