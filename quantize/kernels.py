@@ -1,8 +1,7 @@
-"""Which types a processor is fast with: data on llama.cpp's kernels.
+"""llama.cpp's kernels for prompts, by type and processor.
 
-A prompt is computed many tokens at a time. llama.cpp rearranges the weights of some types when it loads them
-("repacks"), so that a processor's widest instructions find them in order; how much it helps is measured
-(turbopilot.catalog.prompt_speed). Single tokens are limited by memory: there fewer bits are faster.
+llama.cpp rearranges ("repacks") the weights of some types at loading for a processor's widest instructions; for the
+measured effect see turbopilot.catalog.prompt_speed. Single tokens are limited by memory: fewer bits are faster.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _SLOW_ON_CUDA: Final = {"IQ1_M", "TQ1_0", "TQ2_0"}
 
 
 def repacked(base: str, features: Set[str]) -> bool:
-    """Return whether a processor with such features has a kernel of the type's own for prompts."""
+    """Return whether a CPU with these features has a repacked kernel for the type."""
     return any(enough <= features for enough in _REPACKED.get(base, ()))
 
 
 def fast_on_cuda(base: str) -> bool:
-    """Return whether CUDA computes prompts in the type itself."""
+    """Return whether CUDA has a matrix kernel for prompts in the type."""
     return base not in _SLOW_ON_CUDA

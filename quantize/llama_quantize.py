@@ -1,4 +1,4 @@
-"""The process that quantizes. Started by `quantize.quantizer`."""
+"""Child process that quantizes; see `quantize.quantizer`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Metadata of a quantized file: how it was made, from which file, with which importance matrix.
 
-llama.cpp takes the keys before it begins, while the source's SHA-256 is still being computed. So a placeholder of
-its length is written, and replaced in the finished file.
+llama.cpp takes the keys before the source's SHA-256 is known: a placeholder is replaced in the finished file.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.va
 class SourceDigests:
     """SHA-256 of a model's files, computed on a thread while llama.cpp reads them too.
 
-    A context manager: leaving it waits for the thread, unless by an exception. `cache` is the folder where digests
-    are remembered, None for nowhere.
+    A context manager: leaving it waits for the thread, unless by an exception.
     """
 
     def __init__(self, before: GgufHeader, cache: Path | None) -> None:
@@ -56,12 +54,7 @@ class SourceDigests:
             self._thread.join()
 
     def write_into(self, path: Path) -> None:
-        """Replace the placeholders by the digests.
-
-        Raises:
-            InvalidInput: a source file could not be read.
-            QuantizationError: there are no placeholders.
-        """
+        """Replace the placeholders by the digests; raise InvalidInput if a source file could not be read."""
         self._thread.join()
         if self._failure:
             raise self._failure
@@ -83,10 +76,7 @@ class SourceDigests:
 def metadata(
     before: GgufHeader, imatrix: Imatrix | None, imatrix_path: Path | None
 ) -> dict[str, str | int]:
-    """The keys: llama.cpp's own of a matrix first, as llama-quantize writes them, then ours.
-
-    Of paths only the file's name is written: where it lay is private.
-    """
+    """Return llama-quantize's keys of a matrix, then ours. Folders are private: only file names are written."""
     keys: dict[str, str | int] = {}
     if imatrix and imatrix_path:
         # Source: llama.cpp, tools/quantize/quantize.cpp.
@@ -110,7 +100,7 @@ def _source_files(before: GgufHeader) -> list[Path]:
 
 
 def _key(i: int) -> str:
-    """Key of the digest of the i-th source file: an override of llama.cpp's cannot be a list."""
+    """Return the key of the i-th source file's digest: llama.cpp cannot add a list."""
     return PREFIX + "source.sha256" + (f".{i + 1}" if i else "")
 
 
@@ -119,5 +109,5 @@ def _placeholder(i: int) -> str:
 
 
 def _short(text: str) -> str:
-    """As much of a text as llama.cpp takes, cut between two characters."""
+    """Cut a text between two characters to what llama.cpp takes."""
     return text.encode()[:_MOST].decode(errors="ignore")

@@ -19,9 +19,9 @@ class Recipe:
     Attributes:
         name: llama.cpp's.
         ftype: its number.
-        base: ggml's type of most of its matrices.
-        bits: per weight, of that type.
-        imatrix: "needed", "helps" (llama.cpp weighs its rounding with it), or "" where it changes nothing.
+        base: ggml type of most of its matrices.
+        bits: per weight, of the base type.
+        imatrix: "needed", "helps" (llama.cpp weighs its rounding with it), or "" if it changes nothing.
         advice: one line for --list.
     """
 
@@ -34,7 +34,7 @@ class Recipe:
 
     @property
     def needs_imatrix(self) -> bool:
-        """Whether llama.cpp refuses it without an importance matrix."""
+        """Return whether llama.cpp refuses it without an importance matrix."""
         return self.imatrix == "needed"
 
 
@@ -42,7 +42,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("F32", 0, "F32", 32, "", "exact; four times the size of Q8_0"),
     Recipe("F16", 1, "F16", 16, "", "as published checkpoints are"),
     Recipe("BF16", 32, "BF16", 16, "", "F32's range, fewer digits than F16"),
-    Recipe("Q8_0", 7, "Q8_0", 8.5, "", "no loss that anyone could see"),
+    Recipe("Q8_0", 7, "Q8_0", 8.5, "", "no visible loss"),
     Recipe("Q6_K", 18, "Q6_K", 6.56, "helps", "nearly lossless"),
     Recipe("Q5_K_M", 17, "Q5_K", 5.5, "helps", "very small loss"),
     Recipe("Q5_K_S", 16, "Q5_K", 5.5, "helps", "very small loss, a little smaller"),
@@ -82,15 +82,8 @@ _ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # llam
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the file type of a name in any case.
-
-    Raises:
-        InvalidInput: there is no such type; the hint offers similar names.
-    """
-    wanted = _ALIASES.get(name.upper(), name.upper())
-    for recipe in RECIPES:
-        if recipe.name == wanted:
-            return recipe
-    raise InvalidInput(
-        f"{name}: no such quantization type", hint=did_you_mean(name, [r.name for r in RECIPES])
-    )
+    """Return the file type of a name in any case; an unknown one raises InvalidInput."""
+    recipes = {recipe.name: recipe for recipe in RECIPES}
+    if found := recipes.get(_ALIASES.get(name.upper(), name.upper())):
+        return found
+    raise InvalidInput(f"{name}: no such quantization type", hint=did_you_mean(name, recipes))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from quantize.fit import Sensitivity
+    from quantize.fit import RoundingSensitivity
     from turbopilot.bench import Divergence, Memory, Setup
 
 # Bytes of `serve` beside the process that is measured: Flask, waitress and its threads, a request. Measured as the
@@ -83,7 +83,7 @@ class FitReport:
     path: Path
     budget: Budget
     setup: Setup
-    sensitivity: Sensitivity
+    sensitivity: RoundingSensitivity
     fitted: FitRow
     plain: tuple[FitRow, ...]
     seconds: float
