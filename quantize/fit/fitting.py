@@ -43,7 +43,7 @@ class Fit:
         self.header = read_gguf(source)
         if (main := self.header.main_type()) not in FLOATS:
             raise QuantizationError(
-                f"{source}: is already quantized to {main}; its loss can neither be measured nor undone",
+                f"{source}: is in {main} already; its loss can neither be measured nor undone",
                 hint="start from the F16 or F32 file that turbopilot convert wrote",
             )
         self.entries: frozenset[str] = frozenset()

@@ -1,7 +1,4 @@
-"""The graphics processors that this build of llama.cpp can use.
-
-They are counted, since `llama_supports_gpu_offload` returns True for a build with RPC and no GPU.
-"""
+"""GPUs that this build of llama.cpp can use (`llama_supports_gpu_offload` is also True for RPC without a GPU)."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A graphics processor; bytes of its memory as its driver reports them now."""
+    """A GPU, with the bytes of memory that its driver reports now."""
 
     name: str
     description: str
@@ -37,7 +34,7 @@ class Device:
 
 
 def gpu_devices() -> tuple[Device, ...]:
-    """Return the graphics processors, in llama.cpp's order."""
+    """Return the GPUs, in llama.cpp's order."""
     declare(ggml, _FUNCTIONS)
     found = []
     for i in range(ggml.ggml_backend_dev_count()):

@@ -1,4 +1,4 @@
-"""Sizes of a model's network: how many bytes its weights take in a type, and its context in the KV cache."""
+"""Sizes of a model's network: bytes of its weights in a type, and of its context in the KV cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TYPES: Final = {"F16": "F16", "Q8_0": "Q8_0", "Q4_K_M": "Q4_K", "Q4_0": "Q4_0"}
 
 
 class Matrix(NamedTuple):
-    """A kind of weight matrix: its role (its name in a GGUF), its shape, and how many layers have it."""
+    """A weight matrix: its role (name in a GGUF), its shape, and how many layers have it."""
 
     role: str
     rows: int
@@ -29,7 +29,7 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes that decide how many weights a model has and how much memory its context takes.
+    """Sizes that determine a model's weights and the memory of its context.
 
     Attributes:
         layers: blocks of attention and feed-forward.
@@ -42,7 +42,7 @@ class Geometry:
         gated: the feed-forward has a gate, a third matrix.
         fused: q, k and v are one matrix in a GGUF.
         positions: rows of a table of learned positions; 0 for none.
-        key_size: dimensions of a key of one head; 0 means width / heads.
+        key_size: dimensions of a key of one head; by default width / heads.
         value_size: the same of a value.
     """
 
@@ -65,13 +65,13 @@ class Geometry:
                 object.__setattr__(self, name, self.width // self.heads)
 
     def kv_bytes(self, n_tokens: int, cache_type: str = "F16") -> int:
-        """Return the bytes of a KV cache of so many tokens, in a ggml type of any letter case."""
+        """Return the bytes of so many tokens in a KV cache of a ggml type, in any letter case."""
         weights, size = BLOCKS[cache_type.upper()]
         row = self.kv_heads * (self.key_size + self.value_size)
         return n_tokens * self.layers * row * size // weights
 
     def matrices(self) -> Iterator[Matrix]:
-        """Yield every matrix of a GGUF, without norms and biases, which are thousandths of the whole."""
+        """Yield every matrix of a GGUF; norms and biases are thousandths of the whole."""
         queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
         values = self.kv_heads * self.value_size
         yield Matrix("token_embd", self.vocab, self.width)
@@ -91,7 +91,7 @@ class Geometry:
 
     @property
     def weights(self) -> int:
-        """Weights in all matrices.
+        """Return the weights in all matrices.
 
         >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
         1488
@@ -105,9 +105,9 @@ def read_geometry(
     """Return the geometry that hyperparameters and tensors of a GGUF describe.
 
     Args:
-        values: by llama.cpp's names, as `block_count`; sizes that are missing or no integers are 0.
+        values: by llama.cpp's names, such as `block_count`; sizes that are missing or not integers are 0.
         shapes: of the tensors by name, innermost dimension first.
-        prefix: of the names in `values`, as `llama.`.
+        prefix: of the names in `values`, such as `llama.`.
     """
 
     def size(name: str) -> int:
@@ -143,10 +143,7 @@ def header_geometry(header: GgufHeader) -> Geometry:
 def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
     """Predict the size of a GGUF's tensors, each in the type that llama.cpp's quantizer gives it.
 
-    Args:
-        geometry: of the model.
-        parameters: exact number of its weights; those beyond the matrices are F32.
-        type_name: one of `TYPES`.
+    `parameters` is the exact number of weights, of which those beyond the matrices are F32; `type_name` is of `TYPES`.
     """
     matrices = {
         f"{f'blk.{i}.' if m.layers > 1 else ''}{m.role}.weight": (m.columns, m.rows)

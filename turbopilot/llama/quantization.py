@@ -12,20 +12,19 @@ import numpy.typing as npt
 
 from turbopilot.llama.library import llama_cpp, start_backend
 
-# Rows that llama.cpp keeps at once, in bytes. Its default of 8 GiB takes a whole embedding into memory, in F32
-# beside its own type; the bytes that are written do not depend on it.
+# Bytes of rows in memory. The default of 8 GiB would hold a whole embedding, also in F32; the output is the same.
 _MAX_BUFFER: Final = 256 << 20
 _TAG_INT, _TAG_STR = 0, 3  # enum llama_model_kv_override_type in llama.h
 
 
 class LlamaQuantizer:
-    """llama.cpp's parameters, with all that they point to.
+    """llama.cpp's parameters and the memory that they point to.
 
     Args:
-        fields: of llama_model_quantize_params; None leaves a field as it is.
+        fields: of llama_model_quantize_params; None keeps the default.
         overrides: (pattern of tensor names, ggml's number of the type).
-        metadata: keys to add; a text has 127 bytes at most.
-        means: tensor → mean square of each input channel, of an importance matrix; None for none.
+        metadata: keys to add; texts of at most 127 bytes.
+        means: tensor → mean square of each input channel; None without an importance matrix.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class LlamaQuantizer:
         for name, value in fields.items():
             if value is not None:
                 setattr(params, name, value)
-        # Each table ends with an empty entry. ctypes keeps alive what a structure's field points to.
+        # Each table ends with an empty entry; ctypes keeps it alive.
         types = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
         for entry, (pattern, number) in zip(types, overrides, strict=False):
             entry.pattern, entry.type = pattern.encode(), number
@@ -62,9 +61,6 @@ class LlamaQuantizer:
         params.imatrix, self._means = matrix, means
 
     def write(self, source: str, output: str) -> bool:
-        """Write the output; return False if llama.cpp failed.
-
-        The log has the reason, or stderr, where ggml reports weights that are not finite.
-        """
+        """Write the output; return False if llama.cpp failed, with the reason in the log or on stderr."""
         paths = os.fsencode(source), os.fsencode(output)
         return not llama_cpp.llama_model_quantize(*paths, ctypes.byref(self._params))
