@@ -14,20 +14,12 @@ from turbopilot.llama.grammar import TokenIds, make_constraint, unwritable_token
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
-# Draft tokens are verified by choosing after each: so many rows of logits beside one a sequence.
+# Rows of logits for draft tokens, besides one per sequence.
 GUESSES: Final = 16
 
 
 class LlamaDecoder(LlamaContext):
-    """A loaded model with its KV cache, which closes both. See `serve.decoder.Decoder` for the contract.
-
-    Args:
-        model: only this decoder's.
-        parameters: of the context.
-        n_ctx: most tokens of one sequence.
-        layout: of the sequences in the KV cache.
-        options: what the parameters were made of.
-    """
+    """A loaded model with its KV cache; closes both. See `serve.decoder.Decoder` for the contract."""
 
     def __init__(
         self,
@@ -44,7 +36,7 @@ class LlamaDecoder(LlamaContext):
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         stat = header.path.stat()
-        # What a state depends on; the file's time stands for its weights, whose digest would take minutes.
+        # Saved states depend on these; mtime stands for the weights, whose digest would take minutes.
         self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {VERSION}"
         prefix, suffix, middle, repository, file = model.fim_tokens()
         self.fim = None
@@ -55,22 +47,22 @@ class LlamaDecoder(LlamaContext):
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
         self.adds_space = model.is_sentencepiece and spaced
         self.bos, self.eos = model.token_text(model.bos), model.token_text(model.eos)
-        # GPT-2's family has no begin-of-sequence token: documents begin after an end-of-text.
+        # GPT-2 models have no begin-of-sequence token: documents begin after an end-of-text.
         self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
-        # A new FIM block is a new document: whoever generates one has nothing more to say about this.
+        # A FIM token begins a new document, so generating one ends this completion.
         self._framing = {prefix, suffix, middle} if self.fim else set()
         self.tokenize = model.tokenize
-        # Asked for every token: each answer is kept.
+        # Cached, since they are called for every token.
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
 
     def warm_up(self) -> None:
-        """Compute one token: the weights come into memory, and the graph is built."""
+        """Compute one token, which reads the weights into memory and builds the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; nothing for a special one."""
+        """Return the bytes of a token; none for a special one."""
         found = self._pieces.get(token)
         if found is None:
             found = b"" if token in self._framing else self.model.piece(token)
@@ -85,11 +77,7 @@ class LlamaDecoder(LlamaContext):
         return found
 
     def constraint(self, grammar: str) -> Constraint:
-        """Return a grammar over this vocabulary, at its start.
-
-        Raises:
-            InvalidRequest: llama.cpp refuses it.
-        """
+        """Return a grammar over this vocabulary, at its start."""
         return make_constraint(self.model.vocab, grammar, unwritable=self._unwritable)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""From a GGUF to a decoder."""
+"""Load a GGUF as a decoder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from turbopilot.llama.model import LlamaModel, ModelParameters
 
 
 def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a GGUF, and report what was really set up.
+    """Load a GGUF, and report the resulting setup.
 
     Raises:
         InvalidInput: the file cannot be read, or an option does not fit it.
-        CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
+        CorruptModel: it is damaged, or llama.cpp refuses it.
         ServeError: llama.cpp loads it but cannot run it as asked, as when memory is short.
     """
     header = read_gguf(path)
@@ -52,7 +52,7 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     except BaseException:
         model.close()
         raise
-    # Without a device llama.cpp still logs "offloaded": into nowhere.
+    # llama.cpp logs "offloaded" even without a device.
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv
     report = LoadReport(
