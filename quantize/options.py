@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES
 from turbopilot.base.errors import InvalidInput, did_you_mean
 
 
@@ -28,11 +28,8 @@ class QuantizeOptions:
         output_type: of `output.weight`, the head; "" is the file type's own choice.
         embedding_type: of `token_embd.weight`, which is also the head if that is tied.
         pure: write every matrix in the base type, without the mixture.
-        keep_split: keep the number of files.
-        allow_requantize: quantize tensors that are quantized already.
         imatrix: file of an importance matrix.
         threads: 0 is all cores.
-        metadata: additional keys.
         digests: folder that caches the source's SHA-256.
     """
 

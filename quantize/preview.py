@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from quantize.options import QuantizeOptions, check_overrides
-from quantize.recipes import Recipe
-from quantize.tensor_types import needs_imatrix
+from quantize.recipes import Recipe, needs_imatrix
 from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo

@@ -15,8 +15,7 @@ from quantize.imatrix import Imatrix, check_matrix, read_imatrix
 from quantize.options import QuantizeOptions
 from quantize.preview import Preview, preview_of
 from quantize.provenance import SourceDigests, metadata
-from quantize.recipes import Recipe, find_recipe
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES, Recipe, find_recipe
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.progress import Progress, silent

@@ -47,7 +47,12 @@ def _measure(job: dict[str, Any]) -> None:
     ]
     header = read_gguf(Path(job["model"]))
     matrices = _Matrices(header, job["imatrix"], job["threads"])
-    send({"errors": _errors(units, matrices)})
+    each, errors = _SAMPLED // max(1, len(units)), {}
+    jobs = matrices.pool.map(lambda u: matrices.error(u, each), units)
+    for i, (unit, found) in enumerate(zip(units, jobs, strict=True)):
+        errors[unit.name] = found
+        _send_step("rounding", i + 1, len(units), unit.name)
+    send({"errors": errors})
     if job["seconds"] > 0:
         model = ProbedModel(header, job["threads"], job["n_gpu_layers"])
         _Probe(model, units, matrices, job).run()
@@ -104,16 +109,6 @@ class _Matrices:
         ]
         list(self.pool.map(work, starts))
         return out
-
-
-def _errors(units: Sequence[Unit], matrices: _Matrices) -> dict[str, dict[str, float]]:
-    each = _SAMPLED // max(1, len(units))
-    found = {}
-    jobs = matrices.pool.map(lambda u: matrices.error(u, each), units)
-    for i, (unit, errors) in enumerate(zip(units, jobs, strict=True)):
-        found[unit.name] = errors
-        _send_step("rounding", i + 1, len(units), unit.name)
-    return found
 
 
 def _send_step(step: str, done: int, of: int, what: str) -> None:

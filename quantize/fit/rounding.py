@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES
 from turbopilot.base.errors import QuantizationError
 from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import TensorInfo

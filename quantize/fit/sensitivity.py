@@ -66,14 +66,7 @@ class RoundingSensitivity:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """How sensitivities are measured.
-
-    Attributes:
-        text: to compare predictions on.
-        seconds: about how long to measure; 0 for the relative errors only.
-        threads: 0 is all cores.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-    """
+    """Text to compare predictions on, and about how many seconds to measure; 0 for the relative errors only."""
 
     text: str
     seconds: float = 0

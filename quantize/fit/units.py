@@ -12,7 +12,7 @@ from math import prod
 from typing import Final
 
 from quantize.preview import Preview
-from quantize.tensor_types import NEED_IMATRIX
+from quantize.recipes import NEED_IMATRIX
 from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
@@ -29,13 +29,9 @@ SEARCHED: Final = ("IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One matrix.
+    """One matrix: columns, rows, and matrices if there are several; `types` are its candidates, smallest first.
 
-    Attributes:
-        shape: columns, rows, and matrices if there are several.
-        role: attn_q, ffn_down …; token_embd or output outside the layers.
-        layer: -1 outside the layers.
-        types: candidates, smallest first.
+    The role is attn_q, ffn_down …, or token_embd or output, whose layer is -1.
     """
 
     name: str

@@ -27,15 +27,14 @@ from turbopilot.llama.child import run_child
 
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
-    """How a text is read.
+    """How a text, named `dataset`, is read.
 
     Attributes:
-        dataset: name of the text, for the file.
         chunks: most chunks to read; None for all of the text.
         chunk_size: tokens that the model sees at once.
         seconds: start no further chunk after this time; 0 for no limit.
         threads: 0 is all cores.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
+        n_gpu_layers: None is all if there is a GPU.
         process_output: include the output head, which llama.cpp gives a large type anyway.
         others: earlier matrices of the model to merge with this one.
     """
@@ -54,14 +53,8 @@ class GatherOptions:
 class GatherReport:
     """What was gathered.
 
-    Attributes:
-        n_chunks: chunks read.
-        n_text_chunks: chunks in the text.
-        n_entries: weights in the matrix.
-        n_unseen: experts that saw no token; their columns count alike.
-        perplexity: on the second halves of the chunks; None if it is not finite.
-        resumed_from: chunks read by an earlier run.
-        notices: for the user.
+    `n_unseen` experts saw no token, so that their columns count alike. `perplexity` is that of the second halves of the
+    chunks, None if it is not finite. An earlier run had read `resumed_from` chunks. `notices` are for the user.
     """
 
     path: Path

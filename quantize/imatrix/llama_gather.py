@@ -105,7 +105,7 @@ def _read(path: Path, context: LlamaContext, piece: list[int], collector: Collec
             raise QuantizationError(f"{path}: {e.message}", hint=e.hint) from None
         except LayoutChanged as e:
             raise QuantizationError(
-                f"{path}: unknown tensor layout in this llama.cpp: {e}",
+                f"{path}: this llama.cpp lays out its tensors in an unknown way: {e}",
                 hint="install the llama-cpp-python version that turbopilot requires, or report this",
             ) from e
         begin, end = max(start, measured.start), min(start + len(part), measured.stop)

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from quantize.imatrix.matrix import Entry, Imatrix
 
@@ -92,16 +91,12 @@ def _of(imatrix: Imatrix, name: str, entry: Entry) -> TensorStatistics:
     bits = float(-(share * np.log2(share)).sum())
     similarity = None
     if before is not None and before.sums.size == entry.sums.size:
-        similarity = _cosine(entry.sums, before.sums)
+        x, y = (e.sums.reshape(-1).astype(np.float64) for e in (entry, before))
+        if norms := float(np.linalg.norm(x) * np.linalg.norm(y)):
+            similarity = float(x @ y) / norms
     return TensorStatistics(
         name=name, layer=layer, n=len(a), total=total, least=float(a.min()), most=float(a.max()),
         mean=mean, deviation=deviation, active=float((a > _ACTIVE).mean()),
         entropy=bits / float(np.log2(len(a))) if len(a) > 1 else 0.0,
         outliers=float((a > mean + deviation).mean()) if deviation else 0.0, similarity=similarity,
     )  # fmt: skip
-
-
-def _cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float | None:
-    x, y = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / size if size else None

@@ -10,7 +10,7 @@ from serve.llama.facts import chat_template, model_name
 from serve.settings import ModelOptions
 from turbopilot.llama.context import ContextParameters, LlamaContext
 from turbopilot.llama.footprint import KvLayout
-from turbopilot.llama.grammar import TokenIds, make_constraint, unwritable_tokens
+from turbopilot.llama.grammar import LlamaConstraint, TokenIds, unwritable_tokens
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
@@ -78,7 +78,7 @@ class LlamaDecoder(LlamaContext):
 
     def constraint(self, grammar: str) -> Constraint:
         """Return a grammar over this vocabulary, at its start."""
-        return make_constraint(self.model.vocab, grammar, unwritable=self._unwritable)
+        return LlamaConstraint(self.model.vocab, grammar, self._unwritable)
 
     @cached_property
     def _unwritable(self) -> TokenIds:

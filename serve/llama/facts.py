@@ -1,4 +1,4 @@
-"""Context, memory, name and description of a served GGUF."""
+"""Context, memory, name and chat template of a served GGUF."""
 
 from __future__ import annotations
 
@@ -58,15 +58,6 @@ def model_name(header: GgufHeader) -> str:
     name = header.metadata.get("general.name")
     usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
     return str(name) if usable else header.path.stem
-
-
-def describe(header: GgufHeader) -> str:
-    """Return architecture, size and type, for the log."""
-    millions = header.n_weights / 1e6
-    return (
-        f"{header.architecture}, {millions:,.1f} million weights, {header.main_type()}, "
-        f"{header.bits_per_weight:.1f} bits per weight"
-    )
 
 
 def chat_template(header: GgufHeader, known: str = "") -> str:

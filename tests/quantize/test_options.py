@@ -22,7 +22,7 @@ from quantize import (
 )
 from quantize.imatrix import Entry, Imatrix, write_imatrix
 from quantize.kernels import fast_on_cuda, repacked
-from quantize.tensor_types import TENSOR_TYPES, needs_imatrix
+from quantize.recipes import TENSOR_TYPES, needs_imatrix
 from tests.quantize.test_quantize import write
 from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.formats.gguf.file import read_gguf

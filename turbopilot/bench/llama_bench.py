@@ -76,7 +76,7 @@ def context_parameters(
 
 
 def measure(context: LlamaContext, job: Job) -> None:
-    """Send {"prompt": tokens/s} and {"generation": tokens/s} of each repeat, and {"memory"} at the end.
+    """Send {"rates": {"prompt", "generation"}}, tokens/s of each repeat, and {"memory"}.
 
     The job has "n_prompt", "n_gen", "repeats" (0 to time nothing) and "memory", and "n_ctx", since llama.cpp may make
     more cells than the model has positions.
@@ -100,18 +100,20 @@ def measure(context: LlamaContext, job: Job) -> None:
     # Not counted: weights are read from disk, memory is touched, threads start.
     warm_up()
     advance(n_prompt + n_gen, "warming up")
+    rates: dict[str, list[float]] = {"prompt": [], "generation": []}
     for _ in range(repeats):
         context.clear()
         began = time.perf_counter()
         _read(context, ids[:n_prompt], 0, last=True)
-        send({"prompt": n_prompt / (time.perf_counter() - began)})
+        rates["prompt"].append(n_prompt / (time.perf_counter() - began))
         advance(n_prompt, "reading")
         if n_gen:
             began = time.perf_counter()
             for at in range(n_prompt, n_prompt + n_gen):
                 context.read(ids[at : at + 1], at, range(at, at + 1))
-            send({"generation": n_gen / (time.perf_counter() - began)})
+            rates["generation"].append(n_gen / (time.perf_counter() - began))
             advance(n_gen, "generating")
+    send({"rates": rates})
     if job["memory"]:
         memory = _memory(context)
         if drop_mapped({t.path for t in context.model.header.tensors}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,23 +42,6 @@ class Cell:
     setup: Setup
 
 
-@dataclass(slots=True)
-class _Received:
-    """A child's messages: the last value of each name, and the rates of each repeat."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    rates: dict[str, list[float]] = field(default_factory=lambda: {"prompt": [], "generation": []})
-    buffers: Buffers | None = None
-
-    def rate(self, name: str, tokens: int) -> Rate | None:
-        samples = self.rates[name]
-        return Rate(tokens, tuple(samples)) if samples else None
-
-    def memory(self) -> Memory:
-        assert self.buffers is not None
-        return Memory(base=self.values["base"], buffers=self.buffers, **self.values["memory"])
-
-
 def measure(
     path: Path,
     setup: Setup = Setup(),  # noqa: B008 — frozen
@@ -79,17 +62,17 @@ def measure(
     n_prompt = speed.n_prompt if speed else max(1, min(setup.n_batch, n_ctx - 1))
     n_gen, repeats = (speed.n_gen, speed.repeats) if speed else (0, 0)
     job = {"n_prompt": n_prompt, "n_gen": n_gen, "repeats": repeats, "memory": memory}
-    received = _run(Cell(path, setup), n_ctx, "measure", job, progress)
-    loaded = received.values["loaded"]
+    received, buffers = _run(Cell(path, setup), n_ctx, "measure", job, progress)
+    loaded, rates = received["loaded"], received["rates"]
     return Measured(
         path=path,
         type_name=header.main_type(),
         n_bytes=header.file_size,
         bits_per_weight=header.bits_per_weight,
         cache_type=setup.cache_type,
-        prompt=received.rate("prompt", n_prompt),
-        generation=received.rate("generation", n_gen),
-        memory=received.memory() if memory else None,
+        prompt=Rate.of(n_prompt, rates["prompt"]),
+        generation=Rate.of(n_gen, rates["generation"]),
+        memory=_memory(received, buffers) if memory else None,
         **{**loaded, "devices": tuple(loaded["devices"])},
     )
 
@@ -101,7 +84,11 @@ def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008
     """
     check_model(header)
     n_ctx = _context_of(header, setup.n_ctx)
-    return _run(Cell(header.path, setup), n_ctx, "planned", {}, silent).memory()
+    return _memory(*_run(Cell(header.path, setup), n_ctx, "planned", {}, silent))
+
+
+def _memory(received: dict[str, Any], buffers: Buffers) -> Memory:
+    return Memory(base=received["base"], buffers=buffers, **received["memory"])
 
 
 def measure_in_turn(
@@ -141,18 +128,9 @@ def keep_reference(
     positions: int = POSITIONS,
     progress: Progress = silent,
 ) -> Reference:
-    """Keep a model's logits of a text, for `divergence`.
+    """Keep a model's logits of a text, for `divergence`, in 4 bytes for each position and row of the vocabulary.
 
-    Args:
-        model: the GGUF file to compare with.
-        text: tokenized by this model, and cut into evenly spread windows (see `windows.cut`).
-        store: the file to write or replace: 4 bytes for each position and row of the vocabulary.
-        setup: how to load it; its context is that of a window.
-        positions: the most to measure, but always a window.
-        progress: called with positions.
-
-    Raises:
-        NotEnoughDisk: the store does not fit.
+    The text is tokenized by this model and cut into evenly spread windows, at least one (see `windows.cut`).
     """
     header, n_ctx = _opened(model, WINDOW)
     n_vocab = _n_vocab(header)
@@ -163,8 +141,9 @@ def keep_reference(
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
         job = {"store": str(part), "text": text, "length": WINDOW, "positions": positions}
-        received = _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
-    return Reference(store, model.name, n_vocab, Windows(received.values["windows"]))
+        cell = Cell(model, _all_logits(setup, header))
+        received, _ = _run(cell, n_ctx, "reference", job, progress)
+    return Reference(store, model.name, n_vocab, Windows(received["windows"]))
 
 
 def divergence(
@@ -189,7 +168,8 @@ def divergence(
         )
     job = {"store": str(reference.path), "windows": reference.windows.ids}
     cell = Cell(path, _all_logits(setup, header))
-    columns = _run(cell, n_ctx, "divergence", job, progress).values["compared"]
+    received, _ = _run(cell, n_ctx, "divergence", job, progress)
+    columns = received["compared"]
     return Divergence.of(
         *(np.asarray(columns[k], np.float64) for k in ("kl", "same", "loss", "other_loss"))
     )
@@ -220,18 +200,15 @@ def _all_logits(setup: Setup, header: GgufHeader) -> Setup:
 
 def _run(
     cell: Cell, n_ctx: int, task: str, job: Mapping[str, Any], progress: Progress
-) -> _Received:
-    """Run one of `llama_bench.TASKS` on a checked file."""
-    received = _Received()
+) -> tuple[dict[str, Any], Buffers]:
+    """Run one of `llama_bench.TASKS` on a checked file; return its messages, merged, and llama.cpp's buffers."""
+    received: dict[str, Any] = {}
 
     def receive(message: Mapping[str, Any]) -> None:
-        for name, value in message.items():
-            if name == "progress":
-                progress(*value)
-            elif name in received.rates:
-                received.rates[name].append(value)
-            else:
-                received.values[name] = value
+        if "progress" in message:
+            progress(*message["progress"])
+        else:
+            received.update(message)
 
     setup = {"path": str(cell.path), "setup": asdict(cell.setup), "n_ctx": n_ctx, "task": task}
     try:
@@ -242,5 +219,4 @@ def _run(
             f"{cell.path}: llama.cpp's process {e.message}",
             hint=_LESS if killed or "MemoryError" in e.last_words else "",
         ) from None
-    received.buffers = log.buffers()
-    return received
+    return received, log.buffers()

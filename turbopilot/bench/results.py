@@ -19,6 +19,11 @@ class Rate:
     tokens: int
     samples: tuple[float, ...]
 
+    @classmethod
+    def of(cls, tokens: int, samples: list[float]) -> Rate | None:
+        """Return the rate of these repeats; None without any."""
+        return cls(tokens, tuple(samples)) if samples else None
+
     @property
     def median(self) -> float:
         """Return the median of the samples."""
@@ -59,22 +64,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One measured file.
+    """One measured file: its type is the one that holds the most bytes, its size that of all its parts.
 
-    Attributes:
-        path: of the file.
-        type_name: the type that holds the most bytes.
-        n_bytes: size of all its parts.
-        bits_per_weight: over all tensors.
-        n_ctx: cells of the context.
-        n_threads: compute threads.
-        cache_type: of keys and values.
-        devices: GPUs that llama.cpp had.
-        llama_cpp: version of llama-cpp-python.
-        built_for: llama.cpp's description of its build and the processor.
-        prompt: prefill speed.
-        generation: decode speed, after the prompt.
-        memory: None if not requested.
+    `n_ctx` are the cells of the context, `devices` the GPUs that llama.cpp had, and `built_for` is its description of
+    its build and the processor. `prompt` is the prefill speed, `generation` the decode speed after the prompt.
     """
 
     path: Path

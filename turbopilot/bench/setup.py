@@ -10,16 +10,11 @@ from turbopilot.formats.ggml_types import CACHE_TYPES
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a model is loaded; the defaults are those of `serve`.
+    """How to load a model; the defaults are those of `serve`.
 
-    Attributes:
-        n_ctx: tokens of the context, limited to those of the model's training.
-        n_batch: prompt tokens computed at once.
-        n_threads: compute threads; None is one for each processor core.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-        cache_type: of keys and values; one of `CACHE_TYPES`.
-        n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
-        flash_attention: takes less memory; None uses it if it is faster or memory is short.
+    `n_ctx` is limited to the tokens of the model's training. None is one thread per processor core, all layers on a GPU
+    if there is one, and flash attention if it is faster or memory is short. `n_outputs` are the positions of a batch
+    for whose logits llama.cpp reserves memory; 0 is all.
     """
 
     n_ctx: int = 2048

@@ -56,13 +56,9 @@ class Reference:
 
 
 def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> Windows:
-    """Return windows of a text's tokens, spread evenly.
+    """Return windows of a text's tokens, spread evenly; a text shorter than `length` is one window.
 
-    Args:
-        ids: the text.
-        length: tokens of a window; a shorter text is one window.
-        positions: the most to measure, but always a window.
-        begin: first token of every window, if the model wants one.
+    At most `positions` are measured, but always a window. `begin` is the first token of each, if the model wants one.
     """
     head = [] if begin is None else [begin]
     size = min(length, len(ids) + len(head))

@@ -38,9 +38,7 @@ Job = dict[str, Any]
 class ChildFailed(ServeError):
     """A child process failed; the message is "failed: …" or "was ended by signal …".
 
-    Attributes:
-        code: exit code; below 0 the signal that ended it.
-        last_words: its stderr (a traceback, an assertion of llama.cpp), or else llama.cpp's errors.
+    `code` is the exit code, or minus the signal; `last_words` are its stderr, or else llama.cpp's errors.
     """
 
     def __init__(self, code: int, last_words: str, how: str = "") -> None:
@@ -76,7 +74,8 @@ def run_child(
 
     def receive(message: Message) -> None:
         if "error" in message:
-            raised.append(_raised_error(message))
+            kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
+            raised.append(kind(message["message"], hint=message["hint"]))
         else:
             on_message(message)
 
@@ -109,11 +108,6 @@ def run_child(
             stderr.seek(0)
             raise ChildFailed(code, stderr.read().strip() or log.reason())
     return log
-
-
-def _raised_error(message: Message) -> TurboPilotError:
-    kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
-    return kind(message["message"], hint=message["hint"])
 
 
 def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:

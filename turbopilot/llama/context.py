@@ -38,12 +38,9 @@ class ContextParameters:
 
     Attributes:
         n_ctx: cells of the KV cache, over all sequences.
-        n_batch: most tokens of a batch.
-        n_seq: most sequences in the KV cache.
         n_outputs: most rows of logits of a batch, for which llama.cpp reserves memory; 0 is a row for each token.
-        n_threads: compute threads; None is one per processor core.
-        cache_type: type of keys and values, in lower case.
-        flash_attention: AUTO, OFF or ON.
+        n_threads: None is one per processor core.
+        cache_type: in lower case.
         kv_unified: all sequences share the cells; else each has an equal part of them.
         offload: let a GPU compute attention and large batches of layers that are not on it.
         on_node: called with the address of each node of the graph, and True to ask whether it is wanted, then False

@@ -22,12 +22,11 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, with the bytes of memory that its driver reports now."""
+    """A GPU, with the bytes of free memory that its driver reports."""
 
     name: str
     description: str
     free: int
-    total: int
 
     def __str__(self) -> str:
         return f"{self.name} ({self.description})"
@@ -44,5 +43,5 @@ def gpu_devices() -> tuple[Device, ...]:
             ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
             name = ggml.ggml_backend_dev_name(device).decode()
             description = ggml.ggml_backend_dev_description(device).decode()
-            found.append(Device(name, description, free.value, total.value))
+            found.append(Device(name, description, free.value))
     return tuple(found)

@@ -31,19 +31,9 @@ class Matrix(NamedTuple):
 class Geometry:
     """Sizes that determine a model's weights and the memory of its context.
 
-    Attributes:
-        layers: blocks of attention and feed-forward.
-        width: hidden size.
-        heads: query heads.
-        kv_heads: key and value heads.
-        ffn: feed-forward size.
-        vocab: rows of the token embedding.
-        tied: the output head is the token embedding.
-        gated: the feed-forward has a gate, a third matrix.
-        fused: q, k and v are one matrix in a GGUF.
-        positions: rows of a table of learned positions; 0 for none.
-        key_size: dimensions of a key of one head; by default width / heads.
-        value_size: the same of a value.
+    `vocab` are the rows of the token embedding, which is the output head too if it is `tied`. A `gated` feed-forward
+    has a third matrix; `fused` q, k and v are one matrix in a GGUF; `positions` are the rows of a table of learned
+    positions, 0 for none. Keys and values of one head have width / heads dimensions by default.
     """
 
     layers: int
@@ -102,12 +92,9 @@ class Geometry:
 def read_geometry(
     values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], prefix: str = ""
 ) -> Geometry:
-    """Return the geometry that hyperparameters and tensors of a GGUF describe.
+    """Return the geometry that hyperparameters (after `prefix`, such as "llama.") and shapes of a GGUF describe.
 
-    Args:
-        values: by llama.cpp's names, such as `block_count`; sizes that are missing or not integers are 0.
-        shapes: of the tensors by name, innermost dimension first.
-        prefix: of the names in `values`, such as `llama.`.
+    Sizes that are missing or not integers are 0.
     """
 
     def size(name: str) -> int:

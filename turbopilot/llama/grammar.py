@@ -24,22 +24,6 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 TokenIds: TypeAlias = npt.NDArray[np.int64]
 
 
-def make_constraint(
-    vocab: Any, grammar: str, *, unwritable: TokenIds | None = None
-) -> LlamaConstraint:
-    """Return a GBNF grammar with a rule named root, at its start; the model must outlive it.
-
-    `unwritable` is `unwritable_tokens(vocab)` if the caller has it; else it is found when first needed.
-    """
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
-    if not sampler:
-        raise InvalidRequest(
-            "the JSON schema cannot be used: llama.cpp refuses its grammar, as if a rule begins with itself",
-            param="json_schema",
-        )
-    return LlamaConstraint(vocab, sampler, unwritable)
-
-
 def unwritable_tokens(vocab: Any) -> TokenIds:
     """Return special tokens that do not end generation: grammars would match their names as text."""
     n = int(llama_cpp.llama_vocab_n_tokens(vocab))
@@ -54,10 +38,19 @@ def _is_unwritable(vocab: Any, token: int) -> bool:
 
 
 class LlamaConstraint:
-    """Grammar of one sequence, made by `make_constraint`."""
+    """State of a GBNF grammar, with a rule named root, in one sequence; the model must outlive it.
 
-    def __init__(self, vocab: Any, sampler: Any, unwritable: TokenIds | None) -> None:
-        self._vocab, self._sampler = vocab, sampler
+    `unwritable` is `unwritable_tokens(vocab)` if the caller has it; else it is found when first needed.
+    """
+
+    def __init__(self, vocab: Any, grammar: str, unwritable: TokenIds | None = None) -> None:
+        self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
+        if not self._sampler:
+            raise InvalidRequest(
+                "the JSON schema cannot be used: llama.cpp refuses its grammar, such as a rule that begins with itself",
+                param="json_schema",
+            )
+        self._vocab = vocab
         self._free = llama_cpp.llama_sampler_free
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._unwritable = unwritable

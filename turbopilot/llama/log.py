@@ -27,12 +27,8 @@ _REPLACED: Final = ("output", "compute")  # logged again when they grow; lines o
 class Buffers:
     """Bytes that llama.cpp allocated in all places, to hundredths of a MiB.
 
-    Attributes:
-        model: the weights, including mapped ones.
-        kv: keys and values of the context, or the state of a recurrent model.
-        compute: activations of a batch.
-        output: logits.
-        places: place ("CPU", "CPU_Mapped", "CUDA0") → bytes of all kinds there.
+    `model` includes mapped weights, `kv` the state of a recurrent model; `compute` holds activations, `output` logits.
+    `places` maps a place ("CPU", "CPU_Mapped", "CUDA0") to bytes of all kinds there.
     """
 
     model: int

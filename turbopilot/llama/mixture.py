@@ -44,11 +44,10 @@ _TWO_BITS: Final = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M"
 # Roles, file types, conditions (all must hold), type. The first match wins; "" matches any, and as a type is the base.
 # Conditions: `Mixture._conditions`.
 _RULES: Final = (
-    ("head", "MXFP4_MOE", "", "Q8_0"),
     ("head", "", "falcon", "Q8_0"),
     ("head", "", "ragged", "Q8_0"),
     ("head", f"{_TWO_BITS} IQ3_XXS", "", "Q5_K"),
-    ("head", "Q8_0", "", "Q8_0"),
+    ("head", "MXFP4_MOE Q8_0", "", "Q8_0"),
     ("head", "", "", "Q6_K"),
     ("", "MXFP4_MOE", "stacked", "MXFP4"),
     ("", "MXFP4_MOE", "", "Q8_0"),
@@ -142,13 +141,7 @@ def fallback(type_name: str, columns: int) -> str:
 class Mixture:
     """Types of one file's tensors, asked for in llama.cpp's order: some rules count the tensors before.
 
-    Args:
-        file_type: such as "Q4_K_M".
-        base: ggml type of most of its matrices.
-        metadata: of the GGUF; sizes that are missing count as 0.
-        names: of all tensors.
-        head_type: of the output head; "" for the file type's own choice.
-        imatrix: whether there is an importance matrix.
+    `file_type` is such as "Q4_K_M", `base` the type of most of its matrices; sizes that `metadata` lacks count as 0.
     """
 
     def __init__(

@@ -24,12 +24,10 @@ class ModelParameters:
     """Parameters of loading a model.
 
     Attributes:
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-        vocab_only: load no weights.
-        use_mmap: map the file; else copy the weights into memory.
+        n_gpu_layers: None is all if there is a GPU.
         repack: rearrange the weights of some types for the processor's widest instructions.
         check_tensors: refuse NaN and infinity in weights, which rounding of activations could hide.
-        no_alloc: compute sizes only, and allocate nothing.
+        no_alloc: compute sizes only.
         overrides: metadata key → text that replaces the file's.
     """
 
@@ -45,15 +43,8 @@ class ModelParameters:
 class LlamaModel:
     """A loaded model. Its header is checked first, since llama.cpp aborts on some malformed files.
 
-    Attributes:
-        devices: the GPUs as they were before the model was loaded.
-        uses_gpu: whether layers are on a GPU.
-        n_vocab: rows of the vocabulary.
-        n_layers: layers of the model without the output.
-        bos: begin-of-sequence token; -1 if there is none.
-        eos: end-of-sequence token; -1 if there is none.
-        adds_bos: whether texts begin with `bos`.
-        can_cut: whether a part of a sequence can be removed; a recurrent state cannot be cut.
+    `devices` are the GPUs as they were before loading; `n_layers` does not count the output; `bos` and `eos` are -1 if
+    there are none; `can_cut` is False for recurrent models, whose state cannot be cut.
 
     Raises:
         CorruptModel: it is damaged, or llama.cpp refuses it, with llama.cpp's reason.
@@ -161,10 +152,6 @@ class LlamaModel:
     def is_eog(self, token: int) -> bool:
         """Return whether the token ends generation."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
-
-    def is_control(self, token: int) -> bool:
-        """Return whether the token is a control token."""
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
 
     def close(self) -> None:
         """Free the model, after its contexts. A second call does nothing."""
