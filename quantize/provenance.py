@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quantize.imatrix import Imatrix
@@ -27,37 +27,25 @@ class SourceDigests:
     """
 
     def __init__(self, before: GgufHeader, cache: Path | None) -> None:
-        self._files, self._cache = _source_files(before), cache
-        self._found: Mapping[str, str] = {}
-        self._failure: InvalidInput | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._find, daemon=True)
+        self._files, self._stop = _source_files(before), threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._found = self._pool.submit(file_digests, self._files, cache, self._check)
 
-    def _find(self) -> None:
-        def stop(done: int, total: int, what: str = "", /) -> None:
-            if self._stop.is_set():
-                raise InvalidInput("stopped")
-
-        try:
-            self._found = file_digests(self._files, self._cache, stop)
-        except InvalidInput as e:
-            self._failure = e
+    def _check(self, done: int, total: int, what: str = "", /) -> None:
+        if self._stop.is_set():
+            raise InvalidInput("stopped")
 
     def __enter__(self) -> SourceDigests:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self._stop.set()
-        else:
-            self._thread.join()
+        self._pool.shutdown(wait=kind is None)
 
     def write_into(self, path: Path) -> None:
         """Replace the placeholders by the digests; raise InvalidInput if a source file could not be read."""
-        self._thread.join()
-        if self._failure:
-            raise self._failure
+        found = self._found.result()
         _, layout = read_part(path)
         with path.open("rb+") as file:
             for i, source in enumerate(self._files):
@@ -70,7 +58,7 @@ class SourceDigests:
                         hint="nothing was kept; this is a bug: please report it",
                     )
                 file.seek(end - len(placeholder))
-                file.write(self._found[source.name].encode())
+                file.write(found[source.name].encode())
 
 
 def metadata(

@@ -102,12 +102,8 @@ class _Matrices:
             back = self.rounding.rounded(some, type_name, self.importance(unit, start))
             out[start:stop] = from_float32(back, rows.tensor.type_name)
 
-        starts = [
-            m + r
-            for m in range(0, rows.n_rows, per_matrix)
-            for r in range(0, per_matrix, _CHUNK_ROWS)
-        ]
-        list(self.pool.map(work, starts))
+        for matrix in range(0, rows.n_rows, per_matrix):
+            list(self.pool.map(work, range(matrix, matrix + per_matrix, _CHUNK_ROWS)))
         return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from serve.decoder import BatchItem, Constraint, FimTokens
@@ -50,31 +50,16 @@ class LlamaDecoder(LlamaContext):
         # GPT-2 models have no begin-of-sequence token: documents begin after an end-of-text.
         self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
         # A FIM token begins a new document, so generating one ends this completion.
-        self._framing = {prefix, suffix, middle} if self.fim else set()
+        framing = {prefix, suffix, middle} if self.fim else set()
         self.tokenize = model.tokenize
-        # Cached, since they are called for every token.
-        self._pieces: dict[int, bytes] = {}
-        self._ends: dict[int, bool] = {}
+        # Cached, since they are called for every token. Special tokens have no text.
+        self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
+        self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
     def warm_up(self) -> None:
         """Compute one token, which reads the weights into memory and builds the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; none for a special one."""
-        found = self._pieces.get(token)
-        if found is None:
-            found = b"" if token in self._framing else self.model.piece(token)
-            self._pieces[token] = found
-        return found
-
-    def is_eog(self, token: int) -> bool:
-        """Return whether the token ends generation."""
-        found = self._ends.get(token)
-        if found is None:
-            found = self._ends[token] = token in self._framing or self.model.is_eog(token)
-        return found
 
     def constraint(self, grammar: str) -> Constraint:
         """Return a grammar over this vocabulary, at its start."""

@@ -40,14 +40,10 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
     """Return about what a loaded model takes with its cached prefixes; None is the default for these."""
     n_ctx, geometry = choose_context(header, options.ctx), header_geometry(header)
-    taken = footprint(
-        geometry,
-        header.tensor_bytes,
-        n_ctx,
-        choose_layout(geometry, n_ctx, options.n_seq, options.cache_type),
-        cache_type=options.cache_type,
-        n_batch=options.n_batch,
-    )
+    kind, n_batch = options.cache_type, options.n_batch
+    layout = choose_layout(geometry, n_ctx, options.n_seq, kind)
+    weights = header.tensor_bytes
+    taken = footprint(geometry, weights, n_ctx, layout, cache_type=kind, n_batch=n_batch)
     if prefix_bytes is None:
         prefix_bytes = choose_prefix_cache(taken.weights + taken.kv_cache)
     return taken.model + prefix_bytes

@@ -65,12 +65,9 @@ def context_parameters(
 ) -> ContextParameters:
     """Return the parameters that `serve` would give to one sequence of so many tokens."""
     parameters = ContextParameters(
-        n_ctx,
-        min(setup.n_batch, n_ctx),
-        n_outputs=setup.n_outputs,
-        n_threads=setup.n_threads,
+        n_ctx, min(setup.n_batch, n_ctx), n_outputs=setup.n_outputs, n_threads=setup.n_threads,
         cache_type=setup.cache_type.lower(),
-    )
+    )  # fmt: skip
     attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
     return replace(parameters, flash_attention=attention)
 

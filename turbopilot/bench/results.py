@@ -126,19 +126,13 @@ class Divergence:
             other_loss: (P,) the file's.
         """
         n = len(kl)
-        p50, p90, p99 = np.quantile(kl, [0.5, 0.9, 0.99])
+        p50, p90, p99 = map(float, np.quantile(kl, [0.5, 0.9, 0.99]))
         top1 = float(same.mean())
         return cls(
-            positions=n,
-            mean_kl=float(kl.mean()),
+            positions=n, mean_kl=float(kl.mean()),
             mean_kl_error=float(kl.std(ddof=1)) / n**0.5 if n > 1 else 0.0,
-            median_kl=float(p50),
-            p90_kl=float(p90),
-            p99_kl=float(p99),
-            max_kl=float(kl.max()),
-            top1=top1,
-            top1_error=(top1 * (1 - top1) / n) ** 0.5,
-            reference_perplexity=perplexity(loss),
-            perplexity=perplexity(other_loss),
+            median_kl=p50, p90_kl=p90, p99_kl=p99, max_kl=float(kl.max()),
+            top1=top1, top1_error=(top1 * (1 - top1) / n) ** 0.5,
+            reference_perplexity=perplexity(loss), perplexity=perplexity(other_loss),
             perplexity_ratio=perplexity(other_loss - loss),
-        )
+        )  # fmt: skip

@@ -38,12 +38,10 @@ def show_report(report: GatherReport, *, as_json: bool) -> None:
 def show_merged(path: Path, parts: list[Path], matrix: Imatrix, *, as_json: bool) -> None:
     """Show a merged matrix."""
     if as_json:
-        console.emit_json(
-            {
-                "path": str(path), "merged": [str(p) for p in parts], "n_chunks": matrix.n_chunks,
-                "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "path": str(path), "merged": [str(p) for p in parts], "n_chunks": matrix.n_chunks,
+            "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
+        })  # fmt: skip
     else:
         console.result(f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks")
 
@@ -55,13 +53,11 @@ def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> 
     tensors = statistics(matrix)
     per_layer = by_layer(tensors)
     if as_json:
-        console.emit_json(
-            {
-                "path": str(path), "datasets": matrix.datasets, "n_chunks": matrix.n_chunks,
-                "chunk_size": matrix.chunk_size, "tensors": [asdict(t) for t in tensors],
-                "layers": [asdict(layer) for layer in per_layer],
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "path": str(path), "datasets": matrix.datasets, "n_chunks": matrix.n_chunks,
+            "chunk_size": matrix.chunk_size, "tensors": [asdict(t) for t in tensors],
+            "layers": [asdict(layer) for layer in per_layer],
+        })  # fmt: skip
         return
     title = (
         f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks of {matrix.chunk_size:,} tokens, "

@@ -57,12 +57,10 @@ def show_plan(preview: Preview, *, as_json: bool) -> None:
             {**asdict(t), "bytes_before": t.bytes_before, "bytes_after": t.bytes_after}
             for t in preview.tensors
         ]
-        console.emit_json(
-            {
-                "type": preview.name, "bytes": preview.file_bytes, "tensor_bytes": preview.tensor_bytes,
-                "bits_per_weight": preview.bits_per_weight, "tensors": tensors,
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "type": preview.name, "bytes": preview.file_bytes, "tensor_bytes": preview.tensor_bytes,
+            "bits_per_weight": preview.bits_per_weight, "tensors": tensors,
+        })  # fmt: skip
         return
     rows = [
         [t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}"]
