@@ -12,13 +12,10 @@ from typing import Final
 # Base type → each set of features that is enough. Source: ggml-cpu/repack.cpp,
 # ggml_repack_get_optimal_repack_type; matrices need a multiple of 8 rows.
 _REPACKED: Final[dict[str, tuple[Set[str], ...]]] = {
-    "Q4_0": ({"avx2"}, {"neon", "dotprod"}),
-    "Q4_K": ({"avx2"}, {"neon", "dotprod"}),
-    "IQ4_NL": ({"avx2"}, {"neon", "dotprod"}),
+    **dict.fromkeys(("Q4_0", "Q4_K", "IQ4_NL"), ({"avx2"}, {"neon", "dotprod"})),
+    **dict.fromkeys(("Q5_K", "Q6_K"), ({"neon", "dotprod"},)),
     "MXFP4": ({"avx2"},),
     "Q2_K": ({"avx512f"},),
-    "Q5_K": ({"neon", "dotprod"},),
-    "Q6_K": ({"neon", "dotprod"},),
 }
 # No matrix kernel for prompts: IQ1_M has one for single tokens only, TQ1_0 and TQ2_0 have none.
 # Source: ggml-cuda/mmq.cu, ggml_cuda_should_use_mmq. F16, BF16 and F32 go to cuBLAS.

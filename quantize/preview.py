@@ -97,12 +97,7 @@ class Preview:
 
 
 def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> Preview:
-    """Plan every tensor of the output, as llama.cpp does.
-
-    Raises:
-        QuantizationError: there is nothing to quantize, or rows fit neither their type nor its fallback.
-        InvalidInput: an override would have no effect.
-    """
+    """Plan every tensor of the output, as llama.cpp does; refuse rows and overrides that do not fit."""
     if not before.tensors:
         raise QuantizationError(
             f"{before.path}: holds no tensors: it is only a vocabulary",

@@ -69,15 +69,10 @@ def quantize(
     force: bool = False,
     progress: Progress = silent,
 ) -> QuantizeReport:
-    """Quantize a GGUF file with llama.cpp.
+    """Quantize an F32, F16 or BF16 GGUF with llama.cpp; others only with `options.allow_requantize`.
 
-    Args:
-        source: an F32, F16 or BF16 GGUF; others only with `options.allow_requantize`, since that loses twice.
-        output: appears whole or not at all. A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on.
-        type_name: a name of `RECIPES`, in any case.
-        options: everything else.
-        force: overwrite `output`.
-        progress: called with tensors done, all tensors, and the tensor's name.
+    A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on. `progress` gets tensors done, all tensors,
+    and the tensor's name.
 
     Raises:
         InvalidInput, CorruptModel: a path, the type, an option or the source cannot be used.

@@ -36,17 +36,14 @@ class _Outcome:
 def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
     """Return the tokenizer under the first of `vocabulary.candidates` with which llama.cpp's ids are equal.
 
-    Raises:
-        TokenizerMismatch: there is none (the message has the first difference of the nearest), or none can be tried.
+    TokenizerMismatch has the first difference of the nearest name, or why none can be tried.
     """
-    doubts = "; ".join(vocabulary.doubts)
+    doubts = f"{vocabulary.path}: {'; '.join(vocabulary.doubts)}"
     if vocabulary.path.name != "tokenizer.json":
-        raise TokenizerMismatch(
-            f"{vocabulary.path}: {doubts}", hint="a tokenizer.json beside it could be tried"
-        )
+        raise TokenizerMismatch(doubts, hint="a tokenizer.json beside it could be tried")
     if find_spec("tokenizers") is None:
         raise TokenizerMismatch(
-            f"{vocabulary.path}: {doubts}; llama.cpp could be tried, but tokenizers is not installed",
+            f"{doubts}; llama.cpp could be tried, but tokenizers is not installed",
             hint="pip install tokenizers",
         )
     texts = trial_texts(vocabulary)
@@ -56,7 +53,7 @@ def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
             origin = f"by trial of {len(outcomes)}: all {outcome.n_ids:,} ids equal"
             return replace(tokenizer, pre=outcome.name, pre_origin=origin)
     raise TokenizerMismatch(
-        f"{vocabulary.path}: {doubts}{_nearest(outcomes, tokenizer)}",
+        f"{doubts}{_nearest(outcomes, tokenizer)}",
         hint="nothing was written: llama.cpp would not tokenize text as this tokenizer does",
     )
 

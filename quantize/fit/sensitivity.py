@@ -31,7 +31,6 @@ class RoundingSensitivity:
         scale: factor from the sum of the groups' KL to that of all at once.
         n_groups: measured groups; 0 if only the errors are known.
         positions: of the text, at which each group was measured.
-        seconds: duration of the measurement.
         seconds_short: least duration of a measurement for which there was no time.
     """
 

@@ -1,7 +1,4 @@
-"""Matrices that can each get a type of their own, and their groups, which are measured at once.
-
-A group is the matrices of one role (attn_q, ffn_down …) in a band of neighbouring layers.
-"""
+"""Matrices that can each get a type of their own, and their groups, which are measured at once."""
 
 from __future__ import annotations
 

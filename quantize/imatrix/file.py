@@ -24,10 +24,10 @@ _DAMAGED = "the file is damaged: download it again, or make one with turbopilot 
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix.
+    """Read an importance matrix; llama.cpp's older .dat format is refused.
 
     Raises:
-        InvalidInput: there is no such file, or it holds something else, such as llama.cpp's older .dat form.
+        InvalidInput: there is no such file, or it holds something else.
         CorruptModel: it is inconsistent, or a sum is negative or not finite.
     """
     if path.is_file():

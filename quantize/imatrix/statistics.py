@@ -17,13 +17,9 @@ _LAYER = re.compile(r"^blk\.(\d+)\.")
 class TensorStatistics:
     """Statistics of the mean squares a of one weight's n input channels, without experts that saw no token.
 
-    Attributes:
-        layer: None outside the layers.
-        total: Σ a.
-        active: share of channels with a > 1e-5.
-        entropy: of a / Σ a, divided by log2 n: 1 if all channels count alike.
-        outliers: share of channels with a more than one σ above the mean.
-        similarity: cosine of the sums with those of the same weight one layer earlier; None if there is none.
+    `total` is Σ a, `active` the share of channels with a > 1e-5, `entropy` that of a / Σ a divided by log2 n (1 if all
+    channels count alike), `outliers` the share of channels with a more than one σ above the mean, and `similarity` the
+    cosine of the sums with those of the same weight one layer earlier.
     """
 
     name: str

@@ -26,11 +26,7 @@ _STRICTER: Final = (
 
 
 def json_schema_to_gbnf(schema: Mapping[str, object]) -> str:
-    """Return the grammar of a schema, without fetching anything.
-
-    Raises:
-        InvalidRequest: the schema is unsupported, refers elsewhere, or is too large.
-    """
+    """Return the grammar of a schema, without fetching anything; raise InvalidRequest if it is unsupported."""
     from turbopilot.llama.grammar import json_schema_to_gbnf as convert
 
     try:

@@ -94,22 +94,12 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     # llama.cpp logs "offloaded" even without a device.
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv
-    report = LoadReport(
-        name=decoder.name,
-        n_ctx=n_ctx,
-        has_fim=decoder.fim is not None,
-        n_threads=options.threads or usable_cores(),
-        n_parallel=layout.n_seq,
-        is_split=layout.is_split,
-        cache_type=cache_type,
-        kv_bytes=kv_bytes,
+    return decoder, LoadReport(
+        name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
+        n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
+        cache_type=cache_type, kv_bytes=kv_bytes,
         prefix_bytes=choose_prefix_cache(header.tensor_bytes + kv_bytes),
-        n_offloaded=n_offloaded if model.devices else 0,
-        n_layers=n_layers,
-        devices=tuple(map(str, model.devices)),
-        description=(
-            f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
-            f"{header.bits_per_weight:.1f} bits per weight"
-        ),
-    )
-    return decoder, report
+        n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
+        description=f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
+        f"{header.bits_per_weight:.1f} bits per weight",
+    )  # fmt: skip

@@ -65,16 +65,12 @@ def measure(
     received, buffers = _run(Cell(path, setup), n_ctx, "measure", job, progress)
     loaded, rates = received["loaded"], received["rates"]
     return Measured(
-        path=path,
-        type_name=header.main_type(),
-        n_bytes=header.file_size,
-        bits_per_weight=header.bits_per_weight,
-        cache_type=setup.cache_type,
-        prompt=Rate.of(n_prompt, rates["prompt"]),
-        generation=Rate.of(n_gen, rates["generation"]),
+        path=path, type_name=header.main_type(), n_bytes=header.file_size,
+        bits_per_weight=header.bits_per_weight, cache_type=setup.cache_type,
+        prompt=Rate.of(n_prompt, rates["prompt"]), generation=Rate.of(n_gen, rates["generation"]),
         memory=_memory(received, buffers) if memory else None,
         **{**loaded, "devices": tuple(loaded["devices"])},
-    )
+    )  # fmt: skip
 
 
 def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen

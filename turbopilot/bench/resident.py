@@ -16,10 +16,7 @@ _DONTNEED: Final = 4  # MADV_DONTNEED in mman-common.h
 class Resident:
     """Bytes of main memory of this process.
 
-    Attributes:
-        peak: the maximum so far.
-        now: at this moment; the peak if the system does not report it.
-        of_files: pages of mapped files in `now`, which the system may drop; 0 if it does not report them.
+    `now` is the peak, and `of_files` (mapped pages, which the system may drop) 0, if the system does not report them.
     """
 
     peak: int

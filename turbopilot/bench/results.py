@@ -117,13 +117,9 @@ class Divergence:
 
     @classmethod
     def of(cls, kl: Floats, same: Floats, loss: Floats, other_loss: Floats) -> Divergence:
-        """Compute the figures of P > 0 positions.
+        """Compute the figures of P > 0 positions, all (P,).
 
-        Args:
-            kl: (P,) nats.
-            same: (P,) 1 if both prefer the same token, else 0.
-            loss: (P,) the reference's −log p of the next token.
-            other_loss: (P,) the file's.
+        `same` is 1 if both prefer the same token; the losses are −log p of the next token, the reference's first.
         """
         n = len(kl)
         p50, p90, p99 = map(float, np.quantile(kl, [0.5, 0.9, 0.99]))

@@ -55,19 +55,12 @@ def run_child(
     on_log: Callable[[str], None] = lambda line: None,
     timeout: float | None = None,
 ) -> LlamaLog:
-    """Run a module that calls `run_job` in a child process until it ends.
+    """Run a module that calls `run_job` in a child process until it ends; kill it after `timeout` seconds.
 
-    An interruption (Ctrl-C, an exception of a callback) ends the child first.
-
-    Args:
-        module: its full name.
-        job: JSON.
-        on_message: gets what the child sends with `send`.
-        on_log: gets llama.cpp's current line, from its start, as it grows.
-        timeout: seconds after which the child is killed.
+    An interruption (Ctrl-C, an exception of a callback) ends the child first. `on_message` gets what the child sends,
+    `on_log` llama.cpp's current line, from its start, as it grows. A TurboPilotError of the child is raised again.
 
     Raises:
-        TurboPilotError: the child raised it.
         ChildFailed: the child ended in any other way.
     """
     log, raised = LlamaLog(), list[TurboPilotError]()

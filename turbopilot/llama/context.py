@@ -70,15 +70,10 @@ class ContextParameters:
 
 
 class LlamaContext:
-    """A context of a loaded model, to be closed before the model.
+    """A context of a loaded model, to be closed before the model; ServeError if memory is short.
 
-    Attributes:
-        n_cells: cells of the KV cache, maybe more than were asked for.
-        n_batch: most tokens of one call of `decode`.
-        n_outputs: most rows of logits of one call.
-
-    Raises:
-        ServeError: llama.cpp cannot make it, as when memory is short.
+    `n_cells` of the KV cache may be more than were asked for. One call of `decode` takes at most `n_batch` tokens and
+    returns at most `n_outputs` rows of logits.
     """
 
     def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:

@@ -31,10 +31,8 @@ def unwritable_tokens(vocab: Any) -> TokenIds:
 
 
 def _is_unwritable(vocab: Any, token: int) -> bool:
-    return bool(
-        llama_cpp.llama_vocab_is_control(vocab, token)
-        and not llama_cpp.llama_vocab_is_eog(vocab, token)
-    )
+    is_control = llama_cpp.llama_vocab_is_control(vocab, token)
+    return bool(is_control and not llama_cpp.llama_vocab_is_eog(vocab, token))
 
 
 class LlamaConstraint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 from turbopilot.base.errors import InvalidInput
@@ -28,16 +29,12 @@ Signature: TypeAlias = "tuple[list[Any], Any]"
 class _Ggml:
     """ggml's functions, from two libraries: Windows does not search a library's dependencies."""
 
-    def __init__(self) -> None:
-        self._base: Any = None
+    @cached_property
+    def _base(self) -> Any:
+        return _ggml.ctypes_ext.load_shared_library("ggml-base", _ggml.libggml_base_path)
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(_ggml.libggml, name):
-            return getattr(_ggml.libggml, name)
-        if self._base is None:
-            load = _ggml.ctypes_ext.load_shared_library
-            self._base = load("ggml-base", _ggml.libggml_base_path)
-        return getattr(self._base, name)
+        return getattr(_ggml.libggml if hasattr(_ggml.libggml, name) else self._base, name)
 
 
 ggml: Final = _Ggml()

@@ -39,12 +39,10 @@ class Buffers:
 
 
 class LlamaLog:
-    """The log of one process.
+    """The log of one process: its last 400 lines, with the level of `logging`.
 
-    Attributes:
-        lines: the last 400, with the level of `logging`.
-        offloaded: layers on the GPU, and all layers, of the last load; None before any.
-        forward: gets each piece of text with llama.cpp's level; None to log complete lines with `logging`.
+    `offloaded` has the layers on the GPU, and all layers, of the last load. `forward` gets each piece of text with
+    llama.cpp's level; if it is None, complete lines go to `logging`.
     """
 
     def __init__(self) -> None:

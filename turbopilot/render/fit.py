@@ -35,9 +35,8 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
         numbers=range(1, len(columns)),
     )
     if (more := len(report.plain) - _SHOWN) > 0:
-        console.result(
-            f"… and {more} more types that are {'worse' if kl else 'smaller'} (--json shows all)"
-        )
+        what = "worse" if kl else "smaller"
+        console.result(f"… and {more} more types that are {what} (--json shows all)")
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
     console.result(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
