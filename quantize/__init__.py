@@ -6,11 +6,21 @@
 """
 
 from quantize.options import Override, QuantizeOptions, find_tensor_type, parse_override
-from quantize.preview import PlannedTensor, Preview
+from quantize.preview import Preview, QuantizedTensor
 from quantize.quantizer import QuantizeReport, plan, quantize
 from quantize.recipes import RECIPES, Recipe, find_recipe
 
 __all__ = [
-    "RECIPES", "Override", "PlannedTensor", "Preview", "QuantizeOptions", "QuantizeReport", "Recipe", "find_recipe",
-    "find_tensor_type", "parse_override", "plan", "quantize",
+    "RECIPES",
+    "Override",
+    "Preview",
+    "QuantizeOptions",
+    "QuantizeReport",
+    "QuantizedTensor",
+    "Recipe",
+    "find_recipe",
+    "find_tensor_type",
+    "parse_override",
+    "plan",
+    "quantize",
 ]  # fmt: skip

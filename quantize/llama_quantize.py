@@ -1,4 +1,4 @@
-"""The process that quantizes. Started by `quantize.quantizer`."""
+"""Child process that quantizes; see `quantize.quantizer`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from quantize.imatrix import read_imatrix
 from turbopilot.llama.child import run_job
-from turbopilot.llama.quantization import LlamaQuantizer
+from turbopilot.llama.quantization import quantize
 
 
 def main() -> None:
-    """Read {"source", "output", "imatrix": path or null} and LlamaQuantizer's arguments, and quantize."""
+    """Read {"source", "output", "imatrix": path or null} and the other arguments of `quantize`."""
     run_job(_quantize)
 
 
 def _quantize(job: dict[str, Any]) -> None:
     means = read_imatrix(Path(job["imatrix"])).means() if job["imatrix"] else None
-    quantizer = LlamaQuantizer(job["fields"], job["overrides"], job["metadata"], means)
-    if not quantizer.write(job["source"], job["output"]):
+    paths = job["source"], job["output"]
+    if not quantize(paths, job["fields"], job["overrides"], job["metadata"], means):
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Options of a quantization beside its file type."""
+"""Options of a quantization other than its file type."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES
 from turbopilot.base.errors import InvalidInput, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A type for all tensors in whose name the pattern occurs.
-
-    Attributes:
-        pattern: a regular expression; llama.cpp searches with it as ECMAScript's.
-        type_name: of `TENSOR_TYPES`.
-    """
+    """One of `TENSOR_TYPES` for all tensors whose name the regular expression matches (searched, as ECMAScript)."""
 
     pattern: str
     type_name: str
@@ -29,16 +24,13 @@ class QuantizeOptions:
     """See `turbopilot quantize --help`.
 
     Attributes:
-        overrides: the first whose pattern is found in a tensor's name decides its type.
+        overrides: the first that matches a tensor's name decides its type.
         output_type: of `output.weight`, the head; "" is the file type's own choice.
-        embedding_type: of `token_embd.weight`, which is the head too where it is tied.
-        pure: every matrix in the base type, no mixture.
-        keep_split: a model in several files stays in as many.
-        allow_requantize: quantize tensors that are quantized already.
-        imatrix: the file of an importance matrix.
+        embedding_type: of `token_embd.weight`, which is also the head if that is tied.
+        pure: write every matrix in the base type, without the mixture.
+        imatrix: file of an importance matrix.
         threads: 0 is all cores.
-        metadata: keys to write beside ours.
-        digests: folder where the source's SHA-256 is remembered.
+        digests: folder that caches the source's SHA-256.
     """
 
     overrides: tuple[Override, ...] = ()
@@ -53,31 +45,23 @@ class QuantizeOptions:
     digests: Path | None = None
 
     def override_of(self, name: str) -> str:
-        """The type that the overrides give a tensor, or ""."""
+        """Return the type that the overrides give a tensor, or ""."""
         return next((o.type_name for o in self.overrides if re.search(o.pattern, name)), "")
 
 
 def find_tensor_type(name: str, option: str) -> str:
-    """Return ggml's spelling of a tensor type given in any case; "" stays "".
-
-    Raises:
-        InvalidInput: there is none; names the option, and similar types.
-    """
+    """Return ggml's spelling of a tensor type given in any case; "" stays ""."""
     if not name or name.upper() in TENSOR_TYPES:
         return name.upper()
     mixture = f"{name} is a mixture of types; " if name.upper().endswith(("_S", "_M", "_L")) else ""
     raise InvalidInput(
-        f"{option} {name}: no such type of a tensor",
+        f"{option} {name}: no such tensor type",
         hint=mixture + did_you_mean(name, TENSOR_TYPES),
     )
 
 
 def parse_override(text: str) -> Override:
-    """Parse `ffn_down=q6_k`.
-
-    Raises:
-        InvalidInput: there is no "=", no such type, or the pattern is not a regular expression.
-    """
+    """Parse `ffn_down=q6_k`."""
     pattern, _, type_name = text.rpartition("=")
     if not pattern or not type_name:
         raise InvalidInput(
@@ -95,11 +79,7 @@ def parse_override(text: str) -> Override:
 
 
 def check_overrides(overrides: Iterable[Override], names: Iterable[str]) -> None:
-    """Refuse a pattern that matches no tensor's name: it would silently do nothing.
-
-    Raises:
-        InvalidInput: names the pattern, and the tensors that the model has.
-    """
+    """Refuse a pattern that matches no tensor's name, since it would silently do nothing."""
     matrices = [n for n in names if n.endswith("weight")]
     kinds = sorted({re.sub(r"^blk\.\d+\.|\.weight$", "", n) for n in matrices})
     for o in overrides:

@@ -1,4 +1,4 @@
-"""What quantizing does to each tensor: types and exact sizes, by arithmetic over the source's header."""
+"""Types and exact sizes of a quantized file's tensors, computed from the source's header."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from quantize.mixture import Mixture, fallback, is_quantized, role_of
 from quantize.options import QuantizeOptions, check_overrides
-from quantize.recipes import Recipe
-from quantize.tensor_types import BLOCKS, FLOATS, n_bytes, needs_imatrix
+from quantize.recipes import Recipe, needs_imatrix
 from turbopilot.base.errors import InvalidInput, QuantizationError
+from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
+from turbopilot.llama.mixture import Mixture, fallback, is_quantized, role_of
 
 _ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes with it whatever the source has
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """One tensor: its types in source and output; `wanted` is the type that its rows do not fit, else "".
-
-    `shape` is innermost first, as in GGUF.
-    """
+class QuantizedTensor:
+    """One tensor, its shape innermost first; `wanted` is the type that its rows do not fit, else ""."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,17 +29,17 @@ class PlannedTensor:
 
     @property
     def n_weights(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
     @property
     def bytes_before(self) -> int:
-        """Size of its data in the source."""
+        """Return the size of its data in the source."""
         return n_bytes(self.before, self.n_weights)
 
     @property
     def bytes_after(self) -> int:
-        """Size of its data in the output."""
+        """Return the size of its data in the output."""
         return n_bytes(self.after, self.n_weights)
 
 
@@ -50,35 +47,32 @@ class PlannedTensor:
 class Preview:
     """All tensors of the output, in its order.
 
-    Attributes:
-        name: of the file type, or what else the plan is called.
-        tensors: what becomes of each.
-        n_overhead: bytes of the source that are not tensor data: about what the output has too.
+    `n_overhead` are the bytes of the source that are not tensor data, about as many as the output has.
     """
 
     name: str
-    tensors: tuple[PlannedTensor, ...]
+    tensors: tuple[QuantizedTensor, ...]
     n_overhead: int
 
     @property
     def tensor_bytes(self) -> int:
-        """Size of all tensors' data."""
+        """Return the size of all tensors' data."""
         return sum(t.bytes_after for t in self.tensors)
 
     @property
     def file_bytes(self) -> int:
-        """Size of the output, to a few hundred bytes: padding is counted, a key more or less is not."""
+        """Return the size of the output to a few hundred bytes: added metadata keys are not counted."""
         return self.n_overhead + sum(
             t.bytes_after + -t.bytes_after % _ALIGNMENT for t in self.tensors
         )
 
     @property
     def bits_per_weight(self) -> float:
-        """Average over all tensors."""
+        """Return the average over all tensors."""
         return 8 * self.tensor_bytes / max(1, sum(t.n_weights for t in self.tensors))
 
     def fallbacks(self) -> tuple[str, ...]:
-        """A line for each tensor whose rows are not whole blocks of the type."""
+        """Return a line for each tensor whose rows are not whole blocks of the type."""
         return tuple(
             f"{t.name}: rows of {t.shape[0]:,} are not whole blocks of {BLOCKS[t.wanted][0]} ({t.wanted}); "
             f"{t.after} was used"
@@ -86,12 +80,12 @@ class Preview:
             if t.wanted
         )
 
-    def requantized(self) -> tuple[PlannedTensor, ...]:
-        """Tensors that would be quantized a second time."""
+    def requantized(self) -> tuple[QuantizedTensor, ...]:
+        """Return the tensors that would be quantized a second time."""
         return tuple(t for t in self.tensors if t.before not in FLOATS and t.after != t.before)
 
-    def without_imatrix(self, entries: Iterable[str] = ()) -> tuple[PlannedTensor, ...]:
-        """Tensors whose type needs an importance matrix that has no entry of theirs."""
+    def without_imatrix(self, entries: Iterable[str] = ()) -> tuple[QuantizedTensor, ...]:
+        """Return the tensors whose type needs an entry that the importance matrix lacks."""
         has = set(entries)
         return tuple(
             t
@@ -103,12 +97,7 @@ class Preview:
 
 
 def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> Preview:
-    """Plan every tensor of the output, as llama.cpp does.
-
-    Raises:
-        QuantizationError: there is nothing to quantize, or rows fit neither a type nor another in its place.
-        InvalidInput: an override would have no effect.
-    """
+    """Plan every tensor of the output, as llama.cpp does; refuse rows and overrides that do not fit."""
     if not before.tensors:
         raise QuantizationError(
             f"{before.path}: holds no tensors: it is only a vocabulary",
@@ -117,10 +106,13 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
     if options.overrides and recipe.base in FLOATS:
         raise InvalidInput(
             f"--tensor-type: llama.cpp ignores it where the file is to be {recipe.name}",
-            hint="name a quantized type for the file, and F16 for the tensors that shall have it",
+            hint="name a quantized type for the file, and F16 for single tensors",
         )
-    check_overrides(options.overrides, [t.name for t in before.tensors])
-    mixture = Mixture(before, recipe, options)
+    names = [t.name for t in before.tensors]
+    check_overrides(options.overrides, names)
+    mixture = Mixture(
+        recipe.name, recipe.base, before.metadata, names, options.output_type, bool(options.imatrix)
+    )
     planned = []
     for t in _in_order(before, keep_split=options.keep_split):
         wanted = after = t.type_name
@@ -133,7 +125,7 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
                 hint="choose a type with smaller blocks: Q8_0, Q5_0, Q4_0 or IQ4_NL",
             )
         planned.append(
-            PlannedTensor(t.name, t.shape, t.type_name, after, wanted if wanted != after else "")
+            QuantizedTensor(t.name, t.shape, t.type_name, after, wanted if wanted != after else "")
         )
     return Preview(recipe.name, tuple(planned), before.file_size - before.tensor_bytes)
 
@@ -141,24 +133,19 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
 def _types(
     t: TensorInfo, mixture: Mixture, recipe: Recipe, options: QuantizeOptions
 ) -> tuple[str, str]:
-    """The type that a tensor should have, and the one that its rows fit."""
+    """Return the type that a tensor should have, and the one that its rows fit."""
     role, override = role_of(t.name), options.override_of(t.name)
-    if (
-        role == "token_embd"
-        and options.embedding_type
-        and not (override and t.name.startswith("per_layer"))
-    ):
+    overridden = override and t.name.startswith("per_layer")
+    if role == "token_embd" and options.embedding_type and not overridden:
         return options.embedding_type, options.embedding_type
     if role == "output" and options.output_type:
         return options.output_type, options.output_type
-    if recipe.base in FLOATS:
-        return recipe.base, recipe.base
-    wanted = override or (recipe.base if options.pure else mixture.type_of(t))
+    wanted = override or (recipe.base if options.pure else mixture.type_of(t.name, t.shape))
     return wanted, fallback(wanted, t.shape[0])
 
 
 def _in_order(header: GgufHeader, *, keep_split: bool) -> list[TensorInfo]:
-    """llama.cpp's order: by layer and name, or as they lie in the parts of a split model that stays split."""
+    """Sort by layer and name as llama.cpp does, or by position in the parts of a model that stays split."""
     if keep_split:
         return sorted(header.tensors, key=lambda t: (t.path, t.offset))
 

@@ -1,14 +1,13 @@
 """Metadata of a quantized file: how it was made, from which file, with which importance matrix.
 
-llama.cpp takes the keys before it begins, while the source's SHA-256 is still being computed. So a placeholder of
-its length is written, and replaced in the finished file.
+llama.cpp takes the keys before the source's SHA-256 is known: a placeholder is replaced in the finished file.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quantize.imatrix import Imatrix
@@ -24,47 +23,29 @@ _MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.va
 class SourceDigests:
     """SHA-256 of a model's files, computed on a thread while llama.cpp reads them too.
 
-    A context manager: leaving it waits for the thread, unless by an exception. `cache` is the folder where digests
-    are remembered, None for nowhere.
+    A context manager: leaving it waits for the thread, unless by an exception.
     """
 
     def __init__(self, before: GgufHeader, cache: Path | None) -> None:
-        self._files, self._cache = _source_files(before), cache
-        self._found: Mapping[str, str] = {}
-        self._failure: InvalidInput | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._find, daemon=True)
+        self._files, self._stop = _source_files(before), threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._found = self._pool.submit(file_digests, self._files, cache, self._check)
 
-    def _find(self) -> None:
-        def stop(done: int, total: int, what: str = "", /) -> None:
-            if self._stop.is_set():
-                raise InvalidInput("stopped")
-
-        try:
-            self._found = file_digests(self._files, self._cache, stop)
-        except InvalidInput as e:
-            self._failure = e
+    def _check(self, done: int, total: int, what: str = "", /) -> None:
+        if self._stop.is_set():
+            raise InvalidInput("stopped")
 
     def __enter__(self) -> SourceDigests:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind:
             self._stop.set()
-        else:
-            self._thread.join()
+        self._pool.shutdown(wait=kind is None)
 
     def write_into(self, path: Path) -> None:
-        """Replace the placeholders by the digests.
-
-        Raises:
-            InvalidInput: a source file could not be read.
-            QuantizationError: there are no placeholders.
-        """
-        self._thread.join()
-        if self._failure:
-            raise self._failure
+        """Replace the placeholders by the digests; raise InvalidInput if a source file could not be read."""
+        found = self._found.result()
         _, layout = read_part(path)
         with path.open("rb+") as file:
             for i, source in enumerate(self._files):
@@ -77,16 +58,13 @@ class SourceDigests:
                         hint="nothing was kept; this is a bug: please report it",
                     )
                 file.seek(end - len(placeholder))
-                file.write(self._found[source.name].encode())
+                file.write(found[source.name].encode())
 
 
 def metadata(
     before: GgufHeader, imatrix: Imatrix | None, imatrix_path: Path | None
 ) -> dict[str, str | int]:
-    """The keys: llama.cpp's own of a matrix first, as llama-quantize writes them, then ours.
-
-    Of paths only the file's name is written: where it lay is private.
-    """
+    """Return llama-quantize's keys of a matrix, then ours. Folders are private: only file names are written."""
     keys: dict[str, str | int] = {}
     if imatrix and imatrix_path:
         # Source: llama.cpp, tools/quantize/quantize.cpp.
@@ -110,7 +88,7 @@ def _source_files(before: GgufHeader) -> list[Path]:
 
 
 def _key(i: int) -> str:
-    """Key of the digest of the i-th source file: an override of llama.cpp's cannot be a list."""
+    """Return the key of the i-th source file's digest: llama.cpp cannot add a list."""
     return PREFIX + "source.sha256" + (f".{i + 1}" if i else "")
 
 
@@ -119,5 +97,5 @@ def _placeholder(i: int) -> str:
 
 
 def _short(text: str) -> str:
-    """As much of a text as llama.cpp takes, cut between two characters."""
+    """Cut a text between two characters to what llama.cpp takes."""
     return text.encode()[:_MOST].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Quantize a file: plan, check, let llama.cpp write in a child process, and put the file in place."""
+"""Quantize a file: plan, check, and let llama.cpp write in a child process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from quantize.imatrix import Imatrix, check_matrix, read_imatrix
 from quantize.options import QuantizeOptions
 from quantize.preview import Preview, preview_of
 from quantize.provenance import SourceDigests, metadata
-from quantize.recipes import Recipe, find_recipe
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES, Recipe, find_recipe
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.progress import Progress, silent
@@ -33,7 +32,10 @@ _TENSOR_LINE = re.compile(r"\[\s*(?P<done>\d+)/\s*(?P<of>\d+)\]\s+(?P<name>\S+)"
 
 @dataclass(frozen=True, slots=True)
 class QuantizeReport:
-    """Source and output, read from the files themselves; `types_…` are bytes by type."""
+    """Source and output as their headers describe them.
+
+    `types_…` are bytes by type; `fallbacks` has a line for each tensor whose rows did not fit the type's blocks.
+    """
 
     source: Path
     path: Path
@@ -45,16 +47,13 @@ class QuantizeReport:
     types_before: dict[str, int]
     types_after: dict[str, int]
     fallbacks: tuple[str, ...]
-    """A line for each tensor whose rows did not fit the type's blocks."""
     seconds: float
 
 
 def plan(source: Path, type_name: str, options: QuantizeOptions = _DEFAULTS) -> Preview:
-    """What `quantize` would do with each tensor; writes nothing and starts no process.
+    """Plan what `quantize` would do with each tensor.
 
-    Raises:
-        InvalidInput, CorruptModel, QuantizationError: as `quantize`, except that tensors which are quantized
-            already, and matrices that are absent, are listed by the preview.
+    Raises as `quantize`, but lists tensors that are quantized already, and absent matrices, in the preview.
     """
     before = read_gguf(source)
     _matrix(before, options)
@@ -70,19 +69,13 @@ def quantize(
     force: bool = False,
     progress: Progress = silent,
 ) -> QuantizeReport:
-    """Quantize a GGUF file with llama.cpp.
+    """Quantize an F32, F16 or BF16 GGUF with llama.cpp; others only with `options.allow_requantize`.
 
-    Args:
-        source: an F32, F16 or BF16 GGUF; others only with `options.allow_requantize`, since that loses twice.
-        output: appears whole or not at all. A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on.
-        type_name: a name of `recipes.RECIPES`, in any case.
-        options: everything else.
-        force: overwrite `output`.
-        progress: called with tensors done, tensors in all and the tensor's name.
+    A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on. `progress` gets tensors done, all tensors,
+    and the tensor's name.
 
     Raises:
-        InvalidInput: a path, the type or an option cannot be used.
-        CorruptModel: `source` is not a usable GGUF.
+        InvalidInput, CorruptModel: a path, the type, an option or the source cannot be used.
         QuantizationError: it would lose twice, a matrix is absent or of another model, or llama.cpp failed.
         NotEnoughDisk: the output would not fit.
     """
@@ -104,12 +97,12 @@ def quantize(
         try:
             _write(job, output, parts, progress)
         except ServeError as e:
-            full = "iostream error" in e.message  # all that a C++ stream says of a failed write
+            full = "iostream error" in e.message  # a C++ stream's only word for a failed write
             raise QuantizationError(
                 f"{source}: llama.cpp, quantizing to {recipe.name}, {e.message}",
                 hint="is the disk full? nothing was kept" if full else "nothing was written",
             ) from None
-        # llama.cpp copies all metadata; what the source was verified to be, its quantized file is not.
+        # llama.cpp copies all metadata, but the source's certificate does not hold for this file.
         if any(key.startswith(CERTIFICATE) for key in before.metadata):
             set_metadata(parts[0], remove=CERTIFICATE)
         progress(len(preview.tensors), len(preview.tensors), "digest of the source")
@@ -139,7 +132,7 @@ def _check_plan(
         raise QuantizationError(
             f"{before.path}: is in {before.main_type()} already; quantizing it again would lose twice "
             f"({len(again)} tensors, {again[0].name} first)",
-            hint="start from the F16 or F32 file that turbopilot convert wrote, or say --allow-requantize",
+            hint="start from the F16 or F32 file that turbopilot convert wrote, or give --allow-requantize",
         )
     if missing := preview.without_imatrix(imatrix.entries if imatrix else ()):
         has = "has no entry of" if imatrix else "is needed for"
@@ -153,7 +146,6 @@ def _check_plan(
 def _job(
     before: GgufHeader, recipe: Recipe, options: QuantizeOptions, keys: Mapping[str, str | int]
 ) -> dict[str, Any]:
-    """The child's job, but for its output."""
     fields = {
         "ftype": recipe.ftype, "nthread": options.threads or os.cpu_count() or 1, "pure": options.pure,
         "allow_requantize": options.allow_requantize,
@@ -168,7 +160,7 @@ def _job(
 
 
 def _write(job: dict[str, Any], output: Path, parts: Sequence[Path], progress: Progress) -> None:
-    """Let llama.cpp write the parts. Of a model that stays split it names them itself."""
+    """Let llama.cpp write the parts; it chooses their names itself if the model stays split."""
     split = len(parts) > 1
     written = part_paths(output.with_name(f"{output.stem}.part.gguf"), len(parts)) if split else ()
     job["fields"]["keep_split"] = split

@@ -1,4 +1,4 @@
-"""The file types that llama.cpp can write.
+"""File types and tensor types that llama.cpp can write.
 
 Source: llama.h, `enum llama_ftype`, and llama-quant.cpp, `llama_ftype_get_default_type`; a test compares the numbers
 with llama_cpp's. Bits per weight are those of the base type; mixtures (…_M, …_L) give some tensors more.
@@ -10,19 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.formats.ggml_types import GGML_TYPES
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A file type.
+    """A file type: llama.cpp's name and number, the ggml type of most matrices, and its bits per weight.
 
-    Attributes:
-        name: llama.cpp's.
-        ftype: its number.
-        base: ggml's type of most of its matrices.
-        bits: per weight, of that type.
-        imatrix: "needed", "helps" (llama.cpp weighs its rounding with it), or "" where it changes nothing.
-        advice: one line for --list.
+    `imatrix` is "needed", "helps" (llama.cpp weighs its rounding with it), or "" if it changes nothing.
     """
 
     name: str
@@ -34,7 +29,7 @@ class Recipe:
 
     @property
     def needs_imatrix(self) -> bool:
-        """Whether llama.cpp refuses it without an importance matrix."""
+        """Return whether llama.cpp refuses it without an importance matrix."""
         return self.imatrix == "needed"
 
 
@@ -42,7 +37,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("F32", 0, "F32", 32, "", "exact; four times the size of Q8_0"),
     Recipe("F16", 1, "F16", 16, "", "as published checkpoints are"),
     Recipe("BF16", 32, "BF16", 16, "", "F32's range, fewer digits than F16"),
-    Recipe("Q8_0", 7, "Q8_0", 8.5, "", "no loss that anyone could see"),
+    Recipe("Q8_0", 7, "Q8_0", 8.5, "", "no visible loss"),
     Recipe("Q6_K", 18, "Q6_K", 6.56, "helps", "nearly lossless"),
     Recipe("Q5_K_M", 17, "Q5_K", 5.5, "helps", "very small loss"),
     Recipe("Q5_K_S", 16, "Q5_K", 5.5, "helps", "very small loss, a little smaller"),
@@ -82,15 +77,31 @@ _ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # llam
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the file type of a name in any case.
+    """Return the file type of a name in any case; an unknown one raises InvalidInput."""
+    recipes = {recipe.name: recipe for recipe in RECIPES}
+    if found := recipes.get(_ALIASES.get(name.upper(), name.upper())):
+        return found
+    raise InvalidInput(f"{name}: no such quantization type", hint=did_you_mean(name, recipes))
 
-    Raises:
-        InvalidInput: there is no such type; the hint offers similar names.
-    """
-    wanted = _ALIASES.get(name.upper(), name.upper())
-    for recipe in RECIPES:
-        if recipe.name == wanted:
-            return recipe
-    raise InvalidInput(
-        f"{name}: no such quantization type", hint=did_you_mean(name, [r.name for r in RECIPES])
-    )
+
+# Types of activations (Q8_1, Q8_K), integers, and NVFP4, which only converters write.
+_NOT_WRITTEN: Final = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "NVFP4"}
+TENSOR_TYPES: Final = {
+    name: number for number, (name, _, _) in GGML_TYPES.items() if name not in _NOT_WRITTEN
+}
+"""ggml's types that a tensor can be written in, and their numbers."""
+
+
+# llama-quant.cpp, tensor_requires_imatrix; a test compares it with what llama.cpp refuses.
+NEED_IMATRIX: Final = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
+# llama.cpp does not demand a matrix for these, but ggml aborts without one for some types
+# (ggml.c, ggml_quantize_requires_imatrix).
+_NOT_ASKED: Final = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+_ABORT: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
+
+
+def needs_imatrix(tensor: str, type_name: str, recipe: str) -> bool:
+    """Return whether llama.cpp refuses, or aborts on, this tensor in this type without an importance matrix."""
+    if tensor in _NOT_ASKED:
+        return type_name in _ABORT
+    return type_name in NEED_IMATRIX or (recipe == "Q2_K_S" and type_name == "Q2_K")

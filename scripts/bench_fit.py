@@ -25,9 +25,9 @@ from bench.unrounded import unround
 from quantize import RECIPES, QuantizeOptions, plan, quantize
 from quantize.fit import CANDIDATES, Fit, MeasureOptions
 from quantize.imatrix import GatherOptions, gather
-from quantize.tensor_types import FLOATS
 from turbopilot.bench import Divergence, Reference, Setup, divergence, keep_reference
 from turbopilot.corpus import calibration_text, evaluation_text
+from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import read_gguf
 
 _LEFT_OUT = ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")  # for models trained in them

@@ -1,7 +1,6 @@
-"""Trying llama.cpp in a child process, if structure does not prove that it cuts text alike.
+"""Compare llama.cpp with tokenizers on a corpus, if structure does not prove that both tokenize alike.
 
-A vocabulary without weights is written to a temporary file; the child cuts a corpus with tokenizers, which is the
-tokenizer's own implementation, and with llama.cpp under each name. A name is taken if every id is the same.
+A child process reads a temporary file of the vocabulary with llama.cpp under each name, until all ids are equal.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens t
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """One name: how many texts and ids came out alike, and the first text that did not, with its ids."""
+    """One name: the number of equal texts and ids, and the first text that differs, with its ids."""
 
     name: str
     n_texts: int
@@ -32,24 +31,19 @@ class _Outcome:
     text: str = ""
     ours: Sequence[int] = ()
     theirs: Sequence[int] = ()
-    differs: bool = False
 
 
 def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
-    """The tokenizer under the first of `vocabulary.candidates` with which llama.cpp cuts the corpus alike.
+    """Return the tokenizer under the first of `vocabulary.candidates` with which llama.cpp's ids are equal.
 
-    Raises:
-        TokenizerMismatch: there is none, or it cannot be tried; the message has the doubts and the first
-            difference of the name that comes nearest.
+    TokenizerMismatch has the first difference of the nearest name, or why none can be tried.
     """
-    doubts = "; ".join(vocabulary.doubts)
+    doubts = f"{vocabulary.path}: {'; '.join(vocabulary.doubts)}"
     if vocabulary.path.name != "tokenizer.json":
-        raise TokenizerMismatch(
-            f"{vocabulary.path}: {doubts}", hint="a tokenizer.json beside it could be tried"
-        )
+        raise TokenizerMismatch(doubts, hint="a tokenizer.json beside it could be tried")
     if find_spec("tokenizers") is None:
         raise TokenizerMismatch(
-            f"{vocabulary.path}: {doubts}; llama.cpp could be tried, but tokenizers is not installed",
+            f"{doubts}; llama.cpp could be tried, but tokenizers is not installed",
             hint="pip install tokenizers",
         )
     texts = trial_texts(vocabulary)
@@ -59,14 +53,14 @@ def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
             origin = f"by trial of {len(outcomes)}: all {outcome.n_ids:,} ids equal"
             return replace(tokenizer, pre=outcome.name, pre_origin=origin)
     raise TokenizerMismatch(
-        f"{vocabulary.path}: {doubts}{_nearest(outcomes, tokenizer)}",
-        hint="nothing was written: llama.cpp would not cut text as this tokenizer does",
+        f"{doubts}{_nearest(outcomes, tokenizer)}",
+        hint="nothing was written: llama.cpp would not tokenize text as this tokenizer does",
     )
 
 
 def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
-    """The first difference of the name that came furthest, in words."""
-    seen = [o for o in outcomes if o.differs]
+    """Describe the first difference of the name that came furthest."""
+    seen = [o for o in outcomes if o.text]
     if not seen:
         return f"; of {len(outcomes)} tried, llama.cpp survives none"
     best = max(seen, key=lambda o: (o.n_texts, o.n_ids))
@@ -74,28 +68,23 @@ def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
         (i for i, (a, b) in enumerate(zip(best.ours, best.theirs, strict=False)) if a != b),
         min(len(best.ours), len(best.theirs)),
     )
-    part = slice(max(0, at - 2), at + 4)
+    # Ids are not positions: the place in a long text is found by proportion.
+    centre = len(best.text) * at // max(1, len(best.ours))
+    around = best.text[max(0, centre - 30) : centre + 30]
 
     def words(ids: Sequence[int]) -> str:
-        return " ".join(
-            f"{i} {tokenizer.tokens[i]!r}" for i in ids[part] if i < len(tokenizer.tokens)
-        )
+        part = (i for i in ids[max(0, at - 2) : at + 4] if i < len(tokenizer.tokens))
+        return " ".join(f"{i} {tokenizer.tokens[i]!r}" for i in part)
 
     return (
-        f": of {len(outcomes)} tried, {best.name} comes nearest, but in {_around(best, at)!r} llama.cpp makes"
+        f": of {len(outcomes)} tried, {best.name} comes nearest, but in {around!r} llama.cpp makes"
         f" {words(best.theirs) or 'nothing'} where the tokenizer makes {words(best.ours) or 'nothing'}"
     )
 
 
-def _around(outcome: _Outcome, at: int) -> str:
-    """The text near a difference; ids are not positions, so it is found by proportion in a long text."""
-    centre = len(outcome.text) * at // max(1, len(outcome.ours))
-    return outcome.text[max(0, centre - 30) : centre + 30]
-
-
 def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> list[_Outcome]:
-    """Try names until one fits. A name on which llama.cpp ends the child counts as unlike; another child goes on."""
-    from converters.tokenizer.trial_file import write_vocabulary  # gguf, only where it is needed
+    """Try names until one fits; if a name crashes the child, another continues with the next."""
+    from converters.tokenizer.trial_file import write_vocabulary  # imports gguf
 
     outcomes: list[_Outcome] = []
     with tempfile.TemporaryDirectory(prefix="turbopilot-") as name:
@@ -119,13 +108,13 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
             if done and done[-1].n_texts == len(texts):
                 break
             names = names[len(done) :]
-            if names:  # the child ended on the next one
+            if names:  # the next one crashed the child
                 outcomes.append(_Outcome(names.pop(0), 0, 0))
     return outcomes
 
 
 def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, str]:
-    """Run one child. None if it did not get as far as llama.cpp, with its last words."""
+    """Run one child; return None if it did not reach llama.cpp, and the end of its stderr."""
     outcomes: list[_Outcome] = []
     started = False
 
@@ -134,7 +123,7 @@ def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, st
         if "reference" in message:
             started = True
         else:
-            outcomes.append(_Outcome(**{"differs": "text" in message, **message}))
+            outcomes.append(_Outcome(**message))
 
     complaint = ""
     try:

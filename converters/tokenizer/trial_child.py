@@ -1,7 +1,7 @@
-"""The process that tries: it cuts texts with tokenizers, then with llama.cpp, and finds where they differ.
+"""Child process of `converters.tokenizer.trial` that compares tokenizers with llama.cpp.
 
-llama.cpp ends its process on some vocabularies, and a hostile expression can keep tokenizers busy for ever. Started
-by `converters.tokenizer.trial`; the only module of converters that imports tokenizers.
+llama.cpp aborts on some vocabularies, and a hostile expression can keep tokenizers busy for ever. No other module of
+converters imports tokenizers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from turbopilot.llama.model import LlamaModel, ModelParameters
 
 
 def main() -> None:
-    """Cut texts.
+    """Tokenize texts.
 
     Reads {"tokenizer": path, "vocabulary": path, "texts": path, "names": [...], "added": [[text, special, normalized],
-    ...]}. Sends {"reference": number of ids}, and for each name {"name", "n_texts", "n_ids"} of what is alike, with
+    ...]}. Sends {"reference": number of ids}, and for each name {"name", "n_texts", "n_ids"} that are equal, with
     "text", "ours" and "theirs" if a text differs.
     """
     run_job(_try_names)
@@ -51,7 +51,7 @@ def _reference(path: str, added: list[tuple[str, bool, bool]], texts: list[str])
 def _try(
     header: GgufHeader, name: str, texts: list[str], wanted: list[list[int]]
 ) -> dict[str, Any]:
-    """Cut the texts under one name, up to the first that comes out otherwise."""
+    """Tokenize the texts under one name, up to the first that differs."""
     parameters = ModelParameters(vocab_only=True, overrides={"tokenizer.ggml.pre": name})
     try:
         model = LlamaModel(header, parameters)

@@ -1,4 +1,4 @@
-"""A GGUF file that holds a vocabulary and no weights, for llama.cpp to try. Imports gguf."""
+"""GGUF file of a vocabulary without weights, for llama.cpp to try. Imports gguf."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from converters.tokenizer.metadata import MetadataValue
 
 
 def write_vocabulary(path: Path, metadata: Mapping[str, MetadataValue]) -> None:
-    """Write the keys of `GgufTokenizer.metadata`, and none of a model but a name that llama.cpp knows."""
+    """Write the keys of `GgufTokenizer.metadata` under an architecture that llama.cpp knows."""
     writer = GGUFWriter(path=None, arch="llama")
     for key, value in metadata.items():
         if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The file that loses least in the memory at hand: each matrix in the type that is worth its bytes.
+"""Choose each matrix's type so that a file of a given size loses least.
 
 >>> from quantize.fit import Fit, MeasureOptions
 >>> fit = Fit(Path("codegen-f16.gguf"), Path("codegen-imatrix.gguf"))  # doctest: +SKIP
@@ -7,7 +7,7 @@
 """
 
 from quantize.fit.fitting import Allocation, Fit
-from quantize.fit.sensitivity import MeasureOptions, Sensitivity
+from quantize.fit.sensitivity import MeasureOptions, RoundingSensitivity
 from quantize.fit.units import CANDIDATES
 
-__all__ = ["CANDIDATES", "Allocation", "Fit", "MeasureOptions", "Sensitivity"]
+__all__ = ["CANDIDATES", "Allocation", "Fit", "MeasureOptions", "RoundingSensitivity"]

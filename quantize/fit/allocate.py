@@ -1,9 +1,8 @@
-"""Which type for which tensor in so many bytes: a multiple-choice knapsack.
+"""Choose a type for each tensor within a number of bytes: a multiple-choice knapsack.
 
-Each unit (a tensor) takes one of its choices; a choice has bytes and a loss, and losses add up. On the lower convex
-hull of each unit's choices, steps are taken in the order of what a byte saves, which is optimal for the bytes spent
-so; what is left over is spent on the single changes that save most. The loss is above the optimum by less than that of
-one step (Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11).
+Steps along the lower convex hull of each unit's choices are taken in the order of loss saved per byte; what is left
+over goes to the single changes that save most. The loss exceeds the optimum by less than that of one step (Kellerer,
+Pferschy, Pisinger, "Knapsack Problems", ch. 11).
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class TypeChoice:
-    """One type for one unit: its bytes, and its loss of at least 0 in any unit of measure."""
+    """Bytes and loss (at least 0, in any unit of measure) of one type for one unit."""
 
     n_bytes: int
     loss: float
 
 
 def allocate(units: Sequence[Sequence[TypeChoice]], room: int) -> list[int] | None:
-    """For each unit the index of its choice, in `room` bytes; None where even the smallest choices do not fit."""
+    """Return the index of each unit's choice; None if even the smallest choices exceed `room` bytes."""
     hulls = [_hull(choices) for choices in units]
     chosen = [hull[0] for hull in hulls]
     left = room - sum(choices[i].n_bytes for choices, i in zip(units, chosen, strict=True))
@@ -40,7 +39,7 @@ def allocate(units: Sequence[Sequence[TypeChoice]], room: int) -> list[int] | No
 
 
 def _hull(choices: Sequence[TypeChoice]) -> list[int]:
-    """Indices of the choices that no mixture of two others beats, smallest first."""
+    """Return the indices of the choices that no mixture of two others beats, smallest first."""
     order = sorted(range(len(choices)), key=lambda i: (choices[i].n_bytes, choices[i].loss))
     hull: list[int] = []
     for i in order:
@@ -53,13 +52,13 @@ def _hull(choices: Sequence[TypeChoice]) -> list[int]:
 
 
 def _slope(choices: Sequence[TypeChoice], a: int, b: int) -> float:
-    """Loss that each byte saves from a to b, which is larger."""
+    """Return the loss saved per byte from a to b, which is larger."""
     n = choices[b].n_bytes - choices[a].n_bytes
     return (choices[a].loss - choices[b].loss) / n if n else float("inf")
 
 
 def _spend(units: Sequence[Sequence[TypeChoice]], chosen: list[int], left: int) -> list[int]:
-    """Take the single change that saves most, as long as one fits: choices off the hull too."""
+    """Take the single change that saves most, off the hull too, as long as one fits."""
     while True:
         best, saved = None, 0.0
         for u, choices in enumerate(units):

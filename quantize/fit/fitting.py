@@ -1,4 +1,4 @@
-"""Plan and write the file that loses least in so many bytes of tensors."""
+"""Plan and write the file that loses least within a number of bytes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantize.fit.allocate import TypeChoice, allocate
-from quantize.fit.sensitivity import MeasureOptions, Sensitivity, find_sensitivity
+from quantize.fit.sensitivity import MeasureOptions, RoundingSensitivity, find_sensitivity
 from quantize.fit.units import CANDIDATES, Unit, units_of
 from quantize.imatrix import check_matrix, read_imatrix
 from quantize.options import Override, QuantizeOptions
 from quantize.preview import Preview, preview_of
 from quantize.quantizer import QuantizeReport, quantize
 from quantize.recipes import RECIPES, Recipe, find_recipe
-from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import read_gguf
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Which type each matrix gets.
-
-    Attributes:
-        types: tensor → type.
-        tensor_bytes: of the file, the tensors that are left alone included.
-        loss: predicted; see `Sensitivity.loss`.
-    """
+    """Type of each matrix, size of all the file's tensors, and predicted `RoundingSensitivity.loss`."""
 
     types: Mapping[str, str]
     tensor_bytes: int
@@ -37,13 +31,9 @@ class Allocation:
 
 
 class Fit:
-    """A float GGUF that is to be made to fit: measured, then written. Its header is read once.
+    """A float GGUF to be measured and written so that it fits.
 
     The importance matrix weighs the columns, and allows the types that need one; `entries` are the names in it.
-
-    Raises:
-        InvalidInput, CorruptModel: the file cannot be used.
-        QuantizationError: it is quantized already, or the matrix is of another model.
     """
 
     def __init__(
@@ -53,7 +43,7 @@ class Fit:
         self.header = read_gguf(source)
         if (main := self.header.main_type()) not in FLOATS:
             raise QuantizationError(
-                f"{source}: is in {main} already; what it lost cannot be measured or won back",
+                f"{source}: is in {main} already; its loss can neither be measured nor undone",
                 hint="start from the F16 or F32 file that turbopilot convert wrote",
             )
         self.entries: frozenset[str] = frozenset()
@@ -62,7 +52,7 @@ class Fit:
             check_matrix(matrix, self.header)
             self.entries = frozenset(matrix.entries)
         preview = preview_of(self.header, find_recipe("Q4_0"), QuantizeOptions())
-        # Errors are wanted of all types: the plain ones, with which the file is compared, have them too.
+        # Errors are measured for all types, since the file is compared with plain ones.
         self.units = units_of(preview, CANDIDATES, self.entries)
         self._choices = {
             u.name: [t for t in u.types if t in candidates] or [u.types[-1]] for u in self.units
@@ -71,18 +61,18 @@ class Fit:
 
     @property
     def smallest(self) -> int:
-        """Bytes of the smallest file that can be made."""
+        """Return the bytes of the smallest possible file."""
         return self._fixed + sum(u.n_bytes(self._choices[u.name][0]) for u in self.units)
 
     def measure(
         self, room: int, options: MeasureOptions, progress: Progress = silent
-    ) -> Sensitivity:
-        """Measure sensitivities; groups are rounded to types near the bits per weight that `room` bytes leave."""
+    ) -> RoundingSensitivity:
+        """Measure sensitivities near the bits per weight that `room` bytes allow."""
         bits = 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
         return find_sensitivity(self.source, self.imatrix, self.units, bits, options, progress)
 
-    def allocate(self, room: int, sensitivity: Sensitivity) -> Allocation | None:
-        """The types that cost least in so many bytes of tensors; None where nothing fits."""
+    def allocate(self, room: int, sensitivity: RoundingSensitivity) -> Allocation | None:
+        """Return the types that lose least within `room` bytes of tensors; None if nothing fits."""
         choices = [
             [TypeChoice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in self._choices[u.name]]
             for u in self.units
@@ -96,7 +86,7 @@ class Fit:
         return Allocation(types, used, sum(c.loss for c in picked))
 
     def preview(self, allocation: Allocation) -> Preview:
-        """What `write` would do with each tensor."""
+        """Plan what `write` would do with each tensor."""
         recipe, options = self._plan(allocation, QuantizeOptions())
         return replace(preview_of(self.header, recipe, options), name="fitted")
 
@@ -117,18 +107,20 @@ class Fit:
         self, allocation: Allocation, options: QuantizeOptions
     ) -> tuple[Recipe, QuantizeOptions]:
         recipe = recipe_of(self.units, allocation.types)
-        # llama.cpp heeds overrides only where the file's own type is a quantized one.
+        # llama.cpp ignores overrides if the file's own type is a float.
         chosen = () if recipe.base in FLOATS else overrides(self.units, allocation.types)
         return recipe, replace(options, overrides=chosen, imatrix=self.imatrix)
 
-    def plain(self, recipe: Recipe, sensitivity: Sensitivity) -> tuple[Preview, float | None]:
-        """The size of a plain type, and its loss by the same measure, where that is known."""
+    def plain(
+        self, recipe: Recipe, sensitivity: RoundingSensitivity
+    ) -> tuple[Preview, float | None]:
+        """Plan a plain type, and return its loss by the same measure, if known."""
         preview = preview_of(self.header, recipe, QuantizeOptions(imatrix=self.imatrix))
         return preview, sensitivity.total({t.name: t.after for t in preview.tensors})
 
 
 def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> Recipe:
-    """The file type to be named: the first one whose base is the quantized type of most bytes; F16 without one."""
+    """Return the first file type whose base is the quantized type of most bytes; F16 without one."""
     sizes: dict[str, int] = {}
     for u in units:
         kind = types[u.name]
@@ -139,7 +131,7 @@ def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> Recipe:
 
 
 def overrides(units: Sequence[Unit], types: Mapping[str, str]) -> tuple[Override, ...]:
-    r"""One pattern for each role and type: `^blk\.(0|1|7)\.attn_q\.weight$`."""
+    r"""Return one pattern for each role and type: `^blk\.(0|1|7)\.attn_q\.weight$`."""
     layers: dict[tuple[str, str], list[int]] = {}
     for u in units:
         layers.setdefault((u.role, types[u.name]), []).append(u.layer)

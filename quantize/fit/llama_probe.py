@@ -1,8 +1,7 @@
-"""The process that measures how sensitive a model is to rounding. Started by `quantize.fit.sensitivity`.
+"""Child process that measures how sensitive a model is to rounding; see `quantize.fit.sensitivity`.
 
-First each matrix is rounded to each type, some rows of it, for the relative error; then, unless only that is wanted,
-groups of matrices are rounded in memory, one group at a time, and the KL divergence of the model's predictions is
-measured.
+Sampled rows of each matrix are rounded to each type for the relative error. Then groups of matrices are rounded in
+memory, one group at a time, and the KL divergence of the model's predictions is measured.
 """
 
 from __future__ import annotations
@@ -20,29 +19,25 @@ from quantize.fit.probed_model import WINDOW, ProbedModel
 from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative_error
 from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
-from quantize.tensor_types import BLOCKS
 from turbopilot.base.errors import QuantizationError
 from turbopilot.base.kl_divergence import Logits
+from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 
-_SAMPLED: Final = 12_000_000  # weights that are rounded to each type, of all matrices together
+_SAMPLED: Final = 12_000_000  # weights rounded to each type, over all matrices
 _LEAST_ROWS: Final = 16
 _CHUNK_ROWS: Final = 256  # rows rounded by a thread at a time
 _BANDS: Final = (16, 8, 4, 2, 1)
 _MOST_WINDOWS: Final = 8
 _OVERHEAD: Final = 1.3  # rounding and comparing, beside the passes over the text
 _KEPT_BYTES: Final = 400_000_000  # of the reference's logits
-# Probes are made where the noise is well above what F16 rounds, and small enough to add up: near 4 bits.
+# Near 4 bits the noise is well above F16's rounding, and small enough to add up.
 _PROBE_BITS: Final = (3.0, 4.6)
 
 
 def main() -> None:
-    """Measure what rounding costs.
-
-    Reads {"model", "units", "imatrix", "threads", "n_gpu_layers", "text", "seconds", "bits"}. Sends steps, {"errors"},
-    and unless the time is too short, {"seconds_short"}, what `sensitivity.from_probes` reads.
-    """
+    """Read {"model", "units", "imatrix"} and `MeasureOptions`; send steps and what `sensitivity.from_probes` reads."""
     run_job(_measure)
 
 
@@ -52,14 +47,19 @@ def _measure(job: dict[str, Any]) -> None:
     ]
     header = read_gguf(Path(job["model"]))
     matrices = _Matrices(header, job["imatrix"], job["threads"])
-    send({"errors": _errors(units, matrices)})
+    each, errors = _SAMPLED // max(1, len(units)), {}
+    jobs = matrices.pool.map(lambda u: matrices.error(u, each), units)
+    for i, (unit, found) in enumerate(zip(units, jobs, strict=True)):
+        errors[unit.name] = found
+        _send_step("rounding", i + 1, len(units), unit.name)
+    send({"errors": errors})
     if job["seconds"] > 0:
         model = ProbedModel(header, job["threads"], job["n_gpu_layers"])
         _Probe(model, units, matrices, job).run()
 
 
 class _Matrices:
-    """The weights in the file, and their rounding, on several threads."""
+    """The file's weights, rounded on several threads."""
 
     def __init__(self, header: GgufHeader, imatrix: str | None, threads: int) -> None:
         self.tensors = {t.name: t for t in header.tensors}
@@ -68,7 +68,7 @@ class _Matrices:
         self.pool = ThreadPoolExecutor(threads)
 
     def importance(self, unit: Unit, first_row: int) -> Floats | None:
-        """Return (C,) of the matrix that a row belongs to."""
+        """Return the importance, (C,), of the matrix that a row belongs to."""
         means = self.means.get(unit.name)
         if means is None:
             return None
@@ -86,11 +86,11 @@ class _Matrices:
         return {t: relative_error(some, self.rounding.rounded(some, t, h), h) for t in unit.types}
 
     def original(self, unit: Unit) -> npt.NDArray[Any]:
-        """Return the whole of it, as the file has it."""
+        """Return all rows in the file's type."""
         return Rows(self.tensors[unit.name]).values
 
     def rounded(self, unit: Unit, type_name: str) -> npt.NDArray[Any]:
-        """Return the whole of it, through a type and back, as the file has it."""
+        """Return all rows in the file's type after they have been rounded to another."""
         rows = Rows(self.tensors[unit.name])
         out = np.empty_like(rows.values)
         per_matrix = unit.shape[1]
@@ -102,23 +102,9 @@ class _Matrices:
             back = self.rounding.rounded(some, type_name, self.importance(unit, start))
             out[start:stop] = from_float32(back, rows.tensor.type_name)
 
-        starts = [
-            m + r
-            for m in range(0, rows.n_rows, per_matrix)
-            for r in range(0, per_matrix, _CHUNK_ROWS)
-        ]
-        list(self.pool.map(work, starts))
+        for matrix in range(0, rows.n_rows, per_matrix):
+            list(self.pool.map(work, range(matrix, matrix + per_matrix, _CHUNK_ROWS)))
         return out
-
-
-def _errors(units: Sequence[Unit], matrices: _Matrices) -> dict[str, dict[str, float]]:
-    each = _SAMPLED // max(1, len(units))
-    found = {}
-    jobs = matrices.pool.map(lambda u: matrices.error(u, each), units)
-    for i, (unit, errors) in enumerate(zip(units, jobs, strict=True)):
-        found[unit.name] = errors
-        _send_step("rounding", i + 1, len(units), unit.name)
-    return found
 
 
 def _send_step(step: str, done: int, of: int, what: str) -> None:
@@ -126,7 +112,7 @@ def _send_step(step: str, done: int, of: int, what: str) -> None:
 
 
 class _Probe:
-    """Measures one group of matrices at a time, then all at once; as finely as the time allows."""
+    """Measurement of one group of matrices at a time, then of all at once, as finely as the time allows."""
 
     def __init__(
         self, model: ProbedModel, units: Sequence[Unit], matrices: _Matrices, job: dict[str, Any]
@@ -142,7 +128,6 @@ class _Probe:
             )
 
     def run(self) -> None:
-        """Send what was measured."""
         began = time.monotonic()
         bands = self._fit_into_the_time()
         if not bands:
@@ -152,7 +137,7 @@ class _Probe:
         found = []
         for i, part in enumerate(parts):
             _send_step("measuring", i, len(parts) + 1, f"{part[0].role} {part[0].layer}")
-            if time.monotonic() - began > 2 * self.seconds + 60:  # slowed down: this will do
+            if time.monotonic() - began > 2 * self.seconds + 60:  # the machine slowed down
                 break
             kl = self._rounded(part, reference)
             for u in part:
@@ -168,13 +153,12 @@ class _Probe:
         )  # fmt: skip
 
     def _rounded(self, part: Sequence[Unit], reference: Sequence[Logits]) -> float:
-        """Round a group, and return the divergence."""
         for u in part:
             self.model.write(u.name, self.matrices.rounded(u, self.types[u.name]))
         return self.model.divergence(self.windows, reference)
 
     def _fit_into_the_time(self) -> int:
-        """Choose how many windows to read, and return into how many bands of layers a role is cut; 0 is too few."""
+        """Choose the number of windows, and return the number of bands of layers; 0 if there is no time."""
         self.model.logits(self.windows[0])  # warm
         started = time.monotonic()
         self.model.logits(self.windows[0])
@@ -182,7 +166,7 @@ class _Probe:
         outside = sum(u.layer < 0 for u in self.units)
         n_roles = len({u.role for u in self.units if u.layer >= 0})
         passes = self.seconds / each
-        # Few positions of many groups tell more than many of few: 4 bands first, then text, then finer bands.
+        # Many groups with few positions are better than the reverse: 4 bands first, then text, then finer bands.
         most = int(max(1, passes // (4 * n_roles + outside + 2)))
         self.windows = self.windows[:most]
         affordable = passes / len(self.windows) - 2 - outside
@@ -194,16 +178,12 @@ class _Probe:
 
 
 def _probe_type(unit: Unit, bits: float) -> str:
-    """Return the type whose bits are nearest to those that the file will have on average."""
+    """Return the type whose bits are nearest to the file's average."""
     low, high = _PROBE_BITS
     wanted = min(max(bits, low), high)
     usable = [t for t in unit.types if t not in SEARCHED] or list(unit.types)
 
-    def distance(t: str) -> float:
-        weights, n_bytes = BLOCKS[t]
-        return abs(8 * n_bytes / weights - wanted)
-
-    return min(usable, key=distance)
+    return min(usable, key=lambda t: abs(8 * BLOCKS[t][1] / BLOCKS[t][0] - wanted))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""A model whose weights can be changed in memory, and what its predictions become.
+"""A model whose weights can be changed in memory, and the divergence of its predictions.
 
-The weights are loaded as copies (no mapped file, no rearranged ones), and the graph's own pointers to them are kept
-from one evaluation with llama.cpp's callback, so that a matrix is changed where it lies, on a GPU too, without a
-file for every experiment.
-
-Letters: T tokens of a window, P measured positions of it, V vocabulary.
+Weights are loaded as copies (neither mapped nor rearranged). llama.cpp's callback reports the graph's pointers to
+them, so that a matrix is changed in place, on a GPU too. P measured positions of a window, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,25 +22,19 @@ from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
 WINDOW: Final = 256
-"""T: attention's part is there, and each pass is short."""
+"""Tokens of a window: enough for attention to matter, and each pass is short."""
 SKIPPED: Final = 64
-"""Positions at a window's beginning that are not measured: with so few tokens before them every model guesses."""
+"""Positions at a window's beginning that are not measured, as too few tokens are before them."""
 _BLOCK: Final = 64  # rows of logits that are compared at once
-# Operations whose first source is a weight.
-_WEIGHTS_IN: Final = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
+_WEIGHTS_IN: Final = (
+    "MUL_MAT",
+    "MUL_MAT_ID",
+    "GET_ROWS",
+)  # operations whose first source is a weight
 
 
 class ProbedModel:
-    """A loaded model.
-
-    Args:
-        header: of a GGUF of floats.
-        n_threads: threads that compute.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-
-    Raises:
-        TurboPilotError: llama.cpp cannot load or run it.
-    """
+    """A loaded float GGUF; `n_gpu_layers` of None puts all layers on a GPU if there is one."""
 
     def __init__(self, header: GgufHeader, n_threads: int, n_gpu_layers: int | None) -> None:
         self._ggml, self._path = Ggml(ggml), header.path
@@ -57,7 +48,7 @@ class ProbedModel:
         self._context = LlamaContext(self._model, parameters)
 
     def _on_node(self, address: int, ask: bool) -> bool:
-        """Note where the weights of this node lie. Nothing is asked for, so that the graph runs as it is."""
+        """Note the addresses of this node's weights, without asking for its result."""
         if self._looking:
             node = ggml_tensor.at(address)
             if self._ggml.op(node) in _WEIGHTS_IN and node.src[0]:
@@ -66,10 +57,9 @@ class ProbedModel:
         return not ask
 
     def windows(self, text: str, most: int) -> list[list[int]]:
-        """Return at most so many windows of a text's tokens."""
+        """Return at most so many windows of a text's tokens, spread over the text to see many languages."""
         ids = self._model.tokenize(text, parse_special=False)
         found = [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
-        # Spread over the text, so that few windows still see many languages.
         step = max(1, len(found) // max(1, most))
         found = found[::step][:most]
         if self._model.first_token is not None:
@@ -78,7 +68,7 @@ class ProbedModel:
         return found
 
     def logits(self, window: Sequence[int]) -> Logits:
-        """Return (P, V): what follows each position from SKIPPED on. Valid until the next call."""
+        """Return the logits (P, V) of each position from SKIPPED on. Valid until the next call."""
         self._context.clear()
         found = self._context.read(window, 0, range(SKIPPED, len(window)))
         if self._looking:
@@ -87,12 +77,7 @@ class ProbedModel:
         return found
 
     def divergence(self, windows: Sequence[Sequence[int]], reference: Sequence[Logits]) -> float:
-        """Return the mean KL(reference ‖ model as it is now), in nats.
-
-        Args:
-            windows: as `windows` returned them.
-            reference: (P, V) for each window, of the model as it was.
-        """
+        """Return the mean KL(reference ‖ model as it is now) in nats, given (P, V) for each window."""
         total, n = 0.0, 0
         for window, before in zip(windows, reference, strict=True):
             now = self.logits(window)
@@ -103,15 +88,11 @@ class ProbedModel:
         return total / n
 
     def write(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Replace all weights of a tensor, given in the type and layout of the file.
-
-        Raises:
-            QuantizationError: it is not in the graph, or of another size.
-        """
+        """Replace all weights of a tensor, given in the type and layout of the file."""
         if not self._addresses.get(name):
             raise QuantizationError(f"{self._path}: {name} is not in llama.cpp's graph")
         data = np.ascontiguousarray(values)
-        for address in self._addresses[name]:  # a shared embedding may lie in two places
+        for address in self._addresses[name]:  # a shared embedding may be in two places
             tensor = ggml_tensor.at(address)
             have = int(tensor.nb[3]) * int(tensor.ne[3])
             if have != data.nbytes:

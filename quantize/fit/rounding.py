@@ -1,4 +1,4 @@
-"""How far a type is off for a matrix, by ggml's own quantizer. R rows, C columns."""
+"""Rounding error of a type for a matrix, by ggml's own quantizer. R rows, C columns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quantize.tensor_types import BLOCKS, TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES
 from turbopilot.base.errors import QuantizationError
+from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import TensorInfo
 from turbopilot.llama.library import Signature, declare, ggml
 
@@ -45,16 +46,12 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 
 class Rounding:
-    """Rounds matrices to a type and back. Its calls let other threads of Python run meanwhile.
-
-    Raises:
-        QuantizationError: this ggml has other types than are known here.
-    """
+    """ggml's functions that round matrices to a type and back; they release the GIL."""
 
     def __init__(self) -> None:
         declare(ggml, _FUNCTIONS)
         self._quantize, self._traits = ggml.ggml_quantize_chunk, ggml.ggml_get_type_traits
-        # Before a function pointer of the table is called.
+        # Checked before a function pointer of the table is called.
         for name, number in TENSOR_TYPES.items():
             traits = self._traits(number).contents
             if (traits.blck_size, traits.type_size) != BLOCKS[name]:
@@ -63,13 +60,7 @@ class Rounding:
                 )
 
     def rounded(self, rows: Floats, type_name: str, importance: Floats | None = None) -> Floats:
-        """Return rows after they have been through a type.
-
-        Args:
-            rows: (R, C); C is whole blocks.
-            type_name: of `TENSOR_TYPES`.
-            importance: (C,), an importance matrix's; needed by some types.
-        """
+        """Return rows (R, C), which are whole blocks, rounded to a type; some types need the importance, (C,)."""
         if type_name == "F32":
             return rows
         if type_name == "F16":
@@ -92,12 +83,7 @@ class Rounding:
 def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> float:
     """Return the expected square of a matmul's error over that of its output, for uncorrelated inputs.
 
-    Σ h·(w − ŵ)² / Σ h·w², where h is the mean square of each input channel.
-
-    Args:
-        rows: (R, C).
-        back: (R, C), rounded.
-        importance: (C,); None counts all channels alike.
+    Σ h·(w − ŵ)² / Σ h·w², where h (C,) is the mean square of each input channel; 1 if `importance` is None.
     """
     off = np.square(rows - back).sum(axis=0, dtype=np.float64)
     whole = np.square(rows).sum(axis=0, dtype=np.float64)
@@ -105,13 +91,6 @@ def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> flo
         off, whole = off * importance, whole * importance
     total = float(whole.sum())
     return float(off.sum()) / total if total > 0 else 0.0
-
-
-def to_float32(values: npt.NDArray[Any], type_name: str) -> Floats:
-    """Convert F32, F16 or BF16 (as uint16) to float32."""
-    if type_name == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
 
 
 def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
@@ -123,27 +102,19 @@ def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
 
 
 class Rows:
-    """A matrix in its file, a few rows at a time; several matrices in one tensor are one below the other.
+    """A float matrix in its file, a few rows at a time; several matrices of a tensor are stacked.
 
-    Args:
-        tensor: of F32, F16 or BF16.
-
-    Attributes:
-        values: (R, C), as they are in the file; BF16 as uint16.
+    `values` is (R, C) in the file's type; BF16 as uint16.
     """
 
     def __init__(self, tensor: TensorInfo) -> None:
-        self.tensor = tensor
-        self.n_columns = tensor.shape[0]
-        self.n_rows = tensor.n_weights // self.n_columns
-        self.values: npt.NDArray[Any] = np.memmap(
-            tensor.path,
-            _DTYPES[tensor.type_name],
-            "r",
-            tensor.offset,
-            (self.n_rows, self.n_columns),
-        )
+        self.tensor, self.n_rows = tensor, tensor.n_weights // tensor.shape[0]
+        dtype, shape = _DTYPES[tensor.type_name], (self.n_rows, tensor.shape[0])
+        self.values: npt.NDArray[Any] = np.memmap(tensor.path, dtype, "r", tensor.offset, shape)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Floats:
-        """Return some rows, (R, C)."""
-        return to_float32(self.values[rows], self.tensor.type_name)
+        """Return some rows, (R, C), as float32."""
+        values = self.values[rows]
+        if self.tensor.type_name == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32)

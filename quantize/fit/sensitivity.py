@@ -1,10 +1,9 @@
-"""What rounding each matrix costs the model; measured in a child process.
+"""Loss by rounding each matrix of a model, measured in a child process.
 
 KL(type) ≈ c · e(type) for each matrix, and these add up, where e is the relative square of the type's rounding error:
-the divergence is at its minimum, 0, where nothing is rounded, so that it grows with the square of small changes, and
-roundings of different matrices are not correlated. Source: V. Malinovskii et al., "Pushing the Limits of Large Language
-Model Quantization via the Linearity Theorem" (2024). c is measured for each group of matrices; without a
-measurement it is the same for all, so that the sum of relative errors is minimized.
+the divergence grows with the square of small changes, and roundings of different matrices are not correlated. Source:
+V. Malinovskii et al., "Pushing the Limits of Large Language Model Quantization via the Linearity Theorem" (2024). c is
+measured for each group of matrices; without a measurement it is 1, which minimizes the sum of relative errors.
 """
 
 from __future__ import annotations
@@ -15,25 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from quantize.fit.units import Unit
-from quantize.tensor_types import FLOATS
 from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
+from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.llama.child import run_child
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitivity:
+class RoundingSensitivity:
     """Losses by matrix and type.
 
     Attributes:
         errors: tensor → type → relative error e, from a sample of rows.
-        weight: tensor → c: KL in nats for each unit of e; 1 where it was not measured.
+        weight: tensor → c, KL in nats per unit of e; 1 if it was not measured.
         scale: factor from the sum of the groups' KL to that of all at once.
-        n_groups: that were measured; 0 where only the errors are known.
-        positions: of the text, at which each was measured.
-        seconds: that measuring took.
-        seconds_short: where there was no time to measure: seconds that it would have taken at least.
+        n_groups: measured groups; 0 if only the errors are known.
+        positions: of the text, at which each group was measured.
+        seconds_short: least duration of a measurement for which there was no time.
     """
 
     errors: Mapping[str, Mapping[str, float]]
@@ -46,15 +44,15 @@ class Sensitivity:
 
     @property
     def measured(self) -> bool:
-        """Whether losses are KL divergences, and not only relative errors."""
+        """Return whether losses are KL divergences, and not only relative errors."""
         return self.n_groups > 0
 
     def loss(self, tensor: str, type_name: str) -> float:
-        """What the type costs, in nats of KL where it was measured."""
+        """Return the loss by a type, in nats of KL if it was measured."""
         return self.scale * self.weight[tensor] * self.errors[tensor][type_name]
 
     def total(self, types: Mapping[str, str]) -> float | None:
-        """Loss of a whole file: tensor → type. Float types cost nothing; None where a type was not measured."""
+        """Return the loss of a file (tensor → type); None if a type was not measured. Floats lose nothing."""
         loss = 0.0
         for name, t in types.items():
             known = self.errors.get(name, {})
@@ -67,14 +65,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """How sensitivities are measured.
-
-    Attributes:
-        text: that predictions are compared on.
-        seconds: for measuring, about; 0 to know the relative errors only.
-        threads: 0 is all cores.
-        n_gpu_layers: layers on the GPU; None is all where there is one.
-    """
+    """Text to compare predictions on, and about how many seconds to measure; 0 for the relative errors only."""
 
     text: str
     seconds: float = 0
@@ -89,12 +80,8 @@ def find_sensitivity(
     bits: float,
     options: MeasureOptions,
     progress: Progress = silent,
-) -> Sensitivity:
-    """Round the matrices of a float GGUF, groups of them to types of about so many bits per weight, and measure.
-
-    Raises:
-        QuantizationError: llama.cpp failed.
-    """
+) -> RoundingSensitivity:
+    """Round the matrices of a float GGUF, groups of them to types of about `bits` per weight, and measure."""
     said: dict[str, Any] = {}
 
     def hear(told: Mapping[str, Any]) -> None:
@@ -117,19 +104,17 @@ def find_sensitivity(
     return from_probes(said)
 
 
-def from_probes(said: Mapping[str, Any]) -> Sensitivity:
+def from_probes(said: Mapping[str, Any]) -> RoundingSensitivity:
     """Compute sensitivities from {"errors", "groups", "together", "probed", "positions", "seconds"} of the child.
 
-    Where nothing was measured it reports {"errors"} alone, with "seconds_short" where the time was too short.
-
-    A group's KL is shared out by the relative errors of its matrices. Matrices that were not measured get the mean c,
-    and a group in which rounding changed nothing a small one: it is not free.
+    If nothing was measured it reports {"errors"} alone, with "seconds_short" if the time was too short. Matrices that
+    were not measured get the mean c, and a group in which rounding changed nothing a thousandth of it.
     """
     errors = said["errors"]
     parts = said.get("groups", ())
     if not parts:
         short = said.get("seconds_short", 0.0)
-        return Sensitivity(errors, dict.fromkeys(errors, 1.0), seconds_short=short)
+        return RoundingSensitivity(errors, dict.fromkeys(errors, 1.0), seconds_short=short)
     probed = said["probed"]
     measured = []
     for part in parts:
@@ -141,7 +126,7 @@ def from_probes(said: Mapping[str, Any]) -> Sensitivity:
     for names, c in measured:
         weight.update(dict.fromkeys(names, max(c, mean / 1000)))
     apart = sum(weight[n] * errors[n][probed[n]] for n in probed)
-    return Sensitivity(
+    return RoundingSensitivity(
         errors, weight, scale=said["together"] / apart if apart > 0 else 1.0,
         n_groups=len(parts), positions=said["positions"], seconds=said["seconds"],
     )  # fmt: skip

@@ -1,8 +1,4 @@
-"""The matrices of a model that can each get a type of their own, and their groups.
-
-A group is the matrices of one role (attn_q, ffn_down …) in a band of neighbouring layers. A group is measured at once:
-a model has hundreds of matrices, and each measurement is a pass over a text.
-"""
+"""Matrices that can each get a type of their own, and their groups, which are measured at once."""
 
 from __future__ import annotations
 
@@ -13,31 +9,26 @@ from math import prod
 from typing import Final
 
 from quantize.preview import Preview
-from quantize.tensor_types import BLOCKS, FLOATS, NEED_IMATRIX, n_bytes
+from quantize.recipes import NEED_IMATRIX
+from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
 
-# Types that a matrix may be given, by bits per weight. Left out are those for models trained in them (TQ…, Q1_0, Q2_0,
-# MXFP4), and IQ1_S, in which no dense model that fits a desk can still write code.
+# Types that a matrix may be given, by bits per weight. Not those for models trained in them (TQ…, Q1_0, Q2_0, MXFP4),
+# nor IQ1_S, in which dense models of desktop size no longer write code.
 CANDIDATES: Final = (
     "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K", "IQ4_NL", "Q4_0",
     "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
-# Their values are searched for in tables: to round to them takes ten times as long as to others.
-SEARCHED: Final = tuple(
-    t for t in CANDIDATES if t.startswith("IQ") and t not in ("IQ4_NL", "IQ4_XS")
-)
+# ggml searches tables for these values, which takes ten times as long as other types.
+SEARCHED: Final = ("IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One matrix.
+    """One matrix: columns, rows, and matrices if there are several; `types` are its candidates, smallest first.
 
-    Attributes:
-        shape: columns, rows, and matrices where there are several.
-        role: attn_q, ffn_down …; token_embd or output outside the layers.
-        layer: -1 outside the layers.
-        types: those that it may be given, smallest first.
+    The role is attn_q, ffn_down …, or token_embd or output, whose layer is -1.
     """
 
     name: str
@@ -48,19 +39,16 @@ class Unit:
 
     @property
     def n_weights(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
     def n_bytes(self, type_name: str) -> int:
-        """Size in a type."""
+        """Return the size in a type."""
         return n_bytes(type_name, self.n_weights)
 
 
 def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> list[Unit]:
-    """The matrices that llama.cpp's quantizer would change, by a plan for any quantized type.
-
-    `imatrix` are the names of an importance matrix's entries.
-    """
+    """Return the matrices that llama.cpp would quantize; `imatrix` are the names of an importance matrix's entries."""
     units = []
     for t in preview.tensors:
         if t.after in FLOATS or len(t.shape) < 2:
@@ -80,7 +68,7 @@ def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> 
 
 
 def groups(units: Sequence[Unit], n_bands: int) -> list[list[Unit]]:
-    """Units by role and band of layers, bands as even as they go; what is outside the layers is a group each."""
+    """Group by role and band of layers, bands as even as possible; each unit outside the layers is a group."""
     n_layers = max((u.layer for u in units), default=-1) + 1
     found: dict[tuple[str, int], list[Unit]] = {}
     for u in units:

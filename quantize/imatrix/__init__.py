@@ -1,4 +1,4 @@
-"""Importance matrices: which input channels of each weight matter, for quantizers to spend their bits on.
+"""Importance matrices: how much each input channel of a weight matters to a quantizer.
 
 >>> from pathlib import Path
 >>> from quantize.imatrix import read_imatrix

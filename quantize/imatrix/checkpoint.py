@@ -1,7 +1,7 @@
-"""Sums gathered so far, and their file, from which an interrupted run goes on.
+"""Sums gathered so far, and the file from which an interrupted run resumes.
 
-The sums are float64, which the matrix's own form has no place for, so that a resumed run ends in the same bits. The
-file is an .npz: the numbers, and a JSON text that says what they are of.
+The file is an .npz of float64 sums, which the matrix's own format cannot hold, so that a resumed run ends in the same
+bits, and a JSON text about them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ _FORM = 1  # of the file
 
 @dataclass(slots=True)
 class Gathered:
-    """Sums over the chunks that have been read: weight → (M, C) and (M,).
-
-    `nll` is the sum of the negative log-likelihoods of `n_scored` tokens.
-    """
+    """Sums over the chunks read so far, weight → (M, C) and (M,), and of the NLL of `n_scored` tokens."""
 
     sums: dict[str, Doubles] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)
@@ -39,33 +36,29 @@ class Gathered:
 
     @property
     def perplexity(self) -> float:
-        """Of the model on the second halves of the chunks; NaN before the first."""
+        """Return the perplexity on the second halves of the chunks; NaN before the first."""
         return math.exp(min(self.nll / self.n_scored, 700)) if self.n_scored else math.nan
 
     def add(self, name: str, sums: Doubles, counts: Counts) -> None:
-        """Add one matmul's sums (M, C) and counts (M,).
-
-        Raises:
-            QuantizationError: the shape changed, or a number is not finite; the weight is named.
-        """
+        """Add one matmul's sums (M, C) and counts (M,)."""
         if not np.isfinite(sums).all():
             raise QuantizationError(
-                f"{name}: what comes into it is not finite (NaN, infinite or too large)",
-                hint="the model is damaged, or overflows in this type: turbopilot verify tells which",
+                f"{name}: its input is not finite (NaN, infinite or too large)",
+                hint="the model is damaged, or overflows in this type: run turbopilot verify",
             )
         if name not in self.sums:
             self.sums[name], self.counts[name] = sums.copy(), counts.copy()
         elif self.sums[name].shape != sums.shape:
             raise QuantizationError(
                 f"{name}: had {self.sums[name].shape} columns before, now {sums.shape}",
-                hint="llama.cpp computes this model in a way that no matrix can be made of",
+                hint="llama.cpp computes this model in a way that no matrix can represent",
             )
         else:
             self.sums[name] += sums
             self.counts[name] += counts
 
     def imatrix(self, dataset: str, chunk_size: int) -> Imatrix:
-        """The matrix, rounded to float32."""
+        """Return the matrix, rounded to float32."""
         entries = {
             name: Entry(sums.astype(np.float32), self.counts[name])
             for name, sums in sorted(self.sums.items())
@@ -73,7 +66,7 @@ class Gathered:
         return Imatrix(entries, (dataset,), self.n_chunks, chunk_size)
 
     def save(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file."""
         names = sorted(self.sums)
         about = {
             "form": _FORM, "fingerprint": fingerprint, "names": names, "n_chunks": self.n_chunks,
@@ -86,7 +79,7 @@ class Gathered:
 
 
 def load_gathered(path: Path, fingerprint: dict[str, Any]) -> Gathered | str:
-    """Read the file; where it is damaged or of something else, return a sentence that says so."""
+    """Read the file; return the reason if it is damaged or belongs to another run."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))

@@ -1,7 +1,6 @@
-"""What an importance matrix takes from the nodes of llama.cpp's graph.
+"""Sums of squares from the nodes of llama.cpp's graph. Source: llama.cpp, tools/imatrix/imatrix.cpp.
 
-Letters: T tokens, C input channels, M matrices, K experts that each token is sent to.
-Source of what counts: llama.cpp, tools/imatrix/imatrix.cpp.
+T tokens, C input channels, M matrices, K experts that each token is sent to.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from quantize.imatrix.matrix import Counts
 from turbopilot.llama import ggml_tensor
 from turbopilot.llama.ggml_tensor import F32, Ggml, GgmlTensor, name_of
 
-_HEADS = ("output.weight", "token_embd.weight")  # the latter where it is the head too
+_HEADS = ("output.weight", "token_embd.weight")  # the latter if it is also the head
 
 
 def plain_name(name: str) -> str:
-    """Return the weight's name, given that of the copy which the scheduler makes for a device.
+    """Return a weight's name, given that of the scheduler's copy for a device.
 
     >>> plain_name("CUDA0#blk.0.attn_q.weight#0")
     'blk.0.attn_q.weight'
@@ -31,40 +30,28 @@ def plain_name(name: str) -> str:
 
 
 class Collector:
-    """Adds up the squares of what comes into the weights.
-
-    Args:
-        ggml: the library.
-        process_output: whether to look at the head too.
-
-    Attributes:
-        into: where the sums are added.
-    """
+    """Callback of llama.cpp that adds the squares of the weights' inputs to `into`; of the head's if wanted."""
 
     def __init__(self, ggml: Ggml, *, process_output: bool) -> None:
         self.ggml, self.process_output = ggml, process_output
         self.into = Gathered()
         self._checked = False
-        # q, k and v have one input: node addresses → what it summed up to, within one graph
+        # q, k and v share one input: node addresses → its sums, within one graph
         self._sums: dict[tuple[int, ...], tuple[Doubles, Counts]] = {}
 
     def next_graph(self) -> None:
-        """Begin another graph, in which the same addresses hold other tensors."""
+        """Begin another graph, in which addresses are reused."""
         self._sums.clear()
 
     def on_node(self, address: int, ask: bool) -> bool:
-        """Be llama.cpp's callback: see `ContextParameters.on_node`."""
+        """See `ContextParameters.on_node`."""
         if ask:
             return self.wants(address)
         self.take(address)
         return True
 
     def wants(self, address: int) -> bool:
-        """Return whether this node multiplies by a weight that is gathered for.
-
-        Raises:
-            LayoutChanged: this ggml has other tensors than are known.
-        """
+        """Return whether this node multiplies by a weight to gather for."""
         if not self._checked:
             self.ggml.check_layout(address)
         node = ggml_tensor.at(address)
@@ -74,7 +61,7 @@ class Collector:
         weight, inputs = ggml_tensor.at(node.src[0]), ggml_tensor.at(node.src[1])
         name = plain_name(name_of(weight))
         head = self.process_output and name in _HEADS and op == "MUL_MAT"
-        # "… (view)" is a part of a weight, under no name that a quantizer knows
+        # "… (view)" is a part of a weight, which quantizers do not know by name
         if not (name.startswith("blk.") or head) or " (" in name or inputs.type != F32:
             return False
         if not self._checked:
@@ -84,11 +71,7 @@ class Collector:
         return True
 
     def take(self, address: int) -> None:
-        """Add the node's input to what has been gathered.
-
-        Raises:
-            QuantizationError: it is not finite.
-        """
+        """Add the node's input to the sums."""
         node = ggml_tensor.at(address)
         weight = ggml_tensor.at(node.src[0])
         key = (node.src[1], node.src[2] or 0, *weight.ne[2:])
@@ -105,15 +88,10 @@ class Collector:
 
 
 def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Counts]:
-    """Return the sums of squares of a matmul's input, in float32 over its tokens.
+    """Return the sums of squares of a matmul's input (n3, n2, T, C), in float32 over its tokens.
 
-    Args:
-        inputs: (n3, n2, T, C).
-        inner: matrices in the weight's third dimension; those of the input are more by a whole factor.
-        outer: in its fourth.
-
-    Returns:
-        (1, M·C) and (1,): llama-imatrix keeps one count for a stack of matrices that all see all tokens.
+    `inner` and `outer` are the weight's third and fourth dimension, which divide n2 and n3. The result is (1, M·C) and
+    (1,): llama-imatrix keeps one count for a stack of matrices that all see all tokens.
     """
     n3, n2, _, c = inputs.shape
     sums = np.zeros((outer, inner, c))
@@ -128,15 +106,9 @@ def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Co
 def by_expert(
     inputs: npt.NDArray[Any], chosen: npt.NDArray[Any], n_experts: int
 ) -> tuple[Doubles, Counts]:
-    """Return the sums of squares of what was sent to each expert.
+    """Return the sums of squares (M, C) and counts (M,) of each expert's input.
 
-    Args:
-        inputs: (T, K, C), or (T, 1, C) where all of a token's experts get the same.
-        chosen: (T, K), the experts.
-        n_experts: M.
-
-    Returns:
-        (M, C) and (M,).
+    `inputs` is (T, K, C), or (T, 1, C) if all experts of a token get the same; `chosen` are the experts, (T, K).
     """
     sums = np.zeros((n_experts, inputs.shape[2]))
     counts = np.bincount(chosen.reshape(-1), minlength=n_experts).astype(np.int64)

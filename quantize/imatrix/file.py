@@ -1,4 +1,4 @@
-"""An importance matrix's file: llama-imatrix's GGUF, read and written. Nothing in a file is trusted.
+"""Read and write importance matrices in llama-imatrix's GGUF format. Files are not trusted.
 
 Source: llama.cpp, common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp. A GGUF of `general.type` "imatrix" with
 two F32 tensors for each weight: NAME.in_sum2 (columns, matrices) and NAME.counts (1, matrices).
@@ -24,11 +24,11 @@ _DAMAGED = "the file is damaged: download it again, or make one with turbopilot 
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix.
+    """Read an importance matrix; llama.cpp's older .dat format is refused.
 
     Raises:
-        InvalidInput: there is no such file, or it holds something else, such as llama.cpp's older .dat form.
-        CorruptModel: it contradicts itself or its size, or a sum is negative or not finite; the entry is named.
+        InvalidInput: there is no such file, or it holds something else.
+        CorruptModel: it is inconsistent, or a sum is negative or not finite.
     """
     if path.is_file():
         with path.open("rb") as f:
@@ -51,7 +51,7 @@ def read_imatrix(path: Path) -> Imatrix:
 
 
 def _metadata(header: GgufHeader) -> tuple[tuple[str, ...], int, int]:
-    """Names of the texts, number of chunks, tokens in each."""
+    """Return the names of the texts, the number of chunks, and tokens in each."""
     datasets: Any = header.metadata.get(_DATASETS, [])
     if not (isinstance(datasets, list) and all(isinstance(d, str) for d in datasets)):
         raise CorruptModel(f"{header.path}: {_DATASETS} is not a list of names", hint=_DAMAGED)
@@ -95,23 +95,16 @@ def _entry(path: Path, name: str, tensors: Mapping[str, TensorInfo]) -> Entry:
 def write_imatrix(
     path: Path, imatrix: Imatrix, extra_metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a matrix, whole or not at all: byte for byte what llama-imatrix would write of the same sums.
-
-    `extra_metadata` are keys of our own, after llama-imatrix's.
-
-    Raises:
-        QuantizationError: it holds nothing, or a name is too long for ggml.
-        NotEnoughDisk, InvalidInput: as `atomic.replacing`.
-    """
+    """Write a matrix, byte for byte as llama-imatrix writes the same sums, with `extra_metadata` after its keys."""
     from gguf import GGUFValueType, GGUFWriter
 
     class Writer(GGUFWriter):  # type: ignore[misc]  # gguf is untyped here
         def add_architecture(self) -> None:
-            """A matrix is no model: it has no architecture."""
+            """Write none: a matrix is not a model."""
 
     if not imatrix.entries:
         raise QuantizationError(
-            f"{path}: there is no matrix to write: it has no entries",
+            f"{path}: the matrix has no entries",
             hint="gather one from a text: turbopilot imatrix MODEL",
         )
     writer = Writer(path=None, arch="")
@@ -144,11 +137,7 @@ def write_imatrix(
 
 
 def merge_files(paths: Sequence[Path], output: Path, *, force: bool = False) -> Imatrix:
-    """Write what several files of one model are together, at least one; see `merge`.
-
-    Raises:
-        InvalidInput, CorruptModel: a file is not a matrix, or `output` cannot be written.
-    """
+    """Merge one or more files of the same model into another; see `merge`."""
     matrices = [read_imatrix(path) for path in paths]
     check_output(output, force=force, inputs=tuple(paths))
     merged = merge(matrices)

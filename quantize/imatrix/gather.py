@@ -1,4 +1,4 @@
-"""Gather an importance matrix: check, run the model in a child process, follow it, write the matrix."""
+"""Gather an importance matrix by running the model in a child process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,16 @@ from turbopilot.llama.child import run_child
 
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
-    """How a text is read.
+    """How a text, named `dataset`, is read.
 
     Attributes:
-        dataset: the text's name, for the file.
-        chunks: read no more than so many; None is all of the text.
+        chunks: most chunks to read; None for all of the text.
         chunk_size: tokens that the model sees at once.
-        seconds: begin no further chunk after so long; 0 for no limit.
+        seconds: start no further chunk after this time; 0 for no limit.
         threads: 0 is all cores.
-        n_gpu_layers: layers on the GPU; None is all where there is one.
-        process_output: the output head too. llama.cpp gives the head a large type anyway.
-        others: earlier matrices of the model, to be merged with this one.
+        n_gpu_layers: None is all if there is a GPU.
+        process_output: include the output head, which llama.cpp gives a large type anyway.
+        others: earlier matrices of the model to merge with this one.
     """
 
     dataset: str
@@ -54,14 +53,8 @@ class GatherOptions:
 class GatherReport:
     """What was gathered.
 
-    Attributes:
-        n_chunks: pieces of the text that were read.
-        n_text_chunks: pieces that the text holds.
-        n_entries: weights in the matrix.
-        n_unseen: experts that saw no token; their columns count alike.
-        perplexity: of the model on the second halves of the chunks; None where it is not finite.
-        resumed_from: chunks that an earlier run had read.
-        notices: for the user.
+    `n_unseen` experts saw no token, so that their columns count alike. `perplexity` is that of the second halves of the
+    chunks, None if it is not finite. An earlier run had read `resumed_from` chunks. `notices` are for the user.
     """
 
     path: Path
@@ -79,7 +72,7 @@ class GatherReport:
 
 
 def resume_path(output: Path) -> Path:
-    """Where what has been gathered is kept until it is whole."""
+    """Return the path of the file that keeps the sums until the matrix is complete."""
     return output.with_name(output.name + ".resume")
 
 
@@ -92,34 +85,22 @@ def gather(
     force: bool = False,
     progress: Progress = silent,
 ) -> GatherReport:
-    """Run a model over a text, and add up the square of each input of its weights.
+    """Run a GGUF of any type over a text, and add up the square of each input of its weights.
 
-    What has been gathered is kept beside the output while it runs; the same call goes on from there after an
-    interruption, and ends in the same matrix. A quantized model gives nearly the same matrix as its source.
-
-    Args:
-        model: a GGUF of any type that llama.cpp runs.
-        output: the file to write, in llama-imatrix's form.
-        text: at least one chunk.
-        options: how it is read.
-        force: overwrite `output`.
-        progress: called with chunks done, chunks in all, and the perplexity so far.
+    The sums are kept beside the output meanwhile; after an interruption the same call resumes, and ends in the same
+    matrix. A quantized model gives nearly the same matrix as its source. `progress` gets chunks and the perplexity.
 
     Raises:
         InvalidInput: a path, the text or the chunk size cannot be used.
         CorruptModel: `model` is not a usable GGUF, or llama.cpp cannot load it.
-        NotEnoughDisk: the matrix would not fit.
-        QuantizationError: llama.cpp failed, the model computes NaN or infinity, or one of `others` is not of it.
+        QuantizationError: llama.cpp failed, the model computes NaN or infinity, or `others` are of another model.
     """
     began = time.monotonic()
     header = _checked(model, output, options, force=force)
     resume, fingerprint = resume_path(output), _fingerprint(header, text, options)
-    job = {
-        "model": str(model), "text": text, "resume": str(resume), "fingerprint": fingerprint,
-        "chunks": options.chunks, "seconds": options.seconds, "chunk_size": options.chunk_size,
-        "n_gpu_layers": options.n_gpu_layers, "threads": options.threads or usable_cores(),
-        "process_output": options.process_output,
-    }  # fmt: skip
+    settings = {**asdict(replace(options, others=())), "threads": options.threads or usable_cores()}
+    paths = {"model": str(model), "resume": str(resume)}
+    job = {**settings, **paths, "text": text, "fingerprint": fingerprint}
     told = _run(job, progress)
     found = load_gathered(resume, fingerprint)
     if not isinstance(found, Gathered):
@@ -140,7 +121,7 @@ def gather(
 
 
 def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Let the child gather into its resume file; return what it reported."""
+    """Let the child gather into the resume file, and return its messages, merged."""
     told: dict[str, Any] = {"perplexity": None, "from": 0, "text_chunks": 0, "notices": []}
 
     def hear(message: Mapping[str, Any]) -> None:
@@ -160,13 +141,13 @@ def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             hint="is memory short? a smaller --ctx or a quantized file needs less",
         ) from None
     finally:
-        with suppress(OSError):  # where it was ended while it wrote
+        with suppress(OSError):  # left over if the child was ended while it wrote
             Path(f"{job['resume']}.part").unlink(missing_ok=True)
     return told
 
 
 def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) -> GgufHeader:
-    """The model's header, once everything that can be checked before the work is."""
+    """Check everything that can be checked before the work, and return the model's header."""
     header = read_gguf(model)
     check_model(header)
     check_output(output, force=force, inputs=(model,))
@@ -182,7 +163,7 @@ def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) 
             f"{chunks} chunks of {chunk_size} tokens: nothing to read",
             hint="give at least one chunk, of at least two tokens",
         )
-    # The matrix (float32), and what is kept meanwhile (float64, twice while it is replaced).
+    # The matrix (float32) and the resume file (float64, twice while it is replaced).
     matrices = [t.shape for t in header.tensors if len(t.shape) > 1]
     check_disk(output.parent, 20 * sum(shape[0] * prod(shape[2:]) for shape in matrices))
     for other in options.others:
@@ -191,7 +172,7 @@ def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) 
 
 
 def _fingerprint(header: GgufHeader, text: str, options: GatherOptions) -> dict[str, Any]:
-    """Of all that the sums depend on: sums of anything else cannot be resumed."""
+    """Return everything that the sums depend on."""
     files = {t.path for t in header.tensors}
     return {
         "model": str(header.path.resolve()),

@@ -1,4 +1,4 @@
-"""The process that gathers: it runs the model over the text. Started by `quantize.imatrix.gather`."""
+"""Child process that runs the model over the text; see `quantize.imatrix.gather`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _SAVE_SHARE: Final = 0.05  # of the time
 
 
 def main() -> None:
-    """Gather; what was gathered is in the resume file when the process ends.
+    """Gather into the resume file.
 
-    Reads {"model", "text", "resume", "fingerprint", "chunks", "chunk_size", "seconds", "threads", "n_gpu_layers",
-    "process_output"}. Sends {"text_chunks"}, then {"chunks", "of", "from", "perplexity"} after each chunk, and
-    {"notice"}.
+    Reads {"model", "text", "resume", "fingerprint"} and `GatherOptions`. Sends {"text_chunks"}, then {"chunks", "of",
+    "from", "perplexity"} after each chunk, and {"notice"}.
     """
     run_job(_gather)
 
@@ -37,7 +36,7 @@ def main() -> None:
 def _gather(job: dict[str, Any]) -> None:
     path, chunk_size = Path(job["model"]), job["chunk_size"]
     model = LlamaModel(read_gguf(path), ModelParameters(job["n_gpu_layers"]))
-    tokens = model.tokenize(job["text"], parse_special=False)  # as llama-imatrix: whole, as text
+    tokens = model.tokenize(job["text"], parse_special=False)  # like llama-imatrix
     if model.first_token is not None:
         tokens.insert(0, model.first_token)
     n_chunks = min(len(tokens) // chunk_size, job["chunks"] or len(tokens))
@@ -90,24 +89,24 @@ def _resumed(job: dict[str, Any], n_chunks: int) -> Gathered:
 
 
 def _read(path: Path, context: LlamaContext, piece: list[int], collector: Collector) -> None:
-    """Read one chunk, from an empty cache. The loss is measured on its second half, as llama.cpp's tools do."""
+    """Read one chunk from an empty cache, and score its second half, as llama.cpp's tools do."""
     first = context.model.first_token
     fed = piece if first is None else [first, *piece[1:]]
     gathered = collector.into
-    measured = range(len(piece) // 2, len(piece) - 1)  # the token after the last one is not known
+    measured = range(len(piece) // 2, len(piece) - 1)  # no token follows the last
     context.clear()
     for start in range(0, len(fed), context.n_batch):
         part = fed[start : start + context.n_batch]
         collector.next_graph()
         try:
-            # All rows are wanted: else the last layer computes only some tokens.
+            # With fewer rows the last layer would compute only some tokens.
             logits = context.read(part, start, range(len(fed)))
         except QuantizationError as e:
             raise QuantizationError(f"{path}: {e.message}", hint=e.hint) from None
         except LayoutChanged as e:
             raise QuantizationError(
                 f"{path}: this llama.cpp lays out its tensors in an unknown way: {e}",
-                hint="install the llama-cpp-python that turbopilot was made for, or report this",
+                hint="install the llama-cpp-python version that turbopilot requires, or report this",
             ) from e
         begin, end = max(start, measured.start), min(start + len(part), measured.stop)
         if begin < end:

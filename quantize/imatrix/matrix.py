@@ -1,6 +1,6 @@
-"""An importance matrix: its values, whether it is of a model, and several made one.
+"""Importance matrices: check and merge them.
 
-Letters: M matrices stacked in one tensor (the experts of a mixture, else 1), C columns (input channels).
+M matrices stacked in one tensor (the experts of a mixture, else 1), C columns (input channels).
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What came into one weight of the model.
-
-    Attributes:
-        sums: (M, C), over all tokens, of each input channel's square.
-        counts: (M,), tokens that each matrix saw; 0 for an expert that was never chosen.
-    """
+    """Sums (M, C) of each input channel's square over all tokens, and counts (M,) of tokens, of one weight."""
 
     sums: Floats
     counts: Counts
@@ -34,14 +29,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
-    """The mean square of every matmul's input channels over a text.
-
-    Attributes:
-        entries: the weight's name → what came into it.
-        datasets: names of the texts.
-        n_chunks: pieces of text that were read.
-        chunk_size: tokens in each.
-    """
+    """Entries by weight, names of the texts, number of chunks read, and tokens in each chunk."""
 
     entries: Mapping[str, Entry]
     datasets: tuple[str, ...]
@@ -49,40 +37,32 @@ class Imatrix:
     chunk_size: int
 
     def means(self) -> dict[str, Floats]:
-        """The weight's name → (M·C,), as llama-quantize hands them to llama.cpp's quantizer.
+        """Return each weight's mean squares, (M·C,) float32, as llama-quantize computes them.
 
-        The arithmetic is its own, in float32. An expert that saw no token gets ones: all its columns count alike.
-        Source: llama.cpp, tools/quantize/quantize.cpp, load_imatrix.
+        An expert that saw no token gets ones. Source: llama.cpp, tools/quantize/quantize.cpp, load_imatrix.
         """
-        return {name: _mean(entry) for name, entry in self.entries.items()}
-
-
-def _mean(entry: Entry) -> Floats:
-    counts = entry.counts.astype(np.float32)[:, None]
-    means: Floats = np.where(counts > 0, entry.sums / np.maximum(counts, 1), np.float32(1))
-    return means.reshape(-1)
+        found: dict[str, Floats] = {}
+        for name, entry in self.entries.items():
+            counts = entry.counts.astype(np.float32)[:, None]
+            means = np.where(counts > 0, entry.sums / np.maximum(counts, 1), np.float32(1))
+            found[name] = means.reshape(-1)
+        return found
 
 
 def check_matrix(imatrix: Imatrix, header: GgufHeader) -> None:
     """Refuse a matrix that was gathered from another model.
 
-    llama.cpp silently quantizes without a matrix what it does not name, so that a wrong one would go unnoticed. That
-    some weights (the embedding, an output head) are missing is usual.
-
-    Raises:
-        QuantizationError: the model lacks weights of the matrix, or their sizes differ; the first are named.
+    llama.cpp silently ignores entries of other names. Some weights (the embedding, an output head) may lack an entry.
     """
     tensors = {t.name: t for t in header.tensors}
     wrong = []
     for name, entry in imatrix.entries.items():
-        if (
-            " (" in name
-        ):  # "… (view)": a part of a weight, which llama-imatrix notes and nothing uses
+        if " (" in name:  # "… (view)", a part of a weight: llama-imatrix writes it, nothing uses it
             continue
         if (tensor := tensors.get(name)) is None:
             wrong.append(f"{name}: the model has none")
             continue
-        # llama.cpp: as many values as the matrices of the tensor have columns together
+        # llama.cpp wants the columns of all matrices of the tensor
         columns = tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
         if entry.sums.size != columns:
             wrong.append(f"{name}: {entry.sums.size:,} columns, the model's has {columns:,}")
@@ -96,14 +76,9 @@ def check_matrix(imatrix: Imatrix, header: GgufHeader) -> None:
 
 
 def merge(matrices: Sequence[Imatrix], chunk_size: int = 0) -> Imatrix:
-    """Add up matrices of one model, as if one run had read all their texts.
+    """Add up one or more matrices of a model, as if one run had read all their texts.
 
-    Args:
-        matrices: at least one.
-        chunk_size: tokens, in which the result counts its chunks; 0 is the first matrix's.
-
-    Raises:
-        QuantizationError: two matrices disagree about a weight's columns or experts.
+    `chunk_size` are the tokens in which the result counts its chunks; 0 is the first matrix's.
     """
     chunk_size = chunk_size or matrices[0].chunk_size
     entries: dict[str, Entry] = {}
@@ -123,6 +98,6 @@ def _sum(name: str, a: Entry, b: Entry) -> Entry:
             f"{len(b.counts):,} × {b.sums.shape[1]:,} in another",
             hint="merge only matrices of the same model",
         )
-    # One count for all matrices of a stack, as `collect.dense` has it, holds for each of them.
+    # A single count, see `collect.dense`, holds for each matrix of a stack.
     sums = a.sums.reshape(n, -1) + b.sums.reshape(n, -1)
     return Entry(sums, np.broadcast_to(a.counts, n) + np.broadcast_to(b.counts, n))

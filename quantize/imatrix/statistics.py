@@ -1,4 +1,4 @@
-"""Statistics of an importance matrix, as of llama-imatrix's --show-statistics (tools/imatrix/imatrix.cpp)."""
+"""Statistics of llama-imatrix --show-statistics (tools/imatrix/imatrix.cpp)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from quantize.imatrix.matrix import Entry, Imatrix
 
@@ -16,15 +15,11 @@ _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """Of the mean squares a of one weight's n input channels; experts that saw nothing are left out.
+    """Statistics of the mean squares a of one weight's n input channels, without experts that saw no token.
 
-    Attributes:
-        layer: None outside the layers.
-        total: Σ a: how much comes in.
-        active: share of channels with a > 1e-5.
-        entropy: of a / Σ a, of the log2 N bits that it could have: 1 where all channels count alike.
-        outliers: share of channels with a more than one σ above the mean.
-        similarity: cosine of the sums with those of the same weight one layer earlier; None where there is none.
+    `total` is Σ a, `active` the share of channels with a > 1e-5, `entropy` that of a / Σ a divided by log2 n (1 if all
+    channels count alike), `outliers` the share of channels with a more than one σ above the mean, and `similarity` the
+    cosine of the sums with those of the same weight one layer earlier.
     """
 
     name: str
@@ -52,17 +47,13 @@ class LayerStatistics:
 
 
 def statistics(imatrix: Imatrix) -> list[TensorStatistics]:
-    """One for each weight that saw tokens, largest total first."""
-    found = [
-        _of(name, entry, _before(imatrix, name))
-        for name, entry in imatrix.entries.items()
-        if (entry.counts > 0).any()
-    ]
+    """Return one for each weight that saw tokens, largest total first."""
+    found = [_of(imatrix, name, e) for name, e in imatrix.entries.items() if (e.counts > 0).any()]
     return sorted(found, key=lambda s: (-s.total, s.name))
 
 
 def by_layer(tensors: list[TensorStatistics]) -> list[LayerStatistics]:
-    """One for each layer, in the model's order; weights outside the layers are left out."""
+    """Return one for each layer, in the model's order, without the weights outside the layers."""
     layers: dict[int, list[TensorStatistics]] = {}
     for t in tensors:
         if t.layer is not None:
@@ -83,19 +74,12 @@ def _average(weighted: list[tuple[float, int]]) -> float | None:
     return sum(value * n for value, n in weighted) / total if total else None
 
 
-def _layer_of(name: str) -> int | None:
+def _of(imatrix: Imatrix, name: str, entry: Entry) -> TensorStatistics:
     match = _LAYER.match(name)
-    return int(match[1]) if match else None
-
-
-def _before(imatrix: Imatrix, name: str) -> Entry | None:
-    layer = _layer_of(name)
-    if not layer:
-        return None
-    return imatrix.entries.get(name.replace(f"blk.{layer}.", f"blk.{layer - 1}.", 1))
-
-
-def _of(name: str, entry: Entry, before: Entry | None) -> TensorStatistics:
+    layer = int(match[1]) if match else None
+    before = None
+    if layer:
+        before = imatrix.entries.get(name.replace(f"blk.{layer}.", f"blk.{layer - 1}.", 1))
     seen = entry.counts > 0
     a = (entry.sums[seen].astype(np.float64) / entry.counts[seen][:, None]).reshape(-1)
     total, mean, deviation = float(a.sum()), float(a.mean()), float(a.std())
@@ -103,16 +87,12 @@ def _of(name: str, entry: Entry, before: Entry | None) -> TensorStatistics:
     bits = float(-(share * np.log2(share)).sum())
     similarity = None
     if before is not None and before.sums.size == entry.sums.size:
-        similarity = _cosine(entry.sums, before.sums)
+        x, y = (e.sums.reshape(-1).astype(np.float64) for e in (entry, before))
+        if norms := float(np.linalg.norm(x) * np.linalg.norm(y)):
+            similarity = float(x @ y) / norms
     return TensorStatistics(
-        name=name, layer=_layer_of(name), n=len(a), total=total, least=float(a.min()), most=float(a.max()),
+        name=name, layer=layer, n=len(a), total=total, least=float(a.min()), most=float(a.max()),
         mean=mean, deviation=deviation, active=float((a > _ACTIVE).mean()),
         entropy=bits / float(np.log2(len(a))) if len(a) > 1 else 0.0,
         outliers=float((a > mean + deviation).mean()) if deviation else 0.0, similarity=similarity,
     )  # fmt: skip
-
-
-def _cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float | None:
-    x, y = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / size if size else None

@@ -1,4 +1,4 @@
-"""llama.cpp as a Decoder: a thin layer over `turbopilot.llama`."""
+"""llama.cpp as a `Decoder`."""
 
 from serve.llama.loading import load
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from serve.decoder import BatchItem, Constraint, FimTokens
@@ -10,24 +10,16 @@ from serve.llama.facts import chat_template, model_name
 from serve.settings import ModelOptions
 from turbopilot.llama.context import ContextParameters, LlamaContext
 from turbopilot.llama.footprint import KvLayout
-from turbopilot.llama.grammar import TokenIds, make_constraint, unwritable_tokens
+from turbopilot.llama.grammar import LlamaConstraint, TokenIds, unwritable_tokens
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
-# Draft tokens are verified by choosing after each: so many rows of logits beside one a sequence.
+# Rows of logits for draft tokens, besides one per sequence.
 GUESSES: Final = 16
 
 
 class LlamaDecoder(LlamaContext):
-    """A loaded model with its KV cache, which closes both. See `serve.decoder.Decoder` for the contract.
-
-    Args:
-        model: only this decoder's.
-        parameters: of the context.
-        n_ctx: most tokens of one sequence.
-        layout: of the sequences in the KV cache.
-        options: what the parameters were made of.
-    """
+    """A loaded model with its KV cache; closes both. See `serve.decoder.Decoder` for the contract."""
 
     def __init__(
         self,
@@ -44,7 +36,7 @@ class LlamaDecoder(LlamaContext):
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         stat = header.path.stat()
-        # What a state depends on; the file's time stands for its weights, whose digest would take minutes.
+        # Saved states depend on these; mtime stands for the weights, whose digest would take minutes.
         self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {VERSION}"
         prefix, suffix, middle, repository, file = model.fim_tokens()
         self.fim = None
@@ -55,42 +47,23 @@ class LlamaDecoder(LlamaContext):
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
         self.adds_space = model.is_sentencepiece and spaced
         self.bos, self.eos = model.token_text(model.bos), model.token_text(model.eos)
-        # GPT-2's family has no begin-of-sequence token: documents begin after an end-of-text.
+        # GPT-2 models have no begin-of-sequence token: documents begin after an end-of-text.
         self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
-        # A new FIM block is a new document: whoever generates one has nothing more to say about this.
-        self._framing = {prefix, suffix, middle} if self.fim else set()
+        # A FIM token begins a new document, so generating one ends this completion.
+        framing = {prefix, suffix, middle} if self.fim else set()
         self.tokenize = model.tokenize
-        # Asked for every token: each answer is kept.
-        self._pieces: dict[int, bytes] = {}
-        self._ends: dict[int, bool] = {}
+        # Cached, since they are called for every token. Special tokens have no text.
+        self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
+        self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
     def warm_up(self) -> None:
-        """Compute one token: the weights come into memory, and the graph is built."""
+        """Compute one token, which reads the weights into memory and builds the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; nothing for a special one."""
-        found = self._pieces.get(token)
-        if found is None:
-            found = b"" if token in self._framing else self.model.piece(token)
-            self._pieces[token] = found
-        return found
-
-    def is_eog(self, token: int) -> bool:
-        """Return whether the token ends generation."""
-        found = self._ends.get(token)
-        if found is None:
-            found = self._ends[token] = token in self._framing or self.model.is_eog(token)
-        return found
-
     def constraint(self, grammar: str) -> Constraint:
-        """Return a grammar over this vocabulary, at its start.
-
-        Raises:
-            InvalidRequest: llama.cpp refuses it.
-        """
-        return make_constraint(self.model.vocab, grammar, unwritable=self._unwritable)
+        """Return a grammar over this vocabulary, at its start."""
+        return LlamaConstraint(self.model.vocab, grammar, self._unwritable)
 
     @cached_property
     def _unwritable(self) -> TokenIds:

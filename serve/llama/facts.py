@@ -1,4 +1,4 @@
-"""How a GGUF is served: its context, its memory, its name, a line about it."""
+"""Context, memory, name and chat template of a served GGUF."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ LEAST_CONTEXT: Final = 64
 
 
 def choose_context(header: GgufHeader, wanted: int | None) -> int:
-    """Return the context to use, in tokens.
-
-    Raises:
-        InvalidInput: the model cannot have the context that is wanted.
-    """
+    """Return the context to use, in tokens; raise InvalidInput if the model cannot have the wanted one."""
     value = header.metadata[f"{header.architecture}.context_length"]
     trained = value if isinstance(value, int) else DEFAULT_CONTEXT
     if wanted is None:
@@ -33,9 +29,7 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
         raise InvalidInput(
             f"--ctx {wanted}: too small to complete anything", hint=f"give at least {LEAST_CONTEXT}"
         )
-    if (
-        header_geometry(header).positions and wanted > trained
-    ):  # no vector for a position beyond the last
+    if header_geometry(header).positions and wanted > trained:  # learned position vectors
         raise InvalidInput(
             f"--ctx {wanted}: {header.path.name} has learned only {trained} positions",
             hint=f"give at most {trained}",
@@ -44,44 +38,25 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
 
 
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
-    """Return about what a loaded model takes: its footprint, and cached prefixes.
-
-    `prefix_bytes` are for cached prefixes; None is what `choose_prefix_cache` gives them.
-
-    Raises:
-        InvalidInput: see `choose_context`.
-    """
+    """Return about what a loaded model takes with its cached prefixes; None is the default for these."""
     n_ctx, geometry = choose_context(header, options.ctx), header_geometry(header)
-    taken = footprint(
-        geometry,
-        header.tensor_bytes,
-        n_ctx,
-        choose_layout(geometry, n_ctx, options.n_seq, options.cache_type),
-        cache_type=options.cache_type,
-        n_batch=options.n_batch,
-    )
+    kind, n_batch = options.cache_type, options.n_batch
+    layout = choose_layout(geometry, n_ctx, options.n_seq, kind)
+    weights = header.tensor_bytes
+    taken = footprint(geometry, weights, n_ctx, layout, cache_type=kind, n_batch=n_batch)
     if prefix_bytes is None:
         prefix_bytes = choose_prefix_cache(taken.weights + taken.kv_cache)
     return taken.model + prefix_bytes
 
 
 def model_name(header: GgufHeader) -> str:
-    """Return the name that the file gives itself, or else the file's."""
+    """Return the name in the metadata, or else the file's."""
     name = header.metadata.get("general.name")
     usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
     return str(name) if usable else header.path.stem
 
 
-def describe(header: GgufHeader) -> str:
-    """Return architecture, size and type, for people."""
-    millions = header.n_weights / 1e6
-    return (
-        f"{header.architecture}, {millions:,.1f} million weights, {header.main_type()}, "
-        f"{header.bits_per_weight:.1f} bits per weight"
-    )
-
-
 def chat_template(header: GgufHeader, known: str = "") -> str:
-    """Return how messages become a prompt: what the file says, else what is known of its model; "" for neither."""
+    """Return the chat template of the file, else the known one of its model; "" for neither."""
     template = header.metadata.get("tokenizer.chat_template")
     return template if isinstance(template, str) and template else known

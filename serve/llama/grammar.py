@@ -1,4 +1,4 @@
-"""JSON schemas as grammars. llama.cpp's converter bears only some schemas: they are checked before it sees them."""
+"""JSON schemas as grammars, checked first, since llama.cpp's converter hangs or crashes on some."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Final
 
 from turbopilot.base.errors import InvalidRequest
 
-# Most repetitions of a schema: its converter writes each of them out.
-_MOST_REPEATS: Final = 400
-# Its work grows with the square of a schema's size.
+_MOST_REPEATS: Final = 400  # the converter writes each of them out
+# The converter's work grows with the square of a schema's size.
 _LARGEST_SCHEMA: Final = 1 << 15
 _LONGEST_GRAMMAR: Final = 1 << 16
-# What the converter writes outside of quoted text and character classes. Anything else came out of a string of the
-# schema that it did not escape, and could make llama.cpp loop ("x"{3,2}) or end the process (<token>).
+# The converter's output outside of quoted text and character classes. Anything else is an unescaped string of the
+# schema, and could make llama.cpp loop ("x"{3,2}) or abort (<token>).
 _QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]', re.S)
 _BARE: Final = re.compile(r"[A-Za-z0-9\s:=|()*+?.-]*")
-# The converter's rules for a character of a string and for a pattern's dot let through what no JSON string may hold.
-# The first is llama.cpp's own since (common/json-schema-to-grammar.cpp).
+# The converter's rules for a string's character and a pattern's dot allow more than JSON strings may hold. The first
+# is llama.cpp's newer rule (common/json-schema-to-grammar.cpp).
 _STRICTER: Final = (
     (r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |'),
     (r"dot ::= [^\x0A\x0D]", r'dot ::= [^"\\\x7F\x00-\x1F]'),
@@ -27,11 +26,7 @@ _STRICTER: Final = (
 
 
 def json_schema_to_gbnf(schema: Mapping[str, object]) -> str:
-    """Return the grammar of the JSON that fits a schema. Nothing is ever fetched.
-
-    Raises:
-        InvalidRequest: the schema is one that the converter does not know, refers elsewhere, or is too large.
-    """
+    """Return the grammar of a schema, without fetching anything; raise InvalidRequest if it is unsupported."""
     from turbopilot.llama.grammar import json_schema_to_gbnf as convert
 
     try:
@@ -44,7 +39,7 @@ def json_schema_to_gbnf(schema: Mapping[str, object]) -> str:
         raise
     except RecursionError:
         raise _schema_refusal("it nests or repeats too deeply") from None
-    except Exception as e:  # the converter asserts, and indexes what it is given
+    except Exception as e:  # the converter asserts, and indexes its input
         raise _schema_refusal(str(e)[:200] or type(e).__name__) from e
     for theirs, ours in _STRICTER:
         grammar = f"\n{grammar}".replace(f"\n{theirs}", f"\n{ours}")[1:]
@@ -60,13 +55,13 @@ def _schema_refusal(reason: str) -> InvalidRequest:
 
 
 _QUANTIFIER: Final = re.compile(r"\{([^}]*)\}")
-# The converter loops for ever at a bracket that closes nothing.
+# The converter loops for ever at an unmatched closing bracket.
 _PATTERN: Final = re.compile(r"(?:\\.|\[(?:\\.|[^]\\])*\]|\{[^}]*\}|[^][{}\\])*", re.S)
 _COUNTS: Final = ("minItems", "maxItems", "minLength", "maxLength")
 
 
 def _check_schema(node: object) -> None:
-    """Refuse what the converter would fetch, or write out until memory ends."""
+    """Refuse schemas that the converter would fetch, or expand beyond memory."""
     if isinstance(node, list):
         for item in node:
             _check_schema(item)
@@ -80,15 +75,13 @@ def _check_schema(node: object) -> None:
                 raise _schema_refusal(f"{key} is {value}, of at most {_MOST_REPEATS}")
             if key == "pattern" and isinstance(value, str):
                 if not _PATTERN.fullmatch(value):
-                    raise _schema_refusal(
-                        "its pattern has a bracket or backslash without its other half"
-                    )
+                    raise _schema_refusal("its pattern has an unmatched bracket or backslash")
                 if _too_many(value):
                     raise _schema_refusal(f"its pattern repeats more than {_MOST_REPEATS} times")
             _check_schema(value)
 
 
 def _too_many(pattern: str) -> bool:
-    """Whether a quantifier, `{m,n}`, asks for too many."""
+    """Return whether a quantifier, `{m,n}`, asks for too many."""
     counts = (n for found in _QUANTIFIER.findall(pattern) for n in found.split(","))
     return any(len(n.strip()) > 9 or int(n) > _MOST_REPEATS for n in counts if n.strip().isdigit())

@@ -1,13 +1,12 @@
-"""From a GGUF to a decoder."""
+"""Load a GGUF as a decoder."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import choose_context, describe
-from serve.llama.report import LoadReport
+from serve.llama.facts import choose_context
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
@@ -20,12 +19,52 @@ from turbopilot.llama.library import log
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
 
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Setup of a loaded model, which may be less than was asked for.
+
+    `is_split` gives each of the `n_parallel` sequences a context of its own; `n_offloaded` layers are on a GPU, of
+    `n_layers` (the output counts as one); `prefix_bytes` are for cached prefixes.
+    """
+
+    name: str
+    description: str
+    n_ctx: int
+    n_threads: int
+    n_parallel: int
+    is_split: bool
+    cache_type: str
+    kv_bytes: int
+    prefix_bytes: int
+    n_offloaded: int
+    n_layers: int
+    devices: tuple[str, ...]
+    has_fim: bool
+
+    def lines(self) -> list[str]:
+        """Return the setup as lines of the log."""
+        parallel = f"{self.n_parallel} request{'s' if self.n_parallel > 1 else ''} at once"
+        if self.n_parallel > 1:
+            how = "each with a context of its own" if self.is_split else "sharing the context"
+            parallel += f", {how}"
+        where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
+        fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
+        return [
+            f"model    {self.name} ({self.description})",
+            f"context  {self.n_ctx} tokens, {self.n_threads} threads",
+            f"parallel {parallel}",
+            f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
+            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
+            f"FIM      {fim}",
+        ]
+
+
 def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a GGUF, and report what was really set up.
+    """Load a GGUF, and report the resulting setup.
 
     Raises:
         InvalidInput: the file cannot be read, or an option does not fit it.
-        CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
+        CorruptModel: it is damaged, or llama.cpp refuses it.
         ServeError: llama.cpp loads it but cannot run it as asked, as when memory is short.
     """
     header = read_gguf(path)
@@ -52,22 +91,15 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     except BaseException:
         model.close()
         raise
-    # Without a device llama.cpp still logs "offloaded": into nowhere.
+    # llama.cpp logs "offloaded" even without a device.
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv
-    report = LoadReport(
-        name=decoder.name,
-        n_ctx=n_ctx,
-        has_fim=decoder.fim is not None,
-        n_threads=options.threads or usable_cores(),
-        n_parallel=layout.n_seq,
-        is_split=layout.is_split,
-        cache_type=cache_type,
-        kv_bytes=kv_bytes,
+    return decoder, LoadReport(
+        name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
+        n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
+        cache_type=cache_type, kv_bytes=kv_bytes,
         prefix_bytes=choose_prefix_cache(header.tensor_bytes + kv_bytes),
-        n_offloaded=n_offloaded if model.devices else 0,
-        n_layers=n_layers,
-        devices=tuple(map(str, model.devices)),
-        description=describe(header),
-    )
-    return decoder, report
+        n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
+        description=f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
+        f"{header.bits_per_weight:.1f} bits per weight",
+    )  # fmt: skip

@@ -20,7 +20,7 @@ from quantize.fit.allocate import TypeChoice, allocate
 from quantize.fit.fitting import overrides, recipe_of
 from quantize.fit.probed_model import ProbedModel
 from quantize.fit.rounding import Rounding, Rows, relative_error
-from quantize.fit.sensitivity import Sensitivity, from_probes
+from quantize.fit.sensitivity import RoundingSensitivity, from_probes
 from quantize.fit.units import Unit, groups, units_of
 from turbopilot.base.errors import QuantizationError
 from turbopilot.corpus import calibration_text
@@ -186,14 +186,14 @@ def test_where_nothing_was_measured_errors_of_rounding_are_the_loss() -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(demo_gguf: Path) -> tuple[Fit, Sensitivity]:
+def measured(demo_gguf: Path) -> tuple[Fit, RoundingSensitivity]:
     fit = Fit(demo_gguf)
     room = plan(demo_gguf, "Q5_0").tensor_bytes
     return fit, fit.measure(room, MeasureOptions(calibration_text(), seconds=6, threads=1))
 
 
 def test_what_is_written_is_what_was_allocated(
-    measured: tuple[Fit, Sensitivity], demo_gguf: Path, tmp_path: Path
+    measured: tuple[Fit, RoundingSensitivity], demo_gguf: Path, tmp_path: Path
 ) -> None:
     fit, found = measured
     assert found.measured
@@ -219,7 +219,7 @@ def test_what_is_written_is_what_was_allocated(
 
 
 def test_the_predicted_divergence_is_near_the_measured(
-    measured: tuple[Fit, Sensitivity], demo_gguf: Path, tmp_path: Path
+    measured: tuple[Fit, RoundingSensitivity], demo_gguf: Path, tmp_path: Path
 ) -> None:
     from turbopilot.bench import Setup, divergence, keep_reference
 
@@ -236,7 +236,7 @@ def test_the_predicted_divergence_is_near_the_measured(
     assert allocation.loss / 3 < kl < allocation.loss * 3
 
 
-def test_one_that_nothing_fits_is_none(measured: tuple[Fit, Sensitivity]) -> None:
+def test_one_that_nothing_fits_is_none(measured: tuple[Fit, RoundingSensitivity]) -> None:
     fit, found = measured
     assert fit.allocate(fit.smallest - 1, found) is None
     smallest = fit.allocate(fit.smallest, found)

@@ -22,7 +22,7 @@ from quantize import (
 )
 from quantize.imatrix import Entry, Imatrix, write_imatrix
 from quantize.kernels import fast_on_cuda, repacked
-from quantize.tensor_types import TENSOR_TYPES, needs_imatrix
+from quantize.recipes import TENSOR_TYPES, needs_imatrix
 from tests.quantize.test_quantize import write
 from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.formats.gguf.file import read_gguf
@@ -92,7 +92,7 @@ def test_pure(demo_gguf: Path, tmp_path: Path) -> None:
     [
         ("ffn_down", ["a pattern and a type", "ffn_down=q6_k"]),
         ("=q6_k", ["a pattern and a type"]),
-        ("ffn_down=q6", ["no such type of a tensor", "Q6_K"]),
+        ("ffn_down=q6", ["no such tensor type", "Q6_K"]),
         ("ffn_down=q4_k_m", ["no such type", "mixture", "Q4_K"]),
         ("ffn_down=q8_1", ["no such type"]),
         ("blk.(=q6_k", ["not a regular expression", "blk.("]),

@@ -12,7 +12,6 @@ from turbopilot.llama.footprint import (
     KvLayout,
     choose_layout,
     choose_prefix_cache,
-    kv_bytes_per_token,
 )
 from turbopilot.llama.geometry import header_geometry
 
@@ -30,8 +29,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_kv_bytes_of_a_token(demo_gguf: Path) -> None:
     # The bundled model: 4 layers, keys and values 256 wide.
     header = read_gguf(demo_gguf)
-    assert kv_bytes_per_token(header, "f16") == 2 * 4 * 256 * 2
-    assert kv_bytes_per_token(header, "q8_0") == 2 * 4 * 256 * 34 // 32
+    assert header_geometry(header).kv_bytes(1, "f16") == 2 * 4 * 256 * 2
+    assert header_geometry(header).kv_bytes(1, "q8_0") == 2 * 4 * 256 * 34 // 32
 
 
 def test_sequences_lie_apart_where_memory_is_plentiful(demo_gguf: Path, memory: list[int]) -> None:

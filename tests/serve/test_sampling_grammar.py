@@ -13,7 +13,7 @@ import pytest
 
 from turbopilot.base.errors import InvalidRequest
 from turbopilot.llama.grammar import (
-    make_constraint,
+    LlamaConstraint,
     unwritable_tokens,
 )
 
@@ -40,7 +40,7 @@ def tokens_of(vocab: Any, text: str) -> list[int]:
 
 def test_what_may_come_next_and_the_end_only_at_the_end(vocab: Any) -> None:
     eos = llama_cpp.llama_vocab_eos(vocab)
-    constraint = make_constraint(vocab, 'root ::= "return " ("a" | "b")')
+    constraint = LlamaConstraint(vocab, 'root ::= "return " ("a" | "b")')
     assert not constraint.allows(eos)
     assert not constraint.allows(-1)
     assert not constraint.allows(size(vocab))
@@ -57,7 +57,7 @@ def test_what_may_come_next_and_the_end_only_at_the_end(vocab: Any) -> None:
 def test_mask_and_allows_agree(vocab: Any) -> None:
     row = np.arange(size(vocab), dtype=np.float32)
     row.setflags(write=False)
-    constraint = make_constraint(vocab, 'root ::= "é" [a-c]* | "def " [^\\n]+')
+    constraint = LlamaConstraint(vocab, 'root ::= "é" [a-c]* | "def " [^\\n]+')
     masked = constraint.mask(row)
     allowed = [constraint.allows(t) for t in range(size(vocab))]
     assert (masked > -np.inf).tolist() == allowed
@@ -67,13 +67,13 @@ def test_mask_and_allows_agree(vocab: Any) -> None:
 
 def test_special_tokens_are_no_text(vocab: Any) -> None:
     special = unwritable_tokens(vocab)
-    constraint = make_constraint(vocab, "root ::= .*")
+    constraint = LlamaConstraint(vocab, "root ::= .*")
     assert not any(constraint.allows(int(t)) for t in special)
     assert (constraint.mask(np.zeros(size(vocab), dtype=np.float32))[special] == -np.inf).all()
 
 
 def test_a_forbidden_token_is_refused_and_does_not_end_the_process(vocab: Any) -> None:
-    constraint = make_constraint(vocab, 'root ::= "x"')
+    constraint = LlamaConstraint(vocab, 'root ::= "x"')
     for token in (llama_cpp.llama_vocab_eos(vocab), tokens_of(vocab, "y")[0], 10**6):
         with pytest.raises(InvalidRequest, match="forbids"):
             constraint.accept(token)
@@ -97,7 +97,7 @@ def test_what_it_bears_is_taken_in_any_thread(vocab: Any, grammar: str) -> None:
     found: list[object] = []
 
     def work() -> None:
-        constraint = make_constraint(vocab, grammar)
+        constraint = LlamaConstraint(vocab, grammar)
         found.append(constraint.mask(np.zeros(size(vocab), dtype=np.float32)))
 
     thread = threading.Thread(target=work)
@@ -108,6 +108,6 @@ def test_what_it_bears_is_taken_in_any_thread(vocab: Any, grammar: str) -> None:
 
 def test_an_ambiguous_grammar_is_ended(vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turbopilot.llama.grammar._SLOWEST", 0.0)  # any time is too long
-    constraint = make_constraint(vocab, 'root ::= "a" root "b" | "a" root "c" | "a"')
+    constraint = LlamaConstraint(vocab, 'root ::= "a" root "b" | "a" root "c" | "a"')
     with pytest.raises(InvalidRequest, match="ambiguous"):
         constraint.allows(0)

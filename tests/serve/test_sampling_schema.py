@@ -16,7 +16,7 @@ from serve.sampling import Sampler, seed_sequence
 from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
 from tests.serve.test_sampling_grammar import size, tokens_of
 from turbopilot.base.errors import InvalidRequest
-from turbopilot.llama.grammar import LlamaConstraint, make_constraint
+from turbopilot.llama.grammar import LlamaConstraint
 
 vocab = test_serve_sampling_grammar.vocab  # a fixture
 
@@ -35,7 +35,7 @@ def generate(vocab: Any, grammar: str, seed: int, most: int = 200) -> tuple[str,
     sampler = Sampler(
         SamplingParams(temperature=1, top_p=1, grammar=grammar),
         seed_sequence(seed, 0),
-        constraint=make_constraint(vocab, grammar),
+        constraint=LlamaConstraint(vocab, grammar),
     )
     rng, tokens = np.random.default_rng(seed), list[int]()
     for _ in range(most):
@@ -86,17 +86,17 @@ def test_what_is_generated_fits(vocab: Any, seed: int) -> None:
 
 def test_strings_hold_no_control_characters(vocab: Any) -> None:
     for schema in ({"type": "string"}, {"type": "string", "pattern": "^a.*$"}):
-        constraint = make_constraint(vocab, json_schema_to_gbnf(schema))
+        constraint = LlamaConstraint(vocab, json_schema_to_gbnf(schema))
         assert accepts(constraint, vocab, '"ab c"')
         for bad in ('"a\x1b"', '"a\n"', '"a"b"', '"a\x7f"'):
-            constraint = make_constraint(vocab, json_schema_to_gbnf(schema))
+            constraint = LlamaConstraint(vocab, json_schema_to_gbnf(schema))
             assert not accepts(constraint, vocab, bad)
 
 
 def test_json_is_followed(vocab: Any) -> None:
     good, bad = '{"a": [1, 2.5, "é\\n"], "b": null}', '{"a": [1, }'
-    assert accepts(make_constraint(vocab, JSON_VALUE), vocab, good)
-    assert not accepts(make_constraint(vocab, JSON_VALUE), vocab, bad)
+    assert accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, good)
+    assert not accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, bad)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 
 from quantize import QuantizeOptions, Recipe
-from quantize.tensor_types import TENSOR_TYPES
+from quantize.recipes import TENSOR_TYPES
 from turbopilot.formats.gguf.file import GgufHeader
 
 USUAL = {

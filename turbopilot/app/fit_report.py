@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from quantize.fit import Sensitivity
+    from quantize.fit import RoundingSensitivity
     from turbopilot.bench import Divergence, Memory, Setup
 
 # Bytes that `serve` takes beyond the measured process: Flask, waitress and its threads, a request. The difference was
@@ -80,7 +80,7 @@ class FitReport:
     path: Path
     budget: Budget
     setup: Setup
-    sensitivity: Sensitivity
+    sensitivity: RoundingSensitivity
     fitted: FitRow
     plain: tuple[FitRow, ...]
     seconds: float

@@ -1,10 +1,10 @@
-"""What a GGUF file costs and how far it is from another: speed, memory and KL divergence, measured on this machine.
+"""Speed, memory and KL divergence of GGUF files, measured on this machine.
 
     measured = measure(Path("model-q4_0.gguf"), Setup(), speed=SpeedTask())
     reference = keep_reference(Path("model-f16.gguf"), text, Path("model.logits"))
     measured.memory.peak, divergence(Path("model-q4_0.gguf"), reference).mean_kl
 
-llama.cpp runs in processes of their own, and loads files as `serve` does.
+Each measurement runs llama.cpp in a child process, and loads the file as `serve` does.
 """
 
 from turbopilot.bench.measurement import (

@@ -1,7 +1,4 @@
-"""The process in which a model is measured. Started by `bench.measurement`.
-
-P positions, V vocabulary rows.
-"""
+"""Child process in which a model is measured; see `bench.measurement`. P positions, V vocabulary rows."""
 
 from __future__ import annotations
 
@@ -29,27 +26,22 @@ from turbopilot.llama.flash_attention import flash_attention
 from turbopilot.llama.library import VERSION, llama_cpp
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
-_NONE: Final = range(0)
 Job = Mapping[str, Any]
 
 
 def main() -> None:
-    """Load a model as `serve` does, and hand it to one of `TASKS`.
-
-    Reads {"path", "setup", "n_ctx", "task", …}. Sends {"base"}, {"loaded"}, and what the task sends.
-    """
+    """Load {"path", "setup", "n_ctx"} as `serve` does, send {"base"} and {"loaded"}, and run {"task"} of `TASKS`."""
     run_job(_run)
 
 
 def _run(job: Job) -> None:
-    send({"base": resident().now})  # with numpy and the library, which are not the model's
+    send({"base": resident().now})  # numpy and the library, without the model
     path, setup = Path(job["path"]), Setup(**job["setup"])
     header = read_gguf(path)
     no_alloc = job["task"] == "planned"
     model = LlamaModel(header, ModelParameters(setup.n_gpu_layers, no_alloc=no_alloc))
-    context = LlamaContext(
-        model, context_parameters(header, setup, job["n_ctx"], uses_gpu=model.uses_gpu)
-    )
+    parameters = context_parameters(header, setup, job["n_ctx"], uses_gpu=model.uses_gpu)
+    context = LlamaContext(model, parameters)
     loaded = {
         "n_ctx": context.n_cells, "n_threads": setup.n_threads or usable_cores(), "llama_cpp": VERSION,
         "devices": [str(d) for d in model.devices],
@@ -60,7 +52,7 @@ def _run(job: Job) -> None:
         TASKS[job["task"]](context, job)
     except DecoderFailed as e:
         raise DecoderFailed(f"{path}: {e.message}", hint="memory may be short") from None
-    except OSError as e:  # only the store is written here
+    except OSError as e:  # of the store
         what = f"{path}: its logits could not be kept or read: {e.strerror or e}"
         if e.errno in FULL:
             hint = "free some space, measure fewer positions, or keep them elsewhere"
@@ -73,26 +65,21 @@ def context_parameters(
 ) -> ContextParameters:
     """Return the parameters that `serve` would give to one sequence of so many tokens."""
     parameters = ContextParameters(
-        n_ctx,
-        min(setup.n_batch, n_ctx),
-        n_outputs=setup.n_outputs,
-        n_threads=setup.n_threads,
+        n_ctx, min(setup.n_batch, n_ctx), n_outputs=setup.n_outputs, n_threads=setup.n_threads,
         cache_type=setup.cache_type.lower(),
-    )
+    )  # fmt: skip
     attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
     return replace(parameters, flash_attention=attention)
 
 
 def measure(context: LlamaContext, job: Job) -> None:
-    """Time and weigh; sends {"prompt": tokens/s} and {"generation": tokens/s} of each repeat, {"memory"} at the end.
+    """Send {"rates": {"prompt", "generation"}}, tokens/s of each repeat, and {"memory"}.
 
-    Args:
-        context: with room for the prompt and what is generated.
-        job: "n_prompt", "n_gen", "repeats" (0 if no speed is wanted), "memory", and "n_ctx": llama.cpp may make more
-            cells, for which a model need not have positions.
+    The job has "n_prompt", "n_gen", "repeats" (0 to time nothing) and "memory", and "n_ctx", since llama.cpp may make
+    more cells than the model has positions.
     """
     n_prompt, n_gen, repeats = job["n_prompt"], job["n_gen"], job["repeats"]
-    # As llama-bench: what the tokens are changes nothing of how they are computed.
+    # Random tokens, as llama-bench: their values do not affect speed.
     draw = random.Random(0)
     ids = [draw.randrange(context.model.n_vocab) for _ in range(n_prompt + n_gen)]
     last = min(n_prompt, job["n_ctx"] - 1)
@@ -107,25 +94,27 @@ def measure(context: LlamaContext, job: Job) -> None:
         _read(context, ids[:n_prompt], 0, last=True)
         context.read(ids[:1], last, range(last, last + 1))
 
-    # The first time the weights come from the disk, memory is touched and threads start: that is not counted.
+    # Not counted: weights are read from disk, memory is touched, threads start.
     warm_up()
     advance(n_prompt + n_gen, "warming up")
+    rates: dict[str, list[float]] = {"prompt": [], "generation": []}
     for _ in range(repeats):
         context.clear()
         began = time.perf_counter()
         _read(context, ids[:n_prompt], 0, last=True)
-        send({"prompt": n_prompt / (time.perf_counter() - began)})
+        rates["prompt"].append(n_prompt / (time.perf_counter() - began))
         advance(n_prompt, "reading")
         if n_gen:
             began = time.perf_counter()
             for at in range(n_prompt, n_prompt + n_gen):
                 context.read(ids[at : at + 1], at, range(at, at + 1))
-            send({"generation": n_gen / (time.perf_counter() - began)})
+            rates["generation"].append(n_gen / (time.perf_counter() - began))
             advance(n_gen, "generating")
+    send({"rates": rates})
     if job["memory"]:
         memory = _memory(context)
         if drop_mapped({t.path for t in context.model.header.tensors}):
-            # What was rearranged at loading leaves pages behind that nobody reads again.
+            # Weights rearranged at loading leave pages that are not read again.
             context.clear()
             warm_up()
             memory["needed"] = resident().now
@@ -133,12 +122,12 @@ def measure(context: LlamaContext, job: Job) -> None:
 
 
 def planned(context: LlamaContext, job: Job) -> None:
-    """Send {"memory"}, as it is before any weight is loaded."""
+    """Send {"memory"} before any weight is loaded."""
     send({"memory": _memory(context)})
 
 
 def _memory(context: LlamaContext) -> dict[str, Any]:
-    """Return the fields of `Memory` that this process knows."""
+    """Return the fields of `Memory` that this process can measure."""
     free = {str(d): d.free for d in context.model.devices}
     taken = {str(d): max(0, free.get(str(d), d.free) - d.free) for d in gpu_devices()}
     now = resident()
@@ -146,16 +135,11 @@ def _memory(context: LlamaContext) -> dict[str, Any]:
 
 
 def keep_reference(context: LlamaContext, job: Job) -> None:
-    """Write the logits of a text; sends {"windows"}.
-
-    Args:
-        context: holds a window.
-        job: "store", "text", "length", "positions".
-    """
+    """Write the logits of "text" to "store", given "length" and "positions"; send {"windows"}."""
     model = context.model
     ids = model.tokenize(job["text"], parse_special=False)
     windows = cut(ids, min(job["length"], job["n_ctx"]), job["positions"], model.first_token)
-    # From front to back, so that a full disk is an error and not a signal.
+    # Written, not mapped: a full disk is then an error and not a signal.
     with Path(job["store"]).open("wb") as file:
         for _, _, logits in _blocks(context, windows):
             file.write(np.ascontiguousarray(logits, "<f4").data)
@@ -163,12 +147,7 @@ def keep_reference(context: LlamaContext, job: Job) -> None:
 
 
 def divergence(context: LlamaContext, job: Job) -> None:
-    """Compare with a reference; sends {"compared": columns of P numbers}.
-
-    Args:
-        context: holds a window.
-        job: "store", "windows".
-    """
+    """Compare with the reference in "store" and "windows"; send {"compared": columns of P numbers}."""
     windows = Windows(job["windows"])
     kept = Reference(Path(job["store"]), "", context.model.n_vocab, windows).logits()
     columns: dict[str, list[Any]] = {k: [] for k in ("kl", "same", "loss", "other_loss")}
@@ -187,7 +166,7 @@ def divergence(context: LlamaContext, job: Job) -> None:
 
 
 def _blocks(context: LlamaContext, windows: Windows) -> Iterator[tuple[int, range, Logits]]:
-    """Yield every window's measured positions in blocks: the window's index, the positions, their logits (P, V)."""
+    """Yield the measured positions in blocks: the window's index, the positions, their logits (P, V)."""
     rows = rows_at_once(context.model.n_vocab, context.n_batch)
     each = windows.measured.stop
     for i, ids in enumerate(windows.ids):
@@ -206,9 +185,9 @@ def _blocks(context: LlamaContext, windows: Windows) -> Iterator[tuple[int, rang
 
 
 def _read(context: LlamaContext, ids: Sequence[int], start: int, *, last: bool) -> None:
-    """Read any number of tokens in batches; the logits of the last, if wanted, are what a prompt is read for."""
+    """Read any number of tokens in batches, with the logits of the last token if `last`."""
     end = start + len(ids)
-    outputs = range(end - 1, end) if last else _NONE
+    outputs = range(end - 1, end) if last else range(0)
     for i in range(0, len(ids), context.n_batch):
         context.read(ids[i : i + context.n_batch], start + i, outputs)
 

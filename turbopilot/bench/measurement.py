@@ -1,10 +1,14 @@
-"""Measuring files: a process of llama.cpp for each, one after another."""
+"""Measure files, each in a child process, one after another.
+
+Every function raises InvalidInput for a file or an option that cannot be used, CorruptModel for a file that llama.cpp
+cannot load or whose logits are not finite, and ServeError if it cannot be run as asked, as when memory is short.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +26,7 @@ from turbopilot.llama.child import ChildFailed, run_child
 from turbopilot.llama.log import Buffers
 
 WINDOW: Final = 512
-"""Tokens of a window: llama.cpp's own number, so that figures can be compared."""
+"""Tokens of a window, as in llama.cpp's tools, so that figures can be compared."""
 POSITIONS: Final = 1024
 """Measured positions by default: a minute of a large model, and a standard error of a few per cent."""
 _LESS: Final = (
@@ -32,27 +36,10 @@ _LESS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A file and how to run it: a line of a table."""
+    """A file and how to run it: a row of the table."""
 
     path: Path
     setup: Setup
-
-
-@dataclass(slots=True)
-class _Received:
-    """What a child sent: the last value of each name, and the rates of each repeat."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    rates: dict[str, list[float]] = field(default_factory=lambda: {"prompt": [], "generation": []})
-    buffers: Buffers | None = None
-
-    def rate(self, name: str, tokens: int) -> Rate | None:
-        samples = self.rates[name]
-        return Rate(tokens, tuple(samples)) if samples else None
-
-    def memory(self) -> Memory:
-        assert self.buffers is not None
-        return Memory(base=self.values["base"], buffers=self.buffers, **self.values["memory"])
 
 
 def measure(
@@ -63,20 +50,7 @@ def measure(
     memory: bool = True,
     progress: Progress = silent,
 ) -> Measured:
-    """Load a file and measure it.
-
-    Args:
-        path: a GGUF file.
-        setup: how to load it.
-        speed: what to time; None for nothing.
-        memory: whether to report what it takes, when a whole batch has been computed.
-        progress: called with tokens.
-
-    Raises:
-        InvalidInput: no such file, or the context does not hold what is to be timed.
-        CorruptModel: it is no model, or llama.cpp cannot load it.
-        ServeError: it cannot be run as asked.
-    """
+    """Load a GGUF file, time `speed` unless it is None, and weigh it after a whole batch. `progress` gets tokens."""
     header, n_ctx = _opened(path, setup.n_ctx)
     if speed and speed.n_prompt + speed.n_gen > n_ctx:
         raise InvalidInput(
@@ -84,50 +58,42 @@ def measure(
             f"of {n_ctx:,}",
             hint="measure fewer, or give a larger context if the model has one",
         )
-    # Without a speed: what memory needs, a whole batch and a token after it.
+    # Memory alone takes a whole batch and a token after it.
     n_prompt = speed.n_prompt if speed else max(1, min(setup.n_batch, n_ctx - 1))
     n_gen, repeats = (speed.n_gen, speed.repeats) if speed else (0, 0)
     job = {"n_prompt": n_prompt, "n_gen": n_gen, "repeats": repeats, "memory": memory}
-    received = _run(Cell(path, setup), n_ctx, "measure", job, progress)
-    loaded = received.values["loaded"]
+    received, buffers = _run(Cell(path, setup), n_ctx, "measure", job, progress)
+    loaded, rates = received["loaded"], received["rates"]
     return Measured(
-        path=path,
-        type_name=header.main_type(),
-        n_bytes=header.file_size,
-        bits_per_weight=header.bits_per_weight,
-        cache_type=setup.cache_type,
-        prompt=received.rate("prompt", n_prompt),
-        generation=received.rate("generation", n_gen),
-        memory=received.memory() if memory else None,
+        path=path, type_name=header.main_type(), n_bytes=header.file_size,
+        bits_per_weight=header.bits_per_weight, cache_type=setup.cache_type,
+        prompt=Rate.of(n_prompt, rates["prompt"]), generation=Rate.of(n_gen, rates["generation"]),
+        memory=_memory(received, buffers) if memory else None,
         **{**loaded, "devices": tuple(loaded["devices"])},
-    )
+    )  # fmt: skip
 
 
 def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
-    """Return what serving a model takes beside its weights, before any is loaded: seconds, whatever the size.
+    """Return what serving a model takes beside its weights, in seconds, as no weights are loaded.
 
-    Returns:
-        `now` is the process with the vocabulary and the graph; of `buffers`, `model` is 0, and the others are what
-        llama.cpp would allocate.
-
-    Raises:
-        CorruptModel: llama.cpp cannot load it.
-        ServeError: it cannot be run as asked.
+    `now` is the process with the vocabulary and the graph; `buffers` are what llama.cpp would allocate, `model` is 0.
     """
     check_model(header)
     n_ctx = _context_of(header, setup.n_ctx)
-    return _run(Cell(header.path, setup), n_ctx, "planned", {}, silent).memory()
+    return _memory(*_run(Cell(header.path, setup), n_ctx, "planned", {}, silent))
+
+
+def _memory(received: dict[str, Any], buffers: Buffers) -> Memory:
+    return Memory(base=received["base"], buffers=buffers, **received["memory"])
 
 
 def measure_in_turn(
     cells: Sequence[Cell], *, speed: SpeedTask, memory: bool = True, progress: Progress = silent
 ) -> list[Measured]:
-    """Measure several, one repeat of each in turn: a slow minute of the machine does not fall on one file alone.
+    """Measure several, one repeat of each in turn, so that a slow minute does not affect one file alone.
 
-    Each repeat loads its file again, from the page cache, in a process of its own. Memory is measured the first time.
-
-    Raises:
-        TurboPilotError: as `measure`; before anything is run if a file is absent or no model.
+    All files are checked first. Each repeat loads its file again, from the page cache, in a process of its own. Memory
+    is measured the first time.
     """
     for cell in cells:
         _opened(cell.path, 1)
@@ -145,18 +111,8 @@ def measure_in_turn(
 
         weigh = memory and before is None
         now = measure(cell.path, cell.setup, speed=once, memory=weigh, progress=advance)
-        found.append(_joined(before, now) if before else now)
+        found.append(before.joined(now) if before else now)
     return found[-len(cells) :]
-
-
-def _joined(before: Measured, now: Measured) -> Measured:
-    """Add the rates of another repeat."""
-    rates = {
-        name: earlier.joined(getattr(now, name))
-        for name in ("prompt", "generation")
-        if (earlier := getattr(before, name)) is not None
-    }
-    return replace(before, **rates)
 
 
 def keep_reference(
@@ -168,23 +124,9 @@ def keep_reference(
     positions: int = POSITIONS,
     progress: Progress = silent,
 ) -> Reference:
-    """Keep a model's logits of a text, for `divergence`. An older store of that name is replaced.
+    """Keep a model's logits of a text, for `divergence`, in 4 bytes for each position and row of the vocabulary.
 
-    The text is cut into windows of which the second half is measured, spread evenly over it (see `windows.cut`).
-
-    Args:
-        model: the GGUF file to compare with.
-        text: read by this model's tokenizer; the candidates are given the same token ids.
-        store: the file to write: 4 bytes for each position and row of the vocabulary.
-        setup: how to load it; its context is that of a window.
-        positions: the most to measure, but always a window.
-        progress: called with positions.
-
-    Raises:
-        InvalidInput: no such file, or the text is too short.
-        CorruptModel: it is no model, or its logits are not finite.
-        NotEnoughDisk: the store does not fit.
-        ServeError: it cannot be run.
+    The text is tokenized by this model and cut into evenly spread windows, at least one (see `windows.cut`).
     """
     header, n_ctx = _opened(model, WINDOW)
     n_vocab = _n_vocab(header)
@@ -195,8 +137,9 @@ def keep_reference(
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
         job = {"store": str(part), "text": text, "length": WINDOW, "positions": positions}
-        received = _run(Cell(model, _all_logits(setup, header)), n_ctx, "reference", job, progress)
-    return Reference(store, model.name, n_vocab, Windows(received.values["windows"]))
+        cell = Cell(model, _all_logits(setup, header))
+        received, _ = _run(cell, n_ctx, "reference", job, progress)
+    return Reference(store, model.name, n_vocab, Windows(received["windows"]))
 
 
 def divergence(
@@ -206,19 +149,7 @@ def divergence(
     *,
     progress: Progress = silent,
 ) -> Divergence:
-    """Compare a file with a reference.
-
-    Args:
-        path: a GGUF file.
-        reference: of `keep_reference`.
-        setup: how to load the file.
-        progress: called with positions.
-
-    Raises:
-        InvalidInput: no such file, or its vocabulary or context is not the reference's.
-        CorruptModel: it is no model, or its logits are not finite.
-        ServeError: it cannot be run.
-    """
+    """Compare a GGUF file with a reference from `keep_reference`. `progress` gets positions."""
     header, n_ctx = _opened(path, reference.windows.length)
     if (rows := _n_vocab(header)) != reference.n_vocab:
         raise InvalidInput(
@@ -233,14 +164,15 @@ def divergence(
         )
     job = {"store": str(reference.path), "windows": reference.windows.ids}
     cell = Cell(path, _all_logits(setup, header))
-    columns = _run(cell, n_ctx, "divergence", job, progress).values["compared"]
+    received, _ = _run(cell, n_ctx, "divergence", job, progress)
+    columns = received["compared"]
     return Divergence.of(
         *(np.asarray(columns[k], np.float64) for k in ("kl", "same", "loss", "other_loss"))
     )
 
 
 def _opened(path: Path, n_ctx: int) -> tuple[GgufHeader, int]:
-    """Return the checked header of a model, and so many tokens, or as many as the model was trained on."""
+    """Return the checked header of a model, and `n_ctx` or the tokens that it was trained on."""
     header = read_gguf(path)
     check_model(header)
     return header, _context_of(header, n_ctx)
@@ -252,7 +184,7 @@ def _context_of(header: GgufHeader, n_ctx: int) -> int:
 
 
 def _n_vocab(header: GgufHeader) -> int:
-    """Return the rows of the vocabulary; `check_model` has seen that it has one."""
+    """Return the rows of the vocabulary, which `check_model` has found."""
     tokens = header.metadata["tokenizer.ggml.tokens"]
     return len(tokens) if isinstance(tokens, list) else 0
 
@@ -264,24 +196,15 @@ def _all_logits(setup: Setup, header: GgufHeader) -> Setup:
 
 def _run(
     cell: Cell, n_ctx: int, task: str, job: Mapping[str, Any], progress: Progress
-) -> _Received:
-    """Do one of `llama_bench.TASKS` to a file that has been checked.
-
-    Raises:
-        CorruptModel: llama.cpp cannot load it, or its logits are not finite.
-        ServeError: it cannot be run as asked, as when memory is short.
-        NotEnoughDisk: the disk filled up.
-    """
-    received = _Received()
+) -> tuple[dict[str, Any], Buffers]:
+    """Run one of `llama_bench.TASKS` on a checked file; return its messages, merged, and llama.cpp's buffers."""
+    received: dict[str, Any] = {}
 
     def receive(message: Mapping[str, Any]) -> None:
-        for name, value in message.items():
-            if name == "progress":
-                progress(*value)
-            elif name in received.rates:
-                received.rates[name].append(value)
-            else:
-                received.values[name] = value
+        if "progress" in message:
+            progress(*message["progress"])
+        else:
+            received.update(message)
 
     setup = {"path": str(cell.path), "setup": asdict(cell.setup), "n_ctx": n_ctx, "task": task}
     try:
@@ -292,5 +215,4 @@ def _run(
             f"{cell.path}: llama.cpp's process {e.message}",
             hint=_LESS if killed or "MemoryError" in e.last_words else "",
         ) from None
-    received.buffers = log.buffers()
-    return received
+    return received, log.buffers()

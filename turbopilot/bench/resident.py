@@ -1,4 +1,4 @@
-"""The memory that this process takes, as the system counts it."""
+"""Memory of this process, as the system reports it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ _DONTNEED: Final = 4  # MADV_DONTNEED in mman-common.h
 class Resident:
     """Bytes of main memory of this process.
 
-    Attributes:
-        peak: the most so far.
-        now: at this moment; the peak if the system does not report it.
-        of_files: pages of mapped files in `now`, which the system may drop and read again; 0 if it does not report
-            them.
+    `now` is the peak, and `of_files` (mapped pages, which the system may drop) 0, if the system does not report them.
     """
 
     peak: int
@@ -29,7 +25,7 @@ class Resident:
 
 
 def resident() -> Resident:
-    """Return this process's. Pages shared with others count."""
+    """Return this process's memory, including pages shared with others."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux
         return parsed_status(status.read_text("ascii", "replace"))
@@ -38,12 +34,9 @@ def resident() -> Resident:
 
 
 def drop_mapped(files: Iterable[Path]) -> bool:
-    """Drop this process's pages of mapped files; those that it needs come back when it touches them.
+    """Drop this process's pages of mapped files, which are read again when touched; False except on Linux.
 
     Source: madvise(2), MADV_DONTNEED; proc_pid_maps(5).
-
-    Returns:
-        Whether the system could: only Linux can.
     """
     wanted = {str(path.resolve()) for path in files}
     maps = Path("/proc/self/maps")
@@ -74,7 +67,7 @@ def parsed_status(text: str) -> Resident:
 
 
 def _posix_peak() -> int:
-    # Not on Linux, where a child begins with its parent's peak. Source: getrusage(2).
+    # Wrong on Linux, where a child starts with its parent's peak. Source: getrusage(2).
     import resource
 
     usage: Any = resource.getrusage(resource.RUSAGE_SELF)

@@ -1,4 +1,4 @@
-"""How a model is loaded to be measured, and what is timed."""
+"""Settings of a measurement."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from turbopilot.formats.ggml_types import CACHE_TYPES
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a model is loaded; the defaults are those of `serve`.
+    """How to load a model; the defaults are those of `serve`.
 
-    Attributes:
-        n_ctx: tokens of the context; a model trained on fewer gets those.
-        n_batch: prompt tokens computed at once.
-        n_threads: threads that compute; None is one for each processor core.
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-        cache_type: of keys and values; one of `CACHE_TYPES`.
-        n_outputs: positions of a batch whose logits are kept: llama.cpp reserves memory for them. 0 is all of them.
-        flash_attention: whether to use it, which takes less memory; None is if it is faster, or memory is short.
-
-    Raises:
-        InvalidInput: a number is out of range, or there is no such cache type.
+    `n_ctx` is limited to the tokens of the model's training. None is one thread per processor core, all layers on a GPU
+    if there is one, and flash attention if it is faster or memory is short. `n_outputs` are the positions of a batch
+    for whose logits llama.cpp reserves memory; 0 is all.
     """
 
     n_ctx: int = 2048
@@ -44,15 +36,9 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class SpeedTask:
-    """What is timed, as llama-bench does it (`-p N -n M -d N`).
+    """Tokens to time, as llama-bench does (`-p N -n M -d N`).
 
-    Attributes:
-        n_prompt: tokens of the prompt, read n_batch at once.
-        n_gen: tokens generated one after another behind that prompt; 0 for none.
-        repeats: how often each.
-
-    Raises:
-        InvalidInput: a number is out of range.
+    `n_prompt` tokens are read n_batch at once, then `n_gen` (0 for none) generated one after another.
     """
 
     n_prompt: int = 512

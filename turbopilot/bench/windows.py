@@ -1,7 +1,7 @@
-"""A text cut into windows of equal length, of which the second half is measured; and a model's logits of them.
+"""Windows of a text, of which the second half is measured, and a model's logits of them.
 
-As llama.cpp's perplexity tool measures: a model that has read nothing yet cannot predict much, which would hide what
-a quantization costs. Unlike there, the windows are spread over the text, so that few of them see all of it.
+llama.cpp's perplexity tool does the same, since without context a model predicts little, which would hide a
+quantization's loss. Unlike there, the windows are spread over the text.
 """
 
 from __future__ import annotations
@@ -21,36 +21,29 @@ _BLOCK_LOGITS: Final = 1 << 24  # 64 MiB of float32 a block: bounds memory whate
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """W windows of n token ids."""
+    """Windows of equally many token ids."""
 
     ids: Sequence[Sequence[int]]
 
     @property
     def length(self) -> int:
-        """N."""
+        """Return the tokens of a window."""
         return len(self.ids[0])
 
     @property
     def measured(self) -> range:
-        """The positions measured in each: n/2 … n-2, so that a token follows each."""
+        """Return the positions measured in each: n/2 … n-2, so that a token follows each."""
         return range(self.length // 2, self.length - 1)
 
     @property
     def positions(self) -> int:
-        """P: how many are measured in all."""
+        """Return how many are measured in all."""
         return len(self.ids) * len(self.measured)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model's logits of a text.
-
-    Attributes:
-        path: the file that holds them: (P, V) float32.
-        model: file name of the model.
-        n_vocab: V, rows of its vocabulary.
-        windows: the text.
-    """
+    """A model's logits of a text, in a file of (P, V) float32: P positions, V vocabulary rows."""
 
     path: Path
     model: str
@@ -58,21 +51,14 @@ class Reference:
     windows: Windows
 
     def logits(self) -> Logits:
-        """Return (P, V), mapped, so that not all of it is in memory."""
+        """Return (P, V), mapped from the file."""
         return np.memmap(self.path, "<f4", "r", shape=(self.windows.positions, self.n_vocab))
 
 
 def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> Windows:
-    """Return windows of a text's tokens, spread evenly.
+    """Return windows of a text's tokens, spread evenly; a text shorter than `length` is one window.
 
-    Args:
-        ids: the text.
-        length: tokens of a window; a shorter text is one window.
-        positions: the most that are measured; but always a window.
-        begin: a token that every window begins with, if the model wants one.
-
-    Raises:
-        InvalidInput: the text is too short.
+    At most `positions` are measured, but always a window. `begin` is the first token of each, if the model wants one.
     """
     head = [] if begin is None else [begin]
     size = min(length, len(ids) + len(head))
@@ -88,7 +74,7 @@ def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> W
 
 
 def row_blocks(measured: range, rows: int) -> list[range]:
-    """Return the measured positions in blocks of at most `rows`.
+    """Split the measured positions into blocks of at most `rows`.
 
     >>> row_blocks(range(4, 9), 2)
     [range(4, 6), range(6, 8), range(8, 9)]

@@ -10,95 +10,53 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbopilot.base.errors import InvalidInput
-from turbopilot.commands.signature import takes_fields_of
+from turbopilot.commands.verb import AsJson, NGpuLayers, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.bench import Divergence, Setup, SpeedTask
-    from turbopilot.render.bench_plot import BenchRow
+    from turbopilot.bench import Divergence, Setup
 
 
+# fmt: off
 @dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """The command line of `turbopilot bench`."""
+class BenchArguments:
+    """What is typed behind `turbopilot bench`."""
 
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="GGUF files, checkpoints' folders, or names (turbopilot models).",
-        ),
-    ]
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="The file to tell the others' KL divergence from, as the F16 that they were made of."
-        ),
-    ] = None
-    n_prompt: Annotated[
-        int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")
-    ] = 512
-    n_gen: Annotated[
-        int,
-        typer.Option("-n", "--gen-tokens", min=0, help="Tokens generated behind it; 0 for none."),
-    ] = 64
-    repeats: Annotated[
-        int,
-        typer.Option(
-            "-r", "--repeats", min=1, help="Rounds over all files; what is told is the median."
-        ),
-    ] = 3
-    threads: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            help="Threads that compute; several (1,2,4) make a row each. Default: one per processor core.",
-        ),
-    ] = None
-    n_gpu_layers: Annotated[
-        str,
-        typer.Option(
-            "--ngl",
-            "--n-gpu-layers",
-            help="Layers to compute on the GPU: a number, or auto: all where there is a GPU.",
-        ),
-    ] = "auto"
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "-c",
-            "--ctx",
-            min=1,
-            help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
-        ),
-    ] = None
-    cache_type: Annotated[
-        str, typer.Option(help="What keys and values are kept in: f16, q8_0, q4_0 …")
-    ] = "f16"
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text to compare on. Default: code in many languages that imatrix does not use."
-        ),
-    ] = None
-    positions: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Positions of the text to compare at. Default: 1024; more tell finer differences.",
-        ),
-    ] = None
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw size, KL and speed into this SVG file.")
-    ] = None
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the figures as one JSON object.")
-    ] = False
+    models: Annotated[list[str], typer.Argument(
+        metavar="MODEL...", help="GGUF files, checkpoint folders, or names (turbopilot models).",
+    )]
+    against: Annotated[str | None, typer.Option(
+        help="Reference for KL divergences, such as the F16 file that the others were made from.",
+    )] = None
+    n_prompt: Annotated[int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")] = 512
+    n_gen: Annotated[int, typer.Option(
+        "-n", "--gen-tokens", min=0, help="Tokens generated after it; 0 for none.",
+    )] = 64
+    repeats: Annotated[int, typer.Option(
+        "-r", "--repeats", min=1, help="Rounds over all files; the median is reported.",
+    )] = 3
+    threads: Annotated[list[str] | None, typer.Option(
+        "-t", "--threads", help="Compute threads; several (1,2,4) make a row each. Default: one per processor core.",
+    )] = None
+    n_gpu_layers: NGpuLayers = "auto"
+    ctx: Annotated[int | None, typer.Option(
+        "-c", "--ctx", min=1,
+        help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
+    )] = None
+    cache_type: Annotated[str, typer.Option(help="Type of keys and values: f16, q8_0, q4_0 …")] = "f16"
+    text: Annotated[Path | None, typer.Option(
+        help="Text to compare on. Default: code in many languages that imatrix does not use.",
+    )] = None
+    positions: Annotated[int | None, typer.Option(
+        min=1, help="Positions of the text to compare at. Default: 1024; more show finer differences.",
+    )] = None
+    plot: Annotated[Path | None, typer.Option(help="Draw size, KL and speed into this SVG file.")] = None
+    as_json: AsJson = False
+# fmt: on
 
 
-@takes_fields_of(BenchOptions)
-def bench(options: BenchOptions) -> None:
+@takes(BenchArguments)
+def bench(given: BenchArguments) -> None:
     """Measure how fast files run here, how much memory they take, and how far they are from a reference.
 
     Speeds are llama-bench's pp512 and tg64 (behind the prompt: -d 512). Files take turns, so that a slow minute
@@ -109,68 +67,51 @@ def bench(options: BenchOptions) -> None:
     Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
     """
     from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.atomic import replacing
     from turbopilot.base.option_values import number_or_auto
-    from turbopilot.bench import Setup, SpeedTask
+    from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
+    from turbopilot.render import bench as bench_text
+    from turbopilot.render.bench_plot import BenchRow, drawn
 
-    o = options
-    if not o.against and (o.text or o.positions):
+    if not given.against and (given.text or given.positions):
         raise InvalidInput(
-            f"{'--text' if o.text else '--positions'} needs a file to compare with",
+            f"{'--text' if given.text else '--positions'} needs a file to compare with",
             hint="give it with --against",
         )
     setup = Setup(
-        n_ctx=o.ctx or max(Setup().n_ctx, o.n_prompt + o.n_gen),
-        n_gpu_layers=number_or_auto("--ngl", o.n_gpu_layers, least=0),
-        cache_type=o.cache_type.upper(),
+        n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
+        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        cache_type=given.cache_type.upper(),
     )
-    setups = _by_threads(setup, o.threads or [])
-    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(o.models)}
-    reference = resolve_gguf(o.against, console.REPORTER) if o.against else None
-    if o.plot:
-        _check_plot(o.plot, tuple(paths.values()))
-    speed = SpeedTask(o.n_prompt, o.n_gen, o.repeats)
-    compared = _compared(reference, paths, o, setups[0]) if reference else {}
-    rows = _measured(paths, setups, speed, compared)
-    _show(rows, reference, o.plot, as_json=o.as_json)
-
-
-def _measured(
-    paths: dict[str, Path], setups: list[Setup], speed: SpeedTask, compared: dict[str, Divergence]
-) -> list[BenchRow]:
-    """Time each file with each setup."""
-    from turbopilot.bench import Cell, measure_in_turn
-    from turbopilot.render.bench_plot import BenchRow
-
-    cells = [(name, Cell(path, one)) for name, path in paths.items() for one in setups]
+    setups = _by_threads(setup, given.threads or [])
+    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
+    reference = resolve_gguf(given.against, console.REPORTER) if given.against else None
+    if given.plot:
+        _check_plot(given.plot, tuple(paths.values()))
+    compared = _compared(reference, paths, given, setups[0]) if reference else {}
+    cells = [Cell(path, one) for path in paths.values() for one in setups]
+    names = [name for name in paths for _ in setups]
+    speed = SpeedTask(given.n_prompt, given.n_gen, given.repeats)
     with console.progress("bench") as progress:
-        found = measure_in_turn([cell for _, cell in cells], speed=speed, progress=progress)
-    return [
-        BenchRow(cell.path.name, m, compared.get(name))
-        for (name, cell), m in zip(cells, found, strict=True)
+        found = measure_in_turn(cells, speed=speed, progress=progress)
+    rows = [
+        BenchRow(cell.path.name, measured, compared.get(name))
+        for cell, name, measured in zip(cells, names, found, strict=True)
     ]
-
-
-def _show(
-    rows: list[BenchRow], reference: Path | None, plot: Path | None, *, as_json: bool
-) -> None:
-    from turbopilot.base.atomic import replacing
-    from turbopilot.render import bench as bench_text
-    from turbopilot.render.bench_plot import drawn
-
-    if as_json:
+    if given.as_json:
         console.emit_json(bench_text.as_json(rows, reference))
     else:
         bench_text.show(rows, reference)
-    if plot:
-        with replacing(plot) as part:
+    if given.plot:
+        with replacing(given.plot) as part:
             part.write_text(drawn(rows), "utf-8", errors="replace")
-        console.info(f"plot: {plot}")
+        console.info(f"plot: {given.plot}")
 
 
-def _by_threads(setup: Setup, given: list[str]) -> list[Setup]:
+def _by_threads(setup: Setup, threads: list[str]) -> list[Setup]:
     """Return the setup with each number of threads of "-t 1,2 -t 4"."""
     counts: list[int] = []
-    for word in (word for option in given for word in option.split(",")):
+    for word in (word for option in threads for word in option.split(",")):
         if not word.strip().isdecimal() or int(word) < 1:
             raise InvalidInput(
                 f"-t {word}: not a number of threads", hint="give 1 or more, as -t 1,2"
@@ -191,15 +132,15 @@ def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
 
 
 def _compared(
-    against: Path, paths: dict[str, Path], options: BenchOptions, setup: Setup
+    against: Path, paths: dict[str, Path], given: BenchArguments, setup: Setup
 ) -> dict[str, Divergence]:
-    """Return each file's divergence from the reference, whose logits are kept meanwhile."""
+    """Return each file's divergence from the reference."""
     from turbopilot.bench import POSITIONS, divergence, keep_reference
     from turbopilot.corpus import evaluation_text
     from turbopilot.verify.texts import read_text
 
-    text = read_text(options.text) if options.text else evaluation_text()
-    positions = options.positions or POSITIONS
+    text = read_text(given.text) if given.text else evaluation_text()
+    positions = given.positions or POSITIONS
     found = {}
     with tempfile.TemporaryDirectory(prefix="turbopilot-") as folder:
         store = Path(folder) / "reference.logits"

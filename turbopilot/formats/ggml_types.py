@@ -16,6 +16,15 @@ GGML_TYPES: dict[int, tuple[str, int, int]] = {
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
+BLOCKS: Final = {name: (weights, size) for name, weights, size in GGML_TYPES.values()}
+"""ggml type → weights and bytes of a block."""
+FLOATS: Final = ("F32", "F16", "BF16")
 
 # Types that llama.cpp can keep the KV cache in, widest first. Source: kv_cache_types in common/arg.cpp.
 CACHE_TYPES: Final = {GGML_TYPES[n][0]: n for n in (0, 1, 30, 8, 7, 6, 3, 2, 20)}
+
+
+def n_bytes(type_name: str, n_weights: int) -> int:
+    """Return the size of so many weights, which are whole blocks."""
+    weights, size = BLOCKS[type_name]
+    return n_weights // weights * size

@@ -1,4 +1,4 @@
-"""A token of a batch. Needs no llama.cpp."""
+"""A token of a batch, importable without llama.cpp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One token of a batch: its position in its sequence, and whether its logits are wanted."""
+    """One token of a batch, at a position of a sequence."""
 
     token: int
     pos: int

@@ -1,8 +1,8 @@
-"""llama.cpp in a process of its own: started, followed, and ended with ours.
+"""Run llama.cpp in a child process, which ends with ours.
 
-llama.cpp cannot be interrupted from Python while it works, it aborts on some broken files, and the memory that it
-takes can be measured in a process of its own. The child is a module of ours that calls `run_job`. It reads its job, a
-JSON object, from stdin, and writes JSON lines to stdout: llama.cpp's log as [level, text], and messages as objects.
+llama.cpp cannot be interrupted from Python, aborts on some broken files, and its memory is measured best in a process
+of its own. The child is a module that calls `run_job`. It reads its job, a JSON object, from stdin, and writes JSON
+lines to stdout: llama.cpp's log as [level, text], and messages as objects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from turbopilot.base.errors import ServeError, TurboPilotError
 from turbopilot.llama.log import LlamaLog
 
 _ROOT: Final = Path(__file__).parents[2]
-# `python -m` would look for modules in the current folder first, which may be a checkpoint of strangers.
+# `python -m` would import modules from the current folder first, which may be an untrusted checkpoint.
 _START: Final = (
     "import sys; sys.path = [p for p in sys.path if p]; import runpy; "
     "runpy.run_module(sys.argv[1], run_name='__main__')"
@@ -36,11 +36,9 @@ Job = dict[str, Any]
 
 
 class ChildFailed(ServeError):
-    """A child process did not come to its end; the message is "failed: …" or "was ended by signal …".
+    """A child process failed; the message is "failed: …" or "was ended by signal …".
 
-    Attributes:
-        code: its exit code; below 0 the signal that ended it.
-        last_words: what it wrote to stderr, a traceback or an assertion of llama.cpp's, or else llama.cpp's errors.
+    `code` is the exit code, or minus the signal; `last_words` are its stderr, or else llama.cpp's errors.
     """
 
     def __init__(self, code: int, last_words: str, how: str = "") -> None:
@@ -57,26 +55,20 @@ def run_child(
     on_log: Callable[[str], None] = lambda line: None,
     timeout: float | None = None,
 ) -> LlamaLog:
-    """Run a module that calls `run_job` in a process of its own, and follow it to its end.
+    """Run a module that calls `run_job` in a child process until it ends; kill it after `timeout` seconds.
 
-    Whatever interrupts this process (Ctrl-C, an exception of a callback) ends the child first.
-
-    Args:
-        module: its full name.
-        job: JSON.
-        on_message: gets what the child sends with `send`.
-        on_log: gets llama.cpp's present line as it grows, from its beginning on.
-        timeout: seconds after which the child is killed.
+    An interruption (Ctrl-C, an exception of a callback) ends the child first. `on_message` gets what the child sends,
+    `on_log` llama.cpp's current line, from its start, as it grows. A TurboPilotError of the child is raised again.
 
     Raises:
-        TurboPilotError: the child raised it.
         ChildFailed: the child ended in any other way.
     """
     log, raised = LlamaLog(), list[TurboPilotError]()
 
     def receive(message: Message) -> None:
         if "error" in message:
-            raised.append(_raised_error(message))
+            kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
+            raised.append(kind(message["message"], hint=message["hint"]))
         else:
             on_message(message)
 
@@ -88,7 +80,7 @@ def run_child(
         try:
             if timeout is not None:
                 timer.start()
-            with suppress(BrokenPipeError):  # it ended before it read its job
+            with suppress(BrokenPipeError):  # the child ended before reading its job
                 process.stdin.write(json.dumps(job) + "\n")
                 process.stdin.flush()
             follow(process.stdout, log, receive, on_log)
@@ -96,7 +88,7 @@ def run_child(
         finally:
             late = timeout is not None and not timer.is_alive()
             timer.cancel()
-            process.kill()  # Ctrl-C lands here: llama.cpp would otherwise work on to the end
+            process.kill()  # Ctrl-C arrives here
             process.wait()
             with suppress(BrokenPipeError):
                 process.stdin.close()
@@ -111,14 +103,9 @@ def run_child(
     return log
 
 
-def _raised_error(message: Message) -> TurboPilotError:
-    kind: type[TurboPilotError] = getattr(errors, message["error"], TurboPilotError)
-    return kind(message["message"], hint=message["hint"])
-
-
 def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
     path = [str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p]
-    # Where llama.cpp aborts, it would call gdb on itself.
+    # On an abort, llama.cpp would start gdb.
     environment = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.Popen(
         [sys.executable, "-c", _START, module],
@@ -133,7 +120,7 @@ def follow(
     on_message: Callable[[Message], None],
     on_log: Callable[[str], None],
 ) -> None:
-    """Read a child's lines until it closes its end."""
+    """Read a child's lines until it closes stdout."""
     line = ""
     for record in stdout:
         match _parsed(record):
@@ -145,7 +132,7 @@ def follow(
                 on_log(line)
                 if line.endswith("\n"):
                     line = ""
-            case _:  # not ours: what a dying process or its debugger prints
+            case _:  # printed by a crashing process or its debugger
                 log.write(_INFO, f"\n{record}")
 
 
@@ -157,10 +144,9 @@ def _parsed(record: str) -> Any:
 
 
 def run_job(work: Callable[[Job], None]) -> NoReturn:
-    """Do the job that stands on stdin, and end this process; it also ends when its parent does.
+    """Do the job from stdin and end this process, which also ends with its parent.
 
-    A TurboPilotError of `work` is raised again by `run_child`. `work` calls sys.exit(1) if llama.cpp's log has the
-    reason of a failure.
+    `run_child` raises a TurboPilotError of `work` again. `work` calls sys.exit(1) if llama.cpp's log has the reason.
     """
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -179,7 +165,7 @@ def run_job(work: Callable[[Job], None]) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # without tidying up: the system does that, and llama.cpp takes long over it
+    os._exit(code)  # without llama.cpp's cleanup, which is slow
 
 
 def send(message: Any) -> None:
@@ -189,7 +175,7 @@ def send(message: Any) -> None:
 
 
 def _exit_with_parent() -> None:
-    """The parent holds stdin open; when it dies, even by kill -9, reading ends and so do we."""
+    """End this process when stdin closes, as it does even if the parent is killed by SIGKILL."""
     while sys.stdin.read(1):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""A context of a model in llama.cpp: its KV cache, and what it computes."""
+"""A context of a model in llama.cpp, with its KV cache."""
 
 from __future__ import annotations
 
@@ -34,20 +34,17 @@ _CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted
 
 @dataclass(frozen=True, slots=True)
 class ContextParameters:
-    """How a context is made.
+    """Parameters of a context.
 
     Attributes:
         n_ctx: cells of the KV cache, over all sequences.
-        n_batch: most tokens of a batch.
-        n_seq: sequences that the KV cache holds apart.
         n_outputs: most rows of logits of a batch, for which llama.cpp reserves memory; 0 is a row for each token.
-        n_threads: threads that compute; None is one per processor core.
-        cache_type: type of keys and values, in lower case.
-        flash_attention: AUTO, OFF or ON.
-        kv_unified: whether all sequences share the cells; else each has an equal part of them.
-        offload: whether a GPU may compute attention and large batches of layers that are not on it.
-        on_node: called with each node of the graph: its address, and True to ask whether it is wanted, then False
-            when it is computed. See ggml_backend_sched_eval_callback in ggml-backend.h.
+        n_threads: None is one per processor core.
+        cache_type: in lower case.
+        kv_unified: all sequences share the cells; else each has an equal part of them.
+        offload: let a GPU compute attention and large batches of layers that are not on it.
+        on_node: called with the address of each node of the graph, and True to ask whether it is wanted, then False
+            when it is computed. Source: ggml_backend_sched_eval_callback in ggml-backend.h.
     """
 
     n_ctx: int
@@ -63,26 +60,20 @@ class ContextParameters:
 
     @property
     def n_ubatch(self) -> int:
-        """Tokens that are computed at once."""
+        """Return the tokens that are computed at once."""
         return min(self.n_batch, UBATCH)
 
     @property
     def n_ctx_seq(self) -> int:
-        """Most tokens of one sequence."""
+        """Return the most tokens of one sequence."""
         return self.n_ctx if self.kv_unified else self.n_ctx // self.n_seq
 
 
 class LlamaContext:
-    """A context of a loaded model; the model is to be closed after it.
+    """A context of a loaded model, to be closed before the model; ServeError if memory is short.
 
-    Attributes:
-        model: the model.
-        n_cells: cells of the KV cache that llama.cpp really made, maybe more than were asked for.
-        n_batch: most tokens of one call of `decode`.
-        n_outputs: most rows of logits of one call.
-
-    Raises:
-        ServeError: llama.cpp cannot make it, as when memory is short.
+    `n_cells` of the KV cache may be more than were asked for. One call of `decode` takes at most `n_batch` tokens and
+    returns at most `n_outputs` rows of logits.
     """
 
     def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:
@@ -122,7 +113,7 @@ class LlamaContext:
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     def _on_node(self, address: int, ask: bool, _data: Any) -> bool:
-        """Ctypes would print an exception and go on: it is kept, and raised when llama_decode returns."""
+        """Keep an exception, which ctypes would only print, until llama_decode returns."""
         if self._failure is not None or self._parameters.on_node is None:
             return False
         try:
@@ -135,26 +126,23 @@ class LlamaContext:
         """Compute a batch, and add it to the KV cache.
 
         Returns:
-            (rows, n_vocab): a row for each item that wants logits, in the batch's order. llama.cpp's own memory,
-            valid until the next call.
+            (rows, n_vocab): a row for each item that wants logits, in the batch's order; a view, valid until the next
+            call.
 
         Raises:
             NoKvSlot: the KV cache has no room; nothing was changed.
             DecodeAborted: it was interrupted; the KV cache of the sequences involved is undefined.
-            BadBatch: the batch itself is at fault; nothing was changed.
+            BadBatch: the batch is invalid; nothing was changed.
             DecoderFailed: the computation failed; the whole context is undefined.
         """
         self._check_size(len(items))
         return self._compute(self._batch.fill(items), sum(item.want_logits for item in items))
 
     def read(self, ids: Sequence[int], start: int, outputs: range) -> Logits:
-        """Compute tokens of sequence 0 from position `start` on, and wait until it is done.
+        """Compute tokens of sequence 0 from position `start` on, and wait for the result.
 
         Returns:
-            (rows, n_vocab): the logits of those positions that are in `outputs`; see `decode`.
-
-        Raises:
-            ServeError: as `decode`.
+            (rows, n_vocab): the logits of the positions in `outputs`; see `decode`.
         """
         self._check_size(len(ids))
         wants = [position in outputs for position in range(start, start + len(ids))]
@@ -217,22 +205,18 @@ class LlamaContext:
         return state[:n].tobytes()
 
     def restore(self, seq: int, state: bytes) -> bool:
-        """Fill an empty sequence from what `save` returned; False if there is no room or it is not understood."""
+        """Fill an empty sequence from a saved state; False if there is no room or llama.cpp refuses it."""
         pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         n = llama_cpp.llama_state_seq_set_data(self._context, pointer, len(state), seq)
         return int(n) == len(state)
 
     def rebuild(self) -> None:
-        """Replace the KV cache by a new one, after a failure.
-
-        Raises:
-            ServeError: llama.cpp cannot make it.
-        """
+        """Replace the KV cache by a new one, after a failure."""
         LlamaContext.close(self)  # not a subclass's, which closes the model too
         self._make()
 
     def close(self) -> None:
-        """Free it. A second call does nothing."""
+        """Free the context. A second call does nothing."""
         self._rows.clear()
         if self._context:
             llama_cpp.llama_free(self._context)
@@ -240,7 +224,7 @@ class LlamaContext:
 
 
 class _Batch:
-    """A llama_batch over numpy's memory: a loop over ctypes costs more than all else that Python does in a step."""
+    """A llama_batch over numpy's memory; loops over ctypes would dominate Python's part of a step."""
 
     def __init__(self, n: int) -> None:
         self._token = np.zeros(n, dtype=np.int32)
@@ -248,7 +232,7 @@ class _Batch:
         self._seq = np.zeros(n, dtype=np.int32)
         self._wants = np.zeros(n, dtype=np.int8)
         self._one = np.ones(n, dtype=np.int32)
-        # llama.cpp reads each token's sequences through a pointer of its own; each has one.
+        # llama.cpp reads each token's sequences (here one) through a pointer.
         first = self._seq.ctypes.data
         ids = ctypes.POINTER(ctypes.c_int32)
         self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))

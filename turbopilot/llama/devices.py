@@ -1,7 +1,4 @@
-"""The graphics processors that this build of llama.cpp can use.
-
-They are counted, since `llama_supports_gpu_offload` returns True for a build with RPC and no GPU.
-"""
+"""GPUs that this build of llama.cpp can use (`llama_supports_gpu_offload` is also True for RPC without a GPU)."""
 
 from __future__ import annotations
 
@@ -25,19 +22,18 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A graphics processor; bytes of its memory as its driver reports them now."""
+    """A GPU, with the bytes of free memory that its driver reports."""
 
     name: str
     description: str
     free: int
-    total: int
 
     def __str__(self) -> str:
         return f"{self.name} ({self.description})"
 
 
 def gpu_devices() -> tuple[Device, ...]:
-    """Return the graphics processors, in llama.cpp's order."""
+    """Return the GPUs, in llama.cpp's order."""
     declare(ggml, _FUNCTIONS)
     found = []
     for i in range(ggml.ggml_backend_dev_count()):
@@ -47,5 +43,5 @@ def gpu_devices() -> tuple[Device, ...]:
             ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
             name = ggml.ggml_backend_dev_name(device).decode()
             description = ggml.ggml_backend_dev_description(device).decode()
-            found.append(Device(name, description, free.value, total.value))
+            found.append(Device(name, description, free.value))
     return tuple(found)

@@ -1,8 +1,8 @@
-"""Whether llama.cpp should use its flash attention.
+"""Decide whether llama.cpp uses flash attention.
 
-On a processor without a GPU its kernel for one token is slow: after 512 tokens, SmolLM2-135M took 25 ms a token with it
-and 11 ms without, after 2,048 tokens 43 and 20 (2 cores with AVX-512; prompts took the same, beyond 1,000 tokens up to
-20 % longer). Without it, the scores of every token of a batch with every token before it are in memory at once.
+Its CPU kernel for one token is slow: after 512 tokens, SmolLM2-135M took 25 ms a token with it and 11 ms without, after
+2,048 tokens 43 and 20 (2 cores with AVX-512; prompts took the same, beyond 1,000 tokens up to 20 % longer). Without it,
+the scores of every token of a batch with every earlier token are in memory at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AUTO: Final = -1
 OFF: Final = 0
 ON: Final = 1
-# The scores may take this part of the memory that the model and its context leave on this machine.
+# The scores may take 1/8 of the memory that the model and its context leave.
 SCORES_SHARE: Final = 8
 # Only flash attention reads values in other types.
 _PLAIN: Final = {"f32", "f16", "bf16"}
@@ -29,14 +29,7 @@ _PLAIN: Final = {"f32", "f16", "bf16"}
 def flash_attention(
     header: GgufHeader, context: ContextParameters, *, uses_gpu: bool, wanted: bool | None = None
 ) -> int:
-    """Return AUTO, OFF or ON.
-
-    Args:
-        header: the model's.
-        context: the sizes of the context and of its batches, and the type of its cache.
-        uses_gpu: whether layers are computed on a GPU: llama.cpp knows where it is faster there.
-        wanted: the user's wish; None is whatever is faster and fits.
-    """
+    """Return AUTO (llama.cpp decides, on a GPU), OFF or ON; `wanted` of None is the faster choice that fits."""
     if context.cache_type not in _PLAIN:
         return ON
     if wanted is not None:
@@ -50,6 +43,6 @@ def flash_attention(
 
 
 def scores_bytes(header: GgufHeader, n_ctx: int, n_batch: int) -> int:
-    """Return the bytes of the scores of one layer: a float32 for each head, token and token before it."""
+    """Return the bytes of one layer's scores: a float32 for each head, token and earlier token."""
     heads = header.metadata.get(f"{header.architecture}.attention.head_count", 0)
     return 4 * n_ctx * n_batch * (heads if isinstance(heads, int) else 0)

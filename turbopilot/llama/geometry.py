@@ -1,27 +1,25 @@
-"""Sizes of a model's network: how many bytes its weights take in a type, and its context in the KV cache."""
+"""Sizes of a model's network: bytes of its weights in a type, and of its context in the KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from turbopilot.formats.ggml_types import GGML_TYPES
+from turbopilot.formats.ggml_types import BLOCKS, n_bytes
+from turbopilot.llama.mixture import Mixture, fallback, is_quantized
 
 if TYPE_CHECKING:
     from turbopilot.formats.gguf.file import GgufHeader
 
-TYPES: Final = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
-"""Types whose sizes are predicted from a geometry."""
-BLOCKS: Final = {name: (weights, n_bytes) for name, weights, n_bytes in GGML_TYPES.values()}
-"""ggml type → weights and bytes of a block."""
-# K types want rows of whole blocks of 256 weights; what llama.cpp takes instead (tensor_type_fallback).
-_FALLBACK: Final = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
-_RAISED: Final = ("attn_v", "attn_qkv", "ffn_down")
+TYPES: Final = {"F16": "F16", "Q8_0": "Q8_0", "Q4_K_M": "Q4_K", "Q4_0": "Q4_0"}
+"""File types whose sizes are predicted from a geometry, and their base types."""
 
 
 class Matrix(NamedTuple):
-    """A kind of weight matrix: its role (its name in a GGUF), its shape, and how many layers have it."""
+    """A weight matrix: its role (name in a GGUF), its shape, and how many layers have it."""
 
     role: str
     rows: int
@@ -31,21 +29,11 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes that decide how many weights a model has and how much memory its context takes.
+    """Sizes that determine a model's weights and the memory of its context.
 
-    Attributes:
-        layers: blocks of attention and feed-forward.
-        width: hidden size.
-        heads: query heads.
-        kv_heads: key and value heads.
-        ffn: feed-forward size.
-        vocab: rows of the token embedding.
-        tied: the output head is the token embedding.
-        gated: the feed-forward has a gate, a third matrix.
-        fused: q, k and v are one matrix in a GGUF.
-        positions: rows of a table of learned positions; 0 for none.
-        key_size: dimensions of a key of one head; 0 means width / heads.
-        value_size: the same of a value.
+    `vocab` are the rows of the token embedding, which is the output head too if it is `tied`. A `gated` feed-forward
+    has a third matrix; `fused` q, k and v are one matrix in a GGUF; `positions` are the rows of a table of learned
+    positions, 0 for none. Keys and values of one head have width / heads dimensions by default.
     """
 
     layers: int
@@ -67,13 +55,13 @@ class Geometry:
                 object.__setattr__(self, name, self.width // self.heads)
 
     def kv_bytes(self, n_tokens: int, cache_type: str = "F16") -> int:
-        """Return the bytes of a KV cache of so many tokens, in a ggml type of any letter case."""
-        weights, n_bytes = BLOCKS[cache_type.upper()]
+        """Return the bytes of so many tokens in a KV cache of a ggml type, in any letter case."""
+        weights, size = BLOCKS[cache_type.upper()]
         row = self.kv_heads * (self.key_size + self.value_size)
-        return n_tokens * self.layers * row * n_bytes // weights
+        return n_tokens * self.layers * row * size // weights
 
     def matrices(self) -> Iterator[Matrix]:
-        """Yield every matrix of a GGUF, without norms and biases, which are thousandths of the whole."""
+        """Yield every matrix of a GGUF; norms and biases are thousandths of the whole."""
         queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
         values = self.kv_heads * self.value_size
         yield Matrix("token_embd", self.vocab, self.width)
@@ -93,7 +81,7 @@ class Geometry:
 
     @property
     def weights(self) -> int:
-        """Weights in all matrices.
+        """Return the weights in all matrices.
 
         >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
         1488
@@ -104,12 +92,9 @@ class Geometry:
 def read_geometry(
     values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], prefix: str = ""
 ) -> Geometry:
-    """Return the geometry that hyperparameters and tensors of a GGUF describe.
+    """Return the geometry that hyperparameters (after `prefix`, such as "llama.") and shapes of a GGUF describe.
 
-    Args:
-        values: by llama.cpp's names, as `block_count`; sizes that are missing or no integers are 0.
-        shapes: of the tensors by name, innermost dimension first.
-        prefix: of the names in `values`, as `llama.`.
+    Sizes that are missing or not integers are 0.
     """
 
     def size(name: str) -> int:
@@ -141,45 +126,21 @@ def header_geometry(header: GgufHeader) -> Geometry:
     return read_geometry(header.metadata, shapes, f"{header.architecture}.")
 
 
+@cache
 def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
-    """Predict the size of a GGUF's tensors, matrix by matrix in the types that llama.cpp's quantizer gives each.
+    """Predict the size of a GGUF's tensors, each in the type that llama.cpp's quantizer gives it.
 
-    Q4_0 and Q4_K_M keep the output head in Q6_K; Q4_K_M keeps half of the value and down matrices in Q6_K too.
-    Source: `src/llama-quant.cpp`.
-
-    Args:
-        geometry: of the model.
-        parameters: exact number of its weights; those beyond the matrices are F32.
-        type_name: one of `TYPES`.
+    `parameters` is the exact number of weights, of which those beyond the matrices are F32; `type_name` is of `TYPES`.
     """
-    vectors = 4 * max(0, parameters - geometry.weights)
-    return vectors + sum(_matrix_bytes(m, geometry, type_name) for m in geometry.matrices())
-
-
-def _matrix_bytes(matrix: Matrix, geometry: Geometry, type_name: str) -> int:
-    body = "Q4_K" if type_name == "Q4_K_M" else type_name
-    if matrix.role == "position_embd":  # never quantized
-        return _bytes(matrix, "F16", matrix.layers)
-    head = "token_embd" if geometry.tied else "output"
-    if matrix.role == head and type_name.startswith("Q4"):
-        return _bytes(matrix, "Q6_K", matrix.layers)
-    raised = 0
-    if type_name == "Q4_K_M" and matrix.role in _RAISED:
-        raised = _layers_raised(matrix.layers)
-    return _bytes(matrix, "Q6_K", raised) + _bytes(matrix, body, matrix.layers - raised)
-
-
-def _bytes(matrix: Matrix, ggml_type: str, layers: int) -> int:
-    weights, n_bytes = BLOCKS[ggml_type]
-    if matrix.columns % weights:
-        return _bytes(matrix, _FALLBACK[ggml_type], layers)
-    return matrix.rows * matrix.columns * layers // weights * n_bytes
-
-
-def _layers_raised(n: int) -> int:
-    """Count the layers to which Q4_K_M gives more bits: the first and last eighth, and each third between.
-
-    >>> _layers_raised(32)
-    16
-    """
-    return sum(i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2 for i in range(n))
+    matrices = {
+        f"{f'blk.{i}.' if m.layers > 1 else ''}{m.role}.weight": (m.columns, m.rows)
+        for m in geometry.matrices()
+        for i in range(m.layers)
+    }
+    metadata = {"general.architecture": "llama", "llama.block_count": geometry.layers}
+    mixture = Mixture(type_name, TYPES[type_name], metadata, matrices)
+    total = 4 * max(0, parameters - geometry.weights)
+    for name, shape in matrices.items():
+        found = mixture.type_of(name, shape) if is_quantized(name, shape, "llama") else "F16"
+        total += n_bytes(fallback(found, shape[0]), prod(shape))
+    return total

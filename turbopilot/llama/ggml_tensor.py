@@ -1,8 +1,7 @@
 """ggml's tensors, read through ctypes.
 
-Source: ggml/include/ggml.h, `struct ggml_tensor` of ggml 0.25. The library hands over pointers to it and has no
-function that returns its sizes, so that its layout is written here; `Ggml.check_layout` compares it with what the
-library itself reports of a tensor, before any pointer in it is followed.
+Source: ggml/include/ggml.h, `struct ggml_tensor` of ggml 0.25. The library has no function that returns a tensor's
+sizes, so its layout is declared here. `Ggml.check_layout` must succeed before a pointer in it is followed.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 
 class LayoutChanged(Exception):
-    """The library lays out its tensors in another way than is written here."""
+    """The library's tensors have another layout than declared here."""
 
 
 def at(address: int) -> GgmlTensor:
@@ -79,11 +78,7 @@ def name_of(tensor: GgmlTensor) -> str:
 
 
 class Ggml:
-    """The functions of ggml that read and write tensors.
-
-    Args:
-        library: a ctypes library with ggml's base functions.
-    """
+    """Functions of ggml that read and write tensors, given a ctypes library with its base functions."""
 
     def __init__(self, library: Any) -> None:
         declare(library, _FUNCTIONS)
@@ -91,23 +86,15 @@ class Ggml:
         self._ops: dict[int, str] = {}
 
     def check_layout(self, address: int, *, floats: bool = False) -> None:
-        """Compare what is read of the tensor at an address with what ggml reports of it.
-
-        Args:
-            address: the tensor's.
-            floats: whether it is of F32, whose bytes follow from its sizes.
-
-        Raises:
-            LayoutChanged: they differ.
-        """
+        """Compare a tensor with what ggml reports of it, and its bytes too if it is F32; raise LayoutChanged."""
         tensor, lib = at(address), self._lib
         reported = (lib.ggml_get_name(address), lib.ggml_nelements(address))
         if reported != (tensor.name, prod(tensor.ne)):
             raise LayoutChanged(
-                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, and for ggml {reported}"
+                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, for ggml {reported}"
             )
-        known = 0 <= tensor.op < _N_OPS  # beyond them ggml reads what is no name
-        # The description of some operations is that of their kind: "SILU" of UNARY.
+        known = 0 <= tensor.op < _N_OPS  # beyond them ggml reads out of bounds
+        # ggml describes some operations by their kind: UNARY as "SILU".
         if not known or (
             self.op(tensor).startswith("MUL_MAT")
             != lib.ggml_op_desc(address).startswith(b"MUL_MAT")
@@ -125,17 +112,14 @@ class Ggml:
         return self._ops[tensor.op]
 
     def values(self, address: int) -> npt.NDArray[Any]:
-        """Return the numbers of an F32 or I32 tensor, (ne3, ne2, ne1, ne0), copied if they lie on a device.
+        """Return the numbers of an F32 or I32 tensor, (ne3, ne2, ne1, ne0), valid until the computation continues.
 
-        The array is valid until the computation goes on.
-
-        Raises:
-            LayoutChanged: it has no place in memory.
+        They are copied if they are on a device.
         """
         tensor = at(address)
         size = n_bytes(tensor)
         if not tensor.buffer or not tensor.data:
-            raise LayoutChanged(f"{tensor.name!r} is computed and lies nowhere")
+            raise LayoutChanged(f"{tensor.name!r} is computed but has no memory")
         memory: Any
         if self._lib.ggml_backend_buffer_is_host(tensor.buffer):
             memory = (ctypes.c_char * size).from_address(tensor.data)
@@ -148,7 +132,7 @@ class Ggml:
         return found
 
     def write(self, address: int, data: npt.NDArray[Any]) -> None:
-        """Copy bytes to the beginning of a tensor, wherever it lies."""
+        """Copy bytes to the beginning of a tensor, on any device."""
         self._lib.ggml_backend_tensor_set(address, data.ctypes.data, 0, data.nbytes)
 
 

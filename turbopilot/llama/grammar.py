@@ -1,6 +1,6 @@
-"""A grammar as llama.cpp follows it over a vocabulary.
+"""llama.cpp's grammars over a vocabulary.
 
-llama.cpp ends the process if it is told of a token that the grammar forbids, so every token is checked first.
+llama.cpp aborts if it accepts a token that the grammar forbids, so every token is checked first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from turbopilot.base.errors import InvalidRequest
 from turbopilot.llama.library import llama_cpp
 
-# One question may take milliseconds: longer, and the grammar is one whose readings grow with the text.
+# Seconds for one check, which takes milliseconds unless the grammar's readings grow with the text.
 _SLOWEST: Final = 2.0
 # As llama_token_data in llama.h.
 _TOKEN_DATA: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -24,52 +24,37 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 TokenIds: TypeAlias = npt.NDArray[np.int64]
 
 
-def make_constraint(
-    vocab: Any, grammar: str, *, unwritable: TokenIds | None = None
-) -> LlamaConstraint:
-    """Return a grammar at its start.
-
-    Args:
-        vocab: llama.cpp's pointer; the model must outlive the constraint.
-        grammar: GBNF, with a rule named root.
-        unwritable: `unwritable_tokens(vocab)`, if the caller keeps it; else it is found when first needed.
-
-    Raises:
-        InvalidRequest: llama.cpp refuses it.
-    """
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
-    if not sampler:
-        raise InvalidRequest(
-            "the JSON schema cannot be used: llama.cpp refuses its grammar, as if a rule begins with itself",
-            param="json_schema",
-        )
-    return LlamaConstraint(vocab, sampler, unwritable)
-
-
 def unwritable_tokens(vocab: Any) -> TokenIds:
-    """Return the special tokens that end nothing: no grammar may ask for them, though their names are text."""
+    """Return special tokens that do not end generation: grammars would match their names as text."""
     n = int(llama_cpp.llama_vocab_n_tokens(vocab))
     return np.array([t for t in range(n) if _is_unwritable(vocab, t)], dtype=np.int64)
 
 
 def _is_unwritable(vocab: Any, token: int) -> bool:
-    return bool(
-        llama_cpp.llama_vocab_is_control(vocab, token)
-        and not llama_cpp.llama_vocab_is_eog(vocab, token)
-    )
+    is_control = llama_cpp.llama_vocab_is_control(vocab, token)
+    return bool(is_control and not llama_cpp.llama_vocab_is_eog(vocab, token))
 
 
 class LlamaConstraint:
-    """One sequence's grammar, made by `make_constraint`."""
+    """State of a GBNF grammar, with a rule named root, in one sequence; the model must outlive it.
 
-    def __init__(self, vocab: Any, sampler: Any, unwritable: TokenIds | None) -> None:
-        self._vocab, self._sampler = vocab, sampler
+    `unwritable` is `unwritable_tokens(vocab)` if the caller has it; else it is found when first needed.
+    """
+
+    def __init__(self, vocab: Any, grammar: str, unwritable: TokenIds | None = None) -> None:
+        self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
+        if not self._sampler:
+            raise InvalidRequest(
+                "the JSON schema cannot be used: llama.cpp refuses its grammar, such as a rule that begins with itself",
+                param="json_schema",
+            )
+        self._vocab = vocab
         self._free = llama_cpp.llama_sampler_free
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._unwritable = unwritable
         self._one = np.zeros(1, dtype=_TOKEN_DATA)
         self._all: npt.NDArray[np.void] | None = None
-        self._allowed: int | None = None  # the last token asked for, if it may come next
+        self._allowed: int | None = None  # the last token checked, if it may come next
         self._piece = ctypes.create_string_buffer(1024)
 
     def allows(self, token: int) -> bool:
@@ -101,11 +86,7 @@ class LlamaConstraint:
         return out
 
     def accept(self, token: int) -> None:
-        """Go on behind a token that was chosen.
-
-        Raises:
-            InvalidRequest: the grammar forbids it.
-        """
+        """Advance by a chosen token."""
         if not self.allows(token):
             raise InvalidRequest(f"the grammar forbids token {token} here", param="json_schema")
         self._allowed = None
@@ -114,7 +95,7 @@ class LlamaConstraint:
         _refuse_slow(started)
 
     def close(self) -> None:
-        """Free it. A second call does nothing."""
+        """Free the grammar. A second call does nothing."""
         if self._sampler:
             self._free(self._sampler)
             self._sampler = None
@@ -123,9 +104,9 @@ class LlamaConstraint:
         self.close()
 
     def _begins_with_nul(self, token: int) -> bool:
-        """Return whether a token continues a character with zero bits alone, so that it may come to NUL.
+        """Return whether a token continues a character with zero bits alone, so that it may decode to NUL.
 
-        llama.cpp takes that for the end of the token where it is asked, but not where it is told.
+        llama.cpp takes NUL for the end of the token when it checks one, but not when it accepts one.
         """
         n = llama_cpp.llama_token_to_piece(
             self._vocab, token, self._piece, len(self._piece), 0, True
@@ -143,17 +124,13 @@ class LlamaConstraint:
 def _refuse_slow(started: float) -> None:
     if time.perf_counter() - started > _SLOWEST:
         raise InvalidRequest(
-            "the grammar is too ambiguous: what was written so far can be read in too many ways",
+            "the grammar is too ambiguous: the text so far can be parsed in too many ways",
             param="json_schema",
         )
 
 
 def json_schema_to_gbnf(schema: str) -> str:
-    """Return llama.cpp's grammar of a JSON schema, itself JSON.
-
-    Raises:
-        Exception: of any kind: the converter asserts, and indexes what it is given.
-    """
+    """Return llama.cpp's grammar of a JSON schema; its converter may raise any Exception."""
     from llama_cpp.llama_grammar import json_schema_to_gbnf as convert  # few requests need it
 
     return str(convert(schema))

@@ -1,9 +1,10 @@
-"""llama_cpp, imported here alone, with its log and its backends set up."""
+"""Import llama_cpp, and set up its log and backends."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 from turbopilot.base.errors import InvalidInput
@@ -26,43 +27,35 @@ Signature: TypeAlias = "tuple[list[Any], Any]"
 
 
 class _Ggml:
-    """ggml's functions. Windows does not look into the libraries that a library needs, so that two are tried."""
+    """ggml's functions, from two libraries: Windows does not search a library's dependencies."""
 
-    def __init__(self) -> None:
-        self._base: Any = None
+    @cached_property
+    def _base(self) -> Any:
+        return _ggml.ctypes_ext.load_shared_library("ggml-base", _ggml.libggml_base_path)
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(_ggml.libggml, name):
-            return getattr(_ggml.libggml, name)
-        if self._base is None:
-            load = _ggml.ctypes_ext.load_shared_library
-            self._base = load("ggml-base", _ggml.libggml_base_path)
-        return getattr(self._base, name)
+        return getattr(_ggml.libggml if hasattr(_ggml.libggml, name) else self._base, name)
 
 
 ggml: Final = _Ggml()
 log: Final = LlamaLog()
-"""This process's: llama.cpp has one log."""
+"""Log of this process; llama.cpp has only one."""
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _data: object) -> None:
-    """llama.cpp keeps a pointer to this function: a global of a module is never collected."""
+    """Write to `log`. A global, since llama.cpp keeps a pointer to this function."""
     log.write(level, text.decode("utf-8", "replace"))
 
 
 def start_backend() -> None:
-    """Route llama.cpp's log to `log`, whoever had it before, and initialize the backends."""
+    """Route llama.cpp's log to `log`, and initialize the backends."""
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:
-    """Give functions of a ctypes library their types.
-
-    Raises:
-        AttributeError: the library lacks one of them.
-    """
+    """Set the types of functions of a ctypes library."""
     for name, (arguments, result) in functions.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result

@@ -1,4 +1,4 @@
-"""llama.cpp's log: joined into lines, kept for error messages, and parsed for what was allocated."""
+"""llama.cpp's log, kept for error messages and parsed for allocations."""
 
 from __future__ import annotations
 
@@ -9,33 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# Source: enum ggml_log_level in ggml.h (the comment in llama_cpp/_logger.py lists an older one). CONT continues the
-# line before it.
+# Source: enum ggml_log_level in ggml.h; CONT continues the line before it.
 _LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONT: Final = 5
 # Source: llama-model.cpp, load_tensors.
 _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-# One line for each place where something lies. Source: llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp and
-# llama-memory-recurrent.cpp: "load_tensors:   CPU_Mapped model buffer size =   256.63 MiB".
-_BUFFER: Final = re.compile(
-    r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s*([\d.]+) MiB"
-)  # place, kind, MiB
+# Place, kind, MiB. Source: llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp and llama-memory-recurrent.cpp:
+# "load_tensors:   CPU_Mapped model buffer size =   256.63 MiB".
+_BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s*([\d.]+) MiB")
 # "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …", once for each cache (models with windows in some
-# layers have two), and also where nothing is allocated.
+# layers have two), also if nothing is allocated.
 _CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
 _REPLACED: Final = ("output", "compute")  # logged again when they grow; lines of other kinds add up
 
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Bytes that llama.cpp allocated, in all places together; its log has hundredths of a MiB.
+    """Bytes that llama.cpp allocated in all places, to hundredths of a MiB.
 
-    Attributes:
-        model: the weights, including those mapped from the file.
-        kv: keys and values of the context (and the state of a recurrent model).
-        compute: what a batch is computed in.
-        output: the logits that are kept.
-        places: place → bytes of all kinds there, as "CPU", "CPU_Mapped", "CUDA0".
+    `model` includes mapped weights, `kv` the state of a recurrent model; `compute` holds activations, `output` logits.
+    `places` maps a place ("CPU", "CPU_Mapped", "CUDA0") to bytes of all kinds there.
     """
 
     model: int
@@ -46,12 +39,10 @@ class Buffers:
 
 
 class LlamaLog:
-    """The log of one process.
+    """The log of one process: its last 400 lines, with the level of `logging`.
 
-    Attributes:
-        lines: the last of them, with their level in the numbers of `logging`.
-        offloaded: layers on the GPU and layers in all, of the last load; None before any.
-        forward: gets each piece of text with llama.cpp's level; None to log complete lines with `logging`.
+    `offloaded` has the layers on the GPU, and all layers, of the last load. `forward` gets each piece of text with
+    llama.cpp's level; if it is None, complete lines go to `logging`.
     """
 
     def __init__(self) -> None:
@@ -63,7 +54,7 @@ class LlamaLog:
         """Forget everything, before a load."""
         self.lines.clear()
         self._partial, self._level = "", logging.INFO
-        # Parsed as they arrive: a model of many layers logs more lines after them than are kept.
+        # Parsed as they arrive, since a large model logs more lines later than are kept.
         self.offloaded: tuple[int, int] | None = None
         self._buffers: dict[tuple[str, str], int] = defaultdict(int)
         self._caches = 0
@@ -92,7 +83,7 @@ class LlamaLog:
             self._buffers[kind, place] = before + size
 
     def buffers(self) -> Buffers:
-        """Return what one model with one context allocated."""
+        """Return the allocations of one model with one context."""
         kinds: dict[str, int] = defaultdict(int)
         places: dict[str, int] = defaultdict(int)
         for (kind, place), size in self._buffers.items():
@@ -107,6 +98,6 @@ class LlamaLog:
         return "; ".join(dict.fromkeys(found[-most:]))
 
     def reason(self) -> str:
-        """Return why something failed: the last errors, or else the last lines of any level."""
+        """Return the last errors, or else the last lines of any level."""
         last = [line for _, line in self.lines][-3:]
         return self.errors() or "; ".join(last) or "no reason given"

@@ -21,16 +21,13 @@ _OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERR
 
 @dataclass(frozen=True, slots=True)
 class ModelParameters:
-    """How a model is loaded.
+    """Parameters of loading a model.
 
     Attributes:
-        n_gpu_layers: layers on the GPU; None is all if there is one.
-        vocab_only: load no weights.
-        use_mmap: map the file; else copy the weights into memory.
+        n_gpu_layers: None is all if there is a GPU.
         repack: rearrange the weights of some types for the processor's widest instructions.
-        check_tensors: look for NaN and infinity in all weights. In quantized ones they can vanish where activations
-            are rounded.
-        no_alloc: compute sizes only, and allocate nothing.
+        check_tensors: refuse NaN and infinity in weights, which rounding of activations could hide.
+        no_alloc: compute sizes only.
         overrides: metadata key → text that replaces the file's.
     """
 
@@ -44,34 +41,17 @@ class ModelParameters:
 
 
 class LlamaModel:
-    """A loaded model.
+    """A loaded model. Its header is checked first, since llama.cpp aborts on some malformed files.
 
-    The header is checked first, since llama.cpp aborts the process on some malformed files.
-
-    Args:
-        header: the file's.
-        parameters: how to load it.
-
-    Attributes:
-        devices: the GPUs as they were before the model was loaded.
-        uses_gpu: whether layers are on a GPU.
-        n_vocab: rows of the vocabulary.
-        n_layers: layers of the model, the output not counted.
-        bos: begin-of-sequence token; -1 if there is none.
-        eos: end-of-sequence token; -1 if there is none.
-        adds_bos: whether texts begin with `bos`.
-        can_cut: whether a part of a sequence can be removed: a recurrent state is all or nothing.
+    `devices` are the GPUs as they were before loading; `n_layers` does not count the output; `bos` and `eos` are -1 if
+    there are none; `can_cut` is False for recurrent models, whose state cannot be cut.
 
     Raises:
-        CorruptModel: it is damaged, or llama.cpp refuses it; with llama.cpp's own reason.
+        CorruptModel: it is damaged, or llama.cpp refuses it, with llama.cpp's reason.
         ServeError: the model does not generate text.
     """
 
-    def __init__(
-        self,
-        header: GgufHeader,
-        parameters: ModelParameters = ModelParameters(),
-    ) -> None:
+    def __init__(self, header: GgufHeader, parameters: ModelParameters = ModelParameters()) -> None:
         self._pointer: Any = None
         if not parameters.vocab_only:
             check_model(header)
@@ -115,47 +95,32 @@ class LlamaModel:
 
     @property
     def pointer(self) -> Any:
-        """llama.cpp's own, for the modules of this package."""
+        """Return llama.cpp's pointer to the model."""
         return self._pointer
 
     @property
     def vocab(self) -> Any:
-        """llama.cpp's own, for the modules of this package."""
+        """Return llama.cpp's pointer to the vocabulary."""
         return self._vocab
 
     @property
     def first_token(self) -> int | None:
-        """The token that every text begins with; None if the model wants none."""
+        """Return the first token of every text; None if the model wants none."""
         return self.bos if self.adds_bos and self.bos >= 0 else None
 
     def fim_tokens(self) -> tuple[int | None, ...]:
         """Return the ids before prefix, suffix, middle, a repository's name and a file's name."""
-        found = (
-            int(token(self._vocab))
-            for token in (
-                llama_cpp.llama_vocab_fim_pre,
-                llama_cpp.llama_vocab_fim_suf,
-                llama_cpp.llama_vocab_fim_mid,
-                llama_cpp.llama_vocab_fim_rep,
-                llama_cpp.llama_vocab_fim_sep,
-            )
-        )
+        kinds = ("pre", "suf", "mid", "rep", "sep")
+        found = (int(getattr(llama_cpp, f"llama_vocab_fim_{k}")(self._vocab)) for k in kinds)
         return tuple(t if 0 <= t < self.n_vocab else None for t in found)
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Return the token ids of a text, normalized as the model's own tokenizer does it; no token is added.
+        """Return the token ids of a text, normalized for the model's tokenizer, without added tokens.
 
-        Args:
-            text: any text.
-            parse_special: whether the names of special tokens become those tokens, or stay text.
-
-        Raises:
-            DecoderFailed: llama.cpp refuses it.
+        `parse_special` turns the names of special tokens into those tokens; else they stay text.
         """
         data = self._normalize(text).encode("utf-8", "replace")
-        size = (
-            len(data) + 16
-        )  # a token is at least one byte of text, beside a space or two in front
+        size = len(data) + 16  # a token is at least one byte, except for a space or two in front
         while True:
             ids = (llama_cpp.llama_token * size)()
             n = llama_cpp.llama_tokenize(
@@ -168,7 +133,7 @@ class LlamaModel:
             size = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Return the bytes of a token; of a special one its name, or nothing."""
+        """Return the bytes of a token; of a special one its name if `special`, else nothing."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -188,12 +153,8 @@ class LlamaModel:
         """Return whether the token ends generation."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def is_control(self, token: int) -> bool:
-        """Return whether the token is a sign for programs and no text."""
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
-
     def close(self) -> None:
-        """Free it, after its contexts. A second call does nothing."""
+        """Free the model, after its contexts. A second call does nothing."""
         if self._pointer:
             llama_cpp.llama_model_free(self._pointer)
             self._pointer = None

@@ -12,59 +12,46 @@ import numpy.typing as npt
 
 from turbopilot.llama.library import llama_cpp, start_backend
 
-# Rows that llama.cpp keeps at once, in bytes. Its default of 8 GiB takes a whole embedding into memory, in F32
-# beside its own type; the bytes that are written do not depend on it.
+# Bytes of rows in memory. The default of 8 GiB would hold a whole embedding, also in F32; the output is the same.
 _MAX_BUFFER: Final = 256 << 20
 _TAG_INT, _TAG_STR = 0, 3  # enum llama_model_kv_override_type in llama.h
 
 
-class LlamaQuantizer:
-    """llama.cpp's parameters, with all that they point to.
+def quantize(
+    paths: tuple[str, str],
+    fields: Mapping[str, Any],
+    overrides: Sequence[tuple[str, int]],
+    metadata: Mapping[str, str | int],
+    means: Mapping[str, npt.NDArray[np.float32]] | None,
+) -> bool:
+    """Quantize (source, output); return False if llama.cpp failed, with the reason in the log or on stderr.
 
-    Args:
-        fields: of llama_model_quantize_params; None leaves a field as it is.
-        overrides: (pattern of tensor names, ggml's number of the type).
-        metadata: keys to add; a text has 127 bytes at most.
-        means: tensor → mean square of each input channel, of an importance matrix; None for none.
+    Fields of llama_model_quantize_params that are None keep the default. Overrides are (pattern of names, ggml's number
+    of the type), metadata texts have at most 127 bytes, and means are mean squares of each tensor's input channels.
     """
-
-    def __init__(
-        self,
-        fields: Mapping[str, Any],
-        overrides: Sequence[tuple[str, int]],
-        metadata: Mapping[str, str | int],
-        means: Mapping[str, npt.NDArray[np.float32]] | None,
-    ) -> None:
-        start_backend()
-        params = self._params = llama_cpp.llama_model_quantize_default_params()
-        params.max_buf_size = _MAX_BUFFER
-        for name, value in fields.items():
-            if value is not None:
-                setattr(params, name, value)
-        # Each table ends with an empty entry. ctypes keeps alive what a structure's field points to.
-        types = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
-        for entry, (pattern, number) in zip(types, overrides, strict=False):
-            entry.pattern, entry.type = pattern.encode(), number
-        keys = (llama_cpp.llama_model_kv_override * (len(metadata) + 1))()
-        for entry, (key, value) in zip(keys, metadata.items(), strict=False):
-            entry.key = key.encode()
-            if isinstance(value, int):
-                entry.tag, entry.value.val_i64 = _TAG_INT, value
-            else:
-                entry.tag, entry.value.val_str = _TAG_STR, value.encode()[:127]
-        params.tt_overrides, params.kv_overrides = types, keys
-        if means is None:
-            return
+    start_backend()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.max_buf_size = _MAX_BUFFER
+    for name, value in fields.items():
+        if value is not None:
+            setattr(params, name, value)
+    # Each table ends with an empty entry; ctypes keeps it alive.
+    types = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
+    for entry, (pattern, number) in zip(types, overrides, strict=False):
+        entry.pattern, entry.type = pattern.encode(), number
+    keys = (llama_cpp.llama_model_kv_override * (len(metadata) + 1))()
+    for entry, (key, value) in zip(keys, metadata.items(), strict=False):
+        entry.key = key.encode()
+        if isinstance(value, int):
+            entry.tag, entry.value.val_i64 = _TAG_INT, value
+        else:
+            entry.tag, entry.value.val_str = _TAG_STR, value.encode()[:127]
+    params.tt_overrides, params.kv_overrides = types, keys
+    if means is not None:
         matrix = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
         for entry, (name, values) in zip(matrix, means.items(), strict=False):
             entry.name, entry.size = name.encode(), values.size
             entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix, self._means = matrix, means
-
-    def write(self, source: str, output: str) -> bool:
-        """Write the output; return False if llama.cpp failed.
-
-        The log has the reason, or stderr, where ggml reports weights that are not finite.
-        """
-        paths = os.fsencode(source), os.fsencode(output)
-        return not llama_cpp.llama_model_quantize(*paths, ctypes.byref(self._params))
+        params.imatrix = matrix
+    source, output = map(os.fsencode, paths)
+    return not llama_cpp.llama_model_quantize(source, output, ctypes.byref(params))

@@ -1,4 +1,4 @@
-"""The preparation of text that llama.cpp's tokenizers leave to their caller, as the converter noted it in the file."""
+"""Normalization that llama.cpp's tokenizers leave to the caller, from metadata that the converter wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text_normalizer(metadata: Mapping[str, Any]) -> Callable[[str], str]:
     ' x'
     """
     composed = metadata.get(NORMALIZER_KEY) == "NFC"
-    # tokenizers' Metaspace adds no space before a space; llama.cpp adds one to any text that is not empty.
+    # tokenizers' Metaspace adds no space before a space; llama.cpp adds one to any nonempty text.
     one_is_enough = metadata.get(SPACE_PREFIX_KEY) in ("always", "first")
 
     def normalize(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The output of `turbopilot bench`, as text and as JSON."""
+"""Output of `turbopilot bench`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from turbopilot.base.sizes import size
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.bench import Divergence, Measured, Rate
+    from turbopilot.bench import Divergence, Rate
     from turbopilot.render.bench_plot import BenchRow
 
 
 def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
-    """Print a table under a line that says what it was measured with, and a legend."""
+    """Print the machine, a table, and a legend."""
     many = len({r.measured.n_threads for r in rows}) > 1
     columns = ["file", "type", "size", "bits/weight"]
     columns += ["threads"] if many else []
@@ -30,14 +30,14 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
             row.name, m.type_name, size(m.n_bytes), f"{m.bits_per_weight:.2f}",
             *([str(m.n_threads)] if many else []),
             _rate(m.prompt), _rate(m.generation), size(m.memory.peak) if m.memory else "",
-            *(_divergence(row.divergence) if row.divergence else []),
+            *([kl(d), f"{d.top1:.1%}"] if (d := row.divergence) else []),
         ])  # fmt: skip
     console.table(_where(rows), columns, cells, numbers=range(2, len(columns)))
     console.result(_legend(rows, reference))
 
 
 def as_json(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, Any]:
-    """Return the figures as one object; bytes, tokens per second, nats."""
+    """Return the figures in bytes, tokens per second and nats."""
     m = rows[0].measured
     return {
         "cpu": cpu_name(),
@@ -66,7 +66,6 @@ def _timed(rate: Rate | None) -> dict[str, Any] | None:
 
 
 def _where(rows: Sequence[BenchRow]) -> str:
-    """Return what it was measured with."""
     m = rows[0].measured
     threads = " and ".join(str(n) for n in dict.fromkeys(r.measured.n_threads for r in rows))
     contexts = " and ".join(f"{n:,}" for n in dict.fromkeys(r.measured.n_ctx for r in rows))
@@ -79,33 +78,24 @@ def _where(rows: Sequence[BenchRow]) -> str:
 
 def _legend(rows: Sequence[BenchRow], reference: Path | None) -> str:
     m = rows[0].measured
-    lines = [_timing(m)]
+    repeats = len(m.prompt.samples) if m.prompt else 0
+    generated = f", then {m.generation.tokens} generated one after another" if m.generation else ""
+    prompt = f"{m.prompt.tokens} tokens read" if m.prompt else ""
+    spread = f"; the median of {repeats}, ± half of the range" if repeats > 1 else "; measured once"
+    lines = [f"tok/s: {prompt}{generated}{spread}"]
     if m.memory:
         lines.append(
             f"peak memory: of the whole process, {size(m.memory.base)} of it Python and llama.cpp's library"
         )
-    if taken := [f"{r.name} {_taken(r.measured)}" for r in rows if _taken(r.measured)]:
-        lines.append(f"memory of the GPU: {', '.join(taken)}")
+    taken = [(r.name, sum(r.measured.memory.devices.values())) for r in rows if r.measured.memory]
+    if on_gpu := [f"{name} {size(n)}" for name, n in taken if n]:
+        lines.append(f"memory of the GPU: {', '.join(on_gpu)}")
     if reference and (d := rows[0].divergence):
         lines.append(
             f"mean KL: in nats, from {reference.name}, over {d.positions:,} positions; its perplexity there is "
             f"{d.reference_perplexity.value:.4g}. top-1: both prefer the same token"
         )
     return "\n".join(lines)
-
-
-def _timing(m: Measured) -> str:
-    """Return what ± means, and what was timed."""
-    repeats = len(m.prompt.samples) if m.prompt else 0
-    generated = f", then {m.generation.tokens} generated one after another" if m.generation else ""
-    prompt = f"{m.prompt.tokens} tokens read" if m.prompt else ""
-    spread = f"; the median of {repeats}, ± half of the range" if repeats > 1 else "; measured once"
-    return f"tok/s: {prompt}{generated}{spread}"
-
-
-def _taken(m: Measured) -> str:
-    n = sum(m.memory.devices.values()) if m.memory else 0
-    return size(n) if n else ""
 
 
 def _rate(rate: Rate | None) -> str:
@@ -116,8 +106,7 @@ def _rate(rate: Rate | None) -> str:
     return f"{rate.median:,.{digits}f}{spread}"
 
 
-def _divergence(d: Divergence) -> list[str]:
-    return [
-        f"{d.mean_kl:.2g} ± {d.mean_kl_error:.1g}" if d.mean_kl else "0",
-        f"{d.top1:.1%}",
-    ]
+def kl(divergence: Divergence) -> str:
+    """Return the mean KL divergence with its standard error."""
+    d = divergence
+    return f"{d.mean_kl:.2g} ± {d.mean_kl_error:.1g}" if d.mean_kl else "0"

@@ -1,4 +1,4 @@
-"""The measured files as a standalone SVG: size against what it costs; the faster, the larger the point."""
+"""Standalone SVG of the measured files: size against KL divergence or speed; faster files have larger points."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ text { fill: #59636e; } .label { fill: #1c2024; stroke: #fff; stroke-width: 4; p
   .grid { stroke: #343a40; } .spot { fill: #6aaef0; stroke: #15181b; }
 }
 """
-_LARGEST, _SMALLEST = 8.0, 2.5  # radius of the fastest; and of the slowest that can still be seen
+_LARGEST, _SMALLEST = 8.0, 2.5  # radius of a point
 _UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """A line of a table, a point of a plot; `name` is what the user called the file."""
+    """A row of the table and a point of the plot; `name` is that of the file."""
 
     name: str
     measured: Measured
@@ -33,21 +33,20 @@ class BenchRow:
 
     @property
     def speed(self) -> float:
-        """Tokens generated per second, or read if none were generated; 0 if nothing was timed."""
+        """Return the decode speed, or else the prefill speed, in tokens per second; 0 if nothing was timed."""
         rate = self.measured.generation or self.measured.prompt
         return rate.median if rate else 0.0
 
     @property
     def kl(self) -> float | None:
-        """Mean KL divergence in nats."""
+        """Return the mean KL divergence in nats."""
         return self.divergence.mean_kl if self.divergence else None
 
 
 def drawn(rows: Sequence[BenchRow]) -> str:
-    """Draw some files.
+    """Draw files by size (x) and mean KL divergence (y, log) if every file has one, else speed.
 
-    Across: the file's size. Upwards: the mean KL divergence, logarithmic, if every file has one, else the speed.
-    A point's area is its speed. A divergence of 0, a file's from itself, lies on the lower edge.
+    A point's area is its speed. A divergence of 0 is on the lower edge.
     """
     unit, name = next(u for u in _UNITS if max(r.measured.n_bytes for r in rows) >= u[0])
     kls = [r.kl for r in rows if r.kl is not None]
@@ -56,17 +55,15 @@ def drawn(rows: Sequence[BenchRow]) -> str:
     y = kls if with_kl else [r.speed for r in rows]
     fastest = max(r.speed for r in rows) or 1.0
     labels = [_label(r, rows) for r in rows]
-    spots = [
-        Spot(
-            a,
-            b,
-            "k1",
-            f"{r.name}: {label}" + ("" if r.kl is None else f", mean KL {r.kl:.3g}"),
-            radius=max(_SMALLEST, _LARGEST * (r.speed / fastest) ** 0.5),
-        )
-        for a, b, r, label in zip(x, y, rows, labels, strict=True)
-    ]
-    up = ("mean KL, nats", _kl_scale(y)) if with_kl else ("tokens/s", Scale.of([0, *y]))
+    spots = []
+    for a, b, r, label in zip(x, y, rows, labels, strict=True):
+        title = f"{r.name}: {label}" + ("" if r.kl is None else f", mean KL {r.kl:.3g}")
+        radius = max(_SMALLEST, _LARGEST * (r.speed / fastest) ** 0.5)
+        spots.append(Spot(a, b, "k1", title, radius=radius))
+    least = min((v for v in y if v > 0), default=1.0)
+    # Only a divergence of 0 is on the lower edge.
+    kl_scale = Scale.of([*y, least / 2], log=True)
+    up = ("mean KL, nats", kl_scale) if with_kl else ("tokens/s", Scale.of([0, *y]))
     drawing = plot(
         f"{len(rows)} files by size and {up[0]}",
         (f"size, {name}", Scale.of([0, *x])),
@@ -77,14 +74,8 @@ def drawn(rows: Sequence[BenchRow]) -> str:
     return standalone(drawing, STYLE)
 
 
-def _kl_scale(values: Sequence[float]) -> Scale:
-    """Return a log scale on whose lower edge only a divergence of 0 lies."""
-    least = min((v for v in values if v > 0), default=1.0)
-    return Scale.of([*values, least / 2], log=True)
-
-
 def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:
-    """Return a file's type, or its name if others have the same type; and its threads if others have other ones."""
+    """Return type (or name if types repeat), threads if they vary, and speed."""
     m = row.measured
     same_type = [r for r in rows if r.measured.type_name == m.type_name]
     words = m.type_name if len({r.name for r in same_type}) == 1 else row.name

@@ -1,4 +1,4 @@
-"""What `turbopilot quantize --fit` shows."""
+"""Output of `turbopilot quantize --fit`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 from turbopilot.app.fit_report import FitReport, FitRow
 from turbopilot.base.sizes import size
 from turbopilot.render import console
+from turbopilot.render.bench import kl as mean_kl
 
 _SHOWN = 8  # of the plain types
 
 
 def show_fit(report: FitReport, *, as_json: bool) -> None:
-    """Where the memory goes, and the file beside the plain types that also fit."""
+    """Show the memory, and the fitted file beside the plain types that also fit."""
     if as_json:
         console.emit_json(_json(report))
         return
@@ -25,13 +26,8 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
     )
     console.result(_how(report))
     kl = report.sensitivity.measured
-    columns = [
-        "type",
-        "weights",
-        "memory",
-        "measured",
-        *(["KL", "measured", "top-1"] if kl else []),
-    ]
+    columns = ["type", "weights", "memory", "measured"]
+    columns += ["KL", "measured", "top-1"] if kl else []
     console.table(
         f"{report.path} ({report.seconds:.1f} s), and the plain types that fit too",
         columns,
@@ -39,19 +35,18 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
         numbers=range(1, len(columns)),
     )
     if (more := len(report.plain) - _SHOWN) > 0:
-        console.result(
-            f"… and {more} more types that are {'worse' if kl else 'smaller'} (--json shows all)"
-        )
+        what = "worse" if kl else "smaller"
+        console.result(f"… and {more} more types that are {what} (--json shows all)")
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
     console.result(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
     over = (report.fitted.measured_footprint or 0) - b.total
     if over > 0:
-        console.info(f"it takes {size(over)} more than it may")
+        console.info(f"it takes {size(over)} more than the limit")
 
 
 def _json(report: FitReport) -> dict[str, Any]:
-    """All of it; bytes, nats, seconds."""
+    """Return everything, in bytes, nats and seconds."""
     found = report.sensitivity
     return {
         "path": str(report.path),
@@ -84,24 +79,21 @@ def _how(report: FitReport) -> str:
             f"in {found.seconds:.0f} s"
         )
     if not found.seconds_short:
-        return "chosen by errors of rounding alone"
+        return "chosen by rounding errors alone"
     return (
-        "chosen by errors of rounding alone: there was no time for KL divergences, which take "
+        "chosen by rounding errors alone: there was no time for KL divergences, which take "
         f"{found.seconds_short / 60:.0f} minutes at least (--minutes)"
     )
 
 
 def _cells(row: FitRow, kl: bool) -> list[str]:
-    measured = row.measured_footprint
-    cells = [
-        row.name, size(row.tensor_bytes), size(row.footprint),
-        size(measured) if measured else "",
-    ]  # fmt: skip
+    sizes = [row.tensor_bytes, row.footprint, row.measured_footprint or 0]
+    cells = [row.name, *(size(n) if n else "" for n in sizes)]
     if kl:
         d = row.divergence
         cells += [
             "" if row.predicted_kl is None else f"{row.predicted_kl:.2g}",
-            (f"{d.mean_kl:.2g} ± {d.mean_kl_error:.1g}" if d.mean_kl else "0") if d else "",
+            mean_kl(d) if d else "",
             f"{d.top1:.1%}" if d else "",
         ]
     return cells

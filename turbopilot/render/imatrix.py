@@ -1,4 +1,4 @@
-"""What `turbopilot imatrix` shows: a report, a merged matrix, a matrix's statistics."""
+"""Output of `turbopilot imatrix`: a report, a merged matrix, statistics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def show_report(report: GatherReport, *, as_json: bool) -> None:
-    """What was gathered, and how to use it."""
+    """Show what was gathered, and how to use it."""
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path), "model": str(report.model)})
         return
     for notice in report.notices:
         console.info(notice)
     if report.resumed_from:
-        console.info(f"went on from chunk {report.resumed_from:,}")
+        console.info(f"resumed from chunk {report.resumed_from:,}")
     read = f"{report.n_chunks:,} chunks of {report.chunk_size:,} tokens"
     if report.n_text_chunks > report.n_chunks:
         read += f", of {report.n_text_chunks:,} in the text"
@@ -36,32 +36,28 @@ def show_report(report: GatherReport, *, as_json: bool) -> None:
 
 
 def show_merged(path: Path, parts: list[Path], matrix: Imatrix, *, as_json: bool) -> None:
-    """What earlier matrices were merged into."""
+    """Show a merged matrix."""
     if as_json:
-        console.emit_json(
-            {
-                "path": str(path), "merged": [str(p) for p in parts], "n_chunks": matrix.n_chunks,
-                "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "path": str(path), "merged": [str(p) for p in parts], "n_chunks": matrix.n_chunks,
+            "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
+        })  # fmt: skip
     else:
         console.result(f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks")
 
 
 def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> None:
-    """A matrix's statistics: a line for each weight, or for each layer."""
+    """Show statistics: a line for each weight, or for each layer."""
     from quantize.imatrix import by_layer, statistics
 
     tensors = statistics(matrix)
     per_layer = by_layer(tensors)
     if as_json:
-        console.emit_json(
-            {
-                "path": str(path), "datasets": matrix.datasets, "n_chunks": matrix.n_chunks,
-                "chunk_size": matrix.chunk_size, "tensors": [asdict(t) for t in tensors],
-                "layers": [asdict(layer) for layer in per_layer],
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "path": str(path), "datasets": matrix.datasets, "n_chunks": matrix.n_chunks,
+            "chunk_size": matrix.chunk_size, "tensors": [asdict(t) for t in tensors],
+            "layers": [asdict(layer) for layer in per_layer],
+        })  # fmt: skip
         return
     title = (
         f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks of {matrix.chunk_size:,} tokens, "
@@ -93,7 +89,7 @@ def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> 
 
 
 def _short(name: str) -> str:
-    """blk.0.attn_q.weight → attn_q."""
+    """Shorten blk.0.attn_q.weight to attn_q."""
     inside = name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 1 else name
     return inside.removesuffix(".weight")
 

@@ -1,4 +1,4 @@
-"""What `turbopilot quantize` shows: the table of types, a plan, a result."""
+"""Output of `turbopilot quantize`: types, a plan, a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 5  # tensors of a kind
 
 
 def show_types(*, as_json: bool) -> None:
-    """All file types, and how this machine's processor computes them."""
+    """Show all file types, and the kernels that this machine has for them."""
     from quantize import RECIPES
     from quantize.kernels import fast_on_cuda, repacked
     from turbopilot.base.machine import cpu_features, cpu_name
@@ -51,23 +51,19 @@ def show_types(*, as_json: bool) -> None:
 
 
 def show_plan(preview: Preview, *, as_json: bool) -> None:
-    """Every tensor of a dry run, with exact sizes."""
+    """Show every tensor of a dry run, with exact sizes."""
     if as_json:
         tensors = [
             {**asdict(t), "bytes_before": t.bytes_before, "bytes_after": t.bytes_after}
             for t in preview.tensors
         ]
-        console.emit_json(
-            {
-                "type": preview.name, "bytes": preview.file_bytes, "tensor_bytes": preview.tensor_bytes,
-                "bits_per_weight": preview.bits_per_weight, "tensors": tensors,
-            }
-        )  # fmt: skip
+        console.emit_json({
+            "type": preview.name, "bytes": preview.file_bytes, "tensor_bytes": preview.tensor_bytes,
+            "bits_per_weight": preview.bits_per_weight, "tensors": tensors,
+        })  # fmt: skip
         return
     rows = [
-        [
-            t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}",
-        ]
+        [t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}"]
         for t in preview.tensors
     ]  # fmt: skip
     columns = ["tensor", "shape", "from", "to", "bytes", "bytes after"]
@@ -78,15 +74,13 @@ def show_plan(preview: Preview, *, as_json: bool) -> None:
     )
     _fallbacks(preview.fallbacks())
     if again := preview.requantized():
-        console.info(
-            f"{len(again)} tensors are quantized already: --allow-requantize would be needed"
-        )
+        console.info(f"{len(again)} tensors are quantized already: --allow-requantize is needed")
     if missing := preview.without_imatrix():
         console.info(f"{len(missing)} tensors need an importance matrix (--imatrix auto)")
 
 
 def show_result(report: QuantizeReport, *, as_json: bool) -> None:
-    """Before and after."""
+    """Show sizes and types before and after."""
     if as_json:
         paths = {"source": str(report.source), "path": str(report.path)}
         console.emit_json({**asdict(report), **paths})
@@ -107,4 +101,4 @@ def _fallbacks(lines: tuple[str, ...]) -> None:
     for line in lines[:_SHOWN]:
         console.info(line)
     if len(lines) > _SHOWN:
-        console.info(f"… and {len(lines) - _SHOWN} more tensors likewise (--dry-run shows all)")
+        console.info(f"… and {len(lines) - _SHOWN} more tensors (--dry-run shows all)")

@@ -1,4 +1,4 @@
-"""The type that llama.cpp gives each tensor of a file type: its rules as data.
+"""Rules by which llama.cpp chooses the type of each tensor of a file type, as data.
 
 Source: src/llama-quant.cpp of llama-cpp-python 0.3.36: `tensor_allows_quantization`, `llama_tensor_get_type_impl` and
 `tensor_type_fallback`. A test compares every file type with the library.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Final
 
-from quantize.options import QuantizeOptions
-from quantize.recipes import Recipe
-from quantize.tensor_types import BLOCKS
-from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
+from turbopilot.formats.ggml_types import BLOCKS, FLOATS
 
-# A name has the role of the first of these that it contains.
+# The first of these parts that a name contains decides its role.
 _ROLES: Final = (
     ("attn_qkv.weight", "attn_v"), ("attn_kv_b.weight", "attn_v"), ("attn_v.weight", "attn_v"),
     ("attn_k.weight", "attn_k"), ("attn_q.weight", "attn_q"), ("attn_output.weight", "attn_output"),
     ("ffn_up", "ffn_up"), ("ffn_gate", "ffn_gate"), ("ffn_down", "ffn_down"),
 )  # fmt: skip
-# Parts of names that are left as they are: norms, routers, convolutions, positions, and other small matrices.
+# Tensors whose names contain one of these keep their type: norms, routers, convolutions, positions, small matrices.
 _KEPT: Final = (
     "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
     "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "time_mix_first.weight",
@@ -35,7 +33,7 @@ _KEPT_IN_GLM5: Final = (
     "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight", "ssm_beta.weight", "attn_kv_a_mqa.weight",
     "attn_k_b.weight", "attn_v_b.weight",
 )  # fmt: skip
-# Where rows are not whole blocks of the type; where they do not fit the second one either, F16.
+# Type to use if the rows are not whole blocks; F16 if they do not fit this one either.
 _FALLBACK: Final = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
@@ -43,14 +41,13 @@ _FALLBACK: Final = {
 }  # fmt: skip
 _70B: Final = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}  # layers
 _TWO_BITS: Final = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M"
-# Roles, file types, conditions that must all be true, type. The first rule counts; "" is any, as a type the base.
+# Roles, file types, conditions (all must hold), type. The first match wins; "" matches any, and as a type is the base.
 # Conditions: `Mixture._conditions`.
 _RULES: Final = (
-    ("head", "MXFP4_MOE", "", "Q8_0"),
     ("head", "", "falcon", "Q8_0"),
     ("head", "", "ragged", "Q8_0"),
     ("head", f"{_TWO_BITS} IQ3_XXS", "", "Q5_K"),
-    ("head", "Q8_0", "", "Q8_0"),
+    ("head", "MXFP4_MOE Q8_0", "", "Q8_0"),
     ("head", "", "", "Q6_K"),
     ("", "MXFP4_MOE", "stacked", "MXFP4"),
     ("", "MXFP4_MOE", "", "Q8_0"),
@@ -114,7 +111,7 @@ _RULES: Final = (
 
 
 def role_of(name: str) -> str:
-    """What a tensor does, as far as the rules distinguish tensors; "" for all others."""
+    """Return the role that the rules give a tensor; "" if they have none."""
     if name in ("token_embd.weight", "per_layer_token_embd.weight"):
         return "token_embd"
     if name == "output.weight":
@@ -123,7 +120,7 @@ def role_of(name: str) -> str:
 
 
 def is_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bool:
-    """Whether llama.cpp changes the type of such a tensor at all."""
+    """Return whether llama.cpp changes the type of such a tensor at all."""
     kept = _KEPT + (_KEPT_IN_GLM5 if architecture == "glm5-next" else ())
     return (
         any(n > 1 for n in shape[1:])
@@ -134,7 +131,7 @@ def is_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bool:
 
 
 def fallback(type_name: str, columns: int) -> str:
-    """The type that rows of so many columns get; `type_name` itself where llama.cpp has none and refuses."""
+    """Return the type for rows of so many columns; `type_name` itself if llama.cpp has none and refuses."""
     other = _FALLBACK.get(type_name, type_name)
     if columns % BLOCKS[type_name][0] == 0 or BLOCKS[other][0] > 32:
         return type_name
@@ -142,17 +139,34 @@ def fallback(type_name: str, columns: int) -> str:
 
 
 class Mixture:
-    """The types of one file, tensor by tensor in llama.cpp's order: some rules count the tensors before."""
+    """Types of one file's tensors, asked for in llama.cpp's order: some rules count the tensors before.
 
-    def __init__(self, header: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> None:
+    `file_type` is such as "Q4_K_M", `base` the type of most of its matrices; sizes that `metadata` lacks count as 0.
+    """
+
+    def __init__(
+        self,
+        file_type: str,
+        base: str,
+        metadata: Mapping[str, object],
+        names: Collection[str],
+        head_type: str = "",
+        imatrix: bool = False,
+    ) -> None:
+        architecture = str(metadata["general.architecture"])
+
         def number(key: str, default: int = 0) -> int:
-            value = header.metadata.get(f"{header.architecture}.{key}", default)
+            value = metadata.get(f"{architecture}.{key}", default)
             first = value[0] if isinstance(value, list) and value else value
             return first if isinstance(first, int) else default
 
-        names = {t.name for t in header.tensors}
-        self._recipe, self._architecture = recipe, header.architecture
-        self._head_type = options.output_type
+        self._base, self._architecture, self._head_type = base, architecture, head_type
+        self._two_bits = file_type in _TWO_BITS.split()
+        self._rules = [
+            (roles.split(), conditions.split(), chosen or base)
+            for roles, types, conditions, chosen in _RULES
+            if not types or file_type in types.split()
+        ]
         self._heads = ("output",) if "output.weight" in names else ("output", "token_embd")
         self._layers, self._experts = number("block_count"), number("expert_count")
         self._n_values = sum(role_of(name) == "attn_v" for name in names)
@@ -160,49 +174,46 @@ class Mixture:
         heads = number("attention.head_count")
         kv_heads = number("attention.head_count_kv", heads)
         layers = self._layers - number("nextn_predict_layers")
-        self._is_70b = _70B.get(header.architecture) == layers and (
-            header.architecture != "llama" or (heads != kv_heads and self._experts != 8)
+        self._is_70b = _70B.get(architecture) == layers and (
+            architecture != "llama" or (heads != kv_heads and self._experts != 8)
         )
         self._always = {
-            "falcon" if header.architecture == "falcon" else "usual",
-            "imatrix" if options.imatrix else "blind",
+            "falcon" if architecture == "falcon" else "usual",
+            "imatrix" if imatrix else "blind",
             "grouped" if kv_heads and heads // kv_heads >= 4 else "",
             "experts" if self._experts >= 4 else "",
             "8_experts" if self._experts == 8 else "",
         }
 
-    def type_of(self, tensor: TensorInfo) -> str:
-        """The type, before `fallback`, of the next tensor that `is_quantized` and that no override names."""
-        role, recipe = role_of(tensor.name), self._recipe
-        if self._architecture == "glm5-next" and re.search(
-            "attn_q_a|attn_q_b|nextn.eh_proj", tensor.name
-        ):
+    def type_of(self, name: str, shape: tuple[int, ...]) -> str:
+        """Return the type, before `fallback`, of the next tensor that `is_quantized` and has no override."""
+        if self._base in FLOATS:
+            return self._base
+        if self._architecture == "glm5-next" and re.search("attn_q_a|attn_q_b|nextn.eh_proj", name):
             return "Q8_0"
+        role = role_of(name)
         if role in self._heads:
             role = "head"
             if self._head_type:
                 return self._head_type
-        true = self._always | self._conditions(tensor, role)
+        true = self._always | self._conditions(name, shape, role)
         found = next(
             (
-                chosen or recipe.base
-                for roles, types, conditions, chosen in _RULES
-                if (not roles or role in roles.split())
-                and (not types or recipe.name in types.split())
-                and true.issuperset(conditions.split())
+                chosen
+                for roles, conditions, chosen in self._rules
+                if (not roles or role in roles) and true.issuperset(conditions)
             ),
-            recipe.base,
+            self._base,
         )
-        raised = self._is_70b and role == "attn_v" and recipe.name not in _TWO_BITS.split()
+        raised = self._is_70b and role == "attn_v" and not self._two_bits
         return "Q5_K" if raised and found in ("Q3_K", "Q4_K") else found
 
-    def _conditions(self, tensor: TensorInfo, role: str) -> set[str]:
-        """What is true of a tensor and its place among those of its role, or among the layers."""
+    def _conditions(self, name: str, shape: tuple[int, ...], role: str) -> set[str]:
+        """Return what holds for a tensor and its place among those of its role, or among the layers."""
         i, n = self._seen[role], self._n_values if role == "attn_v" else self._layers
         self._seen[role] += 1
-        named = re.match(r"blk\.(\d+)", tensor.name)
-        by_name = self._experts > 1 and self._recipe.name not in _TWO_BITS.split()
-        if role.startswith("ffn") and by_name and named:
+        named = re.match(r"blk\.(\d+)", name)
+        if role.startswith("ffn") and self._experts > 1 and not self._two_bits and named:
             i = int(named[1])
         true = {
             "first_2": i < 2,
@@ -211,8 +222,8 @@ class Mixture:
             "early": i < n // 8,
             "middle": n // 8 <= i < 7 * n // 8,
             "more": i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2,
-            "ragged": tensor.shape[0] % BLOCKS[self._recipe.base][0] != 0,
-            "stacked": any(n > 1 for n in tensor.shape[2:3])
+            "ragged": shape[0] % BLOCKS[self._base][0] != 0,
+            "stacked": any(size > 1 for size in shape[2:3])
             and (self._architecture != "bailingmoe3" or role.startswith("ffn")),
         }
-        return {name for name, holds in true.items() if holds}
+        return {condition for condition, holds in true.items() if holds}
