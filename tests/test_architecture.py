@@ -125,18 +125,9 @@ def test_files_stay_readable() -> None:
 
 
 HEAVY = (
-    "torch",
-    "transformers",
-    "llama_cpp",
-    "gguf",
-    "flask",
-    "pydantic",
-    "waitress",
-    "prometheus_client",
-    "numpy",
-    "huggingface_hub",
-    "tokenizers",
-)
+    "torch", "transformers", "llama_cpp", "gguf", "flask", "pydantic", "waitress", "prometheus_client", "numpy",
+    "huggingface_hub", "tokenizers",
+)  # fmt: skip
 
 
 def modules_after(code: str) -> set[str]:

@@ -27,12 +27,9 @@ class Command:
         self._llm = [str(require("llm").python), "-m", "llm"]
         # JSON is YAML.
         model = {
-            "model_id": "here",
-            "model_name": "codegen",
-            "api_base": f"{url}/v1",
-            "api_key_name": "here",
+            "model_id": "here", "model_name": "codegen", "api_base": f"{url}/v1", "api_key_name": "here",
             "completion": True,
-        }
+        }  # fmt: skip
         folder.joinpath("extra-openai-models.yaml").write_text(json.dumps([model]), "utf-8")
         folder.joinpath("keys.json").write_text(json.dumps({"here": key}), "utf-8")
         self._environ = {**os.environ, "LLM_USER_PATH": str(folder)}

@@ -67,12 +67,9 @@ def agent(home: Path, url: str, token: str = "") -> Iterator[Agent]:
 
 def at_cursor(prefix: str = PREFIX, suffix: str = SUFFIX) -> dict[str, Any]:
     return {
-        "filepath": "m.py",
-        "language": "python",
-        "text": prefix + suffix,
-        "position": len(prefix),
+        "filepath": "m.py", "language": "python", "text": prefix + suffix, "position": len(prefix),
         "manually": True,
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.cell("tabby-agent", "plain")

@@ -53,13 +53,9 @@ def vim(url: str, folder: Path, key: str = "") -> Iterator[Screen]:
     file = folder / "m.py"
     file.write_text(SOURCE, "utf-8")
     asked = {
-        "vim": "vim",
-        "plugin": tools.found["llama.vim"]["path"],
-        "endpoint": f"{url}/infill",
-        "key": key,
-        "home": str(folder),
-        "file": str(file),
-    }
+        "vim": "vim", "plugin": tools.found["llama.vim"]["path"], "endpoint": f"{url}/infill", "key": key,
+        "home": str(folder), "file": str(file),
+    }  # fmt: skip
     command = [str(tools.python), str(DRIVERS / "vim_screen.py"), json.dumps(asked)]
     with talk(command) as lines:
         screen = Screen(lines)

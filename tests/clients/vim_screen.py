@@ -58,12 +58,9 @@ class Vim:
     def __init__(self, asked: dict[str, str]) -> None:
         home = Path(asked["home"])
         config = {
-            "endpoint_fim": asked["endpoint"],
-            "api_key": asked["key"],
-            "n_predict": 32,
-            "t_max_predict_ms": 5000,
-            "ring_n_chunks": 0,
-        }
+            "endpoint_fim": asked["endpoint"], "api_key": asked["key"], "n_predict": 32,
+            "t_max_predict_ms": 5000, "ring_n_chunks": 0,
+        }  # fmt: skip
         vimrc = home / "vimrc"
         vimrc.write_text(VIMRC.format(config=json.dumps(config), plugin=asked["plugin"]), "utf-8")
         self._screen = Screen(COLUMNS, ROWS)

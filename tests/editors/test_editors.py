@@ -31,11 +31,8 @@ from turbopilot.editors import (
 
 ROOT = Path(__file__).parents[2]
 URLS = (
-    "http://127.0.0.1:18080",
-    "http://[::1]:18080/",
-    "https://code.example/turbopilot/v1/",
-    "http://box:80//",
-)
+    "http://127.0.0.1:18080", "http://[::1]:18080/", "https://code.example/turbopilot/v1/", "http://box:80//",
+)  # fmt: skip
 # Keys and names that would break out of a string of some format.
 KEYS = ("", "sk-plain", "it's\"a\\key#{}$<<x>>")
 SETTINGS = [
@@ -179,13 +176,10 @@ def test_tokens_follow_the_models_name() -> None:
 @pytest.mark.parametrize(
     ("host", "wanted"),
     [
-        ("localhost", "http://localhost:8"),
-        ("::1", "http://[::1]:8"),
-        ("[fe80::2]", "http://[fe80::2]:8"),
-        ("0.0.0.0", "http://127.0.0.1:8"),
-        ("::", "http://[::1]:8"),
+        ("localhost", "http://localhost:8"), ("::1", "http://[::1]:8"), ("[fe80::2]", "http://[fe80::2]:8"),
+        ("0.0.0.0", "http://127.0.0.1:8"), ("::", "http://[::1]:8"),
     ],
-)
+)  # fmt: skip
 def test_a_host_becomes_a_url(host: str, wanted: str) -> None:
     assert address_of(host, 8).url == wanted
 
@@ -205,25 +199,13 @@ def test_a_url_ends_before_the_routes(url: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--host", "http://box"],
-        ["--host", "box:80"],
-        ["--host", ""],
-        ["--host", "b ox"],
-        ["--port", "0"],
-        ["--port", "65536"],
-        ["--url", "box:18080"],
-        ["--url", "ftp://box"],
-        ["--url", "http://"],
-        ["--url", "http://box:x"],
-        ["--url", "http://me:secret@box"],
-        ["--url", "http://box?key=1"],
-        ["--url", "http://[::z]"],
-        ["--url", "http://bücher.example"],
-        ["--url", "http://box", "--port", "80"],
-        ["--model", " "],
-        ["--model", "a\nb"],
+        ["--host", "http://box"], ["--host", "box:80"], ["--host", ""], ["--host", "b ox"], ["--port", "0"],
+        ["--port", "65536"], ["--url", "box:18080"], ["--url", "ftp://box"], ["--url", "http://"],
+        ["--url", "http://box:x"], ["--url", "http://me:secret@box"], ["--url", "http://box?key=1"],
+        ["--url", "http://[::z]"], ["--url", "http://bücher.example"], ["--url", "http://box", "--port", "80"],
+        ["--model", " "], ["--model", "a\nb"],
     ],
-)
+)  # fmt: skip
 def test_what_leads_nowhere_is_refused(arguments: list[str]) -> None:
     code, out, err = run("curl", *arguments)
     assert code == 2

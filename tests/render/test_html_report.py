@@ -160,19 +160,8 @@ def checked(page: str) -> Checker:
     checker.close()
     assert not checker.open
     allowed = {
-        "xmlns",
-        "class",
-        "role",
-        "aria-label",
-        "aria-hidden",
-        "viewBox",
-        "d",
-        "x",
-        "y",
-        "cx",
-        "cy",
-        "r",
-    }
+        "xmlns", "class", "role", "aria-label", "aria-hidden", "viewBox", "d", "x", "y", "cx", "cy", "r",
+    }  # fmt: skip
     allowed |= {"text-anchor", "points", "transform", "width", "height"}
     for drawing in drawings(page):
         for shape in drawing.iter():

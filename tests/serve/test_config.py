@@ -154,14 +154,8 @@ def test_every_option_is_covered_here() -> None:
     }
     # These have tests of their own.
     elsewhere = {
-        "help",
-        "config",
-        "model",
-        "model-file",
-        "prefix-cache-dir",
-        "draft",
-        "api-key-file",
-    }
+        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file",
+    }  # fmt: skip
     assert names - elsewhere == set(OPTIONS)
 
 
@@ -231,23 +225,17 @@ def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
         ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
         ("top-p = 2", ["turbopilot.toml: top-p", "2"]),
         ("no-drafts = 1", ["turbopilot.toml: no-drafts must be true or false"]),
-        (
-            "cors-origin = [1]",
-            ["turbopilot.toml: cors-origin must be a string or a list of strings", "[1]"],
-        ),
+        ("cors-origin = [1]", ["turbopilot.toml: cors-origin must be a string or a list of strings", "[1]"]),
         ("log-prompts = 'no'", ["turbopilot.toml: log-prompts must be true or false"]),
         ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a string"]),
         ("ngl = 1\nn-gpu-layers = 2", ["turbopilot.toml: n-gpu-layers", "twice"]),
         ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
         ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a string"]),
-        (
-            "[models]\nqwen-1.5b = 'x'",
-            ["turbopilot.toml: models.qwen-1 must be a string", "quotes"],
-        ),
+        ("[models]\nqwen-1.5b = 'x'", ["turbopilot.toml: models.qwen-1 must be a string", "quotes"]),
         ("port =", ["turbopilot.toml: is not valid TOML"]),
         (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
     ],
-)
+)  # fmt: skip
 def test_bad_config_is_refused_with_file_and_key(
     fails: Fail, config: str | bytes, words: list[str]
 ) -> None:

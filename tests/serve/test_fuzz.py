@@ -31,14 +31,8 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
 )
 # What no schema can say: what is wrong with a grammar, with ids, with one field beside another.
 BEYOND = (
-    "schema",
-    "prompt",
-    "messages",
-    "logit_bias",
-    "best_of",
-    "n times",
-    "n_cmpl times",
-)
+    "schema", "prompt", "messages", "logit_bias", "best_of", "n times", "n_cmpl times",
+)  # fmt: skip
 
 
 def check(r: Running, name: str, body: Body) -> None:

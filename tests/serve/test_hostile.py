@@ -56,9 +56,7 @@ MALFORMED: dict[str, bytes] = {
     + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1d\r\n"
     + BODY
     + b"\r\n0\r\n\r\n",
-    "chunks and a length": POST
-    + b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n0\r\n\r\n"
-    + BODY,
+    "chunks and a length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n0\r\n\r\n" + BODY,
     "chunks in HTTP/1.0": b"POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\n"
     b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n" + BODY,
     "another coding": POST + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
@@ -76,13 +74,10 @@ MALFORMED: dict[str, bytes] = {
     "a chunk's size without an end": CHUNKED + b"0" * (MAX_CHUNK_LINE + 8192),
     "a trailer without an end": CHUNKED + b"0\r\n" + b"X: y\r\n" * (MAX_CHUNK_LINE // 6 + 2000),
     "an expected length that is none": POST + b"Expect: 100-continue\r\nContent-Length: x\r\n\r\n",
-    "an expected body in another coding": POST
-    + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "a body that is compressed": with_length(
-        b"\x1f\x8b\x08\0\0\0\0\0", POST + b"Content-Encoding: gzip\r\n"
-    ),
+    "an expected body in another coding": POST + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "a body that is compressed": with_length(b"\x1f\x8b\x08\0\0\0\0\0", POST + b"Content-Encoding: gzip\r\n"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
@@ -144,18 +139,8 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "no chunk": (CHUNKED + b"0\r\n\r\n", {400}),
 }
 for host in (
-    b"",
-    b"[",
-    b"[::1",
-    b"a b",
-    b"\xc3\xa9",
-    b"a" * 5000,
-    b"x:99999",
-    b"x:y",
-    b"a..b",
-    b"\xff",
-    b"@",
-):
+    b"", b"[", b"[::1", b"a b", b"\xc3\xa9", b"a" * 5000, b"x:99999", b"x:y", b"a..b", b"\xff", b"@",
+):  # fmt: skip
     ODD[f"a host that is {host[:9]!r}"] = (
         b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n",
         {200, 400, 421},

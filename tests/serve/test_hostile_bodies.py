@@ -23,10 +23,7 @@ def many(n: int) -> str:
 
 DEEP = b"[" * 500 + b"]" * 500
 BODIES: dict[str, tuple[bytes, int]] = {
-    "10,000 stop strings": (
-        b'{"prompt":"x","stop":%s}' % json.dumps([f"s{i}" for i in range(10_000)]).encode(),
-        400,
-    ),
+    "10,000 stop strings": (b'{"prompt":"x","stop":%s}' % json.dumps([f"s{i}" for i in range(10_000)]).encode(), 400),
     "a stop string of 1 MB": (b'{"prompt":"x","stop":"%s"}' % (b"ab" * 500_000), 400),
     "empty stop strings": (b'{"prompt":"x","stop":["","",""]}', 200),
     "half a surrogate pair in the prompt": (rb'{"prompt":"\ud800"}', 200),
@@ -37,14 +34,8 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "half a pair in logit_bias": (rb'{"prompt":"x","logit_bias":{"\ud800":1}}', 200),
     "half a pair in a field's name": (rb'{"prompt":"x","\ud800":1}', 200),
     "half a pair as a wrong value": (rb'{"prompt":"x","n":"\ud800"}', 400),
-    "half a pair in a schema": (
-        rb'{"prompt":"x","json_schema":{"$ref":"#/definitions/\ud800"}}',
-        400,
-    ),
-    "half a pair in a schema's pattern": (
-        rb'{"prompt":"x","json_schema":{"type":"string","pattern":"\ud800"}}',
-        400,
-    ),
+    "half a pair in a schema": (rb'{"prompt":"x","json_schema":{"$ref":"#/definitions/\ud800"}}', 400),
+    "half a pair in a schema's pattern": (rb'{"prompt":"x","json_schema":{"type":"string","pattern":"\ud800"}}', 400),
     "half a pair in UTF-8": (b'{"prompt":"\xed\xa0\x80"}', 200),
     "NUL in the prompt": (rb'{"prompt":"a\u0000b","suffix":"\u0000"}', 200),
     "a raw NUL in the prompt": (b'{"prompt":"a\0b"}', 400),
@@ -62,10 +53,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "a number of 400 digits": (b'{"prompt":"x","temperature":1' + b"0" * 400 + b"}", 400),
     "a number of 5000 digits": (b'{"prompt":"x","seed":1' + b"0" * 5000 + b"}", 400),
     "a time of 400 digits": (b'{"prompt":"x","deadline_ms":1' + b"0" * 400 + b"}", 400),
-    "a time beyond the universe": (
-        b'{"prompt":"x","deadline_ms":1e308,"t_max_predict_ms":1e308}',
-        200,
-    ),
+    "a time beyond the universe": (b'{"prompt":"x","deadline_ms":1e308,"t_max_predict_ms":1e308}', 200),
     "a penalty of 400 digits": (b'{"prompt":"x","presence_penalty":-1' + b"0" * 400 + b"}", 400),
     "less than nothing": (b'{"prompt":"x","max_tokens":-1}', 400),
     "more than all": (b'{"prompt":"x","max_tokens":1180591620717411303424}', 200),
@@ -77,10 +65,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
         b'"temperature":1e308}',
         200,
     ),
-    "hot, and forbidden": (
-        b'{"prompt":"x","temperature":1e308,"top_p":1,"logit_bias":{"97":-100,"98":false}}',
-        200,
-    ),
+    "hot, and forbidden": (b'{"prompt":"x","temperature":1e308,"top_p":1,"logit_bias":{"97":-100,"98":false}}', 200),
     "hot, and nearly all forbidden": (
         b'{"prompt":"x","temperature":1e308,"top_p":0.5,"logit_bias":'
         + json.dumps({str(i): False for i in range(250)}).encode()
@@ -99,10 +84,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "4097 biases": (f'{{"prompt":"x","logit_bias":{many(4097)}}}'.encode(), 400),
     "100,000 biases": (f'{{"prompt":"x","logit_bias":{many(100_000)}}}'.encode(), 400),
     "a bias for 1 MB of text": (b'{"prompt":"x","logit_bias":{"%s":1}}' % (b"ab" * 500_000), 400),
-    "a bias for an id of 400 digits": (
-        b'{"prompt":"x","logit_bias":[[1' + b"0" * 400 + b",1]]}",
-        200,
-    ),
+    "a bias for an id of 400 digits": (b'{"prompt":"x","logit_bias":[[1' + b"0" * 400 + b",1]]}", 200),
     "ids that are none": (b'{"prompt":[2147483647]}', 400),
     "a million ids": (b'{"prompt":[' + b"1," * 1_000_000 + b"1]}", 200),
     "a prompt of 7 MB": (b'{"prompt":"%s"}' % (b"x" * 7_000_000), 200),
@@ -110,7 +92,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "spaces": (b" " * 1_000_000, 400),
     "an unfinished text": (b'{"prompt":"', 400),
     "two bodies": (BODY + BODY, 400),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "wanted"), BODIES.values(), ids=BODIES.keys())

@@ -200,30 +200,17 @@ def test_any_content_type_is_read_as_json(client: FlaskClient, content_type: str
 
 
 BAD: list[tuple[object, str]] = [
-    ({}, "prompt"),
-    ({"prompt": None}, "prompt"),
-    ({"prompt": 5}, "prompt"),
-    ({"prompt": {"a": 1}}, "prompt"),
-    ({"prompt": []}, "prompt"),
-    ({"prompt": [1, "a"]}, "prompt"),
-    ({"prompt": "x", "suffix": 1}, "suffix"),
-    ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
-    ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
-    ({"prompt": "x", "max_tokens": True}, "max_tokens"),
-    ({"prompt": "x", "max_tokens": 1.5}, "max_tokens"),
-    ({"prompt": "x", "temperature": "hot"}, "temperature"),
-    ({"prompt": "x", "temperature": -1}, "temperature"),
-    ({"prompt": "x", "top_p": 2}, "top_p"),
-    ({"prompt": "x", "n": 0}, "n"),
-    ({"prompt": "x", "n": 10**6}, "n"),
-    ({"prompt": ["x"] * 100, "n": 2}, "n"),
-    ({"prompt": "x", "stop": 3}, "stop"),
-    ({"prompt": "x", "stop": ["a", 3]}, "stop"),
-    ({"prompt": "x", "seed": "s"}, "seed"),
-    ({"prompt": "x", "stream": "yes"}, "stream"),
-    ({"prompt": "x", "stream_options": 1}, "stream_options"),
+    ({}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": []}, "prompt"), ({"prompt": [1, "a"]}, "prompt"), ({"prompt": "x", "suffix": 1}, "suffix"),
+    ({"prompt": "x", "max_tokens": "many"}, "max_tokens"), ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": True}, "max_tokens"), ({"prompt": "x", "max_tokens": 1.5}, "max_tokens"),
+    ({"prompt": "x", "temperature": "hot"}, "temperature"), ({"prompt": "x", "temperature": -1}, "temperature"),
+    ({"prompt": "x", "top_p": 2}, "top_p"), ({"prompt": "x", "n": 0}, "n"), ({"prompt": "x", "n": 10**6}, "n"),
+    ({"prompt": ["x"] * 100, "n": 2}, "n"), ({"prompt": "x", "stop": 3}, "stop"),
+    ({"prompt": "x", "stop": ["a", 3]}, "stop"), ({"prompt": "x", "seed": "s"}, "seed"),
+    ({"prompt": "x", "stream": "yes"}, "stream"), ({"prompt": "x", "stream_options": 1}, "stream_options"),
     ({"prompt": "x", "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "param"), BAD)

@@ -159,17 +159,12 @@ def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({"97": -100, "98": 5.5}, {97: -100.0, 98: 5.5}),
-        ({"ab": 1}, {97: 1.0, 98: 1.0}),
-        ([[97, False], ["b", -1]], {97: -math.inf, 98: -1.0}),
-        ([["<fim_prefix>", False]], {257: -math.inf}),
-        ({str(N_VOCAB): 1, "-1": 1, "9" * 30: 1}, {45: 1.0, 49: 1.0, 57: 1.0}),
-        ([[-1, 1], [10**12, 1]], {}),
-        ([["\ud800", 1]], {63: 1.0}),
-        (None, {}),
-        ({}, {}),
+        ({"97": -100, "98": 5.5}, {97: -100.0, 98: 5.5}), ({"ab": 1}, {97: 1.0, 98: 1.0}),
+        ([[97, False], ["b", -1]], {97: -math.inf, 98: -1.0}), ([["<fim_prefix>", False]], {257: -math.inf}),
+        ({str(N_VOCAB): 1, "-1": 1, "9" * 30: 1}, {45: 1.0, 49: 1.0, 57: 1.0}), ([[-1, 1], [10**12, 1]], {}),
+        ([["\ud800", 1]], {63: 1.0}), (None, {}), ({}, {}),
     ],
-)
+)  # fmt: skip
 def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
     completion = parsed(CompletionRequest, logit_bias=given)
     (request,) = asked(FakeDecoder(), completion, Limits())
@@ -178,14 +173,9 @@ def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -
 
 def test_stop_rules_and_times_reach_the_engine() -> None:
     fields: dict[str, object] = {
-        "suffix": "after",
-        "stop": ["a", "b"],
-        "single_line": True,
-        "n_indent": 4,
-        "t_max_predict_ms": 250,
-        "deadline_ms": 1500,
-        "logprobs": 3,
-    }
+        "suffix": "after", "stop": ["a", "b"], "single_line": True, "n_indent": 4, "t_max_predict_ms": 250,
+        "deadline_ms": 1500, "logprobs": 3,
+    }  # fmt: skip
     completion = parsed(CompletionRequest, **fields)
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert request.stop.strings == ("a", "b")

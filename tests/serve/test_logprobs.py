@@ -136,12 +136,8 @@ def test_what_a_stop_string_cuts_off_is_not_told(client: FlaskClient) -> None:
 
 def test_best_of_are_the_likeliest(client: FlaskClient) -> None:
     more: dict[str, Any] = {
-        "temperature": 2.0,
-        "top_p": 1,
-        "seed": 7,
-        "max_tokens": 6,
-        "logprobs": 0,
-    }
+        "temperature": 2.0, "top_p": 1, "seed": 7, "max_tokens": 6, "logprobs": 0,
+    }  # fmt: skip
     every = ask(client, n=6, **more)["choices"]
     answer = ask(client, n=2, best_of=6, **more)
     means = {c["text"]: np.mean(c["logprobs"]["token_logprobs"]) for c in every}

@@ -108,11 +108,8 @@ def test_json() -> None:
     found = json.loads(JsonFormatter().format(record("n = %d", 5, **{FIELDS: {"path": "/x"}})))
     assert found.pop("ts").endswith("Z")
     assert found == {
-        "level": "warning",
-        "logger": "turbopilot.x",
-        "message": "n = 5",
-        "path": "/x",
-    }
+        "level": "warning", "logger": "turbopilot.x", "message": "n = 5", "path": "/x",
+    }  # fmt: skip
     request_id.set("r2")
     try:
         assert json.loads(JsonFormatter().format(record("x")))["request_id"] == "r2"
@@ -160,12 +157,9 @@ def test_or_one_is_made(given: str) -> None:
 def test_every_answer_bears_its_name() -> None:
     with flask_client(SecurityOptions(api_keys=("k",), cors_origins=("https://a.b",))) as client:
         for path, headers, status in (
-            ("/health", {}, 200),
-            ("/nope", {"Authorization": "Bearer k"}, 404),
-            ("/v1/models", {}, 401),
-            ("/v1/models", {"Origin": "https://evil.com"}, 403),
-            ("/v1/models", {"Host": "evil.com"}, 421),
-        ):
+            ("/health", {}, 200), ("/nope", {"Authorization": "Bearer k"}, 404), ("/v1/models", {}, 401),
+            ("/v1/models", {"Origin": "https://evil.com"}, 403), ("/v1/models", {"Host": "evil.com"}, 421),
+        ):  # fmt: skip
             response = client.get(path, headers={"X-Request-Id": NAME, **headers})
             assert response.status_code == status
             assert response.headers["X-Request-Id"] == NAME

@@ -55,11 +55,8 @@ def states(port: int) -> dict[str, str]:
 def complete(port: int, model: str) -> tuple[str, str]:
     """(The model that answers, its text)."""
     body = {
-        "model": model,
-        "prompt": "def add(a, b):\n    return",
-        "max_tokens": 4,
-        "temperature": 0,
-    }
+        "model": model, "prompt": "def add(a, b):\n    return", "max_tokens": 4, "temperature": 0,
+    }  # fmt: skip
     status, _, data = ask(port, "POST", "/v1/completions", body)
     assert status == 200, data
     answer = json.loads(data)

@@ -201,32 +201,22 @@ RICH: list[tuple[str, Body]] = [
         {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, "stream": True}
         | {"stream_options": {"include_usage": True}},
     ),
-    (
-        "/v1/chat/completions",
-        {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2},
-    ),
+    ("/v1/chat/completions", {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2}),
     (
         "/v1/chat/completions",
         {
-            "messages": [{"role": "user"}],
-            "n": 2,
-            "logprobs": True,
-            "top_logprobs": 2,
-            "stream": True,
+            "messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2, "stream": True,
         }
         | {"stream_options": {"include_usage": True}},
     ),
     ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "stream": True}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2, "stream": True}),
-    (
-        "/completion",
-        {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]},
-    ),
+    ("/completion", {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]}),
     ("/api/generate", {"inputs": "a", "parameters": {"return_full_text": True}}),
     ("/api/generate", {"prompt": "a"}),
     ("/api/generate", {"prompt": ""}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("path", "body"), RICH)

@@ -55,29 +55,14 @@ def make_client() -> Iterator[MakeClient]:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("localhost", Authority("localhost")),
-        ("LocalHost.:18080", Authority("localhost", 18080)),
-        ("127.0.0.1:", Authority("127.0.0.1")),
-        ("[::1]:80", Authority("::1", 80)),
-        ("[::FFFF:127.0.0.1]", Authority("::ffff:127.0.0.1")),
-        ("docker_name:1", Authority("docker_name", 1)),
-        ("", None),
-        (":80", None),
-        (".", None),
-        ("::1", None),
-        ("[::1", None),
-        ("[1.2.3.4]", None),
-        ("[:::]", None),
-        ("a b", None),
-        ("a/b", None),
-        ("user@localhost", None),
-        ("localhost:80:80", None),
-        ("localhost:99999999", None),
-        ("localhost, evil.com", None),
-        ("localhost\n", None),
-        ("x" * 300, None),
+        ("localhost", Authority("localhost")), ("LocalHost.:18080", Authority("localhost", 18080)),
+        ("127.0.0.1:", Authority("127.0.0.1")), ("[::1]:80", Authority("::1", 80)),
+        ("[::FFFF:127.0.0.1]", Authority("::ffff:127.0.0.1")), ("docker_name:1", Authority("docker_name", 1)),
+        ("", None), (":80", None), (".", None), ("::1", None), ("[::1", None), ("[1.2.3.4]", None),
+        ("[:::]", None), ("a b", None), ("a/b", None), ("user@localhost", None), ("localhost:80:80", None),
+        ("localhost:99999999", None), ("localhost, evil.com", None), ("localhost\n", None), ("x" * 300, None),
     ],
-)
+)  # fmt: skip
 def test_host_headers_are_parsed(text: str, wanted: Authority | None) -> None:
     assert parse_authority(text) == wanted
 
@@ -86,14 +71,8 @@ def test_loopback_names_and_addresses() -> None:
     for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         assert is_loopback(host), host
     for host in (
-        "0.0.0.0",
-        "::",
-        "10.0.0.1",
-        "::2",
-        "localhost.evil.com",
-        "evillocalhost",
-        "127.1",
-    ):
+        "0.0.0.0", "::", "10.0.0.1", "::2", "localhost.evil.com", "evillocalhost", "127.1",
+    ):  # fmt: skip
         assert not is_loopback(host), host
 
 
@@ -165,13 +144,10 @@ def test_host_headers_on_the_wire() -> None:
     with running(FakeDecoder()) as r:
         for lines, status in (
             (b"", 200),  # HTTP/1.0 has no Host
-            (b"Host:\r\n", 200),
-            (b"Host: localhost:%d\r\n" % r.port, 200),
-            (b"Host: evil.com\r\n", 421),
-            (b"Host: localhost\r\nHost: evil.com\r\n", 421),
-            (b"Host: evil.com\r\nHost: localhost\r\n", 421),
+            (b"Host:\r\n", 200), (b"Host: localhost:%d\r\n" % r.port, 200), (b"Host: evil.com\r\n", 421),
+            (b"Host: localhost\r\nHost: evil.com\r\n", 421), (b"Host: evil.com\r\nHost: localhost\r\n", 421),
             (b"Host: \xff\r\n", 421),
-        ):
+        ):  # fmt: skip
             with connection(r.port) as s:
                 s.sendall(b"GET /health HTTP/1.0\r\n" + lines + b"\r\n")
                 assert read_all(s).split()[1] == b"%d" % status, lines
@@ -217,11 +193,8 @@ def test_own_names_follow_the_listening_address(
     assert KEY not in "".join(said)
     client = apps[0].test_client()
     for host, is_own in (
-        ("code.example.com", True),
-        ("localhost", True),
-        ("192.168.1.5:80", beyond),
-        ("evil.com", False),
-    ):
+        ("code.example.com", True), ("localhost", True), ("192.168.1.5:80", beyond), ("evil.com", False),
+    ):  # fmt: skip
         headers = {"Host": host, "Authorization": f"Bearer {KEY}"}
         status = client.get("/v1/models", headers=headers).status_code
         assert status == (200 if is_own else 421), host
@@ -253,13 +226,10 @@ def test_same_origin() -> None:
     ):
         assert is_same(origin, host), origin
     for origin, host in (
-        ("http://localhost:3000", "localhost:18080"),
-        ("http://localhost:18080", "127.0.0.1:18080"),
-        ("http://evil.com", "localhost"),
-        ("http://evil.com", ""),
-        ("null", "null"),
+        ("http://localhost:3000", "localhost:18080"), ("http://localhost:18080", "127.0.0.1:18080"),
+        ("http://evil.com", "localhost"), ("http://evil.com", ""), ("null", "null"),
         ("http://localhost", "localhost:443"),
-    ):
+    ):  # fmt: skip
         assert not is_same(origin, host), origin
 
 
@@ -378,13 +348,8 @@ def test_which_origins_can_be_allowed() -> None:
     good = ("HTTPS://Chat.example.com", "http://localhost:3000", "vscode-webview://x", "file://")
     assert check_origins(good, has_keys=False) == tuple(map(str.lower, good))
     for bad in (
-        "",
-        "chat.example.com",
-        PAGE + "/",
-        PAGE + "/path",
-        "https://*.example.com",
-        "http://",
-    ):
+        "", "chat.example.com", PAGE + "/", PAGE + "/path", "https://*.example.com", "http://",
+    ):  # fmt: skip
         with pytest.raises(InvalidInput, match="--cors-origin"):
             check_origins([bad], has_keys=True)
     for everybody in ("*", "null"):

@@ -42,16 +42,11 @@ def locked(make_client: MakeClient) -> FlaskClient:
 @pytest.mark.parametrize(
     "headers",
     [
-        {},
-        {"Authorization": ""},
-        {"Authorization": "Bearer "},
-        {"Authorization": "Bearer undefined"},
-        {"Authorization": "token x"},
-        {"Authorization": "Basic !"},
-        {"Authorization": "\xff\xfe"},
+        {}, {"Authorization": ""}, {"Authorization": "Bearer "}, {"Authorization": "Bearer undefined"},
+        {"Authorization": "token x"}, {"Authorization": "Basic !"}, {"Authorization": "\xff\xfe"},
         {"X-Api-Key": "x"},
     ],
-)
+)  # fmt: skip
 def test_any_authorization_is_accepted_without_keys(
     make_client: MakeClient, headers: dict[str, str]
 ) -> None:
@@ -63,15 +58,11 @@ def test_any_authorization_is_accepted_without_keys(
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Authorization": f"Bearer {KEY}"},
-        {"Authorization": f"Bearer {OTHER}"},
-        {"Authorization": f"bearer   {KEY} "},
-        {"Authorization": f"token {KEY}"},
-        {"X-Api-Key": KEY},
-        {"Api-Key": KEY},
-        {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
+        {"Authorization": f"Bearer {KEY}"}, {"Authorization": f"Bearer {OTHER}"},
+        {"Authorization": f"bearer   {KEY} "}, {"Authorization": f"token {KEY}"}, {"X-Api-Key": KEY},
+        {"Api-Key": KEY}, {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
     ],
-)
+)  # fmt: skip
 def test_valid_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/v1/completions", "/infill"):
         assert locked.post(path, json=BODY, headers=headers).status_code == 200
@@ -79,20 +70,12 @@ def test_valid_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> 
 
 
 BAD_HEADERS = [
-    {},
-    {"Authorization": ""},
-    {"Authorization": "Bearer"},
-    {"Authorization": "Bearer "},
-    {"Authorization": "Bearer undefined"},
-    {"Authorization": KEY},
-    {"Authorization": f"Basic {KEY}"},
-    {"Authorization": f"Bearer {KEY}x"},
-    {"Authorization": f"Bearer {KEY[:-1]}"},
-    {"Authorization": f"Bearer {KEY}, Bearer {OTHER}"},
-    {"Authorization": f"Bearer {KEY.upper()}"},
-    {"Authorization": "Bearer \xff\xfe"},
-    {"X-Api-Key": f"Bearer {KEY}"},
-]
+    {}, {"Authorization": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "},
+    {"Authorization": "Bearer undefined"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"},
+    {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"Authorization": f"Bearer {KEY}, Bearer {OTHER}"}, {"Authorization": f"Bearer {KEY.upper()}"},
+    {"Authorization": "Bearer \xff\xfe"}, {"X-Api-Key": f"Bearer {KEY}"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
@@ -224,13 +207,10 @@ def test_empty_or_unsendable_key_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"", "no key"),
-        (b"# only\n\n# comments\n", "no key"),
-        (b"fine\nno good\n", "line 2"),
-        (b"\xff\xfe", "not UTF-8 text"),
-        (b"x" * (2**20 + 1), "too large"),
+        (b"", "no key"), (b"# only\n\n# comments\n", "no key"), (b"fine\nno good\n", "line 2"),
+        (b"\xff\xfe", "not UTF-8 text"), (b"x" * (2**20 + 1), "too large"),
     ],
-)
+)  # fmt: skip
 def test_bad_key_file_is_refused(tmp_path: Path, data: bytes, word: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(data)
@@ -260,14 +240,11 @@ def test_key_file_readable_by_others_logs_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--api-key", ""], "--api-key"),
-        (["--api-key-file", "nowhere"], "nowhere"),
-        (["--cors-origin", "*"], "--api-key-file"),
-        (["--cors-origin", "https://a.b/"], "--cors-origin"),
-        (["--allowed-host", "http://a.b"], "--allowed-host"),
-        (["--log-format", "jsn"], "did you mean json"),
+        (["--api-key", ""], "--api-key"), (["--api-key-file", "nowhere"], "nowhere"),
+        (["--cors-origin", "*"], "--api-key-file"), (["--cors-origin", "https://a.b/"], "--cors-origin"),
+        (["--allowed-host", "http://a.b"], "--allowed-host"), (["--log-format", "jsn"], "did you mean json"),
     ],
-)
+)  # fmt: skip
 def test_serve_refuses_bad_security_options(
     arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

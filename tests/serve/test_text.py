@@ -30,21 +30,8 @@ letters = st.text(st.sampled_from("ab\né→🙂"), max_size=30)
 stops = st.lists(st.text(st.sampled_from("ab\né→🙂"), max_size=4), max_size=4).map(tuple)
 cuts = st.lists(st.integers(0, 200), max_size=12)
 words = [
-    "    ",
-    "\t",
-    " ",
-    "\n",
-    "\r\n",
-    "\r",
-    "}",
-    ")",
-    "foo(",
-    '"',
-    "return x",
-    "total = add(x, y)",
-    ";",
-    "\\",
-]
+    "    ", "\t", " ", "\n", "\r\n", "\r", "}", ")", "foo(", '"', "return x", "total = add(x, y)", ";", "\\",
+]  # fmt: skip
 code = st.lists(st.sampled_from(words), max_size=16).map("".join)
 rules = st.builds(
     StopRules,
@@ -116,14 +103,10 @@ def test_holds_back_only_what_may_become_a_stop() -> None:
 @pytest.mark.parametrize(
     ("stop", "expected"),
     [
-        (("b", "abc"), "xa"),
-        (("ab", "b"), "x"),
-        (("", "c"), "xab"),
-        (("zz",), "xabcd"),
-        (("xabx", "abz", "bc"), "xa"),
-        (("xabz", "abcd", "b\U0010ffff"), "x"),
+        (("b", "abc"), "xa"), (("ab", "b"), "x"), (("", "c"), "xab"), (("zz",), "xabcd"),
+        (("xabx", "abz", "bc"), "xa"), (("xabz", "abcd", "b\U0010ffff"), "x"),
     ],
-)
+)  # fmt: skip
 def test_the_stop_that_is_complete_first_wins(stop: tuple[str, ...], expected: str) -> None:
     assert told("xabcd", StopRules(stop)) == expected
 

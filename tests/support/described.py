@@ -15,15 +15,11 @@ Body = dict[str, Any]
 
 # A small body of each request, by the name of its schema.
 BODIES: Mapping[str, Body] = {
-    "CompletionRequest": {"prompt": "x"},
-    "TabbyRequest": {"segments": {"prefix": "x"}},
-    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]},
-    "MistralFimRequest": {"prompt": "x"},
-    "LlamaCompletionRequest": {"prompt": "x"},
-    "InfillRequest": {"input_prefix": "x"},
-    "HuggingFaceRequest": {"inputs": "x"},
-    "OllamaRequest": {"prompt": "x"},
-}
+    "CompletionRequest": {"prompt": "x"}, "TabbyRequest": {"segments": {"prefix": "x"}},
+    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "MistralFimRequest": {"prompt": "x"},
+    "LlamaCompletionRequest": {"prompt": "x"}, "InfillRequest": {"input_prefix": "x"},
+    "HuggingFaceRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
+}  # fmt: skip
 PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kind in e.requests}
 
 

@@ -159,14 +159,10 @@ TOKENIZER_FAULTS: Final[Mapping[str, Edit]] = {
 }
 
 WEIGHT_FAULTS: Final[Mapping[str, Edit]] = {
-    "rotary permutation skipped": interleaved_rotary,
-    "rotary permutation applied twice": rotary_twice,
-    "rotary permutation skipped in one tensor": rotary_in_one_layer,
-    "q and k swapped": swapped_q_and_k,
-    "a head's rows rolled by one": rolled_head,
-    "ffn_up bias dropped": zeroed("blk.0.ffn_up.bias"),
+    "rotary permutation skipped": interleaved_rotary, "rotary permutation applied twice": rotary_twice,
+    "rotary permutation skipped in one tensor": rotary_in_one_layer, "q and k swapped": swapped_q_and_k,
+    "a head's rows rolled by one": rolled_head, "ffn_up bias dropped": zeroed("blk.0.ffn_up.bias"),
     "ffn_down bias dropped": zeroed("blk.1.ffn_down.bias"),
-    "attn_norm bias dropped": zeroed("blk.0.attn_norm.bias"),
-    "output bias dropped": zeroed("output.bias"),
+    "attn_norm bias dropped": zeroed("blk.0.attn_norm.bias"), "output bias dropped": zeroed("output.bias"),
     "embedding shifted by one": shifted_embedding,
-}
+}  # fmt: skip

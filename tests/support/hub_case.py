@@ -19,12 +19,9 @@ from turbopilot.cli import app
 
 ROOT: Final = Path(__file__).parents[2]
 SIDE: Final = {
-    "config.json": b'{"model_type": "codegen"}',
-    "tokenizer.json": b"{}",
-    "vocab.json": b"{}",
-    "merges.txt": b"#version: 0.2",
-    "README.md": b"# x",
-}
+    "config.json": b'{"model_type": "codegen"}', "tokenizer.json": b"{}", "vocab.json": b"{}",
+    "merges.txt": b"#version: 0.2", "README.md": b"# x",
+}  # fmt: skip
 BIG: Final = bytes(range(256)) * 8_000  # 2 MB: more than a buffer
 CUT: Final = (1 << 20) + 1000  # in the middle of it
 WEIGHTS: Final = "model.safetensors"
@@ -51,14 +48,9 @@ REPOS: Final = {
     "me/empty": dict(SIDE),
     "me/one-gguf": {"README.md": b"# x", "tiny.gguf": b"GGUF", "mmproj-f16.gguf": b"eyes"},
     "me/ggufs": {
-        "README.md": b"# x",
-        "tiny-q4_k_m.gguf": b"GGUF4",
-        "tiny-Q4_K_S.gguf": b"GGUF4s",
-        "Q8_0/tiny-Q8_0-00001-of-00002.gguf": b"GGUF8a",
-        "Q8_0/tiny-Q8_0-00002-of-00002.gguf": b"GGUF8b",
-        "tiny-F16-00001-of-00002.gguf": b"half of it",
-        "tiny.imatrix.gguf": b"imatrix",
-        "evil.py": b"boom",
+        "README.md": b"# x", "tiny-q4_k_m.gguf": b"GGUF4", "tiny-Q4_K_S.gguf": b"GGUF4s",
+        "Q8_0/tiny-Q8_0-00001-of-00002.gguf": b"GGUF8a", "Q8_0/tiny-Q8_0-00002-of-00002.gguf": b"GGUF8b",
+        "tiny-F16-00001-of-00002.gguf": b"half of it", "tiny.imatrix.gguf": b"imatrix", "evil.py": b"boom",
     },
     "me/ggml": {"old-q4_0.bin": b"lmgg", "README.md": b"# x"},
 }  # fmt: skip
@@ -68,11 +60,8 @@ REPOS: Final = {
 def hub() -> Iterator[Hub]:
     """A hub with `REPOS`, some closed ones, and a branch dev of me/small."""
     refusals = {
-        "me/gated": (403, "GatedRepo"),
-        "me/private": (401, ""),
-        "me/disabled": (403, ""),
-        "me/down": (503, ""),
-    }
+        "me/gated": (403, "GatedRepo"), "me/private": (401, ""), "me/disabled": (403, ""), "me/down": (503, ""),
+    }  # fmt: skip
     branches = {"me/small": {"dev": (OTHER_COMMIT, {**SIDE, WEIGHTS: b"newer"})}}
     repos = {name: dict(files) for name, files in REPOS.items()}
     with playing(Hub(repos, errors=refusals, branches=branches)) as hub:

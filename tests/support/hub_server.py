@@ -268,11 +268,8 @@ def _sibling(name: str, data: bytes) -> dict[str, Any]:
 
 def _entry(name: str, data: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {
-        "type": "file",
-        "path": name,
-        "size": len(data),
-        "oid": _etag("", data),
-    }
+        "type": "file", "path": name, "size": len(data), "oid": _etag("", data),
+    }  # fmt: skip
     if name.endswith(LFS):
         entry["lfs"] = {"oid": _etag(name, data), "size": len(data), "pointerSize": 133}
     return entry

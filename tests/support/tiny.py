@@ -213,16 +213,9 @@ def _phi(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
 
 
 FAMILY: Final[Mapping[str, Callable[[Path, Mapping[str, Any]], torch.nn.Module]]] = {
-    "codegen": _codegen,
-    "gptj": _gptj,
-    "gptbigcode": _gpt_bigcode,
-    "gptneox": _gptneox,
-    "starcoder2": _starcoder2,
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "stablelm": _stablelm,
-    "phi": _phi,
-}
+    "codegen": _codegen, "gptj": _gptj, "gptbigcode": _gpt_bigcode, "gptneox": _gptneox,
+    "starcoder2": _starcoder2, "llama": _llama, "qwen2": _qwen2, "stablelm": _stablelm, "phi": _phi,
+}  # fmt: skip
 
 
 def tiny_checkpoint(
