@@ -24,6 +24,5 @@ LONG: dict[str, Any] = {
     "model": MODEL, "prompt": "ROWS = [\n" + "    (0, 0),\n" * 8, "max_tokens": 900, "n": 16, "temperature": 1,
     "top_p": 1, "logit_bias": {str(END_OF_TEXT): -100},
 }  # fmt: skip
-LONG_TOKENS = LONG["n"] * LONG["max_tokens"]
 KEY = "a-key-of-the-tests"
 WRONG_KEY = "not-that-key"

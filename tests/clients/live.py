@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,16 @@ class Live:
         _, data = self.ask("GET", "/health")
         health = json.loads(data)
         return int(health["running"] + health["waiting"])
+
+
+@contextmanager
+def cancelling(live: Live, body: Mapping[str, Any]) -> Iterator[None]:
+    """Check that all texts of a body that is sent within are cancelled, and not computed to their end."""
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    yield
+    wait_until(lambda: live.cancelled() == cancelled + body["n"])
+    wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < body["n"] * body["max_tokens"]
 
 
 def wait_until(happened: Callable[[], object]) -> None:

@@ -10,8 +10,8 @@ import openai
 import pytest
 from openai.types import Completion
 
-from tests.clients.asked import FIM, FRAMED, KEY, LONG, LONG_TOKENS, PLAIN, WRONG_KEY
-from tests.clients.live import PATIENCE, Live, wait_until
+from tests.clients.asked import FIM, FRAMED, KEY, LONG, PLAIN, WRONG_KEY
+from tests.clients.live import PATIENCE, Live, cancelling
 
 
 def sync_client(live: Live, key: str = "any", *, strict: bool = True) -> openai.OpenAI:
@@ -116,22 +116,16 @@ def test_the_text_after_the_cursor_counts(live: Live) -> None:
 
 @pytest.mark.cell("openai-python", "cancel")
 def test_a_stream_that_is_closed_half_way(live: Live) -> None:
-    cancelled, generated = live.cancelled(), live.tokens("generated")
-    with sync_client(live, strict=False) as client:
+    with sync_client(live, strict=False) as client, cancelling(live, LONG):
         stream = client.completions.create(**LONG, stream=True)
         for _ in range(3):
             next(stream)
         assert live.busy() == LONG["n"]
         stream.close()
-        wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
-        wait_until(lambda: live.busy() == 0)
-    assert live.tokens("generated") - generated < LONG_TOKENS
 
 
 @pytest.mark.cell("openai-python", "cancel")
 def test_a_plain_answer_that_is_given_up(live: Live) -> None:
-    cancelled = live.cancelled()
-
     async def give_up() -> None:
         async with async_client(live) as client:
             task = asyncio.create_task(client.completions.create(**LONG))
@@ -141,9 +135,8 @@ def test_a_plain_answer_that_is_given_up(live: Live) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-    asyncio.run(give_up())
-    wait_until(lambda: live.cancelled() == cancelled + LONG["n"])
-    wait_until(lambda: live.busy() == 0)
+    with cancelling(live, LONG):
+        asyncio.run(give_up())
 
 
 def test_errors_are_the_librarys(live: Live) -> None:

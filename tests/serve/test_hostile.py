@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,15 +15,9 @@ import pytest
 from serve.api.openapi import description
 from serve.http.channel import MAX_CHUNK_LINE
 from serve.settings import Defaults
-from tests.support.wire import BODY, CHUNKED, GET, POST, attacked, said, with_length
+from tests.support.wire import BODY, CHUNKED, GET, POST, said, with_length
 
 PATHS: Any = description(Defaults())["paths"]
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with attacked() as port:
-        yield port
 
 
 MALFORMED: dict[str, bytes] = {

@@ -5,43 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from serve.http.app import create_app
 from serve.settings import Defaults
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import make_service, pool_of
+from tests.support.serving import MakeClient
 from turbopilot.base.errors import DecoderFailed
 
 Post = Callable[..., TestResponse]
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def make_client(stack: ExitStack) -> Callable[[FakeDecoder], FlaskClient]:
-    def make(decoder: FakeDecoder) -> FlaskClient:
-        service, runner = make_service(decoder)
-        runner.start()
-        stack.callback(runner.close)
-        return create_app(pool_of(service)).test_client()
-
-    return make
-
-
-@pytest.fixture
-def client(make_client: Callable[[FakeDecoder], FlaskClient]) -> FlaskClient:
-    return make_client(FakeDecoder(script("yes\nno")))
+def client(make_client: MakeClient) -> FlaskClient:
+    return make_client(decoder=FakeDecoder(script("yes\nno")))
 
 
 def complete(client: FlaskClient, **body: object) -> TestResponse:
@@ -145,9 +126,9 @@ def test_stream_false_or_null_is_json(client: FlaskClient, stream: object) -> No
 
 
 def test_seed_repeats_and_equal_requests_differ(
-    make_client: Callable[[FakeDecoder], FlaskClient],
+    make_client: MakeClient,
 ) -> None:
-    client = make_client(FakeDecoder())
+    client = make_client(decoder=FakeDecoder())
     hot: dict[str, Any] = {"temperature": 50, "top_p": 1, "max_tokens": 30}
 
     def text(**more: object) -> str:
@@ -160,18 +141,15 @@ def test_seed_repeats_and_equal_requests_differ(
     assert len({c["text"] for c in choices}) == 3
 
 
-def test_defaults_are_the_servers(stack: ExitStack) -> None:
-    service, runner = make_service(FakeDecoder())
-    runner.start()
-    stack.callback(runner.close)
-    app = create_app(pool_of(service), Defaults(max_tokens=3, temperature=0))
-    choice = complete(app.test_client()).get_json()["choices"][0]
+def test_defaults_are_the_servers(make_client: MakeClient) -> None:
+    client = make_client(decoder=FakeDecoder(), defaults=Defaults(max_tokens=3, temperature=0))
+    choice = complete(client).get_json()["choices"][0]
     assert len(choice["text"]) == 3
 
 
-def test_a_suffix_fills_in_the_middle(make_client: Callable[[FakeDecoder], FlaskClient]) -> None:
+def test_a_suffix_fills_in_the_middle(make_client: MakeClient) -> None:
     decoder = FakeDecoder()
-    client = make_client(decoder)
+    client = make_client(decoder=decoder)
     body = complete(client, prompt="ab", suffix="cd", max_tokens=1).get_json()
     assert body["usage"]["prompt_tokens"] == 7
     decoder.fim = None
@@ -334,11 +312,11 @@ def test_ollama_loads_a_model_by_an_empty_prompt(client: FlaskClient) -> None:
 
 
 def test_a_failed_decode_is_500_and_the_next_request_is_served(
-    make_client: Callable[[FakeDecoder], FlaskClient],
+    make_client: MakeClient,
 ) -> None:
     failures = [DecoderFailed("boom"), DecoderFailed("boom")]
     client = make_client(
-        FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)
+        decoder=FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)
     )
     response = complete(client)
     assert response.status_code == 500
@@ -351,12 +329,12 @@ def test_a_failed_decode_is_500_and_the_next_request_is_served(
 
 
 def test_a_broken_engine_answers_everyone_and_says_so(
-    make_client: Callable[[FakeDecoder], FlaskClient], caplog: pytest.LogCaptureFixture
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode(_: object) -> None:
         raise RuntimeError("a bug")
 
-    client = make_client(FakeDecoder(fail=explode))
+    client = make_client(decoder=FakeDecoder(fail=explode))
     for _ in range(3):
         response = complete(client)
         assert response.status_code == 500

@@ -7,7 +7,6 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,11 +21,10 @@ from serve.http.log_format import (
     prompts_log,
     request_id,
 )
-from serve.http.server import HttpServer, bind
 from serve.options import read_settings
 from serve.settings import LogOptions, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import ask, connection, flask_client, read_all, running, send
+from tests.support.serving import ask, connection, flask_client, read_all, running, send, served
 from turbopilot.base.errors import DecoderFailed, InvalidInput
 
 NAME = "my-request.1"
@@ -213,12 +211,8 @@ def test_a_thread_forgets_a_request_after_the_last_word_of_it(lines: io.StringIO
         request_id.set(NAME)
         raise ValueError("broke")
 
-    server = HttpServer(app, bind("127.0.0.1", 0), threads=1)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert [ask(server.port, "GET", "/")[0] for _ in range(2)] == [500, 500]
-    server.stop()
-    thread.join()
+    with served(app, threads=1) as port:
+        assert [ask(port, "GET", "/")[0] for _ in range(2)] == [500, 500]
     assert [f.get("request_id") for f in read(lines, "turbopilot.x")] == [None, None]
     said = [f for f in read(lines, "waitress") if "exception" in f]
     assert [f["request_id"] for f in said] == [NAME, NAME]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +31,11 @@ from serve.http.server import HttpServer, bind, run
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.fakes import FakeDecoder
 from tests.support.pooled import one_model
-from tests.support.serving import ask, connection, flask_client, read_all, running, send
+from tests.support.serving import MakeClient, ask, connection, read_all, running, send
 from turbopilot.base.errors import InvalidInput
 
 KEY = "k3y-of-alice"
 BODY: dict[str, object] = {"prompt": "well?"}
-
-
-MakeClient = Callable[[SecurityOptions], FlaskClient]
-
-
-@pytest.fixture
-def make_client() -> Iterator[MakeClient]:
-    with ExitStack() as stack:
-        yield lambda options: stack.enter_context(flask_client(options))
 
 
 # Names

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,13 @@ from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.http.server import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
-from tests.support.serving import flask_client
+from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app as cli
 
 KEY = "k3y-of-alice"
 OTHER = "k3y-of-bob"
 BODY = {"prompt": "well?"}
-
-
-MakeClient = Callable[[SecurityOptions], FlaskClient]
-
-
-@pytest.fixture
-def make_client() -> Iterator[MakeClient]:
-    with ExitStack() as stack:
-        yield lambda options: stack.enter_context(flask_client(options))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from serve.http.channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Pa
 from serve.http.server import HttpServer, bind
 from serve.runner import Generation
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import ask, connection, read_all, running_server, send, wait
+from tests.support.serving import ask, connection, read_all, running_server, send, served, wait
 from turbopilot.base.errors import ServeError
 
 HUNDRED_MB = 100_000_000
@@ -318,15 +318,10 @@ def test_a_client_that_never_reads_is_let_go() -> None:
         finally:
             closed.set()
 
-    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: next(clock))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    with connection(server.port) as s:
+    with served(app, clock=lambda: next(clock)) as port, connection(port) as s:
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert gone.wait(60)
         assert closed.wait(60)
-    server.stop()
-    thread.join()
 
 
 def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
@@ -341,16 +336,11 @@ def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
             yield bytes(2**20)  # more than the sockets hold, less than makes writes wait
         answered.set()
 
-    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: now[0])
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    with connection(server.port) as s:
+    with served(app, clock=lambda: now[0]) as port, connection(port) as s:
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered.wait(60)
         while not gone.wait(0.01):
             now[0] += STUCK_SECONDS / 2  # time passes, and nothing is read
-    server.stop()
-    thread.join()
 
 
 def test_watching_a_client_that_has_left_already() -> None:

@@ -71,12 +71,11 @@ def check_answer(
     Args:
         document: it.
         operation: what was asked.
-        status: the answer's,
-        headers: and its headers, by their names in small letters,
-        data: and its body.
+        status, headers, data: the answer.
     """
     assert str(status) in operation["responses"], f"{status} is not described: {data[:300]!r}"
     answer = operation["responses"][str(status)]
+    headers = {name.lower(): value for name, value in headers.items()}
     for name, header in answer.get("headers", {}).items():
         assert name.lower() in headers or not header.get("required"), f"{status} lacks {name}"
     if not (content := answer.get("content")):

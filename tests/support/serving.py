@@ -21,7 +21,7 @@ from serve.models import ModelPool, PooledModel
 from serve.models.service import CompletionService, ModelInfo
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
-from serve.settings import Limits, SecurityOptions
+from serve.settings import Defaults, Limits, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 
 
@@ -94,15 +94,37 @@ def pool_of(service: CompletionService) -> ModelPool:
 
 @contextmanager
 def flask_client(
-    security: SecurityOptions | None = None, decoder: FakeDecoder | None = None
+    security: SecurityOptions | None = None,
+    decoder: FakeDecoder | None = None,
+    *,
+    defaults: Defaults | None = None,
+    **kwargs: Any,
 ) -> Iterator[FlaskClient]:
-    """The application alone; its decoder says "yes"."""
-    service, runner = make_service(decoder or FakeDecoder(script("yes")))
+    """The application alone; its decoder says "yes" unless another is given."""
+    decoder = decoder or FakeDecoder(script("yes"))
+    service, runner = make_service(decoder, **kwargs)
     runner.start()
     try:
-        yield create_app(pool_of(service), security=security).test_client()
+        yield create_app(pool_of(service), defaults, security=security).test_client()
     finally:
+        decoder.open_gate()
         runner.close()
+
+
+MakeClient = Callable[..., FlaskClient]
+
+
+@contextmanager
+def served(app: Callable[..., Any], **options: Any) -> Iterator[int]:
+    """Serve a WSGI application in a thread; gives the port."""
+    server = HttpServer(app, bind("127.0.0.1", 0), **options)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        thread.join()
 
 
 class Running:
