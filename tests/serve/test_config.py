@@ -120,12 +120,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "no-ahead": ("true", "1", lambda o: o.caches.looks_ahead, False),
     "no-drafts": ("true", "yes", lambda o: o.caches.drafts, False),
     "api-key": ('["k1", "k2"]', "k1", lambda o: o.security.api_keys[:1], ("k1",)),
-    "cors-origin": (
-        '"https://a.b"',
-        "https://a.b",
-        lambda o: o.security.cors_origins,
-        ("https://a.b",),
-    ),
+    "cors-origin": ('"https://a.b"', "https://a.b", lambda o: o.security.cors_origins, ("https://a.b",)),
     "allowed-host": ('["a.b"]', "a.b", lambda o: o.security.allowed_hosts, ("a.b",)),
     "copilot-request-id": ("true", "1", lambda o: o.security.copilot_request_id, True),
     "log-format": ('"json"', "json", lambda o: o.port, 18080),
@@ -134,7 +129,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
     "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OPTIONS)

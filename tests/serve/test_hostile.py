@@ -115,22 +115,13 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "an expectation of an empty body": (with_length(b"", GET + b"Expect: 100-continue\r\n"), {200}),
     "an unknown expectation": (with_length(BODY, POST + b"Expect: tea\r\n"), {200, 400}),
     "a body that is expected": (with_length(BODY, POST + b"Expect: 100-continue\r\n"), {200}),
-    "chunks": (
-        CHUNKED + b"a\r\n" + BODY[:10] + b"\r\n13\r\n" + BODY[10:] + b"\r\n0\r\n\r\n",
-        {200},
-    ),
-    "chunks of a byte": (
-        CHUNKED + b"".join(b"1\r\n%c\r\n" % c for c in BODY) + b"0\r\n\r\n",
-        {200},
-    ),
+    "chunks": (CHUNKED + b"a\r\n" + BODY[:10] + b"\r\n13\r\n" + BODY[10:] + b"\r\n0\r\n\r\n", {200}),
+    "chunks of a byte": (CHUNKED + b"".join(b"1\r\n%c\r\n" % c for c in BODY) + b"0\r\n\r\n", {200}),
     "chunks with extensions": (CHUNKED + b'1D;a="b;\\"c"\r\n' + BODY + b"\r\n0;d\r\n\r\n", {200}),
     "chunks with a trailer": (CHUNKED + b"1D\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n", {200}),
-    "a chunk's size with noughts": (
-        CHUNKED + b"0" * 1000 + b"1D\r\n" + BODY + b"\r\n0\r\n\r\n",
-        {200},
-    ),
+    "a chunk's size with noughts": (CHUNKED + b"0" * 1000 + b"1D\r\n" + BODY + b"\r\n0\r\n\r\n", {200}),
     "no chunk": (CHUNKED + b"0\r\n\r\n", {400}),
-}
+}  # fmt: skip
 for host in (
     b"", b"[", b"[::1", b"a b", b"\xc3\xa9", b"a" * 5000, b"x:99999", b"x:y", b"a..b", b"\xff", b"@",
 ):  # fmt: skip

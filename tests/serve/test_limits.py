@@ -80,28 +80,19 @@ def test_sampling_fields_in_every_dialect(
 
 
 BAD: list[tuple[dict[str, object], str]] = [
-    ({"min_p": 2}, "min_p"),
-    ({"repeat_last_n": -2}, "repeat_last_n"),
-    ({"json_schema": "x"}, "json_schema"),
+    ({"min_p": 2}, "min_p"), ({"repeat_last_n": -2}, "repeat_last_n"), ({"json_schema": "x"}, "json_schema"),
     ({"json_schema": {}, "response_format": {"type": "json_object"}}, "json_schema"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ({"logit_bias": 5}, "logit_bias"),
-    ({"logit_bias": {"5": 101}}, "logit_bias"),
-    ({"logit_bias": {"5": True}}, "logit_bias"),
-    ({"logit_bias": {"5": "x"}}, "logit_bias"),
-    ({"logit_bias": [[5]]}, "logit_bias"),
-    ({"logit_bias": [5, 1]}, "logit_bias"),
+    ({"logit_bias": 5}, "logit_bias"), ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"5": True}}, "logit_bias"), ({"logit_bias": {"5": "x"}}, "logit_bias"),
+    ({"logit_bias": [[5]]}, "logit_bias"), ({"logit_bias": [5, 1]}, "logit_bias"),
     ({"logit_bias": [[None, 1]]}, "logit_bias"),
-    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
-    ({"logprobs": 21}, "logprobs"),
-    ({"logprobs": "x"}, "logprobs"),
-    ({"n_indent": -1}, "n_indent"),
-    ({"single_line": 1}, "single_line"),
-    ({"t_max_predict_ms": -1}, "t_max_predict_ms"),
-    ({"deadline_ms": "soon"}, "deadline_ms"),
-]
+    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"), ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": "x"}, "logprobs"), ({"n_indent": -1}, "n_indent"), ({"single_line": 1}, "single_line"),
+    ({"t_max_predict_ms": -1}, "t_max_predict_ms"), ({"deadline_ms": "soon"}, "deadline_ms"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD)

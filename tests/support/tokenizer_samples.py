@@ -71,10 +71,7 @@ CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
         pre.Digits(individual_digits=True),
         gpt2_bytes(),
     ],
-    "deepseek-v3": lambda: [
-        *isolated(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3),
-        gpt2_bytes(),
-    ],
+    "deepseek-v3": lambda: [*isolated(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3), gpt2_bytes()],
     "qwen35": lambda: [*isolated(QWEN35), gpt2_bytes()],
     "gpt4o": lambda: [*isolated(GPT4O), gpt2_bytes()],
     "letters by fours": lambda: [*isolated(r"\p{L}{1,4}|\p{N}{1,5}|\s+|[^\s\p{L}\p{N}]+"), gpt2_bytes()],
