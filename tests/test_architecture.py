@@ -44,9 +44,7 @@ OWNERS = {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/torch_errors.py",
         "turbopilot/verify/reference_tokenizer.py",
     },
-    "tokenizers": {
-        "converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py",
-    },
+    "tokenizers": {"converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py"},
     "flask": {
         "serve/http/app.py", "serve/http/errors.py", "serve/http/respond.py", "serve/http/views.py",
         "serve/http/access.py", "serve/http/security/hooks.py",

@@ -161,12 +161,10 @@ def test_tokens_follow_the_models_name() -> None:
     zed = find("zed")
     assert zed
     for model, wanted in (
-        ("Qwen2.5-Coder-1.5B", "qwen"),
-        ("bigcode/starcoder2-3b", "star_coder"),
-        ("deepseek-coder-1.3b-base", "deepseek_coder"),
-        ("CodeLlama-7b", "code_llama"),
+        ("Qwen2.5-Coder-1.5B", "qwen"), ("bigcode/starcoder2-3b", "star_coder"),
+        ("deepseek-coder-1.3b-base", "deepseek_coder"), ("CodeLlama-7b", "code_llama"),
         ("anything", "star_coder"),
-    ):
+    ):  # fmt: skip
         text = filled(zed.settings[0], URLS[0], model=model)
         settings = json.loads(text)["edit_predictions"]["open_ai_compatible_api"]
         assert settings["prompt_format"] == wanted

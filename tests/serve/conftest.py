@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
+from serve.runner import Generation
 from tests.support.serving import MakeClient, flask_client
 from tests.support.wire import attacked
 
@@ -15,6 +17,20 @@ from tests.support.wire import attacked
 def make_client() -> Iterator[MakeClient]:
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(flask_client(*args, **kwargs))
+
+
+@pytest.fixture
+def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """How long each wait for an event of a generation may last, in seconds."""
+    found: list[float | None] = []
+    plain = Generation.next_event
+
+    def next_event(job: Generation, timeout: float | None = None) -> Any:
+        found.append(timeout)
+        return plain(job, timeout)
+
+    monkeypatch.setattr(Generation, "next_event", next_event)
+    return found
 
 
 @pytest.fixture(scope="module")

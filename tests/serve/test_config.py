@@ -289,16 +289,14 @@ def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsew
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "demo"], ["--model demo", "NAME=FILE"]),
-        (["--model", "=demo"], ["NAME=FILE"]),
-        (["--model", "a="], ["NAME=FILE"]),
-        (["--model", "a\n=demo"], ["NAME=FILE"]),
+        (["--model", "demo"], ["--model demo", "NAME=FILE"]), (["--model", "=demo"], ["NAME=FILE"]),
+        (["--model", "a="], ["NAME=FILE"]), (["--model", "a\n=demo"], ["NAME=FILE"]),
         (["--model", "a=demo", "--model", "a=demo"], ["two models are called a"]),
         (["--model", "a=no.gguf"], ["no.gguf: no such file"]),
         (["--model-memory", "much"], ["--model-memory much", "4GB"]),
         (["--idle-unload", "-1"], ["--idle-unload"]),
     ],
-)
+)  # fmt: skip
 def test_bad_models_are_refused(fails: Fail, arguments: list[str], words: list[str]) -> None:
     said = fails(*arguments)
     assert all(w in said for w in words), said

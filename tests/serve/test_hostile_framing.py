@@ -218,13 +218,11 @@ def mutated(chance: random.Random, data: bytes) -> bytes:
         at, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
         data = chance.choice(
             (
-                data[:at] + data[at + 1 :],
-                data[:at] + data[end:],
-                data[:at] + data[at:end] * 2 + data[end:],
+                data[:at] + data[at + 1 :], data[:at] + data[end:], data[:at] + data[at:end] * 2 + data[end:],
                 data[:at] + chance.choice(WORDS) + data[at:],
                 data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :],
             )
-        )
+        )  # fmt: skip
     return data
 
 

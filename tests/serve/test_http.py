@@ -41,12 +41,10 @@ def frames(response: TestResponse) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/completions",
-        "/v1/engines/codegen/completions",
-        "/v1/engines/copilot-codex/completions",
+        "/v1/completions", "/v1/engines/codegen/completions", "/v1/engines/copilot-codex/completions",
         "/v1/engines/any/thing/completions",
     ],
-)
+)  # fmt: skip
 def test_a_completion(client: FlaskClient, path: str) -> None:
     response = client.post(path, json={"prompt": "well?"})
     assert response.status_code == 200

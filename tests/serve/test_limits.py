@@ -22,7 +22,6 @@ from serve.api.generate import HuggingFaceRequest, OllamaRequest
 from serve.models.service import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
-from serve.runner import Generation
 from serve.runner.generation import LOOK_AROUND, ClientGone, ClientWatch
 from serve.settings import Defaults, Limits, ModelOptions
 from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
@@ -268,16 +267,8 @@ def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
 
 
 def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
+    timeouts: list[float | None],
 ) -> None:
-    timeouts: list[float | None] = []
-    plain = Generation.next_event
-
-    def next_event(job: Generation, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
-        return plain(job, timeout)
-
-    monkeypatch.setattr(Generation, "next_event", next_event)
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()
@@ -357,11 +348,9 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
         first = pool.submit(ask, r.port, "POST", "/v1/completions", body)
         wait(r.runner.submitted)
         for path, more in (
-            ("/v1/completions", {"prompt": "x"}),
-            ("/v1/completions", {"prompt": "x", "stream": True}),
-            ("/api/generate", {"inputs": "x"}),
-            ("/api/generate", {"prompt": "x"}),
-        ):
+            ("/v1/completions", {"prompt": "x"}), ("/v1/completions", {"prompt": "x", "stream": True}),
+            ("/api/generate", {"inputs": "x"}), ("/api/generate", {"prompt": "x"}),
+        ):  # fmt: skip
             status, headers, data = ask(r.port, "POST", path, more)
             assert status == 503
             assert int(headers["Retry-After"]) >= 1

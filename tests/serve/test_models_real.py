@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,14 +14,10 @@ from typing import Any
 
 from serve.llama.facts import memory_bytes
 from serve.settings import ModelOptions
-from tests.support.serving import ask
+from tests.support.serving import ask, serve_command, wait_until_ready
 from turbopilot.formats.gguf.file import read_gguf
 
 ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
 
 
 @contextmanager
@@ -30,16 +25,14 @@ def serving(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str],
     """A server of its own, and its port."""
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command("--port", "0", *arguments), stderr=subprocess.PIPE, text=True, cwd=cwd, env=environ
+        serve_command("--port", "0", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environ,
     ) as process:
-        assert process.stderr
         try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if line.startswith("try "):
-                    break
-            yield process, int(said.split("http://127.0.0.1:")[1].split()[0])
+            yield process, wait_until_ready(process)[1]
         finally:
             process.kill()
 
@@ -115,7 +108,7 @@ def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) 
     (tmp_path / "bad.gguf").write_bytes(data)
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command("bad.gguf", "-p", "0"), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
+        serve_command("bad.gguf", "-p", "0"), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
         env=environ,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
@@ -145,8 +138,8 @@ def test_a_bad_file_beside_a_good_one_is_told_when_it_is_asked_for(
 def test_a_header_that_cannot_be_is_told_at_once(demo_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:1000])
     done = subprocess.run(
-        command(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf"), capture_output=True, text=True, cwd=tmp_path,
-        check=False, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        serve_command(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf"), capture_output=True, text=True,
+        cwd=tmp_path, check=False, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "cut.gguf" in done.stderr

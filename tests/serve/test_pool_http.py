@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,15 @@ def complete(client: FlaskClient, model: str = "", **more: Any) -> Any:
     return client.post("/v1/completions", json=body, **more)
 
 
+def queue(client: FlaskClient, threads: ThreadPoolExecutor) -> tuple[Future[Any], Client]:
+    """Somebody asks for a model that is loading."""
+    waiting = Client()
+    environ = {WHEN_GONE: waiting.watch.when_gone}
+    answer = threads.submit(complete, client, environ_overrides=environ)
+    wait(waiting.waits)
+    return answer, waiting
+
+
 def test_each_name_has_its_model_and_all_others_the_default() -> None:
     with pool_of(one=says("one", "yes"), two=says("two", "no"), memory=200) as (_, client):
         for asked, name, text in (
@@ -127,10 +136,7 @@ def test_health_says_loading_and_completions_wait() -> None:
         assert health.status_code == 503
         assert health.get_json()["status"] == "loading"
         assert client.get("/v1/models").status_code == 200
-        waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
-        answer = threads.submit(complete, client, environ_overrides=environ)
-        wait(waiting.waits)
+        answer, _ = queue(client, threads)
         assert client.get("/health").get_json()["waiting"] == 1
         gate.set()
         wait(done)
@@ -146,10 +152,7 @@ def test_who_left_while_a_model_loads_is_forgotten() -> None:
         ThreadPoolExecutor() as threads,
     ):
         pool.preload(lambda _: None)
-        waiting = Client()
-        environ = {WHEN_GONE: waiting.watch.when_gone}
-        answer = threads.submit(complete, client, environ_overrides=environ)
-        wait(waiting.waits)
+        answer, waiting = queue(client, threads)
         waiting.leave()
         assert answer.result(60).status_code == 499
         assert client.get("/health").get_json()["waiting"] == 0

@@ -65,13 +65,11 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize(
     "beginning",
     [
-        HEAD[:9],
-        HEAD,
-        HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
+        HEAD[:9], HEAD, HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n500\r\n",
         HEAD + b"Content-Length: 9000000\r\n\r\n",  # too large: thrown away, but not for ever
     ],
-)
+)  # fmt: skip
 def test_a_client_that_never_ends_its_request_is_let_go(beginning: bytes) -> None:
     clock = Clock()
     with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:

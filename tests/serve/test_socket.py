@@ -19,7 +19,6 @@ import pytest
 
 from serve.http.channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
 from serve.http.server import HttpServer, bind
-from serve.runner import Generation
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import ask, connection, read_all, running_server, send, served, wait
 from turbopilot.base.errors import ServeError
@@ -164,19 +163,19 @@ def test_the_real_client_sees_bad_input_as_400() -> None:
             client.post("/nope", body={}, cast_to=object)
 
 
-def test_malformed_json_over_the_wire() -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"POST /v1/completions HTTP/1.0\r\nContent-Length: 1\r\n\r\n{", "not valid JSON"),
+        (b"\x16\x03\x01 hello\r\n\r\n", ""),  # not HTTP
+    ],
+)
+def test_malformed_request_is_refused_in_json(data: bytes, words: str) -> None:
     with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
-        s.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: 1\r\n\r\n{")
+        s.sendall(data)
         head, body = read_all(s).split(b"\r\n\r\n", 1)
         assert b"400" in head
-        assert "not valid JSON" in json.loads(body)["error"]["message"]
-
-
-def test_what_is_no_http_is_refused_in_json() -> None:
-    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
-        s.sendall(b"\x16\x03\x01 hello\r\n\r\n")
-        head, body = read_all(s).split(b"\r\n\r\n", 1)
-        assert b"400" in head
+        assert words in json.loads(body)["error"]["message"]
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
@@ -249,19 +248,16 @@ def test_an_address_that_cannot_be(host: str, port: int) -> None:
         bind(host, port)
 
 
-def test_a_client_that_leaves_is_told_of_and_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    timeouts: list[float | None] = []
-    plain = Generation.next_event
-
-    def next_event(job: Generation, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
-        return plain(job, timeout)
-
-    monkeypatch.setattr(Generation, "next_event", next_event)
+@pytest.mark.parametrize("reset", [False, True])
+def test_closed_or_reset_connection_cancels_without_polling(
+    timeouts: list[float | None], reset: bool
+) -> None:
     with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
         with connection(server.port) as s:
             send(s, {"prompt": "x", "max_tokens": 200})
             wait(runner.submitted)
+            if reset:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wait(runner.cancelled)  # although no token comes
         assert set(timeouts) <= {None}
 
@@ -276,15 +272,6 @@ def test_a_client_that_closes_its_sending_side_has_left() -> None:
         s.shutdown(socket.SHUT_WR)
         wait(runner.cancelled)
         assert s.recv(100) == b""
-
-
-def test_a_reset_connection_has_left() -> None:
-    with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
-        with connection(server.port) as s:
-            send(s, {"prompt": "x", "max_tokens": 200})
-            wait(runner.submitted)
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wait(runner.cancelled)
 
 
 def test_pipelined_requests_are_answered_in_turn_and_dropped_together() -> None:

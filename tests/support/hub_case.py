@@ -100,11 +100,9 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     settings = {
-        "HF_HUB_CACHE": str(case.cache),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(case.cache), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
         "HF_TOKEN_PATH": str(tmp_path / "token"),
-    }
+    }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     case.go_to(hub.url)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +178,21 @@ def running_server(
     """The same, for tests that do not end it."""
     with running(decoder, max_open=max_open, limits=limits) as r:
         yield r.server, r.runner
+
+
+def serve_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """What `turbopilot serve` says until it is ready, and its port."""
+    assert process.stderr
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.startswith("try "):
+            break
+    return said, int(said.split("http://127.0.0.1:")[1].split()[0])
 
 
 @contextmanager

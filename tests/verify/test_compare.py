@@ -220,17 +220,8 @@ def test_the_battery_holds_what_tokenizers_stumble_over() -> None:
     assert 180_000 < len(whole.encode()) < 260_000
     assert len(code_samples()) >= 12
     for hostile in (
-        " " * 40,
-        "\t" * 12,
-        "\r\n",
-        "\0",
-        "<|endoftext|>",
-        "👩‍👩‍👧‍👦",
-        "e\u0301",
-        "\u202e",
-        "日本",
-        "שלום"[:1],
-    ):
+        " " * 40, "\t" * 12, "\r\n", "\0", "<|endoftext|>", "👩‍👩‍👧‍👦", "e\u0301", "\u202e", "日本", "שלום"[:1],
+    ):  # fmt: skip
         assert hostile in whole, repr(hostile)
 
 
