@@ -20,16 +20,7 @@ CAPABILITIES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client that runs without a person.
-
-    Attributes:
-        key: how tests name it.
-        name: how people do.
-        source: where it comes from.
-        how: how it is driven.
-        cannot: capability → why there is no such cell.
-        notes: capability → what has to be known of the cell.
-    """
+    """A client that runs without a person; `cannot` and `notes` say of a capability why not, or what to know."""
 
     key: str
     name: str

@@ -84,7 +84,6 @@ def _continue_sse(got: Got) -> list[Any]:
 
 
 def continue_fetch(sent: Sent, got: Got) -> list[str]:
-    """Continue's autocompletion."""
     if sent.path == "/v1/nope":
         refused(got)
         return []
@@ -193,6 +192,5 @@ READERS: dict[str, Reader] = {
 
 
 def reader_of(client: str) -> Reader:
-    """The reader of a captured client."""
     (found,) = {name for name in READERS if re.match(re.escape(name) + r"($|[ .\-])", client)}
     return READERS[found]

@@ -21,8 +21,6 @@ pytestmark = pytest.mark.clients
 
 
 class Command:
-    """`llm` with a folder of its own."""
-
     def __init__(self, url: str, folder: Path, key: str = "any") -> None:
         self._llm = [str(require("llm").python), "-m", "llm"]
         # JSON is YAML.

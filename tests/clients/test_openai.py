@@ -15,10 +15,7 @@ from tests.clients.live import PATIENCE, Live, cancelling
 
 
 def sync_client(live: Live, key: str = "any", *, strict: bool = True) -> openai.OpenAI:
-    """A client that holds answers against the library's types, all of them where it is strict.
-
-    Of a stream it cannot be: the types do not know the null that OpenAI's own has before the reason of an end.
-    """
+    """A client that checks answers by the types of the library; strict is too strict for streams, which end in null."""
     return openai.OpenAI(
         base_url=f"{live.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE,
         _strict_response_validation=strict,

@@ -30,7 +30,6 @@ class Agent:
         self.events: list[Any] = []
 
     def begin(self, func: str, *args: object) -> int:
-        """Call a function; gives the call's id."""
         call = next(self._ids)
         self._lines.say([call, {"func": func, "args": args}])
         return call
@@ -45,7 +44,6 @@ class Agent:
         raise AssertionError("the agent ended")
 
     def call(self, func: str, *args: object) -> Any:
-        """Both."""
         return self.result(self.begin(func, *args))
 
 

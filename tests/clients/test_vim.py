@@ -29,8 +29,6 @@ TYPED = "6GA    return a"
 
 
 class Screen:
-    """A Vim on a screen."""
-
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
 
@@ -48,7 +46,6 @@ class Screen:
 
 @contextmanager
 def vim(url: str, folder: Path, key: str = "") -> Iterator[Screen]:
-    """Vim with the plugin and a file of its own."""
     tools = require("llama.vim")
     file = folder / "m.py"
     file.write_text(SOURCE, "utf-8")

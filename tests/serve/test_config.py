@@ -74,7 +74,6 @@ def fails(served: list[ServerOptions]) -> Fail:
 
 
 def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
-    """The command line, TURBOPILOT_*, the original's variables, the file, the default."""
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
     }  # fmt: skip

@@ -63,7 +63,6 @@ def fake() -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def real(demo_gguf: Path) -> Iterator[Running]:
-    """llama.cpp with the bundled model."""
     options = ModelOptions(
         threads=1, ctx=512, n_batch=128, n_seq=4
     )  # the other core is the clients'

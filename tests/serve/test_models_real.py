@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def serving(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server of its own, and its port."""
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         serve_command("--port", "0", *arguments),
@@ -46,7 +45,6 @@ def states(port: int) -> dict[str, str]:
 
 
 def complete(port: int, model: str) -> tuple[str, str]:
-    """(The model that answers, its text)."""
     body = {
         "model": model, "prompt": "def add(a, b):\n    return", "max_tokens": 4, "temperature": 0,
     }  # fmt: skip

@@ -35,7 +35,6 @@ Load = Callable[[], CompletionService]
 
 
 def says(name: str, text: str, turns: ComputeLock | None = None) -> Load:
-    """Loads a model that says this."""
 
     def load() -> CompletionService:
         decoder = FakeDecoder(script(text))
@@ -243,8 +242,6 @@ def test_a_default_model_that_cannot_be_loaded_ends_the_server() -> None:
 
 
 class WatchedDecoder(FakeDecoder):
-    """Knows whether it computes now."""
-
     is_computing = False
 
     def decode(self, batch: Any) -> Logits:

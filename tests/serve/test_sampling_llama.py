@@ -22,8 +22,6 @@ TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 
 class Theirs:
-    """A chain of llama.cpp's samplers."""
-
     def __init__(self, *samplers: Any) -> None:
         self.chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()

@@ -102,7 +102,6 @@ def test_index_and_health_need_no_key(locked: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["token", "Bearer"])
 def test_copilot_token_is_the_key_it_sent(locked: FlaskClient, scheme: str) -> None:
-    """It then bears what it got in every request."""
     answer = locked.get(
         "/copilot_internal/v2/token", headers={"Authorization": f"{scheme} {OTHER}"}
     )

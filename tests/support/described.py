@@ -29,7 +29,6 @@ def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Valid
 
 
 def resolved(document: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema that a reference means."""
     ref = schema.get("$ref")
     if ref is None:
         return schema
@@ -50,7 +49,6 @@ def fields(document: Document, schema: Mapping[str, Any], path: str = "") -> Ite
 
 
 def pieces(mimetype: str, data: bytes) -> Iterable[Any]:
-    """The JSON of a stream."""
     if mimetype == "application/x-ndjson":
         return [json.loads(line) for line in data.splitlines()]
     *events, end = data.split(b"\n\n")
@@ -66,13 +64,7 @@ def check_answer(
     headers: Mapping[str, str],
     data: bytes,
 ) -> None:
-    """Raise AssertionError where an answer is not one that the document tells of.
-
-    Args:
-        document: it.
-        operation: what was asked.
-        status, headers, data: the answer.
-    """
+    """Raise AssertionError unless the document describes the answer to an operation."""
     assert str(status) in operation["responses"], f"{status} is not described: {data[:300]!r}"
     answer = operation["responses"][str(status)]
     headers = {name.lower(): value for name, value in headers.items()}

@@ -21,7 +21,6 @@ Edit = Callable[[Path, GgufHeader], None]
 
 
 def faulty(source: Path, target: Path, edit: Edit) -> Path:
-    """Copy `source` to `target` and apply one fault to the copy."""
     shutil.copyfile(source, target)
     edit(target, read_gguf(target))
     return target

@@ -79,7 +79,6 @@ class InProcess:
     waits: list[float] = field(default_factory=list)
 
     def go_to(self, url: str) -> None:
-        """As if HF_ENDPOINT had been this address."""
         import huggingface_hub
 
         huggingface_hub.close_session()

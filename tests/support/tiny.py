@@ -158,13 +158,7 @@ def _starcoder() -> tuple[Tokenizer, str]:
 
 @dataclass(frozen=True, slots=True)
 class TinyFamily:
-    """How a family's checkpoint is made.
-
-    Attributes:
-        prefix: of transformers' classes, such as CodeGen in CodeGenConfig and CodeGenForCausalLM.
-        tokenizer: gives the tokenizer and the class that its files name.
-        config: gives the values of the config from those of `GEOMETRY` and the overrides.
-    """
+    """transformers' classes begin with `prefix`; `config` completes the config's values."""
 
     prefix: str
     tokenizer: Callable[[], tuple[Tokenizer, str]]
@@ -187,18 +181,7 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
 def tiny_checkpoint(
     family: str, folder: Path, *, dtype: str = "f32", seed: int = 0, **overrides: Any
 ) -> Path:
-    """Write a random checkpoint of the family into `folder` (made where missing).
-
-    Args:
-        family: a key of `FAMILY`.
-        folder: where config.json, model.safetensors and the tokenizer go.
-        dtype: "f32" or "f16", the weights' type in the safetensors file.
-        seed: of the weights.
-        overrides: config values that replace those of `GEOMETRY`.
-
-    Returns:
-        The folder.
-    """
+    """Write a random checkpoint, "f32" or "f16", into `folder`; `overrides` replace values of its config."""
     folder.mkdir(parents=True, exist_ok=True)
     eos = tiny_tokenizer(()).token_to_id(EOS)
     config = {**GEOMETRY, "bos_token_id": eos, "eos_token_id": eos, "tie_word_embeddings": False}
