@@ -20,13 +20,7 @@ from turbopilot.render.verify_plots import MOST_POINTS, running_median, thinned,
 from turbopilot.render.words import number, share, with_error
 from turbopilot.verify.criteria import Failure, VerifyLimits
 from turbopilot.verify.metrics import Positions, summary
-from turbopilot.verify.report import (
-    Continuation,
-    Finding,
-    TokenResult,
-    VerifyReport,
-    VerifySeconds,
-)
+from turbopilot.verify.report import Continuation, Finding, TokenResult, VerifyReport, VerifySeconds
 from turbopilot.verify.source import Window
 from turbopilot.verify.tensor_errors import TensorError
 

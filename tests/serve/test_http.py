@@ -123,9 +123,7 @@ def test_stream_false_or_null_is_json(client: FlaskClient, stream: object) -> No
     assert complete(client, stream=stream).mimetype == "application/json"
 
 
-def test_seed_repeats_and_equal_requests_differ(
-    make_client: MakeClient,
-) -> None:
+def test_seed_repeats_and_equal_requests_differ(make_client: MakeClient) -> None:
     client = make_client(decoder=FakeDecoder())
     hot: dict[str, Any] = {"temperature": 50, "top_p": 1, "max_tokens": 30}
 
@@ -309,9 +307,7 @@ def test_ollama_loads_a_model_by_an_empty_prompt(client: FlaskClient) -> None:
     assert (answer["done"], answer["done_reason"]) == (True, "load")
 
 
-def test_a_failed_decode_is_500_and_the_next_request_is_served(
-    make_client: MakeClient,
-) -> None:
+def test_a_failed_decode_is_500_and_the_next_request_is_served(make_client: MakeClient) -> None:
     failures = [DecoderFailed("boom"), DecoderFailed("boom")]
     client = make_client(
         decoder=FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)

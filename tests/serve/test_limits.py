@@ -118,10 +118,7 @@ def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
     ],
 )  # fmt: skip
 def test_a_schema_becomes_a_grammar(
-    monkeypatch: pytest.MonkeyPatch,
-    dialect: type[Dialect],
-    body: dict[str, object],
-    schema: object,
+    monkeypatch: pytest.MonkeyPatch, dialect: type[Dialect], body: dict[str, object], schema: object
 ) -> None:
     monkeypatch.setattr("serve.llama.grammar.json_schema_to_gbnf", lambda s: f"for {json.dumps(s)}")
     assert parsed(dialect, **body).sampling.grammar == f"for {json.dumps(schema)}"

@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 
 from turbopilot.base.errors import InvalidRequest
-from turbopilot.llama.grammar import (
-    make_constraint,
-    unwritable_tokens,
-)
+from turbopilot.llama.grammar import make_constraint, unwritable_tokens
 
 
 @pytest.fixture(scope="module")
