@@ -47,9 +47,7 @@ def rows(title: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("title", "found"), [("Calibration text", CALIBRATION), ("Held-out text", HELD_OUT)]
 )
-def test_every_excerpt_has_a_row_and_every_row_an_excerpt(
-    title: str, found: tuple[Excerpt, ...]
-) -> None:
+def test_each_excerpt_has_one_row_in_its_table(title: str, found: tuple[Excerpt, ...]) -> None:
     listed = [f"{r['language']} {r['project']} {r['path']} {r['lines']}" for r in rows(title)]
     assert sorted(listed) == sorted(map(name, found))
     assert max(Counter(listed).values()) == 1

@@ -54,9 +54,7 @@ def filled(setting: Setting, url: str, key: str = "", model: str = DEFAULT_MODEL
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize(("editor", "setting"), SETTINGS)
-def test_a_setting_parses_and_leads_there(
-    editor: Editor, setting: Setting, url: str, key: str
-) -> None:
+def test_setting_parses_and_names_url(editor: Editor, setting: Setting, url: str, key: str) -> None:
     text = filled(setting, url, key, 'it\'s "mine" \\ {}')
     assert not re.search(r"<<(?!x>>)", text)
     if not text:

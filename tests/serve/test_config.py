@@ -230,7 +230,7 @@ def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
         (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
     ],
 )  # fmt: skip
-def test_bad_config_is_refused_with_file_and_key(
+def test_bad_config_error_names_file_and_key(
     fails: Fail, config: str | bytes, words: list[str]
 ) -> None:
     said = fails(config=config)
@@ -322,7 +322,7 @@ def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> N
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
 
 
-def test_model_larger_than_memory_is_tried_alone(
+def test_model_larger_than_memory_is_tried(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)

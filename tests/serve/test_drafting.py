@@ -103,7 +103,7 @@ def slow_guess(context: list[int], tokens: list[int], most: int) -> list[int]:
 
 
 @given(few, few, few, st.integers(0, MOST))
-def test_the_index_finds_what_looking_everywhere_finds(
+def test_index_equals_a_search(
     context: list[int], tokens: list[int], more: list[int], most: int
 ) -> None:
     index = TokenIndex(tokens, context)
@@ -113,9 +113,7 @@ def test_the_index_finds_what_looking_everywhere_finds(
 
 
 @given(few, few, few)
-def test_an_index_that_grew_equals_one_made_at_once(
-    context: list[int], a: list[int], b: list[int]
-) -> None:
+def test_appending_equals_building_at_once(context: list[int], a: list[int], b: list[int]) -> None:
     index = TokenIndex(a, context)
     for token in b:
         index.append(token)
@@ -152,9 +150,7 @@ def test_the_context_is_guessed_from_but_not_beyond_its_end() -> None:
 
 
 @given(st.binary(max_size=400), st.binary(min_size=2, max_size=80), st.data())
-def test_a_user_who_types_along_gets_the_rest(
-    prompt: bytes, suggestion: bytes, data: st.DataObject
-) -> None:
+def test_typing_along_finds_the_rest(prompt: bytes, suggestion: bytes, data: st.DataObject) -> None:
     recent = RecentSuggestions()
     recent.remember(prompt, suggestion)
     n = data.draw(st.integers(0, len(suggestion) - 1))
@@ -170,9 +166,7 @@ def test_a_user_who_types_along_gets_the_rest(
     st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=30)), max_size=5),
     st.binary(max_size=60),
 )
-def test_what_is_found_follows_what_agrees(
-    entries: list[tuple[bytes, bytes]], prompt: bytes
-) -> None:
+def test_found_text_follows_what_agrees(entries: list[tuple[bytes, bytes]], prompt: bytes) -> None:
     recent = RecentSuggestions()
     for before, suggestion in entries:
         recent.remember(before, suggestion)
@@ -228,7 +222,7 @@ shares = st.floats(0, 0.2)
 
 
 @given(costs, shares, st.lists(st.integers(0, MOST), max_size=200))
-def test_wrong_guesses_cost_no_more_than_their_share(
+def test_wrong_drafts_cost_at_most_their_share(
     cost: float, share: float, wanted: list[int]
 ) -> None:
     allowance, guessed = Allowance(cost=cost, share=share), 0
@@ -240,7 +234,7 @@ def test_wrong_guesses_cost_no_more_than_their_share(
 
 
 @given(costs, shares, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=200))
-def test_guesses_cost_no_more_than_they_save_and_their_share(
+def test_drafts_cost_no_more_than_saved(
     cost: float, share: float, wanted: list[tuple[int, int]]
 ) -> None:
     allowance, guessed, saved = Allowance(cost=cost, share=share), 0, 0
@@ -359,9 +353,7 @@ def test_an_empty_prompt_and_an_empty_suggestion() -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=60), costs)
-def test_guesses_never_change_what_is_written(
-    prompt: list[int], tokens: list[int], cost: float
-) -> None:
+def test_drafts_never_change_the_text(prompt: list[int], tokens: list[int], cost: float) -> None:
     d, words = drafter(cost=cost)
     for i in range(6):
         words.id(b"token%d " % i)

@@ -322,7 +322,7 @@ def test_a_failed_decode_is_500_and_the_next_request_is_served(make_client: Make
     assert client.get("/health").status_code == 200
 
 
-def test_a_broken_engine_answers_everyone_and_says_so(
+def test_broken_engine_returns_500(
     make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode(_: object) -> None:
@@ -343,7 +343,7 @@ def test_a_broken_engine_answers_everyone_and_says_so(
     assert client.get("/v1/models").status_code == 200
 
 
-def test_neither_authorization_nor_prompts_are_logged(
+def test_keys_and_prompts_are_not_logged(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -68,9 +68,7 @@ SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("fields", "wanted"), SAMPLING)
-def test_sampling_fields_in_every_dialect(
-    fields: dict[str, object], wanted: dict[str, Any]
-) -> None:
+def test_sampling_fields_in_all_dialects(fields: dict[str, object], wanted: dict[str, Any]) -> None:
     d = Defaults()
     expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
     assert parsed(CompletionRequest, **fields).sampling == expected
@@ -216,8 +214,7 @@ def session(name: str, key: str = "") -> dict[str, str]:
 
 
 def test_a_new_request_of_a_session_ends_the_one_before() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool:
 
         def post(headers: dict[str, str], **fields: object) -> Any:
@@ -229,7 +226,7 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
         old = post(session("a"), n=2)
         stranger, other = post(session("a", "key")), post(session("b"))
         new = post(session("a"))
-        gate.release(1)
+        decoder.let(1)
         status, _, data = old.result()
         assert status == 499  # no client tries that again
         assert json.loads(data)["error"]["code"] == "superseded"
@@ -239,8 +236,7 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
 
 
 def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
         send(
             s,
@@ -263,9 +259,7 @@ def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
         assert new.result()[0] == 200
 
 
-def test_where_nothing_tells_that_a_client_left_it_is_asked_for(
-    timeouts: list[float | None],
-) -> None:
+def test_client_without_hook_is_polled(timeouts: list[float | None]) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()
@@ -322,8 +316,7 @@ def test_metrics() -> None:
 
 
 def test_health_and_metrics_count_what_waits() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder) as r, ThreadPoolExecutor() as pool:
         body = {"prompt": "x", "max_tokens": 2, "n": 3}
         answer = pool.submit(ask, r.port, "POST", "/v1/completions", body)
@@ -338,8 +331,7 @@ def test_health_and_metrics_count_what_waits() -> None:
 
 
 def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder, max_open=2) as r, ThreadPoolExecutor() as pool:
         body: dict[str, object] = {"prompt": "x", "max_tokens": 2, "n": 2}
         first = pool.submit(ask, r.port, "POST", "/v1/completions", body)

@@ -54,9 +54,7 @@ def complete(port: int, model: str) -> tuple[str, str]:
     return answer["model"], answer["choices"][0]["text"]
 
 
-def test_two_models_take_turns_where_there_is_memory_for_one(
-    demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
-) -> None:
+def test_models_swap_when_memory_fits_one(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     options = ModelOptions(ctx=256, n_seq=1)
     large, small = (memory_bytes(read_gguf(p), options, 0) for p in (demo_gguf, demo_q4_0))
     (tmp_path / "here.toml").write_text(
@@ -116,9 +114,7 @@ def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_a_bad_file_beside_a_good_one_is_told_when_it_is_asked_for(
-    demo_gguf: Path, tmp_path: Path
-) -> None:
+def test_corrupt_second_model_is_reported_when_requested(demo_gguf: Path, tmp_path: Path) -> None:
     data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
     arguments = ("--model", "bad=bad.gguf", "--ctx", "256", "-t", "1", str(demo_gguf))

@@ -151,7 +151,7 @@ class Elsewhere(socket.socket):
 
 @pytest.mark.parametrize("key", ["", KEY])
 @pytest.mark.parametrize("beyond", [False, True])
-def test_own_names_follow_the_listening_address(
+def test_own_names_follow_the_address(
     key: str, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[Flask] = []

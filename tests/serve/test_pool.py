@@ -129,9 +129,7 @@ def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoo
     assert other.forgotten
 
 
-def test_what_somebody_waits_for_is_not_unloaded_before_it_is_used(
-    threads: ThreadPoolExecutor,
-) -> None:
+def test_model_that_requests_wait_for_is_not_unloaded(threads: ThreadPoolExecutor) -> None:
     """The one who loaded it is done at once, and the next one wants the memory."""
     lab = Lab({"a": 60, "b": 60}, memory=100)
     first, gate = begin(lab, "a", threads)
@@ -176,7 +174,7 @@ def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor, polls: bool) -> N
     assert first.result(60) == "a"
 
 
-def test_a_failed_load_is_told_to_all_who_waited_and_tried_again(
+def test_failed_load_is_reported_to_all_who_wait_and_tried_again(
     threads: ThreadPoolExecutor,
 ) -> None:
     lab = Lab({"a": 1, "b": 1})

@@ -36,7 +36,7 @@ def locked(make_client: MakeClient) -> FlaskClient:
         {"X-Api-Key": "x"},
     ],
 )  # fmt: skip
-def test_any_authorization_is_accepted_without_keys(
+def test_without_keys_any_header_is_accepted(
     make_client: MakeClient, headers: dict[str, str]
 ) -> None:
     client = make_client(SecurityOptions())
@@ -68,7 +68,7 @@ BAD_HEADERS = [
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
-def test_invalid_key_returns_401_in_the_callers_dialect(
+def test_invalid_key_returns_401_in_each_dialect(
     locked: FlaskClient, headers: dict[str, str]
 ) -> None:
     response = locked.post("/v1/completions", json=BODY, headers=headers)
@@ -243,9 +243,7 @@ def test_serve_refuses_bad_security_options(
     assert "nothing.gguf" not in result.stderr, "said before a model is looked for"
 
 
-def test_serve_passes_security_options_to_the_server(
-    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_passes_security_options(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ServerOptions] = []
     monkeypatch.setattr("serve.http.server.serve", lambda options, _: seen.append(options))
     monkeypatch.setenv(KEY_VARIABLE, OTHER)

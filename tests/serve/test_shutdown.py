@@ -44,8 +44,7 @@ def n_open(c: http.client.HTTPConnection) -> int:
 
 
 def test_what_runs_ends_and_nothing_new_begins() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with (
         running(decoder, limits=Limits(grace=1000)) as r,
         closing(http.client.HTTPConnection("127.0.0.1", r.port, timeout=60)) as idle,
@@ -64,7 +63,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
         assert b"shutting down" in refused.read()
         while accepts(r.port):
             pass  # until the server's thread has closed its port
-        gate.release(5)
+        decoder.let(5)
         answer = read_all(s)
         assert b'"finish_reason":"length"' in answer
         assert b"[DONE]" in answer
@@ -75,8 +74,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
 
 
 def test_what_does_not_end_in_time_is_cut_and_told() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with running(decoder, limits=Limits(grace=0)) as r, connection(r.port) as s:
         with connection(r.port) as plain:
             send(s, {"prompt": "a", "max_tokens": 200, "stream": True})
@@ -86,7 +84,7 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
             wait(r.runner.submitted)
             r.shutdown.begin()
             wait(r.runner.stopped)
-            gate.release()  # the token that is being computed
+            decoder.let()  # the token that is being computed
             assert b"the server is shutting down" in read_all(s)
             answer = plain.recv(65536)
             assert answer.startswith(b"HTTP/1.1 503")

@@ -103,10 +103,9 @@ def test_a_client_that_takes_its_time_is_served() -> None:
 
 def test_a_client_that_waits_for_an_answer_is_not_late_with_its_next_request() -> None:
     clock = Clock()
-    gate = threading.Semaphore(0)
     body = b'{"prompt":"well?","max_tokens":1}'
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder, clock=clock) as r, connection(r.port) as s:
         s.sendall(request + request[:-5])
         wait(r.runner.submitted)

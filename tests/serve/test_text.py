@@ -57,9 +57,7 @@ def test_any_chunking_of_any_bytes_equals_the_whole(data: bytes, cuts: list[int]
 
 
 @given(code, rules, cuts)
-def test_any_chunking_equals_the_whole_under_all_rules(
-    text: str, rules: StopRules, cuts: list[int]
-) -> None:
+def test_chunking_changes_nothing_under_rules(text: str, rules: StopRules, cuts: list[int]) -> None:
     data = text.encode()
     whole = stream(data, rules, [])
     assert stream(data, rules, cuts) == whole == stream(data, rules, EVERYWHERE)
@@ -68,7 +66,7 @@ def test_any_chunking_equals_the_whole_under_all_rules(
 
 
 @given(code, code, cuts)
-def test_a_suggestion_goes_on_into_what_follows_and_ends(
+def test_completion_ends_before_the_text_that_follows(
     text: str, rest: str, cuts: list[int]
 ) -> None:
     """Text that repeats a whole block ends before it, whatever was before; text before it may end earlier."""
@@ -160,9 +158,7 @@ NEXT = "\n    return compute(total)\n\ndef main():\n"
         ("x" * 2000 + ")\n", "x" * 2000 + ")\n", None),
     ],
 )  # fmt: skip
-def test_a_suggestion_ends_before_it_repeats_what_follows(
-    text: str, follows: str, expected: str | None
-) -> None:
+def test_completion_ends_before_a_repetition(text: str, follows: str, expected: str | None) -> None:
     out = told(text, StopRules(follows=follows))
     assert out == (text if expected is None else expected)
 

@@ -90,9 +90,7 @@ def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_p
         (checkpoint_faults.rope_base_wrong, "rope_base"),
     ],
 )
-def test_a_number_in_the_config_is_named(
-    llama: Lab, fault: Fault, cause: str, tmp_path: Path
-) -> None:
+def test_wrong_config_value_is_named(llama: Lab, fault: Fault, cause: str, tmp_path: Path) -> None:
     report = judge_made_of(llama, fault, tmp_path)
     assert not report.passed
     assert causes(report)[0] == cause, report.findings

@@ -55,9 +55,7 @@ def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> N
 
 @pytest.mark.parametrize("type_name", ["f32", "q4_0"])
 @pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
-def test_a_fault_in_the_tokenizer_fails_and_spares_the_weights(
-    lab: Lab, fault: str, type_name: str
-) -> None:
+def test_tokenizer_fault_fails_tokens_and_not_weights(lab: Lab, fault: str, type_name: str) -> None:
     if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
         pytest.skip("GPT-J has no tokens of spaces")
     report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())

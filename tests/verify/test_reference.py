@@ -65,9 +65,7 @@ def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
 
 
-def test_sensitivity_opens_each_model_once_for_all_windows(
-    codegen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sensitivity_opens_each_model_once(codegen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = TorchReference(codegen, streamed=False)
     opened: list[Change] = []
     init = TorchModel.__init__
@@ -109,7 +107,7 @@ def test_only_the_matrix_that_runs_is_in_memory(codegen: Path) -> None:
     assert {p.shape[0] for p in held} == {model.n_vocab}, "the head stays"
 
 
-def test_what_was_computed_is_kept_by_the_contents(
+def test_cache_is_keyed_by_contents(
     codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -140,7 +138,7 @@ def test_what_was_computed_is_kept_by_the_contents(
     assert not other.notes.has("noise 0.0, tanh False", WINDOWS[0])
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
+def test_interrupted_run_resumes(
     codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = TorchModel.hidden
@@ -167,7 +165,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_the_cache_forgets_what_was_not_asked_for_lately(
+def test_cache_drops_the_least_recently_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference_cache, "MAX_BYTES", 5000)
