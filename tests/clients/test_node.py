@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,19 +21,17 @@ ENDED = {"ended": True}
 
 
 @contextmanager
-def openai_node(live: Live, op: str, body: object = None, key: str = "any") -> Iterator[Lines]:
-    asked = {"op": op, "url": live.url, "key": key, "body": body}
-    with talk(require("openai-node").node("openai_node.mjs", json.dumps(asked))) as lines:
-        yield lines
-
-
-@contextmanager
-def continue_fetch(
-    live: Live, op: str, body: object, key: str = "any", path: str = "/v1/completions"
+def driver(
+    client: str, live: Live, op: str, body: object = None, key: str = "any", **more: str
 ) -> Iterator[Lines]:
-    asked = {"op": op, "url": live.url, "key": key, "path": path, "body": body}
-    with talk(require("continue-fetch").node("continue_fetch.mjs", json.dumps(asked))) as lines:
+    asked = {"op": op, "url": live.url, "key": key, "body": body, **more}
+    script = client.replace("-", "_") + ".mjs"
+    with talk(require(client).node(script, json.dumps(asked))) as lines:
         yield lines
+
+
+openai_node = partial(driver, "openai-node")
+continue_fetch = partial(driver, "continue-fetch", path="/v1/completions")
 
 
 def all_of(lines: Lines) -> list[Any]:

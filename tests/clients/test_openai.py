@@ -15,7 +15,7 @@ from tests.clients.live import PATIENCE, Live, cancelling
 
 
 def sync_client(live: Live, key: str = "any", *, strict: bool = True) -> openai.OpenAI:
-    """A client that checks answers by the types of the library; strict is too strict for streams, which end in null."""
+    """Streams need `strict=False`: the types do not know the null that OpenAI's streams have before the end."""
     return openai.OpenAI(
         base_url=f"{live.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE,
         _strict_response_validation=strict,
@@ -134,15 +134,6 @@ def test_a_plain_answer_that_is_given_up(live: Live) -> None:
 
     with cancelling(live, LONG):
         asyncio.run(give_up())
-
-
-def test_errors_are_the_librarys(live: Live) -> None:
-    with sync_client(live) as client:
-        with pytest.raises(openai.BadRequestError, match="max_tokens") as refused:
-            client.completions.create(**{**PLAIN, "max_tokens": "many"})
-        assert refused.value.param == "max_tokens"
-        with pytest.raises(openai.NotFoundError):
-            client.post("/nope", cast_to=Completion, body={})
 
 
 @pytest.mark.cell("openai-python", "auth")

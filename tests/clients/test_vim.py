@@ -91,14 +91,15 @@ def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
 def test_leaving_vim_ends_what_it_asked_for(tmp_path: Path) -> None:
     """The plugin lets a request end that a keystroke made useless; with Vim its curl ends. The decoder waits."""
     gate = threading.Semaphore(0)
-    with running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server:
-        with vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen:
-            screen.do("keys", keys=TYPED)
-            wait(server.runner.submitted)
-            gate.release(2)
-            screen.quit()
-            wait(server.runner.cancelled)
-        gate.release(10_000)
+    with (
+        running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server,
+        vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen,
+    ):
+        screen.do("keys", keys=TYPED)
+        wait(server.runner.submitted)
+        gate.release(2)
+        screen.quit()
+        wait(server.runner.cancelled)
 
 
 @pytest.mark.cell("llama.vim", "auth")

@@ -129,12 +129,8 @@ def test_vim_reads_it(tmp_path: Path) -> None:
         pytest.skip("no Vim that evaluates")
     for name, variable, wanted in (
         ("llama-vim", "g:llama_config.endpoint_fim", "http://127.0.0.1:18080/infill"),
-        (
-            "copilot-vim",
-            "g:copilot_settings.advanced['debug.overrideProxyUrl']",
-            "http://127.0.0.1:18080",
-        ),
-    ):
+        ("copilot-vim", "g:copilot_settings.advanced['debug.overrideProxyUrl']", "http://127.0.0.1:18080"),
+    ):  # fmt: skip
         (setting, *_) = next(e for e in EDITORS if e.name == name).settings
         script, out = tmp_path / f"{name}.vim", tmp_path / f"{name}.txt"
         script.write_text(filled(setting, URLS[0], "it's"), "utf-8")

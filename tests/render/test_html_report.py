@@ -36,23 +36,13 @@ def positions(n: int = 40, *, kl: float = 1e-3, seed: int = 0) -> Positions:
     choice = rng.integers(0, 5, n)
     reference = rng.normal(size=(n, 3))
     return Positions(
-        window=window,
-        position=np.where(window == 0, np.arange(n), (np.arange(n) - long) // 2),
-        next_id=rng.integers(0, 5, n),
-        finite=np.ones(n, bool),
-        error=np.full(n, 1e-6),
-        power=np.ones(n),
-        max_abs=np.full(n, 0.01),
-        max_abs_token=choice,
-        kl=kl * rng.random(n),
-        choice=choice,
-        other=np.where(np.arange(n) % 10 == 3, (choice + 1) % 5, choice),
-        clear=np.ones(n, bool),
-        in_top=np.ones(n, bool),
-        loss=rng.random(n),
-        other_loss=rng.random(n),
+        window=window, position=np.where(window == 0, np.arange(n), (np.arange(n) - long) // 2),
+        next_id=rng.integers(0, 5, n), finite=np.ones(n, bool), error=np.full(n, 1e-6), power=np.ones(n),
+        max_abs=np.full(n, 0.01), max_abs_token=choice, kl=kl * rng.random(n),
+        choice=choice, other=np.where(np.arange(n) % 10 == 3, (choice + 1) % 5, choice),
+        clear=np.ones(n, bool), in_top=np.ones(n, bool), loss=rng.random(n), other_loss=rng.random(n),
         sample=np.stack([reference, reference + 0.01], axis=2),
-    )
+    )  # fmt: skip
 
 
 WINDOWS = (
@@ -206,7 +196,9 @@ def test_passed_page_without_token_texts_has_fewer_sections() -> None:
 def test_hostile_names_are_text() -> None:
     assert escaped("变量 é 🦀 \x1b<") == "变量 é 🦀 \\x1b&lt;"
     wrong = TensorError(HOSTILE, HOSTILE, (1,), HOSTILE, np.inf, np.inf, 0.0, "missing", HOSTILE)
-    names = dict.fromkeys(("candidate", "reference", "architecture", "type_name", "date"), HOSTILE)
+    names: dict[str, Any] = dict.fromkeys(
+        ("candidate", "reference", "architecture", "type_name", "date"), HOSTILE
+    )
     hostile = report(
         **names,
         reference_files={HOSTILE: HOSTILE},

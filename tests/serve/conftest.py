@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 
 from serve.runner import Generation
@@ -38,3 +40,13 @@ def port() -> Iterator[int]:
     """The port of a server that must be well after the module's last test."""
     with attacked() as port:
         yield port
+
+
+@pytest.fixture(scope="module")
+def vocab(demo_gguf: Path) -> Iterator[Any]:
+    """The bundled model's vocabulary in llama.cpp."""
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(demo_gguf).encode(), params)
+    yield llama_cpp.llama_model_get_vocab(model)
+    llama_cpp.llama_model_free(model)

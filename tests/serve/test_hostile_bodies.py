@@ -14,6 +14,10 @@ def many(n: int) -> str:
     return json.dumps({str(i): 1 for i in range(n)})
 
 
+def forbidden(n: int) -> bytes:
+    return json.dumps({str(i): False for i in range(n)}).encode()
+
+
 DEEP = b"[" * 500 + b"]" * 500
 BODIES: dict[str, tuple[bytes, int]] = {
     "10,000 stop strings": (b'{"prompt":"x","stop":%s}' % json.dumps([f"s{i}" for i in range(10_000)]).encode(), 400),
@@ -21,8 +25,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "empty stop strings": (b'{"prompt":"x","stop":["","",""]}', 200),
     "half a surrogate pair in the prompt": (rb'{"prompt":"\ud800"}', 200),
     "half a pair everywhere": (
-        rb'{"prompt":"\udfff","suffix":"\ud800","model":"\ud800","stop":["\udc00"],"user":"\ud800"}',
-        200,
+        rb'{"prompt":"\udfff","suffix":"\ud800","model":"\ud800","stop":["\udc00"],"user":"\ud800"}', 200
     ),
     "half a pair in logit_bias": (rb'{"prompt":"x","logit_bias":{"\ud800":1}}', 200),
     "half a pair in a field's name": (rb'{"prompt":"x","\ud800":1}', 200),
@@ -60,18 +63,10 @@ BODIES: dict[str, tuple[bytes, int]] = {
     ),
     "hot, and forbidden": (b'{"prompt":"x","temperature":1e308,"top_p":1,"logit_bias":{"97":-100,"98":false}}', 200),
     "hot, and nearly all forbidden": (
-        b'{"prompt":"x","temperature":1e308,"top_p":0.5,"logit_bias":'
-        + json.dumps({str(i): False for i in range(250)}).encode()
-        + b"}",
-        200,
+        b'{"prompt":"x","temperature":1e308,"top_p":0.5,"logit_bias":%s}' % forbidden(250), 200
     ),
     "cold, but not ice": (b'{"prompt":"x","temperature":1e-300,"top_p":1}', 200),
-    "everything forbidden": (
-        b'{"prompt":"x","logit_bias":'
-        + json.dumps({str(i): False for i in range(260)}).encode()
-        + b"}",
-        400,
-    ),
+    "everything forbidden": (b'{"prompt":"x","logit_bias":%s}' % forbidden(260), 400),
     "a field twice": (b'{"prompt":7,"prompt":"x","n":0,"n":1}', 200),
     "4096 biases": (f'{{"prompt":"x","logit_bias":{many(4096)}}}'.encode(), 200),
     "4097 biases": (f'{{"prompt":"x","logit_bias":{many(4097)}}}'.encode(), 400),

@@ -173,37 +173,6 @@ def test_half_a_request_and_silence_is_ended(begun: bytes) -> None:
         assert read_all(s) == b""
 
 
-def test_half_a_request_is_ended_although_more_of_it_comes_now_and_then() -> None:
-    now = [0.0]
-    with served(hello, clock=lambda: now[0]) as port, connection(port) as s:
-        s.sendall(GET)
-        s.settimeout(0.01)
-        for _ in range(100_000):
-            try:
-                now[0] += LATE_SECONDS / 10
-                s.sendall(b"X: y\r\n")
-                assert s.recv(1) == b""
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                pass
-            break
-        else:
-            pytest.fail("it is still connected")
-
-
-def test_a_connection_that_is_only_kept_open_is_not_ended() -> None:
-    now = [0.0]
-    with served(hello, clock=lambda: now[0]) as port, connection(port) as s:
-        for _ in range(3):
-            s.sendall(GET + b"\r\n")
-            assert answer(s) == (200, b"hi")
-            now[0] += 2 * LATE_SECONDS
-            with connection(port) as other:  # the server has looked at its clock
-                other.sendall(GET + b"\r\n")
-                assert answer(other) == (200, b"hi")
-
-
 WORDS = (
     b"\r\n", b"\r\n\r\n", b"\0", b":", b" ", b"Content-Length: ", b"Transfer-Encoding: chunked", b"-1",
     b"Expect: 100-continue",

@@ -24,7 +24,7 @@ from serve.request import ChosenToken, TokenLogprob
 from serve.runner import EngineRunner
 from serve.settings import ModelOptions
 from tests.support.fakes import N_VOCAB, FakeDecoder
-from tests.support.serving import flask_client, pool_of
+from tests.support.serving import MakeClient, pool_of
 
 PROMPT = "abcd"
 
@@ -43,9 +43,8 @@ def expected(history: str, token: str) -> float:
 
 
 @pytest.fixture
-def client() -> Iterator[FlaskClient]:
-    with flask_client(decoder=FakeDecoder(row=likely, n_seq=4, n_batch=64)) as client:
-        yield client
+def client(make_client: MakeClient) -> FlaskClient:
+    return make_client(decoder=FakeDecoder(row=likely, n_seq=4, n_batch=64))
 
 
 def ask(client: FlaskClient, path: str = "/v1/completions", **body: Any) -> Any:

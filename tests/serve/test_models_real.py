@@ -14,10 +14,8 @@ from typing import Any
 
 from serve.llama.facts import memory_bytes
 from serve.settings import ModelOptions
-from tests.support.serving import ask, serve_command, wait_until_ready
+from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.formats.gguf.file import read_gguf
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -102,11 +100,7 @@ def test_two_models_at_once(demo_gguf: Path, tmp_path: Path) -> None:
 def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) -> None:
     data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        serve_command("bad.gguf", "-p", "0"), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
-        env=environ,
-    )  # fmt: skip
+    done = run_serve("bad.gguf", "-p", "0", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "bad.gguf: llama.cpp cannot load it" in done.stderr
     assert "hint: " in done.stderr
@@ -131,10 +125,7 @@ def test_corrupt_second_model_is_reported_when_requested(demo_gguf: Path, tmp_pa
 
 def test_a_header_that_cannot_be_is_told_at_once(demo_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:1000])
-    done = subprocess.run(
-        serve_command(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf"), capture_output=True, text=True,
-        cwd=tmp_path, check=False, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_serve(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "cut.gguf" in done.stderr
     assert "loading" not in done.stderr

@@ -187,21 +187,13 @@ def test_what_is_asked_beside_is_answered_as_described(client: FlaskClient, path
     check(client.get(path.replace("{name}", "any/thing")), path, 200, "get")
 
 
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+CHAT = {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2}
 RICH: list[tuple[str, Body]] = [
     ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "best_of": 3, "echo": True, "logprobs": 2}),
-    (
-        "/v1/completions",
-        {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, "stream": True}
-        | {"stream_options": {"include_usage": True}},
-    ),
-    ("/v1/chat/completions", {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2}),
-    (
-        "/v1/chat/completions",
-        {
-            "messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2, "stream": True,
-        }
-        | {"stream_options": {"include_usage": True}},
-    ),
+    ("/v1/completions", {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, **STREAM}),
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", {**CHAT, **STREAM}),
     ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "stream": True}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2, "stream": True}),

@@ -19,11 +19,10 @@ from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.settings import ModelOptions
-from tests.support.serving import ask, serve_command, wait_until_ready
+from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.llama.log import LlamaLog
 
-ROOT = Path(__file__).parents[2]
 CODE = (
     "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx = '→ naïve 🙂'\n" + " " * 40 + "pass\n"
 )
@@ -241,10 +240,7 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
 )  # fmt: skip
 def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     (tmp_path / "README.md").write_text("# not a model\n")
-    done = subprocess.run(
-        serve_command(*arguments), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_serve(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "hint:" in done.stderr
@@ -256,10 +252,7 @@ def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
 
     with bind("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            serve_command(str(demo_gguf), "-p", port), capture_output=True, text=True, cwd=ROOT,
-            check=False, timeout=100,
-        )  # fmt: skip
+        done = run_serve(str(demo_gguf), "-p", port, cwd=ROOT)
     assert done.returncode == 8
     assert port in done.stderr
     assert "-p" in done.stderr

@@ -97,11 +97,8 @@ def test_jobs_of_many_threads_each_end_once() -> None:
                 job.cancel()
             ends.append(drain(job))
 
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(12)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(client, range(12)))
     assert len(ends) == 12
     assert all(set(e) == {0, 1, 2} for e in ends)
     assert {f.reason for e in ends for f in e.values()} <= {"length", "cancelled"}
@@ -141,11 +138,8 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
                     n_ended[number] += len(drain(jobs.pop(rng.randrange(len(jobs)))))
             n_ended[number] += sum(len(drain(job)) for job in jobs)
 
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(5)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(client, range(5)))
         assert runner.wait_until_idle(60)
         runner.engine.check_integrity()
     assert n_ended == [2000] * 5

@@ -14,10 +14,8 @@ from serve.request import SamplingParams
 from serve.sampling import distribution, penalize
 from serve.sampling.candidates import weights_of
 from serve.sampling.infill import certain_or_end
-from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
 from tests.serve.test_sampling import model_like
 
-vocab = test_serve_sampling_grammar.vocab  # a fixture
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 

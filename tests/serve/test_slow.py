@@ -65,7 +65,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize(
     "beginning",
     [
-        HEAD[:9], HEAD, HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
+        HEAD[:9], b"GET /health HTTP/1.1\r\nX: y\r\n", HEAD, HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n500\r\n",
         HEAD + b"Content-Length: 9000000\r\n\r\n",  # too large: thrown away, but not for ever
     ],

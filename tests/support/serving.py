@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -25,6 +27,8 @@ from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
 from serve.settings import Defaults, Limits, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
+
+ROOT = Path(__file__).parents[2]
 
 
 class WatchedRunner(EngineRunner):
@@ -182,6 +186,14 @@ def running_server(
 
 def serve_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "turbopilot", "serve", *arguments]
+
+
+def run_serve(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`turbopilot serve` as a process that is to end by itself."""
+    return subprocess.run(
+        serve_command(*arguments), capture_output=True, text=True, cwd=cwd, check=False, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> tuple[str, int]:

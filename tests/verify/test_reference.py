@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,7 @@ def test_cache_is_keyed_by_contents(
             np.testing.assert_array_equal(np.concatenate(list(again.logits(window))), logits)
         assert again.continued(IDS[:9], 5) == written
     state = load_file(codegen / "model.safetensors")
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in codegen.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
+    changed = shutil.copytree(codegen, tmp_path / "changed")
     state["lm_head.bias"][3] += 1
     save_file(state, changed / "model.safetensors", {"format": "pt"})
     other = TorchReference(changed, cache=cache)
@@ -202,16 +200,14 @@ def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there(codegen: Path) -> None:
-    with pytest.raises(InvalidInput, match="--device cuda"):
-        TorchReference(codegen, device=TorchDevice("cuda"))
-    with pytest.raises(InvalidInput, match="--device toaster"):
-        TorchReference(codegen, device=TorchDevice("toaster"))
+    for name in ("cuda", "toaster"):
+        with pytest.raises(InvalidInput, match=f"--device {name}"):
+            TorchReference(codegen, device=TorchDevice(name))
 
 
 def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_path: Path) -> None:
     state = load_file(codegen / "model.safetensors")
-    for file in codegen.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(codegen, tmp_path, dirs_exist_ok=True)
     name = next(n for n in state if n.endswith("fc_in.bias"))
     state[name][0] = float("nan")
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
@@ -225,9 +221,8 @@ def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_
 
 
 def test_a_pickle_is_read_from_disk_too(codegen: Path, tmp_path: Path) -> None:
-    for file in codegen.iterdir():
-        if file.suffix != ".safetensors":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    without = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(codegen, tmp_path, dirs_exist_ok=True, ignore=without)
     torch.save(load_file(codegen / "model.safetensors"), tmp_path / "pytorch_model.bin")
     sound = logits_of(TorchReference(codegen), IDS)
     np.testing.assert_allclose(
