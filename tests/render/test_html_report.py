@@ -155,11 +155,8 @@ def checked(page: str) -> Checker:
 
 
 def test_a_page_forbids_scripts_and_loading() -> None:
-    (policy,) = [
-        m["content"]
-        for m in checked(render([report()])).named("meta")
-        if m.get("http-equiv") == "Content-Security-Policy"
-    ]
+    metas = checked(render([report()])).named("meta")
+    (policy,) = [m["content"] for m in metas if m.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -196,11 +193,10 @@ def test_passed_page_without_token_texts_has_fewer_sections() -> None:
 def test_hostile_names_are_text() -> None:
     assert escaped("变量 é 🦀 \x1b<") == "变量 é 🦀 \\x1b&lt;"
     wrong = TensorError(HOSTILE, HOSTILE, (1,), HOSTILE, np.inf, np.inf, 0.0, "missing", HOSTILE)
-    names: dict[str, Any] = dict.fromkeys(
-        ("candidate", "reference", "architecture", "type_name", "date"), HOSTILE
-    )
+    names = ("candidate", "reference", "architecture", "type_name", "date")
+    texts: dict[str, Any] = dict.fromkeys(names, HOSTILE)
     hostile = report(
-        **names,
+        **texts,
         reference_files={HOSTILE: HOSTILE},
         windows=tuple(replace(w, name=HOSTILE) for w in WINDOWS),
         continuations=(Continuation(HOSTILE, 48, 7, 0.25, HOSTILE, HOSTILE),),
@@ -284,10 +280,8 @@ def test_a_large_comparison_makes_a_small_page() -> None:
 def test_many_tensors_are_drawn_in_part_and_listed_in_whole() -> None:
     many = tuple(tensor(f"t{i}.weight", 1e-6 * i) for i in range(100, 0, -1))
     page = render([report(tensors=many)])
-    drawn = sum(
-        'class="bar' in ElementTree.tostring(g, "unicode") for s in drawings(page) for g in s
-    )
-    assert drawn == 30
+    groups = [ElementTree.tostring(g, "unicode") for s in drawings(page) for g in s]
+    assert sum('class="bar' in g for g in groups) == 30
     assert "t1.weight" in page
 
 
@@ -374,9 +368,8 @@ def test_labels_do_not_hide_each_other() -> None:
 
 
 def test_bars_have_lengths_and_limits() -> None:
-    drawn = bars(
-        "t", [Bar("half", 0.5, "", "", "k1", 0.25), Bar("all", np.inf, "", "", "bad")], Scale(0, 1)
-    )
+    both = [Bar("half", 0.5, "", "", "k1", 0.25), Bar("all", np.inf, "", "", "bad")]
+    drawn = bars("t", both, Scale(0, 1))
     assert re.findall(r'class="bar \S+" .*? width="(\S+)"', drawn) == ["220", "440"]
     assert 'd="M110 18v12"' in drawn
 

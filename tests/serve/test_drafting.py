@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,8 @@ def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, in
     at = steps = guessed = accepted = 0
     while at < len(tokens):
         guess = draft.guess(most)
-        right = 0
-        while (
-            right < len(guess)
-            and at + right < len(tokens) - 1
-            and guess[right] == tokens[at + right]
-        ):
-            right += 1
+        pairs = zip(guess, tokens[at:-1], strict=False)
+        right = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         for token in tokens[at : at + right + 1]:
             draft.append(token)
         draft.result(len(guess), right)
@@ -185,10 +181,8 @@ def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
     assert recent.find(prompt + b"return aq") == b""
     assert recent.find(prompt + b"return area(width, height) * depth\n") == b""
     assert recent.find(prompt[:-1]) == b""  # before the cursor: the user took something back
-    assert (
-        recent.find(b"other text\n" + prompt[-100:] + b"ret")
-        == b"urn area(width, height) * depth\n"
-    )
+    typed = b"other text\n" + prompt[-100:] + b"ret"
+    assert recent.find(typed) == b"urn area(width, height) * depth\n"
     assert recent.find(prompt[-LEAST + 1 :]) == b""
 
 
@@ -306,10 +300,8 @@ def test_the_same_prompt_again_is_guessed_from_its_first_token() -> None:
     tokens = words(SUGGESTION)
     n_calls = words.n_calls
     steps, guessed, accepted = generate(d.begin(words(PROMPT)), tokens)
-    assert (steps + accepted, words.n_calls) == (
-        len(tokens),
-        n_calls + 2,
-    )  # the prompt, and the rest once
+    assert steps + accepted == len(tokens)
+    assert words.n_calls == n_calls + 2  # the prompt, and the rest once
     assert accepted > 0.7 * len(tokens)
     assert guessed - accepted <= 1
 

@@ -238,17 +238,11 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
 def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
-        send(
-            s,
-            {"prompt": "x", "max_tokens": 200, "stream": True},
-            headers="X-TurboPilot-Session: a\r\n",
-        )
-        head = s.recv(65536)
-        assert b"200 OK" in head
-        newer = {"X-TurboPilot-Session": "a"}
-        new = pool.submit(
-            ask, r.port, "POST", "/v1/completions", {"prompt": "y", "max_tokens": 2}, newer
-        )
+        older: dict[str, object] = {"prompt": "x", "max_tokens": 200, "stream": True}
+        send(s, older, headers="X-TurboPilot-Session: a\r\n")
+        assert b"200 OK" in s.recv(65536)
+        newer, name = {"prompt": "y", "max_tokens": 2}, {"X-TurboPilot-Session": "a"}
+        new = pool.submit(ask, r.port, "POST", "/v1/completions", newer, name)
         wait(r.runner.submitted)
         wait(r.runner.submitted)
         decoder.open_gate()

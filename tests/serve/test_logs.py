@@ -223,11 +223,8 @@ def test_names_are_not_mixed_up_between_streams(lines: io.StringIO) -> None:
     with running(FakeDecoder(n_seq=2, n_ctx=64)) as r:
         for name in names:
             with connection(r.port) as s:
-                send(
-                    s,
-                    {"prompt": name, "max_tokens": 3, "stream": True},
-                    headers=f"X-Request-Id: {name}\r\nConnection: close\r\n",
-                )
+                headers = f"X-Request-Id: {name}\r\nConnection: close\r\n"
+                send(s, {"prompt": name, "max_tokens": 3, "stream": True}, headers=headers)
                 answer = read_all(s)
             assert b"X-Request-Id: " + name.encode() + b"\r\n" in answer
     assert [f["request_id"] for f in read(lines, "turbopilot.access")] == names

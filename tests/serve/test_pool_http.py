@@ -310,9 +310,8 @@ def test_nothing_is_computed_unasked_while_another_model_computes() -> None:
     turns = ComputeLock()
     engine = Engine(FakeDecoder(n_batch=64), EngineOptions(looks_ahead=True))
     mine = EngineRunner(engine, compute_lock=turns)
-    engine.submit(
-        0, GenerationRequest(tuple(b"import os"), 6, sampling=SamplingParams(temperature=0))
-    )
+    greedy = SamplingParams(temperature=0)
+    engine.submit(0, GenerationRequest(tuple(b"import os"), 6, sampling=greedy))
     while engine.has_work:
         engine.step()
     found = [mine.can_look_ahead]

@@ -31,12 +31,9 @@ from turbopilot.base.errors import (
 def request(
     text: str, max_tokens: int, *, name: str = "", deadline: float | None = None
 ) -> GenerationRequest:
+    greedy = SamplingParams(temperature=0)
     return GenerationRequest(
-        tuple(text.encode()),
-        max_tokens,
-        sampling=SamplingParams(temperature=0),
-        supersedes=name,
-        deadline=deadline,
+        tuple(text.encode()), max_tokens, sampling=greedy, supersedes=name, deadline=deadline
     )
 
 

@@ -123,9 +123,7 @@ def test_a_pick_that_is_not_taken_changes_nothing() -> None:
     for params in SETTINGS:
         one, other = (Sampler(params, seed_sequence(5, 0)) for _ in range(2))
         for i in range(20):
-            one.pick(
-                model_like(200, 1000 + i), []
-            )  # of other logits: a position that was thrown away
+            one.pick(model_like(200, 1000 + i), [])  # a position that was thrown away
             token = one.pick(model_like(200, i), [])
             assert token == other.pick(model_like(200, i), [])
             one.accept(token)

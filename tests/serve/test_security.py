@@ -102,18 +102,14 @@ def test_index_and_health_need_no_key(locked: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["token", "Bearer"])
 def test_copilot_token_is_the_key_it_sent(locked: FlaskClient, scheme: str) -> None:
-    answer = locked.get(
-        "/copilot_internal/v2/token", headers={"Authorization": f"{scheme} {OTHER}"}
-    )
+    headers = {"Authorization": f"{scheme} {OTHER}"}
+    answer = locked.get("/copilot_internal/v2/token", headers=headers)
     token = answer.get_json()["token"]
     assert token == OTHER
     assert answer.headers["Cache-Control"] == "no-store"
-    response = locked.post(
-        "/v1/engines/copilot-codex/completions",
-        json=BODY,
-        headers={"Authorization": f"Bearer {token}"},
-    )
-    assert response.status_code == 200
+    headers = {"Authorization": f"Bearer {token}"}
+    path = "/v1/engines/copilot-codex/completions"
+    assert locked.post(path, json=BODY, headers=headers).status_code == 200
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

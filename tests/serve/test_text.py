@@ -46,9 +46,8 @@ rules = st.builds(
 
 @given(letters, stops, cuts)
 def test_any_chunking_equals_the_whole(text: str, stop: tuple[str, ...], cuts: list[int]) -> None:
-    assert stream(text.encode(), StopRules(stop), cuts) == stream(
-        text.encode(), StopRules(stop), []
-    )
+    data, rules = text.encode(), StopRules(stop)
+    assert stream(data, rules, cuts) == stream(data, rules, [])
 
 
 @given(st.binary(max_size=30), cuts)

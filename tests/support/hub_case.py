@@ -34,12 +34,8 @@ SHARDS: Final = {
 OTHER_COMMIT: Final = "beef" * 10
 REPOS: Final = {
     "me/both": {
-        **SIDE,
-        WEIGHTS: BIG,
-        "pytorch_model.bin": b"pickle",
-        "modeling_evil.py": b"boom",
-        "onnx/model.onnx": b"onnx",
-        "onnx/config.json": b"{}",
+        **SIDE, WEIGHTS: BIG, "pytorch_model.bin": b"pickle", "modeling_evil.py": b"boom",
+        "onnx/model.onnx": b"onnx", "onnx/config.json": b"{}",
     },
     "me/old": {**SIDE, "pytorch_model.bin": b"pickle", "tf_model.h5": b"h5"},
     "me/sharded": {**SIDE, **SHARDS, WEIGHTS: b"onetwo", "pytorch_model.bin": b"pickle"},
