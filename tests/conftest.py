@@ -19,7 +19,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a tes
 
 @pytest.fixture(scope="session")
 def demo_checkpoint() -> Path:
-    """The bundled checkpoint's folder."""
     return bundled()
 
 

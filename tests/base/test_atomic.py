@@ -24,9 +24,7 @@ def test_success_renames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
-def test_failure_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_failure_leaves_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "x").write_text("old")
 
     def work() -> None:

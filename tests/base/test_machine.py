@@ -13,12 +13,10 @@ from turbopilot.base.machine import _limit_files, total_bytes
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        ([], 8000),
-        (["max", "nonsense"], 8000),
-        (["max", "5000", "7000"], 5000),
+        ([], 8000), (["max", "nonsense"], 8000), (["max", "5000", "7000"], 5000),
         (["9223372036854771712"], 8000),  # what cgroups v1 says for no limit
     ],
-)
+)  # fmt: skip
 def test_smallest_memory_limit_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], expected: int
 ) -> None:
@@ -36,12 +34,10 @@ def test_limits_of_all_parent_groups(tmp_path: Path) -> None:
     proc.write_text("4:memory:/a/b\n3:cpuset:/\n0::/c\n")
     root = tmp_path / "fs"
     assert _limit_files(proc, root) == [
-        root / "memory.max",
-        root / "memory" / "memory.limit_in_bytes",
-        root / "memory" / "a" / "b" / "memory.limit_in_bytes",
-        root / "memory" / "a" / "memory.limit_in_bytes",
+        root / "memory.max", root / "memory" / "memory.limit_in_bytes",
+        root / "memory" / "a" / "b" / "memory.limit_in_bytes", root / "memory" / "a" / "memory.limit_in_bytes",
         root / "c" / "memory.max",
-    ]
+    ]  # fmt: skip
 
 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:

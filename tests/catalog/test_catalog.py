@@ -91,21 +91,16 @@ def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None
     folder = tiny_checkpoint(family, tmp_path / family)
     report = convert(folder, tmp_path / "f16.gguf", dtype="f16")
     model = tiny_model(family, report.n_weights)
-    vocabulary = (
-        convert(folder, tmp_path / "vocab.gguf", ConversionOptions(vocab_only=True))
-        .path.stat()
-        .st_size
-    )
+    vocabulary = tmp_path / "vocab.gguf"
+    convert(folder, vocabulary, ConversionOptions(vocab_only=True))
     for kind in catalog.TYPES:
-        path = tmp_path / f"{kind}.gguf"
+        path = report.path
         if kind != "F16":
-            quantize(tmp_path / "f16.gguf", path, kind)
-        else:
-            path = tmp_path / "f16.gguf"
-        found = path.stat().st_size - vocabulary
-        assert weights_bytes(model.geometry, model.parameters, kind) == pytest.approx(
-            found, rel=0.02
-        ), kind
+            path = tmp_path / f"{kind}.gguf"
+            quantize(report.path, path, kind)
+        found = path.stat().st_size - vocabulary.stat().st_size
+        predicted = weights_bytes(model.geometry, model.parameters, kind)
+        assert predicted == pytest.approx(found, rel=0.02), kind
 
 
 def test_kv_cache_size() -> None:

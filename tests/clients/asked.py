@@ -7,11 +7,8 @@ from typing import Any
 MODEL = "codegen"
 # Greedy, so that a stream and a plain answer can be compared.
 PLAIN: dict[str, Any] = {
-    "model": MODEL,
-    "prompt": "def fibonacci(n):\n    ",
-    "max_tokens": 24,
-    "temperature": 0,
-}
+    "model": MODEL, "prompt": "def fibonacci(n):\n    ", "max_tokens": 24, "temperature": 0,
+}  # fmt: skip
 PREFIX = "def add(a, b):\n    return "
 SUFFIX = "\n\n\nprint(add(1, 2))\n"
 FIM: dict[str, Any] = {**PLAIN, "prompt": PREFIX, "suffix": SUFFIX}
@@ -24,14 +21,8 @@ FRAMED: dict[str, Any] = {
 END_OF_TEXT = 4022
 # So much that no machine is done before the client gives up.
 LONG: dict[str, Any] = {
-    "model": MODEL,
-    "prompt": "ROWS = [\n" + "    (0, 0),\n" * 8,
-    "max_tokens": 900,
-    "n": 16,
-    "temperature": 1,
-    "top_p": 1,
-    "logit_bias": {str(END_OF_TEXT): -100},
-}
-LONG_TOKENS = LONG["n"] * LONG["max_tokens"]
+    "model": MODEL, "prompt": "ROWS = [\n" + "    (0, 0),\n" * 8, "max_tokens": 900, "n": 16, "temperature": 1,
+    "top_p": 1, "logit_bias": {str(END_OF_TEXT): -100},
+}  # fmt: skip
 KEY = "a-key-of-the-tests"
 WRONG_KEY = "not-that-key"

@@ -10,13 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A captured request.
-
-    Attributes:
-        client: which client sent it, with its version.
-        method, path, headers: of the request.
-        body: its JSON; None is none.
-    """
+    """A captured request: `client` is who sent it, with its version; `body` is its JSON, or None."""
 
     client: str
     method: str
@@ -26,13 +20,11 @@ class Sent:
 
     @property
     def stops(self) -> list[str]:
-        """The stop strings."""
         found = (self.body or {}).get("stop") or []
         return [found] if isinstance(found, str) else found
 
     @property
     def n(self) -> int:
-        """How many texts are wanted."""
         body = self.body or {}
         prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
         return prompts * int(body.get("n") or body.get("n_cmpl") or 1)
@@ -50,8 +42,6 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """The answer, as it came over the wire."""
-
     status: int
     headers: dict[str, str]
     data: bytes
@@ -63,7 +53,6 @@ class Got:
 
     @property
     def text(self) -> str:
-        """The body, which must be UTF-8."""
         return self.data.decode()
 
     def json(self) -> Any:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clients.asked import KEY
-from tests.clients.live import ROOT, Live, live_server
+from tests.clients.live import Live, live_server
 from tests.clients.tools import Missing, Tools, prepared
 
 
@@ -30,13 +27,7 @@ def live(model_cache: Path) -> Iterator[Live]:
 
 @pytest.fixture(scope="session")
 def guarded(model_cache: Path) -> Iterator[Live]:
-    """The same, asking for a key."""
-    done = subprocess.run(
-        [sys.executable, "-m", "turbopilot", "serve", "--help"], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"}, check=True,
-    )  # fmt: skip
-    if "--api-key" not in done.stdout:
-        pytest.skip("turbopilot serve has no --api-key yet")
+    """`turbopilot serve` that asks for a key."""
     with live_server(model_cache, key=KEY) as server:
         yield server
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,7 @@ PATIENCE = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A running server.
-
-    Attributes:
-        port: on 127.0.0.1.
-        key: that it asks for; "" is none.
-        log: what it said so far, line by line.
-    """
+    """A server on 127.0.0.1; `key` is "" if it asks for none, and `log` the lines that it has logged."""
 
     port: int
     key: str
@@ -38,11 +32,9 @@ class Live:
 
     @property
     def url(self) -> str:
-        """Without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """(Status, body), without any client's library."""
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
@@ -53,7 +45,6 @@ class Live:
             c.close()
 
     def complete(self, **body: object) -> Any:
-        """The answer to a completion."""
         status, data = self.ask("POST", "/v1/completions", body)
         assert status == 200, data
         return json.loads(data)
@@ -69,11 +60,9 @@ class Live:
         )
 
     def tokens(self, kind: str) -> int:
-        """Tokens that were counted so far."""
         return int(self.metric("tokens_total", kind=kind))
 
     def cancelled(self) -> int:
-        """Requests that ended since their client left."""
         return int(self.metric("requests_total", reason="cancelled"))
 
     def busy(self) -> int:
@@ -81,6 +70,16 @@ class Live:
         _, data = self.ask("GET", "/health")
         health = json.loads(data)
         return int(health["running"] + health["waiting"])
+
+
+@contextmanager
+def cancelling(live: Live, body: Mapping[str, Any]) -> Iterator[None]:
+    """Check that all texts of a body that is sent within are cancelled, and not computed to their end."""
+    cancelled, generated = live.cancelled(), live.tokens("generated")
+    yield
+    wait_until(lambda: live.cancelled() == cancelled + body["n"])
+    wait_until(lambda: live.busy() == 0)
+    assert live.tokens("generated") - generated < body["n"] * body["max_tokens"]
 
 
 def wait_until(happened: Callable[[], object]) -> None:
@@ -92,13 +91,7 @@ def wait_until(happened: Callable[[], object]) -> None:
 
 @contextmanager
 def live_server(cache: Path, *arguments: str, key: str = "") -> Iterator[Live]:
-    """The bundled model, served on a free port.
-
-    Args:
-        cache: where the model is kept once it was converted.
-        arguments: more of the command line.
-        key: that it is to ask for.
-    """
+    """Serve the bundled model on a free port; `cache` keeps the converted model."""
     keys = ("--api-key", key) if key else ()
     command = [sys.executable, "-m", "turbopilot", "serve", "--port", "0", *keys, *arguments]
     environ = {**os.environ, "TURBOPILOT_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}

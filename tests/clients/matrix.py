@@ -20,16 +20,7 @@ CAPABILITIES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client that runs without a person.
-
-    Attributes:
-        key: how tests name it.
-        name: how people do.
-        source: where it comes from.
-        how: how it is driven.
-        cannot: capability → why there is no such cell.
-        notes: capability → what has to be known of the cell.
-    """
+    """A client that runs without a person; `cannot` and `notes` say of a capability why not, or what to know."""
 
     key: str
     name: str
@@ -43,34 +34,25 @@ CLIENTS = (
     Client("openai-python", "openai for Python", "PyPI", "blocking, asynchronous and raw"),
     Client("openai-node", "openai for Node", "npm", "a script of a few lines"),
     Client(
-        "llm",
-        "llm",
-        "PyPI",
-        "its command, with an entry in extra-openai-models.yaml",
+        "llm", "llm", "PyPI", "its command, with an entry in extra-openai-models.yaml",
         notes={
             "FIM": "by the model's own tokens in the prompt: it has no option for a suffix",
             "cancel": "by Ctrl-C",
         },
     ),
     Client(
-        "tabby-agent",
-        "tabby-agent",
-        "npm",
+        "tabby-agent", "tabby-agent", "npm",
         "its command, JSON lines in and out, as Tabby's plugins for Vim and IntelliJ drive it",
         {"stream": "it reads answers in one piece only"},
         {"auth": "of a wrong key it says `unauthorized`, and its plugin asks for another"},
     ),
     Client(
-        "continue-fetch",
-        "@continuedev/fetch",
-        "npm",
+        "continue-fetch", "@continuedev/fetch", "npm",
         "the HTTP and SSE reader of Continue, in a script of a few lines",
     ),
     Client("curl", "curl", "the system", "its command, `-N` for streams"),
     Client(
-        "llama.vim",
-        "llama.vim in Vim",
-        "github.com/ggml-org/llama.vim",
+        "llama.vim", "llama.vim in Vim", "github.com/ggml-org/llama.vim",
         "Vim in a terminal, typed into until the suggestion is on the screen",
         {"stream": "it asks for answers in one piece only"},
         {
@@ -78,7 +60,7 @@ CLIENTS = (
             "auth": "with a wrong key it shows nothing, and no error either",
         },
     ),
-)
+)  # fmt: skip
 
 
 def cells() -> set[tuple[str, str]]:

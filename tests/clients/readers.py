@@ -84,7 +84,6 @@ def _continue_sse(got: Got) -> list[Any]:
 
 
 def continue_fetch(sent: Sent, got: Got) -> list[str]:
-    """Continue's autocompletion."""
     if sent.path == "/v1/nope":
         refused(got)
         return []
@@ -185,23 +184,13 @@ def tabby(sent: Sent, got: Got) -> list[str]:
 
 # The beginning of a captured client's name → how it reads.
 READERS: dict[str, Reader] = {
-    "copilot": copilot,
-    "vscode-fauxpilot": fauxpilot,
-    "continue fetch": continue_fetch,
-    "continue openai-adapters": continue_adapters,
-    "litellm": openai_sdk,
-    "llm": openai_sdk,
-    "openai-node": openai_sdk,
-    "openai-python": openai_sdk,
-    "llama.vim": llama_vim,
-    "llama.vscode": llama_vscode,
-    "minuet-ai.nvim": minuet,
-    "twinny": twinny,
-    "tabby-agent": tabby,
-}
+    "copilot": copilot, "vscode-fauxpilot": fauxpilot, "continue fetch": continue_fetch,
+    "continue openai-adapters": continue_adapters, "litellm": openai_sdk, "llm": openai_sdk,
+    "openai-node": openai_sdk, "openai-python": openai_sdk, "llama.vim": llama_vim,
+    "llama.vscode": llama_vscode, "minuet-ai.nvim": minuet, "twinny": twinny, "tabby-agent": tabby,
+}  # fmt: skip
 
 
 def reader_of(client: str) -> Reader:
-    """The reader of a captured client."""
     (found,) = {name for name in READERS if re.match(re.escape(name) + r"($|[ .\-])", client)}
     return READERS[found]

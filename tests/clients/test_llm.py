@@ -21,18 +21,13 @@ pytestmark = pytest.mark.clients
 
 
 class Command:
-    """`llm` with a folder of its own."""
-
     def __init__(self, url: str, folder: Path, key: str = "any") -> None:
         self._llm = [str(require("llm").python), "-m", "llm"]
         # JSON is YAML.
         model = {
-            "model_id": "here",
-            "model_name": "codegen",
-            "api_base": f"{url}/v1",
-            "api_key_name": "here",
+            "model_id": "here", "model_name": "codegen", "api_base": f"{url}/v1", "api_key_name": "here",
             "completion": True,
-        }
+        }  # fmt: skip
         folder.joinpath("extra-openai-models.yaml").write_text(json.dumps([model]), "utf-8")
         folder.joinpath("keys.json").write_text(json.dumps({"here": key}), "utf-8")
         self._environ = {**os.environ, "LLM_USER_PATH": str(folder)}
@@ -105,7 +100,6 @@ def test_ctrl_c(tmp_path: Path, options: tuple[str, ...]) -> None:
             wait(server.runner.cancelled)
             process.communicate(timeout=PATIENCE)
             assert process.returncode != 0
-        gate.release(10_000)
 
 
 @pytest.mark.cell("llm", "auth")

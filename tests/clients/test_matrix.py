@@ -86,10 +86,7 @@ def test_the_report_says_the_worst_of_each_cell(pytester: pytest.Pytester) -> No
     found = json.loads(Path(pytester.path, "found.json").read_text("utf-8"))["cells"]
     outcomes = {(c, what): e["outcome"] for c, row in found.items() for what, e in row.items()}
     assert outcomes == {
-        ("a", "plain"): "failed",
-        ("b", "stream"): "failed",
-        ("b", "FIM"): "skipped",
-        ("c", "auth"): "passed",
+        ("a", "plain"): "failed", ("b", "stream"): "failed", ("b", "FIM"): "skipped", ("c", "auth"): "passed",
         ("c", "cancel"): "failed",
-    }
+    }  # fmt: skip
     assert found["b"]["FIM"]["reason"] == "not here"

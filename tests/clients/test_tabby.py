@@ -30,7 +30,6 @@ class Agent:
         self.events: list[Any] = []
 
     def begin(self, func: str, *args: object) -> int:
-        """Call a function; gives the call's id."""
         call = next(self._ids)
         self._lines.say([call, {"func": func, "args": args}])
         return call
@@ -45,7 +44,6 @@ class Agent:
         raise AssertionError("the agent ended")
 
     def call(self, func: str, *args: object) -> Any:
-        """Both."""
         return self.result(self.begin(func, *args))
 
 
@@ -67,12 +65,9 @@ def agent(home: Path, url: str, token: str = "") -> Iterator[Agent]:
 
 def at_cursor(prefix: str = PREFIX, suffix: str = SUFFIX) -> dict[str, Any]:
     return {
-        "filepath": "m.py",
-        "language": "python",
-        "text": prefix + suffix,
-        "position": len(prefix),
+        "filepath": "m.py", "language": "python", "text": prefix + suffix, "position": len(prefix),
         "manually": True,
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.cell("tabby-agent", "plain")
@@ -106,14 +101,15 @@ def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
 def test_a_completion_that_is_cancelled(tmp_path: Path) -> None:
     """The agent cancels what a new keystroke makes useless; the decoder waits, so that it comes in time."""
     gate = threading.Semaphore(0)
-    with running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server:
-        with agent(tmp_path, f"http://127.0.0.1:{server.port}") as a:
-            call = a.begin("provideCompletions", at_cursor(), {"signal": True})
-            wait(server.runner.submitted)
-            gate.release(3)
-            assert a.call("cancelRequest", call) is True
-            wait(server.runner.cancelled)
-        gate.release(10_000)
+    with (
+        running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server,
+        agent(tmp_path, f"http://127.0.0.1:{server.port}") as a,
+    ):
+        call = a.begin("provideCompletions", at_cursor(), {"signal": True})
+        wait(server.runner.submitted)
+        gate.release(3)
+        assert a.call("cancelRequest", call) is True
+        wait(server.runner.cancelled)
 
 
 @pytest.mark.cell("tabby-agent", "auth")

@@ -29,8 +29,6 @@ TYPED = "6GA    return a"
 
 
 class Screen:
-    """A Vim on a screen."""
-
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
 
@@ -48,18 +46,13 @@ class Screen:
 
 @contextmanager
 def vim(url: str, folder: Path, key: str = "") -> Iterator[Screen]:
-    """Vim with the plugin and a file of its own."""
     tools = require("llama.vim")
     file = folder / "m.py"
     file.write_text(SOURCE, "utf-8")
     asked = {
-        "vim": "vim",
-        "plugin": tools.found["llama.vim"]["path"],
-        "endpoint": f"{url}/infill",
-        "key": key,
-        "home": str(folder),
-        "file": str(file),
-    }
+        "vim": "vim", "plugin": tools.found["llama.vim"]["path"], "endpoint": f"{url}/infill", "key": key,
+        "home": str(folder), "file": str(file),
+    }  # fmt: skip
     command = [str(tools.python), str(DRIVERS / "vim_screen.py"), json.dumps(asked)]
     with talk(command) as lines:
         screen = Screen(lines)
@@ -98,14 +91,15 @@ def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
 def test_leaving_vim_ends_what_it_asked_for(tmp_path: Path) -> None:
     """The plugin lets a request end that a keystroke made useless; with Vim its curl ends. The decoder waits."""
     gate = threading.Semaphore(0)
-    with running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server:
-        with vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen:
-            screen.do("keys", keys=TYPED)
-            wait(server.runner.submitted)
-            gate.release(2)
-            screen.quit()
-            wait(server.runner.cancelled)
-        gate.release(10_000)
+    with (
+        running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server,
+        vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen,
+    ):
+        screen.do("keys", keys=TYPED)
+        wait(server.runner.submitted)
+        gate.release(2)
+        screen.quit()
+        wait(server.runner.cancelled)
 
 
 @pytest.mark.cell("llama.vim", "auth")

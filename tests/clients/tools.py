@@ -22,17 +22,12 @@ VARIABLE = "TURBOPILOT_CLIENTS"
 
 
 class Missing(Exception):
-    """A client is not here; says why."""
+    """Says why a client is not here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The prepared folder.
-
-    Attributes:
-        folder: it.
-        found: client → {"version": …} or {"missing": why}.
-    """
+    """The prepared folder; `found` gives {"version": …} or {"missing": why} of a client."""
 
     folder: Path
     found: dict[str, dict[str, str]]
@@ -45,7 +40,6 @@ class Tools:
 
     @property
     def python(self) -> Path:
-        """The interpreter that has the clients of PyPI."""
         return self.folder / "venv/bin/python"
 
     def node(self, driver: str, *arguments: str) -> list[str]:
@@ -57,11 +51,7 @@ class Tools:
 
 
 def prepared() -> Tools:
-    """What there is.
-
-    Raises:
-        Missing: nothing was prepared.
-    """
+    """Find the prepared folder; raise Missing if there is none."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         raise Missing("scripts/test_clients installs the clients and runs this")
@@ -85,7 +75,6 @@ class Lines:
         self._said.put(None)
 
     def say(self, value: object) -> None:
-        """Send a line."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(value) + "\n")
         self._process.stdin.flush()
@@ -96,7 +85,6 @@ class Lines:
         return None if line is None else json.loads(line)
 
     def rest(self) -> list[Any]:
-        """All lines to the end."""
         return list(iter(self.hear, None))
 
     def end(self, *, by_signal: bool) -> None:

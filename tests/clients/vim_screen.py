@@ -43,27 +43,19 @@ class Screen(pyte.Screen):  # type: ignore[misc]
     """pyte's, which takes Vim's settings of the keyboard (CSI > … m) for colours, and fails on them."""
 
     def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
-        """Colours; private ones are none."""
         if not private:
             super().select_graphic_rendition(*attributes)
 
 
 class Vim:
-    """An editor and its screen.
-
-    Args:
-        asked: see above.
-    """
+    """An editor and its screen; `asked` is described above."""
 
     def __init__(self, asked: dict[str, str]) -> None:
         home = Path(asked["home"])
         config = {
-            "endpoint_fim": asked["endpoint"],
-            "api_key": asked["key"],
-            "n_predict": 32,
-            "t_max_predict_ms": 5000,
-            "ring_n_chunks": 0,
-        }
+            "endpoint_fim": asked["endpoint"], "api_key": asked["key"], "n_predict": 32,
+            "t_max_predict_ms": 5000, "ring_n_chunks": 0,
+        }  # fmt: skip
         vimrc = home / "vimrc"
         vimrc.write_text(VIMRC.format(config=json.dumps(config), plugin=asked["plugin"]), "utf-8")
         self._screen = Screen(COLUMNS, ROWS)
@@ -82,7 +74,6 @@ class Vim:
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
     def keys(self, keys: str) -> None:
-        """Type."""
         os.write(self._terminal, keys.encode())
 
     def until(self, done: Callable[[], bool]) -> None:
@@ -94,7 +85,6 @@ class Vim:
                 raise TimeoutError("\n".join(line.rstrip() for line in self._screen.display))
 
     def _draw(self, timeout: float) -> bool:
-        """Whether something was drawn in time."""
         if not select.select([self._terminal], [], [], timeout)[0]:
             return False
         try:
@@ -105,7 +95,6 @@ class Vim:
         return bool(data)
 
     def shows(self, text: str) -> bool:
-        """Whether it is on the screen."""
         return text in "\n".join(self._screen.display)
 
     def coloured(self, colour: str) -> str:
@@ -131,7 +120,6 @@ class Vim:
 
 
 def answer(vim: Vim, command: dict[str, Any]) -> dict[str, str]:
-    """Do what is asked."""
     match command["do"]:
         case "keys":
             vim.keys(command["keys"])
@@ -154,13 +142,11 @@ def answer(vim: Vim, command: dict[str, Any]) -> dict[str, str]:
 
 
 def say(value: object) -> None:
-    """Answer."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Obey until the input ends."""
     vim = Vim(json.loads(sys.argv[1]))
     try:
         for line in sys.stdin:

@@ -21,7 +21,7 @@ PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
 
 def gpt2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
     """The builder of a tiny model, as in `tests/support/tiny.py`."""
-    tiny._save_tokenizer(tiny.tiny_tokenizer(()), folder, "GPT2Tokenizer")
+    tiny._save_tokenizer(tiny.tiny_tokenizer(()), "GPT2Tokenizer", folder)
     geometry = {k: v for k, v in config.items() if k != "rotary_dim"}
     model: torch.nn.Module = GPT2LMHeadModel(GPT2Config(**geometry))
     return model

@@ -31,11 +31,8 @@ from turbopilot.editors import (
 
 ROOT = Path(__file__).parents[2]
 URLS = (
-    "http://127.0.0.1:18080",
-    "http://[::1]:18080/",
-    "https://code.example/turbopilot/v1/",
-    "http://box:80//",
-)
+    "http://127.0.0.1:18080", "http://[::1]:18080/", "https://code.example/turbopilot/v1/", "http://box:80//",
+)  # fmt: skip
 # Keys and names that would break out of a string of some format.
 KEYS = ("", "sk-plain", "it's\"a\\key#{}$<<x>>")
 SETTINGS = [
@@ -134,12 +131,8 @@ def test_vim_reads_it(tmp_path: Path) -> None:
         pytest.skip("no Vim that evaluates")
     for name, variable, wanted in (
         ("llama-vim", "g:llama_config.endpoint_fim", "http://127.0.0.1:18080/infill"),
-        (
-            "copilot-vim",
-            "g:copilot_settings.advanced['debug.overrideProxyUrl']",
-            "http://127.0.0.1:18080",
-        ),
-    ):
+        ("copilot-vim", "g:copilot_settings.advanced['debug.overrideProxyUrl']", "http://127.0.0.1:18080"),
+    ):  # fmt: skip
         (setting, *_) = next(e for e in EDITORS if e.name == name).settings
         script, out = tmp_path / f"{name}.vim", tmp_path / f"{name}.txt"
         script.write_text(filled(setting, URLS[0], "it's"), "utf-8")
@@ -164,12 +157,10 @@ def test_tokens_follow_the_models_name() -> None:
     zed = find("zed")
     assert zed
     for model, wanted in (
-        ("Qwen2.5-Coder-1.5B", "qwen"),
-        ("bigcode/starcoder2-3b", "star_coder"),
-        ("deepseek-coder-1.3b-base", "deepseek_coder"),
-        ("CodeLlama-7b", "code_llama"),
+        ("Qwen2.5-Coder-1.5B", "qwen"), ("bigcode/starcoder2-3b", "star_coder"),
+        ("deepseek-coder-1.3b-base", "deepseek_coder"), ("CodeLlama-7b", "code_llama"),
         ("anything", "star_coder"),
-    ):
+    ):  # fmt: skip
         text = filled(zed.settings[0], URLS[0], model=model)
         settings = json.loads(text)["edit_predictions"]["open_ai_compatible_api"]
         assert settings["prompt_format"] == wanted
@@ -179,13 +170,10 @@ def test_tokens_follow_the_models_name() -> None:
 @pytest.mark.parametrize(
     ("host", "wanted"),
     [
-        ("localhost", "http://localhost:8"),
-        ("::1", "http://[::1]:8"),
-        ("[fe80::2]", "http://[fe80::2]:8"),
-        ("0.0.0.0", "http://127.0.0.1:8"),
-        ("::", "http://[::1]:8"),
+        ("localhost", "http://localhost:8"), ("::1", "http://[::1]:8"), ("[fe80::2]", "http://[fe80::2]:8"),
+        ("0.0.0.0", "http://127.0.0.1:8"), ("::", "http://[::1]:8"),
     ],
-)
+)  # fmt: skip
 def test_host_and_port_give_a_url(host: str, wanted: str) -> None:
     assert address_of(host, 8).url == wanted
 
@@ -205,25 +193,13 @@ def test_url_is_trimmed_to_the_routes_prefix(url: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--host", "http://box"],
-        ["--host", "box:80"],
-        ["--host", ""],
-        ["--host", "b ox"],
-        ["--port", "0"],
-        ["--port", "65536"],
-        ["--url", "box:18080"],
-        ["--url", "ftp://box"],
-        ["--url", "http://"],
-        ["--url", "http://box:x"],
-        ["--url", "http://me:secret@box"],
-        ["--url", "http://box?key=1"],
-        ["--url", "http://[::z]"],
-        ["--url", "http://bücher.example"],
-        ["--url", "http://box", "--port", "80"],
-        ["--model", " "],
-        ["--model", "a\nb"],
+        ["--host", "http://box"], ["--host", "box:80"], ["--host", ""], ["--host", "b ox"], ["--port", "0"],
+        ["--port", "65536"], ["--url", "box:18080"], ["--url", "ftp://box"], ["--url", "http://"],
+        ["--url", "http://box:x"], ["--url", "http://me:secret@box"], ["--url", "http://box?key=1"],
+        ["--url", "http://[::z]"], ["--url", "http://bücher.example"], ["--url", "http://box", "--port", "80"],
+        ["--model", " "], ["--model", "a\nb"],
     ],
-)
+)  # fmt: skip
 def test_bad_addresses_are_rejected(arguments: list[str]) -> None:
     code, out, err = run("curl", *arguments)
     assert code == 2

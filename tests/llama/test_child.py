@@ -46,9 +46,7 @@ def test_a_child_is_killed_when_its_time_is_over() -> None:
         run_child(CHILD, {"do": "wait"}, timeout=0.01)
 
 
-def test_modules_of_the_current_folder_are_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_child_ignores_modules_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("numpy", "llama_cpp", "json", "runpy"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n", "utf-8")
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,6 @@ def fails(served: list[ServerOptions]) -> Fail:
 
 
 def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
-    """The command line, TURBOPILOT_*, the original's variables, the file, the default."""
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
     }  # fmt: skip
@@ -120,12 +119,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "no-ahead": ("true", "1", lambda o: o.caches.looks_ahead, False),
     "no-drafts": ("true", "yes", lambda o: o.caches.drafts, False),
     "api-key": ('["k1", "k2"]', "k1", lambda o: o.security.api_keys[:1], ("k1",)),
-    "cors-origin": (
-        '"https://a.b"',
-        "https://a.b",
-        lambda o: o.security.cors_origins,
-        ("https://a.b",),
-    ),
+    "cors-origin": ('"https://a.b"', "https://a.b", lambda o: o.security.cors_origins, ("https://a.b",)),
     "allowed-host": ('["a.b"]', "a.b", lambda o: o.security.allowed_hosts, ("a.b",)),
     "copilot-request-id": ("true", "1", lambda o: o.security.copilot_request_id, True),
     "log-format": ('"json"', "json", lambda o: o.port, 18080),
@@ -134,7 +128,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
     "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OPTIONS)
@@ -154,14 +148,8 @@ def test_every_option_is_covered_here() -> None:
     }
     # These have tests of their own.
     elsewhere = {
-        "help",
-        "config",
-        "model",
-        "model-file",
-        "prefix-cache-dir",
-        "draft",
-        "api-key-file",
-    }
+        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file",
+    }  # fmt: skip
     assert names - elsewhere == set(OPTIONS)
 
 
@@ -231,24 +219,18 @@ def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
         ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
         ("top-p = 2", ["turbopilot.toml: top-p", "2"]),
         ("no-drafts = 1", ["turbopilot.toml: no-drafts must be true or false"]),
-        (
-            "cors-origin = [1]",
-            ["turbopilot.toml: cors-origin must be a string or a list of strings", "[1]"],
-        ),
+        ("cors-origin = [1]", ["turbopilot.toml: cors-origin must be a string or a list of strings", "[1]"]),
         ("log-prompts = 'no'", ["turbopilot.toml: log-prompts must be true or false"]),
         ("prefix-cache-dir = 1", ["turbopilot.toml: prefix-cache-dir must be a string"]),
         ("ngl = 1\nn-gpu-layers = 2", ["turbopilot.toml: n-gpu-layers", "twice"]),
         ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
         ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a string"]),
-        (
-            "[models]\nqwen-1.5b = 'x'",
-            ["turbopilot.toml: models.qwen-1 must be a string", "quotes"],
-        ),
+        ("[models]\nqwen-1.5b = 'x'", ["turbopilot.toml: models.qwen-1 must be a string", "quotes"]),
         ("port =", ["turbopilot.toml: is not valid TOML"]),
         (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
     ],
-)
-def test_bad_config_is_refused_with_file_and_key(
+)  # fmt: skip
+def test_bad_config_error_names_file_and_key(
     fails: Fail, config: str | bytes, words: list[str]
 ) -> None:
     said = fails(config=config)
@@ -306,16 +288,14 @@ def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsew
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "demo"], ["--model demo", "NAME=FILE"]),
-        (["--model", "=demo"], ["NAME=FILE"]),
-        (["--model", "a="], ["NAME=FILE"]),
-        (["--model", "a\n=demo"], ["NAME=FILE"]),
+        (["--model", "demo"], ["--model demo", "NAME=FILE"]), (["--model", "=demo"], ["NAME=FILE"]),
+        (["--model", "a="], ["NAME=FILE"]), (["--model", "a\n=demo"], ["NAME=FILE"]),
         (["--model", "a=demo", "--model", "a=demo"], ["two models are called a"]),
         (["--model", "a=no.gguf"], ["no.gguf: no such file"]),
         (["--model-memory", "much"], ["--model-memory much", "4GB"]),
         (["--idle-unload", "-1"], ["--idle-unload"]),
     ],
-)
+)  # fmt: skip
 def test_bad_models_are_refused(fails: Fail, arguments: list[str], words: list[str]) -> None:
     said = fails(*arguments)
     assert all(w in said for w in words), said
@@ -342,7 +322,7 @@ def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> N
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
 
 
-def test_model_larger_than_memory_is_tried_alone(
+def test_model_larger_than_memory_is_tried(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)

@@ -54,9 +54,7 @@ def test_one_that_is_wrong_is_soon_asked_less() -> None:
     st.integers(1, 3),
     st.booleans(),
 )
-def test_it_changes_no_text(
-    reply: Reply, jobs: list[tuple[str, int]], n_seq: int, can_cut: bool
-) -> None:
+def test_text_is_same(reply: Reply, jobs: list[tuple[str, int]], n_seq: int, can_cut: bool) -> None:
     engine, _ = engine_with(reply, n_seq, can_cut=can_cut)
     events = []
     for i, (prompt, n) in enumerate(jobs):

@@ -102,7 +102,7 @@ def slow_draft(context: list[int], tokens: list[int], most: int) -> list[int]:
 
 
 @given(few, few, few, st.integers(0, MOST))
-def test_the_index_finds_what_looking_everywhere_finds(
+def test_index_equals_a_search(
     context: list[int], tokens: list[int], more: list[int], most: int
 ) -> None:
     index = TokenIndex(tokens, context)
@@ -112,9 +112,7 @@ def test_the_index_finds_what_looking_everywhere_finds(
 
 
 @given(few, few, few)
-def test_an_index_that_grew_equals_one_made_at_once(
-    context: list[int], a: list[int], b: list[int]
-) -> None:
+def test_appending_equals_building_at_once(context: list[int], a: list[int], b: list[int]) -> None:
     index = TokenIndex(a, context)
     for token in b:
         index.append(token)
@@ -190,10 +188,8 @@ def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
     assert recent.find(prompt + b"return aq") == b""
     assert recent.find(prompt + b"return area(width, height) * depth\n") == b""
     assert recent.find(prompt[:-1]) == b""  # before the cursor: the user took something back
-    assert (
-        recent.find(b"other text\n" + prompt[-100:] + b"ret")
-        == b"urn area(width, height) * depth\n"
-    )
+    typed = b"other text\n" + prompt[-100:] + b"ret"
+    assert recent.find(typed) == b"urn area(width, height) * depth\n"
     assert recent.find(prompt[-LEAST + 1 :]) == b""
 
 

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from serve.http.app import create_app
 from tests.clients.exchange import Got, Sent
 from tests.clients.readers import READERS, reader_of
 from tests.support.fakes import FakeDecoder
-from tests.support.serving import make_service, pool_of
+from tests.support.serving import MakeClient
 
-CAPTURED = [
-    Sent(**json.loads(line))
-    for line in (Path(__file__).parents[1] / "data/editor_requests.jsonl")
-    .read_text("utf-8")
-    .splitlines()
-]
+FILE = Path(__file__).parents[1] / "data/editor_requests.jsonl"
+CAPTURED = [Sent(**json.loads(line)) for line in FILE.read_text("utf-8").splitlines()]
 # Asked for by clients that do without: Copilot's newest agent, and tests of libraries' errors.
 NOT_SERVED = {"/embeddings/models", "/copilot_internal/user", "/telemetry", "/v1/nope"}
 
 
 @pytest.fixture
-def client() -> Iterator[FlaskClient]:
-    service, runner = make_service(FakeDecoder(n_ctx=2048))
-    runner.start()
-    yield create_app(pool_of(service)).test_client()
-    runner.close()
+def client(make_client: MakeClient) -> FlaskClient:
+    return make_client(decoder=FakeDecoder(n_ctx=2048))
 
 
 def replay(client: FlaskClient, sent: Sent) -> Got:
-    response = client.open(
-        sent.path,
-        method=sent.method,
-        headers=sent.headers,
-        data=None if sent.body is None else json.dumps(sent.body),
-    )
+    data = None if sent.body is None else json.dumps(sent.body)
+    response = client.open(sent.path, method=sent.method, headers=sent.headers, data=data)
     headers = {k.lower(): v for k, v in response.headers.items()}
     return Got(response.status_code, headers, response.get_data())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,15 +15,9 @@ import pytest
 from serve.api.openapi import description
 from serve.http.channel import MAX_CHUNK_LINE
 from serve.settings import Defaults
-from tests.support.wire import BODY, CHUNKED, GET, POST, attacked, said, with_length
+from tests.support.wire import BODY, CHUNKED, GET, POST, said, with_length
 
 PATHS: Any = description(Defaults())["paths"]
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with attacked() as port:
-        yield port
 
 
 MALFORMED: dict[str, bytes] = {
@@ -52,13 +45,9 @@ MALFORMED: dict[str, bytes] = {
     "two lengths": POST + b"Content-Length: 29\r\nContent-Length: 3\r\n\r\n" + BODY,
     "a list of lengths": POST + b"Content-Length: 29, 29\r\n\r\n" + BODY,
     "a length that is too small": with_length(BODY)[:-29].replace(b"29", b"5") + BODY,
-    "a length and chunks": POST
-    + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1d\r\n"
-    + BODY
-    + b"\r\n0\r\n\r\n",
-    "chunks and a length": POST
-    + b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n0\r\n\r\n"
-    + BODY,
+    "a length and chunks": POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1d\r\n%s\r\n0\r\n\r\n" % BODY,
+    "chunks and a length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n0\r\n\r\n" + BODY,
     "chunks in HTTP/1.0": b"POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\n"
     b"Transfer-Encoding: chunked\r\nContent-Length: 29\r\n\r\n" + BODY,
     "another coding": POST + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
@@ -76,13 +65,10 @@ MALFORMED: dict[str, bytes] = {
     "a chunk's size without an end": CHUNKED + b"0" * (MAX_CHUNK_LINE + 8192),
     "a trailer without an end": CHUNKED + b"0\r\n" + b"X: y\r\n" * (MAX_CHUNK_LINE // 6 + 2000),
     "an expected length that is none": POST + b"Expect: 100-continue\r\nContent-Length: x\r\n\r\n",
-    "an expected body in another coding": POST
-    + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "a body that is compressed": with_length(
-        b"\x1f\x8b\x08\0\0\0\0\0", POST + b"Content-Encoding: gzip\r\n"
-    ),
+    "an expected body in another coding": POST + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "a body that is compressed": with_length(b"\x1f\x8b\x08\0\0\0\0\0", POST + b"Content-Encoding: gzip\r\n"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
@@ -100,13 +86,10 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", {200}),
     "empty lines before": (b"\r\n\r\n\r\n" + GET + b"\r\n", {200}),
     "an upgrade to WebSocket": (
-        GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        {400},
+        GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n", {400}
     ),
     "an upgrade to HTTP/2": (
-        GET
-        + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
-        {200},
+        GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", {200}
     ),
     "a tunnel": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n", {404, 405}),
     "options of everything": (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", {404}),
@@ -127,39 +110,18 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "an expectation of an empty body": (with_length(b"", GET + b"Expect: 100-continue\r\n"), {200}),
     "an unknown expectation": (with_length(BODY, POST + b"Expect: tea\r\n"), {200, 400}),
     "a body that is expected": (with_length(BODY, POST + b"Expect: 100-continue\r\n"), {200}),
-    "chunks": (
-        CHUNKED + b"a\r\n" + BODY[:10] + b"\r\n13\r\n" + BODY[10:] + b"\r\n0\r\n\r\n",
-        {200},
-    ),
-    "chunks of a byte": (
-        CHUNKED + b"".join(b"1\r\n%c\r\n" % c for c in BODY) + b"0\r\n\r\n",
-        {200},
-    ),
+    "chunks": (CHUNKED + b"a\r\n" + BODY[:10] + b"\r\n13\r\n" + BODY[10:] + b"\r\n0\r\n\r\n", {200}),
+    "chunks of a byte": (CHUNKED + b"".join(b"1\r\n%c\r\n" % c for c in BODY) + b"0\r\n\r\n", {200}),
     "chunks with extensions": (CHUNKED + b'1D;a="b;\\"c"\r\n' + BODY + b"\r\n0;d\r\n\r\n", {200}),
     "chunks with a trailer": (CHUNKED + b"1D\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n", {200}),
-    "a chunk's size with noughts": (
-        CHUNKED + b"0" * 1000 + b"1D\r\n" + BODY + b"\r\n0\r\n\r\n",
-        {200},
-    ),
+    "a chunk's size with noughts": (CHUNKED + b"0" * 1000 + b"1D\r\n" + BODY + b"\r\n0\r\n\r\n", {200}),
     "no chunk": (CHUNKED + b"0\r\n\r\n", {400}),
-}
+}  # fmt: skip
 for host in (
-    b"",
-    b"[",
-    b"[::1",
-    b"a b",
-    b"\xc3\xa9",
-    b"a" * 5000,
-    b"x:99999",
-    b"x:y",
-    b"a..b",
-    b"\xff",
-    b"@",
-):
-    ODD[f"a host that is {host[:9]!r}"] = (
-        b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n",
-        {200, 400, 421},
-    )
+    b"", b"[", b"[::1", b"a b", b"\xc3\xa9", b"a" * 5000, b"x:99999", b"x:y", b"a..b", b"\xff", b"@",
+):  # fmt: skip
+    data = b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+    ODD[f"a host that is {host[:9]!r}"] = (data, {200, 400, 421})
 
 
 @pytest.mark.parametrize(("data", "wanted"), ODD.values(), ids=ODD.keys())

@@ -6,9 +6,8 @@ import itertools
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,6 @@ from serve.api.body import read_json
 from serve.api.completions import CompletionRequest
 from serve.api.dialect import Dialect
 from serve.api.generate import HuggingFaceRequest, OllamaRequest
-from serve.http.app import create_app
 from serve.models.service import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
@@ -30,8 +28,8 @@ from tests.support.fakes import EOG, N_VOCAB, FakeDecoder, script
 from tests.support.serving import (
     ask,
     connection,
+    flask_client,
     make_service,
-    pool_of,
     read_all,
     running,
     send,
@@ -40,17 +38,6 @@ from tests.support.serving import (
 from turbopilot.base.errors import InvalidInput, InvalidRequest
 
 PARALLEL = next(o for o in options_of(ModelOptions) if o.field == "n_seq")
-
-
-@contextmanager
-def flask_client(decoder: FakeDecoder, **kwargs: Any) -> Iterator[FlaskClient]:
-    service, runner = make_service(decoder, **kwargs)
-    runner.start()
-    try:
-        yield create_app(pool_of(service)).test_client()
-    finally:
-        decoder.open_gate()
-        runner.close()
 
 
 def asked(decoder: FakeDecoder, completion: Completion, limits: Limits) -> list[GenerationRequest]:
@@ -80,9 +67,7 @@ SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("fields", "wanted"), SAMPLING)
-def test_sampling_fields_in_every_dialect(
-    fields: dict[str, object], wanted: dict[str, Any]
-) -> None:
+def test_sampling_fields_in_all_dialects(fields: dict[str, object], wanted: dict[str, Any]) -> None:
     d = Defaults()
     expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
     assert parsed(CompletionRequest, **fields).sampling == expected
@@ -91,28 +76,19 @@ def test_sampling_fields_in_every_dialect(
 
 
 BAD: list[tuple[dict[str, object], str]] = [
-    ({"min_p": 2}, "min_p"),
-    ({"repeat_last_n": -2}, "repeat_last_n"),
-    ({"json_schema": "x"}, "json_schema"),
+    ({"min_p": 2}, "min_p"), ({"repeat_last_n": -2}, "repeat_last_n"), ({"json_schema": "x"}, "json_schema"),
     ({"json_schema": {}, "response_format": {"type": "json_object"}}, "json_schema"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ({"logit_bias": 5}, "logit_bias"),
-    ({"logit_bias": {"5": 101}}, "logit_bias"),
-    ({"logit_bias": {"5": True}}, "logit_bias"),
-    ({"logit_bias": {"5": "x"}}, "logit_bias"),
-    ({"logit_bias": [[5]]}, "logit_bias"),
-    ({"logit_bias": [5, 1]}, "logit_bias"),
+    ({"logit_bias": 5}, "logit_bias"), ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"5": True}}, "logit_bias"), ({"logit_bias": {"5": "x"}}, "logit_bias"),
+    ({"logit_bias": [[5]]}, "logit_bias"), ({"logit_bias": [5, 1]}, "logit_bias"),
     ({"logit_bias": [[None, 1]]}, "logit_bias"),
-    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
-    ({"logprobs": 21}, "logprobs"),
-    ({"logprobs": "x"}, "logprobs"),
-    ({"n_indent": -1}, "n_indent"),
-    ({"single_line": 1}, "single_line"),
-    ({"t_max_predict_ms": -1}, "t_max_predict_ms"),
-    ({"deadline_ms": "soon"}, "deadline_ms"),
-]
+    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"), ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": "x"}, "logprobs"), ({"n_indent": -1}, "n_indent"), ({"single_line": 1}, "single_line"),
+    ({"t_max_predict_ms": -1}, "t_max_predict_ms"), ({"deadline_ms": "soon"}, "deadline_ms"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD)
@@ -139,10 +115,7 @@ def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
     ],
 )  # fmt: skip
 def test_a_schema_becomes_a_grammar(
-    monkeypatch: pytest.MonkeyPatch,
-    dialect: type[Dialect],
-    body: dict[str, object],
-    schema: object,
+    monkeypatch: pytest.MonkeyPatch, dialect: type[Dialect], body: dict[str, object], schema: object
 ) -> None:
     monkeypatch.setattr("serve.llama.grammar.json_schema_to_gbnf", lambda s: f"for {json.dumps(s)}")
     assert parsed(dialect, **body).sampling.grammar == f"for {json.dumps(schema)}"
@@ -157,17 +130,12 @@ def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({"97": -100, "98": 5.5}, {97: -100.0, 98: 5.5}),
-        ({"ab": 1}, {97: 1.0, 98: 1.0}),
-        ([[97, False], ["b", -1]], {97: -math.inf, 98: -1.0}),
-        ([["<fim_prefix>", False]], {257: -math.inf}),
-        ({str(N_VOCAB): 1, "-1": 1, "9" * 30: 1}, {45: 1.0, 49: 1.0, 57: 1.0}),
-        ([[-1, 1], [10**12, 1]], {}),
-        ([["\ud800", 1]], {63: 1.0}),
-        (None, {}),
-        ({}, {}),
+        ({"97": -100, "98": 5.5}, {97: -100.0, 98: 5.5}), ({"ab": 1}, {97: 1.0, 98: 1.0}),
+        ([[97, False], ["b", -1]], {97: -math.inf, 98: -1.0}), ([["<fim_prefix>", False]], {257: -math.inf}),
+        ({str(N_VOCAB): 1, "-1": 1, "9" * 30: 1}, {45: 1.0, 49: 1.0, 57: 1.0}), ([[-1, 1], [10**12, 1]], {}),
+        ([["\ud800", 1]], {63: 1.0}), (None, {}), ({}, {}),
     ],
-)
+)  # fmt: skip
 def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
     completion = parsed(CompletionRequest, logit_bias=given)
     (request,) = asked(FakeDecoder(), completion, Limits())
@@ -176,14 +144,9 @@ def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -
 
 def test_stop_rules_and_times_reach_the_engine() -> None:
     fields: dict[str, object] = {
-        "suffix": "after",
-        "stop": ["a", "b"],
-        "single_line": True,
-        "n_indent": 4,
-        "t_max_predict_ms": 250,
-        "deadline_ms": 1500,
-        "logprobs": 3,
-    }
+        "suffix": "after", "stop": ["a", "b"], "single_line": True, "n_indent": 4, "t_max_predict_ms": 250,
+        "deadline_ms": 1500, "logprobs": 3,
+    }  # fmt: skip
     completion = parsed(CompletionRequest, **fields)
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert request.stop.strings == ("a", "b")
@@ -229,7 +192,7 @@ def test_a_shortened_frame_keeps_its_structure() -> None:
 
 
 def test_an_answer_is_cut_to_the_limit() -> None:
-    with flask_client(FakeDecoder(), limits=Limits(max_tokens=3)) as client:
+    with flask_client(decoder=FakeDecoder(), limits=Limits(max_tokens=3)) as client:
         response = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50})
         assert len(response.get_json()["choices"][0]["text"]) == 3
         assert response.headers["X-TurboPilot-Truncated"] == "max_tokens"
@@ -237,7 +200,7 @@ def test_an_answer_is_cut_to_the_limit() -> None:
 
 def test_time_that_is_over_is_504_and_not_tried_again() -> None:
     hours = itertools.count(0.0, 3600.0)
-    with flask_client(FakeDecoder(), clock=lambda: next(hours)) as client:
+    with flask_client(decoder=FakeDecoder(), clock=lambda: next(hours)) as client:
         for headers in ({}, {"X-TurboPilot-Deadline-Ms": "50"}):
             response = client.post("/v1/completions", json={"prompt": "x"}, headers=headers)
             assert response.status_code == 504
@@ -245,23 +208,12 @@ def test_time_that_is_over_is_504_and_not_tried_again() -> None:
             assert response.headers["X-Should-Retry"] == "false"
 
 
-@pytest.mark.parametrize("text", ["0", "-5", "1.5", "soon", "9" * 40, "²"])
-def test_a_deadline_that_is_none(text: str) -> None:
-    with flask_client(FakeDecoder()) as client:
-        response = client.post(
-            "/v1/completions", json={"prompt": "x"}, headers={"X-TurboPilot-Deadline-Ms": text}
-        )
-        assert response.status_code == 400
-        assert response.get_json()["error"]["param"] == "X-TurboPilot-Deadline-Ms"
-
-
 def session(name: str, key: str = "") -> dict[str, str]:
     return {"X-TurboPilot-Session": name, "Authorization": f"Bearer {key}"}
 
 
 def test_a_new_request_of_a_session_ends_the_one_before() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool:
 
         def post(headers: dict[str, str], **fields: object) -> Any:
@@ -273,7 +225,7 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
         old = post(session("a"), n=2)
         stranger, other = post(session("a", "key")), post(session("b"))
         new = post(session("a"))
-        gate.release(1)
+        decoder.let(1)
         status, _, data = old.result()
         assert status == 499  # no client tries that again
         assert json.loads(data)["error"]["code"] == "superseded"
@@ -283,20 +235,13 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
 
 
 def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_seq=4, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
-        send(
-            s,
-            {"prompt": "x", "max_tokens": 200, "stream": True},
-            headers="X-TurboPilot-Session: a\r\n",
-        )
-        head = s.recv(65536)
-        assert b"200 OK" in head
-        newer = {"X-TurboPilot-Session": "a"}
-        new = pool.submit(
-            ask, r.port, "POST", "/v1/completions", {"prompt": "y", "max_tokens": 2}, newer
-        )
+        older: dict[str, object] = {"prompt": "x", "max_tokens": 200, "stream": True}
+        send(s, older, headers="X-TurboPilot-Session: a\r\n")
+        assert b"200 OK" in s.recv(65536)
+        newer, name = {"prompt": "y", "max_tokens": 2}, {"X-TurboPilot-Session": "a"}
+        new = pool.submit(ask, r.port, "POST", "/v1/completions", newer, name)
         wait(r.runner.submitted)
         wait(r.runner.submitted)
         decoder.open_gate()
@@ -338,7 +283,7 @@ def samples(client: FlaskClient) -> dict[tuple[str, str], float]:
 
 
 def test_metrics() -> None:
-    with flask_client(FakeDecoder(script("yes"))) as client:
+    with flask_client(decoder=FakeDecoder(script("yes"))) as client:
         before = samples(client)
         assert before["turbopilot_requests_total", "stop"] == 0
         client.post("/v1/completions", json={"prompt": "well?"})
@@ -358,8 +303,7 @@ def test_metrics() -> None:
 
 
 def test_health_and_metrics_count_what_waits() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder) as r, ThreadPoolExecutor() as pool:
         body = {"prompt": "x", "max_tokens": 2, "n": 3}
         answer = pool.submit(ask, r.port, "POST", "/v1/completions", body)
@@ -374,18 +318,15 @@ def test_health_and_metrics_count_what_waits() -> None:
 
 
 def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder, max_open=2) as r, ThreadPoolExecutor() as pool:
         body: dict[str, object] = {"prompt": "x", "max_tokens": 2, "n": 2}
         first = pool.submit(ask, r.port, "POST", "/v1/completions", body)
         wait(r.runner.submitted)
         for path, more in (
-            ("/v1/completions", {"prompt": "x"}),
-            ("/v1/completions", {"prompt": "x", "stream": True}),
-            ("/api/generate", {"inputs": "x"}),
-            ("/api/generate", {"prompt": "x"}),
-        ):
+            ("/v1/completions", {"prompt": "x"}), ("/v1/completions", {"prompt": "x", "stream": True}),
+            ("/api/generate", {"inputs": "x"}), ("/api/generate", {"prompt": "x"}),
+        ):  # fmt: skip
             status, headers, data = ask(r.port, "POST", path, more)
             assert status == 503
             assert int(headers["Retry-After"]) >= 1

@@ -7,7 +7,6 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,11 +21,10 @@ from serve.http.request_log import (
     prompts_log,
     request_id,
 )
-from serve.http.server import HttpServer, bind
 from serve.options import read_settings
 from serve.settings import LogOptions, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import ask, connection, flask_client, read_all, running, send
+from tests.support.serving import ask, connection, flask_client, read_all, running, send, served
 from turbopilot.base.errors import DecoderFailed, InvalidInput
 
 NAME = "my-request.1"
@@ -108,11 +106,8 @@ def test_json() -> None:
     found = json.loads(JsonFormatter().format(record("n = %d", 5, **{FIELDS: {"path": "/x"}})))
     assert found.pop("ts").endswith("Z")
     assert found == {
-        "level": "warning",
-        "logger": "turbopilot.x",
-        "message": "n = 5",
-        "path": "/x",
-    }
+        "level": "warning", "logger": "turbopilot.x", "message": "n = 5", "path": "/x",
+    }  # fmt: skip
     request_id.set("r2")
     try:
         assert json.loads(JsonFormatter().format(record("x")))["request_id"] == "r2"
@@ -161,12 +156,9 @@ def test_or_one_is_made(given: str) -> None:
 def test_every_answer_bears_its_name() -> None:
     with flask_client(SecurityOptions(api_keys=("k",), cors_origins=("https://a.b",))) as client:
         for path, headers, status in (
-            ("/health", {}, 200),
-            ("/nope", {"Authorization": "Bearer k"}, 404),
-            ("/v1/models", {}, 401),
-            ("/v1/models", {"Origin": "https://evil.com"}, 403),
-            ("/v1/models", {"Host": "evil.com"}, 421),
-        ):
+            ("/health", {}, 200), ("/nope", {"Authorization": "Bearer k"}, 404), ("/v1/models", {}, 401),
+            ("/v1/models", {"Origin": "https://evil.com"}, 403), ("/v1/models", {"Host": "evil.com"}, 421),
+        ):  # fmt: skip
             response = client.get(path, headers={"X-Request-Id": NAME, **headers})
             assert response.status_code == status
             assert response.headers["X-Request-Id"] == NAME
@@ -220,12 +212,8 @@ def test_a_thread_forgets_a_request_after_the_last_word_of_it(lines: io.StringIO
         request_id.set(NAME)
         raise ValueError("broke")
 
-    server = HttpServer(app, bind("127.0.0.1", 0), threads=1)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert [ask(server.port, "GET", "/")[0] for _ in range(2)] == [500, 500]
-    server.stop()
-    thread.join()
+    with served(app, threads=1) as port:
+        assert [ask(port, "GET", "/")[0] for _ in range(2)] == [500, 500]
     assert [f.get("request_id") for f in read(lines, "turbopilot.x")] == [None, None]
     said = [f for f in read(lines, "waitress") if "exception" in f]
     assert [f["request_id"] for f in said] == [NAME, NAME]
@@ -236,11 +224,8 @@ def test_names_are_not_mixed_up_between_streams(lines: io.StringIO) -> None:
     with running(FakeDecoder(n_seq=2, n_ctx=64)) as r:
         for name in names:
             with connection(r.port) as s:
-                send(
-                    s,
-                    {"prompt": name, "max_tokens": 3, "stream": True},
-                    headers=f"X-Request-Id: {name}\r\nConnection: close\r\n",
-                )
+                headers = f"X-Request-Id: {name}\r\nConnection: close\r\n"
+                send(s, {"prompt": name, "max_tokens": 3, "stream": True}, headers=headers)
                 answer = read_all(s)
             assert b"X-Request-Id: " + name.encode() + b"\r\n" in answer
     assert [f["request_id"] for f in read(lines, "turbopilot.access")] == names

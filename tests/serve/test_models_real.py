@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,31 +14,22 @@ from typing import Any
 
 from serve.llama.facts import memory_bytes
 from serve.settings import ModelOptions
-from tests.support.serving import ask
+from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.formats.gguf.file import read_gguf
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
 
 
 @contextmanager
 def serving(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server of its own, and its port."""
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command("--port", "0", *arguments), stderr=subprocess.PIPE, text=True, cwd=cwd, env=environ
+        serve_command("--port", "0", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environ,
     ) as process:
-        assert process.stderr
         try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if line.startswith("try "):
-                    break
-            yield process, int(said.split("http://127.0.0.1:")[1].split()[0])
+            yield process, wait_until_ready(process)[1]
         finally:
             process.kill()
 
@@ -53,22 +43,16 @@ def states(port: int) -> dict[str, str]:
 
 
 def complete(port: int, model: str) -> tuple[str, str]:
-    """(The model that answers, its text)."""
     body = {
-        "model": model,
-        "prompt": "def add(a, b):\n    return",
-        "max_tokens": 4,
-        "temperature": 0,
-    }
+        "model": model, "prompt": "def add(a, b):\n    return", "max_tokens": 4, "temperature": 0,
+    }  # fmt: skip
     status, _, data = ask(port, "POST", "/v1/completions", body)
     assert status == 200, data
     answer = json.loads(data)
     return answer["model"], answer["choices"][0]["text"]
 
 
-def test_two_models_take_turns_where_there_is_memory_for_one(
-    demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
-) -> None:
+def test_models_swap_when_memory_fits_one(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     options = ModelOptions(ctx=256, n_seq=1)
     large, small = (memory_bytes(read_gguf(p), options, 0) for p in (demo_gguf, demo_q4_0))
     (tmp_path / "here.toml").write_text(
@@ -116,11 +100,7 @@ def test_two_models_at_once(demo_gguf: Path, tmp_path: Path) -> None:
 def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) -> None:
     data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command("bad.gguf", "-p", "0"), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
-        env=environ,
-    )  # fmt: skip
+    done = run_serve("bad.gguf", "-p", "0", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "bad.gguf: llama.cpp cannot load it" in done.stderr
     assert "hint: " in done.stderr
@@ -128,9 +108,7 @@ def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_a_bad_file_beside_a_good_one_is_told_when_it_is_asked_for(
-    demo_gguf: Path, tmp_path: Path
-) -> None:
+def test_corrupt_second_model_is_reported_when_requested(demo_gguf: Path, tmp_path: Path) -> None:
     data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
     arguments = ("--model", "bad=bad.gguf", "--ctx", "256", "-t", "1", str(demo_gguf))
@@ -147,10 +125,7 @@ def test_a_bad_file_beside_a_good_one_is_told_when_it_is_asked_for(
 
 def test_a_header_that_cannot_be_is_told_at_once(demo_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:1000])
-    done = subprocess.run(
-        command(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf"), capture_output=True, text=True, cwd=tmp_path,
-        check=False, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_serve(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "cut.gguf" in done.stderr
     assert "loading" not in done.stderr

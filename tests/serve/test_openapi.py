@@ -87,12 +87,11 @@ def with_field(name: str, path: str, value: object) -> Body:
     return body
 
 
-def send(client: FlaskClient, path: str, body: Body) -> TestResponse:
-    response = client.post(path, data=json.dumps(body))
-    headers = {k.lower(): v for k, v in response.headers}
-    operation = DOCUMENT["paths"][path]["post"]
-    check_answer(DOCUMENT, operation, response.status_code, headers, response.get_data())
-    return response
+def check(response: TestResponse, path: str, status: int, method: str = "post") -> None:
+    """Raise AssertionError unless the answer has this status and is as the document describes it."""
+    assert response.status_code == status
+    operation = DOCUMENT["paths"][path][method]
+    check_answer(DOCUMENT, operation, status, dict(response.headers), response.get_data())
 
 
 def test_it_is_served_as_it_is_made(client: FlaskClient) -> None:
@@ -150,11 +149,11 @@ def refusal(dialect: type[Dialect], body: Body) -> InvalidRequest | None:
 
 @pytest.mark.parametrize(("name", "path"), CASES, ids=[".".join(case) for case in CASES])
 def test_what_a_schema_forbids_is_refused_and_nothing_else(name: str, path: str) -> None:
-    check, taken = validator(DOCUMENT, SCHEMAS[name]), []
+    schema, taken = validator(DOCUMENT, SCHEMAS[name]), []
     for value in VALUES:
         body = with_field(name, path, value)
         error = refusal(DIALECTS[name], body)
-        assert check.is_valid(body) == (error is None), (body, error)
+        assert schema.is_valid(body) == (error is None), (body, error)
         taken.append(error is None)
         if error:
             named = re.sub(r"\[\d+\]", "[]", error.param or "")
@@ -180,58 +179,34 @@ def test_examples_are_answered_as_described(client: FlaskClient, path: str) -> N
     example: Body = {}
     if "requestBody" in operation:
         example = operation["requestBody"]["content"]["application/json"]["example"]
-    answer = client.post(path.replace("{engine}", "any/thing"), json=example)
-    headers = {k.lower(): v for k, v in answer.headers}
-    assert answer.status_code == 200
-    check_answer(DOCUMENT, operation, 200, headers, answer.get_data())
+    check(client.post(path.replace("{engine}", "any/thing"), json=example), path, 200)
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "get" in item])
 def test_what_is_asked_beside_is_answered_as_described(client: FlaskClient, path: str) -> None:
-    answer = client.get(path.replace("{name}", "any/thing"))
-    headers = {k.lower(): v for k, v in answer.headers}
-    assert answer.status_code == 200
-    check_answer(DOCUMENT, DOCUMENT["paths"][path]["get"], 200, headers, answer.get_data())
+    check(client.get(path.replace("{name}", "any/thing")), path, 200, "get")
 
 
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+CHAT = {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2}
 RICH: list[tuple[str, Body]] = [
     ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "best_of": 3, "echo": True, "logprobs": 2}),
-    (
-        "/v1/completions",
-        {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, "stream": True}
-        | {"stream_options": {"include_usage": True}},
-    ),
-    (
-        "/v1/chat/completions",
-        {"messages": [{"role": "user"}], "n": 2, "logprobs": True, "top_logprobs": 2},
-    ),
-    (
-        "/v1/chat/completions",
-        {
-            "messages": [{"role": "user"}],
-            "n": 2,
-            "logprobs": True,
-            "top_logprobs": 2,
-            "stream": True,
-        }
-        | {"stream_options": {"include_usage": True}},
-    ),
+    ("/v1/completions", {"prompt": [1, 2], "n": 2, "echo": True, "logprobs": 2, **STREAM}),
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", {**CHAT, **STREAM}),
     ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "stream": True}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2, "stream": True}),
-    (
-        "/completion",
-        {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]},
-    ),
+    ("/completion", {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]}),
     ("/api/generate", {"inputs": "a", "parameters": {"return_full_text": True}}),
     ("/api/generate", {"prompt": "a"}),
     ("/api/generate", {"prompt": ""}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("path", "body"), RICH)
 def test_rich_answers_are_as_described(client: FlaskClient, path: str, body: Body) -> None:
-    assert send(client, path, {"max_tokens": 3, "temperature": 2, **body}).status_code == 200
+    check(client.post(path, json={"max_tokens": 3, "temperature": 2, **body}), path, 200)
 
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if e.requests], ids=lambda e: e.name)
@@ -241,18 +216,11 @@ def test_refusals_are_as_described(endpoint: Endpoint) -> None:
     service, runner = make_service(TalkingDecoder())
     runner.start()
     client = create_app(pool_of(service)).test_client()
-    assert send(client, path, {**body, "deadline_ms": 1e-9}).status_code == 504
+    check(client.post(path, json={**body, "deadline_ms": 1e-9}), path, 504)
     runner.drain()
-    assert send(client, path, body).status_code == 503
-    response = client.delete(path)
-    headers = {k.lower(): v for k, v in response.headers}
-    operation = DOCUMENT["paths"][path]["post"]
-    assert response.status_code == 405
-    check_answer(DOCUMENT, operation, 405, headers, response.get_data())
-    response = client.post(path, data=b" " * (9 * 2**20))
-    assert response.status_code == 413
-    headers = {k.lower(): v for k, v in response.headers}
-    check_answer(DOCUMENT, operation, 413, headers, response.get_data())
+    check(client.post(path, json=body), path, 503)
+    check(client.delete(path), path, 405)
+    check(client.post(path, data=b" " * (9 * 2**20)), path, 413)
     runner.close()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +29,11 @@ from serve.http.server import HttpServer, bind, run
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.fakes import FakeDecoder
 from tests.support.pooled import one_model
-from tests.support.serving import ask, connection, flask_client, read_all, running, send
+from tests.support.serving import MakeClient, ask, connection, read_all, running, send
 from turbopilot.base.errors import InvalidInput
 
 KEY = "k3y-of-alice"
 BODY: dict[str, object] = {"prompt": "well?"}
-
-
-MakeClient = Callable[[SecurityOptions], FlaskClient]
-
-
-@pytest.fixture
-def make_client() -> Iterator[MakeClient]:
-    with ExitStack() as stack:
-        yield lambda options: stack.enter_context(flask_client(options))
 
 
 # Names
@@ -53,29 +42,14 @@ def make_client() -> Iterator[MakeClient]:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("localhost", ("localhost", None)),
-        ("LocalHost.:18080", ("localhost", 18080)),
-        ("127.0.0.1:", ("127.0.0.1", None)),
-        ("[::1]:80", ("::1", 80)),
-        ("[::FFFF:127.0.0.1]", ("::ffff:127.0.0.1", None)),
-        ("docker_name:1", ("docker_name", 1)),
-        ("", None),
-        (":80", None),
-        (".", None),
-        ("::1", None),
-        ("[::1", None),
-        ("[1.2.3.4]", None),
-        ("[:::]", None),
-        ("a b", None),
-        ("a/b", None),
-        ("user@localhost", None),
-        ("localhost:80:80", None),
-        ("localhost:99999999", None),
-        ("localhost, evil.com", None),
-        ("localhost\n", None),
-        ("x" * 300, None),
+        ("localhost", ("localhost", None)), ("LocalHost.:18080", ("localhost", 18080)),
+        ("127.0.0.1:", ("127.0.0.1", None)), ("[::1]:80", ("::1", 80)),
+        ("[::FFFF:127.0.0.1]", ("::ffff:127.0.0.1", None)), ("docker_name:1", ("docker_name", 1)),
+        ("", None), (":80", None), (".", None), ("::1", None), ("[::1", None), ("[1.2.3.4]", None),
+        ("[:::]", None), ("a b", None), ("a/b", None), ("user@localhost", None), ("localhost:80:80", None),
+        ("localhost:99999999", None), ("localhost, evil.com", None), ("localhost\n", None), ("x" * 300, None),
     ],
-)
+)  # fmt: skip
 def test_host_headers_are_parsed(text: str, wanted: tuple[str, int | None] | None) -> None:
     assert parse_authority(text) == wanted
 
@@ -84,14 +58,8 @@ def test_loopback_names_and_addresses() -> None:
     for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         assert is_loopback(host), host
     for host in (
-        "0.0.0.0",
-        "::",
-        "10.0.0.1",
-        "::2",
-        "localhost.evil.com",
-        "evillocalhost",
-        "127.1",
-    ):
+        "0.0.0.0", "::", "10.0.0.1", "::2", "localhost.evil.com", "evillocalhost", "127.1",
+    ):  # fmt: skip
         assert not is_loopback(host), host
 
 
@@ -163,13 +131,10 @@ def test_host_headers_on_the_wire() -> None:
     with running(FakeDecoder()) as r:
         for lines, status in (
             (b"", 200),  # HTTP/1.0 has no Host
-            (b"Host:\r\n", 200),
-            (b"Host: localhost:%d\r\n" % r.port, 200),
-            (b"Host: evil.com\r\n", 421),
-            (b"Host: localhost\r\nHost: evil.com\r\n", 421),
-            (b"Host: evil.com\r\nHost: localhost\r\n", 421),
+            (b"Host:\r\n", 200), (b"Host: localhost:%d\r\n" % r.port, 200), (b"Host: evil.com\r\n", 421),
+            (b"Host: localhost\r\nHost: evil.com\r\n", 421), (b"Host: evil.com\r\nHost: localhost\r\n", 421),
             (b"Host: \xff\r\n", 421),
-        ):
+        ):  # fmt: skip
             with connection(r.port) as s:
                 s.sendall(b"GET /health HTTP/1.0\r\n" + lines + b"\r\n")
                 assert read_all(s).split()[1] == b"%d" % status, lines
@@ -184,7 +149,7 @@ class Elsewhere(socket.socket):
 
 @pytest.mark.parametrize("key", ["", KEY])
 @pytest.mark.parametrize("beyond", [False, True])
-def test_own_names_follow_the_listening_address(
+def test_own_names_follow_the_address(
     key: str, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[Flask] = []
@@ -215,11 +180,8 @@ def test_own_names_follow_the_listening_address(
     assert KEY not in "".join(said)
     client = apps[0].test_client()
     for host, is_own in (
-        ("code.example.com", True),
-        ("localhost", True),
-        ("192.168.1.5:80", beyond),
-        ("evil.com", False),
-    ):
+        ("code.example.com", True), ("localhost", True), ("192.168.1.5:80", beyond), ("evil.com", False),
+    ):  # fmt: skip
         headers = {"Host": host, "Authorization": f"Bearer {KEY}"}
         status = client.get("/v1/models", headers=headers).status_code
         assert status == (200 if is_own else 421), host
@@ -251,13 +213,10 @@ def test_same_origin() -> None:
     ):
         assert is_same(origin, host), origin
     for origin, host in (
-        ("http://localhost:3000", "localhost:18080"),
-        ("http://localhost:18080", "127.0.0.1:18080"),
-        ("http://evil.com", "localhost"),
-        ("http://evil.com", ""),
-        ("null", "null"),
+        ("http://localhost:3000", "localhost:18080"), ("http://localhost:18080", "127.0.0.1:18080"),
+        ("http://evil.com", "localhost"), ("http://evil.com", ""), ("null", "null"),
         ("http://localhost", "localhost:443"),
-    ):
+    ):  # fmt: skip
         assert not is_same(origin, host), origin
 
 
@@ -376,13 +335,8 @@ def test_which_origins_can_be_allowed() -> None:
     good = ("HTTPS://Chat.example.com", "http://localhost:3000", "vscode-webview://x", "file://")
     assert check_origins(good, has_keys=False) == tuple(map(str.lower, good))
     for bad in (
-        "",
-        "chat.example.com",
-        PAGE + "/",
-        PAGE + "/path",
-        "https://*.example.com",
-        "http://",
-    ):
+        "", "chat.example.com", PAGE + "/", PAGE + "/path", "https://*.example.com", "http://",
+    ):  # fmt: skip
         with pytest.raises(InvalidInput, match="--cors-origin"):
             check_origins([bad], has_keys=True)
     for everybody in ("*", "null"):

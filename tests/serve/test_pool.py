@@ -41,6 +41,14 @@ def begin(lab: Lab, name: str, threads: ThreadPoolExecutor) -> tuple[Future[str]
     return future, gate
 
 
+def queue(lab: Lab, name: str, threads: ThreadPoolExecutor) -> tuple[Future[str], Client]:
+    """Somebody waits for the load that somebody else has begun."""
+    client = Client()
+    future = threads.submit(use, lab, name, client)
+    wait(client.waits)
+    return future, client
+
+
 def test_a_model_is_loaded_when_it_is_asked_for_and_once() -> None:
     lab = Lab({"a": 1, "b": 1})
     assert [m.name for m in lab.pool.known] == ["a", "b"]
@@ -107,11 +115,8 @@ def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoo
     wait(lab.began)
     first, gate = begin(lab, "b", threads)
     assert lab.states() == {"a": "ok", "b": "loading", "c": "unloaded"}
-    same, other = Client(), Client()
-    second = threads.submit(use, lab, "b", same)
-    third = threads.submit(use, lab, "c", other)
-    wait(same.waits)
-    wait(other.waits)
+    second, same = queue(lab, "b", threads)
+    third, other = queue(lab, "c", threads)
     assert [s.waiting for s in lab.pool.statuses] == [0, 1, 1]
     assert use(lab, "a") == "a"
     assert lab.loads == ["a"]
@@ -123,16 +128,11 @@ def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoo
     assert other.forgotten
 
 
-def test_what_somebody_waits_for_is_not_unloaded_before_it_is_used(
-    threads: ThreadPoolExecutor,
-) -> None:
+def test_model_that_requests_wait_for_is_not_unloaded(threads: ThreadPoolExecutor) -> None:
     """The one who loaded it is done at once, and the next one wants the memory."""
     lab = Lab({"a": 60, "b": 60}, memory=100)
     first, gate = begin(lab, "a", threads)
-    clients = [Client() for _ in range(4)]
-    futures = [threads.submit(use, lab, n, c) for n, c in zip("aaab", clients, strict=True)]
-    for client in clients:
-        wait(client.waits)
+    futures = [queue(lab, name, threads)[0] for name in "aaab"]
     gate.set()
     assert first.result(60) == "a"
     assert [f.result(60) for f in futures[:3]] == ["a"] * 3
@@ -146,9 +146,7 @@ def test_what_somebody_waits_for_is_not_unloaded_before_it_is_used(
 def test_only_so_many_wait(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1}, max_waiting=1)
     first, gate = begin(lab, "a", threads)
-    client = Client()
-    second = threads.submit(use, lab, "a", client)
-    wait(client.waits)
+    second, _ = queue(lab, "a", threads)
     with pytest.raises(Overloaded, match="1 requests are waiting"):
         use(lab, "a")
     gate.set()
@@ -171,15 +169,13 @@ def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor) -> None:
     assert first.result(60) == "a"
 
 
-def test_a_failed_load_is_told_to_all_who_waited_and_tried_again(
+def test_failed_load_is_reported_to_all_who_wait_and_tried_again(
     threads: ThreadPoolExecutor,
 ) -> None:
     lab = Lab({"a": 1, "b": 1})
     lab.errors["b"] = [CorruptModel("b.gguf: cut off")]
     first, gate = begin(lab, "b", threads)
-    client = Client()
-    second = threads.submit(use, lab, "b", client)
-    wait(client.waits)
+    second, _ = queue(lab, "b", threads)
     gate.set()
     for future in (first, second):
         with pytest.raises(CorruptModel, match="cut off"):
@@ -253,9 +249,7 @@ def test_draining_refuses_everybody_and_closing_waits(threads: ThreadPoolExecuto
     use(lab, "a")
     wait(lab.began)
     first, gate = begin(lab, "b", threads)
-    client = Client()
-    second = threads.submit(use, lab, "b", client)
-    wait(client.waits)
+    second, _ = queue(lab, "b", threads)
     lab.alive["a"].n_open = 1
     a = lab.alive["a"]
     lab.pool.drain()

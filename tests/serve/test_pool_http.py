@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ Load = Callable[[], CompletionService]
 
 
 def says(name: str, text: str, turns: ComputeLock | None = None) -> Load:
-    """Loads a model that says this."""
 
     def load() -> CompletionService:
         decoder = FakeDecoder(script(text))
@@ -75,6 +74,15 @@ def pool_of(memory: int = 100, **models: Load) -> Iterator[tuple[ModelPool, Flas
 def complete(client: FlaskClient, model: str = "", **more: Any) -> Any:
     body = {"prompt": "well?", "model": model}
     return client.post("/v1/completions", json=body, **more)
+
+
+def queue(client: FlaskClient, threads: ThreadPoolExecutor) -> tuple[Future[Any], Client]:
+    """Somebody asks for a model that is loading."""
+    waiting = Client()
+    environ = {WHEN_GONE: waiting.when_gone}
+    answer = threads.submit(complete, client, environ_overrides=environ)
+    wait(waiting.waits)
+    return answer, waiting
 
 
 def test_each_name_has_its_model_and_all_others_the_default() -> None:
@@ -239,8 +247,6 @@ def test_a_default_model_that_cannot_be_loaded_ends_the_server() -> None:
 
 
 class WatchedDecoder(FakeDecoder):
-    """Knows whether it computes now."""
-
     is_computing = False
 
     def decode(self, batch: Any) -> Logits:
@@ -308,9 +314,8 @@ def test_nothing_is_computed_unasked_while_another_model_computes() -> None:
     turns = ComputeLock()
     engine = Engine(FakeDecoder(n_batch=64), EngineOptions(looks_ahead=True))
     mine = EngineRunner(engine, compute_lock=turns)
-    engine.submit(
-        0, GenerationRequest(tuple(b"import os"), 6, sampling=SamplingParams(temperature=0))
-    )
+    greedy = SamplingParams(temperature=0)
+    engine.submit(0, GenerationRequest(tuple(b"import os"), 6, sampling=greedy))
     while engine.has_work:
         engine.step()
     found = [mine.can_look_ahead]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.settings import ModelOptions
+from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.llama.log import LlamaLog
 
-ROOT = Path(__file__).parents[2]
 CODE = (
     "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tx = '→ naïve 🙂'\n" + " " * 40 + "pass\n"
 )
@@ -201,43 +199,26 @@ def test_a_context_that_is_too_small_is_refused(demo_gguf: Path) -> None:
         load(demo_gguf, ModelOptions(ctx=3))
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
-
-
-def ask(port: int, body: dict[str, object]) -> Any:
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
-    try:
-        c.request("POST", "/v1/completions", json.dumps(body))
-        return json.loads(c.getresponse().read())
-    finally:
-        c.close()
+def complete(port: int, prompt: str, **more: str) -> Any:
+    body = {"prompt": prompt, "max_tokens": 8, **more}
+    return json.loads(ask(port, "POST", "/v1/completions", body)[2])
 
 
 def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
     environ = {**os.environ, "THREADS": "2", "MODEL": str(demo_gguf), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command("--port", "0", "-m", "codegen", "--temperature", "0"),
+        serve_command("--port", "0", "-m", "codegen", "--temperature", "0"),
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
     ) as process:  # fmt: skip
-        assert process.stderr
-        said = ""
-        for line in process.stderr:
-            said += line
-            if line.startswith("try "):
-                break
+        said, port = wait_until_ready(process)
         assert "FIM      yes" in said
         assert "layers offloaded" in said
         assert "2 threads" in said
-        port = int(said.split("http://127.0.0.1:")[1].split()[0])
-        first = ask(port, {"prompt": "def add(a, b):\n    return", "max_tokens": 8})
-        again = ask(port, {"prompt": "def add(a, b):\n    return", "max_tokens": 8})
+        first, again = (complete(port, "def add(a, b):\n    return") for _ in range(2))
         assert first["choices"] == again["choices"]
         assert first["usage"]["completion_tokens"] >= 1
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
-        framed = ask(
-            port, {"prompt": "def add(a, b):\n    ", "suffix": "\n\nx = 1", "max_tokens": 8}
-        )
+        framed = complete(port, "def add(a, b):\n    ", suffix="\n\nx = 1")
         assert framed["usage"]["prompt_tokens"] > 3
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=100)
@@ -252,19 +233,14 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
     [
         (["such/file.gguf"], 2, "no such file"),
         (["no/such/file.gguf"], 3, "no such file here; looking for it on the Hub"),
-        (["README.md"], 2, "not a GGUF file"),
-        (["-m", "stablecod"], 2, "did you mean stablecode"),
-        (["--ngl", "some"], 2, "--ngl some"),
-        (["--cache-type", "q8"], 2, "did you mean q8_0"),
+        (["README.md"], 2, "not a GGUF file"), (["-m", "stablecod"], 2, "did you mean stablecode"),
+        (["--ngl", "some"], 2, "--ngl some"), (["--cache-type", "q8"], 2, "did you mean q8_0"),
         (["a.gguf", "-f", "b.gguf"], 2, "two models"),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     (tmp_path / "README.md").write_text("# not a model\n")
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_serve(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "hint:" in done.stderr
@@ -276,10 +252,7 @@ def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
 
     with bind("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            command(str(demo_gguf), "-p", port), capture_output=True, text=True, cwd=ROOT,
-            check=False, timeout=100,
-        )  # fmt: skip
+        done = run_serve(str(demo_gguf), "-p", port, cwd=ROOT)
     assert done.returncode == 8
     assert port in done.stderr
     assert "-p" in done.stderr

@@ -31,12 +31,9 @@ from turbopilot.base.errors import (
 def request(
     text: str, max_tokens: int, *, name: str = "", deadline: float | None = None
 ) -> GenerationRequest:
+    greedy = SamplingParams(temperature=0)
     return GenerationRequest(
-        tuple(text.encode()),
-        max_tokens,
-        sampling=SamplingParams(temperature=0),
-        supersedes=name,
-        deadline=deadline,
+        tuple(text.encode()), max_tokens, sampling=greedy, supersedes=name, deadline=deadline
     )
 
 
@@ -97,11 +94,8 @@ def test_jobs_of_many_threads_each_end_once() -> None:
                 job.cancel()
             ends.append(drain(job))
 
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(12)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(client, range(12)))
     assert len(ends) == 12
     assert all(set(e) == {0, 1, 2} for e in ends)
     assert {f.reason for e in ends for f in e.values()} <= {"length", "cancelled"}
@@ -141,11 +135,8 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
                     n_ended[number] += len(drain(jobs.pop(rng.randrange(len(jobs)))))
             n_ended[number] += sum(len(drain(job)) for job in jobs)
 
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(5)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(client, range(5)))
         assert runner.wait_until_idle(60)
         runner.engine.check_integrity()
     assert n_ended == [2000] * 5
@@ -168,8 +159,7 @@ def test_what_is_wanted_whole_wakes_its_taker_once() -> None:
 
 
 def test_a_failure_is_told_before_the_other_choices_have_ended() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_ctx=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_ctx=64)
     with running(decoder) as runner:
         job = runner.ask([request("a", 50), request("x" * 60, 50)], whole=True)
         found = job.next_event(timeout=60)  # the second does not fit; the first has not begun
@@ -207,19 +197,16 @@ def test_draining_lets_what_is_there_end() -> None:
         assert [drain(j)[0].reason for j in jobs] == ["length"] * 3
 
 
-def test_an_engine_that_breaks_ends_its_requests_and_goes_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, fail=Saboteur(RuntimeError("a bug")))
+def test_broken_engine_fails_its_requests_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    decoder = FakeDecoder(gate=threading.Semaphore(0), fail=Saboteur(RuntimeError("a bug")))
     with running(decoder) as runner:
         jobs = [runner.ask([request("a", 50)], whole=i == 1) for i in range(3)]
-        gate.release()
+        decoder.let()
         for job in jobs:
             end = drain(job)[0]
             assert end.reason == "error"
             assert isinstance(end.error, DecoderFailed)
-        gate.release(5)
+        decoder.let(5)
         assert drain(runner.ask([request("a", 5)]))[0].reason == "length"
         assert runner.failure is None
         assert runner.n_restarts == 1
@@ -255,11 +242,10 @@ def test_rare_failures_are_forgiven() -> None:
 
 @pytest.mark.parametrize("fault", [SystemExit(), KeyboardInterrupt(), MemoryError("no memory")])
 def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_seq=2, fail=Saboteur(*[fault] * 9))
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_seq=2, fail=Saboteur(*[fault] * 9))
     with running(decoder, clock=lambda: 0.0) as runner:
         jobs = [runner.ask([request("a", 50), request("b", 50)]) for _ in range(3)]
-        gate.release(10)
+        decoder.let(10)
         for job in jobs:
             ends = drain(job)
             assert [ends[i].reason for i in (0, 1)] == ["error", "error"]
@@ -284,9 +270,7 @@ def test_an_engine_that_cannot_be_reset_is_given_up(monkeypatch: pytest.MonkeyPa
         assert runner.failure
 
 
-def test_what_a_broken_engine_has_lost_is_ended_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_requests_that_a_broken_engine_lost_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(FakeDecoder(fail=Saboteur(RuntimeError("a bug")))) as runner:
         monkeypatch.setattr(runner.engine, "reset", lambda _: [])
         assert isinstance(breaks(runner).error, DecoderFailed)

@@ -112,7 +112,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize("params", SETTINGS)
 @given(guess_lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8), hit=st.randoms())
-def test_guesses_and_batches_change_nothing(
+def test_drafts_change_no_token(
     params: SamplingParams, guess_lengths: list[int], hit: object
 ) -> None:
     rows = [model_like(300, i) for i in range(sum(guess_lengths))]
@@ -139,9 +139,7 @@ def test_a_pick_that_is_not_taken_changes_nothing() -> None:
     for params in SETTINGS:
         one, other = (Sampler(params, seed_sequence(5, 0)) for _ in range(2))
         for i in range(20):
-            one.pick(
-                model_like(200, 1000 + i), []
-            )  # of other logits: a position that was thrown away
+            one.pick(model_like(200, 1000 + i), [])  # a position that was thrown away
             token = one.pick(model_like(200, i), [])
             assert token == other.pick(model_like(200, i), [])
             one.accept(token)
@@ -157,7 +155,7 @@ def test_a_token_that_was_not_drawn_counts_as_one() -> None:
 
 
 @given(VALUES, st.floats(0.05, 2), st.floats(0, 1), st.integers(0, 40))
-def test_the_set_is_the_smallest_that_reaches_top_p(
+def test_top_p_set_is_minimal(
     values: list[float], temperature: float, top_p: float, top_k: int
 ) -> None:
     x = logits(*values)
@@ -179,7 +177,7 @@ def test_the_set_is_the_smallest_that_reaches_top_p(
 
 
 @given(VALUES, st.floats(0.05, 2), st.floats(0.001, 1), st.sampled_from([1.0, 0.7]))
-def test_min_p_is_relative_to_the_likeliest(
+def test_min_p_is_relative(
     values: list[float], temperature: float, min_p: float, top_p: float
 ) -> None:
     x = logits(*values)

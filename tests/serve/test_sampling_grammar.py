@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -16,15 +14,6 @@ from turbopilot.llama.grammar import (
     LlamaConstraint,
     unwritable_tokens,
 )
-
-
-@pytest.fixture(scope="module")
-def vocab(demo_gguf: Path) -> Iterator[Any]:
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(demo_gguf).encode(), params)
-    yield llama_cpp.llama_model_get_vocab(model)
-    llama_cpp.llama_model_free(model)
 
 
 def size(vocab: Any) -> int:

@@ -13,17 +13,13 @@ from serve.decoder import Logits
 from serve.request import SamplingParams
 from serve.sampling.candidates import weights_of
 from serve.sampling.infill import certain_or_end
-from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
 from tests.serve.test_sampling import distribution, model_like, penalized
 from tests.support.fakes import FakeDecoder
 
-vocab = test_serve_sampling_grammar.vocab  # a fixture
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class Theirs:
-    """A chain of llama.cpp's samplers."""
-
     def __init__(self, *samplers: Any) -> None:
         self.chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()

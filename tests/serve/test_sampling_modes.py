@@ -106,9 +106,8 @@ def test_a_grammar_that_leaves_nothing_is_the_requests_fault() -> None:
 def test_drawing_again_under_the_mask_is_fair() -> None:
     x = logits(*[0.0] * 10)  # the first draw is forbidden more often than not, at either side
     only = Only(0, 3, 4, 9)
-    sampler = Sampler(
-        SamplingParams(temperature=1, top_p=1, grammar="…"), seed_sequence(1, 0), constraint=only
-    )
+    params = SamplingParams(temperature=1, top_p=1, grammar="…")
+    sampler = Sampler(params, seed_sequence(1, 0), constraint=only)
     n, counts = 20_000, np.zeros(10)
     for _ in range(n):
         token = sampler.pick(x, [])

@@ -13,12 +13,9 @@ import pytest
 from serve.llama.grammar import json_schema_to_gbnf
 from serve.request import SamplingParams
 from serve.sampling import Sampler, seed_sequence
-from tests.serve import test_sampling_grammar as test_serve_sampling_grammar
 from tests.serve.test_sampling_grammar import size, tokens_of
 from turbopilot.base.errors import InvalidRequest
 from turbopilot.llama.grammar import LlamaConstraint
-
-vocab = test_serve_sampling_grammar.vocab  # a fixture
 
 
 def text_of(vocab: Any, tokens: list[int]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,13 @@ from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.http.server import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
-from tests.support.serving import flask_client
+from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app as cli
 
 KEY = "k3y-of-alice"
 OTHER = "k3y-of-bob"
 BODY = {"prompt": "well?"}
-
-
-MakeClient = Callable[[SecurityOptions], FlaskClient]
-
-
-@pytest.fixture
-def make_client() -> Iterator[MakeClient]:
-    with ExitStack() as stack:
-        yield lambda options: stack.enter_context(flask_client(options))
 
 
 @pytest.fixture
@@ -42,17 +31,12 @@ def locked(make_client: MakeClient) -> FlaskClient:
 @pytest.mark.parametrize(
     "headers",
     [
-        {},
-        {"Authorization": ""},
-        {"Authorization": "Bearer "},
-        {"Authorization": "Bearer undefined"},
-        {"Authorization": "token x"},
-        {"Authorization": "Basic !"},
-        {"Authorization": "\xff\xfe"},
+        {}, {"Authorization": ""}, {"Authorization": "Bearer "}, {"Authorization": "Bearer undefined"},
+        {"Authorization": "token x"}, {"Authorization": "Basic !"}, {"Authorization": "\xff\xfe"},
         {"X-Api-Key": "x"},
     ],
-)
-def test_any_authorization_is_accepted_without_keys(
+)  # fmt: skip
+def test_without_keys_any_header_is_accepted(
     make_client: MakeClient, headers: dict[str, str]
 ) -> None:
     client = make_client(SecurityOptions())
@@ -63,15 +47,11 @@ def test_any_authorization_is_accepted_without_keys(
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Authorization": f"Bearer {KEY}"},
-        {"Authorization": f"Bearer {OTHER}"},
-        {"Authorization": f"bearer   {KEY} "},
-        {"Authorization": f"token {KEY}"},
-        {"X-Api-Key": KEY},
-        {"Api-Key": KEY},
-        {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
+        {"Authorization": f"Bearer {KEY}"}, {"Authorization": f"Bearer {OTHER}"},
+        {"Authorization": f"bearer   {KEY} "}, {"Authorization": f"token {KEY}"}, {"X-Api-Key": KEY},
+        {"Api-Key": KEY}, {"Authorization": "Bearer of an editor's proxy", "X-Api-Key": KEY},
     ],
-)
+)  # fmt: skip
 def test_valid_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/v1/completions", "/infill"):
         assert locked.post(path, json=BODY, headers=headers).status_code == 200
@@ -79,24 +59,16 @@ def test_valid_key_is_accepted(locked: FlaskClient, headers: dict[str, str]) -> 
 
 
 BAD_HEADERS = [
-    {},
-    {"Authorization": ""},
-    {"Authorization": "Bearer"},
-    {"Authorization": "Bearer "},
-    {"Authorization": "Bearer undefined"},
-    {"Authorization": KEY},
-    {"Authorization": f"Basic {KEY}"},
-    {"Authorization": f"Bearer {KEY}x"},
-    {"Authorization": f"Bearer {KEY[:-1]}"},
-    {"Authorization": f"Bearer {KEY}, Bearer {OTHER}"},
-    {"Authorization": f"Bearer {KEY.upper()}"},
-    {"Authorization": "Bearer \xff\xfe"},
-    {"X-Api-Key": f"Bearer {KEY}"},
-]
+    {}, {"Authorization": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "},
+    {"Authorization": "Bearer undefined"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"},
+    {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"Authorization": f"Bearer {KEY}, Bearer {OTHER}"}, {"Authorization": f"Bearer {KEY.upper()}"},
+    {"Authorization": "Bearer \xff\xfe"}, {"X-Api-Key": f"Bearer {KEY}"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
-def test_invalid_key_returns_401_in_the_callers_dialect(
+def test_invalid_key_returns_401_in_each_dialect(
     locked: FlaskClient, headers: dict[str, str]
 ) -> None:
     response = locked.post("/v1/completions", json=BODY, headers=headers)
@@ -130,19 +102,14 @@ def test_index_and_health_need_no_key(locked: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["token", "Bearer"])
 def test_copilot_token_is_the_key_it_sent(locked: FlaskClient, scheme: str) -> None:
-    """It then bears what it got in every request."""
-    answer = locked.get(
-        "/copilot_internal/v2/token", headers={"Authorization": f"{scheme} {OTHER}"}
-    )
+    headers = {"Authorization": f"{scheme} {OTHER}"}
+    answer = locked.get("/copilot_internal/v2/token", headers=headers)
     token = answer.get_json()["token"]
     assert token == OTHER
     assert answer.headers["Cache-Control"] == "no-store"
-    response = locked.post(
-        "/v1/engines/copilot-codex/completions",
-        json=BODY,
-        headers={"Authorization": f"Bearer {token}"},
-    )
-    assert response.status_code == 200
+    headers = {"Authorization": f"Bearer {token}"}
+    path = "/v1/engines/copilot-codex/completions"
+    assert locked.post(path, json=BODY, headers=headers).status_code == 200
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,13 +191,10 @@ def test_empty_or_unsendable_key_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"", "no key"),
-        (b"# only\n\n# comments\n", "no key"),
-        (b"fine\nno good\n", "line 2"),
-        (b"\xff\xfe", "not UTF-8 text"),
-        (b"x" * (2**20 + 1), "too large"),
+        (b"", "no key"), (b"# only\n\n# comments\n", "no key"), (b"fine\nno good\n", "line 2"),
+        (b"\xff\xfe", "not UTF-8 text"), (b"x" * (2**20 + 1), "too large"),
     ],
-)
+)  # fmt: skip
 def test_bad_key_file_is_refused(tmp_path: Path, data: bytes, word: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(data)
@@ -260,14 +224,11 @@ def test_key_file_readable_by_others_logs_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--api-key", ""], "--api-key"),
-        (["--api-key-file", "nowhere"], "nowhere"),
-        (["--cors-origin", "*"], "--api-key-file"),
-        (["--cors-origin", "https://a.b/"], "--cors-origin"),
-        (["--allowed-host", "http://a.b"], "--allowed-host"),
-        (["--log-format", "jsn"], "did you mean json"),
+        (["--api-key", ""], "--api-key"), (["--api-key-file", "nowhere"], "nowhere"),
+        (["--cors-origin", "*"], "--api-key-file"), (["--cors-origin", "https://a.b/"], "--cors-origin"),
+        (["--allowed-host", "http://a.b"], "--allowed-host"), (["--log-format", "jsn"], "did you mean json"),
     ],
-)
+)  # fmt: skip
 def test_serve_refuses_bad_security_options(
     arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,9 +239,7 @@ def test_serve_refuses_bad_security_options(
     assert "nothing.gguf" not in result.stderr, "said before a model is looked for"
 
 
-def test_serve_passes_security_options_to_the_server(
-    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_passes_security_options(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ServerOptions] = []
     monkeypatch.setattr("serve.http.server.serve", lambda options, _: seen.append(options))
     monkeypatch.setenv(KEY_VARIABLE, OTHER)

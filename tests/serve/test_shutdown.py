@@ -44,8 +44,7 @@ def n_open(c: http.client.HTTPConnection) -> int:
 
 
 def test_what_runs_ends_and_nothing_new_begins() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with (
         running(decoder, limits=Limits(grace=1000)) as r,
         closing(http.client.HTTPConnection("127.0.0.1", r.port, timeout=60)) as idle,
@@ -64,7 +63,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
         assert b"shutting down" in refused.read()
         while accepts(r.port):
             pass  # until the server's thread has closed its port
-        gate.release(5)
+        decoder.let(5)
         answer = read_all(s)
         assert b'"finish_reason":"length"' in answer
         assert b"[DONE]" in answer
@@ -75,8 +74,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
 
 
 def test_what_does_not_end_in_time_is_cut_and_told() -> None:
-    gate = threading.Semaphore(1)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with running(decoder, limits=Limits(grace=0)) as r, connection(r.port) as s:
         with connection(r.port) as plain:
             send(s, {"prompt": "a", "max_tokens": 200, "stream": True})
@@ -86,7 +84,7 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
             wait(r.runner.submitted)
             r.shutdown.begin()
             wait(r.runner.stopped)
-            gate.release()  # the token that is being computed
+            decoder.let()  # the token that is being computed
             assert b"the server is shutting down" in read_all(s)
             answer = plain.recv(65536)
             assert answer.startswith(b"HTTP/1.1 503")
@@ -123,24 +121,30 @@ print("ended")
 
 
 @contextmanager
-def process() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server of its own, and its port."""
+def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A server in a process of its own."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", SERVER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as p:  # fmt: skip
-        assert p.stdout
         try:
-            line = next(line for line in p.stdout if line.startswith("ready"))
-            assert next(p.stdout).startswith("try")
-            yield p, int(line.split("127.0.0.1:")[1].split()[0])
+            yield p
         finally:
             p.kill()
 
 
+def port_of(p: subprocess.Popen[str]) -> int:
+    """The port of a server, once it says that it is ready."""
+    assert p.stdout
+    line = next(line for line in p.stdout if line.startswith("ready"))
+    assert next(p.stdout).startswith("try")
+    return int(line.split("127.0.0.1:")[1].split()[0])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_idle_server_at_once(number: signal.Signals) -> None:
-    with process() as (p, _):
+    with process() as p:
+        assert port_of(p)
         p.send_signal(number)
         out, err = p.communicate(timeout=100)
         assert (p.returncode, out) == (0, "ended\n"), err
@@ -148,8 +152,12 @@ def test_a_signal_ends_an_idle_server_at_once(number: signal.Signals) -> None:
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    with process() as (p, port), connection(port) as s:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as idle:
+    with process() as p:
+        port = port_of(p)
+        with (
+            connection(port) as s,
+            closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as idle,
+        ):
             assert get(idle, "/health")[0] == 200
             send(s, {"prompt": "a", "max_tokens": 5})
             while not n_open(idle):
@@ -165,31 +173,19 @@ def test_a_second_signal_does_not_wait() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_model_loads(number: signal.Signals) -> None:
     """A load cannot be broken off, so it is waited for; nobody is told that the server were ready."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as p:  # fmt: skip
+    with process("wait") as p:
         assert p.stdout
-        try:
-            assert p.stdout.readline() == "loading\n"
-            p.send_signal(number)
-            out, err = p.communicate("go on\n", timeout=100)
-        finally:
-            p.kill()
+        assert p.stdout.readline() == "loading\n"
+        p.send_signal(number)
+        out, err = p.communicate("go on\n", timeout=100)
     assert (p.returncode, out) == (0, "ended\n"), err
     assert "Traceback" not in err
 
 
 def test_a_second_signal_does_not_wait_for_a_load() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as p:  # fmt: skip
+    with process("wait") as p:
         assert p.stdout
-        try:
-            assert p.stdout.readline() == "loading\n"
-            while p.poll() is None:  # two that come at once may arrive as one
-                p.send_signal(signal.SIGTERM)
-            assert p.returncode == 128 + signal.SIGTERM
-        finally:
-            p.kill()
+        assert p.stdout.readline() == "loading\n"
+        while p.poll() is None:  # two that come at once may arrive as one
+            p.send_signal(signal.SIGTERM)
+        assert p.returncode == 128 + signal.SIGTERM

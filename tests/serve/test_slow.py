@@ -65,13 +65,11 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize(
     "beginning",
     [
-        HEAD[:9],
-        HEAD,
-        HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
+        HEAD[:9], b"GET /health HTTP/1.1\r\nX: y\r\n", HEAD, HEAD + b"Content-Length: 1000\r\n\r\n" + b'{"prompt":',
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n500\r\n",
         HEAD + b"Content-Length: 9000000\r\n\r\n",  # too large: thrown away, but not for ever
     ],
-)
+)  # fmt: skip
 def test_a_client_that_never_ends_its_request_is_let_go(beginning: bytes) -> None:
     clock = Clock()
     with running(FakeDecoder(), clock=clock) as r, connection(r.port) as s:
@@ -105,10 +103,9 @@ def test_a_client_that_takes_its_time_is_served() -> None:
 
 def test_a_client_that_waits_for_an_answer_is_not_late_with_its_next_request() -> None:
     clock = Clock()
-    gate = threading.Semaphore(0)
     body = b'{"prompt":"well?","max_tokens":1}'
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    decoder = FakeDecoder(gate=gate)
+    decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder, clock=clock) as r, connection(r.port) as s:
         s.sendall(request + request[:-5])
         wait(r.runner.submitted)

@@ -19,9 +19,8 @@ import pytest
 
 from serve.http.channel import MAX_DISCARDED_BYTES, STUCK_SECONDS, WHEN_GONE, Parser
 from serve.http.server import HttpServer, bind
-from serve.runner import Generation
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import ask, connection, read_all, running_server, send, wait
+from tests.support.serving import ask, connection, read_all, running_server, send, served, wait
 from turbopilot.base.errors import ServeError
 
 HUNDRED_MB = 100_000_000
@@ -53,34 +52,32 @@ def test_the_openai_client_completes_and_lists() -> None:
 
 
 def test_a_stream_arrives_token_by_token() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(script("yes"), gate=gate)
+    decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0))
     with running_server(decoder) as (server, _), openai_client(server) as client:
-        gate.release()  # the answer's head comes with the first token
+        decoder.let()  # the answer's head comes with the first token
         with client.completions.create(model="x", prompt="well?", stream=True) as stream:
             chunks = iter(stream)
             for letter in "yes":
                 assert next(chunks).choices[0].text == letter  # would wait for ever if held back
                 assert len(decoder.batches) == len("yes"[: "yes".index(letter) + 1])
-                gate.release()
+                decoder.let()
             assert next(chunks).choices[0].finish_reason == "stop"
             assert list(chunks) == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner):
         with connection(server.port) as s:
             send(s, {"prompt": "first", "max_tokens": 200, "stream": stream})
             wait(runner.submitted)
-            gate.release(2)
+            decoder.let(2)
             if stream:
                 assert b"200 OK" in s.recv(65536)
         wait(runner.cancelled)
-        gate.release()  # the token that is being computed
-        gate.release(3)
+        decoder.let()  # the token that is being computed
+        decoder.let(3)
         status, answer = post(server, {"prompt": "second", "max_tokens": 3})
         assert status == 200
         assert answer["usage"]["completion_tokens"] == 3
@@ -89,8 +86,7 @@ def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
 
 
 def test_queued_work_of_a_client_that_left_is_dropped() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(gate=gate, n_batch=64)
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner), ThreadPoolExecutor() as pool:
         first = pool.submit(post, server, {"prompt": "first", "max_tokens": 2})
         wait(runner.submitted)
@@ -98,16 +94,15 @@ def test_queued_work_of_a_client_that_left_is_dropped() -> None:
             send(s, {"prompt": "queued", "max_tokens": 200})
             wait(runner.submitted)
         wait(runner.cancelled)
-        gate.release(2)
+        decoder.let(2)
         assert first.result()[0] == 200
-        gate.release(4)
+        decoder.let(4)
         assert post(server, {"prompt": "third", "max_tokens": 4})[0] == 200
         assert len(decoder.batches) == 2 + 4
 
 
 def test_a_second_request_waits_and_is_then_served() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(script("yes"), gate=gate, n_batch=64)
+    decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner), ThreadPoolExecutor() as pool:
         body: dict[str, object] = {"prompt": "well?", "max_tokens": 3}
         both = [pool.submit(post, server, body) for _ in range(2)]
@@ -116,7 +111,7 @@ def test_a_second_request_waits_and_is_then_served() -> None:
         health = json.loads(ask(server.port, "GET", "/health")[2])  # answered while both wait
         assert health["running"] + health["waiting"] == 2
         assert not any(f.done() for f in both)
-        gate.release(6)
+        decoder.let(6)
         for f in both:
             status, answer = f.result()
             assert (status, answer["choices"][0]["text"]) == (200, "yes")
@@ -141,42 +136,32 @@ def test_too_many_waiting_is_503_with_retry_after() -> None:
         assert client.completions.create(model="x", prompt="b", max_tokens=2).choices
 
 
-def test_shutting_down_tells_running_clients() -> None:
-    gate = threading.Semaphore(1)
-    with running_server(FakeDecoder(gate=gate, n_batch=64)) as (server, runner):
-        with connection(server.port) as s:
-            send(s, {"prompt": "a", "max_tokens": 200, "stream": True})
-            assert b"200 OK" in s.recv(65536)
-            runner.request_stop()
-            gate.release()
-            assert b"the server is shutting down" in read_all(s)
-        assert post(server, {"prompt": "b"})[0] == 503
-
-
 def test_the_real_client_sees_bad_input_as_400() -> None:
     with running_server(FakeDecoder()) as (server, _), openai_client(server) as client:
-        with pytest.raises(openai.BadRequestError, match="temperature must be") as caught:
-            client.completions.create(model="x", prompt="y", temperature=-3)
-        assert caught.value.param == "temperature"
+        for param, value in (("temperature", -3), ("max_tokens", "many")):
+            fields: Any = {"model": "x", "prompt": "y", param: value}
+            with pytest.raises(openai.BadRequestError, match=f"{param} must be") as caught:
+                client.completions.create(**fields)
+            assert caught.value.param == param
         with pytest.raises(openai.BadRequestError, match="prompt must be"):
             client.completions.create(model="x", prompt=7)  # type: ignore[call-overload]
         with pytest.raises(openai.NotFoundError):
             client.post("/nope", body={}, cast_to=object)
 
 
-def test_malformed_json_over_the_wire() -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"POST /v1/completions HTTP/1.0\r\nContent-Length: 1\r\n\r\n{", "not valid JSON"),
+        (b"\x16\x03\x01 hello\r\n\r\n", ""),  # not HTTP
+    ],
+)
+def test_malformed_request_is_refused_in_json(data: bytes, words: str) -> None:
     with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
-        s.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: 1\r\n\r\n{")
+        s.sendall(data)
         head, body = read_all(s).split(b"\r\n\r\n", 1)
         assert b"400" in head
-        assert "not valid JSON" in json.loads(body)["error"]["message"]
-
-
-def test_what_is_no_http_is_refused_in_json() -> None:
-    with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
-        s.sendall(b"\x16\x03\x01 hello\r\n\r\n")
-        head, body = read_all(s).split(b"\r\n\r\n", 1)
-        assert b"400" in head
+        assert words in json.loads(body)["error"]["message"]
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
@@ -249,19 +234,14 @@ def test_an_address_that_cannot_be(host: str, port: int) -> None:
         bind(host, port)
 
 
-def test_a_client_that_leaves_is_told_of_and_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    timeouts: list[float | None] = []
-    plain = Generation.next_event
-
-    def next_event(job: Generation, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
-        return plain(job, timeout)
-
-    monkeypatch.setattr(Generation, "next_event", next_event)
+@pytest.mark.parametrize("reset", [False, True])
+def test_closed_connection_cancels_without_poll(timeouts: list[float | None], reset: bool) -> None:
     with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
         with connection(server.port) as s:
             send(s, {"prompt": "x", "max_tokens": 200})
             wait(runner.submitted)
+            if reset:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wait(runner.cancelled)  # although no token comes
         assert set(timeouts) <= {None}
 
@@ -278,24 +258,14 @@ def test_a_client_that_closes_its_sending_side_has_left() -> None:
         assert s.recv(100) == b""
 
 
-def test_a_reset_connection_has_left() -> None:
-    with running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner):
-        with connection(server.port) as s:
-            send(s, {"prompt": "x", "max_tokens": 200})
-            wait(runner.submitted)
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wait(runner.cancelled)
-
-
 def test_pipelined_requests_are_answered_in_turn_and_dropped_together() -> None:
-    gate = threading.Semaphore(0)
-    decoder = FakeDecoder(script("yes"), gate=gate, n_batch=64)
+    decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner):
         with connection(server.port) as s:
             for _ in range(3):
                 send(s, {"prompt": "well?", "max_tokens": 1})
             wait(runner.submitted)
-            gate.release()
+            decoder.let()
             wait(runner.submitted)  # the second, once the first is answered
             assert s.recv(65536).startswith(b"HTTP/1.1 200")
         wait(runner.cancelled)
@@ -318,15 +288,10 @@ def test_a_client_that_never_reads_is_let_go() -> None:
         finally:
             closed.set()
 
-    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: next(clock))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    with connection(server.port) as s:
+    with served(app, clock=lambda: next(clock)) as port, connection(port) as s:
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert gone.wait(60)
         assert closed.wait(60)
-    server.stop()
-    thread.join()
 
 
 def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
@@ -341,16 +306,11 @@ def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
             yield bytes(2**20)  # more than the sockets hold, less than makes writes wait
         answered.set()
 
-    server = HttpServer(app, bind("127.0.0.1", 0), clock=lambda: now[0])
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    with connection(server.port) as s:
+    with served(app, clock=lambda: now[0]) as port, connection(port) as s:
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered.wait(60)
         while not gone.wait(0.01):
             now[0] += STUCK_SECONDS / 2  # time passes, and nothing is read
-    server.stop()
-    thread.join()
 
 
 def test_watching_a_client_that_has_left_already() -> None:

@@ -30,21 +30,8 @@ letters = st.text(st.sampled_from("ab\né→🙂"), max_size=30)
 stops = st.lists(st.text(st.sampled_from("ab\né→🙂"), max_size=4), max_size=4).map(tuple)
 cuts = st.lists(st.integers(0, 200), max_size=12)
 words = [
-    "    ",
-    "\t",
-    " ",
-    "\n",
-    "\r\n",
-    "\r",
-    "}",
-    ")",
-    "foo(",
-    '"',
-    "return x",
-    "total = add(x, y)",
-    ";",
-    "\\",
-]
+    "    ", "\t", " ", "\n", "\r\n", "\r", "}", ")", "foo(", '"', "return x", "total = add(x, y)", ";", "\\",
+]  # fmt: skip
 code = st.lists(st.sampled_from(words), max_size=16).map("".join)
 rules = st.builds(
     StopRules,
@@ -59,9 +46,8 @@ rules = st.builds(
 
 @given(letters, stops, cuts)
 def test_any_chunking_equals_the_whole(text: str, stop: tuple[str, ...], cuts: list[int]) -> None:
-    assert stream(text.encode(), StopRules(stop), cuts) == stream(
-        text.encode(), StopRules(stop), []
-    )
+    data, rules = text.encode(), StopRules(stop)
+    assert stream(data, rules, cuts) == stream(data, rules, [])
 
 
 @given(st.binary(max_size=30), cuts)
@@ -70,9 +56,7 @@ def test_any_chunking_of_any_bytes_equals_the_whole(data: bytes, cuts: list[int]
 
 
 @given(code, rules, cuts)
-def test_any_chunking_equals_the_whole_under_all_rules(
-    text: str, rules: StopRules, cuts: list[int]
-) -> None:
+def test_chunking_changes_nothing_under_rules(text: str, rules: StopRules, cuts: list[int]) -> None:
     data = text.encode()
     whole = stream(data, rules, [])
     assert stream(data, rules, cuts) == whole == stream(data, rules, EVERYWHERE)
@@ -81,7 +65,7 @@ def test_any_chunking_equals_the_whole_under_all_rules(
 
 
 @given(code, code, cuts)
-def test_a_suggestion_goes_on_into_what_follows_and_ends(
+def test_completion_ends_before_the_text_that_follows(
     text: str, rest: str, cuts: list[int]
 ) -> None:
     """Text that repeats a whole block ends before it, whatever was before; text before it may end earlier."""
@@ -116,14 +100,10 @@ def test_holds_back_only_what_may_become_a_stop() -> None:
 @pytest.mark.parametrize(
     ("stop", "expected"),
     [
-        (("b", "abc"), "xa"),
-        (("ab", "b"), "x"),
-        (("", "c"), "xab"),
-        (("zz",), "xabcd"),
-        (("xabx", "abz", "bc"), "xa"),
-        (("xabz", "abcd", "b\U0010ffff"), "x"),
+        (("b", "abc"), "xa"), (("ab", "b"), "x"), (("", "c"), "xab"), (("zz",), "xabcd"),
+        (("xabx", "abz", "bc"), "xa"), (("xabz", "abcd", "b\U0010ffff"), "x"),
     ],
-)
+)  # fmt: skip
 def test_the_stop_that_is_complete_first_wins(stop: tuple[str, ...], expected: str) -> None:
     assert told("xabcd", StopRules(stop)) == expected
 
@@ -177,9 +157,7 @@ NEXT = "\n    return compute(total)\n\ndef main():\n"
         ("x" * 2000 + ")\n", "x" * 2000 + ")\n", None),
     ],
 )  # fmt: skip
-def test_a_suggestion_ends_before_it_repeats_what_follows(
-    text: str, follows: str, expected: str | None
-) -> None:
+def test_completion_ends_before_a_repetition(text: str, follows: str, expected: str | None) -> None:
     out = told(text, StopRules(follows=follows))
     assert out == (text if expected is None else expected)
 

@@ -15,15 +15,11 @@ Body = dict[str, Any]
 
 # A small body of each request, by the name of its schema.
 BODIES: Mapping[str, Body] = {
-    "CompletionRequest": {"prompt": "x"},
-    "TabbyRequest": {"segments": {"prefix": "x"}},
-    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]},
-    "MistralFimRequest": {"prompt": "x"},
-    "LlamaCompletionRequest": {"prompt": "x"},
-    "InfillRequest": {"input_prefix": "x"},
-    "HuggingFaceRequest": {"inputs": "x"},
-    "OllamaRequest": {"prompt": "x"},
-}
+    "CompletionRequest": {"prompt": "x"}, "TabbyRequest": {"segments": {"prefix": "x"}},
+    "ChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "MistralFimRequest": {"prompt": "x"},
+    "LlamaCompletionRequest": {"prompt": "x"}, "InfillRequest": {"input_prefix": "x"},
+    "HuggingFaceRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
+}  # fmt: skip
 PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kind in e.requests}
 
 
@@ -33,7 +29,6 @@ def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Valid
 
 
 def resolved(document: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema that a reference means."""
     ref = schema.get("$ref")
     if ref is None:
         return schema
@@ -54,7 +49,6 @@ def fields(document: Document, schema: Mapping[str, Any], path: str = "") -> Ite
 
 
 def pieces(mimetype: str, data: bytes) -> Iterable[Any]:
-    """The JSON of a stream."""
     if mimetype == "application/x-ndjson":
         return [json.loads(line) for line in data.splitlines()]
     *events, end = data.split(b"\n\n")
@@ -70,17 +64,10 @@ def check_answer(
     headers: Mapping[str, str],
     data: bytes,
 ) -> None:
-    """Raise AssertionError where an answer is not one that the document tells of.
-
-    Args:
-        document: it.
-        operation: what was asked.
-        status: the answer's,
-        headers: and its headers, by their names in small letters,
-        data: and its body.
-    """
+    """Raise AssertionError unless the document describes the answer to an operation."""
     assert str(status) in operation["responses"], f"{status} is not described: {data[:300]!r}"
     answer = operation["responses"][str(status)]
+    headers = {name.lower(): value for name, value in headers.items()}
     for name, header in answer.get("headers", {}).items():
         assert name.lower() in headers or not header.get("required"), f"{status} lacks {name}"
     if not (content := answer.get("content")):

@@ -21,7 +21,6 @@ Edit = Callable[[Path, GgufHeader], None]
 
 
 def faulty(source: Path, target: Path, edit: Edit) -> Path:
-    """Copy `source` to `target` and apply one fault to the copy."""
     shutil.copyfile(source, target)
     edit(target, read_gguf(target))
     return target
@@ -53,32 +52,30 @@ def _layers(header: GgufHeader) -> range:
     return range(_number(header, "block_count"))
 
 
-def interleaved_rotary(path: Path, header: GgufHeader) -> None:
-    """The rotary permutation skipped: x0 y0 x1 y1 … where phi2 wants x0 x1 … y0 y1 …"""
+def _permute_rotary(path: Path, header: GgufHeader, name: str, *, again: bool = False) -> None:
+    """Undo the rotary permutation of a q or k matrix, or apply it once more."""
     rotary = _number(header, "rope.dimension_count")
+    heads = _heads(path, header, name)
+    halves = (rotary // 2, 2) if again else (2, rotary // 2)
+    split = heads[:, :rotary].reshape(heads.shape[0], *halves, heads.shape[2])
+    heads[:, :rotary] = split.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
+
+
+def interleaved_rotary(path: Path, header: GgufHeader, *, again: bool = False) -> None:
+    """The rotary permutation skipped: x0 y0 x1 y1 … where phi2 wants x0 x1 … y0 y1 …"""
     for layer in _layers(header):
         for part in "qk":
-            heads = _heads(path, header, f"blk.{layer}.attn_{part}.weight")
-            split = heads[:, :rotary].reshape(heads.shape[0], 2, rotary // 2, heads.shape[2])
-            heads[:, :rotary] = split.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
+            _permute_rotary(path, header, f"blk.{layer}.attn_{part}.weight", again=again)
 
 
 def rotary_in_one_layer(path: Path, header: GgufHeader) -> None:
     """The same, in the keys of the first layer alone."""
-    rotary = _number(header, "rope.dimension_count")
-    heads = _heads(path, header, "blk.0.attn_k.weight")
-    split = heads[:, :rotary].reshape(heads.shape[0], 2, rotary // 2, heads.shape[2])
-    heads[:, :rotary] = split.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
+    _permute_rotary(path, header, "blk.0.attn_k.weight")
 
 
 def rotary_twice(path: Path, header: GgufHeader) -> None:
     """The rotary permutation applied once more to what has it: x0 x1 … y0 y1 … taken for x0 y0 x1 y1 …"""
-    rotary = _number(header, "rope.dimension_count")
-    for layer in _layers(header):
-        for part in "qk":
-            heads = _heads(path, header, f"blk.{layer}.attn_{part}.weight")
-            pairs = heads[:, :rotary].reshape(heads.shape[0], rotary // 2, 2, heads.shape[2])
-            heads[:, :rotary] = pairs.swapaxes(1, 2).reshape(heads.shape[0], rotary, -1).copy()
+    interleaved_rotary(path, header, again=True)
 
 
 def swapped_q_and_k(path: Path, header: GgufHeader) -> None:
@@ -159,14 +156,10 @@ TOKENIZER_FAULTS: Final[Mapping[str, Edit]] = {
 }
 
 WEIGHT_FAULTS: Final[Mapping[str, Edit]] = {
-    "rotary permutation skipped": interleaved_rotary,
-    "rotary permutation applied twice": rotary_twice,
-    "rotary permutation skipped in one tensor": rotary_in_one_layer,
-    "q and k swapped": swapped_q_and_k,
-    "a head's rows rolled by one": rolled_head,
-    "ffn_up bias dropped": zeroed("blk.0.ffn_up.bias"),
+    "rotary permutation skipped": interleaved_rotary, "rotary permutation applied twice": rotary_twice,
+    "rotary permutation skipped in one tensor": rotary_in_one_layer, "q and k swapped": swapped_q_and_k,
+    "a head's rows rolled by one": rolled_head, "ffn_up bias dropped": zeroed("blk.0.ffn_up.bias"),
     "ffn_down bias dropped": zeroed("blk.1.ffn_down.bias"),
-    "attn_norm bias dropped": zeroed("blk.0.attn_norm.bias"),
-    "output bias dropped": zeroed("output.bias"),
+    "attn_norm bias dropped": zeroed("blk.0.attn_norm.bias"), "output bias dropped": zeroed("output.bias"),
     "embedding shifted by one": shifted_embedding,
-}
+}  # fmt: skip

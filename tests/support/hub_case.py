@@ -19,12 +19,9 @@ from turbopilot.cli import app
 
 ROOT: Final = Path(__file__).parents[2]
 SIDE: Final = {
-    "config.json": b'{"model_type": "codegen"}',
-    "tokenizer.json": b"{}",
-    "vocab.json": b"{}",
-    "merges.txt": b"#version: 0.2",
-    "README.md": b"# x",
-}
+    "config.json": b'{"model_type": "codegen"}', "tokenizer.json": b"{}", "vocab.json": b"{}",
+    "merges.txt": b"#version: 0.2", "README.md": b"# x",
+}  # fmt: skip
 BIG: Final = bytes(range(256)) * 8_000  # 2 MB: more than a buffer
 CUT: Final = (1 << 20) + 1000  # in the middle of it
 WEIGHTS: Final = "model.safetensors"
@@ -37,12 +34,8 @@ SHARDS: Final = {
 OTHER_COMMIT: Final = "beef" * 10
 REPOS: Final = {
     "me/both": {
-        **SIDE,
-        WEIGHTS: BIG,
-        "pytorch_model.bin": b"pickle",
-        "modeling_evil.py": b"boom",
-        "onnx/model.onnx": b"onnx",
-        "onnx/config.json": b"{}",
+        **SIDE, WEIGHTS: BIG, "pytorch_model.bin": b"pickle", "modeling_evil.py": b"boom",
+        "onnx/model.onnx": b"onnx", "onnx/config.json": b"{}",
     },
     "me/old": {**SIDE, "pytorch_model.bin": b"pickle", "tf_model.h5": b"h5"},
     "me/sharded": {**SIDE, **SHARDS, WEIGHTS: b"onetwo", "pytorch_model.bin": b"pickle"},
@@ -51,14 +44,9 @@ REPOS: Final = {
     "me/empty": dict(SIDE),
     "me/one-gguf": {"README.md": b"# x", "tiny.gguf": b"GGUF", "mmproj-f16.gguf": b"eyes"},
     "me/ggufs": {
-        "README.md": b"# x",
-        "tiny-q4_k_m.gguf": b"GGUF4",
-        "tiny-Q4_K_S.gguf": b"GGUF4s",
-        "Q8_0/tiny-Q8_0-00001-of-00002.gguf": b"GGUF8a",
-        "Q8_0/tiny-Q8_0-00002-of-00002.gguf": b"GGUF8b",
-        "tiny-F16-00001-of-00002.gguf": b"half of it",
-        "tiny.imatrix.gguf": b"imatrix",
-        "evil.py": b"boom",
+        "README.md": b"# x", "tiny-q4_k_m.gguf": b"GGUF4", "tiny-Q4_K_S.gguf": b"GGUF4s",
+        "Q8_0/tiny-Q8_0-00001-of-00002.gguf": b"GGUF8a", "Q8_0/tiny-Q8_0-00002-of-00002.gguf": b"GGUF8b",
+        "tiny-F16-00001-of-00002.gguf": b"half of it", "tiny.imatrix.gguf": b"imatrix", "evil.py": b"boom",
     },
     "me/ggml": {"old-q4_0.bin": b"lmgg", "README.md": b"# x"},
 }  # fmt: skip
@@ -68,11 +56,8 @@ REPOS: Final = {
 def hub() -> Iterator[Hub]:
     """A hub with `REPOS`, some closed ones, and a branch dev of me/small."""
     refusals = {
-        "me/gated": (403, "GatedRepo"),
-        "me/private": (401, ""),
-        "me/disabled": (403, ""),
-        "me/down": (503, ""),
-    }
+        "me/gated": (403, "GatedRepo"), "me/private": (401, ""), "me/disabled": (403, ""), "me/down": (503, ""),
+    }  # fmt: skip
     branches = {"me/small": {"dev": (OTHER_COMMIT, {**SIDE, WEIGHTS: b"newer"})}}
     repos = {name: dict(files) for name, files in REPOS.items()}
     with playing(Hub(repos, errors=refusals, branches=branches)) as hub:
@@ -90,7 +75,6 @@ class InProcess:
     waits: list[float] = field(default_factory=list)
 
     def go_to(self, url: str) -> None:
-        """As if HF_ENDPOINT had been this address."""
         import huggingface_hub
 
         huggingface_hub.close_session()
@@ -111,11 +95,9 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     settings = {
-        "HF_HUB_CACHE": str(case.cache),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(case.cache), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
         "HF_TOKEN_PATH": str(tmp_path / "token"),
-    }
+    }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     case.go_to(hub.url)

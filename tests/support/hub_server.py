@@ -92,12 +92,8 @@ class Hub:
 @contextmanager
 def playing(hub: Hub) -> Iterator[Hub]:
     """Serve `hub` on a free port of 127.0.0.1 while the body runs."""
-
-    class Handler(_Handler):
-        pass
-
-    Handler.hub = hub
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
 
         def die() -> None:
@@ -132,8 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
-        elif match := _TREE.fullmatch(path):
-            self._answer_tree(match[1], match[2])
+        elif match := _TREE.fullmatch(path):  # what `hf download` asks for
+            self._answer_api(match[1], match[2], tree=True)
         elif match := _API.fullmatch(path):
             if not self._is_busy("api"):
                 self._answer_api(match[1], match[2] or "main")
@@ -168,23 +164,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
         return True
 
-    def _answer_api(self, repo: str, revision: str) -> None:
+    def _answer_api(self, repo: str, revision: str, *, tree: bool = False) -> None:
         commit, files = self.hub.find(repo, revision)
         if not isinstance(files, dict):
             return self._refuse((int(commit), files))
-        siblings = [_sibling(name, data) for name, data in files.items()]
-        if not self.hub.metadata:
-            siblings = [{"rfilename": name} for name in files]
-        answer = {"id": repo, "sha": commit, "private": False, "siblings": siblings}
-        return self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
-
-    def _answer_tree(self, repo: str, revision: str) -> None:
-        """What `hf download` asks for."""
-        commit, files = self.hub.find(repo, revision)
-        if not isinstance(files, dict):
-            return self._refuse((int(commit), files))
-        entries = [_entry(name, data) for name, data in files.items()]
-        return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+        listed = [_listed(name, data, tree=tree) for name, data in files.items()]
+        if not tree and not self.hub.metadata:
+            listed = [{"rfilename": name} for name in files]
+        model = {"id": repo, "sha": commit, "private": False, "siblings": listed}
+        answer = json.dumps(listed if tree else model).encode()
+        return self._send(200, answer, {"Content-Type": "application/json"})
 
     def _answer_file(
         self, repo: str, revision: str, name: str, *, body: bool, stored: bool
@@ -259,20 +248,11 @@ def _etag(name: str, data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _sibling(name: str, data: bytes) -> dict[str, Any]:
-    sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": _etag("", data)}
+def _listed(name: str, data: bytes, *, tree: bool) -> dict[str, Any]:
+    """A file as a model's page ("siblings") or a tree lists it."""
+    id_name, sha_name = ("oid", "oid") if tree else ("blobId", "sha256")
+    entry: dict[str, Any] = {"type": "file", "path": name} if tree else {"rfilename": name}
+    entry |= {"size": len(data), id_name: _etag("", data)}
     if name.endswith(LFS):
-        sibling["lfs"] = {"sha256": _etag(name, data), "size": len(data), "pointerSize": 133}
-    return sibling
-
-
-def _entry(name: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "type": "file",
-        "path": name,
-        "size": len(data),
-        "oid": _etag("", data),
-    }
-    if name.endswith(LFS):
-        entry["lfs"] = {"oid": _etag(name, data), "size": len(data), "pointerSize": 133}
+        entry["lfs"] = {sha_name: _etag(name, data), "size": len(data), "pointerSize": 133}
     return entry

@@ -60,13 +60,7 @@ def write_old(
     version: int = 2,
     magic: bytes = b"lmgg",
 ) -> Path:
-    """Write one file: matrices in `dtype`, everything else F32.
-
-    Args:
-        numbers: the hyperparameters but the last, `ftype`.
-        tensors: F32, by the names of the file.
-        version: of the quantization.
-    """
+    """Write matrices in `dtype`, everything else F32; `numbers` are the hyperparameters without `ftype`."""
     quantized = dtype not in ("F32", "F16")
     ftype = FTYPES[dtype] + (1000 * version if quantized else 0)
     with path.open("wb") as f:

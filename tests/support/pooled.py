@@ -42,14 +42,7 @@ def info(name: str) -> ModelInfo:
 
 
 class Lab:
-    """A pool of fakes.
-
-    Args:
-        sizes: what each model takes; the first is the default.
-        memory: of the pool.
-        idle: seconds, of all models but the first.
-        max_waiting: of the pool.
-    """
+    """A pool of fakes of these sizes; the first is the default and never idle, `idle` is in seconds."""
 
     def __init__(
         self,

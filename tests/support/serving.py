@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -21,8 +25,10 @@ from serve.models import ModelPool, PooledModel
 from serve.models.service import CompletionService, ModelInfo
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
-from serve.settings import Limits, SecurityOptions
+from serve.settings import Defaults, Limits, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
+
+ROOT = Path(__file__).parents[2]
 
 
 class WatchedRunner(EngineRunner):
@@ -94,15 +100,37 @@ def pool_of(service: CompletionService) -> ModelPool:
 
 @contextmanager
 def flask_client(
-    security: SecurityOptions | None = None, decoder: FakeDecoder | None = None
+    security: SecurityOptions | None = None,
+    decoder: FakeDecoder | None = None,
+    *,
+    defaults: Defaults | None = None,
+    **kwargs: Any,
 ) -> Iterator[FlaskClient]:
-    """The application alone; its decoder says "yes"."""
-    service, runner = make_service(decoder or FakeDecoder(script("yes")))
+    """The application alone; its decoder says "yes" unless another is given."""
+    decoder = decoder or FakeDecoder(script("yes"))
+    service, runner = make_service(decoder, **kwargs)
     runner.start()
     try:
-        yield create_app(pool_of(service), security=security).test_client()
+        yield create_app(pool_of(service), defaults, security=security).test_client()
     finally:
+        decoder.open_gate()
         runner.close()
+
+
+MakeClient = Callable[..., FlaskClient]
+
+
+@contextmanager
+def served(app: Callable[..., Any], **options: Any) -> Iterator[int]:
+    """Serve a WSGI application in a thread; gives the port."""
+    server = HttpServer(app, bind("127.0.0.1", 0), **options)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        thread.join()
 
 
 class Running:
@@ -154,6 +182,29 @@ def running_server(
     """The same, for tests that do not end it."""
     with running(decoder, max_open=max_open, limits=limits) as r:
         yield r.server, r.runner
+
+
+def serve_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "turbopilot", "serve", *arguments]
+
+
+def run_serve(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`turbopilot serve` as a process that is to end by itself."""
+    return subprocess.run(
+        serve_command(*arguments), capture_output=True, text=True, cwd=cwd, check=False, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """What `turbopilot serve` says until it is ready, and its port."""
+    assert process.stderr
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.startswith("try "):
+            break
+    return said, int(said.split("http://127.0.0.1:")[1].split()[0])
 
 
 @contextmanager

@@ -10,32 +10,14 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    CodeGenConfig,
-    CodeGenForCausalLM,
-    GPTBigCodeConfig,
-    GPTBigCodeForCausalLM,
-    GPTJConfig,
-    GPTJForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    StableLmConfig,
-    StableLmForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
 
 EOS: Final = "<|endoftext|>"
 SPACES: Final = tuple(" " * n for n in range(31, 1, -1))
@@ -98,7 +80,7 @@ def tiny_tokenizer(
     return tokenizer
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path, tokenizer_class: str) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, tokenizer_class: str, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "add_prefix_space": False, "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
@@ -127,21 +109,6 @@ def _spread(model: torch.nn.Module, seed: int) -> None:
                 p.copy_(normal(p, 0.0, std))
 
 
-def _codegen(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _save_tokenizer(tiny_tokenizer(SPACES + TABS), folder, "CodeGenTokenizer")
-    model: torch.nn.Module = CodeGenForCausalLM(
-        CodeGenConfig(**config, tokenizer_class="GPT2Tokenizer")
-    )
-    return model
-
-
-def _gptj(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    extra = tuple(f"<|extratoken_{i}|>" for i in range(1, 13))
-    _save_tokenizer(tiny_tokenizer(extra), folder, "GPT2Tokenizer")
-    model: torch.nn.Module = GPTJForCausalLM(GPTJConfig(**config, tokenizer_class="GPT2Tokenizer"))
-    return model
-
-
 FIM: Final = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
 
 # The names that most families since Llama share; 8 heads of 32 on 2 key/value heads.
@@ -158,92 +125,72 @@ def _modern(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {**_MODERN, **more, **kept}
 
 
-def _starcoder_tokenizer(folder: Path) -> None:
-    _save_tokenizer(tiny_tokenizer((), special=FIM, digits=True), folder, "PreTrainedTokenizerFast")
+def _gpt2_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "tokenizer_class": "GPT2Tokenizer"}
 
 
-def _gpt_bigcode(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _starcoder_tokenizer(folder)
+def _gpt_bigcode(config: Mapping[str, Any]) -> dict[str, Any]:
     geometry = {k: v for k, v in config.items() if k != "rotary_dim"}
-    tanh = {"activation_function": "gelu_pytorch_tanh"}
-    model: torch.nn.Module = GPTBigCodeForCausalLM(GPTBigCodeConfig(**{**tanh, **geometry}))
-    return model
+    return {"activation_function": "gelu_pytorch_tanh", **geometry}
 
 
-def _gptneox(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _save_tokenizer(tiny_tokenizer(()), folder, "GPT2Tokenizer")
+def _gptneox(config: Mapping[str, Any]) -> dict[str, Any]:
     values = _modern(config, hidden_act="gelu_new", use_parallel_residual=True)
     values.pop("num_key_value_heads")
-    model: torch.nn.Module = GPTNeoXForCausalLM(GPTNeoXConfig(**values))
-    return model
+    return values
 
 
-def _starcoder2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _starcoder_tokenizer(folder)
-    model: torch.nn.Module = Starcoder2ForCausalLM(
-        Starcoder2Config(**_modern(config, sliding_window=None))
-    )
-    return model
+def _spaces() -> tuple[Tokenizer, str]:
+    return tiny_tokenizer(SPACES + TABS), "CodeGenTokenizer"
 
 
-def _llama(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _starcoder_tokenizer(folder)
-    model: torch.nn.Module = LlamaForCausalLM(LlamaConfig(**_modern(config)))
-    return model
+def _extra_tokens() -> tuple[Tokenizer, str]:
+    return tiny_tokenizer(tuple(f"<|extratoken_{i}|>" for i in range(1, 13))), "GPT2Tokenizer"
 
 
-def _qwen2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _starcoder_tokenizer(folder)
-    model: torch.nn.Module = Qwen2ForCausalLM(Qwen2Config(**_modern(config)))
-    return model
+def _plain() -> tuple[Tokenizer, str]:
+    return tiny_tokenizer(()), "GPT2Tokenizer"
 
 
-def _stablelm(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _starcoder_tokenizer(folder)
-    model: torch.nn.Module = StableLmForCausalLM(
-        StableLmConfig(**_modern(config, use_qkv_bias=True))
-    )
-    return model
+def _starcoder() -> tuple[Tokenizer, str]:
+    return tiny_tokenizer((), special=FIM, digits=True), "PreTrainedTokenizerFast"
 
 
-def _phi(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    _save_tokenizer(tiny_tokenizer(SPACES + TABS), folder, "CodeGenTokenizer")
-    model: torch.nn.Module = PhiForCausalLM(PhiConfig(**_modern(config, num_key_value_heads=8)))
-    return model
+@dataclass(frozen=True, slots=True)
+class TinyFamily:
+    """transformers' classes begin with `prefix`; `config` completes the config's values."""
+
+    prefix: str
+    tokenizer: Callable[[], tuple[Tokenizer, str]]
+    config: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-FAMILY: Final[Mapping[str, Callable[[Path, Mapping[str, Any]], torch.nn.Module]]] = {
-    "codegen": _codegen,
-    "gptj": _gptj,
-    "gptbigcode": _gpt_bigcode,
-    "gptneox": _gptneox,
-    "starcoder2": _starcoder2,
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "stablelm": _stablelm,
-    "phi": _phi,
+FAMILY: Final[Mapping[str, TinyFamily]] = {
+    "codegen": TinyFamily("CodeGen", _spaces, _gpt2_class),
+    "gptj": TinyFamily("GPTJ", _extra_tokens, _gpt2_class),
+    "gptbigcode": TinyFamily("GPTBigCode", _starcoder, _gpt_bigcode),
+    "gptneox": TinyFamily("GPTNeoX", _plain, _gptneox),
+    "starcoder2": TinyFamily("Starcoder2", _starcoder, partial(_modern, sliding_window=None)),
+    "llama": TinyFamily("Llama", _starcoder, _modern),
+    "qwen2": TinyFamily("Qwen2", _starcoder, _modern),
+    "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
+    "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
 }
 
 
 def tiny_checkpoint(
     family: str, folder: Path, *, dtype: str = "f32", seed: int = 0, **overrides: Any
 ) -> Path:
-    """Write a random checkpoint of the family into `folder` (made where missing).
-
-    Args:
-        family: a key of `FAMILY`.
-        folder: where config.json, model.safetensors and the tokenizer go.
-        dtype: "f32" or "f16", the weights' type in the safetensors file.
-        seed: of the weights.
-        overrides: config values that replace those of `GEOMETRY`.
-
-    Returns:
-        The folder.
-    """
+    """Write a random checkpoint, "f32" or "f16", into `folder`; `overrides` replace values of its config."""
     folder.mkdir(parents=True, exist_ok=True)
     eos = tiny_tokenizer(()).token_to_id(EOS)
     config = {**GEOMETRY, "bos_token_id": eos, "eos_token_id": eos, "tie_word_embeddings": False}
-    model: Any = FAMILY[family](folder, {**config, **overrides})
+    made = FAMILY[family]
+    _save_tokenizer(*made.tokenizer(), folder)
+    settings = getattr(transformers, f"{made.prefix}Config")
+    model = getattr(transformers, f"{made.prefix}ForCausalLM")(
+        settings(**made.config({**config, **overrides}))
+    )
     _spread(model, seed)
     if dtype == "f16":
         model = model.half()

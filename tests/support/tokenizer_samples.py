@@ -71,10 +71,7 @@ CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
         pre.Digits(individual_digits=True),
         gpt2_bytes(),
     ],
-    "deepseek-v3": lambda: [
-        *isolated(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3),
-        gpt2_bytes(),
-    ],
+    "deepseek-v3": lambda: [*isolated(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3), gpt2_bytes()],
     "qwen35": lambda: [*isolated(QWEN35), gpt2_bytes()],
     "gpt4o": lambda: [*isolated(GPT4O), gpt2_bytes()],
     "letters by fours": lambda: [*isolated(r"\p{L}{1,4}|\p{N}{1,5}|\s+|[^\s\p{L}\p{N}]+"), gpt2_bytes()],
@@ -83,7 +80,6 @@ CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
 
 @cache
 def source(at_least: int) -> tuple[str, ...]:
-    """Source files of the running Python, in a fixed order, of `at_least` bytes in all."""
     texts: list[str] = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         if sum(map(len, texts)) >= at_least:
@@ -133,13 +129,7 @@ def byte_level(cut: str) -> str:
 
 
 def save_byte_level(folder: Path, cut: str, **changes: Any) -> dict[str, Any]:
-    """Write the tokenizer with an end of text, a sign for fills and plain added tokens, and return its JSON.
-
-    Args:
-        folder: where to.
-        cut: a key of `CUTS`.
-        changes: keys of the JSON's `model`, or of itself, to set.
-    """
+    """Write a tokenizer of `CUTS` and return its JSON; `changes` set keys of the JSON's `model`, or of itself."""
     tokenizer = Tokenizer.from_str(byte_level(cut))
     if cut == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -226,7 +216,6 @@ def read(folder: Path, n_vocab: int = N_VOCAB, pre_name: str = "gpt-2", **config
 
 @contextmanager
 def llama_vocab(tokenizer: GgufTokenizer, folder: Path) -> Iterator[Any]:
-    """Real llama.cpp's vocabulary of the file."""
     path = folder / "vocabulary.gguf"
     write_vocabulary(path, tokenizer.metadata())
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))

@@ -26,7 +26,6 @@ def logits_of(source: LogitsSource, ids: Sequence[int]) -> Logits:
 
 
 def verdict(path: Path, checkpoint: Path, prompts: Sequence[str]) -> VerifyReport:
-    """The report on one file."""
     return next(verify([path], checkpoint, VerifyOptions(prompts=prompts)))
 
 

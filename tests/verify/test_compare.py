@@ -116,11 +116,9 @@ def test_more_error_than_the_type_may_have_fails_with_reasons(type_name: str, er
     report = judge(TableModel(error=error), type_name)
     assert not report.passed
     assert {"nmse", "mean_kl"} <= {f.check for f in report.failures}
-    first = report.failures[0].message
-    assert "times the" in first
-    assert f"{type_name} may have; the largest difference" in first
-    assert "is in 'prompt" in first
-    assert "at position" in first
+    allowed = f"{type_name} may have; the largest difference"
+    for words in ("times the", allowed, "is in 'prompt", "at position"):
+        assert words in report.failures[0].message
 
 
 def test_noise_of_the_type_passes() -> None:
@@ -192,10 +190,8 @@ def test_limits_follow_the_models_own_answer_to_noise() -> None:
     def answer(nmse: float, clear: int, clear_top1: float) -> Sensitivity:
         return Sensitivity(nmse, 5 * nmse, clear, clear_top1)
 
-    sturdy, fragile = (
-        limits_for("Q4_0", answer(1e-3, 500, 0.99)),
-        limits_for("Q4_0", answer(3e-2, 500, 0.8)),
-    )
+    sturdy = limits_for("Q4_0", answer(1e-3, 500, 0.99))
+    fragile = limits_for("Q4_0", answer(3e-2, 500, 0.8))
     assert sturdy.nmse < fragile.nmse < 1
     assert sturdy.mean_kl < fragile.mean_kl
     assert 1 > sturdy.clear_top1 > fragile.clear_top1 > 0
@@ -220,17 +216,8 @@ def test_the_battery_holds_what_tokenizers_stumble_over() -> None:
     assert 180_000 < len(whole.encode()) < 260_000
     assert len(code_samples()) >= 12
     for hostile in (
-        " " * 40,
-        "\t" * 12,
-        "\r\n",
-        "\0",
-        "<|endoftext|>",
-        "👩‍👩‍👧‍👦",
-        "e\u0301",
-        "\u202e",
-        "日本",
-        "שלום"[:1],
-    ):
+        " " * 40, "\t" * 12, "\r\n", "\0", "<|endoftext|>", "👩‍👩‍👧‍👦", "e\u0301", "\u202e", "日本", "שלום"[:1],
+    ):  # fmt: skip
         assert hostile in whole, repr(hostile)
 
 
@@ -276,24 +263,15 @@ def test_one_reference_run_serves_ten_files() -> None:
 
 def test_a_hyperparameter_that_differs_fails() -> None:
     reference = TableModel()
-    reference.hyperparameters = of_config(
-        {"n_layer": 2, "layer_norm_epsilon": 1e-5, "rope_theta": 5e5}
-    )
+    config = {"n_layer": 2, "layer_norm_epsilon": 1e-5, "rope_theta": 5e5}
+    reference.hyperparameters = of_config(config)
     file = header(F32=1)
     assert set(of_gguf(file.metadata)) == {"rope.freq_base"}
-    file = replace(
-        file,
-        metadata={
-            **file.metadata,
-            "phi2.block_count": 2,
-            "phi2.attention.layer_norm_epsilon": 1e-4,
-        },
-    )
+    values = {"phi2.block_count": 2, "phi2.attention.layer_norm_epsilon": 1e-4}
+    file = replace(file, metadata={**file.metadata, **values})
     report = compare(reference, TableModel(), file, VerifyOptions(prompts=PROMPTS, texts={}))
-    assert {f.check for f in report.failures} == {
-        "hyperparameter epsilon",
-        "hyperparameter rope.freq_base",
-    }
+    wrong = {"hyperparameter epsilon", "hyperparameter rope.freq_base"}
+    assert {f.check for f in report.failures} == wrong
     assert "0.0001 in the GGUF and 1e-05" in report.failures[0].message
 
 

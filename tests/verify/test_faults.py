@@ -57,6 +57,14 @@ def causes(report: VerifyReport) -> list[str]:
     return [f.cause for f in report.findings]
 
 
+def judge_made_of(lab: Lab, fault: Fault, folder: Path, dtype: str = "f32") -> VerifyReport:
+    """The report on a file that was converted from a faulty copy of the lab's checkpoint."""
+    checkpoint = faulty_checkpoint(lab.checkpoint, folder / fault.__name__, fault)
+    path = folder / "faulty.gguf"
+    convert(checkpoint, path, ConversionOptions(force=True), dtype=dtype)
+    return lab.judge(path)
+
+
 @pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("fault", FILE_FAULTS)
 def test_a_fault_in_the_file_is_named(codegen: Lab, fault: str, type_name: str) -> None:
@@ -70,9 +78,7 @@ def test_a_fault_in_the_file_is_named(codegen: Lab, fault: str, type_name: str) 
 @pytest.mark.parametrize("fault", CHECKPOINT_FAULTS)
 def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_path: Path) -> None:
     edit, cause = CHECKPOINT_FAULTS[fault]
-    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "faulty", edit)
-    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f16")
-    report = codegen.judge(tmp_path / "faulty.gguf")
+    report = judge_made_of(codegen, edit, tmp_path, "f16")
     assert not report.passed
     assert causes(report)[0] == cause, report.findings
 
@@ -84,21 +90,15 @@ def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_p
         (checkpoint_faults.rope_base_wrong, "rope_base"),
     ],
 )
-def test_a_number_in_the_config_is_named(
-    llama: Lab, fault: Fault, cause: str, tmp_path: Path
-) -> None:
-    checkpoint = faulty_checkpoint(llama.checkpoint, tmp_path / "faulty", fault)
-    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32")
-    report = llama.judge(tmp_path / "faulty.gguf")
+def test_wrong_config_value_is_named(llama: Lab, fault: Fault, cause: str, tmp_path: Path) -> None:
+    report = judge_made_of(llama, fault, tmp_path)
     assert not report.passed
     assert causes(report)[0] == cause, report.findings
 
 
 def test_the_layer_is_told(codegen: Lab, tmp_path: Path) -> None:
     for fault in (checkpoint_faults.layer_left_out, checkpoint_faults.layer_doubled):
-        checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / fault.__name__, fault)
-        convert(checkpoint, tmp_path / "faulty.gguf", ConversionOptions(force=True), dtype="f32")
-        assert "layer 1" in codegen.judge(tmp_path / "faulty.gguf").findings[0].message
+        assert "layer 1" in judge_made_of(codegen, fault, tmp_path).findings[0].message
 
 
 def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
@@ -106,10 +106,8 @@ def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
         name = next(n for n in state if n.endswith("fc_in.weight"))
         state[name][3, 5] = 1e6
 
-    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "large", large)
-    convert(checkpoint, tmp_path / "large.gguf", ConversionOptions(force=True), dtype="f16")
     with pytest.raises(CorruptModel, match=r"blk\.\d+\.ffn_up\.weight"):
-        codegen.judge(tmp_path / "large.gguf")
+        judge_made_of(codegen, large, tmp_path, "f16")
 
 
 FIGURES: Final[dict[str, tuple[Edit, str]]] = {
@@ -134,9 +132,7 @@ def test_a_rotation_that_drifts_grows_with_the_position(llama: Lab, tmp_path: Pa
         config["rope_theta"] = 10100.0
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10100.0}
 
-    checkpoint = faulty_checkpoint(llama.checkpoint, tmp_path / "faulty", drifting)
-    convert(checkpoint, tmp_path / "faulty.gguf", dtype="f32")
-    report = llama.judge(tmp_path / "faulty.gguf")
+    report = judge_made_of(llama, drifting, tmp_path)
     logits = [f for f in report.failures if f.check in ("nmse", "mean_kl")]
     assert logits, report.metrics
     alone = diagnose(replace(report, failures=tuple(logits)), {}, {}, ())
@@ -172,6 +168,4 @@ def test_another_revision_is_called_that(codegen: Lab, tmp_path: Path) -> None:
             if tensor.ndim == 2:
                 state[name] = torch.randn(tensor.shape, generator=generator) * tensor.std()
 
-    checkpoint = faulty_checkpoint(codegen.checkpoint, tmp_path / "other", other)
-    convert(checkpoint, tmp_path / "other.gguf", dtype="f32")
-    assert causes(codegen.judge(tmp_path / "other.gguf"))[0] == "other_weights"
+    assert causes(judge_made_of(codegen, other, tmp_path))[0] == "other_weights"

@@ -102,13 +102,9 @@ def test_the_error_of_a_ratio_is_that_of_pairs() -> None:
     reference = (rng.normal(size=(400, 30)) * 3).astype(np.float32)
     candidate = reference + (rng.normal(size=reference.shape) * 0.05).astype(np.float32)
     got = measure([int(i) for i in rng.integers(0, 30, 400)], reference, candidate)
-    assert (
-        got.perplexity_ratio.error
-        < got.reference_perplexity.error / got.reference_perplexity.value / 10
-    )
-    assert got.perplexity_ratio.value == pytest.approx(
-        got.candidate_perplexity.value / got.reference_perplexity.value
-    )
+    ratio, reference_ppl = got.perplexity_ratio, got.reference_perplexity
+    assert ratio.error < reference_ppl.error / reference_ppl.value / 10
+    assert ratio.value == pytest.approx(got.candidate_perplexity.value / reference_ppl.value)
 
 
 def test_places_point_at_the_worst() -> None:

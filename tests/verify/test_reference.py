@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,7 @@ def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
 
 
-def test_sensitivity_opens_each_model_once_for_all_windows(
-    codegen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sensitivity_opens_each_model_once(codegen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = TorchReference(codegen, streamed=False)
     opened: list[Change] = []
     init = TorchModel.__init__
@@ -109,7 +108,7 @@ def test_only_the_matrix_that_runs_is_in_memory(codegen: Path) -> None:
     assert {p.shape[0] for p in held} == {model.n_vocab}, "the head stays"
 
 
-def test_what_was_computed_is_kept_by_the_contents(
+def test_cache_is_keyed_by_contents(
     codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -130,17 +129,14 @@ def test_what_was_computed_is_kept_by_the_contents(
             np.testing.assert_array_equal(np.concatenate(list(again.logits(window))), logits)
         assert again.continued(IDS[:9], 5) == written
     state = load_file(codegen / "model.safetensors")
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in codegen.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
+    changed = shutil.copytree(codegen, tmp_path / "changed")
     state["lm_head.bias"][3] += 1
     save_file(state, changed / "model.safetensors", {"format": "pt"})
     other = TorchReference(changed, cache=cache)
     assert not other.notes.has("noise 0.0, tanh False", WINDOWS[0])
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
+def test_interrupted_run_resumes(
     codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = TorchModel.hidden
@@ -167,7 +163,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_the_cache_forgets_what_was_not_asked_for_lately(
+def test_cache_drops_the_least_recently_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference_cache, "MAX_BYTES", 5000)
@@ -204,16 +200,14 @@ def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there(codegen: Path) -> None:
-    with pytest.raises(InvalidInput, match="--device cuda"):
-        TorchReference(codegen, device=TorchDevice("cuda"))
-    with pytest.raises(InvalidInput, match="--device toaster"):
-        TorchReference(codegen, device=TorchDevice("toaster"))
+    for name in ("cuda", "toaster"):
+        with pytest.raises(InvalidInput, match=f"--device {name}"):
+            TorchReference(codegen, device=TorchDevice(name))
 
 
 def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_path: Path) -> None:
     state = load_file(codegen / "model.safetensors")
-    for file in codegen.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(codegen, tmp_path, dirs_exist_ok=True)
     name = next(n for n in state if n.endswith("fc_in.bias"))
     state[name][0] = float("nan")
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
@@ -227,9 +221,8 @@ def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_
 
 
 def test_a_pickle_is_read_from_disk_too(codegen: Path, tmp_path: Path) -> None:
-    for file in codegen.iterdir():
-        if file.suffix != ".safetensors":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    without = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(codegen, tmp_path, dirs_exist_ok=True, ignore=without)
     torch.save(load_file(codegen / "model.safetensors"), tmp_path / "pytorch_model.bin")
     sound = logits_of(TorchReference(codegen), IDS)
     np.testing.assert_allclose(

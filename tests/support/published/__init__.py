@@ -31,7 +31,6 @@ class Published:
 
 
 def published(name: str) -> Published:
-    """One of `NAMES`."""
     said = _read(name)
     config = said["config"]
     n_layer = config.get("num_hidden_layers") or config["n_layer"]
@@ -43,7 +42,6 @@ def published(name: str) -> Published:
 
 
 def published_config(name: str) -> HfConfig:
-    """The config.json of one of `NAMES`."""
     return HfConfig(_read(name)["config"])
 
 
