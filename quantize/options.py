@@ -55,7 +55,7 @@ def find_tensor_type(name: str, option: str) -> str:
         return name.upper()
     mixture = f"{name} is a mixture of types; " if name.upper().endswith(("_S", "_M", "_L")) else ""
     raise InvalidInput(
-        f"{option} {name}: no such tensor type",
+        f"{option} {name}: no such type of a tensor",
         hint=mixture + did_you_mean(name, TENSOR_TYPES),
     )
 

@@ -92,7 +92,7 @@ def test_pure(demo_gguf: Path, tmp_path: Path) -> None:
     [
         ("ffn_down", ["a pattern and a type", "ffn_down=q6_k"]),
         ("=q6_k", ["a pattern and a type"]),
-        ("ffn_down=q6", ["no such tensor type", "Q6_K"]),
+        ("ffn_down=q6", ["no such type of a tensor", "Q6_K"]),
         ("ffn_down=q4_k_m", ["no such type", "mixture", "Q4_K"]),
         ("ffn_down=q8_1", ["no such type"]),
         ("blk.(=q6_k", ["not a regular expression", "blk.("]),

@@ -20,7 +20,7 @@ def show_report(report: GatherReport, *, as_json: bool) -> None:
     for notice in report.notices:
         console.info(notice)
     if report.resumed_from:
-        console.info(f"resumed from chunk {report.resumed_from:,}")
+        console.info(f"went on from chunk {report.resumed_from:,}")
     read = f"{report.n_chunks:,} chunks of {report.chunk_size:,} tokens"
     if report.n_text_chunks > report.n_chunks:
         read += f", of {report.n_text_chunks:,} in the text"
