@@ -67,7 +67,7 @@ def test_truncated_anywhere(good: bytes, tmp_path: Path) -> None:
     ("magic", "word"),
     [
         (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "GGUF file already"),
-        (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a known kind of model file"),
+        (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a model file of a known kind"),
     ],
 )  # fmt: skip
 def test_other_kinds_of_file(magic: bytes, word: str, good: bytes, tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from converters import convert, registry
 from tests.support import new_family, tiny
@@ -19,18 +17,15 @@ FAMILIES = Path(registry.__file__).parent / "families"
 PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
 
 
-def gpt2(folder: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    """The builder of a tiny model, as in `tests/support/tiny.py`."""
-    tiny._save_tokenizer(tiny.tiny_tokenizer(()), "GPT2Tokenizer", folder)
-    geometry = {k: v for k, v in config.items() if k != "rotary_dim"}
-    model: torch.nn.Module = GPT2LMHeadModel(GPT2Config(**geometry))
-    return model
+def without_rotary(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k != "rotary_dim"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_one_file_and_one_line_are_a_family(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
 ) -> None:
+    gpt2 = tiny.TinyFamily("GPT2", tiny._plain, without_rotary, head="LMHeadModel")
     monkeypatch.setattr(tiny, "FAMILY", {"gpt2": gpt2})
     folder = tiny.tiny_checkpoint("gpt2", tmp_path / "gpt2", tie_word_embeddings=tied)
     with pytest.raises(UnsupportedModel, match="GPT2LMHeadModel"):

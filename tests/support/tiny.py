@@ -158,11 +158,12 @@ def _starcoder() -> tuple[Tokenizer, str]:
 
 @dataclass(frozen=True, slots=True)
 class TinyFamily:
-    """transformers' classes begin with `prefix`; `config` completes the config's values."""
+    """transformers' model is `prefix` and `head`; `config` completes the config's values."""
 
     prefix: str
     tokenizer: Callable[[], tuple[Tokenizer, str]]
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    head: str = "ForCausalLM"
 
 
 FAMILY: Final[Mapping[str, TinyFamily]] = {
@@ -188,7 +189,7 @@ def tiny_checkpoint(
     made = FAMILY[family]
     _save_tokenizer(*made.tokenizer(), folder)
     settings = getattr(transformers, f"{made.prefix}Config")
-    model = getattr(transformers, f"{made.prefix}ForCausalLM")(
+    model = getattr(transformers, f"{made.prefix}{made.head}")(
         settings(**made.config({**config, **overrides}))
     )
     _spread(model, seed)
