@@ -57,12 +57,12 @@ def test_numbers_wherever_they_lie(device: bool, dtype: type[Any]) -> None:
         assert np.array_equal(Ggml(fake).values(fake.address), values)
 
 
-def test_a_tensor_that_lies_nowhere() -> None:
+def test_a_tensor_without_memory_is_rejected() -> None:
     fake = FakeGgml(np.zeros((1, 1, 2, 2), np.float32))
     for field in ("data", "buffer"):
         kept = getattr(fake.tensor, field)
         setattr(fake.tensor, field, None)
-        with pytest.raises(LayoutChanged, match="lies nowhere"):
+        with pytest.raises(LayoutChanged, match="has no memory"):
             Ggml(fake).values(fake.address)
         setattr(fake.tensor, field, kept)
 
