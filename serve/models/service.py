@@ -121,7 +121,7 @@ class CompletionService:
 
     @property
     def status(self) -> ModelStatus:
-        """Its state. Never blocks."""
+        """How things stand; never blocks."""
         runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
