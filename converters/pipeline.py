@@ -27,7 +27,7 @@ HEADER_BYTES_PER_ROW = (
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What was written."""
+    """The result of a conversion."""
 
     path: Path  # the file, or the first part; for GPT-J, the folder
     n_files: int

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-# Upper bounds in seconds: from a wait that nobody notices to one that nobody accepts.
+# Upper bounds in seconds: from an unnoticeable wait to an unacceptable one.
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 

@@ -133,7 +133,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a request gets if it gives none; the original TurboPilot's values."""
+    """Defaults of fields that a request leaves out; the original TurboPilot's values."""
 
     max_tokens: int = 200
     temperature: Annotated[float, Option(
@@ -169,7 +169,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """What is kept of computed work, beyond the KV cache, and how tokens are computed ahead.
+    """Caches beyond the KV cache, and computing tokens ahead.
 
     Attributes:
         prefix_bytes: 0 is none; None is a share of what the model leaves.
@@ -229,7 +229,7 @@ class SecurityOptions:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What the log on stderr shows, and how."""
+    """Contents and format of the log on stderr."""
 
     form: Annotated[Literal["text", "json"], Option(
         "--log-format", "Format of the log on stderr (text, json): json is one object a line.",

@@ -1,1 +1,1 @@
-"""What the benchmarks share: clients and servers, random checkpoints, time and memory of processes."""
+"""Code that the benchmarks share: clients and servers, random checkpoints, time and memory of processes."""

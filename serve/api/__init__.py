@@ -1,1 +1,1 @@
-"""What clients send and read: each request and answer is declared once, one dialect a file. Pure; without Flask."""
+"""Requests and answers of every dialect, each declared once, one dialect a file; without Flask."""

@@ -28,7 +28,7 @@ class ChatLogprobs(TypedDict):
 
 
 class AnswerMessage(TypedDict):
-    """What the model says."""
+    """A message of the model."""
 
     role: Literal["assistant"]
     content: str
@@ -86,7 +86,7 @@ TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
 
 
 class ChatMessage(body.Body):
-    """What somebody said; "developer" is OpenAI's newer name of "system"."""
+    """A message of the conversation; "developer" is OpenAI's newer name of "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[

@@ -40,7 +40,7 @@ class UsageAnswer(TypedDict):
 
 
 class OpenAiHead(TypedDict):
-    """What an answer and each chunk of a stream begin with."""
+    """Fields at the beginning of an answer and of each chunk of a stream."""
 
     id: str
     object: str
@@ -93,7 +93,7 @@ def usage_json(usage: Usage) -> UsageAnswer:
 
 
 class OpenAiRendering(Rendering[R]):
-    """What the answers of completions and chat share."""
+    """Fields that the answers of completions and chat share."""
 
     prefix: ClassVar[str]
     kind: ClassVar[str]

@@ -1,4 +1,4 @@
-"""What every dialect has: a request, a form of its answers, and how these become bytes."""
+"""Base classes of the dialects: a request, the rendering of its answers, and their framing as bytes."""
 
 from __future__ import annotations
 

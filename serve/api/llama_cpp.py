@@ -215,7 +215,7 @@ class InfillRequest(LlamaCppFields):
     input_suffix: str | None = None
     """The text after the cursor."""
     prompt: str = ""
-    """What is typed already of the cursor's line; alone, as Twinny sends it, a prompt framed by the client."""
+    """Text before the cursor in its line; alone, as Twinny sends it, a prompt framed by the client."""
     input_extra: list[ExtraFile] = Field(default=[], fail_fast=True)
     """Other files that the model is to know, those that matter most at the end."""
 

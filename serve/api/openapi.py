@@ -37,13 +37,13 @@ class ErrorDetails(TypedDict):
 
 
 class OpenAiError(TypedDict):
-    """What went wrong, in OpenAI's form."""
+    """An error in OpenAI's form."""
 
     error: ErrorDetails
 
 
 class PlainError(TypedDict):
-    """What went wrong, in Hugging Face's and Ollama's form."""
+    """An error in Hugging Face's and Ollama's form."""
 
     error: str
 

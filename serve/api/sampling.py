@@ -124,7 +124,7 @@ class SamplingFields(body.Body):
     n_indent: body.Count = 0
     """End before a line that is indented by fewer columns than this; 0 is off."""
     logit_bias: LogitBias = Field(default={})
-    """What is added to the logits: OpenAI's object {token id or text: bias}, or llama.cpp's list of [token id or text,
+    """Amounts to add to the logits: OpenAI's object {token id or text: bias}, or llama.cpp's list of [token id or text,
     bias]. A text stands for all of its tokens; false forbids them; out-of-vocabulary token ids are ignored."""
     json_schema: dict[str, Any] | None = None
     """A JSON schema that the text fits; references outside it are refused."""

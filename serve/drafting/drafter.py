@@ -95,7 +95,7 @@ def _agreement(text: bytes, prompt: bytes) -> int:
 
 
 class Drafter:
-    """What the drafts of all requests share.
+    """State that the drafts of all requests share.
 
     Args:
         tokenize: bytes → token ids, without a begin-of-sequence token or special tokens.

@@ -12,8 +12,8 @@ from serve.engine.slots import Slots
 
 # One step in so many begins with the oldest prompt, however many shorter ones come; the others with the shortest.
 OLDEST_TURN = 4
-# Most seconds of a step that somebody's next token waits for. Smaller pieces of the prompts beside it would make a
-# stream smoother, but each token that is decoded while prompts are prefilled costs a whole step: everybody is done
+# Most seconds of a step that a client's next token waits for. Smaller pieces of the prompts beside it would make a
+# stream smoother, but each token that is decoded while prompts are prefilled costs a whole step: all are done
 # sooner if prompts are prefilled first (scripts/bench_serve.py, `eight`).
 PATIENCE = 1.0
 # Most seconds of any other step: requests that come or are cancelled meanwhile have to wait for its end.
@@ -32,7 +32,7 @@ class Planner:
 
     A plan is a list of sequences with `stop` and `draft` set. Slots that share a pool of cells are computed in one
     pass, so prompts join the step of those that decode. If each slot has its own cells, llama.cpp computes together
-    only what has equally many tokens: a step of both would be two passes, and everybody would wait for the end of
+    only what has equally many tokens: a step of both would be two passes, and all would wait for the end of
     both. Then they take turns.
 
     Args:
@@ -84,7 +84,7 @@ class Planner:
         """Plan the next step: a token and the draft of each sequence that decodes; prompts beside or in between.
 
         Args:
-            beside: prompt tokens of a step that somebody's next token waits for, at most doubled; None is what the
+            beside: prompt tokens of a step that a client's next token waits for, at most doubled; None is what the
                 time of earlier steps allows.
             alone: the same for a step that nobody waits for.
         """
@@ -127,7 +127,7 @@ class Planner:
     def _pieces(
         self, prompts: list[Sequence], left: int, budget: int, drafted: int
     ) -> list[Sequence]:
-        """Plan as few pieces of prompts as possible: the shortest first, so that nobody waits behind a long one."""
+        """Plan as few pieces of prompts as possible: the shortest first, so that no request waits behind a long one."""
         if not prompts or not left:
             return []
         self._n_prompt_steps += 1

@@ -87,7 +87,7 @@ class Requests:
         self._under_way: dict[int, Sequence] = {}
         self._named: dict[str, int] = {}
         self._answers = AnswerCache()
-        self._last: Sequence | None = None  # the completion that somebody looks at now
+        self._last: Sequence | None = None  # the completion that a user looks at now
         self.drafter = (
             Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
             if drafts and decoder.can_cut
@@ -105,7 +105,7 @@ class Requests:
     def begin(
         self, request_id: int, request: GenerationRequest, now: float, *, ours: bool = False
     ) -> list[Emitted]:
-        """Accept a request, or with `ours` begin one that nobody asked for.
+        """Accept a request, or with `ours` begin one that no client asked for.
 
         Returns:
             What is certain at once: the end of a request that it supersedes, a refusal, cached tokens.

@@ -88,7 +88,7 @@ class Scheduler:
             s = self.slots.all[slot]
             now = max(now, min(n, s.n_held))
             if s.running and not s.running.generates and n >= WORTH_KEEPING:
-                s.running.idles &= sequence.idles  # somebody waits for it now
+                s.running.idles &= sequence.idles  # a client waits for it now
                 soon = max(soon, n)
         return soon >= now + WORTH_WAITING
 

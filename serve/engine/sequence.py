@@ -37,7 +37,7 @@ class Sequence:
     Attributes:
         drafting: proposes draft tokens; None proposes nothing.
         submitted: the clock when it came.
-        is_ours: nobody asked for it: only the answer cache learns from it.
+        is_ours: no client asked for it: only the answer cache learns from it.
         tokens: prompt, then what was generated.
         name: of `tokens`, in the answer cache.
         idles: it only warms the cache, and gets what the others leave.

@@ -1,6 +1,6 @@
 """`/metrics`: what the engines count, for Prometheus. A metric is a row of a table.
 
-The numbers stay where they are counted and are read when somebody asks.
+The numbers stay where they are counted and are read on request.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def host(
     """Start the thread of an engine; return when it is warm.
 
     Args:
-        engine: used by nobody else from now on.
+        engine: used only here from now on.
         name: of the model in answers; "" is the decoder's.
         limits: for all completions.
         fim_order: order of prefix and suffix in prompts.

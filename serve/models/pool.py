@@ -229,7 +229,7 @@ class ModelPool:
             if self._is_busy:
                 return RETRY_SECONDS
             self._is_busy = True
-            going = self._take_out(due, "as nobody used it")
+            going = self._take_out(due, "because it was not used")
         try:
             _close(going)
         finally:

@@ -20,7 +20,7 @@ MAX_FOLLOWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a client asks for, in the terms that all dialects share.
+    """A client's request in the terms that all dialects share.
 
     Attributes:
         prompts: each is continued on its own.

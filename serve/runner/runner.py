@@ -38,7 +38,7 @@ class EngineRunner:
     """Runs an engine in a thread of its own.
 
     Args:
-        engine: used by nobody else from now on.
+        engine: used only here from now on.
         max_open: requests that may wait or run at once; more are refused. An idle server takes any generation.
         compute_lock: shared by the engines of one process; None for a single one.
         clock: in seconds, for estimates only.

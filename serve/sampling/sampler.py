@@ -29,7 +29,7 @@ class Sampler:
     Args:
         params: how to choose.
         seed: see `seed_sequence`.
-        constraint: of `params.grammar`, at its start; used by nobody else.
+        constraint: of `params.grammar`, at its start; used only by this sampler.
         vocab: the tokens' bytes and ends; only `params.infill` needs it.
 
     Raises:

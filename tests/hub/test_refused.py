@@ -1,4 +1,4 @@
-"""What cannot be fetched: names that are none, and what the hub refuses, each with what to do."""
+"""Names that cannot be fetched: malformed ones, and those that the hub refuses, each with a hint."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ GB = 10**9
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the machine has; a test changes it."""
+    """The machine's memory, which a test changes."""
     size = [64 * GB]
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: size[0])
     return size

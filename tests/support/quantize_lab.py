@@ -1,4 +1,4 @@
-"""What the tests of quantizing share: GGUF files without weights, and llama.cpp's own plan for them."""
+"""Helpers of the tests of quantizing: GGUF files without weights, and llama.cpp's own plan for them."""
 
 from __future__ import annotations
 

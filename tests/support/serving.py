@@ -197,7 +197,7 @@ def run_serve(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> tuple[str, int]:
-    """What `turbopilot serve` says until it is ready, and its port."""
+    """Return the output of `turbopilot serve` until it is ready, and its port."""
     assert process.stderr
     said = ""
     for line in process.stderr:

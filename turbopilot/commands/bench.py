@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class BenchArguments:
-    """What is typed behind `turbopilot bench`."""
+    """Arguments of `turbopilot bench`."""
 
     models: Annotated[list[str], typer.Argument(
         metavar="MODEL...", help="GGUF files, checkpoint folders, or names (turbopilot models).",

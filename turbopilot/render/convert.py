@@ -1,4 +1,4 @@
-"""What a conversion planned or wrote, as text or JSON."""
+"""Show the plan or the result of a conversion, as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show_plan(text: str, as_json: bool) -> None:
 
 
 def show(report: ConversionReport, as_json: bool) -> None:
-    """Print what was written; a GPT-J checkpoint keeps its tokenizer, so that only a GGUF's is told of."""
+    """Print what was written; a GPT-J checkpoint keeps its tokenizer, so only a GGUF's is shown."""
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path)})
         return

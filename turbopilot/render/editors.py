@@ -17,7 +17,7 @@ LEGEND: Final = (
     "key: it can send the one that `turbopilot serve --api-key` wants",
     "how sure: " + "; ".join(f"{word}, {meaning}" for word, meaning in EVIDENCE.items()),
 )
-"""What the words of the table mean."""
+"""Meanings of the words in the table."""
 _WORDS: Final = {True: "yes", False: "no", None: "not known"}
 
 

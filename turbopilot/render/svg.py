@@ -130,7 +130,7 @@ class Labels:
 
 
 Mark: TypeAlias = Cloud | Spot | Labels
-"""What `plot` draws; those with a name are in the legend."""
+"""A series of points that `plot` draws; those with a name are in the legend."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a reference has computed, on disk, by the contents of its checkpoint.
+"""Cache of a reference's results on disk, by the contents of its checkpoint.
 
 One folder a model, one file a window, so that an interrupted run resumes. Any of it can be deleted at any time.
 """

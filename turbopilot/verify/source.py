@@ -1,4 +1,4 @@
-"""What verify asks of a model, whatever library runs it."""
+"""Interface of a model to verify, whatever library runs it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _EXACT: Final = {"F32": 1e-14, "F16": 2e-7, "BF16": 1e-5}
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """What a tensor of a GGUF should be."""
+    """The expected contents of a tensor of a GGUF."""
 
     name: str  # in the GGUF
     shape: tuple[int, ...]  # outermost first

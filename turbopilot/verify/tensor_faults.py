@@ -1,4 +1,4 @@
-"""What is wrong with a tensor, among the faults that conversions have.
+"""Name the fault of a tensor, among those that conversions have.
 
 Rows in another order, another tensor's rows, a transposed matrix, zeros, infinities, the values of a coarser type.
 """

@@ -27,7 +27,7 @@ def check_key(key: str, source: str) -> str:
     """
     if not key:
         raise InvalidInput(
-            f"{source}: the key is empty, which would let everybody in",
+            f"{source}: the key is empty, so any client could use the server",
             hint="give a long random one, as from: openssl rand -hex 24",
         )
     if not all("!" <= c <= "~" for c in key):
@@ -65,7 +65,7 @@ def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
     ]
     if not keys:
         raise InvalidInput(
-            f"{source}: no key in it, which would let everybody in",
+            f"{source}: the file contains no key, so any client could use the server",
             hint=f"openssl rand -hex 24 > {path}",
         )
     # Only a warning: the secret files of containers are often readable by all.

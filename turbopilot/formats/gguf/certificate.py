@@ -40,7 +40,7 @@ SENTENCES: Final[dict[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured, against what, and of which file; figures as in `turbopilot.verify.metrics`."""
+    """A verification's result, its reference and file; figures as in `turbopilot.verify.metrics`."""
 
     passed: bool  # the verdict
     reference: str  # the checkpoint's name
