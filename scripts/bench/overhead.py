@@ -88,12 +88,18 @@ def _generate(
     try:
         engine = Engine(decoder, EngineOptions(n_slots=len(prompts), drafts=False))
         greedy = SamplingParams(temperature=0.0)
-        for i, text in enumerate(prompts):
-            tokens = tuple(decoder.tokenize(text, parse_special=False))
-            engine.submit(i, GenerationRequest(tokens, n_tokens, sampling=greedy))
+        tokens = [tuple(decoder.tokenize(text, parse_special=False)) for text in prompts]
+        # Prefill first: on a slow machine prompts take several steps, and the first sequence would end before the
+        # last one starts.
+        for i, prompt in enumerate(tokens):
+            engine.submit(i, GenerationRequest(prompt, 0, sampling=greedy))
+            while engine.has_work:
+                engine.step()
+        for i, prompt in enumerate(tokens):
+            engine.submit(len(tokens) + i, GenerationRequest(prompt, n_tokens, sampling=greedy))
         with watched() as clock:
             generating: set[int] = set()
-            while engine.has_work and len(generating) < len(prompts):  # prompts are read
+            while engine.has_work and len(generating) < len(prompts):  # the last prompt tokens
                 generating.update(i for i, _ in engine.step())
             clock.calls.clear()
             steps: list[tuple[float, float]] = []
@@ -104,7 +110,7 @@ def _generate(
                 seconds = time.perf_counter() - began
                 steps.append((seconds - clock.seconds, seconds))
             if not clock.calls.get("llama_decode"):
-                raise SystemExit("overhead: the decoder no longer calls llama_cpp.llama_decode")
+                raise SystemExit("overhead: no step of all sequences called llama_cpp.llama_decode")
             return steps
     finally:
         decoder.close()

@@ -123,14 +123,25 @@ def prepare(
 async def _one(port: int, prompts: Sequence[str], n_tokens: int) -> Ran:
     """One request after the other. A text that ends early counts with the tokens that it has."""
     answers = [await complete(port, greedy(p, n_tokens, stream=True)) for p in prompts]
-    speeds = [(a.n_tokens - 1) / (a.seconds - a.first) for a in answers if a.n_tokens > 1]
     found = {
-        "tokens_per_second": statistics.median(speeds),
+        "tokens_per_second": statistics.median(_decode_speed(a) for a in answers),
         "first_ms": 1000 * statistics.median(a.first for a in answers),
         "tokens": float(sum(a.n_tokens for a in answers)),
         "prompt_tokens": float(sum(a.n_prompt for a in answers)),
     }
     return Ran(found, tuple(a.text for a in answers))
+
+
+def _decode_speed(answer: Answer) -> float:
+    """Return tokens per second after the first token.
+
+    On a busy machine a short stream may arrive in one read, so that its first token and its end have the same time.
+    Then the speed is that of the whole answer.
+    """
+    seconds = answer.seconds - answer.first
+    if answer.n_tokens > 1 and seconds > 0:
+        return (answer.n_tokens - 1) / seconds
+    return answer.n_tokens / answer.seconds
 
 
 async def _closed_loop(port: int, queues: Sequence[Sequence[str]], n_tokens: int) -> Ran:

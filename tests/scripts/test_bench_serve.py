@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench.client import BadAnswer, Unframed, complete, greedy  # noqa: E402
 from bench.player import play  # noqa: E402
 from bench.report import ratio, verdict  # noqa: E402
-from bench.scenarios import MEASURES, Measure, percentile  # noqa: E402
+from bench.scenarios import MEASURES, Measure, _one, percentile  # noqa: E402
 from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS  # noqa: E402
 from bench.settings import candidates  # noqa: E402
 from bench.soak import left_over  # noqa: E402
@@ -265,6 +265,24 @@ def test_a_server_that_still_works_is_noticed() -> None:
     assert asyncio.run(main()) == "1 requests, 2 running"
 
 
+def test_a_stream_that_arrives_in_one_read_has_a_speed() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        choice = {"text": "a b", "finish_reason": "length"}
+        frame = {"choices": [choice], "usage": {"completion_tokens": 2}}
+        body = f"data: {json.dumps(frame)}\n\ndata: [DONE]\n\n".encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async def main() -> float:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            ran = await _one(server.sockets[0].getsockname()[1], ["a", "b"], 2)
+        return ran.found["tokens_per_second"]
+
+    assert asyncio.run(main()) > 0
+
+
 def run_script(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -284,7 +302,7 @@ def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
         "scripts/bench_serve.py", str(resolve_gguf(None, Reporter())), "--tiny", "--rounds", "1",
         "--trace", str(tmp_path / "trace.json"), "--json", str(found),
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr  # 1: a target was missed
+    assert found.exists(), done.stderr  # exit code 1 may only mean that a target was missed
     value = json.loads(found.read_text("utf-8"))
     assert value["failures"] == []
     runs = {r["scenario"]: r["medians"] for r in value["runs"]}
