@@ -42,8 +42,8 @@ RULES = {
     "is no": r"(?<!there )\b(?:is|are|was|were|be|been) no\b(?! (?:longer|more|later|less|fewer|larger|greater)\b)",
     "told": r"\b(?:is|are|was|were|be|been|being) told\b|\b(?:tells?|telling) (?!apart)",
     "nobody": r"\b(?:no|some|any|every)body(?:'s)?\b",
-    "quaint": r"\b(?:anew|mend(?:s|ed|ing)?|whoever|thereof|therein|whence|hither|thus far|of so many|so many (?!that\b))\b"
-    r"|\bis so\b(?! \w+ that)|\bare so\b(?! \w+ that)",
+    "quaint": r"\b(?:anew|mend(?:s|ed|ing)?|whoever|thereof|therein|whence|hither|thus far)\b"
+    r"|\bof so many\b|\bso many (?!that\b)|\b(?:is|are) so\b(?! \w+ that)",
     "guess": r"\bguess(?:es|ed|ing)?\b",
 }
 # In docstrings alone.
@@ -63,6 +63,9 @@ TEST_NAME = re.compile(
 )
 
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One place that breaks a rule."""
@@ -79,39 +82,41 @@ class Finding:
 def check_python(path: str, source: str) -> Iterator[Finding]:
     """Find what breaks a rule in the docstrings, comments, strings and test names of a Python file."""
     tree = ast.parse(source)
-    docstrings = set()
+    docstrings: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and TEST_NAME.search(node.name):
+        if isinstance(node, _FUNCTIONS) and TEST_NAME.search(node.name):
             yield Finding(path, node.lineno, "test name", node.name)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.Module, ast.ClassDef, *_FUNCTIONS)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                if isinstance(first.value.value, str):
-                    docstrings.add(first.value)
-                    yield from _check_docstring(path, first.value, node)
+            if isinstance(first, ast.Expr) and (text := _string(first.value)):
+                docstrings.add(first.value)
+                yield from _check_docstring(path, first.lineno, text, node)
     if not path.startswith("tests/"):  # the strings of tests are mostly data
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if node not in docstrings and node.value.count(" ") >= 2:
-                    yield from _check_text(path, node.lineno, node.value)
+            text = "" if node in docstrings else _string(node)
+            if text.count(" ") >= 2:
+                yield from _check_text(path, getattr(node, "lineno", 1), text)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield from _check_text(path, token.start[0], token.string)
 
 
-def _check_docstring(path: str, node: ast.Constant, owner: ast.AST) -> Iterator[Finding]:
-    text = str(node.value)
-    yield from _check_text(path, node.lineno, text)
+def _string(node: ast.AST) -> str:
+    """Return the text of a string constant; "" if the node is anything else."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else ""
+
+
+def _check_docstring(path: str, line: int, text: str, owner: ast.AST) -> Iterator[Finding]:
+    yield from _check_text(path, line, text)
     for rule, pattern in DOCSTRING_RULES.items():
         for found in re.finditer(pattern, text, 0 if rule == "pronoun" else re.IGNORECASE):
-            if rule == "where" and re.search(
-                _PLACE + r"\W+\Z", text[: found.start()], re.IGNORECASE
-            ):
-                continue
-            yield _finding(path, node.lineno, rule, found)
-    if isinstance(owner, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_value(owner):
-        if found := NOT_IMPERATIVE.search(text):
-            yield _finding(path, node.lineno, "not imperative", found)
+            before = text[: found.start()]
+            if rule != "where" or not re.search(_PLACE + r"\W+\Z", before, re.IGNORECASE):
+                yield _finding(path, line, rule, found)
+    if isinstance(owner, _FUNCTIONS) and not _is_value(owner):
+        for found in NOT_IMPERATIVE.finditer(text):
+            yield _finding(path, line, "not imperative", found)
 
 
 def _is_value(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
