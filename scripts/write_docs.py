@@ -8,6 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from editors_doc import editors_md
+from generate.cli import cli_md
+from generate.http_api import http_api_md
+from generate.readme import readme_md
 
 from turbopilot import catalog
 from turbopilot.catalog import KnownModel
@@ -87,7 +90,14 @@ def _row(m: KnownModel) -> str:
     return "| " + " | ".join([*cells, m.languages_in_short, licence, m.suits]) + " |"
 
 
-DOCUMENTS = {"MODELS.md": models_md, "docs/editors.md": editors_md}
+DOCUMENTS = {
+    "README.md": readme_md,
+    "MODELS.md": models_md,
+    "docs/models.md": models_md,
+    "docs/editors.md": editors_md,
+    "docs/cli.md": cli_md,
+    "docs/http-api.md": http_api_md,
+}
 
 
 def main() -> None:

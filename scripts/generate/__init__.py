@@ -1,0 +1,1 @@
+"""Generators of the documents that repeat what the code declares; `scripts/docs` runs them."""
