@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -24,8 +24,9 @@ from converters.provenance import source_files
 from converters.registry import find
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all
-from turbopilot.base.atomic import check_disk
+from turbopilot.base.atomic import check_disk, part_of, remove_leftovers, try_lock
 from turbopilot.base.errors import ConversionError, InvalidInput
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 
 TARGET = "gptj"
@@ -48,6 +49,7 @@ def export_gptj(
     """
     began = time.monotonic()
     _check_output(source, output, force)
+    watch = SourceWatch([source])
     config = HfConfig.read(source)
     spec = find(config)
     if TARGET not in spec.exports:
@@ -71,6 +73,7 @@ def export_gptj(
             (folder / "config.json").write_text(text, encoding="utf-8")
             for path in beside:
                 shutil.copyfile(path, folder / path.name)
+            watch.check(source_files(source, sorted({t.path for t in checkpoint.tensors.values()})))
     return ConversionReport(
         path=output, n_files=1, architecture=spec.architecture, gguf_architecture="GPTJForCausalLM",
         dtype=made.main_type, n_tensors=len(made.tensors), n_weights=made.n_weights, n_bytes=made.n_bytes,
@@ -80,14 +83,18 @@ def export_gptj(
 
 
 def _check_output(source: Path, output: Path, force: bool) -> None:
-    if not output.exists():
+    if output.resolve() != source.resolve() and output.resolve().is_relative_to(source.resolve()):
+        raise InvalidInput(
+            f"{output}: is inside the source, {source}", hint="write elsewhere with -o"
+        )
+    if not output.exists() and not output.is_symlink():
         return
     if not force:
         raise InvalidInput(
             f"{output}: exists already",
             hint="name another folder with -o, or replace it with --force",
         )
-    if not output.is_dir() or output.resolve() == source.resolve():
+    if output.is_symlink() or not output.is_dir() or output.resolve() == source.resolve():
         raise InvalidInput(
             f"{output}: cannot be replaced by a checkpoint's folder",
             hint="name another folder with -o",
@@ -121,19 +128,29 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
 
     A folder cannot be renamed over another, so the old one is renamed first.
     """
-    part, old = (final.with_name(final.name + suffix) for suffix in (".part", ".old"))
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = part_of(final), part_of(final)
+    remove_leftovers(final)
+    lock = -1
     try:
         part.mkdir(parents=True)
+        with suppress(OSError):  # Windows opens no folders
+            lock = os.open(part, os.O_RDONLY)
+            try_lock(lock)
         yield part
         if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
-        part.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            part.rename(final)
+        except OSError:
+            if old.exists():
+                old.rename(final)
+            raise
     except OSError as e:
         raise ConversionError(
             f"{final}: cannot be written: {e.strerror}", hint="is there room on the disk?"
         ) from e
     finally:
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)

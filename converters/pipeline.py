@@ -16,6 +16,7 @@ from converters.stream import TensorWriter, write_all
 from converters.tokenizer import UNUSED
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.split import MAX_PARTS, part_paths
@@ -70,11 +71,13 @@ def convert(
         NotEnoughDisk: the output does not fit.
     """
     began, force = time.monotonic(), options.force
+    watch = SourceWatch([source])
     with prepare(source, dtype, options) as p:
         parts = split(p.plan.tensors, options.split_max_size)
         paths = part_paths(output, len(parts))
+        folder = source if source.is_dir() else None
         for path in paths:
-            check_output(path, force=force)
+            check_output(path, force=force, inputs=tuple(p.files), outside=folder)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
         metadata = _metadata(p, options.name or source.resolve().name.removesuffix(".bin"))
         with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
@@ -88,6 +91,7 @@ def convert(
                 header = header.replace(_placeholder(i).encode(), digests[path].encode())
             with FileIO(targets[0], "r+") as out:
                 write_all(out, header)
+            watch.check(p.files)
     return ConversionReport(
         path=paths[0], n_files=len(paths), architecture=p.plan.spec.architecture,
         gguf_architecture=p.plan.spec.gguf, dtype=p.plan.main_type, n_tensors=len(p.plan.tensors),

@@ -18,11 +18,12 @@ from quantize.provenance import SourceDigests, metadata
 from quantize.recipes import TENSOR_TYPES, Recipe, find_recipe
 from turbopilot.base.atomic import check_disk, check_output, replacing
 from turbopilot.base.errors import QuantizationError, ServeError
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.digest import CERTIFICATE
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.formats.gguf.split import part_paths
+from turbopilot.formats.gguf.split import files_of, part_paths
 from turbopilot.llama.child import run_child
 
 _DEFAULTS = QuantizeOptions()
@@ -80,12 +81,13 @@ def quantize(
         NotEnoughDisk: the output would not fit.
     """
     began = time.monotonic()
-    recipe, before = find_recipe(type_name), read_gguf(source)
+    recipe, watch = find_recipe(type_name), SourceWatch(files_of(source))
+    before = read_gguf(source)
     imatrix = _matrix(before, options)
     preview = preview_of(before, recipe, options)
     paths = part_paths(output, before.n_files if options.keep_split else 1)
     for path in paths:
-        check_output(path, force=force, inputs=(source,))
+        check_output(path, force=force, inputs=files_of(source))
     _check_plan(preview, before, imatrix, options)
     check_disk(output.parent, preview.file_bytes)
     with ExitStack() as whole:
@@ -95,7 +97,7 @@ def quantize(
         keys = {**options.metadata, **metadata(before, imatrix, options.imatrix)}
         job = _job(before, recipe, options, keys)
         try:
-            _write(job, output, parts, progress)
+            _write(job, parts, progress)
         except ServeError as e:
             full = "iostream error" in e.message  # a C++ stream's only word for a failed write
             raise QuantizationError(
@@ -107,6 +109,7 @@ def quantize(
             set_metadata(parts[0], remove=CERTIFICATE)
         progress(len(preview.tensors), len(preview.tensors), "digest of the source")
         digests.write_into(parts[0])
+        watch.check(files_of(source))
     after = read_gguf(paths[0])
     return QuantizeReport(
         source=source, path=after.path, recipe=recipe.name,
@@ -159,12 +162,13 @@ def _job(
     }  # fmt: skip
 
 
-def _write(job: dict[str, Any], output: Path, parts: Sequence[Path], progress: Progress) -> None:
+def _write(job: dict[str, Any], parts: Sequence[Path], progress: Progress) -> None:
     """Let llama.cpp write the parts; it chooses their names itself if the model stays split."""
     split = len(parts) > 1
-    written = part_paths(output.with_name(f"{output.stem}.part.gguf"), len(parts)) if split else ()
+    prefix = parts[0].with_name(parts[0].name.removesuffix(".part"))
+    written = part_paths(prefix.with_name(f"{prefix.name}.gguf"), len(parts)) if split else ()
     job["fields"]["keep_split"] = split
-    job["output"] = str(output.with_name(f"{output.stem}.part") if split else parts[0])
+    job["output"] = str(prefix if split else parts[0])
 
     def on_log(line: str) -> None:
         if match := _TENSOR_LINE.match(line.lstrip()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.file import write_imatrix
 from quantize.imatrix.matrix import Imatrix, check_matrix, merge
-from turbopilot.base.atomic import check_disk, check_output
+from turbopilot.base.atomic import check_disk, check_output, remove_leftovers
 from turbopilot.base.errors import InvalidInput, QuantizationError, ServeError
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
@@ -110,7 +109,7 @@ def gather(
     if options.others:
         matrix = merge([*options.others, matrix], options.chunk_size)
     write_imatrix(output, matrix, {"turbopilot.imatrix.model": model.name})
-    resume.unlink()
+    resume.unlink(missing_ok=True)
     return GatherReport(
         path=output, model=model, dataset=options.dataset, n_chunks=found.n_chunks,
         n_text_chunks=told["text_chunks"], chunk_size=options.chunk_size, n_entries=len(matrix.entries),
@@ -141,8 +140,7 @@ def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             hint="is memory short? a smaller --ctx or a quantized file needs less",
         ) from None
     finally:
-        with suppress(OSError):  # left over if the child was ended while it wrote
-            Path(f"{job['resume']}.part").unlink(missing_ok=True)
+        remove_leftovers(Path(job["resume"]))  # if the child was ended while it wrote
     return told
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -184,8 +183,7 @@ def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes)
     digest = hashlib.sha256(ids)
     digest.update(state)
     head = _HEAD.pack(_MAGIC, identity.encode("ascii"), len(tokens), len(state), digest.digest())
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with replacing(path, shared=True) as part, os.fdopen(os.open(part, flags, 0o600), "wb") as f:
+    with replacing(path, mode=0o600) as part, part.open("wb") as f:
         f.write(head)
         f.write(ids)
         f.write(state)

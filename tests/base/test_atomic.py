@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from turbopilot.base.atomic import check_disk, check_output, replacing
+from turbopilot.base.atomic import check_disk, check_output, part_of, replacing
 from turbopilot.base.errors import InvalidInput, NotEnoughDisk
+from turbopilot.base.file_digest import SourceWatch
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,11 +62,9 @@ def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_full_device(tmp_path: Path) -> None:
-    (tmp_path / "x.part").symlink_to("/dev/full")
-
+def test_full_device_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     def work() -> None:
-        with replacing(tmp_path / "x") as part, part.open("wb") as f:
+        with replacing(tmp_path / "x"), Path("/dev/full").open("wb") as f:
             f.write(b"half")
 
     with pytest.raises(NotEnoughDisk, match="disk is full"):
@@ -73,14 +72,10 @@ def test_full_device(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_place(tmp_path: Path) -> None:
-    (tmp_path / "x.part").mkdir()
-    with pytest.raises(InvalidInput, match="x: cannot be written") as e:
-        fill(tmp_path / "x", OSError())
+def test_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="x: cannot be written: No such file") as e:
+        fill(tmp_path / "missing" / "x", OSError())
     assert "-o" in e.value.hint
-    part = str(tmp_path / "y.part")
-    with pytest.raises(InvalidInput, match="cannot be written: Read-only"):
-        fill(tmp_path / "y", OSError(errno.EROFS, "Read-only file system", part))
 
 
 def test_errors_of_other_files_are_not_ours(tmp_path: Path) -> None:
@@ -89,12 +84,94 @@ def test_errors_of_other_files_are_not_ours(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_leftover_part_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "x.part").write_text("half of the last run, which was longer")
+def test_part_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
+    left = part_of(tmp_path / "x")
+    left.write_text("half of the last run")
+    part_of(tmp_path / "x").mkdir()
+    unrelated = [tmp_path / "x.part", tmp_path / "y.0123456789abcdef.part"]
+    for path in unrelated:
+        path.write_text("of another program or name")
     with replacing(tmp_path / "x") as part:
         part.write_text("new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "x", *unrelated])
     assert (tmp_path / "x").read_text() == "new"
+
+
+def test_part_of_a_living_writer_stays(tmp_path: Path) -> None:
+    with replacing(tmp_path / "x") as first:
+        first.write_text("first")
+        with replacing(tmp_path / "x") as second:
+            second.write_text("second")
+        assert first != second
+        assert first.read_text() == "first"
+        assert (tmp_path / "x").read_text() == "second"
+    assert (tmp_path / "x").read_text() == "first"
+
+
+def test_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link under the part's name, which an attacker would have to guess, is refused."""
+    (tmp_path / "victim").write_text("precious")
+    part = tmp_path / "x.0123456789abcdef.part"
+    part.symlink_to(tmp_path / "victim")
+    monkeypatch.setattr("turbopilot.base.atomic.part_of", lambda path: part)
+    with pytest.raises(InvalidInput, match="File exists"):
+        fill(tmp_path / "x", OSError())
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_link_or_device_is_refused_as_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="is a link") as e:
+        check_output(tmp_path / "link", force=True)
+    assert str(tmp_path / "file") in e.value.hint
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(InvalidInput, match="is a device, pipe or socket"):
+            check_output(path, force=True)
+
+
+def test_output_inside_the_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ck" / "sub").mkdir(parents=True)
+    for path in (tmp_path / "ck" / "x.gguf", tmp_path / "ck" / "sub" / "x.gguf"):
+        with pytest.raises(InvalidInput, match="is inside the source"):
+            check_output(path, force=True, outside=tmp_path / "ck")
+    check_output(tmp_path / "ck2.gguf", force=True, outside=tmp_path / "ck")
+
+
+def test_concurrent_writers_never_mix(tmp_path: Path) -> None:
+    """Each of several processes that write one name writes its own file, and a whole one stays."""
+    code = (
+        "import sys, pathlib\n"
+        "from turbopilot.base.atomic import replacing\n"
+        "path, letter = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "for _ in range(20):\n"
+        "    with replacing(path) as part, part.open('w') as f:\n"
+        "        for _ in range(50):\n"
+        "            f.write(letter * 1000)\n"
+        "            f.flush()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x"), letter], env=env)
+        for letter in "abcd"
+    ]
+    assert [w.wait(60) for w in writers] == [0, 0, 0, 0]
+    text = (tmp_path / "x").read_text()
+    assert text == text[0] * 50_000
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_changed_source_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    watch = SourceWatch([tmp_path])
+    watch.check([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "c").write_text("c")
+    (tmp_path / "c").replace(tmp_path / "b")
+    watch.check([tmp_path / "a"])
+    with pytest.raises(InvalidInput, match="b: changed while it was read"):
+        watch.check([tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])

@@ -1,15 +1,20 @@
-"""Atomic files: output is written to `NAME.part` and renamed when it is complete.
+"""Atomic files: output is written to a part, a file of its own beside the output, and renamed when it is complete.
 
-A killed run leaves at most the `.part`, which the next run overwrites. An existing file is replaced only after the new
-one is synced to disk, so that a power cut leaves one of them. A new name is not synced, as that takes longer than
-converting: a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
+A part is named `NAME.<16 hexadecimal digits>.part`, so processes that write one name at once never share a file:
+the last rename wins. The part is locked while its writer lives. A killed writer leaves its part; the next writer of the
+same name finds it unlocked and removes it. Data and folder are synced to disk, so a power cut leaves the old file or
+the new one.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,17 +27,27 @@ FULL = {
     errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
 }
 _SPACE_HINT = "free some space, or write elsewhere with -o"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
-def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+def check_output(
+    path: Path, *, force: bool, inputs: tuple[Path, ...] = (), outside: Path | None = None
+) -> None:
     """Raise InvalidInput, before any work, if an output cannot be written.
 
-    It exists (without `force`), is a folder, is one of the inputs, is in a missing folder, or is not a valid name.
+    It exists (without `force`), is a folder, a link or a device, is one of the inputs, is in a missing folder, or is
+    not a valid name.
+
+    Args:
+        path: the output.
+        force: an existing regular file may be replaced.
+        inputs: files that must not be replaced, compared by device and inode.
+        outside: a folder of inputs in which no output may be.
     """
     try:
         if path.is_dir():
             raise InvalidInput(f"{path}: is a folder, not a file", hint="give a file name")
-        path.with_name(path.name + ".part").is_file()
+        part_of(path).is_file()
     except (OSError, ValueError) as e:
         raise InvalidInput(
             f"{path}: not a valid file name: {e}", hint="name another output with -o"
@@ -40,6 +55,16 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
     if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
         raise InvalidInput(
             f"{path}: output and input are the same file", hint="name another output with -o"
+        )
+    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
+        raise InvalidInput(
+            f"{path}: is inside the source, {outside}", hint="write elsewhere with -o"
+        )
+    if path.is_symlink():
+        raise InvalidInput(f"{path}: is a link", hint=f"name the file itself: -o {path.resolve()}")
+    if path.exists() and not path.is_file():
+        raise InvalidInput(
+            f"{path}: is a device, pipe or socket, not a file", hint="name another output with -o"
         )
     if path.exists() and not force:
         raise InvalidInput(
@@ -63,20 +88,24 @@ def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yield `path` + ".part" to write to; on success rename it, on failure remove it.
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+    """Yield a new, empty file beside `path` to write to; on success sync and rename it, on failure remove it.
 
     Args:
         path: the final name.
-        shared: several processes may write the file at once (a cache): each writes its own part, the last one stays.
+        mode: permissions of the file, less the umask.
     """
-    part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
+    part = part_of(path)
+    lock = -1
     try:
+        remove_leftovers(path)
+        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
+        try_lock(lock)
         yield part
-        if path.exists():
-            with part.open("rb+") as f:
-                os.fsync(f.fileno())
+        _sync(part)
         part.replace(path)
+        with suppress(OSError):  # not every file system can sync a folder
+            _sync(path.parent)
     except BaseException as e:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -87,3 +116,59 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
                 f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
             ) from e
         raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove parts of `path`, files or folders, whose writer was killed."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.part")
+    with suppress(OSError):
+        for part in path.parent.iterdir():
+            if pattern.fullmatch(part.name):
+                with suppress(OSError):
+                    _remove_if_left(part)
+
+
+def _remove_if_left(part: Path) -> None:
+    kind = part.lstat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return
+    file = os.open(part, os.O_RDONLY | _NO_FOLLOW)
+    try:
+        if not try_lock(file):
+            return
+        if stat.S_ISDIR(kind):
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    finally:
+        os.close(file)
+
+
+def try_lock(file: int) -> bool:
+    """Lock an open file or folder until it is closed; return False if another process has it, or locks are unknown."""
+    if sys.platform == "win32":
+        return False  # nor are locks needed there: an open file cannot be removed
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def part_of(path: Path) -> Path:
+    """Return a new name beside `path` for its part."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _sync(path: Path) -> None:
+    """Write a file's data, or a folder's entries, to disk; a link is an error."""
+    file = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -71,9 +71,37 @@ def remembered(
         kept[key] = {"files": state, **found}
         with suppress(OSError, TurboPilotError):
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(cache, shared=True) as part:
+            with replacing(cache) as part:
                 part.write_text(json.dumps(kept, indent=1), "utf-8")
     return found
+
+
+class SourceWatch:
+    """Sizes, inodes and times of input files when work on them began.
+
+    Args:
+        files: inputs; of a folder, the files in it.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._before: dict[Path, list[list[int]]] = {}
+        for path in files:
+            for file in path.iterdir() if path.is_dir() else [path]:
+                with suppress(OSError):  # whoever reads it reports it
+                    self._before[file] = _state([file])
+
+    def check(self, files: Iterable[Path]) -> None:
+        """Raise InvalidInput if one of these files was changed or replaced meanwhile."""
+        for path in files:
+            try:
+                same = self._before.get(path) in (None, _state([path]))
+            except OSError:
+                same = False
+            if not same:
+                raise InvalidInput(
+                    f"{path}: changed while it was read; nothing was written",
+                    hint="run it again when no other program writes the file",
+                )
 
 
 def _cached_digest(path: Path, folder: Path) -> str:

@@ -57,7 +57,7 @@ def remember(repo: str, revision: str, commit: str) -> None:
         return
     note = repo_cache(repo) / "refs" / revision
     note.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(note, shared=True) as part:
+    with replacing(note) as part:
         part.write_text(commit)
 
 

@@ -54,7 +54,7 @@ class ReferenceCache:
     def keep(self, label: str, window: Window, states: Logits) -> None:
         """Store a window's states, (P, D), under the name of the model's change."""
         with (
-            replacing(self._path(label, window), shared=True) as part,
+            replacing(self._path(label, window)) as part,
             part.open("wb") as file,
         ):
             np.save(file, np.ascontiguousarray(states, np.float32))
@@ -69,7 +69,7 @@ class ReferenceCache:
 
     def __setitem__(self, question: str, answer: Mapping[str, Any], /) -> None:
         """Store plain values."""
-        with replacing(self._note(question), shared=True) as part:
+        with replacing(self._note(question)) as part:
             part.write_text(json.dumps(answer), "utf-8")
 
     def _path(self, label: str, window: Window) -> Path:

@@ -24,6 +24,12 @@ def part_paths(path: Path, count: int) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{stem}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1))
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return all parts of a model of which `path` is one; of a model in one file, the path itself."""
+    named = siblings(path)
+    return named[1] if named else (path,)
+
+
 def siblings(path: Path) -> tuple[int, tuple[Path, ...]] | None:
     """Return a part's number from 0 and the names of all parts; None for any other name."""
     named = _PART.match(path.name)
