@@ -109,7 +109,7 @@ def test_after_an_unexpected_exception_it_can_be_reset() -> None:
     engine, decoder = two_slots(lambda _: None)
     engine.submit(1, request("abc", 3))
     engine.step()
-    events = engine.reset(DecoderFailed("the engine broke"))
+    events = engine.reset(DecoderFailed("the engine failed"))
     assert [(i, type(last([e]).error)) for i, e in events] == [(1, DecoderFailed)]
     assert decoder.n_used == 0
     assert text_of(run(engine, engine.submit(2, request("abc", 3)))[2]) == expected("abc", 3)

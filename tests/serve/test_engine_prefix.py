@@ -163,7 +163,7 @@ def test_prefix_file_round_trip(tmp_path: Path) -> None:
     write_prefix(path, "0" * 16, (1, 2**30), b"abc")
     assert read_tokens(path, "0" * 16) == (1, 2**30)
     assert read_prefix(path, "0" * 16) == b"abc"
-    with pytest.raises(ValueError, match="not a prefix of this model"):
+    with pytest.raises(ValueError, match="not a cached prefix of this model"):
         read_prefix(path, "1" * 16)
 
 

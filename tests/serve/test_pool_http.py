@@ -198,7 +198,7 @@ def test_an_engine_that_cannot_warm_up_was_not_loaded() -> None:
     freed = []
     decoder = FakeDecoder()
     decoder.warm_up = raises(RuntimeError("no"))  # type: ignore[method-assign, assignment]
-    with pytest.raises(DecoderFailed, match="the engine broke: no"):
+    with pytest.raises(DecoderFailed, match="the engine failed: no"):
         host(Engine(decoder), free=lambda: freed.append(1))
     assert freed == [1]
 

@@ -247,7 +247,7 @@ def test_bias_is_added_and_strange_ids_are_passed_over() -> None:
     assert picks(SamplingParams(temperature=0, logit_bias=bias), x, 1) == [2]
     assert 0 not in picks(SamplingParams(temperature=5, top_p=1, logit_bias=bias), x, 200)
     nothing = tuple((i, -np.inf) for i in range(3))
-    with pytest.raises(InvalidRequest, match="leaves no token"):
+    with pytest.raises(InvalidRequest, match="forbids all tokens"):
         picks(SamplingParams(logit_bias=nothing), x, 1)
     for amount in (np.nan, np.inf):
         with pytest.raises(InvalidRequest):

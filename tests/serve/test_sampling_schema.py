@@ -99,11 +99,11 @@ def test_json_is_followed(vocab: Any) -> None:
 @pytest.mark.parametrize(
     ("reason", "schema"),
     [
-        ("refers elsewhere", {"$ref": "https://example.com/schema.json"}),
-        ("refers elsewhere", {"$ref": "http://example.com/schema.json"}),
-        ("refers elsewhere", {"$ref": "file:///etc/passwd"}),
-        ("refers elsewhere", {"allOf": [{"items": {"$ref": "https://example.com"}}]}),
-        ("refers elsewhere", {"properties": {"$ref": {"type": "string"}}}),
+        ("not a local reference", {"$ref": "https://example.com/schema.json"}),
+        ("not a local reference", {"$ref": "http://example.com/schema.json"}),
+        ("not a local reference", {"$ref": "file:///etc/passwd"}),
+        ("not a local reference", {"allOf": [{"items": {"$ref": "https://example.com"}}]}),
+        ("not a local reference", {"properties": {"$ref": {"type": "string"}}}),
         ("not in", {"$ref": "#/$defs/missing"}),
         ("Unrecognized", {"type": "integre"}),
         ("at most 400", {"type": "string", "minLength": 10**9}),
