@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 KEY = 3  # number of tokens that must match
-MOST = 15  # most tokens of a draft: with the sequence's last token, they make a batch of 16
+MOST = 15  # maximum number of draft tokens: with the sequence's last token, they make a batch of 16
 PLACES = 16  # number of earlier occurrences that are compared, latest first
-FARTHEST = 32  # most tokens to compare at each occurrence
+FARTHEST = 32  # maximum number of tokens that are compared at each occurrence
 
 # (matching tokens, probability that the first draft token is accepted, the same for each token after accepted ones).
 # Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, with StarCoder's tokenizer. (If only

@@ -12,7 +12,7 @@ from serve.engine.slots import Slots
 
 # One of this many prefill steps begins with the oldest prompt, so that it is not starved; the others with the shortest.
 OLDEST_TURN = 4
-# Longest prefill step, in seconds, while other requests decode. Smaller pieces of the prompts would make streams
+# Longest prefill in a step, in seconds, while other requests decode. Smaller pieces of the prompts would make streams
 # smoother, but each token that is decoded while prompts are prefilled costs a whole step: all requests finish sooner if
 # prompts are prefilled first (scripts/bench_serve.py, `eight`).
 PATIENCE = 1.0
@@ -37,8 +37,8 @@ class Planner:
 
     Args:
         slots: the slots with the running sequences.
-        n_batch: most tokens in one step; at least the number of slots.
-        most_drafted: most draft tokens in one step.
+        n_batch: maximum number of tokens in one step; at least the number of slots.
+        most_drafted: maximum number of draft tokens in one step.
     """
 
     def __init__(self, slots: Slots, *, n_batch: int, most_drafted: int) -> None:
@@ -74,7 +74,7 @@ class Planner:
         return min((self._few + self._draft) / self._single, 1.0)
 
     def _prompt_budget(self, *, somebody_waits: bool) -> int:
-        """Return the most prompt tokens that one step may compute."""
+        """Return the maximum number of prompt tokens in one step."""
         n_batch = self._n_batch
         if not self._many:
             return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
@@ -85,8 +85,8 @@ class Planner:
         """Plan the next step: one token and the draft of each decoding sequence, and pieces of prompts.
 
         Args:
-            beside: most prompt tokens if other sequences decode (a prompt's last piece may be up to twice as long);
-                None derives the number from the durations of earlier steps.
+            beside: maximum number of prompt tokens if other sequences decode (a prompt's last piece may be up to twice
+                as long); None derives the number from the durations of earlier steps.
             alone: the same if no sequence decodes.
         """
         running = self._slots.running

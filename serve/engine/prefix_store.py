@@ -150,7 +150,7 @@ class PrefixStore:
         return path
 
     def _index(self, folder: Path) -> None:
-        """Add all files by their tokens; states are read when they are needed."""
+        """Add an entry with its tokens for each file; states are read when they are needed."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(
             folder.glob(f"{self._identity}-*{SUFFIX}"), key=lambda p: p.stat().st_mtime_ns

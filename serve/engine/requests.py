@@ -24,7 +24,7 @@ from turbopilot.base.errors import (
 
 Emitted: TypeAlias = tuple[int, Event]
 
-# Number of tokens: about 10 MB of Python objects when full, or some thousand completions.
+# Maximum number of cached tokens: about 10 MB of Python objects, or a few thousand completions.
 MOST_ANSWERS = 65_536
 
 
@@ -180,7 +180,10 @@ class Requests:
         return self._last is not None
 
     def next_after_last(self) -> GenerationRequest | None:
-        """Return the request that follows if the client accepts the last completion, once per completion."""
+        """Return the request that follows if the client accepts the last completion.
+
+        Return it only once for each completion; return None if it does not fit into the context.
+        """
         last, self._last = self._last, None
         if last is None or len(last.tokens) + last.request.max_tokens > self._decoder.n_ctx:
             return None

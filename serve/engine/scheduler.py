@@ -17,12 +17,12 @@ from serve.engine.prefix_store import PrefixStore
 from serve.engine.sequence import WAITING, Sequence
 from serve.engine.slots import Slots
 
-# Fewest tokens that are worth a copy: computing fewer takes only a step or two.
+# Minimum number of tokens that are worth a copy: computing fewer takes only a step or two.
 WORTH_KEEPING = 32
-# Fewest tokens for which a request moves to another slot instead of overwriting them. A completion that was not
-# accepted, and the tokens computed ahead of it, are shorter and should not evict another file's prefix.
+# Minimum number of tokens for which a request moves to another slot instead of overwriting them. A completion that was
+# not accepted, and the tokens computed ahead of it, are shorter and should not evict another file's prefix.
 WORTH_A_SLOT = 128
-# Fewest additional tokens for which a request waits until a running prompt has computed them.
+# Minimum number of additional tokens for which a request waits until a running prompt has computed them.
 WORTH_WAITING = 8
 
 

@@ -92,7 +92,7 @@ class Sequence:
 
     @property
     def n_reserved(self) -> int:
-        """Most cells that the sequence may need."""
+        """Maximum number of cells that the sequence may need."""
         return len(self.request.prompt) + self.request.max_tokens
 
     @property

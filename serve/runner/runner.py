@@ -40,7 +40,7 @@ class EngineRunner:
 
     Args:
         engine: the engine; it must not be used elsewhere.
-        max_open: most requests that may be queued or running; further ones are refused. An idle server accepts a
+        max_open: maximum number of queued and running requests; further ones are refused. An idle server accepts a
             generation of any size.
         compute_lock: shared by the engines of one process; None if there is only one engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.

@@ -1,4 +1,4 @@
-"""Choice of the next token from logits, in numpy; the result depends only on the seed.
+"""Choice of the next token from logits, in numpy; the logits and the seed determine the result.
 
 - shaping: logit bias and penalties
 - candidates: temperature, top_k, top_p and min_p: the tokens that may be chosen, with their weights

@@ -178,9 +178,8 @@ def _bound(weights: FloatWeights, total: float, params: SamplingParams) -> Ids:
     All tokens with weights below `rest / V` together weigh less than `rest`, so the others reach top_p.
     """
     rest = (1.0 - params.top_p) * total
-    least = max(
-        params.min_p, 0.5 * rest / len(weights)
-    )  # half of the bound, since sums are rounded
+    # Half of the bound, since sums are rounded.
+    least = max(params.min_p, 0.5 * rest / len(weights))
     floor = max(min(rest * _COARSE, 1.0), least)
     while True:
         ids = np.flatnonzero(weights >= floor)

@@ -13,7 +13,7 @@ import numpy as np
 from serve.decoder import Decoder, Logits
 from serve.sampling.candidates import Weights, largest
 
-# Most candidates, since all pairs are compared: llama.cpp's default top_k (common/common.h).
+# Maximum number of candidates, since all pairs are compared: llama.cpp's default top_k (common/common.h).
 MOST_CANDIDATES = 40
 # End tokens are searched among this many likeliest tokens first, then among all.
 _NEAR = 256

@@ -1,4 +1,4 @@
-"""Sampler of one sequence; the result depends only on the seed.
+"""Sampler of one sequence; the logits and the seed determine its tokens.
 
 Order: logit bias, penalties, `candidates`, `infill` if requested, then one draw. If a grammar forbids the drawn token,
 the whole vocabulary is masked and a token is drawn again, as in llama.cpp (common_sampler_sample in

@@ -6,7 +6,7 @@ import re
 from itertools import takewhile
 
 LONGEST = 1000  # characters of a line; longer lines (minified code, prose) are never compared
-MOST_LINES = 8  # most lines after the cursor that are needed to recognise a repetition
+MOST_LINES = 8  # maximum number of lines after the cursor that a repetition must match
 # Fewest non-space characters that do not match by coincidence:
 WHOLE_LINE = 8  # in a whole line
 REST_OF_LINE = 3  # in the rest of the cursor's line
@@ -84,9 +84,8 @@ class Repetition:
     def _look(self, *, is_end: bool) -> tuple[int | None, int]:
         """Return the offset at which a repetition begins, if any, and the offset up to which the text is certain."""
         lines = [line.removesuffix("\r") for line in self._text.split("\n")]
-        found: list[
-            tuple[int, int]
-        ] = []  # (line that completes a repetition, offset of its beginning)
+        # (line that completes a repetition, offset at which the repetition begins)
+        found: list[tuple[int, int]] = []
         held = len(self._text) - self._text.endswith("\r")
         at = 0
         for i, line in enumerate(lines):

@@ -311,10 +311,8 @@ def test_repeated_prompt_drafts_the_remembered_completion_from_its_start() -> No
     tokens = words(COMPLETION)
     n_calls = words.n_calls
     steps, drafted, accepted = generate(d.begin(words(PROMPT)), tokens)
-    assert (steps + accepted, words.n_calls) == (
-        len(tokens),
-        n_calls + 2,
-    )  # `words(PROMPT)` and the remembered completion, tokenized once
+    # `words(PROMPT)` is the first call; the remembered completion is tokenized only once.
+    assert (steps + accepted, words.n_calls) == (len(tokens), n_calls + 2)
     assert accepted > 0.7 * len(tokens)
     assert drafted - accepted <= 1
 

@@ -133,9 +133,8 @@ def test_damaged_prefix_file_is_ignored(tmp_path: Path, harm: str) -> None:
     assert found
     assert store.get(found[1]) is None
     assert store.longest([1, 2, 3]) is None
-    assert len(PrefixStore(10_000, "m", tmp_path)) == (
-        harm == "flip"
-    )  # found only when the state is read
+    # A flipped byte is found only when the state is read.
+    assert len(PrefixStore(10_000, "m", tmp_path)) == (harm == "flip")
 
 
 def test_unwritable_prefix_folder_is_logged_as_a_warning(

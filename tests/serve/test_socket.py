@@ -303,9 +303,8 @@ def test_connection_with_an_unread_answer_is_closed() -> None:
         environ[WHEN_GONE](gone.set)
         start_response("200 OK", [("Content-Type", "text/plain")])
         for _ in range(12):
-            yield bytes(
-                2**20
-            )  # more than the socket buffers, less than the limit at which writes wait
+            # In all, more than the socket buffers hold and less than the limit at which writes wait.
+            yield bytes(2**20)
         answered.set()
 
     with served(app, clock=lambda: now[0]) as port, connection(port) as s:
