@@ -246,7 +246,7 @@ class Scheduler:
         return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the state is inconsistent; cheap."""
+        """Raise AssertionError if the state is inconsistent."""
         promised = sum(s.n_reserved - s.n_past for s in self.slots.running)
         assert self.slots.used_cells() + promised <= self._decoder.n_cells
         assert all(s.slot == WAITING for s in self._waiting)

@@ -37,7 +37,7 @@ class Slot:
 
 
 class Slots:
-    """All slots, and which of them share prefixes.
+    """All slots, with a tree of the prefixes that they share.
 
     Args:
         n: number of slots.

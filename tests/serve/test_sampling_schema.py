@@ -90,7 +90,7 @@ def test_grammar_forbids_control_characters_in_strings(vocab: Any) -> None:
             assert not accepts(constraint, vocab, bad)
 
 
-def test_empty_schema_allows_exactly_json(vocab: Any) -> None:
+def test_empty_schema_allows_json_and_forbids_other_text(vocab: Any) -> None:
     good, bad = '{"a": [1, 2.5, "é\\n"], "b": null}', '{"a": [1, }'
     assert accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, good)
     assert not accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, bad)

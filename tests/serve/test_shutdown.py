@@ -73,7 +73,7 @@ def test_shutdown_finishes_open_requests_and_refuses_new_ones() -> None:
         assert r.runner.engine_closed
 
 
-def test_requests_open_after_the_grace_period_get_503() -> None:
+def test_requests_open_after_the_grace_period_end_with_an_error() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with running(decoder, limits=Limits(grace=0)) as r, connection(r.port) as s:
         with connection(r.port) as plain:
