@@ -142,12 +142,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--unround", action="store_true", help="move weights off the old type's grid")
-    parser.add_argument("--chunks", type=int, default=100, help="chunks of 512 tokens for the matrix (default: 100)")
-    parser.add_argument("--positions", type=int, default=2048, help="positions to compare (default: 2048)")
-    parser.add_argument("--minutes", type=float, default=5, help="minutes to measure sensitivities for each budget (default: 5)")
-    parser.add_argument("--budgets", default="IQ2_M,Q3_K_M,Q4_K_M", help="types whose sizes are the budgets")
-    parser.add_argument("--folder", type=Path, help="folder for temporary files; needs four times the size of the F16 file")
+    parser.add_argument(
+        "--unround", action="store_true", help="move weights off the old type's grid"
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=100, help="chunks of 512 tokens for the matrix (default: 100)"
+    )
+    parser.add_argument(
+        "--positions", type=int, default=2048, help="positions to compare (default: 2048)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=5,
+        help="minutes to measure sensitivities for each budget (default: 5)",
+    )
+    parser.add_argument(
+        "--budgets", default="IQ2_M,Q3_K_M,Q4_K_M", help="types whose sizes are the budgets"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder for temporary files; needs four times the size of the F16 file",
+    )
     parser.add_argument(
         "--json", type=Path, help="write the results of the plain types to this file"
     )

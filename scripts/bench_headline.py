@@ -177,7 +177,9 @@ def main() -> None:
     parser.add_argument("--fit", help="quantize to fit into this memory (default: --memory)")
     parser.add_argument("--cache-type", default="q8_0")
     parser.add_argument("--threads", type=int, help="threads of serve (default: its own)")
-    parser.add_argument("--compare", action="store_true", help="also measure serve without the limit")
+    parser.add_argument(
+        "--compare", action="store_true", help="also measure serve without the limit"
+    )
     parser.add_argument("--keep", action="store_true", help="keep all files in --folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -188,7 +190,9 @@ def main() -> None:
     if args.keep and not args.folder:
         parser.error("--keep needs --folder")
     if sys.platform != "linux":
-        parser.error("this benchmark needs Linux: it limits and measures memory with the Linux kernel")
+        parser.error(
+            "this benchmark needs Linux: it limits and measures memory with the Linux kernel"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +201,7 @@ def main() -> None:
         # Checkpoint and F16 file exist at the same time.
         if (need := int(4.1 * n_weights(args.geometry))) > (free := shutil.disk_usage(work).free):
             raise SystemExit(
-                f"{work}: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free: choose another --folder"
+                f"{work}: {free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed: choose another --folder"
             )
         steps, served, quantized = run(work, args)
         size = quantized.stat().st_size

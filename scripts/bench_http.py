@@ -141,7 +141,9 @@ def main() -> int:
     table.add_row("over HTTP", f"{1000 * plain_s:.2f}", "")
     table.add_row("as a stream", f"{1000 * stream_s:.2f}", "")
     table.add_row("added by HTTP, per request", f"{over:.2f}", f"≤ {PLAIN_MS}")
-    table.add_row(f"added by a stream, per frame ({frames} frames)", f"{token:.3f}", f"≤ {TOKEN_MS}")
+    table.add_row(
+        f"added by a stream, per frame ({frames} frames)", f"{token:.3f}", f"≤ {TOKEN_MS}"
+    )
     Console().print(table)
     return int(over > PLAIN_MS or token > TOKEN_MS)
 

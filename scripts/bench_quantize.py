@@ -151,9 +151,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tools", type=Path, required=True, help="folder of llama.cpp's tools")
-    parser.add_argument("--bytes-of", help="comma-separated types whose bytes are compared (default: all)")
+    parser.add_argument(
+        "--bytes-of", help="comma-separated types whose bytes are compared (default: all)"
+    )
     parser.add_argument("--only", choices=("bytes", "time", "matrix"))
-    parser.add_argument("--model", type=Path, help="F16 GGUF for the timing (default: 350M random weights)")
+    parser.add_argument(
+        "--model", type=Path, help="F16 GGUF for the timing (default: 350M random weights)"
+    )
     parser.add_argument("--types", default=",".join(TIMED), help="comma-separated types to time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

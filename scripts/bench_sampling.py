@@ -126,7 +126,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--logits", type=Path, help=".npy file of logits to use instead of random ones")
+    parser.add_argument(
+        "--logits", type=Path, help=".npy file of logits to use instead of random ones"
+    )
     a = parser.parse_args()
     print(cpu_name())
     tables = [np.load(a.logits)] if a.logits else [made_up(n) for n in (49_152, 151_936)]

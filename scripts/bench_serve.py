@@ -100,24 +100,38 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's server")
-    parser.add_argument("--llama-cpp-python", type=Path, help="a Python interpreter that has llama_cpp.server")
+    parser.add_argument(
+        "--llama-cpp-python", type=Path, help="a Python interpreter that has llama_cpp.server"
+    )
     parser.add_argument(
         "--scenario", action="append", choices=(*SCENARIOS, OVERHEAD), help="default: all"
     )
-    parser.add_argument("--only", action="append", help="measure only the server of this name (may be repeated)")
+    parser.add_argument(
+        "--only", action="append", help="measure only the server of this name (may be repeated)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="threads of each server (default: all cores)"
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="threads of each server (default: all cores)",
     )
     parser.add_argument("--search", action="store_true", help="try all candidate settings")
     parser.add_argument(
-        "--ours", default="", metavar="ARGS", help="further arguments of our server, e.g. --ours='--ctx 4096'"
+        "--ours",
+        default="",
+        metavar="ARGS",
+        help="further arguments of our server, e.g. --ours='--ctx 4096'",
     )
     parser.add_argument("--trace", type=Path, default=DATA, help="another recorded typing session")
     parser.add_argument(
-        "--tiny", action="store_true", help="few tokens, to test the benchmark; too few to measure speed"
+        "--tiny",
+        action="store_true",
+        help="few tokens, to test the benchmark; too few to measure speed",
     )
-    parser.add_argument("--limit", type=float, default=900, help="seconds after which a run fails (default: 900)")
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds after which a run fails (default: 900)"
+    )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running server

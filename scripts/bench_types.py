@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--generate", type=int, default=24, help="tokens to generate")
-    parser.add_argument("--folder", type=Path, help="folder for temporary files; needs 2 GB for 350M")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for temporary files; needs 2 GB for 350M"
+    )
     a = parser.parse_args()
     wanted = [t for t in a.types.upper().split(",") if t] or [r.name for r in RECIPES]
     print(f"CodeGen-{a.geometry}'s geometry, {cpu_name()}, {usable_cores()} threads")

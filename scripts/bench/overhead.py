@@ -99,7 +99,9 @@ def _generate(
             engine.submit(len(tokens) + i, GenerationRequest(prompt, n_tokens, sampling=greedy))
         with watched() as clock:
             generating: set[int] = set()
-            while engine.has_work and len(generating) < len(prompts):  # decode the last prompt tokens
+            while engine.has_work and len(generating) < len(
+                prompts
+            ):  # decode the last prompt tokens
                 generating.update(i for i, _ in engine.step())
             clock.calls.clear()
             steps: list[tuple[float, float]] = []

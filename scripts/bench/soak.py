@@ -17,9 +17,7 @@ from bench.client import Unframed, connected, fetch, request_bytes
 # Status codes that the server documents. A 503 must have a Retry-After header.
 DOCUMENTED = {200, 400, 413, 503, 504}
 TOO_LARGE = 9 * 2**20  # bytes; the server takes 8 MiB
-PATIENCE = (
-    300.0  # seconds for a response; only a server that has lost a request takes longer
-)
+PATIENCE = 300.0  # seconds for a response; only a server that has lost a request takes longer
 _HEALTH_EVERY = 0.05
 _TEXT = "def area(width, height):\n    return width * height\n\n\nclass Box:\n    def __init__(self):\n        "
 _BAD: tuple[bytes, ...] = (

@@ -318,8 +318,8 @@ def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is looked at by Linux's means")
 def test_a_short_soak_keeps_its_promises() -> None:
     done = run_script("scripts/soak_serve.py", "--minutes", "0.05", "--connections", "8")
-    assert "promises" in done.stdout, done.stderr
+    assert "checks" in done.stdout, done.stderr
     lines = {x.split("│")[1].strip(): x for x in done.stdout.splitlines() if x.count("│") == 5}
     # How fast /health answers is not looked at: other tests may run beside this.
-    for promise in ("answers that should not be", "left running or waiting"):
+    for promise in ("wrong responses", "requests still running or waiting"):
         assert "kept" in lines[promise], done.stdout
