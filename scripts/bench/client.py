@@ -69,9 +69,7 @@ class Unframed:
         """
         if not data:
             if not self.status or self.headers.get("transfer-encoding") or self._left > 0:
-                raise ConnectionError(
-                    "the server closed the connection before the response was complete"
-                )
+                raise ConnectionError("the server closed the connection before the response ended")
             self.complete = True
             return b""
         self._buffer += data

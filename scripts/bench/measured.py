@@ -1,8 +1,8 @@
 """Time and memory of one process, for the benchmarks that convert and quantize files.
 
 A virtual machine may return unused memory to its host within a second. The first access to each page is then slower
-than the copying that the benchmark measures (seen: 3 to 8 s for 2.3 GB, in either direction). Before each run,
-therefore, `warm` writes a file of the output's size and deletes it.
+than the copying that the benchmark measures (the same 2.3 GB took from 3 to 8 s). Before each run, therefore, `warm`
+writes a file of the output's size and deletes it.
 """
 
 from __future__ import annotations

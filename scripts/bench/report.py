@@ -140,7 +140,9 @@ def _table(results: Results, scenario: str) -> Table:
             ]
         table.add_row(*row)
     if has_ours:
-        table.add_row("texts as ours", *(same_texts(results, scenario, *way) for way in ways))
+        table.add_row(
+            "completions equal to ours", *(same_texts(results, scenario, *way) for way in ways)
+        )
     return table
 
 

@@ -137,7 +137,7 @@ def _decode_speed(answer: Answer) -> float:
     """Return tokens per second after the first token.
 
     On a busy machine a short stream may arrive in one read, so that its first token and its end have the same time.
-    Then the speed is that of the whole answer.
+    Then the speed is that of the whole response.
     """
     seconds = answer.seconds - answer.first
     if answer.n_tokens > 1 and seconds > 0:

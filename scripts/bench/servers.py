@@ -1,4 +1,4 @@
-"""Servers under test: starts and stops each of them; processes started elsewhere are left alone."""
+"""Servers under test, and functions to start and stop them. Processes started elsewhere are left alone."""
 
 from __future__ import annotations
 

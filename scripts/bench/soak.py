@@ -169,7 +169,7 @@ async def _client(soak: Soak, rng: random.Random, until: float) -> None:
         try:
             await asyncio.wait_for(work[i](soak, rng), PATIENCE)
         except asyncio.TimeoutError:
-            soak.broken[f"{names[i]}: no answer in {PATIENCE:.0f} s"] += 1
+            soak.broken[f"{names[i]}: no response in {PATIENCE:.0f} s"] += 1
         except (OSError, ValueError, KeyError) as e:
             soak.broken[f"{names[i]}: {e!r}"] += 1
         await asyncio.sleep(rng.expovariate(20))

@@ -32,7 +32,7 @@ KINDS: Final = {
     "typo": "a wrong key",
     "delete": "characters or a word deleted",
     "retype": "deleted characters typed again",
-    "elsewhere": "the cursor moved, or a key there",
+    "elsewhere": "the cursor moved, or a key typed at the new place",
     "switch": "another file made active",
 }
 # About 1,000 tokens of code; editor plugins send 1,000 to 2,000.

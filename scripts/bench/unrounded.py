@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-_SPREAD = (
-    0.2  # standard deviation of the factors' logarithms: most factors lie between 0.8 and 1.25
-)
+_SPREAD = 0.2  # standard deviation of the factors' logarithms: most lie between 0.8 and 1.25
 
 
 def unround(source: Path, output: Path, seed: int = 0) -> None:

@@ -70,7 +70,7 @@ def vim(folder: Path) -> dict[str, str]:
     if not version:
         return {"missing": "vim is not installed"}
     if "+textprop" not in version or "+job" not in version:
-        return {"missing": "this vim was built without text properties or jobs"}
+        return {"missing": "Vim was built without text properties or jobs"}
     if not said(str(folder / "venv/bin/python"), "-c", "import pyte; print(pyte)"):
         return {"missing": "pip could not install pyte, which renders its screen"}
     path = os.environ.get("LLAMA_VIM", "")
