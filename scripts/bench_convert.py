@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""`turbopilot convert` beside llama.cpp's convert_hf_to_gguf.py and cp, on the same checkpoint in the same run.
+"""Compare `turbopilot convert` with llama.cpp's convert_hf_to_gguf.py and with cp on the same checkpoint.
 
-    python scripts/bench_convert.py                    # 2.3 GB, four shards; 7 GB of disk meanwhile
+    python scripts/bench_convert.py                    # 2.3 GB, four shards; needs 7 GB of disk
     python scripts/bench_convert.py --llama-cpp ~/llama.cpp --rounds 5
-    python scripts/bench_convert.py --model small      # seconds, for a first look
+    python scripts/bench_convert.py --model small      # a trial run of seconds
 
-The checkpoint is random, of gpt_bigcode-santacoder's geometry (24 layers, 2048 wide), in F16. Wall time and
-peak memory are the kernel's account of each process; each round runs the three one after the other, and the
-median of the rounds is shown. llama.cpp's converter lies in llama-cpp-python's source distribution, which is
-fetched with pip unless --llama-cpp names a checkout; without both, its column stays empty.
+The checkpoint has random F16 weights and the geometry of gpt_bigcode-santacoder (24 layers, 2048 wide). Wall time and
+peak memory are those that the kernel reports for each process. Each round runs the three commands one after the other;
+the result is the median of the rounds. llama.cpp's converter is part of llama-cpp-python's source distribution, which
+is downloaded with pip unless --llama-cpp names a checkout. If the download fails, llama.cpp's converter is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ N_SHARDS = 4
 
 
 def shapes(n_embd: int, n_layer: int, n_head: int, n_vocab: int, n_ctx: int) -> dict[str, Shape]:
-    """Names and shapes of GPTBigCode's tensors, multi-query."""
+    """Return the names and shapes of GPTBigCode's tensors with multi-query attention."""
     d, kv = n_embd, 2 * (n_embd // n_head)
     out: dict[str, Shape] = {"transformer.wte.weight": (n_vocab, d)}
     out["transformer.wpe.weight"] = (n_ctx, d)
@@ -51,7 +51,7 @@ def shapes(n_embd: int, n_layer: int, n_head: int, n_vocab: int, n_ctx: int) -> 
 
 
 def make_checkpoint(folder: Path, model: str) -> None:
-    """Write the shards, their index, a config and a tokenizer of the right size."""
+    """Write the shards, their index, a config and a tokenizer."""
     n_embd, n_layer, n_head, n_vocab, n_ctx = GEOMETRY[model]
     folder.mkdir(parents=True)
     config = {
@@ -68,7 +68,7 @@ def make_checkpoint(folder: Path, model: str) -> None:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """The bundled tokenizer's BPE, with digits cut one by one as StarCoder's are."""
+    """Write the bundled model's BPE tokenizer, with digits split one by one as in StarCoder's."""
     tokenizer = json.loads((demo_checkpoint() / "tokenizer.json").read_text())
     digits = {"type": "Digits", "individual_digits": True}
     tokenizer["pre_tokenizer"] = {
@@ -81,7 +81,7 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:
-    """A checkout of llama.cpp: the one given, or that of the installed binding's source distribution."""
+    """Return the given checkout of llama.cpp, or that in llama-cpp-python's source distribution; None if it fails."""
     if given:
         return given
     import llama_cpp
@@ -93,7 +93,7 @@ def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:
     )
     archives = list(folder.glob("llama_cpp_python-*.tar.gz"))
     if done.returncode or not archives:
-        print(f"llama.cpp's converter cannot be fetched: {done.stderr.decode()[-200:]}")
+        print(f"llama.cpp's converter cannot be downloaded: {done.stderr.decode()[-200:]}")
         return None
     with tarfile.open(archives[0]) as archive:
         archive.extractall(folder, filter="data")
@@ -101,7 +101,7 @@ def find_llama_cpp(given: Path | None, folder: Path) -> Path | None:
 
 
 def llama_cpp_command(checkout: Path, folder: Path) -> tuple[str, ...]:
-    """Its converter, told the pre-tokenizer, which it looks up by a list of hashes of published ones."""
+    """Return the command of llama.cpp's converter, with a fixed pre-tokenizer: it knows only published tokenizers."""
     known = (
         "import sys, runpy; sys.path.insert(0, {root!r}); sys.path.insert(1, {gguf!r})\n"
         "sys.argv = sys.argv[1:]\n"
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--model", choices=GEOMETRY, default="santacoder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="where files are made (default: a temporary one)"
+        "--folder", type=Path, help="folder for temporary files (default: the system's)"
     )
     parser.add_argument("--llama-cpp", type=Path, help="a checkout of llama.cpp")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
         work = Path(tmp)
         source, out = work / "checkpoint", work / "out.gguf"
-        # In a process of its own: Linux counts the parent's peak as the child's.
+        # In a child process: Linux counts a parent's peak memory as its later children's.
         measure(sys.executable, __file__, "--make", str(source), "--model", args.model)
         checkout = find_llama_cpp(args.llama_cpp, work)
         size = sum(p.stat().st_size for p in source.glob("*.safetensors"))
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[Run]]) -> None:
-    """The medians, and ours as a ratio of the others."""
+    """Print the medians and the ratios of our converter to the others."""
     median = medians(runs)
     ours, cp = median["turbopilot convert"], median["cp"]
     print(f"ours / (2 × cp + 1 s): {ours.seconds / (2 * cp.seconds + 1):.2f}")

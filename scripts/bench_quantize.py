@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-r"""Our files against llama.cpp's own tools: the same bytes, in the same time.
+r"""Compare our quantized files and importance matrices with those of llama.cpp's tools: bytes and time.
 
-    python scripts/bench_quantize.py --tools DIR                # all types: bytes; six of them: time, 350M weights
+    python scripts/bench_quantize.py --tools DIR                # bytes of all types; time of six, with 350M weights
     python scripts/bench_quantize.py --tools DIR --only bytes   # minutes less
 
-DIR holds llama-quantize and llama-imatrix of the llama.cpp that llama-cpp-python was made of. To build them there:
+DIR holds llama-quantize and llama-imatrix of the llama.cpp version in llama-cpp-python. To build them:
 
-    pip download --no-deps --no-binary :all: llama-cpp-python==VERSION    # the one that is installed
+    pip download --no-deps --no-binary :all: llama-cpp-python==VERSION    # the installed version
     tar xf llama_cpp_python-*.tar.gz
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
         -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
     cmake --build build -j --target llama-quantize llama-imatrix          # then: --tools build/bin
 
-Bytes: a small random model whose rows fit every type, quantized to all types without an importance matrix, where
-llama.cpp allows that, and with one; and the bundled model, whose rows do not fit. Of our files the keys
-turbopilot.quantize.* are removed first: all else has to be equal. Time: alternately, several times; the ratio of
-medians. The matrix: gathered by both on the same text.
+Bytes: two models are quantized to all types, with an importance matrix and, if llama.cpp allows it, without one. The
+rows of the first, a small random model, fit every type; those of the second, the bundled model, do not. The keys
+turbopilot.quantize.* are removed from our files, then the files must be equal. Time: both tools run by turns, and the
+result is the ratio of the medians. Matrix: both tools compute it from the same text.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def tool(command: Sequence[object], folder: Path | None = None) -> None:
 
 
 class Pair:
-    """One model, quantized by both."""
+    """One model, quantized by both tools."""
 
     def __init__(self, quantizer: Path, model: Path, folder: Path, threads: int) -> None:
         self.quantizer, self.model, self.folder, self.threads = quantizer, model, folder, threads
         self.ours, self.theirs = folder / "ours.gguf", folder / "theirs.gguf"
 
     def run_ours(self, kind: str, matrix: Path | None) -> None:
-        # As the command line does: the source's SHA-256 is found once, and remembered.
+        # As in the command line: the source's SHA-256 is computed once and cached.
         options = QuantizeOptions(imatrix=matrix, threads=self.threads, digests=self.folder)
         quantize(self.model, self.ours, kind, options, force=True)
 
     def run_theirs(self, kind: str, matrix: Path | None) -> None:
-        # By its name alone, from its folder: llama-quantize writes the path that it is given into the file.
+        # Named without its folder: llama-quantize writes the given path into the file.
         given = ["--imatrix", matrix.name] if matrix else []
         command = [self.quantizer, *given, self.model, self.theirs, kind, self.threads]
         tool(command, matrix.parent if matrix else None)
@@ -81,7 +81,7 @@ def compare_bytes(pair: Pair, matrix: Path, name: str, kinds: Sequence[str]) -> 
     for recipe in (r for r in RECIPES if not kinds or r.name in kinds):
         for given in (None, matrix):
             if given is None and recipe.needs_imatrix:
-                continue  # both refuse
+                continue  # both tools refuse this
             compared += 1
             if not pair.same(recipe.name, given):
                 differ.append(f"{recipe.name}{' with a matrix' if given else ''}")
@@ -92,7 +92,7 @@ def compare_bytes(pair: Pair, matrix: Path, name: str, kinds: Sequence[str]) -> 
 
 
 def in_turn(rounds: int, *work: Callable[[], object]) -> list[float]:
-    """Median seconds of each, one after the other in every round."""
+    """Run all functions one after the other in every round; return the median seconds of each."""
     seconds: list[list[float]] = [[] for _ in work]
     for _ in range(rounds):
         for i, one in enumerate(work):
@@ -106,7 +106,7 @@ def compare_time(pair: Pair, kinds: Sequence[str], rounds: int) -> bool:
     print(f"{'type':8} {'ours':>8} {'theirs':>8} {'ratio':>6}")
     ratios: list[float] = []
     for kind in kinds:
-        if not ratios:  # the source is in the page cache for both, and its digest is known
+        if not ratios:  # warm up: read the source into the page cache and compute its digest
             pair.run_theirs(kind, None)
             pair.run_ours(kind, None)
         ours, theirs = in_turn(
@@ -151,13 +151,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tools", type=Path, required=True, help="folder of llama.cpp's tools")
-    parser.add_argument("--bytes-of", help="compare only these types' bytes, with commas between")
+    parser.add_argument(
+        "--bytes-of", help="comma-separated types whose bytes are compared (default: all)"
+    )
     parser.add_argument("--only", choices=("bytes", "time", "matrix"))
-    parser.add_argument("--model", type=Path, help="F16 GGUF to time with (default: 350M random)")
-    parser.add_argument("--types", default=",".join(TIMED), help="to time")
+    parser.add_argument(
+        "--model", type=Path, help="F16 GGUF for the timing (default: 350M random weights)"
+    )
+    parser.add_argument("--types", default=",".join(TIMED), help="comma-separated types to time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where to work; 3 GB")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; needs 3 GB")
     a = parser.parse_args()
     a.tools = a.tools.resolve()
     wanted = [a.only] if a.only else ["bytes", "matrix", "time"]

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Choosing a token in numpy, beside llama.cpp's own chain of samplers with the same settings.
+"""Compare the time of our NumPy sampler with that of llama.cpp's sampler chain, with the same settings.
 
     python scripts/bench_sampling.py
-    python scripts/bench_sampling.py --logits rows.npy      # a real model's, (rows, n_vocab) float32
+    python scripts/bench_sampling.py --logits rows.npy      # of a real model: (rows, n_vocab) float32
 
-Both begin with a row of logits, as llama_decode leaves them, and end with a token's id. The two take turns on the same
-rows; told is the median of the rounds, and its share of what llama.cpp takes. Made-up rows fall with the rank as a
-model's do: the likeliest token has about half, and 95 % are a dozen tokens.
+Both start with a row of logits from llama_decode and end with a token id. They run by turns on the same rows. The
+results are the medians of the rounds, and our time as a percentage of llama.cpp's. The default rows are random and
+decrease with the rank like a model's: the most likely token has a probability of about one half, and a dozen tokens
+have 95 %.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def params(**changes: object) -> SamplingParams:
 
 
 def theirs(n_vocab: int, p: SamplingParams, history: list[int]) -> Choose:
-    """llama.cpp's chain, fed from numpy: what a server in Python would do."""
+    """Return a function that chooses a token with llama.cpp's sampler chain from NumPy logits."""
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
 
     def add(sampler: object) -> None:
@@ -125,7 +126,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--logits", type=Path, help="a .npy of rows instead of made-up ones")
+    parser.add_argument(
+        "--logits", type=Path, help=".npy file of logits to use instead of random ones"
+    )
     a = parser.parse_args()
     print(cpu_name())
     tables = [np.load(a.logits)] if a.logits else [made_up(n) for n in (49_152, 151_936)]
@@ -133,7 +136,7 @@ def main() -> None:
         n_vocab = rows.shape[1]
         rows.setflags(write=False)
         history = np.random.default_rng(1).integers(0, n_vocab, 2000).tolist()
-        print(f"\n{n_vocab} tokens{'':27} numpy   llama.cpp   numpy takes")
+        print(f"\n{n_vocab} tokens{'':27} NumPy   llama.cpp   NumPy's time")
         for name, p in SETTINGS.items():
             both = (ours(p, history), theirs(n_vocab, p, history))
             times = [[microseconds(choose, rows) for choose in both] for _ in range(a.rounds)]
@@ -143,7 +146,7 @@ def main() -> None:
             microseconds(lambda row: logprobs(row, 0, 5, lambda _: b"").token.id, rows)
             for _ in range(a.rounds)
         )
-        print(f"{'log probabilities, 5 likeliest':34} {told:6.0f} us")
+        print(f"{'log probabilities, top 5':34} {told:6.0f} us")
 
 
 if __name__ == "__main__":

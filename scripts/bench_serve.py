@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-r"""Our server against llama.cpp's own and llama-cpp-python's: the same file, the same requests, in turns.
+r"""Compare our server with llama.cpp's and llama-cpp-python's on the same model file and the same requests.
 
     python scripts/bench_serve.py MODEL.gguf --llama-server build/bin/llama-server --llama-cpp-python venv/bin/python
     python scripts/bench_serve.py MODEL.gguf                                # ours alone
-    python scripts/bench_serve.py MODEL.gguf … --search --rounds 1          # all candidate settings of each
+    python scripts/bench_serve.py MODEL.gguf … --search --rounds 1          # all candidate settings of each server
 
-To build the llama-server that our llama.cpp belongs to, and to have the other:
+To build the llama-server of the installed llama.cpp version, and to install llama-cpp-python's server:
 
-    pip download --no-deps --no-binary :all: llama-cpp-python==VERSION      # the one that is installed
+    pip download --no-deps --no-binary :all: llama-cpp-python==VERSION      # the installed version
     tar xf llama_cpp_python-*.tar.gz
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
         -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
@@ -15,18 +15,19 @@ To build the llama-server that our llama.cpp belongs to, and to have the other:
     cmake --build build -j --target llama-server
     python -m venv venv && venv/bin/pip install 'llama-cpp-python[server]==VERSION'
 
-The scenarios, each on a server just started; every round all servers take their turn, and medians count:
+Each scenario runs on a server that has just started. All servers run in every round, and the results are medians:
 
-    one               a stream of 64 tokens after 300 of fresh code
-    eight             8 clients with fresh prompts of 300 tokens, 32 tokens each, 3 times
-    shared            16 clients at once whose prompts have their first 1,500 tokens in common, 32 tokens each
-    typing            a recorded session of a person who writes code: a request after every key, closed when the
-                      next key comes; counted is how long the suggestions took that the person waited for
-    typing-debounced  the same session in an editor that asks 75 ms after the last key
-    overhead          Python's share of a step of ours
+    one               streams of 64 tokens, one after the other, after prompts of 300 tokens that share nothing
+    eight             8 clients, 3 requests each: prompts of 300 tokens that share nothing, 32 generated tokens
+    shared            16 clients at once, whose prompts share their first 1,500 tokens; 32 generated tokens each
+    typing            a recorded typing session: a request after every key, closed at the next key; measures the
+                      latency of the completions that the person waited for
+    typing-debounced  the same session in an editor that sends a request 75 ms after the last key
+    overhead          Python's share of a decode step of our server
 
-Temperature 0. The candidates' settings are in bench/settings.py, the session in data/typing_trace.json, with
-how it was made and what it holds. A ratio is ours to the best of the others. Exit code 1: a target was missed.
+The temperature is 0. The settings of the servers are in bench/settings.py, and the session is in
+data/typing_trace.json with a description. A ratio is our number divided by the best of the others. Exit code 1: a
+target was missed, or a server failed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def measure(
     args: argparse.Namespace,
     results: Results,
 ) -> None:
-    """One run: start, ask, end. A server that fails is told of; the others go on."""
+    """Run a scenario on one server; record its result, or its failure without stopping the benchmark."""
     way = f"{scenario.name}: {server.name} ({settings.name})"
     try:
         with started(
@@ -99,27 +100,41 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's server")
-    parser.add_argument("--llama-cpp-python", type=Path, help="a Python that has llama_cpp.server")
+    parser.add_argument(
+        "--llama-cpp-python", type=Path, help="a Python interpreter that has llama_cpp.server"
+    )
     parser.add_argument(
         "--scenario", action="append", choices=(*SCENARIOS, OVERHEAD), help="default: all"
     )
-    parser.add_argument("--only", action="append", help="measure this server alone, by its name")
+    parser.add_argument(
+        "--only", action="append", help="measure only the server of this name (may be repeated)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="for each (default: all cores)"
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="threads of each server (default: all cores)",
     )
     parser.add_argument("--search", action="store_true", help="try all candidate settings")
     parser.add_argument(
-        "--ours", default="", metavar="ARGS", help="more arguments for ours: --ours='--ctx 4096'"
+        "--ours",
+        default="",
+        metavar="ARGS",
+        help="further arguments of our server, e.g. --ours='--ctx 4096'",
     )
-    parser.add_argument("--trace", type=Path, default=DATA, help="another recorded session")
+    parser.add_argument("--trace", type=Path, default=DATA, help="another recorded typing session")
     parser.add_argument(
-        "--tiny", action="store_true", help="so little that it says nothing of speed"
+        "--tiny",
+        action="store_true",
+        help="few tokens, to test the benchmark; too few to measure speed",
     )
-    parser.add_argument("--limit", type=float, default=900, help="seconds for a run at most")
-    parser.add_argument("--json", type=Path, help="write what was found to this file")
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds after which a run fails (default: 900)"
+    )
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server that was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running server
     servers = found_servers(args.llama_server, args.llama_cpp_python)
     args.extra = {s.name: args.ours.split() if s is servers[0] else [] for s in servers}
     servers = [s for s in servers if not args.only or s.name in args.only]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Every type of `turbopilot quantize --list` on this processor: speed on a prompt and in generating, beside F16's.
+"""Measure the prefill and decode speed of every quantization type on this CPU, relative to F16.
 
     python scripts/bench_types.py                       # CodeGen-350M's geometry, random weights: half an hour
     python scripts/bench_types.py --types Q4_K_M,Q4_0   # some of them
 
-What a weight is changes nothing of how fast it is computed. Each type is quantized, measured beside F16 in the same
-minutes (once each in turn, the median of the rounds), and deleted. The percentages are those of
-turbopilot/catalog/prompt_speed.py.
+Random weights suffice, because the speed does not depend on their values. For each type the model is quantized,
+measured by turns with the F16 file (the result is the median of the rounds), and deleted. The percentages are the
+source of turbopilot/catalog/prompt_speed.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def flat_matrix(model: Path, path: Path) -> Path:
-    """A matrix that weighs all channels alike, for the types that demand one."""
+    """Write an importance matrix with equal weights, for the types that need a matrix."""
     entries = {
         t.name: Entry(np.ones((1, t.shape[0]), np.float32), np.ones(1, np.int64))
         for t in read_gguf(model).tensors
@@ -42,11 +42,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--geometry", choices=GEOMETRY, default="350M")
-    parser.add_argument("--types", default="", help="names, with commas between; all by default")
+    parser.add_argument("--types", default="", help="comma-separated types (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--generate", type=int, default=24, help="tokens to generate")
-    parser.add_argument("--folder", type=Path, help="where to work; 2 GB for 350M")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for temporary files; needs 2 GB for 350M"
+    )
     a = parser.parse_args()
     wanted = [t for t in a.types.upper().split(",") if t] or [r.name for r in RECIPES]
     print(f"CodeGen-{a.geometry}'s geometry, {cpu_name()}, {usable_cores()} threads")

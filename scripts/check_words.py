@@ -58,11 +58,10 @@ NOT_IMPERATIVE = re.compile(
     r"|Some|Any|Both|Same|\d+|Number|Seconds|Bytes|True|False|None|Tokens|Names|Lines|Values)\b"
 )
 TEST_NAME = re.compile(
-    r"(?:^test_(?:it|its|that|they|what|which|who|those|these)_)|_(?:what|whose|nobody|somebody|everybody|anybody|told|tells?|says?|said)(?:_|$)"
-    r"|_(?:is|are|was|were)_no_(?!longer|more)|_(?:is|are)_so$"
+    r"^test_(?:(?:it|its|that|they|what|which|who|those|these)_"
+    r"|(?:.*_)?(?:what|whose|nobody|somebody|everybody|anybody|told|tells?|says?|said)(?:_|$)"
+    r"|.*_(?:is|are|was|were)_no_(?!longer|more)|.*_(?:is|are)_so$)"
 )
-
-
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

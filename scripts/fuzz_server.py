@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Attack a server with requests that Schemathesis makes from /openapi.json. Run by scripts/fuzz_server.
+"""Test a server with requests that Schemathesis generates from /openapi.json. Run by scripts/fuzz_server.
 
     scripts/fuzz_server                                   # the bundled model, thousands of requests, minutes
     scripts/fuzz_server MODEL.gguf --examples 1000
-    scripts/fuzz_server --port 18080                      # a server that runs already; it is not ended
+    scripts/fuzz_server --port 18080                      # a server that runs already; it is not stopped
 
-Promised is: no server error but 503 and 504, no answer that takes more than a minute, every answer as described, and at
-the end nothing that still runs or waits. Exit code 1: a promise was broken.
+Exit code 1: a response has a server error other than 503 and 504, takes more than a minute or differs from its
+description, or requests are still running or waiting at the end.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bench.servers import NotStarted, found_servers, started
 from bench.soak import left_over
 
 CONFIG = Path(__file__).with_suffix(".toml")
-PATIENCE = 60.0  # seconds for an answer
-FREED = 30.0  # seconds after the last request until everything has to be free
+PATIENCE = 60.0  # seconds for a response
+FREED = 30.0  # seconds after the last request in which all requests must end
 
 
 @contextlib.contextmanager
@@ -35,13 +35,13 @@ def port_of(args: argparse.Namespace) -> Iterator[int]:
         yield args.port
         return
     (ours,) = found_servers(None, None)
-    settings = ("--ctx", "512", "--max-tokens", "4")  # requests without an end would only take time
+    settings = ("--ctx", "512", "--max-tokens", "4")  # long completions would only take time
     with started(ours, args.model, args.threads, settings) as running:
         yield running.port
 
 
 def attack(args: argparse.Namespace, port: int) -> int:
-    """Schemathesis's exit code. It works in a folder of its own: it leaves files where it is."""
+    """Run Schemathesis and return its exit code; a temporary folder takes the files that it leaves."""
     url = f"http://127.0.0.1:{port}/openapi.json"
     command = [str(args.schemathesis), "--config-file", str(CONFIG), "run", url]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(args.examples)]
@@ -55,22 +55,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?", type=Path, help="default: the bundled one")
-    parser.add_argument("--examples", type=int, default=200, help="of each route, at random; 200")
-    parser.add_argument("--seed", type=int, help="repeats a run")
+    parser.add_argument(
+        "model", nargs="?", type=Path, help="model file (default: the bundled model)"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=200, help="random examples of each route (default: 200)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of an earlier run, to repeat it")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--port", type=int, help="of a server that runs already")
+    parser.add_argument(
+        "--port", type=int, help="port of a running server, to use instead of a new one"
+    )
     parser.add_argument("--schemathesis", type=Path, required=True, help="the program")
     args = parser.parse_args()
     args.schemathesis = args.schemathesis.absolute()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server that was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running server
     try:
         with port_of(args) as port:
             failed = attack(args, port)
             left = asyncio.run(left_over(port, FREED))
     except NotStarted as e:
         raise SystemExit(str(e)) from None
-    print(f"left running or waiting: {left or 'nothing'}")
+    print(f"requests still running or waiting: {left or 'none'}")
     raise SystemExit(1 if failed or left else 0)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Record the typing session that bench_serve replays: a simulated person writes code with a real model's suggestions.
+"""Record the typing session that bench_serve replays: a simulated person writes code with a model's completions.
 
-    python scripts/record_typing.py MODEL.gguf                            # our server suggests
-    python scripts/record_typing.py MODEL.gguf --llama-server PATH        # llama-server does
+    python scripts/record_typing.py MODEL.gguf                            # completions of our server
+    python scripts/record_typing.py MODEL.gguf --llama-server PATH        # completions of llama-server
 
-The person is in bench/typist.py, what the file holds in bench/trace.py. The times between keys are the
-person's; how long the server took is not in the file: whoever replays it waits for the server at hand.
+The person is in bench/typist.py, the file format in bench/trace.py. The file holds the times between keys but not the
+times of the server: a replay waits for the responses of the server that it measures.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from bench.typist import Typist
 
 from turbopilot.corpus import Excerpt, excerpts
 
-# Long enough to write in, of four languages and projects; held out of what quantized files are calibrated on.
+# Long files of four languages and projects; none is in the calibration corpus.
 FILES = (
     "flask/sessions.py",
     "src/browser/renderer/dom/WidthCache.ts",
     "src/utstring.h",
     "middleware/rate_limiter.go",
 )
-THERE = 0.55  # this much of a file is there when the session begins
-VISITS = 7  # to the four files in turn
+THERE = 0.55  # share of a file that exists at the start of the session
+VISITS = 7  # visits to the four files by turns
 MAX_TOKENS = 16
 
 
@@ -44,7 +44,7 @@ def wanted_files() -> list[Excerpt]:
 
 
 def split(text: str) -> tuple[str, str]:
-    """What is there, whole lines, and what the person writes."""
+    """Split a text at a line end into the existing part and the part that the person writes."""
     cut = text.index("\n", int(THERE * len(text))) + 1
     return text[:cut], text[cut:]
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("-o", "--output", type=Path, default=DATA)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server that was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running server
     server = found_servers(args.llama_server, None)[-1]
     files = wanted_files()
     texts = [split(f.text) for f in files]
@@ -75,7 +75,7 @@ def main() -> None:
     trace = Trace(
         about={
             "what": "a simulated person (scripts/bench/typist.py) who writes the rest of four files with "
-            "suggestions on; a request after every key",
+            "completions; a request after every key",
             "suggestions": f"{args.model.name}, temperature 0, by {name} {server.version}",
             "seed": args.seed,
             "recorded": f"{date.today()}, Python {platform.python_version()}",

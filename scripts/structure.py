@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Print the structure of the source: lines by room, long files and functions, class names that exist twice.
+"""Print the structure of the source: lines per room, long files and functions, class names that exist twice.
 
-    python scripts/structure.py [FOLDER]           # of another checkout, to compare
+    python scripts/structure.py [FOLDER]           # FOLDER: another checkout to compare with
 
-Lines are those of every Python and template file, comments and blank lines included. A room is a package, or a folder
+Lines are those of all Python and template files, with comments and blank lines. A room is a package, or a folder
 inside turbopilot/ or serve/.
 """
 

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Count what one streamed completion passes through in this project, from its connection to its first token.
+"""Count the files and types that one streamed completion uses, from its connection to its first token.
 
     python scripts/trace_request.py
     python scripts/trace_request.py --most-files 31 --most-types 18
 
-The server runs in this process on a loopback socket, with a decoder of tests/support instead of llama.cpp. A first
-request warms everything up; the second is counted, in all threads, by a profile function.
+The server runs in this process on a loopback socket, with a fake decoder of tests/support instead of llama.cpp. The
+first request warms up the server. The second is traced with a profile function in all threads.
 
-Counted from the client's `connect` until it has the frame with the first token; in the engine's thread until the step
-that follows the one which computed this token:
-- files: those of turbopilot, converters, quantize and serve in which a line of a function runs, and those that define
-  a touched type.
-- touched types: classes of the same packages that are constructed or of which a method runs. A class counts as what its
-  instance is, so a base class does not count beside it.
-- types made for the request, marked with "*": touched types with an instance that did not exist before the client
-  connected. The others serve all requests.
-Not counted: what runs once at the start, and the decoder, which stands in for serve/llama. Not seen: classes without
-an `__init__` in Python of which no method is called.
+The trace starts at the client's `connect` and ends when the client has the frame with the first token. In the engine's
+thread it ends before the step that follows the one which computed this token. The results are:
+- files: the files of turbopilot, converters, quantize and serve in which a function runs, and those that define a used
+  type.
+- types: classes of the same packages that are constructed or of which a method runs. Only the class of an instance
+  counts, not its base classes.
+- types made for the request, marked with "*": types with an instance that did not exist before the client connected.
+  The other types serve all requests.
+Code that runs once at the start is not counted, nor is the decoder, which replaces serve/llama. Classes without an
+`__init__` in Python are not seen if no method of them is called.
 
-Exit code 1: more files, or more types made for the request, than allowed (by default the project's aim).
+Exit code 1: more files, or more types made for the request, than allowed.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ sys.path.insert(0, str(ROOT))
 
 
 class Trace:
-    """Files and types of the code that runs while `is_on`."""
+    """Files and types of the code that runs while `is_on` is set."""
 
     def __init__(self) -> None:
         self.is_on = False
         self.computed_in: int | None = None  # the thread that computed the first token
         self.files: set[str] = set()
         self.types: set[str] = set()
-        self.made: set[str] = set()  # those with an instance that is new
-        # All objects from before; kept, so that no new one gets the id of an old one.
+        self.made: set[str] = set()  # types with a new instance
+        # All objects that existed before. They are kept alive, so that new objects do not get their ids.
         self._old: list[object] = []
         self._old_ids: set[int] = set()
         self._seen: dict[CodeType, str | None] = {}
 
     def begin(self) -> None:
-        """Trace from now on."""
+        """Start the trace."""
         self._old = gc.get_objects()
         self._old_ids = set(map(id, self._old))
         self.is_on = True
 
     def profile(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call; for `sys.setprofile`."""
+        """Record a call (a profile function for `sys.setprofile`)."""
         if not self.is_on or event != "call":
             return
         code = frame.f_code
@@ -86,7 +86,7 @@ class Trace:
 
 
 def _file_of(path: str) -> str | None:
-    """A file of ours by its name below the root."""
+    """Return a file's path relative to the repository if it belongs to one of `PACKAGES`."""
     file = Path(path)
     if not file.is_absolute() or not file.is_relative_to(ROOT):
         return None
@@ -108,7 +108,7 @@ def trace_request() -> Trace:
     from tests.support.fakes import FakeDecoder
 
     class Noting(FakeDecoder):
-        """Says in which thread it computes; computes one token of the traced request."""
+        """Decoder that records its thread, and waits after the first token of the traced request."""
 
         def decode(self, batch):  # type: ignore[no-untyped-def]
             if trace.computed_in is not None:
@@ -133,7 +133,7 @@ def trace_request() -> Trace:
     thread.start()
     try:
         _ask(server.port, "def add(a, b):\n").read()
-        assert logged.wait(60)  # the last that is done for a request
+        assert logged.wait(60)  # the access log is the last action for a request
         while server._server.active_channels or pool.statuses[0].running:
             time.sleep(0.001)
         trace.begin()
@@ -150,7 +150,7 @@ def trace_request() -> Trace:
 
 
 def _ask(port: int, prompt: str) -> http.client.HTTPResponse:
-    """Ask for a stream, on a connection of its own, and read it to its first token."""
+    """Request a stream on a new connection and read it up to its first token."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = {"prompt": prompt, "max_tokens": 4, "stream": True}
     headers = {"Connection": "close"}
@@ -163,7 +163,7 @@ def _ask(port: int, prompt: str) -> http.client.HTTPResponse:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trace, print, judge."""
+    """Trace a request, print the counts, and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,14 +3,14 @@
 
     python scripts/train_demo_model.py --out turbopilot/demo_model
 
-The network is GPT-J's (one LayerNorm, attention and MLP in parallel, interleaved rotary), written
-here with fused attention because that trains 1.5 times faster on a CPU than transformers' CodeGen. The
-exporter fuses q, k and v into CodeGen's `qkv_proj`, loads the result with transformers and compares
-logits, so what ships is exactly a `CodeGenForCausalLM`.
+The network is GPT-J's: one LayerNorm, attention and MLP in parallel, interleaved rotary embedding. It is implemented
+here with fused attention, because that trains 1.5 times faster on a CPU than transformers' CodeGen. The exporter fuses
+q, k and v into CodeGen's `qkv_proj`, loads the result with transformers and compares logits, so the written checkpoint
+is a `CodeGenForCausalLM`.
 
-Everything is seeded: sample i of step s depends on (seed, s, i) alone, so a run that was stopped and
-resumed from `--work` takes the same path as one that was not. The learning rate is constant after the
-warm-up and falls to zero over the last quarter of `--steps`.
+The samples of step s depend only on the seed and s, so a run that was stopped and resumed from `--work` trains on the
+same samples as an uninterrupted one. The learning rate is constant after the warm-up and falls linearly to zero over
+the last quarter of `--steps`.
 
 Needs `turbopilot[verify]` (torch, transformers). About two hours on two cores.
 """
@@ -42,12 +42,12 @@ from torch import Tensor
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Warm-up over 200 steps, constant, then linear to zero over the last quarter."""
+    """Return the factor of the learning rate: warm-up over 200 steps, 1, then linear to 0 over the last quarter."""
     return min(1.0, (step + 1) / 200, (steps - step) / (0.25 * steps))
 
 
 def batches(samples: Samples, steps: int, start: int, tokens: int) -> Iterator[tuple[int, Tensor]]:
-    """512 tokens a row, then the full 1024 in the falling quarter, where positions beyond 512 are learned."""
+    """Yield (step, batch) with rows of 512 tokens, in the last quarter of 1024 to train positions beyond 512."""
     for step in range(start, steps):
         n = 512 if step < 0.75 * steps else 1024
         yield step, samples.batch(step, tokens // n, n)
@@ -58,29 +58,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("turbopilot/demo_model"), help="where the checkpoint goes"
+        "--out", type=Path, default=Path("turbopilot/demo_model"), help="folder of the checkpoint"
     )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path("build/demo_model"),
-        help="resumable state, log and tokenizer",
+        help="folder of the tokenizer and of the state to resume from",
     )
     parser.add_argument(
         "--stdlib",
         type=Path,
         default=Path(sysconfig.get_paths()["stdlib"]),
-        help="source to learn from",
+        help="standard library to train on",
     )
-    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps in all")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens a step")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps in total")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--seed", type=int, default=20230813)
     parser.add_argument("--layers", type=int, default=Geometry.n_layer)
     parser.add_argument(
         "--export-only", action="store_true", help="evaluate and export the state in --work"
     )
     parser.add_argument(
-        "--stop-after", type=float, default=math.inf, help="leave after so many minutes; resumable"
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        help="save the state and stop after this many minutes",
     )
     args = parser.parse_args()
 

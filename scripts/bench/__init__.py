@@ -1,1 +1,1 @@
-"""Code that the benchmarks share: clients and servers, random checkpoints, time and memory of processes."""
+"""Shared code of the benchmarks: clients, servers, random checkpoints, and time and memory of processes."""

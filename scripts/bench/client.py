@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on asyncio. It shares the processor with the server that it measures, so it does little."""
+"""Small asyncio HTTP/1.1 client. It does little, because it shares the CPU with the server under test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READ = 1 << 16
 
 
 class BadAnswer(Exception):
-    """An answer that is no completion: its status and the beginning of its body."""
+    """A response that is not a completion; the message holds the status and the start of the body."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"{status}: {body[:300].decode(errors='replace')}")
@@ -27,13 +27,13 @@ class Answer:
     """A completion as its client saw it.
 
     Attributes:
-        text: all of it.
-        n_tokens: generated, as the server counted; see `_count` for a server that does not.
-        n_prompt: tokens of the prompt, 0 where the server does not say.
-        n_cached: of these, found in a cache.
-        reason: why it ended.
-        first: seconds from sending to the first text; where it is not streamed, to the end.
-        seconds: from sending to the frame that says that it ended.
+        text: the completion's whole text.
+        n_tokens: generated tokens as counted by the server, or as estimated by `_Seen._count`.
+        n_prompt: tokens of the prompt; 0 if the server does not report them.
+        n_cached: prompt tokens that were found in a cache.
+        reason: the finish reason.
+        first: seconds from sending to the first text; to the end if the response is not streamed.
+        seconds: seconds from sending to the frame with the finish reason.
     """
 
     text: str
@@ -47,29 +47,29 @@ class Answer:
 
 @dataclass(slots=True)
 class Unframed:
-    """HTTP/1.1's framing undone: feed it what the socket gives, get the body's bytes.
+    """Parser of one HTTP/1.1 response: takes bytes from the socket, returns bytes of the body.
 
     Attributes:
         status: 0 until the head is complete.
         headers: names in lower case.
-        complete: the body has ended.
+        complete: whether the body has ended.
     """
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     complete: bool = False
     _buffer: bytes = b""
-    _left: int = -1  # bytes of the body, or of the chunk, that are still to come; -1 is unknown
+    _left: int = -1  # bytes of the body, or of the chunk, that are missing; -1 is unknown
 
     def feed(self, data: bytes) -> bytes:
-        """The part of the body that this makes known; empty data is the connection's end.
+        """Return the part of the body in `data`; empty data means that the connection was closed.
 
         Raises:
-            ConnectionError: the connection ended before the answer.
+            ConnectionError: the connection was closed before the response was complete.
         """
         if not data:
             if not self.status or self.headers.get("transfer-encoding") or self._left > 0:
-                raise ConnectionError("the server closed the connection within an answer")
+                raise ConnectionError("the server closed the connection before the response ended")
             self.complete = True
             return b""
         self._buffer += data
@@ -100,7 +100,7 @@ class Unframed:
         return True
 
     def _chunk(self) -> bytes:
-        """A part of a chunk, or nothing where more has to come first."""
+        """Return a part of a chunk, or nothing if more data is needed."""
         if self._left < 0:
             line, end, rest = self._buffer.lstrip(b"\r\n").partition(b"\r\n")
             if not end:
@@ -115,7 +115,7 @@ class Unframed:
 
 
 def request_bytes(method: str, path: str, body: bytes = b"", *, keep: bool = False) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}", "Accept: */*"]
     if body or method == "POST":
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -128,7 +128,7 @@ def request_bytes(method: str, path: str, body: bytes = b"", *, keep: bool = Fal
 async def connected(
     port: int,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection that is closed at the end, whatever is still under way on it."""
+    """Open a connection, and close it on exit even if a response is incomplete."""
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         yield reader, writer
@@ -139,7 +139,7 @@ async def connected(
 async def fetch(
     port: int, path: str, *, method: str = "GET", body: bytes = b""
 ) -> tuple[int, bytes, Mapping[str, str]]:
-    """Status, body and headers of an answer."""  # fmt: skip
+    """Send a request and return the status, body and headers of the response."""  # fmt: skip
     async with connected(port) as (reader, writer):
         writer.write(request_bytes(method, path, body))
         answer, parts = Unframed(), []
@@ -149,7 +149,7 @@ async def fetch(
 
 
 def greedy(prompt: str, max_tokens: int, *, stream: bool) -> dict[str, Any]:
-    """The same completion of every server: llama-cpp-python's penalizes repetition unless it is told not to."""
+    """Return the fields of a greedy request; llama-cpp-python would penalize repetition by default."""
     fields: dict[str, Any] = {
         "prompt": prompt,
         "max_tokens": max_tokens,
@@ -162,11 +162,11 @@ def greedy(prompt: str, max_tokens: int, *, stream: bool) -> dict[str, Any]:
 
 
 async def complete(port: int, fields: Mapping[str, Any]) -> Answer:
-    """Ask for a completion and wait for its end; cancelling this closes the connection.
+    """Request a completion and wait for its end; cancellation closes the connection.
 
     Raises:
-        BadAnswer: the server answered something else.
-        OSError: it cannot be reached, or went away.
+        BadAnswer: the response is not a completion.
+        OSError: the server cannot be reached, or it closed the connection.
     """
     body = json.dumps(fields).encode()
     async with connected(port) as (reader, writer):
@@ -184,7 +184,7 @@ async def complete(port: int, fields: Mapping[str, Any]) -> Answer:
 
 
 class _Seen:
-    """What has been read of a completion."""
+    """Reader of a completion's body, streamed or whole."""
 
     def __init__(self, is_stream: bool, max_tokens: int) -> None:
         self.rest = b""
@@ -231,7 +231,11 @@ class _Seen:
         )
 
     def _count(self) -> int:
-        """llama-cpp-python tells no usage in a stream: then all that were asked for, or one a frame."""
+        """Return the number of generated tokens.
+
+        llama-cpp-python sends no usage in a stream. The number is then `max_tokens` if the finish reason is
+        "length", else the number of frames with text.
+        """
         if "completion_tokens" in self._usage:
             return int(self._usage["completion_tokens"])
         return self._max_tokens if self._reason == "length" else len(self._texts)

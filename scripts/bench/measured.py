@@ -1,8 +1,8 @@
-"""What the benchmarks of files share: one process's time and memory, on a machine whose pages are warm.
+"""Time and memory of one process, for the benchmarks that convert and quantize files.
 
-A virtual machine may hand memory that nobody uses back to its host within a second, and the first touch of
-each page then costs more than the copying that is to be measured (seen: 3 to 8 s for 2.3 GB, in either
-direction). So before each run a file as large as its output is written and deleted at once.
+A virtual machine may return unused memory to its host within a second. The first access to each page is then slower
+than the copying that the benchmark measures (the same 2.3 GB took from 3 to 8 s). Before each run, therefore, `warm`
+writes a file of the output's size and deletes it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _BLOCK = 8 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds, and peak resident bytes."""
+    """Seconds and peak resident bytes of one process."""
 
     seconds: float
     peak: float
 
 
 def warm(folder: Path, n_bytes: int) -> None:
-    """Have the system touch as many pages as a file of so many bytes takes, and free them."""
+    """Make the system touch and free the pages of a file of `n_bytes`."""
     path = folder / "warm"
     block = bytes(_BLOCK)
     with path.open("wb") as f:
@@ -39,7 +39,7 @@ def warm(folder: Path, n_bytes: int) -> None:
 
 
 def measure(*command: str, may_fail: bool = False) -> Run | None:
-    """Run it and ask the kernel what it took; None where it failed and may."""
+    """Run a command and return its time and memory; None if it failed and `may_fail` is set."""
     with tempfile.TemporaryFile() as said:
         began = time.monotonic()
         child = subprocess.Popen(command, stdout=said, stderr=said)
@@ -56,7 +56,7 @@ def measure(*command: str, may_fail: bool = False) -> Run | None:
 
 
 def medians(runs: Mapping[str, Sequence[Run]]) -> dict[str, Run]:
-    """Print each command's runs, and return the medians."""
+    """Print the runs of each command and return the medians."""
     found = {
         name: Run(
             statistics.median(r.seconds for r in each), statistics.median(r.peak for r in each)

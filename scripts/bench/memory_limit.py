@@ -1,13 +1,13 @@
-"""Memory that a command may take, enforced by the kernel: a control group, or `ulimit -v` where there is none.
+"""Memory limit for a command, enforced by the kernel: a control group, or else `ulimit -v`.
 
     with memory_limit(4 << 30) as limit:
         process = subprocess.Popen(limit.wrap(command))
         ...
         print(limit.figures(process.pid))
 
-What a group is charged with is its processes' own pages, the kernel's for them, and the pages of files that they
-were the first to read. The last are dropped when they are in the way, so a group at its limit is not in distress:
-what tells is `oom_kills`, and pages that had to be read from the disk again.
+A group is charged for its processes' own pages, the kernel's pages for them, and the pages of files that they were
+the first to read. The kernel drops file pages if memory runs short, so a group may be at its limit and run well:
+`oom_kills` and `refaults` (pages read from the disk again) show that memory was too small.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 class Limit(Protocol):
-    """A limit in force."""
+    """Memory limit that is in force; `how` names the mechanism."""
 
     how: str
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        """The command that runs `command` under the limit; it keeps its process id."""
+        """Return the command that runs `command` under the limit with an unchanged process id."""
 
     def figures(self, pid: int) -> dict[str, int]:
-        """What the kernel has counted for the limit so far; empty where it counts nothing."""
+        """Return the kernel's counters for the limit; empty if it has none."""
 
     def close(self) -> None:
-        """Lift it, once all processes have ended."""
+        """Remove the limit after all its processes have ended."""
 
 
 def _read(folder: Path, name: str) -> dict[str, int]:
-    """A control file of lines "key number", or of one number, whose key is ""."""
+    """Parse a control file with lines "key number", or with one number (its key is "")."""
     try:
         lines = [line.split() for line in (folder / name).read_text("ascii").splitlines()]
     except OSError:
@@ -50,7 +50,7 @@ def _read(folder: Path, name: str) -> dict[str, int]:
 
 
 def _figures(folder: Path) -> dict[str, int]:
-    """The same names for both versions of control groups."""
+    """Return a group's counters under the same names for both versions of control groups."""
     stat = _read(folder, "memory.stat")
     if (folder / "memory.max").exists():
         events = _read(folder, "memory.events")
@@ -77,7 +77,7 @@ def _figures(folder: Path) -> dict[str, int]:
 
 
 class _Group:
-    """A control group of our own, which the child joins before it becomes the command."""
+    """Control group made for one command, which a shell joins before it executes the command."""
 
     def __init__(self, parent: Path, limits: dict[str, int], how: str) -> None:
         self.how = how
@@ -85,7 +85,7 @@ class _Group:
         self._folder.mkdir()
         try:
             for name, value in limits.items():
-                # Swap has files of its own, which are missing where the kernel does not count it.
+                # The files that limit swap are missing if the kernel does not account for swap.
                 if "sw" not in name or (self._folder / name).exists():
                     (self._folder / name).write_text(str(value))
         except OSError:
@@ -108,7 +108,7 @@ class _Group:
                     os.kill(int(pid), signal.SIGKILL)
             try:
                 self._folder.rmdir()
-            except OSError:  # a process that has ended is let go of a moment later
+            except OSError:  # the group keeps an ended process for a moment
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
@@ -117,7 +117,7 @@ class _Group:
 
 
 class _Scope:
-    """A scope of the user's systemd, which needs no rights."""
+    """Scope of the user's systemd, which needs no privileges."""
 
     how = "systemd-run --user --scope"
 
@@ -139,11 +139,11 @@ class _Scope:
         return _figures(_ROOT / line.rpartition(":")[2].lstrip("/"))
 
     def close(self) -> None:
-        """Systemd removes the scope with its last process."""
+        """Do nothing: systemd removes the scope with its last process."""
 
 
 class _Ulimit:
-    """A limit on addresses: mapped files, stacks and what is reserved count in full, so it is the stricter one."""
+    """Limit on address space. It is stricter, because mapped files, stacks and reserved memory count in full."""
 
     how = "ulimit -v"
 
@@ -151,7 +151,7 @@ class _Ulimit:
         self._kilobytes = n_bytes // 1024
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        # glibc reserves 64 MiB of addresses for each thread's heap by itself.
+        # glibc reserves 64 MiB of address space for each thread's heap.
         script = f'ulimit -v {self._kilobytes} && MALLOC_ARENA_MAX=2 exec "$@"'
         return ["/bin/sh", "-c", script, "sh", *command]
 
@@ -178,7 +178,7 @@ class Unlimited:
 
 
 def _own(controller: str) -> str:
-    """The path of the group that we are in; the unified hierarchy's controller is ""."""
+    """Return the path of this process's group; the unified hierarchy's controller is ""."""
     for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
@@ -191,7 +191,7 @@ def _version_2(n_bytes: int) -> Limit:
         if "memory" in (parent / "cgroup.subtree_control").read_text("ascii").split():
             limits = {"memory.max": n_bytes, "memory.swap.max": 0}
             return _Group(parent, limits, "control group, version 2")
-    raise OSError("no control group in which memory may be limited")
+    raise OSError("no control group with the memory controller enabled")
 
 
 def _version_1(n_bytes: int) -> Limit:
@@ -206,10 +206,10 @@ def _version_1(n_bytes: int) -> Limit:
 
 @contextlib.contextmanager
 def memory_limit(n_bytes: int, *, groups_only: bool = False) -> Iterator[Limit]:
-    """The strictest limit that can be set here, lifted at the end.
+    """Set the first kind of limit that works on this machine, and remove it on exit.
 
     Raises:
-        SystemExit: none can be set.
+        SystemExit: no limit can be set.
     """
     makers = [_version_2, _version_1]
     if shutil.which("systemd-run"):
@@ -228,4 +228,4 @@ def memory_limit(n_bytes: int, *, groups_only: bool = False) -> Iterator[Limit]:
         finally:
             limit.close()
         return
-    raise SystemExit("memory cannot be limited here:\n" + "\n".join(reasons))
+    raise SystemExit("memory cannot be limited on this machine:\n" + "\n".join(reasons))

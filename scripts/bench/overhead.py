@@ -1,4 +1,4 @@
-"""What Python takes of a decode step: the engine in this process, and a clock around llama.cpp's own functions."""
+"""Python's share of a decode step, measured with the engine in this process and timers around llama.cpp's calls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from bench.workload import Sizes, Texts
 
 N_SEQUENCES = (1, 8)
-# Everything that computes, or waits for what is computed.
+# The functions that compute, or wait for the computation.
 _COMPUTE = ("llama_decode", "llama_synchronize")
 
 
 @dataclass
 class Clock:
-    """Seconds and calls within llama.cpp."""
+    """Seconds spent in llama.cpp, and number of calls of each function."""
 
     seconds: float = 0.0
     calls: dict[str, int] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Clock:
 
 @contextmanager
 def watched() -> Iterator[Clock]:
-    """Time every call of the functions that compute; they are put back at the end."""
+    """Time every call of the functions that compute; restore them on exit."""
     import llama_cpp
 
     clock = Clock()
@@ -56,10 +56,10 @@ def watched() -> Iterator[Clock]:
 
 
 def measure_overhead(model: Path, threads: int, sizes: Sizes) -> dict[str, float]:
-    """The share of a step that is not llama.cpp's, in percent, while so many sequences generate.
+    """Measure the time of a step spent outside llama.cpp, in percent and in µs, with 1 and 8 sequences.
 
     Raises:
-        SystemExit: llama.cpp was called by a way that is not watched.
+        SystemExit: the engine called llama.cpp in a way that is not timed.
     """
     found: dict[str, float] = {}
     texts = Texts(model)
@@ -67,7 +67,7 @@ def measure_overhead(model: Path, threads: int, sizes: Sizes) -> dict[str, float
     texts.close()
     for n in N_SEQUENCES:
         steps = _generate(model, threads, prompts[:n], sizes.one[1])
-        # Medians: one step that something else held up would hide what Python takes.
+        # Medians: one step delayed by another process would hide Python's share.
         ours, step = (statistics.median(values) for values in zip(*steps, strict=True))
         found[f"python_percent_{n}"] = 100 * ours / step
         found[f"python_us_{n}"] = 1e6 * ours
@@ -78,7 +78,7 @@ def measure_overhead(model: Path, threads: int, sizes: Sizes) -> dict[str, float
 def _generate(
     model: Path, threads: int, prompts: list[str], n_tokens: int
 ) -> list[tuple[float, float]]:
-    """Seconds of each step that decodes a token for each sequence: those outside llama.cpp, and all."""
+    """Return (seconds outside llama.cpp, all seconds) of each step that decodes a token for every sequence."""
     from serve.engine import Engine, EngineOptions
     from serve.llama import load
     from serve.request import GenerationRequest, SamplingParams
@@ -89,7 +89,7 @@ def _generate(
         engine = Engine(decoder, EngineOptions(n_slots=len(prompts), drafts=False))
         greedy = SamplingParams(temperature=0.0)
         tokens = [tuple(decoder.tokenize(text, parse_special=False)) for text in prompts]
-        # Prefill first: on a slow machine prompts take several steps, and the first sequence would end before the
+        # Prefill first: on a slow machine the prompts take several steps, and the first sequence would end before the
         # last one starts.
         for i, prompt in enumerate(tokens):
             engine.submit(i, GenerationRequest(prompt, 0, sampling=greedy))
@@ -104,7 +104,7 @@ def _generate(
             clock.calls.clear()
             steps: list[tuple[float, float]] = []
             ended = False
-            while engine.has_work and not ended:  # until the first of them ends
+            while engine.has_work and not ended:  # until the first sequence ends
                 began, clock.seconds = time.perf_counter(), 0.0
                 ended = any(hasattr(event, "reason") for _, event in engine.step())
                 seconds = time.perf_counter() - began

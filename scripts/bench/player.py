@@ -1,4 +1,4 @@
-"""Plays a typing trace against a server: the same requests, closed and sent at the times that were recorded."""
+"""Replay of a typing trace against a server: requests are sent and closed at the recorded times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bench.trace import Trace
 
 @dataclass(slots=True)
 class Played:
-    """How it went.
+    """Results of one replay.
 
     Attributes:
-        answers: of the requests that the person waited for.
-        n_abandoned: closed before their answer was complete.
-        n_early: were to be abandoned, but had been answered by then.
-        seconds: the whole session.
-        latest: the most that a request was sent after its time, in seconds: the player's own fault.
+        answers: completions of the requests that the person waited for.
+        n_abandoned: requests closed before their completion was complete.
+        n_early: requests to be abandoned whose completion arrived before that.
+        seconds: duration of the whole session.
+        latest: largest delay of a request after its due time, in seconds; the player causes it, not the server.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -31,13 +31,13 @@ class Played:
 
 
 async def play(port: int, trace: Trace) -> Played:
-    """Play it from the beginning to the end.
+    """Replay a trace from beginning to end.
 
     Raises:
-        BadAnswer: a request was refused.
+        BadAnswer: the response to a request is not a completion.
     """
     played = Played()
-    began = mark = time.perf_counter()  # what the next event's time counts from
+    began = mark = time.perf_counter()  # start of the next event's delay
     for event, prompt in zip(trace.events, trace.prompts(), strict=True):
         due = mark + event.after / 1000
         await _until(due)
@@ -56,7 +56,7 @@ async def play(port: int, trace: Trace) -> Played:
         request.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await request
-        await asyncio.sleep(0)  # the loop closes the socket in its next round
+        await asyncio.sleep(0)  # the event loop closes the socket in its next iteration
         played.n_abandoned += 1
     played.seconds = time.perf_counter() - began
     return played

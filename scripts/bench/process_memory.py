@@ -1,7 +1,7 @@
-"""What processes take of memory, by Linux's own account: theirs alone, and of files that the kernel can drop.
+"""Memory of processes as Linux accounts for it: anonymous pages, and file pages that the kernel can drop.
 
-`ru_maxrss` counts the pages of a mapped file with the rest. A file that llama.cpp maps and reads through once stays
-in it as long as nobody else wants the memory, which says nothing of what the work needs.
+`ru_maxrss` includes the pages of mapped files. A model file that llama.cpp maps and reads once stays resident until
+the kernel needs the memory for something else, so that number does not show the memory that the process needs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FIELD = re.compile(r"^(VmRSS|RssAnon|RssFile|RssShmem):\s+(\d+) kB", re.MULTILINE)
-_EVERY = 0.05  # seconds between two looks
+_EVERY = 0.05  # seconds between samples
 
 
 class Memory(NamedTuple):
-    """Resident bytes: in all, anonymous (nobody else has them), and of files (the kernel has them too)."""
+    """Resident bytes: all, anonymous (private to the process), and of files (which the kernel can drop)."""
 
     rss: int
     anonymous: int
@@ -31,14 +31,14 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class Watched:
-    """A process that has ended: seconds, and each figure's own peak."""
+    """Seconds of an ended process, and the peak of each memory figure."""
 
     seconds: float
     peak: Memory
 
 
 def memory(pid: int) -> Memory:
-    """Of a process now; zeros where it has ended."""
+    """Return the memory of a process now; zeros if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii")
     except OSError:
@@ -49,22 +49,22 @@ def memory(pid: int) -> Memory:
 
 
 def tree_memory(pid: int) -> Memory:
-    """Of a process and all that it has started."""
+    """Return the memory of a process and all its descendants."""
     found = [memory(p) for p in tree(pid)]
     return Memory(*(sum(column) for column in zip(*found, strict=True)))
 
 
 def tree(pid: int) -> list[int]:
-    """The process and its descendants."""
+    """Return the ids of a process and its descendants."""
     parents: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         try:
             stat = Path(entry.path, "stat").read_text("utf-8", "replace")
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
-        # The name in parentheses may hold anything; what follows it is "state parent …".
+        # The name in parentheses may contain any characters; after it follow "state parent …".
         parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
     found = [pid]
     for p in found:
@@ -73,15 +73,15 @@ def tree(pid: int) -> list[int]:
 
 
 def major_faults(pid: int) -> int:
-    """Pages that the process had to wait for the disk for, so far. Source: majflt in proc_pid_stat(5)."""
+    """Return the number of page faults so far that read from the disk. Source: majflt in proc_pid_stat(5)."""
     stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     return int(stat.rpartition(")")[2].split()[9])
 
 
 class Sampler:
-    """Looks at a process and its descendants until it is told to stop: `with Sampler(pid) as s: …; s.peak`.
+    """Thread that samples the memory of a process and its descendants: `with Sampler(pid) as s: …; s.peak`.
 
-    Looking costs a millisecond or two: where speed is measured, look seldom.
+    One sample takes 1 to 2 ms. Choose a long interval (`every`, in seconds) if speed is measured at the same time.
     """
 
     def __init__(self, pid: int, every: float = _EVERY) -> None:
@@ -104,10 +104,10 @@ class Sampler:
 
 
 def watch(command: Sequence[str]) -> Watched:
-    """Run a command to its end and look at its processes' memory all the while.
+    """Run a command to its end and sample the memory of its processes.
 
     Raises:
-        SystemExit: it failed; with its last words.
+        SystemExit: the command failed; the message holds the end of its output.
     """
     with tempfile.TemporaryFile() as said:
         began = time.monotonic()

@@ -1,7 +1,7 @@
-"""Random F16 checkpoints for benchmarks, of published CodeGens' geometries or any other tensors.
+"""Random F16 checkpoints for benchmarks, with the geometry of a published CodeGen or with any other tensors.
 
-Weights come from one block of random numbers, read from changing places: drawing seven billion would take
-twenty minutes, and no step that is measured looks at what they are.
+Weights are copied from one block of random numbers, starting at varying offsets. Drawing seven billion numbers would
+take twenty minutes, and no measured step depends on their values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from turbopilot.app.resolve import demo_checkpoint
 
-# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json); "tiny" is for trying things out.
+# n_embd, n_layer, n_head, rotary_dim as published (Salesforce's config.json); "tiny" is for trying a benchmark.
 GEOMETRY = {
     "tiny": (256, 2, 4, 32),
     "350M": (1024, 20, 16, 32),
@@ -28,12 +28,12 @@ VOCAB = 51200
 POSITIONS = 2048
 SHARD_BYTES = 4 << 30
 _BLOCK_WEIGHTS = 4 << 20
-_STEP = 1_000_003  # a prime: places in the block do not repeat soon
+_STEP = 1_000_003  # a prime, so that offsets in the block do not repeat soon
 Shape = tuple[int, ...]
 
 
 def shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
-    """Names and shapes of CodeGen's tensors."""
+    """Return the names and shapes of CodeGen's tensors."""
     d = n_embd
     out: dict[str, Shape] = {"transformer.wte.weight": (VOCAB, d)}
     for i in range(n_layer):
@@ -49,7 +49,7 @@ def shapes(n_embd: int, n_layer: int) -> dict[str, Shape]:
 
 
 def n_weights(geometry: str) -> int:
-    """Weights in all."""
+    """Return the number of weights of a geometry."""
     n_embd, n_layer, *_ = GEOMETRY[geometry]
     return sum(int(np.prod(shape)) for shape in shapes(n_embd, n_layer).values())
 
@@ -68,7 +68,7 @@ def make_checkpoint(folder: Path, geometry: str) -> None:
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Shape], shard_bytes: int) -> None:
-    """Write shards of at most so many bytes, and their index if there are several."""
+    """Write shards of at most `shard_bytes`, and an index if there are several."""
     groups = list(_shards(tensors, shard_bytes))
     block = _random_block()
     index: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _shards(tensors: Mapping[str, Shape], shard_bytes: int) -> Iterator[dict[str
 
 
 def _random_block() -> npt.NDArray[np.float16]:
-    """Weights as a freshly initialised CodeGen has them (initializer_range 0.02)."""
+    """Return weights like those of a freshly initialized CodeGen (initializer_range 0.02)."""
     rng = np.random.default_rng(0)
     return (0.02 * rng.standard_normal(_BLOCK_WEIGHTS, np.float32)).astype(np.float16)
 

@@ -1,4 +1,4 @@
-"""What was found, as a table and as JSON."""
+"""Results of the serving benchmark, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.table import Table
 from bench.scenarios import Measure, Ran, measures
 from bench.servers import OURS, Server
 
-# Of a step's time, at one and at eight sequences; what an editor's user would not notice.
+# Python's largest share of a decode step that an editor's user would not notice.
 OVERHEAD_TARGETS = {1: 3.0, 8: 6.0}  # sequences → percent of a step
 
 
 @dataclass
 class Results:
-    """All runs by scenario, server and settings' name, in the order in which they were made."""
+    """All runs by scenario, server and name of the settings, in the order of measurement."""
 
     runs: dict[tuple[str, str, str], list[Ran]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -33,19 +33,19 @@ class Results:
         self.runs.setdefault((scenario, server, settings), []).append(ran)
 
     def median(self, scenario: str, server: str, settings: str, key: str) -> float:
-        """Over the rounds."""
+        """Return the median of a number over the rounds."""
         return statistics.median(r.found[key] for r in self.runs[scenario, server, settings])
 
     def scenarios(self) -> list[str]:
         return list(dict.fromkeys(s for s, _, _ in self.runs))
 
     def ways(self, scenario: str) -> list[tuple[str, str]]:
-        """(Server, settings' name) that ran a scenario."""
+        """Return each (server, name of the settings) that ran a scenario."""
         return [(server, name) for s, server, name in self.runs if s == scenario]
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Describe the date and the machine of the benchmark."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
@@ -64,7 +64,7 @@ def _processor() -> str:
 
 
 def ratio(measure: Measure, ours: float, others: Sequence[float]) -> float | None:
-    """Ours to the best of the others; None where there is nothing to compare.
+    """Return the ratio of our number to the best of the others; None if there is nothing to compare.
 
     >>> ratio(Measure("ms", "", less=True), 50, [100, 200])
     0.5
@@ -76,7 +76,7 @@ def ratio(measure: Measure, ours: float, others: Sequence[float]) -> float | Non
 
 
 def verdict(measure: Measure, found: float | None) -> str:
-    """Whether the target is kept."""
+    """Return "kept" or "MISSED"; "" if there is no target or no ratio."""
     if found is None or measure.target is None:
         return ""
     kept = found <= measure.target if measure.less else found >= measure.target
@@ -84,7 +84,7 @@ def verdict(measure: Measure, found: float | None) -> str:
 
 
 def same_texts(results: Results, scenario: str, server: str, settings: str) -> str:
-    """How many of ours' texts another server wrote too; llama.cpp's rounding depends on the batch."""
+    """Return how many of our completions a server returned too; llama.cpp's rounding depends on the batch."""
     ours = next((r for (s, n, _), r in results.runs.items() if s == scenario and n == OURS), None)
     if not ours:
         return ""
@@ -103,8 +103,8 @@ def show(results: Results, head: Mapping[str, Any]) -> None:
     if results.overhead:
         table = Table(
             "sequences",
-            "a step, ms",
-            "Python's, µs",
+            "step, ms",
+            "Python, µs",
             "share",
             "target",
             "verdict",
@@ -140,7 +140,9 @@ def _table(results: Results, scenario: str) -> Table:
             ]
         table.add_row(*row)
     if has_ours:
-        table.add_row("texts as ours", *(same_texts(results, scenario, *way) for way in ways))
+        table.add_row(
+            "completions equal to ours", *(same_texts(results, scenario, *way) for way in ways)
+        )
     return table
 
 
@@ -156,7 +158,7 @@ def _number(value: float) -> str:
 
 
 def plain(results: Results, head: Mapping[str, Any], servers: Sequence[Server]) -> dict[str, Any]:
-    """For JSON."""
+    """Return the results as a value for JSON."""
     return {
         **head,
         "versions": {s.name: s.version for s in servers},
@@ -180,7 +182,7 @@ def plain(results: Results, head: Mapping[str, Any], servers: Sequence[Server]) 
 
 
 def all_kept(results: Results) -> bool:
-    """Whether nothing failed and no target was missed."""
+    """Return whether nothing failed and no target was missed."""
     verdicts = [
         verdict(m, _ratio_of(results, s, m)) for s in results.scenarios() for m in measures(s)
     ]

@@ -1,4 +1,4 @@
-"""The scenarios: each asks a running server and says what it found, as numbers by name."""
+"""Benchmark scenarios: each sends requests to a running server and returns numbers by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Found: TypeAlias = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of a scenario on one server: numbers by name, and the texts, to compare."""
+    """One run of a scenario on one server: numbers by name, and the completions for comparison."""
 
     found: Found
     texts: tuple[str, ...]
@@ -29,7 +29,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is asked, prepared: the same for every server."""
+    """Scenario with its prepared requests, which are the same for every server."""
 
     name: str
     run: Callable[[int], Awaitable[Ran]]
@@ -37,13 +37,14 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that a scenario finds.
+    """Number that a scenario returns.
 
     Attributes:
-        key: of the run's numbers.
-        title: for the table; with the unit.
-        less: whether less is better.
-        target: of ours against the best of the others, as a ratio of times (or of speeds, where more is better).
+        key: name of the number in `Ran.found`.
+        title: row of the table, with the unit.
+        less: whether a lower number is better.
+        target: bound for the ratio of our number to the best of the others: the largest ratio if less is better,
+            else the smallest.
     """
 
     key: str
@@ -65,29 +66,29 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("tokens", "tokens", less=False),
     ),
     "shared": (
-        Measure("seconds", "all answered, s", less=True),
+        Measure("seconds", "all requests, s", less=True),
         Measure("tokens_per_second", "tokens/s of all", less=False, target=1.2),
         Measure("tokens", "tokens", less=False),
     ),
     "typing": (
-        Measure("median_ms", "suggestion median, ms", less=True, target=0.5),
-        Measure("p95_ms", "suggestion p95, ms", less=True, target=0.7),
+        Measure("median_ms", "completion median, ms", less=True, target=0.5),
+        Measure("p95_ms", "completion p95, ms", less=True, target=0.7),
         Measure("first_ms", "first text median, ms", less=True),
         Measure("seconds", "session, s", less=True),
-        Measure("early", "answered before left", less=False),
-        Measure("late_ms", "player late by at most, ms", less=True),
+        Measure("early", "complete before abandoned", less=False),
+        Measure("late_ms", "player's largest delay, ms", less=True),
         Measure("tokens", "tokens", less=False),
     ),
 }
 
 
 def measures(scenario: str) -> tuple[Measure, ...]:
-    """What a scenario finds."""
+    """Return the numbers that a scenario reports."""
     return MEASURES[scenario.removesuffix("-debounced")]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of them does not exceed.
+    """Return the smallest of the values that at least this share of them does not exceed.
 
     >>> percentile([3, 1, 2, 4], 0.5)
     2
@@ -99,7 +100,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def prepare(
     names: Sequence[str], model: Path, sizes: Sizes, trace_file: Path = DATA
 ) -> list[Scenario]:
-    """The scenarios of these names, with their prompts."""
+    """Build the named scenarios with their prompts."""
     texts = Texts(model)
     n_one, n_tokens = sizes.one
     n_clients, n_each = sizes.clients
@@ -114,14 +115,14 @@ def prepare(
         "eight": lambda port: _closed_loop(port, queues, sizes.tokens),
         "shared": lambda port: _closed_loop(port, [[p] for p in shared], sizes.tokens),
         "typing": lambda port: _typing(port, load_trace(trace_file)),
-        # llama.vim and Copilot's plugins wait about this long after a key.
+        # llama.vim and Copilot's plugins wait about this many milliseconds after a key.
         "typing-debounced": lambda port: _typing(port, debounced(load_trace(trace_file), 75)),
     }
     return [Scenario(name, makers[name]) for name in names]
 
 
 async def _one(port: int, prompts: Sequence[str], n_tokens: int) -> Ran:
-    """One request after the other. A text that ends early counts with the tokens that it has."""
+    """Send one streamed request after the other. A completion that ends early counts with its own tokens."""
     answers = [await complete(port, greedy(p, n_tokens, stream=True)) for p in prompts]
     found = {
         "tokens_per_second": statistics.median(_decode_speed(a) for a in answers),
@@ -136,7 +137,7 @@ def _decode_speed(answer: Answer) -> float:
     """Return tokens per second after the first token.
 
     On a busy machine a short stream may arrive in one read, so that its first token and its end have the same time.
-    Then the speed is that of the whole answer.
+    Then the speed is that of the whole response.
     """
     seconds = answer.seconds - answer.first
     if answer.n_tokens > 1 and seconds > 0:
@@ -145,7 +146,7 @@ def _decode_speed(answer: Answer) -> float:
 
 
 async def _closed_loop(port: int, queues: Sequence[Sequence[str]], n_tokens: int) -> Ran:
-    """Clients that each send their requests one after the other; not streamed, so that all count their tokens."""
+    """Run clients that send their requests one after the other; without streams, so that every server reports usage."""
 
     async def client(prompts: Sequence[str]) -> list[Answer]:
         return [await complete(port, greedy(p, n_tokens, stream=False)) for p in prompts]

@@ -1,4 +1,4 @@
-"""`turbopilot serve` under a limit of memory, asked over HTTP: how fast it is, and what it takes meanwhile."""
+"""Speed and memory of `turbopilot serve` under a memory limit, measured over HTTP."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from typing import IO, Any
 from bench.memory_limit import Limit
 from bench.process_memory import Memory, Sampler, major_faults, memory
 
-# Their tokens per second say the same of any text; this one has a token a word in every byte-level vocabulary.
+# Tokens per second do not depend on the text; this word is one token in every byte-level vocabulary.
 _WORD = " a"
 _PATIENCE = (
-    1800  # seconds: a machine that has to read the weights again for each token is slow, not broken
+    1800  # seconds: a machine that reads the weights from disk for each token is slow, not broken
 )
 
 
 @dataclass(frozen=True)
 class Served:
-    """What was measured.
+    """Speed and memory of one server.
 
     Attributes:
-        how: what enforced the limit.
-        load_seconds: from starting the command until it listens.
-        prompt_tokens: of the prompt that was read.
-        prompt_speed: tokens of it a second, from the request to the first token.
-        generated: tokens generated after it.
-        generation_speed: tokens a second.
-        ready: memory when it listens; `peak`: each figure's own; `after`: after the last answer.
-        major_faults: waits for the disk, while generating.
-        group: the control group's figures; empty where there is none.
-        report: what the server said of itself when it started.
+        how: the mechanism that enforced the limit.
+        load_seconds: seconds from the start of the command until the server listens.
+        prompt_tokens: number of tokens of the prompt.
+        prompt_speed: prompt tokens per second, from the request to the first token.
+        generated: number of generated tokens.
+        generation_speed: generated tokens per second.
+        ready: memory when the server starts to listen.
+        peak: largest value of each memory figure.
+        after: memory after the last response.
+        major_faults: page faults that read from the disk while the server generated.
+        group: counters of the control group; empty if there is none.
+        report: lines about model, context and memory that the server printed at its start.
     """
 
     how: str
@@ -58,13 +60,13 @@ class Served:
     report: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the measurement as a value for JSON."""
         memories = {k: getattr(self, k)._asdict() for k in ("ready", "peak", "after")}
         return {**asdict(self), **memories}
 
 
 def forget_file(path: Path) -> None:
-    """Have the kernel drop its copy: pages that others have read first would not count for the server."""
+    """Drop a file from the page cache: pages first read by another process would not count for the server."""
     with path.open("rb") as f:
         os.fsync(f.fileno())
         if hasattr(os, "posix_fadvise"):
@@ -74,10 +76,10 @@ def forget_file(path: Path) -> None:
 def measure_serving(
     model: Path, options: Sequence[str], limit: Limit, *, n_prompt: int, n_generate: int
 ) -> Served:
-    """Start the server, let it read a prompt and generate, and end it.
+    """Start the server, measure the prefill of a prompt and the generation after it, and stop the server.
 
     Raises:
-        SystemExit: it did not start, or did not live through it.
+        SystemExit: the server did not start, or it ended during the measurement.
     """
     forget_file(model)
     command = [sys.executable, "-m", "turbopilot", "serve", str(model), "--port", "0", *options]
@@ -91,7 +93,7 @@ def measure_serving(
                 prompt = "def" + _WORD * (n_prompt - 1)
                 seconds, usage = _complete(port, prompt, 1)
                 faults = major_faults(server.pid)
-                # All of the prompt but its last token is in the cache: each token is one step.
+                # All tokens of the prompt but the last are in the prefix cache, so each generated token is one step.
                 generating, generated = _complete(port, prompt, n_generate)
                 faults = major_faults(server.pid) - faults
             except (OSError, http.client.HTTPException, KeyError) as e:
@@ -99,7 +101,7 @@ def measure_serving(
                     server.wait(5)
                 group = limit.figures(server.pid)
                 raise SystemExit(
-                    f"serve ({limit.how}) ended by {server.returncode}: {e!r} {group}\n{_words(said)}"
+                    f"serve ({limit.how}) ended with {server.returncode}: {e!r} {group}\n{_words(said)}"
                 ) from e
             after, group = memory(server.pid), limit.figures(server.pid)
         report = tuple(line for line in _words(said).splitlines() if line[:9].strip() in _REPORTED)
@@ -137,22 +139,22 @@ def _started(command: Sequence[str], said: IO[str]) -> Iterator[subprocess.Popen
 
 
 def _words(said: IO[str]) -> str:
-    # Read by place: the file's own place is where the server goes on writing.
+    # pread: the file's offset is shared with the server, which appends to the file.
     return os.pread(said.fileno(), 1 << 16, 0).decode(errors="replace")
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], said: IO[str]) -> int:
-    """The port it listens on."""
+    """Return the port on which the server listens."""
     while server.poll() is None:
         for line in _words(said).splitlines():
             if line.startswith("ready "):
                 return int(line.split("http://127.0.0.1:")[1].split()[0])
         time.sleep(0.05)
-    raise OSError("it did not start")
+    raise OSError("the server did not start")
 
 
 def _complete(port: int, prompt: str, n_tokens: int) -> tuple[float, dict[str, int]]:
-    """Seconds, and the tokens that the server counted."""
+    """Request a completion; return its seconds and the server's usage counts."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     body = json.dumps({"prompt": prompt, "max_tokens": n_tokens, "temperature": 0})
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The servers under test: how each is started, and that it is ended. Only what was started here is ended."""
+"""Servers under test, and functions to start and stop them. Processes started elsewhere are left alone."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _WARM_UP = "import os\nimport sys\n\n\ndef main() -> None:\n    "
 
 
 class NotStarted(Exception):
-    """A server that did not come up, with its last words."""
+    """A server that did not start; the message holds the end of its output."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """One of the servers.
+    """Server under test.
 
     Attributes:
-        name: one of the three above.
+        name: `OURS`, `LLAMA_SERVER` or `LLAMA_CPP_PYTHON`.
         program: the binary, or the Python interpreter that has the package.
-        version: what it says of itself.
+        version: the version that the program reports.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Server:
     def command(
         self, model: Path | None, port: int, threads: int, settings: Sequence[str]
     ) -> list[str]:
-        """What starts it; without a model ours serves its bundled one."""  # fmt: skip
+        """Return the command that starts it; without a model ours serves the bundled model."""  # fmt: skip
         t = str(threads)
         given = [] if model is None else [str(model)]
         if self.name == OURS:
@@ -60,10 +60,10 @@ class Server:
 
 
 def found_servers(llama_server: Path | None, llama_cpp_python: Path | None) -> list[Server]:
-    """Ours, and those of the others that were given.
+    """Return our server and the others that were given.
 
     Raises:
-        SystemExit: one of them does not run.
+        SystemExit: a server's program does not run.
     """
     code = "from turbopilot import __version__; print(__version__)"
     found = [Server(OURS, sys.executable, _said([sys.executable, "-c", code]))]
@@ -89,7 +89,7 @@ def _said(command: Sequence[str]) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as s:
         s.bind((HOST, 0))
         port: int = s.getsockname()[1]
@@ -98,7 +98,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """Server that has returned its first completion."""
 
     port: int
     pid: int
@@ -108,10 +108,10 @@ class Running:
 def started(
     server: Server, model: Path | None, threads: int, settings: Sequence[str] = ()
 ) -> Iterator[Running]:
-    """Start a server, wait for its first completion, and end it afterwards.
+    """Start a server, wait for its first completion, and stop it on exit.
 
     Raises:
-        NotStarted: it ended, or did not answer for minutes.
+        NotStarted: the server ended, or returned no completion within `PATIENCE` seconds.
     """
     port = free_port()
     command = server.command(model, port, threads, settings)
@@ -133,9 +133,9 @@ async def _until_it_answers(
             await complete(port, greedy(_WARM_UP, 8, stream=True))
             return
         await asyncio.sleep(0.05)
-    # Read by place: the file's own place is where the server goes on writing.
+    # pread: the file's offset is shared with the server, which appends to the file.
     words = os.pread(said.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
-    raise NotStarted(f"{' '.join(command)} ended by {process.poll()}:\n{words}")
+    raise NotStarted(f"{' '.join(command)} ended with {process.poll()}:\n{words}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,6 @@
-"""What each server is started with in each scenario: candidates, the first of which is the one that was fastest.
+"""Settings of each server for each scenario: a list of candidates with the fastest one first.
 
-`bench_serve --search` measures all of them. Every server is given its best, not its default.
+`bench_serve --search` measures all candidates. A comparison gives every server its fastest settings, not its defaults.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments, and a name for them."""
+    """Named command-line arguments."""
 
     name: str
     args: tuple[str, ...] = ()
@@ -23,15 +23,15 @@ def _of(name: str, args: str) -> Settings:
     return Settings(name, tuple(args.split()))
 
 
-# Ours is measured as people start it, but with a place for each client where there are many.
+# Ours is measured with its defaults, and with a slot for each client if there are several.
 _DEFAULTS = (_of("defaults", ""),)
 _OURS = {
     "eight": (_of("8 requests", "--parallel 8 --ctx 2048"), *_DEFAULTS),
     "shared": (_of("16 requests", "--parallel 16 --ctx 2048"), *_DEFAULTS),
 }
 
-# `--spec-type ngram-*` guesses from the text alone, as ours does; llama-server's own models of drafts need a second
-# file, which a comparison on the same file leaves out. Names: common/arg.cpp.
+# `--spec-type ngram-*` drafts from the text alone, as ours does. llama-server's draft models need a second file, so a
+# comparison on one file does not use them. Names: common/arg.cpp.
 _SPECULATION = {
     "ngram-simple": "--spec-type ngram-simple",
     "ngram-simple 4/8": "--spec-type ngram-simple --spec-ngram-simple-size-n 4 --spec-ngram-simple-size-m 8",
@@ -48,7 +48,7 @@ def _llama(base: str, name: str, *, speculation: bool) -> list[Settings]:
     return found
 
 
-# On a processor, plain attention is faster for one token after the other; llama-server's own choice is flash attention.
+# On a CPU, plain attention decodes single tokens faster than flash attention, llama-server's default.
 _PLAIN = "-fa off"
 _ONE = f"-np 1 -c 4096 {_PLAIN}"
 _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
@@ -62,7 +62,7 @@ _LLAMA_SERVER: Mapping[str, tuple[Settings, ...]] = {
         _of("8 slots, split, batch 512", "-np 8 -c 8192 --no-kv-unified --cache-ram 0 -b 512"),
     ),
     "shared": (
-        # A slot finds a prefix only in its own cache: with as many slots as clients each of them reads all of it.
+        # A slot finds a prefix only in its own cache: with a slot for each client, each prefills the whole prompt.
         _of("1 slot, fa off", _ONE),
         _of("1 slot", "-np 1 -c 4096"),
         _of("2 slots, unified", "-np 2 -c 8192 --kv-unified"),
@@ -89,7 +89,7 @@ _LLAMA_CPP_PYTHON: Mapping[str, tuple[Settings, ...]] = {
         _of("lookup 2", f"{_PYTHON} --draft_model prompt-lookup-decoding --draft_model_num_pred_tokens 2"),
     ),
     "eight": (_of("defaults", _PYTHON),),
-    # A second request's prompt is compared with the last one's by itself; --cache true is for older ones.
+    # By default a prompt is compared with the previous request's prompt; --cache true also keeps older ones.
     "shared": (_of("defaults", _PYTHON), _of("cache", f"{_PYTHON} --cache true")),
     "typing": (
         _of("defaults", _PYTHON),
@@ -103,7 +103,7 @@ _SAME = {"typing-debounced": "typing"}
 
 
 def candidates(server: str, scenario: str) -> tuple[Settings, ...]:
-    """All that are worth trying, the best first."""
+    """Return the settings worth measuring, the fastest first."""
     if server == OURS:
         return _OURS.get(scenario, _DEFAULTS)
     return _TABLES[server][_SAME.get(scenario, scenario)]

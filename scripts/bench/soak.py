@@ -1,4 +1,4 @@
-"""What the clients of soak_serve do, and what they saw. Knows nothing of processes."""
+"""Clients of soak_serve: their requests, and the counts of responses and errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from typing import Any
 
 from bench.client import Unframed, connected, fetch, request_bytes
 
-# What the server's documentation names. 503 has to say when to come again.
+# Status codes that the server documents. A 503 must have a Retry-After header.
 DOCUMENTED = {200, 400, 413, 503, 504}
 TOO_LARGE = 9 * 2**20  # bytes; the server takes 8 MiB
-PATIENCE = (
-    300.0  # seconds for an answer; nothing here takes as long but a server that has lost a request
-)
+PATIENCE = 300.0  # seconds for a response; only a server that has lost a request takes longer
 _HEALTH_EVERY = 0.05
 _TEXT = "def area(width, height):\n    return width * height\n\n\nclass Box:\n    def __init__(self):\n        "
 _BAD: tuple[bytes, ...] = (
@@ -39,13 +37,13 @@ _BAD: tuple[bytes, ...] = (
 
 @dataclass
 class Soak:
-    """What happened so far.
+    """Results so far.
 
     Attributes:
-        done: how often clients did what.
-        statuses: (what they did, the answer's status) → times.
-        broken: promises broken, in words → times.
-        health: seconds of each answer of /health.
+        done: kind of request → count.
+        statuses: (kind of request, status of the response) → count.
+        broken: description of a failure → count.
+        health: seconds of each response of /health.
     """
 
     port: int
@@ -56,7 +54,7 @@ class Soak:
     health: list[float] = field(default_factory=list)
 
     def saw(self, what: str, status: int, headers: Mapping[str, str], wanted: set[int]) -> None:
-        """An answer came."""
+        """Record a response, and a failure if its status is not in `wanted` or its headers are incomplete."""
         self.statuses[what, status] += 1
         if status not in DOCUMENTED or status not in wanted:
             self.broken[f"{what}: status {status}"] += 1
@@ -98,7 +96,7 @@ async def _stream(soak: Soak, rng: random.Random) -> None:
 
 
 async def _leave(soak: Soak, rng: random.Random) -> None:
-    """Closes the connection before the answer, or within it."""
+    """Close the connection before or within the response."""
     async with connected(soak.port) as (reader, writer):
         body = _body(rng, stream=rng.random() < 0.7, max_tokens=200)
         writer.write(request_bytes("POST", "/v1/completions", body))
@@ -110,7 +108,7 @@ async def _leave(soak: Soak, rng: random.Random) -> None:
 
 
 async def _slow(soak: Soak, rng: random.Random) -> None:
-    """Reads a stream a few bytes at a time, to its end."""
+    """Read a stream to its end, at most 256 bytes every 20 ms."""
     async with connected(soak.port) as (reader, writer):
         writer.write(request_bytes("POST", "/v1/completions", _body(rng, stream=True)))
         answer = Unframed()
@@ -121,7 +119,7 @@ async def _slow(soak: Soak, rng: random.Random) -> None:
 
 
 async def _long(soak: Soak, rng: random.Random) -> None:
-    """A prompt many times the context: cut, or refused; never a crash."""
+    """Send a prompt many times the context size; the server must truncate or reject it."""
     body = _body(rng, prompt=_TEXT * rng.randint(300, 1500), max_tokens=4)
     status, _, headers = await fetch(soak.port, "/v1/completions", method="POST", body=body)
     soak.saw("long", status, headers, _GOOD | {400, 413})
@@ -151,7 +149,7 @@ _MIX: tuple[tuple[str, int, Work], ...] = (
 
 
 async def load(soak: Soak, n_connections: int, seconds: float) -> None:
-    """Keep so many connections busy for so long, then wait for what is under way."""
+    """Keep `n_connections` busy for `seconds`, then wait for the requests that still run."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     polling = asyncio.create_task(_poll_health(soak))
@@ -171,14 +169,14 @@ async def _client(soak: Soak, rng: random.Random, until: float) -> None:
         try:
             await asyncio.wait_for(work[i](soak, rng), PATIENCE)
         except asyncio.TimeoutError:
-            soak.broken[f"{names[i]}: no answer in {PATIENCE:.0f} s"] += 1
+            soak.broken[f"{names[i]}: no response in {PATIENCE:.0f} s"] += 1
         except (OSError, ValueError, KeyError) as e:
             soak.broken[f"{names[i]}: {e!r}"] += 1
         await asyncio.sleep(rng.expovariate(20))
 
 
 async def _poll_health(soak: Soak) -> None:
-    """One connection of its own that stays open."""
+    """Poll /health on one connection that stays open."""
     request = request_bytes("GET", "/health", keep=True)
     while True:
         try:
@@ -198,7 +196,7 @@ async def _poll_health(soak: Soak) -> None:
 
 
 async def left_over(port: int, patience: float) -> str:
-    """What still runs or waits when everybody has gone; nothing as soon as nothing does."""
+    """Wait until the server has no requests, and return ""; after `patience` seconds return the counts of the rest."""
     loop = asyncio.get_running_loop()
     until = loop.time() + patience
     while True:

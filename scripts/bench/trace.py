@@ -1,15 +1,15 @@
-"""A recorded session of typing: what it holds, its file, and what an editor sends at each key. Pure but for the file.
+"""Recorded typing session: its events, its file format, and the prompt that an editor sends at each key.
 
-The file is compact JSON. `files` are the texts as they were when the session began; an event is
+The file is compact JSON. `files` are the texts at the start of the session; an event is
 `[after, close, kind, file, edits]`:
 
-    after   milliseconds to wait before the request is sent: since the last one was sent where that was abandoned,
-            since its answer was complete where that was waited for
-    close   milliseconds after sending at which the client closes the connection; null: it waits for the answer
-    kind    what the person did, one of KINDS
-    file    number of the file in front
-    edits   what changed in it since its last request: a text is inserted at the cursor, -n deletes n characters
-            before it, n or 0 moves it to that place
+    after   milliseconds to wait before the request is sent, counted from the previous request: from its sending if it
+            was abandoned, else from the end of its response
+    close   milliseconds after sending at which the client closes the connection; null if it waits for the response
+    kind    the person's action, one of KINDS
+    file    index of the active file
+    edits   changes of the file since its last request: a string is inserted at the cursor, -n deletes n characters
+            before the cursor, n or 0 moves the cursor to that offset
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Any, Final, TypeAlias
 FORMAT: Final = 1
 DATA: Final = Path(__file__).parents[1] / "data" / "typing_trace.json"
 KINDS: Final = {
-    "type": "a key typed against or without a suggestion",
-    "along": "a key typed that the suggestion on the screen had next",
-    "accept": "a suggestion taken whole",
-    "part": "a word or a line of a suggestion taken",
+    "type": "a key typed without a completion, or one that differs from it",
+    "along": "a key typed that is the next character of the completion",
+    "accept": "a whole completion accepted",
+    "part": "a word or a line of a completion accepted",
     "typo": "a wrong key",
     "delete": "characters or a word deleted",
-    "retype": "what was deleted, typed again",
-    "elsewhere": "the cursor moved, or a key there",
-    "switch": "another file brought to the front",
+    "retype": "deleted characters typed again",
+    "elsewhere": "the cursor moved, or a key typed at the new place",
+    "switch": "another file made active",
 }
-# About a thousand tokens of code; editors' plugins send between one and two thousand.
+# About 1,000 tokens of code; editor plugins send 1,000 to 2,000.
 BUDGET: Final = 3200  # characters
 _STEP: Final = BUDGET // 4
 
@@ -44,7 +44,7 @@ Edit: TypeAlias = "str | int"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One request; see the module."""
+    """One request of a session; the module's docstring describes the fields."""
 
     after: int
     close: int | None
@@ -55,13 +55,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A session.
+    """Typing session.
 
     Attributes:
-        about: how it was made; for people.
-        max_tokens: of each request.
-        files: (name, text at the beginning).
-        events: in order.
+        about: how the session was made, for readers of the file.
+        max_tokens: limit of each request.
+        files: (name, text at the start of the session).
+        events: the requests in order.
     """
 
     about: dict[str, Any]
@@ -70,7 +70,7 @@ class Trace:
     events: tuple[Event, ...]
 
     def prompts(self) -> Iterator[str]:
-        """What each event's request asks to be completed."""
+        """Yield the prompt of each event."""
         open_files = [Buffer(text) for _, text in self.files]
         for event in self.events:
             open_files[event.file].apply(event.edits)
@@ -78,18 +78,18 @@ class Trace:
 
 
 class Buffer:
-    """A text with a cursor, which is at its end at first."""
+    """Text with a cursor, which starts at the end of the text."""
 
     def __init__(self, text: str) -> None:
         self.text, self.cursor = text, len(text)
 
     @property
     def before(self) -> str:
-        """The text before the cursor."""
+        """Text before the cursor."""
         return self.text[: self.cursor]
 
     def apply(self, edits: Sequence[Edit]) -> None:
-        """Change it, one edit after the other."""
+        """Apply edits in order."""
         for edit in edits:
             if isinstance(edit, int) and edit >= 0:
                 self.cursor = edit
@@ -100,10 +100,10 @@ class Buffer:
 
 
 def window(text: str) -> str:
-    r"""The end of a text that an editor sends: from the top where it is short, else from a line's start.
+    r"""Return the end of a text as an editor sends it: all of a short text, else whole lines within the budget.
 
-    The start moves in steps of a quarter of the budget: from key to key it stays where it is, so that a server's
-    cache of the prompt's beginning is of use.
+    The start moves in steps of a quarter of the budget. It thus stays the same from key to key, and the server can
+    reuse the prefix.
 
     >>> window("short")
     'short'
@@ -119,13 +119,13 @@ def window(text: str) -> str:
 
 
 def debounced(trace: Trace, pause: int) -> Trace:
-    """The same session in an editor that asks only when no key has come for `pause` milliseconds.
+    """Return the same session for an editor that sends a request after `pause` milliseconds without a key.
 
-    Requests that the next key would have overtaken are never sent; the others are sent `pause` later, and closed
-    when the next key comes, as before.
+    Requests that the next key would overtake are not sent. The others are sent `pause` milliseconds later and closed
+    at the next key as before.
     """
     events: list[Event] = []
-    waiting: dict[int, tuple[Edit, ...]] = {}  # edits by file whose request was overtaken
+    waiting: dict[int, tuple[Edit, ...]] = {}  # edits of overtaken requests, by file
     elapsed, was_waited = 0, True
     for event in trace.events:
         elapsed += event.after
@@ -133,7 +133,7 @@ def debounced(trace: Trace, pause: int) -> Trace:
         if event.close is not None and event.close < pause:
             waiting[event.file] = edits
             continue
-        # A request before this one was sent late by `pause` too, an answer came when it came.
+        # An abandoned request before this one was delayed by `pause` too; the end of a response was not.
         after = elapsed + pause if was_waited else elapsed
         close = None if event.close is None else event.close - pause
         events.append(replace(event, after=after, close=close, edits=edits))
@@ -142,7 +142,7 @@ def debounced(trace: Trace, pause: int) -> Trace:
 
 
 def shares(trace: Trace) -> dict[str, Any]:
-    """What a session consists of."""
+    """Return statistics of a session."""
     seen: set[str] = set()
     n_again = 0
     sizes = []
@@ -167,7 +167,7 @@ def load_trace(path: Path = DATA) -> Trace:
     """Read a trace.
 
     Raises:
-        ValueError: it is of another format.
+        ValueError: the file has another format version.
     """
     value = json.loads(path.read_text("utf-8"))
     if value["format"] != FORMAT:
@@ -178,7 +178,7 @@ def load_trace(path: Path = DATA) -> Trace:
 
 
 def save_trace(trace: Trace, path: Path) -> None:
-    """Write a trace, an event a line."""
+    """Write a trace with one event per line."""
     rows = [[e.after, e.close, e.kind, e.file, list(e.edits)] for e in trace.events]
     head = {
         "format": FORMAT, "about": trace.about, "shares": shares(trace), "max_tokens": trace.max_tokens,

@@ -1,9 +1,12 @@
-"""A simulated person who writes code with suggestions on. Seeded: the same suggestions make the same session.
+"""Simulated person who writes code with completions. Seeded: the same completions lead to the same session.
 
-What is modelled: bursts of keys with human times between them, wrong keys, words deleted and written again, a look at
-the suggestion at the end of a burst; taking it (whole, a word, a line) or typing along where it agrees with what the
-person means to write, typing on where it does not; at times taking what the model says though something else was
-meant, and deleting the end of it; a change further up in the file; going from file to file and back.
+The model of a session:
+
+- The person types bursts of keys at human speed, with wrong keys, and deletes and retypes words.
+- At the end of a burst the person looks at the completion. If it agrees with the text to be written, the person accepts
+  it (whole, a word or a line) or types the same characters; else the person types on.
+- At times the person accepts a completion that differs, and deletes its end.
+- At times the person changes an earlier line, or switches to another file and back.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ Suggest = Callable[[str], str]
 # Source: Dhakal et al., Observations on Typing from 136 Million Keystrokes (CHI 2018): mean 238, fast typists 120.
 _KEY, _SPREAD = 125, 0.38
 _HELD = 45  # a key held down repeats about every 40 ms
-# Looking at a suggestion and deciding; Copilot's users take about half a second for a short one.
+# Milliseconds to read a completion and decide; Copilot's users take about 500 ms for a short one.
 _LOOK = {"accept": (350, 800), "reject": (200, 550)}
-_WORTH = 4  # fewer characters are typed faster than accepted
+_WORTH = 4  # typing fewer characters is faster than accepting them
 
 
 @dataclass
 class Desk:
-    """A file in front of the person: what is there, and what is still to be written at the cursor."""
+    """File that is open in the editor, with the text that is still to be written at the cursor."""
 
     buffer: Buffer
     todo: str
@@ -36,12 +39,12 @@ class Desk:
 
 
 class Typist:
-    """Writes until there are `n` requests, in the files by turns.
+    """Simulated person who writes several files by turns.
 
     Args:
-        files: (text that is there, text to write after it).
-        suggest: the model's suggestion for a prompt.
-        seed: of all choices.
+        files: (existing text, text to write after it).
+        suggest: returns the model's completion of a prompt.
+        seed: seed of all choices.
     """
 
     def __init__(self, files: Sequence[tuple[str, str]], suggest: Suggest, seed: int) -> None:
@@ -49,11 +52,11 @@ class Typist:
         self._suggest = suggest
         self._random = random.Random(seed)
         self._front = 0
-        self._pause: int | None = None  # since the last answer; None where it was abandoned
+        self._pause: int | None = None  # milliseconds since the last response; None if undecided
         self.events: list[Event] = []
 
     def work(self, n: int, n_visits: int) -> list[Event]:
-        """Write, with so many visits to files."""
+        """Write until there are `n` requests, in `n_visits` visits to files."""
         for visit in range(n_visits):
             self._front = visit % len(self._desks)
             if visit:
@@ -68,7 +71,7 @@ class Typist:
         return self._desks[self._front]
 
     def _moment(self) -> None:
-        """One of the things that people do."""
+        """Take one random action: delete and retype, edit elsewhere, or type a burst."""
         chance = self._random.random()
         if chance < 0.09 and len(self._desk.buffer.before) > 20:
             self._delete_and_retype()
@@ -91,7 +94,7 @@ class Typist:
                 self._decide(self._look("type", [key]))
 
     def _next_key(self) -> str:
-        """One character of what is to be written; a new line brings its indentation, as editors do."""
+        """Return the next character to write; a new line includes its indentation, which editors insert."""
         desk = self._desk
         found = re.match(r"\n+[ \t]*|.", desk.todo, re.DOTALL)
         assert found
@@ -115,7 +118,7 @@ class Typist:
             self._follow(suggestion)
 
     def _take(self, kind: str, text: str, n_more: int) -> None:
-        """Take text of a suggestion; most people then look at what comes next."""
+        """Accept text of a completion; with a probability of 70 % look at the next completion."""
         self._think("accept")
         if self._random.random() < 0.7:
             self._decide(self._look(kind, [text]), n_more - 1)
@@ -123,7 +126,7 @@ class Typist:
             self._key(kind, [text])
 
     def _follow(self, suggestion: str) -> None:
-        """Let the model write for a while, then delete the end of it and go on with the next line meant."""
+        """Accept 1 to 3 whole completions, delete the last words, and go on with the next line to write."""
         n_taken = 0
         for _ in range(self._random.choice((1, 2, 3))):
             self._think("accept")
@@ -153,7 +156,7 @@ class Typist:
             self._key("retype", [char])
 
     def _elsewhere(self) -> None:
-        """Change a line some way up, and come back."""
+        """Add a comment to one of the last 30 lines, and return to the end."""
         buffer = self._desk.buffer
         end = buffer.cursor
         lines = [m.start() for m in re.finditer(r"\n", buffer.before[:-1])][-30:]
@@ -170,12 +173,12 @@ class Typist:
         self._look("elsewhere", [end + len(added)])
 
     def _key(self, kind: str, edits: list[Edit], *, slower: float = 1, every: int = 0) -> None:
-        """A request that the next key overtakes: it is closed when that comes."""
+        """Record a request that is closed when the next key comes."""
         gap = every or int(slower * self._random.lognormvariate(0, _SPREAD) * _KEY)
         self._send(kind, edits, max(25, gap))
 
     def _look(self, kind: str, edits: list[Edit]) -> str:
-        """A request whose answer the person waits for."""
+        """Record a request whose completion the person waits for, and return the completion."""
         self._send(kind, edits, None)
         return self._suggest(window(self._desk.buffer.before))
 
@@ -191,19 +194,19 @@ class Typist:
         self.events.append(Event(after, close, kind, self._front, tuple(edits)))
 
     def _think(self, what: str) -> None:
-        """The pause before the next event, where it is not decided already."""
+        """Choose the pause before the next event if it is undecided."""
         if self._pause is None:
             self._pause = self._random.randint(*_LOOK[what])
 
 
 def _agreement(a: str, b: str) -> int:
-    """How many characters both begin with."""
+    """Return the length of the common prefix of two texts."""
     pairs = zip(a, b, strict=False)
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
 def _boundary(text: str, n: int) -> int:
-    """The end of the last whole line, else word, within the first `n` characters."""
+    """Return the end of the last whole line, else of the last word, within the first `n` characters."""
     line = text.rfind("\n", 0, n)
     if line >= _WORTH:
         return line

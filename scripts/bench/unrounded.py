@@ -1,9 +1,9 @@
-"""Gives a model that was once quantized weights that lie on no grid, without changing what it computes.
+"""Rescaling of a dequantized model, so that its weights lie on no quantization grid and its outputs stay the same.
 
-A file that was dequantized still has the values of its old type: rounded to that type again it loses nothing, and to
-its neighbours less than it should. Between two matrices channels can be scaled and scaled back: a norm's weights with
-the columns that read it, a row of ffn_up with a column of ffn_down, a row of attn_v with the columns of attn_output
-that read it. The embedding, which the residual stream holds to its scale, is left as it is.
+A dequantized file still has the values of its old quantization type. Quantizing it to that type again loses nothing,
+and quantizing it to similar types loses too little. Channels between two matrices can be scaled in one and scaled back
+in the other: a norm's weights and the columns that read it, a row of ffn_up and a column of ffn_down, a row of attn_v
+and the columns of attn_output that read it. The embedding is not rescaled, because the residual stream fixes its scale.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-_SPREAD = 0.2  # of the logarithms: most factors lie between 0.8 and 1.25
+_SPREAD = 0.2  # standard deviation of the factors' logarithms: most lie between 0.8 and 1.25
 
 
 def unround(source: Path, output: Path, seed: int = 0) -> None:
-    """Write `source`, an F16 GGUF of the llama architecture, with other weights of the same function."""
+    """Write a copy of `source`, an F16 GGUF of the llama architecture, with rescaled weights."""
     reader = gguf.GGUFReader(source)
     rng = np.random.default_rng(seed)
     weights: dict[str, Floats] = {
@@ -55,7 +55,7 @@ def unround(source: Path, output: Path, seed: int = 0) -> None:
         weights[w["ffn_down"]] /= s
         s = factors(weights[w["attn_v"]].shape[0])
         weights[w["attn_v"]] *= s[:, None]
-        # Each key-value head is read by the same number of neighbouring heads.
+        # Each key-value head is read by the same number of neighboring heads.
         by_head = np.repeat(s.reshape(kv_heads, -1), heads // kv_heads, axis=0)
         weights[w["attn_output"]] /= by_head.reshape(-1)
     _write(reader, weights, output)

@@ -1,4 +1,4 @@
-"""The prompts: real code of the calibration corpus, cut to so many tokens of the model at hand."""
+"""Prompts of the benchmarks: code of the calibration corpus, cut to a number of tokens of the given model."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from turbopilot.corpus import excerpts
 
 _SEED = 20_241_125
-# Prose and data would be no prompts for completions of code.
+# Prose and data are not typical prompts of a code model.
 _NO_CODE = {"markdown", "json", "html", "yaml", "toml"}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each scenario asks for.
+    """Sizes of the scenarios.
 
     Attributes:
-        prompt: tokens of a fresh prompt.
-        one: requests of the lone stream, and tokens generated for each.
-        clients: of `eight`, with so many requests each.
-        tokens: generated for each request of `eight` and `shared`.
-        sharers: clients that share a prefix of so many tokens, each with so many of its own.
+        prompt: tokens of an unshared prompt.
+        one: (requests, generated tokens for each) of scenario `one`.
+        clients: (clients, requests of each) of scenario `eight`.
+        tokens: generated tokens for each request of `eight` and `shared`.
+        sharers: (clients, tokens of the shared prefix, further tokens of each client) of scenario `shared`.
     """
 
     prompt: int = 300
@@ -36,11 +36,11 @@ class Sizes:
 
 TINY = Sizes(
     prompt=40, one=(2, 8), clients=(3, 2), tokens=6, sharers=(3, 100, 8)
-)  # for tests: it runs, and says nothing of speed
+)  # for tests of the benchmark; too small to measure speed
 
 
 class Texts:
-    """Excerpts cut by the model's own tokenizer; no two prompts begin alike."""
+    """Code excerpts cut with the model's tokenizer."""
 
     def __init__(self, model: Path) -> None:
         import llama_cpp
@@ -54,14 +54,14 @@ class Texts:
         self._model.close()
 
     def fresh(self, n_tokens: int) -> Iterator[str]:
-        """Prompts of so many tokens, each from another file."""
+        """Yield prompts of `n_tokens`, each from a different file."""
         for text in self._texts:
             tokens = self._tokens(text)
             if len(tokens) >= n_tokens:
                 yield self._text(tokens[:n_tokens])
 
     def shared(self, n: int, n_prefix: int, n_own: int) -> list[str]:
-        """`n` prompts that begin with the same `n_prefix` tokens and end with `n_own` of their own."""
+        """Return `n` prompts that begin with the same `n_prefix` tokens and end with `n_own` different ones."""
         prefix = self._text(self._tokens("\n".join(self._texts[:12]))[:n_prefix])
         own = [self._text(self._tokens(text)[:n_own]) for text in self._texts[12 : 12 + n]]
         return [f"{prefix}\n\n{text}" for text in own]

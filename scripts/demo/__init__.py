@@ -1,1 +1,1 @@
-"""The parts of `scripts/train_demo_model.py`."""
+"""Modules of `scripts/train_demo_model.py`."""

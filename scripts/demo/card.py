@@ -1,4 +1,4 @@
-"""The model card: figures and completions as they came."""
+"""Model card of the demo model, with its measured loss and unselected completions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from tokenizers import Tokenizer
 from demo.tokenizer import EOS
 
 SHOWN = ("heapq.py", "textwrap.py", "configparser.py", "shlex.py", "tarfile.py", "fractions.py")
-CONTEXT = 2000  # characters before the cursor (and after it), as an editor sends them
-VISIBLE = 7  # lines of them in the card
+CONTEXT = 2000  # characters of the prefix and of the suffix, as an editor sends them
+VISIBLE = 7  # lines of the prefix shown in the card
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def cut(text: str, share: float) -> tuple[str, str, str]:
-    """Before the cursor, the rest of its line, and after: the cursor in the middle of a line of code.
+    """Place the cursor in the middle of a line; return the prefix, the rest of the line, and the suffix.
 
-    The line is the first one of some length, that is no comment, after this share of the file.
+    The line is the first one after this share of the file that has more than 20 characters and does not begin with a
+    comment or a string.
     """
     at = int(len(text) * share)
     for line in text[at:].splitlines(keepends=True)[1:]:
@@ -33,7 +34,7 @@ def cut(text: str, share: float) -> tuple[str, str, str]:
 
 
 def write_card(folder: Path, facts: dict[str, Any], held_out: dict[str, str]) -> None:
-    """Write `folder`/README.md; the completions are those of transformers on the checkpoint there."""
+    """Write README.md, with completions of the checkpoint in `folder`, and training.json into `folder`."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

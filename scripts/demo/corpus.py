@@ -1,4 +1,4 @@
-"""The Python standard library's source, split into what is learned and what is held out."""
+"""Source of the Python standard library, split into training and held-out files."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Modules that the model never sees: prose-heavy, algorithmic, parsing, networking and class-heavy code.
+# Modules left out of the training: prose-heavy, algorithmic, parsing, networking and class-heavy code.
 HELD_OUT = (
     "argparse.py", "asyncio/queues.py", "calendar.py", "concurrent/futures/thread.py", "configparser.py",
     "csv.py", "email/message.py", "fractions.py", "heapq.py", "http/cookiejar.py", "json/decoder.py",
     "logging/handlers.py", "shlex.py", "statistics.py", "tarfile.py", "textwrap.py", "zipfile.py",
 )  # fmt: skip
 
-# Tables, not code; and `_pydecimal`-like twins of held-out modules do not exist in this list.
+# Tables, test data and generated files. No other module duplicates a held-out one.
 EXCLUDED = re.compile(
     r"(^|/)(site-packages|lib2to3/tests/data|idlelib/idle_test|__pycache__|test_lib2to3)(/|$)"
     r"|^encodings/(cp|iso|mac|koi|kz|ptcp|hp|tis)|^pydoc_data/topics|_sysconfigdata|/bad|cjkencodings"
     r"|^test/(encoded_modules|test_tools/fixtures|test_import/data)"
 )
-# The tests of a held-out module quote its behaviour, so they are held out of the training too.
+# The tests of a held-out module quote its behaviour, so they are excluded too.
 HELD_OUT_TESTS = re.compile(
     r"^test/(test_asyncio/test_queues|test_json/|test_email/test_message|test_concurrent_futures|test_thread"
     r"|test_(argparse|calendar|configparser|cfgparser|csv|fractions|heapq|http_cookiejar|logging|shlex"
@@ -37,7 +37,7 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all paths and texts: names the exact corpus in the model card."""
+        """SHA-256 of all paths and texts, which identifies the corpus in the model card."""
         h = hashlib.sha256()
         for part in (self.train, self.held_out):
             for name in sorted(part):
@@ -46,7 +46,7 @@ class Corpus:
 
 
 def read_corpus(root: Path) -> Corpus:
-    """Read every .py file of the standard library below `root` that is valid UTF-8."""
+    """Read the .py files below `root`, except excluded ones, those not in UTF-8 and those under 200 characters."""
     train: dict[str, str] = {}
     held_out: dict[str, str] = {}
     for path in sorted(root.rglob("*.py")):
@@ -63,6 +63,6 @@ def read_corpus(root: Path) -> Corpus:
     missing = set(HELD_OUT) - set(held_out)
     if missing:
         raise SystemExit(
-            f"{root} lacks held-out modules: {sorted(missing)}; is it a Python 3.11 standard library?"
+            f"{root}: missing held-out modules {sorted(missing)}; expected a Python 3.11 standard library"
         )
     return Corpus(train, held_out)

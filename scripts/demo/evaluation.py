@@ -1,4 +1,4 @@
-"""Held-out loss in bits per byte: the model's, and those it must beat."""
+"""Held-out loss in bits per byte of the model and of two baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.tokenizer import EOS, token_id
 def model_bits_per_byte(
     model: DemoModel, tokenizer: Tokenizer, texts: dict[str, str], stride: int = 512
 ) -> float:
-    """Held-out loss with at least 512 tokens of context where the file has them, in bits per UTF-8 byte."""
+    """Return the held-out loss in bits per UTF-8 byte, with at least 512 tokens of context if the file has them."""
     model.eval()
     n = model.g.n_positions
     eos = token_id(tokenizer, EOS)
@@ -30,7 +30,7 @@ def model_bits_per_byte(
         done = 1
         for start in range(0, max(1, len(ids) - 1), stride):
             window = ids[start : start + n]
-            first = done - start  # the first position of this window that is not counted yet
+            first = done - start  # first position of this window that is not counted yet
             if first >= len(window):
                 break
             logits = model(window[None, :-1])[0]
@@ -41,13 +41,13 @@ def model_bits_per_byte(
 
 
 def ngram_bits_per_byte(train: bytes, test: bytes, order: int = 5) -> float:
-    """An interpolated Witten-Bell byte model of the given order, trained on the same text. Bits per byte."""
+    """Return the bits per byte of an interpolated Witten-Bell byte model of the given order."""
     a = np.frombuffer(train, dtype=np.uint8).astype(np.int64)
     b = np.frombuffer(test, dtype=np.uint8).astype(np.int64)
     prob = np.full(len(b), 1 / 256)
 
     def contexts(x: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-        """The k bytes before each position, packed into one integer; zeros before the beginning."""
+        """Pack the k bytes before each position into one integer; bytes before the beginning are 0."""
         packed = np.zeros(len(x), dtype=np.int64)
         for i in range(1, k + 1):
             packed[i:] += x[: len(x) - i] << (8 * (i - 1))
@@ -71,6 +71,6 @@ def ngram_bits_per_byte(train: bytes, test: bytes, order: int = 5) -> float:
 
 
 def gzip_bits_per_byte(texts: dict[str, str]) -> float:
-    """Zlib level 9 (gzip's method) over all held-out files in one stream, which favours it. Bits per byte."""
+    """Return the bits per byte of zlib level 9 (gzip's method) on all files as one stream, which favors it."""
     data = "".join(texts.values()).encode()
     return 8 * len(zlib.compress(data, 9)) / len(data)

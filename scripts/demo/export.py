@@ -1,4 +1,4 @@
-"""The trained network as a Hugging Face CodeGen checkpoint, checked against transformers."""
+"""Export of the trained network as a Hugging Face CodeGen checkpoint, verified with transformers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MP_NUM = 4  # CodeGen stores qkv in four blocks of [q | v | k] (transformers, mo
 
 
 def fuse_qkv(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v: (D, D) each → CodeGen's (3·D, D): four blocks of rows [q | v | k]."""
+    """Fuse q, k and v, (D, D) each, into CodeGen's (3·D, D): four blocks of rows [q | v | k]."""
     return torch.cat(
         [part for trio in zip(*(t.chunk(MP_NUM) for t in (q, v, k)), strict=True) for part in trio]
     )
 
 
 def export(model: DemoModel, tokenizer: Tokenizer, out: Path) -> None:
-    """Write a Hugging Face CodeGen checkpoint in F16 and check that transformers' logits are ours."""
+    """Write a Hugging Face CodeGen checkpoint in F16 and check that transformers computes the same logits."""
     from transformers import AutoModelForCausalLM, CodeGenConfig, CodeGenForCausalLM
 
     g = model.g
@@ -60,7 +60,7 @@ def export(model: DemoModel, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     codegen.save_pretrained(out)
     tokenizer.save(str(out / "tokenizer.json"))
-    # CodeGen's own tokenizer class, for the files that Salesforce ships beside tokenizer.json
+    # CodeGen's tokenizer class, for the files that Salesforce ships in addition to tokenizer.json
     names = {"bos_token": EOS, "eos_token": EOS, "unk_token": EOS}
     settings = {
         **names,

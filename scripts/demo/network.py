@@ -1,4 +1,4 @@
-"""CodeGen's network (which is GPT-J's), with fused attention, and the optimizer of its matrices."""
+"""CodeGen's network, which equals GPT-J's, with fused attention; and the optimizer of its matrices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from demo.tokenizer import N_ROWS
 
 @dataclass(frozen=True)
 class Geometry:
-    """The network's shape. Names as in CodeGen's config.json."""
+    """Shape of the network, with the names of CodeGen's config.json."""
 
     n_embd: int = 256
     n_layer: int = 4
@@ -61,7 +61,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class DemoModel(nn.Module):
-    """ids (B, T) → hidden states; `loss` adds the head."""
+    """CodeGen network: token ids (B, T) → logits (B, T, V)."""
 
     def __init__(self, g: Geometry) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class DemoModel(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, T, V)."""
+        """Return the logits (B, T, V) of token ids (B, T)."""
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]  # type: ignore[index]
         x = self.wte(ids)
         for block in self.h:
@@ -91,9 +91,9 @@ class DemoModel(nn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by five Newton-Schulz steps (K. Jordan, 2024), in FP32.
+    """Momentum optimizer with orthogonalized updates (five Newton-Schulz steps; K. Jordan, 2024), in FP32.
 
-    torch.optim.Muon does the steps in BF16, which CPUs without BF16 arithmetic emulate at a tenth of the speed.
+    torch.optim.Muon computes the steps in BF16, which CPUs without BF16 arithmetic emulate at a tenth of the speed.
     """
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:

@@ -13,13 +13,13 @@ from demo.tokenizer import EOS, FIM, token_id
 
 
 class Samples:
-    """Seeded samples of n+1 ids: half plain windows of the corpus, half rearranged for fill-in-the-middle."""
+    """Source of training samples: half are plain windows of the corpus, half are rearranged for fill-in-the-middle."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, seed: int) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
         self.eos, *self.fim = (token_id(tokenizer, t) for t in (EOS, *FIM))
-        # Library code counts twice: it is what people write; the test suite is three fifths of the bytes.
+        # Library code counts twice, because it resembles users' code, and the test suite is three fifths of the bytes.
         self.texts = [
             t for n, t in corpus.train.items() for _ in range(1 if n.startswith("test/") else 2)
         ]
@@ -36,7 +36,7 @@ class Samples:
         self.stream = np.array(ids, dtype=np.int64)
 
     def batch(self, step: int, rows: int, n: int) -> Tensor:
-        """(rows, n + 1) ids, a function of (seed, step) alone."""
+        """Return token ids (rows, n + 1) that depend only on (seed, step)."""
         rng = np.random.default_rng((self.seed, step))
         return torch.from_numpy(
             np.stack([self._fim(rng, n) if i % 2 else self._plain(rng, n) for i in range(rows)])
@@ -47,7 +47,7 @@ class Samples:
         return self.stream[start : start + n + 1]
 
     def _fim(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        """prefix–suffix–middle, cut at characters: most middles are short, as they are in an editor."""
+        """Return samples in prefix–suffix–middle order, cut at characters; most middles are short, as in an editor."""
         out: list[int] = []
         while len(out) <= n:
             text = self.texts[int(rng.choice(len(self.texts), p=self.share))]
@@ -59,7 +59,7 @@ class Samples:
                 min(len(piece), np.exp(rng.uniform(np.log(4), np.log(max(5, len(piece) // 2)))))
             )
             cut = int(rng.integers(0, len(piece) - length + 1))
-            if rng.random() < 0.5:  # end the middle where a line ends, as suggestions do
+            if rng.random() < 0.5:  # end the middle at a line end, as completions do
                 end = piece.find("\n", cut + length)
                 length = (end if end > 0 else len(piece)) - cut
             prefix, middle, suffix = piece[:cut], piece[cut : cut + length], piece[cut + length :]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show how far a compilation is: reads `pip install --verbose` on stdin, keeps it in a log, draws one line."""
+"""Show the progress of a compilation: copy the output of `pip install --verbose` to a log and print a percentage."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which clients scripts/test_clients could get, with their versions, written to FOLDER/found.json and said.
+"""Find the clients that scripts/test_clients installed; print their versions and write them to FOLDER/found.json.
 
     python find_clients.py FOLDER [--strict]
 
-Of what is not here the file says why, and the tests are skipped with that. --strict fails instead, but for llama.vim,
-which is in no registry.
+For a missing client the file holds the reason, with which its tests are skipped. With --strict the exit code is 1 if a
+client other than llama.vim, which is in no registry, is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LLAMA_VIM = "set LLAMA_VIM to a clone of https://github.com/ggml-org/llama.vim (
 
 
 def said(*command: str) -> str:
-    """What a command prints; "" where there is none or it fails."""
+    """Return a command's output; "" if the command does not exist or fails."""
     if not shutil.which(command[0]):
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -37,13 +37,13 @@ def said(*command: str) -> str:
 
 
 def first(pattern: str, text: str) -> str:
-    """The first match's group."""
+    """Return group 1 of the first match; "" if there is none."""
     found = re.search(pattern, text)
     return found[1] if found else ""
 
 
 def npm(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The clients of npm."""
+    """Yield the npm clients with their versions."""
     node = first(r"v([\d.]+)", said("node", "--version"))
     for client, package in NPM.items():
         file = folder / "node/node_modules" / package / "package.json"
@@ -57,7 +57,7 @@ def npm(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def pypi(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The clients of PyPI: OpenAI's in the environment of the tests, `llm` in its own."""
+    """Yield the PyPI clients: OpenAI's is in the environment of the tests, `llm` in its own."""
     yield "openai-python", {"version": metadata.version("openai")}
     python = str(folder / "venv/bin/python")
     version = first(r"([\d.]+)", said(python, "-m", "llm", "--version"))
@@ -65,12 +65,12 @@ def pypi(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def vim(folder: Path) -> dict[str, str]:
-    """llama.vim, in the Vim of this machine."""
+    """Return the versions of Vim and llama.vim, and the path of llama.vim."""
     version = said("vim", "--version")
     if not version:
         return {"missing": "vim is not installed"}
     if "+textprop" not in version or "+job" not in version:
-        return {"missing": "this vim is a small one, without text properties or jobs"}
+        return {"missing": "Vim was built without text properties or jobs"}
     if not said(str(folder / "venv/bin/python"), "-c", "import pyte; print(pyte)"):
         return {"missing": "pip could not install pyte, which renders its screen"}
     path = os.environ.get("LLAMA_VIM", "")
@@ -79,7 +79,7 @@ def vim(folder: Path) -> dict[str, str]:
     script = Path(path, "autoload/llama.vim")
     if not script.is_file():
         return {"missing": f"LLAMA_VIM={path} has no autoload/llama.vim"}
-    # It has no versions; git may not know the folder.
+    # llama.vim has no version numbers, and the folder may not be a Git repository.
     digest = sha256(script.read_bytes()).hexdigest()[:12]
     editor = first(r"IMproved ([\d.]+)", version)
     return {
@@ -89,22 +89,22 @@ def vim(folder: Path) -> dict[str, str]:
 
 
 def curl() -> dict[str, str]:
-    """The curl of this machine."""
+    """Return the version of curl on this machine."""
     version = first(r"curl ([\d.]+)", said("curl", "--version"))
     return {"version": version} if version else {"missing": "curl is not installed"}
 
 
 def main() -> int:
-    """Look, write, say."""
+    """Find the clients, write found.json and print the result."""
     folder = Path(sys.argv[1])
     found = {**dict(pypi(folder)), **dict(npm(folder)), "curl": curl(), "llama.vim": vim(folder)}
     (folder / "found.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     missing = {client: entry["missing"] for client, entry in found.items() if "missing" in entry}
     for client, entry in found.items():
-        print(f"{client:15} {entry.get('version') or 'not here: ' + entry['missing']}")
+        print(f"{client:15} {entry.get('version') or 'missing: ' + entry['missing']}")
     strict = "--strict" in sys.argv and set(missing) - {"llama.vim"}
     if strict:
-        print(f"error: --strict, and not here: {', '.join(sorted(strict))}", file=sys.stderr)
+        print(f"error: --strict: missing clients: {', '.join(sorted(strict))}", file=sys.stderr)
     return 1 if strict else 0
 
 

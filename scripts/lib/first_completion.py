@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Wait for a server, show one completion, and say what to do next. Standard library only.
+"""Wait for a server, show one completion and print next steps. Uses the standard library only.
 
 first_completion.py URL PID
 """
@@ -20,8 +20,8 @@ Try it:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
         -d '{{"prompt": "import os\\n\\ndef main():", "max_tokens": 40, "stop": ["\\n\\n"]}}'
 
-In an editor: what to set in its plugin is printed by
-    .venv/bin/turbopilot editors                     # all that are known
+To print the settings of an editor's plugin:
+    .venv/bin/turbopilot editors                     # list the editors
     .venv/bin/turbopilot editors llama.vim --url {url}
 """
 
@@ -55,12 +55,12 @@ def main() -> int:
         except OSError:
             pass
         if not alive(pid):
-            print("error: the server ended; what it said is above", file=sys.stderr)
+            print("error: the server ended; its output is above", file=sys.stderr)
             return 1
         time.sleep(0.1)
     answer = post(f"{url}/v1/completions", {"prompt": PROMPT, "max_tokens": 48, "temperature": 0})
     print(
-        f"\nThe prompt, and after the bar the completion:\n\n{PROMPT}\u2502{answer['choices'][0]['text']}"
+        f"\nThe prompt, then a bar and the completion:\n\n{PROMPT}\u2502{answer['choices'][0]['text']}"
     )
     print(NEXT.format(url=url))
     return 0

@@ -1,5 +1,5 @@
-# Sourced by the scripts: makes .venv and installs TurboPilot into it, once per change of its dependencies.
-# Bash 3.2 is enough (macOS ships it).
+# Sourced by the scripts: creates .venv and installs TurboPilot into it if its dependencies have changed.
+# Compatible with Bash 3.2, which macOS ships.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 VENV=${TURBOPILOT_VENV:-$ROOT/.venv}
@@ -23,7 +23,7 @@ find_python() {
     done
     die "no Python 3.10 or newer was found" \
         "Debian, Ubuntu: sudo apt install python3 python3-venv" "macOS: brew install python" \
-        "or name one: PYTHON=/path/to/python3 $0"
+        "or set PYTHON: PYTHON=/path/to/python3 $0"
 }
 
 require_compiler() {
@@ -31,12 +31,12 @@ require_compiler() {
     for compiler in ${CXX:-c++ g++ clang++}; do
         if command -v "$compiler" >/dev/null 2>&1; then return; fi
     done
-    die "no C++ compiler was found; llama.cpp is compiled on this machine, for this machine" \
+    die "no C++ compiler was found; llama.cpp is compiled during the installation" \
         "Debian, Ubuntu: sudo apt install build-essential" "Fedora: sudo dnf install gcc-c++" \
         "Arch: sudo pacman -S base-devel" "macOS: xcode-select --install"
 }
 
-# The backend that this machine has both the tools and the hardware for. TURBOPILOT_BACKEND overrides.
+# Print the backend for which this machine has tools and hardware. TURBOPILOT_BACKEND overrides it.
 backend() {
     if [ -n "${TURBOPILOT_BACKEND:-}" ]; then
         echo "$TURBOPILOT_BACKEND"
@@ -51,7 +51,7 @@ backend() {
     fi
 }
 
-# What we do not use of llama.cpp is left out: 83 files are compiled instead of some 300.
+# Print CMake options that leave out the unused parts of llama.cpp: 83 files are compiled instead of about 300.
 lean_cmake_args() {
     local off
     for off in LLAVA_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS LLAMA_BUILD_SERVER \
@@ -64,13 +64,13 @@ lean_cmake_args() {
         vulkan) printf -- '-DGGML_VULKAN=ON ' ;;
         metal) printf -- '-DGGML_METAL=ON ' ;;
         cpu) ;;
-        *) die "TURBOPILOT_BACKEND=$1 is none of cpu, cuda, metal, vulkan" ;;
+        *) die "TURBOPILOT_BACKEND=$1: expected cpu, cuda, metal or vulkan" ;;
     esac
 }
 
 pip_install() { "$PY" -m pip install --disable-pip-version-check --no-input -c "$ROOT/constraints.txt" "$@"; }
 
-# 0 where the installed llama.cpp has the backend.
+# Return 0 if the installed llama.cpp has the backend.
 has_backend() {
     "$PY" - "$1" <<'PY'
 import importlib.util, pathlib, sys
@@ -88,8 +88,8 @@ install_llama_cpp() {
     has_backend "$backend" 2>/dev/null && return
     requirement=$(grep '^llama-cpp-python==' "$ROOT/constraints.txt")
     for extra in "" "--no-cache-dir --force-reinstall --no-deps"; do
-        # pip's cache names a compiled wheel by its source alone: one made for another backend may come
-        # out of it, and then it is compiled anew.
+        # pip's cache identifies a compiled wheel by its source alone, so the first attempt may install a wheel built
+        # for another backend. The second attempt compiles it again.
         say "installing llama.cpp for $backend (compiling takes 3 to 10 minutes the first time; log: $log)"
         # shellcheck disable=SC2086
         CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose $extra "$requirement" 2>&1 |
@@ -98,11 +98,11 @@ install_llama_cpp() {
         require_compiler
     done
     tail -n 30 "$log" >&2
-    die "llama.cpp could not be installed for $backend" "the log is $log" \
+    die "llama.cpp could not be installed for $backend" "see the log: $log" \
         "without the GPU: TURBOPILOT_BACKEND=cpu $0"
 }
 
-# ensure_venv EXTRAS: .venv with turbopilot[EXTRAS], editable. Does nothing where it is up to date.
+# ensure_venv EXTRAS: create .venv with turbopilot[EXTRAS], editable. Does nothing if it is up to date.
 ensure_venv() {
     local extras=$1 python stamp wanted
     python=$(find_python)
@@ -110,13 +110,13 @@ ensure_venv() {
     stamp=$VENV/.turbopilot-$extras
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
     if [ ! -x "$PY" ]; then
-        say "making $VENV with $("$python" --version)"
-        "$python" -m venv "$VENV" || die "the virtual environment could not be made" \
+        say "creating $VENV with $("$python" --version)"
+        "$python" -m venv "$VENV" || die "the virtual environment could not be created" \
             "Debian, Ubuntu: sudo apt install python3-venv"
     fi
     "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
     install_llama_cpp
-    say "installing turbopilot[$extras] and its tested dependencies (PyTorch is large: a minute or more)"
+    say "installing turbopilot[$extras] and its tested dependencies (a minute or more, because PyTorch is large)"
     pip_install -qq --editable "$ROOT[$extras]"
     echo "$wanted" >"$stamp"
 }

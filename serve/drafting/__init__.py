@@ -1,4 +1,4 @@
-"""Draft tokens: proposed ahead, for the model to check together."""
+"""Draft tokens for speculative decoding, from earlier completions, repeated text or a draft model."""
 
 from serve.drafting.drafter import Draft, Drafter
 from serve.drafting.model import DraftModel, DraftWish, check_same_vocabulary

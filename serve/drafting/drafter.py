@@ -1,4 +1,4 @@
-"""Draft tokens for each request: an earlier completion at the same place, else what the text repeats."""
+"""Draft tokens for each request, from an earlier completion at the same place or from repeated text."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Callable, Sequence
 from serve.decoder import FimTokens
 from serve.drafting.token_index import MOST, TokenIndex
 
-MOST_ENTRIES = 64  # completions that are remembered
-TAIL = 256  # bytes of a prompt that are kept
-LEAST = 24  # bytes before the cursor that must agree, or all that there are
-LONGEST = 4096  # bytes of a completion that are kept
-MOST_BYTES = 1024  # of a remembered completion that are tokenized at once
-FIRST = 4  # draft tokens that a request may begin with
-SHARE = 0.05  # what drafts may cost, as a part of the steps without them
-# If a draft token costs more than this share of a step, text that merely repeats is too seldom right to be worth it.
+MOST_ENTRIES = 64  # number of remembered completions
+TAIL = 256  # bytes kept of a prompt's end
+LEAST = 24  # bytes before the cursor that must match; the whole prompt if it is shorter
+LONGEST = 4096  # bytes kept of a completion
+MOST_BYTES = 1024  # bytes of a remembered completion that are tokenized for one request
+FIRST = 4  # draft tokens that a new request may use
+SHARE = 0.05  # cost that drafts may add, as a share of the cost of the steps without them
+# If a draft token costs more than this share of a step, drafts from repeated text are accepted too rarely to pay off.
 DEAR = 0.45
-LEARNING = (
-    0.1  # weight of one draft from a remembered completion in the running share of right ones
-)
+LEARNING = 0.1  # weight of one draft in the running acceptance rate of remembered completions
 
 
 class RecentCompletions:
-    """The latest completions with the text before them, in bytes: tokens change with where the typing stops."""
+    """The latest completions, each with the text before it.
+
+    Both are stored as bytes, because the tokens of the same text depend on the cursor's position.
+    """
 
     def __init__(self, most: int = MOST_ENTRIES) -> None:
         self._most = most
@@ -33,11 +34,11 @@ class RecentCompletions:
         return len(self._entries)
 
     def remember(self, prompt: bytes, completion: bytes) -> None:
-        """Keep a completion; a later one for the same prompt replaces it.
+        """Store a completion; it replaces an earlier one for the same prompt.
 
         Args:
             prompt: text before the cursor; at least its last TAIL bytes.
-            completion: what was generated.
+            completion: the generated text.
         """
         if not completion:
             return
@@ -48,10 +49,11 @@ class RecentCompletions:
             self._entries.popitem(last=False)
 
     def find(self, prompt: bytes) -> bytes:
-        """Return the rest of a completion that, up to some place, ends like this prompt; perhaps nothing.
+        """Return the rest of a remembered completion that continues this prompt, or b"" if there is none.
 
-        The last LEAST bytes of the prompt must agree, or the whole prompt with the beginning of what is remembered. The
-        longest agreement wins, of equal ones the latest completion.
+        The last LEAST bytes of the prompt must occur in a remembered text (prompt and completion) and end at or after
+        its cursor. A shorter prompt must match the beginning of that text. The longest match wins, then the latest
+        completion.
 
         Args:
             prompt: text before the cursor; at least its last TAIL bytes.
@@ -70,7 +72,7 @@ class RecentCompletions:
 
 
 def _ends(text: bytes, prompt: bytes, cursor: int) -> list[int]:
-    """Return where in a remembered text, from its cursor on but before its end, the prompt may end."""
+    """Return the offsets in a remembered text, from its cursor to before its end, at which the prompt may end."""
     if len(prompt) < LEAST:
         n = len(prompt)
         return [n] if cursor <= n < len(text) and text.startswith(prompt) else []
@@ -83,7 +85,7 @@ def _ends(text: bytes, prompt: bytes, cursor: int) -> list[int]:
 
 
 def _agreement(text: bytes, prompt: bytes) -> int:
-    """Return the length of the longest end that both have."""
+    """Return the length of the longest common suffix."""
     low, high = 0, min(len(text), len(prompt))
     while low < high:
         middle = (low + high + 1) // 2
@@ -95,13 +97,13 @@ def _agreement(text: bytes, prompt: bytes) -> int:
 
 
 class Drafter:
-    """State that the drafts of all requests share.
+    """State shared by the drafts of all requests.
 
     Args:
         tokenize: bytes → token ids, without a begin-of-sequence token or special tokens.
-        piece: the bytes of a token; nothing for a special one.
-        fim: the model's ids for fill-in-the-middle, to find the text before the cursor in a prompt.
-        cost: of computing one draft token along with a step, in steps; may be set once it is measured.
+        piece: token id → bytes; b"" for a special token.
+        fim: the model's fill-in-the-middle ids, used to find the prefix in a prompt.
+        cost: cost of computing one draft token in a step, in units of a step; updated once it has been measured.
     """
 
     def __init__(
@@ -114,25 +116,28 @@ class Drafter:
     ) -> None:
         self.tokenize, self.piece, self.fim, self.cost = tokenize, piece, fim, cost
         self.recent = RecentCompletions()
-        self._recent_right = 0.5  # the share of remembered tokens that were right lately
+        self._recent_right = 0.5  # recent acceptance rate of tokens from remembered completions
 
     def first_credit(self, *, remembers: bool) -> int:
-        """Return how many tokens a request may draft at first: MOST if remembered completions are right enough."""
+        """Return how many tokens a new request may draft: MOST if remembered completions are accepted often enough."""
         return MOST if remembers and self._recent_right > self.cost else FIRST
 
     def learn(self, n_drafted: int, n_right: int) -> None:
-        """Note how many tokens drafted from a remembered completion were right."""
+        """Record how many tokens drafted from a remembered completion were accepted."""
         self._recent_right += LEARNING * (n_right / n_drafted - self._recent_right)
 
     def begin(self, prompt: Sequence[int], context: Sequence[int] = ()) -> Draft:
-        """Return the draft of one request; `context`: tokens that it may repeat beside its prompt."""
+        """Return the draft of one request.
+
+        `context` holds tokens other than the prompt that the completion may repeat.
+        """
         return Draft(self, prompt, context)
 
     def before_cursor(self, prompt: Sequence[int]) -> bytes:
-        """Return the end of the text before the cursor: TAIL bytes, or all if there are fewer."""
+        """Return the last TAIL bytes of the text before the cursor."""
         end = len(prompt)
         if self.fim and end and prompt[-1] == self.fim.middle and self.fim.suffix in prompt:
-            # prefix, then suffix, then what the model writes
+            # The order is prefix, suffix, middle.
             while prompt[end - 1] != self.fim.suffix:
                 end -= 1
             end -= 1
@@ -146,11 +151,13 @@ class Drafter:
 
 
 class Draft:
-    """The draft tokens of one request. Each step: `propose`, then `append` what the model chose, then `result`.
+    """The draft tokens of one request.
 
-    Each request has an account in units of one decode step's cost. A step earns SHARE; a draft token costs
-    `drafter.cost`; a right one gives back the step that it saved. So drafts never cost more, after what they saved,
-    than SHARE of the steps and the first credit.
+    In each step, call `propose`, then `append` for each token that the model chose, then `result`.
+
+    Each request has a credit in units of one decode step's cost. A step adds SHARE, a draft token costs
+    `drafter.cost`, and an accepted one returns the step that it saved. The net cost of drafts therefore never exceeds
+    the first credit plus SHARE of all steps.
     """
 
     def __init__(self, drafter: Drafter, prompt: Sequence[int], context: Sequence[int]) -> None:
@@ -160,16 +167,16 @@ class Draft:
         self._generated: list[int] = []
         self._index: TokenIndex | None = None
         self._n_indexed = 0
-        # What is left of a remembered completion that the model has agreed with so far.
+        # The rest of a remembered completion that has matched the model's tokens so far.
         self._text = drafter.recent.find(self._before)[:MOST_BYTES]
         self._ahead = drafter.tokenize(self._text) if self._text else []
         self._at = 0
         self._cost = max(drafter.cost, 1e-3)
         self._credit = drafter.first_credit(remembers=bool(self._ahead)) * self._cost
-        self._is_remembered = False  # whether the last draft was
+        self._is_remembered = False  # whether the last draft came from a remembered completion
 
     def propose(self, most: int) -> list[int]:
-        """Return the next tokens, as many as are likely enough and the account allows; perhaps none."""
+        """Return up to `most` draft tokens: those that are likely enough and that the credit allows."""
         most = self.allowed(most)
         if most < 1:
             return []
@@ -177,16 +184,16 @@ class Draft:
         if self._is_remembered:
             return self._ahead[self._at : self._at + most]
         if not self._generated or self._drafter.cost > DEAR:
-            return []  # the first token is the user's wait; the index can be built while it is read
+            return []  # building the index would delay the first token
         return self._indexed().propose(most, worth=self._drafter.cost)
 
     def allowed(self, most: int) -> int:
-        """Return how many tokens the account allows to draft in the next step, from any source."""
+        """Return how many tokens the credit allows to draft in the next step, from any source."""
         self._is_remembered = False
         return min(most, MOST, int(self._credit / self._cost + 1e-9))
 
     def append(self, token: int) -> None:
-        """Take the token that the model chose."""
+        """Add a token that the model chose."""
         self._generated.append(token)
         if self._at >= len(self._ahead):
             return
@@ -195,14 +202,14 @@ class Draft:
         self._text = self._text[len(data) :] if agrees else b""
         if token == self._ahead[self._at]:
             self._at += 1
-        else:  # the same text in other tokens, or another text
+        else:  # the same text as other tokens, or different text
             ahead = self._drafter.tokenize(self._text) if data and self._text else []
             self._ahead, self._at = ahead, 0
 
     def result(self, n_drafted: int, n_right: int) -> None:
-        """Book a step of the model: how many tokens were drafted, and how many of them were right."""
+        """Update the credit after a step in which `n_right` of `n_drafted` draft tokens were accepted."""
         self._credit += SHARE + n_right - n_drafted * self._cost
-        # Success is not saved up: what went well for long may fail for long.
+        # The credit is capped: after a long run of accepted drafts, the next ones may fail for just as long.
         self._credit = min(self._credit, MOST * self._cost)
         if n_drafted and self._is_remembered:
             self._drafter.learn(n_drafted, n_right)
@@ -213,7 +220,7 @@ class Draft:
         self._drafter.recent.remember(self._before, completion)
 
     def _indexed(self) -> TokenIndex:
-        """Return the index, with all tokens so far."""
+        """Return the index, updated with all tokens so far."""
         if self._index is None:
             self._index = TokenIndex([*self._prompt, *self._generated], self._context)
         else:

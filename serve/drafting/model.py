@@ -1,4 +1,4 @@
-"""Draft tokens of a second, smaller model of the same vocabulary."""
+"""Draft tokens from a second, smaller model with the same vocabulary."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from turbopilot.base.errors import InvalidInput, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
-# Tokens whose bytes are compared: enough to tell tokenizers of the same size apart.
+# Number of tokens whose bytes are compared: enough to distinguish tokenizers of the same size.
 _COMPARED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class DraftWish:
-    """The sequence to continue, and by how many tokens."""
+    """A sequence to continue by `n` tokens."""
 
     tokens: Sequence[int]
     n: int
@@ -28,7 +28,7 @@ class DraftModel:
     """Greedy continuations by a small model, which has a sequence for each slot of the engine.
 
     Args:
-        decoder: the small model; used by nobody else.
+        decoder: the small model; it must not be used elsewhere.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -41,7 +41,10 @@ class DraftModel:
         self._decoder.warm_up()
 
     def propose(self, wanted: Mapping[int, DraftWish]) -> dict[int, list[int]]:
-        """Return continuations by slot: none for a sequence that does not fit, and none at all once it has failed."""
+        """Return draft tokens by slot.
+
+        Sequences that do not fit into the small model's context are left out. After a failure, return nothing.
+        """
         if self._broken:
             return {}
         n_ctx = self._decoder.n_ctx
@@ -49,7 +52,7 @@ class DraftModel:
         try:
             return self._propose(fitting) if fitting else {}
         except TurboPilotError as e:
-            log.warning("the draft model failed and is not used any more: %s", e)
+            log.warning("the draft model failed and is no longer used: %s", e)
             self._broken = True
             return {}
 
@@ -72,7 +75,7 @@ class DraftModel:
         return found
 
     def _read(self, wanted: Mapping[int, DraftWish]) -> dict[int, int]:
-        """Prefill all tokens but each sequence's last, which is returned."""
+        """Prefill all tokens except the last of each sequence; return those last tokens by slot."""
         items: list[BatchItem] = []
         for i, w in wanted.items():
             *before, _ = w.tokens
@@ -89,7 +92,7 @@ class DraftModel:
 
 
 def check_same_vocabulary(model: Decoder, draft: Decoder) -> None:
-    """Raise InvalidInput if the draft model's token ids mean something else."""
+    """Raise InvalidInput if the draft model's vocabulary differs from the model's."""
     differs = next(
         (t for t in range(min(model.n_vocab, _COMPARED)) if model.piece(t) != draft.piece(t)), None
     )
@@ -101,5 +104,5 @@ def check_same_vocabulary(model: Decoder, draft: Decoder) -> None:
         )
         raise InvalidInput(
             f"--draft {draft.name}: its vocabulary differs from {model.name}'s ({where})",
-            hint="give a smaller model of the same family, such as codegen-350M for codegen-6B",
+            hint="use a smaller model of the same family, such as codegen-350M for codegen-6B",
         )

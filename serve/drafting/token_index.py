@@ -1,4 +1,4 @@
-"""Where the last tokens occurred before, and what followed there."""
+"""Index of a sequence's tokens, which finds earlier occurrences of the last ones and the tokens after them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-KEY = 3  # tokens that must agree
-MOST = 15  # tokens of a draft: with the one that is certain, 16 make a batch
-PLACES = 16  # earlier places looked at, latest first
-FARTHEST = 32  # tokens back that the agreement is measured
+KEY = 3  # number of tokens that must match
+MOST = 15  # maximum number of draft tokens: with the sequence's last token, they make a batch of 16
+PLACES = 16  # number of earlier occurrences that are compared, latest first
+FARTHEST = 32  # maximum number of tokens that are compared at each occurrence
 
-# If at least this many tokens agree: how often the first draft token is right, and each further one after right ones.
-# Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, StarCoder's tokens. (If only
-# 2 agree, 44 % to 50 % of the first tokens are right and half of those after them.)
+# (matching tokens, probability that the first draft token is accepted, the same for each token after accepted ones).
+# Measured on 56 places in 14 Python and C++ files of this project and llama.cpp, with StarCoder's tokenizer. (If only
+# 2 tokens match, 44 % to 50 % of the first tokens are accepted and half of those after them.)
 CHANCES = ((8, 0.85, 0.85), (6, 0.75, 0.8), (4, 0.62, 0.75), (KEY, 0.54, 0.65))
 
-_BASE = 1 << 21  # above every vocabulary: three ids make one 63-bit key
-_BREAK = _BASE - 1  # a token that no sequence has, between the context and the sequence
+_BASE = 1 << 21  # larger than any vocabulary, so that three ids make one 63-bit key
+_BREAK = _BASE - 1  # an unused id, placed between the context and the sequence
 
 
 class TokenIndex:
-    """The tokens of one sequence, and of a context before them, by KEY in a row.
+    """The tokens of a context and of one sequence, indexed by runs of KEY tokens.
 
-    Each place links to the one before it with the same KEY tokens, so appending is O(1) and finding needs no search.
+    Each position links to the previous one with the same KEY tokens, so appending is O(1) and a lookup needs no search.
 
     Args:
         tokens: the sequence so far.
-        context: other tokens that it may repeat.
+        context: other tokens that the sequence may repeat.
     """
 
     def __init__(self, tokens: Sequence[int], context: Sequence[int] = ()) -> None:
@@ -39,7 +39,7 @@ class TokenIndex:
         again = keys[order[1:]] == keys[order[:-1]]
         before = np.full(len(ids), -1, np.int64)
         before[order[1:][again] + KEY - 1] = order[:-1][again] + KEY - 1
-        # Of each place, which is its last token's, the place before it with the same key; or -1.
+        # For each position (of a key's last token), the previous position with the same key, or -1.
         self._before: list[int] = before.tolist()
         self._latest = dict(zip(keys.tolist(), range(KEY - 1, len(ids)), strict=False))
 
@@ -47,7 +47,7 @@ class TokenIndex:
         return len(self._tokens)
 
     def append(self, token: int) -> None:
-        """Add the sequence's next token."""
+        """Append the sequence's next token."""
         tokens, at = self._tokens, len(self._tokens)
         tokens.append(token)
         if at < KEY - 1:
@@ -58,11 +58,11 @@ class TokenIndex:
         self._latest[key] = at
 
     def propose(self, most: int = MOST, worth: float = 0.0) -> list[int]:
-        """Return what followed where most of the last tokens occurred before, of equal places the latest.
+        """Return the tokens that followed the earlier occurrence with the longest match, the latest of equal ones.
 
         Args:
-            most: tokens to return, at most; never more than MOST.
-            worth: leave out tokens that are less likely to be right than this.
+            most: maximum number of tokens; at most MOST are returned.
+            worth: probability of being accepted below which tokens are left out.
         """
         place, agree = self._best_place()
         most = min(most, MOST, _worthwhile(agree, worth))
@@ -72,12 +72,12 @@ class TokenIndex:
             return self._tokens[place + 1 : min(place + 1 + most, self._end_of_context)]
         draft = self._tokens[place + 1 : place + 1 + most]
         period = len(self._tokens) - 1 - place
-        while len(draft) < most:  # so near the end that what follows there is the draft itself
+        while len(draft) < most:  # the occurrence overlaps the end: repeat its period
             draft += draft[len(draft) - period :][: most - len(draft)]
         return draft
 
     def _best_place(self) -> tuple[int, int]:
-        """Return the last token of the earlier place that agrees longest, and how many tokens do; 0 for none."""
+        """Return (position, matching tokens) of the earlier occurrence with the longest match; (-1, 0) if none."""
         best, longest, end = -1, 0, len(self._tokens) - 1
         place = self._before[end] if self._before else -1
         for _ in range(PLACES):
@@ -90,7 +90,7 @@ class TokenIndex:
         return best, longest
 
     def _agreement(self, place: int, end: int) -> int:
-        """Return how many tokens before `place` and `end` are the same, theirs included; at least KEY."""
+        """Return how many tokens up to and including `place` and `end` match; at least KEY."""
         tokens, n = self._tokens, KEY
         while n < FARTHEST and n <= place and tokens[place - n] == tokens[end - n]:
             n += 1
@@ -98,7 +98,7 @@ class TokenIndex:
 
 
 def _worthwhile(agree: int, worth: float) -> int:
-    """Return how many tokens are likely enough to be right if `agree` tokens agree."""
+    """Return how many draft tokens are accepted with a probability of at least `worth` if `agree` tokens match."""
     for at_least, chance, further in CHANCES:
         if agree >= at_least:
             n = 0

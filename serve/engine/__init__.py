@@ -1,13 +1,15 @@
-"""From requests to events, one batch at a time. Pure: no threads, sockets or llama.cpp; the clock is a parameter.
+"""The engine: takes requests, runs one model batch by batch, and emits events.
 
-engine        the step: expire, admit, draft, compute, choose
-requests      all that have begun and not ended; the next token of texts that were continued before
+It has no threads or sockets, uses llama.cpp only through the `Decoder` interface, and takes the clock as a parameter.
+
+engine        one step: expire, admit, draft, compute, choose
+requests      active requests, and the answer cache
 sequence      one request: its tokens, sampler, text and draft
-scheduler     who runs, where, and with which cached prefix
-planner       which tokens a step computes, and how long steps take
-slots         what each sequence of the KV cache holds
-prefix_store  prefixes kept in RAM, and on disk across restarts
-recovery      which requests go on when the decoder fails
+scheduler     admission of requests to slots, and the choice of a cached prefix
+planner       choice of each step's tokens, and estimates of how long steps take
+slots         contents of each sequence in the KV cache
+prefix_store  cached prefixes in RAM, and on disk across restarts
+recovery      handling of decoder failures
 """
 
 from serve.engine.engine import Engine, EngineOptions

@@ -1,7 +1,7 @@
-"""One step at a time from requests to events.
+"""The engine's step, which turns requests into events.
 
-Every accepted request ends in exactly one `Finished`. A failure of one request (NaN in its logits, no room, a batch
-that fails because of it) ends that request, not the engine.
+Every accepted request ends with exactly one `Finished`. A failure caused by one request (NaN in its logits, no room in
+the KV cache, a failed batch) ends that request, not the engine.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from turbopilot.base.errors import (
     TurboPilotError,
 )
 
-_AHEAD = -1  # the id of what is computed ahead; requests have others
+_AHEAD = -1  # id of the request computed ahead; clients' requests have other ids
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is set up.
+    """Options of an engine.
 
     Attributes:
-        n_slots: requests that run at once; at most the decoder's `n_seq`.
-        random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
+        n_slots: number of requests that run at once; at most the decoder's `n_seq`.
+        random_seed: makes the sequence of default seeds repeatable; None uses the system's entropy.
         drafts: whether to draft tokens.
-        looks_ahead: while idle, compute what follows if the last completion is accepted.
-        prefix_cache_bytes: RAM of the prefix cache; 0 is none.
-        prefix_folder: where the prefix cache outlives the process, if anywhere.
+        looks_ahead: whether an idle engine computes the completion that follows if the last one is accepted.
+        prefix_cache_bytes: RAM for the prefix cache; 0 disables it.
+        prefix_folder: folder that keeps the prefix cache across restarts; None keeps it in RAM only.
     """
 
     n_slots: int = 1
@@ -54,13 +54,13 @@ class EngineOptions:
 
 
 class Engine:
-    """Generates for many requests through one decoder.
+    """Generates text for many requests with one decoder.
 
     Args:
-        decoder: the model; the engine's caller is its only user from now on.
-        options: how it is set up.
-        clock: seconds, from any start; it may jump.
-        draft_model: proposes tokens if the text itself gives nothing to draft from.
+        decoder: the model; it must not be used elsewhere while the engine exists.
+        options: the engine's options.
+        clock: returns seconds since an arbitrary start; it may jump.
+        draft_model: drafts tokens if neither earlier completions nor repeated text give any.
         on_end: called with each sequence that ends.
     """
 
@@ -95,54 +95,57 @@ class Engine:
         self._recovery = Recovery(decoder, self._slots, self._requests, self.metrics)
 
     def warm_up(self) -> None:
-        """Compute something before the first request, in the thread that calls `step`."""
+        """Warm up the models before the first request; call this in the thread that calls `step`."""
         self.decoder.warm_up()
         if self._draft_model:
             self._draft_model.warm_up()
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` would do anything."""
+        """Whether any sequence is queued or running."""
         return self._scheduler.has_work
 
     @property
     def can_look_ahead(self) -> bool:
-        """Whether `look_ahead` would begin something."""
+        """Whether `look_ahead` would begin a request."""
         return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
 
     def look_ahead(self) -> None:
-        """While idle, begin what follows if the last completion is accepted.
+        """Begin the completion that follows if the client accepts the last one.
 
-        The next request ends it; its tokens so far stay in the answer cache.
+        The next request cancels it; the tokens generated so far stay in the answer cache.
         """
         if request := self._requests.next_after_last():
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
 
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
-        """Accept a request; one that can never run, or whose answer is cached, ends in the events returned."""
+        """Accept a request and return its first events.
+
+        A request that can never run, or whose completion is in the answer cache, ends at once.
+        """
         self._requests.cancel(_AHEAD)
         return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
-        """End a request; do nothing if it has ended already."""
+        """Cancel a request; do nothing if it has already ended."""
         return self._counted(self._requests.cancel(request_id))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
-        """End every request: with the error, or as cancelled without one."""
+        """End every request with the error, or as cancelled if there is none."""
         return self._counted(self._requests.end_all(error))
 
     def reset(self, error: TurboPilotError) -> list[Emitted]:
-        """After an unexpected exception, end everything and begin with an empty KV cache.
+        """End all requests with an error and create a new, empty KV cache, after an unexpected exception.
 
         Raises:
-            ServeError: llama.cpp cannot make a new one.
+            ServeError: llama.cpp cannot create the KV cache.
         """
         events = self.fail_all(error)
         self._recovery.rebuild()
         return events
 
     def close(self) -> None:
-        """Keep prefixes for the next start, if the options say so."""
+        """Save the prefix cache for the next start if `prefix_folder` is set."""
         for slot in self._slots.idle() if self._store.keeps else ():
             cached = self._slots.all[slot].cached
             if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
@@ -150,7 +153,7 @@ class Engine:
         self._store.close()
 
     def step(self) -> list[Emitted]:
-        """Compute one batch and return what became certain by it."""
+        """Compute one batch and return the resulting events."""
         events = self._requests.expire(self._clock())
         for s in self._scheduler.admit():
             self._count_admitted(s)
@@ -169,7 +172,10 @@ class Engine:
         self.metrics.cached_tokens += s.n_cached
 
     def _plan(self) -> list[Sequence]:
-        """Plan the next step. After a failure, the sequences of the batch run one by one, to find the one at fault."""
+        """Plan the next step.
+
+        After a batch has failed, its sequences run one by one to find the one that caused the failure.
+        """
         for s in self._slots.running:
             if s.is_suspect:
                 return self._planner.plan_alone(s)
@@ -177,11 +183,11 @@ class Engine:
         return self._planner.plan()
 
     def _draft(self) -> None:
-        """Set `draft` of each sequence whose next token the step may choose; empty that of the others.
+        """Set `draft` of each sequence whose next token the step may choose; clear it for the others.
 
-        Text and earlier completions come first, the draft model second. Sequences with cells of their own are computed
-        together only as far as they have equally many tokens, and the rest takes a pass of its own: then only one that
-        runs alone gets a draft.
+        Drafts come from earlier completions and repeated text first, then from the draft model. If each sequence has
+        separate cells, llama.cpp computes sequences in one pass only up to equal numbers of tokens, and the rest in
+        further passes. A sequence then gets a draft only if it runs alone.
         """
         running = self._slots.running
         if self._requests.drafter:
@@ -241,11 +247,11 @@ class Engine:
         return events
 
     def _advance(self, s: Sequence, rows: Logits, now: float) -> list[Emitted]:
-        """Choose a sequence's next tokens, and forget the draft tokens that were wrong."""
+        """Choose a sequence's next tokens, and remove rejected draft tokens from the KV cache."""
         since, before = s.last_at if s.first_at is not None else None, s.n_generated
         try:
             deltas, n_right = s.advance(rows, self.decoder, now, self._requests.learn)
-        except TurboPilotError as e:  # NaN in the logits, a grammar that leaves no token
+        except TurboPilotError as e:  # NaN in the logits, or the grammar allows no token
             return self._recovery.lose(s, e)
         self._slots.computed(s, s.stop + n_right)
         if n_right < len(s.draft):
@@ -257,10 +263,10 @@ class Engine:
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 
     def _counted(self, events: list[Emitted]) -> list[Emitted]:
-        """Update the gauges, and return the events."""
+        """Update the gauges and return `events`."""
         m, scheduler = self.metrics, self._scheduler
         m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
-        if m.steps % 64 == 0 or not scheduler.has_work:  # counting takes longer than a step may
+        if m.steps % 64 == 0 or not scheduler.has_work:  # counting is too slow for every step
             m.used_cells = self._slots.used_cells()
         m.stored_bytes = self._store.n_bytes
         return events

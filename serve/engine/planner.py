@@ -1,8 +1,8 @@
-"""Which tokens a step computes, and how long steps take.
+"""Planning of steps: the tokens that each step computes, and estimates of how long steps take.
 
-The time of earlier batches decides how many prompt tokens may join a step that others wait for, and what a draft token
-costs compared with a step of its own. A few tokens more cost differently from hundreds (other kernels, another graph),
-so the two are measured apart.
+The durations of earlier batches determine how many prompt tokens may join a decode step, and the cost of a draft token
+in units of a step. A few additional tokens cost differently from hundreds (llama.cpp uses other kernels and another
+graph), so the two are measured separately.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
 
-# One step in so many begins with the oldest prompt, however many shorter ones come; the others with the shortest.
+# One of this many prefill steps begins with the oldest prompt, so that it is not starved; the others with the shortest.
 OLDEST_TURN = 4
-# Most seconds of a step that a client's next token waits for. Smaller pieces of the prompts beside it would make a
-# stream smoother, but each token that is decoded while prompts are prefilled costs a whole step: all are done
-# sooner if prompts are prefilled first (scripts/bench_serve.py, `eight`).
+# Longest prefill in a step, in seconds, while other requests decode. Smaller pieces of the prompts would make streams
+# smoother, but each token that is decoded while prompts are prefilled costs a whole step: all requests finish sooner if
+# prompts are prefilled first (scripts/bench_serve.py, `eight`).
 PATIENCE = 1.0
-# Most seconds of any other step: requests that come or are cancelled meanwhile have to wait for its end.
+# Longest step otherwise, in seconds: new and cancelled requests have to wait until it ends.
 LONGEST = 2.0
-# Smaller pieces of a prompt cost more, as the weights are read for each, than they help anybody.
+# Smallest piece of a prompt, in tokens: each piece reads all weights, so smaller ones are inefficient.
 LEAST_CHUNK = 32
-# Batches of 2 to so many tokens show what draft tokens cost.
+# Largest batch, in tokens, that is used to measure the cost of draft tokens.
 FEW = 16
-UNKNOWN_COST = 0.3  # until it is measured
-# How much a new measurement counts.
+UNKNOWN_COST = 0.3  # cost of a draft token before any measurement
+# Weight of a new measurement in the running means.
 _WEIGHT = 0.1
 
 
@@ -31,30 +31,31 @@ class Planner:
     """Divides steps between sequences that decode and prompts to prefill.
 
     A plan is a list of sequences with `stop` and `draft` set. Slots that share a pool of cells are computed in one
-    pass, so prompts join the step of those that decode. If each slot has its own cells, llama.cpp computes together
-    only what has equally many tokens: a step of both would be two passes, and all would wait for the end of
-    both. Then they take turns.
+    pass, so decoding and prefill share a step. If each slot has separate cells, llama.cpp computes only sequences with
+    equal numbers of tokens in one pass: a shared step would take two passes, and all sequences would wait for both.
+    Decode and prefill then alternate.
 
     Args:
-        slots: who runs.
-        n_batch: most tokens in one step; at least as many as slots.
-        most_drafted: draft tokens in one step.
+        slots: the slots with the running sequences.
+        n_batch: maximum number of tokens in one step; at least the number of slots.
+        most_drafted: maximum number of draft tokens in one step.
     """
 
     def __init__(self, slots: Slots, *, n_batch: int, most_drafted: int) -> None:
         self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
         self._prompts_turn = False
         self._n_prompt_steps = 0
-        # Running means of seconds: of a step of one token, of a few more in it, of a prompt's and of a draft's token.
+        # Running means in seconds: a step of one token, each of a few additional tokens, a prompt token, and a token
+        # from the draft model.
         self._single = self._few = self._many = self._draft = 0.0
 
     def observe_drafts(self, n: int, seconds: float) -> None:
-        """Note how long a draft model took for `n` tokens."""
+        """Record how long a draft model took for `n` tokens."""
         if n and 0 < seconds < 60:
             self._draft = _mean(self._draft, seconds / n)
 
     def observe(self, n_tokens: int, seconds: float, *, n_sequences: int = 1) -> None:
-        """Note how long a batch took; times that only a jump of the clock explains are ignored."""
+        """Record how long a batch took; implausible durations, caused by a clock that jumped, are ignored."""
         if n_tokens < 1 or not 0 < seconds < 60:
             return
         if n_tokens == 1:
@@ -67,13 +68,13 @@ class Planner:
 
     @property
     def draft_cost(self) -> float:
-        """Cost of a draft token, to propose and to compute in a batch, in steps of one token: 0 … 1."""
+        """Cost of drafting a token and computing it in a batch, in units of a step of one token: 0 … 1."""
         if not self._single or not self._few:
             return UNKNOWN_COST
         return min((self._few + self._draft) / self._single, 1.0)
 
     def _prompt_budget(self, *, somebody_waits: bool) -> int:
-        """Return how many prompt tokens one step may compute."""
+        """Return the maximum number of prompt tokens in one step."""
         n_batch = self._n_batch
         if not self._many:
             return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
@@ -81,12 +82,12 @@ class Planner:
         return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
 
     def plan(self, beside: int | None = None, alone: int | None = None) -> list[Sequence]:
-        """Plan the next step: a token and the draft of each sequence that decodes; prompts beside or in between.
+        """Plan the next step: one token and the draft of each decoding sequence, and pieces of prompts.
 
         Args:
-            beside: prompt tokens of a step that a client's next token waits for, at most doubled; None is what the
-                time of earlier steps allows.
-            alone: the same for a step that nobody waits for.
+            beside: maximum number of prompt tokens if other sequences decode (a prompt's last piece may be up to twice
+                as long); None derives the number from the durations of earlier steps.
+            alone: the same if no sequence decodes.
         """
         running = self._slots.running
         generating = [s for s in running if s.generates][: self._n_batch]
@@ -107,7 +108,7 @@ class Planner:
         return generating + self._pieces(prompts, left, budget, drafted)
 
     def plan_alone(self, sequence: Sequence) -> list[Sequence]:
-        """Plan a step for one running sequence alone, without a draft."""
+        """Plan a step with one running sequence only, without a draft."""
         most = self._n_batch
         if sequence.n_past < sequence.n_scored:
             most = min(most, 1 + self._most_drafted)
@@ -116,7 +117,7 @@ class Planner:
         return [sequence]
 
     def _next_tokens(self, generating: list[Sequence]) -> int:
-        """Plan the next token and the draft of each; return how many draft tokens are left for others."""
+        """Plan the next token and the draft of each sequence; return how many draft tokens remain for prompts."""
         drafted = min(self._n_batch - len(generating), self._most_drafted)
         for at, s in enumerate(generating):
             s.stop = s.n_past + 1
@@ -127,7 +128,7 @@ class Planner:
     def _pieces(
         self, prompts: list[Sequence], left: int, budget: int, drafted: int
     ) -> list[Sequence]:
-        """Plan as few pieces of prompts as possible: the shortest first, so that no request waits behind a long one."""
+        """Plan as few pieces of prompts as possible, shortest prompt first, so that short requests need not wait."""
         if not prompts or not left:
             return []
         self._n_prompt_steps += 1
@@ -135,7 +136,7 @@ class Planner:
         if self._n_prompt_steps % OLDEST_TURN == 0:
             oldest = min(order, key=lambda s: self._slots.all[s.slot].last_used)
             order.sort(key=lambda s: s is not oldest)
-        # If less than a budget would be left of a prompt, all of it is prefilled: small pieces read all weights for few
+        # A prompt is prefilled to its end if less than a budget would remain: small pieces read all weights for few
         # tokens.
         budget = small = min(budget, left)
         planned: set[int] = set()
@@ -144,7 +145,7 @@ class Planner:
             n = s.n_pending if s.n_pending <= most else min(left, budget)
             if not n or (planned and n < min(s.n_pending, small)):
                 break
-            if s.n_past < s.n_scored:  # a row of logits for each token, and there are few
+            if s.n_past < s.n_scored:  # each token needs one of the few rows of logits
                 n = min(n, 1 + drafted)
                 drafted -= n - 1
             left -= n
@@ -154,7 +155,7 @@ class Planner:
             left -= len(s.draft)
             s.stop = s.n_past + n
             planned.add(s.id)
-        # By slot: llama.cpp computes neighbours together.
+        # In slot order: llama.cpp computes neighbouring sequences together.
         return [s for s in prompts if s.id in planned]
 
 

@@ -1,11 +1,11 @@
-"""The prefix cache: KV state of prefixes that lost their slot, kept in RAM and on disk across restarts.
+"""The prefix cache: KV states of prefixes that lost their slot, kept in RAM, and on disk across restarts.
 
-Files hold the KV state of the user's code, and its tokens: only the user may read them. One file is:
+The files hold tokens and KV states of the user's code, so only the user may read them. Format of a file:
 
     magic (8 bytes) · identity (16 ASCII) · number of tokens, bytes of the state (8 bytes each, little-endian)
-    · SHA-256 of what follows (32 bytes) · tokens (4 bytes each) · state
+    · SHA-256 of the rest (32 bytes) · tokens (4 bytes each) · state
 
-llama.cpp trusts a state's bytes, so a damaged file must never reach it: the digest is checked first.
+llama.cpp does not validate a state, so the digest is checked first and a damaged file never reaches it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from turbopilot.base.errors import TurboPilotError
 log = logging.getLogger("turbopilot.engine")
 
 SUFFIX = ".prefix"
-# Editing a document leaves prefixes that differ only at the end: so few tokens are cheaper to compute than to keep.
+# Edits to a document leave prefixes that differ only at the end. A new prefix replaces an older one if it lacks at most
+# this many of its tokens: they are cheaper to compute than to keep.
 FEW = 32
 _MAGIC = b"TPKV\0\0\0\1"
 _HEAD = struct.Struct("<8s16sQQ32s")
@@ -34,7 +35,7 @@ _HEAD = struct.Struct("<8s16sQQ32s")
 
 @dataclass(slots=True)
 class _Entry:
-    """A prefix; its state is in RAM or still in its file."""
+    """A cached prefix; `state` is empty until it is read from the file."""
 
     tokens: tuple[int, ...]
     state: bytes
@@ -47,19 +48,19 @@ class _Entry:
 
 
 class PrefixStore:
-    """Prefixes by key; drops the least recently used one if there is no room.
+    """Cached prefixes by key; the least recently used are dropped if there is no room.
 
     Args:
-        max_bytes: RAM for all of them; on disk they may take as much. 0 keeps nothing.
-        identity: of the decoder; files of another are not touched.
-        folder: where they outlive the process.
+        max_bytes: limit in RAM, and the same limit on disk; 0 disables the store.
+        identity: the decoder's identity; files of other decoders are not touched.
+        folder: folder for the files; None keeps prefixes in RAM only.
     """
 
     def __init__(self, max_bytes: int, identity: str = "", folder: Path | None = None) -> None:
         self.max_bytes = max_bytes
         self.n_bytes = 0
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._folder = folder if max_bytes else None  # if nothing is kept, no file is touched
+        self._folder = folder if max_bytes else None  # a disabled store touches no files
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_key = 0
@@ -68,25 +69,28 @@ class PrefixStore:
 
     @property
     def keeps(self) -> bool:
-        """Whether there is room for anything."""
+        """Whether the store is enabled."""
         return self.max_bytes > 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def longest(self, tokens: list[int]) -> tuple[int, int] | None:
-        """Return (how many tokens the best prefix shares, its key); None if nothing begins alike."""
+        """Return (number of shared tokens, key) of the best cached prefix; None if no prefix shares any token."""
         for n, keys in self._tree.match(tokens):
             return n, max(keys)
         return None
 
     def covers(self, tokens: list[int]) -> bool:
-        """Return whether all of these tokens are kept already."""
+        """Return whether one cached prefix holds all of these tokens."""
         best = self.longest(tokens)
         return best is not None and best[0] == len(tokens)
 
     def put(self, tokens: Sequence[int], state: bytes) -> None:
-        """Keep a prefix instead of those that it contains but for a few tokens; drop the oldest if there is no room."""
+        """Store a prefix.
+
+        Replace older prefixes of which it lacks only a few tokens; drop the least recently used if there is no room.
+        """
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
         for n, keys in list(self._tree.match(tokens)):
@@ -96,7 +100,7 @@ class PrefixStore:
         self._add(_Entry(tuple(tokens), state))
 
     def get(self, key: int) -> bytes | None:
-        """Return a prefix's state; None if it was dropped, or its file is damaged."""
+        """Return a prefix's state; None if the prefix was dropped or its file is damaged."""
         entry = self._entries.get(key)
         if entry is None:  # dropped since it was looked up
             return None
@@ -105,7 +109,7 @@ class PrefixStore:
             try:
                 entry.state = read_prefix(entry.file, self._identity)
             except (OSError, ValueError) as e:
-                log.warning("%s: not used: %s", entry.file, e)
+                log.warning("%s: cached prefix ignored: %s", entry.file, e)
                 self.drop(key)
                 return None
             self.n_bytes += len(entry.state)
@@ -113,13 +117,13 @@ class PrefixStore:
         return entry.state
 
     def drop(self, key: int) -> None:
-        """Forget a prefix; do nothing if that has happened already."""
+        """Drop a prefix; do nothing if it is already gone."""
         if entry := self._entries.pop(key, None):
             self._tree.remove(key)
             self.n_bytes -= entry.n_bytes
 
     def close(self) -> None:
-        """Write what is in RAM, the newest first, and delete the files that no longer belong to the set."""
+        """Write prefixes from RAM to files, the most recently used first, and delete files of dropped prefixes."""
         if not self._folder:
             return
         kept: set[Path] = set()
@@ -132,7 +136,7 @@ class PrefixStore:
                 kept.add(entry.file or self._write(self._folder, entry))
                 left -= size
             except (OSError, TurboPilotError) as e:
-                log.warning("the prefix cache is not kept: %s", e)
+                log.warning("the prefix cache could not be saved: %s", e)
                 break
         for path in self._folder.glob(f"{self._identity}-*{SUFFIX}"):
             if path not in kept:
@@ -145,7 +149,7 @@ class PrefixStore:
         return path
 
     def _index(self, folder: Path) -> None:
-        """Read the tokens of all files; states are read when they are needed."""
+        """Add an entry with its tokens for each file; states are read when they are needed."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(
             folder.glob(f"{self._identity}-*{SUFFIX}"), key=lambda p: p.stat().st_mtime_ns
@@ -154,7 +158,7 @@ class PrefixStore:
             try:
                 tokens = read_tokens(path, self._identity)
             except (OSError, ValueError) as e:
-                log.warning("%s: not used: %s", path, e)
+                log.warning("%s: cached prefix ignored: %s", path, e)
                 continue
             self._add(_Entry(tokens, b"", path, path.stat().st_size))
 
@@ -174,10 +178,10 @@ class PrefixStore:
 
 
 def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:
-    """Write a file, whole or not at all, that only its owner can read.
+    """Write a prefix's file atomically, readable by its owner only.
 
     Raises:
-        OSError, TurboPilotError: it cannot be written.
+        OSError, TurboPilotError: the file cannot be written.
     """
     ids = struct.pack(f"<{len(tokens)}i", *tokens)
     digest = hashlib.sha256(ids)
@@ -190,11 +194,11 @@ def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes)
 
 
 def read_tokens(path: Path, identity: str) -> tuple[int, ...]:
-    """Read the tokens alone.
+    """Return the tokens in a prefix's file, without reading its state.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a prefix of this model, or truncated.
+        OSError: the file cannot be read.
+        ValueError: the file is truncated or belongs to another model.
     """
     with path.open("rb") as f:
         n_tokens, _, _ = _read_head(f, path, identity)
@@ -202,7 +206,12 @@ def read_tokens(path: Path, identity: str) -> tuple[int, ...]:
 
 
 def read_prefix(path: Path, identity: str) -> bytes:
-    """Read the state and check the whole file's digest. Raises as `read_tokens` does."""
+    """Return the state in a prefix's file, after checking the digest.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is damaged or truncated, or belongs to another model.
+    """
     with path.open("rb") as f:
         n_tokens, _, wanted = _read_head(f, path, identity)
         ids = f.read(4 * n_tokens)
@@ -210,17 +219,17 @@ def read_prefix(path: Path, identity: str) -> bytes:
     digest = hashlib.sha256(ids)
     digest.update(state)
     if digest.digest() != wanted:
-        raise ValueError("it is damaged")
+        raise ValueError("the file is damaged")
     return state
 
 
 def _read_head(f: BinaryIO, path: Path, identity: str) -> tuple[int, int, bytes]:
     data = f.read(_HEAD.size)
     if len(data) < _HEAD.size:
-        raise ValueError("it is truncated")
+        raise ValueError("the file is truncated")
     magic, owner, n_tokens, n_state, digest = _HEAD.unpack(data)
     if magic != _MAGIC or owner != identity.encode("ascii"):
-        raise ValueError("it is not a prefix of this model")
+        raise ValueError("the file is not a cached prefix of this model")
     if path.stat().st_size != _HEAD.size + 4 * n_tokens + n_state:
-        raise ValueError("it is truncated")
+        raise ValueError("the file is truncated")
     return n_tokens, n_state, digest

@@ -1,4 +1,4 @@
-"""Handling of a decoder's failures: which request is at fault, and how the others go on."""
+"""Handling of decoder failures: finding the request that caused one, and continuing the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("turbopilot.engine")
 
 
 class Recovery:
-    """Ends the request at fault, if it is known, and lets the others go on."""
+    """Ends the request that caused a failure, if it is known, and continues the others."""
 
     def __init__(
         self, decoder: Decoder, slots: Slots, requests: Requests, metrics: EngineMetrics
@@ -24,7 +24,7 @@ class Recovery:
         self._requests, self._metrics = requests, metrics
 
     def make_room(self, step: list[Sequence], error: NoKvSlot) -> list[Emitted]:
-        """After a step found no free cell, empty the idle slots for the next one, or end the step's last request."""
+        """Clear the idle slots after a step found no free cells; if there are none, end the step's last request."""
         idle = self._slots.idle()
         for slot in idle:
             self._decoder.remove(slot, 0)
@@ -32,7 +32,7 @@ class Recovery:
         return [] if idle else self.lose(step[-1], error)
 
     def lose(self, s: Sequence, error: TurboPilotError) -> list[Emitted]:
-        """End a request whose part of the KV cache is not to be trusted any more."""
+        """End a request with an error, and clear its slot, whose part of the KV cache may be wrong."""
         slot = s.slot
         events = self._requests.end(s, "error", error)
         self._decoder.remove(slot, 0)
@@ -40,10 +40,10 @@ class Recovery:
         return events
 
     def survive(self, step: list[Sequence], error: TurboPilotError) -> list[Emitted]:
-        """After a batch failed, end the sequence that was alone in it, or try several again one by one.
+        """Continue after a failed batch: end its only sequence, or retry several sequences one by one.
 
         Raises:
-            ServeError: llama.cpp cannot make a new context.
+            ServeError: llama.cpp cannot create a new context.
         """
         self._metrics.failures += 1
         log.warning("a batch of %d sequences failed: %s", len(step), error)
@@ -62,7 +62,7 @@ class Recovery:
         return events
 
     def rebuild(self) -> None:
-        """Make a new KV cache; running sequences compute their tokens again."""
+        """Create a new KV cache; running sequences compute their tokens again."""
         self._metrics.rebuilds += 1
         self._decoder.rebuild()
         for slot in self._slots.free():

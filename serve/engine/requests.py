@@ -1,4 +1,4 @@
-"""Requests that have begun and not ended: how they begin, the answer cache, and the one way out."""
+"""Active requests: how they begin and end, and the answer cache."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from turbopilot.base.errors import (
 
 Emitted: TypeAlias = tuple[int, Event]
 
-# About 10 MB of Python objects when full: some thousand completions.
+# Maximum number of cached tokens: about 10 MB of Python objects, or a few thousand completions.
 MOST_ANSWERS = 65_536
 
 
 class AnswerCache:
-    """The next token of texts that were continued before. The half that was not used lately is forgotten.
+    """Cache of the next token of token sequences that were continued before.
 
-    Greedy generation is a function of the tokens before it, so the continuation of a text that was continued already
-    (after a backspace in the editor, in a second window, while a completion is typed along) needs no computation.
-    The keys are names of sequences; their length makes a collision harmless but for sequences of one length.
+    Greedy generation depends only on the preceding tokens, so a sequence that was continued before needs no
+    computation: after a backspace in the editor, in a second window, or while the user types the text of a completion.
+    The keys are 64-bit names of sequences; the length is compared too, so only sequences of equal length can collide.
+    When the cache is full, the half that was not used recently is dropped.
     """
 
     def __init__(self, most: int = MOST_ANSWERS) -> None:
@@ -42,13 +43,13 @@ class AnswerCache:
         self._old: dict[int, tuple[int, int]] = {}
 
     def learn(self, name: int, length: int, token: int) -> None:
-        """Remember that `token` follows the sequence."""
+        """Store `token` as the next one of a sequence."""
         self._young[name] = (length, token)
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
 
     def next(self, name: int, length: int) -> int | None:
-        """Return what follows the sequence, if it is known."""
+        """Return the sequence's next token, or None if it is not cached."""
         found = self._young.get(name)
         if found is None and (found := self._old.get(name)) is not None:
             self._young[name] = found
@@ -56,20 +57,20 @@ class AnswerCache:
 
 
 def _tokens(decoder: Decoder, data: bytes) -> list[int]:
-    """Return the token ids of bytes that may end within a character."""
+    """Return the token ids of UTF-8 bytes; an incomplete character at the end is dropped."""
     return decoder.tokenize(data.decode("utf-8", "ignore"), parse_special=False)
 
 
 class Requests:
-    """All requests that have begun and not ended.
+    """All active requests: those that have begun and not ended.
 
     Args:
         decoder: the model.
-        scheduler: gets the requests.
-        metrics: counts tokens and ends.
-        random_seed: makes the sequence of default seeds repeatable; None is the system's entropy.
+        scheduler: queues and runs the requests.
+        metrics: counts tokens and finish reasons.
+        random_seed: makes the sequence of default seeds repeatable; None uses the system's entropy.
         drafts: whether to draft tokens.
-        on_end: called with each that ends.
+        on_end: called with each sequence that ends.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Requests:
         self._under_way: dict[int, Sequence] = {}
         self._named: dict[str, int] = {}
         self._answers = AnswerCache()
-        self._last: Sequence | None = None  # the completion that a user looks at now
+        self._last: Sequence | None = None  # the latest completion, which the user may accept next
         self.drafter = (
             Drafter(partial(_tokens, decoder), decoder.piece, fim=decoder.fim)
             if drafts and decoder.can_cut
@@ -105,10 +106,10 @@ class Requests:
     def begin(
         self, request_id: int, request: GenerationRequest, now: float, *, ours: bool = False
     ) -> list[Emitted]:
-        """Accept a request, or with `ours` begin one that no client asked for.
+        """Accept a request. `ours` marks one that the engine computes ahead, without a client.
 
         Returns:
-            What is certain at once: the end of a request that it supersedes, a refusal, cached tokens.
+            The events known at once: the end of a superseded request, an error, or cached tokens.
         """
         events: list[Emitted] = []
         name = request.supersedes
@@ -131,7 +132,7 @@ class Requests:
         return events
 
     def _check(self, request: GenerationRequest) -> None:
-        """Raise InvalidRequest if it can never run."""
+        """Raise InvalidRequest if the request can never run."""
         if len(request.prompt) + request.max_tokens > self._decoder.n_ctx:
             raise ContextLengthExceeded(
                 f"the prompt ({len(request.prompt)} tokens) and max_tokens ({request.max_tokens}) do not "
@@ -140,7 +141,7 @@ class Requests:
         if not request.prompt:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         if not all(0 <= t < self._decoder.n_vocab for t in request.prompt):
-            raise InvalidRequest("the prompt holds ids outside the vocabulary", param="prompt")
+            raise InvalidRequest("the prompt contains out-of-vocabulary ids", param="prompt")
 
     def _make(
         self, request_id: int, request: GenerationRequest, now: float, ours: bool
@@ -158,7 +159,7 @@ class Requests:
         return Sequence(request_id, request, sampler, drafting, now, ours)
 
     def _replay(self, s: Sequence) -> list[Emitted]:
-        """Take the tokens that the answer cache holds; perhaps they are all that is asked for."""
+        """Add tokens from the answer cache; they may complete the request."""
         events: list[Emitted] = []
         if s.only_warms or not s.follows_from_tokens:
             return events
@@ -175,11 +176,14 @@ class Requests:
 
     @property
     def can_look_ahead(self) -> bool:
-        """Whether there is a completion that could be accepted."""
+        """Whether there is a last completion that the client could accept."""
         return self._last is not None
 
     def next_after_last(self) -> GenerationRequest | None:
-        """Return what follows if the last completion is accepted as it is; once."""
+        """Return the request that follows if the client accepts the last completion.
+
+        Return it only once for each completion; return None if it does not fit into the context.
+        """
         last, self._last = self._last, None
         if last is None or len(last.tokens) + last.request.max_tokens > self._decoder.n_ctx:
             return None
@@ -188,12 +192,12 @@ class Requests:
         )
 
     def learn(self, s: Sequence, token: int) -> None:
-        """Remember that `token` follows the sequence."""
+        """Store `token` in the answer cache as the sequence's next one."""
         if s.follows_from_tokens:
             self._answers.learn(s.name, len(s.tokens), token)
 
     def count_tokens(self, s: Sequence, n_new: int, since: float | None, now: float) -> None:
-        """Count `n_new` tokens; the one before them came at `since`, None if they are the first."""
+        """Count `n_new` tokens; `since` is the time of the preceding token, or None if they are the first."""
         if s.is_ours:
             self._metrics.ahead_tokens += n_new
             return
@@ -212,14 +216,14 @@ class Requests:
                 events += self.end(s, "length", last_text=s.text.finish(), how="deadline")
             else:
                 error = DeadlineExceeded(
-                    f"nothing could be generated within {s.request.deadline:g} s",
+                    f"no token was generated within {s.request.deadline:g} s",
                     hint="the server is busy: try again, or allow more time",
                 )
                 events += self.end(s, "error", error, how="deadline")
         return events
 
     def cancel(self, request_id: int) -> list[Emitted]:
-        """End a request; do nothing if it has ended already."""
+        """Cancel a request; do nothing if it has already ended."""
         s = self._under_way.get(request_id)
         return self.end(s, "cancelled") if s else []
 
@@ -232,7 +236,7 @@ class Requests:
         last_text: str = "",
         how: str = "",
     ) -> list[Emitted]:
-        """End a request that has begun: the one way out."""
+        """End an active request. Every request ends here."""
         del self._under_way[s.id]
         if self._named.get(s.request.supersedes) == s.id:
             del self._named[s.request.supersedes]
@@ -250,7 +254,7 @@ class Requests:
         return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]
 
     def end_all(self, error: TurboPilotError | None) -> list[Emitted]:
-        """End all requests: with the error, or as cancelled without one."""
+        """End all requests with the error, or as cancelled if there is none."""
         reason: FinishReason = "error" if error else "cancelled"
         return [e for s in tuple(self._under_way.values()) for e in self.end(s, reason, error)]
 

@@ -1,10 +1,10 @@
-"""Who runs next, where, and with which cached prefix.
+"""Admission of requests to slots, with the best cached prefix for each.
 
-Requests run in slots: sequences of one KV cache. A request is admitted, first come first served, when a slot is free
-and the cells that it may need (prompt and `max_tokens`) can be reserved, so a running request never runs out of room.
-It begins with the longest cached prefix of its tokens: in its own slot, in another one, or in the prefix cache. If it
-shares a longer prefix with a prompt that is being prefilled, it waits for that instead of computing it again; others go
-past it.
+Requests run in slots: sequences of one KV cache. They are admitted first come, first served, when a slot is free and
+the cells that the request may need (prompt and `max_tokens`) can be reserved, so a running request never runs out of
+room. A request begins with the longest cached prefix of its tokens, from its slot, another slot or the prefix cache. If
+a prompt that is being prefilled shares a longer prefix, the request waits for that prefix instead of computing it
+again, and later requests may overtake it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from serve.engine.prefix_store import PrefixStore
 from serve.engine.sequence import WAITING, Sequence
 from serve.engine.slots import Slots
 
-# Fewer tokens than this are not worth a copy: to compute them takes no more than a step or two.
+# Minimum number of tokens that are worth a copy: computing fewer takes only a step or two.
 WORTH_KEEPING = 32
-# Fewer than this are not worth another slot: a completion that was not accepted, and what was computed ahead of it, are
-# no reason to lose another file.
+# Minimum number of tokens for which a request moves to another slot instead of overwriting them. A completion that was
+# not accepted, and the tokens computed ahead of it, are shorter and should not evict another file's prefix.
 WORTH_A_SLOT = 128
-# From this many tokens on it pays to wait until a running prompt has computed them.
+# Minimum number of additional tokens for which a request waits until a running prompt has computed them.
 WORTH_WAITING = 8
 
 
 class Scheduler:
-    """First come, first served, over a fixed number of slots.
+    """First-come-first-served queue for a fixed number of slots.
 
     Args:
-        decoder: prefixes are put into place in its KV cache.
-        n_slots: requests that run at once; at most the decoder's `n_batch`.
-        store: prefixes outside of the KV cache.
+        decoder: the model whose KV cache holds the slots.
+        n_slots: number of requests that run at once; at most the decoder's `n_batch`.
+        store: cached prefixes outside the KV cache.
     """
 
     def __init__(self, decoder: Decoder, n_slots: int, store: PrefixStore) -> None:
@@ -45,16 +45,16 @@ class Scheduler:
 
     @property
     def n_waiting(self) -> int:
-        """Sequences that are not admitted yet."""
+        """Number of queued sequences, which are not admitted yet."""
         return len(self._waiting)
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether any sequence is queued or running."""
         return bool(self._waiting or self.slots.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; it must fit into the context on its own."""
+        """Queue a sequence, which must fit into the context."""
         if not 1 <= len(sequence.tokens) <= sequence.n_reserved <= self._decoder.n_ctx:
             raise ValueError(
                 f"sequence {sequence.id} does not fit into {self._decoder.n_ctx} cells"
@@ -62,25 +62,28 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, finished or not; its computed tokens stay in the slot."""
+        """Remove a queued or running sequence; its computed tokens stay in the slot."""
         if sequence.slot == WAITING:
             self._waiting.remove(sequence)
         else:
             self.slots.release(sequence)
 
     def admit(self) -> Iterator[Sequence]:
-        """Move waiting sequences into slots while both last; those that only warm the cache come last."""
+        """Move queued sequences into free slots; those that only warm the cache come last."""
         for sequence in sorted(self._waiting, key=lambda s: s.idles):
             if not self.slots.free():
                 break
             if self._will_share_more(sequence):
                 continue
             if not self._place(sequence):
-                break  # nobody overtakes one that waits for room: it would wait for ever
+                break  # no sequence overtakes one that waits for room, which would be starved
             yield sequence
 
     def _will_share_more(self, sequence: Sequence) -> bool:
-        """Whether a running prompt will soon hold clearly more of this one's prefix than anything does now."""
+        """Return whether a running prompt will soon hold a longer prefix of the sequence than any slot does now.
+
+        The prefix must be at least WORTH_WAITING tokens longer.
+        """
         if not self._can_cut or sequence.n_scored:
             return False
         now, soon = 0, 0
@@ -88,13 +91,13 @@ class Scheduler:
             s = self.slots.all[slot]
             now = max(now, min(n, s.n_held))
             if s.running and not s.running.generates and n >= WORTH_KEEPING:
-                s.running.idles &= sequence.idles  # a client waits for it now
+                s.running.idles &= sequence.idles  # a client's request now depends on it
                 soon = max(soon, n)
         return soon >= now + WORTH_WAITING
 
     def _place(self, sequence: Sequence) -> bool:
-        """Put a waiting sequence into a slot; False if there is no room for it yet. Some slot must be free."""
-        # The last token is computed in any case, for its logits; so are all that are scored.
+        """Put a queued sequence into a slot; return False if there is no room for it yet. A slot must be free."""
+        # The last token is always computed, for its logits; so are all tokens that are scored.
         prefix = [] if sequence.n_scored else sequence.tokens[:-1]
         source, keep = self._best_slot(prefix)
         stored = self._store.longest(prefix)
@@ -105,7 +108,7 @@ class Scheduler:
 
         slot = self._target(source, keep)
         if slot != source and key is None and keep < WORTH_KEEPING:
-            source, keep = None, 0  # a few tokens in common are not worth a copy
+            source, keep = None, 0  # a short common prefix is not worth a copy
         clear: list[int] = []
         if slot != source and self.slots.all[slot].cached:
             clear.append(slot)
@@ -125,7 +128,7 @@ class Scheduler:
         self._waiting.remove(sequence)
         sequence.n_past = keep
         self.slots.occupy(slot, sequence, source)
-        # Before others are stored, for which it might have to go.
+        # Read before other prefixes are stored, since these might evict it.
         state = None if key is None else self._store.get(key)
         for i, tokens in save:
             self._store.put(tokens, self._decoder.save(i))
@@ -137,13 +140,15 @@ class Scheduler:
     def _fetch_prefix(
         self, sequence: Sequence, source: int | None, key: int | None, state: bytes | None
     ) -> None:
-        """Bring the first `n_past` tokens into the sequence's slot: from the store, a copy of another slot, or there.
+        """Bring the first `n_past` tokens into the sequence's slot: from the store, or as a copy of another slot.
+
+        If that fails, the sequence begins with an empty slot.
 
         Args:
-            sequence: in its slot.
-            source: the slot that holds the prefix, if any.
-            key: the stored prefix that holds it, if any.
-            state: of that; None if it was dropped.
+            sequence: an admitted sequence.
+            source: the slot that holds the prefix, if any; it may be the sequence's slot.
+            key: the key of the stored prefix, if it comes from the store.
+            state: that prefix's state; None if it was dropped.
         """
         slot, decoder, done = sequence.slot, self._decoder, True
         if key is not None:
@@ -153,13 +158,16 @@ class Scheduler:
         elif source is not None and source != slot:
             done = decoder.copy(source, slot, sequence.n_past)
         if not (done and decoder.remove(slot, sequence.n_past)):
-            decoder.remove(slot, 0)  # a recurrent state cannot be cut: begin anew
+            decoder.remove(slot, 0)  # a recurrent state cannot be cut: start from an empty slot
             self.slots.reset(sequence)
         elif key is not None:
             sequence.n_restored = sequence.n_past
 
     def _best_slot(self, prefix: list[int]) -> tuple[int | None, int]:
-        """Return the slot that holds most of the prefix, and how much; of equal ones a free one, without a copy."""
+        """Return the slot that holds most of the prefix, and how many of its tokens.
+
+        Of equal slots, prefer a free one, which needs no copy.
+        """
         best, keep = None, 0
         for slot, n in self.slots.shared(prefix).items():
             s = self.slots.all[slot]
@@ -173,7 +181,10 @@ class Scheduler:
         return best, keep
 
     def _target(self, source: int | None, keep: int) -> int:
-        """Return where to run: in the source, unless it is taken or would lose much that another slot has room for."""
+        """Return the slot to run in.
+
+        This is the source, unless it is taken, or would lose many tokens while another slot is available.
+        """
         free = self.slots.free()
         others = [i for i in free if i != source]
         empty = [i for i in others if not self.slots.all[i].cached]
@@ -183,16 +194,16 @@ class Scheduler:
                 return source
             others = free
         if empty:
-            return empty[0]  # the first: llama.cpp computes neighbours together
+            return empty[0]  # the first: llama.cpp computes neighbouring sequences together
         return min(
             others or free,
             key=lambda i: (self._n_unique(i) >= WORTH_KEEPING, self.slots.all[i].last_used),
         )
 
     def _n_unique(self, slot: int, lost: Collection[int] = ()) -> int:
-        """Return how many tokens of an idle slot no other slot holds, except those in `lost`.
+        """Return how many tokens of an idle slot are in no other slot, not counting the slots in `lost`.
 
-        A document that is edited leaves copies behind that differ in a few tokens.
+        Edits to a document leave copies that differ in a few tokens.
         """
         cached = self.slots.all[slot].cached
         held = (
@@ -205,10 +216,10 @@ class Scheduler:
     def _make_room(
         self, sequence: Sequence, slot: int, source: int | None, keep: int
     ) -> list[int] | None:
-        """Return which idle slots to empty besides the target; None if the running ones leave too little room.
+        """Return the idle slots to clear besides the target; None if the running sequences leave too little room.
 
-        Each token that is computed looks at every cell of the pool, so what can come back from the store does not stay
-        while others run.
+        Attention for each new token reads every cell of the pool. Idle slots are therefore cleared even if there is
+        room, if the prefix store can restore them.
         """
         promised = sum(s.n_reserved - s.n_past for s in self.slots.running)
         needed = promised + sequence.n_reserved - (keep if source is not None else 0)
@@ -225,7 +236,7 @@ class Scheduler:
         return evict if self.slots.used_cells(cut) + needed <= self._decoder.n_cells else None
 
     def _is_worth_saving(self, slot: int, keep: int, lost: Collection[int]) -> bool:
-        """Whether a slot that is to keep only its first `keep` tokens holds others worth storing."""
+        """Return whether a slot that will keep only its first `keep` tokens holds others worth storing."""
         if not self._store.keeps:
             return False
         cached = self.slots.all[slot].cached
@@ -235,7 +246,7 @@ class Scheduler:
         return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if the state is inconsistent; cheap."""
+        """Raise AssertionError if the state is inconsistent."""
         promised = sum(s.n_reserved - s.n_past for s in self.slots.running)
         assert self.slots.used_cells() + promised <= self._decoder.n_cells
         assert all(s.slot == WAITING for s in self._waiting)

@@ -1,4 +1,4 @@
-"""One request in the engine: its tokens, its part of a step, how its next token is chosen, and its text."""
+"""State of one request in the engine: its tokens, its part of a batch, its sampler and its text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAITING = -1
 
 
 def name_of(tokens: Iterable[int], before: int = 0) -> int:
-    """Return the name (64 bits) of a token sequence; `before`: that of a sequence which these tokens continue."""
+    """Return the 64-bit name of a token sequence; `before` is the name of the sequence that these tokens continue."""
     for token in tokens:
         before = hash((before, token))
     return before
@@ -35,26 +35,26 @@ class Sequence:
     """One request, and its place in the KV cache.
 
     Attributes:
-        drafting: proposes draft tokens; None proposes nothing.
-        submitted: the clock when it came.
-        is_ours: no client asked for it: only the answer cache learns from it.
-        tokens: prompt, then what was generated.
-        name: of `tokens`, in the answer cache.
-        idles: it only warms the cache, and gets what the others leave.
-        slot: where it runs, or WAITING.
+        drafting: proposes draft tokens; None disables drafts.
+        submitted: time at which the request was submitted.
+        is_ours: whether the engine computes it ahead, without a client; its tokens go only to the answer cache.
+        tokens: prompt and generated tokens.
+        name: name of `tokens` in the answer cache.
+        idles: whether it only warms the cache, which happens if no other request needs the step.
+        slot: the slot in which it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
-        stop: how many are when the present step has been computed.
-        draft: draft tokens after `tokens`, computed with the last of them.
-        is_suspect: whether it took part in a batch that failed, and has not been computed alone since.
-        n_cached: prompt tokens that were in the KV cache.
-        n_restored: tokens that came from the prefix cache.
-        n_drafted, n_accepted: draft tokens that were computed, and that were right.
+        stop: value of `n_past` after the current step.
+        draft: draft tokens after `tokens`, computed together with the last of them.
+        is_suspect: whether it was in a failed batch and has not been computed alone since.
+        n_cached: prompt tokens found in the KV cache.
+        n_restored: tokens restored from the prefix cache.
+        n_drafted, n_accepted: draft tokens computed and accepted.
         n_reported: prompt tokens whose log probabilities were reported.
-        began: the clock when it began to run.
-        first_at, last_at: the clock at its first and its last token.
-        has_line: whether a line is complete.
-        is_scheduled: whether the scheduler has it.
-        ended: why it needs no more tokens.
+        began: time at which it was admitted to a slot.
+        first_at, last_at: times of its first and its latest token.
+        has_line: whether the generated text contains a newline.
+        is_scheduled: whether it was added to the scheduler.
+        ended: finish reason, once no more tokens are needed.
     """
 
     id: int
@@ -92,36 +92,36 @@ class Sequence:
 
     @property
     def n_reserved(self) -> int:
-        """Most cells that it may need."""
+        """Maximum number of cells that the sequence may need."""
         return len(self.request.prompt) + self.request.max_tokens
 
     @property
     def n_scored(self) -> int:
-        """How many of its first tokens need logits, to score the next."""
+        """Number of leading prompt tokens that need logits, to score the token after each."""
         return len(self.request.prompt) - 1 if self.request.scores_prompt else 0
 
     @property
     def n_pending(self) -> int:
-        """Tokens that are not computed yet."""
+        """Number of tokens that are not in the KV cache yet."""
         return len(self.tokens) - self.n_past
 
     @property
     def generates(self) -> bool:
-        """Whether the computation of one more token gives the next."""
+        """Whether the sequence decodes: all tokens but the last are in the KV cache."""
         return self.n_pending == 1
 
     @property
     def is_complete(self) -> bool:
-        """Whether its next token can be chosen after the present step."""
+        """Whether the next token can be chosen after the current step."""
         return self.stop == len(self.tokens)
 
     @property
     def n_to_score(self) -> int:
-        """How many of its tokens in the present step need logits, to score the next of the prompt."""
+        """Number of tokens in the current step that need logits to score the prompt."""
         return max(0, min(self.stop, self.n_scored) - self.n_past)
 
     def batch(self) -> list[BatchItem]:
-        """Return its part of the step's batch, with logits wherever a token is to be chosen or scored."""
+        """Return the sequence's part of the batch, with logits for each token to be chosen or scored."""
         scored = self.n_past + self.n_to_score
         last = self.stop - 1 if self.is_complete and not self.only_warms else -1
         items = [
@@ -133,22 +133,22 @@ class Sequence:
 
     @property
     def n_generated(self) -> int:
-        """Tokens after the prompt."""
+        """Number of generated tokens."""
         return len(self.tokens) - len(self.request.prompt)
 
     @property
     def only_warms(self) -> bool:
-        """Whether it asks for no token, only for a warm cache."""
+        """Whether the request only warms the cache and generates no tokens."""
         return self.request.max_tokens == 0
 
     @property
     def follows_from_tokens(self) -> bool:
-        """Whether its next token is a function of those before it, and all that is asked for."""
+        """Whether the next token depends only on the preceding tokens, and no log probabilities are requested."""
         return self.request.sampling.is_plain_greedy and self.request.n_logprobs is None
 
     @property
     def usage(self) -> Usage:
-        """Token counts and times so far; 0 where the clock jumped back."""
+        """Token counts and times so far; a time is 0 if the clock jumped back."""
         prompt_seconds = predict_seconds = 0.0
         if self.began is not None and self.first_at is not None:
             prompt_seconds = max(0.0, self.first_at - self.began)
@@ -164,7 +164,7 @@ class Sequence:
         )
 
     def is_late(self, now: float) -> bool:
-        """Whether its deadline has passed."""
+        """Return whether the deadline has passed."""
         deadline = self.request.deadline
         return deadline is not None and now - self.submitted >= deadline
 
@@ -175,18 +175,19 @@ class Sequence:
         now: float,
         learn: Callable[[Sequence, int], None],
     ) -> tuple[list[TextDelta], int]:
-        """Choose the next tokens: one, and one more for each draft token that turns out right.
+        """Choose the next tokens: one, and one more for each accepted draft token.
 
-        Each is chosen as if there had been no draft, so drafts change only the time. Set `ended` at the last.
+        Each token is chosen as it would be without a draft, so drafts affect only the speed. Set `ended` if no more
+        tokens are needed.
 
         Args:
             rows: logits after the last token, and after each computed draft token: (1 + drafted, n_vocab).
-            decoder: for the tokens' bytes.
-            now: the clock.
-            learn: called with each token before it is taken.
+            decoder: gives the tokens' bytes.
+            now: current time.
+            learn: called with each token before it is added.
 
         Returns:
-            The text that became certain, and how many draft tokens were right.
+            The text that became certain, and the number of accepted draft tokens.
 
         Raises:
             DecoderFailed: logits are NaN or infinite.
@@ -211,12 +212,12 @@ class Sequence:
         return deltas, n_right
 
     def score(self, rows: Logits, start: int, decoder: Decoder) -> PromptScored:
-        """Score the prompt's tokens after `start`; the first of all is reported without a score.
+        """Score the prompt's tokens after `start`; the prompt's first token is reported with NaN.
 
         Args:
-            rows: logits after token `start` and those behind it: (n, n_vocab).
-            start: the first token that was computed.
-            decoder: for the tokens' bytes.
+            rows: logits after token `start` and the following ones: (n, n_vocab).
+            start: index of the first token of the step.
+            decoder: gives the tokens' bytes.
         """
         prompt, n = self.request.prompt, self.request.n_logprobs or 0
         scored = []
@@ -224,7 +225,7 @@ class Sequence:
             first = TokenLogprob(prompt[0], decoder.piece(prompt[0]), math.nan)
             scored.append(ChosenToken(first, ()))
             self.n_reported = 1
-        # What was reported before the KV cache was lost is not reported again.
+        # Tokens reported before the KV cache was lost are not reported again.
         for row in rows[self.n_reported - start - 1 :]:
             scored.append(logprobs(row, prompt[self.n_reported], n, decoder.piece))
             self.n_reported += 1
@@ -233,9 +234,9 @@ class Sequence:
     def take(
         self, token: int, logits: Logits | None, decoder: Decoder, now: float
     ) -> TextDelta | None:
-        """Add a token, or end with it and set `ended`; return the text that became certain, if any.
+        """Add a token; return the text that became certain, if any. Set `ended` if the token is the last one.
 
-        `logits` are those that it was chosen from, for log probabilities; None if it was known to follow.
+        `logits` are the logits from which the token was chosen, or None if it comes from the answer cache.
         """
         chosen: tuple[ChosenToken, ...] = ()
         if self.request.n_logprobs is not None and logits is not None:

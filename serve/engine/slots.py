@@ -1,7 +1,7 @@
-"""What each sequence of the KV cache holds.
+"""Contents of the slots: the sequences of the KV cache.
 
-A slot keeps its tokens when its request ends, so that the next one with this prefix need not compute them again. If all
-slots share one pool of cells, copies share cells; used cells are counted here.
+A slot keeps its tokens when its request ends, so that the next request with this prefix need not compute them again. If
+all slots share one pool of cells, a copy uses the same cells as its source; used cells are counted here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Slot:
     """One sequence of the KV cache.
 
     Attributes:
-        running: the sequence that runs in it.
-        cached: the tokens that an idle slot still holds.
-        last_used: the turn of its last admission; larger is later.
-        cells: names of the cells that it holds, if slots share a pool; copies have the same names.
+        running: the sequence that runs in the slot, if any.
+        cached: tokens that an idle slot still holds.
+        last_used: number of the latest admission to this slot; larger is later.
+        cells: ids of the cells that it uses, if slots share a pool; copies use the same ids.
     """
 
     running: Sequence | None = None
@@ -32,16 +32,16 @@ class Slot:
 
     @property
     def n_held(self) -> int:
-        """Tokens in its cells."""
+        """Number of tokens in the slot's cells."""
         return self.running.n_past if self.running else len(self.cached)
 
 
 class Slots:
-    """All slots, and which of them share prefixes.
+    """All slots, with a tree of the prefixes that they share.
 
     Args:
-        n: how many.
-        pooled: whether they share one pool of cells.
+        n: number of slots.
+        pooled: whether the slots share one pool of cells.
     """
 
     def __init__(self, n: int, *, pooled: bool) -> None:
@@ -53,24 +53,24 @@ class Slots:
 
     @property
     def running(self) -> list[Sequence]:
-        """Sequences that run, in the order of their slots."""
+        """Running sequences, in the order of their slots."""
         return [s.running for s in self.all if s.running]
 
     def free(self) -> list[int]:
-        """Return the slots in which nothing runs."""
+        """Return the slots that have no running sequence."""
         return [i for i, s in enumerate(self.all) if not s.running]
 
     def idle(self) -> list[int]:
-        """Return the slots that run nothing but still hold tokens, the least recently used first."""
+        """Return the free slots that still hold tokens, least recently used first."""
         held = [i for i in self.free() if self.all[i].cached]
         return sorted(held, key=lambda i: self.all[i].last_used)
 
     def shared(self, tokens: list[int]) -> dict[int, int]:
-        """Return how many of these tokens each slot holds, or will hold once it has run; the most first."""
+        """Return for each slot how many leading tokens it holds, or will hold once computed; the most first."""
         return {slot: n for n, slots in self._tree.match(tokens) for slot in sorted(slots)}
 
     def occupy(self, slot: int, sequence: Sequence, source: int | None) -> None:
-        """Begin a sequence, with `n_past` tokens that were this slot's or are copied from `source`."""
+        """Start a sequence in a slot, with `n_past` tokens that the slot holds or that are copied from `source`."""
         self._turn += 1
         s, keep = self.all[slot], sequence.n_past
         if self.pooled:
@@ -81,7 +81,7 @@ class Slots:
         self._grown(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """End a sequence; its computed tokens stay."""
+        """Free the slot of a sequence that ends; its computed tokens stay cached."""
         s = self.all[sequence.slot]
         s.running, s.cached = None, sequence.tokens[: sequence.n_past]
         del s.cells[sequence.n_past :]
@@ -89,18 +89,18 @@ class Slots:
         sequence.slot = WAITING
 
     def forget(self, slot: int) -> None:
-        """Note that an idle slot is empty."""
+        """Mark a free slot as empty."""
         self.all[slot].cached = []
         self.all[slot].cells = []
         self._tree.remove(slot)
 
     def reset(self, sequence: Sequence) -> None:
-        """Note that nothing of a running sequence is in the KV cache."""
+        """Record that the KV cache holds no tokens of a running sequence."""
         sequence.n_past = 0
         self.all[sequence.slot].cells = []
 
     def computed(self, sequence: Sequence, n_past: int) -> None:
-        """Note how many tokens of a running sequence are in the KV cache: more than before, or fewer."""
+        """Record how many tokens of a running sequence are in the KV cache; the number may grow or shrink."""
         sequence.n_past = n_past
         self._grown(sequence)
 
@@ -116,7 +116,7 @@ class Slots:
             del cells[sequence.n_past :]
 
     def used_cells(self, cut: Mapping[int, int] = MappingProxyType({})) -> int:
-        """Count the cells that hold tokens, as if the slots in `cut` were cut to so many tokens."""
+        """Count the cells that hold tokens, as if each slot in `cut` were shortened to the given number of tokens."""
         if self.pooled:
             held = (s.cells[: cut.get(i)] for i, s in enumerate(self.all))
             return len(set[int]().union(*held))

@@ -1,4 +1,4 @@
-"""llama.cpp as a `Decoder`."""
+"""The `Decoder` that runs llama.cpp."""
 
 from serve.llama.loading import load
 

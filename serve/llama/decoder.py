@@ -1,4 +1,4 @@
-"""llama.cpp as a `Decoder`."""
+"""The `Decoder` that runs llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from turbopilot.llama.grammar import LlamaConstraint, TokenIds, unwritable_token
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
-# Rows of logits for draft tokens, besides one per sequence.
+# Rows of logits for draft tokens, in addition to one per sequence.
 GUESSES: Final = 16
 
 
 class LlamaDecoder(LlamaContext):
-    """A loaded model with its KV cache; closes both. See `serve.decoder.Decoder` for the contract."""
+    """A loaded model with its KV cache. `close` frees both. See `serve.decoder.Decoder` for the interface."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LlamaDecoder(LlamaContext):
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         stat = header.path.stat()
-        # Saved states depend on these; mtime stands for the weights, whose digest would take minutes.
+        # Saved states depend on these. The mtime replaces a digest of the weights, which would take minutes.
         self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {VERSION}"
         prefix, suffix, middle, repository, file = model.fim_tokens()
         self.fim = None
@@ -47,22 +47,22 @@ class LlamaDecoder(LlamaContext):
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
         self.adds_space = model.is_sentencepiece and spaced
         self.bos, self.eos = model.token_text(model.bos), model.token_text(model.eos)
-        # GPT-2 models have no begin-of-sequence token: documents begin after an end-of-text.
+        # GPT-2 models have no begin-of-sequence token: a document begins after an end-of-text token.
         self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
         # A FIM token begins a new document, so generating one ends this completion.
         framing = {prefix, suffix, middle} if self.fim else set()
         self.tokenize = model.tokenize
-        # Cached, since they are called for every token. Special tokens have no text.
+        # Cached because they are called for every token. Special tokens have no text.
         self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
         self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
     def warm_up(self) -> None:
-        """Compute one token, which reads the weights into memory and builds the graph."""
+        """Compute one token to read the weights into memory and build the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
 
     def constraint(self, grammar: str) -> Constraint:
-        """Return a grammar over this vocabulary, at its start."""
+        """Return a constraint for the grammar and this vocabulary, in its initial state."""
         return LlamaConstraint(self.model.vocab, grammar, self._unwritable)
 
     @cached_property
@@ -70,6 +70,6 @@ class LlamaDecoder(LlamaContext):
         return unwritable_tokens(self.model.vocab)
 
     def close(self) -> None:
-        """Free context and model. A second call does nothing."""
+        """Free the context and the model. A second call does nothing."""
         super().close()
         self.model.close()

@@ -1,4 +1,4 @@
-"""Context, memory, name and chat template of a served GGUF."""
+"""Context length, memory use, name and chat template of a model file."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ LEAST_CONTEXT: Final = 64
 
 
 def choose_context(header: GgufHeader, wanted: int | None) -> int:
-    """Return the context to use, in tokens; raise InvalidInput if the model cannot have the wanted one."""
+    """Return the context length to use, in tokens; raise InvalidInput if the model does not support `wanted`."""
     value = header.metadata[f"{header.architecture}.context_length"]
     trained = value if isinstance(value, int) else DEFAULT_CONTEXT
     if wanted is None:
         return default_context(trained)
     if wanted < LEAST_CONTEXT:
         raise InvalidInput(
-            f"--ctx {wanted}: too small to complete anything", hint=f"give at least {LEAST_CONTEXT}"
+            f"--ctx {wanted}: too small for any completion", hint=f"use at least {LEAST_CONTEXT}"
         )
     if header_geometry(header).positions and wanted > trained:  # learned position vectors
         raise InvalidInput(
-            f"--ctx {wanted}: {header.path.name} has learned only {trained} positions",
-            hint=f"give at most {trained}",
+            f"--ctx {wanted}: {header.path.name} has position vectors for only {trained} tokens",
+            hint=f"use at most {trained}",
         )
     return wanted
 
 
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
-    """Return about what a loaded model takes with its cached prefixes; None is the default for these."""
+    """Return the estimated memory of a loaded model and its prefix cache; None for `prefix_bytes` is the default."""
     n_ctx, geometry = choose_context(header, options.ctx), header_geometry(header)
     kind, n_batch = options.cache_type, options.n_batch
     layout = choose_layout(geometry, n_ctx, options.n_seq, kind)
@@ -50,13 +50,13 @@ def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | 
 
 
 def model_name(header: GgufHeader) -> str:
-    """Return the name in the metadata, or else the file's."""
+    """Return the model's name from the metadata, or the file's stem if that is missing or unusable."""
     name = header.metadata.get("general.name")
     usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
     return str(name) if usable else header.path.stem
 
 
 def chat_template(header: GgufHeader, known: str = "") -> str:
-    """Return the chat template of the file, else the known one of its model; "" for neither."""
+    """Return the file's chat template, or `known` if it has none."""
     template = header.metadata.get("tokenizer.chat_template")
     return template if isinstance(template, str) and template else known

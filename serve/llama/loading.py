@@ -1,4 +1,4 @@
-"""Load a GGUF as a decoder."""
+"""Loading of a model file as a decoder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from turbopilot.llama.model import LlamaModel, ModelParameters
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """Setup of a loaded model, which may be less than was asked for.
+    """Setup of a loaded model, which may differ from the options.
 
-    `is_split` gives each of the `n_parallel` sequences a context of its own; `n_offloaded` layers are on a GPU, of
-    `n_layers` (the output counts as one); `prefix_bytes` are for cached prefixes.
+    Attributes:
+        is_split: whether each of the `n_parallel` sequences has a separate context.
+        prefix_bytes: size of the prefix cache.
+        n_offloaded: number of layers on a GPU.
+        n_layers: number of all layers; the output layer counts as one.
     """
 
     name: str
@@ -42,10 +45,10 @@ class LoadReport:
     has_fim: bool
 
     def lines(self) -> list[str]:
-        """Return the setup as lines of the log."""
+        """Return the setup as log lines."""
         parallel = f"{self.n_parallel} request{'s' if self.n_parallel > 1 else ''} at once"
         if self.n_parallel > 1:
-            how = "each with a context of its own" if self.is_split else "sharing the context"
+            how = "each with a separate context" if self.is_split else "sharing the context"
             parallel += f", {how}"
         where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
         fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
@@ -60,12 +63,12 @@ class LoadReport:
 
 
 def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a GGUF, and report the resulting setup.
+    """Load a model file; return the decoder and the resulting setup.
 
     Raises:
-        InvalidInput: the file cannot be read, or an option does not fit it.
-        CorruptModel: it is damaged, or llama.cpp refuses it.
-        ServeError: llama.cpp loads it but cannot run it as asked, as when memory is short.
+        InvalidInput: the file cannot be read, or the model does not support an option.
+        CorruptModel: the file is damaged, or llama.cpp cannot load it.
+        ServeError: llama.cpp cannot run the model with these options, for example for lack of memory.
     """
     header = read_gguf(path)
     check_model(header)

@@ -1,7 +1,7 @@
-"""One computing step at a time over all models of a process.
+"""Lock that lets only one model of a process compute at a time.
 
-Each llama.cpp context has threads for all cores. Two that compute at once slow each other down: each waits at its
-barriers for threads that the other one keeps from running.
+Each llama.cpp context has threads for all cores. Two contexts that compute at once slow each other down: each waits at
+barriers for threads that the other context keeps from running.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 class ComputeLock:
     """A first-come-first-served lock.
 
-    `threading.Lock` is not: a busy engine would release it and take it again before another one wakes.
+    `threading.Lock` is not fair: a busy engine would release it and take it again before another engine wakes.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class ComputeLock:
 
     @property
     def is_taken(self) -> bool:
-        """Whether an engine holds the lock; may be outdated at once."""
+        """Whether an engine holds the lock; the value may change at any time."""
         return self._is_taken
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the lock, and hold it."""
+        """Wait for the lock and hold it in the `with` block."""
         with self._lock:
             mine = None
             if self._is_taken:
@@ -39,7 +39,7 @@ class ComputeLock:
                 self._waiting.append(mine)
             self._is_taken = True
         if mine:
-            mine.acquire()  # until the one before hands the lock on
+            mine.acquire()  # wait until the previous holder releases it
         try:
             yield
         finally:

@@ -1,6 +1,7 @@
-"""A completion under way: requests that were submitted together, their events, and the answer made of them.
+"""Requests that were submitted together: their events, and the answer collected from them.
 
-The engine's thread delivers and never waits; one other thread takes. `max_tokens` bounds the events in between.
+The engine's thread delivers events and never waits; one other thread takes them. `max_tokens` limits the number of
+queued events.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from turbopilot.base.errors import Overloaded, Superseded
 if TYPE_CHECKING:
     from serve.runner.runner import EngineRunner
 
-# Calls a function once when the client has left, at once if it has; returns a function that withdraws this.
+# Registers a function that is called once when the client disconnects, or at once if it already has. Returns a function
+# that removes the registration.
 WhenGone: TypeAlias = Callable[[Callable[[], None]], Callable[[], object]]
 
 
 class ClientGone(Exception):
-    """The client has left."""
+    """The client disconnected."""
 
 
 def stays(_: Callable[[], None]) -> Callable[[], object]:
-    """Report nothing: the `WhenGone` of a client that never leaves."""
+    """Register nothing: the `WhenGone` of a client that never disconnects."""
     return lambda: None
 
 
@@ -44,9 +46,9 @@ class Choice:
     """One finished text.
 
     Attributes:
-        stop_string: the one that ended it, or "".
-        tokens: those of the text, if log probabilities are asked for.
-        prompt_tokens: those of the prompt, if they are to be scored.
+        stop_string: the stop string that ended the text, or "".
+        tokens: tokens of the text, if log probabilities are requested.
+        prompt_tokens: tokens of the prompt, if it is scored.
     """
 
     text: str
@@ -58,7 +60,7 @@ class Choice:
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Choice:
-        """Join all events of one request."""
+        """Return the choice made of all events of one request."""
         end = events[-1]
         assert isinstance(end, Finished)
         deltas = [e for e in events if isinstance(e, TextDelta)]
@@ -73,27 +75,28 @@ class Choice:
 
     @property
     def mean_logprob(self) -> float:
-        """How likely the text is, independent of its length."""
+        """Mean log probability of the text's tokens, which is independent of its length."""
         return fmean(t.token.logprob for t in self.tokens) if self.tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All choices in order, and their token counts."""
+    """All choices in order, and their total token counts."""
 
     choices: tuple[Choice, ...]
     usage: Usage
 
 
 class Generation:
-    """Requests that run together: iterate `events`, or `collect` them.
+    """Requests that run together: iterate over `events`, or `collect` them.
 
     Args:
-        runner: computes them.
-        requests: at least one: `best_of` for each prompt. Events name them 0 … n-1.
-        whole: hand nothing out before all have finished or one failed: the taker is woken once, not for every token.
-        n: choices for each prompt.
-        best_of: requests for each prompt.
+        runner: runs the requests.
+        requests: at least one: `best_of` for each prompt. Events refer to them by index, 0 … n-1.
+        whole: deliver all events together when all requests have finished or one failed, so that the taker is woken
+            once instead of for every token.
+        n: number of choices for each prompt.
+        best_of: number of requests for each prompt.
         truncated: see `PromptBuilder.build`.
     """
 
@@ -112,14 +115,14 @@ class Generation:
         self._runner = runner
         self._n, self._best_of = n, best_of
         self._is_cancelled = False
-        # From the engine's thread to the taker; None only wakes.
+        # From the engine's thread to the taker; None only wakes the taker.
         self._handed: queue.SimpleQueue[Sequence[tuple[int, Event]] | None] = queue.SimpleQueue()
-        # The engine's thread alone:
+        # Used only by the engine's thread:
         self.first_id = 0
         self._whole = whole
         self._collected: list[tuple[int, Event]] = []
         self._n_running = len(requests)
-        # The taker alone:
+        # Used only by the taker:
         self._ready: deque[tuple[int, Event]] = deque()
         self._n_untaken = len(requests)
         self._usages: dict[int, Usage] = {}
@@ -136,7 +139,7 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """Token counts of what has finished. A prompt counts once, however many choices it has."""
+        """Token counts of the finished requests. A prompt counts once, regardless of its number of choices."""
         firsts = [u for i, u in self._usages.items() if i % self._best_of == 0]
         everyone = self._usages.values()
         return Usage(
@@ -150,13 +153,13 @@ class Generation:
         )
 
     def events(self, when_gone: WhenGone = stays) -> Iterator[tuple[int, Event]]:
-        """Yield (index of the request, event) as they come, until every request has finished.
+        """Yield (index of the request, event) as events arrive, until every request has finished.
 
-        The requests are cancelled when the caller stops iterating or the client leaves. Requests that a newer one of
-        the same session supersedes end as "cancelled".
+        The requests are cancelled when the caller stops iterating or the client disconnects. Requests superseded by a
+        newer one of the same session end as "cancelled".
 
         Raises:
-            ClientGone: the client left.
+            ClientGone: the client disconnected.
             TurboPilotError: a request failed.
         """
         forget = when_gone(self.abandon)
@@ -180,23 +183,25 @@ class Generation:
             self._usages[index] = event.usage
 
     def collect(self, when_gone: WhenGone = stays) -> Answer:
-        """Wait for all choices. Raises as `events` does.
+        """Wait for all choices.
 
         Raises:
+            ClientGone: the client disconnected.
             Superseded: a newer request of the same session replaced this one.
+            TurboPilotError: a request failed.
         """
         events: list[list[Event]] = [[] for _ in self.requests]
         for index, event in self.events(when_gone):
             events[index].append(event)
         choices = [Choice.of(e) for e in events]
         if any(c.finish_reason == "cancelled" for c in choices):
-            raise Superseded("a newer request of the same session took the place of this one")
+            raise Superseded("a newer request of the same session replaced this one")
         if self._best_of > self._n:
             choices = self._best(choices)
         return Answer(tuple(choices), self.usage)
 
     def _best(self, choices: list[Choice]) -> list[Choice]:
-        """Return the likeliest texts of each prompt, the best first."""
+        """Return the `n` likeliest choices of each prompt, likeliest first."""
         best: list[Choice] = []
         for at in range(0, len(choices), self._best_of):
             texts = choices[at : at + self._best_of]
@@ -207,7 +212,7 @@ class Generation:
         """Wait for the next (index of the request, event).
 
         Returns:
-            None if none came within the timeout (seconds), or if `abandon` was called.
+            None if no event arrived within the timeout (seconds), or if `abandon` was called.
         """
         if not self._ready:
             try:
@@ -223,18 +228,18 @@ class Generation:
         return index, event
 
     def cancel(self) -> None:
-        """End what has not ended; the terminal events still come. Can be repeated."""
+        """Cancel the requests that have not ended; their terminal events still follow. Further calls do nothing."""
         if not self._is_cancelled and not self.is_finished:
             self._is_cancelled = True
             self._runner.cancel(self)
 
     def abandon(self) -> None:
-        """Cancel, and wake the thread that waits for an event."""
+        """Cancel the requests and wake the thread that waits for an event."""
         self.cancel()
         self._handed.put(None)
 
     def deliver(self, index: int, event: Event) -> None:
-        """Hand out an event, from the engine's thread. Never waits."""
+        """Deliver an event to the taker without blocking; called by the engine's thread."""
         if not self._whole:
             self._handed.put([(index, event)])
             return

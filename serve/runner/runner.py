@@ -1,7 +1,8 @@
-"""The one thread that owns the decoder, and the queues to and from it.
+"""The thread that owns the decoder, and the queues to and from it.
 
-Calls come from any thread and never block: requests go in by one queue, events come out by one for each generation.
-Every accepted request ends in one `Finished`, even if the engine breaks, its thread dies or the server shuts down.
+Any thread may submit and cancel generations without blocking. Requests go in through one queue; events come out through
+one queue for each generation. Every accepted request ends with one `Finished`, even if the engine fails, its thread
+dies or the server shuts down.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from turbopilot.base.errors import DecoderFailed, Overloaded, TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
 
-# If the engine breaks more often than this within so many seconds, it is not restarted.
+# The engine is not restarted if it fails more than MAX_RESTARTS times within RESTART_WINDOW seconds.
 MAX_RESTARTS = 3
 RESTART_WINDOW = 60.0
 # Seconds without a request after which the engine may look ahead.
@@ -35,13 +36,14 @@ Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # Non
 
 
 class EngineRunner:
-    """Runs an engine in a thread of its own.
+    """Runs an engine in a separate thread.
 
     Args:
-        engine: used only here from now on.
-        max_open: requests that may wait or run at once; more are refused. An idle server takes any generation.
-        compute_lock: shared by the engines of one process; None for a single one.
-        clock: in seconds, for estimates only.
+        engine: the engine; it must not be used elsewhere.
+        max_open: maximum number of queued and running requests; further ones are refused. An idle server accepts a
+            generation of any size.
+        compute_lock: shared by the engines of one process; None if there is only one engine.
+        clock: returns seconds; used for the time before a retry and the limit on restarts.
     """
 
     def __init__(
@@ -57,18 +59,18 @@ class EngineRunner:
         self._compute_lock = compute_lock
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        # Guards the block below; reentrant, as a signal handler may stop the runner while its thread holds it.
+        # Protects the attributes below. Reentrant: a signal handler may stop the runner while this thread holds it.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._refuse: TurboPilotError | None = None
         self._throughput = Throughput()
-        # Written under the lock; a single one may be read without it.
-        self.is_cut = False  # the present requests were cancelled, too
-        self.n_open = 0  # requests that wait or run
+        # Written under the lock; each may be read without it.
+        self.is_cut = False  # whether a shutdown cancelled the open requests
+        self.n_open = 0  # queued and running requests
         self.n_refused = 0  # generations refused because the queue was full
-        self.n_restarts = 0  # times that the engine broke and was restarted
-        self.failure: TurboPilotError | None = None  # why the engine is dead, unless it was stopped
-        # Used by the engine's thread alone:
+        self.n_restarts = 0  # number of restarts after a failure
+        self.failure: TurboPilotError | None = None  # the error that ended the engine, if any
+        # Used only by the engine's thread:
         self._open: dict[int, Generation] = {}  # by the ids of their requests
         self._next_id = 0
         self._broke: Exception | None = None
@@ -77,7 +79,7 @@ class EngineRunner:
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; return when the engine is warm."""
+        """Start the thread and wait until the engine is warmed up."""
         self._thread.start()
         self._warm.wait()
 
@@ -95,8 +97,8 @@ class EngineRunner:
         """Queue a generation.
 
         Raises:
-            Overloaded: too much waits, or the server is shutting down.
-            DecoderFailed: the engine has died.
+            Overloaded: the queue is full, or the server is shutting down.
+            DecoderFailed: the engine has failed and was not restarted.
         """
         n = len(generation.requests)
         with self._lock:
@@ -106,7 +108,7 @@ class EngineRunner:
             if self.n_open and excess > 0:
                 self.n_refused += 1
                 raise Overloaded(
-                    f"{self.n_open} requests are waiting or running already",
+                    f"the queue is full: {self.n_open} requests are waiting or running",
                     retry_after=self._throughput.seconds_until(excess, self._clock()),
                     hint="try again",
                 )
@@ -114,7 +116,7 @@ class EngineRunner:
             self._inbox.put(("begin", generation))
 
     def cancel(self, generation: Generation) -> None:
-        """End what has not ended of a generation."""
+        """Cancel the requests of a generation that have not ended."""
         self._inbox.put(("cancel", generation))
 
     def drain(self) -> None:
@@ -123,19 +125,19 @@ class EngineRunner:
             self._refuse = self._refuse or Overloaded("the server is shutting down")
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits or runs; False after `timeout` seconds."""
+        """Wait until no request is queued or running; return False after `timeout` seconds."""
         with self._idle:
             return self._idle.wait_for(lambda: not self.n_open, timeout)
 
     def request_stop(self) -> None:
-        """Refuse new generations and cancel the present ones. Return at once."""
+        """Refuse new generations and cancel the open ones, without waiting for the thread."""
         with self._lock:
             self.drain()
             self.is_cut = True
             self._inbox.put(None)
 
     def close(self) -> None:
-        """Stop, and wait until the thread has ended."""
+        """Stop the thread and wait until it has ended."""
         self.request_stop()
         self._thread.join()
 
@@ -150,53 +152,57 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
-        except BaseException as e:  # what ends the thread must not leave its clients waiting
-            log.critical("the engine's thread ended; no more completions", exc_info=e)
+        except BaseException as e:  # clients must not wait for a thread that has ended
+            log.critical(
+                "the engine's thread ended; completions are no longer possible", exc_info=e
+            )
             failure = _broken(e)
         finally:
             self._shut_down(failure)
             self._warm.set()
 
     def _work(self) -> bool:
-        """Run commands and steps until stopped; False if the engine broke."""
+        """Run commands and steps until stopped; return False if the engine failed."""
         try:
             while self._obey():
                 with self._turn():
                     events = self._engine.step()
                 self._deliver(events)
         except Exception as e:
-            log.exception("the engine broke")
+            log.exception("the engine failed")
             self._broke = e
             return False
         return True
 
     def _recover(self) -> TurboPilotError | None:
-        """End all requests and restart with an empty context; return an error if that cannot help."""
+        """End all requests and restart with an empty context; return the error if the engine cannot continue."""
         error, self._broke = _broken(self._broke), None
         now = self._clock()
         if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
-            log.critical("the engine breaks again and again; no more completions")
+            log.critical("the engine failed too often; completions are no longer possible")
             return error
         self._restarts.append(now)
         try:
             self._deliver(self._engine.reset(error))
         except Exception as e:
-            log.critical("the engine cannot be begun anew; no more completions", exc_info=e)
+            log.critical(
+                "the engine could not be restarted; completions are no longer possible", exc_info=e
+            )
             return error
-        self._end_all(Finished("error", Usage(0, 0), error))  # those that the engine has lost
+        self._end_all(Finished("error", Usage(0, 0), error))  # requests that the engine lost
         with self._lock:
             self.n_restarts += 1
-        log.warning("the engine goes on with an empty context")
+        log.warning("the engine was restarted with an empty context")
         return None
 
     @property
     def can_look_ahead(self) -> bool:
-        """Whether the engine may look ahead: not while another model computes."""
+        """Whether the engine can look ahead and no other model is computing."""
         is_taken = self._compute_lock is not None and self._compute_lock.is_taken
         return self._engine.can_look_ahead and not is_taken
 
     def _obey(self) -> bool:
-        """Carry out the commands of the inbox, waiting for one while idle; False to stop."""
+        """Carry out the commands of the inbox, waiting for one while idle; return False to stop."""
         while True:
             idle = not self._engine.has_work
             try:
@@ -218,7 +224,7 @@ class EngineRunner:
     def _begin(self, generation: Generation) -> None:
         generation.first_id = self._next_id
         self._next_id = generation.ids.stop
-        self._open |= dict.fromkeys(generation.ids, generation)  # before anything can go wrong
+        self._open |= dict.fromkeys(generation.ids, generation)  # before `submit`, which may raise
         for i, request in zip(generation.ids, generation.requests, strict=True):
             self._deliver(self._engine.submit(i, request))
 
@@ -230,14 +236,14 @@ class EngineRunner:
         cancelled = set()
         for request_id, event in emitted:
             if not (generation := self._open.get(request_id)):
-                continue  # it ended when the engine broke
+                continue  # ended when the engine failed
             if isinstance(event, Finished):
                 self._end(request_id, event)
                 if event.reason == "cancelled":
                     cancelled.add(generation)
             else:
                 generation.deliver(request_id - generation.first_id, event)
-        for generation in cancelled:  # if one choice was superseded, the others end, too
+        for generation in cancelled:  # if one choice is superseded, the others end too
             self._cancel(generation)
 
     def _end(self, request_id: int, last: Finished) -> None:
@@ -257,7 +263,7 @@ class EngineRunner:
                 self._idle.notify_all()
 
     def _shut_down(self, failure: TurboPilotError | None) -> None:
-        """End all accepted requests, also those in the inbox."""
+        """End all accepted requests, including those in the inbox."""
         with self._lock:
             self.failure = failure
             self._refuse = failure or self._refuse
@@ -265,7 +271,7 @@ class EngineRunner:
             try:
                 self._deliver(self._engine.fail_all())
             except Exception:
-                log.exception("while shutting down")
+                log.exception("could not end the requests while shutting down")
         last = Finished("error" if failure else "cancelled", Usage(0, 0), failure)
         self._end_all(last)
         while not self._inbox.empty():
@@ -279,10 +285,11 @@ class EngineRunner:
             try:
                 self._engine.close()
             except Exception:
-                log.exception("while shutting down")
+                log.exception("could not save the prefix cache while shutting down")
 
 
 def _broken(e: BaseException | None) -> DecoderFailed:
     return DecoderFailed(
-        f"the engine broke: {e or type(e).__name__}", hint="if it happens again, restart the server"
+        f"the engine failed: {e or type(e).__name__}",
+        hint="if it happens again, restart the server",
     )

@@ -1,8 +1,8 @@
-"""Choose the next token from logits, in numpy; the seed decides everything.
+"""Choice of the next token from logits, in numpy; the logits and the seed determine the result.
 
 - shaping: logit bias and penalties
-- candidates: the tokens that may be chosen and their weights: temperature, top_k, top_p, min_p
-- infill: the same for fill-in-the-middle, with tokens that end generation merged
+- candidates: temperature, top_k, top_p and min_p: the tokens that may be chosen, with their weights
+- infill: llama.cpp's further selection of candidates for fill-in-the-middle
 - sampler: the choices of one sequence, in order; log probabilities before any sampling parameter
 """
 

@@ -1,11 +1,11 @@
-"""Logits → the tokens that may be chosen, with their weights. Pure.
+"""Candidates: the tokens that may be chosen, with their weights, computed from logits by pure functions.
 
 The order is llama.cpp's default (common/common.h: top_k, top_p, min_p), except that the temperature comes first, as in
-OpenAI's description and transformers: top_p and min_p see the probabilities that tokens are drawn with, so a
-temperature below 1 narrows them.
+OpenAI's description and transformers: top_p and min_p use the probabilities with which tokens are drawn, so a
+temperature below 1 makes both stricter.
 
-Weights are probabilities up to a common factor: the most likely token has 1. A vocabulary has up to 150,000 tokens of
-which few matter, so the list is cut before it is sorted, by a bound that provably loses nothing.
+Weights are probabilities up to a common factor: the most likely token has weight 1. A vocabulary has up to 150,000
+tokens, of which few matter, so the list is cut before it is sorted, by a bound that keeps every token of the result.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ Values = npt.NDArray[np.floating]
 Weights = npt.NDArray[np.float64]
 FloatWeights = npt.NDArray[np.float32]
 
-# Elements of a block, of which `largest` first looks only at the greatest.
+# Block size of `largest`, which first compares the greatest elements of all blocks.
 _BLOCK = 32
-# A first estimate of how improbable a token can be and still belong to the top_p likeliest, as a share of what top_p
-# leaves out; if it is too high, it is divided by the second number.
+# First estimate of the smallest weight among the top_p likeliest tokens, as a share of the weight that top_p leaves
+# out; while it is too high, it is divided by _FINER.
 _COARSE = 1 / 16
 _FINER = 8
-# A double holds 53 bits: exp(-37) of a sum does not change it.
+# A double has 53 bits: adding exp(-37) of a sum does not change the sum.
 _DOUBLE = 37.0
-# Below this share of the vocabulary, taking tokens out is faster than computing with all.
+# Below this share of the vocabulary, selecting tokens is faster than computing with all of them.
 _SPARSE = 0.25
-# Elements of a block, which `draw` finds first: a running sum over a whole vocabulary takes far longer.
+# Block size of `draw`, which finds the block first: a running sum over a whole vocabulary takes far longer.
 _DRAW_BLOCK = 512
 
 
-# Token ids, the weight of each, and the weight of the tokens that they were chosen from. None for the ids means the
-# whole vocabulary, in order.
+# Token ids, their weights, and the total weight of the tokens from which they were selected. None for the ids means
+# the whole vocabulary, in order.
 Candidates: TypeAlias = tuple[Ids | None, Weights | FloatWeights, float]
 
 
 def largest(x: Values, n: int) -> Ids:
-    """Return the ids of the n largest, largest first, equal ones by id; fewer if not so many are above minus infinity.
+    """Return the ids of the n largest elements, largest first, equal ones by id.
+
+    Elements of minus infinity are left out, so there may be fewer than n.
 
     Args:
         x: (V,), without NaN.
@@ -55,7 +57,7 @@ def largest(x: Values, n: int) -> Ids:
 
 
 def _at_least_largest(x: Values, n: int) -> Ids:
-    """Return the ids of the n largest and maybe more, by id."""
+    """Return the ids of the n largest elements, and possibly of others, sorted by id."""
     size = len(x)
     blocks = size // _BLOCK
     if n >= size:
@@ -63,7 +65,8 @@ def _at_least_largest(x: Values, n: int) -> Ids:
     if blocks < 2 * n:
         floor = np.partition(x, size - n)[size - n]
         return np.flatnonzero(x >= floor) if floor > -np.inf else np.flatnonzero(x > -np.inf)
-    # n blocks have a greatest element at or above the n-th of these: so have n elements, and only in such blocks.
+    # The n-th largest of the blocks' maxima is a lower bound: n blocks reach it, so at least n elements do, and all of
+    # them are in these blocks.
     end = blocks * _BLOCK
     rows = x[:end].reshape(_BLOCK, blocks)  # a column is a block
     tops = rows.max(axis=0)
@@ -77,9 +80,9 @@ def _at_least_largest(x: Values, n: int) -> Ids:
 
 
 def weights_of(x: Logits, best: int, temperature: float) -> FloatWeights:
-    """Return exp((x - x[best]) / temperature): (V,), the largest 1."""
+    """Return exp((x - x[best]) / temperature): (V,), at most 1."""
     out: FloatWeights = x - x[best]
-    with np.errstate(over="ignore"):  # to minus infinity, rightly
+    with np.errstate(over="ignore"):  # an overflow to minus infinity gives the correct weight 0
         np.multiply(out, np.float32(1 / temperature), out=out)
     np.exp(out, out=out)
     return out
@@ -89,20 +92,20 @@ def candidates(logits: Logits, params: SamplingParams, best: int) -> Candidates:
     """Return the tokens that may be chosen.
 
     Args:
-        logits: (V,), bias and penalties applied, without NaN.
-        params: with a temperature above `COLDEST`.
-        best: the likeliest token, whose logit is finite.
+        logits: (V,), after bias and penalties, without NaN.
+        params: the sampling parameters; the temperature must be at least `COLDEST`.
+        best: the likeliest token; its logit must be finite.
     """
     ids, weights, total = _first(logits, params, best)
     if ids is None or (params.top_p >= 1.0 and not params.top_k):
         return ids, weights, total
     weights = weights.astype(np.float64)
-    if not params.top_k:  # top_k has sorted them
+    if not params.top_k:  # with top_k they are already sorted
         order = np.argsort(-weights, kind="stable")
         ids, weights = ids[order], weights[order]
     n = len(ids)
     if params.top_p < 1.0:
-        # The token that crosses the threshold belongs to the set, so that it is never empty.
+        # The token that crosses the threshold is included, so the set is never empty.
         n = min(n, int(np.searchsorted(np.cumsum(weights), params.top_p * total)) + 1)
     if params.min_p > 0.0:
         n = min(n, max(int(np.count_nonzero(weights >= params.min_p * weights[0])), 1))
@@ -117,11 +120,11 @@ def likeliest(found: Candidates, n: int) -> tuple[Ids, Weights]:
 
 
 def draw(weights: Weights | FloatWeights, u: float) -> int:
-    """Return the position that a number from [0, 1) falls on, if each has a share as large as its weight.
+    """Return a position, drawn with a probability proportional to its weight.
 
     Args:
-        weights: at least one above 0.
-        u: uniformly distributed, it makes position i as probable as its weight says.
+        weights: weights, of which at least one is above 0.
+        u: a uniformly distributed random number in [0, 1).
     """
     start = 0
     n = len(weights)
@@ -139,17 +142,17 @@ def draw(weights: Weights | FloatWeights, u: float) -> int:
 
 
 def _past(ends: Weights, target: float) -> int:
-    """Return the first position whose running sum is above the target; if none is, the last that adds anything."""
+    """Return the first position whose running sum is above the target, else the last one with a weight above 0."""
     at = int(np.searchsorted(ends, target, side="right"))
     return at if at < len(ends) else int(np.searchsorted(ends, ends[-1]))
 
 
 def _first(logits: Logits, params: SamplingParams, best: int) -> Candidates:
-    """Return all tokens that may belong to the result, and perhaps more, in no order."""
+    """Return all tokens that may belong to the result, and possibly others, in no particular order."""
     n_vocab, top, temperature = len(logits), logits[best], params.temperature
     if params.top_k > 0:
         return _few(logits, largest(logits, params.top_k), best, temperature)
-    # Tokens less probable than this are, all together, less than a rounding error of their sum.
+    # All tokens below this weight together are smaller than the rounding error of the total.
     least = math.exp(-_DOUBLE) / n_vocab
     if params.min_p > 0.0 and params.top_p >= 1.0:
         least = max(least, min(params.min_p, 1.0))
@@ -170,12 +173,13 @@ def _few(logits: Logits, ids: Ids, best: int, temperature: float) -> Candidates:
 
 
 def _bound(weights: FloatWeights, total: float, params: SamplingParams) -> Ids:
-    """Return ids that hold the top_p likeliest and not many more.
+    """Return ids that include the top_p likeliest tokens and few others.
 
-    All tokens below `rest / V` have less than `rest` together, so those above have more than top_p.
+    All tokens with weights below `rest / V` together weigh less than `rest`, so the others reach top_p.
     """
     rest = (1.0 - params.top_p) * total
-    least = max(params.min_p, 0.5 * rest / len(weights))  # half of it, as the sums are rounded
+    # Half of the bound, since sums are rounded.
+    least = max(params.min_p, 0.5 * rest / len(weights))
     floor = max(min(rest * _COARSE, 1.0), least)
     while True:
         ids = np.flatnonzero(weights >= floor)

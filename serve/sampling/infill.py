@@ -1,7 +1,7 @@
-"""Candidates for fill-in-the-middle: end if ends are likely together, else be certain.
+"""Candidates for fill-in-the-middle: end generation if its end tokens together are likely, else keep likely tokens.
 
-Source: llama_sampler_infill_apply in llama.cpp's src/llama-sampler.cpp, the numbers included. Its clients put it after
-top_k and top_p.
+Source, including the constants: llama_sampler_infill_apply in llama.cpp's src/llama-sampler.cpp. Its clients apply it
+after top_k and top_p.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import numpy as np
 from serve.decoder import Decoder, Logits
 from serve.sampling.candidates import Weights, largest
 
-# Most candidates: each is compared with each. llama.cpp's default top_k (common/common.h).
+# Maximum number of candidates, since all pairs are compared: llama.cpp's default top_k (common/common.h).
 MOST_CANDIDATES = 40
-# Ends are looked for among this many likeliest tokens first, then among all.
+# End tokens are searched among this many likeliest tokens first, then among all.
 _NEAR = 256
 
 
 def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Decoder) -> list[int]:
-    """Return the positions of the tokens that may be chosen; none if generation should end though no end is listed.
+    """Return the positions of the candidates that may be chosen.
+
+    The list is empty if generation should end but no candidate is an end token.
 
     Args:
         ids: candidates, likeliest first.
-        weights: of each, not necessarily of sum 1.
-        vocab: for their bytes, and which are ends.
+        weights: their weights, not necessarily normalized.
+        vocab: gives the tokens' bytes and which tokens end generation.
     """
     n = len(ids)
     p = [float(w) for w in weights / weights.sum()]
@@ -45,10 +47,12 @@ def certain_or_end(ids: Sequence[int], weights: Weights, vocab: Decoder) -> list
 
 
 def _merge_prefixes(p: list[float], pieces: list[bytes]) -> list[bool]:
-    """Of two tokens of which one is a prefix of the other, give the likelier the probability of both.
+    """Merge each pair of tokens of which one is a prefix of the other: the likelier one gets both probabilities.
+
+    Changes `p`.
 
     Returns:
-        Which tokens are left.
+        Whether each token remains.
     """
     alive = [True] * len(p)
     for i, short in enumerate(pieces):
@@ -67,7 +71,7 @@ def _merge_prefixes(p: list[float], pieces: list[bytes]) -> list[bool]:
 
 
 def likeliest_end(logits: Logits, vocab: Decoder) -> int | None:
-    """Return the likeliest token that ends generation; None if none is possible."""
+    """Return the likeliest token that ends generation; None if all such tokens are impossible."""
     for token in largest(logits, _NEAR):
         if vocab.is_eog(int(token)):
             return int(token)

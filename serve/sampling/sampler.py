@@ -1,10 +1,10 @@
-"""Choose the tokens of one sequence; the seed decides everything.
+"""Sampler of one sequence; the logits and the seed determine its tokens.
 
-Order: logit bias, penalties, then `candidates` (followed by `infill` if asked for), then one draw. Only if a grammar
-forbids the drawn token, everything is masked and drawn again, as in llama.cpp (common_sampler_sample in
-common/sampling.cpp), since masking a vocabulary costs milliseconds. Both draws of a token have a random number of their
-own, and every token uses equally many, so the result depends on how many tokens were generated, never on how they were
-batched or drafted.
+Order: logit bias, penalties, `candidates`, `infill` if requested, then one draw. If a grammar forbids the drawn token,
+the whole vocabulary is masked and a token is drawn again, as in llama.cpp (common_sampler_sample in
+common/sampling.cpp), since masking a vocabulary takes milliseconds. The two draws of a token use separate random
+numbers, and every token consumes the same number of them, so the result does not depend on how tokens were batched or
+drafted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Sampler:
     """Chooses the tokens of one sequence: `pick` one, then `accept` it.
 
     Args:
-        params: how to choose.
+        params: the sampling parameters.
         seed: see `seed_sequence`.
-        constraint: of `params.grammar`, at its start; used only by this sampler.
-        vocab: the tokens' bytes and ends; only `params.infill` needs it.
+        constraint: the constraint of `params.grammar` in its initial state; used only by this sampler.
+        vocab: gives the tokens' bytes and which tokens end generation; needed only for `params.infill`.
 
     Raises:
-        InvalidRequest: a bias is not a number.
+        InvalidRequest: a bias is NaN or plus infinity.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Sampler:
         vocab: Decoder | None = None,
     ) -> None:
         if params.grammar and constraint is None:
-            raise ValueError("a grammar without its constraint would be ignored")
+            raise ValueError("params.grammar needs a constraint")
         if params.infill and vocab is None:
-            raise ValueError("infill needs the vocabulary")
+            raise ValueError("params.infill needs the vocabulary")
         if params.temperature > HOTTEST:
             params = replace(params, temperature=HOTTEST)
         self.params = params
@@ -56,24 +56,24 @@ class Sampler:
         self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
         self._greedy = params.temperature < COLDEST or params.top_k == 1
         self._infill = params.infill
-        # At temperature 0 infill weighs tokens as the model does, and takes the likeliest of those it leaves.
+        # At temperature 0, infill uses the model's probabilities and takes the likeliest of the remaining tokens.
         self._listing = replace(params, temperature=1.0) if self._greedy else params
         self._rng = np.random.default_rng(seed)
-        self._numbers: list[float] | None = None  # of the token to come, once one is needed
+        self._numbers: list[float] | None = None  # random numbers of the next token, once needed
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """Return the next token; until `accept`, the same logits give the same token again.
+        """Return the next token. Until `accept` is called, the same logits give the same token.
 
         Args:
-            logits: (V,), as the model gave them; never written to.
-            history: the sequence so far, prompt included.
+            logits: (V,), the model's output; not changed.
+            history: the sequence so far, including the prompt.
 
         Raises:
-            DecoderFailed: the logits hold NaN or nothing finite.
-            InvalidRequest: the bias or the grammar leaves no token.
+            DecoderFailed: the logits contain NaN, or no finite value.
+            InvalidRequest: the bias or the grammar allows no token.
         """
         shaped = self._shaped(logits, history)
-        best = int(shaped.argmax())  # finds a NaN, too
+        best = int(shaped.argmax())  # returns a NaN's position if there is one
         if not math.isfinite(shaped[best]):
             raise _unusable(logits)
         token = self._choose(shaped, best, 0)
@@ -83,14 +83,14 @@ class Sampler:
         best = int(masked.argmax())
         if not math.isfinite(masked[best]):
             raise InvalidRequest(
-                "the JSON schema leaves none of the model's tokens to choose",
+                "the JSON schema allows none of the model's tokens here",
                 param="json_schema",
             )
         return self._choose(masked, best, 1)
 
     def accept(self, token: int) -> None:
-        """Take a token; the next `pick` is for the one after it."""
-        if not self._greedy and self._numbers is None:  # a token that was never drawn counts, too
+        """Accept a token; the next `pick` chooses the one after it."""
+        if not self._greedy and self._numbers is None:  # tokens that were not drawn use numbers too
             self._drawn(0)
         self._numbers = None
         if self._constraint is not None:
@@ -128,25 +128,25 @@ class Sampler:
         return int(ids[kept[draw(weights[kept], self._drawn(attempt))]])
 
     def _drawn(self, attempt: int) -> float:
-        """Return the random number for the next token: at the first attempt, or the one under the grammar's mask."""
+        """Return the next token's random number for attempt 0, or for attempt 1 (after the grammar's mask)."""
         if self._numbers is None:
             self._numbers = self._rng.random(1 if self._constraint is None else 2).tolist()
         return self._numbers[attempt]
 
 
 def seed_sequence(seed: int, stream: int) -> np.random.SeedSequence:
-    """Return the seed of one choice: the client's number (modulo 2⁶⁴, as it may be negative) and its index."""
+    """Return the seed of one choice, from the client's seed (modulo 2⁶⁴, as it may be negative) and its index."""
     return np.random.SeedSequence([seed % 2**64, stream])
 
 
 def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) -> ChosenToken:
-    """Return the chosen token and the n likeliest, each with its log probability.
+    """Return the chosen token and the n likeliest tokens, each with its log probability.
 
     Args:
-        logits: (V,), as the model gave them; not changed.
-        token: the chosen one.
-        n: how many of the likeliest; tokens that the model makes impossible are left out.
-        piece: the bytes of a token.
+        logits: (V,), the model's output; not changed.
+        token: the chosen token.
+        n: number of likeliest tokens; tokens with a logit of minus infinity are left out.
+        piece: token id → bytes.
     """
     x = logits.astype(np.float64)
     x -= x.max()
@@ -160,10 +160,10 @@ def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) 
 
 
 def _unusable(logits: Logits) -> DecoderFailed | InvalidRequest:
-    """Return why no token can be chosen: by the model's fault, or the request's."""
+    """Return the error for logits from which no token can be chosen, whether the model or the request caused it."""
     if math.isfinite(logits[np.argmax(logits)]):
-        return InvalidRequest("logit_bias leaves no token to choose", param="logit_bias")
+        return InvalidRequest("logit_bias forbids all tokens", param="logit_bias")
     return DecoderFailed(
         "the model computed NaN or infinite logits",
-        hint="the file is damaged or was quantized too coarsely: verify it with turbopilot verify",
+        hint="the file is damaged or was quantized too coarsely: check it with turbopilot verify",
     )

@@ -1,4 +1,4 @@
-"""Bias and penalties: logits → logits, before any candidate is dropped."""
+"""Logit bias and penalties, which are applied before candidates are selected."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from turbopilot.base.errors import InvalidRequest
 
 
 class LogitBias:
-    """Amounts that a request adds to single logits.
+    """Amounts that a request adds to individual logits.
 
     Args:
-        pairs: (token id, amount); of one id given twice, both count.
+        pairs: (token id, amount); the amounts of repeated ids are added up.
 
     Raises:
         InvalidRequest: an amount is NaN or plus infinity.
@@ -27,26 +27,27 @@ class LogitBias:
     def __init__(self, pairs: Sequence[tuple[int, float]]) -> None:
         if any(math.isnan(b) or b == math.inf for _, b in pairs):
             raise InvalidRequest(
-                "logit_bias takes numbers, or minus infinity (false) for never", param="logit_bias"
+                "a bias must be a finite number, or minus infinity (false) to forbid the token",
+                param="logit_bias",
             )
         self._ids = np.array([i for i, _ in pairs], dtype=np.int64)
         self._amounts = np.array([b for _, b in pairs], dtype=np.float32)
 
     def add_to(self, logits: Logits) -> None:
-        """Change `logits`; out-of-vocabulary ids are ignored, as in llama.cpp."""
+        """Add the amounts to `logits` in place; out-of-vocabulary ids are ignored, as in llama.cpp."""
         known = (self._ids >= 0) & (self._ids < len(logits))
         np.add.at(logits, self._ids[known], self._amounts[known])
 
 
 def counted_window(history: Sequence[int], repeat_last_n: int) -> Sequence[int]:
-    """Return the end of the history at which the penalties look: 0 is none of it, -1 all."""
+    """Return the last `repeat_last_n` tokens of the history, to which penalties apply: 0 is none, -1 all."""
     if repeat_last_n == 0:
         return ()
     return history if repeat_last_n < 0 else history[-repeat_last_n:]
 
 
 def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> None:
-    """Make tokens of the window less likely, in place.
+    """Apply the penalties to the logits of the window's tokens, in place.
 
     Source: llama_sampler_penalties_apply in llama.cpp's src/llama-sampler.cpp.
     """
@@ -59,7 +60,7 @@ def penalize(logits: Logits, window: Sequence[int], params: SamplingParams) -> N
 
 
 def _counts(window: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return each token of the window once, and how often it is there."""
+    """Return the distinct tokens of the window and the number of occurrences of each."""
     counts = Counter(window)
     ids = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
     return ids, np.fromiter(counts.values(), dtype=np.float32, count=len(counts))

@@ -1,4 +1,4 @@
-"""Token bytes → certain text, and where it ends."""
+"""Conversion of token bytes to text, and rules that end a completion."""
 
 from serve.text.stream import TextStream
 

@@ -1,36 +1,39 @@
-"""End a completion where it begins to repeat the text after the cursor."""
+"""Rule that ends a completion before it repeats the suffix."""
 
 from __future__ import annotations
 
 import re
 from itertools import takewhile
 
-LONGEST = 1000  # characters of a line; longer ones (minified code, prose) are never compared
-MOST_LINES = 8  # lines after the cursor that a repetition may need to be recognised
-WHOLE_LINE = 8  # non-space characters of a line that cannot match by coincidence
-REST_OF_LINE = 3  # the same for the rest of the cursor's line …
-CLOSING_REST = 2  # … and for a rest that closes a bracket which the completion did not open
+LONGEST = 1000  # characters of a line; longer lines (minified code, prose) are never compared
+MOST_LINES = 8  # maximum number of lines after the cursor that a repetition must match
+# Fewest non-space characters that do not match by coincidence:
+WHOLE_LINE = 8  # in a whole line
+REST_OF_LINE = 3  # in the rest of the cursor's line
+CLOSING_REST = 2  # in a rest that closes a bracket which the completion did not open
 OPENERS = {")": "(", "]": "[", "}": "{", '"': "", "'": "", "`": ""}
 CLOSES = re.compile(r"""\s*[)\]}"'`][)\]}"'`;:,\s]*""")
 
 
 class Repetition:
-    """End a completion before it repeats the suffix, and hold back text that may become a repetition.
+    """Ends a completion before it repeats the suffix, and holds back text that may become a repetition.
 
-    The *next lines* are the suffix's lines that are not blank, through the first below the cursor's with WHOLE_LINE
-    non-space characters (at most MOST_LINES). The *rest* is what follows the cursor in its line.
+    The *next lines* are the suffix's lines that are not blank, up to and including the first line below the cursor's
+    with at least WHOLE_LINE non-space characters (at most MOST_LINES lines). The *rest* is the text after the cursor in
+    its line.
 
-    - No rest: the completion ends before the line from which on it has repeated all next lines. Blank lines do not
-      count; in the completion's first line the indentation does not count either.
-    - A rest that begins with a closing bracket or quote: the completion ends before a line's end that repeats the rest,
-      if the completion did not open that bracket itself and the rest has CLOSING_REST non-space characters.
-    - Any other rest: the same, in the first line only, from REST_OF_LINE non-space characters on.
-    - A rest that is shorter, or comes in a later line, counts if all next lines follow it.
-    - When generation ends by itself, the rest at the very end counts in any line, and so do next lines that consist of
-      closing brackets and quotes that the completion did not open.
+    - Without a rest, the completion ends before the line at which it begins to repeat all next lines. Blank lines are
+      ignored, and so is the indentation of the completion's first line.
+    - If the rest begins with a closing bracket or quote, the completion ends before it repeats the rest at the end of a
+      line, provided that the completion did not open that bracket and the rest has at least CLOSING_REST non-space
+      characters.
+    - For any other rest, the same applies, but only in the first line and from REST_OF_LINE non-space characters on.
+    - A shorter rest, or a rest in a later line, is a repetition only if all next lines follow it.
+    - When the model ends generation, the rest at the very end is a repetition in any line, and so are next lines that
+      consist of closing brackets and quotes which the completion did not open.
 
     Attributes:
-        stopped: whether a repetition ended the completion before its own end.
+        stopped: whether a repetition ended the completion.
     """
 
     def __init__(self, follows: str) -> None:
@@ -38,16 +41,16 @@ class Repetition:
         if len(follows) > LONGEST * (MOST_LINES + 1):
             lines.pop()  # cut in the middle
         lines = [line.rstrip() for line in lines]
-        # A carriage return inside a line is nothing that people write after a cursor.
+        # Real code has no carriage return inside a line: ignore the suffix from there on.
         lines = list(takewhile(lambda line: "\r" not in line, lines)) or [""]
         self._rest = lines[0]
         self._next, self._decides = _next_lines(lines)
         first = self._next[0].lstrip()[:1] if self._next else ""
         self._closer = first if first in OPENERS else ""
-        self._text = ""  # from the beginning of the first line that is still undecided
-        self._n_sent = 0  # characters of it that were let through
+        self._text = ""  # the text from the beginning of the first undecided line
+        self._n_sent = 0  # number of its characters that were returned
         self._is_begin = True  # whether it begins with the completion's first line
-        self._depth = 0  # brackets open at its beginning
+        self._depth = 0  # number of brackets open at its beginning
         self.stopped = False
 
     def feed(self, text: str) -> str:
@@ -67,7 +70,7 @@ class Repetition:
         return out
 
     def finish(self) -> str:
-        """Return the held text, less what repeats."""
+        """Return the text that was held back, without a repetition at its end."""
         if not self._next:
             return ""
         cut, _ = self._look(is_end=True)
@@ -79,9 +82,10 @@ class Repetition:
         return out
 
     def _look(self, *, is_end: bool) -> tuple[int | None, int]:
-        """Return where a repetition begins, and up to where the text is certain if there is none."""
+        """Return the offset at which a repetition begins, if any, and the offset up to which the text is certain."""
         lines = [line.removesuffix("\r") for line in self._text.split("\n")]
-        found: list[tuple[int, int]] = []  # (line that decides, beginning)
+        # (line that completes a repetition, offset at which the repetition begins)
+        found: list[tuple[int, int]] = []
         held = len(self._text) - self._text.endswith("\r")
         at = 0
         for i, line in enumerate(lines):
@@ -97,13 +101,13 @@ class Repetition:
                 elif is_open:
                     held = min(held, start)
             at = self._text.find("\n", at) + 1
-        # While text is added, the line that decides first ends it; at the end the earliest beginning counts.
+        # During generation, the repetition that is complete first ends the text; at the end, the one that begins first.
         if is_end:
             found = [(0, start) for _, start in found]
         return (min(found)[1] if found else None), held
 
     def _start(self, i: int, at: int, line: str) -> int | None:
-        """Where a repetition that shows in line `i` would begin."""
+        """Return the offset at which a repetition that is first seen in line `i` would begin; None if impossible."""
         if self._rest:
             return at + len(line) - len(self._rest) if line.endswith(self._rest) else None
         if i == 0:
@@ -113,7 +117,7 @@ class Repetition:
     def _follow(
         self, lines: list[str], i: int, start: int, *, is_first: bool, is_end: bool
     ) -> tuple[int | None, bool]:
-        """Return the line that completes a repetition from line `i` on, and whether one may still come."""
+        """Return the line that completes a repetition from line `i` on, and whether later text may complete one."""
         n = 0
         if self._rest:
             n = 1
@@ -129,7 +133,7 @@ class Repetition:
         for j in range(i, len(lines)):
             line, is_last = lines[j], j == len(lines) - 1
             expected = self._next[n] if n < len(self._next) else ""
-            if is_first and j == 0 and n == 0:  # the prompt may hold its indentation
+            if is_first and j == 0 and n == 0:  # the indentation may be in the prompt
                 line, expected = line.lstrip(), expected.lstrip()
             if is_last and not is_end:
                 return None, expected.startswith(line)
@@ -138,7 +142,7 @@ class Repetition:
                 if self._decides and n == len(self._next):
                     return j, False
             elif line.strip() or not n or not expected.startswith(line) or (is_last and line):
-                return None, False  # anything but a blank line within the repetition
+                return None, False  # not a blank line within the repetition
         is_whole = is_end and self._are_closing(n) and self._is_foreign(start)
         return (len(lines) - 1 if is_whole else None), False
 
@@ -146,11 +150,11 @@ class Repetition:
         return n > 0 and all(CLOSES.fullmatch(line) for line in self._next[:n])
 
     def _is_foreign(self, start: int) -> bool:
-        """Whether the bracket or quote at `start` closes nothing that the completion opened."""
+        """Return whether the bracket or quote at `start` closes one that the completion did not open."""
         return bool(self._closer) and self._depth_at(start) == 0
 
     def _depth_at(self, end: int) -> int:
-        """Return how many brackets of the closer's kind are open before `end`; -1 inside of a string."""
+        """Return how many brackets of the closer's kind are open before `end`; -1 inside a string literal."""
         depth, quote, is_escaped = self._depth, "", False
         for char in self._text[:end]:
             if char == "\n":
@@ -171,7 +175,7 @@ class Repetition:
 
 
 def _next_lines(lines: list[str]) -> tuple[list[str], bool]:
-    """Return the lines that must be repeated, and whether they are enough to decide."""
+    """Return the next lines, and whether repeating all of them is enough to recognise a repetition."""
     found: list[str] = []
     for i, line in enumerate(lines):
         if len(line) > LONGEST or len(found) == MOST_LINES:
@@ -184,7 +188,7 @@ def _next_lines(lines: list[str]) -> tuple[list[str], bool]:
 
 
 def overlap(text: str, following: str) -> int:
-    """Return the length of the longest end of `text` that begins `following`, or is all of it."""
+    """Return the length of the longest suffix of `text` that is a prefix of `following`."""
     at = max(0, len(text) - len(following))
     while (at := text.find(following[0], at)) >= 0:
         if following.startswith(text[at:]):

@@ -1,7 +1,7 @@
-"""Turn token bytes into text that is certain.
+"""Conversion of token bytes to text that is certain: text that no later token can change.
 
-A token may end inside a UTF-8 character, or with the beginning of something that ends the completion. Both are held
-back until a later token decides, so the text does not depend on how it was cut into tokens.
+A token may end inside a UTF-8 character, or with the beginning of text that ends the completion, such as a stop string.
+Both are held back until a later token decides, so the text does not depend on the boundaries between tokens.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ NO_RULES = StopRules()
 
 
 class Stage:
-    """A rule that may end the text: text in, certain text out; nothing is fed after it has stopped."""
+    """A rule that may end the text. Takes text and returns certain text; it is not fed again after it stopped."""
 
     def __init__(self) -> None:
         self.stopped = False
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return the text that is certain now; when it stops, all that is left of it."""
+        """Return the text that is certain now; if the rule ends the text, all text before the end."""
         raise NotImplementedError
 
     def finish(self) -> str:
-        """Return the text held back, as nothing follows."""
+        """Return the text that was held back, at the end of generation."""
         held, self._held = self._held, ""
         return held
 
 
 class TextStream:
-    """Bytes in, certain text out; `stopped` when a rule has ended the text.
+    """Converts token bytes to certain text; `stopped` is set when a rule has ended the text.
 
-    The rules apply in this order, each to what is left by those before it: `single_line`, `n_indent`, `strings`,
+    The rules apply in this order, each to the output of the previous one: `single_line`, `n_indent`, `strings`,
     `follows`.
     """
 
@@ -63,11 +63,11 @@ class TextStream:
         return self._strings.found
 
     def feed(self, data: bytes) -> str:
-        """Return the text that is certain now, perhaps none; after a stop, none."""
+        """Return the text that is certain now, or "" after a stop."""
         return "" if self.stopped else self._run(self._decoder.decode(data), last=False)
 
     def finish(self) -> str:
-        """Return what was held back, as nothing follows, without half a character."""
+        """Return the text that was held back, at the end of generation; an incomplete character is dropped."""
         if self.stopped:
             return ""
         self._decoder.reset()
@@ -77,21 +77,21 @@ class TextStream:
         for stage in self._stages:
             text = stage.feed(text)
             if stage.stopped:
-                self.stopped = last = True  # nothing follows for the stages after it
+                self.stopped = last = True  # the later stages get no more text
             elif last:
                 text += stage.finish()
         return text
 
 
 class SingleLine(Stage):
-    """End the text after the first line that is not blank; its newline is left out."""
+    """Ends the text after the first line that is not blank, without its newline."""
 
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
 
     def feed(self, text: str) -> str:
-        """Return all but a carriage return at the end, which may belong to a newline."""
+        """Return the text up to a final carriage return, which may belong to a newline."""
         text = self._held + text
         self._held = ""
         start = 0
@@ -107,7 +107,7 @@ class SingleLine(Stage):
 
 
 class Indentation(Stage):
-    """End the text before a line, other than the first, that is indented by fewer spaces and tabs than `columns`.
+    """Ends the text before a line, other than the first, that is indented by fewer spaces and tabs than `columns`.
 
     The newline and the blank lines before that line are left out too, as in llama.cpp.
     """
@@ -119,7 +119,7 @@ class Indentation(Stage):
         self._columns = columns
 
     def feed(self, text: str) -> str:
-        """Return all but the newlines and indentation at the end: what comes after them decides."""
+        """Return the text up to the final newlines and indentation, since the next character decides."""
         text = self._held + text
         end = len(text.rstrip(BLANK))
         for line in self._NEXT_LINE.finditer(text, 0, end):
@@ -137,7 +137,7 @@ class Indentation(Stage):
 
 
 class StopStrings(Stage):
-    """End the text before the stop string that is complete first, kept in `found`; of two, the longer one."""
+    """Ends the text before the stop string that is complete first; of two, the longer one. `found` holds it."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class StopStrings(Stage):
         self.found = ""
 
     def feed(self, text: str) -> str:
-        """Return all but an end that begins a stop string."""
+        """Return the text up to a final part that may begin a stop string."""
         text = self._held + text
         ends = [(at + len(s), -len(s), s) for s in self._strings if (at := text.find(s)) >= 0]
         if ends:

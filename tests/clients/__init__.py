@@ -1,8 +1,8 @@
-"""The editors' clients: how they read answers, drivers that run them, and the matrix of what they can."""
+"""Tests with real clients: readers of their responses, drivers that run them, and a matrix of their capabilities."""
 
 import pytest
 
-# So that their assertions say what was there instead.
+# For detailed messages of failed assertions in these modules.
 pytest.register_assert_rewrite(
     *(f"tests.clients.{name}" for name in ("exchange", "readers", "sdk_readers", "live"))
 )

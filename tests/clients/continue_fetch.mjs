@@ -1,10 +1,10 @@
-// Continue's HTTP and SSE reader, driven as openai_node.mjs is: {op, url, key, path, body} in the argument.
+// Driver of Continue's HTTP and SSE reader. The argument is {op, url, key, path, body}; results are JSON lines on stdout.
 import readline from "node:readline";
 import { fetchwithRequestOptions, streamSse } from "@continuedev/fetch";
 
 const { op, url, key, path, body } = JSON.parse(process.argv[2]);
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
-console.log = console.error; // libraries talk: not between our lines
+console.log = console.error; // keep the libraries' messages off stdout
 const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const controller = new AbortController();
 

@@ -1,4 +1,4 @@
-"""A request that a client sent and the answer that it gets. Knows nothing of clients or servers."""
+"""Recorded request of a client and the response to it, independent of clients and servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A captured request: `client` is who sent it, with its version; `body` is its JSON, or None."""
+    """Captured request: `client` is the name and version of its sender; `body` is the parsed JSON, or None."""
 
     client: str
     method: str
@@ -31,7 +31,7 @@ class Sent:
 
     @property
     def max_tokens(self) -> int:
-        """Of one text; what the server takes where nothing is said."""
+        """Limit of one completion; the server's default if the request has none."""
         body = self.body or {}
         options = body.get("options") or body
         for name in ("max_tokens", "n_predict", "num_predict"):
@@ -48,7 +48,7 @@ class Got:
 
     @property
     def content_type(self) -> str:
-        """Without its parameters."""
+        """Media type without its parameters."""
         return self.headers.get("content-type", "").split(";")[0]
 
     @property
@@ -56,13 +56,13 @@ class Got:
         return self.data.decode()
 
     def json(self) -> Any:
-        """The body as one JSON value, which a client asks its HTTP library for."""
+        """Parse the body of a plain response."""
         assert self.status == 200, self.text
         assert self.content_type == "application/json"
         return json.loads(self.data)
 
     def events(self) -> Iterator[str]:
-        """The data of server-sent events, as the standard has it read: events end at an empty line."""
+        """Yield the data of server-sent events, parsed as in the standard: an empty line ends an event."""
         assert self.status == 200, self.text
         assert self.content_type == "text/event-stream"
         data: list[str] = []
@@ -73,6 +73,6 @@ class Got:
                 data = []
             elif not line.startswith(":"):
                 name, _, value = line.partition(":")
-                assert name == "data", f"clients know no event field {name!r}"
+                assert name == "data", f"clients do not support the event field {name!r}"
                 data.append(value.removeprefix(" "))
-        assert not data, "the last event is not ended"
+        assert not data, "the last event has no empty line after it"

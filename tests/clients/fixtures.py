@@ -1,4 +1,4 @@
-"""Fixtures of the live tests: servers that start once a session, and what scripts/test_clients prepared."""
+"""Fixtures of the live tests: servers that start once per session, and the clients of scripts/test_clients."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.clients.tools import Missing, Tools, prepared
 
 @pytest.fixture(scope="session")
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the bundled model is converted to, once."""
+    """Cache folder of the converted bundled model."""
     return tmp_path_factory.mktemp("model-cache")
 
 
 @pytest.fixture(scope="session")
 def live(model_cache: Path) -> Iterator[Live]:
-    """`turbopilot serve`, without any argument but a free port."""
+    """Running `turbopilot serve` with default options on a free port."""
     with live_server(model_cache) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def guarded(model_cache: Path) -> Iterator[Live]:
-    """`turbopilot serve` that asks for a key."""
+    """Running `turbopilot serve` with an API key."""
     with live_server(model_cache, key=KEY) as server:
         yield server
 
 
 def require(client: str) -> Tools:
-    """The prepared folder; the test is skipped where the client is not in it."""
+    """Return the installed clients; skip the test if this one is missing."""
     try:
         tools = prepared()
         tools.require(client)

@@ -1,4 +1,4 @@
-"""`turbopilot serve` with the bundled model, in a process of its own, watched from outside as an operator would."""
+"""Running `turbopilot serve` with the bundled model, observed through /health, /metrics and its log."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
-# Something that hangs fails one test; a machine that is busy does not.
+# Long enough for a busy machine; a hang fails one test.
 PATIENCE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A server on 127.0.0.1; `key` is "" if it asks for none, and `log` the lines that it has logged."""
+    """Server on 127.0.0.1; `key` is "" if it needs none, and `log` has its logged lines."""
 
     port: int
     key: str
@@ -50,7 +50,7 @@ class Live:
         return json.loads(data)
 
     def metric(self, name: str, **labels: str) -> float:
-        """A sample of /metrics, summed over the labels that are not given."""
+        """Return the value of a metric, summed over the labels that are not given."""
         _, data = self.ask("GET", "/metrics")
         return sum(
             s.value
@@ -66,7 +66,7 @@ class Live:
         return int(self.metric("requests_total", reason="cancelled"))
 
     def busy(self) -> int:
-        """Requests that are computed, or wait for it."""
+        """Return the number of running and waiting requests."""
         _, data = self.ask("GET", "/health")
         health = json.loads(data)
         return int(health["running"] + health["waiting"])
@@ -74,7 +74,7 @@ class Live:
 
 @contextmanager
 def cancelling(live: Live, body: Mapping[str, Any]) -> Iterator[None]:
-    """Check that all texts of a body that is sent within are cancelled, and not computed to their end."""
+    """Check that all completions of a body sent in this context are cancelled before their end."""
     cancelled, generated = live.cancelled(), live.tokens("generated")
     yield
     wait_until(lambda: live.cancelled() == cancelled + body["n"])
@@ -83,10 +83,10 @@ def cancelling(live: Live, body: Mapping[str, Any]) -> Iterator[None]:
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    """Ask again and again; what never happens fails the test."""
+    """Poll a condition until it is true; fail after `PATIENCE` seconds."""
     until = time.monotonic() + PATIENCE
     while not happened():
-        assert time.monotonic() < until, "it never happened"
+        assert time.monotonic() < until, "timed out waiting for a condition"
 
 
 @contextmanager

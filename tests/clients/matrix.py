@@ -1,7 +1,7 @@
-"""Which clients are tried against a live server, and what each of them can be asked to do. Data only.
+"""Clients that are tested against a live server, and the capabilities of each. Data only.
 
-A test says which cell of the matrix it proves: `@pytest.mark.cell("curl", "stream")`. docs/clients.md is written
-from what those tests found, by `scripts/test_clients --write-docs`.
+A test names the cell of the matrix that it covers: `@pytest.mark.cell("curl", "stream")`.
+`scripts/test_clients --write-docs` writes docs/clients.md from the results.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 CAPABILITIES: Mapping[str, str] = {
-    "plain": "an answer in one piece",
-    "stream": "an answer token by token; at temperature 0 it is the same text",
-    "FIM": "the text after the cursor is taken into account",
-    "cancel": "the client gives up half-way, and the server stops computing",
-    "auth": "a key is asked for: the right one is let in, a wrong one is not",
+    "plain": "a whole response as JSON",
+    "stream": "a response streamed token by token; at temperature 0 its text equals that of the plain response",
+    "FIM": "the completion takes the suffix into account",
+    "cancel": "the client cancels the request, and the server stops the generation",
+    "auth": "the server requires an API key: it accepts the right key and rejects a wrong one",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client that runs without a person; `cannot` and `notes` say of a capability why not, or what to know."""
+    """Client that a program can drive; `cannot` and `notes` map a capability to a reason or a remark."""
 
     key: str
     name: str
@@ -31,38 +31,38 @@ class Client:
 
 
 CLIENTS = (
-    Client("openai-python", "openai for Python", "PyPI", "blocking, asynchronous and raw"),
-    Client("openai-node", "openai for Node", "npm", "a script of a few lines"),
+    Client("openai-python", "openai for Python", "PyPI", "its synchronous, asynchronous and raw interfaces"),
+    Client("openai-node", "openai for Node", "npm", "a short script"),
     Client(
-        "llm", "llm", "PyPI", "its command, with an entry in extra-openai-models.yaml",
+        "llm", "llm", "PyPI", "its command line, with an entry in extra-openai-models.yaml",
         notes={
-            "FIM": "by the model's own tokens in the prompt: it has no option for a suffix",
-            "cancel": "by Ctrl-C",
+            "FIM": "with the model's FIM tokens in the prompt, because llm has no option for a suffix",
+            "cancel": "with Ctrl-C",
         },
     ),
     Client(
         "tabby-agent", "tabby-agent", "npm",
-        "its command, JSON lines in and out, as Tabby's plugins for Vim and IntelliJ drive it",
-        {"stream": "it reads answers in one piece only"},
-        {"auth": "of a wrong key it says `unauthorized`, and its plugin asks for another"},
+        "its command line with JSON lines on stdin and stdout, like Tabby's plugins for Vim and IntelliJ",
+        {"stream": "tabby-agent reads only plain responses"},
+        {"auth": "with a wrong key it reports `unauthorized`, and its plugin asks for another key"},
     ),
     Client(
         "continue-fetch", "@continuedev/fetch", "npm",
-        "the HTTP and SSE reader of Continue, in a script of a few lines",
+        "a short script with Continue's HTTP and SSE reader",
     ),
-    Client("curl", "curl", "the system", "its command, `-N` for streams"),
+    Client("curl", "curl", "the system", "its command line, with `-N` for streams"),
     Client(
         "llama.vim", "llama.vim in Vim", "github.com/ggml-org/llama.vim",
-        "Vim in a terminal, typed into until the suggestion is on the screen",
-        {"stream": "it asks for answers in one piece only"},
+        "keys typed into Vim in a terminal until the completion is on the screen",
+        {"stream": "llama.vim requests only plain responses"},
         {
-            "cancel": "by leaving Vim: what a keystroke made useless it lets end by itself",
-            "auth": "with a wrong key it shows nothing, and no error either",
+            "cancel": "by leaving Vim; requests that a keystroke makes obsolete run to their end",
+            "auth": "with a wrong key it shows neither a completion nor an error",
         },
     ),
 )  # fmt: skip
 
 
 def cells() -> set[tuple[str, str]]:
-    """Every (client, capability) that a test has to prove."""
+    """Return each (client, capability) that a test must cover."""
     return {(c.key, what) for c in CLIENTS for what in CAPABILITIES if what not in c.cannot}

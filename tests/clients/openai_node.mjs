@@ -1,12 +1,12 @@
-// OpenAI's library for Node, driven by lines of JSON: {op, url, key, body} in the argument, answers on stdout.
+// Driver of OpenAI's Node library. The argument is {op, url, key, body}; results are JSON lines on stdout.
 import readline from "node:readline";
 import OpenAI from "openai";
 
 const { op, url, key, body } = JSON.parse(process.argv[2]);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
-console.log = console.error; // libraries talk: not between our lines
-// Nothing is closed by this process's end: a cancelled request must be told by the library itself.
+console.log = console.error; // keep the libraries' messages off stdout
+// The process runs until its input ends, so that only the library can close the connection of a cancelled request.
 const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
 const ops = {

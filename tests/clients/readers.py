@@ -1,7 +1,7 @@
-"""How each client reads an answer: what it needs, what it does without. Knows nothing of the server.
+"""Readers that parse a response in the same way as each client, independent of the server.
 
-A reader gets what the client sent and what came back, fails where the client would show nothing or an error, and
-gives the texts that it would show. Written from the clients' sources, each in its own way: they do not agree.
+A reader gets the request and the response. It returns the texts that the client would show, and fails if the client
+would show nothing or an error. Each reader follows its client's source, because the clients' rules differ.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ENDS = ("stop", "length")
 
 
 def refused(got: Got) -> None:
-    """404 in JSON: what OpenAI's libraries turn into NotFoundError, and what Copilot's agent shrugs at."""
+    """Check for a JSON 404: OpenAI's libraries raise NotFoundError, and Copilot's agent ignores it."""
     assert got.status == 404
     assert got.content_type == "application/json"
     assert isinstance(json.loads(got.data)["error"]["message"], str)
 
 
 def copilot(sent: Sent, got: Got) -> list[str]:
-    """GitHub Copilot's agent. It only ever streams; without the three fields of the token it asks no more."""
+    """Read as GitHub Copilot's agent, which always streams and stops if the token lacks one of its three fields."""
     if sent.path == "/copilot_internal/v2/token":
         token = got.json()
         assert isinstance(token["token"], str)
@@ -40,7 +40,7 @@ def copilot(sent: Sent, got: Got) -> list[str]:
     if sent.path == "/models":
         assert all(isinstance(m["id"], str) for m in got.json()["data"])
         return []
-    if sent.method == "GET":  # the account, the embeddings, the telemetry: it goes on without
+    if sent.method == "GET":  # account, embeddings, telemetry: the agent works without them
         refused(got)
         return []
     texts: dict[int, str] = {}
@@ -52,12 +52,12 @@ def copilot(sent: Sent, got: Got) -> list[str]:
         heads.add((frame["id"], frame["created"]))
         for choice in frame["choices"]:
             index = choice["index"]
-            assert index not in ended, "text after its end is lost"
+            assert index not in ended, "text after the finish reason is lost"
             texts[index] = texts.get(index, "") + choice["text"]  # null would be an exception
             if choice["finish_reason"] is not None:
                 assert choice["finish_reason"] in ENDS
                 ended.add(index)
-    ((name, created),) = heads  # it knows a completion by both
+    ((name, created),) = heads  # they identify a completion
     assert name
     assert created > 0
     assert ended == set(texts)
@@ -65,13 +65,13 @@ def copilot(sent: Sent, got: Got) -> list[str]:
 
 
 def fauxpilot(sent: Sent, got: Got) -> list[str]:
-    """FauxPilot's plugin for VS Code: the first choice of a plain answer, through axios or OpenAI's library."""
+    """Read as FauxPilot's plugin for VS Code: the first choice of a plain response."""
     return [got.json()["choices"][0]["text"]]
 
 
 def _continue_sse(got: Got) -> list[Any]:
-    """Continue's `streamSse`: line by line, and a comment ": ping" is taken for the end."""
-    assert got.status == 200, got.text  # else the body is the error's text
+    """Read as Continue's `streamSse`: line by line; a comment ": ping" ends the stream."""
+    assert got.status == 200, got.text  # for any other status the body is the error message
     found: list[Any] = []
     for line in got.text.split("\n"):
         if line.startswith(("data:[DONE]", "data: [DONE]", ": ping")):
@@ -92,7 +92,7 @@ def continue_fetch(sent: Sent, got: Got) -> list[str]:
 
 
 def continue_adapters(sent: Sent, got: Got) -> list[str]:
-    """Continue's openai-adapters: OpenAI's library, but for Mistral's FIM, which it reads itself."""
+    """Read as Continue's openai-adapters: with OpenAI's library, except for Mistral's FIM route."""
     if sent.path != "/v1/fim/completions":
         return openai_sdk(sent, got)
     chunks = [c for c in _continue_sse(got) if c.get("choices")]
@@ -100,10 +100,10 @@ def continue_adapters(sent: Sent, got: Got) -> list[str]:
 
 
 def llama_vim(sent: Sent, got: Got) -> list[str]:
-    """llama.vim: looks at the raw line before it decodes it, and wants the fields under the names it asked for."""
-    (line,) = got.text.split("\n")  # Vim hands over line by line
+    """Read as llama.vim: it searches the raw line before decoding it, and needs the fields that it requested."""
+    (line,) = got.text.split("\n")  # Vim passes on single lines
     assert re.match(r"\s*{", line)
-    assert '"content":"' in line  # older ones look for it without a space
+    assert '"content":"' in line  # older versions search for it without a space
     answer = json.loads(line)
     assert set(answer) == set(sent.body["response_fields"])
     assert all(isinstance(answer[f], int) for f in ("timings/prompt_n", "timings/predicted_n"))
@@ -116,7 +116,7 @@ def llama_vim(sent: Sent, got: Got) -> list[str]:
 
 
 def llama_vscode(sent: Sent, got: Got) -> list[str]:
-    """llama.vscode: a list of answers where it asked for several; that to a warming request is not looked at."""
+    """Read as llama.vscode: a list of results if it requested several; it ignores the response to a warm-up request."""
     answer = got.json()
     if "n_cmpl" not in sent.body:
         assert answer["content"] == ""
@@ -131,7 +131,7 @@ def llama_vscode(sent: Sent, got: Got) -> list[str]:
 
 
 def minuet(sent: Sent, got: Got) -> list[str]:
-    """minuet-ai.nvim: curl's whole output at the end; lines that are no JSON with a text are left out."""
+    """Read as minuet-ai.nvim: curl's whole output; lines without JSON that has a text are ignored."""
     assert got.status == 200
     text = ""
     for line in got.text.split("\n"):
@@ -144,7 +144,7 @@ def minuet(sent: Sent, got: Got) -> list[str]:
 
 
 def twinny(sent: Sent, got: Got) -> list[str]:
-    """Twinny: any line that is JSON, with or without "data:" before it, whatever the media type."""
+    """Read as Twinny: any line of JSON, with or without "data:" before it, for any media type."""
     assert got.status == 200, got.text
     text = ""
     for line in got.text.split("\n"):
@@ -166,7 +166,7 @@ def twinny(sent: Sent, got: Got) -> list[str]:
 
 
 def tabby(sent: Sent, got: Got) -> list[str]:
-    """tabby-agent 1.5: shows "ready" for a health with model and device; reads id and choices, and no more."""
+    """Read as tabby-agent 1.5: "ready" needs a health with model and device; a completion needs id and choices."""
     if sent.path == "/v1/events":  # read as text
         assert got.status == 200
         return []
@@ -182,7 +182,7 @@ def tabby(sent: Sent, got: Got) -> list[str]:
     return [c["text"] for c in answer["choices"]]
 
 
-# The beginning of a captured client's name → how it reads.
+# Prefix of a captured client's name → its reader.
 READERS: dict[str, Reader] = {
     "copilot": copilot, "vscode-fauxpilot": fauxpilot, "continue fetch": continue_fetch,
     "continue openai-adapters": continue_adapters, "litellm": openai_sdk, "llm": openai_sdk,

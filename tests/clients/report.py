@@ -1,4 +1,4 @@
-"""A pytest plugin that writes what the tests found of each cell of the matrix, as JSON.
+"""Pytest plugin that writes the outcome of each cell of the matrix as JSON.
 
 python -m pytest -p tests.clients.report --clients-report FILE …
 """
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Report:
-    """Collects outcomes; where several tests prove a cell, the worst one counts."""
+    """Collector of outcomes; if several tests cover a cell, the worst outcome counts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,6 +1,6 @@
-"""OpenAI's Python library as the judge of answers: they must fit its types. Knows nothing of the server.
+"""Reader that validates responses with the types of OpenAI's Python library.
 
-OpenAI's Node library, LiteLLM and `llm` read the same fields; the drivers run them themselves.
+OpenAI's Node library, LiteLLM and `llm` read the same fields. The live tests run the first and the last of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from tests.clients.exchange import Got, Sent
 
 
 def openai_sdk(sent: Sent, got: Got) -> list[str]:
-    """The texts that OpenAI's libraries make of an answer."""
-    if sent.path == "/v1/nope":  # becomes NotFoundError with the body's message
+    """Return the texts that OpenAI's libraries read from a response."""
+    if sent.path == "/v1/nope":  # the libraries raise NotFoundError with the body's message
         assert got.status == 404
         assert isinstance(json.loads(got.data)["error"]["message"], str)
         return []
@@ -50,7 +50,7 @@ def _plain(sent: Sent, answer: Completion) -> list[str]:
 
 
 def _chunk(data: str) -> tuple[Completion, list[str | None]]:
-    """A chunk and how its choices end: the types say that each does, and OpenAI's own stream has null there."""
+    """Return a chunk and the finish reasons of its choices, which the types do not allow to be null."""
     value: dict[str, Any] = json.loads(data)
     ends = [c["finish_reason"] for c in value["choices"]]
     for choice in value["choices"]:

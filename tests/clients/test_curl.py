@@ -1,4 +1,4 @@
-"""curl and a live server with the bundled model: what a shell script, llama.vim and minuet do."""
+"""Tests of curl, which shell scripts, llama.vim and minuet use, against a live server with the bundled model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def events(output: str) -> list[Any]:
 
 
 @pytest.mark.cell("curl", "plain")
-def test_a_plain_answer(live: Live) -> None:
+def test_plain_completion_is_one_line_of_json(live: Live) -> None:
     answer = curl(live, PLAIN)
     assert text_of(answer).strip()
     assert "\n" not in answer
@@ -45,19 +45,19 @@ def test_a_plain_answer(live: Live) -> None:
 
 
 @pytest.mark.cell("curl", "stream")
-def test_a_stream_is_the_plain_answer(live: Live) -> None:
+def test_stream_has_the_text_of_the_plain_completion(live: Live) -> None:
     chunks = events(curl(live, {**PLAIN, "stream": True}, "-N"))
     assert "".join(c["choices"][0]["text"] for c in chunks) == text_of(curl(live, PLAIN))
 
 
 @pytest.mark.cell("curl", "FIM")
-def test_the_text_after_the_cursor_counts(live: Live) -> None:
+def test_suffix_is_sent_to_the_model(live: Live) -> None:
     assert text_of(curl(live, FRAMED)).startswith(text_of(curl(live, FIM)))
 
 
 @pytest.mark.cell("curl", "cancel")
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_is_ended(live: Live, stream: bool) -> None:
+def test_terminated_curl_cancels_its_request(live: Live, stream: bool) -> None:
     call = command(live, {**LONG, "stream": stream}, "-N")
     with cancelling(live, LONG), subprocess.Popen(call, stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -68,7 +68,7 @@ def test_a_client_that_is_ended(live: Live, stream: bool) -> None:
 
 
 @pytest.mark.cell("curl", "auth")
-def test_a_key(guarded: Live) -> None:
+def test_wrong_or_missing_key_returns_401(guarded: Live) -> None:
     status = ("-w", "\n%{http_code}")
     right = curl(guarded, PLAIN, "-H", f"Authorization: Bearer {KEY}", *status)
     assert right.endswith("\n200")

@@ -1,4 +1,4 @@
-"""simonw's `llm` and a live server with the bundled model."""
+"""Tests of Simon Willison's `llm` against a live server with the bundled model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ GREEDY = ("-o", "temperature", "0", "-o", "max_tokens", "24")
 
 @pytest.mark.cell("llm", "plain")
 @pytest.mark.cell("llm", "stream")
-def test_plain_and_streamed(live: Live, tmp_path: Path) -> None:
+def test_plain_and_streamed_output_have_the_same_text(live: Live, tmp_path: Path) -> None:
     llm = Command(live.url, tmp_path)
     plain = llm.run(PLAIN["prompt"], *GREEDY, "--no-stream")
     streamed = llm.run(PLAIN["prompt"], *GREEDY)
@@ -67,7 +67,7 @@ def test_plain_and_streamed(live: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("llm", "stream")
-def test_its_log_has_what_a_stream_cost(live: Live, tmp_path: Path) -> None:
+def test_usage_of_a_stream_is_logged_by_llm(live: Live, tmp_path: Path) -> None:
     llm = Command(live.url, tmp_path)
     assert llm.run(PLAIN["prompt"], *GREEDY).returncode == 0
     (logged,) = json.loads(llm.call("logs", "--json").stdout)
@@ -78,8 +78,8 @@ def test_its_log_has_what_a_stream_cost(live: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("llm", "FIM")
-def test_the_models_own_tokens_in_the_prompt(live: Live, tmp_path: Path) -> None:
-    """There is no option for the text after the cursor; whoever knows the model's tokens writes them."""
+def test_fim_tokens_in_the_prompt_complete_the_middle(live: Live, tmp_path: Path) -> None:
+    """Write the model's FIM tokens in the prompt, because llm has no option for a suffix."""
     done = Command(live.url, tmp_path).run(FRAMED["prompt"], *GREEDY)
     assert done.returncode == 0, done.stderr
     expected = live.complete(**FRAMED)["choices"][0]["text"]
@@ -88,8 +88,8 @@ def test_the_models_own_tokens_in_the_prompt(live: Live, tmp_path: Path) -> None
 
 @pytest.mark.cell("llm", "cancel")
 @pytest.mark.parametrize("options", [(), ("--no-stream",)])
-def test_ctrl_c(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """The decoder waits, so that it comes in time."""
+def test_ctrl_c_cancels_the_request(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Interrupt llm while the decoder waits at a gate."""
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate, n_batch=64)) as server:
         llm = Command(f"http://127.0.0.1:{server.port}", tmp_path)
@@ -103,7 +103,7 @@ def test_ctrl_c(tmp_path: Path, options: tuple[str, ...]) -> None:
 
 
 @pytest.mark.cell("llm", "auth")
-def test_a_key(guarded: Live, tmp_path: Path) -> None:
+def test_wrong_key_prints_401_without_a_traceback(guarded: Live, tmp_path: Path) -> None:
     done = Command(guarded.url, tmp_path, KEY).run(PLAIN["prompt"], *GREEDY)
     assert done.returncode == 0, done.stderr
     refused = Command(guarded.url, tmp_path, WRONG_KEY).run(PLAIN["prompt"], *GREEDY)

@@ -1,4 +1,4 @@
-"""The matrix of clients has no hole: each cell is a test's, or says why it cannot be."""
+"""Matrix of clients: each cell has a test or a reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_cell_has_a_test_or_a_reason() -> None:
         assert set(client.notes) <= set(CAPABILITIES) - set(client.cannot)
 
 
-def test_the_table_says_what_a_run_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_shows_the_outcomes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     write_clients = importlib.import_module("write_clients")
     outcomes = ("passed", "failed", "skipped")
@@ -47,7 +47,7 @@ def test_the_table_says_what_a_run_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "2023-01-02" in text
     (row,) = (line for line in text.splitlines() if line.startswith("| curl "))
     found = [re.sub(r"<sup>\d+</sup>", "", cell.strip()) for cell in row.split("|")]
-    assert found[2:8] == ["7.0", "yes", "**no**", "not tried", "not tried", "not tried"]
+    assert found[2:8] == ["7.0", "yes", "**no**", "not tested", "not tested", "not tested"]
     assert ". no such flag\n" in text
     assert ". not run\n" in text
     for client in CLIENTS:
@@ -55,7 +55,7 @@ def test_the_table_says_what_a_run_found(monkeypatch: pytest.MonkeyPatch) -> Non
             assert f". {reason}\n" in text
 
 
-def test_the_report_says_the_worst_of_each_cell(pytester: pytest.Pytester) -> None:
+def test_report_has_the_worst_outcome_of_each_cell(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nmarkers = cell(client, what)")
     pytester.makepyfile(
         """

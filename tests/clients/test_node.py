@@ -1,4 +1,4 @@
-"""OpenAI's library for Node and Continue's reader, and a live server with the bundled model."""
+"""Tests of OpenAI's Node library and Continue's reader against a live server with the bundled model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ continue_fetch = partial(driver, "continue-fetch", path="/v1/completions")
 
 
 def all_of(lines: Lines) -> list[Any]:
-    """What a driver says until it ends."""
+    """Return all lines of a driver until its end; fail if one is an error."""
     found = []
     while (line := lines.hear()) != ENDED:
         assert line is not None
@@ -49,7 +49,7 @@ def text_of(chunks: list[Any]) -> str:
 
 
 @pytest.mark.cell("openai-node", "plain")
-def test_openai_plain(live: Live) -> None:
+def test_openai_plain_completion(live: Live) -> None:
     with openai_node(live, "plain", PLAIN) as lines:
         (answer,) = all_of(lines)
         assert answer["choices"][0]["text"].strip()
@@ -60,7 +60,7 @@ def test_openai_plain(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-node", "stream")
-def test_openai_stream(live: Live) -> None:
+def test_openai_stream_has_the_text_of_the_plain_completion(live: Live) -> None:
     with openai_node(live, "stream", {**PLAIN, "stream_options": {"include_usage": True}}) as lines:
         chunks = all_of(lines)
     plain = live.complete(**PLAIN)
@@ -69,7 +69,7 @@ def test_openai_stream(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-node", "FIM")
-def test_openai_fim(live: Live) -> None:
+def test_openai_suffix_is_sent_to_the_model(live: Live) -> None:
     with openai_node(live, "plain", FIM) as lines:
         (answer,) = all_of(lines)
     framed = live.complete(**FRAMED)
@@ -78,13 +78,13 @@ def test_openai_fim(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-node", "cancel")
-def test_openai_stream_is_aborted(live: Live) -> None:
+def test_openai_aborted_stream_is_cancelled(live: Live) -> None:
     with openai_node(live, "cancel", LONG) as lines, cancelling(live, LONG):
         assert len(all_of(lines)) >= 3
 
 
 @pytest.mark.cell("openai-node", "cancel")
-def test_openai_plain_is_aborted(live: Live) -> None:
+def test_openai_aborted_plain_request_is_cancelled(live: Live) -> None:
     with openai_node(live, "cancelPlain", LONG) as lines, cancelling(live, LONG):
         wait_until(lambda: live.busy() == LONG["n"])
         lines.say("abort")
@@ -92,7 +92,7 @@ def test_openai_plain_is_aborted(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-node", "auth")
-def test_openai_key(guarded: Live) -> None:
+def test_openai_wrong_key_raises_authentication_error(guarded: Live) -> None:
     with openai_node(guarded, "plain", PLAIN, KEY) as lines:
         assert text_of(all_of(lines)).strip()
     with openai_node(guarded, "plain", PLAIN, WRONG_KEY) as lines:
@@ -101,14 +101,14 @@ def test_openai_key(guarded: Live) -> None:
 
 
 @pytest.mark.cell("continue-fetch", "plain")
-def test_continue_plain(live: Live) -> None:
+def test_continue_plain_completion(live: Live) -> None:
     with continue_fetch(live, "plain", PLAIN) as lines:
         (answer,) = all_of(lines)
         assert answer["choices"] == live.complete(**PLAIN)["choices"]
 
 
 @pytest.mark.cell("continue-fetch", "stream")
-def test_continue_stream(live: Live) -> None:
+def test_continue_stream_has_the_text_of_the_plain_completion(live: Live) -> None:
     with continue_fetch(live, "stream", PLAIN) as lines:
         chunks = all_of(lines)
     assert text_of(chunks) == live.complete(**PLAIN)["choices"][0]["text"]
@@ -116,8 +116,8 @@ def test_continue_stream(live: Live) -> None:
 
 
 @pytest.mark.cell("continue-fetch", "FIM")
-def test_continue_fim(live: Live) -> None:
-    """By the model's own tokens, as its autocompletion asks, and by Mistral's route, as its adapters do."""
+def test_continue_fim_works_with_tokens_and_with_mistrals_route(live: Live) -> None:
+    """Use the model's FIM tokens like Continue's autocompletion, and Mistral's route like its adapters."""
     with continue_fetch(live, "stream", FRAMED) as lines:
         assert text_of(all_of(lines)) == live.complete(**FRAMED)["choices"][0]["text"]
     with continue_fetch(live, "stream", FIM, path="/v1/fim/completions") as lines:
@@ -126,13 +126,13 @@ def test_continue_fim(live: Live) -> None:
 
 
 @pytest.mark.cell("continue-fetch", "cancel")
-def test_continue_is_aborted(live: Live) -> None:
+def test_continue_aborted_stream_is_cancelled(live: Live) -> None:
     with continue_fetch(live, "cancel", LONG) as lines, cancelling(live, LONG):
         assert len(all_of(lines)) >= 3
 
 
 @pytest.mark.cell("continue-fetch", "auth")
-def test_continue_key(guarded: Live) -> None:
+def test_continue_wrong_key_returns_401(guarded: Live) -> None:
     with continue_fetch(guarded, "stream", PLAIN, KEY) as lines:
         assert text_of(all_of(lines)).strip()
     with continue_fetch(guarded, "plain", PLAIN, WRONG_KEY) as lines:

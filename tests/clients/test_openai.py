@@ -1,4 +1,4 @@
-"""OpenAI's Python library and a live server with the bundled model."""
+"""Tests of OpenAI's Python library against a live server with the bundled model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.clients.live import PATIENCE, Live, cancelling
 
 
 def sync_client(live: Live, key: str = "any", *, strict: bool = True) -> openai.OpenAI:
-    """Streams need `strict=False`: the types do not know the null that OpenAI's streams have before the end."""
+    """Create a client; streams need `strict=False`, because the types forbid a null finish reason."""
     return openai.OpenAI(
         base_url=f"{live.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE,
         _strict_response_validation=strict,
@@ -40,7 +40,7 @@ def check_usage(answer: Completion) -> None:
 
 
 @pytest.mark.cell("openai-python", "plain")
-def test_a_plain_answer(live: Live) -> None:
+def test_plain_completion_has_text_usage_and_model(live: Live) -> None:
     with sync_client(live) as client:
         answer = client.completions.create(**PLAIN)
         assert answer.choices[0].text.strip()
@@ -51,7 +51,7 @@ def test_a_plain_answer(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "plain")
-def test_a_raw_answer(live: Live) -> None:
+def test_raw_response_parses_to_the_same_choices(live: Live) -> None:
     with sync_client(live) as client:
         raw = client.completions.with_raw_response.create(**PLAIN)
         assert raw.http_response.status_code == 200
@@ -60,7 +60,7 @@ def test_a_raw_answer(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "plain")
-def test_four_choices_with_log_probabilities(live: Live) -> None:
+def test_four_choices_have_log_probabilities(live: Live) -> None:
     with sync_client(live) as client:
         body = {**PLAIN, "temperature": 1, "top_p": 1}
         answer = client.completions.create(**body, n=4, logprobs=2, stop=["\n\n\n"])
@@ -72,7 +72,7 @@ def test_four_choices_with_log_probabilities(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "stream")
-def test_a_stream_is_the_plain_answer(live: Live) -> None:
+def test_stream_has_the_text_of_the_plain_completion(live: Live) -> None:
     with sync_client(live, strict=False) as client:
         plain = client.completions.create(**PLAIN)
         options: Any = {"include_usage": True}
@@ -87,7 +87,7 @@ def test_a_stream_is_the_plain_answer(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "stream")
-def test_a_stream_without_blocking(live: Live) -> None:
+def test_asynchronous_stream_has_the_text_of_the_plain_completion(live: Live) -> None:
     async def both() -> tuple[str, str]:
         async with async_client(live) as client:
             plain, stream = await asyncio.gather(
@@ -100,19 +100,19 @@ def test_a_stream_without_blocking(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "FIM")
-def test_the_text_after_the_cursor_counts(live: Live) -> None:
+def test_suffix_is_sent_to_the_model(live: Live) -> None:
     with sync_client(live) as client:
         answer = client.completions.create(**FIM)
         framed = client.completions.create(**FRAMED)
         assert answer.usage
         assert framed.usage
         assert answer.usage.prompt_tokens == framed.usage.prompt_tokens
-        # Ours may end earlier: where it comes to repeat what follows.
+        # A completion with a suffix may end earlier, because the server stops it if it repeats the suffix.
         assert framed.choices[0].text.startswith(answer.choices[0].text)
 
 
 @pytest.mark.cell("openai-python", "cancel")
-def test_a_stream_that_is_closed_half_way(live: Live) -> None:
+def test_closed_stream_is_cancelled(live: Live) -> None:
     with sync_client(live, strict=False) as client, cancelling(live, LONG):
         stream = client.completions.create(**LONG, stream=True)
         for _ in range(3):
@@ -122,7 +122,7 @@ def test_a_stream_that_is_closed_half_way(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "cancel")
-def test_a_plain_answer_that_is_given_up(live: Live) -> None:
+def test_cancelled_plain_request_is_cancelled_in_the_server(live: Live) -> None:
     async def give_up() -> None:
         async with async_client(live) as client:
             task = asyncio.create_task(client.completions.create(**LONG))
@@ -137,7 +137,7 @@ def test_a_plain_answer_that_is_given_up(live: Live) -> None:
 
 
 @pytest.mark.cell("openai-python", "auth")
-def test_a_key(guarded: Live) -> None:
+def test_wrong_key_raises_authentication_error(guarded: Live) -> None:
     with sync_client(guarded, KEY) as client:
         assert client.completions.create(**PLAIN).choices[0].text
         assert list(client.models.list())

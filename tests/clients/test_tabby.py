@@ -1,4 +1,4 @@
-"""tabby-agent 1.5, as Tabby's plugins for Vim and IntelliJ run it, and a live server with the bundled model."""
+"""Tests of tabby-agent 1.5, driven like Tabby's plugins for Vim and IntelliJ, against a live server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.clients
 
 
 class Agent:
-    """The agent: functions are called by [id, {func, args}], answered by [id, result]; events have the id 0."""
+    """Client of tabby-agent: a call is [id, {func, args}], its result [id, result]; events have the id 0."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -35,7 +35,7 @@ class Agent:
         return call
 
     def result(self, call: int) -> Any:
-        """What a call gives: null where it failed or was cancelled."""
+        """Return the result of a call; None if it failed or was cancelled."""
         while (line := self._lines.hear()) is not None:
             if line[0] == call:
                 return line[1]
@@ -49,7 +49,7 @@ class Agent:
 
 @contextmanager
 def agent(home: Path, url: str, token: str = "") -> Iterator[Agent]:
-    """An initialized agent with a home of its own, which reports to nobody."""
+    """Run an initialized agent with its own home folder and without telemetry."""
     cli = require("tabby-agent").folder / "node/node_modules/tabby-agent/dist/cli.js"
     config = {
         "server": {"endpoint": url, "token": token},
@@ -71,7 +71,7 @@ def at_cursor(prefix: str = PREFIX, suffix: str = SUFFIX) -> dict[str, Any]:
 
 
 @pytest.mark.cell("tabby-agent", "plain")
-def test_a_completion(live: Live, tmp_path: Path) -> None:
+def test_completion_and_its_view_event_are_accepted(live: Live, tmp_path: Path) -> None:
     with agent(tmp_path, live.url) as a:
         assert a.call("getStatus") == "ready"
         health = a.call("getServerHealthState")
@@ -87,7 +87,7 @@ def test_a_completion(live: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("tabby-agent", "FIM")
-def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
+def test_prefix_and_suffix_are_sent_to_the_model(tmp_path: Path) -> None:
     with running(FakeDecoder(n_ctx=1024, n_batch=256)) as server:
         with agent(tmp_path, f"http://127.0.0.1:{server.port}") as a:
             (choice,) = a.call("provideCompletions", at_cursor())["choices"]
@@ -98,8 +98,8 @@ def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("tabby-agent", "cancel")
-def test_a_completion_that_is_cancelled(tmp_path: Path) -> None:
-    """The agent cancels what a new keystroke makes useless; the decoder waits, so that it comes in time."""
+def test_cancelled_completion_is_cancelled_in_the_server(tmp_path: Path) -> None:
+    """Cancel a request, as after a new keystroke, while the decoder waits at a gate."""
     gate = threading.Semaphore(0)
     with (
         running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server,
@@ -113,12 +113,12 @@ def test_a_completion_that_is_cancelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("tabby-agent", "auth")
-def test_a_key(guarded: Live, tmp_path: Path) -> None:
+def test_wrong_key_is_reported_as_unauthorized(guarded: Live, tmp_path: Path) -> None:
     with agent(tmp_path, guarded.url, KEY) as a:
         assert a.call("getStatus") == "ready"
         assert a.call("provideCompletions", at_cursor())["choices"]
     with agent(tmp_path, guarded.url, WRONG_KEY) as a:
-        # Its health check alone tells it so; of a completion that is refused it says nothing to anybody.
+        # The agent reports only the failed health check, not the rejected completion.
         assert a.call("getStatus") == "unauthorized"
         assert a.call("provideCompletions", at_cursor()) is None
         assert "authRequired" in [event["event"] for event in a.events]

@@ -1,4 +1,4 @@
-"""llama.vim in Vim, typed into in a terminal, and a live server with the bundled model."""
+"""Tests of llama.vim in Vim in a terminal, against a live server with the bundled model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.clients
 SOURCE = (
     "def add(a, b):\n    return a + b\n\n\ndef multiply(a, b):\n\n\nprint(multiply(2, add(1, 2)))\n"
 )
-# To the end of line 6, then what a person types there.
+# Keys: go to the end of line 6, then type this text.
 TYPED = "6GA    return a"
 
 
@@ -61,12 +61,12 @@ def vim(url: str, folder: Path, key: str = "") -> Iterator[Screen]:
 
 
 @pytest.mark.cell("llama.vim", "plain")
-def test_a_suggestion_is_on_the_screen_and_can_be_taken(live: Live, tmp_path: Path) -> None:
+def test_completion_is_shown_and_can_be_accepted(live: Live, tmp_path: Path) -> None:
     with vim(live.url, tmp_path) as screen:
         screen.do("keys", keys=TYPED)
         found = screen.do("ghost")
         assert found["ghost"].strip()
-        # What the plugin makes of the answer's figures: tokens, milliseconds, tokens a second.
+        # The plugin shows the timings of the response: tokens, milliseconds, tokens per second.
         assert re.search(r"p: \d+ \(\d+\.\d\d ms, \d+\.\d\d t/s\)", found["info"])
         assert re.search(r"g: \d+ \(\d+\.\d\d ms, \d+\.\d\d t/s\)", found["info"])
         screen.do("keys", keys="\t\x1b:w\r")
@@ -77,7 +77,7 @@ def test_a_suggestion_is_on_the_screen_and_can_be_taken(live: Live, tmp_path: Pa
 
 
 @pytest.mark.cell("llama.vim", "FIM")
-def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
+def test_prefix_and_suffix_are_sent_to_the_model(tmp_path: Path) -> None:
     with running(FakeDecoder(n_ctx=1024, n_batch=256)) as server:
         with vim(f"http://127.0.0.1:{server.port}", tmp_path) as screen:
             screen.do("keys", keys=TYPED)
@@ -88,8 +88,8 @@ def test_the_text_after_the_cursor_reaches_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("llama.vim", "cancel")
-def test_leaving_vim_ends_what_it_asked_for(tmp_path: Path) -> None:
-    """The plugin lets a request end that a keystroke made useless; with Vim its curl ends. The decoder waits."""
+def test_leaving_vim_cancels_its_request(tmp_path: Path) -> None:
+    """Leave Vim, which ends its curl, while the decoder waits at a gate; a keystroke does not end a request."""
     gate = threading.Semaphore(0)
     with (
         running(FakeDecoder(gate=gate, n_ctx=1024, n_batch=256)) as server,
@@ -103,7 +103,7 @@ def test_leaving_vim_ends_what_it_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.cell("llama.vim", "auth")
-def test_a_key(guarded: Live, tmp_path: Path) -> None:
+def test_wrong_key_shows_neither_completion_nor_error(guarded: Live, tmp_path: Path) -> None:
     for key, status in ((KEY, 200), (WRONG_KEY, 401)):
         n = len(guarded.log)
         with vim(guarded.url, tmp_path, key) as screen:
@@ -111,7 +111,7 @@ def test_a_key(guarded: Live, tmp_path: Path) -> None:
             wait_until(lambda n=n, s=status: said(guarded.log[n:], s))  # type: ignore[misc]
             if status == 200:
                 assert screen.do("ghost")["ghost"].strip()
-            else:  # the plugin shows nothing, and no error either
+            else:  # the plugin shows neither a completion nor an error
                 screen.do("keys", keys="\x1b:echo 'still' 'here'\r")
                 screen.do("text", text="still here")
                 assert screen.do("colours")["ghost"] == ""

@@ -1,4 +1,4 @@
-"""What scripts/test_clients prepared: npm packages, programs of PyPI, Vim's plugin. Knows nothing of tests of them."""
+"""Clients that scripts/test_clients installed (npm packages, PyPI programs, Vim's plugin), and their processes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import Any
 from tests.clients.live import PATIENCE
 
 DRIVERS = Path(__file__).parent
-# The folder that scripts/test_clients made.
+# Environment variable with the folder of scripts/test_clients.
 VARIABLE = "TURBOPILOT_CLIENTS"
 
 
 class Missing(Exception):
-    """Says why a client is not here."""
+    """A client is not installed; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The prepared folder; `found` gives {"version": …} or {"missing": why} of a client."""
+    """Folder of installed clients; `found` maps a client to {"version": …} or {"missing": reason}."""
 
     folder: Path
     found: dict[str, dict[str, str]]
 
     def require(self, client: str) -> None:
-        """Raise Missing where the client could not be had."""
-        entry = self.found.get(client, {"missing": "scripts/test_clients does not know it"})
+        """Raise Missing if the client is not installed."""
+        entry = self.found.get(client, {"missing": "unknown to scripts/test_clients"})
         if why := entry.get("missing"):
             raise Missing(why)
 
@@ -43,7 +43,7 @@ class Tools:
         return self.folder / "venv/bin/python"
 
     def node(self, driver: str, *arguments: str) -> list[str]:
-        """The command of a driver; it lies beside node_modules, where its imports are looked for."""
+        """Return the command of a driver, copied next to node_modules, where Node looks for its imports."""
         target = self.folder / "node" / driver
         if not target.exists() or target.read_bytes() != (DRIVERS / driver).read_bytes():
             shutil.copyfile(DRIVERS / driver, target)
@@ -51,16 +51,16 @@ class Tools:
 
 
 def prepared() -> Tools:
-    """Find the prepared folder; raise Missing if there is none."""
+    """Return the installed clients; raise Missing if there are none."""
     folder = os.environ.get(VARIABLE)
     if not folder:
-        raise Missing("scripts/test_clients installs the clients and runs this")
+        raise Missing("run scripts/test_clients, which installs the clients and runs these tests")
     path = Path(folder)
     return Tools(path, json.loads((path / "found.json").read_text("utf-8")))
 
 
 class Lines:
-    """A process that is spoken to in lines of JSON."""
+    """Process with JSON lines as its input and output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -80,7 +80,7 @@ class Lines:
         self._process.stdin.flush()
 
     def hear(self) -> Any:
-        """The next line; None is the end."""
+        """Return the next line's value; None at the end."""
         line = self._said.get(timeout=PATIENCE)
         return None if line is None else json.loads(line)
 
@@ -88,7 +88,7 @@ class Lines:
         return list(iter(self.hear, None))
 
     def end(self, *, by_signal: bool) -> None:
-        """Close the input, which most programs take for their end, and wait."""
+        """Close the input, at which most programs end, and wait for the end of the process."""
         assert self._process.stdin
         self._process.stdin.close()
         if by_signal:
@@ -104,8 +104,8 @@ class Lines:
 def talk(
     command: Sequence[str], environ: dict[str, str] | None = None, *, by_signal: bool = False
 ) -> Iterator[Lines]:
-    """Run a driver; it ends with the block, told by the end of its input or by a signal."""
-    # Proxies of the person's are none of these tests' business: all traffic is on this machine.
+    """Run a driver; on exit end it by closing its input or with a signal."""
+    # All traffic is on this machine, so the user's proxies do not apply.
     clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     with subprocess.Popen(
         list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

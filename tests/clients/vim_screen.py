@@ -1,13 +1,14 @@
-"""Vim in a pseudo-terminal whose screen is rendered, driven by lines of JSON. Run by the venv of scripts/test_clients.
+"""Driver that runs Vim in a pseudo-terminal and renders its screen. Needs the venv of scripts/test_clients.
 
     python vim_screen.py '{"vim": …, "plugin": …, "endpoint": …, "key": …, "home": …, "file": …}'
 
-Commands on standard input, an answer a line on standard output:
-    {"do": "keys", "keys": "…"}    types it
-    {"do": "begin", "text": "…"}   waits until the screen shows it, and confirms what the plugin says before
-    {"do": "text", "text": "…"}    waits until the screen shows it
-    {"do": "ghost"}                waits until a suggestion is shown; tells it, and what the plugin says of it
-    {"do": "quit"}                 ends Vim without writing; so does the end of the input
+Commands are lines on standard input; each is answered with a line on standard output:
+    {"do": "keys", "keys": "…"}    types the keys
+    {"do": "begin", "text": "…"}   waits until the screen shows the text, and confirms an earlier message of the plugin
+    {"do": "text", "text": "…"}    waits until the screen shows the text
+    {"do": "ghost"}                waits for a completion; returns it and the plugin's information about it
+    {"do": "colours"}              returns the same without waiting
+    {"do": "quit"}                 ends Vim without saving, like the end of the input
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 import pyte
 
 ROWS, COLUMNS = 30, 200
-# llama.vim's own colours of the suggestion (202) and of what it says of it (119), as a terminal shows them.
+# llama.vim's colors of the completion (202) and of the information about it (119), as RGB.
 GHOST, INFO = "ff5f00", "87ff5f"
 PATIENCE = 60.0
 VIMRC = """
@@ -40,7 +41,7 @@ filetype plugin indent off
 
 
 class Screen(pyte.Screen):  # type: ignore[misc]
-    """pyte's, which takes Vim's settings of the keyboard (CSI > … m) for colours, and fails on them."""
+    """Screen that ignores Vim's keyboard settings (CSI > … m), which pyte takes for colors and fails on."""
 
     def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
         if not private:
@@ -48,7 +49,7 @@ class Screen(pyte.Screen):  # type: ignore[misc]
 
 
 class Vim:
-    """An editor and its screen; `asked` is described above."""
+    """Vim process and its screen; the module's docstring describes `asked`."""
 
     def __init__(self, asked: dict[str, str]) -> None:
         home = Path(asked["home"])
@@ -77,7 +78,7 @@ class Vim:
         os.write(self._terminal, keys.encode())
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Show what Vim draws until the screen is as wanted; say what it shows instead."""
+        """Render Vim's output until `done` returns true; raise TimeoutError with the screen's text if it never does."""
         end = time.monotonic() + PATIENCE
         while not done():
             left = end - time.monotonic()
@@ -89,7 +90,7 @@ class Vim:
             return False
         try:
             data = os.read(self._terminal, 65536)
-        except OSError:  # Linux: the other end is closed
+        except OSError:  # raised on Linux if the other end is closed
             return False
         self._stream.feed(data)
         return bool(data)
@@ -98,7 +99,7 @@ class Vim:
         return text in "\n".join(self._screen.display)
 
     def coloured(self, colour: str) -> str:
-        """The characters of a colour, line by line."""
+        """Return the characters of a color, line by line."""
         lines = []
         for y in range(ROWS):
             row = self._screen.buffer[y]
@@ -108,9 +109,9 @@ class Vim:
         return "\n".join(lines)
 
     def quit(self) -> None:
-        """Leave, whatever mode it is in."""
+        """Leave Vim from any mode."""
         try:
-            self.keys("\x1c\x0e:qall!\r")  # CTRL-\\ CTRL-N is normal mode, from anywhere
+            self.keys("\x1c\x0e:qall!\r")  # CTRL-\\ CTRL-N switches to normal mode from any mode
             while self._draw(PATIENCE):
                 pass
         except OSError:
@@ -123,7 +124,7 @@ def answer(vim: Vim, command: dict[str, Any]) -> dict[str, str]:
     match command["do"]:
         case "keys":
             vim.keys(command["keys"])
-        case "begin":  # llama.vim warns of any Vim before 9.1, and works with 9.0.1848
+        case "begin":  # llama.vim warns about versions before 9.1, but works with 9.0.1848
             prompt = "Press ENTER"
             vim.until(lambda: vim.shows(command["text"]) or vim.shows(prompt))
             if vim.shows(prompt):

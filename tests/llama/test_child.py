@@ -25,7 +25,7 @@ def test_messages_and_log_reach_the_parent() -> None:
 def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
     with pytest.raises(CorruptModel, match=r"^x\.gguf: broken$") as caught:
         run_child(CHILD, {"do": "raise"})
-    assert caught.value.hint == "mend it"
+    assert caught.value.hint == "download it again"
 
 
 @pytest.mark.parametrize(

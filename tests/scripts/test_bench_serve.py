@@ -1,4 +1,4 @@
-"""bench_serve and soak_serve: their parts run, on the bundled model and against a server made of a socket."""
+"""Tests of bench_serve and soak_serve, with the bundled model and with fake servers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ANSWER = STREAM + b"".join(map(chunk, (frame("a"), frame("b"), frame("", "length
 
 
 class FakeServer:
-    """Answers prompts that hold "wait!" and leaves the others open; keeps what happened, in order."""
+    """Server that completes prompts ending in "wait!", leaves other requests open, and logs events in order."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str]] = []
@@ -98,7 +98,7 @@ SESSION = trace_of(
 PROMPTS = ["x = 1", "x = 1 wait!", "x = 1", "wait!", "x = wait!"]
 
 
-def test_the_player_asks_and_closes_in_the_order_of_the_trace() -> None:
+def test_player_sends_and_closes_requests_in_the_order_of_the_trace() -> None:
     async def main() -> tuple[list[tuple[str, str]], Any]:
         async with FakeServer().listening() as server:
             played = await play(server.port, SESSION)
@@ -106,7 +106,7 @@ def test_the_player_asks_and_closes_in_the_order_of_the_trace() -> None:
 
     log, played = asyncio.run(main())
     assert [p for what, p in log if what == "asked"] == PROMPTS == list(SESSION.prompts())
-    # Each is closed before the next request is there.
+    # Each request is closed before the next one is sent.
     expected = [("asked", "x = 1"), ("closed", "x = 1"), ("asked", "x = 1 wait!")]
     assert log[:3] == expected
     assert log[3:6] == [("asked", "x = 1"), ("closed", "x = 1"), ("asked", "wait!")]
@@ -115,7 +115,7 @@ def test_the_player_asks_and_closes_in_the_order_of_the_trace() -> None:
     assert all(0 < a.first <= a.seconds for a in played.answers)
 
 
-def test_what_was_answered_before_it_was_left_is_told() -> None:
+def test_completion_before_the_request_is_abandoned_counts_as_early() -> None:
     async def main() -> Any:
         async with FakeServer().listening() as server:
             return await play(server.port, trace_of(Event(0, 2000, "type", 0, ("wait!",))))
@@ -124,7 +124,7 @@ def test_what_was_answered_before_it_was_left_is_told() -> None:
     assert (played.n_abandoned, played.n_early, played.answers) == (0, 1, [])
 
 
-def test_a_debounce_leaves_out_what_the_next_key_overtakes() -> None:
+def test_debounce_drops_requests_that_the_next_key_overtakes() -> None:
     trace = trace_of(
         Event(500, 50, "type", 0, ("a",)),
         Event(50, 100, "type", 0, ("b",)),
@@ -139,7 +139,7 @@ def test_a_debounce_leaves_out_what_the_next_key_overtakes() -> None:
     assert debounced(trace, 0).events == trace.events
 
 
-def test_a_window_begins_at_a_line_and_stays() -> None:
+def test_window_begins_at_a_line_and_moves_in_steps() -> None:
     text = "".join(f"line {i}\n" for i in range(2000))
     sizes = []
     starts = set()
@@ -154,7 +154,7 @@ def test_a_window_begins_at_a_line_and_stays() -> None:
     assert min(sizes[-100:]) > BUDGET / 2
 
 
-def test_the_recorded_session_is_what_its_header_says(tmp_path: Path) -> None:
+def test_recorded_session_matches_its_header(tmp_path: Path) -> None:
     trace = load_trace()
     found = shares(trace)
     assert 120 <= found["requests"] <= 220
@@ -174,7 +174,7 @@ def test_the_recorded_session_is_what_its_header_says(tmp_path: Path) -> None:
     assert json.loads(path.read_text("utf-8"))["shares"] == found
 
 
-def test_a_typist_is_the_same_person_every_time() -> None:
+def test_typist_with_the_same_seed_makes_the_same_session() -> None:
     todo = "".join(f"    value_{i} = compute({i})\n" for i in range(200))
 
     def suggest(prompt: str) -> str:
@@ -194,7 +194,7 @@ def test_a_typist_is_the_same_person_every_time() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_framing_is_undone_however_it_arrives(size: int) -> None:
+def test_response_is_parsed_from_reads_of_any_size(size: int) -> None:
     plain = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nlarge"
     for data, status, body in (
         (ANSWER, 200, frame("a") + frame("b") + frame("", "length")),
@@ -205,14 +205,14 @@ def test_framing_is_undone_however_it_arrives(size: int) -> None:
         assert (answer.status, answer.complete, found) == (status, True, body)
 
 
-def test_an_answer_cut_short_is_an_error() -> None:
+def test_truncated_response_is_an_error() -> None:
     answer = Unframed()
     answer.feed(ANSWER[:-20])
     with pytest.raises(ConnectionError):
         answer.feed(b"")
 
 
-def test_refusals_and_errors_in_streams_are_told() -> None:
+def test_refusals_and_errors_in_streams_raise_bad_answer() -> None:
     error = STREAM + chunk(b'data: {"error": {"message": "no"}}\n\n') + chunk(b"")
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
 
@@ -232,7 +232,7 @@ def test_refusals_and_errors_in_streams_are_told() -> None:
             asyncio.run(ask(data))
 
 
-def test_ratios_are_to_the_best_of_the_others() -> None:
+def test_ratio_compares_with_the_best_of_the_others() -> None:
     fast, slow = (Measure("x", "", less=less, target=1.0) for less in (False, True))
     assert ratio(fast, 50, [100, 25]) == 0.5
     assert verdict(fast, 0.5) == verdict(slow, 1.5) == "MISSED"
@@ -248,7 +248,7 @@ def test_every_server_has_settings_for_every_scenario() -> None:
             assert len({s.name for s in found}) == len(found) > 0
 
 
-def test_a_server_that_still_works_is_noticed() -> None:
+def test_left_over_reports_requests_that_still_run() -> None:
     metrics = b"turbopilot_requests_running 2\nturbopilot_requests_waiting 0\n"
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,7 +265,7 @@ def test_a_server_that_still_works_is_noticed() -> None:
     assert asyncio.run(main()) == "1 requests, 2 running"
 
 
-def test_a_stream_that_arrives_in_one_read_has_a_speed() -> None:
+def test_stream_that_arrives_in_one_read_has_a_speed() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         choice = {"text": "a b", "finish_reason": "length"}
@@ -290,7 +290,7 @@ def run_script(*command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
+def test_benchmark_runs_with_our_server_only(tmp_path: Path) -> None:
     session = trace_of(
         Event(0, 30, "type", 0, ("1",)),
         Event(30, None, "type", 0, (" +",)),
@@ -307,7 +307,7 @@ def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
     assert value["failures"] == []
     runs = {r["scenario"]: r["medians"] for r in value["runs"]}
     assert list(runs) == ["one", "eight", "shared", "typing", "typing-debounced"]
-    assert runs["one"]["prompt_tokens"] >= 2 * 38  # cut text may be cut into other tokens
+    assert runs["one"]["prompt_tokens"] >= 2 * 38  # truncated text may have other tokens
     assert runs["eight"]["prompt_tokens"] > 6 * 38
     assert all(r["tokens"] > 0 for r in runs.values())
     assert value["overhead"]["python_percent_1"] > 0
@@ -315,11 +315,11 @@ def test_the_benchmark_runs_on_ours_alone(tmp_path: Path) -> None:
     assert "overhead" in done.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is looked at by Linux's means")
-def test_a_short_soak_keeps_its_promises() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_short_soak_passes_its_checks() -> None:
     done = run_script("scripts/soak_serve.py", "--minutes", "0.05", "--connections", "8")
-    assert "promises" in done.stdout, done.stderr
+    assert "checks" in done.stdout, done.stderr
     lines = {x.split("│")[1].strip(): x for x in done.stdout.splitlines() if x.count("│") == 5}
-    # How fast /health answers is not looked at: other tests may run beside this.
-    for promise in ("answers that should not be", "left running or waiting"):
+    # The latency of /health is not checked, because other tests may run at the same time.
+    for promise in ("wrong responses", "requests still running or waiting"):
         assert "kept" in lines[promise], done.stdout

@@ -1,4 +1,4 @@
-"""The way of a request can be counted, and held to a budget."""
+"""Tests of trace_request, which counts the files and types of a request and enforces limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def trace(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_a_request_passes_through_is_listed() -> None:
+def test_files_and_types_of_a_request_are_listed() -> None:
     done = trace("--most-files", "31", "--most-types", "18")
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
@@ -23,6 +23,6 @@ def test_what_a_request_passes_through_is_listed() -> None:
     assert "serve.engine.engine.Engine" in lines  # serves all requests
 
 
-def test_too_many_types_fail() -> None:
+def test_more_types_than_allowed_fail() -> None:
     done = trace("--most-files", "99", "--most-types", "1")
     assert (done.returncode, done.stderr) == (1, "too many types\n")

@@ -1,4 +1,4 @@
-"""Fixtures that several tests of the server share."""
+"""Fixtures shared by the server's tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_client() -> Iterator[MakeClient]:
 
 @pytest.fixture
 def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """How long each wait for an event of a generation may last, in seconds."""
+    """Timeouts, in seconds, of all waits for an event of a generation."""
     found: list[float | None] = []
     plain = Generation.next_event
 
@@ -37,7 +37,7 @@ def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """The port of a server that must be well after the module's last test."""
+    """Port of a server that must still work after the module's last test."""
     with attacked() as port:
         yield port
 

@@ -1,4 +1,4 @@
-"""A draft model changes nothing but the number of steps, right or wrong, alive or broken."""
+"""A draft model changes only the number of steps, even if its drafts are wrong or it fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def engine_with(reply: Reply, n_seq: int = 1, **more: object) -> tuple[Engine, F
     return engine, model
 
 
-def test_a_draft_model_that_is_right_saves_steps() -> None:
+def test_accepted_drafts_of_a_draft_model_save_steps() -> None:
     engine, model = engine_with(letters)
     events = run(engine, engine.submit(1, request("def f():", 60)))[1]
     assert text_of(events) == expected("def f():", 60)
@@ -35,7 +35,7 @@ def test_a_draft_model_that_is_right_saves_steps() -> None:
     assert len(model.batches) < 20
 
 
-def test_one_that_is_wrong_is_soon_asked_less() -> None:
+def test_draft_model_with_rejected_drafts_is_used_less() -> None:
     engine, _ = engine_with(lambda _: ord("?"))
     events = run(engine, engine.submit(1, request("def f():", 60)))[1]
     assert text_of(events) == expected("def f():", 60)
@@ -54,7 +54,9 @@ def test_one_that_is_wrong_is_soon_asked_less() -> None:
     st.integers(1, 3),
     st.booleans(),
 )
-def test_text_is_same(reply: Reply, jobs: list[tuple[str, int]], n_seq: int, can_cut: bool) -> None:
+def test_draft_model_does_not_change_the_text(
+    reply: Reply, jobs: list[tuple[str, int]], n_seq: int, can_cut: bool
+) -> None:
     engine, _ = engine_with(reply, n_seq, can_cut=can_cut)
     events = []
     for i, (prompt, n) in enumerate(jobs):
@@ -65,7 +67,7 @@ def test_text_is_same(reply: Reply, jobs: list[tuple[str, int]], n_seq: int, can
         assert text_of(by_request[i]) == expected(prompt, n)
 
 
-def test_one_that_breaks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_draft_model_is_not_used_again(caplog: pytest.LogCaptureFixture) -> None:
     def fail(_: Sequence[BatchItem]) -> DecoderFailed:
         return DecoderFailed("boom")
 
@@ -73,16 +75,16 @@ def test_one_that_breaks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     events = run(engine, engine.submit(1, request("def f():", 20)))[1]
     assert text_of(events) == expected("def f():", 20)
     assert engine.metrics.accepted_tokens == 0
-    assert caplog.text.count("not used any more") == 1
+    assert caplog.text.count("no longer used") == 1
 
 
-def test_a_sequence_that_it_has_no_room_for_is_left_out() -> None:
+def test_sequence_too_long_for_the_draft_model_gets_no_draft() -> None:
     draft = DraftModel(FakeDecoder(n_ctx=16))
     assert draft.propose({0: DraftWish([1] * 14, 4)}) == {}
     assert len(draft.propose({0: DraftWish([1] * 12, 4)})[0]) == 4
 
 
-def test_another_vocabulary_is_refused() -> None:
+def test_draft_model_with_another_vocabulary_is_rejected() -> None:
     class Other(FakeDecoder):
         name = "other"
 

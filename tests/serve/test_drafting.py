@@ -24,7 +24,7 @@ FIM = FimTokens(prefix=1001, suffix=1002, middle=1003)
 
 
 class Words:
-    """A tokenizer by words; ids from 1000 on are special."""
+    """Tokenizer that splits text into words; ids from 1000 on are special tokens."""
 
     def __init__(self) -> None:
         self.ids: dict[bytes, int] = {}
@@ -51,7 +51,7 @@ def drafter(*, cost: float = 0.01, fim: FimTokens | None = None) -> tuple[Drafte
 
 
 def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, int, int]:
-    """Let the model write these tokens; steps, drafted and accepted tokens."""
+    """Simulate a model that generates these tokens; return (steps, drafted tokens, accepted tokens)."""
     at = steps = drafted = accepted = 0
     while at < len(tokens):
         guess = draft.propose(most)
@@ -70,14 +70,14 @@ def generate(draft: Draft, tokens: list[int], most: int = MOST) -> tuple[int, in
     return steps, drafted, accepted
 
 
-# --- places where the last tokens occurred
+# --- earlier occurrences of the last tokens
 
 
 few = st.lists(st.integers(0, 3), max_size=40)
 
 
 def slow_draft(context: list[int], tokens: list[int], most: int) -> list[int]:
-    """What the index is to say, by looking everywhere."""
+    """Return the draft that the index should propose, by searching all positions."""
     everything = [*context, -1, *tokens] if context else tokens
     end, places = len(everything) - 1, []
     for place in range(end - 1, -1, -1):
@@ -102,7 +102,7 @@ def slow_draft(context: list[int], tokens: list[int], most: int) -> list[int]:
 
 
 @given(few, few, few, st.integers(0, MOST))
-def test_index_equals_a_search(
+def test_index_finds_the_same_draft_as_a_full_search(
     context: list[int], tokens: list[int], more: list[int], most: int
 ) -> None:
     index = TokenIndex(tokens, context)
@@ -112,25 +112,27 @@ def test_index_equals_a_search(
 
 
 @given(few, few, few)
-def test_appending_equals_building_at_once(context: list[int], a: list[int], b: list[int]) -> None:
+def test_index_built_by_appending_equals_index_built_at_once(
+    context: list[int], a: list[int], b: list[int]
+) -> None:
     index = TokenIndex(a, context)
     for token in b:
         index.append(token)
     assert index.propose() == TokenIndex([*a, *b], context).propose()
 
 
-def test_large_ids_do_not_collide() -> None:
+def test_keys_of_large_token_ids_do_not_collide() -> None:
     big = (1 << 21) - 2
     index = TokenIndex([big, big, big - 1, 7, big, big, big - 1])
     assert index.propose(1) == [7]
     assert TokenIndex([0, big, big, 7, 1, big, big]).propose() == []
 
 
-def test_what_repeats_without_end_is_drafted_in_full() -> None:
+def test_periodic_tokens_give_a_draft_of_full_length() -> None:
     assert TokenIndex([1, 2] * 4).propose() == ([1, 2] * 8)[:MOST]
 
 
-def test_nothing_is_drafted_that_is_not_likely_enough() -> None:
+def test_unlikely_tokens_are_not_drafted() -> None:
     index = TokenIndex([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3])
     assert index.propose(worth=0.6) == []
     assert index.propose(worth=0.5) == [4]
@@ -140,16 +142,16 @@ def test_nothing_is_drafted_that_is_not_likely_enough() -> None:
     assert index.propose(worth=0.6)[:3] == [9, 1, 2]
 
 
-def test_the_context_is_drafted_from_but_not_beyond_its_end() -> None:
+def test_draft_from_the_context_stops_at_its_end() -> None:
     index = TokenIndex([8, 1, 2, 3], context=[1, 2, 3, 4, 5])
     assert index.propose() == [4, 5]
 
 
-# --- what was suggested lately
+# --- recent completions
 
 
 @given(st.binary(max_size=400), st.binary(min_size=2, max_size=80), st.data())
-def test_a_user_who_types_along_gets_the_rest(
+def test_prompt_with_typed_part_of_a_completion_finds_the_rest(
     prompt: bytes, completion: bytes, data: st.DataObject
 ) -> None:
     recent = RecentCompletions()
@@ -167,7 +169,7 @@ def test_a_user_who_types_along_gets_the_rest(
     st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=30)), max_size=5),
     st.binary(max_size=60),
 )
-def test_what_is_found_follows_what_agrees(
+def test_found_completion_continues_a_match_of_the_prompt(
     entries: list[tuple[bytes, bytes]], prompt: bytes
 ) -> None:
     recent = RecentCompletions()
@@ -179,7 +181,7 @@ def test_what_is_found_follows_what_agrees(
         assert any((prompt[-LEAST:] + rest) in text for text in texts)
 
 
-def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
+def test_completion_is_found_mid_word_but_not_after_other_text() -> None:
     recent = RecentCompletions()
     prompt = CODE.encode() + b"\n\ndef volume(width, height, depth):\n    "
     recent.remember(prompt, b"return area(width, height) * depth\n")
@@ -187,25 +189,25 @@ def test_typing_into_the_middle_of_a_word_and_something_else() -> None:
     assert recent.find(prompt + b"return ar") == b"ea(width, height) * depth\n"
     assert recent.find(prompt + b"return aq") == b""
     assert recent.find(prompt + b"return area(width, height) * depth\n") == b""
-    assert recent.find(prompt[:-1]) == b""  # before the cursor: the user took something back
+    assert recent.find(prompt[:-1]) == b""  # before the completion's cursor: the user deleted text
     typed = b"other text\n" + prompt[-100:] + b"ret"
     assert recent.find(typed) == b"urn area(width, height) * depth\n"
     assert recent.find(prompt[-LEAST + 1 :]) == b""
 
 
-def test_the_longest_agreement_wins_then_the_latest() -> None:
+def test_longest_match_wins_then_the_latest_completion() -> None:
     recent = RecentCompletions()
     same = b"x" * LEAST
     recent.remember(b"a" + same, b"1")
     recent.remember(b"b" + same, b"2")
     assert recent.find(b"a" + same) == b"1"
-    assert recent.find(b"c" + same) == b"1"  # found last
+    assert recent.find(b"c" + same) == b"1"  # used last
     recent.remember(b"b" + same, b"3")
     assert recent.find(b"c" + same) == b"3"
     assert len(recent) == 2
 
 
-def test_the_oldest_completions_are_forgotten() -> None:
+def test_least_recently_used_completions_are_dropped() -> None:
     recent = RecentCompletions()
     for i in range(MOST_ENTRIES + 1):
         recent.remember(b"%030d" % i, b"text")
@@ -216,18 +218,18 @@ def test_the_oldest_completions_are_forgotten() -> None:
     assert len(recent) == MOST_ENTRIES
 
 
-# --- what drafts may cost
+# --- cost of drafts
 
 costs = st.floats(0.001, 2)
 
 
 def account(cost: float) -> Draft:
-    """A request without anything to draft from, where a draft token costs so much."""
+    """Return the draft of a request with nothing to draft from; a draft token costs `cost` steps."""
     return Drafter(lambda _: [], lambda _: b"", cost=cost).begin([])
 
 
 @given(costs, st.lists(st.integers(0, MOST), max_size=200))
-def test_wrong_drafts_cost_no_more_than_their_share(cost: float, wanted: list[int]) -> None:
+def test_rejected_drafts_cost_at_most_their_share_of_steps(cost: float, wanted: list[int]) -> None:
     draft, drafted = account(cost), 0
     for steps, n in enumerate(wanted):
         n = draft.allowed(n)
@@ -237,7 +239,7 @@ def test_wrong_drafts_cost_no_more_than_their_share(cost: float, wanted: list[in
 
 
 @given(costs, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=200))
-def test_drafts_cost_no_more_than_they_save_and_their_share(
+def test_drafts_cost_at_most_saved_steps_and_their_share(
     cost: float, wanted: list[tuple[int, int]]
 ) -> None:
     draft, drafted, saved = account(cost), 0, 0
@@ -251,7 +253,7 @@ def test_drafts_cost_no_more_than_they_save_and_their_share(
 
 
 @pytest.mark.parametrize("cost", [0.02, 0.1, 0.6])
-def test_right_drafts_soon_earn_the_longest(cost: float) -> None:
+def test_accepted_drafts_raise_the_draft_length_to_the_maximum(cost: float) -> None:
     draft = account(cost)
     for _ in range(3):
         draft.result(draft.allowed(MOST), draft.allowed(MOST))
@@ -261,10 +263,10 @@ def test_right_drafts_soon_earn_the_longest(cost: float) -> None:
     assert draft.allowed(MOST) <= max(1, 0.1 / cost)
 
 
-# --- all together
+# --- complete drafts
 
 
-def test_repeated_code_is_drafted() -> None:
+def test_repeated_code_needs_fewer_steps() -> None:
     d, words = drafter()
     tokens = words((CORPUS / "python.txt").read_bytes()[:3000])
     assert max(tokens) < 1000
@@ -273,7 +275,7 @@ def test_repeated_code_is_drafted() -> None:
     assert steps < len(tokens) / 5
 
 
-def test_nothing_is_drafted_from_the_prompt_before_the_first_token() -> None:
+def test_repeated_text_is_not_drafted_before_the_first_token() -> None:
     d, words = drafter()
     draft = d.begin(words(b"abcdabc"))
     assert draft.propose(MOST) == []
@@ -284,7 +286,7 @@ def test_nothing_is_drafted_from_the_prompt_before_the_first_token() -> None:
     assert b"".join(map(words.piece, draft.propose(3))) == b"c,d"
 
 
-def test_the_context_is_drafted_from() -> None:
+def test_draft_repeats_tokens_of_the_context() -> None:
     d, words = drafter()
     draft = d.begin(words(b"def"), context=words(CODE.encode()))
     for token in words(b" area(width,"):
@@ -303,37 +305,35 @@ def remembered(d: Drafter, words: Words, prompt: list[int]) -> None:
     draft.end()
 
 
-def test_the_same_prompt_again_is_drafted_from_its_first_token() -> None:
+def test_repeated_prompt_drafts_the_remembered_completion_from_its_start() -> None:
     d, words = drafter()
     remembered(d, words, words(PROMPT))
     tokens = words(COMPLETION)
     n_calls = words.n_calls
     steps, drafted, accepted = generate(d.begin(words(PROMPT)), tokens)
-    assert (steps + accepted, words.n_calls) == (
-        len(tokens),
-        n_calls + 2,
-    )  # the prompt, and the rest once
+    # `words(PROMPT)` is the first call; the remembered completion is tokenized only once.
+    assert (steps + accepted, words.n_calls) == (len(tokens), n_calls + 2)
     assert accepted > 0.7 * len(tokens)
     assert drafted - accepted <= 1
 
 
-def test_typing_along_is_drafted_though_the_tokens_differ() -> None:
+def test_remembered_completion_is_drafted_even_if_tokens_differ() -> None:
     d, words = drafter()
     remembered(d, words, words(PROMPT))
     draft = d.begin(words(PROMPT + b"return ar"))
     assert b"".join(map(words.piece, draft.propose(3))) == b"ea(width"
-    # the model writes the same text in other tokens
+    # the model generates the same text as other tokens
     draft.append(words.id(b"e"))
     assert b"".join(map(words.piece, draft.propose(3))) == b"a(width"
     draft.append(words.id(b"a(w"))
     assert b"".join(map(words.piece, draft.propose(2))) == b"idth,"
-    # another text ends it, and the index goes on
+    # different text ends the remembered completion; the index is used instead
     for token in words(b"xyz\n    if height < 0"):
         draft.append(token)
     assert words.piece(draft.propose(1)[0]) == b":"
 
 
-def test_the_cursor_is_found_in_fill_in_the_middle() -> None:
+def test_prefix_is_found_in_a_fill_in_the_middle_prompt() -> None:
     d, words = drafter(fim=FIM)
     suffix = words(b"\n\nif __name__ == '__main__':\n    main()\n")
     assert d.before_cursor([1001, *words(PROMPT), 1002, *suffix, 1003]) == PROMPT[-TAIL:]
@@ -343,7 +343,7 @@ def test_the_cursor_is_found_in_fill_in_the_middle() -> None:
     assert b"".join(map(words.piece, draft.propose(2))) == b"width,"
 
 
-def test_an_empty_prompt_and_an_empty_completion() -> None:
+def test_empty_prompt_and_empty_completion_are_accepted() -> None:
     d, words = drafter()
     draft = d.begin([])
     assert draft.propose(MOST) == []
@@ -356,7 +356,7 @@ def test_an_empty_prompt_and_an_empty_completion() -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=60), costs)
-def test_drafts_never_change_what_is_written(
+def test_drafts_keep_the_text_and_their_cost_limit(
     prompt: list[int], tokens: list[int], cost: float
 ) -> None:
     d, words = drafter(cost=cost)

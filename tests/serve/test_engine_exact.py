@@ -1,4 +1,4 @@
-"""Greedy text is llama.cpp's own, token for token, whoever else is served and whatever was guessed or remembered."""
+"""Greedy completions equal llama.cpp's token for token, with concurrent requests, drafts and caches."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from serve.request import Finished, GenerationRequest, SamplingParams
 from serve.settings import ModelOptions
 from turbopilot.corpus import evaluation_text
 
-# Batches of other shapes take other kernels and round differently. Where the two likeliest tokens' logits are closer
-# than this, either is right, and the texts may part.
+# Batches of other shapes use other kernels and round differently. If the logits of the two likeliest tokens differ by
+# less than this, either is correct, and the texts may differ from there on.
 MARGIN = 0.1
 GREEDY = SamplingParams(temperature=0)
 N_CTX = 512
 
 
 class Reference:
-    """llama.cpp with one sequence and nothing of ours: prompt at once, then token by token."""
+    """Plain llama.cpp with one sequence: prefill of the whole prompt, then decode token by token."""
 
     def __init__(self, path: Path) -> None:
         self.decoder, _ = load(path, ModelOptions(threads=1, ctx=N_CTX, n_seq=1))
         self._known: dict[tuple[int, ...], tuple[list[int], list[float]]] = {}
 
     def continue_(self, prompt: tuple[int, ...], n: int) -> tuple[list[int], list[float]]:
-        """Greedy tokens, and by how much each was likelier than the next best."""
+        """Return the greedy tokens, and the difference of each token's logit to the second best."""
         key = (*prompt, n)
         if key not in self._known:
             self._known[key] = self._compute(prompt, n)
@@ -64,11 +64,11 @@ def reference(demo_gguf: Path) -> Iterator[Reference]:
 
 
 class Watched(Engine):
-    """Remembers the tokens of what ended, which the events do not tell."""
+    """Engine that stores the tokens of ended sequences, which the events do not contain."""
 
     def __init__(self, decoder: LlamaDecoder, options: EngineOptions) -> None:
         self.tokens: dict[int, list[int]] = {}
-        # Every step takes as long, so that drafts do not depend on how busy the machine is.
+        # Every step takes equally long, so that drafts do not depend on the machine's load.
         clock = itertools.count(0.0, 0.01).__next__
         super().__init__(decoder, options, clock, on_end=self.remember)
 
@@ -77,7 +77,7 @@ class Watched(Engine):
 
 
 def prompts(decoder: LlamaDecoder, rng: random.Random, n: int) -> list[tuple[int, ...]]:
-    """Code, much of it with a common beginning; some prompts go on where another's continuation went."""
+    """Return prompts of code; about half of them begin with a prefix of another prompt."""
     text = evaluation_text()
     made: list[tuple[int, ...]] = []
     for _ in range(n):
@@ -95,7 +95,7 @@ def prompts(decoder: LlamaDecoder, rng: random.Random, n: int) -> list[tuple[int
 @pytest.mark.parametrize(
     ("n_seq", "pooled"), [(1, True), (5, True), (5, False), (16, True), (16, False)]
 )
-def test_greedy_is_llama_cpps_own(
+def test_greedy_completions_equal_llama_cpp(
     demo_gguf: Path,
     reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +103,7 @@ def test_greedy_is_llama_cpps_own(
     pooled: bool,
     helped: bool,
 ) -> None:
-    """With and without guesses and the store; what was asked before and what is typed along is asked again."""
+    """Compare with and without drafts and the prefix cache, including repeated and continued prompts."""
     monkeypatch.setattr("turbopilot.llama.footprint.SPLIT_SHARE", 10**12 if pooled else 1)
     decoder, report = load(demo_gguf, ModelOptions(threads=1, ctx=N_CTX, n_batch=128, n_seq=n_seq))
     assert report.is_split is (not pooled)
@@ -127,19 +127,19 @@ def test_greedy_is_llama_cpps_own(
         wanted = [t for t in tokens[:doubtful] if not reference.decoder.is_eog(t)]
         assert engine.tokens[i][:doubtful] == wanted
         same += doubtful
-    assert same >= 2 * len(asked)  # otherwise the margin would hide everything
+    assert same >= 2 * len(asked)  # otherwise the margin would hide most differences
     assert engine.metrics.cached_tokens > 0
     assert engine.metrics.known_tokens > 0
     if not helped:
         assert engine.metrics.drafted_tokens == 0
-    elif pooled:  # apart, guesses are for those that run alone
+    elif pooled:  # with separate cells, only a sequence that runs alone gets drafts
         assert engine.metrics.accepted_tokens > 0
 
 
 def play(
     engine: Engine, rng: random.Random, asked: list[tuple[tuple[int, ...], int]], first: int = 0
 ) -> dict[int, Finished]:
-    """Submit at random times, and step until everything has ended."""
+    """Submit requests at random times, step until all have ended, and return their last events."""
     ended: dict[int, Finished] = {}
     left = list(enumerate(asked, first))
     while left or engine.has_work:

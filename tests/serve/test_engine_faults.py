@@ -1,4 +1,4 @@
-"""Whatever fails, each request ends once, and only those at fault end badly."""
+"""After any failure, each request ends once, and only the requests that caused it end with an error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def two_slots(
 
 
 @pytest.mark.parametrize("code", [DecodeAborted, BadBatch, DecoderFailed])
-def test_a_failure_that_passes_costs_nobody_anything(code: type[TurboPilotError]) -> None:
+def test_requests_survive_a_transient_failure(code: type[TurboPilotError]) -> None:
     at = iter(range(100))
     engine, decoder = two_slots(lambda _: code("boom") if next(at) == 2 else None)
     engine.submit(1, request("aaaaaa", 6))
@@ -56,7 +56,7 @@ def test_a_failure_that_passes_costs_nobody_anything(code: type[TurboPilotError]
     assert engine.metrics.failures == 1
 
 
-def test_requests_run_together_again_after_each_was_tried_alone() -> None:
+def test_requests_are_batched_again_after_each_ran_alone() -> None:
     at = iter(range(100))
     engine, _ = two_slots(lambda _: BadBatch("boom") if next(at) == 2 else None)
     engine.submit(1, request("aaaaaa", 9))
@@ -70,8 +70,8 @@ def test_requests_run_together_again_after_each_was_tried_alone() -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_only_the_guilty_ends(code: type[TurboPilotError]) -> None:
-    """Whatever batch holds the poisoned request's tokens fails."""
+def test_only_the_request_that_causes_failures_ends(code: type[TurboPilotError]) -> None:
+    """Fail every batch that contains a token of the faulty request."""
 
     def fail(batch: Sequence[BatchItem]) -> TurboPilotError | None:
         return code("boom") if any(item.token == ord("!") for item in batch) else None
@@ -84,7 +84,7 @@ def test_only_the_guilty_ends(code: type[TurboPilotError]) -> None:
     assert text_of(events[1]) == expected("aaaaaaaa", 6)
 
 
-def test_a_decoder_that_always_fails_ends_everybody() -> None:
+def test_decoder_that_always_fails_ends_all_requests() -> None:
     engine, decoder = two_slots(lambda _: DecoderFailed("boom"))
     for i in range(5):
         engine.submit(i, request("abc", 3))
@@ -93,7 +93,7 @@ def test_a_decoder_that_always_fails_ends_everybody() -> None:
     assert decoder.n_rebuilt <= 10
 
 
-def test_a_context_that_cannot_be_made_anew_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rebuild_of_the_context_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, decoder = two_slots(lambda _: DecoderFailed("boom"))
 
     def rebuild() -> None:
@@ -105,17 +105,17 @@ def test_a_context_that_cannot_be_made_anew_is_not_hidden(monkeypatch: pytest.Mo
         run(engine)
 
 
-def test_after_an_unexpected_exception_it_can_be_reset() -> None:
+def test_engine_works_after_a_reset() -> None:
     engine, decoder = two_slots(lambda _: None)
     engine.submit(1, request("abc", 3))
     engine.step()
-    events = engine.reset(DecoderFailed("the engine broke"))
+    events = engine.reset(DecoderFailed("the engine failed"))
     assert [(i, type(last([e]).error)) for i, e in events] == [(1, DecoderFailed)]
     assert decoder.n_used == 0
     assert text_of(run(engine, engine.submit(2, request("abc", 3)))[2]) == expected("abc", 3)
 
 
-def test_a_deadline_ends_with_what_there_is() -> None:
+def test_deadline_ends_a_request_with_its_text_or_an_error() -> None:
     clock = Clock()
     engine = Engine(FakeDecoder(), clock=clock)
     engine.submit(1, GenerationRequest(tuple(b"abc"), 100, sampling=GREEDY, deadline=5.0))
@@ -126,12 +126,12 @@ def test_a_deadline_ends_with_what_there_is() -> None:
     ended = {i: e for i, e in seen if isinstance(e, Finished)}
     assert ended[1].reason == "length"
     assert ended[1].usage.completion_tokens >= 1
-    assert isinstance(ended[2].error, DeadlineExceeded)  # it had waited in the queue
+    assert isinstance(ended[2].error, DeadlineExceeded)  # it was queued all the time
     assert not engine.has_work
     assert engine.metrics.finished == {"deadline": 2}
 
 
-def test_time_to_predict_ends_after_a_line() -> None:
+def test_predict_time_ends_a_completion_after_a_whole_line() -> None:
     clock = Clock()
 
     def slow(history: Sequence[int]) -> int:
@@ -145,7 +145,7 @@ def test_time_to_predict_ends_after_a_line() -> None:
     assert last(events).reason == "length"
 
 
-def test_a_name_supersedes() -> None:
+def test_newer_request_supersedes_one_of_the_same_session() -> None:
     engine = Engine(FakeDecoder(n_seq=2, n_cells=512), EngineOptions(n_slots=2))
 
     def named(text: str, name: str) -> GenerationRequest:
@@ -181,7 +181,7 @@ def run_all(engine: Engine) -> list[Emitted]:
     n_seq=st.integers(1, 4),
     is_split=st.booleans(),
 )
-def test_each_request_ends_once_whatever_happens(
+def test_each_request_ends_once_despite_failures_and_clock_jumps(
     failures: list[type[TurboPilotError] | None],
     jumps: list[float],
     jobs: list[tuple[str, int]],
@@ -215,8 +215,8 @@ def test_each_request_ends_once_whatever_happens(
         assert isinstance(mine[-1], Finished)
 
 
-def test_ten_thousand_requests_leave_nothing() -> None:
-    """Random cancellations; at the end no request, no running slot, no name, no cell but the idle ones'."""
+def test_ten_thousand_requests_leave_no_state_behind() -> None:
+    """Cancel requests at random; afterwards only the cells of idle slots may be used."""
     import random
 
     rng = random.Random(0)

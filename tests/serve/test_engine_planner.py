@@ -1,4 +1,4 @@
-"""What a step computes."""
+"""The planner's choice of tokens for each step."""
 
 from __future__ import annotations
 
@@ -41,40 +41,40 @@ def compute(step: list[Sequence]) -> list[tuple[int, int]]:
     return computed
 
 
-def test_in_a_pool_prompts_join_those_that_generate() -> None:
+def test_pooled_prefill_joins_a_decode_step() -> None:
     p = planner(generating(0), prompt(1, 9), pooled=True, n_batch=4)
     assert sizes(p.plan()) == [(0, 1), (1, 3)]
 
 
-def test_apart_they_take_turns() -> None:
+def test_prefill_and_decode_alternate_with_separate_cells() -> None:
     p = planner(generating(0), prompt(1, 9), n_batch=4)
     assert [sizes(p.plan()) for _ in range(4)] == [[(1, 4)], [(0, 1)], [(1, 4)], [(0, 1)]]
 
 
-def test_prompts_are_read_one_after_the_other_and_not_in_small_pieces() -> None:
+def test_prompts_are_prefilled_one_by_one_without_small_pieces() -> None:
     p = planner(prompt(0, 300), prompt(1, 310))
     assert compute(p.plan(alone=256)) == [(0, 300)]
     assert compute(p.plan(beside=256)) == [(1, 310)]
 
 
-def test_short_prompts_are_read_together() -> None:
+def test_short_prompts_are_prefilled_in_one_step() -> None:
     p = planner(*(prompt(i, 20) for i in range(16)))
     assert len(p.plan(alone=400)) == 16
 
 
-def test_a_long_prompt_is_read_in_pieces_of_the_budget() -> None:
+def test_long_prompt_is_prefilled_in_pieces_of_the_budget() -> None:
     p = planner(prompt(0, 1000))
     assert [compute(p.plan(alone=300))[0][1] for _ in range(3)] == [300, 300, 400]
 
 
-def test_the_shortest_goes_first_but_not_for_ever() -> None:
+def test_shortest_prompt_goes_first_without_starving_a_long_one() -> None:
     long = prompt(0, 10_000)
     p = planner(long, *(prompt(i, 200) for i in range(1, 9)))
     pieces = [c for _ in range(40) for c in compute(p.plan(200, 200)) if c[1] > 1]
     assert [i for i, _ in pieces[: 2 * OLDEST_TURN]] == [1, 2, 3, 0, 4, 5, 6, 0]
 
 
-def test_warming_waits_for_everybody_else() -> None:
+def test_cache_warming_waits_for_all_other_requests() -> None:
     warms = prompt(0, 50, idles=True)
     for other in (generating(1), prompt(1, 60)):
         for pooled in (True, False):
@@ -83,7 +83,7 @@ def test_warming_waits_for_everybody_else() -> None:
     assert sizes(planner(warms).plan()) == [(0, 50)]
 
 
-def test_drafts_go_with_the_last_token() -> None:
+def test_drafts_are_computed_with_the_last_token() -> None:
     one, two = generating(0), prompt(1, 9)
     one.draft, two.draft = [1, 2, 3], [7, 7, 7]
     step = planner(one, two, pooled=True).plan()
@@ -98,7 +98,7 @@ def test_drafts_go_with_the_last_token() -> None:
     st.integers(1, 64),
     st.booleans(),
 )
-def test_every_prompt_is_read_within_the_batch(
+def test_every_prompt_is_prefilled_within_the_batch_size(
     sent: list[tuple[int, bool]], n_batch: int, beside: int, alone: int, pooled: bool
 ) -> None:
     sequences = [prompt(i, n, idles=idles) for i, (n, idles) in enumerate(sent)]

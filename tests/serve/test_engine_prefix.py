@@ -1,4 +1,4 @@
-"""What is computed is found again: in the tree, in the store, in files, in neighbours' slots."""
+"""Computed prefixes are reused: from the prefix tree, the prefix store, its files and other slots."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TOKENS = st.lists(st.integers(0, 2), max_size=12)
 
 
 @given(TOKENS, TOKENS)
-def test_common_prefix(a: list[int], b: list[int]) -> None:
+def test_common_prefix_is_the_longest(a: list[int], b: list[int]) -> None:
     n = common_prefix(a, b)
     assert a[:n] == b[:n]
     assert n in (len(a), len(b)) or a[n] != b[n]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), TOKENS)), max_size=30), TOKENS)
-def test_the_tree_finds_what_a_comparison_with_all_finds(
+def test_tree_match_equals_comparison_with_all_sequences(
     changes: list[tuple[int, list[int] | None]], wanted: list[int]
 ) -> None:
     tree: PrefixTree[int] = PrefixTree()
@@ -48,7 +48,7 @@ def test_the_tree_finds_what_a_comparison_with_all_finds(
     assert len(tree) == len(plain)
 
 
-def test_the_tree_leaves_nothing_behind() -> None:
+def test_tree_is_empty_after_all_holders_are_removed() -> None:
     tree: PrefixTree[str] = PrefixTree()
     for holder, tokens in (("a", [1, 2, 3, 4]), ("b", [1, 2, 5]), ("c", [1, 2])):
         tree.insert(holder, tokens)
@@ -57,12 +57,12 @@ def test_the_tree_leaves_nothing_behind() -> None:
     assert not tree._root.children
 
 
-def test_known_tokens_are_forgotten_by_halves_and_told_apart_by_length() -> None:
+def test_answer_cache_drops_the_unused_half_and_compares_lengths() -> None:
     known = AnswerCache(most=4)
     names = [name_of([i]) for i in range(6)]
     for i, name in enumerate(names):
         known.learn(name, 1, i)
-        known.next(names[0], 1)  # used all along
+        known.next(names[0], 1)  # keep it in use
     assert known.next(names[0], 1) == 0
     assert known.next(names[1], 1) is None
     assert known.next(names[5], 1) == 5
@@ -70,7 +70,7 @@ def test_known_tokens_are_forgotten_by_halves_and_told_apart_by_length() -> None
     assert name_of([3], name_of([1, 2])) == name_of([1, 2, 3])
 
 
-def test_the_store_keeps_the_lately_used_and_drops_what_a_longer_one_contains() -> None:
+def test_store_keeps_recently_used_prefixes_and_replaces_contained_ones() -> None:
     store = PrefixStore(max_bytes=3 * (100 + 8 * 3))
     for tokens in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
         store.put(tokens, b"x" * 100)
@@ -78,7 +78,7 @@ def test_the_store_keeps_the_lately_used_and_drops_what_a_longer_one_contains() 
     assert found
     assert found[0] == 2
     assert store.get(found[1]) == b"x" * 100
-    store.put([1, 3, 3], b"y" * 100)  # [4, 5, 6] goes: it was not used
+    store.put([1, 3, 3], b"y" * 100)  # drops [4, 5, 6], the least recently used
     assert len(store) == 3
     assert store.longest([4, 5, 6]) is None
     store.put([1, 3, 3, 3], b"y" * 90)
@@ -90,7 +90,7 @@ def test_the_store_keeps_the_lately_used_and_drops_what_a_longer_one_contains() 
     assert store.n_bytes <= store.max_bytes
 
 
-def test_prefixes_outlive_the_process(tmp_path: Path) -> None:
+def test_prefix_files_are_read_by_the_next_store(tmp_path: Path) -> None:
     folder = tmp_path / "prefixes"
     store = PrefixStore(10_000, "model a", folder)
     store.put([1, 2, 3], b"one")
@@ -112,7 +112,7 @@ def test_prefixes_outlive_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "other", "empty", "gone"])
-def test_a_damaged_file_is_not_used(tmp_path: Path, harm: str) -> None:
+def test_damaged_prefix_file_is_ignored(tmp_path: Path, harm: str) -> None:
     store = PrefixStore(10_000, "m", tmp_path)
     store.put([1, 2, 3], b"state")
     store.close()
@@ -133,20 +133,21 @@ def test_a_damaged_file_is_not_used(tmp_path: Path, harm: str) -> None:
     assert found
     assert store.get(found[1]) is None
     assert store.longest([1, 2, 3]) is None
-    assert len(PrefixStore(10_000, "m", tmp_path)) == (harm == "flip")  # seen when it is read
+    # A flipped byte is found only when the state is read.
+    assert len(PrefixStore(10_000, "m", tmp_path)) == (harm == "flip")
 
 
-def test_a_folder_that_cannot_be_written_costs_only_a_warning(
+def test_unwritable_prefix_folder_is_logged_as_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = PrefixStore(10_000, "m", tmp_path / "f")
     store.put([1], b"state")
     (tmp_path / "f").rmdir()
     store.close()
-    assert "not kept" in caplog.text
+    assert "could not be saved" in caplog.text
 
 
-def test_a_store_without_room_touches_no_file(tmp_path: Path) -> None:
+def test_disabled_store_does_not_touch_files(tmp_path: Path) -> None:
     store = PrefixStore(10_000, "m", tmp_path)
     store.put([1, 2], b"state")
     store.close()
@@ -158,18 +159,18 @@ def test_a_store_without_room_touches_no_file(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_prefix_file_round_trip(tmp_path: Path) -> None:
+def test_prefix_file_round_trips_and_rejects_another_identity(tmp_path: Path) -> None:
     path = tmp_path / "x.prefix"
     write_prefix(path, "0" * 16, (1, 2**30), b"abc")
     assert read_tokens(path, "0" * 16) == (1, 2**30)
     assert read_prefix(path, "0" * 16) == b"abc"
-    with pytest.raises(ValueError, match="not a prefix of this model"):
+    with pytest.raises(ValueError, match="not a cached prefix of this model"):
         read_prefix(path, "1" * 16)
 
 
 @pytest.mark.parametrize("n_cells", [128, 512])
-def test_a_prompt_is_computed_once_for_all_who_share_it(n_cells: int) -> None:
-    """All come at once: the first computes the beginning, the others wait for it and take it."""
+def test_concurrent_requests_compute_a_shared_prefix_once(n_cells: int) -> None:
+    """Submit all requests at once: one computes the shared prefix, and the others wait and copy it."""
     decoder = FakeDecoder(n_ctx=128, n_cells=n_cells, n_seq=4, n_batch=16)
     engine = Engine(decoder, EngineOptions(n_slots=4, drafts=False))
     beginning = "import everything # " * 4
@@ -182,7 +183,7 @@ def test_a_prompt_is_computed_once_for_all_who_share_it(n_cells: int) -> None:
     assert [last(events[i]).usage.cached_tokens for i in range(4)] == [0, 80, 80, 80]
 
 
-def test_a_short_request_does_not_wait_behind_a_long_prompt() -> None:
+def test_short_request_does_not_wait_for_a_long_prompt() -> None:
     decoder = FakeDecoder(n_ctx=1024, n_cells=2048, n_seq=2, n_batch=16)
     engine = Engine(decoder, EngineOptions(n_slots=2))
     engine.submit(1, request("x" * 900, 2))
@@ -198,7 +199,7 @@ def test_a_short_request_does_not_wait_behind_a_long_prompt() -> None:
     run_all(engine)
 
 
-def test_what_leaves_the_cache_comes_back_from_the_store() -> None:
+def test_evicted_prefix_is_restored_from_the_store() -> None:
     decoder = FakeDecoder(n_ctx=256, n_seq=1, n_batch=64)
     engine = Engine(decoder, EngineOptions(prefix_cache_bytes=10**6))
     first, second = "first file " * 8, "second file " * 8
@@ -212,7 +213,7 @@ def test_what_leaves_the_cache_comes_back_from_the_store() -> None:
     assert sum(decoder.batches) <= len("more") + 2 + engine.metrics.drafted_tokens
 
 
-def test_the_store_survives_a_restart(tmp_path: Path) -> None:
+def test_restarted_engine_reuses_stored_prefixes(tmp_path: Path) -> None:
     options = EngineOptions(prefix_cache_bytes=10**6, prefix_folder=tmp_path)
     text = "a file that is long enough to be worth keeping"
     engine = Engine(FakeDecoder(), options)
@@ -224,8 +225,8 @@ def test_the_store_survives_a_restart(tmp_path: Path) -> None:
     assert text_of(events) == expected(text + "!", 2)
 
 
-def test_a_long_tail_is_kept_in_another_slot() -> None:
-    """Two windows on one file: neither costs the other what it has computed."""
+def test_prompts_with_a_shared_prefix_keep_separate_slots() -> None:
+    """Two windows on one file do not overwrite each other's tokens."""
     decoder = FakeDecoder(n_ctx=256, n_cells=512, n_seq=2, n_batch=64)
     engine = Engine(decoder, EngineOptions(n_slots=2, drafts=False))
     shared, one, two = "s" * 60, "1" * 60, "2" * 60
@@ -237,30 +238,28 @@ def test_a_long_tail_is_kept_in_another_slot() -> None:
 
 
 def document(name: str, n: int = 300) -> str:
-    """A text that shares nothing with others."""
+    """Return a text that shares no prefix with those of other names."""
     return "".join(chr(ord("a") + i % 7) for i in range(n)).join((name, name))
 
 
-def test_versions_of_a_document_leave_one_prefix_behind() -> None:
+def test_versions_of_a_document_leave_one_stored_prefix() -> None:
     store = PrefixStore(100_000)
     text = list(document("x").encode())
     for i in range(5):
         store.put([*text, *range(10 * i, 10 * i + 10)], b"state")
     assert len(store) == 1
-    store.put(
-        text[:200], b"state"
-    )  # contained in what is kept, and not asked for by anybody who looks first
-    store.put([*text[:100], *range(100)], b"state")  # another end: 200 tokens are more than a few
+    store.put(text[:200], b"state")  # contained in the stored prefix, which is not checked here
+    store.put([*text[:100], *range(100)], b"state")  # 200 other tokens at the end: kept separately
     assert len(store) == 3
 
 
-def test_what_is_taken_out_of_the_store_is_not_the_first_to_go() -> None:
+def test_prefix_being_restored_is_not_evicted_from_the_store() -> None:
     decoder = FakeDecoder(n_ctx=512, n_cells=512, n_batch=64)
     engine = Engine(decoder, EngineOptions(prefix_cache_bytes=4000, drafts=False))
     texts = [document(name) for name in "xyz"]
     for i, text in enumerate(texts):
         run(engine, engine.submit(i, request(text, 4)))
-    assert len(engine._store) == 1  # there is room for no more
+    assert len(engine._store) == 1  # there is room for only one
     oldest = next(iter(engine._store._entries.values())).tokens
     asked = bytes(oldest).decode() + "!"
     end = last(run(engine, engine.submit(9, request(asked, 4)))[9])
@@ -268,19 +267,19 @@ def test_what_is_taken_out_of_the_store_is_not_the_first_to_go() -> None:
     assert engine.metrics.restored_tokens == len(oldest)
 
 
-def test_a_suggestion_that_was_not_taken_costs_no_other_file_its_place() -> None:
+def test_rejected_completion_does_not_evict_another_file() -> None:
     decoder = FakeDecoder(n_ctx=1024, n_cells=2048, n_seq=2, n_batch=64)
     engine = Engine(decoder, EngineOptions(n_slots=2, drafts=False))
     texts = [document(name) for name in "xy"]
     for i, text in enumerate(texts):
         run(engine, engine.submit(i, request(text, 60)))
-    for i in range(5):  # another way to go on each time
+    for i in range(5):  # a different continuation each time
         run(engine, engine.submit(10 + i, request(f"{texts[1]}{i}", 60)))
     end = last(run(engine, engine.submit(20, request(texts[0] + "!", 4)))[20])
     assert end.usage.cached_tokens == len(texts[0])
 
 
-def test_copies_of_a_document_go_before_another_document() -> None:
+def test_copies_of_a_document_are_evicted_before_another_document() -> None:
     decoder = FakeDecoder(n_ctx=1024, n_cells=3 * 1024, n_seq=3, n_batch=64)
     engine = Engine(decoder, EngineOptions(n_slots=3, drafts=False))
     x, y, z = map(document, "xyz")
@@ -288,8 +287,7 @@ def test_copies_of_a_document_go_before_another_document() -> None:
     events = engine.submit(1, request(y + "1", 4))  # two at once: two slots
     events += engine.submit(2, request(y + "2", 4))
     run(engine, events)
-    run(
-        engine, engine.submit(3, request(z, 4))
-    )  # x was used the longest ago, but there are two of y
+    # x is the least recently used, but two slots hold y.
+    run(engine, engine.submit(3, request(z, 4)))
     end = last(run(engine, engine.submit(4, request(x + "!", 4)))[4])
     assert end.usage.cached_tokens == len(x)

@@ -73,7 +73,7 @@ def expected(prompt: str, n: int) -> str:
     return bytes(history[len(prompt.encode()) :]).decode()
 
 
-def test_generates_until_max_tokens() -> None:
+def test_generation_ends_at_max_tokens() -> None:
     engine = Engine(FakeDecoder())
     events = run(engine, engine.submit(1, request("def f():", 5)))[1]
     assert text_of(events) == expected("def f():", 5)
@@ -81,27 +81,27 @@ def test_generates_until_max_tokens() -> None:
     assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == ("length", 8, 5)
 
 
-def test_the_end_of_generation_is_stop() -> None:
+def test_end_token_gives_finish_reason_stop() -> None:
     engine = Engine(FakeDecoder(script("yes")))
     events = run(engine, engine.submit(1, request("well?", 50)))[1]
     assert text_of(events) == "yes"
     assert last(events).reason == "stop"
 
 
-def test_a_stop_string_ends_and_is_not_shown() -> None:
+def test_stop_string_ends_the_text_and_is_left_out() -> None:
     engine = Engine(FakeDecoder(script("one\ntwo")))
     events = run(engine, engine.submit(1, request("well?", 50, ("\nt", "zzz"))))[1]
     assert text_of(events) == "one"
     assert last(events).reason == "stop"
 
 
-def test_a_held_back_beginning_of_a_stop_is_shown_at_the_end() -> None:
+def test_partial_stop_string_is_returned_at_the_end() -> None:
     engine = Engine(FakeDecoder(script("one\n")))
     events = run(engine, engine.submit(1, request("well?", 50, ("\nt",))))[1]
     assert text_of(events) == "one\n"
 
 
-def test_the_next_request_reuses_the_common_prefix() -> None:
+def test_second_request_reuses_the_common_prefix() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder)
     run(engine, engine.submit(1, request("import os\ndef f():", 4)))
@@ -112,7 +112,7 @@ def test_the_next_request_reuses_the_common_prefix() -> None:
     assert text_of(events) == expected("import os\ndef g():", 4)
 
 
-def test_what_was_answered_is_known_and_costs_nothing() -> None:
+def test_repeated_request_is_answered_from_the_answer_cache() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder)
     run(engine, engine.submit(1, request("import os", 6)))
@@ -121,7 +121,7 @@ def test_what_was_answered_is_known_and_costs_nothing() -> None:
     assert text_of(events) == expected("import os", 4)
     assert last(events).usage.cached_tokens == len("import os")
     assert decoder.batches == []
-    # Typed along: two tokens of the suggestion are in the prompt, four are known, the rest is computed.
+    # The user typed two tokens of the completion: four are in the answer cache, the rest is computed.
     typed = "import os" + expected("import os", 2)
     events = run(engine, engine.submit(3, request(typed, 6)))[3]
     assert text_of(events) == expected(typed, 6)
@@ -129,7 +129,7 @@ def test_what_was_answered_is_known_and_costs_nothing() -> None:
     assert sum(decoder.batches) <= 1 + 2 + engine.metrics.drafted_tokens
 
 
-def test_what_is_asked_about_cannot_be_known() -> None:
+def test_answer_cache_is_not_used_with_penalties_or_log_probabilities() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder)
     run(engine, engine.submit(1, request("import os", 4)))
@@ -143,7 +143,7 @@ def test_what_is_asked_about_cannot_be_known() -> None:
     assert prompt
 
 
-def test_a_model_that_cannot_forget_a_part_begins_anew() -> None:
+def test_model_that_cannot_cut_a_sequence_computes_the_whole_prompt() -> None:
     engine = Engine(FakeDecoder(can_cut=False))
     run(engine, engine.submit(1, request("import os\ndef f():", 4)))
     events = run(engine, engine.submit(2, request("import os\ndef g():", 4)))[2]
@@ -151,7 +151,7 @@ def test_a_model_that_cannot_forget_a_part_begins_anew() -> None:
     assert text_of(events) == expected("import os\ndef g():", 4)
 
 
-def test_max_tokens_zero_warms_the_cache() -> None:
+def test_zero_max_tokens_warms_the_cache() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder)
     events = run(engine, engine.submit(1, request("import os\n", 0)))[1]
@@ -160,7 +160,7 @@ def test_max_tokens_zero_warms_the_cache() -> None:
     assert last(events).usage.cached_tokens == len("import os\n")
 
 
-def test_warming_waits_for_real_work() -> None:
+def test_cache_warming_waits_for_a_completion() -> None:
     decoder = FakeDecoder(n_seq=2, n_batch=4, n_cells=512)
     engine = Engine(decoder, EngineOptions(n_slots=2))
     engine.submit(1, request("w" * 40, 0))
@@ -170,20 +170,20 @@ def test_warming_waits_for_real_work() -> None:
     assert ended == [2, 1]
 
 
-def test_what_cannot_fit_is_refused() -> None:
+def test_request_larger_than_the_context_is_rejected() -> None:
     engine = Engine(FakeDecoder(n_ctx=64))
     ((_, event),) = engine.submit(1, request("x" * 60, 5))
     assert isinstance(last([event]).error, ContextLengthExceeded)
 
 
-def test_an_empty_prompt_and_ids_outside_the_vocabulary_are_refused() -> None:
+def test_empty_prompt_and_out_of_vocabulary_ids_are_rejected() -> None:
     engine = Engine(FakeDecoder())
     for prompt in ((), (5000,), (-1,)):
         ((_, event),) = engine.submit(1, GenerationRequest(prompt, 5))
         assert last([event]).reason == "error"
 
 
-def test_a_cancelled_request_ends_once_and_frees_its_slot() -> None:
+def test_cancelled_request_ends_once_and_frees_its_slot() -> None:
     engine = Engine(FakeDecoder())
     assert engine.submit(1, request("a", 100)) == engine.submit(2, request("b", 3)) == []
     engine.step()
@@ -193,7 +193,7 @@ def test_a_cancelled_request_ends_once_and_frees_its_slot() -> None:
     assert text_of(run(engine)[2]) == expected("b", 3)
 
 
-def test_a_waiting_request_can_be_cancelled() -> None:
+def test_queued_request_can_be_cancelled() -> None:
     engine = Engine(FakeDecoder())
     engine.submit(1, request("a", 3))
     engine.submit(2, request("b", 3))
@@ -202,7 +202,7 @@ def test_a_waiting_request_can_be_cancelled() -> None:
     assert list(run(engine)) == [1]
 
 
-def test_no_kv_slot_gives_up_idle_caches_first() -> None:
+def test_full_kv_cache_clears_idle_slots_before_ending_a_request() -> None:
     refuse: list[bool] = []
 
     def fail(_: object) -> NoKvSlot | None:
@@ -222,7 +222,7 @@ def test_no_kv_slot_gives_up_idle_caches_first() -> None:
     assert isinstance(last(events[3]).error, NoKvSlot)
 
 
-def test_server_seed_makes_the_run_repeatable() -> None:
+def test_server_seed_makes_completions_repeatable() -> None:
     def outputs(seed: int) -> list[str]:
         decoder = FakeDecoder()
         engine = Engine(decoder, EngineOptions(random_seed=seed))
@@ -257,7 +257,7 @@ def test_server_seed_makes_the_run_repeatable() -> None:
     ),
     seed=st.integers(0, 2**16),
 )
-def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
+def test_each_request_ends_once_with_text_independent_of_other_requests(
     n_seq: int,
     n_batch: int,
     can_cut: bool,
@@ -306,7 +306,7 @@ def test_each_request_ends_once_and_its_text_does_not_depend_on_company(
     st.integers(1, 4),
     st.integers(4, 12),
 )
-def test_scheduler_keeps_its_budgets(
+def test_scheduler_keeps_its_limits_and_order(
     sizes: list[tuple[int, int]], n_slots: int, n_batch: int
 ) -> None:
     scheduler = Scheduler(
@@ -330,22 +330,25 @@ def test_scheduler_keeps_its_budgets(
             elif s.is_complete:
                 s.tokens.append(99)
         scheduler.check_integrity()
-    assert order == list(range(len(sizes)))  # first come, first served; nobody is forgotten
+    assert order == list(range(len(sizes)))  # first come, first served, and none is lost
 
 
 @pytest.mark.parametrize(("n_slots", "n_batch"), [(0, 4), (5, 4)])
-def test_slots_must_fit_into_a_batch(n_slots: int, n_batch: int) -> None:
+def test_more_slots_than_the_batch_size_are_rejected(n_slots: int, n_batch: int) -> None:
     with pytest.raises(ValueError, match="slots"):
         Scheduler(FakeDecoder(n_ctx=64, n_batch=n_batch), n_slots, PrefixStore(0))
 
 
-def test_fake_decoder_notices_a_skipped_position() -> None:
+def test_fake_decoder_rejects_a_skipped_position() -> None:
     with pytest.raises(AssertionError, match="position"):
         FakeDecoder().decode([BatchItem(1, 1, 0, True)])
 
 
 def spread(history: Sequence[int]) -> Logits:
-    """Logits of several likely letters, by the last two tokens: texts repeat, and guesses are often right."""
+    """Return logits with several likely letters that depend on the last two tokens.
+
+    Texts repeat, so drafts are often accepted.
+    """
     rng = np.random.default_rng([*history[-2:], 7])
     row = np.full(N_VOCAB, -30.0, dtype=np.float32)
     row[ord("a") : ord("e")] = rng.normal(size=4) * 3
@@ -361,7 +364,7 @@ def spread(history: Sequence[int]) -> Logits:
     ),
     seed=st.integers(0, 100),
 )
-def test_guesses_do_not_change_what_is_sampled(
+def test_drafts_do_not_change_sampled_text(
     prompt: str, temperature: float, more: dict[str, float], seed: int
 ) -> None:
     sampling = SamplingParams(temperature=temperature, **{"top_p": 1.0, **more}, seed=seed)  # type: ignore[arg-type]
@@ -370,13 +373,13 @@ def test_guesses_do_not_change_what_is_sampled(
     for drafts in (False, True):
         decoder = FakeDecoder(row=spread, n_batch=64)
         engine = Engine(decoder, EngineOptions(drafts=drafts))
-        for i in range(3):  # the later ones have a suggestion to guess from
+        for i in range(3):  # the later ones can draft from an earlier completion
             texts.append(text_of(run(engine, engine.submit(i, sent))[i]))
     assert len(set(texts)) == 1
     assert engine.metrics.accepted_tokens > 0
 
 
-def test_log_probabilities_are_told_with_each_token() -> None:
+def test_each_token_has_log_probabilities() -> None:
     engine = Engine(FakeDecoder(row=spread))
     sent = GenerationRequest(tuple(b"abc"), 6, sampling=GREEDY, n_logprobs=2)
     events = run(engine, engine.submit(1, sent))[1]
@@ -389,7 +392,7 @@ def test_log_probabilities_are_told_with_each_token() -> None:
         assert t.top[1].logprob <= t.token.logprob < 0
 
 
-def test_looking_ahead_has_the_next_suggestion_ready() -> None:
+def test_looking_ahead_computes_the_next_completion() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder, EngineOptions(looks_ahead=True))
     assert not engine.can_look_ahead
@@ -397,9 +400,9 @@ def test_looking_ahead_has_the_next_suggestion_ready() -> None:
     ready = [engine.can_look_ahead]
     engine.look_ahead()
     assert engine.has_work
-    assert run(engine) == {}  # nobody is told
+    assert run(engine) == {}  # no events
     ready.append(engine.can_look_ahead)
-    assert ready == [True, False]  # once is enough
+    assert ready == [True, False]  # only once
     decoder.batches.clear()
     taken = "import os" + expected("import os", 6)
     events = run(engine, engine.submit(2, request(taken, 6)))[2]
@@ -409,7 +412,7 @@ def test_looking_ahead_has_the_next_suggestion_ready() -> None:
     assert engine.metrics.ahead_tokens == 6
 
 
-def test_looking_ahead_makes_way() -> None:
+def test_new_request_cancels_looking_ahead() -> None:
     decoder = FakeDecoder(n_batch=64)
     engine = Engine(decoder, EngineOptions(looks_ahead=True, drafts=False))
     run(engine, engine.submit(1, request("import os", 6)))
@@ -420,7 +423,7 @@ def test_looking_ahead_makes_way() -> None:
     decoder.batches.clear()
     events = run(engine, engine.submit(2, request(taken, 6)))[2]
     assert text_of(events) == expected(taken, 6)
-    assert sum(decoder.batches) == 4  # two were known
+    assert sum(decoder.batches) == 4  # two were in the answer cache
     assert engine.metrics.running == 0
 
 
@@ -433,19 +436,19 @@ def test_looking_ahead_stops_at_the_end_of_the_context() -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [0, 3])
-def test_the_prompts_own_tokens_are_judged(max_tokens: int) -> None:
+def test_prompt_tokens_are_scored_despite_cache_and_failures(max_tokens: int) -> None:
     lost: list[DecoderFailed] = []
     decoder = FakeDecoder(
         row=spread, n_batch=64, n_seq=2, fail=lambda _: lost.pop() if lost else None
     )
     engine = Engine(decoder, EngineOptions(n_slots=2))
     text = "abcdabcadbacdbacbd" * 4
-    run(engine, engine.submit(0, request(text, 4)))  # what is in the cache already is judged, too
+    run(engine, engine.submit(0, request(text, 4)))  # cached tokens are scored, too
     sent = replace(request(text, max_tokens), n_logprobs=2, scores_prompt=True)
     events = engine.submit(1, sent)
     engine.submit(2, request("dcba" * 9, 5))
     events += engine.step()
-    lost.append(DecoderFailed("computed anew"))
+    lost.append(DecoderFailed("rebuilt"))
     told = run(engine, events)[1]
     judged = [t for e in told if isinstance(e, PromptScored) for t in e.tokens]
     assert bytes(t.token.id for t in judged).decode() == text

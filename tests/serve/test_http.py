@@ -321,7 +321,7 @@ def test_broken_engine_returns_500(
     for _ in range(3):
         response = complete(client)
         assert response.status_code == 500
-        assert "the engine broke: a bug" in response.get_json()["error"]["message"]
+        assert "the engine failed: a bug" in response.get_json()["error"]["message"]
         assert client.get("/health").status_code == 200  # it goes on, for now
     for _ in range(2):
         assert complete(client).status_code == 500

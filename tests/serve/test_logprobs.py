@@ -1,4 +1,4 @@
-"""Log probabilities, echo, places of tokens, best_of: in every dialect that tells them, and as PyTorch has them."""
+"""Log probabilities, echo, token offsets and best_of in every API, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPT = "abcd"
 
 
 def likely(history: Sequence[int]) -> Logits:
-    """Letters that depend on the last three tokens."""
+    """Return logits of letters that depend on the last three tokens."""
     rng = np.random.default_rng(list(history[-3:]))
     row = np.full(N_VOCAB, -30.0, dtype=np.float32)
     row[ord("a") : ord("g")] = rng.normal(size=6) * 2
@@ -58,7 +58,7 @@ def ask(client: FlaskClient, path: str = "/v1/completions", **body: Any) -> Any:
 
 
 def check_legacy(logprobs: dict[str, Any], text: str, before: str, offset: int) -> None:
-    """`text` comes after `before`, at `offset`."""
+    """Check the log probabilities of `text`, which follows `before` and begins at `offset`."""
     assert "".join(logprobs["tokens"]) == text
     assert logprobs["text_offset"] == list(range(offset, offset + len(text)))
     for i, (token, told, top) in enumerate(
@@ -70,18 +70,18 @@ def check_legacy(logprobs: dict[str, Any], text: str, before: str, offset: int) 
             continue
         assert told == pytest.approx(expected(before + text[:i], token))
         assert top[token] == told
-        assert len(top) in (2, 3)  # the chosen one is told even where it is not among the two best
+        assert len(top) in (2, 3)  # includes the chosen token even if it is not among the two best
         assert max(top.values()) == pytest.approx(
             max(expected(before + text[:i], c) for c in "abcdef")
         )
 
 
-def test_the_legacy_shape(client: FlaskClient) -> None:
+def test_completion_logprobs_have_the_legacy_shape(client: FlaskClient) -> None:
     (choice,) = ask(client, logprobs=2)["choices"]
     check_legacy(choice["logprobs"], choice["text"], PROMPT, len(PROMPT))
 
 
-def test_without_the_likeliest(client: FlaskClient) -> None:
+def test_zero_logprobs_returns_no_top_logprobs(client: FlaskClient) -> None:
     (choice,) = ask(client, logprobs=0)["choices"]
     assert choice["logprobs"]["top_logprobs"] is None
     assert len(choice["logprobs"]["token_logprobs"]) == 5
@@ -89,14 +89,14 @@ def test_without_the_likeliest(client: FlaskClient) -> None:
     assert choice["logprobs"] is None
 
 
-def test_echo_judges_the_prompt(client: FlaskClient) -> None:
+def test_echo_scores_the_prompt(client: FlaskClient) -> None:
     (choice,) = ask(client, logprobs=2, echo=True)["choices"]
     assert choice["text"].startswith(PROMPT)
     assert len(choice["text"]) == len(PROMPT) + 5
     check_legacy(choice["logprobs"], choice["text"], "", 0)
 
 
-def test_a_text_can_be_judged_and_nothing_generated(client: FlaskClient) -> None:
+def test_prompt_is_scored_with_zero_max_tokens(client: FlaskClient) -> None:
     text = "abacadaeaf" * 9  # more than one step's rows of logits
     answer = ask(client, prompt=text, max_tokens=0, logprobs=2, echo=True)
     (choice,) = answer["choices"]
@@ -105,13 +105,13 @@ def test_a_text_can_be_judged_and_nothing_generated(client: FlaskClient) -> None
     assert answer["usage"]["completion_tokens"] == 0
 
 
-def test_echo_alone_costs_no_logits(client: FlaskClient) -> None:
+def test_echo_without_logprobs_returns_none(client: FlaskClient) -> None:
     (choice,) = ask(client, echo=True)["choices"]
     assert choice["text"].startswith(PROMPT)
     assert choice["logprobs"] is None
 
 
-def test_a_stream_tells_the_same(client: FlaskClient) -> None:
+def test_streamed_logprobs_equal_the_whole_answer(client: FlaskClient) -> None:
     (whole,) = ask(client, logprobs=2, echo=True)["choices"]
     chunks = ask(client, logprobs=2, echo=True, stream=True)
     choices = [c["choices"][0] for c in chunks]
@@ -121,7 +121,7 @@ def test_a_stream_tells_the_same(client: FlaskClient) -> None:
         assert [v for t in told for v in t[key]] == values
 
 
-def test_what_a_stop_string_cuts_off_is_not_told(client: FlaskClient) -> None:
+def test_logprobs_exclude_tokens_cut_off_by_a_stop_string(client: FlaskClient) -> None:
     (whole,) = ask(client, logprobs=2)["choices"]
     stop = whole["text"][2:4]
     at = whole["text"].index(stop)
@@ -133,7 +133,7 @@ def test_what_a_stop_string_cuts_off_is_not_told(client: FlaskClient) -> None:
     assert streamed == cut["logprobs"]["tokens"]
 
 
-def test_best_of_are_the_likeliest(client: FlaskClient) -> None:
+def test_best_of_returns_the_likeliest_choices(client: FlaskClient) -> None:
     more: dict[str, Any] = {
         "temperature": 2.0, "top_p": 1, "seed": 7, "max_tokens": 6, "logprobs": 0,
     }  # fmt: skip
@@ -153,14 +153,14 @@ def test_best_of_are_the_likeliest(client: FlaskClient) -> None:
     ("body", "param"),
     [({"n": 3, "best_of": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of")],
 )
-def test_best_of_what_cannot_be(client: FlaskClient, body: dict[str, Any], param: str) -> None:
+def test_invalid_best_of_returns_400(client: FlaskClient, body: dict[str, Any], param: str) -> None:
     response = client.post("/v1/completions", json={"prompt": "a", **body})
     assert response.status_code == 400
     assert response.json
     assert response.json["error"]["param"] == param
 
 
-def test_prompts_of_token_ids(client: FlaskClient) -> None:
+def test_token_id_prompts_are_accepted(client: FlaskClient) -> None:
     ids = list(PROMPT.encode())
     text = ask(client)["choices"][0]["text"]
     assert ask(client, prompt=ids)["choices"][0]["text"] == text
@@ -173,12 +173,12 @@ def test_prompts_of_token_ids(client: FlaskClient) -> None:
     "prompt",
     [[1, "a"], [[1], "a"], [True], [-1], [1.5], [[1], [2.0]], [{}], [1, 99999]],  # the vocabulary is smaller
 )  # fmt: skip
-def test_prompts_that_are_none(client: FlaskClient, prompt: object) -> None:
+def test_malformed_token_id_prompt_returns_400(client: FlaskClient, prompt: object) -> None:
     response = client.post("/v1/completions", json={"prompt": prompt})
     assert response.status_code == 400
 
 
-def test_llama_cpps_form(client: FlaskClient) -> None:
+def test_n_probs_returns_llama_cpp_probabilities(client: FlaskClient) -> None:
     for path in ("/completion", "/infill"):
         body = {"n_probs": 2, "n_predict": 5}
         answer = ask(client, path, input_prefix="" if path == "/infill" else None, **body)
@@ -190,13 +190,13 @@ def test_llama_cpps_form(client: FlaskClient) -> None:
             assert t["top_logprobs"][0]["logprob"] == t["logprob"]  # greedy
 
 
-def test_part_of_a_character_is_told_as_bytes() -> None:
+def test_partial_character_is_shown_as_bytes() -> None:
     assert token_text("é".encode()[:1]) == "bytes:\\xc3"
     assert token_text("é".encode()) == "é"
 
 
 @given(st.text(min_size=1, max_size=12), st.lists(st.integers(1, 4), min_size=50, max_size=50))
-def test_places_count_characters_however_tokens_are_cut(text: str, sizes: list[int]) -> None:
+def test_token_offsets_count_characters_for_any_tokenization(text: str, sizes: list[int]) -> None:
     data, pieces = text.encode(errors="replace"), []
     for n in sizes:
         if data:
@@ -229,7 +229,7 @@ def real(demo_gguf: Path) -> Iterator[FlaskClient]:
 CODE = "def add(a, b):\n    return a + b\n\n\nclass Naïve🙂:\n    pass\n"
 
 
-def test_pytorch_says_the_same(real: FlaskClient) -> None:
+def test_log_probabilities_equal_pytorch(real: FlaskClient) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     folder = Path(__file__).parents[2] / "turbopilot/demo_model"
@@ -243,15 +243,14 @@ def test_pytorch_says_the_same(real: FlaskClient) -> None:
     assert answer["usage"]["prompt_tokens"] == n_prompt
     with torch.no_grad():
         rows = model(torch.tensor([ids])).logits[0].double().log_softmax(-1).numpy()
-    # What is generated may be cut into other tokens than a tokenizer would: the prompt's are compared, and what
-    # follows as far as both agree.
+    # Generated text may consist of other tokens than the tokenizer returns, so only the prompt's tokens are compared.
     assert told["token_logprobs"][0] is None
     for i in range(1, n_prompt):
         assert told["token_logprobs"][i] == pytest.approx(rows[i - 1, ids[i]], abs=0.02)
         best = np.sort(rows[i - 1])[::-1][:3]
         top = sorted(told["top_logprobs"][i].values(), reverse=True)[:3]
         assert top == pytest.approx(list(best), abs=0.02)
-    # Each token's text stands at its place.
+    # Each token's text is at its offset.
     data = choice["text"].encode()
     at = 0
     for token, offset in zip(told["tokens"], told["text_offset"], strict=True):

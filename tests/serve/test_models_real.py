@@ -1,4 +1,4 @@
-"""The whole command with two models, and with one that llama.cpp refuses."""
+"""The `serve` command with two models, and with a model that llama.cpp cannot load."""
 
 from __future__ import annotations
 
@@ -80,8 +80,7 @@ def test_models_swap_when_memory_fits_one(demo_gguf: Path, demo_q4_0: Path, tmp_
         assert "Traceback" not in err
 
 
-def test_two_models_at_once(demo_gguf: Path, tmp_path: Path) -> None:
-    """Both are loaded, compute at the same time, and are freed at the end."""
+def test_two_loaded_models_answer_concurrent_requests(demo_gguf: Path, tmp_path: Path) -> None:
     arguments = ("--model", f"other={demo_gguf}", "--ctx", "256", "-t", "1", str(demo_gguf))
     with serving(*arguments, cwd=tmp_path) as (process, port):
         alone = complete(port, "whatever")[1]
@@ -97,7 +96,9 @@ def test_two_models_at_once(demo_gguf: Path, tmp_path: Path) -> None:
         assert "Traceback" not in err
 
 
-def test_what_llama_cpp_refuses_ends_the_start(demo_gguf: Path, tmp_path: Path) -> None:
+def test_default_model_that_llama_cpp_cannot_load_ends_the_command(
+    demo_gguf: Path, tmp_path: Path
+) -> None:
     data = demo_gguf.read_bytes().replace(b"output_norm.weight", b"output_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
     done = run_serve("bad.gguf", "-p", "0", cwd=tmp_path)
@@ -123,7 +124,7 @@ def test_corrupt_second_model_is_reported_when_requested(demo_gguf: Path, tmp_pa
         assert ask(port, "GET", "/health")[0] == 200
 
 
-def test_a_header_that_cannot_be_is_told_at_once(demo_gguf: Path, tmp_path: Path) -> None:
+def test_invalid_gguf_header_is_reported_before_loading(demo_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(demo_gguf.read_bytes()[:1000])
     done = run_serve(str(demo_gguf), "-p", "0", "--model", "cut=cut.gguf", cwd=tmp_path)
     assert done.returncode == 2, done.stderr

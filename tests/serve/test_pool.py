@@ -1,4 +1,4 @@
-"""Several models in one process: who is loaded when, who makes room, who waits, and what everybody is told."""
+"""Pool of several models in one process: loading, unloading, waiting and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from turbopilot.base.errors import CorruptModel, Overloaded, TurboPilotError
 
 
 def use(lab: Lab, name: str, client: Client | None = None) -> str:
-    """Use a model for a moment; gives the name of the one that answers."""
+    """Use a model briefly and return the name of the model that answers."""
     with lab.pool.use(name, client.when_gone if client else stays) as service:
         return service.model.name
 
@@ -34,7 +34,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def begin(lab: Lab, name: str, threads: ThreadPoolExecutor) -> tuple[Future[str], threading.Event]:
-    """Somebody loads a model, until the event is set."""
+    """Begin to load a model in a thread; loading ends when the returned event is set."""
     gate = lab.gates[name] = threading.Event()
     future = threads.submit(use, lab, name)
     wait(lab.began)
@@ -42,14 +42,14 @@ def begin(lab: Lab, name: str, threads: ThreadPoolExecutor) -> tuple[Future[str]
 
 
 def queue(lab: Lab, name: str, threads: ThreadPoolExecutor) -> tuple[Future[str], Client]:
-    """Somebody waits for the load that somebody else has begun."""
+    """Request a model in a thread while another thread loads it; return once the request waits."""
     client = Client()
     future = threads.submit(use, lab, name, client)
     wait(client.waits)
     return future, client
 
 
-def test_a_model_is_loaded_when_it_is_asked_for_and_once() -> None:
+def test_model_is_loaded_once_by_its_first_request() -> None:
     lab = Lab({"a": 1, "b": 1})
     assert [m.name for m in lab.pool.known] == ["a", "b"]
     assert list(lab.pool.loaded) == []
@@ -61,11 +61,11 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "fastertransformer", "google/gemini-2.5-flash", "B"])
-def test_any_other_name_is_the_default_model(name: str) -> None:
+def test_unknown_name_selects_the_default_model(name: str) -> None:
     assert use(Lab({"a": 1, "b": 1}), name) == "a"
 
 
-def test_the_least_recently_used_makes_room() -> None:
+def test_least_recently_used_models_are_unloaded_to_make_room() -> None:
     lab = Lab({"a": 40, "b": 40, "c": 40, "d": 90}, memory=100)
     for name in ("a", "b", "a", "c"):
         lab.now += 1
@@ -77,7 +77,7 @@ def test_the_least_recently_used_makes_room() -> None:
     assert set(lab.alive) == {"d"}
 
 
-def test_what_is_in_use_or_has_open_requests_stays() -> None:
+def test_model_in_use_or_with_open_requests_stays_loaded() -> None:
     lab = Lab({"a": 40, "b": 40, "c": 30}, memory=100)
     use(lab, "b")
     lab.alive["b"].n_open = 1
@@ -87,21 +87,21 @@ def test_what_is_in_use_or_has_open_requests_stays() -> None:
         assert caught.value.retry_after >= 1
         assert "--model-memory" in caught.value.hint
     assert lab.unloads == []
-    assert lab.states()["c"] == "unloaded"  # nothing is wrong with it
+    assert lab.states()["c"] == "unloaded"  # not "failed"
     assert use(lab, "c") == "c"
     assert lab.unloads == ["a"]
 
 
 def sized(name: str, n_bytes: int, *, last_used: float = 0.0, n_users: int = 0) -> PooledModel:
     def load() -> CompletionService:
-        raise AssertionError("nobody asked for it")
+        raise AssertionError("the model must not be loaded")
 
     m = PooledModel(info(name), n_bytes, load)
     m.last_used, m.n_users = last_used, n_users
     return m
 
 
-def test_nothing_goes_where_that_would_not_suffice() -> None:
+def test_no_model_is_unloaded_if_that_would_not_make_enough_room() -> None:
     a, b = sized("a", 10, last_used=1.0), sized("b", 80, n_users=1)
     with pytest.raises(Overloaded, match=r"b .* in use"):
         make_room(sized("c", 30), 100, [a, b])
@@ -109,7 +109,7 @@ def test_nothing_goes_where_that_would_not_suffice() -> None:
     assert make_room(sized("c", 10), 100, [a, b]) == []
 
 
-def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoolExecutor) -> None:
+def test_loading_a_model_does_not_block_loaded_models(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1, "b": 1, "c": 1})
     use(lab, "a")
     wait(lab.began)
@@ -129,7 +129,7 @@ def test_who_wants_what_is_loading_waits_and_all_else_goes_on(threads: ThreadPoo
 
 
 def test_model_that_requests_wait_for_is_not_unloaded(threads: ThreadPoolExecutor) -> None:
-    """The one who loaded it is done at once, and the next one wants the memory."""
+    """Let the loading request end at once while the last request needs the memory for another model."""
     lab = Lab({"a": 60, "b": 60}, memory=100)
     first, gate = begin(lab, "a", threads)
     futures = [queue(lab, name, threads)[0] for name in "aaab"]
@@ -138,12 +138,12 @@ def test_model_that_requests_wait_for_is_not_unloaded(threads: ThreadPoolExecuto
     assert [f.result(60) for f in futures[:3]] == ["a"] * 3
     try:
         assert futures[3].result(60) == "b"
-    except Overloaded:  # it came first, while others had their turn with the other model
+    except Overloaded:  # it ran while other requests still used the model
         assert lab.loads == ["a"]
     assert lab.loads.count("a") == 1
 
 
-def test_only_so_many_wait(threads: ThreadPoolExecutor) -> None:
+def test_waiting_requests_are_limited(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1}, max_waiting=1)
     first, gate = begin(lab, "a", threads)
     second, _ = queue(lab, "a", threads)
@@ -154,7 +154,7 @@ def test_only_so_many_wait(threads: ThreadPoolExecutor) -> None:
     assert use(lab, "a") == "a"
 
 
-def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor) -> None:
+def test_disconnected_client_stops_waiting_for_a_load(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1}, max_waiting=1)
     first, gate = begin(lab, "a", threads)
     client = Client()
@@ -169,7 +169,7 @@ def test_who_leaves_does_not_wait(threads: ThreadPoolExecutor) -> None:
     assert first.result(60) == "a"
 
 
-def test_failed_load_is_reported_to_all_who_wait_and_tried_again(
+def test_failed_load_is_reported_to_all_waiting_requests_and_retried(
     threads: ThreadPoolExecutor,
 ) -> None:
     lab = Lab({"a": 1, "b": 1})
@@ -187,7 +187,7 @@ def test_failed_load_is_reported_to_all_who_wait_and_tried_again(
     assert lab.pool.statuses[1].reason == ""
 
 
-def test_what_nobody_expected_is_not_told_to_everybody() -> None:
+def test_unexpected_load_error_is_not_exposed_in_the_status() -> None:
     lab = Lab({"a": 1})
     lab.errors["a"] = [RuntimeError("a secret")]
     with pytest.raises(RuntimeError):
@@ -196,7 +196,7 @@ def test_what_nobody_expected_is_not_told_to_everybody() -> None:
     assert lab.states() == {"a": "failed"}
 
 
-def test_what_nobody_uses_is_unloaded_after_a_while() -> None:
+def test_idle_models_except_the_default_are_unloaded() -> None:
     lab = Lab({"a": 1, "b": 1, "c": 1}, idle=60)
     for name in ("a", "b", "c"):
         use(lab, name)
@@ -225,7 +225,7 @@ def test_what_nobody_uses_is_unloaded_after_a_while() -> None:
     assert lab.loads == ["a", "b", "c", "b"]
 
 
-def test_nothing_is_unloaded_unasked() -> None:
+def test_idle_models_stay_loaded_without_an_idle_limit() -> None:
     lab = Lab({"a": 1})
     use(lab, "a")
     lab.now = 1e9
@@ -233,7 +233,7 @@ def test_nothing_is_unloaded_unasked() -> None:
     assert lab.unloads == []
 
 
-def test_the_idle_are_unloaded_from_a_thread_of_its_own_which_ends() -> None:
+def test_idle_thread_unloads_models_and_ends_on_close() -> None:
     lab = Lab({"a": 1, "b": 1}, idle=0.0)
     use(lab, "b")
     lab.pool.start()
@@ -244,7 +244,7 @@ def test_the_idle_are_unloaded_from_a_thread_of_its_own_which_ends() -> None:
         pass
 
 
-def test_draining_refuses_everybody_and_closing_waits(threads: ThreadPoolExecutor) -> None:
+def test_draining_refuses_requests_and_close_waits_for_a_load(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1, "b": 1})
     use(lab, "a")
     wait(lab.began)
@@ -264,7 +264,7 @@ def test_draining_refuses_everybody_and_closing_waits(threads: ThreadPoolExecuto
     lab.pool.request_stop()
     assert lab.pool.wait_until_idle()
     closing = threads.submit(lab.pool.close)
-    assert not closing.done()  # it waits for the load, which cannot be broken off
+    assert not closing.done()  # waits for the load, which cannot be interrupted
     gate.set()
     assert first.result(60) == "b"
     closing.result(60)
@@ -273,7 +273,7 @@ def test_draining_refuses_everybody_and_closing_waits(threads: ThreadPoolExecuto
     lab.pool.close()
 
 
-def test_what_is_loaded_too_late_is_stopped_at_once(threads: ThreadPoolExecutor) -> None:
+def test_model_loaded_after_a_stop_is_stopped_at_once(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1})
     future, gate = begin(lab, "a", threads)
     lab.pool.request_stop()
@@ -284,7 +284,7 @@ def test_what_is_loaded_too_late_is_stopped_at_once(threads: ThreadPoolExecutor)
     assert lab.unloads == ["a"]
 
 
-def test_closing_waits_for_users(threads: ThreadPoolExecutor) -> None:
+def test_close_waits_until_models_are_unused(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1})
     with lab.pool.use("a"):
         lab.users["a"] += 1
@@ -298,7 +298,9 @@ def test_closing_waits_for_users(threads: ThreadPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize("error", [None, CorruptModel("bad")])
-def test_the_default_model_is_loading_from_the_start(error: TurboPilotError | None) -> None:
+def test_preload_loads_the_default_model_and_reports_the_result(
+    error: TurboPilotError | None,
+) -> None:
     lab = Lab({"a": 1, "b": 1})
     gate = lab.gates["a"] = threading.Event()
     if error:
@@ -335,8 +337,10 @@ STEPS = st.lists(
 
 @given(STEPS)
 @settings(max_examples=150, deadline=None)
-def test_promises_are_kept_whatever_happens(steps: list[tuple[str, str | int]]) -> None:
-    """Never loaded twice, never unloaded in use, never more than the memory: the lab sees to it."""
+def test_pool_keeps_its_invariants_in_any_sequence_of_steps(
+    steps: list[tuple[str, str | int]],
+) -> None:
+    """Check that no model is loaded twice or unloaded in use, and memory is never exceeded (see `Lab`)."""
     lab = Lab({"a": 50, "b": 40, "c": 30, "d": 100}, memory=100, idle=60)
     held: list[tuple[str, ExitStack]] = []
     for step, value in steps:
@@ -362,7 +366,7 @@ def test_promises_are_kept_whatever_happens(steps: list[tuple[str, str | int]]) 
             name, stack = held.pop(int(value) % len(held))
             lab.users[name] -= 1
             stack.close()
-        elif step == "open" and held:  # only who uses a model opens requests
+        elif step == "open" and held:  # requests are opened only while a model is in use
             lab.alive[held[int(value) % len(held)][0]].n_open += 1
         elif step == "finish" and str(value) in lab.alive:
             lab.alive[str(value)].n_open = 0
@@ -380,7 +384,7 @@ def test_promises_are_kept_whatever_happens(steps: list[tuple[str, str | int]]) 
     assert not lab.alive
 
 
-def test_promises_are_kept_among_threads(threads: ThreadPoolExecutor) -> None:
+def test_pool_keeps_its_invariants_with_several_threads(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 50, "b": 40, "c": 30}, memory=100)
     counting = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Several models behind HTTP: health while one loads, who answers, what a failed load looks like, metrics, turns."""
+"""Several models over HTTP: model selection, health while loading, failed loads, metrics and the compute lock."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def after(gate: threading.Event, load: Load) -> Load:
 
 @contextmanager
 def pool_of(memory: int = 100, **models: Load) -> Iterator[tuple[ModelPool, FlaskClient]]:
-    """A pool of models that take 60 each, and a client."""
+    """Yield a pool of models that take 60 bytes each, and a client."""
     pool = ModelPool(
         [PooledModel(ModelInfo(name, 256, 260, 1), 60, load) for name, load in models.items()],
         memory=memory,
@@ -77,7 +77,7 @@ def complete(client: FlaskClient, model: str = "", **more: Any) -> Any:
 
 
 def queue(client: FlaskClient, threads: ThreadPoolExecutor) -> tuple[Future[Any], Client]:
-    """Somebody asks for a model that is loading."""
+    """Request a completion in a thread while the model loads; return once the request waits."""
     waiting = Client()
     environ = {WHEN_GONE: waiting.when_gone}
     answer = threads.submit(complete, client, environ_overrides=environ)
@@ -85,7 +85,7 @@ def queue(client: FlaskClient, threads: ThreadPoolExecutor) -> tuple[Future[Any]
     return answer, waiting
 
 
-def test_each_name_has_its_model_and_all_others_the_default() -> None:
+def test_model_name_selects_the_model_and_unknown_names_the_default() -> None:
     with pool_of(one=says("one", "yes"), two=says("two", "no"), memory=200) as (_, client):
         for asked, name, text in (
             ("two", "two", "no"), ("one", "one", "yes"), ("", "one", "yes"), ("gpt-4", "one", "yes"),
@@ -102,7 +102,7 @@ def test_each_name_has_its_model_and_all_others_the_default() -> None:
         assert b"TurboPilot serves one" in client.get("/").get_data()
 
 
-def test_a_stream_keeps_its_model_after_the_request_has_left_it() -> None:
+def test_open_stream_keeps_its_model_loaded() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(2))
 
     def slow() -> CompletionService:
@@ -117,12 +117,12 @@ def test_a_stream_keeps_its_model_after_the_request_has_left_it() -> None:
         decoder.open_gate()
         assert b"[DONE]" in response.get_data()
         while pool.statuses[0].running or pool.statuses[0].waiting:
-            pass  # the engine may be about to count the end
+            pass  # until the engine has counted the end of the request
         assert complete(client, "two").get_json()["choices"][0]["text"] == "no"
         assert [s.model.name for s in pool.loaded] == ["two"]
 
 
-def test_health_says_loading_and_completions_wait() -> None:
+def test_health_reports_loading_while_completions_wait() -> None:
     gate = threading.Event()
     with (
         pool_of(one=after(gate, says("one", "yes"))) as (pool, client),
@@ -146,7 +146,7 @@ def test_health_says_loading_and_completions_wait() -> None:
         assert (health.status_code, health.get_json()["status"]) == (200, "ok")
 
 
-def test_who_left_while_a_model_loads_is_forgotten() -> None:
+def test_client_that_disconnects_during_a_load_is_not_counted_as_waiting() -> None:
     gate = threading.Event()
     with (
         pool_of(one=after(gate, says("one", "yes"))) as (pool, client),
@@ -163,7 +163,7 @@ def test_who_left_while_a_model_loads_is_forgotten() -> None:
         gate.set()
 
 
-def test_a_model_that_cannot_be_loaded_is_told_with_its_reason() -> None:
+def test_failed_load_returns_500_and_health_shows_the_reason() -> None:
     error = CorruptModel("two.gguf: cut off")
     with pool_of(one=says("one", "yes"), two=raises(error), memory=200) as (_, client):
         response = complete(client, "two")
@@ -177,7 +177,7 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_reason() -> None:
         assert (two["status"], two["reason"]) == ("failed", "two.gguf: cut off")
 
 
-def test_health_is_of_the_default_model() -> None:
+def test_health_status_is_that_of_the_default_model() -> None:
     with pool_of(one=raises(CorruptModel("bad")), two=says("two", "no"), memory=200) as (_, client):
         assert client.get("/health").status_code == 200  # a request would load it
         assert complete(client).status_code == 500
@@ -186,7 +186,7 @@ def test_health_is_of_the_default_model() -> None:
         assert health.get_json()["reason"] == "bad"
 
 
-def test_draining_is_told() -> None:
+def test_health_reports_draining_and_completions_return_503() -> None:
     with pool_of(one=says("one", "yes")) as (pool, client):
         pool.drain()
         health = client.get("/health")
@@ -194,16 +194,16 @@ def test_draining_is_told() -> None:
         assert complete(client).status_code == 503
 
 
-def test_an_engine_that_cannot_warm_up_was_not_loaded() -> None:
+def test_engine_that_fails_to_warm_up_is_freed() -> None:
     freed = []
     decoder = FakeDecoder()
     decoder.warm_up = raises(RuntimeError("no"))  # type: ignore[method-assign, assignment]
-    with pytest.raises(DecoderFailed, match="the engine broke: no"):
+    with pytest.raises(DecoderFailed, match="the engine failed: no"):
         host(Engine(decoder), free=lambda: freed.append(1))
     assert freed == [1]
 
 
-def test_metrics_are_labelled_with_their_model() -> None:
+def test_metrics_are_labelled_by_model() -> None:
     with pool_of(one=says("one", "yes"), two=says("two", "no"), memory=200) as (_, client):
         complete(client)
         text = client.get("/metrics").get_data(as_text=True)
@@ -225,8 +225,8 @@ def test_metrics_are_labelled_with_their_model() -> None:
         assert text.count("# TYPE turbopilot_requests_total counter") == 1
 
 
-def test_a_default_model_that_cannot_be_loaded_ends_the_server() -> None:
-    """Whoever waited for it is told before."""
+def test_default_model_that_cannot_be_loaded_ends_the_server() -> None:
+    """Waiting requests get the error first."""
     gate = threading.Event()
     load = after(gate, raises(CorruptModel("bad")))
     pool = ModelPool([PooledModel(ModelInfo("one", 256, 260, 1), 1, load)], memory=1)
@@ -257,7 +257,7 @@ class WatchedDecoder(FakeDecoder):
             self.is_computing = False
 
 
-def test_two_models_compute_one_after_the_other() -> None:
+def test_two_models_never_compute_at_once() -> None:
     turns = ComputeLock()
     slow = WatchedDecoder(script("yes"), gate=threading.Semaphore(0))
     other = WatchedDecoder(script("no"))
@@ -287,7 +287,7 @@ def test_two_models_compute_one_after_the_other() -> None:
     assert not turns.is_taken
 
 
-def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> None:
+def test_compute_lock_is_first_come_first_served() -> None:
     turns = ComputeLock()
     order: list[int] = []
 
@@ -303,14 +303,14 @@ def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> None:
     assert order == [0, 1, 2, 3]
 
 
-def test_a_turn_ends_with_an_error() -> None:
+def test_exception_releases_the_compute_lock() -> None:
     turns = ComputeLock()
     with pytest.raises(ValueError, match="x"), turns.turn():
         raise ValueError("x")
     assert not turns.is_taken
 
 
-def test_nothing_is_computed_unasked_while_another_model_computes() -> None:
+def test_engine_does_not_look_ahead_while_another_model_computes() -> None:
     turns = ComputeLock()
     engine = Engine(FakeDecoder(n_batch=64), EngineOptions(looks_ahead=True))
     mine = EngineRunner(engine, compute_lock=turns)

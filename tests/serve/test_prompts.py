@@ -26,55 +26,55 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(text.encode())
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_prompt_that_fits_is_unchanged() -> None:
     prompt = build("def f():")
     assert (prompt.tokens, prompt.max_tokens, prompt.truncated) == (ids("def f():"), 10, ())
 
 
-def test_a_suffix_is_framed() -> None:
+def test_suffix_gives_a_fill_in_the_middle_prompt() -> None:
     assert build("ab", "cd").tokens == (FIM.prefix, *ids("ab"), FIM.suffix, *ids("cd"), FIM.middle)
 
 
-def test_a_model_without_fim_gets_the_prefix_alone() -> None:
+def test_model_without_fim_gets_only_the_prefix() -> None:
     assert build("ab", "cd", fim=None).tokens == ids("ab")
 
 
-def test_names_of_special_tokens_in_framed_text_are_text() -> None:
+def test_special_token_names_in_prefix_and_suffix_stay_text() -> None:
     tokens = build("a <fim_suffix> b", "<fim_middle>").tokens
     assert tokens.count(FIM.suffix) == tokens.count(FIM.middle) == 1
 
 
-def test_a_frame_that_the_client_wrote_counts() -> None:
+def test_fim_tokens_in_a_raw_prompt_are_parsed() -> None:
     tokens = build("<fim_prefix>ab<fim_suffix>cd<fim_middle>").tokens
     assert tokens == build("ab", "cd").tokens
 
 
-def test_an_empty_prompt_begins_with_the_start_token() -> None:
+def test_start_token_begins_empty_prompts_and_those_of_bos_models() -> None:
     assert build("").tokens == (EOG,)
     assert build("", adds_bos=True).tokens == (EOG,)
     assert build("x", adds_bos=True).tokens == (EOG, *ids("x"))
 
 
-def test_a_long_prompt_loses_its_beginning() -> None:
+def test_long_prompt_is_truncated_at_its_beginning() -> None:
     prompt = build("a" * 200 + "the end", max_tokens=20)
     assert prompt.tokens == ids("a" * 73 + "the end")
     assert prompt.truncated == ("prompt",)
     assert prompt.max_tokens == 20
 
 
-def test_a_large_max_tokens_is_clamped_to_what_is_left() -> None:
+def test_large_max_tokens_is_clamped_to_the_remaining_context() -> None:
     prompt = build("a" * 60, max_tokens=4096)
     assert (prompt.max_tokens, prompt.truncated) == (40, ("max_tokens",))
 
 
-def test_both_share_the_context_where_both_are_too_long() -> None:
+def test_long_prompt_and_large_max_tokens_share_the_context() -> None:
     prompt = build("a" * 500, max_tokens=4096)
     assert (len(prompt.tokens), prompt.max_tokens) == (75, 25)
     assert prompt.truncated == ("prompt", "max_tokens")
 
 
 @pytest.mark.parametrize("written_by_client", [False, True])
-def test_shortening_keeps_the_frame_and_what_is_near_the_cursor(written_by_client: bool) -> None:
+def test_truncation_keeps_fim_tokens_and_text_near_the_cursor(written_by_client: bool) -> None:
     before, after = "a" * 300 + "NEAR", "near" + "b" * 300
     if written_by_client:
         prompt = build(f"<fim_prefix>{before}<fim_suffix>{after}<fim_middle>")
@@ -87,16 +87,16 @@ def test_shortening_keeps_the_frame_and_what_is_near_the_cursor(written_by_clien
     assert tokens[-1] == FIM.middle
     assert bytes(tokens[1:at]).endswith(b"NEAR")
     assert bytes(tokens[at + 1 : -1]).startswith(b"near")
-    assert at > len(tokens) - at  # the text before the cursor gets the larger share
+    assert at > len(tokens) - at  # the prefix gets the larger share
 
 
-def test_a_short_prefix_leaves_its_room_to_the_suffix() -> None:
+def test_suffix_uses_the_room_that_a_short_prefix_leaves() -> None:
     prompt = build("ab", "c" * 300)
     assert len(prompt.tokens) == 90
     assert ids("ab") == prompt.tokens[1:3]
 
 
-def test_millions_of_characters_are_not_all_tokenized() -> None:
+def test_only_the_end_of_a_very_long_prompt_is_tokenized() -> None:
     seen = []
 
     class Counting(FakeDecoder):
@@ -116,7 +116,9 @@ def test_millions_of_characters_are_not_all_tokenized() -> None:
     st.integers(2, 120),
     st.booleans(),
 )
-def test_it_always_fits(prefix: str, suffix: str, max_tokens: int, n_ctx: int, bos: bool) -> None:
+def test_prompt_and_max_tokens_always_fit_the_context(
+    prefix: str, suffix: str, max_tokens: int, n_ctx: int, bos: bool
+) -> None:
     prompt = build(prefix, suffix, max_tokens=max_tokens, n_ctx=n_ctx, adds_bos=bos)
     assert len(prompt.tokens) >= 1
     assert len(prompt.tokens) + prompt.max_tokens <= n_ctx

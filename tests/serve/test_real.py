@@ -1,4 +1,4 @@
-"""llama.cpp itself, with the bundled model: the decoder, files it must refuse, and the whole command."""
+"""The bundled model in llama.cpp: the decoder, files that it must reject, and the `serve` command."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def generate(engine: Engine, prompt: tuple[int, ...], n: int) -> tuple[str, Fini
     return text, end
 
 
-def test_pieces_of_a_text_are_the_text(decoder: LlamaDecoder) -> None:
+def test_joined_pieces_equal_the_text(decoder: LlamaDecoder) -> None:
     tokens = decoder.tokenize(CODE, parse_special=False)
     assert b"".join(map(decoder.piece, tokens)).decode() == CODE
 
 
-def test_special_tokens_are_read_where_wanted_and_never_written(decoder: LlamaDecoder) -> None:
+def test_special_tokens_are_parsed_on_request_and_have_no_text(decoder: LlamaDecoder) -> None:
     assert decoder.fim
     name = "<fim_prefix>"
     assert decoder.tokenize(name, parse_special=True) == [decoder.fim.prefix]
@@ -65,19 +65,19 @@ def test_special_tokens_are_read_where_wanted_and_never_written(decoder: LlamaDe
         assert decoder.is_eog(token)
 
 
-def test_a_reused_prefix_gives_the_logits_of_a_fresh_one(decoder: LlamaDecoder) -> None:
+def test_reused_prefix_gives_the_same_logits(decoder: LlamaDecoder) -> None:
     tokens = decoder.tokenize(CODE, parse_special=False)[:40]
     batch = [BatchItem(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)]
     (fresh,) = decoder.decode(batch)
     assert decoder.remove(0, 25)
     (again,) = decoder.decode(batch[25:])
     assert decoder.remove(0, 0)
-    # Batches of other sizes take other kernels, so the last bits may differ.
+    # Batches of other sizes use other kernels, so the last bits may differ.
     assert np.abs(fresh - again).max() < 0.05
     assert fresh.argmax() == again.argmax()
 
 
-def test_rows_come_in_the_order_of_the_batch(decoder: LlamaDecoder) -> None:
+def test_logits_have_the_order_of_the_batch(decoder: LlamaDecoder) -> None:
     a, b = (
         decoder.tokenize("import os", parse_special=False),
         decoder.tokenize("class", parse_special=False),
@@ -86,7 +86,7 @@ def test_rows_come_in_the_order_of_the_batch(decoder: LlamaDecoder) -> None:
         [BatchItem(t, i, 0, i == len(a) - 1) for i, t in enumerate(a)]
         + [BatchItem(t, i, 1, i == len(b) - 1) for i, t in enumerate(b)]
     )
-    rows = rows.copy()  # they are llama.cpp's own memory
+    rows = rows.copy()  # they are in llama.cpp's memory
     assert rows.shape == (2, decoder.n_vocab)
     decoder.remove(0, 0)
     decoder.remove(1, 0)
@@ -96,12 +96,12 @@ def test_rows_come_in_the_order_of_the_batch(decoder: LlamaDecoder) -> None:
     assert np.abs(rows[0] - alone[0]).max() > 0.05
 
 
-def test_the_engine_generates_the_same_with_and_without_a_cache(decoder: LlamaDecoder) -> None:
+def test_engine_generates_the_same_text_with_and_without_a_cache(decoder: LlamaDecoder) -> None:
     prompt = tuple(decoder.tokenize(CODE * 3 + "def ", parse_special=False))
-    assert len(prompt) > decoder.n_batch  # so that it is read in chunks
+    assert len(prompt) > decoder.n_batch  # so that it is prefilled in pieces
     engine = Engine(decoder)
     first, _ = generate(engine, prompt, 24)
-    second, end = generate(engine, prompt, 24)  # known
+    second, end = generate(engine, prompt, 24)  # from the answer cache
     assert first == second
     assert end.usage.cached_tokens == len(prompt)
     longer, end = generate(engine, prompt, 25)  # the last token is computed
@@ -110,23 +110,23 @@ def test_the_engine_generates_the_same_with_and_without_a_cache(decoder: LlamaDe
     decoder.remove(0, 0)
 
 
-def test_the_report_is_of_what_was_really_set_up(demo_gguf: Path) -> None:
+def test_load_report_shows_the_actual_setup(demo_gguf: Path) -> None:
     decoder, report = load(demo_gguf, ModelOptions(threads=1, n_gpu_layers=3))
     decoder.close()
     assert report.n_threads == 1
     assert report.has_fim
     if not report.devices:
-        assert report.n_offloaded == 0  # whatever was asked for
+        assert report.n_offloaded == 0  # regardless of n_gpu_layers
     assert any(line.startswith("GPU") for line in report.lines())
 
 
-def test_more_rows_than_sequences_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
+def test_too_many_rows_of_logits_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
     batch = [BatchItem(decoder.start_token, i, 0, want_logits=True) for i in range(19)]
     with pytest.raises(ValueError, match="19 rows of logits of at most 18"):
         decoder.decode(batch)
 
 
-def test_offloaded_layers_are_read_from_the_log() -> None:
+def test_offloaded_layers_are_parsed_from_the_log() -> None:
     log = LlamaLog()
     for level, text in (
         (2, "load_tensors: offloading 12 "), (5, "repeating layers to GPU\n"),
@@ -136,16 +136,16 @@ def test_offloaded_layers_are_read_from_the_log() -> None:
         log.write(level, text)
     assert log.offloaded == (13, 21)
     assert log.errors() == "first; last"
-    for i in range(1000):  # a large model's layers, one by one
+    for i in range(1000):  # one line for each layer of a large model
         log.write(1, f"layer {i}\n")
     assert log.offloaded == (13, 21)
     log.clear()
     assert log.offloaded is None
 
 
-def test_caches_of_keys_and_values_are_added_up() -> None:
+def test_kv_cache_sizes_in_the_log_are_added_up() -> None:
     log = LlamaLog()
-    for layers in (5, 25):  # with and without a window
+    for layers in (5, 25):  # with and without a sliding window
         sizes = f"size = {layers * 2:7.2f} MiB (  2048 cells, {layers:3d} layers,  1/1 seqs)"
         log.write(2, f"llama_kv_cache: {sizes}, K (q8_0): {layers:7.2f} MiB, V (q8_0): ")
         log.write(5, f"{layers:7.2f} MiB\n")
@@ -180,21 +180,23 @@ def hostile(data: bytes) -> dict[str, bytes]:
     ["empty", "not a gguf", "header cut off", "data cut off", "no heads", "too many layers",
      "odd rotary", "huge rotary", "unknown architecture", "a tensor renamed", "an unknown tokenizer", "no tokens"],
 )  # fmt: skip
-def test_a_bad_file_is_a_message(demo_gguf: Path, tmp_path: Path, fault: str) -> None:
+def test_bad_file_raises_corrupt_model_with_its_name(
+    demo_gguf: Path, tmp_path: Path, fault: str
+) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(hostile(demo_gguf.read_bytes())[fault])
     with pytest.raises(CorruptModel, match=r"bad\.gguf"):
         load(path, ModelOptions(threads=1))
 
 
-def test_llama_cpps_reason_is_in_the_message(demo_gguf: Path, tmp_path: Path) -> None:
+def test_load_error_contains_llama_cpps_reason(demo_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(hostile(demo_gguf.read_bytes())["unknown architecture"])
     with pytest.raises(CorruptModel, match="phiX"):
         load(path, ModelOptions(threads=1))
 
 
-def test_a_context_that_is_too_small_is_refused(demo_gguf: Path) -> None:
+def test_too_small_context_is_rejected(demo_gguf: Path) -> None:
     with pytest.raises(InvalidInput, match="--ctx 3"):
         load(demo_gguf, ModelOptions(ctx=3))
 
@@ -204,7 +206,7 @@ def complete(port: int, prompt: str, **more: str) -> Any:
     return json.loads(ask(port, "POST", "/v1/completions", body)[2])
 
 
-def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
+def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
     environ = {**os.environ, "THREADS": "2", "MODEL": str(demo_gguf), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         serve_command("--port", "0", "-m", "codegen", "--temperature", "0"),
@@ -238,7 +240,9 @@ def test_the_command_serves_until_interrupted(demo_gguf: Path) -> None:
         (["a.gguf", "-f", "b.gguf"], 2, "two models"),
     ],
 )  # fmt: skip
-def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+def test_bad_arguments_give_an_error_and_a_hint(
+    tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
     (tmp_path / "README.md").write_text("# not a model\n")
     done = run_serve(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
@@ -247,7 +251,7 @@ def test_bad_arguments(tmp_path: Path, arguments: list[str], code: int, words: s
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
+def test_port_in_use_exits_with_code_8(demo_gguf: Path) -> None:
     from serve.http.server import bind
 
     with bind("127.0.0.1", 0) as taken:
@@ -256,4 +260,4 @@ def test_a_port_in_use_is_exit_code_8(demo_gguf: Path) -> None:
     assert done.returncode == 8
     assert port in done.stderr
     assert "-p" in done.stderr
-    assert "loading" not in done.stderr  # known before the model is read
+    assert "loading" not in done.stderr  # reported before the model is loaded

@@ -1,4 +1,4 @@
-"""The engine's thread: every request ends in exactly one terminal event, whatever happens."""
+"""The engine's thread: every request ends with exactly one terminal event, even after failures."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def assert_nothing_is_left(runner: WatchedRunner) -> None:
 
 
 def drain(job: Generation) -> dict[int, Finished]:
-    """The terminal events; fails where one comes twice or never."""
+    """Return the terminal event of each request; fail if one is missing or repeated."""
     ends: dict[int, Finished] = {}
     while not job.is_finished:
         item = job.next_event(timeout=60)
         if item is None:
-            continue  # abandoned: only woken
+            continue  # abandoned: woken without an event
         index, event = item
         assert index not in ends
         if isinstance(event, Finished):
@@ -73,7 +73,7 @@ def drain(job: Generation) -> dict[int, Finished]:
 
 
 class Saboteur:
-    """Raises what it is told to, in the engine's thread, once each."""
+    """Raises each of the given errors once, in the engine's thread."""
 
     def __init__(self, *errors: BaseException) -> None:
         self._errors = list(errors)
@@ -84,7 +84,7 @@ class Saboteur:
         return None
 
 
-def test_jobs_of_many_threads_each_end_once() -> None:
+def test_requests_from_many_threads_each_end_once() -> None:
     ends: list[dict[int, Finished]] = []
     with running(FakeDecoder(n_seq=2)) as runner:
 
@@ -128,7 +128,7 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
                     jobs.append(runner.ask(requests, whole=rng.random() < 0.5))
                     n_sent += n
                 except Overloaded:
-                    pass  # ends some of its own first
+                    pass  # take the results of earlier jobs first
                 if jobs and rng.random() < 0.5:
                     rng.choice((Generation.cancel, Generation.abandon))(rng.choice(jobs))
                 if len(jobs) > 5:
@@ -144,32 +144,32 @@ def test_ten_thousand_requests_with_random_cancellations_leave_nothing_behind() 
     assert threading.active_count() == threads_before
 
 
-def test_what_is_wanted_whole_wakes_its_taker_once() -> None:
+def test_whole_generation_wakes_its_taker_once() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate, n_seq=2)) as runner:
         whole = runner.ask([request("a", 6), request("b", 3)], whole=True)
         gate.release(5)
         follower = runner.ask([request("c", 1)])
         gate.release(20)
-        drain(follower)  # the first of both has ended by now, too
+        drain(follower)  # by now, `whole` has ended too
         drained = drain(whole)
         assert {i: f.usage.completion_tokens for i, f in drained.items()} == {0: 6, 1: 3}
-    # Every event of both came by one message.
+    # All events of both requests were in one message.
     assert whole._handed.empty()
 
 
-def test_a_failure_is_told_before_the_other_choices_have_ended() -> None:
+def test_failed_choice_is_reported_before_the_others_end() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_ctx=64)
     with running(decoder) as runner:
         job = runner.ask([request("a", 50), request("x" * 60, 50)], whole=True)
-        found = job.next_event(timeout=60)  # the second does not fit; the first has not begun
+        found = job.next_event(timeout=60)  # the second does not fit; the first has no token yet
         assert found
         assert isinstance(found[1], Finished)
         assert found[1].reason == "error"
         job.cancel()
 
 
-def test_closing_ends_what_runs_and_what_waits() -> None:
+def test_stop_cancels_running_and_queued_requests() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
         jobs = [runner.ask([request("a", 50)], whole=i == 1) for i in range(3)]
@@ -182,7 +182,7 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
     assert runner.failure is None
 
 
-def test_draining_lets_what_is_there_end() -> None:
+def test_draining_finishes_open_requests_and_refuses_new_ones() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
         jobs = [runner.ask([request("a", 5)]) for _ in range(3)]
@@ -197,7 +197,7 @@ def test_draining_lets_what_is_there_end() -> None:
         assert [drain(j)[0].reason for j in jobs] == ["length"] * 3
 
 
-def test_broken_engine_fails_its_requests_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_engine_that_fails_ends_its_requests_and_restarts(caplog: pytest.LogCaptureFixture) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), fail=Saboteur(RuntimeError("a bug")))
     with running(decoder) as runner:
         jobs = [runner.ask([request("a", 50)], whole=i == 1) for i in range(3)]
@@ -210,14 +210,14 @@ def test_broken_engine_fails_its_requests_and_goes_on(caplog: pytest.LogCaptureF
         assert drain(runner.ask([request("a", 5)]))[0].reason == "length"
         assert runner.failure is None
         assert runner.n_restarts == 1
-    assert "the engine broke" in caplog.text
+    assert "the engine failed" in caplog.text
 
 
 def breaks(runner: WatchedRunner) -> Finished:
     return drain(runner.ask([request("a", 5)]))[0]
 
 
-def test_an_engine_that_breaks_again_and_again_is_given_up() -> None:
+def test_engine_is_not_restarted_after_repeated_failures() -> None:
     bug = RuntimeError("a bug")
     with running(FakeDecoder(fail=Saboteur(*[bug] * 4)), clock=lambda: 100.0) as runner:
         for _ in range(4):
@@ -229,8 +229,8 @@ def test_an_engine_that_breaks_again_and_again_is_given_up() -> None:
         assert runner.n_restarts == 3
 
 
-def test_rare_failures_are_forgiven() -> None:
-    now = itertools.count(0.0, 25.0)  # every look at the clock is half a minute later
+def test_engine_is_restarted_after_rare_failures() -> None:
+    now = itertools.count(0.0, 25.0)  # each reading of the clock is 25 s later
     with running(
         FakeDecoder(fail=Saboteur(*[RuntimeError("a bug")] * 9)), clock=lambda: next(now)
     ) as runner:
@@ -241,7 +241,7 @@ def test_rare_failures_are_forgiven() -> None:
 
 
 @pytest.mark.parametrize("fault", [SystemExit(), KeyboardInterrupt(), MemoryError("no memory")])
-def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
+def test_requests_end_if_the_engine_thread_dies(fault: BaseException) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_seq=2, fail=Saboteur(*[fault] * 9))
     with running(decoder, clock=lambda: 0.0) as runner:
         jobs = [runner.ask([request("a", 50), request("b", 50)]) for _ in range(3)]
@@ -250,7 +250,7 @@ def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
             ends = drain(job)
             assert [ends[i].reason for i in (0, 1)] == ["error", "error"]
         if isinstance(fault, Exception):
-            assert runner.failure is None  # that was no more than a failure
+            assert runner.failure is None  # the engine was restarted
         else:
             runner._thread.join()
             assert runner.failure
@@ -258,7 +258,7 @@ def test_a_killed_thread_takes_no_client_with_it(fault: BaseException) -> None:
                 runner.ask([request("a", 5)])
 
 
-def test_an_engine_that_cannot_be_reset_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_that_cannot_be_reset_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(FakeDecoder(fail=Saboteur(RuntimeError("a bug")))) as runner:
 
         def reset(_: TurboPilotError) -> list[object]:
@@ -270,14 +270,14 @@ def test_an_engine_that_cannot_be_reset_is_given_up(monkeypatch: pytest.MonkeyPa
         assert runner.failure
 
 
-def test_requests_that_a_broken_engine_lost_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_lost_by_a_failed_engine_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(FakeDecoder(fail=Saboteur(RuntimeError("a bug")))) as runner:
         monkeypatch.setattr(runner.engine, "reset", lambda _: [])
         assert isinstance(breaks(runner).error, DecoderFailed)
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9, float("nan")])
-def test_a_clock_that_jumps_ends_nothing_twice(jump: float) -> None:
+def test_jumping_clock_does_not_end_a_request_twice(jump: float) -> None:
     times = itertools.chain([0.0, 0.0, 0.1, jump], itertools.cycle((0.2, jump, -jump)))
     lock = threading.Lock()
 
@@ -293,14 +293,14 @@ def test_a_clock_that_jumps_ends_nothing_twice(jump: float) -> None:
             assert end.error is None or isinstance(end.error, DeadlineExceeded | DecoderFailed)
 
 
-def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+def test_unread_generation_does_not_block_others() -> None:
     with running(FakeDecoder()) as runner:
         lazy = runner.ask([request("lazy", 200)])
         assert drain(runner.ask([request("eager", 5)]))[0].reason == "length"
         assert sum(1 for _ in iter(lambda: lazy.next_event(0), None)) == 200 + 1
 
 
-def test_cancelling_twice_or_after_the_end_does_no_harm() -> None:
+def test_cancel_after_the_end_does_nothing() -> None:
     with running(FakeDecoder()) as runner:
         job = runner.ask([request("a", 2)])
         first = job.next_event(timeout=60)
@@ -312,18 +312,18 @@ def test_cancelling_twice_or_after_the_end_does_no_harm() -> None:
         assert drain(runner.ask([request("b", 2)]))[0].reason == "length"
 
 
-def test_abandoning_wakes_whoever_waits() -> None:
+def test_abandon_wakes_a_waiting_taker() -> None:
     with running(FakeDecoder(gate=threading.Semaphore(0))) as runner:
         job = runner.ask([request("a", 2)], whole=True)
         found: list[object] = []
         taker = threading.Thread(target=lambda: found.append(job.next_event()))
         taker.start()
-        job.abandon()  # no token has come
+        job.abandon()  # before the first token
         taker.join()
         assert found == [None]
 
 
-def test_superseding_one_choice_ends_its_siblings() -> None:
+def test_superseding_one_choice_ends_all_choices() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate, n_seq=4)) as runner:
         old = runner.ask([request("a", 50, name="x"), request("b", 50), request("c", 50)])
@@ -335,10 +335,10 @@ def test_superseding_one_choice_ends_its_siblings() -> None:
         assert [f.reason for f in drain(other).values()] == ["length"]
 
 
-def test_requests_are_counted_not_jobs() -> None:
+def test_queue_limit_counts_requests_instead_of_generations() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate), max_open=4) as runner:
-        jobs = [runner.ask([request("a", 1)] * 9)]  # more than there is room for, but nobody waits
+        jobs = [runner.ask([request("a", 1)] * 9)]  # more than the limit, but the server is idle
         with pytest.raises(Overloaded, match="9 requests"):
             runner.ask([request("b", 1)])
         gate.release(9)
@@ -353,7 +353,7 @@ def test_requests_are_counted_not_jobs() -> None:
             drain(job)
 
 
-def test_what_waits_is_woken_by_the_end_of_the_queue() -> None:
+def test_wait_until_idle_ends_with_the_last_request() -> None:
     gate = threading.Semaphore(0)
     with running(FakeDecoder(gate=gate)) as runner:
         runner.ask([request("a", 1)])
@@ -364,7 +364,7 @@ def test_what_waits_is_woken_by_the_end_of_the_queue() -> None:
             assert idle.result()
 
 
-def test_the_wait_that_is_told_follows_the_throughput() -> None:
+def test_retry_after_follows_the_throughput() -> None:
     t = Throughput()
     assert t.seconds_until(5, now=0.0) == UNKNOWN
     for i in range(10):
@@ -377,8 +377,8 @@ def test_the_wait_that_is_told_follows_the_throughput() -> None:
     assert t.seconds_until(1, now=20.0) == 1
 
 
-def test_the_engine_is_warmed_in_the_thread_that_computes() -> None:
-    """llama.cpp keeps workers for each thread that calls it; two sets of them halve each other's speed."""
+def test_engine_is_warmed_up_in_the_computing_thread() -> None:
+    """llama.cpp keeps worker threads for each calling thread; two sets of them halve each other's speed."""
     threads: list[int] = []
 
     class Noting(FakeDecoder):
@@ -390,13 +390,13 @@ def test_the_engine_is_warmed_in_the_thread_that_computes() -> None:
             return super().decode(batch)
 
     with running(Noting()) as runner:
-        assert len(threads) == 1  # before anybody is served
+        assert len(threads) == 1  # before the first request
         drain(runner.ask([request("a", 5)]))
     assert len(set(threads)) == 1
     assert threads[0] != threading.get_ident()
 
 
-def test_a_model_that_cannot_warm_up_is_a_failure_and_no_hang() -> None:
+def test_failed_warm_up_is_reported_and_does_not_hang() -> None:
     class Broken(FakeDecoder):
         def warm_up(self) -> None:
             raise DecoderFailed("boom")
@@ -407,7 +407,7 @@ def test_a_model_that_cannot_warm_up_is_a_failure_and_no_hang() -> None:
             runner.ask([request("a", 5)])
 
 
-def test_an_idle_engine_looks_ahead() -> None:
+def test_idle_engine_looks_ahead() -> None:
     decoder = FakeDecoder()
     engine = Engine(decoder, EngineOptions(looks_ahead=True))
     began = threading.Event()

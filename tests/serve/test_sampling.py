@@ -18,14 +18,14 @@ VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=600)
 
 
 def distribution(logits: Logits, params: SamplingParams) -> tuple[Ids, Weights]:
-    """The tokens that may be chosen with their probabilities (sum 1)."""
+    """Return the tokens that may be chosen, and their probabilities (sum 1)."""
     ids, weights, _ = candidates(logits, params, int(np.argmax(logits)))
     p = weights.astype(np.float64)
     return np.arange(len(p)) if ids is None else ids, p / p.sum()
 
 
 def penalized(logits: Logits, window: Sequence[int], params: SamplingParams) -> Logits:
-    """A copy of the logits after the penalties."""
+    """Return a copy of the logits after the penalties."""
     out: Logits = logits.copy()
     penalize(out, window, params)
     return out
@@ -33,12 +33,12 @@ def penalized(logits: Logits, window: Sequence[int], params: SamplingParams) -> 
 
 def logits(*values: float) -> Logits:
     x = np.array(values, dtype=np.float32)
-    x.setflags(write=False)  # as a view into llama.cpp's memory should be
+    x.setflags(write=False)  # the sampler must not write into llama.cpp's memory
     return x
 
 
 def model_like(n_vocab: int, seed: int = 0) -> Logits:
-    """Logits whose probabilities fall as a language model's do."""
+    """Return logits with a distribution similar to a language model's."""
     rng = np.random.default_rng(seed)
     rank = 1 + rng.permutation(n_vocab)
     return logits(*(15 - 2 * np.log(rank) + rng.standard_normal(n_vocab)))
@@ -63,27 +63,29 @@ def test_temperature_zero_is_greedy() -> None:
     assert picks(SamplingParams(temperature=0), logits(1, 3, 2), 20) == [1] * 20
 
 
-def test_a_tiny_temperature_neither_overflows_nor_wanders() -> None:
+def test_tiny_temperature_is_greedy_without_overflow() -> None:
     for temperature in (1e-300, 1e-5):
         for min_p in (0.0, 0.1):
             params = SamplingParams(temperature=temperature, top_p=1, min_p=min_p)
             assert picks(params, logits(1, 3, 2), 5) == [1] * 5
 
 
-@pytest.mark.parametrize("n_more", [0, 3000])  # a short list, and one whose blocks are drawn first
-def test_frequencies_follow_the_softmax(n_more: int) -> None:
+@pytest.mark.parametrize("n_more", [0, 3000])  # with and without blocks in `draw`
+def test_sampled_frequencies_follow_the_softmax(n_more: int) -> None:
     x = logits(*[-np.inf] * n_more, 0, 1, 2, -np.inf, *[-np.inf] * n_more)
     n = 20_000
     found = np.array(picks(SamplingParams(temperature=1, top_p=1), x, n))
     counts = np.bincount(found - n_more, minlength=4)
     expected = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
-    # Five standard deviations; the seed is fixed, so this cannot flicker.
+    # Five standard deviations; the seed is fixed, so the test is deterministic.
     assert np.abs(counts[:3] / n - expected).max() < 5 * np.sqrt(0.25 / n)
     assert counts[3] == 0
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=2000), st.floats(0, 0.9999999))
-def test_a_draw_is_where_the_running_sum_passes(values: list[float], u: float) -> None:
+def test_draw_returns_the_position_at_which_the_running_sum_exceeds_u(
+    values: list[float], u: float
+) -> None:
     weights = np.array(values)
     if weights.sum() == 0:
         weights[-1] = 1
@@ -94,7 +96,7 @@ def test_a_draw_is_where_the_running_sum_passes(values: list[float], u: float) -
     assert weights[: at + 1].sum() >= u * total - 1e-9 * total
 
 
-def test_a_seed_repeats_and_another_differs() -> None:
+def test_equal_seeds_repeat_and_other_seeds_and_streams_differ() -> None:
     params, x = SamplingParams(temperature=1, top_p=1), logits(*[0.0] * 50)
     assert picks(params, x, 30, seed=7) == picks(params, x, 30, seed=7)
     assert picks(params, x, 30, seed=7) != picks(params, x, 30, seed=8)
@@ -112,7 +114,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize("params", SETTINGS)
 @given(guess_lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8), hit=st.randoms())
-def test_drafts_change_no_token(
+def test_drafts_do_not_change_sampled_tokens(
     params: SamplingParams, guess_lengths: list[int], hit: object
 ) -> None:
     rows = [model_like(300, i) for i in range(sum(guess_lengths))]
@@ -124,29 +126,29 @@ def test_drafts_change_no_token(
 
     guessed = Sampler(params, seed_sequence(3, 0))
     got: list[int] = []
-    for n in guess_lengths:  # the engine's way: positions in order, up to the first wrong guess
+    for n in guess_lengths:  # as in the engine: positions in order, up to the first rejected token
         right = hit.randint(0, n)  # type: ignore[attr-defined]
         for _ in range(min(right + 1, n)):
             row = rows[len(got)]
             token = guessed.pick(row, got)
-            assert guessed.pick(row, got) == token  # picking is asking
+            assert guessed.pick(row, got) == token  # `pick` has no effect on the next `pick`
             guessed.accept(token)
             got.append(token)
     assert got == expected[: len(got)]
 
 
-def test_a_pick_that_is_not_taken_changes_nothing() -> None:
+def test_pick_without_accept_does_not_change_later_picks() -> None:
     for params in SETTINGS:
         one, other = (Sampler(params, seed_sequence(5, 0)) for _ in range(2))
         for i in range(20):
-            one.pick(model_like(200, 1000 + i), [])  # a position that was thrown away
+            one.pick(model_like(200, 1000 + i), [])  # a discarded position
             token = one.pick(model_like(200, i), [])
             assert token == other.pick(model_like(200, i), [])
             one.accept(token)
             other.accept(token)
 
 
-def test_a_token_that_was_not_drawn_counts_as_one() -> None:
+def test_accepted_token_without_a_draw_uses_a_random_number() -> None:
     params = SamplingParams(temperature=1, top_p=1)
     forced = Sampler(params, seed_sequence(1, 0))
     forced.accept(0)
@@ -155,7 +157,7 @@ def test_a_token_that_was_not_drawn_counts_as_one() -> None:
 
 
 @given(VALUES, st.floats(0.05, 2), st.floats(0, 1), st.integers(0, 40))
-def test_top_p_set_is_minimal(
+def test_top_p_selects_the_minimal_set(
     values: list[float], temperature: float, top_p: float, top_k: int
 ) -> None:
     x = logits(*values)
@@ -163,13 +165,13 @@ def test_top_p_set_is_minimal(
     assert len(ids) == len(set(ids.tolist())) >= 1
     assert abs(p.sum() - 1) < 1e-9
 
-    # The definition, slowly: sort, cut to top_k, renormalise, take until the sum reaches top_p.
+    # The definition: sort, cut to top_k, renormalise, take tokens until the sum reaches top_p.
     full = softmax(x, temperature)
     order = np.argsort(-full, kind="stable")[: top_k or None]
     q = full[order] / full[order].sum()
     wanted = len(q) if top_p == 1 else int(np.searchsorted(np.cumsum(q), top_p)) + 1
     got = q[: len(ids)]
-    if len(ids) < min(wanted, len(q)):  # rounding moves the border by less than it can matter
+    if len(ids) < min(wanted, len(q)):  # rounding may move the border by a negligible probability
         assert q[len(ids) : wanted - 1].sum() < 1e-6
     else:
         assert q[wanted:][: len(ids) - wanted].sum() < 1e-6
@@ -177,7 +179,7 @@ def test_top_p_set_is_minimal(
 
 
 @given(VALUES, st.floats(0.05, 2), st.floats(0.001, 1), st.sampled_from([1.0, 0.7]))
-def test_min_p_is_relative(
+def test_min_p_is_relative_to_the_likeliest_token(
     values: list[float], temperature: float, min_p: float, top_p: float
 ) -> None:
     x = logits(*values)
@@ -190,7 +192,7 @@ def test_min_p_is_relative(
 
 
 @given(VALUES, st.integers(1, 700))
-def test_largest_is_sorting(values: list[float], n: int) -> None:
+def test_largest_equals_a_full_sort(values: list[float], n: int) -> None:
     x = np.array(values, dtype=np.float32)
     x[::7] = -np.inf
     order = np.argsort(-x, kind="stable")
@@ -199,7 +201,7 @@ def test_largest_is_sorting(values: list[float], n: int) -> None:
 
 
 @pytest.mark.parametrize("n_vocab", [49_152, 50_003])
-def test_large_vocabularies_lose_nothing(n_vocab: int) -> None:
+def test_candidates_of_large_vocabularies_are_complete(n_vocab: int) -> None:
     x = model_like(n_vocab)
     for temperature in (0.2, 1.0, 2.0):
         p = softmax(x, temperature)
@@ -217,7 +219,7 @@ def test_top_k_one_is_greedy() -> None:
     assert picks(SamplingParams(temperature=2, top_p=1, top_k=1), logits(1, 3, 2), 9) == [1] * 9
 
 
-def test_penalties() -> None:
+def test_penalties_lower_the_logits_of_repeated_tokens() -> None:
     x = logits(2, -2, 1)
     out = penalized(x, [0, 0, 1], SamplingParams(repeat_penalty=2))
     assert out.tolist() == [1, -4, 1]
@@ -226,7 +228,7 @@ def test_penalties() -> None:
     assert x.tolist() == [2, -2, 1]
 
 
-def test_penalties_look_back_as_far_as_asked() -> None:
+def test_penalties_apply_to_the_last_n_tokens() -> None:
     history = [0, 1, 2, 3]
     assert list(counted_window(history, 0)) == []
     assert list(counted_window(history, 2)) == [2, 3]
@@ -241,13 +243,13 @@ def test_penalties_look_back_as_far_as_asked() -> None:
     assert [greedy(n) for n in (0, 2, 3, -1)] == [0, 0, 1, 1]
 
 
-def test_bias_is_added_and_strange_ids_are_passed_over() -> None:
+def test_bias_is_added_and_out_of_vocabulary_ids_are_ignored() -> None:
     x = logits(3, 2, 1)
     bias = ((0, -np.inf), (2, 0.75), (2, 0.75), (-1, 100.0), (3, 100.0))
     assert picks(SamplingParams(temperature=0, logit_bias=bias), x, 1) == [2]
     assert 0 not in picks(SamplingParams(temperature=5, top_p=1, logit_bias=bias), x, 200)
     nothing = tuple((i, -np.inf) for i in range(3))
-    with pytest.raises(InvalidRequest, match="leaves no token"):
+    with pytest.raises(InvalidRequest, match="forbids all tokens"):
         picks(SamplingParams(logit_bias=nothing), x, 1)
     for amount in (np.nan, np.inf):
         with pytest.raises(InvalidRequest):
@@ -259,13 +261,13 @@ def test_bias_is_added_and_strange_ids_are_passed_over() -> None:
     "params",
     [SamplingParams(), SamplingParams(temperature=0), SamplingParams(logit_bias=((0, 1.0),))],
 )
-def test_logits_that_are_no_numbers_are_refused(bad: Logits, params: SamplingParams) -> None:
+def test_nan_and_infinite_logits_are_rejected(bad: Logits, params: SamplingParams) -> None:
     with pytest.raises(DecoderFailed, match="NaN or infinite"):
         picks(params, bad, 1)
 
 
 @given(VALUES, st.integers(0, 8))
-def test_logprobs_are_the_models_own(values: list[float], n: int) -> None:
+def test_logprobs_equal_the_softmax_of_the_logits(values: list[float], n: int) -> None:
     x = logits(*values)
     token = len(x) // 2
     chosen = logprobs(x, token, n, lambda t: b"%d" % t)
@@ -276,13 +278,13 @@ def test_logprobs_are_the_models_own(values: list[float], n: int) -> None:
     assert np.allclose([np.exp(t.logprob) for t in chosen.top], p[[t.id for t in chosen.top]])
 
 
-def test_logprobs_hold_for_large_logits() -> None:
+def test_logprobs_of_huge_logits_do_not_overflow() -> None:
     chosen = logprobs(logits(1e30, 1e30, -np.inf), 0, 3, lambda t: b"")
     assert np.isclose(chosen.token.logprob, np.log(0.5))
     assert [t.id for t in chosen.top] == [0, 1]
 
 
-def test_what_would_be_ignored_is_a_mistake() -> None:
+def test_grammar_without_constraint_and_infill_without_vocabulary_raise() -> None:
     with pytest.raises(ValueError, match="grammar"):
         Sampler(SamplingParams(grammar="root ::= ."), seed_sequence(0, 0))
     with pytest.raises(ValueError, match="infill"):

@@ -1,4 +1,4 @@
-"""Grammars as llama.cpp follows them."""
+"""Grammar constraints in llama.cpp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokens_of(vocab: Any, text: str) -> list[int]:
     return list(ids[:n])
 
 
-def test_what_may_come_next_and_the_end_only_at_the_end(vocab: Any) -> None:
+def test_constraint_allows_the_grammars_tokens_and_the_end_only_at_its_end(vocab: Any) -> None:
     eos = llama_cpp.llama_vocab_eos(vocab)
     constraint = LlamaConstraint(vocab, 'root ::= "return " ("a" | "b")')
     assert not constraint.allows(eos)
@@ -54,14 +54,14 @@ def test_mask_and_allows_agree(vocab: Any) -> None:
     assert any(allowed)
 
 
-def test_special_tokens_are_no_text(vocab: Any) -> None:
+def test_grammar_never_allows_special_tokens(vocab: Any) -> None:
     special = unwritable_tokens(vocab)
     constraint = LlamaConstraint(vocab, "root ::= .*")
     assert not any(constraint.allows(int(t)) for t in special)
     assert (constraint.mask(np.zeros(size(vocab), dtype=np.float32))[special] == -np.inf).all()
 
 
-def test_a_forbidden_token_is_refused_and_does_not_end_the_process(vocab: Any) -> None:
+def test_accepting_a_forbidden_token_raises_instead_of_aborting(vocab: Any) -> None:
     constraint = LlamaConstraint(vocab, 'root ::= "x"')
     for token in (llama_cpp.llama_vocab_eos(vocab), tokens_of(vocab, "y")[0], 10**6):
         with pytest.raises(InvalidRequest, match="forbids"):
@@ -74,7 +74,7 @@ def test_a_forbidden_token_is_refused_and_does_not_end_the_process(vocab: Any) -
 @pytest.mark.parametrize(
     "grammar",
     [
-        'root ::= ([a-z]* "b"?)* "c"',  # comes back to itself, but with nothing behind
+        'root ::= ([a-z]* "b"?)* "c"',  # a repetition that can match nothing
         "root ::= " + '("a" ' * 500 + ")?" * 500,
         "root ::= " + "(" * 500 + '"a"' + ")" * 500,
         'root ::= "' + "a" * 60_000 + '"',
@@ -82,7 +82,7 @@ def test_a_forbidden_token_is_refused_and_does_not_end_the_process(vocab: Any) -
         'root ::= (\n  # here, too\n  a | b\n) [^a-z-]\na ::= b |\n  "c" \nb ::= .+\n',
     ],
 )
-def test_what_it_bears_is_taken_in_any_thread(vocab: Any, grammar: str) -> None:
+def test_large_and_unusual_grammars_work_in_any_thread(vocab: Any, grammar: str) -> None:
     found: list[object] = []
 
     def work() -> None:
@@ -95,7 +95,7 @@ def test_what_it_bears_is_taken_in_any_thread(vocab: Any, grammar: str) -> None:
     assert found
 
 
-def test_an_ambiguous_grammar_is_ended(vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ambiguous_grammar_is_rejected(vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turbopilot.llama.grammar._SLOWEST", 0.0)  # any time is too long
     constraint = LlamaConstraint(vocab, 'root ::= "a" root "b" | "a" root "c" | "a"')
     with pytest.raises(InvalidRequest, match="ambiguous"):

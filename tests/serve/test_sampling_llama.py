@@ -1,4 +1,4 @@
-"""The candidates are those of llama.cpp's own samplers, where these are asked in our order."""
+"""The sampler's candidates equal those of llama.cpp's samplers, applied in our order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Theirs:
             llama_cpp.llama_sampler_chain_add(self.chain, sampler)
 
     def apply(self, logits: Logits) -> tuple[Any, int]:
-        """What is left: ids, logits and probabilities; and the position of the token selected."""
+        """Return the remaining candidates (ids, logits, probabilities) and the position of the selected token."""
         data = np.zeros(len(logits), dtype=TOKEN_DATA)
         data["id"], data["logit"] = np.arange(len(logits)), logits
         array = llama_cpp.llama_token_data_array(
@@ -53,7 +53,9 @@ def theirs(logits: Logits, *samplers: Any) -> set[int]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n_vocab", [17, 3000, 49_152])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
-def test_each_sampler_leaves_the_same_tokens(seed: int, n_vocab: int, temperature: float) -> None:
+def test_each_sampler_keeps_the_same_tokens_as_llama_cpp(
+    seed: int, n_vocab: int, temperature: float
+) -> None:
     x = model_like(n_vocab, seed)
 
     def temp() -> Any:
@@ -72,7 +74,7 @@ def test_each_sampler_leaves_the_same_tokens(seed: int, n_vocab: int, temperatur
 
 
 @pytest.mark.parametrize("last_n", [1, 5, 64])
-def test_penalties_are_theirs(last_n: int) -> None:
+def test_penalties_equal_llama_cpps(last_n: int) -> None:
     history = np.random.default_rng(0).integers(0, 40, 100).tolist()
     x = model_like(50)
     params = SamplingParams(
@@ -86,7 +88,7 @@ def test_penalties_are_theirs(last_n: int) -> None:
 
 
 class Words(FakeDecoder):
-    """The tokens of llama.cpp's pointer."""
+    """Vocabulary read from a llama.cpp vocabulary pointer."""
 
     def __init__(self, vocab: Any) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class Words(FakeDecoder):
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
 
 
-def test_infill_keeps_what_theirs_keeps(vocab: Any) -> None:
+def test_infill_keeps_the_same_tokens_as_llama_cpp(vocab: Any) -> None:
     words = Words(vocab)
     ends = [t for t in range(words.n) if words.is_eog(t)]
     chain = Theirs(
@@ -118,7 +120,7 @@ def test_infill_keeps_what_theirs_keeps(vocab: Any) -> None:
         kept = [int(ids[i]) for i in certain_or_end(ids.tolist(), weights, words)]
         left = chain.apply(x)[0]["id"].tolist()
         if not kept or (len(left) == 1 and words.is_eog(left[0])):
-            assert words.is_eog(left[0])  # which end it is, is theirs
+            assert words.is_eog(left[0])  # llama.cpp may choose another end token
             assert all(map(words.is_eog, kept))
         else:
             assert kept == left

@@ -1,4 +1,4 @@
-"""Infill and grammars in the sampler."""
+"""The sampler with infill and with grammars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from turbopilot.base.errors import InvalidRequest
 
 
 class Words(FakeDecoder):
-    """A vocabulary of these texts; "" ends generation."""
+    """Vocabulary of the given texts; "" ends generation."""
 
     def __init__(self, *texts: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Words(FakeDecoder):
 
 
 class Only:
-    """A constraint that allows some tokens, always."""
+    """Constraint that always allows the same tokens."""
 
     def __init__(self, *tokens: int) -> None:
         self.tokens = list(tokens)
@@ -49,7 +49,7 @@ class Only:
         self.accepted.append(token)
 
 
-def test_infill_ends_where_ends_are_likely_together() -> None:
+def test_infill_ends_if_all_end_tokens_together_are_likely() -> None:
     words = Words("a", "b", "", "")
     some = np.array([0.4, 0.3, 0.2, 0.1])
     assert certain_or_end(range(4), some, words) == [2, 3]
@@ -57,34 +57,34 @@ def test_infill_ends_where_ends_are_likely_together() -> None:
     assert certain_or_end(range(4), few, words) == [0, 1, 2, 3]
 
 
-def test_infill_counts_beginnings_together() -> None:
+def test_infill_merges_tokens_with_a_common_prefix() -> None:
     words = Words("fo", "foo", "bar", "foobar")
-    # All begin with "fo" but one, which is then below the least probability.
+    # All but one begin with "fo"; the other is then below the minimum probability.
     assert certain_or_end(range(4), np.array([0.3, 0.2, 0.18, 0.32]), words) == [0]
     assert certain_or_end(range(4), np.array([0.2, 0.05, 0.4, 0.35]), words) == [2, 3]
     assert certain_or_end([0, 2], np.array([0.5, 0.5]), words) == [0, 1]
 
 
-def test_infill_without_a_certain_token_ends() -> None:
+def test_infill_ends_if_no_token_is_likely_enough() -> None:
     words = Words(*(chr(97 + i) for i in range(20)), "")
     params = SamplingParams(temperature=1, top_p=1, infill=True)
     x = logits(*[0.0] * 20, -30)
     sampler = Sampler(params, seed_sequence(0, 0), vocab=words)
     assert sampler.pick(x, []) == 20
     assert likeliest_end(logits(*[0.0] * 20, -np.inf), words) is None
-    # Where no end is possible, it goes on.
+    # If no end token is possible, generation continues.
     assert sampler.pick(logits(*range(20), -np.inf), []) == 19
 
 
-def test_infill_at_temperature_zero_takes_the_likeliest_it_leaves() -> None:
+def test_infill_at_temperature_zero_takes_the_likeliest_kept_token() -> None:
     words = Words("a", "b", "")
     params = SamplingParams(temperature=0, top_p=1, infill=True)
     sampler = Sampler(params, seed_sequence(0, 0), vocab=words)
     assert sampler.pick(logits(2, 1, -20), []) == 0
-    assert sampler.pick(logits(2, 1, 1), []) == 2  # an end, though it is not the likeliest
+    assert sampler.pick(logits(2, 1, 1), []) == 2  # an end token, although not the likeliest
 
 
-def test_a_grammar_masks_only_where_it_must() -> None:
+def test_vocabulary_is_masked_only_if_the_drawn_token_is_forbidden() -> None:
     only = Only(0, 2)
     params = SamplingParams(temperature=0, grammar="…")
     sampler = Sampler(params, seed_sequence(0, 0), constraint=only)
@@ -97,14 +97,14 @@ def test_a_grammar_masks_only_where_it_must() -> None:
     assert only.accepted == [2]
 
 
-def test_a_grammar_that_leaves_nothing_is_the_requests_fault() -> None:
+def test_grammar_without_allowed_tokens_raises_invalid_request() -> None:
     sampler = Sampler(SamplingParams(grammar="…"), seed_sequence(0, 0), constraint=Only())
     with pytest.raises(InvalidRequest, match="none of the model's tokens"):
         sampler.pick(logits(1, 2), [])
 
 
-def test_drawing_again_under_the_mask_is_fair() -> None:
-    x = logits(*[0.0] * 10)  # the first draw is forbidden more often than not, at either side
+def test_second_draw_with_the_mask_keeps_the_probabilities() -> None:
+    x = logits(*[0.0] * 10)  # the first draw is forbidden in most cases
     only = Only(0, 3, 4, 9)
     params = SamplingParams(temperature=1, top_p=1, grammar="…")
     sampler = Sampler(params, seed_sequence(1, 0), constraint=only)
@@ -117,7 +117,7 @@ def test_drawing_again_under_the_mask_is_fair() -> None:
     assert np.abs(counts[[0, 3, 4, 9]] / n - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / n)
 
 
-def test_a_mask_at_one_token_moves_no_other() -> None:
+def test_mask_at_one_token_does_not_change_other_tokens() -> None:
     params = SamplingParams(temperature=1, top_p=1, grammar="…")
 
     def generate(*at_seven: int) -> list[int]:

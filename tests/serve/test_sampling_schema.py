@@ -1,4 +1,4 @@
-"""JSON schemas as grammars, and what is generated under one."""
+"""JSON schemas as grammars, and text generated with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def text_of(vocab: Any, tokens: list[int]) -> str:
 
 
 def generate(vocab: Any, grammar: str, seed: int, most: int = 200) -> tuple[str, bool]:
-    """Text from a model that knows nothing, and whether it came to its end."""
+    """Return text generated from random logits, and whether it ended with an end token."""
     sampler = Sampler(
         SamplingParams(temperature=1, top_p=1, grammar=grammar),
         seed_sequence(seed, 0),
@@ -37,7 +37,7 @@ def generate(vocab: Any, grammar: str, seed: int, most: int = 200) -> tuple[str,
     rng, tokens = np.random.default_rng(seed), list[int]()
     for _ in range(most):
         row = rng.standard_normal(size(vocab)).astype(np.float32) * 2
-        row[llama_cpp.llama_vocab_eos(vocab)] += 8  # so that it ends where it may
+        row[llama_cpp.llama_vocab_eos(vocab)] += 8  # so that it ends as soon as allowed
         token = sampler.pick(row, tokens)
         sampler.accept(token)
         if llama_cpp.llama_vocab_is_eog(vocab, token):
@@ -70,18 +70,18 @@ SCHEMA: dict[str, object] = {
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_generated_fits(vocab: Any, seed: int) -> None:
+def test_generated_json_matches_the_schema(vocab: Any, seed: int) -> None:
     text, ended = generate(vocab, json_schema_to_gbnf(SCHEMA), seed)
     assert ended
     value = json.loads(text)
-    # Tokens drawn by chance may hold broken UTF-8, which counts as fewer characters than it shows as.
+    # Random tokens may contain invalid UTF-8, which decodes to more characters than the grammar counts.
     assert len(value["name"].replace("\ufffd", "")) <= 5
     assert 1 <= len(value["sizes"]) <= 3
     assert all(isinstance(n, int) for n in value["sizes"])
     assert value["kind"] in ("a", "b")
 
 
-def test_strings_hold_no_control_characters(vocab: Any) -> None:
+def test_grammar_forbids_control_characters_in_strings(vocab: Any) -> None:
     for schema in ({"type": "string"}, {"type": "string", "pattern": "^a.*$"}):
         constraint = LlamaConstraint(vocab, json_schema_to_gbnf(schema))
         assert accepts(constraint, vocab, '"ab c"')
@@ -90,7 +90,7 @@ def test_strings_hold_no_control_characters(vocab: Any) -> None:
             assert not accepts(constraint, vocab, bad)
 
 
-def test_json_is_followed(vocab: Any) -> None:
+def test_empty_schema_allows_json_and_forbids_other_text(vocab: Any) -> None:
     good, bad = '{"a": [1, 2.5, "é\\n"], "b": null}', '{"a": [1, }'
     assert accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, good)
     assert not accepts(LlamaConstraint(vocab, JSON_VALUE), vocab, bad)
@@ -99,38 +99,40 @@ def test_json_is_followed(vocab: Any) -> None:
 @pytest.mark.parametrize(
     ("reason", "schema"),
     [
-        ("refers elsewhere", {"$ref": "https://example.com/schema.json"}),
-        ("refers elsewhere", {"$ref": "http://example.com/schema.json"}),
-        ("refers elsewhere", {"$ref": "file:///etc/passwd"}),
-        ("refers elsewhere", {"allOf": [{"items": {"$ref": "https://example.com"}}]}),
-        ("refers elsewhere", {"properties": {"$ref": {"type": "string"}}}),
+        ("not a local reference", {"$ref": "https://example.com/schema.json"}),
+        ("not a local reference", {"$ref": "http://example.com/schema.json"}),
+        ("not a local reference", {"$ref": "file:///etc/passwd"}),
+        ("not a local reference", {"allOf": [{"items": {"$ref": "https://example.com"}}]}),
+        ("not a local reference", {"properties": {"$ref": {"type": "string"}}}),
         ("not in", {"$ref": "#/$defs/missing"}),
         ("Unrecognized", {"type": "integre"}),
-        ("at most 400", {"type": "string", "minLength": 10**9}),
-        ("at most 400", {"type": "array", "items": {}, "maxItems": 10**9}),
+        ("not between 0 and 400", {"type": "string", "minLength": 10**9}),
+        ("not between 0 and 400", {"type": "array", "items": {}, "maxItems": 10**9}),
         ("pattern repeats", {"type": "string", "pattern": "^a{1000000000}$"}),
         ("pattern repeats", {"type": "string", "pattern": "^(a|b){0, 99999999999999999999}$"}),
         ("Pattern must start", {"type": "string", "pattern": "a"}),
         ("cannot be used", {"type": "string", "pattern": "^*$"}),
         ("too deeply", {"properties": {f"p{i}": {"type": "null"} for i in range(1100)}}),
-        ("at most 32768", {"enum": ["x" * 40_000]}),
-        # strings that the converter does not escape, and that would become grammar
+        ("the limit is 32768", {"enum": ["x" * 40_000]}),
+        # strings that the converter does not escape and that would become part of the grammar
         ("quotation marks", {"enum": ['x" space{3,2} y']}),
-        # brackets at which the converter would loop for ever
+        # brackets at which the converter would loop forever
         ("unmatched", {"type": "string", "pattern": "^]$"}),
         ("unmatched", {"type": "string", "pattern": "^a}$"}),
         ("unmatched", {"type": "string", "pattern": "^[a$"}),
         ("unmatched", {"type": "string", "pattern": "^a$\\"}),
     ],
 )
-def test_schemas_that_cannot_be_followed(reason: str, schema: dict[str, object]) -> None:
+def test_unsupported_schema_is_rejected_with_the_reason(
+    reason: str, schema: dict[str, object]
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         json_schema_to_gbnf(schema)
     assert caught.value.param == "json_schema"
     assert reason in str(caught.value)
 
 
-def test_a_deep_schema_is_refused() -> None:
+def test_deeply_nested_schema_is_rejected() -> None:
     schema: dict[str, object] = {}
     for _ in range(5000):
         schema = {"items": schema}

@@ -1,4 +1,4 @@
-"""API keys: which are accepted, where they come from, and that they are never shown; Copilot's token."""
+"""API keys: accepted and rejected headers, sources, and secrecy; Copilot's token."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     keys = ApiKeys((KEY, OTHER, "third"))
     monkeypatch.setattr("serve.http.security.keys.hmac.compare_digest", compare)
     assert keys.knows(KEY)  # the first
-    assert len(compared) == 3, "all are looked at, though the first fits"
+    assert len(compared) == 3, "all keys must be compared, although the first matches"
     assert not keys.knows("no such key")
     assert len(compared) == 6
-    assert {len(x) for pair in compared for x in pair} == {32}, "and of one length"
+    assert {len(x) for pair in compared for x in pair} == {32}, "compared values differ in length"
 
 
 def test_keys_are_neither_stored_nor_shown() -> None:
@@ -136,12 +136,12 @@ def test_keys_are_neither_stored_nor_shown() -> None:
     assert KEY not in "".join(how_to_use("127.0.0.1", 1, needs_key=True))
 
 
-def test_presented_keys() -> None:
+def test_presented_keys_come_from_all_headers_that_are_not_blank() -> None:
     headers = {"Authorization": "token a", "X-Api-Key": "b", "Api-Key": " "}
     assert list(presented(lambda name: headers.get(name, ""))) == ["a", "b"]
 
 
-def test_no_key_in_the_log(locked: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_not_logged(locked: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for key in (KEY, "wr0ng"):
         for headers in ({"Authorization": f"Bearer {key}"}, {"X-Api-Key": key}):
@@ -157,7 +157,7 @@ def test_no_key_in_the_log(locked: FlaskClient, caplog: pytest.LogCaptureFixture
 
 
 def options_of(environ: dict[str, str] | None = None, **given: Any) -> SecurityOptions:
-    """As the command reads them; a warning is an error."""
+    """Return the options as the command checks them; a warning is an error."""
 
     def warn(line: str) -> None:
         raise AssertionError(line)
@@ -236,7 +236,7 @@ def test_serve_refuses_bad_security_options(
     result = CliRunner().invoke(cli, ["serve", "nothing.gguf", *arguments])
     assert result.exit_code == 2
     assert word in result.stderr
-    assert "nothing.gguf" not in result.stderr, "said before a model is looked for"
+    assert "nothing.gguf" not in result.stderr, "options must be checked before the model"
 
 
 def test_serve_passes_security_options(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""How a server ends: nothing new, what runs ends in time or is cut, a second signal does not wait."""
+"""Shutdown of the server: grace period, cancelled requests, and signals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def n_open(c: http.client.HTTPConnection) -> int:
     return int(health["running"] + health["waiting"])
 
 
-def test_what_runs_ends_and_nothing_new_begins() -> None:
+def test_shutdown_finishes_open_requests_and_refuses_new_ones() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with (
         running(decoder, limits=Limits(grace=1000)) as r,
@@ -73,7 +73,7 @@ def test_what_runs_ends_and_nothing_new_begins() -> None:
         assert r.runner.engine_closed
 
 
-def test_what_does_not_end_in_time_is_cut_and_told() -> None:
+def test_requests_open_after_the_grace_period_end_with_an_error() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_batch=64)
     with running(decoder, limits=Limits(grace=0)) as r, connection(r.port) as s:
         with connection(r.port) as plain:
@@ -84,7 +84,7 @@ def test_what_does_not_end_in_time_is_cut_and_told() -> None:
             wait(r.runner.submitted)
             r.shutdown.begin()
             wait(r.runner.stopped)
-            decoder.let()  # the token that is being computed
+            decoder.let()  # the token being computed
             assert b"the server is shutting down" in read_all(s)
             answer = plain.recv(65536)
             assert answer.startswith(b"HTTP/1.1 503")
@@ -122,7 +122,7 @@ print("ended")
 
 @contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A server in a process of its own."""
+    """Run a server in a separate process."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -134,7 +134,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def port_of(p: subprocess.Popen[str]) -> int:
-    """The port of a server, once it says that it is ready."""
+    """Wait until the server is ready and return its port."""
     assert p.stdout
     line = next(line for line in p.stdout if line.startswith("ready"))
     assert next(p.stdout).startswith("try")
@@ -142,7 +142,7 @@ def port_of(p: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_an_idle_server_at_once(number: signal.Signals) -> None:
+def test_signal_ends_an_idle_server(number: signal.Signals) -> None:
     with process() as p:
         assert port_of(p)
         p.send_signal(number)
@@ -151,7 +151,7 @@ def test_a_signal_ends_an_idle_server_at_once(number: signal.Signals) -> None:
         assert "Traceback" not in err
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_second_signal_ends_the_server_without_waiting_for_requests() -> None:
     with process() as p:
         port = port_of(p)
         with (
@@ -171,8 +171,8 @@ def test_a_second_signal_does_not_wait() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_model_loads(number: signal.Signals) -> None:
-    """A load cannot be broken off, so it is waited for; nobody is told that the server were ready."""
+def test_signal_during_loading_ends_the_server_after_the_load(number: signal.Signals) -> None:
+    """Check that the server waits for the load, which cannot be interrupted, and never prints "ready"."""
     with process("wait") as p:
         assert p.stdout
         assert p.stdout.readline() == "loading\n"
@@ -182,10 +182,10 @@ def test_a_signal_while_the_model_loads(number: signal.Signals) -> None:
     assert "Traceback" not in err
 
 
-def test_a_second_signal_does_not_wait_for_a_load() -> None:
+def test_second_signal_ends_the_server_without_waiting_for_a_load() -> None:
     with process("wait") as p:
         assert p.stdout
         assert p.stdout.readline() == "loading\n"
-        while p.poll() is None:  # two that come at once may arrive as one
+        while p.poll() is None:  # two signals sent at once may arrive as one
             p.send_signal(signal.SIGTERM)
         assert p.returncode == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""The server as clients meet it: real sockets, waitress, the real openai client. Nothing here sleeps."""
+"""The server on real sockets, with waitress and the openai client. No test sleeps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def post(server: HttpServer, body: dict[str, object]) -> tuple[int, Any]:
     return status, json.loads(data)
 
 
-def test_the_openai_client_completes_and_lists() -> None:
+def test_openai_client_completes_and_lists_models() -> None:
     with running_server(FakeDecoder(script("yes"))) as (server, _), openai_client(server) as client:
         answer = client.completions.create(
             model="x", prompt="well?", n=2, stop=["zz"], seed=1, suffix=None
@@ -51,14 +51,14 @@ def test_the_openai_client_completes_and_lists() -> None:
         assert client.models.retrieve("fake").id == "fake"
 
 
-def test_a_stream_arrives_token_by_token() -> None:
+def test_stream_arrives_token_by_token() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0))
     with running_server(decoder) as (server, _), openai_client(server) as client:
-        decoder.let()  # the answer's head comes with the first token
+        decoder.let()  # the response headers are sent with the first token
         with client.completions.create(model="x", prompt="well?", stream=True) as stream:
             chunks = iter(stream)
             for letter in "yes":
-                assert next(chunks).choices[0].text == letter  # would wait for ever if held back
+                assert next(chunks).choices[0].text == letter  # would hang if it were held back
                 assert len(decoder.batches) == len("yes"[: "yes".index(letter) + 1])
                 decoder.let()
             assert next(chunks).choices[0].finish_reason == "stop"
@@ -66,7 +66,7 @@ def test_a_stream_arrives_token_by_token() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
+def test_disconnected_client_frees_the_engine(stream: bool) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner):
         with connection(server.port) as s:
@@ -76,16 +76,16 @@ def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
             if stream:
                 assert b"200 OK" in s.recv(65536)
         wait(runner.cancelled)
-        decoder.let()  # the token that is being computed
+        decoder.let()  # the token being computed
         decoder.let(3)
         status, answer = post(server, {"prompt": "second", "max_tokens": 3})
         assert status == 200
         assert answer["usage"]["completion_tokens"] == 3
-        # Of the 200 tokens: two were let through, one was under way, one may slip in before the news.
+        # Of the 200 tokens: two were let through, one was being computed, one may follow before the cancellation.
         assert len(decoder.batches) <= 2 + 2 + 3
 
 
-def test_queued_work_of_a_client_that_left_is_dropped() -> None:
+def test_queued_request_of_a_disconnected_client_is_dropped() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner), ThreadPoolExecutor() as pool:
         first = pool.submit(post, server, {"prompt": "first", "max_tokens": 2})
@@ -101,7 +101,7 @@ def test_queued_work_of_a_client_that_left_is_dropped() -> None:
         assert len(decoder.batches) == 2 + 4
 
 
-def test_a_second_request_waits_and_is_then_served() -> None:
+def test_second_request_is_queued_and_then_served() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner), ThreadPoolExecutor() as pool:
         body: dict[str, object] = {"prompt": "well?", "max_tokens": 3}
@@ -117,7 +117,7 @@ def test_a_second_request_waits_and_is_then_served() -> None:
             assert (status, answer["choices"][0]["text"]) == (200, "yes")
 
 
-def test_too_many_waiting_is_503_with_retry_after() -> None:
+def test_full_queue_returns_503_with_retry_after() -> None:
     gate = threading.Semaphore(0)
     with (
         running_server(FakeDecoder(gate=gate), max_open=1) as (server, runner),
@@ -136,7 +136,7 @@ def test_too_many_waiting_is_503_with_retry_after() -> None:
         assert client.completions.create(model="x", prompt="b", max_tokens=2).choices
 
 
-def test_the_real_client_sees_bad_input_as_400() -> None:
+def test_openai_client_gets_400_for_bad_input() -> None:
     with running_server(FakeDecoder()) as (server, _), openai_client(server) as client:
         for param, value in (("temperature", -3), ("max_tokens", "many")):
             fields: Any = {"model": "x", "prompt": "y", param: value}
@@ -165,7 +165,7 @@ def test_malformed_request_is_refused_in_json(data: bytes, words: str) -> None:
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_of_100_mb_is_413_although_the_client_sends_it_all() -> None:
+def test_100_mb_body_returns_413_after_the_client_sent_it() -> None:
     with running_server(FakeDecoder()) as (server, _):
         c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         chunk = b" " * 1_000_000
@@ -181,7 +181,7 @@ def test_a_body_of_100_mb_is_413_although_the_client_sends_it_all() -> None:
         assert post(server, {"prompt": "x", "max_tokens": 1})[0] == 200
 
 
-def test_a_client_that_asks_first_is_told_at_once() -> None:
+def test_expect_100_continue_of_a_large_body_returns_413_at_once() -> None:
     with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
         head = f"POST /api/generate HTTP/1.1\r\nContent-Length: {HUNDRED_MB}\r\n"
         s.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -199,7 +199,7 @@ def parser() -> Parser:
     )  # fmt: skip
 
 
-def test_a_body_that_is_too_large_is_not_kept() -> None:
+def test_oversized_body_is_discarded() -> None:
     p = parser()
     head = f"POST / HTTP/1.1\r\nContent-Length: {HUNDRED_MB}\r\n\r\n".encode()
     assert p.received(head) == len(head)
@@ -212,14 +212,14 @@ def test_a_body_that_is_too_large_is_not_kept() -> None:
     assert p.received(b"GET / HTTP/1.1\r\n") == 0
 
 
-def test_an_absurd_length_is_refused_without_reading_on() -> None:
+def test_absurd_content_length_is_rejected_without_reading_the_body() -> None:
     p = parser()
     p.received(f"POST / HTTP/1.1\r\nContent-Length: {MAX_DISCARDED_BYTES + 1}\r\n\r\n".encode())
     assert p.completed
     assert p.error
 
 
-def test_a_port_in_use_is_named() -> None:
+def test_error_for_a_port_in_use_names_the_port() -> None:
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"port {port}") as caught:
@@ -229,7 +229,7 @@ def test_a_port_in_use_is_named() -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("no.such.host.invalid", 80), ("127.0.0.1", 99999)])
-def test_an_address_that_cannot_be(host: str, port: int) -> None:
+def test_bind_to_an_invalid_address_raises_serve_error(host: str, port: int) -> None:
     with pytest.raises(ServeError):
         bind(host, port)
 
@@ -246,7 +246,7 @@ def test_closed_connection_cancels_without_poll(timeouts: list[float | None], re
         assert set(timeouts) <= {None}
 
 
-def test_a_client_that_closes_its_sending_side_has_left() -> None:
+def test_half_closed_connection_cancels_the_request() -> None:
     with (
         running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner),
         connection(server.port) as s,
@@ -258,7 +258,7 @@ def test_a_client_that_closes_its_sending_side_has_left() -> None:
         assert s.recv(100) == b""
 
 
-def test_pipelined_requests_are_answered_in_turn_and_dropped_together() -> None:
+def test_pipelined_requests_are_answered_in_order_and_dropped_together() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner):
         with connection(server.port) as s:
@@ -274,9 +274,9 @@ def test_pipelined_requests_are_answered_in_turn_and_dropped_together() -> None:
         assert len(runner.seen) == 3  # the third of the pipeline never began
 
 
-def test_a_client_that_never_reads_is_let_go() -> None:
+def test_client_that_never_reads_its_stream_is_disconnected() -> None:
     gone, closed = threading.Event(), threading.Event()
-    # Each look at this clock is ten seconds later than the one before.
+    # Each reading of this clock is ten seconds later than the previous one.
     clock = itertools.count(0.0, 10.0)
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
@@ -294,7 +294,7 @@ def test_a_client_that_never_reads_is_let_go() -> None:
         assert closed.wait(60)
 
 
-def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
+def test_connection_with_an_unread_answer_is_closed() -> None:
     gone = threading.Event()
     answered = threading.Event()
     now = [0.0]
@@ -303,17 +303,18 @@ def test_an_answer_that_nobody_takes_does_not_keep_its_connection() -> None:
         environ[WHEN_GONE](gone.set)
         start_response("200 OK", [("Content-Type", "text/plain")])
         for _ in range(12):
-            yield bytes(2**20)  # more than the sockets hold, less than makes writes wait
+            # In all, more than the socket buffers hold and less than the limit at which writes wait.
+            yield bytes(2**20)
         answered.set()
 
     with served(app, clock=lambda: now[0]) as port, connection(port) as s:
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered.wait(60)
         while not gone.wait(0.01):
-            now[0] += STUCK_SECONDS / 2  # time passes, and nothing is read
+            now[0] += STUCK_SECONDS / 2  # time passes while nothing is read
 
 
-def test_watching_a_client_that_has_left_already() -> None:
+def test_callback_for_a_disconnected_client_is_called_at_once() -> None:
     kept, dropped = threading.Event(), threading.Event()
     with running_server(FakeDecoder()) as (server, _), connection(server.port) as s:
         send(s, {"prompt": "x", "max_tokens": 1})

@@ -25,7 +25,7 @@ def told(text: str, rules: StopRules) -> str:
     return stream(text.encode(), rules, EVERYWHERE)[0]
 
 
-# Small alphabets, so that what ends a text does appear, with characters of 1 to 4 bytes.
+# Small alphabets, so that stop strings do occur, with characters of 1 to 4 bytes.
 letters = st.text(st.sampled_from("ab\né→🙂"), max_size=30)
 stops = st.lists(st.text(st.sampled_from("ab\né→🙂"), max_size=4), max_size=4).map(tuple)
 cuts = st.lists(st.integers(0, 200), max_size=12)
@@ -45,18 +45,22 @@ rules = st.builds(
 
 
 @given(letters, stops, cuts)
-def test_any_chunking_equals_the_whole(text: str, stop: tuple[str, ...], cuts: list[int]) -> None:
+def test_stop_strings_are_found_in_any_chunking(
+    text: str, stop: tuple[str, ...], cuts: list[int]
+) -> None:
     data, rules = text.encode(), StopRules(stop)
     assert stream(data, rules, cuts) == stream(data, rules, [])
 
 
 @given(st.binary(max_size=30), cuts)
-def test_any_chunking_of_any_bytes_equals_the_whole(data: bytes, cuts: list[int]) -> None:
+def test_chunking_of_arbitrary_bytes_does_not_change_the_text(data: bytes, cuts: list[int]) -> None:
     assert stream(data, StopRules(), cuts) == stream(data, StopRules(), [])
 
 
 @given(code, rules, cuts)
-def test_chunking_changes_nothing_under_rules(text: str, rules: StopRules, cuts: list[int]) -> None:
+def test_chunking_does_not_change_the_text_under_stop_rules(
+    text: str, rules: StopRules, cuts: list[int]
+) -> None:
     data = text.encode()
     whole = stream(data, rules, [])
     assert stream(data, rules, cuts) == whole == stream(data, rules, EVERYWHERE)
@@ -65,10 +69,8 @@ def test_chunking_changes_nothing_under_rules(text: str, rules: StopRules, cuts:
 
 
 @given(code, code, cuts)
-def test_completion_ends_before_the_text_that_follows(
-    text: str, rest: str, cuts: list[int]
-) -> None:
-    """Text that repeats a whole block ends before it, whatever was before; text before it may end earlier."""
+def test_completion_ends_before_a_repeated_suffix(text: str, rest: str, cuts: list[int]) -> None:
+    """Check that any text followed by the whole suffix ends before the suffix, or earlier."""
     follows = "\n    total = sum(values)\n    return total\n" + rest
     out, stopped, _ = stream((text + follows).encode(), StopRules(follows=follows), cuts)
     assert stopped or not out.strip()
@@ -77,7 +79,7 @@ def test_completion_ends_before_the_text_that_follows(
 
 
 @given(letters, stops)
-def test_the_string_that_is_complete_first_ends_the_text(text: str, stop: tuple[str, ...]) -> None:
+def test_stop_string_that_is_complete_first_ends_the_text(text: str, stop: tuple[str, ...]) -> None:
     out, stopped, found = stream(text.encode(), StopRules(stop), EVERYWHERE)
     ends = [(text.find(s) + len(s), -len(s), s) for s in stop if s and s in text]
     if not ends:
@@ -87,7 +89,7 @@ def test_the_string_that_is_complete_first_ends_the_text(text: str, stop: tuple[
     assert (out, stopped, found) == (text[: end + minus_length], True, first)
 
 
-def test_holds_back_only_what_may_become_a_stop() -> None:
+def test_only_a_partial_stop_string_is_held_back() -> None:
     text = TextStream(StopRules(("\n\n",)))
     assert text.feed(b"x = 1\n") == "x = 1"
     assert text.feed(b"y") == "\ny"
@@ -104,7 +106,7 @@ def test_holds_back_only_what_may_become_a_stop() -> None:
         (("xabx", "abz", "bc"), "xa"), (("xabz", "abcd", "b\U0010ffff"), "x"),
     ],
 )  # fmt: skip
-def test_the_stop_that_is_complete_first_wins(stop: tuple[str, ...], expected: str) -> None:
+def test_stop_string_that_is_complete_first_wins(stop: tuple[str, ...], expected: str) -> None:
     assert told("xabcd", StopRules(stop)) == expected
 
 
@@ -121,16 +123,16 @@ NEXT = "\n    return compute(total)\n\ndef main():\n"
         ("total += x\n\n    return compute(total)\n", NEXT, "total += x\n"),
         ("return compute(total)\n    x", NEXT, ""),
         ("\n    return compute(total)\n", NEXT, ""),
-        # not it: indented otherwise, longer, or only begun
+        # not a repetition: other indentation, a longer line, or an incomplete one
         ("if x:\n        return compute(total)\n    y = 2", NEXT, None),
         ("x\n    return compute(total) + 1\n", NEXT, None),
         ("x\n    return comp", NEXT, None),
-        # short lines decide nothing unless what follows agrees
+        # short lines count only if the following lines match, too
         ("x();\n}\n\ny();\n}\nz", "\n}\n\nfunction other() {\n", None),
         ("x();\n}\nfunction other() {\n", "\n}\n\nfunction other() {\n", "x();"),
         ("x();\n}\n}\nfunction other() {\n", "\n}\nfunction other() {\n", "x();\n}"),
         ("y\n    return\n    z", "\n    return\n", None),
-        # at its end a suggestion closes what the text after it closes, but never what it opened itself
+        # at its end, a completion may repeat a closing bracket of the suffix, unless it opened that bracket
         ("return 1;\n}", "\n}\n", "return 1;"),
         ("return 1;\n}\n", "\n}\n", "return 1;"),
         ("if (x) {\n}", "\n}\n", None),
@@ -153,7 +155,7 @@ NEXT = "\n    return compute(total)\n\ndef main():\n"
         ("if a: pass\n    return x\n    y", "return x\n", None),
         ("if a: pass\n    return x", "return x\n", "if a: pass\n    "),
         ("\n  it(() => {\n    x();\n  });\n  y();\n});\nmore", "});\n", "\n  it(() => {\n    x();\n  });\n  y();\n"),
-        # a line too long to look at
+        # a line that is too long to be compared
         ("x" * 2000 + ")\n", "x" * 2000 + ")\n", None),
     ],
 )  # fmt: skip
@@ -162,19 +164,19 @@ def test_completion_ends_before_a_repetition(text: str, follows: str, expected: 
     assert out == (text if expected is None else expected)
 
 
-def test_other_ends_cut_the_rest_of_the_line_too() -> None:
+def test_rest_of_the_line_is_removed_after_other_stop_rules() -> None:
     assert told('"hello")\nprint()', StopRules(single_line=True, follows=")\n")) == '"hello"'
     assert told('"hello")\nprint()', StopRules(strings=("\n",), follows=")\n")) == '"hello"'
 
 
-def test_no_stop_string_is_named_where_a_repetition_came_first() -> None:
+def test_stop_string_is_empty_if_a_repetition_ended_the_text() -> None:
     rules = StopRules(("###",), follows="\n    return compute(total)\n")
     assert stream(b"x\n    return compute(total)\n###", rules, []) == ("x", True, "")
     assert stream(b"x\n    y ###", rules, []) == ("x\n    y ", True, "###")
 
 
 @given(st.lists(st.sampled_from(words), max_size=40), code)
-def test_little_is_held_back(parts: list[str], follows: str) -> None:
+def test_held_back_text_is_limited(parts: list[str], follows: str) -> None:
     text = TextStream(StopRules(follows=follows))
     held = 0
     longest = max(len(line) for line in follows.split("\n"))

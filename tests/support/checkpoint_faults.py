@@ -1,4 +1,4 @@
-"""Deliberate faults in a checkpoint: what is converted from one is not the sound checkpoint's model."""
+"""Deliberate faults in checkpoints, to test that verify notices a model converted from one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAYER: Final = re.compile(r"(.*\.(?:h|layers)\.)(\d+)(\..*)")
 
 
 def faulty_checkpoint(source: Path, target: Path, fault: Fault) -> Path:
-    """A copy of a checkpoint with a fault."""
+    """Copy a checkpoint and apply a fault to the copy."""
     shutil.copytree(source, target, dirs_exist_ok=True)
     state = load_file(target / "model.safetensors")
     config = json.loads((target / "config.json").read_text())
@@ -36,7 +36,7 @@ def _layers(config: dict[str, Any]) -> str:
 
 
 def _rename(state: State, number: Callable[[int], int | None]) -> None:
-    """Give each layer another number; None leaves it out."""
+    """Renumber the layers; `number` returns None to remove a layer."""
     for name in list(state):
         if found := _LAYER.fullmatch(name):
             tensor, n = state.pop(name), number(int(found[2]))
@@ -47,13 +47,13 @@ def _rename(state: State, number: Callable[[int], int | None]) -> None:
 
 
 def layer_left_out(state: State, config: dict[str, Any]) -> None:
-    """The second one."""
+    """Remove the second layer."""
     _rename(state, lambda i: None if i == 1 else i - (i > 1))
     config[_layers(config)] -= 1
 
 
 def layer_doubled(state: State, config: dict[str, Any]) -> None:
-    """The second one."""
+    """Duplicate the second layer."""
     second = {
         m[1] + "2" + m[3]: t for n, t in state.items() if (m := _LAYER.fullmatch(n)) and m[2] == "1"
     }
@@ -63,19 +63,19 @@ def layer_doubled(state: State, config: dict[str, Any]) -> None:
 
 
 def epsilon_wrong(state: State, config: dict[str, Any]) -> None:
-    """Ten times as large."""
+    """Multiply the epsilon of the norms by ten."""
     name = next(n for n in ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps") if n in config)
     config[name] *= 10
 
 
 def rope_base_wrong(state: State, config: dict[str, Any]) -> None:
-    """500 000 for 10 000."""
+    """Set the RoPE base to 500,000 instead of 10,000."""
     config.setdefault("rope_parameters", {"rope_type": "default"})["rope_theta"] = 500000.0
     config["rope_theta"] = 500000.0
 
 
 def transposed(state: State, config: dict[str, Any]) -> None:
-    """The first square matrix."""
+    """Transpose the first square matrix."""
     name = next(
         n for n, t in state.items() if t.ndim == 2 and t.shape[0] == t.shape[1] and ".0." in n
     )
@@ -83,7 +83,7 @@ def transposed(state: State, config: dict[str, Any]) -> None:
 
 
 def of_q4_0(state: State, config: dict[str, Any]) -> None:
-    """Every matrix as a Q4_0 file would give it back."""
+    """Quantize every matrix to Q4_0 and dequantize it."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize, quantize
 

@@ -1,4 +1,4 @@
-"""Holds answers and bodies against `/openapi.json`."""
+"""Validation of requests and responses against `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve.api.endpoints import ENDPOINTS
 Document = Mapping[str, Any]
 Body = dict[str, Any]
 
-# A small body of each request, by the name of its schema.
+# A small request body for each schema name.
 BODIES: Mapping[str, Body] = {
     "CompletionRequest": {"prompt": "x"}, "TabbyRequest": {"segments": {"prefix": "x"}},
     "ChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "MistralFimRequest": {"prompt": "x"},
@@ -24,7 +24,7 @@ PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kin
 
 
 def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Validator:
-    """Of a schema of the document, whose references mean the document's."""
+    """Return a validator for a schema whose references point into the document."""
     return Draft202012Validator({"components": document["components"], **schema})
 
 
@@ -37,7 +37,7 @@ def resolved(document: Document, schema: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def fields(document: Document, schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """The names of all fields that a schema describes, nested ones as "messages[].role"."""
+    """Yield the names of all fields of a schema, nested ones as "messages[].role"."""
     schema = resolved(document, schema)
     for name, field in schema.get("properties", {}).items():
         yield path + name
@@ -52,7 +52,7 @@ def pieces(mimetype: str, data: bytes) -> Iterable[Any]:
     if mimetype == "application/x-ndjson":
         return [json.loads(line) for line in data.splitlines()]
     *events, end = data.split(b"\n\n")
-    assert end == b"", "a stream ends with its last piece"
+    assert end == b"", "data after the last event"
     assert all(e.startswith(b"data: ") and b"\n" not in e for e in events)
     return [json.loads(e[6:]) for e in events if e != b"data: [DONE]"]
 
@@ -64,7 +64,7 @@ def check_answer(
     headers: Mapping[str, str],
     data: bytes,
 ) -> None:
-    """Raise AssertionError unless the document describes the answer to an operation."""
+    """Raise AssertionError if the document does not describe this response of an operation."""
     assert str(status) in operation["responses"], f"{status} is not described: {data[:300]!r}"
     answer = operation["responses"][str(status)]
     headers = {name.lower(): value for name, value in headers.items()}

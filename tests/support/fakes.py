@@ -1,4 +1,4 @@
-"""A decoder without a model, which checks how it is used."""
+"""Decoder without a model, which asserts that it is used correctly."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Reply = Callable[[Sequence[int]], int]
 
 
 def letters(history: Sequence[int]) -> int:
-    """A letter that depends on every token before it, as a model's does: a lost token shows."""
+    """Return a letter that depends on every token of the history, so that a lost token changes it."""
     return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
 
 
 def around_the_cursor(prompt: Sequence[int]) -> tuple[str, str]:
-    """What comes before and after the cursor in a prompt that is framed for fill-in-the-middle."""
+    """Return the prefix and the suffix in the tokens of a fill-in-the-middle prompt."""
     start, gap, end = (prompt.index(t) for t in (FIM.prefix, FIM.suffix, FIM.middle))
     assert start < gap < end == len(prompt) - 1
     return bytes(prompt[start + 1 : gap]).decode(), bytes(prompt[gap + 1 : end]).decode()
 
 
 def script(text: str, *, after: str = "?") -> Reply:
-    """A model that, after a prompt that ends in `after`, says `text` and ends."""
+    """Return a reply function that completes a prompt ending in `after` with `text`."""
     says: list[int] = [*text.encode(), EOG]
     end = list(after.encode())
 
@@ -52,22 +52,23 @@ def script(text: str, *, after: str = "?") -> Reply:
 
 
 def sequence(i: int, prompt: Sequence[int], max_tokens: int) -> EngineSequence:
-    """A request for the scheduler, which never asks how its tokens are chosen."""
+    """Return a sequence for tests of the scheduler, which does not use the sampler."""
     sampler = Sampler(SamplingParams(), seed_sequence(i, 0))
     return EngineSequence(i, GenerationRequest(tuple(prompt), max_tokens), sampler)
 
 
 class FakeDecoder:
-    """Tokens are bytes. Its KV cache is a list of cells a sequence, and positions must fit onto it.
+    """Decoder whose tokens are bytes and whose KV cache is a list of cells for each sequence.
 
     Args:
-        reply: the next token after a history.
-        n_ctx: most tokens of a sequence.
-        n_cells: of the whole cache; as many as `n_ctx` are shared by all sequences, and so are copies.
-        gate: when given, each `decode` takes one permit, so that a test decides when a token comes.
-        can_cut: False makes it forget like a recurrent model: all or nothing.
-        fail: raised by `decode` while it returns something.
-        row: the logits after a history, instead of `reply`.
+        reply: returns the next token after a history.
+        n_ctx: maximum number of tokens of a sequence.
+        n_cells: cells of the whole cache. If equal to `n_ctx`, the sequences share a unified cache, in which copies
+            take no cells.
+        gate: if given, each `decode` acquires one permit, so that a test controls when a token is computed.
+        can_cut: False to remove only whole sequences, like a recurrent model.
+        fail: returns the error that `decode` raises, or None.
+        row: returns the logits after a history, instead of `reply`.
     """
 
     name = "fake"
@@ -105,7 +106,7 @@ class FakeDecoder:
 
     @property
     def n_used(self) -> int:
-        """Cells that hold something; shared ones count once."""
+        """Number of used cells; shared ones count once."""
         return len({cell for cells in self.kv.values() for cell, _ in cells})
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
@@ -156,7 +157,9 @@ class FakeDecoder:
         return found
 
     def constraint(self, grammar: str) -> Constraint:
-        raise InvalidRequest(f"{grammar}: this fake knows no grammar", param="grammar")
+        raise InvalidRequest(
+            f"{grammar}: the fake decoder does not support grammars", param="grammar"
+        )
 
     def remove(self, seq: int, start: int) -> bool:
         cells = self.kv[seq]
@@ -166,7 +169,7 @@ class FakeDecoder:
         return True
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        assert not self.kv[target], "copied onto something"
+        assert not self.kv[target], "copied onto a sequence that is not empty"
         if n < len(self.kv[source]) and not self.can_cut:
             return False
         if self.n_cells == self.n_ctx:  # shared
@@ -180,7 +183,7 @@ class FakeDecoder:
         return repr([token for _, token in self.kv[seq]]).encode()
 
     def restore(self, seq: int, state: bytes) -> bool:
-        assert not self.kv[seq], "restored onto something"
+        assert not self.kv[seq], "restored onto a sequence that is not empty"
         for token in ast.literal_eval(state.decode()):
             self._next_cell += 1
             self.kv[seq].append((self._next_cell, token))
@@ -195,17 +198,17 @@ class FakeDecoder:
         self.closed = True
 
     def let(self, n: int = 1) -> None:
-        """Let so many calls of `decode` pass the gate."""
+        """Let `n` calls of `decode` pass the gate."""
         if self._gate:
             self._gate.release(n)
 
     def open_gate(self) -> None:
-        """Let everything pass from now on."""
+        """Let all further calls of `decode` pass the gate."""
         self.let(10_000)
 
 
 class TalkingDecoder(FakeDecoder):
-    """One that chats, and takes every grammar to mean that anything goes."""
+    """Fake decoder with a chat template, and with grammars that allow every token."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**{"n_seq": 4, "n_batch": 64, **more})
@@ -216,7 +219,7 @@ class TalkingDecoder(FakeDecoder):
 
 
 class Anything:
-    """A grammar that forbids nothing."""
+    """Grammar that allows every token."""
 
     def allows(self, token: int) -> bool:
         return True

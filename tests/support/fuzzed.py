@@ -1,4 +1,4 @@
-"""Bodies by the thousand: what a schema of `/openapi.json` allows, and what it does not quite allow."""
+"""Hypothesis strategies for request bodies that a schema of `/openapi.json` allows, or almost allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON: Values = st.recursive(
 
 
 def values(document: Document, schema: Schema) -> Values:
-    """What the schema allows; a condition beside its type may still forbid it."""
+    """Return a strategy for values of the schema's type; they may violate its other conditions."""
     schema = resolved(document, schema)
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
@@ -81,7 +81,7 @@ def _objects(document: Document, schema: Schema) -> Values:
 
 @st.composite
 def bodies(draw: st.DrawFn, document: Document, schema: Schema, base: Body) -> Body:
-    """A small body with a few fields more; some of them with a value that is nowhere allowed."""
+    """Draw a small body with up to six more fields, some of them with a random JSON value."""
     fields = resolved(document, schema)["properties"]
     body = dict(base)
     for name in draw(st.lists(st.sampled_from(sorted(fields)), max_size=6, unique=True)):

@@ -1,8 +1,8 @@
 """Deliberate faults: copies of a GGUF file with a few bytes changed in place.
 
-Independent of the converters (only the header is read, by `read_gguf`), and valid for every type: a
-tensor's rows are whole numbers of blocks, so rows can be moved whatever they hold. Each fault is one a
-converter could have; verify must notice every one.
+The faults are independent of the converters (`read_gguf` reads only the header) and work for every quantization type:
+a row is a whole number of blocks, so whole rows can be moved. Each fault is a bug that a converter could have, and
+verify must notice every one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def tensor(header: GgufHeader, name: str) -> TensorInfo:
 
 
 def rows(path: Path, t: TensorInfo) -> npt.NDArray[np.uint8]:
-    """(rows, bytes of a row): a writable view of the tensor in the file."""
+    """Return a writable view (rows, bytes of a row) of the tensor in the file."""
     n_rows = t.shape[1] if len(t.shape) > 1 else 1
     return np.memmap(path, np.uint8, "r+", t.offset, (n_rows, t.n_bytes // n_rows))
 
@@ -43,7 +43,7 @@ def _number(header: GgufHeader, key: str) -> int:
 
 
 def _heads(path: Path, header: GgufHeader, name: str) -> npt.NDArray[np.uint8]:
-    """(heads, rows of a head, bytes of a row) of a q or k matrix."""
+    """Return a writable view (heads, rows of a head, bytes of a row) of a matrix."""
     view = rows(path, tensor(header, name))
     return view.reshape(_number(header, "attention.head_count"), -1, view.shape[1])
 
@@ -62,19 +62,19 @@ def _permute_rotary(path: Path, header: GgufHeader, name: str, *, again: bool = 
 
 
 def interleaved_rotary(path: Path, header: GgufHeader, *, again: bool = False) -> None:
-    """The rotary permutation skipped: x0 y0 x1 y1 … where phi2 wants x0 x1 … y0 y1 …"""
+    """Skip the rotary permutation: write x0 y0 x1 y1 … instead of phi2's x0 x1 … y0 y1 …"""
     for layer in _layers(header):
         for part in "qk":
             _permute_rotary(path, header, f"blk.{layer}.attn_{part}.weight", again=again)
 
 
 def rotary_in_one_layer(path: Path, header: GgufHeader) -> None:
-    """The same, in the keys of the first layer alone."""
+    """Skip the rotary permutation in the keys of the first layer."""
     _permute_rotary(path, header, "blk.0.attn_k.weight")
 
 
 def rotary_twice(path: Path, header: GgufHeader) -> None:
-    """The rotary permutation applied once more to what has it: x0 x1 … y0 y1 … taken for x0 y0 x1 y1 …"""
+    """Apply the rotary permutation a second time, as if x0 x1 … y0 y1 … were x0 y0 x1 y1 …"""
     interleaved_rotary(path, header, again=True)
 
 
@@ -85,13 +85,13 @@ def swapped_q_and_k(path: Path, header: GgufHeader) -> None:
 
 
 def rolled_head(path: Path, header: GgufHeader) -> None:
-    """The rows of one head's values moved by one."""
+    """Rotate the rows of one head of the first layer's values by one."""
     heads = _heads(path, header, "blk.0.attn_v.weight")
     heads[1] = np.roll(heads[1], 1, axis=0)
 
 
 def zeroed(name: str) -> Edit:
-    """A tensor left out: zeros in its place."""
+    """Return an edit that overwrites a tensor with zeros."""
 
     def edit(path: Path, header: GgufHeader) -> None:
         rows(path, tensor(header, name))[:] = 0
@@ -100,13 +100,13 @@ def zeroed(name: str) -> Edit:
 
 
 def shifted_embedding(path: Path, header: GgufHeader) -> None:
-    """Each token has its neighbour's embedding."""
+    """Give each token the embedding of its neighbor."""
     view = rows(path, tensor(header, "token_embd.weight"))
     view[:] = np.roll(view, 1, axis=0)
 
 
 def not_a_number(name: str) -> Edit:
-    """An overflow on the way: NaN in an F32 vector."""
+    """Return an edit that writes NaN into an F32 vector, like an overflow in the conversion."""
 
     def edit(path: Path, header: GgufHeader) -> None:
         rows(path, tensor(header, name)).view(np.float32)[0, 0] = np.nan
@@ -115,22 +115,22 @@ def not_a_number(name: str) -> Edit:
 
 
 def swapped_merges(path: Path, header: GgufHeader) -> None:
-    """The first merge of two letters and the last one, in each other's place."""
+    """Exchange the first and the last merge of two letters."""
     merges = header.metadata["tokenizer.ggml.merges"]
     assert isinstance(merges, list)
-    # Letters: merges of spaces hardly matter to CodeGen, whose runs of spaces are tokens of their own.
+    # Merges of letters: CodeGen has tokens for runs of spaces, so merges of spaces matter little.
     pairs = [m.encode() for m in map(str, merges) if len(m) == 3 and m.replace(" ", "").isalpha()]
     pairs = [m for m in pairs if m.isascii()]
     _swap_strings(path, b"tokenizer.ggml.merges", pairs[0], pairs[-1])
 
 
 def swapped_tokens(path: Path, header: GgufHeader) -> None:
-    """Two letters carry each other's id."""
+    """Exchange the tokens of two letters."""
     _swap_strings(path, b"tokenizer.ggml.tokens", b"e", b"t")
 
 
 def lost_spaces(path: Path, header: GgufHeader) -> None:
-    """The token of four spaces is another text."""
+    """Replace the text of the token of four spaces."""
     data = bytearray(path.read_bytes())
     text = (4).to_bytes(8, "little") + b"    "
     at = data.index(text, data.index(b"tokenizer.ggml.tokens")) + 8

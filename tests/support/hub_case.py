@@ -1,4 +1,4 @@
-"""What the tests of downloads share: repositories, a hub that has them, and ways to ask it."""
+"""Fixtures and helpers for tests of downloads: a fake Hub with repositories, and clients of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE: Final = {
     "merges.txt": b"#version: 0.2", "README.md": b"# x",
 }  # fmt: skip
 BIG: Final = bytes(range(256)) * 8_000  # 2 MB: more than a buffer
-CUT: Final = (1 << 20) + 1000  # in the middle of it
+CUT: Final = (1 << 20) + 1000  # in the middle of BIG
 WEIGHTS: Final = "model.safetensors"
 SHARDS: Final = {
     "model-00001-of-00002.safetensors": b"one",
@@ -54,7 +54,7 @@ REPOS: Final = {
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """A hub with `REPOS`, some closed ones, and a branch dev of me/small."""
+    """Running Hub with `REPOS`, some repositories that refuse access, and a branch dev of me/small."""
     refusals = {
         "me/gated": (403, "GatedRepo"), "me/private": (401, ""), "me/disabled": (403, ""), "me/down": (503, ""),
     }  # fmt: skip
@@ -66,7 +66,7 @@ def hub() -> Iterator[Hub]:
 
 @dataclass
 class InProcess:
-    """The hub as this process's client sees it, its cache, and for how long was waited: nobody sleeps."""
+    """Hub client of this process: its Hub, cache, target folder, and the waits recorded instead of sleeping."""
 
     hub: Hub
     cache: Path
@@ -85,13 +85,15 @@ class InProcess:
 
 @pytest.fixture
 def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcess]:
-    """The real client in this process, its settings changed late."""
+    """Real client in this process, with changed settings."""
     import huggingface_hub
 
     case = InProcess(hub, tmp_path / "cache", tmp_path / "to", monkeypatch)
     clock = types.SimpleNamespace(sleep=case.waits.append)
     monkeypatch.setattr("turbopilot.hub.client.sleep", case.waits.append)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)  # its own waits before a HEAD
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time", clock
+    )  # the library's waits before a HEAD request
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     settings = {
@@ -106,7 +108,7 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """`turbopilot download` in this process: exit code, stdout, stderr."""
+    """Run `turbopilot download` in this process; return the exit code, stdout and stderr."""
     done = CliRunner().invoke(app, ["download", *arguments])
     return done.exit_code, done.stdout, done.stderr
 
@@ -114,7 +116,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def command(
     hub: Hub, home: Path, *arguments: str, **env: str
 ) -> tuple[list[str], dict[str, str], Path]:
-    """What to run as a process of its own, whose client reads its settings from the environment."""
+    """Return the command, environment and folder for `turbopilot download` in a child process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
     ours = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1,localhost", **settings, **env}
@@ -122,13 +124,13 @@ def command(
 
 
 def download(hub: Hub, home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`turbopilot download` as a process of its own."""
+    """Run `turbopilot download` in a child process."""
     words, environment, cwd = command(hub, home, *arguments, **env)
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of the files that came: the client and we keep notes in .cache and turbopilot-source.json."""
+    """Return the downloaded files, without the bookkeeping in .cache and turbopilot-source.json."""
     paths = (p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts)
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
@@ -138,5 +140,5 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def starts(hub: Hub, name: str = WEIGHTS) -> list[int]:
-    """From which byte on a file was fetched, each time."""
+    """Return the offset of the first byte of each download of a file."""
     return [start for fetched, start in hub.bodies if fetched == name]

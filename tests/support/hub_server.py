@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on loopback, as much of it as the real `huggingface_hub` client asks for.
+"""Fake Hugging Face Hub on loopback, with the routes that the real `huggingface_hub` client uses.
 
-Small files are answered directly; large ones (as on the Hub: git LFS) redirect to a storage address on another
-host and have their SHA-256 as ETag. `Hub.bodies` keeps what was fetched, so that a test can say so.
+The server sends small files directly. As on the Hub, large ones (Git LFS) redirect to a storage address on another
+host and have their SHA-256 as ETag. `Hub.bodies` records the downloads for the tests.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ BAD_TOKEN: Final = "Invalid credentials in Authorization header"
 
 @dataclass
 class Hub:
-    """What the server has, how it misbehaves and what it saw.
+    """Contents of the server, its faults and the requests that it has seen.
 
     Attributes:
-        repos: the files of each repository, by owner/name, at `COMMIT`, which is its branch main.
-        errors: refusals of whole repositories, by owner/name.
-        refuses: refusals of one kind of request: "head", or a file's name: its body.
-        busy: statuses and Retry-After ("" for none) that come first, by "api", "head" or a file's name: its body.
-        tokens: what must be sent to be given the files of a gated repository, by owner/name.
-        branches: other commits: owner/name → branch → (commit, files).
-        cut_once: after how many bytes the connection breaks, by file name, the next time.
-        down_after: how many times a file's body is sent before the server answers 500 in its place.
-        stall_once: after how many bytes of a file the server sets `stalled`, waits for `go_on` and hangs up.
-        dies_after: after how many bytes of a file the whole server is gone, by file name.
-        corrupt: names of files that arrive with one byte changed.
-        ranges: whether a part of a file can be asked for; else the whole comes.
-        page: where set, the answer to everything, as a hotel's login page is.
-        metadata: whether a listing tells sizes and checksums.
-        bodies: the files that were sent and from which byte on, in order.
-        tokens_seen: the tokens that came, by the kind of address: "api", "file" or "storage".
-        url: what HF_ENDPOINT should be.
-        die: stops the server: whoever connects is refused.
+        repos: owner/name → files at `COMMIT`, which is the branch main.
+        errors: owner/name → refusal of the whole repository.
+        refuses: "head" (HEAD requests) or a file's name (its body) → refusal.
+        busy: "api", "head" or a file's name (its body) → first responses, as (status, Retry-After or "").
+        tokens: owner/name of a gated repository → token that its files need.
+        branches: owner/name → branch → (commit, files).
+        cut_once: file name → bytes after which the connection breaks, once.
+        down_after: file name → number of downloads of its body before the server responds with 500.
+        stall_once: file name → bytes after which the server sets `stalled`, waits for `go_on` and hangs up, once.
+        dies_after: file name → bytes after which the whole server stops.
+        corrupt: names of files that are sent with one changed byte.
+        ranges: whether range requests are supported; if not, the whole file is sent.
+        page: if not empty, the response to every request, like the login page of a hotel's network.
+        metadata: whether a listing has sizes and checksums.
+        bodies: (file name, first byte) of each download, in order.
+        tokens_seen: "api", "file" or "storage" → tokens that were sent to addresses of this kind.
+        url: value for HF_ENDPOINT.
+        die: stops the server, so that further connections are refused.
     """
 
     repos: dict[str, dict[str, bytes]]
@@ -76,7 +76,7 @@ class Hub:
     die: Callable[[], None] = lambda: None
 
     def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | Refusal:
-        """The commit and files of a repository at a branch or commit, or why not."""
+        """Return the commit and files of a repository at a branch or commit, or the refusal."""
         if repo in self.errors:
             return self.errors[repo]
         if repo not in self.repos:
@@ -91,7 +91,7 @@ class Hub:
 
 @contextmanager
 def playing(hub: Hub) -> Iterator[Hub]:
-    """Serve `hub` on a free port of 127.0.0.1 while the body runs."""
+    """Serve `hub` on a free port of 127.0.0.1."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
-        elif match := _TREE.fullmatch(path):  # what `hf download` asks for
+        elif match := _TREE.fullmatch(path):  # requested by `hf download`
             self._answer_api(match[1], match[2], tree=True)
         elif match := _API.fullmatch(path):
             if not self._is_busy("api"):
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _lacks_token(self, repo: str) -> bool:
-        """As the Hub: 401 to a stranger and to a token it does not know."""
+        """Send 401 for a missing or unknown token, like the Hub, and return whether it was sent."""
         token, wanted = self._token("file"), self.hub.tokens.get(repo)
         if wanted is None or token == wanted:
             return False
@@ -242,14 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _etag(name: str, data: bytes) -> str:
-    """As the Hub: SHA-256 of what is in LFS, git's blob id of the rest."""
+    """Return the ETag of the Hub: SHA-256 for files in LFS, Git's blob id for the others."""
     if name.endswith(LFS):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _listed(name: str, data: bytes, *, tree: bool) -> dict[str, Any]:
-    """A file as a model's page ("siblings") or a tree lists it."""
+    """Return the entry of a file in a model's "siblings" or in a tree listing."""
     id_name, sha_name = ("oid", "oid") if tree else ("blobId", "sha256")
     entry: dict[str, Any] = {"type": "file", "path": name} if tree else {"rfilename": name}
     entry |= {"size": len(data), id_name: _etag("", data)}

@@ -1,4 +1,4 @@
-"""The process that gathers, with a fault in it: started by a test in place of `quantize.imatrix.llama_gather`."""
+"""Faulty process for tests, which replaces `quantize.imatrix.llama_gather`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def broken(self: Collector, address: int) -> None:
 if __name__ == "__main__":
     if os.environ["FAULT"] == "exception":
         Collector.take = broken  # type: ignore[method-assign]
-    else:  # the name lies where another version of ggml has something else
+    else:  # read the name at a wrong offset, as with another version of ggml
         GgmlTensor.name = GgmlTensor.padding  # type: ignore[assignment]
     llama_gather.main()

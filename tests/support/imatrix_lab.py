@@ -1,4 +1,4 @@
-"""What the tests of importance matrices share: text, a short run, and a mixture of experts made by hand."""
+"""Helpers for tests of importance matrices: text, a short run, and a handmade mixture of experts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(
 
 
 def mixture(folder: Path) -> Path:
-    """A tiny random Llama whose feed-forward layers are four experts, two of which see each token."""
+    """Write a tiny random Llama with four feed-forward experts, two of them used for each token."""
     dense = folder / "dense.gguf"
     convert(tiny_checkpoint("llama", folder / "checkpoint"), dense, dtype="f32")
     reader, path = gguf.GGUFReader(dense), folder / "mixture.gguf"

@@ -1,4 +1,4 @@
-"""A child process for tests: does what its job says."""
+"""Child process for tests, which performs the action named in its job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def work(job: dict[str, Any]) -> None:
             log.write(2, "half ")
             log.write(5, "a line\n")
         case "raise":
-            raise CorruptModel("x.gguf: broken", hint="mend it")
+            raise CorruptModel("x.gguf: broken", hint="download it again")
         case "exit":
             log.write(4, "the reason\n")
             sys.exit(1)

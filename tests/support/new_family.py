@@ -1,4 +1,4 @@
-"""GPT-2 → llama.cpp's `gpt2` graph: a family that the registry does not know, written as a contributor would.
+"""Specification of GPT-2 for llama.cpp's `gpt2` graph: an unregistered family, as a contributor would write it.
 
 Source: transformers `modeling_gpt2.py`; llama.cpp `src/models/gpt2.cpp`. Conv1D stores matrices (in, out).
 """
@@ -10,7 +10,7 @@ from converters.spec import ArchSpec, Require, SourceRows, TensorSpec, affine, c
 
 
 def turned(name: str, source: str, *stored: str) -> TensorSpec:
-    """A matrix of Conv1D, (in, out) as stored."""
+    """Return the specification of a Conv1D matrix, which is stored as (in, out)."""
     return TensorSpec(name, (SourceRows(source, stored, transpose=True),))
 
 

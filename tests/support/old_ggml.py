@@ -1,6 +1,6 @@
-"""Writes the original TurboPilot's ggml `.bin` files, as ggml's converters of mid 2023 did, from a checkpoint's folder.
+"""Writer of the original TurboPilot's ggml `.bin` files, equivalent to ggml's converters of mid 2023.
 
-Source: ggml `examples/{gpt-j,starcoder,gpt-neox}/convert-h*-to-ggml.py` and `quantize.cpp`, read and written anew.
+Source: ggml `examples/{gpt-j,starcoder,gpt-neox}/convert-h*-to-ggml.py` and `quantize.cpp`, reimplemented.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from converters.tokenizer.looks import BYTE_LETTERS
 
 Array = npt.NDArray[Any]
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8}
-# ggml_ftype, the type of the whole file; it numbers Q8_0 and Q5_x otherwise than ggml_type
+# ggml_ftype, the type of the whole file; its numbers of Q8_0 and Q5_x differ from ggml_type's
 FTYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 
 
 def token_bytes(folder: Path, n_vocab: int, filler: str | None) -> list[bytes]:
-    """Each token as ggml's GPT-J and StarCoder converters wrote it, then `filler` or the last token again."""
+    """Return the tokens as ggml's GPT-J and StarCoder converters wrote them, padded with `filler` or the last token."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     by_row = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     found = []
@@ -40,7 +40,7 @@ def token_bytes(folder: Path, n_vocab: int, filler: str | None) -> list[bytes]:
 
 
 def decoded_tokens(folder: Path, n_vocab: int) -> list[bytes]:
-    """Each token as ggml's GPT-NeoX converter wrote it: decoded behind a dot, which loses parts of characters."""
+    """Return the tokens as ggml's GPT-NeoX converter wrote them: decoded after a dot, without partial characters."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     dot = tokenizer.encode(".", add_special_tokens=False).ids[0]
     return [
@@ -78,7 +78,7 @@ def write_old(
 
 
 def encoded(values: Array, dtype: str) -> Array:
-    """The values as the file holds them."""
+    """Return the values in the file's data type."""
     if dtype in ("F32", "F16"):
         return values.astype({"F32": "<f4", "F16": "<f2"}[dtype])
     blocks: Array = quantize(values.astype(np.float32), GGMLQuantizationType[dtype])
@@ -96,7 +96,7 @@ def _weights(folder: Path, but: str) -> dict[str, Array]:
 
 
 def old_gptj(folder: Path, path: Path, dtype: str, **more: Any) -> Path:
-    """A GPT-J checkpoint (CodeGen's had been turned into one before)."""
+    """Write the old file of a GPT-J checkpoint, or of a CodeGen converted to one."""
     c = _config(folder)
     numbers = [
         c[k] for k in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer", "rotary_dim")
@@ -108,14 +108,12 @@ def old_gptj(folder: Path, path: Path, dtype: str, **more: Any) -> Path:
 
 
 def old_starcoder(folder: Path, path: Path, dtype: str, **more: Any) -> Path:
-    """A GPTBigCode checkpoint; one key and value head is written once for every query head."""
+    """Write the old file of a GPTBigCode checkpoint; a single key/value head is repeated for every query head."""
     c = _config(folder)
     numbers = [c[k] for k in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")]
     tensors: dict[str, Array] = {}
     weights = _weights(folder, r"\.attn\.(masked_)?bias")
-    weights.setdefault(
-        "lm_head.weight", weights["transformer.wte.weight"]
-    )  # as state_dict() has it
+    weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])  # as in state_dict()
     for name, values in weights.items():
         kind = "b" if name.endswith(".bias") else "g" if re.search(r"\.ln_", name) else "w"
         stem = name.removeprefix("transformer.").rsplit(".", 1)[0].replace(".", "/")
@@ -140,7 +138,7 @@ def old_neox(
     tokens: Callable[[Path, int], list[bytes]] = decoded_tokens,
     **more: Any,
 ) -> Path:
-    """A GPT-NeoX checkpoint, its tokens decoded unless `tokens` says otherwise."""
+    """Write the old file of a GPT-NeoX checkpoint; `tokens` returns the texts of its tokens."""
     c = _config(folder)
     rope = c.get("rope_parameters") or c
     part = rope.get("partial_rotary_factor") or c.get("rotary_pct", 0.25)

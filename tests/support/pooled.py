@@ -1,4 +1,4 @@
-"""Models for a pool that load nothing, and see whether the pool keeps its promises."""
+"""Fake models for tests of the model pool, which assert that the pool uses them correctly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.fakes import FakeDecoder
 
 
 class FakeRunner(EngineRunner):
-    """That of a loaded model, never started; a test says how many requests it has."""
+    """Runner of a loaded model that is never started; a test sets its number of requests."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         decoder = FakeDecoder()
@@ -42,7 +42,7 @@ def info(name: str) -> ModelInfo:
 
 
 class Lab:
-    """A pool of fakes of these sizes; the first is the default and never idle, `idle` is in seconds."""
+    """Pool of fake models with these sizes; the first is the default and never idle. `idle` is in seconds."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Lab:
                     raise self.errors[name].pop()
                 assert name not in self.alive, "loaded twice"
                 taken = sum(self.sizes[n] for n in self.alive) + self.sizes[name]
-                assert taken <= self.memory, "more than there is"
+                assert taken <= self.memory, "models exceed the memory"
                 self.loads.append(name)
                 self.alive[name] = FakeRunner(self, name)
                 return self.alive[name].service
@@ -103,13 +103,13 @@ class Lab:
 
 
 def one_model(decoder: FakeDecoder) -> ModelPool:
-    """A pool of one, which a real engine computes."""
+    """Return a pool of one model with a real engine."""
     model = PooledModel(info(decoder.name), 1, lambda: host(Engine(decoder)))
     return ModelPool([model], memory=1)
 
 
 class Client:
-    """Tells a test when it begins to wait, and leaves when told."""
+    """Client that releases `waits` when it begins to wait, and disconnects when a test calls `leave`."""
 
     def __init__(self) -> None:
         self.waits = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""Helpers of the tests of quantizing: GGUF files without weights, and llama.cpp's own plan for them."""
+"""Helpers for tests of quantization: GGUF files without weights, and llama.cpp's plan for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FELL = re.compile(r"warning: (?P<name>\S+) .*\(required for type\s+(?P<wanted>\
 def empty_model(
     path: Path, architecture: str, shapes: Mapping[str, tuple[int, ...]], **values: int
 ) -> Path:
-    """A GGUF of F16 tensors, of `shapes` (outermost first), that takes no room on the disk."""
+    """Write a sparse GGUF with F16 tensors of `shapes` (outermost first), which takes almost no space on the disk."""
     writer = gguf.GGUFWriter(path, architecture)
     values = {key.replace("__", "."): value for key, value in values.items()}
     for key, value in {**USUAL, **values}.items():
@@ -53,7 +53,10 @@ def empty_model(
 def planned_by_llama_cpp(
     header: GgufHeader, recipe: Recipe, options: QuantizeOptions
 ) -> list[tuple[str, str, str]] | None:
-    """Name, type and type that rows do not fit ("" where they do) of each tensor; None where llama.cpp refuses."""
+    """Return llama.cpp's plan for each tensor: (name, type, wanted type); None if llama.cpp refuses.
+
+    The wanted type is "" if the tensor's rows fit it.
+    """
     lines: list[str] = []
     callback = llama_cpp.llama_log_callback(lambda level, text, _: lines.append(text.decode()))
     params = llama_cpp.llama_model_quantize_default_params()
@@ -66,7 +69,7 @@ def planned_by_llama_cpp(
     for entry, override in zip(overrides, options.overrides, strict=False):
         entry.pattern, entry.type = override.pattern.encode(), TENSOR_TYPES[override.type_name]
     params.tt_overrides = overrides
-    matrix = (llama_cpp.llama_model_imatrix_data * 1)()  # that there is one is all that counts
+    matrix = (llama_cpp.llama_model_imatrix_data * 1)()  # its contents do not matter
     if options.imatrix:
         params.imatrix = matrix
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))

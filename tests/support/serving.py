@@ -1,4 +1,4 @@
-"""A service and a server on loopback that run a decoder without a model, and tell a test what happens."""
+"""Service and server on loopback with a fake decoder; tests can wait for their events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class WatchedRunner(EngineRunner):
-    """Tells a test what happened, so that it need not guess by waiting."""
+    """Runner with semaphores for its events, so that tests need no sleeps."""
 
     def __init__(self, engine: Engine, *, max_open: int = 65, **kwargs: Any) -> None:
         super().__init__(engine, max_open=max_open, **kwargs)
@@ -70,7 +70,7 @@ class WatchedRunner(EngineRunner):
 
 
 def wait(semaphore: threading.Semaphore) -> None:
-    """Wait for something that must happen; the timeout only keeps a broken test from hanging."""
+    """Wait for an expected event; the timeout only prevents a hang of a failing test."""
     assert semaphore.acquire(timeout=60)
 
 
@@ -92,7 +92,7 @@ def make_service(
 
 
 def pool_of(service: CompletionService) -> ModelPool:
-    """A pool of one model, which is loaded."""
+    """Return a pool with one loaded model."""
     pool = ModelPool([PooledModel(service.model, 1, lambda: service)], memory=1)
     with pool.use(""):
         return pool
@@ -106,7 +106,7 @@ def flask_client(
     defaults: Defaults | None = None,
     **kwargs: Any,
 ) -> Iterator[FlaskClient]:
-    """The application alone; its decoder says "yes" unless another is given."""
+    """Run the application without HTTP; its default decoder completes every prompt with "yes"."""
     decoder = decoder or FakeDecoder(script("yes"))
     service, runner = make_service(decoder, **kwargs)
     runner.start()
@@ -122,7 +122,7 @@ MakeClient = Callable[..., FlaskClient]
 
 @contextmanager
 def served(app: Callable[..., Any], **options: Any) -> Iterator[int]:
-    """Serve a WSGI application in a thread; gives the port."""
+    """Serve a WSGI application in a thread; yield the port."""
     server = HttpServer(app, bind("127.0.0.1", 0), **options)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -134,7 +134,7 @@ def served(app: Callable[..., Any], **options: Any) -> Iterator[int]:
 
 
 class Running:
-    """A server that runs; `shutdown` ends it as a signal would."""
+    """Running server; `shutdown` ends it like a signal."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ def running(
     security: SecurityOptions | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
-    """A real server on a free loopback port."""
+    """Run a real server on a free loopback port."""
     limits = limits or Limits()
     service, runner = make_service(decoder, max_open=max_open, limits=limits)
     pool = pool_of(service)
@@ -179,7 +179,7 @@ def running(
 def running_server(
     decoder: FakeDecoder, *, max_open: int = 65, limits: Limits | None = None
 ) -> Iterator[tuple[HttpServer, WatchedRunner]]:
-    """The same, for tests that do not end it."""
+    """Run a real server and yield the server and its runner."""
     with running(decoder, max_open=max_open, limits=limits) as r:
         yield r.server, r.runner
 
@@ -189,7 +189,7 @@ def serve_command(*arguments: str) -> list[str]:
 
 
 def run_serve(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`turbopilot serve` as a process that is to end by itself."""
+    """Run `turbopilot serve` in a process that must end by itself."""
     return subprocess.run(
         serve_command(*arguments), capture_output=True, text=True, cwd=cwd, check=False, timeout=100,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -230,7 +230,7 @@ def read_all(s: socket.socket) -> bytes:
 def ask(
     port: int, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """(Status, headers, body)."""
+    """Send a request and return (status, headers, body)."""
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         c.request(method, path, None if body is None else json.dumps(body), headers or {})

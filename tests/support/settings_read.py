@@ -1,4 +1,4 @@
-"""Reads settings of any format as their programs would, so that a test sees which strings are in them."""
+"""Readers of editor settings in any format, which return the strings in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 
 def strings(value: Any) -> list[str]:
-    """All strings of a parsed file."""
+    """Return all strings of a parsed file."""
     if isinstance(value, dict):
         return [s for v in value.values() for s in strings(v)]
     if isinstance(value, list):
@@ -25,7 +25,7 @@ LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def literals(text: str) -> list[str]:
-    """What stands in double quotes, read as JSON reads it; what is left must have balanced brackets."""
+    """Return the double-quoted strings, parsed as JSON; check that the brackets around them are balanced."""
     balanced = LITERAL.sub("", text)
     for opening, closing in ("()", "{}", "[]"):
         assert balanced.count(opening) == balanced.count(closing), text
@@ -34,7 +34,7 @@ def literals(text: str) -> list[str]:
 
 
 def words(script: str) -> list[str]:
-    """What the shell would give to the one command in it, or put into the variable that it exports."""
+    """Return the arguments that a shell passes to the script's one command, or the value of the exported variable."""
     if export := re.match(r"export (\w+)=", script):
         script += f'\nprintf "%s" "${export[1]}"'
     else:
@@ -44,7 +44,7 @@ def words(script: str) -> list[str]:
 
 
 def parsed(text: str, kind: str) -> list[str]:
-    """The strings in it, by a real parser where there is one at hand."""
+    """Return the strings in a text, with a real parser for all formats but Lua, Elisp and JavaScript."""
     if kind == "json":
         return strings(json.loads(text))
     if kind == "toml":

@@ -1,4 +1,4 @@
-"""Files with certificates, for tests."""
+"""Fixtures with certified model files."""
 
 from __future__ import annotations
 

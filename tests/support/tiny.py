@@ -1,8 +1,8 @@
-"""Tiny random checkpoints, one builder a family, in exactly the files that Hugging Face users have.
+"""Tiny random checkpoints of every family, with the same files as real Hugging Face checkpoints.
 
-Awkward on purpose: the rotary part is smaller than the head, the embedding has more rows than the
-tokenizer has tokens, weights are spread so widely (and biases are so far from zero) that a wrong
-permutation or a lost bias changes every logit. A new family is one entry of `FAMILY`.
+They have unusual properties on purpose: the rotary part is smaller than the head, and the embedding has more rows than
+the tokenizer has tokens. Weights are spread widely and biases are far from zero, which lets a wrong permutation or a
+lost bias change every logit. A new family is one entry of `FAMILY`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ EOS: Final = "<|endoftext|>"
 SPACES: Final = tuple(" " * n for n in range(31, 1, -1))
 TABS: Final = tuple("\t" * n for n in range(9, 1, -1))
 
-# 3 layers and 8 heads of 32, of which 16 are rotated; all dimensions are multiples of 256, so that
-# llama.cpp's K types apply; the MLP is GPT-J's 4·n_embd.
+# 3 layers, 8 heads of 32 dimensions with 16 rotated ones. All dimensions are multiples of 256, as llama.cpp's K types
+# require. The MLP has GPT-J's 4·n_embd.
 GEOMETRY: Final[Mapping[str, Any]] = {
     "n_embd": 256, "n_layer": 3, "n_head": 8, "rotary_dim": 16, "n_positions": 512, "vocab_size": 1024,
 }  # fmt: skip
 
 
 def stdlib_files(at_least: int) -> list[Path]:
-    """Source files of the running Python, in a fixed order, of `at_least` bytes in all."""
+    """Return source files of the running Python in a fixed order, `at_least` bytes in total."""
     files, size = [], 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         if size >= at_least:
@@ -43,7 +43,7 @@ def stdlib_files(at_least: int) -> list[Path]:
 
 @cache
 def _byte_level_bpe(vocab: int, digits: bool) -> str:
-    """A GPT-2 style byte-level BPE of so many tokens, trained on stdlib source, as JSON."""
+    """Train a GPT-2 style byte-level BPE with `vocab` tokens on stdlib source; return its JSON."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if digits:
@@ -69,9 +69,10 @@ def tiny_tokenizer(
     special: tuple[str, ...] = (),
     digits: bool = False,
 ) -> Tokenizer:
-    """`n_base` BPE tokens, `<|endoftext|>` last of them, then the added tokens: CodeGen's and GPT-J's order.
+    """Build a tokenizer with `n_base` BPE tokens, the last one `<|endoftext|>`, then the added tokens.
 
-    With `digits`, digits are cut one by one before GPT-2's regex, as StarCoder's tokenizer does.
+    CodeGen and GPT-J have this order. With `digits`, digits are split one by one before GPT-2's regex, as in
+    StarCoder's tokenizer.
     """
     tokenizer = Tokenizer.from_str(_byte_level_bpe(n_base - 1, digits))
     tokenizer.add_special_tokens([AddedToken(EOS, special=True, normalized=True)])
@@ -90,7 +91,7 @@ def _save_tokenizer(tokenizer: Tokenizer, tokenizer_class: str, folder: Path) ->
 
 
 def _spread(model: torch.nn.Module, seed: int) -> None:
-    """Weights whose logits are of order 10, attention that prefers some tokens, biases far from zero."""
+    """Set random weights with logits of order 10, attention that prefers some tokens, and biases far from zero."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like: torch.Tensor, mean: float, std: float) -> torch.Tensor:
@@ -111,7 +112,7 @@ def _spread(model: torch.nn.Module, seed: int) -> None:
 
 FIM: Final = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
 
-# The names that most families since Llama share; 8 heads of 32 on 2 key/value heads.
+# Names shared by most families since Llama; 8 heads of 32 dimensions with 2 key/value heads.
 _MODERN: Final[Mapping[str, Any]] = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
     "intermediate_size": 768, "max_position_embeddings": 512, "vocab_size": 1024,
@@ -120,7 +121,7 @@ _OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
 
 
 def _modern(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """The config with the geometry under Llama's names; what the caller overrides comes last."""
+    """Return the config with the geometry under Llama's names; the caller's values take precedence."""
     kept = {k: v for k, v in config.items() if k not in _OLD_NAMES}
     return {**_MODERN, **more, **kept}
 
@@ -158,7 +159,7 @@ def _starcoder() -> tuple[Tokenizer, str]:
 
 @dataclass(frozen=True, slots=True)
 class TinyFamily:
-    """transformers' model is `prefix` and `head`; `config` completes the config's values."""
+    """Family of transformers: its model class is `prefix` + `head`; `config` returns the complete config values."""
 
     prefix: str
     tokenizer: Callable[[], tuple[Tokenizer, str]]

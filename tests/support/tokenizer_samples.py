@@ -1,4 +1,4 @@
-"""Tokenizers of every kind, trained small, in the files that Hugging Face users have; and llama.cpp to judge by."""
+"""Small trained tokenizers of every kind in Hugging Face files, and llama.cpp's tokenizer to compare with."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from converters.tokenizer import GgufTokenizer, read_tokenizer
 from converters.tokenizer.trial_file import write_vocabulary
 
 EOS: Final = "<|endoftext|>"
-N_BASE: Final = 1800  # tokens of a byte-level BPE, without the added ones
-N_VOCAB: Final = 2100  # rows of the embedding, more than any of these has tokens
+N_BASE: Final = 1800  # tokens of a byte-level BPE without added tokens
+N_VOCAB: Final = 2100  # rows of the embedding, more than the tokens of any of these tokenizers
 SPACE: Final = "▁"
 
-# As the published files spell them.
+# Regexes as in the published files.
 QWEN2: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,7 +58,7 @@ def gpt2_bytes(*, use_regex: bool = False) -> pre.PreTokenizer:
     return pre.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
 
-# kind → how words are cut, before the bytes are merged
+# kind → pre-tokenizers
 CUTS: Final[Mapping[str, Callable[[], list[pre.PreTokenizer]]]] = {
     "gpt2": lambda: [gpt2_bytes(use_regex=True)],
     "starcoder": lambda: [pre.Digits(individual_digits=True), gpt2_bytes(use_regex=True)],
@@ -110,7 +110,7 @@ HOSTILE: Final = (
 
 @cache
 def _bytes_merged() -> str:
-    """A byte-level BPE whose merges cross every border of words, so that a cut in another place gives other ids."""
+    """Train a byte-level BPE with merges across word boundaries, so that a different split gives different ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre.Sequence([*isolated(r"[\s\S]{1,16}"), gpt2_bytes()])
     tokenizer.decoder = decoders.ByteLevel()
@@ -122,7 +122,7 @@ def _bytes_merged() -> str:
 
 @cache
 def byte_level(cut: str) -> str:
-    """Those merges under this cut, as the text of a tokenizer.json."""
+    """Return the text of a tokenizer.json with these merges and a pre-tokenizer of `CUTS`."""
     tokenizer = Tokenizer.from_str(_bytes_merged())
     tokenizer.pre_tokenizer = pre.Sequence(CUTS[cut]())
     return str(tokenizer.to_str())
@@ -153,7 +153,7 @@ def save(folder: Path, data: Mapping[str, Any], **config: Any) -> None:
 
 @cache
 def sentencepiece_bytes(**options: Any) -> bytes:
-    """A tokenizer.model as Llama's was trained: BPE, bytes for what is unknown, no normalization."""
+    """Train a tokenizer.model with Llama's settings: BPE, byte fallback, no normalization."""
     settings = {
         "model_type": "bpe", "vocab_size": 1200, "byte_fallback": True, "split_digits": True,
         "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
@@ -169,7 +169,7 @@ def sentencepiece_bytes(**options: Any) -> bytes:
 
 
 def pieces_json(model: bytes) -> dict[str, Any]:
-    """tokenizer.json of a SentencePiece BPE, as the Hub's conversion makes it: every parting of a piece is a merge.
+    """Return the tokenizer.json of a SentencePiece BPE as converted by the Hub: every split of a piece is a merge.
 
     Source: transformers `tokenization_utils_sentencepiece.py`, `generate_merges`.
     """
@@ -234,7 +234,7 @@ def llama_vocab(tokenizer: GgufTokenizer, folder: Path) -> Iterator[Any]:
 def llama_cpp_of(
     tokenizer: GgufTokenizer, folder: Path, *, parse_special: bool = True
 ) -> Iterator[Callable[[str], list[int]]]:
-    """How it cuts text, given as our programs give it."""
+    """Yield llama.cpp's tokenization function for this tokenizer, with normalization as in our programs."""
 
     def encode(text: str) -> list[int]:
         if tokenizer.normalizer:
@@ -250,4 +250,4 @@ def llama_cpp_of(
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _SILENT(level: int, text: bytes, data: Any) -> None:
-    """llama.cpp's own words; C holds no reference, so the module does."""
+    """Discard llama.cpp's log. The module keeps the reference that C does not hold."""

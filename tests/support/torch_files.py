@@ -1,4 +1,4 @@
-"""PyTorch files made by hand, with any pickle in them, and what is to become of them."""
+"""Handmade PyTorch files with arbitrary pickles, and a check that reading them fails safely."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 
 from converters.torch_file import read_pickle
 
-# What a pickle of protocol 2 is made of.
+# Opcodes of pickle protocol 2.
 PROTO, STOP, EMPTY = b"\x80\x02", b".", b"}"
 
 
 def text(value: str) -> bytes:
-    """BINUNICODE."""
+    """Encode a string (BINUNICODE)."""
     raw = value.encode()
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 
 def name(full: str) -> bytes:
-    """GLOBAL of a dotted name."""
+    """Encode a dotted name (GLOBAL)."""
     module, _, last = full.rpartition(".")
     return f"c{module}\n{last}\n".encode()
 
 
 def integer(value: int) -> bytes:
-    """LONG1."""
+    """Encode an integer (LONG1)."""
     raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
     return b"\x8a" + bytes([len(raw)]) + raw
 
 
 def storage(key: str = "0", count: int = 4, kind: str = "torch.FloatStorage") -> bytes:
-    """A persistent id."""
+    """Encode the persistent id of a storage."""
     return b"(" + text("storage") + name(kind) + text(key) + text("cpu") + integer(count) + b"tQ"
 
 
@@ -47,7 +47,7 @@ def tensor(
     of: bytes = b"",
     more: bytes = b"",
 ) -> bytes:
-    """A call of `_rebuild_tensor_v2`."""
+    """Encode a call of `_rebuild_tensor_v2`."""
     sizes = [b"(" + b"".join(map(integer, ns)) + b"t" for ns in (shape, stride)]
     hooks = name("collections.OrderedDict") + b")R"
     return (
@@ -64,12 +64,12 @@ def tensor(
 
 
 def holding(value: bytes) -> bytes:
-    """The pickle of {"x": value}."""
+    """Return the pickle of {"x": value}."""
     return PROTO + EMPTY + text("x") + value + b"s" + STOP
 
 
 def write(path: Path, entries: Mapping[str, bytes], compression: int = 0) -> Path:
-    """A zip of so many entries, in order."""
+    """Write a zip file with these entries in order."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         for entry, data in entries.items():
             archive.writestr(entry, data)
@@ -77,7 +77,7 @@ def write(path: Path, entries: Mapping[str, bytes], compression: int = 0) -> Pat
 
 
 def with_pickle(path: Path, pickled: bytes, **entries: bytes) -> Path:
-    """A PyTorch file of that pickle and one storage of four F32."""
+    """Write a PyTorch file with this pickle and one storage of four F32 values."""
     data = torch.arange(4, dtype=torch.float32).numpy().tobytes()
     parts = {
         "data.pkl": pickled,
@@ -90,7 +90,7 @@ def with_pickle(path: Path, pickled: bytes, **entries: bytes) -> Path:
 
 
 def refused(path: Path, error: type[Exception], *words: str) -> None:
-    """`read_pickle` raises; names the file and says what to do; takes neither long nor much memory."""
+    """Check that `read_pickle` raises an error with the file, a hint and `words`, and uses little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(error) as e:

@@ -1,4 +1,4 @@
-"""What the tests of verify share: a family's tiny checkpoint, its GGUF files, and verdicts on them."""
+"""Helpers for tests of verify: a family's tiny checkpoint, its GGUF files, and reports on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from turbopilot.verify.verification import explained
 
 
 def logits_of(source: LogitsSource, ids: Sequence[int]) -> Logits:
-    """(T, V) after each of the ids."""
+    """Return the logits (T, V) after each of the ids."""
     return np.concatenate(list(source.logits(Window("code", "", tuple(ids), range(len(ids))))))
 
 
@@ -30,7 +30,7 @@ def verdict(path: Path, checkpoint: Path, prompts: Sequence[str]) -> VerifyRepor
 
 
 class Lab:
-    """One checkpoint, judged again and again: its reference keeps what it computed."""
+    """One checkpoint for several verifications; its reference caches the computed logits."""
 
     def __init__(self, family: str, folder: Path, **overrides: Any) -> None:
         self.folder = folder

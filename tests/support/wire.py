@@ -1,4 +1,4 @@
-"""Raw requests and their answers, and a server that has to be well after them."""
+"""Raw requests and their responses, and a server that must work after them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 @contextmanager
 def attacked() -> Iterator[int]:
-    """The port of a server that is well afterwards."""
+    """Yield the port of a server; check afterwards that the server works and is idle."""
     with running(TalkingDecoder()) as r:
         yield r.port
         assert ask(r.port, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 2})[0] == 200
@@ -32,14 +32,14 @@ def attacked() -> Iterator[int]:
 
 
 def answer(s: socket.socket) -> tuple[int, bytes]:
-    """The next answer on a connection: its status and body."""
+    """Return the status and body of the next response on a connection."""
     response = http.client.HTTPResponse(s)
     response.begin()
     return response.status, response.read()
 
 
 class Answers:
-    """The answers on a connection, one by one, though several came at once."""
+    """Reader of several responses on one connection, even if they arrive in one read."""
 
     def __init__(self, s: socket.socket) -> None:
         self._read = Unclosed(socket.SocketIO(s, "r"))
@@ -54,14 +54,14 @@ class Answers:
 
 
 class Unclosed(io.BufferedReader):
-    """Holds what follows an answer, when that has been read."""
+    """Reader that stays open after a response, so that buffered bytes of the next one are kept."""
 
     def close(self) -> None:
         pass
 
 
 def said(port: int, data: bytes) -> tuple[int, bytes]:
-    """The answer to raw bytes; it is JSON where it is a refusal."""
+    """Send raw bytes and return the status and body; check that an error is JSON."""
     with connection(port) as s:
         s.sendall(data)
         status, body = answer(s)

@@ -1,7 +1,7 @@
-"""Published models by their config.json (the fields that converting reads), and the names and shapes of their tensors.
+"""Published models: the fields of config.json that the converter reads, and the names and shapes of the tensors.
 
-A file has `repository`, `size`, `config`, and where the checkpoint holds tensors that transformers' class has not,
-`buffers`. Where transformers has no such class, `tensors` lists all, by hand. "{i}" stands for every layer.
+Each JSON file has `repository`, `size` and `config`. `buffers` lists tensors of the checkpoint that transformers' class
+does not have. `tensors` lists all tensors if transformers has no class for the model. "{i}" stands for every layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES: Final = sorted(p.stem for p in FOLDER.glob("*.json"))
 
 @dataclass(frozen=True)
 class Published:
-    """A model without its weights: `sources` name a file that is not there."""
+    """Model without weights: `sources` refer to a file that does not exist."""
 
     repository: str
     config: HfConfig
@@ -63,7 +63,7 @@ def _by_class(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config["model_type"] == "gpt_neox":  # the name in files; the class translates it
+    if config["model_type"] == "gpt_neox":  # the name in files, which the class translates
         shapes["embed_out.weight"] = shapes.pop("lm_head.weight")
     if model.config.tie_word_embeddings:  # saved once
         shapes = {
