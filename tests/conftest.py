@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from tests.clients.fixtures import guarded, live, model_cache  # noqa: F401 — 
 from tests.support.hub_case import here, hub  # noqa: F401 — fixtures
 from tests.support.signed import signed, split_model, unsigned  # noqa: F401 — fixtures
 from turbopilot.app.resolve import demo_checkpoint as bundled
+
+# A parent that ignores signals (nohup, a shell's background job) hands that on to our children, which tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a test
 
