@@ -316,7 +316,7 @@ def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> N
     for minutes, wanted in ((0.0, [None, None]), (90.0, [90.0, 90.0])):
         pool = make_pool(replace(options, pool=PoolOptions(idle=minutes)), ignore)
         assert [m.idle for m in pool._models] == wanted
-    with pytest.raises(InvalidInput, match="two models are called small"):
+    with pytest.raises(InvalidInput, match="two models have the name small"):
         make_pool(replace(options, model_name="small"), ignore)
     with pytest.raises(InvalidInput, match=r"takes about .* --model-memory is 1\.0 MB"):
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)

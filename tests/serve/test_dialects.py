@@ -209,9 +209,9 @@ def test_chat_with_log_probabilities(made: Made) -> None:
 def test_a_template_may_refuse(make: Callable[..., Made]) -> None:
     for template, said in (
         ("{{ raise_exception('one system message only') }}", "one system message only"),
-        ("{% for %}", "broken"),
-        ("{{ ''.__class__.__mro__ }}", "refuses"),
-        ("{{ messages.append(1) }}", "refuses"),
+        ("{% for %}", "invalid"),
+        ("{{ ''.__class__.__mro__ }}", "rejects"),
+        ("{{ messages.append(1) }}", "rejects"),
     ):
         client, _ = make(FakeDecoder(), chat_template=template)
         body = {"messages": [{"role": "user", "content": "x"}]}
