@@ -71,9 +71,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
                 self._discard = self.content_length
                 self.completed = False
         if self.completed:
-            self.expect_continue = (
-                False  # otherwise waitress would send "100 Continue" and wait for a body
-            )
+            self.expect_continue = False  # or waitress would send "100 Continue" and wait
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:

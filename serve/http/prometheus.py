@@ -23,9 +23,7 @@ from serve.models import ModelPool
 from serve.models.service import CompletionService
 from turbopilot.base.version import __version__
 
-CONTENT_TYPE: Final = (
-    "text/plain; version=0.0.4; charset=utf-8"  # supported by every version of Prometheus
-)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus supports it
 # Reasons for the end of a request. All are exported from the start, so that a rate includes the first occurrence.
 REASONS: Final = ("stop", "length", "cancelled", "error", "superseded", "deadline")
 TOKENS: Final = (

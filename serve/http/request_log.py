@@ -64,9 +64,7 @@ class TextFormatter(logging.Formatter):
         """Format the line."""
         message = one_line(record.message)
         name = _request_of(record)
-        shown = logging.makeLogRecord(
-            record.__dict__
-        )  # a copy, for other handlers use the record too
+        shown = logging.makeLogRecord(record.__dict__)  # a copy: other handlers use the record
         shown.message = f"[{name}] {message}" if name else message
         return super().formatMessage(shown)
 

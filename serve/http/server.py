@@ -124,9 +124,7 @@ class HttpServer:
     def _turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for sockets that are ready, and send and receive."""
         if self._refusing and self._server.accepting:
-            wasyncore.dispatcher.close(
-                self._server
-            )  # closes only the listener, not the connections
+            wasyncore.dispatcher.close(self._server)  # the listener, not the connections
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._server._map, count=1)
         now = self._clock()
         for channel in list(self._server.active_channels.values()):

@@ -59,9 +59,7 @@ class Shutdown:
 
         def on_signal(number: int, _frame: object) -> None:
             if not self.begin():
-                os._exit(
-                    128 + number
-                )  # the exit code that shells use for a process ended by a signal
+                os._exit(128 + number)  # as shells report a process ended by a signal
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
