@@ -46,7 +46,7 @@ def set_up(options: LogOptions) -> None:
     handler.setFormatter(JsonFormatter() if options.form == "json" else TextFormatter())
     level = logging.DEBUG if options.debug else logging.INFO
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs every file that it writes
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # gguf logs every file that it writes
     prompts_log.setLevel(logging.INFO if options.prompts else logging.CRITICAL)
 
 

@@ -25,7 +25,7 @@ def prompt(alias: str, *said: tuple[str, str]) -> str:
     return ChatTemplate(model.chat_template).prompt([Message(*s) for s in said])
 
 
-def test_wizardcoder_prompt() -> None:
+def test_wizardcoder_prompt_format() -> None:
     assert prompt("wizardcoder-15b", (USER, "sort a list")) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nsort a list\n\n### Response:"
@@ -36,7 +36,7 @@ def test_wizardcoder_prompt() -> None:
     )
 
 
-def test_stablecode_prompt() -> None:
+def test_stablecode_prompt_format() -> None:
     alias = "stablecode-instruct-alpha-3b"
     assert prompt(alias, (USER, "sort")) == "###Instruction\nsort###Response\n"
     said = ((SYSTEM, "S."), (USER, "a"), (ASSISTANT, "b"), (USER, "c"))

@@ -73,7 +73,7 @@ def fails(served: list[ServerOptions]) -> Fail:
     return run
 
 
-def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
+def test_command_line_overrides_environment_and_file(serve: Serve) -> None:
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
     }  # fmt: skip

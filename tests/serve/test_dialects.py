@@ -56,7 +56,7 @@ def stream(client: FlaskClient, path: str, **body: object) -> tuple[list[Any], b
     return [json.loads(x) for x in lines if x != b"[DONE]"], data
 
 
-def test_llama_cpp_completion(made: Made) -> None:
+def test_llama_cpp_completion_has_counts_and_timings(made: Made) -> None:
     answer = post(made[0], "/completion", prompt="well?", n_predict=20)
     assert answer["content"] == "yes\nno"
     assert (answer["stop"], answer["stop_type"], answer["stopping_word"]) == (True, "eos", "")
@@ -76,12 +76,14 @@ def test_llama_cpp_completion(made: Made) -> None:
         ({"n_predict": -1}, "eos", ""),
     ],
 )
-def test_llama_cpp_stop_type(made: Made, body: dict[str, Any], stop_type: str, word: str) -> None:
+def test_llama_cpp_reports_the_stop_type(
+    made: Made, body: dict[str, Any], stop_type: str, word: str
+) -> None:
     answer = post(made[0], "/completion", prompt="well?", **body)
     assert (answer["stop_type"], answer["stopping_word"]) == (stop_type, word)
 
 
-def test_llama_cpp_stream(made: Made) -> None:
+def test_llama_cpp_stream_has_no_done_event(made: Made) -> None:
     chunks, data = stream(made[0], "/completion", prompt="well?", n_predict=20)
     assert "".join(c["content"] for c in chunks) == "yes\nno"
     assert [c["stop"] for c in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -163,7 +165,7 @@ def test_error_names_the_invalid_field(made: Made, path: str, body: object, para
     assert response.json["error"]["param"] == param
 
 
-def test_chat_completion(made: Made) -> None:
+def test_chat_messages_use_the_template(made: Made) -> None:
     client, runner = made
     messages = [
         {"role": "developer", "content": "be brief"},
@@ -181,7 +183,7 @@ def test_chat_completion(made: Made) -> None:
     assert answer["usage"]["completion_tokens"] == 6
 
 
-def test_chat_stream(made: Made) -> None:
+def test_chat_stream_has_role_text_and_usage(made: Made) -> None:
     body = {"messages": [{"role": "user", "content": "well"}], "n": 2}
     chunks, data = stream(
         made[0], "/v1/chat/completions", stream_options={"include_usage": True}, **body
@@ -227,7 +229,7 @@ def test_chat_without_a_template_returns_400(make: Callable[..., Made]) -> None:
     assert "/v1/completions" in response.text
 
 
-def test_mistral_fill_in_the_middle(made: Made) -> None:
+def test_mistral_fim_returns_a_chat_completion(made: Made) -> None:
     client, runner = made
     body = {"prompt": "a", "suffix": "b", "max_tokens": 3, "random_seed": 5}
     answer = post(client, "/v1/fim/completions", **body)
@@ -239,7 +241,7 @@ def test_mistral_fill_in_the_middle(made: Made) -> None:
     assert all("delta" in c["choices"][0] for c in chunks)
 
 
-def test_tabby_agent_requests(made: Made) -> None:
+def test_tabby_agent_routes_respond(made: Made) -> None:
     client, runner = made
     assert client.get("/v1/health").json["model"] == "fake"  # type: ignore[index]
     assert client.post("/v1/events", json={"type": "view"}).status_code == 200

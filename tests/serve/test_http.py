@@ -45,7 +45,7 @@ def frames(response: TestResponse) -> list[dict[str, Any]]:
         "/v1/engines/any/thing/completions",
     ],
 )  # fmt: skip
-def test_completion_response(client: FlaskClient, path: str) -> None:
+def test_completion_works_on_every_path(client: FlaskClient, path: str) -> None:
     response = client.post(path, json={"prompt": "well?"})
     assert response.status_code == 200
     assert response.mimetype == "application/json"
@@ -249,18 +249,18 @@ def test_models_are_listed(client: FlaskClient) -> None:
     assert client.get("/v1/models/any/name").get_json()["id"] == "any/name"
 
 
-def test_copilot_token(client: FlaskClient) -> None:
+def test_copilot_token_is_issued(client: FlaskClient) -> None:
     body = client.get("/copilot_internal/v2/token", headers={"Authorization": "token x"}).get_json()
     assert (body["token"], body["refresh_in"]) == ("1", 900)
     assert isinstance(body["expires_at"], int)
 
 
-def test_status_page_and_health(client: FlaskClient) -> None:
+def test_status_page_and_health_respond(client: FlaskClient) -> None:
     assert client.get("/").get_data(as_text=True).startswith("Hello world")
     assert client.get("/health").get_json()["status"] == "ok"
 
 
-def test_huggingface_generate(client: FlaskClient) -> None:
+def test_huggingface_parameters_apply(client: FlaskClient) -> None:
     def generate(**body: object) -> Any:
         return client.post("/api/generate", json={"inputs": "well?", **body}).get_json()
 
@@ -273,7 +273,7 @@ def test_huggingface_generate(client: FlaskClient) -> None:
     assert "parameters.top_p" in generate(parameters={"top_p": 7})["error"]
 
 
-def test_ollama_generate(client: FlaskClient) -> None:
+def test_ollama_response_has_its_fields(client: FlaskClient) -> None:
     body = {"model": "m", "prompt": "well?", "stream": False, "options": {"stop": ["\n"]}}
     answer = client.post("/api/generate", json=body).get_json()
     assert (answer["model"], answer["response"], answer["done"]) == ("m", "yes", True)

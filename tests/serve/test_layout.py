@@ -26,7 +26,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return size
 
 
-def test_kv_bytes_of_a_token(demo_gguf: Path) -> None:
+def test_kv_bytes_depend_on_the_cache_type(demo_gguf: Path) -> None:
     # The bundled model has 4 layers with keys and values of width 256.
     header = read_gguf(demo_gguf)
     assert header_geometry(header).kv_bytes(1, "f16") == 2 * 4 * 256 * 2

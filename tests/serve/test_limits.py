@@ -67,7 +67,9 @@ SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("fields", "wanted"), SAMPLING)
-def test_sampling_fields_in_all_dialects(fields: dict[str, object], wanted: dict[str, Any]) -> None:
+def test_sampling_fields_work_in_all_dialects(
+    fields: dict[str, object], wanted: dict[str, Any]
+) -> None:
     d = Defaults()
     expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
     assert parsed(CompletionRequest, **fields).sampling == expected

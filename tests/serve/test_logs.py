@@ -126,7 +126,7 @@ def test_one_line_escapes_only_unprintable_text() -> None:
     assert one_line("a\tb\n") == "a\\tb\\n"
 
 
-def test_set_up_in_a_new_process() -> None:
+def test_set_up_logs_json_to_stderr() -> None:
     code = (
         "import logging\nfrom serve.http.request_log import set_up, prompts_log\n"
         "from serve.settings import LogOptions\n"
@@ -166,7 +166,7 @@ def test_every_response_has_its_request_id() -> None:
         assert len({*made, NAME}) == 3
 
 
-def test_log_line_of_a_request(lines: io.StringIO) -> None:
+def test_log_line_has_path_status_time_and_tokens(lines: io.StringIO) -> None:
     with flask_client() as client:
         body = {"prompt": "well?"}
         client.post("/v1/completions?secret=1", json=body, headers={"X-Request-Id": NAME}).close()

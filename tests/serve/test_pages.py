@@ -54,7 +54,7 @@ def test_host_headers_are_parsed(text: str, wanted: tuple[str, int | None] | Non
     assert parse_authority(text) == wanted
 
 
-def test_loopback_names_and_addresses() -> None:
+def test_loopback_hosts_are_recognized() -> None:
     for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         assert is_loopback(host), host
     for host in (
@@ -108,7 +108,7 @@ def test_allowed_hosts_are_accepted() -> None:
             check_name(wrong)
 
 
-def test_own_names_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_names_include_short_and_mdns_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.com")
     assert own_names() == ("box.example.com", "box", "box.local")
     monkeypatch.setattr(socket, "gethostname", lambda: "")
@@ -127,7 +127,7 @@ def test_foreign_host_returns_421(make_client: MakeClient, path: str) -> None:
     assert allowed.get(path, headers={"Host": "rebound.evil.com"}).status_code in (200, 404)
 
 
-def test_host_headers_on_the_wire() -> None:
+def test_foreign_host_on_the_wire_returns_421() -> None:
     with running(FakeDecoder()) as r:
         for lines, status in (
             (b"", 200),  # HTTP/1.0 has no Host
