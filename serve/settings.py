@@ -156,7 +156,7 @@ class Limits:
         least=0, convert=lambda _, seconds: seconds or None,
     )] = 120.0
     max_tokens: Annotated[int | None, Option(
-        "--max-tokens", "Maximum tokens per completion. Default: limited only by the context.", least=1,
+        "--max-tokens", "Upper limit for max_tokens in requests. Default: limited only by the context.", least=1,
     )] = None
     max_prompt: Annotated[int | None, Option(
         "--max-prompt", "Maximum tokens per prompt. A longer prompt loses the text farthest from the cursor. "

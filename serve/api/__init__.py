@@ -1,1 +1,1 @@
-"""Requests and responses of every API dialect, independent of Flask. Each module holds one API or one provider."""
+"""Requests and responses of every API dialect, independent of Flask. Each module holds one API."""

@@ -113,7 +113,7 @@ def _with_headers(completion: Completion) -> Completion:
 
 
 def _session(name: str) -> str:
-    """Return a session name unique to this client, so that clients with equal session names do not collide."""
+    """Return a session name that is unique to this client, even if others use the same `name`."""
     key = g.get("api_key") or request.headers.get("Authorization", "")
     caller = (request.remote_addr, key, name)
     return hashlib.sha256(repr(caller).encode()).hexdigest()

@@ -53,7 +53,7 @@ class Shutdown:
         self._leave()
 
     def on_signals(self) -> None:
-        """Start the shutdown on SIGINT (Ctrl-C) or SIGTERM. A second signal ends the process immediately."""
+        """Start the shutdown on SIGINT (Ctrl-C) or SIGTERM; a second signal ends the process."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python can set signal handlers only in the main thread
 
