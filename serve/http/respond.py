@@ -1,4 +1,4 @@
-"""Views of the completion routes: parse the request, generate, and respond with JSON or a stream."""
+"""Views of the completion routes: parse a request, generate, and respond with JSON or a stream."""
 
 from __future__ import annotations
 
