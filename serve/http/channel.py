@@ -9,7 +9,8 @@ notices it only at the next write.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -201,3 +202,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._begun = request, now
             return False
         return now - self._begun[1] >= LATE_SECONDS
+
+
+def dispensable(channels: Iterable[Channel]) -> Channel | None:
+    """Return the connection to close if there are too many; None if each has a request that is processed.
+
+    It is the connection without data for the longest time, of the client address with the most connections, so that one
+    client cannot lock out the others. Behind a proxy, all clients have one address. A connection whose request is
+    incomplete counts too: otherwise, many such connections would leave only the newest client's to close.
+    """
+    channels = list(channels)
+    n_of = Counter(c.addr[0] for c in channels)
+    found = [c for c in channels if not c.requests]
+    return min(found, key=lambda c: (-n_of[c.addr[0]], c.last_activity), default=None)

@@ -6,7 +6,9 @@ The port is bound before the model is loaded, so that a port in use is reported 
 from __future__ import annotations
 
 import logging
+import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any
 from waitress import create_server, wasyncore
 
 from serve.http.app import create_app
-from serve.http.channel import Channel
+from serve.http.channel import Channel, dispensable
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
@@ -37,6 +39,22 @@ log = logging.getLogger("turbopilot.http")
 LAST_SECONDS = 5.0
 # Maximum number of open connections; waitress's default of 100 is too low for a team's editors.
 MAX_CONNECTIONS = 1000
+# Files that the process may open beside its connections.
+SPARE_FILES = 64
+# Seconds between two warnings that connections are closed because there are too many.
+WARN_SECONDS = 60.0
+
+
+def most_connections() -> int:
+    """Return MAX_CONNECTIONS, or less if this process may not open as many."""
+    if sys.platform == "win32":  # select() takes 512 sockets there
+        return 500
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(soft - SPARE_FILES, soft // 2))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -88,7 +106,7 @@ class HttpServer:
             app,
             sockets=[listener],
             threads=threads,
-            connection_limit=MAX_CONNECTIONS,
+            connection_limit=most_connections(),
             asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
             max_request_body_size=MAX_BODY_BYTES,
@@ -100,6 +118,7 @@ class HttpServer:
         )
         self._server.channel_class = Channel
         self._clock = clock
+        self._next_warning = -math.inf
         self._refusing = False
         self._stopping = False
         self._ended = False
@@ -130,6 +149,18 @@ class HttpServer:
         for channel in list(self._server.active_channels.values()):
             if channel.is_stuck(now) or channel.is_late(now):
                 channel.handle_close()
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Close a connection if there are too many, so that the next client is served. A turn accepts one client."""
+        n = len(self._server._map)
+        if n < self._server.adj.connection_limit:
+            return
+        if channel := dispensable(self._server.active_channels.values()):
+            channel.handle_close()
+            if now >= self._next_warning:
+                self._next_warning = now + WARN_SECONDS
+                log.warning("%d connections are open: closing idle ones to serve new clients", n)
 
     def _is_sending(self) -> bool:
         channels = list(self._server.active_channels.values())
