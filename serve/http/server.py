@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -209,19 +210,25 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
 
     Args:
         options: settings of the server.
-        notify: called with status lines, such as the server's URL.
+        notify: called with status lines, such as the server's URL. An OSError of it is ignored.
 
     Raises:
         TurboPilotError: the server cannot start.
     """
+
+    def tell(line: str) -> None:
+        # The reader of the log may have ended, or its disk may be full. The server must not end with it.
+        with suppress(OSError):
+            notify(line)
+
     listener = bind(options.host, options.port)
     share_heap()
     with listener:
         # This import takes seconds, so it comes after the port is bound.
         from serve.models.loading import make_pool
 
-        run(make_pool(options, notify), listener, options, notify)
-    notify("stopped")
+        run(make_pool(options, tell), listener, options, tell)
+    tell("stopped")
 
 
 def run(
