@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 from waitress import create_server, wasyncore
 
 from serve.http.app import create_app
-from serve.http.channel import Channel, dispensable
+from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_connections
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
@@ -38,24 +37,8 @@ log = logging.getLogger("turbopilot.http")
 
 # Seconds that clients have to receive the last responses before the server exits.
 LAST_SECONDS = 5.0
-# Maximum number of open connections; waitress's default of 100 is too low for a team's editors.
-MAX_CONNECTIONS = 1000
-# Files that the process may open beside its connections.
-SPARE_FILES = 64
 # Seconds between two warnings that connections are closed because there are too many.
 WARN_SECONDS = 60.0
-
-
-def most_connections() -> int:
-    """Return MAX_CONNECTIONS, or less if this process may not open as many."""
-    if sys.platform == "win32":  # select() takes 512 sockets there
-        return 500
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return min(MAX_CONNECTIONS, max(soft - SPARE_FILES, soft // 2))
 
 
 def bind(host: str, port: int) -> socket.socket:

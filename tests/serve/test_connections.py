@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from serve.http import server
-from serve.http.channel import dispensable
+from serve.http import channel as limits
+from serve.http.channel import dispensable, most_connections
 from tests.support.fakes import FakeDecoder
 from tests.support.serving import ask, connection, running, send, wait
 
@@ -21,7 +21,7 @@ MOST = 20
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", MOST)
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", MOST)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def test_fewer_connections_are_allowed_if_the_process_may_open_few_files(
 ) -> None:
     import resource
 
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1000)
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 1000)
     for soft, wanted in (
         (resource.RLIM_INFINITY, 1000),
         (20000, 1000),
@@ -95,4 +95,4 @@ def test_fewer_connections_are_allowed_if_the_process_may_open_few_files(
         (64, 32),
     ):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert server.most_connections() == wanted
+        assert most_connections() == wanted

@@ -21,7 +21,7 @@ class MessageConsole(Console):
     """Console for messages. If their reader ends, as in `2>&1 | head`, they are dropped, and the program continues."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing from now on, where rich would end the program."""
+        """Print nothing from now on; rich would end the program."""
         self.quiet = True
 
 
