@@ -46,7 +46,7 @@ def test_only_needed_files_are_downloaded_and_never_code(hub: Hub, tmp_path: Pat
     assert len(hub.bodies) == len(wanted), "nothing is downloaded twice"
 
 
-def test_download_to_the_hub_cache_happens_once(here: InProcess) -> None:
+def test_second_download_to_the_cache_transfers_nothing(here: InProcess) -> None:
     code, out, err = run("me/sharded")
     assert code == 0, err
     folder = Path(out.strip())
@@ -82,7 +82,7 @@ def test_other_programs_find_our_files_in_the_cache(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_pickles_are_downloaded_without_safetensors(here: InProcess) -> None:
+def test_pickles_are_downloaded_if_there_are_no_safetensors(here: InProcess) -> None:
     code, _, err = run("me/old", "--to", str(here.folder))
     assert code == 0, err
     assert contents(here.folder) == {**SIDE, "pytorch_model.bin": b"pickle"}

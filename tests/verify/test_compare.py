@@ -121,7 +121,7 @@ def test_error_above_the_limit_of_the_type_fails(type_name: str, error: float) -
         assert words in report.failures[0].message
 
 
-def test_noise_as_large_as_the_type_passes() -> None:
+def test_error_within_the_noise_of_the_type_passes() -> None:
     for type_name in ("Q8_0", "Q4_K", "Q2_K"):
         candidate = TableModel().changed(Change(noise=NOISE[type_name]))
         assert candidate is not None

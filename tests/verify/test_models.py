@@ -48,7 +48,7 @@ def test_correct_file_passes(any_lab: Lab, type_name: str) -> None:
 
 @pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("fault", WEIGHT_FAULTS)
-def test_weight_fault_fails(lab: Lab, fault: str, type_name: str) -> None:
+def test_faulty_weights_fail_verification(lab: Lab, fault: str, type_name: str) -> None:
     report = lab.judge_faulty(type_name, WEIGHT_FAULTS[fault])
     assert {"nmse", "mean_kl", "tensors"} & {f.check for f in report.failures}, report.metrics
     assert all("times the" in f.message for f in report.failures if f.check == "nmse")
@@ -56,7 +56,7 @@ def test_weight_fault_fails(lab: Lab, fault: str, type_name: str) -> None:
 
 @pytest.mark.parametrize("type_name", ["f32", "q4_0"])
 @pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
-def test_tokenizer_fault_fails_tokens_and_not_weights(lab: Lab, fault: str, type_name: str) -> None:
+def test_tokenizer_fault_fails_only_the_token_check(lab: Lab, fault: str, type_name: str) -> None:
     if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
         pytest.skip("GPT-J has no tokens of spaces")
     report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())

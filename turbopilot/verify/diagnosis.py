@@ -53,9 +53,7 @@ _LISTS: Final = (  # lists of the tokenizer: key, cause, name of an element
     ("merges", "merges", "merge"),
 )
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)")
-_GROWS: Final = (
-    3.0  # an error grows if the context's last quarter has this many times the first quarter's
-)
+_GROWS: Final = 3.0  # an error grows if the last quarter has this many times the first quarter's
 _SPARED: Final = 0.01  # a first position is right if its error is at most this share of the others'
 _LISTED: Final = 4  # tensors listed for one cause
 

@@ -84,9 +84,7 @@ class Metrics:
     clear_miss_at: Place | None  # the first of those where they differ; `token` is the candidate's
     reference_perplexity: Perplexity  # of the text, by the reference
     candidate_perplexity: Perplexity  # of the text, by the candidate
-    perplexity_ratio: (
-        Perplexity  # candidate's / reference's, with the error of the paired difference
-    )
+    perplexity_ratio: Perplexity  # candidate's / reference's, with the paired difference's error
 
 
 def summary(all_of: Positions) -> Metrics:

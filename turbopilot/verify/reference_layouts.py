@@ -25,9 +25,7 @@ class ForeignLayout:
     """Instructions for loading a checkpoint as a model class of transformers."""
 
     config: dict[str, Any]  # config.json for that class
-    arrange: Callable[
-        [Mapping[str, torch.Tensor]], State
-    ]  # checkpoint's tensors → tensors of that class
+    arrange: Callable[[Mapping[str, torch.Tensor]], State]  # converts the checkpoint's tensors
 
 
 def foreign_layout(config: Mapping[str, Any]) -> ForeignLayout | None:

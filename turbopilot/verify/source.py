@@ -71,9 +71,7 @@ class LogitsSource(Protocol):
 class Change:
     """Change applied to the reference to measure its effect: quantization noise, or llama.cpp's GELU."""
 
-    noise: float = (
-        0.0  # power of the noise added to matrices, relative to that of each block of 32 weights
-    )
+    noise: float = 0.0  # added to matrices: its power relative to that of each block of 32 weights
     tanh_gelu: bool = False  # GELU by the tanh formula, as in llama.cpp (off by 4.8e-4 at most)
 
 
