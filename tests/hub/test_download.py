@@ -82,7 +82,7 @@ def test_other_programs_find_our_files_in_the_cache(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_pickles_are_downloaded_if_there_are_no_safetensors(here: InProcess) -> None:
+def test_pickles_are_downloaded_if_safetensors_are_missing(here: InProcess) -> None:
     code, _, err = run("me/old", "--to", str(here.folder))
     assert code == 0, err
     assert contents(here.folder) == {**SIDE, "pytorch_model.bin": b"pickle"}
