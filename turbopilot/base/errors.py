@@ -64,7 +64,7 @@ class UnsupportedModel(TurboPilotError):
 
 
 class ConversionError(TurboPilotError):
-    """The checkpoint is of a known kind but cannot be read or written."""
+    """A checkpoint with a supported architecture cannot be read, or the output cannot be written."""
 
     exit_code = 5
 

@@ -139,7 +139,7 @@ def _of_network(e: BaseException) -> bool:
 def _plain(
     e: BaseException, repo: str, revision: str | None
 ) -> tuple[type[TurboPilotError], str, str] | None:
-    """Return our error class, message and hint; None for bugs."""
+    """Return the TurboPilotError class, message and hint for an exception; None if it is a bug."""
     from huggingface_hub import errors as hub
 
     if isinstance(e, hub.LocalEntryNotFoundError) and isinstance(e.__cause__, hub.HfHubHTTPError):

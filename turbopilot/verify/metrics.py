@@ -24,7 +24,7 @@ TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A vocabulary row (`token`) at a position of a window."""
+    """Place in a comparison: a vocabulary row (`token`) at a position of a window."""
 
     window: int
     position: int
@@ -42,7 +42,7 @@ class Positions:
     error: Floats  # (P,) Σ(candidate − reference)² over the logits
     power: Floats  # (P,) Σ reference²
     max_abs: Array  # (P,) largest |candidate − reference|
-    max_abs_token: Array  # (P,) its token
+    max_abs_token: Array  # (P,) token with this difference
     kl: Floats  # (P,) KL(reference ‖ candidate) in nats
     choice: Array  # (P,) the reference's first choice
     other: Array  # (P,) the candidate's first choice
@@ -69,14 +69,14 @@ class Metrics:
     positions: int  # number of compared positions, including those without finite candidate logits
     not_finite: int  # positions where the candidate's logits are NaN or infinite; excluded from all figures below
     max_abs: float  # largest |candidate − reference| of any logit
-    max_abs_at: Place | None  # its place
+    max_abs_at: Place | None  # place of this difference
     nmse: float  # Σ(candidate − reference)² / Σ reference², over every logit, no mean removed
     mean_kl: float  # mean KL(reference ‖ candidate) over positions, in nats
-    p99_kl: float  # its 99th percentile
-    max_kl: float  # its maximum
+    p99_kl: float  # 99th percentile of KL over positions
+    max_kl: float  # maximum of KL over positions
     max_kl_at: Place | None  # place of the maximum; `token` is the reference's first choice there
     mean_delta_p: float  # mean of candidate's minus reference's probability of the next token
-    rms_delta_p: float  # root mean square of the same
+    rms_delta_p: float  # root mean square of the same difference
     top1: float  # share of positions where both first choices are equal
     top5: float  # share of positions where the reference's first choice is among the candidate's first five
     clear: int  # positions where the reference's first choice is clear (see `CLEAR_MARGIN`)

@@ -18,7 +18,7 @@ class TokenDifference:
     """First token on which two tokenizers differ. An id is None if that tokenizer returned no more tokens."""
 
     text_name: str  # name of the text
-    index: int  # of the token in that text
+    index: int  # index of the token in that text
     before: str  # the text just before it
     reference_id: int | None
     reference_text: str
@@ -79,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifySeconds:
-    """Seconds spent by step."""
+    """Seconds spent in each step."""
 
     reference: float = 0.0
     limits: float = 0.0
@@ -106,15 +106,15 @@ class VerifyReport:
     context_tested: int = 0  # tokens of the longest window
     windows: tuple[Window, ...] = ()  # the compared windows
     metrics: Metrics | None = None  # None if the vocabularies differ
-    positions: Positions | None = None  # the same, position by position
+    positions: Positions | None = None  # figures of each position
     by_kind: Mapping[str, Metrics] = field(default_factory=dict)  # kind of window → its figures
     continuations: tuple[Continuation, ...] | None = None  # None if generating is too slow
     noise: Sensitivity | None = (
         None  # sensitivity to the type's noise; None if its limits are fixed
     )
-    tanh_gelu: Sensitivity | None = None  # the same, to llama.cpp's GELU
+    tanh_gelu: Sensitivity | None = None  # sensitivity to llama.cpp's GELU; None if no effect
     limits: VerifyLimits | None = None  # of the type for this model; None if they are unknown
-    failures: tuple[Failure, ...] = ()  # every missed limit; empty if the candidate passed
+    failures: tuple[Failure, ...] = ()  # all failed checks; empty if the candidate passed
     seconds: VerifySeconds = VerifySeconds()  # time spent
     tokens_per_second: float = 0.0  # measured speed of the candidate; 0 if it read no tokens
     findings: tuple[Finding, ...] = ()  # probable causes of the failures

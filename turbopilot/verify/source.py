@@ -25,7 +25,7 @@ _MOST_ROWS = 256
 class Window:
     """Tokens that both models read, starting at position 0."""
 
-    kind: Kind  # its purpose
+    kind: Kind  # purpose of the window
     name: str  # shown in reports
     ids: tuple[int, ...]  # T tokens
     measured: range  # positions in 0 … T - 1 at which the logits are compared, ascending
@@ -90,7 +90,7 @@ class ReferenceModel(LogitsSource, Protocol):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Package → version of the libraries that run it."""
+        """Package → version of the libraries that run the model."""
 
     @property
     def files(self) -> Mapping[str, str]:

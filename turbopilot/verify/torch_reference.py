@@ -29,7 +29,7 @@ _SOUND, _CPU = Change(), TorchDevice()
 
 
 class TorchReference:
-    """A Hugging Face checkpoint folder as a `ReferenceModel`.
+    """Hugging Face checkpoint folder as a `ReferenceModel`.
 
     Args:
         folder: contains config.json, the weights and the tokenizer.

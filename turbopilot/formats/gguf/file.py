@@ -27,13 +27,13 @@ class TensorInfo:
     name: str  # in llama.cpp's naming
     shape: tuple[int, ...]  # innermost first, as stored
     type_name: str  # a name in `GGML_TYPES`
-    offset: int  # of the data, from the start of the file
-    n_bytes: int  # of the data
+    offset: int  # start of the data, in bytes from the start of the file
+    n_bytes: int  # size of the data
     path: Path = Path()  # the file, or the part of a split model, that contains the data
 
     @property
     def n_weights(self) -> int:
-        """Number of elements."""
+        """Number of weights (elements)."""
         return prod(self.shape)
 
 
@@ -42,11 +42,11 @@ class GgufHeader:
     """Header of a GGUF file, or of all parts of a split model together."""
 
     path: Path  # the file, or the first part
-    version: int  # of the format
-    metadata: dict[str, Value]  # of the first part
-    tensors: tuple[TensorInfo, ...]  # of all parts
-    file_size: int  # of all parts, in bytes
-    n_files: int = 1  # the number of parts
+    version: int  # version of the GGUF format
+    metadata: dict[str, Value]  # metadata of the first part
+    tensors: tuple[TensorInfo, ...]  # tensors of all parts
+    file_size: int  # size of all parts in bytes
+    n_files: int = 1  # number of parts
 
     @property
     def architecture(self) -> str:
@@ -81,10 +81,12 @@ class GgufHeader:
 class GgufLayout:
     """Byte spans, (first, last + 1), in one GGUF file."""
 
-    keys: dict[str, tuple[int, int]]  # of each metadata key with its value, in the file's order
-    infos: tuple[int, int]  # of the tensors' entries
-    data: int  # start of the tensors' data
-    alignment: int  # of `data`, and of each tensor in it
+    keys: dict[
+        str, tuple[int, int]
+    ]  # spans of the metadata keys with their values, in the file's order
+    infos: tuple[int, int]  # span of the tensors' entries
+    data: int  # start of the tensor data
+    alignment: int  # alignment of `data` and of each tensor in it, in bytes
 
 
 def read_gguf(path: Path) -> GgufHeader:

@@ -31,7 +31,7 @@ class TypedMetadata:
         return [v for v in value if type(v) is kind] if isinstance(value, list) else []
 
     def text(self, key: str) -> str:
-        """Return a string; "" if absent."""
+        """Return a string value; "" if absent."""
         return self.get(key, str) or ""
 
     def number(self, key: str) -> float | None:
