@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Tests of atomic output: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 ROOT = Path(__file__).parents[2]
 
 
-def test_success_renames(tmp_path: Path) -> None:
+def test_part_file_is_renamed_on_success(tmp_path: Path) -> None:
     with replacing(tmp_path / "x") as part:
         part.write_text("new")
         assert not (tmp_path / "x").exists()
@@ -24,7 +24,7 @@ def test_success_renames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
-def test_failure_leaves_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failure_keeps_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "x").write_text("old")
 
     def work() -> None:
@@ -52,7 +52,7 @@ def fill(path: Path, error: OSError) -> None:
         (errno.EFBIG, "larger than the file system"),
     ],
 )
-def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
+def test_full_disk_error_is_reported(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(NotEnoughDisk, match=words) as e:
         fill(tmp_path / "x", OSError(number, "in the system's words"))
     assert str(tmp_path / "x") in str(e.value)
@@ -60,8 +60,8 @@ def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_full_device(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists only on Linux")
+def test_write_to_full_device_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.part").symlink_to("/dev/full")
 
     def work() -> None:
@@ -73,7 +73,7 @@ def test_full_device(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_place(tmp_path: Path) -> None:
+def test_unwritable_output_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "x.part").mkdir()
     with pytest.raises(InvalidInput, match="x: cannot be written") as e:
         fill(tmp_path / "x", OSError())
@@ -83,7 +83,7 @@ def test_unwritable_place(tmp_path: Path) -> None:
         fill(tmp_path / "y", OSError(errno.EROFS, "Read-only file system", part))
 
 
-def test_errors_of_other_files_are_not_ours(tmp_path: Path) -> None:
+def test_errors_about_other_files_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         fill(tmp_path / "x", PermissionError(errno.EACCES, "Permission denied", "/else/where"))
     assert not list(tmp_path.iterdir())
@@ -98,8 +98,10 @@ def test_leftover_part_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
-def test_file_size_limit(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
-    """A limit on file sizes, which the kernel keeps: the nearest to a full disk that needs no root."""
+def test_commands_leave_no_files_at_the_file_size_limit(
+    demo_gguf: Path, tmp_path: Path, verb: str
+) -> None:
+    """Simulate a full disk by a limit on file sizes, which the kernel enforces and which does not need root."""
     arguments = {
         "convert": ["convert", "demo", "-o", "out.gguf"],
         "quantize": ["quantize", str(demo_gguf), "Q8_0", "-o", "out.gguf"],

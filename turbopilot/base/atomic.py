@@ -1,8 +1,9 @@
 """Atomic files: output is written to `NAME.part` and renamed when it is complete.
 
-A killed run leaves at most the `.part`, which the next run overwrites. An existing file is replaced only after the new
-one is synced to disk, so that a power cut leaves one of them. A new name is not synced, as that takes longer than
-converting: a power cut in the next seconds may leave a short file, which every reader of GGUF refuses.
+A killed run leaves at most the `.part` file, which the next run overwrites. An existing file is replaced only after the
+new one is synced to disk, so that a power failure leaves one of them intact. A file with a new name is not synced,
+because that takes longer than the conversion: a power failure within seconds may leave a truncated file, which every
+GGUF reader rejects.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your disk quota is used up",
-    errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
+    errno.EFBIG: "the file is larger than the file system or your limit (ulimit -f) allows",
 }
-_SPACE_HINT = "free some space, or write elsewhere with -o"
+_SPACE_HINT = "free some space, or choose another output with -o"
 
 
 def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Raise InvalidInput, before any work, if an output cannot be written.
+    """Raise InvalidInput if an output file cannot be written. Call this before any long work.
 
-    It exists (without `force`), is a folder, is one of the inputs, is in a missing folder, or is not a valid name.
+    The path must not exist (unless `force`), be a folder or an input, be in a missing folder, or be an invalid name.
     """
     try:
         if path.is_dir():
@@ -35,25 +36,25 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
         path.with_name(path.name + ".part").is_file()
     except (OSError, ValueError) as e:
         raise InvalidInput(
-            f"{path}: not a valid file name: {e}", hint="name another output with -o"
+            f"{path}: not a valid file name: {e}", hint="choose another output with -o"
         ) from e
     if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
         raise InvalidInput(
-            f"{path}: output and input are the same file", hint="name another output with -o"
+            f"{path}: output and input are the same file", hint="choose another output with -o"
         )
     if path.exists() and not force:
         raise InvalidInput(
             f"{path}: exists already",
-            hint="name another output with -o, or overwrite it with --force",
+            hint="choose another output with -o, or overwrite it with --force",
         )
     if not path.parent.is_dir():
         raise InvalidInput(
-            f"{path.parent}: no such folder", hint=f"make it first: mkdir -p {path.parent}"
+            f"{path.parent}: no such folder", hint=f"create it first: mkdir -p {path.parent}"
         )
 
 
 def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
-    """Raise NotEnoughDisk if fewer than `needed` bytes of disk are free."""
+    """Raise NotEnoughDisk if fewer than `needed` bytes are free on the disk."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(
@@ -64,11 +65,12 @@ def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yield `path` + ".part" to write to; on success rename it, on failure remove it.
+    """Yield `path` + ".part" to write to; rename it to `path` on success, remove it on failure.
 
     Args:
         path: the final name.
-        shared: several processes may write the file at once (a cache): each writes its own part, the last one stays.
+        shared: whether several processes may write the file at once, as in a cache. Each then writes its own part, and
+            the last one to finish replaces the others.
     """
     part = path.with_name(path.name + (f".{os.getpid()}" if shared else "") + ".part")
     try:
@@ -84,6 +86,6 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
             raise NotEnoughDisk(f"{path}: {FULL[e.errno]}", hint=_SPACE_HINT) from e
         if isinstance(e, OSError) and e.filename in (str(part), part):
             raise InvalidInput(
-                f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
+                f"{path}: cannot be written: {e.strerror}", hint="choose another output with -o"
             ) from e
         raise
