@@ -169,7 +169,10 @@ def test_inspect_reports_a_changed_file(signed: Path, what: str) -> None:
     else:
         set_metadata(signed, {"general.name": "another"})
     out = inspect(signed)
-    assert f"verified      no longer: its {what} changed since; verify it again" in out
+    assert (
+        f"verified      no longer: its {what} changed after the verification; verify it again"
+        in out
+    )
     assert f"turbopilot verify {signed} --against CHECKPOINT --sign" in out
     assert "yes:" not in out.partition("verified")[2]
     found = json.loads(inspect(signed, "--json"))["certificate"]
@@ -217,8 +220,8 @@ def test_serve_shows_the_certificate_at_start(
     )
     flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     assert said() == (
-        f"the certificate of {unsigned} no longer holds: its tensors changed since; verify it again: "
-        f"turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+        f"the certificate of {unsigned} no longer holds: its tensors changed after the verification; "
+        f"verify it again: turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
     )
 
 

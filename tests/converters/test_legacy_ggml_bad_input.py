@@ -66,7 +66,7 @@ def test_truncated_anywhere(good: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("magic", "word"),
     [
-        (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "GGUF file already"),
+        (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "already a GGUF file"),
         (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a model file of a known kind"),
     ],
 )  # fmt: skip

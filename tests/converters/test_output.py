@@ -189,7 +189,7 @@ def test_parts_are_checked(codegen: Path, tmp_path: Path) -> None:
     second.write_bytes(kept)
     renamed = tmp_path / "else.gguf"
     shutil.copyfile(first, renamed)
-    with pytest.raises(CorruptModel, match="not named so"):
+    with pytest.raises(CorruptModel, match="not named like one"):
         read_gguf(renamed)
 
 
