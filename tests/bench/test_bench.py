@@ -99,7 +99,7 @@ def test_no_more_logits_are_reserved_than_kept(demo_q4_0: Path) -> None:
 
 def test_a_context_is_no_longer_than_the_model_was_trained_on(demo_q4_0: Path) -> None:
     assert measure(demo_q4_0, Setup(n_ctx=1 << 20, n_batch=8, n_threads=1)).n_ctx == 1024
-    with pytest.raises(InvalidInput, match=r"1024 tokens of prompt and 1 generated"):
+    with pytest.raises(InvalidInput, match=r"1024 prompt tokens and 1 generated"):
         measure(demo_q4_0, ALONE, speed=SpeedTask(n_prompt=1024, n_gen=1))
 
 
@@ -176,7 +176,7 @@ def test_the_figures_are_those_of_a_direct_computation(
 def test_another_vocabulary_is_refused(demo_q4_0: Path, tmp_path: Path) -> None:
     store = tmp_path / "other.logits"
     other = Reference(store, "other.gguf", 10, Windows([[1, 2, 3, 4]]))
-    with pytest.raises(InvalidInput, match=r"4,\d+ tokens, and other\.gguf one of 10"):
+    with pytest.raises(InvalidInput, match=r"4,\d+ tokens, that of other\.gguf has 10"):
         divergence(demo_q4_0, other, ALONE)
 
 

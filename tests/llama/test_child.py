@@ -33,7 +33,7 @@ def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
     [
         ("crash", "failed: Traceback.*KeyError"),
         ("exit", "failed: the reason"),
-        ("abort", "was ended by signal 6"),
+        ("abort", "was terminated by signal 6"),
     ],
 )
 def test_any_other_end_is_a_failure(what: str, words: str) -> None:

@@ -245,7 +245,7 @@ def test_one_that_nothing_fits_is_none(measured: tuple[Fit, RoundingSensitivity]
 
 
 def test_a_quantized_file_is_refused(demo_q4_0: Path) -> None:
-    with pytest.raises(QuantizationError, match="is in Q4_0 already") as e:
+    with pytest.raises(QuantizationError, match="is already quantized to Q4_0") as e:
         Fit(demo_q4_0)
     assert "F16" in e.value.hint
 

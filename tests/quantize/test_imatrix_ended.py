@@ -85,7 +85,7 @@ def test_what_is_of_something_else_is_not_gone_on_from(
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("exception", ["RuntimeError: broken on purpose"]), ("layout", ["lays out its tensors"])],
+    [("exception", ["RuntimeError: broken on purpose"]), ("layout", ["unknown tensor layout"])],
 )
 def test_what_goes_wrong_inside_llama_cpps_callback_ends_the_run(
     demo_gguf: Path, tmp_path: Path, fault: str, words: list[str], monkeypatch: pytest.MonkeyPatch

@@ -108,7 +108,7 @@ def test_an_old_dat_file_says_how_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "old.dat"
     # i32 entries, each i32 length, name, i32 chunks, i32 values, values
     path.write_bytes(struct.pack("<ii1siiff", 1, 1, b"a", 20, 2, 20.0, 40.0))
-    with pytest.raises(InvalidInput, match=r"old\.dat: .*older \.dat files are not read") as e:
+    with pytest.raises(InvalidInput, match=r"old\.dat: .*older \.dat format is not supported") as e:
         read_imatrix(path)
     assert "llama-imatrix --in-file old.dat -o old.gguf" in e.value.hint
 
@@ -131,7 +131,7 @@ def tensors(**named: np.ndarray) -> Change:
         ({}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_count"]),
         ({"n": 1}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size"]),
         ({"n": 1, "c": 0}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size is 0"]),
-        ({"n": 1, "c": 1}, tensors(a__weight=ONE), ["holds no importance matrix"]),
+        ({"n": 1, "c": 1}, tensors(a__weight=ONE), ["does not contain an importance matrix"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE), ["a.counts is missing"]),
         ({"n": 1, "c": 1}, tensors(a__counts=ONE), ["a.in_sum2 is missing"]),
         (
@@ -139,7 +139,11 @@ def tensors(**named: np.ndarray) -> Change:
             tensors(a__in_sum2=ONE.astype(np.float16), a__counts=ONE),
             ["a.in_sum2 is F16"],
         ),
-        ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE[:3]), ["a:", "do not divide"]),
+        (
+            {"n": 1, "c": 1},
+            tensors(a__in_sum2=ONE, a__counts=ONE[:3]),
+            ["a:", "are not a multiple"],
+        ),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=-ONE), ["a.counts"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE * np.nan), ["a.counts"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE * 1e30), ["a.counts"]),
@@ -194,7 +198,7 @@ def test_another_models_matrix_is_refused(demo_gguf: Path) -> None:
     with pytest.raises(QuantizationError, match=r"blk\.0\.attn_output\.weight: 8 columns, the mod"):
         check_matrix(of(tensor.name, 8), header)
     with pytest.raises(
-        QuantizationError, match=r"blk\.99\.attn_output\.weight: the model has none"
+        QuantizationError, match=r"blk\.99\.attn_output\.weight: the model has no such tensor"
     ):
         check_matrix(of("blk.99.attn_output.weight", tensor.shape[0]), header)
     many = {f"blk.{i}.x": e for i in range(90, 99) for e in of("x", 1).entries.values()}
