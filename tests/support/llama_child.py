@@ -19,7 +19,7 @@ def work(job: dict[str, Any]) -> None:
             log.write(2, "half ")
             log.write(5, "a line\n")
         case "raise":
-            raise CorruptModel("x.gguf: broken", hint="mend it")
+            raise CorruptModel("x.gguf: broken", hint="convert it again")
         case "exit":
             log.write(4, "the reason\n")
             sys.exit(1)

@@ -137,7 +137,7 @@ _QWENS: Final = (
     _qwen("0.5B", 494_032_768, _qwen_tied(24, 896, 14, kv_heads=2, ffn=4864), "the fastest for infilling"),
     _qwen("1.5B", 1_543_714_304, _qwen_tied(28, 1536, 12, kv_heads=2, ffn=8960), "the first to try without a GPU"),
     _qwen("3B", 3_085_938_688, _qwen_tied(36, 2048, 16, kv_heads=2, ffn=11008), "for a fast processor; research only"),
-    _qwen("7B", 7_615_616_512, _qwen_untied(28, 3584, 28, kv_heads=4, ffn=18944), "the first to try on a GPU of 8 GB"),
+    _qwen("7B", 7_615_616_512, _qwen_untied(28, 3584, 28, kv_heads=4, ffn=18944), "the first to try on an 8 GB GPU"),
     _qwen("14B", 14_770_033_664, _qwen_untied(48, 5120, 40, kv_heads=8, ffn=13824), "for a GPU with 12 GB or more"),
     _qwen(
         "32B", 32_763_876_352, _qwen_untied(64, 5120, 40, kv_heads=8, ffn=27648), "for a GPU with 24 GB",
