@@ -100,14 +100,10 @@ def quantize(
         try:
             _write(job, output, parts, progress)
         except ServeError as e:
-            full = (
-                "iostream error" in e.message
-            )  # the only message of a C++ stream after a failed write
+            full = "iostream error" in e.message  # all that a C++ stream reports if a write fails
             raise QuantizationError(
                 f"{source}: while quantizing to {recipe.name}, llama.cpp {e.message}",
-                hint="the disk may be full; no output was kept"
-                if full
-                else "no output was written",
+                hint="the disk may be full; no output was kept" if full else "no output was kept",
             ) from None
         # llama.cpp copies all metadata, but the source's certificate is not valid for this file.
         if any(key.startswith(CERTIFICATE) for key in before.metadata):

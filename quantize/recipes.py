@@ -78,7 +78,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("MXFP4_MOE", 38, "MXFP4", 4.25, "", "for mixture-of-experts models"),
 )
 
-_ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # llama-quantize's
+# Aliases of llama-quantize.
+_ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
 def find_recipe(name: str) -> Recipe:

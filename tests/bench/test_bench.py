@@ -27,9 +27,8 @@ from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.verify.texts import code_samples
 
 TEXT = "\n".join(code_samples().values())
-ALONE = Setup(
-    n_threads=1
-)  # several threads would spin while they wait for each other on a busy machine
+# Several threads would spin while they wait for each other on a busy machine.
+ALONE = Setup(n_threads=1)
 WINDOW, POSITIONS = 64, 300
 
 

@@ -64,9 +64,8 @@ def test_resume_file_of_another_run_is_not_used(
     resume = tmp_path / "x.gguf.resume"
     if other == "damaged":
         resume.write_bytes(resume.read_bytes()[:-200])
-    if (
-        other == "further"
-    ):  # more chunks than requested; the number that was saved depends on timing
+    if other == "further":
+        # More chunks than requested; the number that was saved depends on timing.
         import json
 
         from quantize.imatrix.checkpoint import load_gathered

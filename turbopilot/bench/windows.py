@@ -16,9 +16,8 @@ import numpy as np
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.kl_divergence import Logits
 
-_BLOCK_LOGITS: Final = (
-    1 << 24
-)  # 64 MiB of float32 for a block: limits memory for any vocabulary size
+# 64 MiB of float32 for a block: limits memory for any vocabulary size.
+_BLOCK_LOGITS: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)

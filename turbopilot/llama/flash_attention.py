@@ -1,9 +1,9 @@
 """Decide whether llama.cpp uses flash attention.
 
 Its CPU kernel for decode is slow: with a context of 512 tokens, SmolLM2-135M took 25 ms per token with flash attention
-and 11 ms without; with 2,048 tokens, 43 and 20 ms (2 cores with AVX-512). Prefill took the same time up to 1,000
-tokens, and up to 20 % longer beyond. Without flash attention, the attention scores of every token of a batch with every
-earlier token are in memory at once.
+and 11 ms without; with 2,048 tokens, 43 and 20 ms (2 cores with AVX-512). Prefill took the same time with and without
+it up to 1,000 tokens, and up to 20 % longer with it beyond. Without flash attention, the attention scores of every
+token of a batch with every earlier token are in memory at once.
 """
 
 from __future__ import annotations

@@ -132,8 +132,7 @@ def _refuse_slow(started: float) -> None:
 
 def json_schema_to_gbnf(schema: str) -> str:
     """Return the GBNF grammar for a JSON schema; llama_cpp's converter may raise any Exception."""
-    from llama_cpp.llama_grammar import (
-        json_schema_to_gbnf as convert,
-    )  # imported late: rarely needed
+    # Imported late, because few requests need it.
+    from llama_cpp.llama_grammar import json_schema_to_gbnf as convert
 
     return str(convert(schema))

@@ -213,7 +213,7 @@ class Mixture:
         return "Q5_K" if raised and found in ("Q3_K", "Q4_K") else found
 
     def _conditions(self, name: str, shape: tuple[int, ...], role: str) -> set[str]:
-        """Return the conditions that are true for a tensor and its index among those of its role or its layer."""
+        """Return the conditions that are true for a tensor, by its shape and its index within its role or its layer."""
         i, n = self._seen[role], self._n_values if role == "attn_v" else self._layers
         self._seen[role] += 1
         named = re.match(r"blk\.(\d+)", name)

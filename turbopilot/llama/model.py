@@ -127,9 +127,8 @@ class LlamaModel:
         If `parse_special` is set, the names of special tokens become those tokens; otherwise they remain text.
         """
         data = self._normalize(text).encode("utf-8", "replace")
-        size = (
-            len(data) + 16
-        )  # a token is at least one byte, except for one or two spaces added in front
+        # A token is at least one byte, except for one or two spaces that are added in front.
+        size = len(data) + 16
         while True:
             ids = (llama_cpp.llama_token * size)()
             n = llama_cpp.llama_tokenize(
