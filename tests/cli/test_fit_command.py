@@ -210,7 +210,7 @@ def test_rejected_fit_leaves_no_file(demo_gguf: Path, demo_q4_0: Path, tmp_path:
         ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
         ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
         ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
-        ((demo_q4_0, "--fit", "1GB", "--quick"), "is in Q4_0 already"),
+        ((demo_q4_0, "--fit", "1GB", "--quick"), "is already quantized to Q4_0"),
         ((demo_gguf, "--fit", "1GB", "--imatrix", tmp_path / "none"), "none"),
         ((demo_gguf,), "a file and a type are needed"),
     ):
