@@ -156,7 +156,7 @@ def test_command_lists_filters_and_shows() -> None:
     assert "turbopilot serve santacoder" in out
     code, _, err = run("--language", "klingon")
     assert code == 0
-    assert "leave out a filter" in err
+    assert "remove a filter" in err
 
 
 @pytest.mark.parametrize(

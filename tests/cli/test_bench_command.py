@@ -57,7 +57,7 @@ def test_bad_arguments_are_rejected(demo_q4_0: Path, tmp_path: Path) -> None:
         (("-t", "two"), "-t two"),
         (("--ngl", "-1"), "must not be negative"),
         (("--cache-type", "q8"), "did you mean Q8_0"),
-        (("--positions", "9"), "--positions needs a file to compare with"),
+        (("--positions", "9"), "--positions needs a reference to compare with"),
         (("--against", tmp_path / "absent.gguf"), "absent.gguf: no such file"),
         (("-p", "5000"), "do not fit into its context of 1,024"),
     ):

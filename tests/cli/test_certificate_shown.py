@@ -181,9 +181,9 @@ def test_certificate_of_a_failed_file_is_not_shown_as_verified(
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
     sign(unsigned, certificate_of(unsigned, passed=False))
-    assert "verified      no: it failed against owner/name" in inspect(unsigned)
+    assert "verified      no: the file failed against owner/name" in inspect(unsigned)
     assert at_start(unsigned, Reporter()).startswith(
-        "not verified: it failed against owner/name on 2026-01-02"
+        "not verified: the file failed against owner/name on 2026-01-02"
     )
 
 
@@ -217,7 +217,7 @@ def test_serve_shows_the_certificate_at_start(
     )
     flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     assert said() == (
-        f"the certificate of {unsigned} no longer holds: its tensors changed since; verify it again: "
+        f"the certificate of {unsigned} is no longer valid: its tensors changed since; verify it again: "
         f"turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
     )
 

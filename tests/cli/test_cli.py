@@ -99,7 +99,7 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["convert", "nowhere"], 2, ["nowhere: no model of that name", "turbopilot models"]),
+        (["convert", "nowhere"], 2, ["nowhere: unknown model name", "turbopilot models"]),
         (["convert", "./nowhere"], 2, ["./nowhere: no such file"]),
         (["convert", "Salesforce/codegen-350M-mono"], 3, ["HF_HUB_OFFLINE is set"]),
         (["convert", "demo", "--to", "gguff"], 2, ["did you mean gguf"]),

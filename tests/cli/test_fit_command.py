@@ -204,15 +204,15 @@ def test_iq4_nl_cache_is_fitted(demo_gguf: Path) -> None:
 def test_rejected_fit_leaves_no_file(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     for arguments, words in (
-        ((demo_gguf, "Q4_0", "--fit", "1GB"), "--fit chooses the types itself"),
-        ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: --fit chooses"),
+        ((demo_gguf, "Q4_0", "--fit", "1GB"), "Q4_0: cannot be combined with --fit"),
+        ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: cannot be combined with --fit"),
         ((demo_gguf, "--fit", "much"), "--fit much: not a size"),
         ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
         ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
         ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
         ((demo_q4_0, "--fit", "1GB", "--quick"), "is in Q4_0 already"),
         ((demo_gguf, "--fit", "1GB", "--imatrix", tmp_path / "none"), "none"),
-        ((demo_gguf,), "a file and a type are needed"),
+        ((demo_gguf,), "give a model and a type"),
     ):
         code, told, err = run(*arguments, "-o", out)
         assert code != 0, arguments

@@ -181,7 +181,7 @@ def test_interrupted_run_names_its_partial_matrix(
     output = tmp_path / "x.gguf"
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 130
-    assert "x.gguf.resume: partial matrix; run the same command to resume" in err
+    assert "x.gguf.resume: partial matrix; run the same command again to resume" in err
     monkeypatch.undo()
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 0

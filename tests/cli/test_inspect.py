@@ -191,7 +191,7 @@ def test_weight_files_are_described(starcoder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code", "words"),
     [
-        ("README.md", b"# Title", 2, ["neither a GGUF nor", "checkpoint's folder"]),
+        ("README.md", b"# Title", 2, ["neither a GGUF nor", "checkpoint folder"]),
         ("old.bin", b"lmgg" + bytes(40), 2, ["old ggml", "GGUF"]),
         ("bad.bin", b"nothing", 5, ["damaged or hostile PyTorch file"]),
         ("bad.safetensors", b"\xff" * 20, 5, ["damaged safetensors"]),

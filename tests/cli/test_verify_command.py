@@ -65,7 +65,7 @@ def test_one_failing_file_fails_the_run(lab: Lab, tmp_path: Path) -> None:
     done = verify(lab, lab.gguf("q8_0"), bad, "--sign")
     assert done.exit_code == 7
     assert "FAILED" in done.stdout
-    assert "bad.gguf is not" in done.stderr
+    assert "bad.gguf does not match" in done.stderr
     assert "cause: rows are shifted: token_embd.weight" in done.stderr
     assert read(read_gguf(bad)) is None, "what failed is not signed"
     lab.gguf("q8_0").unlink()  # signed now: the others want it as it was
