@@ -1,4 +1,4 @@
-"""docs/editors.md, made of `turbopilot.editors`."""
+"""Generator of docs/editors.md from `turbopilot.editors`."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ HEAD = """\
 
 # Editors
 
-What to set in which plugin, for a server at {url}, which is where `turbopilot serve` listens. For
-another address, a key or a model's name:
-`turbopilot editors NAME --host HOST --port PORT --url URL --api-key KEY --model NAME`.
+Settings that connect editors and clients to a server at {url}, the default address of
+`turbopilot serve`. For another address, an API key or another model name, run
+`turbopilot editors NAME --host HOST --port PORT --api-key KEY --model NAME`, or with `--url URL` instead of host and
+port.
 
 {table}
 
 {legend}
 
-A model that does not infill (CodeGen 1) leaves out what comes after the cursor where the plugin sends it apart. Where
-the plugin writes tokens, such a model reads them as text of the file: take another plugin.
+If the model does not support fill-in-the-middle (CodeGen 1), the server ignores the suffix that a plugin sends
+separately. Do not use a plugin that writes fill-in-the-middle tokens with such a model: the model reads them as text
+of the file.
 """
 
 LEFT_OUT = """\
-## Not here
+## Not supported
 
-- JetBrains' AI Assistant: it takes an OpenAI-compatible server for chat; that it takes one for inline completion, its
-  documentation does not say. In JetBrains' editors, use Continue or Tabby.
-- GitHub Copilot in JetBrains' editors and Visual Studio: no documented setting leads its completions elsewhere.
-- VS Code's own models by key: for chat, not for inline suggestions
+- JetBrains AI Assistant: supports OpenAI-compatible servers for chat; its documentation does not mention inline
+  completion. In JetBrains editors, use Continue or Tabby.
+- GitHub Copilot in JetBrains editors and Visual Studio: has no documented setting for another completion server.
+- VS Code's models with your own key: are used for chat, not for inline suggestions
   ([microsoft/vscode#318545](https://github.com/microsoft/vscode/issues/318545)).
 """
 
 
 def editors_md() -> str:
-    """The whole file."""
+    """Return the text of the document."""
     target = Target(address_of(DEFAULT_HOST, DEFAULT_PORT), DEFAULT_MODEL)
     meanings = "\n".join(f"- {line}" for line in LEGEND)
     head = HEAD.format(url=target.address.url, table=_table(), legend=meanings)
@@ -64,7 +66,8 @@ def _table() -> str:
 def _section(e: Editor, target: Target) -> str:
     parts = [
         f"## {e.name}\n",
-        f"{e.plugin} for {e.editor}. Infills: {FIM[e.fim]}. {e.evidence.capitalize()}: {EVIDENCE[e.evidence]}.\n",
+        f"{e.plugin} for {e.editor}. Fill-in-the-middle: {FIM[e.fim]}. "
+        f"{e.evidence.capitalize()}: {EVIDENCE[e.evidence]}.\n",
     ]
     for setting in e.settings:
         if text := fill(setting, target):
@@ -72,5 +75,5 @@ def _section(e: Editor, target: Target) -> str:
     if e.notes:
         parts.append("\n".join(f"- {note}" for note in e.notes) + "\n")
     sources = ", ".join(f"<{url}>" for url in e.source.split(", "))
-    parts.append(f"Described at {sources} ({e.read}).\n")
+    parts.append(f"Source: {sources} ({e.read}).\n")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Generate MODELS.md and docs/editors.md from the data; with --check, show how the files differ and exit 1."""
+"""Generate MODELS.md and docs/editors.md. With --check, write nothing, but show the differences and exit with 1."""
 
 from __future__ import annotations
 
@@ -20,45 +20,44 @@ HEAD = """\
 
 # Models
 
-`turbopilot serve NAME` fetches a model of this list, converts it, picks a type that fits your memory, and serves it;
-`turbopilot models` shows the list with what fits this machine (`--fits 8GiB`, `--fim`, `--language rust`). Any other
-checkpoint of these families works by `owner/name`, and any GGUF file that llama.cpp runs can be served, whoever
-made it.
+`turbopilot serve NAME` downloads a model from this list, converts it, quantizes it to a type that fits in memory, and
+serves it. `turbopilot models` shows this list with the types that fit this machine; filter it with `--fits 8GiB`,
+`--fim` or `--language rust`. For any other checkpoint of these families, give its `owner/name`. Any GGUF file that
+llama.cpp runs can be served too.
 
-Memory is what serving takes in all, in GB: the file, an F16 cache of the context (8192 tokens, or the model's own
-where it is shorter), and llama.cpp's buffers; computed from the geometry. Less memory than a type needs is given as
-`turbopilot quantize NAME --fit 4GiB`. Without a network there is the bundled model (5 million weights, Python,
-infills, PSF-2.0): `turbopilot serve`.
+The columns F16 to Q4_0 show the total memory for serving, in GB: the model file, an F16 KV cache for the context (8192
+tokens, or the model's maximum if it is smaller) and llama.cpp's buffers, computed from the model's dimensions. To fit
+a model into less memory, use `turbopilot quantize NAME --fit 4GiB`. The bundled model (5 million weights, Python,
+fill-in-the-middle, PSF-2.0) needs no download: `turbopilot serve`.
 
-Types differ in speed on a prompt, which an editor feels first (`turbopilot quantize --list`):
+The type also determines the prefill speed (`turbopilot quantize --list` shows all types):
 {speeds}.
 """
 
 TAIL = """\
-## The original's files
+## Model files of the original TurboPilot
 
-The `.bin` files that the C++ TurboPilot ran are served as they are, and converted without loss:
-`turbopilot serve -m starcoder -f santacoder-q4_0.bin`. Those that its list of models named:
+The `.bin` files of the C++ TurboPilot can be served directly (they are converted once, without loss):
+`turbopilot serve -m starcoder -f santacoder-q4_0.bin`. These files were in its list of models:
 
 | model | file | `--model-type` |
 |---|---|---|
 {old}
 
-## What is not converted
+## Not supported
 
-- Checkpoints that are quantized already (GPTQ, AWQ, FP8, bitsandbytes): take the repository that they were made from.
-- CodeGen2 7B and 16B: how their fused matrix is cut stands only in their own code, and no public source says it
-  with certainty.
-- Llama models with rope scaling other than linear, and families that `turbopilot convert` refuses by name.
+- Quantized checkpoints (GPTQ, AWQ, FP8, bitsandbytes): use the repository that they were made from.
+- CodeGen2 7B and 16B: the number of blocks in their fused attention matrix is defined only in the checkpoint's code,
+  and no public source confirms it.
+- Llama models with RoPE scaling other than linear, and families that `turbopilot convert` rejects by name.
 
-Every family is compared with PyTorch on random models of its architecture, in F32 and quantized, and planned in its
-published geometries, in the tests. The bundled model is the only one whose published weights come with this
-repository.
+The tests compare every family with PyTorch on small random models, in F32 and quantized, and check the conversion
+plan for the published model sizes. The only published weights in this repository are those of the bundled model.
 """
 
 
 def models_md() -> str:
-    """The whole file."""
+    """Return the text of MODELS.md."""
     parts = [HEAD.format(speeds=prompt_speeds(catalog.TYPES))]
     for family, models in groupby(catalog.MODELS, key=lambda m: m.family):
         parts.append(f"## {family}\n")
@@ -73,7 +72,7 @@ def models_md() -> str:
 
 
 def _head() -> list[str]:
-    names = ["name", "10⁹ weights", "context", *catalog.TYPES, "infills", "languages", "licence", "for"]  # fmt: skip
+    names = ["name", "10⁹ weights", "context", *catalog.TYPES, "FIM", "languages", "licence", "notes"]  # fmt: skip
     return ["| " + " | ".join(names) + " |", "|---" + "|---:" * 6 + "|---" * 4 + "|"]
 
 
@@ -82,7 +81,7 @@ def _row(m: KnownModel) -> str:
     name = f"[{m.alias}]({m.url})"
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"
-    licence = m.licence + (", to be accepted first" if m.gated else "")
+    licence = m.licence + (", must be accepted first" if m.gated else "")
     cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, "yes" if m.fim else "no"]
     return "| " + " | ".join([*cells, m.languages_in_short, licence, m.suits]) + " |"
 
@@ -91,7 +90,7 @@ DOCUMENTS = {"MODELS.md": models_md, "docs/editors.md": editors_md}
 
 
 def main() -> None:
-    """Write them, or compare."""
+    """Write the documents, or compare them."""
     differences: list[str] = []
     for name, generate in DOCUMENTS.items():
         file, text = ROOT / name, generate()

@@ -116,7 +116,7 @@ def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path
     budget = smallest(demo_gguf) + 2_000_000
     code, told, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
     assert code == 0, err
-    assert "chosen by rounding errors alone" in told
+    assert "chosen by rounding errors only" in told
     assert "KV cache of 256 tokens (f16)" in told
     assert "fitted" in told
     assert "Q6_K" in told

@@ -82,7 +82,7 @@ def test_show(tmp_path: Path) -> None:
     code, out, _ = run("imatrix", "--show", str(path), "--layers")
     assert code == 0
     assert "attn_q" not in out
-    assert "like before" in out
+    assert "similarity" in out
     told = json.loads(run("imatrix", str(path), "--show", "--json")[1])
     assert told["tensors"][0]["name"] == "blk.1.attn_q.weight"
     assert len(told["layers"]) == 2
@@ -185,5 +185,5 @@ def test_interrupted_run_names_its_partial_matrix(
     monkeypatch.undo()
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 0
-    assert "went on from chunk 1" in err
+    assert "resumed from chunk 1" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["code.py", "x.gguf"]

@@ -100,7 +100,7 @@ def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
 def test_tensors_are_compared(lab: Lab) -> None:
     done = verify(lab, lab.gguf("q4_0"), "--tensors")
     assert done.exit_code == 0, done.output
-    assert "the furthest off first" in done.stdout
+    assert "largest error relative to its limit first" in done.stdout
     assert "relative error" in done.stdout
     plain = json.loads(verify(lab, lab.gguf("q4_0"), "--tensors", "--json").stdout)
     assert {t["name"] for t in plain["tensors"]} == {

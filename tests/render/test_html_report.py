@@ -164,10 +164,10 @@ def test_every_section_is_there() -> None:
     page = render([report(**FAILED)], text_of)
     seen = checked(page).text
     for words in (
-        "Failed.", "What failed", "NMSE is far too large", "What it comes from", "a and b", "Every figure",
-        "By kind of window", "What both write", "7 of 48", "' left'", "KL by position, windows of code",
-        "KL by position, the window as long as the context", "Logits of both models", "by type of token",
-        "Error by tensor", "All 2 tensors", "All 3 windows", "Where this comes from", "ab" * 32, "torch 2.4",
+        "Failed.", "Failed checks", "NMSE is far too large", "Probable causes", "a and b", "All metrics",
+        "By kind of window", "Greedy continuations", "7 of 48", "' left'", "KL by position, code and prompt windows",
+        "KL by position, full-context window", "Logits of reference and candidate", "by token type",
+        "Error by tensor", "All 2 tensors", "All 3 windows", "Files and versions", "ab" * 32, "torch 2.4",
         "2026-01-02T03:04:05+00:00", "twice what noise does", "5.75 MB", "1,234",
     ):  # fmt: skip
         assert words in seen, words
@@ -176,18 +176,18 @@ def test_every_section_is_there() -> None:
 def test_a_figure_stands_beside_its_limit() -> None:
     limits = VerifyLimits(1e-5, 1e-9, 0.5, "made up")
     cells = re.sub(r"<[^>]*>", "|", render([report(limits=limits)]))
-    assert re.search(r"NMSE\|+1\.00e-06\|+≤ 1\.00e-05\|+within", cells)
-    assert re.search(r"mean KL, nats\|+\d\.\d\de-04\|+≤ 1\.00e-09\|+missed", cells)
+    assert re.search(r"NMSE\|+1\.00e-06\|+≤ 1\.00e-05\|+ok", cells)
+    assert re.search(r"mean KL, nats\|+\d\.\d\de-04\|+≤ 1\.00e-09\|+failed", cells)
 
 
 def test_passed_page_without_token_texts_has_fewer_sections() -> None:
     page = render([report()])
     seen = checked(page).text
     assert "Passed." in seen
-    assert "What failed" not in seen
-    assert "What it comes from" not in seen
-    assert "by type of token" not in page
-    assert "by type of token" in render([report()], text_of)
+    assert "Failed checks" not in seen
+    assert "Probable causes" not in seen
+    assert "by token type" not in page
+    assert "by token type" in render([report()], text_of)
 
 
 def test_hostile_names_are_text() -> None:
@@ -256,11 +256,11 @@ def test_odd_figures_make_a_sound_page(name: str) -> None:
 
 def test_odd_figures_are_said_in_words() -> None:
     pages = {name: checked(render([r])).text for name, r in odd().items()}
-    assert "It is 0 at every one of 40 positions." in pages["no difference"]
-    assert "Nowhere are the candidate's logits finite." in pages["none finite"]
+    assert "The KL divergence is 0 at all of 40 positions." in pages["no difference"]
+    assert "The candidate's logits are not finite at any position." in pages["none finite"]
     assert "the logits could not be compared" in pages["no metrics"]
     assert "There are no limits" in pages["no limits"]
-    assert "exactly what it should be" in pages["exact tensors"]
+    assert "exactly the expected values" in pages["exact tensors"]
     assert "missing" in pages["infinite tensors"]
 
 
@@ -304,7 +304,7 @@ def test_several_are_compared_first_and_the_failed_are_open() -> None:
     seen = checked(page)
     files = [d for d in seen.named("details") if d.get("class") == "file"]
     assert ["open" in d for d in files] == [False, True, False]
-    assert page.index("What each size costs") < page.index('<details class="file"')
+    assert page.index("Mean KL by file size") < page.index('<details class="file"')
     words = seen.text
     for name in ("one.gguf", "two.gguf", "three.gguf"):
         assert name in words
@@ -314,7 +314,7 @@ def test_several_are_compared_first_and_the_failed_are_open() -> None:
 
 
 def test_no_report_is_no_page() -> None:
-    with pytest.raises(ValueError, match="needs a report"):
+    with pytest.raises(ValueError, match="needs at least one report"):
         render([])
 
 

@@ -265,7 +265,7 @@ class _MemoryFit:
         return rows
 
     def _tried(self, row: FitRow, output: Path, runs: _TrialRuns) -> FitRow:
-        """Return the row with measurements of a temporary file of this type; unchanged if quantizing or running fails."""
+        """Return the row with measurements of a temporary file of this type; unchanged if that fails."""
         trial = output.with_name(f"{output.stem}.{row.name.lower()}.trial")
         options = QuantizeOptions(imatrix=self.fit.imatrix, threads=self.threads)
         try:

@@ -47,8 +47,8 @@ class EditorsArguments:
 def editors(given: EditorsArguments) -> None:
     """Print the settings that connect an editor to the server.
 
-    Without a name, list all editors and clients. The column "how sure" shows how each entry was checked: tested
-    (our tests run that client), replayed (our tests send its recorded requests) or documented (taken from its
+    Without a name, list all editors and clients. The column "checked" shows how we checked each entry: tested (our
+    tests run that client), replayed (our tests send its recorded requests) or documented (taken from its
     documentation or source).
 
     Example: turbopilot editors
