@@ -1,4 +1,4 @@
-"""What inspect and serve say of a certificate; nothing in a hostile one does harm."""
+"""Certificates in the output of inspect and serve; hostile certificates do no harm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def hostile(path: Path, **values: bytes) -> Path:
-    """A file whose certificate is sound but for these values, given as stored with their types."""
+    """Write a file with a valid certificate except for these values, given as raw bytes with their type."""
 
     def stored(value: Any) -> bytes:
         if isinstance(value, bool):
@@ -141,7 +141,7 @@ def test_any_certificate_is_shown_or_ignored(tmp_path: Path, values: dict[str, b
     json.loads(inspect(path, "--json"), parse_constant=lambda name: pytest.fail(name))
 
 
-# ---- what inspect and serve say
+# ---- output of inspect and serve
 
 
 def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:

@@ -1,4 +1,4 @@
-"""`turbopilot imatrix`, and its figures."""
+"""The `turbopilot imatrix` command and its statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small() -> Imatrix:
     )
 
 
-def test_matrix_figures() -> None:
+def test_statistics_of_a_matrix() -> None:
     by_name = {s.name: s for s in statistics(small())}
     assert list(by_name) == [
         "blk.1.attn_q.weight", "blk.0.attn_q.weight", "blk.1.ffn_up_exps.weight", "output.weight",
@@ -66,7 +66,7 @@ def test_matrix_figures() -> None:
     assert one.outliers == pytest.approx(0.25 * 4 / 6)
 
 
-def test_show(tmp_path: Path) -> None:
+def test_show_prints_statistics(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_imatrix(path, small())
     code, out, _ = run("imatrix", "--show", str(path))

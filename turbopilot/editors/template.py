@@ -65,17 +65,11 @@ def family_of(model: str) -> Family:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Setting to write into a file, a shell or a dialog.
+    """Setting to write into a file, a shell or a dialog."""
 
-    Attributes:
-        where: name of the file, shell or dialog.
-        format: how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text.
-        template: text with placeholders.
-    """
-
-    where: str
-    format: str
-    template: str
+    where: str  # name of the file, shell or dialog
+    format: str  # how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text
+    template: str  # text with placeholders
 
 
 @dataclass(frozen=True, slots=True)

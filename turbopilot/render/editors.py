@@ -42,7 +42,7 @@ def table() -> None:
 
 
 def filled(editor: Editor, target: Target) -> list[dict[str, str]]:
-    """Return the settings as dictionaries of "where", "format" and "text"; empty settings are skipped."""
+    """Return the location, format and text of each setting that is not empty for this target."""
     return [
         {"where": s.where, "format": s.format, "text": text}
         for s in editor.settings

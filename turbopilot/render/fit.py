@@ -36,7 +36,7 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
     )
     if (more := len(report.plain) - _SHOWN) > 0:
         what = "worse" if kl else "smaller"
-        console.result(f"… and {more} more {what} types (--json shows all)")
+        console.result(f"… and {more} more types, all {what} (--json shows all)")
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
     console.result(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")

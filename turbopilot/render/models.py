@@ -33,7 +33,9 @@ def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
         rows.append([m.alias, f"{m.parameters / 1e9:.2f}", *sizes, best, fim, m.licence])
     columns = ["model", "10⁹ weights", "Q8_0 GB", "Q4_K_M GB", "fits as", "FIM", "licence"]
     console.table("", columns, rows, numbers=(1, 2, 3))
-    console.result(f"fits as: best type that fits in {memory}; – means that none fits")
+    console.result(
+        f"GB: total memory for serving · fits as: best type that fits in {memory}, – if none fits"
+    )
     console.result(f"prefill speed: {prompt_speeds(TYPES)}")
     console.result("details: turbopilot models NAME; to serve a model: turbopilot serve NAME")
 
