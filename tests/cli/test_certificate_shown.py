@@ -209,7 +209,10 @@ def test_serve_shows_the_certificate_at_start(
         assert (done.exit_code, done.stdout) == (0, "")
         return done.stderr
 
-    assert said() == f"not verified: turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+    assert said() == (
+        "not verified; to verify the file, run "
+        f"turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+    )
     sign(unsigned, certificate_of(unsigned))
     assert said() == (
         "verified: against owner/name on 2026-01-02 with torch 2.9.0, llama-cpp-python 0.3.36; "
@@ -239,6 +242,6 @@ def test_no_sign_hint_for_files_in_the_hub_cache(unsigned: Path, tmp_path: Path)
     blob = tmp_path / "models--a--b" / "snapshots" / "main" / "m.gguf"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)
-    assert (
-        at_start(blob, Reporter()) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"
+    assert at_start(blob, Reporter()) == (
+        f"not verified; to verify the file, run turbopilot verify {blob} --against CHECKPOINT"
     )

@@ -55,7 +55,7 @@ def at_start(path: Path, reporter: Reporter) -> str:
     if certificate is None:
         # Cached artifacts need no certificate.
         ours = path.resolve().is_relative_to(cache_folder().resolve())
-        return "" if ours else f"not verified: {_command(path)}"
+        return "" if ours else f"not verified; to verify the file, run {_command(path)}"
     with reporter.progress("check") as progress:
         found = remembered_digests(header, cache_folder(), progress)
     state = judge(certificate, found)

@@ -161,7 +161,7 @@ def _path(name: str, hint: str) -> Path:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError) as e:
-        raise InvalidInput(f"{name}: not a valid path: {e}", hint=hint) from e
+        raise InvalidInput(f"{name}: is not a valid path: {e}", hint=hint) from e
     return path
 
 

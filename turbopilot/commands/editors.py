@@ -94,4 +94,4 @@ def _editor(name: str) -> Editor:
         return editor
     known = {n for e in EDITORS for n in (e.name, e.plugin)}
     hint = did_you_mean(name, known, "turbopilot editors lists them")
-    raise InvalidInput(f"{name}: not a known editor", hint=hint)
+    raise InvalidInput(f"{name}: unknown editor or plugin", hint=hint)
