@@ -1,4 +1,4 @@
-"""`python -m turbopilot`."""
+"""Entry point of `python -m turbopilot`."""
 
 from turbopilot.cli import main
 
