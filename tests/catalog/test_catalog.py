@@ -156,7 +156,7 @@ def test_models_command_lists_filters_and_shows_models() -> None:
     assert "turbopilot serve santacoder" in out
     code, _, err = run("--language", "klingon")
     assert code == 0
-    assert "leave out a filter" in err
+    assert "remove a filter" in err
 
 
 @pytest.mark.parametrize(

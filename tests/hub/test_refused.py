@@ -61,7 +61,7 @@ def test_valid_names_are_parsed(text: str, options: dict[str, str], expected: Hu
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        ("santacodr", {}, "no model of that name"),
+        ("santacodr", {}, "unknown model name"),
         ("me/x:", {}, "no quantization type after the colon"),
         ("me/x:Q4_0", {"quant": "Q8_0"}, "names the type Q4_0"),
         ("me/x", {"quant": "Q4 0"}, "not a quantization type"),
