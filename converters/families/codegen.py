@@ -19,7 +19,7 @@ _FUSED = "transformer.h.{i}.attn.qkv_proj.weight"
 
 
 def unfuse(part: SourceRows, blocks: int) -> SourceRows:
-    """Return the rows of CodeGen's checkpoint that make a tensor of GPT-J."""
+    """Return the rows of CodeGen's checkpoint for one part of a GPT-J tensor."""
     for which in "qkv":
         if part.source == f"transformer.h.{{i}}.attn.{which}_proj.weight":
             return SourceRows(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
@@ -41,7 +41,7 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
         tensors=tuple(
             replace(t, parts=tuple(unfuse(p, blocks) for p in t.parts)) for t in gptj.TENSORS
         ),
-        # GPT-2's regex; runs of blanks are added tokens, as in phi-2
+        # GPT-2's regex; runs of whitespace are added tokens, as in phi-2
         pre="phi-2",
         check=check,
         meant=meant,
