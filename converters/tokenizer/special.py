@@ -1,4 +1,4 @@
-"""Ids of special tokens for GGUF. Every id that llama.cpp would otherwise guess is written.
+"""Ids of special tokens for GGUF. Every id that llama.cpp would otherwise derive from token texts is written.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "special tokens" and "auto-detect special
 tokens by text"; the model cards of the repositories that the spellings come from.
@@ -15,7 +15,7 @@ from converters.tokenizer.metadata import Vocabulary
 from turbopilot.base.errors import TokenizerMismatch
 
 # Spellings of the fill-in-the-middle tokens in published models; the first that a vocabulary contains is used.
-# llama.cpp guesses these ids from token texts and misses some.
+# llama.cpp derives these ids from token texts and misses some.
 FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_pre": (
         "<fim_prefix>", "<fim-prefix>", "<|fim_prefix|>", "▁<PRE>", "<｜fim▁begin｜>", "<[fim-prefix]>",

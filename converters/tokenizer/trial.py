@@ -46,7 +46,7 @@ def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
         )
     if find_spec("tokenizers") is None:
         raise TokenizerMismatch(
-            f"{doubts}; to compare it with llama.cpp, tokenizers is needed but is not installed",
+            f"{doubts}; it could be compared with llama.cpp, but tokenizers is not installed",
             hint="pip install tokenizers",
         )
     texts = trial_texts(vocabulary)
