@@ -56,7 +56,7 @@ def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Ar
 
 
 def _to_bf16(values: Array) -> Array:
-    """Round to nearest, ties to even, with NaN made quiet, like ggml_compute_fp32_to_bf16."""
+    """Round F32 to BF16: to nearest, ties to even, NaN made quiet, like ggml_compute_fp32_to_bf16."""
     bits = values.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000

@@ -49,7 +49,7 @@ class CheckpointDescription:
     convertible: bool  # config and tensors are of a supported family; the tokenizer is not checked
     gguf_architecture: str  # GGUF's name of the architecture; "" if the family is unknown
     reason: str  # why it does not convert; "" if it does
-    hint: str  # what to do about that
+    hint: str  # how to solve that
     quantized: str  # quantization method, and how it was recognized; "" if not quantized
     shape: Shape
     n_weights: int  # in the tensors that are converted

@@ -33,7 +33,7 @@ class _Unfillable:
 
 @dataclass(slots=True, eq=False)  # not frozen: in Python 3.10 that replaces __setstate__
 class Storage(_Unfillable):
-    """A storage, which is one zip entry: `dtype` is torch's name, `count` is in elements."""
+    """Reference to a storage, which is a zip entry; `dtype` is torch's name, `count` the number of elements."""
 
     dtype: str
     key: str
@@ -42,7 +42,7 @@ class Storage(_Unfillable):
 
 @dataclass(slots=True, eq=False)
 class Pickled(_Unfillable):
-    """A tensor: `offset` and `stride` are in elements; `flags` is true for a lazy operation such as negation."""
+    """Description of a tensor; `offset` and `stride` are in elements. `flags` means a lazy operation, e.g. negation."""
 
     storage: Storage
     dtype: str
@@ -59,7 +59,7 @@ class Global(_Unfillable):
     name: str
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return the value that the call has in a weight file."""
+        """Return the tensor, dict, argument or name that the call stands for in a weight file."""
         name = self.name
         if name == _FROM_TYPE:
             function, _, arguments, *_ = arguments

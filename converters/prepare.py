@@ -48,7 +48,7 @@ DEFAULTS = ConversionOptions()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checkpoint that is read and planned."""
+    """A planned conversion, with the open checkpoint and its tokenizer."""
 
     checkpoint: Checkpoint
     plan: Plan

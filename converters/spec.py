@@ -96,7 +96,7 @@ class SourceRows:
     """Rows of one source tensor."""
 
     source: str  # name in the checkpoint
-    shape: Shape  # the shape it must have there
+    shape: Shape  # required shape in the checkpoint
     rows: RowOrder | None = None  # None means all rows in order
     transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; requires all rows
 

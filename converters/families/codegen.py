@@ -2,7 +2,7 @@
 
 Source: transformers `modeling_codegen.py`. CodeGen is GPT-J with q, k and v fused into one matrix of
 four blocks of [q | v | k]; every other tensor has GPT-J's name. Its spec is GPT-J's with q, k and v read as
-rows of that matrix; `convert --to gptj` writes GPT-J's own tensors from the same table.
+rows of that matrix; `convert --to gptj` writes GPT-J's tensors from the same table.
 """
 
 from __future__ import annotations

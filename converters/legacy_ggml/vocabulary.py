@@ -36,9 +36,10 @@ def is_lossy(entries: Sequence[bytes]) -> bool:
 
 
 def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
-    """Return the vocabulary of tokens, given as bytes by row: each is a merge, an added token or padding.
+    """Return the vocabulary of an old file, with each token classified as a merge, an added token or padding.
 
-    `cuts` are llama.cpp's pre-tokenizers for the family's models. If there are two, the first splits off each digit.
+    `entries` are the bytes of each row's token. `cuts` are llama.cpp's pre-tokenizers for the family's models; if
+    there are two, the first splits off each digit.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))

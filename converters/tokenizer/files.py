@@ -102,7 +102,7 @@ def token_text(value: Any) -> str | None:
 
 
 def chat_templates(side: SideFiles) -> dict[str, str]:
-    """Return name → chat template; the name of the usual one is "default".
+    """Return name → chat template; "default" is the one that is used unless another is named.
 
     As in transformers, chat_template.jinja replaces tokenizer_config.json's `chat_template`, which is a string or a
     list of named templates; additional_chat_templates/NAME.jinja add more.

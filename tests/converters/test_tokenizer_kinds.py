@@ -146,7 +146,7 @@ def test_random_text_gives_equal_ids_in_llama_cpp(
 
 
 def test_plain_token_that_resembles_an_end_token_stays_plain(tmp_path: Path) -> None:
-    # Qwen2's vocabulary has "</s>", which its pre-tokenizer always splits; llama.cpp treats it as end of text.
+    # Qwen2's vocabulary has "</s>", which its pre-tokenizer always splits; llama.cpp treats it as the end of text.
     data = json.loads(byte_level("qwen2"))
     vocab, merges = data["model"]["vocab"], data["model"]["merges"]
     for left, right in (("<", "/"), ("</", "s"), ("</s", ">")):

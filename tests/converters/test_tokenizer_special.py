@@ -90,7 +90,7 @@ def test_wizardcoder_padding_token_does_not_end_generation(tmp_path: Path) -> No
         ("deepseek-coder-instruct", ("<｜end▁of▁sentence｜>", "<|EOT|>"), 1, None, 1, {}),
         ("codegen", (EOS,), 0, None, 0, {}),
         ("unnamed", ("<|x|>", "<|end_of_text|>"), None, None, 1, {}),
-        ("two of one looks", (EOS, "<a>", "<b>"), [0, 1], [1, 2], 0, {"eot": 1, "eom": 2}),
+        ("ends in two files", (EOS, "<a>", "<b>"), [0, 1], [1, 2], 0, {"eot": 1, "eom": 2}),
     ],
 )  # fmt: skip
 def test_end_tokens_are_those_in_the_files_and_the_end_of_turn(

@@ -73,7 +73,7 @@ def test_first_difference_is_shown_if_no_pre_tokenizer_matches(tmp_path: Path) -
     message = caught.value.message
     wanted = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert str(tmp_path / "tokenizer.json") in message
-    assert r"\p{L}{1,4}" in message, "the doubt is named"
+    assert r"\p{L}{1,4}" in message, "the unknown expression is named"
     assert f"of {len(CANDIDATES)} pre-tokenizers tried" in message
     assert "llama.cpp gives" in message
     shown = message.split("and the tokenizer gives ")[1].split()

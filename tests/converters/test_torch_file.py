@@ -30,7 +30,7 @@ TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Function that returns a family's tiny checkpoint, which is made once; Llama's output matrix is tied."""
+    """Factory of tiny checkpoints, one per family; Llama's output matrix is tied to its embedding."""
     root = tmp_path_factory.mktemp("torch-file")
 
     def make(family: str) -> Path:

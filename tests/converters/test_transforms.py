@@ -59,7 +59,7 @@ def test_codegen_rows_are_each_used_once(d: Dims) -> None:
 
 @given(geometries())
 def test_codegen_rows_equal_transformers_reshape(d: Dims) -> None:
-    """modeling_codegen.py: reshape to (mp_num, -1), split into q, v, k of local_dim, heads in block order."""
+    """Compare with modeling_codegen.py: reshape to (mp_num, -1), split into q, v, k of local_dim, in block order."""
     fused = np.arange(3 * d.n_embd).reshape(4, -1)
     local = d.n_embd // 4
     for i, w in enumerate("qvk"):
