@@ -145,7 +145,7 @@ def test_checkpoint_is_described(starcoder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not a family"),
+        ({"architectures": ["MambaForCausalLM"]}, "unsupported architecture: MambaForCausalLM"),
         ({"activation_function": "relu"}, "activation_function"),
         ({"quantization_config": {"quant_method": "gptq"}}, "GPTQ"),
         ({"n_inner": 512}, "misshapen"),
