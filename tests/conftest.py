@@ -1,4 +1,4 @@
-"""Fixtures that cost something are made once a session."""
+"""Shared fixtures; expensive ones are created once per session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a test
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def demo_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_gguf(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as an F16 GGUF."""
+    """Bundled model as an F16 GGUF."""
     path = tmp_path_factory.mktemp("demo") / "demo-f16.gguf"
     convert(demo_checkpoint, path, dtype="f16")
     return path
@@ -39,7 +39,7 @@ def demo_gguf(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def demo_q4_0(demo_gguf: Path) -> Path:
-    """The bundled model at Q4_0."""
+    """Bundled model in Q4_0."""
     path = demo_gguf.with_name("demo-q4_0.gguf")
     quantize(demo_gguf, path, "Q4_0")
     return path

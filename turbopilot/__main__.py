@@ -8,9 +8,8 @@ import sys
 
 def main() -> None:
     """Run the command line; Ctrl-C never shows a traceback, however early it comes."""
-    is_default = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # not ignored, as under nohup
+    # Under nohup, and in a shell's background job, the signal is ignored and stays so.
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_default:  # while modules load, the signal itself ends the process
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from turbopilot import cli

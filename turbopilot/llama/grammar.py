@@ -1,6 +1,6 @@
-"""llama.cpp's grammars over a vocabulary.
+"""Grammars of llama.cpp, which constrain the tokens of a completion.
 
-llama.cpp aborts if it accepts a token that the grammar forbids, so every token is checked first.
+llama.cpp aborts the process if it accepts a token that the grammar forbids, so every token is checked first.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from turbopilot.base.errors import InvalidRequest
 from turbopilot.llama.library import llama_cpp
 
-# Seconds for one check, which takes milliseconds unless the grammar's readings grow with the text.
+# Maximum seconds for one check. It takes milliseconds unless the number of possible parses grows with the text.
 _SLOWEST: Final = 2.0
-# As llama_token_data in llama.h.
+# llama_token_data in llama.h.
 _TOKEN_DATA: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -25,7 +25,7 @@ TokenIds: TypeAlias = npt.NDArray[np.int64]
 
 
 def unwritable_tokens(vocab: Any) -> TokenIds:
-    """Return special tokens that do not end generation: grammars would match their names as text."""
+    """Return the special tokens that do not end generation, because grammars would match their names as text."""
     n = int(llama_cpp.llama_vocab_n_tokens(vocab))
     return np.array([t for t in range(n) if _is_unwritable(vocab, t)], dtype=np.int64)
 
@@ -36,16 +36,17 @@ def _is_unwritable(vocab: Any, token: int) -> bool:
 
 
 class LlamaConstraint:
-    """State of a GBNF grammar, with a rule named root, in one sequence; the model must outlive it.
+    """State of a GBNF grammar in one sequence; the model must outlive it.
 
-    `unwritable` is `unwritable_tokens(vocab)` if the caller has it; else it is found when first needed.
+    The grammar must have a rule named root. `unwritable` is `unwritable_tokens(vocab)`; if None, it is computed when it
+    is first needed.
     """
 
     def __init__(self, vocab: Any, grammar: str, unwritable: TokenIds | None = None) -> None:
         self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
         if not self._sampler:
             raise InvalidRequest(
-                "the JSON schema cannot be used: llama.cpp refuses its grammar, such as a rule that begins with itself",
+                "the JSON schema cannot be used: llama.cpp rejects its grammar (for example, a left-recursive rule)",
                 param="json_schema",
             )
         self._vocab = vocab
@@ -54,11 +55,11 @@ class LlamaConstraint:
         self._unwritable = unwritable
         self._one = np.zeros(1, dtype=_TOKEN_DATA)
         self._all: npt.NDArray[np.void] | None = None
-        self._allowed: int | None = None  # the last token checked, if it may come next
+        self._allowed: int | None = None  # last token checked, if it is allowed next
         self._piece = ctypes.create_string_buffer(1024)
 
     def allows(self, token: int) -> bool:
-        """Return whether the token may come next."""
+        """Return whether the grammar allows the token next."""
         if token == self._allowed:
             return True
         if not 0 <= token < self._n_vocab or _is_unwritable(self._vocab, token):
@@ -73,7 +74,7 @@ class LlamaConstraint:
         return allowed
 
     def mask(self, logits: Logits) -> Logits:
-        """Return a copy in which every token that may not come next is minus infinity."""
+        """Return a copy of the logits in which every forbidden token is minus infinity."""
         if self._all is None:
             self._all = np.zeros(self._n_vocab, dtype=_TOKEN_DATA)
             self._all["id"] = np.arange(self._n_vocab)
@@ -86,7 +87,7 @@ class LlamaConstraint:
         return out
 
     def accept(self, token: int) -> None:
-        """Advance by a chosen token."""
+        """Advance the grammar by a chosen token; raise InvalidRequest if the token is forbidden."""
         if not self.allows(token):
             raise InvalidRequest(f"the grammar forbids token {token} here", param="json_schema")
         self._allowed = None
@@ -104,9 +105,9 @@ class LlamaConstraint:
         self.close()
 
     def _begins_with_nul(self, token: int) -> bool:
-        """Return whether a token continues a character with zero bits alone, so that it may decode to NUL.
+        """Return whether a token starts with UTF-8 continuation bytes of zero bits, so that it may decode to NUL.
 
-        llama.cpp takes NUL for the end of the token when it checks one, but not when it accepts one.
+        llama.cpp treats NUL as the end of the token when it checks a token, but not when it accepts one.
         """
         n = llama_cpp.llama_token_to_piece(
             self._vocab, token, self._piece, len(self._piece), 0, True
@@ -130,7 +131,8 @@ def _refuse_slow(started: float) -> None:
 
 
 def json_schema_to_gbnf(schema: str) -> str:
-    """Return llama.cpp's grammar of a JSON schema; its converter may raise any Exception."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf as convert  # few requests need it
+    """Return the GBNF grammar for a JSON schema; llama_cpp's converter may raise any Exception."""
+    # Imported late, because few requests need it.
+    from llama_cpp.llama_grammar import json_schema_to_gbnf as convert
 
     return str(convert(schema))
