@@ -101,13 +101,13 @@ class ChatTemplate:
         assert stdin is not None
         assert stdout is not None
         timer = threading.Timer(self._seconds, self._process.kill)
-        timer.start()
         try:
+            timer.start()
             stdin.write("".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
             stdin.flush()
             return json.loads(stdout.readline(MAX_ANSWER))
-        except (OSError, ValueError, RecursionError):  # the process has ended, or writes nonsense
-            return None
+        except (OSError, ValueError, RuntimeError):
+            return None  # the process has ended or writes nonsense, or no thread can be started
         finally:
             timer.cancel()
 
