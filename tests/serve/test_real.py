@@ -123,7 +123,7 @@ def test_load_report_shows_the_actual_setup(demo_gguf: Path) -> None:
 
 def test_too_many_rows_of_logits_never_reach_llama_cpp(decoder: LlamaDecoder) -> None:
     batch = [BatchItem(decoder.start_token, i, 0, want_logits=True) for i in range(19)]
-    with pytest.raises(ValueError, match="19 rows of logits of at most 18"):
+    with pytest.raises(ValueError, match="19 rows of logits exceed the limit of 18"):
         decoder.decode(batch)
 
 
