@@ -68,9 +68,15 @@ class Tokenizer(Protocol):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token, perhaps a part of a character; nothing for a special token."""
 
+    def is_eog(self, token: int) -> bool:
+        """Return whether the token ends generation."""
+
 
 class Constraint(Protocol):
-    """The state of a grammar in one sequence: which tokens may come next."""
+    """Which tokens may come next in one sequence; used by one thread at a time.
+
+    Each method raises InvalidRequest if the answer takes too long to find.
+    """
 
     def allows(self, token: int) -> bool:
         """Return whether the token may come next."""
@@ -126,16 +132,6 @@ class Decoder(Tokenizer, Protocol):
 
         Call it in the thread that will call `decode`: llama.cpp has worker threads for each thread that calls it, and
         two sets of them, each spinning while it waits, halve each other's speed.
-        """
-
-    def is_eog(self, token: int) -> bool:
-        """Return whether the token ends generation."""
-
-    def constraint(self, grammar: str) -> Constraint:
-        """Return a grammar in GBNF over this vocabulary, at its start.
-
-        Raises:
-            InvalidRequest: it cannot be parsed.
         """
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:

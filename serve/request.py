@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from serve.decoder import Constraint
 from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -30,7 +31,7 @@ class SamplingParams:
         repeat_penalty: 1 is off.
         repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
         logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
-        grammar: GBNF that the text must follow; "" is off.
+        schema: JSON schema that the text must fit; "" is off.
         infill: llama.cpp's sampler for fill-in-the-middle, which ends where ends are likely together.
         seed: makes the choices repeatable; None takes the server's next seed.
         stream: index among the choices of one seed, so that they differ.
@@ -45,7 +46,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    grammar: str = ""
+    schema: str = ""
     infill: bool = False
     seed: int | None = None
     stream: int = 0
@@ -66,7 +67,7 @@ class SamplingParams:
             (self.temperature < COLDEST or self.top_k == 1)
             and not self.penalizes
             and not self.logit_bias
-            and not self.grammar
+            and not self.schema
             and not self.infill
         )
 
@@ -103,6 +104,7 @@ class GenerationRequest:
             `t_max_predict_ms`).
         supersedes: name of a session, of which an earlier request ends now; "" is none.
         context: tokens beside the prompt that the completion may repeat, such as the rest of the file.
+        constraint: of the sampling's schema, at its start and for this request alone.
     """
 
     prompt: tuple[int, ...]
@@ -115,6 +117,7 @@ class GenerationRequest:
     predict_time: float | None = None
     supersedes: str = ""
     context: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from serve.decoder import Tokenizer
 from serve.prompt.chat_template import ChatTemplate, Message
@@ -13,6 +14,9 @@ from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits
 from turbopilot.base.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from serve.sampling.json_schema import SchemaVocabulary
 
 # Characters of the suffix that a completion is compared with, to end before it repeats them.
 MAX_FOLLOWS = 4096
@@ -135,6 +139,12 @@ class CompletionService:
             reason=runner.failure.message if runner.failure else "",
         )
 
+    @cached_property
+    def _schemas(self) -> SchemaVocabulary:
+        from serve.sampling.json_schema import SchemaVocabulary  # few requests need it
+
+        return SchemaVocabulary(self._tokenizer, self.model.n_vocab)
+
     def close(self) -> None:
         """Stop, and free the memory."""
         self.runner.close()
@@ -150,6 +160,7 @@ class CompletionService:
         Raises:
             Overloaded: the queue is full.
             DecoderFailed: the engine has died.
+            InvalidRequest: the JSON schema cannot be used.
         """
         c, limits = completion, self._limits
         most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
@@ -160,6 +171,9 @@ class CompletionService:
         bias, context = self._bias(c), self._context(c)
         stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS])
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
+        schema = c.sampling.schema
+        # Here and not in the engine's thread, where other requests would wait for it.
+        constraint = self._schemas.constraint(schema) if schema else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
             prompt = self._prompts.build(
@@ -178,6 +192,7 @@ class CompletionService:
                     deadline=min(deadlines, default=None),
                     predict_time=c.predict_time,
                     context=context,
+                    constraint=constraint and constraint.copy(),
                 )
                 for sampling in samplings
             ]

@@ -29,7 +29,7 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
         st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BODIES[name])
     )
 )
-# What no schema can say: what is wrong with a grammar, with ids, with one field beside another.
+# What no schema can say: what is wrong with a JSON schema, with ids, with one field beside another.
 BEYOND = (
     "schema", "prompt", "messages", "logit_bias", "best_of", "n times", "n_cmpl times",
 )  # fmt: skip
