@@ -73,7 +73,7 @@ class Tokenizer(Protocol):
 
 
 class Constraint(Protocol):
-    """Which tokens may come next in one sequence; used by one thread at a time.
+    """The tokens that may come next in one sequence; used by one thread at a time.
 
     Each method raises InvalidRequest if the answer takes too long to find.
     """

@@ -107,7 +107,7 @@ class SchemaVocabulary:
 
 
 class _Words(TokenizerWrapper):
-    """What LLTokenizer reads of a vocabulary; it keeps this object, so nothing here refers to a model."""
+    """The vocabulary that LLTokenizer reads. It keeps this object, which therefore refers to no model."""
 
     def __init__(self, tokens: list[bytes], ends: list[int]) -> None:
         self.is_tokenizer_wrapper = True
@@ -120,7 +120,7 @@ class _Words(TokenizerWrapper):
 
 
 class SchemaConstraint:
-    """Which tokens may come next in one text; see `Constraint`. Used by one thread at a time."""
+    """The tokens that may come next in one text; see `Constraint`. Used by one thread at a time."""
 
     def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
         self._matcher, self._n_vocab = matcher, n_vocab
@@ -160,7 +160,7 @@ class SchemaConstraint:
 
 
 def _guarded(make: Callable[[], _Made]) -> _Made:
-    """Call a constructor of llguidance; its panics are no subclasses of Exception."""
+    """Call a constructor of llguidance, whose panics are BaseExceptions."""
     try:
         return make()
     except (KeyboardInterrupt, SystemExit):
