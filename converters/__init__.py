@@ -1,4 +1,4 @@
-"""Convert Hugging Face checkpoints and the original TurboPilot's ggml files to GGUF, or CodeGen to GPT-J.
+"""Conversion of Hugging Face checkpoints and the original TurboPilot's ggml files to GGUF, and of CodeGen to GPT-J.
 
 >>> from pathlib import Path
 >>> from converters import convert

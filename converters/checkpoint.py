@@ -1,4 +1,4 @@
-"""A folder's weights, as safetensors or PyTorch files, single or sharded; rows are read when needed."""
+"""Weights of a checkpoint, in safetensors or PyTorch files, single or sharded; rows are read on demand."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
-# File name and reader, preferred first. The index of shards is named after the single file.
+# File name and reader, preferred first. A shard index is named after the single file.
 FORMATS: tuple[tuple[str, Reader], ...] = (
     ("model.safetensors", read_header),
     ("pytorch_model.bin", read_pickle),
 )
-MAX_NAME = 120  # of a shard; file systems allow up to 255 bytes
+MAX_NAME = 120  # characters in a shard's file name; file systems allow up to 255 bytes
 
 
 class Checkpoint(ExitStack):
-    """Tensors of a folder by name; a context manager that closes the files."""
+    """Tensors of a checkpoint by name; a context manager that closes the files."""
 
     def __init__(self, tensors: Mapping[str, SourceTensor]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Checkpoint(ExitStack):
 
         Raises:
             InvalidInput: there are no weights, or they must be saved again.
-            CorruptCheckpoint: a shard is missing, damaged, hostile, or not where the index says.
+            CorruptCheckpoint: a shard is missing, damaged or hostile, or contradicts the index.
         """
         for single, read in FORMATS:
             index = folder / f"{single}.index.json"
@@ -51,20 +51,20 @@ class Checkpoint(ExitStack):
                 return cls(read(folder / single))
         names = " nor ".join(single for single, _ in FORMATS)
         raise InvalidInput(
-            f"{folder}: holds neither {names}, nor an index of shards of either",
+            f"{folder}: contains neither {names}, nor a shard index of either",
             hint="download the checkpoint's weights too: turbopilot download",
         )
 
     def file(self, path: Path) -> FileIO:
-        """Return a source file, opened once for all of its tensors."""
+        """Return an open source file; each file is opened only once."""
         if path not in self._files:
             self._files[path] = self.enter_context(FileIO(path))
         return self._files[path]
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
-        """Return rows `start`…`stop` (of a 1-D tensor: elements), as (rows, …) in the tensor's own dtype.
+        """Return rows `start` to `stop`, exclusive (elements of a 1-D tensor), as (rows, …) in the tensor's dtype.
 
-        BF16 is read as uint16, quantized rows as (rows, bytes).
+        BF16 is returned as uint16, quantized rows as (rows, bytes).
         """
         row_bytes = data_bytes(tensor.dtype, tensor.shape[1:])
         if tensor.dtype in NUMPY_DTYPES:
@@ -85,7 +85,8 @@ class Checkpoint(ExitStack):
     def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
         """Return the error for a file that became shorter."""
         return CorruptCheckpoint(
-            f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
+            f"{tensor.path}: ended inside tensor {tensor.name!r}",
+            hint="check whether another program changed the file",
         )
 
 
@@ -95,21 +96,21 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         items = [(str(k), str(v)) for k, v in weight_map.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CorruptCheckpoint(
-            f"{index}: not an index of shards ({e})", hint="download it again"
+            f"{index}: not a valid shard index ({e})", hint="download it again"
         ) from e
     shards = sorted({shard for _, shard in items})
     for shard in shards:
-        # an untrusted index may name only files beside it
+        # an untrusted index may name only files in its own folder
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
-                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file beside it",
+                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file in its folder",
                 hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
     if absent:
         raise CorruptCheckpoint(
             f"{index}: names shards that are missing: {', '.join(map(repr, absent))}",
-            hint="download them",
+            hint="download the missing shards",
         )
     tensors: dict[str, SourceTensor] = {}
     for shard in shards:
@@ -117,13 +118,13 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
             if name in tensors:
                 raise CorruptCheckpoint(
                     f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
-                    hint="download the checkpoint again: the two may differ",
+                    hint="download the checkpoint again; the two copies may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:
         if name not in tensors or tensors[name].path.name != shard:
             raise CorruptCheckpoint(
-                f"{index}: says that {name!r} is in {shard}, where it is not",
+                f"{index}: lists {name!r} in {shard}, which does not contain it",
                 hint="download it again",
             )
     return tensors

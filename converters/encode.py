@@ -1,4 +1,4 @@
-"""Conversion between float types, and to blocks of Q8_0. BF16 is held as uint16, since numpy lacks the type."""
+"""Conversion between float types, and to Q8_0 blocks. BF16 is stored as uint16, since numpy has no such type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-# type → (weights in a block, bytes in a block), of the types that are written
+# type → (weights in a block, bytes in a block), for the types that a conversion writes
 BLOCKS: dict[str, tuple[int, int]] = {
     name: (weights, n_bytes)
     for name, weights, n_bytes in GGML_TYPES.values()
@@ -25,14 +25,14 @@ BLOCKS: dict[str, tuple[int, int]] = {
 
 
 class F16Overflow(ValueError):
-    """A value is beyond F16's range; its argument is the greatest magnitude."""
+    """A value exceeds F16's range; the argument is the largest magnitude."""
 
 
 def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Array:
     """Convert (rows, n) values from the type `source` to `target`; Q8_0 becomes (rows, bytes).
 
     Raises:
-        F16Overflow: a value would become infinite, and `lossy` does not allow it.
+        F16Overflow: a value would become infinite, and `lossy` is false.
     """
     if source == target:
         return block
@@ -47,7 +47,7 @@ def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Ar
     if target == "BF16":
         return _to_bf16(values)
     if target == "Q8_0":
-        # gguf's numpy code rounds as ggml's C does, bit for bit; imported only if needed
+        # gguf's numpy code rounds bit for bit like ggml's C code; imported only if needed
         from gguf import GGMLQuantizationType
         from gguf.quants import quantize
 
@@ -56,7 +56,7 @@ def encode(block: Array, source: str, target: str, *, lossy: bool = False) -> Ar
 
 
 def _to_bf16(values: Array) -> Array:
-    """Round to nearest, ties to even, NaN kept quiet, as ggml_compute_fp32_to_bf16."""
+    """Round F32 to BF16: to nearest, ties to even, NaN made quiet, like ggml_compute_fp32_to_bf16."""
     bits = values.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000

@@ -1,6 +1,6 @@
-"""Export of CodeGen as a GPT-J checkpoint, for engines such as vLLM that run GPT-J but not CodeGen.
+"""Export of CodeGen as a GPT-J checkpoint, for servers such as vLLM that run GPT-J but not CodeGen.
 
-The weights keep their types and values; the family's `exports` split the fused matrix.
+Types and values of the weights do not change; the family's `exports` split the fused QKV matrix.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 
 TARGET = "gptj"
-# fields of CodeGen's config that GPT-J has too
+# config fields that CodeGen and GPT-J share
 _CONFIG_FIELDS = (
     "activation_function", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id", "initializer_range",
     "layer_norm_epsilon", "n_embd", "n_head", "n_inner", "n_layer", "n_positions", "resid_pdrop", "rotary_dim",
@@ -41,7 +41,7 @@ _CONFIG_FIELDS = (
 def export_gptj(
     source: Path, output: Path, *, force: bool = False, progress: Progress = silent
 ) -> ConversionReport:
-    """Write `output`, a folder that `GPTJForCausalLM.from_pretrained` loads, with logits equal to CodeGen's.
+    """Write a GPT-J checkpoint to the folder `output`; its logits equal CodeGen's.
 
     Raises:
         InvalidInput: `source` is not a CodeGen checkpoint, or `output` exists (without `force`).
@@ -55,7 +55,7 @@ def export_gptj(
     if TARGET not in spec.exports:
         raise InvalidInput(
             f"{config.where}: {spec.architecture} is not CodeGen",
-            hint="only CodeGen is rewritten as GPT-J",
+            hint="only CodeGen can be exported as GPT-J",
         )
     spec = replace(spec, tensors=spec.exports[TARGET])
     with Checkpoint.open(source) as checkpoint:
@@ -96,13 +96,13 @@ def _check_output(source: Path, output: Path, force: bool) -> None:
         )
     if output.is_symlink() or not output.is_dir() or output.resolve() == source.resolve():
         raise InvalidInput(
-            f"{output}: cannot be replaced by a checkpoint's folder",
+            f"{output}: cannot be replaced: it is the source, or not a folder",
             hint="name another folder with -o",
         )
     if any(output.iterdir()) and not (output / "config.json").is_file():
         raise InvalidInput(
-            f"{output}: is a folder, but not a checkpoint; it was not changed",
-            hint="name another with -o",
+            f"{output}: is a folder without a checkpoint; it was not changed",
+            hint="name another folder with -o",
         )
 
 
@@ -118,15 +118,15 @@ def _write_safetensors(path: Path, writer: TensorWriter) -> None:
         write_all(out, len(raw).to_bytes(8, "little") + raw)
         for t in writer.plan.tensors:
             writer.write(out, t)
-        writer.scan.sha256()  # waits until every value is checked
+        writer.scan.sha256()  # wait until all values are checked
         os.fsync(out.fileno())
 
 
 @contextmanager
 def _replacing_folder(final: Path) -> Iterator[Path]:
-    """Yield a folder beside `final` that replaces it at the end, or is removed on failure.
+    """Yield a folder next to `final` that replaces it on success and is removed on failure.
 
-    A folder cannot be renamed over another, so the old one is renamed first.
+    A folder cannot be renamed over a folder with files, so the old one is renamed first.
     """
     part, old = part_of(final), part_of(final)
     remove_leftovers(final)
@@ -147,7 +147,7 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
             raise
     except OSError as e:
         raise ConversionError(
-            f"{final}: cannot be written: {e.strerror}", hint="is there room on the disk?"
+            f"{final}: cannot be written: {e.strerror}", hint="check the free disk space"
         ) from e
     finally:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Typed reads of config.json that collect every fault and raise at the end."""
+"""Typed access to config.json that collects all errors and raises them together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ _NEEDED: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Settings of rotary positions."""
+    """Settings of the rotary position embedding."""
 
-    theta: float  # base of the angles
-    fraction: float  # of each head's dimensions that are rotated
-    kind: str  # "default" or "linear", which stretches positions by `factor`
+    theta: float  # base frequency
+    fraction: float  # share of each head's dimensions that is rotated
+    kind: str  # "default", or "linear", which divides positions by `factor`
     factor: float
 
 
 class HfConfig:
-    """A config.json; a bad field is noted in `problems` and read as a harmless value, to report all at once."""
+    """Content of a config.json.
+
+    An invalid field is recorded in `problems` and read as a placeholder, so that all errors are reported at once.
+    """
 
     def __init__(self, values: dict[str, Any], where: str = "config.json") -> None:
         self.values = values
@@ -37,14 +40,14 @@ class HfConfig:
 
         Raises:
             InvalidInput: the folder or the file is missing.
-            CorruptCheckpoint: it is not a JSON object.
+            CorruptCheckpoint: the file is not a JSON object.
         """
         path = folder / "config.json"
         if not path.is_file():
-            lacks = "holds no config.json, so it is not a Hugging Face checkpoint"
+            lacks = "contains no config.json, so it is not a Hugging Face checkpoint"
             raise InvalidInput(
                 f"{folder}: {lacks if folder.exists() else 'no such folder'}",
-                hint="give the folder that holds config.json, tokenizer.json and *.safetensors",
+                hint="give the folder that contains config.json, tokenizer.json and *.safetensors",
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -53,37 +56,37 @@ class HfConfig:
                 f"{path}: not JSON: {e}", hint="download the checkpoint again"
             ) from e
         if not isinstance(values, dict):
-            raise CorruptCheckpoint(f"{path}: holds {type(values).__name__}, not an object")
+            raise CorruptCheckpoint(f"{path}: contains {type(values).__name__}, not an object")
         return cls(values, str(path))
 
     def over(self, **changes: Any) -> HfConfig:
-        """Return the config with other values; both share `problems`."""
+        """Return a copy with changed values; both share `problems`."""
         other = HfConfig({**self.values, **changes}, self.where)
         other.problems = self.problems
         return other
 
     @property
     def architectures(self) -> list[str]:
-        """Names in `architectures`."""
+        """Class names in the field `architectures`."""
         value = self.values.get("architectures")
         return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
-    # Each returns `absent` for `null` and for a missing field.
+    # Each of these returns `absent` if the field is missing or null.
 
     def integer(self, name: str, absent: int = _NEEDED) -> int:
-        """Return a whole number."""
+        """Return an integer field."""
         return int(self._read(name, absent, int, 1))
 
     def number(self, name: str, absent: float = _NEEDED) -> float:
-        """Return a number."""
+        """Return a number field as float."""
         return float(self._read(name, absent, (int, float), 1.0))
 
     def flag(self, name: str, absent: bool = _NEEDED) -> bool:
-        """Return a truth value."""
+        """Return a boolean field."""
         return bool(self._read(name, absent, bool, False))
 
     def text(self, name: str, absent: str = _NEEDED) -> str:
-        """Return a text."""
+        """Return a string field."""
         return str(self._read(name, absent, str, ""))
 
     def _read(self, name: str, absent: Any, kind: Any, harmless: Any) -> Any:
@@ -94,16 +97,16 @@ class HfConfig:
                 return harmless
             return absent
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = "a truth value" if kind is bool else "a usable value"
+            wanted = "a boolean" if kind is bool else "of the expected type"
             self._note(f"{name} is {value!r}, which is not {wanted}")
             return harmless
         return value
 
     def rope(self, fraction: float = 1.0) -> Rope:
-        """Return the rotary settings from the fields of any version of transformers.
+        """Return the rotary settings, as written by any version of transformers.
 
-        Since 5.0 they are in one object, `rope_parameters`; before, in `rope_theta` (GPT-NeoX: `rotary_emb_base`),
-        `partial_rotary_factor` (`rotary_pct`; default `fraction`) and `rope_scaling`.
+        Since 5.0 they are in one object, `rope_parameters`. Earlier versions use `rope_theta` (GPT-NeoX:
+        `rotary_emb_base`), `partial_rotary_factor` (GPT-NeoX: `rotary_pct`; default `fraction`) and `rope_scaling`.
         """
         merged: dict[str, Any] = {}
         for name in ("rope_scaling", "rope_parameters"):
@@ -119,25 +122,25 @@ class HfConfig:
         kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
         factor = inner.number("factor", absent=1.0)
         if kind not in ("default", "linear"):
-            inner._note(f"rope type is {kind!r}; llama.cpp's graph computes 'default' or 'linear'")
+            inner._note(f"rope type is {kind!r}; llama.cpp's graph supports 'default' and 'linear'")
         if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
-                f"rotary settings are impossible: theta {theta}, factor {factor}, fraction {part}"
+                f"rotary settings are invalid: theta {theta}, factor {factor}, fraction {part}"
             )
         return Rope(theta, part, kind, factor)
 
     def require(self, rules: tuple[Require, ...]) -> None:
-        """Note every value that the target's graph does not support."""
+        """Record every value that the target graph does not support in `problems`."""
         for rule in rules:
             value = self.values.get(rule.field)
             value = rule.absent if value is None else value
-            # 1 == True in Python, but not in a config
+            # 1 == True in Python, but they differ in JSON
             if not any(
                 value == a and isinstance(value, bool) == isinstance(a, bool) for a in rule.allowed
             ):
                 allowed = " or ".join(json.dumps(a) for a in rule.allowed)
                 self._note(
-                    f"{rule.field} is {json.dumps(value)}; llama.cpp's graph computes {allowed} only"
+                    f"{rule.field} is {json.dumps(value)}; llama.cpp's graph supports only {allowed}"
                 )
 
     def _note(self, problem: str) -> None:
@@ -145,7 +148,7 @@ class HfConfig:
             self.problems.append(problem)
 
     def raise_problems(self, more: list[str]) -> None:
-        """Raise UnsupportedModel with all problems, if there are any."""
+        """Raise UnsupportedModel with all problems, if any."""
         if reasons := self.problems + more:
             raise UnsupportedModel(
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,

@@ -25,7 +25,7 @@ from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
 _CONFIGS = ("config.json", "generation_config.json")
 
-# Names of the geometry in unknown families; the first in the config is used.
+# Config fields for the geometry of unknown families; the first that is present is used.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "n_layer": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "n_embd": ("hidden_size", "n_embd", "d_model"),
@@ -39,7 +39,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDescription:
-    """Description of a checkpoint's folder; sizes in bytes."""
+    """Description of a checkpoint folder; sizes are in bytes."""
 
     kind: ClassVar[str] = "checkpoint"
 
@@ -49,16 +49,16 @@ class CheckpointDescription:
     convertible: bool  # config and tensors are of a supported family; the tokenizer is not checked
     gguf_architecture: str  # GGUF's name of the architecture; "" if the family is unknown
     reason: str  # why it does not convert; "" if it does
-    hint: str  # what to do about that
-    quantized: str  # the method that quantized its weights, and how it was recognized; "" for none
+    hint: str  # how to solve that
+    quantized: str  # quantization method, and how it was recognized; "" if not quantized
     shape: Shape
-    n_weights: int  # of the tensors that are converted
+    n_weights: int  # in the tensors that are converted
     n_bytes: int
     types: tuple[TypeShare, ...]
-    dropped: tuple[str, ...]  # tensors that are not
+    dropped: tuple[str, ...]  # tensors that are not converted
     files: tuple[FilePart, ...]
     tokenizer_files: tuple[str, ...]  # those that exist
-    license: str  # from the model card, "" if unknown; so are the next three
+    license: str  # from the model card, as are the next three; "" if unknown
     repository: str
     revision: str
     base_models: tuple[str, ...]
@@ -68,7 +68,7 @@ class CheckpointDescription:
 
 @dataclass(frozen=True, slots=True)
 class WeightsDescription:
-    """Description of one file of weights, "safetensors" or "pytorch", without its folder."""
+    """Description of a single weight file, "safetensors" or "pytorch", without its checkpoint."""
 
     path: Path
     format: str
@@ -85,7 +85,7 @@ class WeightsDescription:
 
 
 def describe_checkpoint(folder: Path) -> CheckpointDescription:
-    """Read config.json, the model card and the headers of the weights."""
+    """Return a checkpoint's description, from config.json, the model card and the headers of the weights."""
     config = HfConfig.read(folder)
     refusal: TurboPilotError | None = None
     gguf, shape, dropped = "", _shape_by_name(config), frozenset[str]()
@@ -93,7 +93,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
     try:
         with Checkpoint.open(folder) as checkpoint:
             tensors = checkpoint.tensors
-    except InvalidInput as e:  # no weights, or none that can be read: the rest is still described
+    except InvalidInput as e:  # weights are missing or unreadable; describe the rest
         refusal = e
     try:
         spec = registry.find(config)
@@ -137,7 +137,7 @@ def describe_checkpoint(folder: Path) -> CheckpointDescription:
 
 
 def describe_weights(path: Path, kind: str) -> WeightsDescription:
-    """Read the header of one file of weights; `kind` is "safetensors" or "pytorch"."""
+    """Return a weight file's description, from its header; `kind` is "safetensors" or "pytorch"."""
     tensors = (read_header(path) if kind == "safetensors" else read_pickle(path)).values()
     return WeightsDescription(
         path=path,
@@ -170,7 +170,7 @@ def _shape(d: Dims, config: HfConfig) -> Shape:
 
 
 def _shape_by_name(config: HfConfig) -> Shape:
-    """Return the geometry of an unknown family, as far as its config has the usual names."""
+    """Return the geometry of an unknown family, as far as its config uses the usual names."""
     found: dict[str, int | None] = {}
     for field, names in _NAMES.items():
         values = (config.values.get(name) for name in names)

@@ -1,8 +1,8 @@
-"""Read the pickle in a PyTorch file with Python's unpickler, without executing anything from it.
+"""Safe reader for the pickle in a PyTorch file: it uses Python's unpickler, but executes nothing from the file.
 
-Every allowed name becomes a `Global`, which only records it. Opcodes that torch.save never writes are refused
-first, since some of them crash or fill the memory in C before any name is looked up. Values are never hashed,
-compared or printed as a whole: a few bytes can describe one that takes years to walk.
+Every allowed name becomes a `Global`, which only records it. Opcodes that torch.save never writes are rejected
+first, since some of them crash Python's C code, or exhaust its memory, before any name is looked up. Values are
+never hashed, compared or printed as a whole: a few bytes can describe a value that takes years to traverse.
 
 Source: https://docs.python.org/3/library/pickle.html#restricting-globals; torch/_weights_only_unpickler.py
 and torch/_utils.py (which opcodes and names weights need).
@@ -19,21 +19,21 @@ from typing import Any, NoReturn
 
 
 class BadPickle(Exception):
-    """The pickle is damaged, or uses what weight files never need."""
+    """The pickle is damaged, or uses names or opcodes that weight files never need."""
 
 
 class _Unfillable:
-    """Refuses BUILD, by which a pickle sets attributes."""
+    """Base class of values that reject BUILD, the opcode that sets attributes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> NoReturn:
-        raise BadPickle(f"its pickle fills a {type(self).__name__}")
+        raise BadPickle(f"its pickle sets attributes of a {type(self).__name__}")
 
 
 @dataclass(slots=True, eq=False)  # not frozen: in Python 3.10 that replaces __setstate__
 class Storage(_Unfillable):
-    """An entry of numbers: `dtype` as torch names it, `count` in numbers."""
+    """Reference to a storage, which is a zip entry; `dtype` is torch's name, `count` the number of elements."""
 
     dtype: str
     key: str
@@ -42,7 +42,7 @@ class Storage(_Unfillable):
 
 @dataclass(slots=True, eq=False)
 class Pickled(_Unfillable):
-    """A tensor: `offset` and `stride` in numbers of `dtype`; `flags` such as negation."""
+    """Description of a tensor; `offset` and `stride` are in elements. `flags` means a lazy operation, e.g. negation."""
 
     storage: Storage
     dtype: str
@@ -54,18 +54,18 @@ class Pickled(_Unfillable):
 
 @dataclass(slots=True, eq=False)
 class Global(_Unfillable):
-    """Name of a class or function. A call makes one of this module's values, or returns the name."""
+    """Name of a class or function. A call returns one of this module's values, or the name itself."""
 
     name: str
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return what the call means in a weight file."""
+        """Return the tensor, dict, argument or name that the call stands for in a weight file."""
         name = self.name
         if name == _FROM_TYPE:
             function, _, arguments, *_ = arguments
             name = function.name if type(function) is Global else ""
             if type(arguments) is not tuple or name == _FROM_TYPE:
-                raise BadPickle("its pickle wraps a tensor in itself")
+                raise BadPickle("its pickle wraps a tensor incorrectly")
         if name.startswith(_REBUILD):
             return _tensor(name, arguments)
         if name in _WRAPPERS:
@@ -82,13 +82,13 @@ class Global(_Unfillable):
 
 
 class _Dict(dict[Any, Any], _Unfillable):
-    """A dict that refuses keys which are slow to hash, or chosen to collide."""
+    """A dict that rejects keys that are slow to hash or chosen to collide."""
 
     __slots__ = ()
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not (type(key) is str or (type(key) is int and abs(key) < 1 << 32)):
-            raise BadPickle(f"its pickle names a value by a {type(key).__name__}")
+            raise BadPickle(f"its pickle has a dict key of type {type(key).__name__}")
         super().__setitem__(key, value)
 
 
@@ -96,7 +96,7 @@ class _OrderedDict(_Dict):
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:  # type: ignore[override]
-        """Drop the attributes, such as a state dict's `_metadata`."""
+        """Ignore the attributes, such as a state dict's `_metadata`."""
 
 
 _STORAGES = {
@@ -113,7 +113,7 @@ _STORAGE_OF = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items(
 _WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _REBUILD = "torch._utils._rebuild_tensor"
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"  # a tensor with attributes, or of a subclass
-# Other names in weight files; a call returns the name, of which no tensor can be made.
+# Other names in weight files; a call returns the name, which the reader does not accept as a tensor.
 _INERT = {
     "collections.Counter", "builtins.set", "builtins.complex", "builtins.bytearray", "_codecs.encode",
     "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
@@ -127,7 +127,7 @@ _KNOWN = {
 }  # fmt: skip
 MAX_NAME = 200
 
-# written by torch.save with protocol 2, on Python 2 too
+# opcodes that torch.save writes with protocol 2, on Python 2 too
 _OPCODES = {
     "PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
     "BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND",
@@ -138,17 +138,21 @@ _DICT_CALL = b"c__builtin__\ndict\n)R"
 
 
 def read(data: bytes) -> Any:
-    """Return dicts, lists, tuples, numbers, texts and values of this module; raise BadPickle."""
+    """Return the value of a pickle: dicts, lists, tuples, numbers, strings and values of this module.
+
+    Raises:
+        BadPickle: the pickle is damaged, or uses names or opcodes that weight files never need.
+    """
     try:
         return _Unpickler(io.BytesIO(_checked(data)), encoding="bytes").load()
     except BadPickle:
         raise
-    except Exception as e:  # Python documents no complete list
+    except Exception as e:  # Python does not document all errors of the unpickler
         raise BadPickle(f"its pickle is inconsistent ({type(e).__name__})") from e
 
 
 def _checked(data: bytes) -> bytes:
-    """Return the pickle with a call of `_Dict` for every plain dict, whose keys would be hashed unchecked."""
+    """Check the opcodes, and return the pickle with every plain dict replaced by a `_Dict`, which checks its keys."""
     parts, start = [], 0
     try:
         for op, argument, place in pickletools.genops(data):
@@ -157,10 +161,10 @@ def _checked(data: bytes) -> bytes:
                 code = f"{ord(op.code):#04x}"
                 raise BadPickle(f"its pickle has the opcode {code}, which weight files never need")
             if op.name == "PROTO" and argument not in (2, 3):
-                raise BadPickle(f"its pickle is of protocol {argument}; torch.save's own is 2")
+                raise BadPickle(f"its pickle uses protocol {argument}; torch.save uses 2")
             if op.name == "LONG_BINPUT" and int(argument or 0) > at:
-                # the unpickler would allocate as many places; pickle counts them from 0
-                raise BadPickle(f"its pickle keeps a value at place {argument:,}")
+                # the unpickler would allocate that many memo entries; pickle numbers them from 0
+                raise BadPickle(f"its pickle uses memo index {argument:,}")
             if op.name == "EMPTY_DICT":
                 parts += [data[start:at], _DICT_CALL]
                 start = at + 1
@@ -173,12 +177,12 @@ def _checked(data: bytes) -> bytes:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # protocol 2 writes Python 2's name of builtins
+        # protocol 2 uses Python 2's name for builtins
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full not in _KNOWN and not re.fullmatch(_TYPE, full, re.ASCII):
             shown = "".join(c if c.isprintable() else "?" for c in full[:MAX_NAME])
             raise BadPickle(
-                f"its pickle asks for {shown}, which weight files never need; it was not run"
+                f"its pickle uses {shown}, which weight files never need; it was not executed"
             )
         return Global(full)
 
@@ -189,18 +193,18 @@ class _Unpickler(pickle.Unpickler):
         if type(what) is not str or what != "storage" or type(kind) is not Global:
             raise BadPickle("its pickle refers to a value that is not a storage")
         if type(key) is not str or type(count) is not int or kind.name not in _STORAGE_OF:
-            raise BadPickle("its pickle describes a storage wrongly")
+            raise BadPickle("its pickle describes a storage incorrectly")
         return Storage(_STORAGE_OF[kind.name], key, count)
 
 
 def _tensor(name: str, arguments: tuple[Any, ...]) -> Pickled:
     storage, offset, shape, stride, *rest = arguments
     if type(storage) is not Storage or not _integers((offset,)):
-        raise BadPickle("its pickle has a tensor without a storage")
+        raise BadPickle("its pickle has a tensor without a valid storage")
     if not _integers(shape) or not _integers(stride) or len(shape) != len(stride):
-        raise BadPickle("its pickle has a tensor without a shape")
+        raise BadPickle("its pickle has a tensor without a valid shape")
     dtype = storage.dtype
-    if name.endswith("_v3"):  # for types that have no storage class of their own
+    if name.endswith("_v3"):  # used for types without a storage class
         dtype = rest[2].name.removeprefix("torch.") if type(rest[2]) is Global else ""
     flags = rest[3:] if name.endswith("_v3") else rest[2:]
     return Pickled(storage, dtype, offset, shape, stride, any(flags))

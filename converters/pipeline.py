@@ -1,4 +1,4 @@
-"""Conversion: prepare, check, write."""
+"""Conversion of a checkpoint or an old ggml file to GGUF: prepare, check, write."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.split import MAX_PARTS, part_paths
 
-HEADER_BYTES_PER_ROW = (
-    64  # of the vocabulary: text, type and a merge; more than published models need
-)
+# per vocabulary row, for its text, type and a merge; more than published models need
+HEADER_BYTES_PER_ROW = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """The result of a conversion."""
+    """Result of a conversion."""
 
     path: Path  # the file, or the first part; for GPT-J, the folder
     n_files: int
@@ -39,8 +38,8 @@ class ConversionReport:
     n_weights: int
     n_bytes: int  # of all parts
     n_dropped: int  # source tensors that are not converted
-    n_tokens: int  # ids that the tokenizer uses
-    pre_tokenizer: str  # llama.cpp's name
+    n_tokens: int  # vocabulary rows that the tokenizer uses
+    pre_tokenizer: str  # llama.cpp's name for it
     pre_origin: str  # how it was found, in words
     has_fim: bool
     seconds: float
@@ -54,13 +53,13 @@ def convert(
     dtype: str = "",
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Convert a checkpoint's folder, or an old ggml `.bin`, to GGUF.
+    """Convert a checkpoint folder, or an old ggml `.bin`, to GGUF.
 
     Args:
-        source: folder with config.json, a tokenizer and the weights; or a file of the original TurboPilot.
+        source: folder with config.json, a tokenizer and the weights; or a model file of the original TurboPilot.
         output: file to write; on failure it is not created.
         options: see `ConversionOptions`.
-        dtype: of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" for each one's own type.
+        dtype: type of the matrices: "f16" (the default), "bf16", "f32", "q8_0", or "auto" to keep each matrix's type.
             Vectors are always F32. Old files are copied unchanged.
         progress: called with bytes done, total bytes and the tensor's name.
 
@@ -82,7 +81,7 @@ def convert(
         metadata = _metadata(p, options.name or source.resolve().name.removesuffix(".bin"))
         with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
             writer = TensorWriter(p.checkpoint, p.plan, scan, progress, keep_nonfinite=force)
-            # entered first, so renamed last: programs open the first part
+            # the first part is entered first and so renamed last: programs open a model by its first part
             targets = [whole.enter_context(replacing(path)) for path in paths]
             header = _write(targets, parts, metadata, writer)
             progress(p.plan.n_bytes, p.plan.n_bytes, "checking the source")
@@ -116,13 +115,14 @@ def split(
         filled += t.n_bytes
     if len(parts) > MAX_PARTS:
         raise InvalidInput(
-            f"--split-max-size {max_bytes}: makes {len(parts):,} files", hint="give a larger size"
+            f"--split-max-size {max_bytes}: would create {len(parts):,} files",
+            hint="give a larger size",
         )
     return tuple(tuple(part) for part in parts)
 
 
 def _metadata(p: Prepared, name: str) -> dict[str, Value]:
-    """Return every key but the architecture, with placeholders for the digests, of the same length."""
+    """Return every metadata key except the architecture; digests are placeholders of the same length."""
     return {
         "general.name": name,
         **p.provenance.metadata(),
@@ -144,7 +144,7 @@ def _write(
     metadata: dict[str, Value],
     writer: TensorWriter,
 ) -> bytes:
-    """Write every part; return the first one's header."""
+    """Write every part; return the header of the first."""
     from converters.writer import header, write_data  # imports gguf, only if needed
 
     plan = writer.plan

@@ -1,7 +1,7 @@
-"""Plan of a conversion: which source rows make which tensor. Needs only the config, names and shapes.
+"""Plan of a conversion: the source rows of each output tensor. It needs only the config, tensor names and shapes.
 
-`plan` reports every fault at once (unknown, missing and misshapen tensors, rows unused or used twice,
-config values that the target does not compute), before any output is opened.
+`plan` reports all errors at once (unknown, missing and misshapen tensors, rows unused or used twice,
+config values that the target does not support), before any output is opened.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class PlannedPart:
-    """Rows of one source; `rows` None means all in order."""
+    """Rows of one source tensor; `rows` is None for all rows in order."""
 
     source: SourceTensor
     rows: IntArray | None
@@ -41,7 +41,7 @@ class PlannedPart:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the output: `shape` outermost first; without parts, zeros."""
+    """One output tensor; `shape` is outermost first. A tensor without parts is filled with zeros."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that will be written; tensors in file order."""
+    """Content of the output; tensors in file order."""
 
     spec: ArchSpec
     dims: Dims
@@ -81,12 +81,12 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """`keys` with GGUF's prefix, the architecture's name."""
+        """GGUF metadata: `keys` prefixed with the architecture's name."""
         return {f"{self.spec.gguf}.{key}": value for key, value in self.keys.items()}
 
     @property
     def sources(self) -> tuple[SourceTensor, ...]:
-        """Source of each part; a tensor may occur several times."""
+        """Source tensor of each part; a tensor may occur several times."""
         return tuple(part.source for t in self.tensors for part in t.parts)
 
     def bytes_by_type(self) -> dict[str, int]:
@@ -109,13 +109,14 @@ def plan(
 ) -> Plan:
     """Plan the whole output.
 
-    `dtype` of matrices is F32, F16, BF16, Q8_0, AUTO, which keeps each one's type, or SOURCE, which also keeps each
-    vector's. Otherwise vectors are F32, as llama.cpp requires. With Q8_0, tables of positions are F16 (llama.cpp does
-    not quantize them either), and so are rows that are not whole blocks. `vocab_only` plans no tensors.
+    `dtype` is the type of matrices: F32, F16, BF16, Q8_0, AUTO (keep the type of each matrix) or SOURCE (keep the
+    type of each vector too). Except with SOURCE, vectors are F32, as llama.cpp requires. With Q8_0, position
+    embeddings are F16 (llama.cpp does not quantize them either), and so are matrices whose rows are not whole blocks.
+    `vocab_only` plans no tensors.
 
     Raises:
-        UnsupportedModel: the target's graph does not compute what the config asks for; lists every reason.
-        TensorMismatch: the tensors do not fit the config; lists every reason.
+        UnsupportedModel: the target graph does not support a value in the config; lists every reason.
+        TensorMismatch: the tensors do not match the config; lists every reason.
     """
     config.require(spec.require)
     dims = spec.dims(config)
@@ -136,10 +137,10 @@ def plan(
     dropped = parts.dropped(copies, spec.drop)
     if faults := parts.all_faults(dropped):
         more = [f"… and {len(faults) - MAX_LISTED} more"] if len(faults) > MAX_LISTED else []
-        title = f"{config.where}: the tensors are not those of {spec.architecture}:"
+        title = f"{config.where}: the tensors do not match {spec.architecture}:"
         raise TensorMismatch(
             "\n  ".join((title, *faults[:MAX_LISTED], *more)),
-            hint="is the checkpoint complete, and does config.json belong to it?",
+            hint="check that the checkpoint is complete and that config.json belongs to it",
         )
     # specs list tensors by kind; files group them by layer
     tensors.sort(key=lambda t: _layer_order(t.name, dims.n_layer))
@@ -147,7 +148,7 @@ def plan(
 
 
 class _Assembly:
-    """Builds planned tensors from sources, counts the used rows, and collects faults."""
+    """Builder of planned tensors that counts the used source rows and collects errors."""
 
     def __init__(self, sources: Mapping[str, SourceTensor], dims: Dims, dtype: str) -> None:
         self._sources = sources
@@ -171,14 +172,14 @@ class _Assembly:
         expected = self._dims.shape(part.shape)
         if source.shape != expected:
             self._faults.append(
-                f"misshapen: {source.name} is {source.shape}, the config says {expected}"
+                f"misshapen: {source.name} is {source.shape}, the config requires {expected}"
             )
             self._used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
             return None
         movable = self._dtype == "AUTO" and source.dtype in encode.BLOCKS
         if source.dtype not in encode.NUMPY_DTYPES and not movable:
             self._faults.append(
-                f"not a float type we know: {source.name} is {source.dtype}; take an unquantized checkpoint"
+                f"unsupported type: {source.name} is {source.dtype}; use an unquantized checkpoint"
             )
         every = np.arange(source.shape[0])
         rows = part.rows(self._dims) if part.rows else every
@@ -200,12 +201,12 @@ class _Assembly:
         return wanted
 
     def dropped(self, copies: Collection[str], patterns: Iterable[str]) -> tuple[str, ...]:
-        """Return unused sources that are copies of others, or match a pattern to drop."""
+        """Return unused sources that are in `copies` or match one of `patterns`."""
         unused = [n for n in self._sources if n not in self._used]
         return tuple(n for n in unused if n in copies or any(re.fullmatch(p, n) for p in patterns))
 
     def all_faults(self, dropped: Collection[str]) -> list[str]:
-        """Return every fault once: those noted, unknown sources, and rows not used exactly once."""
+        """Return all errors: those recorded, unknown sources, and rows that are not used exactly once."""
         unknown = [n for n in self._sources if n not in self._used and n not in dropped]
         faults = self._faults + [f"unknown: {n} {self._sources[n].shape}" for n in unknown]
         for name, rows in self._used.items():
@@ -235,7 +236,7 @@ def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
 def _with_prefix(
     sources: Mapping[str, SourceTensor], specs: list[TensorSpec], prefix: str
 ) -> Mapping[str, SourceTensor]:
-    """Return the sources by the family's names: some exports add its prefix, others leave it out."""
+    """Return the sources under the family's names; some exports add its prefix, others omit it."""
     if not prefix:
         return sources
     expected = {p.source for t in specs for p in t.parts}

@@ -1,4 +1,4 @@
-"""A plan as text, for `--dry-run` and for golden files."""
+"""Text form of a plan, for `--dry-run` and for golden files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converters.plan import Plan, PlannedPart
 
 
 def render(p: Plan) -> str:
-    """Return one line for each tensor; layers are shown once."""
+    """Return a plan as text, one line per tensor; only the first layer is listed."""
     d = p.dims
     lines = [
         f"{p.spec.architecture} → {p.spec.gguf}",

@@ -1,4 +1,4 @@
-"""Read and plan a checkpoint or an old ggml file; everything but writing."""
+"""Preparation of a conversion: read and plan a checkpoint or an old ggml file, without writing anything."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "A
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """Options of a conversion beside its type.
+    """Options of a conversion, except the type of the weights.
 
-    A model larger than `split_max_size` becomes `NAME-00001-of-0000N.gguf` and so on; programs open the first.
+    A model larger than `split_max_size` is split into `NAME-00001-of-0000N.gguf` and so on; programs open the first
+    file.
     """
 
     vocab_only: bool = False  # metadata and tokenizer only; the folder needs no weights
-    split_max_size: int = 0  # maximum bytes of a file; 0 for one file
+    split_max_size: int = 0  # maximum size of a file in bytes; 0 for a single file
     name: str = ""  # `general.name`; default: the folder's name
     force: bool = False  # overwrite the output, and keep NaN and infinities in the weights
-    model_type: str = ""  # of an ambiguous old ggml file: one of `converters.MODEL_TYPES`
-    tokenizer: Path | None = None  # original tokenizer's folder, for an old file that lost bytes
+    model_type: str = ""  # one of `converters.MODEL_TYPES`, for an ambiguous old ggml file
+    tokenizer: Path | None = None  # folder of the original tokenizer, for an old ggml file
 
 
 DEFAULTS = ConversionOptions()
@@ -47,7 +48,7 @@ DEFAULTS = ConversionOptions()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checkpoint that can be converted."""
+    """A planned conversion, with the open checkpoint and its tokenizer."""
 
     checkpoint: Checkpoint
     plan: Plan
@@ -60,7 +61,7 @@ class Prepared:
 def prepare(
     source: Path, dtype: str = "", options: ConversionOptions = DEFAULTS
 ) -> Iterator[Prepared]:
-    """Read config, headers and tokenizer, and plan. Raises as `convert`."""
+    """Yield the plan and the open checkpoint. Raises the same errors as `convert`."""
     if dtype and dtype.lower() not in DTYPES:
         raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
     prepared = _prepare_old if source.is_file() else _prepare_checkpoint
@@ -88,11 +89,11 @@ def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) ->
 
 @contextmanager
 def _prepare_old(source: Path, dtype: str, options: ConversionOptions) -> Iterator[Prepared]:
-    """Prepare a file of the original TurboPilot, whose blocks are copied unchanged."""
+    """Prepare a model file of the original TurboPilot, whose blocks are copied unchanged."""
     if dtype not in ("", "auto"):
         raise InvalidInput(
-            f"--dtype {dtype}: an old ggml file is copied, block for block",
-            hint="leave --dtype out; for another type quantize the result: turbopilot quantize",
+            f"--dtype {dtype}: an old ggml file is copied block for block",
+            hint="leave out --dtype; for another type, quantize the result: turbopilot quantize",
         )
     old = open_old(source, options.model_type, options.tokenizer)
     with old.checkpoint as checkpoint:
@@ -101,13 +102,16 @@ def _prepare_old(source: Path, dtype: str, options: ConversionOptions) -> Iterat
 
 
 def dry_run(source: Path, options: ConversionOptions = DEFAULTS, *, dtype: str = "") -> str:
-    """Return the plan as text. Raises as `convert`."""
+    """Return the plan as text. Raises the same errors as `convert`."""
     with prepare(source, dtype, options) as p:
         return render(p.plan)
 
 
 def planned_geometry(source: Path) -> tuple[Geometry, int, int]:
-    """Return geometry, number of weights and context of a checkpoint's GGUF from headers. Raises as `convert`."""
+    """Return the geometry, number of weights and context length of a checkpoint's GGUF, from headers alone.
+
+    Raises the same errors as `convert`.
+    """
     with prepare(source) as p:
         shapes = {t.name: t.shape[::-1] for t in p.plan.tensors}
         return read_geometry(p.plan.keys, shapes), p.plan.n_weights, p.plan.dims.n_ctx
@@ -115,18 +119,18 @@ def planned_geometry(source: Path) -> tuple[Geometry, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedTensor:
-    """One tensor as a GGUF should hold it."""
+    """Expected content of one GGUF tensor."""
 
     name: str
     shape: tuple[int, ...]  # outermost first
     source: str
     order: IntArray | None  # as in `PlannedPart.rows`
-    read: Callable[[], Array]  # returns its values in F32 while the checkpoint is open
+    read: Callable[[], Array]  # returns the values in F32; works while the checkpoint is open
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedModel:
-    """Content of the GGUF that `convert --dtype f32` would write, for checks of each tensor."""
+    """Content of the GGUF that `convert --dtype f32` would write, to check a GGUF tensor by tensor."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[ConvertedTensor, ...]
@@ -134,7 +138,7 @@ class ConvertedModel:
 
 @contextmanager
 def expected(source: Path) -> Iterator[ConvertedModel]:
-    """Yield what the GGUF of a checkpoint's folder, or of an old ggml file, should hold."""
+    """Yield the expected content of the GGUF of a checkpoint folder or an old ggml file."""
     with prepare(source, "" if source.is_file() else "f32") as p:
         architecture = {"general.architecture": p.plan.spec.gguf}
         tensors = tuple(_converted(t, p.checkpoint) for t in p.plan.tensors)

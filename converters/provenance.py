@@ -1,4 +1,4 @@
-"""Origin of a checkpoint for the file's metadata: repository, commit, licence.
+"""Origin of a checkpoint, for the GGUF's metadata: repository, commit, licence.
 
 Read from the note that `turbopilot download` writes, the Hub cache's folder names, and the front matter of the
 model card (README.md).
@@ -20,17 +20,17 @@ _CACHE = re.compile(
     r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
 )
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# files of a checkpoint, beside the weights, that influence the conversion
+# files other than the weights that affect the conversion
 SIDE_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
-_CARD_BYTES = 1 << 20  # read of a card; the front matter is at its start
+_CARD_BYTES = 1 << 20  # maximum read from a model card; the front matter is at its start
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Origin of a checkpoint; "" if unknown."""
+    """Origin of a checkpoint; unknown fields are empty."""
 
     repository: str = ""
     revision: str = ""
@@ -40,7 +40,7 @@ class Provenance:
     base_models: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Value]:
-        """Return GGUF keys. Source: ggml/docs/gguf.md, "General metadata"."""
+        """Return the origin as GGUF metadata. Source: ggml/docs/gguf.md, "General metadata"."""
         keys: dict[str, Value] = {
             "general.license": self.license,
             "general.license.name": self.license_name,
@@ -89,14 +89,14 @@ def _origin(folder: Path) -> tuple[str, str]:
         if _REPOSITORY.fullmatch(repository) and isinstance(revision, str):
             return repository, revision
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # not there, or not ours
+        pass  # missing, or not written by `download`
     if found := _CACHE.search(folder.resolve().as_posix()):
         return f"{found['owner']}/{found['name']}", found["commit"]
     return "", ""
 
 
 def _front_matter(path: Path) -> Mapping[str, list[str]]:
-    """Return a card's flat YAML: `key: value`, `key: [a, b]` and lists of `- value`; the rest is ignored."""
+    """Return a model card's flat YAML: `key: value`, `key: [a, b]` and lists of `- value`; ignore the rest."""
     try:
         with path.open(encoding="utf-8", errors="replace") as f:
             text = f.read(_CARD_BYTES)
@@ -116,7 +116,7 @@ def _front_matter(path: Path) -> Mapping[str, list[str]]:
             found[key] = [p for part in parts if (p := _plain(part))]
         elif (item := re.match(r"\s*-\s+([^:]+)$", line)) is not None and key:
             found[key].append(_plain(item[1]))
-    return {}  # without an end it is not front matter
+    return {}  # a block without an end is not front matter
 
 
 def _plain(text: str) -> str:

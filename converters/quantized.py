@@ -1,4 +1,4 @@
-"""Refuse checkpoints with quantized weights: rounded weights cannot be converted faithfully."""
+"""Detection of quantized checkpoints, which are refused: rounded weights cannot be converted faithfully."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turbopilot.base.errors import UnsupportedModel
 # Fields of config.json; compressed-tensors used the second before transformers supported it.
 _FIELDS = ("quantization_config", "compression_config")
 
-# `quant_method` → its name, and what repositories append to the name of the original repository.
+# `quant_method` → its name, and the suffix that quantized repositories add to the original's name.
 _METHODS = {
     "gptq": ("GPTQ", "-GPTQ"),
     "awq": ("AWQ", "-AWQ"),
@@ -22,7 +22,7 @@ _METHODS = {
     "compressed-tensors": ("compressed-tensors", "-FP8 or -w4a16"),
 }
 
-# Tensors of quantized layers only; the first match wins: GPTQ and AWQ differ in g_idx alone.
+# Names of tensors that only quantized layers have. The first match wins: only g_idx distinguishes GPTQ from AWQ.
 _TENSORS = (
     (r".*\.g_idx", "gptq"),
     (r".*\.(qweight|qzeros|scales)", "awq"),
@@ -35,7 +35,7 @@ _FP8 = ("F8_E4M3", "F8_E5M2")
 
 
 def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> None:
-    """Raise UnsupportedModel, with the method, if the weights are quantized."""
+    """Raise UnsupportedModel, which names the method, if the weights are quantized."""
     found = quantized_by(config, tensors)
     if not found:
         return
@@ -50,7 +50,7 @@ def refuse_quantized(config: HfConfig, tensors: Mapping[str, SourceTensor]) -> N
 def quantized_by(
     config: HfConfig, tensors: Mapping[str, SourceTensor]
 ) -> tuple[str, str, str] | None:
-    """Return the method, the suffix of repositories' names, and the evidence; None if not quantized."""
+    """Return the method's name, its repository suffix, and the evidence; None if not quantized."""
     found = _by_config(config) or _by_tensors(tensors.values())
     if not found:
         return None
@@ -68,7 +68,7 @@ def _by_config(config: HfConfig) -> tuple[str, str] | None:
             # untrusted, and shown on a terminal
             shown = "".join(c if c.isprintable() else "?" for c in method.lower())[:MAX_METHOD]
             return shown, f"{field}.quant_method"
-        # early bitsandbytes wrote no name
+        # early versions of bitsandbytes wrote no quant_method
         of_bits = isinstance(value, dict) and {"load_in_8bit", "load_in_4bit"} & value.keys()
         return "bitsandbytes" if of_bits else "an unknown method", field
     return None

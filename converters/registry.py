@@ -1,4 +1,4 @@
-"""The supported families. A new one is a file in `families/` and a line here."""
+"""Registry of the supported model families. To add a family, add a file in `families/` and a line here."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FAMILIES: tuple[ArchSpec, ...] = (
 
 
 def find(config: HfConfig) -> ArchSpec:
-    """Return the family of a config; raise UnsupportedModel, with similar names, if there is none."""
+    """Return the family that matches a config; raise UnsupportedModel, which suggests similar names, if none does."""
     for name in config.architectures:
         for spec in FAMILIES:
             if spec.architecture == name and spec.meant(config):
                 return spec
-    named = ", ".join(config.architectures) or "no architecture"
+    named = ", ".join(config.architectures) or "none"
     raise UnsupportedModel(
-        f"{config.where}: {named} is not a family that can be converted",
+        f"{config.where}: unsupported architecture: {named}",
         hint=did_you_mean(
             next(iter(config.architectures), ""), sorted({f.architecture for f in FAMILIES})
         ),

@@ -1,6 +1,7 @@
-"""Read and validate safetensors headers.
+"""Reader for safetensors headers, with validation.
 
-The safetensors package maps whole files, which counts as memory, and supports BF16 only with ml_dtypes.
+The safetensors package is not used: it maps whole files, which counts as memory, and supports BF16 only with
+ml_dtypes.
 
 Source: https://huggingface.co/docs/safetensors (format).
 """
@@ -19,7 +20,7 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors package
 
 
 def read_header(path: Path) -> dict[str, SourceTensor]:
-    """Return a file's tensors by name; raise CorruptCheckpoint if it is truncated or its header invalid."""
+    """Return a file's tensors by name; raise CorruptCheckpoint if it is truncated or its header is invalid."""
     header, start, size = _json(path)
     header.pop("__metadata__", None)
     tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
@@ -77,7 +78,7 @@ def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTe
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
     if not _naturals(shape) or not _naturals(span) or len(span) != 2:
-        raise _corrupt(path, f"tensor {name!r} has shape {shape!r} and offsets {span!r}")
+        raise _corrupt(path, f"tensor {name!r} has invalid shape {shape!r} or offsets {span!r}")
     tensor = SourceTensor(name, dtype, tuple(shape), path, start + span[0])
     if span[1] - span[0] != tensor.n_bytes:
         raise _corrupt(
@@ -87,7 +88,7 @@ def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTe
     if start + span[1] > size:
         raise _corrupt(
             path,
-            f"tensor {name!r} ends at byte {start + span[1]:,}, but the file at {size:,}: it is truncated",
+            f"tensor {name!r} ends at byte {start + span[1]:,}, but the file at byte {size:,}: it is truncated",
         )
     return tensor
 

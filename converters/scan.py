@@ -1,7 +1,7 @@
 """Background scan of the source files: their SHA-256, and NaN or infinity in their tensors.
 
-The writer copies unchanged tensors without looking at the values. This thread reads every byte in the order of
-the disk; hashing and comparing release the GIL. When the writer is done, its thread scans remaining files.
+The writer copies unchanged tensors without checking their values. A thread reads every file from start to end;
+hashing and comparing release the GIL. When the writer is done, its thread helps to scan the remaining files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 class Scan:
-    """Hashes `files`, and checks `tensors` unless `keep_nonfinite`; a context manager that stops the scan."""
+    """Scan that hashes `files` and, unless `keep_nonfinite`, checks the values of `tensors`.
+
+    A context manager: the scan starts at once and stops when the context ends.
+    """
 
     def __init__(
         self, tensors: Iterable[SourceTensor], files: Iterable[Path], *, keep_nonfinite: bool
@@ -45,7 +48,7 @@ class Scan:
         self._cancelled = threading.Event()
         self._digests: dict[Path, Future[str]] = {}
         self._jobs: list[tuple[Path, tuple[SourceTensor, ...], bool]] = []
-        # the largest is popped first, to share the small ones at the end
+        # the largest file is popped first, so that two threads can share the small ones at the end
         for path, found in sorted(by_file.items(), key=lambda item: _size(item[0])):
             self._digests[path] = Future()
             self._jobs.append((path, () if keep_nonfinite else tuple(found), path in hashed))
@@ -53,10 +56,10 @@ class Scan:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise the faults found so far, without waiting.
+        """Raise an error that was found so far, without waiting.
 
         Raises:
-            TensorMismatch: a tensor holds NaN or infinity.
+            TensorMismatch: a tensor contains NaN or infinity.
             CorruptCheckpoint: a file cannot be read to its end.
         """
         for digest in self._digests.values():
@@ -64,13 +67,16 @@ class Scan:
                 digest.result()
 
     def sha256(self) -> Mapping[Path, str]:
-        """Scan the remaining files, wait, raise as `check`, and return each file's digest in hex."""
+        """Scan the remaining files, wait for the thread, and return each file's digest in hex.
+
+        Raises the same errors as `check`.
+        """
         self._work()
         digests = {path: digest.result() for path, digest in self._digests.items()}
         return {path: digest for path, digest in digests.items() if digest}
 
     def _work(self) -> None:
-        with suppress(IndexError):  # no job is left
+        with suppress(IndexError):  # no jobs left
             while not self._cancelled.is_set():
                 path, tensors, hashed = self._jobs.pop()
                 try:
@@ -92,7 +98,7 @@ class Scan:
                             digest.update(block)
                         if tensor and not _is_finite(block, tensor.dtype, work):
                             raise TensorMismatch(
-                                f"{path}: tensor {tensor.name!r} holds values that are NaN or infinite",
+                                f"{path}: tensor {tensor.name!r} contains NaN or infinite values",
                                 hint="the checkpoint is damaged or its training diverged; "
                                 "--force converts it anyway",
                             )
@@ -103,7 +109,7 @@ class Scan:
     def _blocks(
         self, file: FileIO, start: int, stop: int, view: memoryview
     ) -> Iterator[memoryview]:
-        """Yield bytes start…stop in full buffers, so that no value is split; stop if cancelled."""
+        """Yield the bytes from `start` to `stop` in full buffers, so that no value is split; end if cancelled."""
         file.seek(start)
         while start < stop and not self._cancelled.is_set():
             want = min(BUFFER_BYTES, stop - start)
@@ -112,7 +118,8 @@ class Scan:
                 n = file.readinto(view[filled:want])
                 if not n:
                     raise CorruptCheckpoint(
-                        f"{file.name!s}: ended early", hint="did the file change?"
+                        f"{file.name!s}: ended early",
+                        hint="check whether another program changed the file",
                     )
                 filled += n
             yield view[:want]
@@ -129,7 +136,7 @@ class Scan:
 
 
 def _is_finite(block: memoryview, name: str, work: Array) -> bool:
-    """Return whether all numbers are finite; `work` is overwritten."""
+    """Return whether all values in the block are finite; `work` is a scratch buffer."""
     dtype, unsigned, limit = _FINITE[name]
     bits = np.frombuffer(block, dtype)
     magnitude: Array = work.view(dtype)[: len(bits)]
@@ -140,15 +147,15 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # reading it reports the error
+        return 0  # the scan reports the error when it reads the file
 
 
 def _runs(
     tensors: tuple[SourceTensor, ...], size: int
 ) -> list[tuple[int, int, SourceTensor | None]]:
-    """Return the file as consecutive (start, stop, tensor); None between tensors.
+    """Return the file as consecutive runs (start, stop, tensor), with None for bytes between tensors.
 
-    If two tensors share bytes (a tied matrix under two names), the later one begins where the former ends.
+    If two tensors share bytes (a tied matrix under two names), the run of the second starts at the end of the first.
     """
     runs: list[tuple[int, int, SourceTensor | None]] = []
     at = 0

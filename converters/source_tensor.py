@@ -1,4 +1,4 @@
-"""Place of a tensor in a checkpoint's file."""
+"""Location of a tensor in a checkpoint file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.encode import BLOCKS
 
-# Named as safetensors names them.
+# safetensors' name of the type → bytes per element
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -32,7 +32,7 @@ class SourceTensor:
 
 
 def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the size of a shape in bytes, of quantized types in whole blocks."""
+    """Return the size of a tensor in bytes; quantized types consist of whole blocks."""
     if dtype in DTYPE_BYTES:
         return prod(shape) * DTYPE_BYTES[dtype]
     weights, n_bytes = BLOCKS[dtype]

@@ -1,10 +1,10 @@
-"""A model family as data: how its checkpoint maps to a GGUF.
+"""Description of a model family as data: how its checkpoint maps to a GGUF.
 
-Each GGUF tensor consists of whole rows of source tensors, so rows are moved and never computed. Before a byte is
-read, the planner can check that every source row is used exactly once and that every shape fits.
+Each GGUF tensor consists of whole rows of source tensors: conversion moves rows and never computes values. Before
+any data is read, the planner can therefore check that every source row is used exactly once and all shapes match.
 
 Shapes are written in letters: D hidden size, H query heads, K key/value heads, d head size, F feed-forward size,
-V vocabulary rows, T context length, R rotary dimensions. "{i}" in a name runs over the L layers.
+V vocabulary rows, T context length, R rotary dimensions. "{i}" in a name is the layer's index, 0 to L - 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IntArray: TypeAlias = "npt.NDArray[np.intp]"
 RowOrder: TypeAlias = "Callable[[Dims], IntArray]"
-"""Geometry → the source row of each target row."""
+"""Function from a geometry to the source row of each target row."""
 Condition: TypeAlias = "Callable[[HfConfig], bool]"
 Shape: TypeAlias = "tuple[str, ...]"
 """Outermost first, as in PyTorch; each entry is a sum of products of letters and numbers: "D + 2*K*d"."""
@@ -43,11 +43,11 @@ class Dims:
 
     @property
     def head_dim(self) -> int:
-        """Dimensions of one head."""
+        """Number of dimensions of one head."""
         return self.head_size or self.n_embd // max(1, self.n_head)
 
     def problems(self) -> list[str]:
-        """Return the reasons why this geometry is impossible."""
+        """Return the reasons why this geometry is invalid."""
         found = [
             f"{name} is {value}; it must be positive"
             for name in ("n_embd", "n_layer", "n_head", "n_head_kv", "n_inner", "n_vocab", "n_ctx")
@@ -63,7 +63,7 @@ class Dims:
             found.append(f"{self.n_head_kv} key/value heads do not divide {self.n_head} heads")
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
             found.append(
-                f"{self.rotary_dim} rotary dimensions: must be even and at most the head's {self.head_dim}"
+                f"{self.rotary_dim} rotary dimensions: must be even and at most the head size, {self.head_dim}"
             )
         return found
 
@@ -96,17 +96,17 @@ class SourceRows:
     """Rows of one source tensor."""
 
     source: str  # name in the checkpoint
-    shape: Shape  # the shape it must have there
-    rows: RowOrder | None = None  # None takes all rows in order
-    transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; takes all rows
+    shape: Shape  # required shape in the checkpoint
+    rows: RowOrder | None = None  # None means all rows in order
+    transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; requires all rows
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of the GGUF: its parts, stacked along the rows; without parts, zeros of `shape`.
+    """A GGUF tensor: its parts stacked along the rows or, without parts, zeros of `shape`.
 
-    A `tied` tensor is left out if the config ties it to the token embedding; a copy in the checkpoint is then
-    dropped, as transformers does.
+    A `tied` tensor is omitted if the config ties it to the token embedding. A copy in the checkpoint is then
+    dropped, as in transformers.
     """
 
     name: str
@@ -114,7 +114,7 @@ class TensorSpec:
     shape: Shape = ()
     when: Condition | None = None  # None means always
     tied: bool = False
-    positions: bool = False  # a table of learned positions
+    positions: bool = False  # learned position embeddings
 
 
 def copy(
@@ -125,26 +125,26 @@ def copy(
     tied: bool = False,
     positions: bool = False,
 ) -> TensorSpec:
-    """Rename one source tensor, and reorder its rows if `rows` is given."""
+    """Return a tensor that is one source tensor under a new name, with its rows reordered if `rows` is given."""
     return TensorSpec(name, (SourceRows(source, shape, rows),), tied=tied, positions=positions)
 
 
 def affine(
     name: str, source: str, *shape: str, rows: RowOrder | None = None, bias: Condition | None = None
 ) -> tuple[TensorSpec, TensorSpec]:
-    """Copy a layer's weight, and its bias if `bias` holds; names are without ".weight"."""
+    """Return a layer's weight and bias, the bias only if the condition `bias` is true; names omit ".weight"."""
     weight = copy(f"{name}.weight", f"{source}.weight", *shape, rows=rows)
     return weight, replace(copy(f"{name}.bias", f"{source}.bias", shape[0], rows=rows), when=bias)
 
 
 def zeros(name: str, *shape: str) -> TensorSpec:
-    """Fill with zeros a tensor that the target's graph requires and the source lacks, where zero has no effect."""
+    """Return a tensor of zeros, which the target graph requires but the source lacks, such as a bias."""
     return TensorSpec(name, (), shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Metadata key "{arch}.NAME" and its value, not written if None."""
+    """Metadata key "{arch}.NAME" and its value; a value of None is not written."""
 
     name: str
     value: Callable[[HfConfig, Dims], Any]
@@ -152,7 +152,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Require:
-    """A config value that the target's graph has built in; any other value is refused."""
+    """A config field whose value is built into the target graph; other values are rejected."""
 
     field: str
     allowed: tuple[Any, ...]
@@ -163,10 +163,10 @@ class Require:
 class ArchSpec:
     """One model family.
 
-    `pre` is llama.cpp's name of the pre-tokenizer, used if several names mean the same cut, or if the tokenizer's
-    files (vocab.json and merges.txt) do not say how text is cut. `check` returns problems beyond `Dims.problems`;
-    `exports` has the tensors of other checkpoints, by `convert --to NAME`; `meant` distinguishes families of the
-    same `architecture`.
+    `pre` is llama.cpp's name for the pre-tokenizer. It is used if llama.cpp has several names for the same
+    pre-tokenizer, or if the tokenizer's files (vocab.json and merges.txt) do not define one. `check` returns problems
+    that `Dims.problems` does not cover. `exports` contains the tensors for each NAME of `convert --to NAME`. `meant`
+    distinguishes families with the same `architecture`.
     """
 
     architecture: str  # in config.json's `architectures`
@@ -176,8 +176,8 @@ class ArchSpec:
     require: tuple[Require, ...]
     tensors: tuple[TensorSpec, ...]
     pre: str
-    drop: tuple[str, ...] = ()  # patterns of buffers that the code recomputes
-    prefix: str = ""  # of every name, which some exports leave out ("model.")
+    drop: tuple[str, ...] = ()  # regular expressions for buffers that the model recomputes
+    prefix: str = ""  # start of all names, omitted in some exports ("model.")
     ties_by_default: bool = False  # default of the config's tie_word_embeddings
     check: Callable[[Dims], list[str]] = field(default=lambda _: [])
     exports: Mapping[str, tuple[TensorSpec, ...]] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""Write planned tensors: unchanged ones as bytes, others in blocks of rows, with one block in memory."""
+"""Writer for planned tensors.
+
+Unchanged tensors are copied as bytes; others are converted in blocks of rows, one block in memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ COPY_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class TensorWriter:
-    """Writes a plan's tensors in order; after each block, raises the scan's faults and reports progress."""
+    """Writer for a plan's tensors, in order; after each block, it raises errors of the scan and reports progress."""
 
     checkpoint: Checkpoint
     plan: Plan
@@ -35,8 +38,8 @@ class TensorWriter:
         """Append the tensor's data to `out`, an unbuffered file.
 
         Raises:
-            TensorMismatch: values are beyond F16 (unless `keep_nonfinite`), or the scan found NaN.
-            CorruptCheckpoint: a source ended early.
+            TensorMismatch: values exceed F16's range (unless `keep_nonfinite`), or the scan found NaN or infinity.
+            CorruptCheckpoint: a source file ended early.
         """
         for block in self._blocks(tensor):
             write_all(out, block)
@@ -57,7 +60,7 @@ class TensorWriter:
                 except F16Overflow as e:
                     raise TensorMismatch(
                         f"{part.source.path}: tensor {part.source.name!r} has values up to "
-                        f"{e.args[0]:.4g}; F16 ends at 65504",
+                        f"{e.args[0]:.4g}; the maximum of F16 is 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e
 
@@ -75,7 +78,7 @@ def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
 
 
 def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
-    """Write every byte; an unbuffered file may take fewer at a time."""
+    """Write all bytes; an unbuffered file may accept fewer per call."""
     view = np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else memoryview(data)
     view = view.cast("B") if view.nbytes else memoryview(b"")
     while view:
@@ -83,9 +86,9 @@ def write_all(out: FileIO, data: Array | bytes | memoryview) -> None:
 
 
 def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
-    """Yield the source's bytes, through one buffer that stays in the processor's cache.
+    """Yield the source's bytes, through one buffer that fits in the processor's cache.
 
-    copy_file_range was up to twice as slow from an offset that is not a multiple of a page.
+    copy_file_range was up to twice as slow for offsets that are not page-aligned.
     """
     source = part.source
     file = checkpoint.file(source.path)
@@ -101,7 +104,7 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
-    """Yield the part's rows in the target's order, in blocks, in the source's type."""
+    """Yield blocks of the part's rows, in the target's order and the source's type."""
     source = part.source
     n = source.shape[0]
     if part.transpose:
@@ -114,7 +117,7 @@ def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
         return
     for start in range(0, len(part.rows), step):
         wanted = part.rows[start : start + step]
-        # orders are local (within heads), so nearly all rows between first and last are wanted
+        # orders are local (within heads), so nearly all rows between the first and the last are needed
         for run in np.split(wanted, np.flatnonzero(np.abs(np.diff(wanted)) > step) + 1):
             low, high = int(run.min()), int(run.max()) + 1
             yield checkpoint.read_rows(source, low, high)[run - low]

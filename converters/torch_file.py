@@ -1,7 +1,7 @@
-"""Find the tensors in a PyTorch file (.bin) without torch.
+"""Reader for PyTorch weight files (.bin) that does not need torch.
 
-The file is a zip: a pickle describes each tensor and its place in a storage, and each storage is an uncompressed
-entry. The pickle (`converters.pickled`) is checked against the zip's directory, then rows stream from the file.
+The file is a zip: a pickle describes each tensor and its offset in a storage, and each storage is an uncompressed
+entry. The pickle (`converters.pickled`) is checked against the zip's directory. Rows are read from the file later.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html (the layout of the zip).
 """
@@ -22,14 +22,12 @@ from converters.source_tensor import SourceTensor, data_bytes
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 MAX_DIRECTORY = 16 << 20  # 100,000 tensors need 8 MB; zipfile needs ten times that in memory
-MAX_PICKLE = (
-    16 << 20
-)  # 100,000 tensors need 8 MB; a hostile pickle makes fifty times that in memory
+MAX_PICKLE = 16 << 20  # 100,000 tensors need 8 MB; a hostile pickle expands to 50 times its size
 MAX_DIMENSIONS = 8
 
 _ZIP = b"PK\x03\x04"
 _DESCRIPTOR = b"PK\x07\x08"
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of files from before torch 1.6
 
 _DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "float8_e5m2": "F8_E5M2", "float8_e4m3fn": "F8_E4M3",
@@ -40,7 +38,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """An entry of the zip: the start of its data in the file, its size, and its checksum."""
+    """A zip entry: the offset of its data in the file, its size in bytes, and its CRC-32."""
 
     start: int
     n_bytes: int
@@ -48,7 +46,7 @@ class _Record:
 
 
 class _SaveAnew(Exception):
-    """The file is intact, but must be saved again in another form."""
+    """The file is intact, but must be saved again in a supported form."""
 
 
 def read_pickle(path: Path) -> dict[str, SourceTensor]:
@@ -57,14 +55,14 @@ def read_pickle(path: Path) -> dict[str, SourceTensor]:
     Raises:
         InvalidInput: the file must be saved again (written before torch 1.6, compressed, big-endian, or with a
             tensor that is not contiguous).
-        CorruptCheckpoint: the file is damaged, or its pickle is more than tensors by name.
+        CorruptCheckpoint: the file is damaged, or its pickle contains anything but named tensors.
     """
     try:
         return _sources(path, *_read(path))
     except BadPickle as e:
         raise CorruptCheckpoint(
             f"{path}: damaged or hostile PyTorch file: {e}",
-            hint="download the checkpoint again, or better its safetensors",
+            hint="download the checkpoint again, as safetensors if possible",
         ) from e
     except _SaveAnew as e:
         folder = str(path.parent)
@@ -81,7 +79,7 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[str, _Record]]:
         with _Frugal(path) as file:
             start = file.read(len(_LEGACY))
             if start == _LEGACY:
-                raise _SaveAnew("was written by a torch older than 1.6, whose files are not zips")
+                raise _SaveAnew("was written by a torch version older than 1.6; it is not a zip")
             if not start.startswith(_ZIP):
                 raise BadPickle("it is not a zip, so torch.save did not write it")
             records = _records(file)
@@ -96,7 +94,7 @@ def _read(path: Path) -> tuple[dict[Any, Any], dict[str, _Record]]:
 
 
 class _Frugal(FileIO):
-    """A file that refuses reads of directories larger than `MAX_DIRECTORY`."""
+    """A file that rejects a single read of more than `MAX_DIRECTORY` bytes, as for a hostile zip directory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
@@ -105,7 +103,7 @@ class _Frugal(FileIO):
 
 
 def _records(file: FileIO) -> dict[str, _Record]:
-    """Return the zip's entries by name, without the folder that contains them all."""
+    """Return the zip's entries by name, without the top-level folder."""
     size = file.seek(0, os.SEEK_END)
     found: dict[str, _Record] = {}
     with zipfile.ZipFile(file) as archive:
@@ -118,16 +116,16 @@ def _records(file: FileIO) -> dict[str, _Record]:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise _SaveAnew(f"is a zip whose entry {name[:200]!r} is compressed")
         if entry.file_size != entry.compress_size:
-            raise BadPickle(f"entry {name[:200]!r} of the zip has two sizes")
+            raise BadPickle(f"entry {name[:200]!r} of the zip has two different sizes")
         start = _start(file, entry)
         if not start or start + entry.file_size > end:
-            raise BadPickle(f"entry {name[:200]!r} of the zip is not where its directory says")
+            raise BadPickle(f"entry {name[:200]!r} of the zip is not at the directory's offset")
         found[name] = _Record(start, entry.file_size, entry.CRC)
     return found
 
 
 def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
-    """Return the start of an entry's data; 0 if what precedes or follows the data is not as expected."""
+    """Return the offset of an entry's data; 0 if the bytes before or after it are not as expected."""
     file.seek(entry.header_offset)
     head = file.read(30)
     n_name, n_extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
@@ -136,23 +134,23 @@ def _start(file: FileIO, entry: zipfile.ZipInfo) -> int:
         return 0
     start = entry.header_offset + 30 + n_name + n_extra
     file.seek(start + entry.file_size)
-    # the padding before the data has the claimed length only if a descriptor or header follows
+    # the length of the padding before the data is right only if a descriptor or header follows
     described = bool(entry.flag_bits & 1 << 3) and entry.file_size > 0
     behind = file.read(4)
     return start if behind[:2] == _ZIP[:2] and (behind == _DESCRIPTOR) == described else 0
 
 
 def _state(file: FileIO, records: Mapping[str, _Record]) -> dict[Any, Any]:
-    """Return the pickle's content."""
+    """Return the state dict in the pickle."""
     if "data.pkl" not in records:
         raise BadPickle("it has no data.pkl, so torch.save did not write it")
     if "byteorder" in records and _small(file, records, "byteorder") != b"little":
-        raise _SaveAnew("holds numbers in big-endian order")
+        raise _SaveAnew("stores numbers in big-endian order")
     state = read(_small(file, records, "data.pkl"))
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # training frameworks save the optimizer's state beside it
+        state = state["state_dict"]  # training frameworks also save the optimizer's state
     if not isinstance(state, dict):
-        raise BadPickle(f"it holds one {type(state).__name__}, not tensors by name")
+        raise BadPickle(f"it contains a {type(state).__name__}, not a dict of tensors")
     return state
 
 
@@ -172,26 +170,26 @@ def _sources(
     path: Path, state: Mapping[Any, Any], records: Mapping[str, _Record]
 ) -> dict[str, SourceTensor]:
     sources: dict[str, SourceTensor] = {}
-    types: dict[str, str] = {}  # of each storage
+    types: dict[str, str] = {}  # storage key → dtype
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise BadPickle(f"its pickle names a tensor by {name!r}, not by a text")
+            raise BadPickle(f"its pickle names a tensor {name!r}, which is not a string")
         if isinstance(tensor, Global):
             raise _SaveAnew(f"stores {name[:200]!r} as the result of {tensor.name}")
         if not isinstance(tensor, Pickled):
             raise BadPickle(f"{name[:200]!r} is not a plain tensor")
         sources[name] = source = _source(path, name, tensor, records)
         if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
-            raise _SaveAnew(f"stores {name[:200]!r} as a view of another type's numbers")
+            raise _SaveAnew(f"stores {name[:200]!r} as a view of a storage of another type")
     return sources
 
 
 def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Record]) -> SourceTensor:
-    """Check a tensor's description against the zip's directory."""
+    """Return a tensor's location in the file, checked against the zip's directory."""
     shown = repr(name[:200])
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise _SaveAnew(f"stores {shown} as {tensor.dtype}, which is not a plain number format")
+        raise _SaveAnew(f"stores {shown} as {tensor.dtype}, which is not a supported number format")
     numbers = (tensor.offset, tensor.storage.count, *tensor.shape)
     if len(tensor.shape) > MAX_DIMENSIONS or not all(0 <= n < 1 << 63 for n in numbers):
         raise BadPickle(f"{shown} has an impossible offset or shape")
@@ -207,18 +205,18 @@ def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Recor
     held = data_bytes(_DTYPES.get(tensor.storage.dtype, dtype), (tensor.storage.count,))
     if held != record.n_bytes:
         raise BadPickle(
-            f"the storage of {shown} is {held:,} bytes long, its data {record.n_bytes:,}"
+            f"the storage of {shown} should have {held:,} bytes, but has {record.n_bytes:,}"
         )
     needed = tensor.offset * n_bytes + source.n_bytes
     if needed > held:
         raise BadPickle(
-            f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, its storage has {held:,}"
+            f"tensor {shown} of shape {tensor.shape} needs {needed:,} bytes, but its storage has {held:,}"
         )
     return source
 
 
 def _is_contiguous(tensor: Pickled) -> bool:
-    """Return whether the numbers are in C order; the stride of a dimension of size 1 does not matter."""
+    """Return whether the elements are in C order; the stride of a dimension of size 1 is ignored."""
     step = 1
     for n, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
         if n != 1 and stride != step:

@@ -1,4 +1,4 @@
-"""Row orders: functions that return the source row of each target row. Letters as in `spec`."""
+"""Row orders: functions that return the source row of each target row. For the letters in shapes, see `spec`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def gptj_rotary(dims: Dims) -> IntArray:
 
 
 def codegen_qkv(which: str, blocks: int) -> RowOrder:
-    """Return the D rows of CodeGen's fused `qkv_proj` (3·D, D) that are q, k or v.
+    """Return the row order that selects q, k or v, D rows, from CodeGen's fused `qkv_proj` (3·D, D).
 
-    The matrix has one block of 3·D/blocks rows for each TPU core of the training; a block is [q | v | k].
+    The matrix has one block of 3·D/blocks rows for each TPU core used in training; a block is [q | v | k].
     Source: transformers modeling_codegen.py, `mp_num`.
     """
     place = "qvk".index(which)
@@ -81,5 +81,5 @@ def qkv_by_head(dims: Dims) -> IntArray:
 
 
 def then(first: RowOrder, second: RowOrder | None) -> RowOrder:
-    """Apply `second` to the tensor that `first` makes."""
+    """Return the row order that applies `first`, then `second` to the result."""
     return (lambda dims: first(dims)[second(dims)]) if second else first

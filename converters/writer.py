@@ -1,4 +1,4 @@
-"""Write a GGUF: its header, then each tensor as a stream."""
+"""Writer for GGUF files: the header, then the data of each tensor as a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converters.plan import PlannedTensor
 from converters.stream import TensorWriter, write_all
 from turbopilot.formats.gguf.cursor import Value
 
-ALIGNMENT = 32  # GGUF's default, and what every reader expects
+ALIGNMENT = 32  # bytes; GGUF's default, which every reader supports
 
 
 def header(
@@ -25,17 +25,17 @@ def header(
     part: tuple[int, int, int] | None = None,
     file_type: str = "F16",
 ) -> bytes:
-    """Return a GGUF up to its data, padded to `ALIGNMENT`.
+    """Return the part of a GGUF before its tensor data, padded to `ALIGNMENT`.
 
-    `metadata` has every key but the architecture. Of a split model, `part` is (number of this file from 0, files,
-    tensors in all), as llama.cpp's gguf-split writes them.
+    `metadata` contains every key except the architecture. For a split model, `part` is (index of this file, number of
+    files, total number of tensors), the values that llama.cpp's gguf-split writes.
     """
     writer = GGUFWriter(path=None, arch=architecture)
     if part:
         writer.add_uint16("split.no", part[0])
         writer.add_uint16("split.count", part[1])
         writer.add_int32("split.tensors.count", part[2])
-    if metadata:  # the further parts of a split model have none
+    if metadata:  # only the first part of a split model has metadata
         kind = "ALL_F32" if file_type == "F32" else f"MOSTLY_{file_type}"
         writer.add_file_type(LlamaFileType[kind])
         writer.add_quantization_version(GGML_QUANT_VERSION)

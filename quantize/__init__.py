@@ -1,4 +1,4 @@
-"""GGUF → smaller GGUF, by llama.cpp's own quantizer.
+"""Quantize GGUF files with llama.cpp's quantizer.
 
 >>> from pathlib import Path
 >>> from quantize import quantize

@@ -1,4 +1,4 @@
-"""Child process that quantizes; see `quantize.quantizer`."""
+"""Child process that quantizes a file; see `quantize.quantizer`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from turbopilot.llama.quantization import quantize
 
 
 def main() -> None:
-    """Read {"source", "output", "imatrix": path or null} and the other arguments of `quantize`."""
+    """Run the job {"source", "output", "imatrix": path or null} plus the other arguments of `quantize`."""
     run_job(_quantize)
 
 

@@ -1,4 +1,4 @@
-"""Types and exact sizes of a quantized file's tensors, computed from the source's header."""
+"""Types and exact sizes of the tensors in a quantized file, computed from the source's header."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo
 from turbopilot.llama.mixture import Mixture, fallback, is_quantized, role_of
 
-_ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes with it whatever the source has
+_ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp writes files with it regardless of the source's alignment
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
-    """One tensor, its shape innermost first; `wanted` is the type that its rows do not fit, else ""."""
+    """One tensor of the output.
+
+    `shape` is innermost first. `wanted` is the planned type if the rows are not a multiple of its block size and a
+    fallback is used instead, otherwise "".
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -29,25 +33,25 @@ class QuantizedTensor:
 
     @property
     def n_weights(self) -> int:
-        """Return the number of elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def bytes_before(self) -> int:
-        """Return the size of its data in the source."""
+        """Size of the tensor data in the source."""
         return n_bytes(self.before, self.n_weights)
 
     @property
     def bytes_after(self) -> int:
-        """Return the size of its data in the output."""
+        """Size of the tensor data in the output."""
         return n_bytes(self.after, self.n_weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """All tensors of the output, in its order.
+    """All tensors of the output, in the order of the file.
 
-    `n_overhead` are the bytes of the source that are not tensor data, about as many as the output has.
+    `n_overhead` is the number of bytes in the source that are not tensor data. The output has about as many.
     """
 
     name: str
@@ -56,32 +60,32 @@ class Preview:
 
     @property
     def tensor_bytes(self) -> int:
-        """Return the size of all tensors' data."""
+        """Size of the data of all tensors."""
         return sum(t.bytes_after for t in self.tensors)
 
     @property
     def file_bytes(self) -> int:
-        """Return the size of the output to a few hundred bytes: added metadata keys are not counted."""
+        """Size of the output, accurate to a few hundred bytes: added metadata keys are not counted."""
         return self.n_overhead + sum(
             t.bytes_after + -t.bytes_after % _ALIGNMENT for t in self.tensors
         )
 
     @property
     def bits_per_weight(self) -> float:
-        """Return the average over all tensors."""
+        """Average bits per weight over all tensors."""
         return 8 * self.tensor_bytes / max(1, sum(t.n_weights for t in self.tensors))
 
     def fallbacks(self) -> tuple[str, ...]:
-        """Return a line for each tensor whose rows are not whole blocks of the type."""
+        """Return a message for each tensor whose rows are not a multiple of the type's block size."""
         return tuple(
-            f"{t.name}: rows of {t.shape[0]:,} are not whole blocks of {BLOCKS[t.wanted][0]} ({t.wanted}); "
+            f"{t.name}: row length {t.shape[0]:,} is not a multiple of {BLOCKS[t.wanted][0]} ({t.wanted}); "
             f"{t.after} was used"
             for t in self.tensors
             if t.wanted
         )
 
     def requantized(self) -> tuple[QuantizedTensor, ...]:
-        """Return the tensors that would be quantized a second time."""
+        """Return the tensors that are already quantized and would change their type."""
         return tuple(t for t in self.tensors if t.before not in FLOATS and t.after != t.before)
 
     def without_imatrix(self, entries: Iterable[str] = ()) -> tuple[QuantizedTensor, ...]:
@@ -97,16 +101,21 @@ class Preview:
 
 
 def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> Preview:
-    """Plan every tensor of the output, as llama.cpp does; refuse rows and overrides that do not fit."""
+    """Plan the type of every tensor, as llama.cpp does.
+
+    Raises:
+        InvalidInput: an override cannot be used.
+        QuantizationError: there are no tensors, or no type fits the row length of a tensor.
+    """
     if not before.tensors:
         raise QuantizationError(
-            f"{before.path}: holds no tensors: it is only a vocabulary",
-            hint="give the file that holds the weights",
+            f"{before.path}: contains no tensors, only a vocabulary",
+            hint="give the file that contains the weights",
         )
     if options.overrides and recipe.base in FLOATS:
         raise InvalidInput(
-            f"--tensor-type: llama.cpp ignores it where the file is to be {recipe.name}",
-            hint="name a quantized type for the file, and F16 for single tensors",
+            f"--tensor-type: llama.cpp ignores it if the file type is {recipe.name}",
+            hint="choose a quantized file type, and --tensor-type PATTERN=F16 for single tensors",
         )
     names = [t.name for t in before.tensors]
     check_overrides(options.overrides, names)
@@ -120,8 +129,8 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
             wanted, after = _types(t, mixture, recipe, options)
         if t.shape[0] % BLOCKS[after][0]:
             raise QuantizationError(
-                f"{before.path}: {t.name}: rows of {t.shape[0]:,} are not whole blocks of {wanted}, and llama.cpp has "
-                "no other type for them",
+                f"{before.path}: {t.name}: row length {t.shape[0]:,} is not a multiple of the block size of {wanted}, "
+                "and llama.cpp has no fallback type",
                 hint="choose a type with smaller blocks: Q8_0, Q5_0, Q4_0 or IQ4_NL",
             )
         planned.append(
@@ -133,7 +142,7 @@ def preview_of(before: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> 
 def _types(
     t: TensorInfo, mixture: Mixture, recipe: Recipe, options: QuantizeOptions
 ) -> tuple[str, str]:
-    """Return the type that a tensor should have, and the one that its rows fit."""
+    """Return the planned type of a tensor, and the type or fallback that its rows fit."""
     role, override = role_of(t.name), options.override_of(t.name)
     overridden = override and t.name.startswith("per_layer")
     if role == "token_embd" and options.embedding_type and not overridden:
@@ -145,7 +154,7 @@ def _types(
 
 
 def _in_order(header: GgufHeader, *, keep_split: bool) -> list[TensorInfo]:
-    """Sort by layer and name as llama.cpp does, or by position in the parts of a model that stays split."""
+    """Return the tensors sorted by layer and name, as llama.cpp does; by file and offset if `keep_split`."""
     if keep_split:
         return sorted(header.tensors, key=lambda t: (t.path, t.offset))
 

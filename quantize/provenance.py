@@ -1,6 +1,7 @@
-"""Metadata of a quantized file: how it was made, from which file, with which importance matrix.
+"""Provenance metadata of a quantized file: versions, source file and importance matrix.
 
-llama.cpp takes the keys before the source's SHA-256 is known: a placeholder is replaced in the finished file.
+llama.cpp writes the keys before the source's SHA-256 is known, so a placeholder is written first and replaced in the
+finished file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.file import GgufHeader, read_part
 from turbopilot.formats.gguf.metadata import PREFIX
 
-_MOST = 127  # bytes of a text that llama.cpp takes, `llama_model_kv_override.val_str`
+_MOST = 127  # longest text in bytes that llama.cpp accepts, `llama_model_kv_override.val_str`
 
 
 class SourceDigests:
-    """SHA-256 of a model's files, computed on a thread while llama.cpp reads them too.
+    """SHA-256 digests of a model's files, computed on a thread while llama.cpp quantizes.
 
-    A context manager: leaving it waits for the thread, unless by an exception.
+    A context manager: on exit it waits for the thread, or stops it if there was an exception.
     """
 
     def __init__(self, before: GgufHeader, cache: Path | None) -> None:
@@ -44,7 +45,7 @@ class SourceDigests:
         self._pool.shutdown(wait=kind is None)
 
     def write_into(self, path: Path) -> None:
-        """Replace the placeholders by the digests; raise InvalidInput if a source file could not be read."""
+        """Replace the placeholders with the digests; raise InvalidInput if a source file could not be read."""
         found = self._found.result()
         _, layout = read_part(path)
         with path.open("rb+") as file:
@@ -55,7 +56,7 @@ class SourceDigests:
                 if file.read(len(placeholder)) != placeholder:
                     raise QuantizationError(
                         f"{path}: llama.cpp did not write the key {_key(i)}",
-                        hint="nothing was kept; this is a bug: please report it",
+                        hint="no output was kept; this is a bug: please report it",
                     )
                 file.seek(end - len(placeholder))
                 file.write(found[source.name].encode())
@@ -64,7 +65,10 @@ class SourceDigests:
 def metadata(
     before: GgufHeader, imatrix: Imatrix | None, imatrix_path: Path | None
 ) -> dict[str, str | int]:
-    """Return llama-quantize's keys of a matrix, then ours. Folders are private: only file names are written."""
+    """Return llama-quantize's keys for the importance matrix, then TurboPilot's keys.
+
+    Folder names may be private, so only file names are written.
+    """
     keys: dict[str, str | int] = {}
     if imatrix and imatrix_path:
         # Source: llama.cpp, tools/quantize/quantize.cpp.
@@ -88,7 +92,7 @@ def _source_files(before: GgufHeader) -> list[Path]:
 
 
 def _key(i: int) -> str:
-    """Return the key of the i-th source file's digest: llama.cpp cannot add a list."""
+    """Return the key for the digest of source file `i`; llama.cpp cannot add a list with all digests."""
     return PREFIX + "source.sha256" + (f".{i + 1}" if i else "")
 
 
@@ -97,5 +101,5 @@ def _placeholder(i: int) -> str:
 
 
 def _short(text: str) -> str:
-    """Cut a text between two characters to what llama.cpp takes."""
+    """Truncate a text to the length that llama.cpp accepts, without splitting a character."""
     return text.encode()[:_MOST].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Quantize a file: plan, check, and let llama.cpp write in a child process."""
+"""Quantize a file: plan and check, then run llama.cpp in a child process."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ _TENSOR_LINE = re.compile(r"\[\s*(?P<done>\d+)/\s*(?P<of>\d+)\]\s+(?P<name>\S+)"
 
 @dataclass(frozen=True, slots=True)
 class QuantizeReport:
-    """Source and output as their headers describe them.
+    """Result of a quantization, read from the headers of the source and the output.
 
-    `types_…` are bytes by type; `fallbacks` has a line for each tensor whose rows did not fit the type's blocks.
+    `types_before` and `types_after` map types to bytes. `fallbacks` has a message for each tensor whose rows are not a
+    multiple of the type's block size.
     """
 
     source: Path
@@ -52,9 +53,10 @@ class QuantizeReport:
 
 
 def plan(source: Path, type_name: str, options: QuantizeOptions = _DEFAULTS) -> Preview:
-    """Plan what `quantize` would do with each tensor.
+    """Return the type and size that `quantize` would give each tensor.
 
-    Raises as `quantize`, but lists tensors that are quantized already, and absent matrices, in the preview.
+    Raises the same errors as `quantize`, except that the preview lists tensors that are already quantized or need an
+    importance matrix.
     """
     before = read_gguf(source)
     _matrix(before, options)
@@ -70,14 +72,15 @@ def quantize(
     force: bool = False,
     progress: Progress = silent,
 ) -> QuantizeReport:
-    """Quantize an F32, F16 or BF16 GGUF with llama.cpp; others only with `options.allow_requantize`.
+    """Quantize an F32, F16 or BF16 GGUF with llama.cpp; other types only with `options.allow_requantize`.
 
-    A model that stays split becomes `NAME-00001-of-0000N.gguf` and so on. `progress` gets tensors done, all tensors,
-    and the tensor's name.
+    With `options.keep_split`, a split model becomes `NAME-00001-of-0000N.gguf` and so on. `progress` receives the
+    tensors done, all tensors, and the name of the tensor.
 
     Raises:
         InvalidInput, CorruptModel: a path, the type, an option or the source cannot be used.
-        QuantizationError: it would lose twice, a matrix is absent or of another model, or llama.cpp failed.
+        QuantizationError: the source is already quantized, an importance matrix is missing or belongs to another model,
+            or llama.cpp failed.
         NotEnoughDisk: the output would not fit.
     """
     began = time.monotonic()
@@ -91,7 +94,7 @@ def quantize(
     _check_plan(preview, before, imatrix, options)
     check_disk(output.parent, preview.file_bytes)
     with ExitStack() as whole:
-        # The first part is renamed last: it is the one that a program is given.
+        # The first part is renamed last, because it is the file that programs open.
         parts = [whole.enter_context(replacing(path)) for path in paths]
         digests = whole.enter_context(SourceDigests(before, options.digests))
         keys = {**options.metadata, **metadata(before, imatrix, options.imatrix)}
@@ -99,12 +102,12 @@ def quantize(
         try:
             _write(job, parts, progress)
         except ServeError as e:
-            full = "iostream error" in e.message  # a C++ stream's only word for a failed write
+            full = "iostream error" in e.message  # all that a C++ stream reports if a write fails
             raise QuantizationError(
-                f"{source}: llama.cpp, quantizing to {recipe.name}, {e.message}",
-                hint="is the disk full? nothing was kept" if full else "nothing was written",
+                f"{source}: while quantizing to {recipe.name}, llama.cpp {e.message}",
+                hint="the disk may be full; no output was kept" if full else "no output was kept",
             ) from None
-        # llama.cpp copies all metadata, but the source's certificate does not hold for this file.
+        # llama.cpp copies all metadata, but the source's certificate is not valid for this file.
         if any(key.startswith(CERTIFICATE) for key in before.metadata):
             set_metadata(parts[0], remove=CERTIFICATE)
         progress(len(preview.tensors), len(preview.tensors), "digest of the source")
@@ -133,16 +136,20 @@ def _check_plan(
 ) -> None:
     if not options.allow_requantize and (again := preview.requantized()):
         raise QuantizationError(
-            f"{before.path}: is in {before.main_type()} already; quantizing it again would lose twice "
+            f"{before.path}: is already quantized to {before.main_type()}; quantizing it again loses more accuracy "
             f"({len(again)} tensors, {again[0].name} first)",
             hint="start from the F16 or F32 file that turbopilot convert wrote, or give --allow-requantize",
         )
     if missing := preview.without_imatrix(imatrix.entries if imatrix else ()):
-        has = "has no entry of" if imatrix else "is needed for"
+        has = (
+            "the importance matrix has no entry for"
+            if imatrix
+            else "needs an importance matrix for"
+        )
         raise QuantizationError(
-            f"{preview.name}: an importance matrix {has} {missing[0].name} ({missing[0].after})"
+            f"{preview.name}: {has} {missing[0].name} ({missing[0].after})"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            hint="--imatrix auto makes one; the smallest types without one are Q2_K and Q3_K_S",
+            hint="give --imatrix auto; the smallest types that need no importance matrix are Q2_K and Q3_K_S",
         )
 
 
@@ -163,7 +170,7 @@ def _job(
 
 
 def _write(job: dict[str, Any], parts: Sequence[Path], progress: Progress) -> None:
-    """Let llama.cpp write the parts; it chooses their names itself if the model stays split."""
+    """Run llama.cpp to write the parts; llama.cpp chooses their names if the model stays split."""
     split = len(parts) > 1
     prefix = parts[0].with_name(parts[0].name.removesuffix(".part"))
     written = part_paths(prefix.with_name(f"{prefix.name}.gguf"), len(parts)) if split else ()

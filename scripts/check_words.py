@@ -172,7 +172,7 @@ def main() -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *args.path],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    findings = list(check_files(sorted(listed.stdout.splitlines())))
+    findings = list(check_files(sorted(set(listed.stdout.splitlines()))))
     if args.count:
         for rule, n in Counter(f.rule for f in findings).most_common():
             print(f"{n:6} {rule}")

@@ -1,6 +1,7 @@
-"""Completions over HTTP: the original TurboPilot's routes and more, answered by llama.cpp.
+"""HTTP server for code completions, with llama.cpp as the backend.
 
-From the outside in: `http` reads a request and `api` parses it; `models` finds the loaded model and turns the
-completion into the requests of `request`, with `prompt`; `runner` owns the model's one thread; `engine` decides each
-step, with `drafting`, `sampling` and `text`; `llama` computes it behind the protocol in `decoder`.
+A request passes through these packages: `http` receives it and `api` parses it. `models` finds or loads the model and
+builds engine requests (`request`) from the completion, with the help of `prompt`. `runner` owns the one thread of each
+model. `engine` plans each step, with `drafting`, `sampling` and `text`. `llama` runs it and implements the protocol in
+`decoder`.
 """

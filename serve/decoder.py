@@ -1,4 +1,4 @@
-"""The interface between the engine and what computes logits."""
+"""Interface between the engine and the model runtime (llama.cpp, or a fake in tests)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class FimTokens:
-    """The ids that frame fill-in-the-middle: `prefix` … `suffix` … `middle`, then the completion.
+    """Ids of the special tokens for fill-in-the-middle: `prefix` … `suffix` … `middle`, then the completion.
 
-    `repository` and `file` come before such a name, if the model has tokens for that.
+    `repository` and `file` mark the name of a repository or file that follows; None if the model has no such token.
     """
 
     prefix: int
@@ -29,7 +29,7 @@ class FimTokens:
 
 
 class Tokenizer(Protocol):
-    """Text ↔ token ids. Callable from any thread."""
+    """Conversion between text and token ids. Callable from any thread."""
 
     @property
     def fim(self) -> FimTokens | None:
@@ -37,23 +37,23 @@ class Tokenizer(Protocol):
 
     @property
     def adds_space(self) -> bool:
-        """Whether `tokenize` puts a space in front of every text, as in SentencePiece's models."""
+        """Whether `tokenize` prepends a space to every text, as SentencePiece models do."""
 
     @property
     def chat_template(self) -> str:
-        """Chat template of the model file, in Jinja, or ""."""
+        """Jinja chat template of the model file, or ""."""
 
     @property
     def bos(self) -> str:
-        """Text of the token that documents begin with, or ""."""
+        """Text of the begin-of-sequence token, or ""."""
 
     @property
     def eos(self) -> str:
-        """Text of the token that documents end with, or ""."""
+        """Text of the end-of-sequence token, or ""."""
 
     @property
     def start_token(self) -> int:
-        """The token of an empty prompt, since a model needs at least one."""
+        """Token that begins a prompt; alone it stands for an empty prompt, since a model needs at least one token."""
 
     @property
     def adds_bos(self) -> bool:
@@ -62,11 +62,11 @@ class Tokenizer(Protocol):
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Return token ids, without a begin-of-sequence token.
 
-        With `parse_special` the names of special tokens become those tokens, else they stay text.
+        With `parse_special`, names of special tokens in the text become those tokens; otherwise they stay text.
         """
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token, perhaps a part of a character; nothing for a special token."""
+        """Return the bytes of a token, which may end inside a character; b"" for a special token."""
 
     def is_eog(self, token: int) -> bool:
         """Return whether the token ends generation."""
@@ -93,23 +93,23 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the model, for people and for `/v1/models`."""
+        """Name of the model, as shown to users and in `/v1/models`."""
 
     @property
     def identity(self) -> str:
-        """Differs between decoders that cannot restore each other's states."""
+        """Key of compatible states: decoders with the same identity can restore each other's saved states."""
 
     @property
     def n_ctx(self) -> int:
-        """Most tokens of one sequence."""
+        """Maximum tokens of one sequence."""
 
     @property
     def n_cells(self) -> int:
-        """Tokens that the KV cache holds in all: `n_ctx` if the sequences share it, else that for each."""
+        """Total tokens that the KV cache holds: `n_ctx` if the sequences share it, else `n_ctx` for each."""
 
     @property
     def n_batch(self) -> int:
-        """Most tokens in one call of `decode`."""
+        """Maximum tokens in one call of `decode`."""
 
     @property
     def n_seq(self) -> int:
@@ -117,7 +117,7 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def n_outputs(self) -> int:
-        """Most rows of logits in one call of `decode`; at least `n_seq`."""
+        """Maximum rows of logits in one call of `decode`; at least `n_seq`."""
 
     @property
     def n_vocab(self) -> int:
@@ -125,45 +125,45 @@ class Decoder(Tokenizer, Protocol):
 
     @property
     def can_cut(self) -> bool:
-        """Whether `remove` can forget a part of a sequence; a recurrent state is all or nothing."""
+        """Whether `remove` can remove a part of a sequence; recurrent models can only remove all of it."""
 
     def warm_up(self) -> None:
-        """Compute something, so that the first request is not slower than others.
+        """Run a dummy computation, so that the first request is not slower than later ones.
 
-        Call it in the thread that will call `decode`: llama.cpp has worker threads for each thread that calls it, and
-        two sets of them, each spinning while it waits, halve each other's speed.
+        Call it in the thread that will call `decode`. llama.cpp starts worker threads for each thread that calls it,
+        and they spin while they wait: two sets of them halve each other's speed.
         """
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
-        """Compute the batch, in which at most `n_outputs` items want logits, and add it to the KV cache.
+        """Compute a batch and add it to the KV cache. At most `n_outputs` of its items may request logits.
 
         Returns:
-            Logits of the items that want them, in order: (rows, n_vocab). Valid until the next call.
+            Logits of the items that request them, in order: (rows, n_vocab). Valid until the next call.
 
         Raises:
-            NoKvSlot: the KV cache has no room; nothing was changed.
-            DecodeAborted: it was interrupted; the KV cache of the sequences involved is undefined.
-            BadBatch: the batch itself is at fault; nothing was changed.
+            NoKvSlot: the KV cache has no room; it is unchanged.
+            DecodeAborted: the computation was interrupted; the KV cache of the sequences in the batch is undefined.
+            BadBatch: the batch is invalid; the KV cache is unchanged.
             DecoderFailed: the computation failed; the whole context is undefined.
         """
 
     def remove(self, seq: int, start: int) -> bool:
-        """Remove a sequence's positions from `start` on; False if the model cannot remove a part."""
+        """Remove a sequence's positions from `start` on. Return False if the model cannot remove a part."""
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        """Copy the first `n` positions of a sequence to an empty one; False if the model cannot."""
+        """Copy the first `n` positions of a sequence to an empty one. Return False if the model cannot."""
 
     def save(self, seq: int) -> bytes:
-        """Return a sequence's part of the KV cache; b"" if the model cannot."""
+        """Return a sequence's part of the KV cache as bytes; b"" if the model cannot save it."""
 
     def restore(self, seq: int, state: bytes) -> bool:
-        """Fill an empty sequence with a saved state; False if there is no room or the state does not fit."""
+        """Fill an empty sequence with a saved state. Return False if there is no room or the state does not fit."""
 
     def rebuild(self) -> None:
-        """Make a new KV cache after a failure.
+        """Create a new KV cache after a failure.
 
         Raises:
-            ServeError: llama.cpp cannot.
+            ServeError: llama.cpp cannot create it.
         """
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Metrics of an engine. Only its thread writes; two numbers read one after the other can be a step apart."""
+"""Metrics of an engine.
+
+Only the engine's thread writes them. Other threads read without a lock, so two values may come from different steps.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,41 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-# Upper bounds in seconds: from an unnoticeable wait to an unacceptable one.
+# Upper bounds of the histogram buckets, in seconds.
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Histogram:
-    """Counts of observed seconds by the bounds of SECONDS; the last count is above all of them."""
+    """Histogram of durations with the bucket bounds of SECONDS; the last bucket has no upper bound."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(SECONDS) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value; a bound belongs to the bucket that it closes."""
+        """Count a value. Upper bounds are inclusive."""
         self.counts[bisect_left(SECONDS, value)] += 1
         self.sum += value
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """Return (upper bound, observations at or below it), the last bound infinite."""
+        """Return (upper bound, number of values at or below it) for each bucket; the last bound is "+Inf"."""
         return list(zip((*map(str, SECONDS), "+Inf"), accumulate(self.counts), strict=True))
 
 
 @dataclass(slots=True)
 class EngineMetrics:
-    """Totals since the model was loaded, and the present state."""
+    """Counters since the model was loaded, and gauges of the current state."""
 
-    # by FinishReason, "superseded", "deadline"
+    # number of requests by FinishReason, "superseded" or "deadline"
     finished: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0  # of admitted requests
-    cached_tokens: int = 0  # of these, found in the KV cache
-    restored_tokens: int = 0  # of these, restored from the prefix cache
+    cached_tokens: int = 0  # prompt tokens found in the KV cache
+    restored_tokens: int = 0  # cached tokens that were restored from the prefix cache
     generated_tokens: int = 0
-    known_tokens: int = 0  # of these, from the answer cache
+    known_tokens: int = 0  # generated tokens that came from the answer cache
     ahead_tokens: int = 0  # computed while idle
     drafted_tokens: int = 0
-    accepted_tokens: int = 0  # of these
+    accepted_tokens: int = 0  # draft tokens that the model confirmed
     steps: int = 0  # batches computed
     batch_tokens: int = 0
     batch_sequences: int = 0

@@ -1,4 +1,4 @@
-"""How an option of `serve` is declared: a field of a settings class, annotated with an `Option`.
+"""Declaration of the options of `serve`: fields of settings classes, annotated with an `Option`.
 
 The flag, the environment variables, the key in a TOML file, the limits and the help text all derive from it.
 """
@@ -19,21 +19,22 @@ T = TypeVar("T")
 class Option:
     """An option, as the annotation of a field: `port: Annotated[int, Option("-p, --port", "Port.")] = 80`.
 
-    The flags are those of the command line. A switch, "--no-ahead/--ahead", is the opposite of the field's default;
-    a name without a dash is the argument. The fields from `field` on are filled in by `options_of`.
+    `flags` are those of the command line. The first flag of a switch such as "--no-ahead/--ahead" sets the opposite of
+    the field's default. A name without a dash is a positional argument. `options_of` sets `field`, `kind` and
+    `default`.
     """
 
     flags: str
     help: str
     least: float | None = None
     most: float | None = None
-    choices: tuple[str, ...] = ()  # in any letter case; of a Literal they are known
+    choices: tuple[str, ...] = ()  # in any letter case; a Literal's choices are filled in
     auto: bool = False  # accept the word auto, the default, which is None in the field
-    convert: Callable[[str, Any], Any] | None = None  # (flag, what is given) → value
-    env: tuple[str, ...] = ()  # variables beside TURBOPILOT_NAME, which overrides them
+    convert: Callable[[str, Any], Any] | None = None  # (flag, given value) → value
+    env: tuple[str, ...] = ()  # more variables; TURBOPILOT_NAME overrides them
     metavar: str | None = None
     name: str = ""  # of the command's parameter; by default the last long flag
-    is_model: bool = False  # in a TOML file, a model beside the file goes first
+    is_model: bool = False  # in a TOML file, a relative path is first looked up next to that file
     is_secret: bool = False  # not shown in errors
     field: str = ""
     kind: type = str  # bool, int, float, str, Path, or list (of str)
@@ -41,7 +42,7 @@ class Option:
 
     @property
     def is_argument(self) -> bool:
-        """Whether it is a positional argument."""
+        """Whether the option is a positional argument."""
         return not self.flags.startswith("-")
 
     @property
@@ -52,18 +53,18 @@ class Option:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Environment variables, each overrides those behind it."""
+        """Environment variables; earlier ones override later ones."""
         return (f"TURBOPILOT_{self.name.upper()}", *self.env)
 
     def value(self, given: Any, called: str = "") -> Any:
         """Return the field's value.
 
         Args:
-            given: by the command line, the environment or a file; None is the default.
-            called: what errors call the option.
+            given: value from the command line, the environment or a file; None means the default.
+            called: name of the option in errors; "" means its flag.
 
         Raises:
-            InvalidInput: it is out of range, or not one of the choices.
+            InvalidInput: the value is out of range or not one of the choices.
         """
         if given is None or (self.auto and str(given).lower() == "auto"):
             return self.default
@@ -83,7 +84,7 @@ class Option:
 
 
 def options_of(group: type) -> Iterator[Option]:
-    """Yield the options that a settings class declares, without those of the classes in it."""
+    """Yield the options that a settings class declares, without those of nested classes."""
     hints = get_type_hints(group, include_extras=True)
     for field in fields(group):
         if get_origin(hints[field.name]) is Annotated:
@@ -110,15 +111,15 @@ def _kind(hint: Any) -> type:
 
 
 def read_settings(group: type[T], given: Mapping[str, Any], **more: Any) -> T:
-    """Build a settings class, and those that its fields hold.
+    """Return an instance of a settings class, with its nested classes filled in.
 
     Args:
         group: the class.
-        given: what was given for each option, by name; see `Option.value`.
+        given: the given values by option name; see `Option.value`.
         more: fields that are not options.
 
     Raises:
-        InvalidInput: a value cannot be used; names the option.
+        InvalidInput: a value cannot be used; the message names the option.
     """
     values = {o.field: o.value(given.get(o.name)) for o in options_of(group)}
     for field in fields(group):  # type: ignore[arg-type]

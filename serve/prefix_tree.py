@@ -1,7 +1,7 @@
-"""A radix tree over token sequences: which of them begin alike, and for how long.
+"""Radix tree over token sequences, to find the longest common prefixes.
 
-Each holder (a slot of the KV cache, a prefix in RAM or on disk) has one sequence. Nodes hold runs of tokens, so a walk
-costs a comparison of list slices for each branching, not a step for each token.
+Each holder (a slot of the KV cache, or a cached prefix in RAM or on disk) has one sequence. Nodes hold runs of tokens,
+so a lookup compares one list slice per node, not one token at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ H = TypeVar("H", bound=Hashable)
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
-    """Return how many tokens both lists begin with."""
+    """Return the length of the common prefix of two lists."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n
-    # Halving compares slices at C's speed; a loop over thousands of tokens takes as long as a token's computation.
+    # Binary search compares slices in C. A Python loop over thousands of tokens takes as long as computing one token.
     low, high = 0, n  # a[:low] is common, a[:high] is not
     while high - low > 1:
         middle = (low + high) // 2
@@ -29,7 +29,7 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 
 
 class _Node(Generic[H]):
-    """A run of tokens, the holders whose sequences go through all of it, and their continuations."""
+    """A run of tokens, the holders whose sequences include all of it, and the continuations."""
 
     __slots__ = ("children", "holders", "parent", "tokens")
 
@@ -40,7 +40,7 @@ class _Node(Generic[H]):
         self.holders: set[H] = set()
 
     def split(self, at: int) -> _Node[H]:
-        """Cut the run in two and return the upper part, which takes this one's place."""
+        """Split the run at `at`; return the new parent node with the first part."""
         assert self.parent
         upper: _Node[H] = _Node(self.tokens[:at], self.parent)
         upper.holders = set(self.holders)
@@ -64,7 +64,7 @@ class PrefixTree(Generic[H]):
         return holder in self._ends
 
     def insert(self, holder: H, tokens: Sequence[int]) -> None:
-        """Set the sequence of a holder; an empty one is not kept."""
+        """Set the sequence of a holder. With an empty sequence, remove the holder."""
         self.remove(holder)
         if not tokens:
             return
@@ -85,7 +85,7 @@ class PrefixTree(Generic[H]):
         self._ends[holder] = node
 
     def remove(self, holder: H) -> None:
-        """Forget a holder; harmless if it has nothing."""
+        """Remove a holder if it is in the tree."""
         node: _Node[H] | None = self._ends.pop(holder, None)
         while node and node.parent:
             node.holders.discard(holder)
@@ -97,9 +97,9 @@ class PrefixTree(Generic[H]):
             node = parent
 
     def _join(self, node: _Node[H]) -> None:
-        """Undo a split that is no longer needed."""
+        """Merge a node with its only child if no sequence ends between them."""
         (child,) = node.children.values()
-        if child.holders == node.holders:  # so nobody's sequence ends at the node
+        if child.holders == node.holders:  # no sequence ends at the node
             node.tokens = node.tokens + child.tokens
             node.children = child.children
             for grandchild in node.children.values():
@@ -109,7 +109,7 @@ class PrefixTree(Generic[H]):
                     self._ends[holder] = node
 
     def match(self, tokens: Sequence[int]) -> Iterator[tuple[int, frozenset[H]]]:
-        """Yield (how many tokens they share with `tokens`, holders), the longest prefix first; each holder once."""
+        """Yield (length of the common prefix with `tokens`, holders), the longest first. Each holder appears once."""
         wanted = list(tokens)
         found: list[tuple[int, _Node[H]]] = []
         node, depth = self._root, 0

@@ -1,4 +1,4 @@
-"""Requests to the engine, and its events."""
+"""Requests to the engine, and the events that it returns."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
-# Outside of these, dividing by the temperature could overflow or underflow. Below, only the likeliest token is left
-# anyway; above, all tokens are equally likely.
+# Outside this range, dividing logits by the temperature could overflow or underflow. Below it, only the most likely
+# token has any probability; above it, all tokens are equally likely.
 COLDEST = 1e-6
 HOTTEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen.
+    """Sampling parameters: how the next token is chosen.
 
-    `frequency_penalty` and `presence_penalty` are subtracted from the logits, as OpenAI's; `repeat_penalty` divides
-    positive logits and multiplies negative ones, as llama.cpp's.
+    `frequency_penalty` and `presence_penalty` are subtracted from the logits, as in OpenAI's API; `repeat_penalty`
+    divides positive logits and multiplies negative ones, as in llama.cpp.
 
     Attributes:
-        temperature: 0 is greedy: always the likeliest token.
-        top_p: sample among the likeliest tokens that together have this probability; 1 is off.
-        top_k: sample among this many tokens; 0 is off.
-        min_p: sample among tokens at least this probable relative to the likeliest; 0 is off.
+        temperature: 0 is greedy: always the most likely token.
+        top_p: sample among the most likely tokens that together have this probability; 1 is off.
+        top_k: sample among this many most likely tokens; 0 is off.
+        min_p: sample among tokens with at least this share of the most likely token's probability; 0 is off.
         repeat_penalty: 1 is off.
-        repeat_last_n: how many tokens back the penalties look; 0 is none, -1 all.
-        logit_bias: (token id, what is added to its logit) pairs; minus infinity forbids the token.
+        repeat_last_n: number of preceding tokens that the penalties apply to; 0 is none, -1 all.
+        logit_bias: (token id, amount added to its logit) pairs; minus infinity forbids the token.
         schema: JSON schema that the text must fit; "" is off.
-        infill: llama.cpp's sampler for fill-in-the-middle, which ends where ends are likely together.
+        infill: use llama.cpp's sampler for fill-in-the-middle, which ends the text if the end-of-generation tokens
+            together are likely.
         seed: makes the choices repeatable; None takes the server's next seed.
-        stream: index among the choices of one seed, so that they differ.
+        stream: index of the choice among those with the same seed, so that they differ.
     """
 
     temperature: float = 0.2
@@ -62,7 +63,7 @@ class SamplingParams:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether the next token is the likeliest by the model alone, so it follows from the tokens before it."""
+        """Whether the next token is always the model's most likely one, so it depends only on the tokens before it."""
         return (
             (self.temperature < COLDEST or self.top_k == 1)
             and not self.penalizes
@@ -74,13 +75,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class StopRules:
-    """Where a completion ends before `max_tokens`.
+    """Rules that end a completion before `max_tokens`.
 
     Attributes:
-        strings: before the first of these.
-        single_line: at the end of the first line that is not blank.
-        n_indent: before a line that is indented less than this many columns; 0 is off.
-        follows: before it repeats this text, the suffix.
+        strings: end before the first of these strings.
+        single_line: end after the first line that is not blank.
+        n_indent: end before a line that is indented by fewer columns than this; 0 is off.
+        follows: end before the completion repeats this text, the beginning of the suffix; "" is off.
     """
 
     strings: tuple[str, ...] = ()
@@ -95,16 +96,17 @@ class GenerationRequest:
 
     Attributes:
         prompt: token ids, at least one.
-        max_tokens: most tokens to generate; must fit into the context with the prompt. 0 only warms the cache, while
-            no other request needs the engine.
-        n_logprobs: report each token's log probability and those of this many likeliest; None reports none.
-        scores_prompt: report those of the prompt's tokens, too; then no prefix is taken from the cache.
-        deadline: seconds after which it ends: with the text so far, or as an error if there is none.
-        predict_time: seconds from the first token after which it ends, once a line is complete (llama.cpp's
-            `t_max_predict_ms`).
-        supersedes: name of a session, of which an earlier request ends now; "" is none.
-        context: tokens beside the prompt that the completion may repeat, such as the rest of the file.
-        constraint: of the sampling's schema, at its start and for this request alone.
+        max_tokens: maximum tokens to generate; must fit into the context together with the prompt. 0 only fills the
+            KV cache with the prompt, and only while no other request needs the engine.
+        n_logprobs: report each token's log probability and those of this many most likely tokens; None reports none.
+        scores_prompt: also report the log probabilities of the prompt's tokens; then no cached prefix is used.
+        deadline: time limit in seconds. The request then ends with the text so far, or with an error if there is none.
+        predict_time: time limit in seconds from the first token; the request ends after it, once a line is complete
+            (llama.cpp's `t_max_predict_ms`).
+        supersedes: session whose earlier requests this request ends; "" is none.
+        context: tokens outside the prompt that the completion may repeat, such as the rest of the file. They are only
+            a source of draft tokens.
+        constraint: constraint of the sampling's schema in its initial state; used by this request alone.
     """
 
     prompt: tuple[int, ...]
@@ -125,10 +127,10 @@ class Usage:
     """Token counts.
 
     Attributes:
-        completion_tokens: generated, including what a stop string cut off.
+        completion_tokens: generated tokens, including those cut off by a stop string.
         cached_tokens: prompt tokens that were in the KV cache.
-        drafted_tokens: draft tokens that were computed.
-        accepted_tokens: draft tokens that were right.
+        drafted_tokens: draft tokens that the model checked.
+        accepted_tokens: draft tokens that the model confirmed.
         prompt_seconds: from the start of prefill to the first token.
         predict_seconds: from the first token to the last.
     """
@@ -144,7 +146,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its natural log probability before any sampling parameter; NaN for a prompt's first token."""
+    """A token and its log probability (base e) before sampling parameters; NaN for a prompt's first token."""
 
     id: int
     data: bytes
@@ -153,7 +155,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A token of the text, and the likeliest tokens at its place, likeliest first."""
+    """A token of the text, and the most likely tokens at its position, in descending order."""
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -161,9 +163,9 @@ class ChosenToken:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text that no later token can change, and its tokens if log probabilities are asked for.
+    """The next part of the text, and its tokens if log probabilities are requested.
 
-    `text` is empty only if there are `tokens`.
+    Later tokens cannot change it. `text` is empty only if there are `tokens`.
     """
 
     text: str
@@ -172,19 +174,19 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class PromptScored:
-    """Log probabilities of the prompt's next tokens; all of them come before any text."""
+    """Log probabilities of the next prompt tokens. All of these events come before any text."""
 
     tokens: tuple[ChosenToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The one terminal event of every accepted request.
+    """The last event of a request; each accepted request has exactly one.
 
     Attributes:
-        reason: "length" after a deadline, too.
-        error: set if the reason is "error".
-        stop_string: the one that ended the text, or "".
+        reason: why the request ended; "length" also means that the deadline passed.
+        error: set if `reason` is "error".
+        stop_string: the stop string that ended the text, or "".
     """
 
     reason: FinishReason

@@ -1,8 +1,9 @@
-"""Fixtures that cost something are made once a session."""
+"""Shared fixtures; expensive ones are created once per session."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ from tests.support.hub_case import here, hub  # noqa: F401 — fixtures
 from tests.support.signed import signed, split_model, unsigned  # noqa: F401 — fixtures
 from turbopilot.app.resolve import demo_checkpoint as bundled
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched in a test
+# A parent that ignores signals (nohup, a shell's background job) hands that on to our children, which tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.SIG_DFL)
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +31,7 @@ def demo_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_gguf(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as an F16 GGUF."""
+    """Bundled model as an F16 GGUF."""
     path = tmp_path_factory.mktemp("demo") / "demo-f16.gguf"
     convert(demo_checkpoint, path, dtype="f16")
     return path
@@ -32,7 +39,7 @@ def demo_gguf(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def demo_q4_0(demo_gguf: Path) -> Path:
-    """The bundled model at Q4_0."""
+    """Bundled model in Q4_0."""
     path = demo_gguf.with_name("demo-q4_0.gguf")
     quantize(demo_gguf, path, "Q4_0")
     return path

@@ -1,4 +1,4 @@
-"""Who may import whom, and who may import the heavy libraries: read from the source with `ast`."""
+"""Allowed imports between packages and of heavy libraries, checked with `ast`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIBLINGS = (
     "turbopilot.catalog", "turbopilot.hub", "turbopilot.editors", "turbopilot.corpus", "turbopilot.verify",
     "turbopilot.bench", "converters", "quantize", "serve",
 )  # fmt: skip
-# room → the rooms that it may import beside itself; the most specific name counts
+# package → packages that it may import in addition to itself; the most specific name counts
 MAY_IMPORT = {
     "turbopilot.base": (),
     "turbopilot.formats": BELOW[:1],
@@ -81,12 +81,12 @@ def ours(names: set[str]) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The room of a module: the longest name in MAY_IMPORT that it begins with."""
+    """Return the package of a module: the longest name in MAY_IMPORT that the module's name starts with."""
     return max((r for r in MAY_IMPORT if f"{module}.".startswith(f"{r}.")), key=len)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_follow_the_rooms(path: Path) -> None:
+def test_packages_import_only_allowed_packages(path: Path) -> None:
     here = room(module_name(path))
     wrong = {
         name
@@ -97,7 +97,7 @@ def test_imports_follow_the_rooms(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", OWNERS)
-def test_heavy_libraries_have_one_door(library: str) -> None:
+def test_heavy_library_is_imported_only_by_its_owners(library: str) -> None:
     users = {
         p.relative_to(ROOT).as_posix()
         for p in FILES
@@ -118,9 +118,9 @@ def test_only_the_console_prints() -> None:
         assert not printing, f"{path}:{printing[0].lineno} prints"
 
 
-def test_files_stay_readable() -> None:
+def test_source_files_have_at_most_300_lines() -> None:
     long = {p: n for p in FILES if (n := len(p.read_text("utf-8").splitlines())) > 300}
-    assert not long, f"split by meaning: {long}"
+    assert not long, f"split these files into modules: {long}"
 
 
 HEAVY = (
@@ -145,12 +145,14 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         f"sys.argv = ['turbopilot', *{arguments!r}]\n"
         "from turbopilot.cli import main\ntry: main()\nexcept SystemExit: pass"
     )
-    # Typer itself reads the parameters of a verb with pydantic.
+    # Typer itself imports pydantic when it reads the parameters of a command.
     of_typer = {"pydantic"} if len(arguments) > 1 else set()
     assert modules_after(run) - of_typer == set()
 
 
-def test_converting_needs_no_torch(demo_checkpoint: Path, tmp_path: Path) -> None:
+def test_conversion_does_not_import_torch_or_llama_cpp(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
     run = (
         f"from pathlib import Path\nfrom converters import convert\n"
         f"convert(Path({str(demo_checkpoint)!r}), Path({str(tmp_path / 'x.gguf')!r}))"
@@ -159,6 +161,6 @@ def test_converting_needs_no_torch(demo_checkpoint: Path, tmp_path: Path) -> Non
     assert not modules_after(run) & heavy
 
 
-def test_serving_needs_no_torch() -> None:
+def test_serving_does_not_import_torch() -> None:
     loaded = modules_after("import serve.http.app, serve.llama.decoder")
     assert not loaded & {"torch", "transformers"}

@@ -1,4 +1,4 @@
-"""TurboPilot: from a Hugging Face code checkpoint to completions in your editor, with a proof."""
+"""TurboPilot converts Hugging Face code models to GGUF, verifies them against PyTorch and serves completions."""
 
 from turbopilot.base.version import __version__
 

@@ -1,5 +1,27 @@
-"""`python -m turbopilot`."""
+"""Entry point of the `turbopilot` command and of `python -m turbopilot`."""
 
-from turbopilot.cli import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C never shows a traceback, however early it comes."""
+    # Under nohup, and in a shell's background job, the signal is ignored and stays so.
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:  # while modules load, the signal itself ends the process
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from turbopilot import cli
+
+    try:
+        if is_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main()
+    except KeyboardInterrupt:  # outside a verb: while arguments are parsed or output is flushed
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

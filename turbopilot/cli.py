@@ -1,6 +1,6 @@
-"""The `turbopilot` command: one Typer app, one error boundary.
+"""Entry point of the `turbopilot` command: a Typer app that turns errors into messages and exit codes.
 
-Commands import what they need inside their functions, so that `turbopilot --help` answers at once.
+Commands import their dependencies inside their functions, so that `turbopilot --help` stays fast.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from turbopilot.commands.verify import verify
 
 
 class ErrorBoundary(TyperGroup):
-    """Turns errors into a message and a hint on stderr, and an exit code.
+    """Command group that prints an error and its hint to stderr and exits with the error's exit code.
 
-    Here and not in `main`, so that Typer's test runner sees the same. Raises `typer.Exit`, since the click that Typer
-    vendors does not know the exceptions of the real one.
+    This is done here and not in `main`, so that Typer's test runner gets the same output. It raises `typer.Exit`,
+    because Typer's vendored copy of click does not know click's own exceptions.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command and handle its errors."""
         from turbopilot.render import console
 
         try:
@@ -45,11 +45,11 @@ class ErrorBoundary(TyperGroup):
             console.error("interrupted")
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            raise  # `turbopilot … | head`: Typer ends quietly
+            raise  # `turbopilot … | head`: Typer exits silently
         except OSError as e:
             where = f"{e.filename}: " if e.filename else ""
             console.error(
-                f"{where}{e.strerror or e}", "check the path, its permissions and the disk"
+                f"{where}{e.strerror or e}", "check the path, its permissions and the disk space"
             )
             raise typer.Exit(1) from e
         except MemoryError:
@@ -58,10 +58,10 @@ class ErrorBoundary(TyperGroup):
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose help shows each option in the section that it names, without Rich."""
+    """Command whose help groups options by their `rich_help_panel`, without Rich."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections."""
+        """Write one section for arguments and one for each panel of options."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             is_argument = param.param_type_name == "argument"
@@ -78,12 +78,14 @@ app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: Rich would double the time until it shows
+    rich_markup_mode=None,  # Rich would double the time to print the help
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "From a Hugging Face code checkpoint to completions in your editor, on your own machine, with "
-        "proof that nothing was lost on the way.\n\n"
-        "download → convert → quantize → verify → serve"
+        "Run code completion on your own machine: convert a Hugging Face checkpoint to GGUF, quantize it, verify it "
+        "against PyTorch, and serve it to your editor.\n\n"
+        "download → convert → quantize → verify → serve\n\n"
+        "To try it with the bundled model: turbopilot serve\n\n"
+        "To set up an editor: turbopilot editors"
     ),
 )
 
@@ -106,7 +108,7 @@ def _root(
     pass
 
 
-_ALONE = (models, serve, editors)  # these need no arguments
+_ALONE = (models, serve, editors)  # commands that run without arguments
 for _command in (
     models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
 ):  # fmt: skip
@@ -114,5 +116,5 @@ for _command in (
 
 
 def main() -> None:
-    """Entry point of the `turbopilot` script."""
+    """Run the command line; the entry point of the `turbopilot` script."""
     app(prog_name="turbopilot")

@@ -2,7 +2,7 @@
 
 Source: transformers `modeling_codegen.py`. CodeGen is GPT-J with q, k and v fused into one matrix of
 four blocks of [q | v | k]; every other tensor has GPT-J's name. Its spec is GPT-J's with q, k and v read as
-rows of that matrix; `convert --to gptj` writes GPT-J's own tensors from the same table.
+rows of that matrix; `convert --to gptj` writes GPT-J's tensors from the same table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUSED = "transformer.h.{i}.attn.qkv_proj.weight"
 
 
 def unfuse(part: SourceRows, blocks: int) -> SourceRows:
-    """Return the rows of CodeGen's checkpoint that make a tensor of GPT-J."""
+    """Return the rows of CodeGen's checkpoint for one part of a GPT-J tensor."""
     for which in "qkv":
         if part.source == f"transformer.h.{{i}}.attn.{which}_proj.weight":
             return SourceRows(_FUSED, ("3*D", "D"), then(codegen_qkv(which, blocks), part.rows))
@@ -41,7 +41,7 @@ def family(blocks: int, meant: Condition) -> ArchSpec:
         tensors=tuple(
             replace(t, parts=tuple(unfuse(p, blocks) for p in t.parts)) for t in gptj.TENSORS
         ),
-        # GPT-2's regex; runs of blanks are added tokens, as in phi-2
+        # GPT-2's regex; runs of whitespace are added tokens, as in phi-2
         pre="phi-2",
         check=check,
         meant=meant,

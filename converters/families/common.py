@@ -23,24 +23,24 @@ ROPE = (
 
 
 def layer_norm(name: str) -> Key:
-    """Read `attention.layer_norm_epsilon` from the config's field `name`."""
+    """Return the key `attention.layer_norm_epsilon`, read from the config field `name`."""
     return Key("attention.layer_norm_epsilon", lambda c, d: c.number(name, absent=1e-5))
 
 
 def rms_norm(absent: float) -> Key:
-    """Read `attention.layer_norm_rms_epsilon`."""
+    """Return the key `attention.layer_norm_rms_epsilon`, read from `rms_norm_eps`; `absent` is its default."""
     return Key(
         "attention.layer_norm_rms_epsilon", lambda c, d: c.number("rms_norm_eps", absent=absent)
     )
 
 
 def is_set(field: str) -> Condition:
-    """Return whether the config's field is true."""
+    """Return the condition that the config field is true."""
     return lambda c: c.flag(field, absent=False)
 
 
 def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) -> Dims:
-    """Read GPT-2's field names; `n_inner: null` means 4·n_embd."""
+    """Read the geometry from GPT-2's field names; `n_inner: null` means 4·n_embd."""
     n_embd, n_head = c.integer("n_embd"), c.integer("n_head")
     return Dims(
         n_embd=n_embd, n_layer=c.integer("n_layer"), n_head=n_head, n_head_kv=1 if multi_query else n_head,
@@ -50,7 +50,7 @@ def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) ->
 
 
 def modern_dims(c: HfConfig, *, fraction: float = 1.0) -> Dims:
-    """Read Llama's field names; by default `fraction` of each head is rotated."""
+    """Read the geometry from Llama's field names; `fraction` is the default share of each head that is rotated."""
     n_embd, n_head = c.integer("hidden_size"), c.integer("num_attention_heads")
     head_size = c.integer("head_dim", absent=0)
     head_dim = head_size or n_embd // max(1, n_head)

@@ -17,12 +17,12 @@ from converters.transforms import qkv_by_head
 
 
 def dims(c: HfConfig) -> Dims:
-    """Read GPT-2's fields; one key and value head by default."""
+    """Read the geometry from GPT-2's field names; by default there is one key/value head."""
     return gpt2_dims(c, multi_query=c.flag("multi_query", absent=True))
 
 
 def qkv(d: Dims) -> IntArray:
-    """Keep the order with one key/value head; otherwise reorder by head."""
+    """Return the row order of `c_attn`: unchanged with one key/value head, otherwise reordered by head."""
     multi_query = d.n_head_kv == 1 and d.n_head > 1
     return np.arange(d.size("D + 2*d")) if multi_query else qkv_by_head(d)
 

@@ -14,7 +14,7 @@ from converters.transforms import qkv_by_head
 
 
 def dims(c: HfConfig) -> Dims:
-    """Read one head count for all; by default a quarter of each head is rotated."""
+    """Read the geometry; query and key/value heads are equal in number, and 0.25 of a head is rotated by default."""
     return modern_dims(c.over(num_key_value_heads=None, head_dim=None), fraction=0.25)
 
 

@@ -1,9 +1,9 @@
 """GPT-J → llama.cpp's `phi2` graph.
 
 Source: transformers `modeling_gptj.py`; llama.cpp `src/models/phi2.cpp`. Both compute
-x + attn(ln(x)) + mlp(ln(x)) with partial rotary, tanh GELU and a head with a bias. Two differences:
-phi2 rotates half-split pairs where GPT-J rotates neighbours (q's and k's rows are reordered), and
-phi2 requires `attn_output.bias`, which GPT-J lacks (zeros).
+x + attn(ln(x)) + mlp(ln(x)) with partial rotary, tanh GELU and a head with a bias. There are two differences:
+phi2 rotates half-split pairs and GPT-J neighbouring pairs, so the rows of q and k are reordered; and
+phi2 requires `attn_output.bias`, which GPT-J lacks, so zeros are written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converters.transforms import gptj_rotary
 
 
 def dims(c: HfConfig) -> Dims:
-    """Read GPT-J's and CodeGen's config fields."""
+    """Read the geometry from GPT-J's and CodeGen's field names."""
     return gpt2_dims(c, rotary_dim=c.integer("rotary_dim"))
 
 
@@ -50,7 +50,7 @@ SPEC = ArchSpec(
         Require("tie_word_embeddings", (False,), absent=False),
     ),
     tensors=TENSORS,
-    # causal mask and fill value, which old versions saved
+    # causal mask and fill value, which old versions of transformers saved
     drop=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|causal_mask|embed_positions)",),
     pre="gpt-2",
 )

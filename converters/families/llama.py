@@ -1,8 +1,8 @@
 """Llama (CodeLlama, DeepSeek-Coder, Granite-code 3B and 8B, SmolLM2) → llama.cpp's `llama` graph.
 
 Source: transformers `modeling_llama.py`; llama.cpp `src/models/llama.cpp`. The graph rotates neighbouring
-pairs, transformers the halves of a head: q's and k's rows are interleaved. The config says which biases
-exist. Of the rope types only "linear" (DeepSeek-Coder) is supported.
+pairs and transformers half-split pairs, so the rows of q and k are interleaved. The config states which biases
+exist. Of the scaled rope types, only "linear" (DeepSeek-Coder) is supported.
 """
 
 from __future__ import annotations

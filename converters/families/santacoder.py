@@ -1,7 +1,7 @@
 """The original SantaCoder (`GPT2LMHeadCustomModel`) → llama.cpp's `starcoder` graph.
 
-Source: bigcode/santacoder `modeling_gpt2_mq.py`. It is GPTBigCode's network with q apart from k and v, and
-with GPT-2's Conv1D layout, (in, out), for every matrix of a layer. Its spec is GPTBigCode's with each matrix
+Source: bigcode/santacoder `modeling_gpt2_mq.py`. The network is GPTBigCode's, but q is stored apart from k and v,
+and every matrix of a layer has GPT-2's Conv1D layout, (in, out). The spec is GPTBigCode's with each matrix
 transposed, and q stacked over [k | v].
 """
 
@@ -15,12 +15,12 @@ from converters.spec import ArchSpec, Dims, Require, SourceRows, TensorSpec
 
 
 def dims(c: HfConfig) -> Dims:
-    """Read GPT-2's fields; multi-query is called `attention_head_type` here."""
+    """Read the geometry; `attention_head_type` replaces `multi_query`, and SPEC requires "multiquery"."""
     return gpt_bigcode.dims(c.over(multi_query=True))
 
 
 def conv1d(part: SourceRows) -> SourceRows:
-    """Transpose a layer's matrix, which is stored as (in, out)."""
+    """Return the part, transposed if it is a layer's matrix, which is stored as (in, out)."""
     if ".h.{i}." in part.source and len(part.shape) == 2:
         return replace(part, shape=part.shape[::-1], transpose=True)
     return part

@@ -1,7 +1,7 @@
 """StableLM (stable-code-3b) → llama.cpp's `stablelm` graph.
 
 Source: transformers `modeling_stablelm.py`; llama.cpp `src/models/stablelm.cpp`. Both rotate half-split
-pairs of a quarter of each head. Norms of heads and the parallel residual (StableLM 2 12B) are refused: no code
+pairs of a quarter of each head. Per-head norms and the parallel residual (StableLM 2 12B) are refused: no code
 model has them.
 """
 

@@ -1,8 +1,8 @@
 """Starcoder2 → llama.cpp's `starcoder2` graph.
 
 Source: transformers `modeling_starcoder2.py`; llama.cpp `src/models/starcoder2.cpp`. Both rotate half-split
-pairs and compute tanh GELU. The graph has no sliding window, which makes no difference within the window:
-the context is limited to the window.
+pairs and compute tanh GELU. The graph has no sliding window, so the context is limited to the window's size,
+within which the results are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converters.spec import ArchSpec, Dims, Require, affine, copy
 
 
 def dims(c: HfConfig) -> Dims:
-    """Read the usual fields; limit the context to the sliding window."""
+    """Read the geometry from Llama's field names; limit the context to the sliding window."""
     d = modern_dims(c)
     return replace(d, n_ctx=min(d.n_ctx, c.integer("sliding_window", absent=d.n_ctx)))
 

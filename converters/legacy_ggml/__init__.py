@@ -1,4 +1,4 @@
-"""Import of the original TurboPilot's model files, ggml's `.bin` from before GGUF, without rounding again.
+"""Import of the original TurboPilot's model files (ggml `.bin`, older than GGUF) without requantizing them.
 
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}` (the converters and loaders of mid 2023).
 """

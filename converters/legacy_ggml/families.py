@@ -1,7 +1,7 @@
-"""The three families of old files as data: their headers, and the checkpoint family of their tensors.
+"""Families of old ggml files as data: their headers, and the checkpoint family that matches their tensors.
 
-ggml could not share one key and value head between all query heads, so its converter for GPTBigCode wrote that
-head once for each. If all copies are equal, one is kept, so that the KV cache takes a 48th for StarCoder.
+ggml did not support multi-query attention, so its converter for GPTBigCode repeated the key and value head for each
+query head. If all copies are equal, only one is kept, which makes StarCoder's KV cache 48 times smaller.
 
 Source: ggml `examples/{gpt-j,starcoder,gpt-neox}/convert-h*-to-ggml.py`.
 """
@@ -30,7 +30,7 @@ Sources = Mapping[str, SourceTensor]
 class OldFamily:
     """One family of old files.
 
-    `read` turns hyperparameters and tensors into the values of a config.json, and the tensors under `spec`'s names.
+    `read` converts hyperparameters and tensors to the values of a config.json, and to tensors under `spec`'s names.
     """
 
     model_types: tuple[str, ...]  # values of the original's --model-type
@@ -55,7 +55,7 @@ def _gpt_neox(p: Params, tensors: Sources) -> tuple[Values, Sources]:
         "vocab_size": p["n_vocab"], "max_position_embeddings": p["n_ctx"], "hidden_size": p["n_embd"],
         "num_attention_heads": p["n_head"], "num_hidden_layers": p["n_layer"],
         "intermediate_size": 4 * p["n_embd"], "use_parallel_residual": bool(p["par_res"]),
-        # the next larger float, since the family rounds the product with the head's size down
+        # the next larger float, since the family multiplies it by the head size and rounds down
         "partial_rotary_factor": min(1.0, math.nextafter(p["n_rot"] / head, 1.0)),
     }  # fmt: skip
     return config, tensors
@@ -97,7 +97,7 @@ def _renamed(name: str) -> str:
 
 
 def _rows(tensor: SourceTensor, start: int, n: int, name: str) -> SourceTensor:
-    """Return `n` rows from `start` as a tensor."""
+    """Return a tensor of `n` rows, starting at row `start`."""
     row = tensor.n_bytes // tensor.shape[0]
     return replace(
         tensor, name=name, shape=(n, *tensor.shape[1:]), offset=tensor.offset + start * row
@@ -105,7 +105,7 @@ def _rows(tensor: SourceTensor, start: int, n: int, name: str) -> SourceTensor:
 
 
 def _copies_one_head(fused: SourceTensor, n_head: int) -> bool:
-    """Return whether all key heads of [q | k | v] are equal, and all value heads."""
+    """Return whether the key heads of [q | k | v] are all equal, and the value heads too."""
     n_embd = fused.shape[0] // 3
     d = n_embd // n_head
     heads = [[_rows(fused, i * n_embd + h * d, d, "") for h in range(n_head)] for i in (1, 2)]
@@ -130,7 +130,7 @@ def equal_bytes(tensor: SourceTensor, others: Sequence[SourceTensor]) -> bool:
 
 
 def _unfused(spec: TensorSpec) -> TensorSpec:
-    """Replace `c_attn` by the three tensors that `_starcoder` makes of it."""
+    """Replace `c_attn` by the three tensors into which `_starcoder` splits it."""
     if not any(".c_attn." in part.source for part in spec.parts):
         return spec
     source, tail = spec.parts[0].source, spec.parts[0].shape[1:]
@@ -163,7 +163,7 @@ FAMILIES: tuple[OldFamily, ...] = (
             mark="model/h0/attn/c_attn/w",
         ),
         replace(gpt_bigcode.SPEC, tensors=tuple(_unfused(t) for t in gpt_bigcode.SPEC.tensors)),
-        ("starcoder", "gpt-2"),  # GPT-2's own old files look the same
+        ("starcoder", "gpt-2"),  # old files of GPT-2 have the same header and names
         _starcoder,
     ),
     OldFamily(
@@ -174,7 +174,7 @@ FAMILIES: tuple[OldFamily, ...] = (
             mark="gpt_neox.layers.0.attention.query_key_value.weight",
         ),
         gpt_neox.SPEC,
-        ("starcoder", "gpt-2"),  # StableCode; GPT-NeoX and Pythia
+        ("starcoder", "gpt-2"),  # "starcoder" for StableCode, "gpt-2" for GPT-NeoX and Pythia
         _gpt_neox,
     ),
 )

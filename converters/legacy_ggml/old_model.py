@@ -1,4 +1,4 @@
-"""Opening of an old file: its family, and its config and tokenizer in a checkpoint's form."""
+"""Reader for old ggml files: it detects the family, and returns config, tensors and tokenizer like a checkpoint's."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
 
 
 class TokenizerNeeded(TokenizerMismatch):
-    """The file's own vocabulary has lost bytes; the original model's tokenizer is needed."""
+    """The file's vocabulary has lost bytes; the original model's tokenizer is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OldModel:
-    """An old file in a checkpoint's form."""
+    """An old ggml file, described like a checkpoint."""
 
     spec: ArchSpec
     config: HfConfig
@@ -51,7 +51,7 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
         InvalidInput: the file is not an old ggml file, or `model_type` is unknown.
         UnsupportedModel: its blocks have an older layout.
         CorruptCheckpoint, TokenizerMismatch: it is damaged, or not of the family `model_type`.
-        TokenizerNeeded: it has lost tokens, and `tokenizer` is not given.
+        TokenizerNeeded: its vocabulary has lost bytes, and `tokenizer` is not given.
     """
     check_kind(path)
     families = [f for f in FAMILIES if not model_type or model_type.lower() in f.model_types]
@@ -71,12 +71,12 @@ def open_old(path: Path, model_type: str = "", tokenizer: Path | None = None) ->
 
 
 def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGgmlFile]:
-    """Return the family whose header is plausible, whose vocabulary can be read, and whose tensors exist."""
+    """Return the family whose header is plausible and whose vocabulary and tensors can be read."""
     plausible = [family for family in families if is_plausible(path, family.header)]
     if not plausible:
         raise CorruptCheckpoint(
             f"{path}: its header does not fit {_named(families)}",
-            hint="it is damaged, or of a family that the original TurboPilot did not know"
+            hint="it is damaged, or of a family that the original TurboPilot did not support"
             if len(families) > 1
             else "leave --model-type out",
         )
@@ -90,7 +90,7 @@ def _family(path: Path, families: Sequence[OldFamily]) -> tuple[OldFamily, OldGg
         if family.header.mark in file.tensors:
             return family, file
         failure = CorruptCheckpoint(
-            f"{path}: holds no tensor {family.header.mark!r}, so it is not of {_named([family])}",
+            f"{path}: has no tensor {family.header.mark!r}, so it is not {_named([family])}",
             hint="leave --model-type out, or download it again",
         )
     assert failure
@@ -111,7 +111,7 @@ def _tokenizer(
         return tokenizer
     if is_lossy(file.vocabulary):
         raise TokenizerNeeded(
-            f"{file.path}: its vocabulary was written as text, which lost tokens that are parts of characters",
+            f"{file.path}: its vocabulary was written as text, which lost tokens with incomplete UTF-8 characters",
             hint="give the original tokenizer: --tokenizer FOLDER (turbopilot download NAME --only tokenizer)",
         )
     vocabulary = read_vocabulary(file.path, file.vocabulary, family.cuts)

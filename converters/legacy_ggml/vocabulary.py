@@ -1,10 +1,10 @@
-"""Recover a tokenizer from an old file's vocabulary, which has only the bytes of each token.
+"""Recovery of a tokenizer from an old file's vocabulary, which contains only the bytes of each token.
 
-Added tokens precede the alphabet (StarCoder) or follow the last merge (CodeGen, SantaCoder); rows after those
-repeat the end of text, or the last token, to fill the embedding.
+Added tokens come before the byte alphabet (StarCoder) or after the last merge (CodeGen, SantaCoder). The rows after
+them repeat the end-of-text token, or the last token, to fill the embedding.
 
-Training a vocabulary adds one merge at a time, so each token consists of the two earlier tokens to which the
-earlier merges reduce its letters.
+BPE training adds one merge at a time, so applying the earlier merges to a token's characters leaves exactly the two
+tokens that were merged into it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from converters.tokenizer.metadata import (
 )
 from turbopilot.base.errors import TokenizerMismatch
 
-_LOST = "\ufffd".encode()  # U+FFFD, which replaces bytes that are not a character
+_LOST = "\ufffd".encode()  # U+FFFD, which replaces invalid UTF-8
 
 
 def is_lossy(entries: Sequence[bytes]) -> bool:
-    """Return whether tokens were written as text, which loses parts of characters.
+    """Return whether tokens were written as text, which loses incomplete UTF-8 characters.
 
-    ggml's converter for GPT-NeoX does that; more than a hundred rows are then equal.
+    ggml's converter for GPT-NeoX does that; more than a hundred rows are then U+FFFD.
     """
     return sum(entry == _LOST for entry in entries) > 1
 
 
 def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -> Vocabulary:
-    """Sort the tokens, given as bytes by row, into merged, added and filling ones.
+    """Return the vocabulary of an old file, with each token classified as a merge, an added token or padding.
 
-    `cuts` are llama.cpp's pre-tokenizers of the family's models; the first of two cuts digits one by one.
+    `entries` are the bytes of each row's token. `cuts` are llama.cpp's pre-tokenizers for the family's models; if
+    there are two, the first splits off each digit.
     """
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
@@ -46,7 +47,7 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
     behind = _behind_merges(entries, letters, merges)
     if not any(merges[first:behind]):
         raise TokenizerMismatch(
-            f"{path}: its vocabulary is not byte-level BPE: no token is made of two earlier ones",
+            f"{path}: its vocabulary is not byte-level BPE: no token is a merge of two earlier ones",
             hint="use the model's checkpoint: turbopilot convert NAME",
         )
     ids: dict[str, int] = {}
@@ -56,13 +57,13 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
         merging = first <= row < behind
         text = letters[row] if merging else _text(path, row, entry)
         if not text or text in ids:
-            continue  # a row that only fills the embedding
+            continue  # padding of the embedding
         ids[text] = row
         types[row] = NORMAL if merging else USER_DEFINED if text.isspace() else CONTROL
         if not merging:
             added.append(AddedToken(text, row, types[row] == CONTROL))
     found = [m for m in merges[first:behind] if m]
-    pre, origin = cuts[0], "by the family: an old file does not say how text is cut"
+    pre, origin = cuts[0], "by the family: an old file does not name its pre-tokenizer"
     if len(cuts) > 1:
         pairs = (pair for a, b in found for pair in pairwise(a + b))
         digits_alone = not any(a.isdigit() and b.isdigit() for a, b in pairs)
@@ -78,10 +79,10 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
 def _behind_merges(
     entries: Sequence[bytes], letters: Sequence[str], merges: Sequence[tuple[str, str] | None]
 ) -> int:
-    """Return the row after the last merge; later tokens were added, or fill.
+    """Return the row after the last merge; later tokens were added, or are padding.
 
-    An added run of blanks may equal two earlier runs (31 = 16 + 15), so a block of blanks counts as added if one
-    of them cannot be a merge.
+    An added run of spaces may look like a merge of two earlier runs (31 = 16 + 15), so a block of whitespace tokens
+    counts as added if one of them cannot be a merge.
     """
 
     def is_merge(row: int) -> bool:
@@ -107,7 +108,7 @@ def _text(path: Path, row: int, entry: bytes) -> str:
 def check_same(
     path: Path, entries: Sequence[bytes], tokenizer: GgufTokenizer, folder: Path
 ) -> None:
-    """Raise TokenizerMismatch unless `tokenizer` is the one that a lossy vocabulary was written with."""
+    """Raise TokenizerMismatch unless `tokenizer` matches the file's lossy vocabulary."""
     for row, (entry, token, kind) in enumerate(
         zip(entries, tokenizer.tokens, tokenizer.types, strict=True)
     ):
@@ -123,13 +124,13 @@ def check_same(
         written = entry.decode("utf-8", "replace")
         if written not in (text, _tidied(text)) and kind in (NORMAL, CONTROL, USER_DEFINED):
             raise TokenizerMismatch(
-                f"{path}: token {row:,} reads {written!r:.80}, but {text!r:.80} in {folder}",
-                hint="give the folder of the model that the file was made from",
+                f"{path}: token {row:,} is {written!r:.80}, but {text!r:.80} in {folder}",
+                hint="give the folder of the model from which the file was converted",
             )
 
 
 def _tidied(text: str) -> str:
-    """Remove blanks before punctuation as transformers did when it decoded a dot and the token."""
+    """Return a token's text as transformers decoded it after a dot: without spaces before punctuation."""
     tidy = "." + text
     for before in (" .", " ?", " !", " ,"):
         tidy = tidy.replace(before, before[1:])
@@ -140,7 +141,7 @@ def _tidied(text: str) -> str:
 
 
 def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
-    """Yield the merge that makes each token, given by id in byte-level BPE's letters; None without one.
+    """Yield the merge that produces each token, or None. Tokens are in id order, in byte-level BPE's characters.
 
     >>> list(recover_merges(["a", "b", "c", "ab", "abc", "<x>", "cc"]))
     [None, None, None, ('a', 'b'), ('ab', 'c'), None, ('c', 'c')]
@@ -160,7 +161,7 @@ def recover_merges(tokens: Iterable[str]) -> Iterator[tuple[str, str] | None]:
 
 
 def merged(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """Merge a text's letters: the pair of the lowest rank first, the leftmost of equals.
+    """Apply BPE merges to a string: the pair of the lowest rank first, the leftmost of equal pairs.
 
     >>> merged("abcab", {("a", "b"): 0, ("ab", "c"): 1})
     ['abc', 'ab']

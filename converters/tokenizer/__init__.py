@@ -1,6 +1,6 @@
 """Conversion of a checkpoint's tokenizer files to GGUF metadata.
 
-If the pre-tokenizer's structure is unknown, `trial` compares llama.cpp with tokenizers in a child process.
+If the pre-tokenizer's structure is not known, `trial` compares llama.cpp with tokenizers in a child process.
 """
 
 from converters.tokenizer.metadata import UNUSED, GgufTokenizer

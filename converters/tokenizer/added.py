@@ -1,4 +1,4 @@
-"""Added tokens, which are found in text before anything else: their files, and where llama.cpp differs."""
+"""Added tokens, which are matched before text is split into words: their files, and differences from llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from converters.tokenizer.files import SideFiles, corrupt, token_text
 from converters.tokenizer.metadata import CONTROL, USER_DEFINED, AddedToken
 from turbopilot.base.errors import TokenizerMismatch
 
-_ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
+_ROW = re.compile("[0-9]{1,10}")  # int() raises ValueError for thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
-# in transformers 4, and in 5, where roles are named freely
+# field names in transformers 4 and 5; version 5 allows any names of roles
 _MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
-# Tokens of these roles are added by id; text does not contain them.
+# Tokens of these roles are added by id and do not occur in text.
 _NEVER_IN_TEXT = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 
@@ -38,7 +38,7 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
 
 
 def added_beside(side: SideFiles) -> list[AddedToken]:
-    """Return the added tokens with ids in the files beside a tokenizer."""
+    """Return the added tokens to which the accompanying files give ids."""
     path = side.folder / "tokenizer_config.json"
     entries = side.config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
@@ -54,7 +54,7 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
     for text, token_id in side.added.items():
         where = side.folder / "added_tokens.json"
         if type(token_id) is not int:
-            raise corrupt(where, f"token {text!r} has the id {token_id!r}")
+            raise corrupt(where, f"token {text!r} has the id {token_id!r}, not an integer")
         if text in found and found[text].id != token_id:
             raise corrupt(
                 where, f"token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
@@ -78,7 +78,7 @@ def _special_texts(side: SideFiles) -> set[str]:
 
 
 def named_special(side: SideFiles, vocab: Mapping[str, int]) -> list[AddedToken]:
-    """Return vocabulary tokens that a file beside it makes special, e.g. GPT-2's <|endoftext|>."""
+    """Return the tokens of the vocabulary that an accompanying file makes special, e.g. GPT-2's <|endoftext|>."""
     return [AddedToken(t, vocab[t], True) for t in sorted(_special_texts(side)) if t in vocab]
 
 
@@ -97,26 +97,26 @@ def join(
 
 
 def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
-    """Describe tokens whose flags llama.cpp ignores, if text may contain them."""
+    """Describe tokens whose flags llama.cpp ignores, if they may occur in text."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
-        f"added token {t.text!r} removes blanks beside it (lstrip, rstrip) or matches whole words only"
+        f"added token {t.text!r} strips whitespace (lstrip, rstrip) or matches only whole words (single_word)"
         for t in added
         if t.strips and not (t.special and t.text in harmless)
     ]
 
 
 def overlapping(added: Iterable[AddedToken]) -> list[str]:
-    """Describe tokens whose end is another's beginning, except runs of one character.
+    """Describe tokens that end with the start of another token, except runs of one character.
 
-    tokenizers takes the leftmost token of a text, llama.cpp the longest: with "<a><b" and "<b>c" they would split
+    tokenizers matches the leftmost token in a text, llama.cpp the longest: with "<a><b" and "<b>c" they would split
     "<a><b>c" differently.
     """
     texts = [t.text for t in added]
     mixed = _heads(text for text in texts if len(set(text)) > 1)
     every = _heads(texts)
     return [
-        f"added token {text!r} ends as another begins"
+        f"added token {text!r} ends with the start of another added token"
         for text in texts
         if any(text[n:] in (every if len(set(text)) > 1 else mixed) for n in range(1, len(text)))
     ]
@@ -127,7 +127,7 @@ def _heads(texts: Iterable[str]) -> set[str]:
 
 
 def refuse(path: Path, problems: Iterable[str]) -> NoReturn:
-    """Raise TokenizerMismatch with what GGUF cannot express."""
+    """Raise TokenizerMismatch, which lists the problems."""
     raise TokenizerMismatch(
         f"{path}: cannot be written without changing token ids: {'; '.join(problems)}",
         hint="nothing was written",

@@ -1,4 +1,4 @@
-"""Bounded, strict reading of a tokenizer's files, and of their chat templates."""
+"""Strict readers for a tokenizer's files and chat templates, with a size limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from turbopilot.base.errors import CorruptCheckpoint
 
-# The largest published tokenizer.json (262,144 tokens, every merge twice) has 33 MB.
+# The largest published tokenizer.json (262,144 tokens, every merge twice) is 33 MB.
 _MAX_BYTES: Final = 256 * 1024 * 1024
 
 _KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
@@ -22,13 +22,13 @@ def corrupt(path: Path, what: str) -> CorruptCheckpoint:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the whole file."""
+    """Return the content of a file of at most 256 MiB."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:
             raise CorruptCheckpoint(
-                f"{path}: has {n_bytes:,} bytes; no tokenizer is that large",
-                hint="is it the right file? download it again",
+                f"{path}: has {n_bytes:,} bytes, too many for a tokenizer",
+                hint="check that it is the right file, or download it again",
             )
         return path.read_bytes()
     except OSError as e:
@@ -36,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return the whole file as UTF-8, line ends unchanged."""
+    """Return the content of a UTF-8 file, with line ends unchanged."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as e:
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; refuse duplicate keys, of which Python would keep the last."""
+    """Return a JSON object; refuse duplicate keys, since Python would keep only the last."""
     try:
         value = json.loads(
             read_text(path), object_pairs_hook=_unique, parse_constant=_refuse_constant
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise corrupt(path, f"not JSON: {e}") from e
     if not isinstance(value, dict):
-        raise corrupt(path, f"holds {type(value).__name__}, not an object")
+        raise corrupt(path, f"contains {type(value).__name__}, not an object")
     return value
 
 
@@ -66,12 +66,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 @dataclass(frozen=True, slots=True)
 class SideFiles:
-    """The small files beside a tokenizer; a missing one is empty."""
+    """Small files that accompany a tokenizer; a missing file is an empty dict."""
 
     folder: Path
     config: dict[str, Any]  # tokenizer_config.json
@@ -81,7 +81,7 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: Path) -> SideFiles:
-        """Read the existing ones."""
+        """Read the files that exist in `folder`."""
         names = ("tokenizer_config", "special_tokens_map", "added_tokens", "generation_config")
         paths = [folder / f"{name}.json" for name in names]
         return cls(folder, *(read_json(path) if path.is_file() else {} for path in paths))
@@ -102,10 +102,10 @@ def token_text(value: Any) -> str | None:
 
 
 def chat_templates(side: SideFiles) -> dict[str, str]:
-    """Return name → template; "default" is the one used by default.
+    """Return name → chat template; "default" is the one that is used unless another is named.
 
-    As in transformers, chat_template.jinja replaces tokenizer_config.json's `chat_template`, a text or a list of
-    named ones; additional_chat_templates/NAME.jinja add more.
+    As in transformers, chat_template.jinja replaces tokenizer_config.json's `chat_template`, which is a string or a
+    list of named templates; additional_chat_templates/NAME.jinja add more.
     """
     file = side.folder / "chat_template.jinja"
     found: Any = read_text(file) if file.is_file() else side.config.get("chat_template")
@@ -116,13 +116,13 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
     elif isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
         templates = [(entry.get("name"), entry.get("template")) for entry in found]
     elif found is not None:
-        raise corrupt(where, "chat_template is neither a text nor a list of them")
+        raise corrupt(where, "chat_template is neither a string nor a list of templates")
     for path in sorted((side.folder / "additional_chat_templates").glob("*.jinja")):
         templates.append((path.stem, read_text(path)))
     named: dict[str, str] = {}
     for name, template in templates:
         if not isinstance(name, str) or not isinstance(template, str) or not name:
-            raise corrupt(where, f"chat_template {name!r:.80} is not a named text")
+            raise corrupt(where, f"chat_template {name!r:.80} has no name or no text")
         try:
             template.encode()
         except UnicodeEncodeError as e:

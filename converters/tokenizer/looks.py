@@ -1,7 +1,7 @@
 """Plain tokens that llama.cpp treats as special because of their text.
 
-llama.cpp makes a token with one of these texts a control token, whatever its type in the file: HTML's "</s>" would
-become one token under Qwen2's vocabulary. If merging never makes such a token, its row gets another text.
+llama.cpp makes a token with one of these texts a control token, regardless of its type in the file: with Qwen2's
+vocabulary, HTML's "</s>" would become one token. If merging never forms such a token, its row gets another text.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "maintain a list of tokens that cause
 end-of-generation" and "always render these tokens".
@@ -21,7 +21,7 @@ BYTE_LETTERS: Final = "".join(
 )
 _BYTE_OF: Final = {letter: b for b, letter in enumerate(BYTE_LETTERS)}
 
-# Each has a letter followed by punctuation, which every cut of `pretokenizer.KNOWN` separates.
+# Each has a letter followed by punctuation. Every cut in `pretokenizer.KNOWN` splits there, so merging never forms it.
 _SIGNS: Final = frozenset(
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
      "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
@@ -31,12 +31,12 @@ _SIGNS: Final = frozenset(
 
 
 def taken_for_signs(vocab: Mapping[str, int], found_first: Collection[str]) -> list[str]:
-    """Return the tokens with these texts that are not in `found_first`, the added tokens."""
+    """Return the tokens with these texts, except those in `found_first`, the added tokens."""
     return sorted(_SIGNS & vocab.keys() - set(found_first))
 
 
 def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, str]:
-    """Return row → a similar text that no token has and llama.cpp gives no meaning."""
+    """Return row → a similar text that no token has and that llama.cpp does not treat as special."""
     renamed = {}
     for text in texts:
         other = f"[{text}]"
@@ -47,7 +47,7 @@ def other_texts(texts: Collection[str], vocab: Mapping[str, int]) -> dict[int, s
 
 
 def token_bytes(token: str) -> bytes | None:
-    """Return the bytes of a byte-level BPE token; None if it has other letters."""
+    """Return the bytes of a byte-level BPE token; None if it contains other characters."""
     try:
         return bytes(_BYTE_OF[letter] for letter in token)
     except KeyError:
@@ -55,10 +55,10 @@ def token_bytes(token: str) -> bytes | None:
 
 
 def joining(tokens: Iterable[str], blanks: str) -> list[str]:
-    """Return tokens of byte-level BPE that join one of these characters with adjacent text.
+    """Return byte-level BPE tokens that join one of the characters in `blanks` with adjacent text.
 
-    Parts of its UTF-8 count too, but not its last byte alone: DeepSeek-Coder has a token of the last byte of "É" or
-    a thin space with an s.
+    Incomplete UTF-8 of such a character counts too, except its last byte alone: DeepSeek-Coder has a token that joins
+    the last byte of "É" or a thin space with an "s".
     """
     if not blanks:
         return []

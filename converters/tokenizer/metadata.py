@@ -1,7 +1,8 @@
-"""A tokenizer as read, and as GGUF metadata.
+"""Tokenizer as read from a checkpoint, and as GGUF metadata.
 
-Of llama.cpp's tokenizer models, "gpt2" splits words by regular expressions, then merges bytes by rank (byte-level
-BPE); "llama" merges the characters of the whole text by score, with spaces as "▁" (SentencePiece's BPE).
+llama.cpp has two tokenizer models that matter here. "gpt2" splits words by regular expressions, then merges bytes by
+rank (byte-level BPE); "llama" merges the characters of the whole text by score, with spaces as "▁" (SentencePiece's
+BPE).
 """
 
 from __future__ import annotations
@@ -16,47 +17,47 @@ from turbopilot.base.errors import TokenizerMismatch
 
 MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
 
-# gguf.TokenType, which are SentencePiece's numbers; written out so that reading needs no gguf.
+# Values of gguf.TokenType, the same as SentencePiece's. They are repeated here to avoid importing gguf.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-SPACE: Final = "▁"  # U+2581, how SentencePiece writes a space
+SPACE: Final = "▁"  # U+2581, by which SentencePiece replaces a space
 BYTE_TOKENS: Final = tuple(f"<0x{i:02X}>" for i in range(256))
 
-# role → the key that llama.cpp reads (llama-arch.cpp, LLM_KV_TOKENIZER_*), where it is not "{role}_token_id"
+# role → the key that llama.cpp reads (llama-arch.cpp, LLM_KV_TOKENIZER_*), if it is not "{role}_token_id"
 _ODD_KEYS: Final = {"unk": "unknown_token_id", "pad": "padding_token_id"}
 
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token that is found in the text before anything else."""
+    """A token that is matched in the text before it is split into words."""
 
     text: str
     id: int
     special: bool  # a control token, such as the end of text
-    strips: bool = False  # any of lstrip, rstrip and single_word
-    normalized: bool = False  # searched for after the normalizer
+    strips: bool = False  # any of lstrip, rstrip and single_word is set
+    normalized: bool = False  # matched after the normalizer
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """Content of a tokenizer's main file.
 
-    `space_prefix` says where a space is added: "" nowhere, "every" before every stretch between added tokens,
-    "always" and "first" as tokenizers' Metaspace does.
+    `space_prefix` states when a space is added: "" never, "every" before each piece of text between added tokens,
+    "always" and "first" as in tokenizers' Metaspace.
     """
 
     path: Path  # the file, for messages
     model: str  # "gpt2" or "llama"
-    ids: dict[str, int]  # text → row, of every token, added ones too
+    ids: dict[str, int]  # text → row of every token, including added tokens
     types: dict[int, int]  # row → type, if it is not NORMAL
     added: tuple[AddedToken, ...]
-    beside: tuple[AddedToken, ...] = ()  # those of `added` that only other files add
-    merges: list[str] = field(default_factory=list)  # "a b" by rank, of "gpt2"
-    scores: dict[int, float] = field(default_factory=dict)  # of "llama", by row; highest first
+    beside: tuple[AddedToken, ...] = ()  # those of `added` that only other files define
+    merges: list[str] = field(default_factory=list)  # "a b" in order of rank, for "gpt2"
+    scores: dict[int, float] = field(default_factory=dict)  # row → score, for "llama"
     pre: str = ""  # llama.cpp's pre-tokenizer; "" if a trial of `candidates` must find it
     pre_origin: str = ""  # how `pre` was found, in words
     candidates: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()  # why structure alone does not prove `pre`
+    doubts: tuple[str, ...] = ()  # why the structure alone does not prove `pre` right
     normalizer: str = ""  # "" or "NFC"
     space_prefix: str = ""
     first_token: str | None = None  # added before every text; "" for none, None if unknown
@@ -71,7 +72,7 @@ class GgufTokenizer:
     model: str
     pre: str  # "default" for "llama", which has no pre-tokenizer
     pre_origin: str
-    tokens: list[str]  # a text for every embedding row, all different
+    tokens: list[str]  # a unique text for every embedding row
     types: list[int]  # of `tokens`
     merges: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)  # for every row; empty for "gpt2"
@@ -87,7 +88,7 @@ class GgufTokenizer:
         return {"fim_pre", "fim_suf", "fim_mid"} <= self.ids.keys()
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Return the tokenizer's GGUF keys; no list is empty."""
+        """Return the tokenizer's GGUF metadata, without empty lists."""
         values: dict[str, MetadataValue] = {
             "tokenizer.ggml.model": self.model,
             "tokenizer.ggml.pre": self.pre,
@@ -117,13 +118,13 @@ class GgufTokenizer:
 
 
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
-    """Raise unless every token has its own embedding row, and a text that GGUF can store."""
+    """Raise unless every token has a unique embedding row and a text that GGUF can store."""
     by_row: dict[int, str] = {}
     for text, row in ids.items():
         if type(row) is not int or not 0 <= row < n_vocab:
             raise TokenizerMismatch(
                 f"{path}: token {text!r:.200} has id {row!r:.40}, but the embedding has rows 0 to {n_vocab - 1}",
-                hint=f"do config.json and {path.name} belong together?",
+                hint=f"check that config.json and {path.name} belong together",
             )
         if by_row.setdefault(row, text) != text:
             raise TokenizerMismatch(
@@ -131,7 +132,7 @@ def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
             )
         if "\0" in text:
             raise TokenizerMismatch(
-                f"{path}: token {text!r:.200} holds a zero byte, where llama.cpp would end it"
+                f"{path}: token {text!r:.200} contains a zero byte, which would end it in llama.cpp"
             )
         try:
             text.encode()
@@ -144,7 +145,7 @@ def fill_rows(
 ) -> tuple[list[str], list[int]]:
     """Return texts and types of all rows; a row without a token is UNUSED.
 
-    All texts differ, since llama.cpp ends the process if two are equal.
+    All texts are different, since llama.cpp aborts if two are equal.
     """
     by_row = {row: text for text, row in ids.items() if text}
     texts = []

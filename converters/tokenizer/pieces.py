@@ -1,8 +1,8 @@
-"""SentencePiece-like BPE in a tokenizer.json: scores of pieces from ranks of merges.
+"""SentencePiece-like BPE in a tokenizer.json: piece scores from merge ranks.
 
-tokenizers merges listed pairs of tokens by rank; llama.cpp and SentencePiece merge any two neighbours that make a
-piece, the highest score first, the leftmost of equals. Both agree if the list was made from scores, as by the Hub's
-conversion of SentencePiece models: it lists all ways to split a piece into two, one after another.
+tokenizers merges listed pairs of tokens by rank. llama.cpp and SentencePiece merge any two neighbours that form a
+piece, the highest score first, the leftmost of equals. Both agree if the list was generated from scores, as in the
+Hub's conversion of SentencePiece models: it lists all ways to split a piece into two, one after another.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_spm_session`; transformers `generate_merges`.
 """
@@ -17,7 +17,7 @@ from converters.tokenizer.pretokenizer import Normalization, flatten
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:
-    """Return row → minus the rank of the first merge that makes the piece; the lowest score if none does."""
+    """Return row → minus the rank of the first merge that forms the piece; the lowest score if none does."""
     scores = {row: -float(len(merges)) for row in vocab.values()}
     for rank in range(len(merges) - 1, -1, -1):
         scores[vocab["".join(merges[rank])]] = -float(rank)
@@ -25,16 +25,16 @@ def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> di
 
 
 def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Return why merging by score might differ from merging by these pairs, given by rank.
+    """Return why merging by score might differ from merging by these pairs, which are in order of rank.
 
-    `vocab` has neither byte tokens nor added tokens.
+    `vocab` contains neither byte tokens nor added tokens.
     """
     listed = set(merges)
     for piece in vocab:
         for n in range(1, len(piece)):
             pair = (piece[:n], piece[n:])
             if pair[0] in vocab and pair[1] in vocab and pair not in listed:
-                return [f"its merges leave out {pair[0]!r} + {pair[1]!r} = {piece!r}"]
+                return [f"its merges lack {pair[0]!r} + {pair[1]!r} = {piece!r}"]
     letters = {letter for pair in merges for part in pair for letter in part}
     if missing := sorted(letters - vocab.keys()):
         return [f"its merges join {missing[0]!r}, which is not a token"]
@@ -44,14 +44,14 @@ def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
         piece = left + right
         if piece != last:
             if piece in done:
-                return [f"its merges make {piece!r} at two ranks"]
+                return [f"its merges form {piece!r} at two ranks"]
             done.add(piece)
         last = piece
     return []
 
 
 def lacks_bytes(vocab: Mapping[str, int]) -> str:
-    """Describe missing byte tokens, without which llama.cpp ends the process on an unknown letter."""
+    """Describe missing byte tokens, without which llama.cpp aborts on an unknown character."""
     missing = [t for t in BYTE_TOKENS if t not in vocab]
     return f"it lacks byte tokens ({missing[0]} …)" if missing else ""
 
@@ -59,16 +59,16 @@ def lacks_bytes(vocab: Mapping[str, int]) -> str:
 def space_rule(
     pre_tokenizer: Any, text: Normalization, vocab: Mapping[str, int]
 ) -> tuple[str, list[str]]:
-    """Return `Vocabulary.space_prefix`, and doubts about it."""
+    """Return the value of `Vocabulary.space_prefix`, and doubts about it."""
     prefix = "every" if text.prepend else ""
     doubts: list[str] = []
     for step in flatten(pre_tokenizer, "pretokenizers"):
         kind = step.get("type")
         if kind == "Split" and step.get("pattern") == {"String": " "} and text.spaces:
-            continue  # Gemma's; no space is left to split at
+            continue  # Gemma's; has no effect, since the normalizer replaced all spaces
         if kind != "Metaspace" or step.get("replacement") != SPACE:
             doubts.append(
-                f"its pre-tokenizer ({kind}) is not one that llama.cpp has for such a model"
+                f"its pre-tokenizer ({kind}) is not one that llama.cpp has for SentencePiece models"
             )
             continue
         scheme = step.get("prepend_scheme", "always")

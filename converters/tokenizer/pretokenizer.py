@@ -1,11 +1,12 @@
-"""Find llama.cpp's pre-tokenizer for a tokenizer.json by its structure.
+"""Lookup of llama.cpp's pre-tokenizer for a tokenizer.json, by its structure.
 
-Before byte-level BPE, text is cut into words by regular expressions, digits one by one, and GPT-2's expression
-inside `ByteLevel`. llama.cpp has such cuts built in under the names of models. `KNOWN` has the cuts of published
-code models that llama.cpp computes exactly; others are tried (`trial`), since a wrong cut silently gives other ids.
+Before byte-level BPE, text is split into words ("cut") by regular expressions, by splitting off each digit, and by
+GPT-2's expression inside `ByteLevel`. llama.cpp has such cuts built in, under the names of models. `KNOWN` contains
+the cuts of published code models that llama.cpp reproduces exactly; others are tried (`trial`), since a wrong cut
+silently gives different ids.
 
-Of the normalizers, llama.cpp can add a space before text and write spaces as "▁". NFC is written as our own key,
-applied by our programs; all others are refused.
+Of the normalizers, llama.cpp can add a space before text and replace spaces by "▁". NFC is written as a metadata key
+of this project and applied by its programs; all others are refused.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llm_tokenizer_bpe` (the expressions) and `llama_vocab::impl::load`
 (the names and `ignore_merges`); tokenizer.json of the repositories that the table names.
@@ -23,11 +24,14 @@ Step: TypeAlias = "tuple[str, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """llama.cpp's names for one cut; the first is written unless a family prefers another."""
+    """A way to split text into words, with llama.cpp's names for it.
+
+    The first name is written unless a family prefers another.
+    """
 
     names: tuple[str, ...]
-    ignore_merges: bool = False  # words of the vocabulary are taken whole, before any merge
-    blanks: str = ""  # llama.cpp cuts differently beside these, so tokens must not join them
+    ignore_merges: bool = False  # a word that is in the vocabulary is one token, without merging
+    blanks: str = ""  # whitespace at which llama.cpp splits differently; tokens must not join it
 
 
 _GPT2: Final = ("ByteLevel", "with GPT-2's regex")
@@ -39,7 +43,7 @@ def _split(regex: str) -> Step:
     return ("Split", regex, "Isolated")
 
 
-# Line ends are written "\n" here, and as themselves in some files.
+# Line ends are escaped here, as "\n"; some files contain the characters themselves.
 _GPT2_REGEX: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORD: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LINES: Final = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -52,12 +56,12 @@ _DEEPSEEK3: Final = (
 )
 _CJK: Final = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CJK3: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
-# Blanks in _CJK's range (from U+0800 on), which llama.cpp replaces by tabs before it matches
+# Whitespace in _CJK's range (from U+0800 on), which llama.cpp replaces by vertical tabs before matching
 # (unicode.cpp, "using 0x0B as fallback")
 _CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-# They match every character, so that dropping the rest (Removed, inverted) drops nothing.
+# Expressions that match every character, so that behavior "Removed" with `invert` removes nothing.
 _TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
 
 KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
@@ -83,8 +87,8 @@ KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
     (_split(_SEED), _BYTES): (Cut(("seed-coder",)),),
 }  # fmt: skip
 
-# One name for each of llama.cpp's cuts for byte-level BPE, the likeliest first; whitespace, gemma4 and
-# sarvam-moe work on characters, not bytes.
+# One name for each of llama.cpp's cuts for byte-level BPE, the most likely first. whitespace, gemma4 and
+# sarvam-moe are not among them: they work on characters, not bytes.
 CANDIDATES: Final = (
     Cut(("qwen2",)), Cut(("llama-bpe",), True), Cut(("dbrx",)), Cut(("gpt-2",)), Cut(("starcoder",)),
     Cut(("deepseek-coder",)), Cut(("deepseek-llm",)), Cut(("deepseek-v3",)), Cut(("gpt-4o",)),
@@ -101,16 +105,16 @@ class Recognised:
     """Result of `recognise`."""
 
     pre: str = ""  # llama.cpp's name, "" if unknown
-    candidates: tuple[str, ...] = ()  # names to try, the likeliest first
+    candidates: tuple[str, ...] = ()  # names to try, the most likely first
     blanks: str = ""  # see `Cut`
-    doubt: str = ""  # why structure alone does not prove `pre`
+    doubt: str = ""  # why the structure alone does not prove a name right
     problem: str = ""  # why no name can be right
 
 
 def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -> Recognised:
     """Return llama.cpp's name for the `pre_tokenizer` of a byte-level BPE's tokenizer.json.
 
-    `ignore_merges` is its model's; `preferred` is the name to write if llama.cpp has several for the cut.
+    `ignore_merges` is the model's setting; `preferred` is the name to use if llama.cpp has several for the cut.
     """
     steps = tuple(_step(s) for s in flatten(pre_tokenizer, "pretokenizers"))
     shown = " → ".join(" ".join(step) for step in steps) or "none"
@@ -118,7 +122,9 @@ def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -
     if not any(step[0] == "ByteLevel" for step in steps):
         return Recognised(problem=unknown)
     if ("ByteLevel", "that adds a space") in steps:
-        return Recognised(problem="its ByteLevel adds a space before text, as llama.cpp's does not")
+        return Recognised(
+            problem="its ByteLevel adds a space before text, but llama.cpp's does not"
+        )
     ranked = sorted(
         CANDIDATES, key=lambda c: (preferred not in c.names, c.ignore_merges != ignore_merges)
     )
@@ -132,13 +138,13 @@ def recognise(pre_tokenizer: Any, *, ignore_merges: bool, preferred: str = "") -
                 preferred if preferred in cut.names else cut.names[0], blanks=cut.blanks
             )
     alike = tuple(n for n in names if n in {name for cut in cuts for name in cut.names})
-    rule = "takes whole words before merging (" if ignore_merges else "merges always (no "
-    doubt = f"its BPE {rule}ignore_merges), as llama.cpp does not for this cut"
+    rule = "takes whole words before merging (" if ignore_merges else "always merges (no "
+    doubt = f"its BPE {rule}ignore_merges), but llama.cpp does not with this pre-tokenizer"
     return Recognised(candidates=alike, doubt=doubt)
 
 
 def _step(node: dict[str, Any]) -> Step:
-    """Return a step with all options that change where it cuts."""
+    """Return a step with all options that affect how it splits text."""
     kind = str(node.get("type"))
     if kind == "ByteLevel":
         if node.get("add_prefix_space"):
@@ -160,12 +166,12 @@ def _step(node: dict[str, Any]) -> Step:
 
 @dataclass(slots=True)
 class Normalization:
-    """Changes of the text before it is cut."""
+    """Changes of the text before it is split into words."""
 
     nfc: bool = False
-    spaces: bool = False  # written as "▁"
+    spaces: bool = False  # spaces are replaced by "▁"
     prepend: bool = False  # a space is added before the text
-    problem: str = ""  # a change that GGUF cannot express
+    problem: str = ""  # a change that GGUF cannot represent
 
 
 def read_normalizer(node: Any) -> Normalization:
@@ -186,12 +192,12 @@ def read_normalizer(node: Any) -> Normalization:
         else:
             found.problem = f"it normalises text ({kind})"
     if found.prepend and not found.spaces:
-        found.problem = f"it puts {SPACE!r} before text without writing spaces so"
+        found.problem = f"it adds {SPACE!r} before text but does not replace spaces by it"
     return found
 
 
 def flatten(node: Any, parts: str) -> list[dict[str, Any]]:
-    """Return the steps of a `Sequence` (whose list is named `parts`), of sequences in it, or of a single step."""
+    """Return a flat list of the steps in a `Sequence` and nested ones, or of one step; `parts` names their field."""
     if node is None:
         return []
     if not isinstance(node, dict):

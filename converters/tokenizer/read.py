@@ -1,4 +1,4 @@
-"""Read a checkpoint's tokenizer, from any of its files, as GGUF stores it."""
+"""Reader for a checkpoint's tokenizer, in any of its file formats."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _VERSION_LINE = "#version"  # start of lines that tokenizers skips; "# #" is a m
 
 
 def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any]) -> GgufTokenizer:
-    """Read tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and the files beside it.
+    """Return the tokenizer in a folder, as GGUF stores it.
 
-    Rows of the `n_vocab` in the embedding without a token become unused; for `pre` see `ArchSpec`.
+    It is read from tokenizer.json, or else vocab.json and merges.txt, or else tokenizer.model, and from the small
+    files that accompany it. The embedding has `n_vocab` rows; those without a token become unused. For `pre`, see
+    `ArchSpec`.
 
     Raises:
         InvalidInput: none of these files exists.
         CorruptCheckpoint: a file is invalid.
-        TokenizerMismatch: ids are duplicate or beyond the embedding, or GGUF cannot express the tokenizer.
+        TokenizerMismatch: ids are duplicate or beyond the embedding, or GGUF cannot represent the tokenizer.
     """
     side = SideFiles.read(folder)
     vocabulary = _with_added(_read(folder, side, pre, n_vocab), side, n_vocab)
@@ -43,7 +45,7 @@ def read_tokenizer(folder: Path, pre: str, n_vocab: int, config: dict[str, Any])
 def assemble(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> GgufTokenizer:
-    """Return every row's text and type, special ids, and the pre-tokenizer, tried if in doubt."""
+    """Return the GGUF tokenizer of a vocabulary; if there are doubts, find the pre-tokenizer by trial."""
     tokens, types = fill_rows(vocabulary.ids, vocabulary.types, n_vocab)
     ids, adds_bos = special_ids(vocabulary, side, config, n_vocab)
     least = min(vocabulary.scores.values(), default=0.0)
@@ -78,17 +80,17 @@ def _read(folder: Path, side: SideFiles, pre: str, n_vocab: int) -> Vocabulary:
     if pieces.is_file():
         return read_sentencepiece(pieces, side, n_vocab)
     raise InvalidInput(
-        f"{folder}: holds no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model",
-        hint="download it too, or make it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+        f"{folder}: contains no tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model",
+        hint="download it, or create it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
     )
 
 
 def _read_vocab_merges(
     vocab_path: Path, merges_path: Path, side: SideFiles, n_vocab: int, pre: str
 ) -> Vocabulary:
-    """Read vocab.json, text → id, and merges.txt, a merge a line by rank: GPT-2's own files.
+    """Read vocab.json (text → id) and merges.txt (one merge per line, in order of rank), GPT-2's file formats.
 
-    They do not say how text is cut into words; the family gives that as `pre`.
+    They do not define a pre-tokenizer, so the family's `pre` is used.
     """
     vocab = read_json(vocab_path)
     check_ids(vocab_path, vocab, n_vocab)
@@ -101,21 +103,21 @@ def _read_vocab_merges(
         if line and not line.startswith(_VERSION_LINE)
     ]
     if not merges:
-        raise corrupt(merges_path, "holds no merges")
+        raise corrupt(merges_path, "contains no merges")
     # in transformers 5 Qwen2Tokenizer applies NFC; GPT2Tokenizer and CodeGenTokenizer do not
     normalizer = "NFC" if pre == "qwen2" else ""
     return Vocabulary(
         vocab_path, "gpt2", ids, types, tuple(added),
         merges=[f"{a} {b}" for a, b in dict.fromkeys(merges)], pre=pre,
-        pre_origin=f"by the family: {vocab_path.name} and {merges_path.name} do not say how text is cut",
+        pre_origin=f"by the family: {vocab_path.name} and {merges_path.name} do not name a pre-tokenizer",
         candidates=(pre,), normalizer=normalizer,
     )  # fmt: skip
 
 
 def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Add the tokens that only the files beside the tokenizer add, such as a fine-tune's [PAD].
+    """Add the tokens that only the accompanying files define, such as a fine-tune's [PAD].
 
-    A plain token to which they give a role is added too, as transformers does on loading.
+    A plain token to which they give a role becomes an added token too, as in transformers.
     """
     beside = added_beside(side)
     texts = {t.text for t in beside}

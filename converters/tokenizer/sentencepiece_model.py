@@ -1,7 +1,7 @@
-"""Read tokenizer.model, SentencePiece's own file.
+"""Reader for tokenizer.model, SentencePiece's file format.
 
-A dozen fields of this protocol buffer matter, so they are read without PyPI's sentencepiece, a compiled library;
-the tests compare with it.
+Only a dozen fields of this protocol buffer are needed, so it is read without the sentencepiece package, a compiled
+library; the tests compare the results with it.
 
 Source: sentencepiece `src/sentencepiece_model.proto`; protobuf.dev "Encoding".
 """
@@ -33,12 +33,12 @@ Value: TypeAlias = "int | float | bytes"
 
 _BPE = 2  # TrainerSpec.ModelType
 _MAX_FIELDS = 1 << 22  # the largest published vocabulary has 262,144 pieces
-_ALGORITHMS = {1: "unigram (the likeliest pieces)", 3: "words", 4: "characters"}
+_ALGORITHMS = {1: "unigram", 3: "word", 4: "char"}
 
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceModel:
-    """The fields that matter; each of `pieces` is (text, score, type)."""
+    """Fields of a SentencePiece model that a conversion needs; each of `pieces` is (text, score, type)."""
 
     pieces: list[tuple[str, float, int]]
     algorithm: int
@@ -51,7 +51,7 @@ class SentencePieceModel:
 
 
 def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
-    """Read a tokenizer.model that holds a BPE."""
+    """Read a tokenizer.model that contains a BPE."""
     try:
         model = parse_model(read_bytes(path))
     except (ValueError, IndexError, struct.error) as e:
@@ -82,36 +82,34 @@ def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
 def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
     problems = []
     if model.algorithm != _BPE:
-        name = _ALGORITHMS.get(model.algorithm, f"of type {model.algorithm}")
-        problems.append(f"its pieces are chosen by {name}, not merged by score (BPE)")
+        name = _ALGORITHMS.get(model.algorithm, f"type {model.algorithm}")
+        problems.append(f"its model type is {name}, not BPE")
     if model.charsmap:
         problems.append("it normalises text (precompiled_charsmap)")
     if model.squeezes_spaces:
-        problems.append("it drops spaces that follow spaces (remove_extra_whitespaces)")
+        problems.append("it drops repeated spaces (remove_extra_whitespaces)")
     if not model.escapes_spaces or model.suffix_spaces:
-        problems.append(f"it does not write spaces as {SPACE} before words")
+        problems.append(f"it does not replace spaces by {SPACE} before words")
     if reason := lacks_bytes(vocab):
         problems.append(reason)
     if unused := [text for text, _, kind in model.pieces if kind == UNUSED]:
-        problems.append(f"its piece {unused[0]!r} is unused, and llama.cpp would use it")
+        problems.append(f"its piece {unused[0]!r} is marked unused, but llama.cpp would use it")
     user = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
-    # llama.cpp searches for them before it writes spaces as ▁, SentencePiece afterwards
+    # llama.cpp searches for them before it replaces spaces by ▁, SentencePiece afterwards
     if blank := [text for text in user if SPACE in text or " " in text]:
-        problems.append(f"its user-defined piece {blank[0]!r} holds a space")
+        problems.append(f"its user-defined piece {blank[0]!r} contains a space")
     if user and model.dummy_prefix:
-        problems.append(
-            f"after the user-defined piece {user[0]!r}, llama.cpp would put a space as before a text"
-        )
+        problems.append(f"after the user-defined piece {user[0]!r}, llama.cpp would add a space")
     return problems
 
 
 def parse_model(data: bytes) -> SentencePieceModel:
-    """Read `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are ignored."""
+    """Parse `ModelProto`: 1 pieces, 2 trainer_spec, 3 normalizer_spec; other fields are ignored."""
     model = _message(data)
     pieces = [_piece(value) for value in model.get(1, []) if isinstance(value, bytes)]
     if not pieces:
-        raise ValueError("it holds no pieces")
-    # a message in several parts means their fields together
+        raise ValueError("it contains no pieces")
+    # protobuf merges the fields of a message that occurs several times
     trainer, normalizer = (
         _message(b"".join(v for v in model.get(number, []) if isinstance(v, bytes)))
         for number in (2, 3)
@@ -130,7 +128,7 @@ def parse_model(data: bytes) -> SentencePieceModel:
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
-    """Read `SentencePiece`: 1 piece, 2 score, 3 type."""
+    """Parse `SentencePiece`: 1 piece, 2 score, 3 type."""
     fields = _message(data)
     text, score = _last(fields, 1, b"").decode("utf-8"), _last(fields, 2, 0.0)
     kind = _last(fields, 3, NORMAL)
@@ -156,7 +154,7 @@ def _last(fields: dict[int, list[Value]], number: int, default: T) -> T:
 
 
 def _signed(value: int) -> int:
-    """Return an int32, which is written as 64 bits if negative."""
+    """Return a varint's value as int32; negative numbers are stored in 64 bits."""
     return value - (1 << 64) if value >> 63 == 1 else value
 
 
@@ -175,9 +173,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            raise ValueError(f"a field of wire type {wire}")
+            raise ValueError(f"unsupported wire type {wire}")
         if size > len(data) - at:
-            raise ValueError(f"a field of {size:,} bytes where {len(data) - at:,} are left")
+            raise ValueError(f"a field of {size:,} bytes, but only {len(data) - at:,} are left")
         raw = data[at : at + size]
         at += size
         yield number, struct.unpack("<f", raw)[0] if wire == 5 else raw
@@ -187,7 +185,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise ValueError("it ends in a number")
+            raise ValueError("it ends inside a number")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift

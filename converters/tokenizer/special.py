@@ -1,4 +1,4 @@
-"""Ids of special tokens for GGUF; every id that llama.cpp would guess is written.
+"""Ids of special tokens for GGUF. Every id that llama.cpp would otherwise derive from token texts is written.
 
 Source: llama.cpp `src/llama-vocab.cpp`, `llama_vocab::impl::load`, "special tokens" and "auto-detect special
 tokens by text"; the model cards of the repositories that the spellings come from.
@@ -14,8 +14,8 @@ from converters.tokenizer.files import SideFiles
 from converters.tokenizer.metadata import Vocabulary
 from turbopilot.base.errors import TokenizerMismatch
 
-# Spellings of the fill-in-the-middle tokens in published models; the first in a vocabulary is used.
-# llama.cpp guesses from token texts and misses some.
+# Spellings of the fill-in-the-middle tokens in published models; the first that a vocabulary contains is used.
+# llama.cpp derives these ids from token texts and misses some.
 FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_pre": (
         "<fim_prefix>", "<fim-prefix>", "<|fim_prefix|>", "▁<PRE>", "<｜fim▁begin｜>", "<[fim-prefix]>",
@@ -34,13 +34,13 @@ FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_sep": ("<file_sep>", "<|file_sep|>", "<filename>"),
 }  # fmt: skip
 
-# The end of an answer or an infill, if it differs from the end of text.
+# Tokens that end an answer or an infill, if not the end-of-text token.
 _TURN_ENDS: Final = (
     "▁<EOT>", "<|eot_id|>", "<|im_end|>", "<|EOT|>", "<|end|>", "<end_of_turn>", "<EOT>", "[EOT]",
 )  # fmt: skip
-# The end of text, for models whose files name none.
+# End-of-text tokens, for models whose files do not name one.
 _TEXT_ENDS: Final = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-# llama.cpp takes these for FIM_PAD, and then for an end of generation.
+# llama.cpp treats these as FIM_PAD, and therefore as an end of generation.
 _PAD_BY_LOOKS: Final = ("[PAD]", "<PAD>")
 
 
@@ -49,8 +49,8 @@ def special_ids(
 ) -> tuple[dict[str, int], bool]:
     """Return bos, eos, eot, eom, unk, pad and the fim_* ids, if the files have them, and whether BOS is added.
 
-    EOS is read from config.json, then generation_config.json, then the tokenizer, as programs do when generating.
-    BOS, UNK and PAD are the tokenizer's, so config.json comes last.
+    EOS is read from config.json, then generation_config.json, then the tokenizer, as in transformers' generation.
+    BOS, UNK and PAD belong to the tokenizer, so config.json comes last.
     """
     ids = vocabulary.ids
     found: dict[str, int] = {}
@@ -61,22 +61,22 @@ def special_ids(
         if choices := named + _listed(vocabulary.roles, role) + written:
             found[role] = choices[0]
     if vocabulary.model == "gpt2":
-        found.pop("unk", None)  # every byte is a token
+        found.pop("unk", None)  # not needed, since every byte is a token
     adds = "bos" in found and _adds_bos(vocabulary, side)
     ends = _ends(vocabulary, side, config, n_vocab)
     found["eos"] = ends[0]
-    found.setdefault("bos", ends[0])  # llama.cpp would use row 11; GPT-2 has one token for both
+    found.setdefault("bos", ends[0])  # llama.cpp's default is 11; GPT-2 uses one token for both
     found |= _more_ends(ids, ends)
     for role, spellings in FIM_SPELLINGS.items():
         if known := [ids[text] for text in spellings if text in ids]:
             found[role] = known[0]
     if "fim_pad" not in found and any(text in ids for text in _PAD_BY_LOOKS):
-        found["fim_pad"] = ends[0]  # ends generation already, so it has no effect
+        found["fim_pad"] = ends[0]  # already ends generation, so this has no effect
     return found, adds
 
 
 def _adds_bos(vocabulary: Vocabulary, side: SideFiles) -> bool:
-    """Return the setting, else what the tokenizer's template does, else the default of its kind."""
+    """Return whether BOS is added: by the setting, else the tokenizer's template, else the model's default."""
     setting = side.config.get("add_bos_token")
     if isinstance(setting, bool):
         return setting
@@ -88,7 +88,7 @@ def _adds_bos(vocabulary: Vocabulary, side: SideFiles) -> bool:
 def _ends(
     vocabulary: Vocabulary, side: SideFiles, config: dict[str, Any], n_vocab: int
 ) -> list[int]:
-    """Return the rows that end a text or an answer, EOS first."""
+    """Return the ids of tokens that end a text or an answer, EOS first."""
     ids = vocabulary.ids
     ends = _ids(side.folder / "config.json", config, "eos", n_vocab)
     ends += _ids(side.folder / "generation_config.json", side.generation, "eos", n_vocab)
@@ -97,18 +97,18 @@ def _ends(
     ends += _listed(vocabulary.roles, "eos")
     ends = ends or [ids[text] for text in _TEXT_ENDS if text in ids][:1]
     if not ends:
-        # llama.cpp would use row 11, a comma in GPT-2
+        # llama.cpp's default is 11, a comma in GPT-2
         raise TokenizerMismatch(
-            f"{vocabulary.path}: no file names the token that ends a text",
-            hint="name it: eos_token_id in config.json, or eos_token in tokenizer_config.json",
+            f"{vocabulary.path}: no file names the end-of-text token",
+            hint="set eos_token_id in config.json, or eos_token in tokenizer_config.json",
         )
     return list(dict.fromkeys(ends))
 
 
 def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
-    """Return `eot` and `eom`: other ends of generation, a turn's end first.
+    """Return `eot` and `eom`: other tokens that end generation, end-of-turn tokens first.
 
-    A turn's end that no file lists becomes eot: it ends an infill, and text does not contain it.
+    An end-of-turn token that no file lists becomes eot: it ends an infill and does not occur in text.
     """
     turns = [ids[text] for text in _TURN_ENDS if text in ids]
     listed = [row for row in turns if row in ends] + ends[1:]
@@ -119,13 +119,13 @@ def _more_ends(ids: Mapping[str, int], ends: list[int]) -> dict[str, int]:
 def _ids(
     path: Path, values: Mapping[str, Any], role: str, n_vocab: int, *, strict: bool = True
 ) -> list[int]:
-    """Return `{role}_token_id` as rows; raise for invalid ones if `strict`, else skip them."""
+    """Return the ids in `{role}_token_id`; raise for invalid ids if `strict`, else skip them."""
     value = values.get(f"{role}_token_id")
     rows = value if isinstance(value, list) else [] if value is None else [value]
     good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]
     if strict and len(good) < len(rows):
         raise TokenizerMismatch(
-            f"{path}: {role}_token_id is {value!r:.80}, beyond the vocabulary of {n_vocab} rows"
+            f"{path}: {role}_token_id is {value!r:.80}, not an id in the vocabulary of {n_vocab} rows"
         )
     return good
 

@@ -1,4 +1,4 @@
-"""Read tokenizer.json, the file of the tokenizers library, without that library."""
+"""Reader for tokenizer.json, the file format of the tokenizers library, without that library."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ _ODD_OPTIONS = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
 
 
 def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: str) -> Vocabulary:
-    """Read a tokenizer.json that holds a BPE; `preferred` is the pre-tokenizer's name if llama.cpp has several.
+    """Read a tokenizer.json that contains a BPE.
+
+    `preferred` is the pre-tokenizer name to use if llama.cpp has several.
 
     Raises:
-        TokenizerMismatch: GGUF cannot express it; the message has every reason.
+        TokenizerMismatch: GGUF cannot represent the tokenizer; the message lists every reason.
     """
     data = read_json(path)
     model = data.get("model")
@@ -62,7 +64,7 @@ def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: st
     else:
         vocabulary, more = _with_bytes(base, data, vocab, merges, preferred)
     problems = [*_numbering(vocab, added), *strip_problems(side, added)]
-    problems += [f"its BPE has {option!r} set" for option in _ODD_OPTIONS if model.get(option)]
+    problems += [f"its BPE uses {option!r}" for option in _ODD_OPTIONS if model.get(option)]
     problems += [text.problem] if text.problem else []
     if problems := problems + more:
         refuse(path, problems)
@@ -76,24 +78,24 @@ def _with_bytes(
     merges: list[tuple[str, str]],
     preferred: str,
 ) -> tuple[Vocabulary, list[str]]:
-    """Return a byte-level BPE, and problems of it."""
+    """Return a byte-level BPE vocabulary, and its problems."""
     model = data["model"]
     ignore_merges = bool(model.get("ignore_merges"))
     found = recognise(data.get("pre_tokenizer"), ignore_merges=ignore_merges, preferred=preferred)
     problems = [found.problem] if found.problem else []
     if model.get("byte_fallback") and not set(BYTE_LETTERS) <= vocab.keys():
-        problems.append("its BPE falls back on byte tokens, though it cuts bytes (byte_fallback)")
+        problems.append("its BPE is byte-level, but also falls back on byte tokens (byte_fallback)")
     if not merges:
         problems.append("its BPE has no merges")
     doubts = [found.doubt] if found.doubt else []
     doubts += [
-        f"its token {token!r} joins a blank with other text, where llama.cpp splits them"
+        f"its token {token!r} joins whitespace with other text, but llama.cpp splits them"
         for token in joining(map("".join, merges), found.blanks)[:1]
     ]
     signs = taken_for_signs(vocab, [t.text for t in base.added])
     return replace(
         base, model="gpt2", pre=found.pre, candidates=found.candidates or (found.pre,), doubts=tuple(doubts),
-        # tokenizers takes the last of two equal merges, llama.cpp the first
+        # of duplicate merges, tokenizers uses the last and llama.cpp the first
         merges=[f"{a} {b}" for a, b in reversed(dict.fromkeys(reversed(merges)))],
         renamed=other_texts(signs, base.ids),
     ), problems  # fmt: skip
@@ -106,11 +108,13 @@ def _with_pieces(
     merges: list[tuple[str, str]],
     text: Normalization,
 ) -> tuple[Vocabulary, list[str]]:
-    """Return a SentencePiece-like BPE, and problems of it."""
+    """Return a SentencePiece-like BPE vocabulary, and its problems."""
     model = data["model"]
     problems = [reason] if (reason := lacks_bytes(vocab)) else []
     if not model.get("byte_fallback"):
-        problems.append("its BPE does not fall back on bytes for unknown letters (byte_fallback)")
+        problems.append(
+            "its BPE does not fall back on bytes for unknown characters (byte_fallback)"
+        )
     found_first = {*BYTE_TOKENS, *(t.text for t in base.added)}
     plain = {piece: row for piece, row in vocab.items() if piece not in found_first}
     prefix, doubts = space_rule(data.get("pre_tokenizer"), text, plain)
@@ -122,7 +126,7 @@ def _with_pieces(
         for text in taken_for_signs(vocab, found_first)
     ]
     doubts += [
-        f"added token {t.text!r} is searched for after a space is added before the text"
+        f"added token {t.text!r} is matched after a space is added before the text"
         for t in base.added
         if prefix and t.normalized and not t.special
     ]
@@ -136,7 +140,7 @@ def _with_pieces(
 
 
 def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str]:
-    """Return one merge, "a b" in older files and ["a", "b"] in newer ones; both and their union must be tokens."""
+    """Return a merge: "a b" in older files, ["a", "b"] in newer ones. "a", "b" and "ab" must be tokens."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     is_pair = isinstance(parts, list) and len(parts) == 2
     if not is_pair or not all(isinstance(p, str) and p for p in parts):
@@ -144,12 +148,14 @@ def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
-            raise corrupt(path, f"the merge {merge!r:.200} needs {token!r:.200}, not a token")
+            raise corrupt(
+                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is not a token"
+            )
     return left, right
 
 
 def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
-    """Describe ids that tokenizers ignores: it numbers new tokens from the vocabulary's size on."""
+    """Describe ids of added tokens that tokenizers ignores: it numbers new tokens from the vocabulary's size on."""
     new = [t for t in added if t.text and t.text not in vocab]
     return [
         f"added token {t.text!r} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
@@ -159,7 +165,7 @@ def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
 
 
 def _first_token(node: Any) -> str | None:
-    """Return the token that a TemplateProcessing adds before every text: "" for none, None without a template."""
+    """Return the token that a TemplateProcessing adds before every text: "" if none, None without a template."""
     for step in flatten(node, "processors"):
         if step.get("type") == "TemplateProcessing":
             single = step.get("single")

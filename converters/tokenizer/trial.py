@@ -1,6 +1,6 @@
-"""Compare llama.cpp with tokenizers on a corpus, if structure does not prove that both tokenize alike.
+"""Comparison of llama.cpp with tokenizers on a corpus, if a tokenizer's structure does not prove that they agree.
 
-A child process reads a temporary file of the vocabulary with llama.cpp under each name, until all ids are equal.
+A child process loads the vocabulary in llama.cpp under each pre-tokenizer name, until all ids are equal.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from converters.tokenizer.trial_texts import trial_texts
 from turbopilot.base.errors import TokenizerMismatch, TurboPilotError
 from turbopilot.llama.child import ChildFailed, run_child
 
-_PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens take 40
+_PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens take 40 s
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """One name: the number of equal texts and ids, and the first text that differs, with its ids."""
+    """Result for one name: the number of equal texts and ids, and the first text that differs, with its ids."""
 
     name: str
     n_texts: int
@@ -34,16 +34,19 @@ class _Outcome:
 
 
 def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
-    """Return the tokenizer under the first of `vocabulary.candidates` with which llama.cpp's ids are equal.
+    """Return the tokenizer with the first of `vocabulary.candidates` that gives equal ids in llama.cpp.
 
-    TokenizerMismatch has the first difference of the nearest name, or why none can be tried.
+    Raises:
+        TokenizerMismatch: no name gives equal ids (the message shows a difference), or none can be tried.
     """
     doubts = f"{vocabulary.path}: {'; '.join(vocabulary.doubts)}"
     if vocabulary.path.name != "tokenizer.json":
-        raise TokenizerMismatch(doubts, hint="a tokenizer.json beside it could be tried")
+        raise TokenizerMismatch(
+            doubts, hint="add a tokenizer.json, which can be compared with llama.cpp"
+        )
     if find_spec("tokenizers") is None:
         raise TokenizerMismatch(
-            f"{doubts}; llama.cpp could be tried, but tokenizers is not installed",
+            f"{doubts}; it could be compared with llama.cpp, but tokenizers is not installed",
             hint="pip install tokenizers",
         )
     texts = trial_texts(vocabulary)
@@ -59,16 +62,16 @@ def settle(vocabulary: Vocabulary, tokenizer: GgufTokenizer) -> GgufTokenizer:
 
 
 def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
-    """Describe the first difference of the name that came furthest."""
+    """Describe the first difference for the name with the most equal texts."""
     seen = [o for o in outcomes if o.text]
     if not seen:
-        return f"; of {len(outcomes)} tried, llama.cpp survives none"
+        return f"; of {len(outcomes)} pre-tokenizers tried, none works in llama.cpp"
     best = max(seen, key=lambda o: (o.n_texts, o.n_ids))
     at = next(
         (i for i, (a, b) in enumerate(zip(best.ours, best.theirs, strict=False)) if a != b),
         min(len(best.ours), len(best.theirs)),
     )
-    # Ids are not positions: the place in a long text is found by proportion.
+    # Ids have no positions in the text, so the place in a long text is estimated by proportion.
     centre = len(best.text) * at // max(1, len(best.ours))
     around = best.text[max(0, centre - 30) : centre + 30]
 
@@ -77,13 +80,13 @@ def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
         return " ".join(f"{i} {tokenizer.tokens[i]!r}" for i in part)
 
     return (
-        f": of {len(outcomes)} tried, {best.name} comes nearest, but in {around!r} llama.cpp makes"
-        f" {words(best.theirs) or 'nothing'} where the tokenizer makes {words(best.ours) or 'nothing'}"
+        f"; of {len(outcomes)} pre-tokenizers tried, {best.name} is closest, but in {around!r} llama.cpp gives"
+        f" {words(best.theirs) or 'no tokens'} and the tokenizer gives {words(best.ours) or 'no tokens'}"
     )
 
 
 def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> list[_Outcome]:
-    """Try names until one fits; if a name crashes the child, another continues with the next."""
+    """Try names until one matches; if a name crashes the child, another child continues with the next name."""
     from converters.tokenizer.trial_file import write_vocabulary  # imports gguf
 
     outcomes: list[_Outcome] = []
@@ -101,7 +104,7 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
             done, complaint = _child(job, len(texts))
             if done is None:
                 raise TokenizerMismatch(
-                    f"{vocabulary.path}: {'; '.join(vocabulary.doubts)}; and llama.cpp cannot be tried: {complaint}",
+                    f"{vocabulary.path}: {'; '.join(vocabulary.doubts)}; comparison with llama.cpp failed: {complaint}",
                     hint="pip install --upgrade tokenizers llama-cpp-python",
                 )
             outcomes += done
@@ -114,7 +117,7 @@ def _run(vocabulary: Vocabulary, tokenizer: GgufTokenizer, texts: list[str]) -> 
 
 
 def _child(job: dict[str, Any], n_texts: int) -> tuple[list[_Outcome] | None, str]:
-    """Run one child; return None if it did not reach llama.cpp, and the end of its stderr."""
+    """Run one child; return its outcomes, or None if it did not reach llama.cpp, and the error if it failed."""
     outcomes: list[_Outcome] = []
     started = False
 

@@ -1,7 +1,7 @@
 """Child process of `converters.tokenizer.trial` that compares tokenizers with llama.cpp.
 
-llama.cpp aborts on some vocabularies, and a hostile expression can keep tokenizers busy for ever. No other module of
-converters imports tokenizers.
+A child process is needed because llama.cpp aborts on some vocabularies, and a hostile regular expression can keep
+tokenizers busy forever. No other module of converters imports tokenizers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from turbopilot.llama.model import LlamaModel, ModelParameters
 
 
 def main() -> None:
-    """Tokenize texts.
+    """Tokenize texts with tokenizers and, for each pre-tokenizer name, with llama.cpp; report differences.
 
     Reads {"tokenizer": path, "vocabulary": path, "texts": path, "names": [...], "added": [[text, special, normalized],
-    ...]}. Sends {"reference": number of ids}, and for each name {"name", "n_texts", "n_ids"} that are equal, with
-    "text", "ours" and "theirs" if a text differs.
+    ...]}. Sends {"reference": number of ids}, then for each name {"name", "n_texts", "n_ids"}, the numbers of equal
+    texts and ids, and "text", "ours" and "theirs" for the first text that differs.
     """
     run_job(_try_names)
 
@@ -51,7 +51,7 @@ def _reference(path: str, added: list[tuple[str, bool, bool]], texts: list[str])
 def _try(
     header: GgufHeader, name: str, texts: list[str], wanted: list[list[int]]
 ) -> dict[str, Any]:
-    """Tokenize the texts under one name, up to the first that differs."""
+    """Tokenize the texts with one pre-tokenizer, up to the first difference."""
     parameters = ModelParameters(vocab_only=True, overrides={"tokenizer.ggml.pre": name})
     try:
         model = LlamaModel(header, parameters)

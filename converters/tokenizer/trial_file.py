@@ -1,4 +1,4 @@
-"""GGUF file of a vocabulary without weights, for llama.cpp to try. Imports gguf."""
+"""Writer for a GGUF with a vocabulary and no weights, used in a trial. Imports gguf."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from converters.tokenizer.metadata import MetadataValue
 
 
 def write_vocabulary(path: Path, metadata: Mapping[str, MetadataValue]) -> None:
-    """Write the keys of `GgufTokenizer.metadata` under an architecture that llama.cpp knows."""
+    """Write a GGUF of the architecture "llama" with the keys of `GgufTokenizer.metadata`."""
     writer = GGUFWriter(path=None, arch="llama")
     for key, value in metadata.items():
         if isinstance(value, bool):

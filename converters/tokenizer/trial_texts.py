@@ -1,7 +1,7 @@
-r"""Texts of a trial: code, comments, and text that distinguishes pre-tokenizers.
+r"""Texts for a trial: code, comments, and text that distinguishes pre-tokenizers.
 
-`trial_corpus.txt` holds texts separated by lines of `%%`; it escapes characters that an editor or a checkout might
-change as "\uXXXX". The other texts are made here, from lists that do not depend on Python's version.
+`trial_corpus.txt` contains texts separated by lines of `%%`; characters that an editor or a checkout might change
+are escaped as "\uXXXX". The other texts are generated here, from lists that do not depend on Python's version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from converters.tokenizer.looks import token_bytes
 from converters.tokenizer.metadata import NORMAL, SPACE, Vocabulary
 
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
-_VOCABULARY_SAMPLE = 20_000  # tokens; one a line
+_VOCABULARY_SAMPLE = 20_000  # tokens, one per line
 _LINES_A_TEXT = 500
 
 _BLANKS = (" ", "\t", "\n", "\r\n", " \n", "\n ", "\t ", " \t", "\u3000", "\u00a0", "\r")
@@ -22,7 +22,7 @@ _NEIGHBOURS = ("a", "1", ".", "'s", "É", "中", "é", "_", "(", "😀", "=", "\
 
 
 def trial_texts(vocabulary: Vocabulary) -> list[str]:
-    """Return short, distinctive texts first, so that most names fail early; the vocabulary's tokens last."""
+    """Return short, distinctive texts first, so that wrong names fail early, and the vocabulary's tokens last."""
     samples = corpus()
     texts = [*samples, *_blanks(), *_digits(), *_letters()]
     texts += [sample.replace("\n", "\r\n") for sample in samples[:4]]
@@ -39,21 +39,21 @@ def corpus() -> list[str]:
 
 
 def _blanks() -> list[str]:
-    """Return runs of blanks between, before and after characters of different classes."""
+    """Return runs of whitespace between, before and after characters of different classes."""
     runs = [blank * n for blank in _BLANKS for n in (1, 2, 3, 4, 7, 8, 16)]
     lines = [f"{left}{run}{right}" for run in runs for left, right in pairwise(_NEIGHBOURS)]
     return ["|".join(lines), *(f"{run}x{run}" for run in runs), *(f"x = 1{run}" for run in runs)]
 
 
 def _digits() -> list[str]:
-    """Return numbers of every length beside letters and signs; digits of other scripts."""
+    """Return numbers of 1 to 13 digits next to letters and punctuation, and digits of other scripts."""
     numbers = ["12345678901234"[:n] for n in range(1, 14)]
     lines = [f"x{n} {n}.{n[::-1]},{n} -{n}e{n} ({n}) {n}abc v{n}.0 ${n} {n}%" for n in numbers]
     return ["\n".join(lines), "٠١٢٣٤ १२३४ ๑๒๓๔ １２３４ ²³¹ ½⅓¼ ⅧⅨ ①②③ 1٢3 a１b 𝟙𝟚𝟛 ৳১২"]
 
 
 def _letters() -> list[str]:
-    """Return mixed case of several scripts, marks and signs beside letters, and contractions."""
+    """Return mixed case of several scripts, marks and punctuation next to letters, and contractions."""
     letters = (
         "a", "B", "é", "É", "ж", "Ж", "ß", "ǅ", "中", "ア", "각", "ع", "ª", "ʰ", "e\u0301", "क\u093f", "_", "'", "1",
     )  # fmt: skip
@@ -70,12 +70,12 @@ def _letters() -> list[str]:
 
 
 def _added(vocabulary: Vocabulary) -> list[str]:
-    """Return texts with added tokens, without SentencePiece's special ones, which text does not contain."""
+    """Return texts with added tokens, except SentencePiece's special tokens, which do not occur in text."""
     plain = vocabulary.model == "gpt2"
     marks = [t.text for t in vocabulary.added if t.text and (plain or not t.special)][:2000]
     marks += [text for text, row in vocabulary.ids.items() if row in vocabulary.renamed]
     if vocabulary.space_prefix == "first":
-        marks = []  # llama.cpp adds a space after each, this tokenizer does not
+        marks = []  # llama.cpp adds a space after each of them, this tokenizer does not
     return [
         "".join(f"a{m}b {m} c\n{m}{m}.{m}\n  {m}\t" for m in marks[n : n + _LINES_A_TEXT])
         for n in range(0, len(marks), _LINES_A_TEXT)
@@ -83,7 +83,7 @@ def _added(vocabulary: Vocabulary) -> list[str]:
 
 
 def _tokens(vocabulary: Vocabulary) -> list[str]:
-    """Return a sample of the vocabulary's tokens, one a line, without parts of characters."""
+    """Return a sample of the vocabulary's tokens, one per line, without incomplete UTF-8 characters."""
     normal = sorted(
         row for row in vocabulary.ids.values() if vocabulary.types.get(row, NORMAL) == NORMAL
     )
@@ -99,5 +99,5 @@ def _text(token: str, model: str) -> str:
         return token.replace(SPACE, " ")
     try:
         return (token_bytes(token) or b"").decode("utf-8")
-    except UnicodeDecodeError:  # part of a character
+    except UnicodeDecodeError:  # an incomplete character
         return ""

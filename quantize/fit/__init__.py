@@ -1,4 +1,4 @@
-"""Choose each matrix's type so that a file of a given size loses least.
+"""Choose the type of each matrix so that a file of a given size has the smallest possible loss.
 
 >>> from quantize.fit import Fit, MeasureOptions
 >>> fit = Fit(Path("codegen-f16.gguf"), Path("codegen-imatrix.gguf"))  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Plan and write the file that loses least within a number of bytes."""
+"""Plan and write the file with the smallest loss within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Type of each matrix, size of all the file's tensors, and predicted `RoundingSensitivity.loss`."""
+    """Type of each matrix, size of all tensors of the file, and predicted `RoundingSensitivity.loss`."""
 
     types: Mapping[str, str]
     tensor_bytes: int
@@ -31,9 +31,10 @@ class Allocation:
 
 
 class Fit:
-    """A float GGUF to be measured and written so that it fits.
+    """A float GGUF to be quantized to a given size.
 
-    The importance matrix weighs the columns, and allows the types that need one; `entries` are the names in it.
+    The importance matrix weights the columns and makes the types available that need one. `entries` are the tensor
+    names in the matrix.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Fit:
         self.header = read_gguf(source)
         if (main := self.header.main_type()) not in FLOATS:
             raise QuantizationError(
-                f"{source}: is in {main} already; its loss can neither be measured nor undone",
+                f"{source}: is already quantized to {main}; its quantization loss cannot be measured or undone",
                 hint="start from the F16 or F32 file that turbopilot convert wrote",
             )
         self.entries: frozenset[str] = frozenset()
@@ -52,7 +53,7 @@ class Fit:
             check_matrix(matrix, self.header)
             self.entries = frozenset(matrix.entries)
         preview = preview_of(self.header, find_recipe("Q4_0"), QuantizeOptions())
-        # Errors are measured for all types, since the file is compared with plain ones.
+        # Errors are measured for all types, because the file is also compared with plain types.
         self.units = units_of(preview, CANDIDATES, self.entries)
         self._choices = {
             u.name: [t for t in u.types if t in candidates] or [u.types[-1]] for u in self.units
@@ -61,18 +62,18 @@ class Fit:
 
     @property
     def smallest(self) -> int:
-        """Return the bytes of the smallest possible file."""
+        """Bytes of all tensors in the smallest possible file."""
         return self._fixed + sum(u.n_bytes(self._choices[u.name][0]) for u in self.units)
 
     def measure(
         self, room: int, options: MeasureOptions, progress: Progress = silent
     ) -> RoundingSensitivity:
-        """Measure sensitivities near the bits per weight that `room` bytes allow."""
+        """Measure sensitivities with types near the average bits per weight that `room` bytes allow."""
         bits = 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
         return find_sensitivity(self.source, self.imatrix, self.units, bits, options, progress)
 
     def allocate(self, room: int, sensitivity: RoundingSensitivity) -> Allocation | None:
-        """Return the types that lose least within `room` bytes of tensors; None if nothing fits."""
+        """Return the types with the smallest loss within `room` bytes of tensors; None if nothing fits."""
         choices = [
             [TypeChoice(u.n_bytes(t), sensitivity.loss(u.name, t)) for t in self._choices[u.name]]
             for u in self.units
@@ -86,7 +87,7 @@ class Fit:
         return Allocation(types, used, sum(c.loss for c in picked))
 
     def preview(self, allocation: Allocation) -> Preview:
-        """Plan what `write` would do with each tensor."""
+        """Return the type and size that `write` would give each tensor."""
         recipe, options = self._plan(allocation, QuantizeOptions())
         return replace(preview_of(self.header, recipe, options), name="fitted")
 
@@ -99,7 +100,7 @@ class Fit:
         force: bool = False,
         progress: Progress = silent,
     ) -> QuantizeReport:
-        """Write the file; see `quantize.quantize`. The allocation decides the types of `options`."""
+        """Write the file; see `quantize.quantize`. The allocation replaces the overrides of `options`."""
         recipe, options = self._plan(allocation, options)
         return quantize(self.source, output, recipe.name, options, force=force, progress=progress)
 
@@ -107,20 +108,20 @@ class Fit:
         self, allocation: Allocation, options: QuantizeOptions
     ) -> tuple[Recipe, QuantizeOptions]:
         recipe = recipe_of(self.units, allocation.types)
-        # llama.cpp ignores overrides if the file's own type is a float.
+        # llama.cpp ignores overrides if the file type is a float.
         chosen = () if recipe.base in FLOATS else overrides(self.units, allocation.types)
         return recipe, replace(options, overrides=chosen, imatrix=self.imatrix)
 
     def plain(
         self, recipe: Recipe, sensitivity: RoundingSensitivity
     ) -> tuple[Preview, float | None]:
-        """Plan a plain type, and return its loss by the same measure, if known."""
+        """Return the plan of a plain file type and its loss, measured the same way; None if it is not known."""
         preview = preview_of(self.header, recipe, QuantizeOptions(imatrix=self.imatrix))
         return preview, sensitivity.total({t.name: t.after for t in preview.tensors})
 
 
 def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> Recipe:
-    """Return the first file type whose base is the quantized type of most bytes; F16 without one."""
+    """Return the first file type whose base is the quantized type with the most bytes; F16 if all are floats."""
     sizes: dict[str, int] = {}
     for u in units:
         kind = types[u.name]
@@ -131,7 +132,7 @@ def recipe_of(units: Sequence[Unit], types: Mapping[str, str]) -> Recipe:
 
 
 def overrides(units: Sequence[Unit], types: Mapping[str, str]) -> tuple[Override, ...]:
-    r"""Return one pattern for each role and type: `^blk\.(0|1|7)\.attn_q\.weight$`."""
+    r"""Return an override for each role and type, such as `^blk\.(0|1|7)\.attn_q\.weight$`."""
     layers: dict[tuple[str, str], list[int]] = {}
     for u in units:
         layers.setdefault((u.role, types[u.name]), []).append(u.layer)

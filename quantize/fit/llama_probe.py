@@ -1,7 +1,7 @@
 """Child process that measures how sensitive a model is to rounding; see `quantize.fit.sensitivity`.
 
-Sampled rows of each matrix are rounded to each type for the relative error. Then groups of matrices are rounded in
-memory, one group at a time, and the KL divergence of the model's predictions is measured.
+First, sampled rows of each matrix are rounded to each type to measure the relative error. Then groups of matrices are
+rounded in memory, one group at a time, to measure the KL divergence of the model's predictions.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 
-_SAMPLED: Final = 12_000_000  # weights rounded to each type, over all matrices
+_SAMPLED: Final = 12_000_000  # weights rounded to each type, in all matrices together
 _LEAST_ROWS: Final = 16
 _CHUNK_ROWS: Final = 256  # rows rounded by a thread at a time
 _BANDS: Final = (16, 8, 4, 2, 1)
 _MOST_WINDOWS: Final = 8
-_OVERHEAD: Final = 1.3  # rounding and comparing, beside the passes over the text
-_KEPT_BYTES: Final = 400_000_000  # of the reference's logits
-# Near 4 bits the noise is well above F16's rounding, and small enough to add up.
+_OVERHEAD: Final = 1.3  # factor for rounding and comparing, in addition to the passes over the text
+_KEPT_BYTES: Final = 400_000_000  # limit for the reference's logits
+# Near 4 bits the rounding error is well above that of F16, and small enough that losses add up.
 _PROBE_BITS: Final = (3.0, 4.6)
 
 
 def main() -> None:
-    """Read {"model", "units", "imatrix"} and `MeasureOptions`; send steps and what `sensitivity.from_probes` reads."""
+    """Read {"model", "units", "imatrix"} and `MeasureOptions`; send progress and the input of `from_probes`."""
     run_job(_measure)
 
 
@@ -59,7 +59,7 @@ def _measure(job: dict[str, Any]) -> None:
 
 
 class _Matrices:
-    """The file's weights, rounded on several threads."""
+    """Weights of the file, rounded on several threads."""
 
     def __init__(self, header: GgufHeader, imatrix: str | None, threads: int) -> None:
         self.tensors = {t.name: t for t in header.tensors}
@@ -68,7 +68,7 @@ class _Matrices:
         self.pool = ThreadPoolExecutor(threads)
 
     def importance(self, unit: Unit, first_row: int) -> Floats | None:
-        """Return the importance, (C,), of the matrix that a row belongs to."""
+        """Return the importance (C,) of the matrix that the row belongs to; None without an importance matrix."""
         means = self.means.get(unit.name)
         if means is None:
             return None
@@ -78,7 +78,7 @@ class _Matrices:
         return found if found.size == columns else means[:columns]
 
     def error(self, unit: Unit, n_weights: int) -> dict[str, float]:
-        """Return the relative error of each type, from rows spread over the first of the unit's matrices."""
+        """Return the relative error of each type, from rows spread over the first matrix of the unit."""
         rows = Rows(self.tensors[unit.name])
         n = min(unit.shape[1], max(_LEAST_ROWS, n_weights // unit.shape[0]))
         some = rows.take(np.linspace(0, unit.shape[1] - 1, n).astype(np.int64))
@@ -86,17 +86,17 @@ class _Matrices:
         return {t: relative_error(some, self.rounding.rounded(some, t, h), h) for t in unit.types}
 
     def original(self, unit: Unit) -> npt.NDArray[Any]:
-        """Return all rows in the file's type."""
+        """Return all rows in the type of the file."""
         return Rows(self.tensors[unit.name]).values
 
     def rounded(self, unit: Unit, type_name: str) -> npt.NDArray[Any]:
-        """Return all rows in the file's type after they have been rounded to another."""
+        """Return all rows rounded to `type_name`, in the type of the file."""
         rows = Rows(self.tensors[unit.name])
         out = np.empty_like(rows.values)
         per_matrix = unit.shape[1]
 
         def work(start: int) -> None:
-            # A chunk never holds rows of two matrices, whose channels matter differently.
+            # A chunk never contains rows of two matrices, because their importance differs.
             stop = min(start + _CHUNK_ROWS, (start // per_matrix + 1) * per_matrix)
             some = rows.take(np.arange(start, stop))
             back = self.rounding.rounded(some, type_name, self.importance(unit, start))
@@ -112,7 +112,10 @@ def _send_step(step: str, done: int, of: int, what: str) -> None:
 
 
 class _Probe:
-    """Measurement of one group of matrices at a time, then of all at once, as finely as the time allows."""
+    """Measurement of one group of matrices at a time, then of all at once.
+
+    Groups are as small as the time allows.
+    """
 
     def __init__(
         self, model: ProbedModel, units: Sequence[Unit], matrices: _Matrices, job: dict[str, Any]
@@ -124,7 +127,7 @@ class _Probe:
         self.windows = model.windows(job["text"], most)
         if not self.windows:
             raise QuantizationError(
-                f"the text has fewer than {WINDOW} tokens", hint="give a longer one"
+                f"the text has fewer than {WINDOW} tokens", hint="give a longer text"
             )
 
     def run(self) -> None:
@@ -158,15 +161,16 @@ class _Probe:
         return self.model.divergence(self.windows, reference)
 
     def _fit_into_the_time(self) -> int:
-        """Choose the number of windows, and return the number of bands of layers; 0 if there is no time."""
-        self.model.logits(self.windows[0])  # warm
+        """Choose the number of windows, and return the number of layer bands; 0 if the time is too short."""
+        self.model.logits(self.windows[0])  # warm-up
         started = time.monotonic()
         self.model.logits(self.windows[0])
         each = (time.monotonic() - started) * _OVERHEAD
         outside = sum(u.layer < 0 for u in self.units)
         n_roles = len({u.role for u in self.units if u.layer >= 0})
         passes = self.seconds / each
-        # Many groups with few positions are better than the reverse: 4 bands first, then text, then finer bands.
+        # Many groups with few positions are better than few groups with many positions: allow for 4 bands first,
+        # then more text, then more bands.
         most = int(max(1, passes // (4 * n_roles + outside + 2)))
         self.windows = self.windows[:most]
         affordable = passes / len(self.windows) - 2 - outside
@@ -178,7 +182,7 @@ class _Probe:
 
 
 def _probe_type(unit: Unit, bits: float) -> str:
-    """Return the type whose bits are nearest to the file's average."""
+    """Return the type whose bits per weight are nearest to the average of the file."""
     low, high = _PROBE_BITS
     wanted = min(max(bits, low), high)
     usable = [t for t in unit.types if t not in SEARCHED] or list(unit.types)

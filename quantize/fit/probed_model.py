@@ -1,7 +1,7 @@
-"""A model whose weights can be changed in memory, and the divergence of its predictions.
+"""Model whose weights can be changed in memory, and the divergence of its predictions.
 
-Weights are loaded as copies (neither mapped nor rearranged). llama.cpp's callback reports the graph's pointers to
-them, so that a matrix is changed in place, on a GPU too. P measured positions of a window, V vocabulary.
+Weights are loaded as copies, neither mapped nor repacked. llama.cpp's graph callback reports the pointers to them, so
+that a matrix can be changed in place, also on a GPU. P measured positions of a window, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
 WINDOW: Final = 256
-"""Tokens of a window: enough for attention to matter, and each pass is short."""
+"""Tokens of a window: long enough for attention to matter, short enough for a quick pass."""
 SKIPPED: Final = 64
-"""Positions at a window's beginning that are not measured, as too few tokens are before them."""
-_BLOCK: Final = 64  # rows of logits that are compared at once
+"""Positions at the start of a window that are not measured, because they have too little context."""
+_BLOCK: Final = 64  # rows of logits compared at once
 _WEIGHTS_IN: Final = (
     "MUL_MAT",
     "MUL_MAT_ID",
@@ -34,7 +34,7 @@ _WEIGHTS_IN: Final = (
 
 
 class ProbedModel:
-    """A loaded float GGUF; `n_gpu_layers` of None puts all layers on a GPU if there is one."""
+    """Loaded float GGUF; `n_gpu_layers=None` puts all layers on a GPU if there is one."""
 
     def __init__(self, header: GgufHeader, n_threads: int, n_gpu_layers: int | None) -> None:
         self._ggml, self._path = Ggml(ggml), header.path
@@ -48,7 +48,7 @@ class ProbedModel:
         self._context = LlamaContext(self._model, parameters)
 
     def _on_node(self, address: int, ask: bool) -> bool:
-        """Note the addresses of this node's weights, without asking for its result."""
+        """Record the address of this node's weight, without requesting its result."""
         if self._looking:
             node = ggml_tensor.at(address)
             if self._ggml.op(node) in _WEIGHTS_IN and node.src[0]:
@@ -57,7 +57,7 @@ class ProbedModel:
         return not ask
 
     def windows(self, text: str, most: int) -> list[list[int]]:
-        """Return at most so many windows of a text's tokens, spread over the text to see many languages."""
+        """Return at most `most` windows of token ids, spread over the text to include many languages."""
         ids = self._model.tokenize(text, parse_special=False)
         found = [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
         step = max(1, len(found) // max(1, most))
@@ -68,7 +68,7 @@ class ProbedModel:
         return found
 
     def logits(self, window: Sequence[int]) -> Logits:
-        """Return the logits (P, V) of each position from SKIPPED on. Valid until the next call."""
+        """Return the logits (P, V) of the positions from SKIPPED on, valid until the next call."""
         self._context.clear()
         found = self._context.read(window, 0, range(SKIPPED, len(window)))
         if self._looking:
@@ -77,7 +77,7 @@ class ProbedModel:
         return found
 
     def divergence(self, windows: Sequence[Sequence[int]], reference: Sequence[Logits]) -> float:
-        """Return the mean KL(reference ‖ model as it is now) in nats, given (P, V) for each window."""
+        """Return the mean KL(reference ‖ current model) in nats, given reference logits (P, V) for each window."""
         total, n = 0.0, 0
         for window, before in zip(windows, reference, strict=True):
             now = self.logits(window)
@@ -88,11 +88,11 @@ class ProbedModel:
         return total / n
 
     def write(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Replace all weights of a tensor, given in the type and layout of the file."""
+        """Replace all weights of a tensor; `values` are in the type and layout of the file."""
         if not self._addresses.get(name):
             raise QuantizationError(f"{self._path}: {name} is not in llama.cpp's graph")
         data = np.ascontiguousarray(values)
-        for address in self._addresses[name]:  # a shared embedding may be in two places
+        for address in self._addresses[name]:  # a tied embedding may be in memory twice
             tensor = ggml_tensor.at(address)
             have = int(tensor.nb[3]) * int(tensor.ne[3])
             if have != data.nbytes:

@@ -1,4 +1,4 @@
-"""Rounding error of a type for a matrix, by ggml's own quantizer. R rows, C columns."""
+"""Rounding error of a type for a matrix, computed with ggml's quantizer. R rows, C columns."""
 
 from __future__ import annotations
 
@@ -46,21 +46,25 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 
 class Rounding:
-    """ggml's functions that round matrices to a type and back; they release the GIL."""
+    """Functions of ggml that quantize and dequantize matrices; they release the GIL."""
 
     def __init__(self) -> None:
         declare(ggml, _FUNCTIONS)
         self._quantize, self._traits = ggml.ggml_quantize_chunk, ggml.ggml_get_type_traits
-        # Checked before a function pointer of the table is called.
+        # Check the layout before calling a function pointer from the table.
         for name, number in TENSOR_TYPES.items():
             traits = self._traits(number).contents
             if (traits.blck_size, traits.type_size) != BLOCKS[name]:
                 raise QuantizationError(
-                    f"{name} has other blocks in this llama.cpp", hint="update turbopilot"
+                    f"{name} has an unexpected block size in this llama.cpp",
+                    hint="update turbopilot",
                 )
 
     def rounded(self, rows: Floats, type_name: str, importance: Floats | None = None) -> Floats:
-        """Return rows (R, C), which are whole blocks, rounded to a type; some types need the importance, (C,)."""
+        """Return the rows (R, C) rounded to a type; C is a multiple of its block size.
+
+        Some types need the importance (C,).
+        """
         if type_name == "F32":
             return rows
         if type_name == "F16":
@@ -81,9 +85,10 @@ class Rounding:
 
 
 def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> float:
-    """Return the expected square of a matmul's error over that of its output, for uncorrelated inputs.
+    """Return a matmul's expected squared error, relative to its expected squared output.
 
-    Σ h·(w − ŵ)² / Σ h·w², where h (C,) is the mean square of each input channel; 1 if `importance` is None.
+    For uncorrelated inputs this is Σ h·(w − ŵ)² / Σ h·w². h (C,) is the mean square of each input channel, or 1 if
+    `importance` is None.
     """
     off = np.square(rows - back).sum(axis=0, dtype=np.float64)
     whole = np.square(rows).sum(axis=0, dtype=np.float64)
@@ -94,7 +99,7 @@ def relative_error(rows: Floats, back: Floats, importance: Floats | None) -> flo
 
 
 def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
-    """Convert float32 to F32, F16 or BF16 (as uint16), to the nearest."""
+    """Convert float32 to F32, F16 or BF16 (as uint16), rounding to nearest."""
     if type_name == "BF16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -102,9 +107,9 @@ def from_float32(values: Floats, type_name: str) -> npt.NDArray[Any]:
 
 
 class Rows:
-    """A float matrix in its file, a few rows at a time; several matrices of a tensor are stacked.
+    """Rows of a float tensor, memory-mapped from its file; several matrices in a tensor are stacked.
 
-    `values` is (R, C) in the file's type; BF16 as uint16.
+    `values` is (R, C) in the type of the file; BF16 as uint16.
     """
 
     def __init__(self, tensor: TensorInfo) -> None:
@@ -113,7 +118,7 @@ class Rows:
         self.values: npt.NDArray[Any] = np.memmap(tensor.path, dtype, "r", tensor.offset, shape)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Floats:
-        """Return some rows, (R, C), as float32."""
+        """Return the rows with these indices as float32."""
         values = self.values[rows]
         if self.tensor.type_name == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)

@@ -1,9 +1,10 @@
-"""Loss by rounding each matrix of a model, measured in a child process.
+"""Loss caused by rounding each matrix of a model, measured in a child process.
 
-KL(type) ≈ c · e(type) for each matrix, and these add up, where e is the relative square of the type's rounding error:
-the divergence grows with the square of small changes, and roundings of different matrices are not correlated. Source:
-V. Malinovskii et al., "Pushing the Limits of Large Language Model Quantization via the Linearity Theorem" (2024). c is
-measured for each group of matrices; without a measurement it is 1, which minimizes the sum of relative errors.
+For each matrix, KL(type) ≈ c · e(type). e is the relative squared rounding error of the type. The losses of all
+matrices add up, because the divergence grows with the square of small changes, and the rounding errors of different
+matrices are not correlated. Source: V. Malinovskii et al., "Pushing the Limits of Large Language Model Quantization
+via the Linearity Theorem" (2024). c is measured for each group of matrices. Without a measurement c is 1, which
+minimizes the sum of relative errors.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class RoundingSensitivity:
 
     Attributes:
         errors: tensor → type → relative error e, from a sample of rows.
-        weight: tensor → c, KL in nats per unit of e; 1 if it was not measured.
-        scale: factor from the sum of the groups' KL to that of all at once.
+        weight: tensor → c, the KL in nats per unit of e; 1 if it was not measured.
+        scale: KL of all groups rounded at once, divided by the sum of the groups' KL.
         n_groups: measured groups; 0 if only the errors are known.
-        positions: of the text, at which each group was measured.
-        seconds_short: least duration of a measurement for which there was no time.
+        positions: measured positions of the text for each group.
+        seconds_short: shortest time that a measurement needs, if the given time was too short; otherwise 0.
     """
 
     errors: Mapping[str, Mapping[str, float]]
@@ -44,15 +45,18 @@ class RoundingSensitivity:
 
     @property
     def measured(self) -> bool:
-        """Return whether losses are KL divergences, and not only relative errors."""
+        """Whether losses are KL divergences rather than relative errors."""
         return self.n_groups > 0
 
     def loss(self, tensor: str, type_name: str) -> float:
-        """Return the loss by a type, in nats of KL if it was measured."""
+        """Return the loss of a tensor in a type, in nats of KL if it was measured."""
         return self.scale * self.weight[tensor] * self.errors[tensor][type_name]
 
     def total(self, types: Mapping[str, str]) -> float | None:
-        """Return the loss of a file (tensor → type); None if a type was not measured. Floats lose nothing."""
+        """Return the loss of a file with these types (tensor → type); None if a type was not measured.
+
+        Float types have no loss.
+        """
         loss = 0.0
         for name, t in types.items():
             known = self.errors.get(name, {})
@@ -65,7 +69,7 @@ class RoundingSensitivity:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """Text to compare predictions on, and about how many seconds to measure; 0 for the relative errors only."""
+    """Text to compare predictions on, and approximate seconds to measure; 0 measures relative errors only."""
 
     text: str
     seconds: float = 0
@@ -81,7 +85,7 @@ def find_sensitivity(
     options: MeasureOptions,
     progress: Progress = silent,
 ) -> RoundingSensitivity:
-    """Round the matrices of a float GGUF, groups of them to types of about `bits` per weight, and measure."""
+    """Measure the sensitivities of a float GGUF, rounding groups of matrices to about `bits` per weight."""
     said: dict[str, Any] = {}
 
     def hear(told: Mapping[str, Any]) -> None:
@@ -98,17 +102,17 @@ def find_sensitivity(
         run_child("quantize.fit.llama_probe", job, on_message=hear)
     except ServeError as e:
         raise QuantizationError(
-            f"{model}: llama.cpp, measuring sensitivities, {e.message}",
-            hint="is memory short? --quick needs no model in memory",
+            f"{model}: while measuring sensitivities, llama.cpp {e.message}",
+            hint="memory may be short: use --quick, which does not load the model",
         ) from None
     return from_probes(said)
 
 
 def from_probes(said: Mapping[str, Any]) -> RoundingSensitivity:
-    """Compute sensitivities from {"errors", "groups", "together", "probed", "positions", "seconds"} of the child.
+    """Compute sensitivities from the child's {"errors", "groups", "together", "probed", "positions", "seconds"}.
 
-    If nothing was measured it reports {"errors"} alone, with "seconds_short" if the time was too short. Matrices that
-    were not measured get the mean c, and a group in which rounding changed nothing a thousandth of it.
+    If nothing was measured, the child sends only {"errors"}, and "seconds_short" if the time was too short. Matrices
+    that were not measured get the mean c. A group whose rounding changed no prediction gets a thousandth of the mean.
     """
     errors = said["errors"]
     parts = said.get("groups", ())

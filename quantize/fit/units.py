@@ -1,4 +1,4 @@
-"""Matrices that can each get a type of their own, and their groups, which are measured at once."""
+"""Matrices whose types are chosen individually, and groups of matrices that are measured together."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from turbopilot.formats.ggml_types import BLOCKS, FLOATS, n_bytes
 
 _NAME: Final = re.compile(r"^blk\.(?P<layer>\d+)\.(?P<role>\w+)\.weight$")
 
-# Types that a matrix may be given, by bits per weight. Not those for models trained in them (TQ…, Q1_0, Q2_0, MXFP4),
-# nor IQ1_S, in which dense models of desktop size no longer write code.
+# Types that may be chosen for a matrix, by bits per weight. Types for models trained in them (TQ…, Q1_0, Q2_0, MXFP4)
+# are left out, and so is IQ1_S, because dense models of desktop size can no longer write code in it.
 CANDIDATES: Final = (
     "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K", "IQ4_NL", "Q4_0",
     "Q4_1", "Q5_K", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
-# ggml searches tables for these values, which takes ten times as long as other types.
+# ggml searches tables when it rounds to these types, which takes ten times as long as for other types.
 SEARCHED: Final = ("IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One matrix: columns, rows, and matrices if there are several; `types` are its candidates, smallest first.
+    """One weight tensor. `shape` is columns, rows, and the number of matrices if there are several.
 
-    The role is attn_q, ffn_down …, or token_embd or output, whose layer is -1.
+    `types` are its candidates, smallest first. `role` is attn_q, ffn_down and so on, or token_embd or output, whose
+    layer is -1.
     """
 
     name: str
@@ -39,16 +40,16 @@ class Unit:
 
     @property
     def n_weights(self) -> int:
-        """Return the number of elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     def n_bytes(self, type_name: str) -> int:
-        """Return the size in a type."""
+        """Return the size in bytes in a type."""
         return n_bytes(type_name, self.n_weights)
 
 
 def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> list[Unit]:
-    """Return the matrices that llama.cpp would quantize; `imatrix` are the names of an importance matrix's entries."""
+    """Return the matrices that llama.cpp would quantize; `imatrix` are the entry names of an importance matrix."""
     units = []
     for t in preview.tensors:
         if t.after in FLOATS or len(t.shape) < 2:
@@ -68,7 +69,10 @@ def units_of(preview: Preview, candidates: Sequence[str], imatrix: Set[str]) -> 
 
 
 def groups(units: Sequence[Unit], n_bands: int) -> list[list[Unit]]:
-    """Group by role and band of layers, bands as even as possible; each unit outside the layers is a group."""
+    """Group units by role and band of layers, with bands of nearly equal size.
+
+    Each unit outside the layers is a group.
+    """
     n_layers = max((u.layer for u in units), default=-1) + 1
     found: dict[tuple[str, int], list[Unit]] = {}
     for u in units:

@@ -1,4 +1,4 @@
-"""Importance matrices: how much each input channel of a weight matters to a quantizer.
+"""Importance matrices: the weight that a quantizer gives to each input channel of a matrix.
 
 >>> from pathlib import Path
 >>> from quantize.imatrix import read_imatrix

@@ -1,7 +1,7 @@
 """Sums gathered so far, and the file from which an interrupted run resumes.
 
-The file is an .npz of float64 sums, which the matrix's own format cannot hold, so that a resumed run ends in the same
-bits, and a JSON text about them.
+The file is an .npz of float64 sums, which the importance matrix format cannot store, and a JSON text that describes
+them. A resumed run therefore writes the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import QuantizationError
 
 Doubles = npt.NDArray[np.float64]
-_FORM = 1  # of the file
+_FORM = 1  # version of the file format
 
 
 @dataclass(slots=True)
 class Gathered:
-    """Sums over the chunks read so far, weight → (M, C) and (M,), and of the NLL of `n_scored` tokens."""
+    """Sums over the chunks read so far.
+
+    `sums` maps weights to (M, C), `counts` maps them to (M,). `nll` is the sum of the negative log-likelihoods of
+    `n_scored` tokens.
+    """
 
     sums: dict[str, Doubles] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)
@@ -36,11 +40,11 @@ class Gathered:
 
     @property
     def perplexity(self) -> float:
-        """Return the perplexity on the second halves of the chunks; NaN before the first."""
+        """Perplexity on the second halves of the chunks; NaN before the first chunk."""
         return math.exp(min(self.nll / self.n_scored, 700)) if self.n_scored else math.nan
 
     def add(self, name: str, sums: Doubles, counts: Counts) -> None:
-        """Add one matmul's sums (M, C) and counts (M,)."""
+        """Add the sums (M, C) and counts (M,) of one matmul."""
         if not np.isfinite(sums).all():
             raise QuantizationError(
                 f"{name}: its input is not finite (NaN, infinite or too large)",
@@ -50,15 +54,15 @@ class Gathered:
             self.sums[name], self.counts[name] = sums.copy(), counts.copy()
         elif self.sums[name].shape != sums.shape:
             raise QuantizationError(
-                f"{name}: had {self.sums[name].shape} columns before, now {sums.shape}",
-                hint="llama.cpp computes this model in a way that no matrix can represent",
+                f"{name}: the shape of its sums changed from {self.sums[name].shape} to {sums.shape}",
+                hint="an importance matrix cannot represent how llama.cpp computes this model",
             )
         else:
             self.sums[name] += sums
             self.counts[name] += counts
 
     def imatrix(self, dataset: str, chunk_size: int) -> Imatrix:
-        """Return the matrix, rounded to float32."""
+        """Return the importance matrix, rounded to float32."""
         entries = {
             name: Entry(sums.astype(np.float32), self.counts[name])
             for name, sums in sorted(self.sums.items())
@@ -66,7 +70,7 @@ class Gathered:
         return Imatrix(entries, (dataset,), self.n_chunks, chunk_size)
 
     def save(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        """Write the file."""
+        """Write the resume file."""
         names = sorted(self.sums)
         about = {
             "form": _FORM, "fingerprint": fingerprint, "names": names, "n_chunks": self.n_chunks,
@@ -79,12 +83,12 @@ class Gathered:
 
 
 def load_gathered(path: Path, fingerprint: dict[str, Any]) -> Gathered | str:
-    """Read the file; return the reason if it is damaged or belongs to another run."""
+    """Read a resume file; return the reason as a string if it is damaged or belongs to another run."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["form"] != _FORM or about["fingerprint"] != fingerprint:
-                return "it is of another model, text or setting"
+                return "it belongs to another model, text or setting"
             names = about["names"]
             found = Gathered(
                 {name: file[f"sums{i}"] for i, name in enumerate(names)},

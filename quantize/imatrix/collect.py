@@ -1,6 +1,6 @@
-"""Sums of squares from the nodes of llama.cpp's graph. Source: llama.cpp, tools/imatrix/imatrix.cpp.
+"""Sums of squared inputs, collected from the nodes of llama.cpp's graph.
 
-T tokens, C input channels, M matrices, K experts that each token is sent to.
+Source: llama.cpp, tools/imatrix/imatrix.cpp. T tokens, C input channels, M matrices, K experts used for each token.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from quantize.imatrix.matrix import Counts
 from turbopilot.llama import ggml_tensor
 from turbopilot.llama.ggml_tensor import F32, Ggml, GgmlTensor, name_of
 
-_HEADS = ("output.weight", "token_embd.weight")  # the latter if it is also the head
+_HEADS = ("output.weight", "token_embd.weight")  # token_embd is also the head of a tied model
 
 
 def plain_name(name: str) -> str:
-    """Return a weight's name, given that of the scheduler's copy for a device.
+    """Return the name of a weight, given its name or that of the scheduler's copy on a device.
 
     >>> plain_name("CUDA0#blk.0.attn_q.weight#0")
     'blk.0.attn_q.weight'
@@ -30,28 +30,31 @@ def plain_name(name: str) -> str:
 
 
 class Collector:
-    """Callback of llama.cpp that adds the squares of the weights' inputs to `into`; of the head's if wanted."""
+    """Callback for llama.cpp's graph that adds the squared inputs of each weight to `into`.
+
+    The output head is included only if `process_output` is set.
+    """
 
     def __init__(self, ggml: Ggml, *, process_output: bool) -> None:
         self.ggml, self.process_output = ggml, process_output
         self.into = Gathered()
         self._checked = False
-        # q, k and v share one input: node addresses → its sums, within one graph
+        # Addresses of inputs → their sums, within one graph: q, k and v share one input.
         self._sums: dict[tuple[int, ...], tuple[Doubles, Counts]] = {}
 
     def next_graph(self) -> None:
-        """Begin another graph, in which addresses are reused."""
+        """Start the next graph, which reuses addresses."""
         self._sums.clear()
 
     def on_node(self, address: int, ask: bool) -> bool:
-        """See `ContextParameters.on_node`."""
+        """Handle a node; see `ContextParameters.on_node`."""
         if ask:
             return self.wants(address)
         self.take(address)
         return True
 
     def wants(self, address: int) -> bool:
-        """Return whether this node multiplies by a weight to gather for."""
+        """Return whether this node multiplies by a weight that gets an entry."""
         if not self._checked:
             self.ggml.check_layout(address)
         node = ggml_tensor.at(address)
@@ -61,7 +64,7 @@ class Collector:
         weight, inputs = ggml_tensor.at(node.src[0]), ggml_tensor.at(node.src[1])
         name = plain_name(name_of(weight))
         head = self.process_output and name in _HEADS and op == "MUL_MAT"
-        # "… (view)" is a part of a weight, which quantizers do not know by name
+        # "… (view)" is a part of a weight; quantizers do not look up such names.
         if not (name.startswith("blk.") or head) or " (" in name or inputs.type != F32:
             return False
         if not self._checked:
@@ -71,7 +74,7 @@ class Collector:
         return True
 
     def take(self, address: int) -> None:
-        """Add the node's input to the sums."""
+        """Add the squared input of a node to the sums."""
         node = ggml_tensor.at(address)
         weight = ggml_tensor.at(node.src[0])
         key = (node.src[1], node.src[2] or 0, *weight.ne[2:])
@@ -88,10 +91,10 @@ class Collector:
 
 
 def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Counts]:
-    """Return the sums of squares of a matmul's input (n3, n2, T, C), in float32 over its tokens.
+    """Return the sums of squares (1, M·C) and the count (1,) of a matmul's input (n3, n2, T, C).
 
-    `inner` and `outer` are the weight's third and fourth dimension, which divide n2 and n3. The result is (1, M·C) and
-    (1,): llama-imatrix keeps one count for a stack of matrices that all see all tokens.
+    Squares are summed over the tokens in float32. `inner` and `outer` are the third and fourth dimension of the weight,
+    which divide n2 and n3. There is one count, as in llama-imatrix, because every matrix of the stack sees all tokens.
     """
     n3, n2, _, c = inputs.shape
     sums = np.zeros((outer, inner, c))
@@ -106,9 +109,10 @@ def dense(inputs: npt.NDArray[Any], inner: int, outer: int) -> tuple[Doubles, Co
 def by_expert(
     inputs: npt.NDArray[Any], chosen: npt.NDArray[Any], n_experts: int
 ) -> tuple[Doubles, Counts]:
-    """Return the sums of squares (M, C) and counts (M,) of each expert's input.
+    """Return the sums of squares (M, C) and the counts (M,) of the input of each expert.
 
-    `inputs` is (T, K, C), or (T, 1, C) if all experts of a token get the same; `chosen` are the experts, (T, K).
+    `inputs` is (T, K, C), or (T, 1, C) if all experts of a token get the same input. `chosen` (T, K) are the indices of
+    the experts.
     """
     sums = np.zeros((n_experts, inputs.shape[2]))
     counts = np.bincount(chosen.reshape(-1), minlength=n_experts).astype(np.int64)

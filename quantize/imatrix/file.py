@@ -1,7 +1,7 @@
-"""Read and write importance matrices in llama-imatrix's GGUF format. Files are not trusted.
+"""Read and write importance matrices in llama-imatrix's GGUF format; files are not trusted.
 
-Source: llama.cpp, common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp. A GGUF of `general.type` "imatrix" with
-two F32 tensors for each weight: NAME.in_sum2 (columns, matrices) and NAME.counts (1, matrices).
+A file is a GGUF with `general.type` "imatrix" and two F32 tensors for each weight: NAME.in_sum2 (columns, matrices)
+and NAME.counts (1, matrices). Source: llama.cpp, common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _DATASETS, _N_CHUNKS, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
-_LONGEST_NAME = 63  # GGML_MAX_NAME in ggml.h, less the zero at its end
-_DAMAGED = "the file is damaged: download it again, or make one with turbopilot imatrix"
+_LONGEST_NAME = 63  # GGML_MAX_NAME in ggml.h, without the terminating zero
+_DAMAGED = "the file is damaged: download it again, or create one with turbopilot imatrix MODEL"
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix; llama.cpp's older .dat format is refused.
+    """Read an importance matrix in GGUF format. llama.cpp's older .dat format is not supported.
 
     Raises:
-        InvalidInput: there is no such file, or it holds something else.
-        CorruptModel: it is inconsistent, or a sum is negative or not finite.
+        InvalidInput: the file does not exist, or is not an importance matrix.
+        CorruptModel: the file is inconsistent, or a sum is negative or not finite.
     """
     if path.is_file():
         with path.open("rb") as f:
             if f.read(4) != b"GGUF":
                 raise InvalidInput(
-                    f"{path}: is not an importance matrix in GGUF form; llama.cpp's older .dat files are not read",
+                    f"{path}: is not a GGUF importance matrix; llama.cpp's older .dat format is not supported",
                     hint=f"convert a .dat with llama.cpp: llama-imatrix --in-file {path.name} -o {path.stem}.gguf; "
-                    "or make one: turbopilot imatrix MODEL",
+                    "or create a matrix: turbopilot imatrix MODEL",
                 )
     header = read_gguf(path)
     tensors = {t.name: t for t in header.tensors}
     names = {n.removesuffix(s) for n in tensors for s in (_SUMS, _COUNTS) if n.endswith(s)}
     if not names:
         raise InvalidInput(
-            f"{path}: holds no importance matrix",
-            hint="is it a model? turbopilot imatrix MODEL makes a matrix",
+            f"{path}: does not contain an importance matrix",
+            hint="if the file is a model, create a matrix from it: turbopilot imatrix MODEL",
         )
     entries = {name: _entry(path, name, tensors) for name in sorted(names)}
     return Imatrix(entries, *_metadata(header))
 
 
 def _metadata(header: GgufHeader) -> tuple[tuple[str, ...], int, int]:
-    """Return the names of the texts, the number of chunks, and tokens in each."""
+    """Return the names of the texts, the number of chunks, and the tokens in a chunk."""
     datasets: Any = header.metadata.get(_DATASETS, [])
     if not (isinstance(datasets, list) and all(isinstance(d, str) for d in datasets)):
         raise CorruptModel(f"{header.path}: {_DATASETS} is not a list of names", hint=_DAMAGED)
@@ -60,7 +60,7 @@ def _metadata(header: GgufHeader) -> tuple[tuple[str, ...], int, int]:
         value = header.metadata.get(key)
         if type(value) is not int or value < least:
             raise CorruptModel(
-                f"{header.path}: {key} is {value!r:.80}, not a number of at least {least}",
+                f"{header.path}: {key} is {value!r:.80}, not an integer of at least {least}",
                 hint=_DAMAGED,
             )
         numbers.append(value)
@@ -82,9 +82,9 @@ def _entry(path: Path, name: str, tensors: Mapping[str, TensorInfo]) -> Entry:
         )
     sums, counts = arrays
     if sums.size % counts.size:
-        raise corrupt(f": {sums.size:,} sums do not divide by {counts.size:,} counts")
+        raise corrupt(f": {sums.size:,} sums are not a multiple of {counts.size:,} counts")
     if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts < 2.0**62).all()):
-        raise corrupt(f"{_COUNTS} holds something other than counts of tokens")
+        raise corrupt(f"{_COUNTS} contains values that are not token counts")
     if not np.isfinite(sums).all():
         raise corrupt(": a sum is not finite")
     if (sums < 0).any():
@@ -95,16 +95,16 @@ def _entry(path: Path, name: str, tensors: Mapping[str, TensorInfo]) -> Entry:
 def write_imatrix(
     path: Path, imatrix: Imatrix, extra_metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a matrix, byte for byte as llama-imatrix writes the same sums, with `extra_metadata` after its keys."""
+    """Write an importance matrix with the same bytes as llama-imatrix, and `extra_metadata` after its keys."""
     from gguf import GGUFValueType, GGUFWriter
 
     class Writer(GGUFWriter):  # type: ignore[misc]  # gguf is untyped here
         def add_architecture(self) -> None:
-            """Write none: a matrix is not a model."""
+            """Write no architecture, because an importance matrix is not a model."""
 
     if not imatrix.entries:
         raise QuantizationError(
-            f"{path}: the matrix has no entries",
+            f"{path}: the importance matrix has no entries",
             hint="gather one from a text: turbopilot imatrix MODEL",
         )
     writer = Writer(path=None, arch="")
@@ -118,10 +118,10 @@ def write_imatrix(
     for name, entry in sorted(imatrix.entries.items()):
         if len(name.encode()) + len(_SUMS) > _LONGEST_NAME:
             raise QuantizationError(
-                f"{path}: {name} is too long for a matrix's file",
-                hint=f"ggml's names end at {_LONGEST_NAME} bytes, {_SUMS} included",
+                f"{path}: the tensor name {name} is too long for an importance matrix",
+                hint=f"ggml's tensor names are limited to {_LONGEST_NAME} bytes, including {_SUMS}",
             )
-        # ggml drops outer dimensions of 1
+        # ggml omits outer dimensions of 1.
         alone = len(entry.counts) == 1
         sums = np.ascontiguousarray(entry.sums, np.float32)
         counts = entry.counts.astype(np.float32)
@@ -137,7 +137,7 @@ def write_imatrix(
 
 
 def merge_files(paths: Sequence[Path], output: Path, *, force: bool = False) -> Imatrix:
-    """Merge one or more files of the same model into another; see `merge`."""
+    """Merge one or more importance matrix files of the same model into `output`; see `merge`."""
     matrices = [read_imatrix(path) for path in paths]
     check_output(output, force=force, inputs=tuple(paths))
     merged = merge(matrices)

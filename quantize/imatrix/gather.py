@@ -26,16 +26,17 @@ from turbopilot.llama.child import run_child
 
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
-    """How a text, named `dataset`, is read.
+    """Options for gathering an importance matrix.
 
     Attributes:
-        chunks: most chunks to read; None for all of the text.
-        chunk_size: tokens that the model sees at once.
+        dataset: name of the text.
+        chunks: maximum number of chunks to read; None for the whole text.
+        chunk_size: tokens in a chunk; each chunk starts with an empty KV cache.
         seconds: start no further chunk after this time; 0 for no limit.
-        threads: 0 is all cores.
-        n_gpu_layers: None is all if there is a GPU.
-        process_output: include the output head, which llama.cpp gives a large type anyway.
-        others: earlier matrices of the model to merge with this one.
+        threads: 0 uses all cores.
+        n_gpu_layers: None puts all layers on the GPU if there is one.
+        process_output: include the output head, for which llama.cpp uses a large type anyway.
+        others: other importance matrices of the model to merge with this one.
     """
 
     dataset: str
@@ -50,10 +51,15 @@ class GatherOptions:
 
 @dataclass(frozen=True, slots=True)
 class GatherReport:
-    """What was gathered.
+    """Result of `gather`.
 
-    `n_unseen` experts saw no token, so that their columns count alike. `perplexity` is that of the second halves of the
-    chunks, None if it is not finite. An earlier run had read `resumed_from` chunks. `notices` are for the user.
+    Attributes:
+        n_chunks: chunks read in total.
+        n_text_chunks: chunks in the whole text.
+        n_unseen: experts that no token was sent to; all their columns get the same weight.
+        perplexity: on the second halves of the chunks; None if it is not finite.
+        resumed_from: chunks that an earlier, interrupted run had read.
+        notices: messages for the user.
     """
 
     path: Path
@@ -71,7 +77,7 @@ class GatherReport:
 
 
 def resume_path(output: Path) -> Path:
-    """Return the path of the file that keeps the sums until the matrix is complete."""
+    """Return the path of the file that stores the sums until the matrix is complete."""
     return output.with_name(output.name + ".resume")
 
 
@@ -84,15 +90,16 @@ def gather(
     force: bool = False,
     progress: Progress = silent,
 ) -> GatherReport:
-    """Run a GGUF of any type over a text, and add up the square of each input of its weights.
+    """Run a model file of any type over a text, and sum the squared inputs of each of its weights.
 
-    The sums are kept beside the output meanwhile; after an interruption the same call resumes, and ends in the same
-    matrix. A quantized model gives nearly the same matrix as its source. `progress` gets chunks and the perplexity.
+    The sums are saved in a file next to the output. After an interruption, the same call resumes from it and writes the
+    same matrix. A quantized model gives nearly the same matrix as its source. `progress` receives the chunks done, all
+    chunks, and the perplexity.
 
     Raises:
         InvalidInput: a path, the text or the chunk size cannot be used.
         CorruptModel: `model` is not a usable GGUF, or llama.cpp cannot load it.
-        QuantizationError: llama.cpp failed, the model computes NaN or infinity, or `others` are of another model.
+        QuantizationError: llama.cpp failed, the model computes NaN or infinity, or `others` belong to another model.
     """
     began = time.monotonic()
     header = _checked(model, output, options, force=force)
@@ -103,7 +110,7 @@ def gather(
     told = _run(job, progress)
     found = load_gathered(resume, fingerprint)
     if not isinstance(found, Gathered):
-        raise QuantizationError(f"{resume}: {found}", hint="run it again")
+        raise QuantizationError(f"{resume}: {found}", hint="run the same command again")
     matrix = found.imatrix(options.dataset, options.chunk_size)
     check_matrix(matrix, header)
     if options.others:
@@ -120,7 +127,7 @@ def gather(
 
 
 def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Let the child gather into the resume file, and return its messages, merged."""
+    """Run the child, which writes the resume file, and return its messages, merged."""
     told: dict[str, Any] = {"perplexity": None, "from": 0, "text_chunks": 0, "notices": []}
 
     def hear(message: Mapping[str, Any]) -> None:
@@ -136,16 +143,16 @@ def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         run_child("quantize.imatrix.llama_gather", job, on_message=hear)
     except ServeError as e:
         raise QuantizationError(
-            f"{job['model']}: llama.cpp, gathering an importance matrix, {e.message}",
-            hint="is memory short? a smaller --ctx or a quantized file needs less",
+            f"{job['model']}: while gathering an importance matrix, llama.cpp {e.message}",
+            hint="memory may be short: use a smaller --ctx or a quantized file",
         ) from None
     finally:
-        remove_leftovers(Path(job["resume"]))  # if the child was ended while it wrote
+        remove_leftovers(Path(job["resume"]))  # if the child was killed while writing
     return told
 
 
 def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) -> GgufHeader:
-    """Check everything that can be checked before the work, and return the model's header."""
+    """Check the arguments before starting the child, and return the model's header."""
     header = read_gguf(model)
     check_model(header)
     check_output(output, force=force, inputs=(model,))
@@ -153,15 +160,15 @@ def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) 
     longest = header.metadata.get(f"{header.architecture}.context_length")
     if isinstance(longest, int) and chunk_size > longest:
         raise InvalidInput(
-            f"{model}: reads at most {longest:,} tokens at once, not chunks of {chunk_size:,}",
+            f"{model}: its context is at most {longest:,} tokens, less than a chunk of {chunk_size:,}",
             hint="give a smaller --ctx",
         )
     if chunk_size < 2 or (chunks is not None and chunks < 1):
         raise InvalidInput(
             f"{chunks} chunks of {chunk_size} tokens: nothing to read",
-            hint="give at least one chunk, of at least two tokens",
+            hint="give at least one chunk of at least two tokens",
         )
-    # The matrix (float32) and the resume file (float64, twice while it is replaced).
+    # Space for the matrix (float32) and the resume file (float64, twice while it is being replaced).
     matrices = [t.shape for t in header.tensors if len(t.shape) > 1]
     check_disk(output.parent, 20 * sum(shape[0] * prod(shape[2:]) for shape in matrices))
     for other in options.others:

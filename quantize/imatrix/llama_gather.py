@@ -20,15 +20,15 @@ from turbopilot.llama.ggml_tensor import Ggml, LayoutChanged
 from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
-_SAVE_SECONDS: Final = 30  # at the latest; sooner if it is cheap
-_SAVE_SHARE: Final = 0.05  # of the time
+_SAVE_SECONDS: Final = 30  # longest time between two saves; shorter if saving is cheap
+_SAVE_SHARE: Final = 0.05  # share of the time that saving may take, for a shorter interval
 
 
 def main() -> None:
-    """Gather into the resume file.
+    """Gather the sums and save them in the resume file.
 
-    Reads {"model", "text", "resume", "fingerprint"} and `GatherOptions`. Sends {"text_chunks"}, then {"chunks", "of",
-    "from", "perplexity"} after each chunk, and {"notice"}.
+    The job has {"model", "text", "resume", "fingerprint"} and the fields of `GatherOptions`. Messages are
+    {"text_chunks"} at the start, {"chunks", "of", "from", "perplexity"} after each chunk, and {"notice"}.
     """
     run_job(_gather)
 
@@ -43,11 +43,11 @@ def _gather(job: dict[str, Any]) -> None:
     if n_chunks < 1:
         raise QuantizationError(
             f"{path}: the text is {len(tokens):,} tokens long, less than one chunk of {chunk_size:,}",
-            hint="give more text, or smaller chunks with --ctx",
+            hint="give a longer text, or smaller chunks with --ctx",
         )
     send({"text_chunks": len(tokens) // chunk_size})
     collector = Collector(Ggml(ggml), process_output=job["process_output"])
-    # One graph a batch.
+    # One graph for each batch.
     parameters = ContextParameters(
         chunk_size, min(chunk_size, UBATCH), n_threads=job["threads"], on_node=collector.on_node
     )
@@ -83,13 +83,13 @@ def _resumed(job: dict[str, Any], n_chunks: int) -> Gathered:
     found = load_gathered(path, job["fingerprint"])
     if isinstance(found, Gathered) and found.n_chunks <= n_chunks:
         return found
-    why = found if isinstance(found, str) else f"it has {found.n_chunks:,} chunks already"
+    why = found if isinstance(found, str) else f"it already has {found.n_chunks:,} chunks"
     send({"notice": f"{path}: not used: {why}"})
     return Gathered()
 
 
 def _read(path: Path, context: LlamaContext, piece: list[int], collector: Collector) -> None:
-    """Read one chunk from an empty cache, and score its second half, as llama.cpp's tools do."""
+    """Decode one chunk from an empty KV cache, and score its second half, as llama.cpp's tools do."""
     first = context.model.first_token
     fed = piece if first is None else [first, *piece[1:]]
     gathered = collector.into
@@ -99,13 +99,13 @@ def _read(path: Path, context: LlamaContext, piece: list[int], collector: Collec
         part = fed[start : start + context.n_batch]
         collector.next_graph()
         try:
-            # With fewer rows the last layer would compute only some tokens.
+            # Request logits of all tokens: otherwise the last layer would skip some of them.
             logits = context.read(part, start, range(len(fed)))
         except QuantizationError as e:
             raise QuantizationError(f"{path}: {e.message}", hint=e.hint) from None
         except LayoutChanged as e:
             raise QuantizationError(
-                f"{path}: this llama.cpp lays out its tensors in an unknown way: {e}",
+                f"{path}: this version of llama.cpp has an unknown tensor layout: {e}",
                 hint="install the llama-cpp-python version that turbopilot requires, or report this",
             ) from e
         begin, end = max(start, measured.start), min(start + len(part), measured.stop)
@@ -117,7 +117,10 @@ def _read(path: Path, context: LlamaContext, piece: list[int], collector: Collec
 
 
 def _nll(logits: Any, targets: list[int]) -> float:
-    """Return the sum of negative log-likelihoods; logits (T, V), a few rows at a time to stay in the cache."""
+    """Return the sum of negative log-likelihoods of the targets (T), given logits (T, V).
+
+    Rows are processed in small blocks to stay in the processor's cache.
+    """
     total = 0.0
     for i in range(0, len(targets), 16):
         rows = logits[i : i + 16]

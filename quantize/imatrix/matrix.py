@@ -1,6 +1,7 @@
-"""Importance matrices: check and merge them.
+"""Importance matrices, with functions to check and merge them.
 
-M matrices stacked in one tensor (the experts of a mixture, else 1), C columns (input channels).
+M is the number of matrices stacked in one tensor (the experts of a mixture, otherwise 1), C the number of columns
+(input channels).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Sums (M, C) of each input channel's square over all tokens, and counts (M,) of tokens, of one weight."""
+    """Sums (M, C) of squared inputs over all tokens, and counts (M,) of tokens, of one weight."""
 
     sums: Floats
     counts: Counts
@@ -29,7 +30,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
-    """Entries by weight, names of the texts, number of chunks read, and tokens in each chunk."""
+    """Importance matrix of a model.
+
+    `entries` maps weight names to entries, and `datasets` are the names of the texts. `n_chunks` chunks of `chunk_size`
+    tokens were read.
+    """
 
     entries: Mapping[str, Entry]
     datasets: tuple[str, ...]
@@ -37,7 +42,7 @@ class Imatrix:
     chunk_size: int
 
     def means(self) -> dict[str, Floats]:
-        """Return each weight's mean squares, (M·C,) float32, as llama-quantize computes them.
+        """Return the mean squares of each weight, (M·C,) float32, as llama-quantize computes them.
 
         An expert that saw no token gets ones. Source: llama.cpp, tools/quantize/quantize.cpp, load_imatrix.
         """
@@ -50,35 +55,36 @@ class Imatrix:
 
 
 def check_matrix(imatrix: Imatrix, header: GgufHeader) -> None:
-    """Refuse a matrix that was gathered from another model.
+    """Raise QuantizationError if the matrix was gathered from another model.
 
-    llama.cpp silently ignores entries of other names. Some weights (the embedding, an output head) may lack an entry.
+    llama.cpp silently ignores entries with unknown names. Some weights (the embedding, the output head) may have no
+    entry.
     """
     tensors = {t.name: t for t in header.tensors}
     wrong = []
     for name, entry in imatrix.entries.items():
-        if " (" in name:  # "… (view)", a part of a weight: llama-imatrix writes it, nothing uses it
+        if " (" in name:  # "… (view)", a part of a weight: written by llama-imatrix, but never used
             continue
         if (tensor := tensors.get(name)) is None:
-            wrong.append(f"{name}: the model has none")
+            wrong.append(f"{name}: the model has no such tensor")
             continue
-        # llama.cpp wants the columns of all matrices of the tensor
+        # llama.cpp expects the columns of all matrices of the tensor.
         columns = tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
         if entry.sums.size != columns:
-            wrong.append(f"{name}: {entry.sums.size:,} columns, the model's has {columns:,}")
+            wrong.append(f"{name}: {entry.sums.size:,} columns, the model has {columns:,}")
     if wrong:
         more = [f"and {len(wrong) - _SHOWN:,} more"] if len(wrong) > _SHOWN else []
         listed = "\n  ".join([*wrong[:_SHOWN], *more])
         raise QuantizationError(
-            f"the importance matrix is not of {header.path}:\n  {listed}",
+            f"the importance matrix does not belong to {header.path}:\n  {listed}",
             hint=f"gather one from this model: turbopilot imatrix {header.path}",
         )
 
 
 def merge(matrices: Sequence[Imatrix], chunk_size: int = 0) -> Imatrix:
-    """Add up one or more matrices of a model, as if one run had read all their texts.
+    """Add up one or more importance matrices of a model, as if one run had read all their texts.
 
-    `chunk_size` are the tokens in which the result counts its chunks; 0 is the first matrix's.
+    `chunk_size` is the chunk size of the result in tokens; 0 takes that of the first matrix.
     """
     chunk_size = chunk_size or matrices[0].chunk_size
     entries: dict[str, Entry] = {}
@@ -98,6 +104,6 @@ def _sum(name: str, a: Entry, b: Entry) -> Entry:
             f"{len(b.counts):,} × {b.sums.shape[1]:,} in another",
             hint="merge only matrices of the same model",
         )
-    # A single count, see `collect.dense`, holds for each matrix of a stack.
+    # A single count (see `collect.dense`) applies to each matrix of a stack.
     sums = a.sums.reshape(n, -1) + b.sums.reshape(n, -1)
     return Entry(sums, np.broadcast_to(a.counts, n) + np.broadcast_to(b.counts, n))

@@ -1,4 +1,4 @@
-"""Statistics of llama-imatrix --show-statistics (tools/imatrix/imatrix.cpp)."""
+"""Statistics of importance matrices, as in llama-imatrix --show-statistics (tools/imatrix/imatrix.cpp)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import numpy as np
 
 from quantize.imatrix.matrix import Entry, Imatrix
 
-_ACTIVE = 1e-5  # a mean square below counts as nothing
+_ACTIVE = 1e-5  # channels with a lower mean square are inactive
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistics:
-    """Statistics of the mean squares a of one weight's n input channels, without experts that saw no token.
+    """Statistics of the mean squares `a` of a weight's `n` input channels.
 
-    `total` is Σ a, `active` the share of channels with a > 1e-5, `entropy` that of a / Σ a divided by log2 n (1 if all
-    channels count alike), `outliers` the share of channels with a more than one σ above the mean, and `similarity` the
-    cosine of the sums with those of the same weight one layer earlier.
+    Experts that saw no token are left out.
+
+    Attributes:
+        total: Σ a.
+        active: share of channels with a > 1e-5.
+        entropy: entropy of a / Σ a, divided by log2 n; 1 if all channels are equal.
+        outliers: share of channels with `a` more than one σ above the mean.
+        similarity: cosine similarity of the sums with those of the same weight one layer earlier.
     """
 
     name: str
@@ -38,7 +43,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """Averages of a layer's weights, by their channels; `similarity` is None for the first layer."""
+    """Averages over a layer's weights, weighted by channels; `similarity` is None for the first layer."""
 
     layer: int
     total: float
@@ -47,13 +52,13 @@ class LayerStatistics:
 
 
 def statistics(imatrix: Imatrix) -> list[TensorStatistics]:
-    """Return one for each weight that saw tokens, largest total first."""
+    """Return the statistics of each weight that saw tokens, largest total first."""
     found = [_of(imatrix, name, e) for name, e in imatrix.entries.items() if (e.counts > 0).any()]
     return sorted(found, key=lambda s: (-s.total, s.name))
 
 
 def by_layer(tensors: list[TensorStatistics]) -> list[LayerStatistics]:
-    """Return one for each layer, in the model's order, without the weights outside the layers."""
+    """Return the statistics of each layer in order, without the weights outside the layers."""
     layers: dict[int, list[TensorStatistics]] = {}
     for t in tensors:
         if t.layer is not None:

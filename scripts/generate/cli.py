@@ -19,9 +19,9 @@ terminal and is quiet in a pipe. Errors go to stderr, as `error:` and `hint:`.
 | exit code | meaning |
 |---:|---|
 | 0 | success |
-| 1 | an error of the system, such as a full disk |
+| 1 | an error of the system, such as a missing permission |
 | 2 | bad input or usage |
-| 3 | download failed |
+| 3 | download failed, or the disk is full |
 | 4 | unsupported model |
 | 5 | conversion failed |
 | 6 | quantization failed |

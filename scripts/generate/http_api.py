@@ -19,7 +19,7 @@ The server listens on `http://127.0.0.1:18080` by default and describes itself a
 which this page is a readable copy. [Serve](serve.md) explains how requests are scheduled, and
 [operating](operating.md) covers keys, TLS, limits and logs.
 """
-# A field of at least so many kinds of request is described once.
+# Fields that at least this many kinds of request share are described once.
 _SHARED_BY = 4
 
 Schema = Mapping[str, Any]

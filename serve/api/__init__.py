@@ -1,1 +1,1 @@
-"""Requests and answers of every dialect, each declared once, one dialect a file; without Flask."""
+"""Requests and responses of every API dialect, independent of Flask. Each module holds one API."""

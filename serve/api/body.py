@@ -1,4 +1,4 @@
-"""Request bodies: JSON, checked by pydantic models; a field that cannot be used is refused by its name."""
+"""Request bodies: JSON, validated by pydantic models. Errors name the invalid field."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from turbopilot.base.errors import InvalidRequest
 T = TypeVar("T")
 B = TypeVar("B", bound="Body")
 
-# Log probabilities of so many tokens in each place. Source: OpenAI's limit for chat; for completions it was 5.
+# Maximum of log probabilities per position. Source: OpenAI's limit for chat; for completions it was 5.
 MAX_LOGPROBS: Final = 20
-# Texts that one request may ask for. Source: OpenAI's limit on `n`.
+# Maximum of completions per request. Source: OpenAI's limit on `n`.
 MAX_CHOICES: Final = 128
-# Stop strings are searched for at every token. Recorded clients send up to 12, of a few characters.
+# Stop strings are searched for at every token. The recorded clients send up to 12, each of a few characters.
 MAX_STOPS: Final = 64
 MAX_STOP_CHARS: Final = 256
-# What a request must hold instead, by pydantic's type of error.
+# Description of the expected value by pydantic's error type.
 _WANTED: Final = {
     "string_type": "a string",
     "bool_type": "true or false",
@@ -44,12 +44,12 @@ _WANTED: Final = {
     "too_short": "a list of at least {min_length}",
     "literal_error": "{expected}",
 }
-# JSON can hold halves of surrogate pairs, escaped or not; UTF-8 cannot.
+# JSON can contain lone surrogates, escaped or not; UTF-8 cannot.
 _SURROGATE: Final = re.compile("\\\\u[dD]|[\ud800-\udfff]")
 
 
 class Body(BaseModel):
-    """A JSON object. Unknown fields are ignored, and null is an absent field."""
+    """A JSON object. Unknown fields are ignored, and null means that the field is absent."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -62,7 +62,7 @@ class Body(BaseModel):
 
     @classmethod
     def read(cls: type[B], values: Any) -> B:
-        """Check an object; raise InvalidRequest if a field cannot be used."""
+        """Validate an object; raise InvalidRequest if a field is invalid."""
         try:
             return cls.model_validate(values)
         except ValidationError as e:
@@ -70,7 +70,7 @@ class Body(BaseModel):
 
 
 class Alternatives:
-    """Annotates a union: its types are tried in order, and one error says what is wanted if none fits."""
+    """Annotation of a union: its types are tried in order; if none fits, a single error states the expected value."""
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted
@@ -85,7 +85,7 @@ class Alternatives:
 
 
 def _whole(value: Any) -> Any:
-    """Some languages write 3 as 3.0."""
+    """Convert whole floats to integers: some languages serialize 3 as 3.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -119,7 +119,7 @@ Prompts = Annotated[
 
 
 def as_prompts(value: Any) -> tuple[PromptText, ...]:
-    """The prompts of `Prompts`, each a text or token ids."""
+    """Return the prompts of a `Prompts` field, each a text or token ids."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value[0], int):
@@ -128,28 +128,28 @@ def as_prompts(value: Any) -> tuple[PromptText, ...]:
 
 
 def as_tuple(value: str | list[str]) -> tuple[str, ...]:
-    """The strings of a field that may be one alone."""
+    """Return the strings of a field that may be a single string."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def check_number(name: str, n: int, prompts: tuple[PromptText, ...]) -> None:
-    """Raise InvalidRequest if a field asks for too many texts of these prompts."""
+    """Raise InvalidRequest if `n` completions for each of these prompts are too many."""
     if n * len(prompts) > MAX_CHOICES:
-        raise InvalidRequest(f"{name} times prompts is more than {MAX_CHOICES}", param=name)
+        raise InvalidRequest(f"{name} times prompts must be at most {MAX_CHOICES}", param=name)
 
 
 def first(*values: T | None) -> T:
-    """The first value that is not None."""
+    """Return the first value that is not None."""
     return next(v for v in values if v is not None)
 
 
 def unlimited(n_tokens: int) -> int:
-    """Below 0, as Ollama's and llama.cpp's -1 and -2, means as many as fit: the context clamps the number."""
+    """Return a very large number for a negative one, which means "as many as fit" (Ollama's and llama.cpp's -1, -2)."""
     return n_tokens if n_tokens >= 0 else 2**31
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """Return the JSON object of a request, or raise InvalidRequest. Halves of surrogate pairs become "?"."""
+    """Return the JSON object of a request, or raise InvalidRequest. Lone surrogates become "?"."""
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         value = json.loads(text, parse_constant=_no_constant)
@@ -165,7 +165,7 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:
@@ -183,6 +183,6 @@ def _refusal(error: ValidationError) -> InvalidRequest:
 def _shown(value: Any) -> str:
     try:
         text = json.dumps(value)
-    except RecursionError:  # what could be read cannot always be written
-        return "something nested deeply"
+    except RecursionError:  # json.dumps has a lower nesting limit than json.loads
+        return "a deeply nested value"
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, and Mistral's fill-in-the-middle, which is answered in their form."""
+"""OpenAI's chat completions, and Mistral's fill-in-the-middle, whose responses have the same format."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ChatLogprobs(TypedDict):
 
 
 class AnswerMessage(TypedDict):
-    """A message of the model."""
+    """A message from the model."""
 
     role: Literal["assistant"]
     content: str
 
 
 class ChatChoice(TypedDict):
-    """One message."""
+    """One completion, as a message."""
 
     index: body.Count
     message: AnswerMessage
@@ -44,7 +44,7 @@ class ChatChoice(TypedDict):
 
 
 class ChatAnswer(OpenAiHead):
-    """`truncated`: whether something was given up so that it fits."""
+    """A response in one piece. `truncated`: whether the prompt or completion was cut to fit."""
 
     choices: list[ChatChoice]
     usage: UsageAnswer
@@ -52,14 +52,14 @@ class ChatAnswer(OpenAiHead):
 
 
 class MessageDelta(TypedDict, total=False):
-    """The role in a choice's first chunk, text in the others."""
+    """Content of a chunk: the role in the first chunk of a choice, text in the others."""
 
     role: Literal["assistant"]
     content: str
 
 
 class ChatDelta(TypedDict):
-    """A piece of one message."""
+    """A part of one message."""
 
     index: body.Count
     delta: MessageDelta
@@ -68,7 +68,7 @@ class ChatDelta(TypedDict):
 
 
 class ChatChunk(OpenAiHead):
-    """A piece of a stream; the last of a choice has `truncated`."""
+    """A chunk of a stream. The last chunk of each choice has `truncated`."""
 
     choices: list[ChatDelta]
     usage: NotRequired[UsageAnswer | None]
@@ -76,7 +76,7 @@ class ChatChunk(OpenAiHead):
 
 
 class TextPart(body.Body):
-    """A part of a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str = ""
@@ -86,7 +86,7 @@ TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
 
 
 class ChatMessage(body.Body):
-    """A message of the conversation; "developer" is OpenAI's newer name of "system"."""
+    """A message of the conversation. The role "developer" is OpenAI's newer name for "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
@@ -95,7 +95,7 @@ class ChatMessage(body.Body):
     ] = ""
 
     def message(self) -> Message:
-        """The message as chat templates read it."""
+        """Return the message in the form that chat templates expect."""
         content = self.content
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         return Message("system" if self.role == "developer" else self.role, text)
@@ -105,7 +105,7 @@ _GREETING: Final[MessageDelta] = {"role": "assistant", "content": ""}
 
 
 class ChatRendering(OpenAiRendering[OpenAiRequest]):
-    """A message for each choice."""
+    """Renderer of chat completions."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
@@ -124,7 +124,7 @@ class ChatRendering(OpenAiRendering[OpenAiRequest]):
         }
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
-        """A chunk; before a choice's first one the role."""
+        """Yield a chunk; the first text of a choice is preceded by a chunk with the role."""
         if not isinstance(event, TextDelta):
             return
         logprobs = self._logprobs(index, event.tokens, len(event.text))
@@ -135,7 +135,7 @@ class ChatRendering(OpenAiRendering[OpenAiRequest]):
             yield self._chunk(_delta(index, {"content": event.text}, logprobs))
 
     def end(self, index: int, event: Finished) -> Json:
-        """A chunk without text."""
+        """Return the last chunk of a choice, without text."""
         delta: MessageDelta = {} if index in self._greeted else _GREETING
         return self._chunk(_delta(index, delta, None, event.reason), truncated=self._truncated)
 
@@ -154,7 +154,7 @@ def _delta(
 
 
 class ChatFields(OpenAiRequest):
-    """A request that is answered in chat's form."""
+    """Base of requests whose responses are chat completions."""
 
     rendering = ChatRendering
     answer = ChatAnswer
@@ -167,15 +167,15 @@ class ChatRequest(ChatFields):
     example: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Say hello."}]}
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
-    """The conversation; the model's chat template makes a prompt of it, and may refuse an order of roles."""
+    """The conversation. The model's chat template builds the prompt from it and may reject some orders of roles."""
     max_completion_tokens: body.Count | None = server_default("max_tokens")
-    """The same as `max_tokens`, and takes precedence."""
+    """Same as `max_tokens`, over which it takes precedence."""
     n: body.Choices = 1
-    """Number of answers."""
+    """Number of completions."""
     logprobs: bool = False
     """Return each token's log probability."""
     top_logprobs: body.TopLogprobs = 0
-    """With `logprobs`: also return those of this many likeliest tokens."""
+    """With `logprobs`: also return the log probabilities of this many most likely tokens."""
 
     @property
     def n_logprobs(self) -> int | None:
@@ -183,28 +183,28 @@ class ChatRequest(ChatFields):
         return self.top_logprobs if self.logprobs else None
 
     def _asked(self, defaults: Defaults) -> Completion:
-        """Without the prompt."""
+        """Return the completion without a prompt; `fitted` adds it."""
         length = body.first(self.max_completion_tokens, self.max_tokens, defaults.max_tokens)
         completion = self.common((), length, defaults)
         return replace(completion, n=self.n, n_logprobs=self.n_logprobs)
 
     def fitted(self, completion: Completion, service: CompletionService) -> Completion:
-        """The completion with the prompt that the model's chat template makes."""
+        """Return the completion with a prompt from the model's chat template."""
         prompt = service.chat_prompt([m.message() for m in self.messages])
         return replace(completion, prompts=(prompt,))
 
 
 class MistralFimRequest(ChatFields):
-    """Mistral's fill-in-the-middle, as for Codestral."""
+    """Mistral's fill-in-the-middle, as in Codestral's API."""
 
     example: ClassVar[dict[str, Any]] = {"prompt": "def add(", "suffix": "\n    return a + b\n"}
 
     prompt: str
-    """The text before the cursor."""
+    """Text before the cursor."""
     suffix: str = ""
-    """The text after the cursor."""
+    """Text after the cursor."""
     random_seed: body.Whole | None = None
-    """The same as `seed`, and takes precedence."""
+    """Same as `seed`, over which it takes precedence."""
 
     def _asked(self, defaults: Defaults) -> Completion:
         length = body.first(self.max_tokens, defaults.max_tokens)

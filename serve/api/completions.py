@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions: FauxPilot's engines and Tabby's agent send the same."""
+"""OpenAI's legacy completions, which FauxPilot's clients and Tabby's agent use as well."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CachedTokens(TypedDict):
 
 
 class UsageAnswer(TypedDict):
-    """Token counts. A prompt counts once, however many choices it has."""
+    """Token counts. A prompt with several choices is counted once."""
 
     prompt_tokens: body.Count
     completion_tokens: body.Count
@@ -40,7 +40,7 @@ class UsageAnswer(TypedDict):
 
 
 class OpenAiHead(TypedDict):
-    """Fields at the beginning of an answer and of each chunk of a stream."""
+    """Common fields of a response and of each stream chunk."""
 
     id: str
     object: str
@@ -49,7 +49,7 @@ class OpenAiHead(TypedDict):
 
 
 class CompletionChoice(TypedDict):
-    """One text."""
+    """One completion."""
 
     index: body.Count
     text: str
@@ -58,7 +58,7 @@ class CompletionChoice(TypedDict):
 
 
 class CompletionDelta(TypedDict):
-    """A piece of one text."""
+    """A part of one completion."""
 
     index: body.Count
     text: str
@@ -67,7 +67,7 @@ class CompletionDelta(TypedDict):
 
 
 class CompletionAnswer(OpenAiHead):
-    """`truncated`: whether something was given up so that it fits."""
+    """A response in one piece. `truncated`: whether the prompt or completion was cut to fit."""
 
     choices: list[CompletionChoice]
     usage: UsageAnswer
@@ -75,7 +75,7 @@ class CompletionAnswer(OpenAiHead):
 
 
 class CompletionChunk(OpenAiHead):
-    """A piece of a stream; the last of a choice has `truncated`."""
+    """A chunk of a stream. The last chunk of each choice has `truncated`."""
 
     choices: list[CompletionDelta]
     usage: NotRequired[UsageAnswer | None]
@@ -83,7 +83,7 @@ class CompletionChunk(OpenAiHead):
 
 
 def usage_json(usage: Usage) -> UsageAnswer:
-    """Token counts in OpenAI's form."""
+    """Return token counts in OpenAI's format."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -93,7 +93,7 @@ def usage_json(usage: Usage) -> UsageAnswer:
 
 
 class OpenAiRendering(Rendering[R]):
-    """Fields that the answers of completions and chat share."""
+    """Renderer of the fields that responses of completions and chat share."""
 
     prefix: ClassVar[str]
     kind: ClassVar[str]
@@ -110,7 +110,7 @@ class OpenAiRendering(Rendering[R]):
         }
 
     def whole(self, answer: Answer) -> Json:
-        """One object with all choices."""
+        """Return one object with all choices."""
         return {
             **self._head,
             "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
@@ -126,14 +126,14 @@ class OpenAiRendering(Rendering[R]):
         return {**head, "choices": [delta], **self._no_usage, **more}
 
     def last(self, usage: Usage) -> Iterator[Json]:
-        """A chunk with the token counts, if they are wanted."""
+        """Yield a chunk with the token counts if they were requested."""
         if self._no_usage:
             head = {**self._head, "object": self.chunk_kind}
             yield {**head, "choices": [], "usage": usage_json(usage)}
 
 
 class CompletionRendering(OpenAiRendering["CompletionFields"]):
-    """A text for each choice, after the prompt if that is wanted."""
+    """Renderer of completions; with `echo`, each text begins with the prompt."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
@@ -150,14 +150,14 @@ class CompletionRendering(OpenAiRendering["CompletionFields"]):
         return self._delta(index, choice.text, tokens, choice.finish_reason)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
-        """A chunk, unless nothing of the text is certain yet."""
+        """Yield a chunk, unless there is no final text yet."""
         text = event.text if isinstance(event, TextDelta) else ""
         delta = self._delta(index, text, event.tokens, None)
         if delta["text"] or (delta["logprobs"] and delta["logprobs"]["tokens"]):
             yield self._chunk(delta)
 
     def end(self, index: int, event: Finished) -> Json:
-        """A chunk without text; with the prompt's if nothing was generated."""
+        """Return the last chunk of a choice, without text (but with an echoed prompt if nothing was generated)."""
         delta = self._delta(index, "", (), event.reason)
         if not delta["text"]:
             delta["logprobs"] = None
@@ -172,7 +172,7 @@ class CompletionRendering(OpenAiRendering["CompletionFields"]):
             self._echoed.add(index)
             text = prompt + text
         if request.n_logprobs is not None:
-            # As in OpenAI's answers, places count from the beginning of the prompt, echoed or not.
+            # As in OpenAI's API, offsets count from the beginning of the prompt, whether it is echoed or not.
             placed = self._place(index, tokens, len(text), 0 if request.echo else len(prompt))
             logprobs = legacy_logprobs(placed, request.n_logprobs)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
@@ -182,14 +182,14 @@ class StreamOptions(body.Body):
     """Options of a stream."""
 
     include_usage: bool = False
-    """End the stream with a chunk that has the token counts and no choices."""
+    """End the stream with a chunk that has the token counts and an empty list of choices."""
 
 
 class OpenAiRequest(SamplingFields, Dialect):
-    """The fields that OpenAI's and Mistral's requests share."""
+    """Fields that OpenAI's and Mistral's requests share."""
 
     max_tokens: body.Count | None = server_default("max_tokens")
-    """Most tokens to generate; more than fits is cut, 0 only warms the cache."""
+    """Maximum tokens to generate, reduced to the number that fits. 0 generates nothing and only caches the prompt."""
     stream_options: StreamOptions | None = None
 
     @property
@@ -199,35 +199,35 @@ class OpenAiRequest(SamplingFields, Dialect):
 
     @property
     def n_logprobs(self) -> int | None:
-        """Of how many likeliest tokens log probabilities are wanted; None wants none at all."""
+        """Number of most likely tokens to report log probabilities for; None reports no log probabilities at all."""
         return None
 
 
 class CompletionFields(OpenAiRequest):
-    """A legacy completion, but for its prompt."""
+    """Fields of a legacy completion without the prompt."""
 
     rendering = CompletionRendering
     answer = CompletionAnswer
     chunk = CompletionChunk
 
     n: body.Choices = 1
-    """Texts for each prompt; times prompts at most 128."""
+    """Number of completions for each prompt; `n` times the number of prompts must be at most 128."""
     best_of: body.Choices | None = None
-    """Texts that are generated for each prompt, of which the `n` likeliest are returned; at least `n`, and no more
-    than that in a stream."""
+    """Number of completions generated for each prompt, of which the `n` most likely are returned; at least `n`. In a
+    stream it must equal `n`."""
     echo: bool = False
-    """Begin the text with the prompt; with `logprobs` its tokens are scored, too."""
+    """Begin the text with the prompt; `logprobs` then includes the prompt's tokens."""
     logprobs: body.TopLogprobsOrFalse | None = None
-    """Return each token's log probability and those of this many likeliest tokens."""
+    """Return each token's log probability and those of this many most likely tokens; `false` turns it off."""
 
     @property
     def n_logprobs(self) -> int | None:
-        """Some clients send false for none."""
+        """See `OpenAiRequest`. Some clients send false to turn log probabilities off."""
         return None if self.logprobs is False else self.logprobs
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """At least one."""
+        """Prompts; there is at least one."""
         raise NotImplementedError
 
     def _asked(self, defaults: Defaults) -> Completion:
@@ -237,9 +237,7 @@ class CompletionFields(OpenAiRequest):
         if best_of < self.n:
             raise InvalidRequest("best_of must be at least n", param="best_of")
         if self.stream and best_of > self.n:
-            raise InvalidRequest(
-                "best_of above n cannot be streamed: the best are known at the end", param="best_of"
-            )
+            raise InvalidRequest("best_of greater than n cannot be streamed", param="best_of")
         return replace(
             self.common(prompts, body.first(self.max_tokens, defaults.max_tokens), defaults),
             n=self.n,
@@ -256,13 +254,13 @@ class CompletionRequest(CompletionFields):
     example: ClassVar[dict[str, Any]] = {"prompt": "def add(a, b):", "max_tokens": 16}
 
     prompt: body.Prompts
-    """Text, token ids, or a list of either."""
+    """A text, token ids, or a list of either."""
     suffix: str = ""
-    """The text after the cursor. A model that cannot fill in goes without it."""
+    """Text after the cursor. Models without fill-in-the-middle do not use it for the prompt."""
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """At least one."""
+        """Prompts; there is at least one."""
         return body.as_prompts(self.prompt)
 
     def _asked(self, defaults: Defaults) -> Completion:
@@ -270,7 +268,7 @@ class CompletionRequest(CompletionFields):
 
 
 class Segments(body.Body):
-    """The texts before and after the cursor, and the name of the file that is edited."""
+    """Text before and after the cursor, and the path of the edited file."""
 
     prefix: str = ""
     suffix: str = ""
@@ -278,7 +276,7 @@ class Segments(body.Body):
 
 
 class TabbyRequest(CompletionFields):
-    """Tabby's agent's, known by the lack of `prompt`."""
+    """Completion request of Tabby's agent; it has `segments` instead of `prompt`."""
 
     key = "segments"
 
@@ -286,7 +284,7 @@ class TabbyRequest(CompletionFields):
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """One."""
+        """The single prompt."""
         return (self.segments.prefix,)
 
     def _asked(self, defaults: Defaults) -> Completion:

@@ -1,4 +1,4 @@
-"""Base classes of the dialects: a request, the rendering of its answers, and their framing as bytes."""
+"""Base classes of the API dialects: a request, the rendering of its response, and the framing of streams."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ D = TypeVar("D", bound="Dialect")
 ModelName = Annotated[
     str, BeforeValidator(lambda v: v if isinstance(v, str) else ""), WithJsonSchema({})
 ]
-# Why a text ended; "cancelled" only in a stream, where a newer request of the session took its place.
+# Why a text ended. "cancelled" occurs only in a stream: a newer request of the same session ended it.
 Ends = Annotated[str, WithJsonSchema({"enum": ["stop", "length"]})]
 ChunkEnds = Annotated[str | None, WithJsonSchema({"enum": ["stop", "length", "cancelled", None]})]
 
 
 def json_bytes(value: Json | Sequence[Json]) -> bytes:
-    """One line of UTF-8; halves of surrogate pairs, which an error may quote, become "?".
+    """Return a value as compact JSON in UTF-8, on one line. Lone surrogates, which errors may quote, become "?".
 
-    Compact: llama.vim looks for `"content":"` in the bytes, and a space disables it silently.
+    llama.vim searches the bytes for `"content":"`: with a space after the colon, it would silently show nothing.
     """
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")
@@ -38,11 +38,11 @@ def json_bytes(value: Json | Sequence[Json]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a stream is cut into pieces: each is `before`, JSON and `after`, and `end` comes after the last.
+    """Framing of a stream: each chunk is `before`, JSON and `after`; `end` comes after the last chunk.
 
     Attributes:
-        mimetype: its Content-Type.
-        about: the same in words.
+        mimetype: Content-Type of the stream.
+        about: description for `/openapi.json`.
     """
 
     mimetype: str
@@ -52,18 +52,23 @@ class Framing:
     end: bytes = b""
 
     def piece(self, value: Json) -> bytes:
-        """One piece of the stream."""
+        """Return one chunk of the stream."""
         return self.before + json_bytes(value) + self.after
 
 
-_EVENTS: Final = ("text/event-stream", "Server-sent events: `data:` and JSON.", b"data: ", b"\n\n")
+_EVENTS: Final = (
+    "text/event-stream",
+    "Server-sent events with JSON in `data:`.",
+    b"data: ",
+    b"\n\n",
+)
 SSE: Final = Framing(*_EVENTS, b"data: [DONE]\n\n")
 SSE_WITHOUT_DONE: Final = Framing(*_EVENTS)
-NDJSON: Final = Framing("application/x-ndjson", "A line of JSON for each piece.", b"", b"\n")
+NDJSON: Final = Framing("application/x-ndjson", "One JSON object per line.", b"", b"\n")
 
 
 class Rendering(Generic[D]):
-    """The answer to one request. `truncated`: whether something was given up so that it fits."""
+    """Renderer of the response to one request. `truncated`: whether the prompt or completion was cut to fit."""
 
     def __init__(self, request: D, service: CompletionService, *, truncated: bool) -> None:
         self._request, self._truncated = request, truncated
@@ -71,40 +76,40 @@ class Rendering(Generic[D]):
         self._placed: dict[int, PlacedTokens] = {}
 
     def whole(self, answer: Answer) -> Json | list[Json]:
-        """The answer in one piece."""
+        """Return the whole response."""
         raise NotImplementedError
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterable[Json]:
-        """The pieces of a stream that the event of a choice allows; perhaps none yet."""
+        """Return the stream chunks for an event of a choice; there may be none yet."""
         return ()
 
     def end(self, index: int, event: Finished) -> Json:
-        """The piece that ends a choice."""
+        """Return the chunk that ends a choice."""
         raise NotImplementedError
 
     def last(self, usage: Usage) -> Iterable[Json]:
-        """The pieces that end the stream."""
+        """Return the chunks that end the stream."""
         return ()
 
     def _place(
         self, index: int, tokens: Iterable[ChosenToken], n_characters: int, start: int = 0
     ) -> list[PlacedToken]:
-        """The tokens that are certain now; see `PlacedTokens`."""
+        """Return the tokens that can be sent now; see `PlacedTokens`."""
         if index not in self._placed:
             self._placed[index] = PlacedTokens(start)
         return self._placed[index].feed(tokens, n_characters)
 
 
 class Dialect(Body):
-    """A request for completions, as one kind of client sends it.
+    """A request for completions in one API dialect.
 
     Attributes:
-        key: the field that tells it from others at the same address.
-        example: a body.
-        framing: of a stream; None if the answer always comes in one piece.
-        rendering: makes the answer.
-        answer: type of the whole answer,
-        chunk: and of a stream's pieces.
+        key: field that distinguishes this dialect from others on the same route.
+        example: example of a request body.
+        framing: framing of a stream; None if the dialect does not stream.
+        rendering: renderer of the response.
+        answer: type of the whole response.
+        chunk: type of a stream's chunks.
     """
 
     key: ClassVar[str] = ""
@@ -115,24 +120,24 @@ class Dialect(Body):
     chunk: ClassVar[Any] = None
 
     model: ModelName = ""
-    """The model by its name; an unknown name means the default model."""
+    """Name of the model; an unknown name means the default model."""
     stream: bool = False
     """Send the text as it is generated."""
     deadline_ms: Positive = 0.0
-    """Milliseconds after which the answer is of no use any more: it ends with the text there is. 0 is the server's own
-    limit, which this only shortens."""
+    """Time limit in milliseconds; the completion then ends with the text generated so far. It can only shorten the
+    server's limit; 0 means the server's limit."""
 
     def completion(self, defaults: Defaults) -> Completion:
-        """The completion that is asked for. Raises InvalidRequest if fields contradict each other."""
+        """Return the requested completion. Raise InvalidRequest if fields contradict each other."""
         return replace(self._asked(defaults), deadline=self.deadline_ms / 1000 or None)
 
     def _asked(self, defaults: Defaults) -> Completion:
         raise NotImplementedError
 
     def fitted(self, completion: Completion, service: CompletionService) -> Completion:
-        """The completion with what only the model can tell."""
+        """Return the completion with the fields that depend on the loaded model, such as a chat prompt."""
         return completion
 
     def at_once(self, service: CompletionService) -> Json | None:
-        """The answer to a request that needs no computing, as one that only loads the model."""
+        """Return the response to a request that needs no computation, such as one that only loads the model."""
         return None

@@ -1,4 +1,4 @@
-"""The routes: what each takes and answers. Flask's routes and `/openapi.json` are made from this table."""
+"""Table of the routes with their requests and responses, the source of Flask's routes and of `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from serve.api.generate import HuggingFaceRequest, OllamaRequest
 from serve.api.llama_cpp import InfillRequest, LlamaCompletionRequest
 
 TAGS: Final = {
-    "OpenAI": "OpenAI's API: legacy completions, which FauxPilot and Tabby speak too, and models.",
+    "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
     "Chat": "OpenAI's chat completions, for models with a chat template, and Mistral's fill-in-the-middle.",
-    "llama.cpp": "llama.cpp's own routes, as llama.vim, llama.vscode and Twinny call them.",
-    "Generate": "Hugging Face's text generation (with `inputs`) and Ollama's (with `prompt`) at one address.",
-    "Tabby": "What Tabby's agent asks beside completions.",
-    "Copilot": "What GitHub Copilot's plugins ask before they ask for completions.",
-    "Operators": "Whether the server is up, what it serves, and how busy it is.",
+    "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny.",
+    "Generate": "Hugging Face's text generation (with `inputs`) and Ollama's generate (with `prompt`), on one route.",
+    "Tabby": "Routes that Tabby's agent uses in addition to completions.",
+    "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
+    "Operators": "Status page, health check, metrics and this document.",
 }
 State = Literal["unloaded", "loading", "ok", "draining", "failed"]
 
 
 class ModelAnswer(TypedDict):
-    """A model; `root` answers to the name `id`, and `max_model_len` is tokens of prompt and answer together."""
+    """A model. `id` is the requested name, `root` the model's own name, and `max_model_len` its context in tokens."""
 
     id: str
     object: Literal["model"]
@@ -47,7 +47,7 @@ class ModelsAnswer(TypedDict):
 
 
 class TabbyVersion(TypedDict):
-    """Of the server."""
+    """Version of the server, in Tabby's format."""
 
     build_date: str
     build_timestamp: str
@@ -56,7 +56,7 @@ class TabbyVersion(TypedDict):
 
 
 class TabbyHealth(TypedDict):
-    """The server as Tabby describes it."""
+    """Information about the server, in Tabby's format."""
 
     model: str
     device: str
@@ -68,15 +68,17 @@ class TabbyHealth(TypedDict):
 
 
 class CopilotToken(TypedDict):
-    """A token that opens nothing: there are no accounts here."""
+    """A token for Copilot's plugins. `token` is the caller's API key; without API keys it is a fixed text."""
 
     token: str
-    expires_at: Annotated[int, Field(ge=0, description="Seconds since 1970.")]
-    refresh_in: Annotated[int, Field(ge=0, description="Seconds.")]
+    expires_at: Annotated[int, Field(ge=0, description="Unix time in seconds.")]
+    refresh_in: Annotated[
+        int, Field(ge=0, description="Seconds until the plugin requests a new token.")
+    ]
 
 
 class ModelHealth(TypedDict):
-    """One model; `reason`: why it failed."""
+    """State of one model. `reason` is set if it failed."""
 
     name: str
     status: State
@@ -86,7 +88,7 @@ class ModelHealth(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """All models. `model` is the default one, and `status` and `reason` are its."""
+    """State of the server. `model` is the default model; `status` and `reason` are those of the default model."""
 
     status: Literal["loading", "ok", "draining", "failed"]
     model: str
@@ -98,17 +100,17 @@ class HealthAnswer(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route.
+    """A route.
 
     Attributes:
-        name: unique; of its view and, with "Too" for further addresses, of its operation in OpenAPI.
+        name: unique name of the view and of the OpenAPI operation, which gets "Too" appended for each further path.
         tag: one of TAGS.
-        summary: what it is for.
-        methods: of HTTP.
-        paths: as OpenAPI writes them.
-        requests: the dialects that it understands, each known by its `key`; without any, nothing is computed.
-        answer: type of a JSON answer, or a MIME type; None is an empty body.
-        is_open: whether it needs no API key when others do.
+        summary: description of the route.
+        methods: HTTP methods.
+        paths: paths in OpenAPI's notation.
+        requests: the dialects that it accepts, distinguished by their `key`; empty if the route needs no model.
+        answer: type of a JSON response, or a MIME type; None means an empty body.
+        is_open: whether it needs no API key even if the server requires one.
     """
 
     name: str
@@ -121,13 +123,13 @@ class Endpoint:
     is_open: bool = False
 
     def read(self, values: Mapping[str, Any]) -> Dialect:
-        """Check a body, in the dialect whose key it has."""
+        """Validate a body in the dialect whose key it contains."""
         fits = (kind for kind in self.requests if values.get(kind.key) is not None)
         return next(fits, self.requests[0]).read(values)
 
 
 def plain_errors(path: str) -> bool:
-    """Whether errors of a route are `{"error": text}`, as for Hugging Face and Ollama; else they are OpenAI's."""
+    """Return whether errors of a route have the format `{"error": text}` (Hugging Face, Ollama), not OpenAI's."""
     return path.startswith("/api/")
 
 
@@ -136,58 +138,58 @@ _POST: Final = ("POST",)
 ENDPOINTS: Final = (
     Endpoint(
         "complete", "OpenAI",
-        "Continue a text. An engine is FauxPilot's and older plugins' name of a model.",
+        "Complete a text. `engine` is the model name in FauxPilot's and older plugins' URLs.",
         _POST, ("/v1/completions", "/v1/engines/{engine}/completions"), (CompletionRequest, TabbyRequest),
     ),
     Endpoint("models", "OpenAI", "List the models.", _GET, ("/v1/models", "/models"), answer=ModelsAnswer),
     Endpoint(
-        "model", "OpenAI", "What a name stands for; an unknown name means the default model.",
+        "model", "OpenAI", "Get the model that a name refers to; an unknown name means the default model.",
         _GET, ("/v1/models/{name}",), answer=ModelAnswer,
     ),
     Endpoint(
-        "chat", "Chat", "Answer messages.",
+        "chat", "Chat", "Complete a chat.",
         _POST, ("/v1/chat/completions", "/chat/completions"), (ChatRequest,),
     ),
     Endpoint(
-        "mistralFim", "Chat", "Fill in at the cursor, as Mistral's Codestral does.",
+        "mistralFim", "Chat", "Fill in text at the cursor, as Mistral's Codestral does.",
         _POST, ("/v1/fim/completions",), (MistralFimRequest,),
     ),
     Endpoint(
-        "llamaCompletion", "llama.cpp", "Continue a text. Several texts are answered as a list.",
+        "llamaCompletion", "llama.cpp", "Complete a text. Several completions are returned as a list.",
         _POST, ("/completion", "/completions"), (LlamaCompletionRequest,),
     ),
     Endpoint(
-        "infill", "llama.cpp", "Fill in at the cursor. Several texts are answered as a list.",
+        "infill", "llama.cpp", "Fill in text at the cursor. Several completions are returned as a list.",
         _POST, ("/infill",), (InfillRequest,),
     ),
     Endpoint(
         "generate", "Generate",
-        "Continue a text: a body with `inputs` is Hugging Face's, one with `prompt` Ollama's.",
+        "Complete a text: a body with `inputs` is a Hugging Face request, one with `prompt` an Ollama request.",
         _POST, ("/api/generate",), (HuggingFaceRequest, OllamaRequest),
     ),
     Endpoint(
-        "tabbyHealth", "Tabby", "What serves, and with what.",
+        "tabbyHealth", "Tabby", "Get the model, the machine and the server's version.",
         ("GET", "POST"), ("/v1/health",), answer=TabbyHealth,
     ),
     Endpoint(
         "tabbyEvents", "Tabby",
-        "Which completion was seen, accepted or dismissed. Nothing is kept or passed on.",
+        "Report that a completion was shown, accepted or dismissed. The server discards these events.",
         _POST, ("/v1/events",),
     ),
     Endpoint(
-        "copilotToken", "Copilot", "A token, for any caller.",
+        "copilotToken", "Copilot", "Get a token for Copilot's plugins.",
         _GET, ("/copilot_internal/v2/token",), answer=CopilotToken,
     ),
-    Endpoint("index", "Operators", "A page.", _GET, ("/",), answer="text/plain", is_open=True),
+    Endpoint("index", "Operators", "Show a status page.", _GET, ("/",), answer="text/plain", is_open=True),
     Endpoint(
-        "health", "Operators", "Whether it takes requests. Waits for nothing.",
+        "health", "Operators", "Check whether the server accepts requests. Does not wait for the engine.",
         _GET, ("/health",), answer=HealthAnswer, is_open=True,
     ),
     Endpoint(
-        "metrics", "Operators", "The metrics that Prometheus reads.",
+        "metrics", "Operators", "Get metrics in Prometheus' text format.",
         _GET, ("/metrics",), answer="text/plain",
     ),
     Endpoint(
-        "openapi", "Operators", "This document.", _GET, ("/openapi.json",), answer="application/json"
+        "openapi", "Operators", "Get this document.", _GET, ("/openapi.json",), answer="application/json"
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`/api/generate` in its two dialects: Hugging Face's text generation (`inputs`) and Ollama's generate (`prompt`)."""
+"""`/api/generate` in two dialects: Hugging Face's text generation (`inputs`) and Ollama's generate (`prompt`)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NANO: Final = 1_000_000_000
 
 
 class HuggingFaceAnswer(TypedDict):
-    """The text; `truncated`: whether something was given up so that it fits."""
+    """The completion. `truncated`: whether the prompt or completion was cut to fit."""
 
     generated_text: str
     truncated: bool
 
 
 class OllamaAnswer(TypedDict):
-    """A piece of Ollama's stream, or the answer in one piece. All but the first four only when it is done."""
+    """A chunk of Ollama's stream, or the whole response. All fields but the first four are only in the last chunk."""
 
     model: str
     created_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -47,22 +47,22 @@ class OllamaAnswer(TypedDict):
 
 
 class HuggingFaceRendering(Rendering["HuggingFaceRequest"]):
-    """The text, in one piece."""
+    """Renderer of Hugging Face's response."""
 
     def whole(self, answer: Answer) -> HuggingFaceAnswer:
-        """One object."""
+        """Return the response."""
         (choice,) = answer.choices
         before = self._request.inputs if self._request.parameters.return_full_text else ""
         return {"generated_text": before + choice.text, "truncated": self._truncated}
 
 
 class HuggingFaceParameters(SamplingFields):
-    """How the text is continued."""
+    """Parameters of the completion."""
 
     max_new_tokens: body.Count | None = None
-    """Most tokens to generate; takes precedence over `max_tokens` beside the parameters."""
+    """Maximum tokens to generate; takes precedence over the body's `max_tokens`."""
     stop_sequences: body.Stops = Field(default=[])
-    """The same as `stop`, and read if that is empty."""
+    """Same as `stop`; used if `stop` is empty."""
     return_full_text: bool = False
     """Begin the text with `inputs`."""
 
@@ -77,12 +77,12 @@ class HuggingFaceRequest(Dialect):
     answer = HuggingFaceAnswer
 
     inputs: str
-    """The text to continue."""
+    """Text to complete."""
     max_tokens: body.Count | None = server_default("max_tokens")
-    """Most tokens to generate."""
+    """Maximum tokens to generate."""
     parameters: HuggingFaceParameters = Field(default_factory=HuggingFaceParameters)
     stream: bool = False
-    """Ignored: the answer comes in one piece."""
+    """Ignored: the response is never a stream."""
 
     def _asked(self, defaults: Defaults) -> Completion:
         p = self.parameters
@@ -93,24 +93,24 @@ class HuggingFaceRequest(Dialect):
 
 
 class OllamaRendering(Rendering["OllamaRequest"]):
-    """A line of text for each piece, and one with the counts."""
+    """Renderer of Ollama's response: a line for each part of the text, and a last line with the token counts."""
 
     def whole(self, answer: Answer) -> OllamaAnswer:
-        """One object."""
+        """Return the response in one object."""
         (choice,) = answer.choices
         return self._last(choice.text, choice.finish_reason, answer.usage)
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
-        """A line."""
+        """Yield a line with the next part of the text."""
         if isinstance(event, TextDelta):
             yield self._line(event.text)
 
     def end(self, index: int, event: Finished) -> Json:
-        """The last line."""
+        """Return the last line of the stream."""
         return self._last("", event.reason, event.usage)
 
     def loaded(self) -> OllamaAnswer:
-        """The answer to a request that only loads the model."""
+        """Return the response to a request that only loads the model."""
         return {**self._line(""), "done": True, "done_reason": "load"}
 
     def _line(self, text: str) -> OllamaAnswer:
@@ -133,14 +133,14 @@ class OllamaRendering(Rendering["OllamaRequest"]):
 
 
 class OllamaOptions(SamplingFields):
-    """How the text is continued."""
+    """Options of the completion."""
 
     num_predict: body.Whole | None = server_default("max_tokens")
-    """Most tokens to generate; below 0 is as many as fit."""
+    """Maximum tokens to generate; a negative number means as many as fit."""
 
 
 class OllamaRequest(Dialect):
-    """Ollama's generate; an empty prompt loads the model."""
+    """Ollama's generate. A request with an empty prompt only loads the model."""
 
     key = "prompt"
     framing = NDJSON
@@ -149,15 +149,15 @@ class OllamaRequest(Dialect):
     chunk = OllamaAnswer
 
     prompt: str
-    """The text before the cursor."""
+    """Text before the cursor."""
     suffix: str = ""
-    """The text after the cursor."""
+    """Text after the cursor."""
     stream: bool = True
     """Send the text as it is generated."""
     format: Annotated[
         Literal["json", ""] | dict[str, Any], body.Alternatives('"json" or a JSON schema')
     ] = ""
-    """"json", or a JSON schema that the text fits."""
+    """"json" for any JSON object, or a JSON schema that the text must match."""
     options: OllamaOptions = Field(default_factory=OllamaOptions)
 
     def _asked(self, defaults: Defaults) -> Completion:
@@ -169,7 +169,7 @@ class OllamaRequest(Dialect):
         return replace(completion, suffix=self.suffix or None)
 
     def at_once(self, service: CompletionService) -> OllamaAnswer | None:
-        """The answer to a request without text, by which Ollama's clients load a model."""
+        """Return the response to a request without text, which Ollama's clients send to load a model."""
         if self.prompt or self.suffix:
             return None
         return OllamaRendering(self, service, truncated=False).loaded()

@@ -1,6 +1,6 @@
-"""llama.cpp's own routes, `/completion` and `/infill`, which llama.vim, llama.vscode and Twinny call.
+"""llama.cpp's native routes `/completion` and `/infill`, used by llama.vim, llama.vscode and Twinny.
 
-Source: llama.cpp's tools/server/README.md, and what its server answers.
+Source: llama.cpp's tools/server/README.md, and the responses of its server.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
-STOP_TYPES: Final = {"length": "limit", "stop": "eos"}  # "word" where a stop string ended it
+STOP_TYPES: Final = {"length": "limit", "stop": "eos"}  # "word" if a stop string ended the text
 _NESTED: Final[dict[str, Any]] = {
-    "/": {"description": "A nested field under the name that was asked for."}
+    "/": {"description": "A nested field from `response_fields`, under its path."}
 }
 
 
 class TimingsAnswer(TypedDict):
-    """Milliseconds, and numbers of tokens."""
+    """Durations in milliseconds, numbers of tokens, and tokens per second."""
 
     cache_n: body.Count
     prompt_n: body.Count
@@ -47,9 +47,10 @@ class TimingsAnswer(TypedDict):
 
 @with_config(ConfigDict(json_schema_extra={"patternProperties": _NESTED}))
 class InfillAnswer(TypedDict, total=False):
-    """All but the probabilities, or what `response_fields` names; a stream's pieces hold less.
+    """A completion. Stream chunks have fewer fields, and `response_fields` selects fields.
 
-    `stop_type` is why it ended: its length, its end, a stop string, or a newer request of its session.
+    `stop_type` is the reason why the text ended: "limit" (maximum tokens), "eos" (end of generation), "word" (a stop
+    string) or "none" (a newer request of the same session). `completion_probabilities` is set only with `n_probs`.
     """
 
     index: body.Count
@@ -67,19 +68,19 @@ class InfillAnswer(TypedDict, total=False):
 
 
 class InfillAnswers(RootModel[InfillAnswer | list[InfillAnswer]]):
-    """A list if there are several texts."""
+    """A completion, or a list of them if there are several."""
 
 
 class LlamaCppRendering(Rendering["LlamaCppFields"]):
-    """An object for each choice, in a list if there are several."""
+    """Renderer of llama.cpp's response: one object per choice, in a list if there are several."""
 
     def whole(self, answer: Answer) -> Json | list[Json]:
-        """One object, or a list."""
+        """Return one object, or a list of them if there are several choices."""
         found = [self._done(i, c) for i, c in enumerate(answer.choices)]
         return found[0] if len(found) == 1 else found
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
-        """A chunk, unless nothing of the text is certain yet."""
+        """Yield a chunk, unless there is no final text yet."""
         if not isinstance(event, TextDelta):
             return
         chunk: InfillAnswer = {"index": index, "content": event.text, "stop": False}
@@ -91,7 +92,7 @@ class LlamaCppRendering(Rendering["LlamaCppFields"]):
         yield chunk
 
     def end(self, index: int, event: Finished) -> Json:
-        """All but the text, which was sent before."""
+        """Return the last chunk of a choice, without the text, which was already sent."""
         return self._done(index, Choice("", event.reason, event.usage, event.stop_string))
 
     def _probabilities(
@@ -100,7 +101,7 @@ class LlamaCppRendering(Rendering["LlamaCppFields"]):
         return detailed_logprobs(self._place(index, tokens, n_characters), ids=True)
 
     def _done(self, index: int, c: Choice) -> Json:
-        """A finished text, or of it the fields that are wanted: nested ones under names as "timings/prompt_n"."""
+        """Return a finished completion, with the fields that `response_fields` selects."""
         found: InfillAnswer = {
             "index": index,
             "content": c.text,
@@ -127,7 +128,7 @@ def _at(value: object, path: str) -> object:
 
 
 def timings(usage: Usage) -> TimingsAnswer:
-    """How long it took, in llama.cpp's form."""
+    """Return the timings of a completion in llama.cpp's format."""
     prompt_n, prompt_ms = usage.prompt_tokens - usage.cached_tokens, 1000 * usage.prompt_seconds
     predicted_n, predicted_ms = usage.completion_tokens, 1000 * usage.predict_seconds
     found: TimingsAnswer = {
@@ -147,7 +148,7 @@ def timings(usage: Usage) -> TimingsAnswer:
 
 
 class LlamaCppFields(SamplingFields, Dialect):
-    """The fields that `/completion` and `/infill` share."""
+    """Fields that `/completion` and `/infill` share."""
 
     framing = SSE_WITHOUT_DONE
     rendering = LlamaCppRendering
@@ -155,17 +156,18 @@ class LlamaCppFields(SamplingFields, Dialect):
     chunk = InfillAnswer
 
     n_predict: body.Whole | None = server_default("max_tokens")
-    """Most tokens to generate; below 0 is as many as fit, 0 only warms the cache."""
+    """Maximum tokens to generate; a negative number means as many as fit. 0 generates nothing and only caches the
+    prompt."""
     max_tokens: body.Whole | None = server_default("max_tokens")
-    """The same; `n_predict` takes precedence."""
+    """Same as `n_predict`, which takes precedence."""
     n_cmpl: body.Choices | None = None
-    """The same as `n`, and takes precedence."""
+    """Same as `n`, over which it takes precedence."""
     n: body.Choices = 1
-    """Texts for each prompt; times prompts at most 128."""
+    """Number of completions for each prompt; `n` times the number of prompts must be at most 128."""
     n_probs: body.TopLogprobs = 0
-    """Return each token's log probability and those of this many likeliest tokens; 0 is off."""
+    """Return each token's log probability and those of this many most likely tokens; 0 is off."""
     response_fields: body.StringOrStrings = Field(default=[])
-    """The fields that are wanted of the answer, nested ones as "timings/prompt_n"; none means all."""
+    """Fields to return, nested ones as a path such as "timings/prompt_n". By default, all fields are returned."""
 
     def _continued(self, prompts: tuple[PromptText, ...], defaults: Defaults) -> Completion:
         n = body.first(self.n_cmpl, self.n)
@@ -184,14 +186,14 @@ class LlamaCompletionRequest(LlamaCppFields):
     example: ClassVar[dict[str, Any]] = {"prompt": "def add(a, b):", "n_predict": 16}
 
     prompt: body.Prompts
-    """Text, token ids, or a list of either."""
+    """A text, token ids, or a list of either."""
 
     def _asked(self, defaults: Defaults) -> Completion:
         return self._continued(body.as_prompts(self.prompt), defaults)
 
 
 class ExtraFile(body.Body):
-    """Another file that the model is to know."""
+    """Another file of the project, as context."""
 
     filename: str = ""
     text: str = ""
@@ -211,13 +213,14 @@ class InfillRequest(LlamaCppFields):
     example: ClassVar[dict[str, Any]] = {"input_prefix": "def add(", "input_suffix": "\n    pass"}
 
     input_prefix: str | None = None
-    """The text before the cursor's line."""
+    """Text before the cursor's line."""
     input_suffix: str | None = None
-    """The text after the cursor."""
+    """Text after the cursor."""
     prompt: str = ""
-    """Text before the cursor in its line; alone, as Twinny sends it, a prompt framed by the client."""
+    """Text between the start of the cursor's line and the cursor. Without `input_prefix` and `input_suffix`: a prompt
+    that the client has already framed for fill-in-the-middle, as Twinny sends it."""
     input_extra: list[ExtraFile] = Field(default=[], fail_fast=True)
-    """Other files that the model is to know, those that matter most at the end."""
+    """Other files for the prompt, the most important last."""
 
     def _asked(self, defaults: Defaults) -> Completion:
         if self.input_prefix is None and self.input_suffix is None:

@@ -1,4 +1,4 @@
-"""`/openapi.json`: the table of endpoints and their models as one OpenAPI document."""
+"""`/openapi.json`: the OpenAPI document, generated from the table of endpoints and their types."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from serve.settings import MAX_BODY_BYTES, Defaults
 from turbopilot.base.version import __version__
 
 _REF: Final = "#/components/schemas/{model}"
-_ABOUT: Final = f"""Code completions from a model on this machine, in the dialects that editors speak.
+_ABOUT: Final = f"""Code completions from a model on this machine, in the API dialects that editors use.
 
-- Unknown fields are ignored, null means absent, and any model name is accepted. A field of the wrong type or out of \
-range is refused with status 400 and named.
-- A body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB, whatever its Content-Type says.
-- A prompt that is too long loses what is farthest from the cursor, and an answer ends where the context does; both \
-are reported, and are not errors.
+- Unknown fields are ignored, null means that a field is absent, and any model name is accepted. A field of the wrong \
+type or out of range is refused with status 400; the error names the field.
+- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored.
+- A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
+Neither is an error; both are reported in the response.
 - A client that closes its connection cancels its request.
-- Pieces of a stream are described by `x-itemSchema`; a stream that fails ends with an error as its last piece."""
+- `x-itemSchema` describes the chunks of a stream. If a stream fails, its last chunk is an error."""
 
 
 class ErrorDetails(TypedDict):
-    """`param` is the field that is at fault."""
+    """An error. `param` is the name of the invalid field or header."""
 
     message: str
     type: str
@@ -37,61 +37,63 @@ class ErrorDetails(TypedDict):
 
 
 class OpenAiError(TypedDict):
-    """An error in OpenAI's form."""
+    """An error in OpenAI's format."""
 
     error: ErrorDetails
 
 
 class PlainError(TypedDict):
-    """An error in Hugging Face's and Ollama's form."""
+    """An error in Hugging Face's and Ollama's format."""
 
     error: str
 
 
-# What anybody may get, before the request itself is looked at.
+# Errors of every route.
 _ALWAYS: Final = {
-    400: "Not HTTP, or not a JSON object, or a field cannot be used.",
-    403: "Sent from a web page that is not allowed.",
-    405: "The method is not supported here.",
+    400: "The request is not valid HTTP, the body is not a JSON object, or a field is invalid.",
+    403: "The request comes from a web page that is not allowed.",
+    405: "The route does not support this method.",
     413: "The body is too large.",
-    421: "The Host is not a name of this server.",
+    421: "The Host header is not a name of this server.",
     431: "The headers are too large.",
-    500: "A bug. The server's log says more.",
+    500: "Internal error. See the server's log for details.",
 }
-_KEYED: Final = {401: "An API key is required, and this is none of them."}
-# What the engine may answer.
+_KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
+# Further errors of routes that need a model.
 _COMPUTED: Final = {
-    499: "A newer request of the same session took the place of this one. Do not retry.",
-    503: "Too many requests wait, or the server is shutting down. Retry after the seconds in `Retry-After`.",
-    504: "The deadline passed before there was any text.",
+    499: "A newer request of the same session ended this one. Do not retry.",
+    503: "The queue is full or the server is shutting down. Retry after the number of seconds in `Retry-After`.",
+    504: "The deadline passed before any text was generated.",
 }
 
 
 _STRING: Final = {"type": "string"}
 _HEADERS: Final = {
-    405: ("Allow", "The methods that are supported.", _STRING),
-    503: ("Retry-After", "Seconds.", {"type": "integer", "minimum": 1}),
-    504: ("X-Should-Retry", "OpenAI's SDKs obey it.", {"enum": ["false"]}),
+    405: ("Allow", "The supported methods.", _STRING),
+    503: ("Retry-After", "Seconds until the next attempt.", {"type": "integer", "minimum": 1}),
+    504: ("X-Should-Retry", "Keeps OpenAI's SDKs from retrying.", {"enum": ["false"]}),
 }
-_TRUNCATED: Final = "What was given up so that it fits: parts of prompt, input_extra, max_tokens."
+_TRUNCATED: Final = (
+    "The parts that were shortened to fit the context: prompt, input_extra, max_tokens."
+)
 _PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": "X-TurboPilot-Session",
         "in": "header",
-        "description": "A new request of a session, of any name, ends the one before it, as a new keystroke does.",
+        "description": "Session name, chosen by the client. A new request ends earlier requests of the same session.",
         "schema": _STRING,
     },
     {
         "name": "X-TurboPilot-Deadline-Ms",
         "in": "header",
-        "description": "As `deadline_ms`, over which it takes precedence.",
+        "description": "Same as `deadline_ms`, over which it takes precedence.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**9},
     },
 ]
 
 
 class _Schemas(GenerateJsonSchema):
-    """A request's fields that may be absent may be null, and an answer has no other fields than these."""
+    """Generator of JSON schemas: optional request fields may be null, and responses have no additional fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -116,10 +118,10 @@ class _Schemas(GenerateJsonSchema):
 
 
 def description(defaults: Defaults) -> dict[str, Any]:
-    """The document.
+    """Return the OpenAPI document.
 
     Args:
-        defaults: the server's, for fields that a request leaves out.
+        defaults: the server's defaults for fields that a request omits.
     """
     paths: dict[str, dict[str, Any]] = {}
     for e in ENDPOINTS:
@@ -129,7 +131,7 @@ def description(defaults: Defaults) -> dict[str, Any]:
     key = {
         "type": "http",
         "scheme": "bearer",
-        "description": "Required only if the server was started with keys.",
+        "description": "Required only if the server was started with API keys.",
     }
     return {
         "openapi": "3.1.0",
@@ -147,7 +149,7 @@ def description(defaults: Defaults) -> dict[str, Any]:
 
 
 def _components(defaults: Defaults) -> dict[str, Any]:
-    """The schemas of all bodies and answers."""
+    """Return the schemas of all request bodies and responses."""
     types: list[Any] = [OpenAiError, PlainError]
     for e in ENDPOINTS:
         types += [e.answer, *(t for kind in e.requests for t in (kind, kind.answer, kind.chunk))]
@@ -165,7 +167,7 @@ def _components(defaults: Defaults) -> dict[str, Any]:
 
 
 def _any_of(*types: Any) -> dict[str, Any]:
-    """A reference to the schema of a type, or to several."""
+    """Return a reference to the schemas of these types; several are joined by `anyOf`."""
     refs = [{"$ref": _REF.format(model=t.__name__)} for t in dict.fromkeys(types)]
     return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
@@ -176,7 +178,7 @@ def _json(*types: Any) -> dict[str, Any]:
 
 def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     error = PlainError if plain_errors(path) else OpenAiError
-    ok: dict[str, Any] = {"description": "What was asked for."}
+    ok: dict[str, Any] = {"description": "The response."}
     answers = {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
     for status, what in sorted(statuses.items()):
@@ -195,7 +197,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         example = {"example": e.requests[0].example}
         operation["requestBody"] = {
             "required": True,
-            "description": "Read as JSON, whatever its Content-Type says.",
+            "description": "Read as JSON; the Content-Type is ignored.",
             "content": {"application/json": {"schema": _any_of(*e.requests), **example}},
         }
         truncated = {"description": _TRUNCATED, "schema": _STRING}
@@ -205,7 +207,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     elif e.answer:
         ok["content"] = _json(e.answer)
     if e.answer is HealthAnswer:
-        what = "It is loading, or takes no new requests."
+        what = "The default model is loading or failed, or the server is shutting down."
         answers["503"] = {"description": what, "content": _json(HealthAnswer)}
     if e.is_open:
         operation["security"] = []
@@ -213,9 +215,10 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
 
 
 def _computed(e: Endpoint, error: type) -> dict[str, Any]:
-    """An answer in JSON or as a stream.
+    """Return the content of a completion response, in JSON or as a stream.
 
-    OpenAPI 3.1 has no word for the pieces of a stream, and readers differ in what a `schema` would mean of it.
+    OpenAPI 3.1 cannot describe the chunks of a stream, and tools interpret a `schema` of a stream differently; hence
+    `x-itemSchema`.
     """
     content = _json(*(kind.answer for kind in e.requests))
     for kind in e.requests:

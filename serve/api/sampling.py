@@ -1,6 +1,7 @@
-"""Fields that say how tokens are chosen and where a text ends: the same in every dialect.
+"""Fields for sampling and stop rules, which are the same in every dialect.
 
-OpenAI's, llama.cpp's, vLLM's, Hugging Face's and Ollama's names mean the same things, so each is understood everywhere.
+OpenAI, llama.cpp, vLLM, Hugging Face and Ollama use different names for the same parameters; every dialect accepts all
+of these names.
 """
 
 from __future__ import annotations
@@ -18,42 +19,42 @@ from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
 MAX_BIAS: Final = 100.0  # Source: OpenAI's API reference on `logit_bias`.
-MAX_BIASES: Final = 4096  # each costs time for every token
-# Characters. Tokens are shorter, and llama.cpp takes minutes for the tokens of a text of megabytes.
+MAX_BIASES: Final = 4096  # each takes time for every token
+# In characters. Tokens are shorter, and llama.cpp takes minutes to tokenize a text of megabytes.
 MAX_BIAS_TEXT: Final = 128
 
 ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
-# The key in a field's schema that names the server's option which is its default; see `serve.api.openapi`.
+# Key in a field's schema with the name of the server option that is its default; see `serve.api.openapi`.
 SERVER_DEFAULT: Final = "x-server-default"
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Repetition = Annotated[float, Field(ge=0.01, le=100)]  # above 0: it divides
+Repetition = Annotated[float, Field(ge=0.01, le=100)]  # above 0, since it is a divisor
 BiasText = Annotated[str, Field(max_length=MAX_BIAS_TEXT)]
 Bias = Annotated[
     Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)] | Literal[False],
-    Field(union_mode="left_to_right"),  # else 0 would be false
+    Field(union_mode="left_to_right"),  # otherwise 0 would be read as false
 ]
 BiasPair = Annotated[tuple[int | BiasText, Bias], Strict(False)]  # JSON has no tuples
 LogitBias = Annotated[
     Annotated[dict[BiasText, Bias], Field(max_length=MAX_BIASES)]
     | Annotated[list[BiasPair], Field(max_length=MAX_BIASES, fail_fast=True)],
     body.Alternatives(
-        f"an object or a list of [token, bias] pairs: at most {MAX_BIASES} token ids or texts of at most "
-        f"{MAX_BIAS_TEXT} characters, each with a number from -{MAX_BIAS:g} to {MAX_BIAS:g}, or false"
+        f"an object or a list of [token, bias] pairs, at most {MAX_BIASES}: a token id or a text of at most "
+        f"{MAX_BIAS_TEXT} characters, with a number from -{MAX_BIAS:g} to {MAX_BIAS:g} or false"
     ),
 ]
 
 
 def server_default(option: str) -> Any:
-    """A field whose default is an option of the server's."""
+    """Return a field whose default is an option of the server."""
     return Field(default=None, json_schema_extra={SERVER_DEFAULT: option})
 
 
 class NamedSchema(body.Body):
-    """A JSON schema as OpenAI wraps it."""
+    """A JSON schema in OpenAI's wrapper."""
 
     schema_: dict[str, Any] = Field(alias="schema")
-    """A JSON schema that the text fits."""
+    """JSON schema that the text must match."""
 
 
 class ResponseFormat(body.Body):
@@ -71,9 +72,9 @@ class ResponseFormat(body.Body):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    """llama.cpp's: the JSON schema of a `json_object`."""
+    """JSON schema for the type `json_object` (llama.cpp)."""
     json_schema: NamedSchema | None = Field(default=None, validate_default=True)
-    """The JSON schema of a `json_schema`."""
+    """JSON schema for the type `json_schema` (OpenAI)."""
 
     @field_validator("json_schema")
     @classmethod
@@ -84,54 +85,55 @@ class ResponseFormat(body.Body):
 
     @property
     def schema_asked_for(self) -> dict[str, Any] | None:
-        """None for any text."""
+        """The requested JSON schema; None if any text is allowed."""
         if self.type == "json_schema" and self.json_schema:
             return self.json_schema.schema_
         return self.schema_ or ANY_OBJECT if self.type == "json_object" else None
 
 
 class SamplingFields(body.Body):
-    """Held by the body itself, by Hugging Face's `parameters`, or by Ollama's `options`."""
+    """Sampling fields: in the body itself, in Hugging Face's `parameters`, or in Ollama's `options`."""
 
     temperature: body.Positive | None = server_default("temperature")
-    """0 always takes the likeliest token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_p: body.Share | None = server_default("top_p")
-    """Sample among the likeliest tokens that together have this probability."""
+    """Sample among the most likely tokens that together have this probability."""
     top_k: body.Whole = 0
-    """Sample among this many of the likeliest tokens; below 1 is off."""
+    """Sample among this many of the most likely tokens; below 1 is off."""
     min_p: body.Share = 0.0
-    """Sample among tokens at least this probable in relation to the likeliest."""
+    """Sample among tokens with at least this share of the most likely token's probability."""
     repeat_penalty: Repetition | None = None
-    """The same as `repetition_penalty`, and takes precedence."""
+    """Same as `repetition_penalty`, over which it takes precedence."""
     repetition_penalty: Repetition = 1.0
     """Penalty for tokens that occurred before; 1 is off."""
     repeat_last_n: body.CountOrAll = 64
-    """How many tokens back the penalties look; -1 is all."""
+    """Number of preceding tokens that the penalties apply to; 0 turns them off, -1 means all tokens."""
     frequency_penalty: Penalty = 0.0
-    """OpenAI's, additive."""
+    """Amount subtracted from a token's logit for each time that it occurred before (OpenAI)."""
     presence_penalty: Penalty = 0.0
-    """OpenAI's, additive."""
+    """Amount subtracted from a token's logit if it occurred before (OpenAI)."""
     do_sample: bool = True
-    """Hugging Face's; false means temperature 0."""
+    """`false` means temperature 0 (Hugging Face)."""
     samplers: Any = None
-    """llama.cpp's list of samplers. Only whether it contains "infill" matters, the order is ignored."""
+    """llama.cpp's list of samplers. The server only checks whether it contains "infill"; the order is ignored."""
     seed: body.Whole | None = None
-    """Makes the choices repeatable; without it each request gets another seed."""
+    """Random seed that makes the completion repeatable; by default, each request gets a different seed."""
     stop: body.Stops = Field(default=[])
-    """The text ends before any of these strings."""
+    """Stop strings: the text ends before the first one that occurs."""
     single_line: bool = False
-    """End at the end of the first line that is not blank."""
+    """End the text after the first line that is not blank."""
     n_indent: body.Count = 0
-    """End before a line that is indented by fewer columns than this; 0 is off."""
+    """End the text before a line that is indented by fewer columns than this; 0 is off."""
     logit_bias: LogitBias = Field(default={})
-    """Amounts to add to the logits: OpenAI's object {token id or text: bias}, or llama.cpp's list of [token id or text,
-    bias]. A text stands for all of its tokens; false forbids them; out-of-vocabulary token ids are ignored."""
+    """Amounts to add to logits: an object {token id or text: bias} (OpenAI) or a list of [token id or text, bias]
+    pairs (llama.cpp). A text stands for all its tokens; `false` forbids them; out-of-vocabulary ids are ignored."""
     json_schema: dict[str, Any] | None = None
-    """A JSON schema that the text fits; references outside it are refused."""
+    """JSON schema that the text must match; references outside of it are refused."""
     response_format: ResponseFormat | None = None
-    """OpenAI's. Only one of `json_schema` and `response_format` may ask for a schema."""
+    """Format of the text (OpenAI). Only one of `json_schema` and `response_format` may set a schema."""
     t_max_predict_ms: body.Positive = 0.0
-    """Milliseconds from the first token after which the text ends, once a line is complete. 0 is no limit."""
+    """Time limit in milliseconds from the first token; the text ends after it, once a line is complete. 0 means no
+    limit."""
 
     def common(
         self,
@@ -140,7 +142,7 @@ class SamplingFields(body.Body):
         defaults: Defaults,
         schema: dict[str, Any] | None = None,
     ) -> Completion:
-        """A completion with what these fields say of it; `schema` is a JSON schema that is asked for elsewhere."""
+        """Return a completion with the values of these fields; `schema` is a JSON schema from another field."""
         return Completion(
             prompts,
             max_tokens,
@@ -156,7 +158,7 @@ class SamplingFields(body.Body):
             if self.do_sample
             else 0.0,
             top_p=body.first(self.top_p, defaults.top_p),
-            top_k=max(0, self.top_k),  # vLLM's -1 is "off"
+            top_k=max(0, self.top_k),  # vLLM's -1 means "off"
             min_p=self.min_p,
             repeat_penalty=body.first(self.repeat_penalty, self.repetition_penalty),
             repeat_last_n=self.repeat_last_n,
@@ -173,7 +175,7 @@ class SamplingFields(body.Body):
         return tuple((token, -math.inf if bias is False else bias) for token, bias in pairs)
 
     def _schema(self, schema: dict[str, Any] | None) -> str:
-        """Text of the one JSON schema that is asked for; "" without any."""
+        """Return the requested JSON schema as text; "" if there is none."""
         form = self.response_format.schema_asked_for if self.response_format else None
         schemas = [s for s in (schema, self.json_schema, form) if s is not None]
         if not schemas:

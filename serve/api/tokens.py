@@ -1,4 +1,4 @@
-"""Log probabilities in the dialects' forms, and which tokens a text consists of."""
+"""Log probabilities in the formats of the dialects, and the positions of tokens in a text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing_extensions import NotRequired, TypedDict
 from serve.api.body import Count
 from serve.request import ChosenToken, TokenLogprob
 
-# Log probability that is reported of an impossible token, since JSON has no infinity. Source: OpenAI's API.
+# Log probability reported for an impossible token, since JSON has no infinity. Source: OpenAI's API.
 IMPOSSIBLE = -9999.0
 
 
 class LegacyLogprobs(TypedDict):
-    """Lists of the same length, one item a token; null for a prompt's first, which has nothing before it."""
+    """Lists with one item per token. Values are null for the first token of a prompt, which has no probability."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -28,7 +28,7 @@ class LegacyLogprobs(TypedDict):
 
 
 class TopToken(TypedDict):
-    """A token with its log probability; llama.cpp's form has its id, too."""
+    """A token with its log probability. `id` is set only in llama.cpp's format."""
 
     id: NotRequired[Count]
     token: str
@@ -37,27 +37,27 @@ class TopToken(TypedDict):
 
 
 class DetailedLogprob(TopToken):
-    """A token of the text, and the likeliest ones in its place."""
+    """A token of the text, with the most likely tokens at its position."""
 
     top_logprobs: list[TopToken]
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedToken:
-    """A token and where in the text it begins, in characters."""
+    """A token and its offset in the text, in characters."""
 
     token: ChosenToken
     offset: int
 
 
 class PlacedTokens:
-    """Finds each token's place in a text, and holds back those whose text may yet be cut off.
+    """Tokens with their offsets in a text, held back until their text is final.
 
-    A token is handed out when its first character is certain; what a stop string cuts off never is. Special tokens,
-    which are no text, never are either.
+    A token is returned as soon as its first character is part of the final text. Tokens cut off by a stop string are
+    never returned, nor are special tokens, which have no text.
 
     Args:
-        offset: where the text begins.
+        offset: offset of the text's beginning.
     """
 
     def __init__(self, offset: int = 0) -> None:
@@ -67,11 +67,11 @@ class PlacedTokens:
         self._held: list[PlacedToken] = []
 
     def feed(self, tokens: Iterable[ChosenToken], n_characters: int) -> list[PlacedToken]:
-        """Return the tokens that are certain now.
+        """Return the tokens that have become final.
 
         Args:
-            tokens: those generated since the last call.
-            n_characters: how much text became certain since.
+            tokens: tokens generated since the last call.
+            n_characters: number of characters that became final since the last call.
         """
         for t in tokens:
             if t.token.data:
@@ -84,7 +84,7 @@ class PlacedTokens:
 
 
 def token_text(data: bytes) -> str:
-    r"""A token's bytes as text; a part of a character as OpenAI writes it: `bytes:\xe2\x80`."""
+    r"""Return a token's bytes as text; bytes that are not valid UTF-8 in OpenAI's notation: `bytes:\xe2\x80`."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -92,7 +92,7 @@ def token_text(data: bytes) -> str:
 
 
 def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> LegacyLogprobs:
-    """OpenAI's form for completions."""
+    """Return log probabilities in OpenAI's format for completions."""
     return {
         "tokens": [token_text(t.token.token.data) for t in tokens],
         "token_logprobs": [_number(t.token.token) for t in tokens],
@@ -102,7 +102,7 @@ def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> LegacyLogprobs
 
 
 def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
-    """The likeliest by their texts, and the chosen one."""
+    """Return the log probabilities of the most likely tokens and of the chosen one, by text."""
     if math.isnan(chosen.token.logprob):
         return None
     found: dict[str, float | None] = {}
@@ -112,7 +112,7 @@ def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
 
 
 def detailed_logprobs(tokens: Iterable[PlacedToken], *, ids: bool = False) -> list[DetailedLogprob]:
-    """OpenAI's form for chat and, with `ids`, llama.cpp's."""
+    """Return log probabilities in OpenAI's format for chat or, with `ids`, in llama.cpp's format."""
     return [
         {**_detail(t.token.token, ids), "top_logprobs": [_detail(o, ids) for o in t.token.top]}
         for t in tokens

@@ -1,8 +1,8 @@
-"""HTTP: the outermost shell.
+"""HTTP server of the completion API.
 
-server, channel, shutdown   the socket, waitress's connections, the end
-app, views, respond         the Flask application, its routes, and how completions are answered
-security                    who may ask: keys, web pages, names of the server
-request_log                 the log of requests
-errors, prometheus          what goes back beside answers
+server, channel, shutdown   listening socket, waitress's connections, orderly shutdown
+app, views, respond         Flask application, its routes, and responses to completion requests
+security                    access control: API keys, web pages (CORS), host names
+request_log                 log of requests
+errors, prometheus          error responses and metrics
 """

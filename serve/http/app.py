@@ -16,9 +16,9 @@ def create_app(
     """Return the WSGI application.
 
     Args:
-        models: compute the completions.
-        defaults: for fields that a request leaves out; None is the original TurboPilot's.
-        security: who may ask; None is every program of this machine.
+        models: the models to serve.
+        defaults: defaults for fields that a request omits; None means the original TurboPilot's.
+        security: access control; None allows every program on this machine.
     """
     defaults = defaults or Defaults()
     security = security or SecurityOptions()
@@ -26,7 +26,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
-    request_log.register(app)  # first: what is refused is logged, too
+    request_log.register(app)  # first, so that refused requests are logged as well
     hooks.register(app, security)
     views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
     return app

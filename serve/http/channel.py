@@ -1,8 +1,9 @@
-"""waitress's connections as this server needs them.
+"""Subclasses of waitress's connection classes.
 
-A channel reports at once when its client has left, refuses in JSON, and limits the wait for a client that never reads
-or never ends its request. A client that closes its sending side counts as one that left, as with nginx. One that leaves
-behind `channel_request_lookahead` pipelined requests is noticed when something is written to it.
+A channel notices at once when its client disconnects, sends errors as JSON, and closes the connection of a client that
+does not read its response or does not complete its request in time. A client that closes its sending side counts as
+disconnected, as in nginx. If a client disconnects after `channel_request_lookahead` pipelined requests, the server
+notices it only at the next write.
 """
 
 from __future__ import annotations
@@ -20,35 +21,36 @@ from serve.api.dialect import json_bytes
 from serve.http.errors import Fault, error_body
 from serve.http.request_log import request_id
 
-# A refused body up to this size is received and discarded, so that a client that sends before it reads gets the answer
-# instead of a broken connection. Larger ones are cut off.
+# Refused bodies up to this size are received and discarded, so that a client that sends all before it reads gets the
+# error instead of a broken connection. For larger ones, the connection is closed.
 MAX_DISCARDED_BYTES = 2**30
-# Seconds after which the connection of a client that reads nothing is closed. Until then it may hold a thread:
-# waitress's writes wait while more than `outbuf_high_watermark` (16 MiB) waits.
+# Seconds after which the connection of a client that reads nothing is closed. Until then it may block a thread:
+# waitress's writes block while more than `outbuf_high_watermark` (16 MiB) is unsent.
 STUCK_SECONDS = 30.0
-# Seconds in which a request must arrive, from its first byte on: else clients that send a byte a minute would hold all
-# connections. Before the first byte waitress's `channel_timeout` applies.
+# Seconds in which a request must arrive completely, counted from its first byte. Otherwise clients that send one byte
+# per minute could occupy all connections. Before the first byte, waitress's `channel_timeout` applies.
 LATE_SECONDS = 30.0
-# Bytes of a chunked body that are parsed at a time. waitress copies the rest for each chunk, so 64 KiB of chunks of one
-# byte would take as long as copying gigabytes.
+# Bytes of a chunked body that are parsed at a time. waitress copies the remaining data for each chunk, so 64 KiB of
+# one-byte chunks would take as long as copying gigabytes.
 CHUNKED_AT_ONCE = 4096
-# Longest line with a chunk's size, and longest trailer, in bytes: waitress limits neither.
+# Maximum length of a chunk-size line and of the trailer, in bytes; waitress limits neither.
 MAX_CHUNK_LINE = 16384
-# In the WSGI environment: calls a function when the client has left. See `Channel.when_gone`.
+# Key in the WSGI environment of a function that registers a callback for the client's disconnect, `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """waitress's parser, which refuses instead of dropping the connection, waiting for ever or guessing.
+    """waitress's parser, made stricter: it refuses requests that are endless or whose end is ambiguous.
 
-    A body that is announced as too large is discarded; waitress would close while the client still sends.
+    If the announced length of a body is too large, the body is discarded; waitress would close the connection while the
+    client is still sending.
     """
 
     expect_continue: bool
     _discard = 0
 
     def received(self, data: bytes) -> int:
-        """Take received bytes; return how many of them belong to this request."""
+        """Parse received bytes. Return how many of them belong to this request."""
         if self._discard:
             n = min(len(data), self._discard)
             self._discard -= n
@@ -60,41 +62,41 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         if self.chunked and not self.completed:
             unfinished = len(self.body_rcv.control_line) + len(self.body_rcv.trailer)
             if unfinished > MAX_CHUNK_LINE:
-                self.error = BadRequest("Chunk without an end")
+                self.error = BadRequest("Chunk size or trailer is too long")
                 self.completed = True
         if isinstance(self.error, RequestEntityTooLarge):
             if self.expect_continue:
-                self.expect_continue = False  # answered with the refusal, not with "100 Continue"
+                self.expect_continue = False  # send the error, not "100 Continue"
             elif not self.body_bytes_received and self.content_length <= MAX_DISCARDED_BYTES:
                 self._discard = self.content_length
                 self.completed = False
         if self.completed:
-            self.expect_continue = False  # waitress would send it now, and then wait for a body
+            self.expect_continue = False  # or waitress would send "100 Continue" and wait
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Read the first line and the headers.
+        """Parse the request line and the headers.
 
         Raises:
-            ParsingError: they are not HTTP, or the end of the request is ambiguous.
+            ParsingError: they are not valid HTTP, or the end of the request is ambiguous.
         """
         try:
             super().parse_header(header_plus)
         except TransferEncodingNotImplemented as e:
-            raise ParsingError(*e.args) from None  # 501 would be tried again
+            raise ParsingError(*e.args) from None  # clients would retry after 501
         except ValueError as e:  # a length of thousands of digits, "http://["
             raise ParsingError(str(e)) from None
         if self.chunked and "CONTENT_LENGTH" in self.headers:
-            raise ParsingError("Content-Length beside Transfer-Encoding")
-        if "TRANSFER_ENCODING" in self.headers:  # HTTP/1.1 takes it out
-            raise ParsingError("Transfer-Encoding is of HTTP/1.1")
+            raise ParsingError("both Content-Length and Transfer-Encoding are set")
+        if "TRANSFER_ENCODING" in self.headers:  # waitress removes the header in HTTP/1.1 requests
+            raise ParsingError("Transfer-Encoding requires HTTP/1.1")
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """Answers what waitress refuses, as JSON in the caller's dialect."""
+    """Task that sends waitress's own errors as JSON in the client's API dialect."""
 
     def execute(self) -> None:
-        """Write the answer."""
+        """Write the error response."""
         error = self.request.error
         fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
         body = json_bytes(error_body(fault, getattr(self.request, "path", "")))
@@ -106,7 +108,7 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """Passes WHEN_GONE to the application."""
+    """Task that passes WHEN_GONE to the application."""
 
     def get_environment(self) -> dict[str, Any]:
         """Return the WSGI environment."""
@@ -116,7 +118,7 @@ class Task(WSGITask):  # type: ignore[misc]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection; made by waitress."""
+    """A client's connection, created by waitress."""
 
     parser_class = Parser
     error_task_class = JsonErrorTask
@@ -130,14 +132,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
-        """Call a function once when the client has left: at once if it has, else from the server's thread.
+        """Call `callback` once when the client disconnects; immediately if it has already disconnected.
+
+        Otherwise the server's main thread calls it.
 
         Returns:
-            A function that withdraws this.
+            A function that removes the callback.
         """
         key = object()
         with self._watch_lock:
-            # `close` clears `connected` first and then takes the watchers, so none is forgotten between.
+            # `close` clears `connected` before it takes the watchers, so no callback is lost in between.
             if self.connected:
                 self._watchers[key] = callback
                 return lambda: self._watchers.pop(key, None)
@@ -145,19 +149,19 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return lambda: None
 
     def service(self) -> None:
-        """Answer a request, in a thread that answers others too."""
+        """Process a request, in a thread that also processes other requests."""
         try:
             super().service()
-        finally:  # not earlier: waitress logs an answer that broke off
+        finally:  # not earlier: waitress may log an error of the request
             request_id.set("")
 
     def handle_close(self) -> None:
-        """End the connection."""
+        """Close the connection after an error, a timeout or a disconnect."""
         super().handle_close()
         self._tell_gone()
 
     def close(self) -> None:
-        """End the connection with the server."""
+        """Close the connection."""
         super().close()
         self._tell_gone()
 
@@ -168,28 +172,28 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             callback()
 
     def is_stuck(self, now: float) -> bool:
-        """Return whether output waits and none of it could be sent for STUCK_SECONDS.
+        """Return whether there is unsent output and none could be sent for STUCK_SECONDS.
 
         Args:
-            now: the caller's clock; call again and again.
+            now: current time. The method must be called regularly, always with the same clock.
         """
         if not self.total_outbufs_len:
             self._unsent_since = None
             return False
-        # `last_activity` changes with everything that is sent; a clock that jumps changes nothing.
+        # `last_activity` changes at each send. It is only compared for equality, so clock jumps do not matter.
         if self._unsent_since is None or self._unsent_since[0] != self.last_activity:
             self._unsent_since = self.last_activity, now
             return False
         return now - self._unsent_since[1] >= STUCK_SECONDS
 
     def is_late(self, now: float) -> bool:
-        """Return whether a request has begun to arrive, and has not ended for LATE_SECONDS.
+        """Return whether a request has begun to arrive but is still incomplete after LATE_SECONDS.
 
         Args:
             now: see `is_stuck`.
         """
         request = self.request
-        # While an earlier one is answered, the next may not be read, or not be told to go on.
+        # While an earlier request is processed, the next one may not be read yet, or not get its "100 Continue".
         if request is None or self.requests or self.total_outbufs_len:
             self._begun = None
             return False

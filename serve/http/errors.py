@@ -1,4 +1,4 @@
-"""One table from exceptions to HTTP errors, in the caller's dialect."""
+"""Conversion of exceptions to HTTP errors in the client's API dialect."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from turbopilot.base.errors import (
 
 log = logging.getLogger("turbopilot.http")
 
-# nginx's number. A client that left never reads it. One that superseded its own request can ignore it: unlike after
-# 409 and 5xx, no SDK retries, which would end the newer request.
+# nginx's status for a client that disconnected, which never reads it. It is also the status of a superseded request,
+# because SDKs retry after 409 and 5xx, and such a retry would end the newer request.
 CLIENT_CLOSED_REQUEST = 499
 
 
 class Fault(NamedTuple):
-    """An error as OpenAI names it."""
+    """An error with the fields of OpenAI's API."""
 
     status: int
     type: str
@@ -41,13 +41,13 @@ class Fault(NamedTuple):
     code: str | None = None
 
 
-# The first class that fits decides; any other exception is a 500.
+# The first matching class decides; any other exception is a 500.
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
-    # Not 403, so that operators see at once which of the two it was. Source: RFC 9110, 15.5.20.
+    # Not 403, so that it differs from a refused origin. Source: RFC 9110, 15.5.20.
     (HostRefused, 421, "invalid_request_error", "host_not_allowed"),
     (Superseded, CLIENT_CLOSED_REQUEST, "superseded_error", "superseded"),
     (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
@@ -58,7 +58,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
 
 
 def fault_of(error: Exception) -> Fault:
-    """Return what a client may read of an exception; an unexpected one reveals no details."""
+    """Return the error that a client sees for an exception. Unexpected exceptions reveal no details."""
     if isinstance(error, TurboPilotError):
         status, kind, code = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
         param = error.param if isinstance(error, InvalidRequest) else None
@@ -67,12 +67,12 @@ def fault_of(error: Exception) -> Fault:
         kind = "invalid_request_error" if error.code < 500 else "server_error"
         return Fault(error.code, kind, f"{error.name}: {request.method} {request.path}")
     if isinstance(error, ClientGone):
-        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", "the client left")
-    return Fault(500, "server_error", "internal error; the server's log says more")
+        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", "the client disconnected")
+    return Fault(500, "server_error", "internal error; see the server's log for details")
 
 
 def error_body(fault: Fault, path: str) -> dict[str, object]:
-    """The answer's JSON: `{"error": text}` for Hugging Face's and Ollama's clients, else OpenAI's form."""
+    """Return the JSON of an error response: `{"error": text}` for Hugging Face and Ollama, else OpenAI's format."""
     if plain_errors(path):
         return {"error": fault.message}
     return {
@@ -86,21 +86,21 @@ def error_body(fault: Fault, path: str) -> dict[str, object]:
 
 
 def stream_error(error: Exception, path: str) -> dict[str, object]:
-    """Return the last frame of a stream that failed; log an unexpected exception."""
+    """Return the JSON of the last chunk of a failed stream; log unexpected exceptions."""
     fault = fault_of(error)
     if not isinstance(error, TurboPilotError):
-        log.error("while streaming %s", path, exc_info=error)
+        log.error("unexpected error while streaming %s", path, exc_info=error)
     return error_body(fault, path)
 
 
 def register(app: Flask) -> None:
-    """Answer every error of the app in JSON, 404 and 405 included."""
+    """Add an error handler that returns all errors as JSON, including 404 and 405."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:
         fault = fault_of(error)
         if fault.status == 500:
-            log.error("while answering %s %s", request.method, request.path, exc_info=error)
+            log.error("error in %s %s", request.method, request.path, exc_info=error)
         body = json_bytes(error_body(fault, request.path))
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
@@ -110,6 +110,6 @@ def register(app: Flask) -> None:
         if fault.status == 503:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)
-        if fault.status == 504:  # the caller has no time left: OpenAI's SDKs heed this
+        if fault.status == 504:  # keeps OpenAI's SDKs from retrying: the client's time is over
             response.headers["X-Should-Retry"] = "false"
         return response

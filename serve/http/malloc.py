@@ -1,4 +1,4 @@
-"""How glibc's malloc divides memory between threads."""
+"""Settings of glibc's malloc for a server with many threads."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final
 # Source: glibc's malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-# glibc's own value to begin with; set, it stays so.
+# glibc's initial value. Setting it turns off the dynamic adjustment of the threshold.
 _THRESHOLD: Final = 128 * 2**10
 
 
 def share_heap() -> bool:
-    """Have all threads share one heap; before they are started. False if the C library is not glibc.
+    """Make all threads share one heap. Call this before threads start. Return False if the C library is not glibc.
 
-    By itself glibc gives threads up to 8 heaps a core, and each keeps what its largest bodies and prompts took: a
-    server with a hundred threads grew by 25 MB in ten minutes of load, holding nothing (scripts/soak_serve.py).
+    By default, glibc creates up to 8 heaps per core, and each keeps the memory of its largest request bodies and
+    prompts. A server with a hundred threads grew by 25 MB in ten minutes of load (scripts/soak_serve.py).
     """
     if sys.platform != "linux":
         return False

@@ -1,6 +1,6 @@
-"""`/metrics`: what the engines count, for Prometheus. A metric is a row of a table.
+"""`/metrics`: metrics of the models in Prometheus' text format. Each metric is a row of a table.
 
-The numbers stay where they are counted and are read on request.
+The engines count; their values are read at each request.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from serve.models import ModelPool
 from serve.models.service import CompletionService
 from turbopilot.base.version import __version__
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus reads it
-# How requests end. All are exported from the start, so that a rate includes the first one.
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus supports it
+# Reasons for the end of a request. All are exported from the start, so that a rate includes the first occurrence.
 REASONS: Final = ("stop", "length", "cancelled", "error", "superseded", "deadline")
 TOKENS: Final = (
     "prompt", "cached", "restored", "generated", "known", "ahead", "drafted", "accepted",
@@ -34,9 +34,14 @@ HISTOGRAM = HistogramMetricFamily
 
 
 class MetricRow(NamedTuple):
-    """A metric: its type, its name after "turbopilot_", its help, and what returns its value for a model.
+    """A metric.
 
-    With a label beside the model's name, the value is a dict of numbers by that label.
+    Attributes:
+        kind: type of the metric.
+        name: name without the prefix "turbopilot_".
+        help: help text.
+        get: returns the value for a model; with a `label`, a dict of numbers by label value.
+        label: name of a label in addition to the model's name, or "".
     """
 
     kind: Any
@@ -55,34 +60,35 @@ def _tokens(service: CompletionService) -> dict[str, int]:
 
 
 # fmt: off
-# Of every model: its status, and whether it is loaded.
+# Metrics of every model. `get` takes (status, whether it is loaded).
 SERVED: Final = (
-    MetricRow(INFO, "server", "The program and what it serves.", lambda _: {"version": __version__}),
+    MetricRow(INFO, "server", "Version of the server, for each model.", lambda _: {"version": __version__}),
     MetricRow(GAUGE, "model_loaded", "Whether the model is in memory.", lambda m: m[1]),
-    MetricRow(COUNTER, "model_loads", "Times that the model was loaded.", lambda m: m[0].loads),
+    MetricRow(COUNTER, "model_loads", "Number of times the model was loaded.", lambda m: m[0].loads),
 )
-# Of every loaded model's service: they begin at 0 again when it is loaded again.
+# Metrics of loaded models. `get` takes the service. Counters restart at 0 if the model is loaded again.
 LOADED: Final = (
-    MetricRow(GAUGE, "requests_running", "Requests being computed.", lambda m: m.status.running),
+    MetricRow(GAUGE, "requests_running", "Requests in slots.", lambda m: m.status.running),
     MetricRow(GAUGE, "requests_waiting", "Requests in the queue.", lambda m: m.status.waiting),
-    MetricRow(COUNTER, "requests", "Requests that ended, by reason.", _ended, "reason"),
-    MetricRow(COUNTER, "refused", "Calls refused because the queue was full.", lambda m: m.status.refused),
-    MetricRow(COUNTER, "engine_restarts", "Times that the engine failed and went on.", lambda m: m.status.restarts),
-    MetricRow(COUNTER, "tokens", "Tokens: of prompts (of these: cached, and of these: restored from the prefix cache), "
-        "generated (of these: known from before), computed ahead while idle, drafted (of these: accepted).",
+    MetricRow(COUNTER, "requests", "Finished requests, by reason.", _ended, "reason"),
+    MetricRow(COUNTER, "refused", "API calls refused because the queue was full.", lambda m: m.status.refused),
+    MetricRow(COUNTER, "engine_restarts", "Restarts of the engine after a failure.", lambda m: m.status.restarts),
+    MetricRow(COUNTER, "tokens", "Tokens by kind: prompt, cached (prompt tokens in the KV cache), restored (cached "
+        "tokens from the prefix cache), generated, known (generated tokens from the answer cache), ahead (computed "
+        "while idle), drafted, accepted (draft tokens that the model confirmed).",
         _tokens, "kind"),
     MetricRow(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
     MetricRow(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
     MetricRow(COUNTER, "batch_sequences", "Sequences in batches.", lambda m: m.metrics.batch_sequences),
     MetricRow(COUNTER, "decode_seconds", "Seconds spent on computing batches.", lambda m: m.metrics.decode_seconds),
     MetricRow(COUNTER, "decode_failures", "Batches that failed.", lambda m: m.metrics.failures),
-    MetricRow(COUNTER, "context_rebuilds", "Times that the context was made anew.", lambda m: m.metrics.rebuilds),
+    MetricRow(COUNTER, "context_rebuilds", "Rebuilds of the llama.cpp context.", lambda m: m.metrics.rebuilds),
     MetricRow(GAUGE, "kv_cells", "Tokens that the KV cache can hold.", lambda m: m.metrics.n_cells),
     MetricRow(GAUGE, "kv_cells_used", "Tokens in the KV cache.", lambda m: m.metrics.used_cells),
-    MetricRow(GAUGE, "prefix_cache_bytes", "RAM of the prefix cache.", lambda m: m.metrics.stored_bytes),
-    MetricRow(HISTOGRAM, "queue_seconds", "Seconds from a request to its first batch.",
+    MetricRow(GAUGE, "prefix_cache_bytes", "RAM used by the prefix cache, in bytes.", lambda m: m.metrics.stored_bytes),
+    MetricRow(HISTOGRAM, "queue_seconds", "Seconds from the submission of a request to a slot.",
         lambda m: m.metrics.queue_seconds),
-    MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from a request to its first token.",
+    MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from the submission of a request to its first token.",
         lambda m: m.metrics.first_token_seconds),
     MetricRow(HISTOGRAM, "token_seconds", "Seconds from one token to the next.", lambda m: m.metrics.token_seconds),
 )
@@ -90,7 +96,7 @@ LOADED: Final = (
 
 
 class _Metrics(Collector):
-    """Every row, for the models of a server."""
+    """Collector of all metrics, for the models of a server."""
 
     def __init__(self, models: ModelPool) -> None:
         self._models = models
@@ -118,7 +124,7 @@ def _family(row: MetricRow, models: Mapping[str, Any]) -> Any:
 
 
 def registry(models: ModelPool) -> CollectorRegistry:
-    """Return all metrics of models and of their process (memory, processor time, open files)."""
+    """Return a registry with all metrics of the models and of the process (memory, processor time, open files)."""
     registry = CollectorRegistry()
     registry.register(_Metrics(models))
     ProcessCollector(registry=registry)
@@ -126,5 +132,5 @@ def registry(models: ModelPool) -> CollectorRegistry:
 
 
 def text(registry: CollectorRegistry) -> bytes:
-    """Return the present values in Prometheus' text format."""
+    """Return the current values in Prometheus' text format."""
     return generate_latest(registry)

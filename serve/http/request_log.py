@@ -1,4 +1,4 @@
-"""The log of requests: each request's id and line, prompts and completions (`--log-prompts`), and the format."""
+"""Log of requests: request ids, one line per request, prompts and completions (`--log-prompts`), and log formats."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from serve.settings import LogOptions
 
 log = logging.getLogger("turbopilot.access")
 REQUEST_ID_HEADER = "X-Request-Id"
-# A client's request id is logged and sent back, so it must be short and printable.
+# Request ids from clients are logged and sent back, so they must be short and printable.
 _NAME = re.compile(r"[!-~]{1,128}")
-# Id of the request that this thread works on; "" is none. Each line that it logs has it.
+# Id of the request that this thread processes, or "". Each line that the thread logs has it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-# `extra={FIELDS: {...}}` of a log call: further fields of the JSON format.
+# `extra={FIELDS: {...}}` of a log call adds fields to the JSON format.
 FIELDS: Final = "fields"
 
-# Silent at any level of the others: an operator has to ask for prompts by name.
+# Off at every log level: only --log-prompts turns it on.
 prompts_log = logging.getLogger("turbopilot.prompts")
 prompts_log.setLevel(logging.CRITICAL)
 
 
 def one_line(text: str) -> str:
-    """Escape all that is not printable, so that what a client sends cannot end a line or control a terminal."""
+    """Escape unprintable characters, so that text from clients cannot forge log lines or control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def set_up(options: LogOptions) -> None:
-    """Log to stderr, unless logging is set up already."""
+    """Configure logging to stderr, unless logging is already configured."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if options.form == "json" else TextFormatter())
     level = logging.DEBUG if options.debug else logging.INFO
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs every file that it writes
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # gguf logs every file that it writes
     prompts_log.setLevel(logging.INFO if options.prompts else logging.CRITICAL)
 
 
@@ -55,7 +55,7 @@ def _request_of(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, request and message, on one line; a traceback follows on its own."""
+    """Log format with time, level, request id and message on one line; a traceback follows on separate lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
@@ -64,13 +64,13 @@ class TextFormatter(logging.Formatter):
         """Format the line."""
         message = one_line(record.message)
         name = _request_of(record)
-        shown = logging.makeLogRecord(record.__dict__)  # other handlers see the record as it was
+        shown = logging.makeLogRecord(record.__dict__)  # a copy: other handlers use the record
         shown.message = f"[{name}] {message}" if name else message
         return super().formatMessage(shown)
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: ts (UTC), level, logger, message, request_id, the call's fields, and a traceback."""
+    """Log format with one JSON object per line: ts (UTC), level, logger, message, request_id, fields, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the line."""
@@ -92,17 +92,17 @@ class JsonFormatter(logging.Formatter):
 
 
 def choose_request_id(given: str) -> str:
-    """Return the client's id if it is short and printable, else a random one."""
+    """Return the client's request id if it is short and printable, else a random one."""
     return given if _NAME.fullmatch(given) else secrets.token_hex(8)
 
 
 def count_tokens(generation: Generation) -> None:
-    """Log the token counts of this generation with the current request."""
+    """Add the token counts of this generation to the log line of the current request."""
     g.generation = generation
 
 
 def register(app: Flask) -> None:
-    """Give each request an id before all other hooks run, and log it when its answer has ended."""
+    """Add hooks that give each request an id before all other hooks run, and log it when its response has ended."""
 
     @app.before_request
     def begin() -> None:
@@ -112,7 +112,7 @@ def register(app: Flask) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        """Log method, path, status, time and tokens; never a header (it may hold a key), query or body."""
+        """Log method, path, status, time and tokens; never a header (it may contain a key), query or body."""
         name: str = g.get("request_id", "")
         began: float = g.get("began", time.monotonic())
         generation: Generation | None = g.get("generation")
@@ -134,7 +134,7 @@ def register(app: Flask) -> None:
             extra = {"request_id": name, FIELDS: fields}
             log.info("%s %.0f ms", line, 1000 * seconds, extra=extra)
 
-        response.call_on_close(write)  # a stream ends long after its headers
+        response.call_on_close(write)  # not now: a stream ends long after its headers
         response.headers[REQUEST_ID_HEADER] = name
         return response
 
@@ -144,7 +144,7 @@ def _logs_prompts() -> bool:
 
 
 def log_prompts(service: CompletionService, completion: Completion) -> None:
-    """Log the prompts, the suffix and the other files."""
+    """Log the prompts, the suffix and the other files of a completion, if prompts are logged."""
     if not _logs_prompts():
         return
     for prompt in completion.prompts:
@@ -156,14 +156,14 @@ def log_prompts(service: CompletionService, completion: Completion) -> None:
 
 
 def log_answer(answer: Answer) -> None:
-    """Log an answer in one piece."""
+    """Log the texts of a response that is not streamed, if prompts are logged."""
     if _logs_prompts():
         for index, choice in enumerate(answer.choices):
             _write(f"answer {index}", choice.text)
 
 
 def log_events(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
-    """Pass on the events of a stream, and log its texts when it ends for any reason."""
+    """Pass on the events of a stream; if prompts are logged, log its texts when it ends for any reason."""
     return _logged(events) if _logs_prompts() else events
 
 
@@ -181,5 +181,5 @@ def _logged(events: Iterator[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
 
 
 def _write(what: str, text: str) -> None:
-    """Log on one line, from which the text can be restored exactly."""
+    """Log a text on one line, escaped so that it can be restored exactly."""
     prompts_log.info("%s: %s", what, one_line(text.replace("\\", "\\\\")))

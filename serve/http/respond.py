@@ -1,4 +1,4 @@
-"""Completions over HTTP: read a body in its dialect, compute, and answer with JSON or a stream."""
+"""Views of the completion routes: parse a request, generate, and respond with JSON or a stream."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
 
 
 def json_answer(value: Json | list[Json], status: int = 200) -> Response:
-    """Return a response in compact JSON."""
+    """Return a response with compact JSON."""
     return Response(json_bytes(value), status=status, mimetype="application/json")
 
 
 def completion_view(
     endpoint: Endpoint, models: ModelPool, defaults: Defaults
 ) -> Callable[..., Response]:
-    """Return the view of an endpoint whose answer a model computes."""
+    """Return the view of an endpoint that generates completions."""
 
     def view(engine: str = "") -> Response:
         asked = endpoint.read(read_json(request.get_data(cache=False)))
@@ -68,8 +68,8 @@ def _stream(
     pieces = _pieces(generation, rendering, framing, when_gone, request.path)
     response = Response(pieces, mimetype=framing.mimetype)
     response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the tokens
-    response.call_on_close(generation.cancel)  # begun or not
+    response.headers["X-Accel-Buffering"] = "no"  # otherwise nginx would buffer the stream
+    response.call_on_close(generation.cancel)  # also if the stream was never started
     return response
 
 
@@ -80,7 +80,7 @@ def _pieces(
     when_gone: WhenGone,
     path: str,
 ) -> Iterator[bytes]:
-    """Yield the pieces of a stream; an error that ends it is the last one."""
+    """Yield the chunks of a stream. If generation fails, the last chunk is the error."""
     try:
         for index, event in request_log.log_events(generation.events(when_gone)):
             if isinstance(event, Finished):
@@ -98,14 +98,14 @@ def _pieces(
 
 
 def _with_headers(completion: Completion) -> Completion:
-    """Add the session and the deadline of the request's headers to a completion."""
+    """Return the completion with the session and the deadline from the request's headers."""
     if name := request.headers.get(SESSION_HEADER, ""):
         completion = replace(completion, session=_session(name))
     if text := request.headers.get(DEADLINE_HEADER, ""):
         is_number = text.isascii() and text.isdecimal() and len(text) <= 10
         if not (is_number and 0 < int(text) <= 10**9):
             raise InvalidRequest(
-                f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0",
+                f"{DEADLINE_HEADER} must be a whole number of milliseconds from 1 to 1000000000",
                 param=DEADLINE_HEADER,
             )
         completion = replace(completion, deadline=int(text) / 1000)
@@ -113,7 +113,7 @@ def _with_headers(completion: Completion) -> Completion:
 
 
 def _session(name: str) -> str:
-    """Return the name for this client alone: others with the same name do not end its requests."""
+    """Return a session name that is unique to this client, even if others use the same `name`."""
     key = g.get("api_key") or request.headers.get("Authorization", "")
     caller = (request.remote_addr, key, name)
     return hashlib.sha256(repr(caller).encode()).hexdigest()

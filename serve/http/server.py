@@ -1,6 +1,6 @@
-"""The socket and waitress's threads: the outermost shell.
+"""Listening socket and waitress's threads.
 
-The port is bound before a model is loaded: a port in use is reported at once, not after a minute.
+The port is bound before the model is loaded, so that a port in use is reported immediately.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from turbopilot.llama.footprint import DEFAULT_PARALLEL
 
 log = logging.getLogger("turbopilot.http")
 
-# Seconds that clients get to take the last answer before the server is gone.
+# Seconds that clients have to receive the last responses before the server exits.
 LAST_SECONDS = 5.0
-# Connections beyond this are not accepted; waitress's 100 are few for a team's editors.
+# Maximum number of open connections; waitress's default of 100 is too low for a team's editors.
 MAX_CONNECTIONS = 1000
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on a port; 0 is any free one.
+    """Return a socket that listens on a port; port 0 picks a free one.
 
     Raises:
-        ServeError: the port is in use or not allowed, or the host does not exist.
+        ServeError: the port is in use or not allowed, or the host is not an address of this machine.
     """
-    if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
-        raise ServeError(f"port {port}: no such port", hint="give 0 to 65535")
+    if not 0 <= port <= 65535:  # getaddrinfo would use it modulo 65536
+        raise ServeError(f"port {port}: out of range", hint="choose a port from 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # "localhost" is two addresses; editors try the older one first.
+        # "localhost" has an IPv4 and an IPv6 address; editors try IPv4 first.
         family, _, _, _, address = min(found, key=lambda f: f[0] != socket.AF_INET)
         return socket.create_server(address[:2], family=family, backlog=128)
     except socket.gaierror as e:
         raise ServeError(
-            f"{host}: no such address here ({e.strerror})", hint="try --host 127.0.0.1"
+            f"{host}: not an address of this machine ({e.strerror})", hint="try --host 127.0.0.1"
         ) from None
     except OSError as e:
         raise ServeError(
             f"cannot listen on {host} port {port}: {e.strerror or e}",
-            hint=f"is another server running? choose another port: -p {port + 1}",
+            hint=f"another server may be running; stop it, or choose another port: -p {port + 1}",
         ) from None
 
 
@@ -68,9 +68,9 @@ class HttpServer:
 
     Args:
         app: the WSGI application.
-        listener: from `bind`; owned by the server from now on.
-        threads: answers that may be under way at once, waiting ones included.
-        clock: seconds, to find clients that take nothing, or send too slowly.
+        listener: socket from `bind`; the server closes it.
+        threads: maximum requests that are processed at the same time, including those in the queue.
+        clock: clock in seconds, to detect clients that read nothing or send too slowly.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class HttpServer:
         threads: int = 32,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # "Task queue depth" would only say that there are many clients.
+        # "Task queue depth" warnings would only show that there are many clients.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.host, self.port = listener.getsockname()[:2]
         self._server = create_server(
@@ -94,9 +94,9 @@ class HttpServer:
             max_request_body_size=MAX_BODY_BYTES,
             max_request_header_size=MAX_HEADER_BYTES,
             recv_bytes=65536,
-            # Read on while a request is answered: else a client's leaving goes unnoticed.
+            # Read from the socket while a request is processed, to notice a client's disconnect.
             channel_request_lookahead=4,
-            log_socket_errors=False,  # an editor that leaves is no error
+            log_socket_errors=False,  # an editor that disconnects is not an error
         )
         self._server.channel_class = Channel
         self._clock = clock
@@ -106,7 +106,7 @@ class HttpServer:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Serve until `stop` or KeyboardInterrupt; then let the answers under way reach their clients."""
+        """Serve until `stop` or KeyboardInterrupt, then send the remaining output to clients."""
         try:
             while not self._stopping:
                 self._turn(1.0)
@@ -122,9 +122,9 @@ class HttpServer:
                 wasyncore.close_all(self._server._map, ignore_all=True)
 
     def _turn(self, timeout: float) -> None:
-        """Send and receive what can be, waiting for it at most `timeout` seconds."""
+        """Wait at most `timeout` seconds for sockets that are ready, and send and receive."""
         if self._refusing and self._server.accepting:
-            wasyncore.dispatcher.close(self._server)  # the listener alone: connections stay
+            wasyncore.dispatcher.close(self._server)  # the listener, not the connections
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._server._map, count=1)
         now = self._clock()
         for channel in list(self._server.active_channels.values()):
@@ -136,7 +136,7 @@ class HttpServer:
         return any(c.requests or c.total_outbufs_len for c in channels)
 
     def refuse(self) -> None:
-        """Accept no new connections from now on. Callable from any thread."""
+        """Stop accepting new connections. Callable from any thread."""
         self._refusing = True
         self._wake()
 
@@ -146,19 +146,19 @@ class HttpServer:
         self._wake()
 
     def _wake(self) -> None:
-        with self._lock:  # not while `run` closes the pipe that this writes to
+        with self._lock:  # `run` may be closing the pipe that `pull_trigger` writes to
             if not self._ended:
                 self._server.pull_trigger()
 
 
 def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
-    """Say where the server listens, and how to try it; a key is named, never shown."""
-    if host in ("0.0.0.0", "::"):  # every address; here it is reached by this one
+    """Return lines with the server's URL and an example request. An API key is referenced, never shown."""
+    if host in ("0.0.0.0", "::"):  # listens on all addresses; loopback works on this machine
         host = "127.0.0.1"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
     return [
-        f"ready    {url}  (Ctrl-C stops it)",
+        f"ready    {url}  (press Ctrl-C to stop)",
         "try      "
         f"curl -s {url}/v1/completions {key}-d "
         """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
@@ -166,27 +166,27 @@ def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
 
 
 def open_to_strangers(host: str) -> str:
-    """Warn that others reach the server and no key is wanted."""
+    """Return a warning that other machines can use the server without an API key."""
     return (
-        f"warning  --host {host} and no API key: whoever reaches this machine can use the server; "
-        "--api-key-file FILE asks for a key"
+        f"warning  --host {host} without an API key: everyone who can reach this machine can use the server; "
+        "require a key with --api-key-file FILE"
     )
 
 
 def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
-    """Serve models until interrupted; the default one is loaded at once.
+    """Serve models until interrupted. The default model is loaded at the start.
 
     Args:
-        options: what to serve, and where.
-        notify: gets lines for a person: what was loaded, and where it listens.
+        options: settings of the server.
+        notify: called with status lines, such as the server's URL.
 
     Raises:
-        TurboPilotError: it cannot start.
+        TurboPilotError: the server cannot start.
     """
     listener = bind(options.host, options.port)
     share_heap()
     with listener:
-        # Seconds: not before the port is ours.
+        # This import takes seconds, so it comes after the port is bound.
         from serve.models.loading import make_pool
 
         run(make_pool(options, notify), listener, options, notify)
@@ -199,12 +199,12 @@ def run(
     options: ServerOptions,
     notify: Callable[[str], None],
 ) -> None:
-    """Serve models until interrupted. HTTP is answered while the default one loads; completions wait for it.
+    """Serve models until interrupted. While the default model loads, completions wait, and other routes respond.
 
     Args:
-        models: none is loaded yet; closed at the end.
-        listener: from `bind`.
-        options: see `serve`; the models in it do not count.
+        models: pool with no loaded model; it is closed at the end.
+        listener: socket from `bind`.
+        options: see `serve`; the model files in it are ignored.
         notify: see `serve`.
 
     Raises:
@@ -216,7 +216,7 @@ def run(
         host=address,
         allowed_hosts=(*options.security.allowed_hosts, options.host),
     )
-    # As many as may wait for anything, and some for what need not wait.
+    # One thread for each request that may run or wait, and spare ones for routes that do not wait.
     n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
     app = create_app(models, options.request_defaults, security)

@@ -1,4 +1,4 @@
-"""How a server ends: it takes nothing new, lets what runs end within a time, and goes."""
+"""Orderly shutdown: refuse new requests, give running ones time to finish, then stop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("turbopilot.http")
 
 
 class Shutdown:
-    """Ends a server in an orderly way, once.
+    """Orderly shutdown of a server; it runs once.
 
     Args:
-        models: drained, then stopped.
+        models: the models to drain and stop.
         refuse: makes the server refuse new connections.
-        leave: makes the server send what is left to send, and end.
-        grace: seconds that running requests get.
+        leave: makes the server send its remaining output and stop.
+        grace: seconds that running requests have to finish.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Shutdown:
         self._begun = False
 
     def begin(self) -> bool:
-        """Begin to end; returns at once. False if that had begun before."""
+        """Start the shutdown in a new thread. Return False if it was already started."""
         if self._begun:
             return False
         self._begun = True
@@ -47,19 +47,19 @@ class Shutdown:
     def _run(self) -> None:
         self._refuse()
         if not self._models.wait_until_idle(self._grace):
-            log.info("ending what still runs after %g s", self._grace)
+            log.info("cancelling requests that still run after %g s", self._grace)
         self._models.request_stop()
         self._models.wait_until_idle()
         self._leave()
 
     def on_signals(self) -> None:
-        """Begin on Ctrl-C or a polite kill; a second one ends the process on the spot."""
+        """Start the shutdown on SIGINT (Ctrl-C) or SIGTERM; a second signal ends the process."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread alone
+            return  # Python can set signal handlers only in the main thread
 
         def on_signal(number: int, _frame: object) -> None:
             if not self.begin():
-                os._exit(128 + number)  # as a shell says of what a signal ended
+                os._exit(128 + number)  # as shells report a process ended by a signal
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)

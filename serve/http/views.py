@@ -1,4 +1,4 @@
-"""The routes, as the table of endpoints lists them; views of those that compute nothing are here."""
+"""Registration of all routes, and the views of routes that need no model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from serve.models.service import ModelInfo
 from serve.settings import Defaults
 from turbopilot.base.version import __version__
 
-# The plugin asks again after `refresh_in` seconds. Source: the original TurboPilot's answer.
+# Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
 REFRESH_SECONDS = 900
-# GitHub's servers mark their answers with it; the newest language servers take a token from such an answer alone.
+# GitHub's servers send this header; the newest Copilot language servers accept a token only from a response with it.
 GITHUB_HEADER = "X-GitHub-Request-Id"
 
 View = Callable[..., Response]
@@ -40,7 +40,7 @@ View = Callable[..., Response]
 def register(
     app: Flask, models: ModelPool, defaults: Defaults, *, copilot_request_id: bool
 ) -> None:
-    """Add all endpoints to the app. With `copilot_request_id` Copilot's token comes with GITHUB_HEADER."""
+    """Add all endpoints to the app. With `copilot_request_id`, the response with Copilot's token has GITHUB_HEADER."""
     views = {
         **_model_views(models),
         **_operator_views(models, defaults),
@@ -61,7 +61,7 @@ def _model_views(models: ModelPool) -> dict[str, View]:
         return json_answer(answer)
 
     def model(name: str) -> Response:
-        # Completions accept any name, so this does too: it means the default.
+        # Unknown names mean the default model, as in completion requests.
         found = next((m for m in models.known if m.name == name), models.known[0])
         return json_answer(_model(found, name))
 
@@ -80,12 +80,12 @@ def _model(model: ModelInfo, name: str) -> ModelAnswer:
 
 
 def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
-    """None waits for the engine."""
+    """Return the views for operators, none of which waits for the engine."""
     registry = prometheus.registry(models)
     document = json_bytes(description(defaults))
 
     def index() -> Response:
-        # "Hello world" is what the original said, and what setups of its time look for.
+        # The original TurboPilot's page was "Hello world", and existing health checks look for this text.
         return Response(
             f"Hello world\n\nTurboPilot serves {models.known[0].name} at POST /v1/completions\n",
             mimetype="text/plain",
@@ -105,7 +105,7 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
 
 
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:
-    """An unloaded default model is "ok": the first request loads it."""
+    """Return the state of the server. An unloaded default model is "ok", since the first request loads it."""
     default, models = statuses[0], [_model_health(s) for s in statuses]
     answer: HealthAnswer = {
         "status": "ok" if default.state == "unloaded" else default.state,
@@ -145,9 +145,9 @@ def _tabby_health(model: str) -> TabbyHealth:
 
 
 def _copilot_token(*, request_id: bool) -> Response:
-    """Without API keys any caller gets the same token, which opens nothing: there are no accounts here.
+    """Return a token for Copilot's plugin, which the plugin sends with all later requests.
 
-    With them the caller gets back the key that let it in, which the plugin then sends with all later requests.
+    The token is the API key in the caller's request. Without API keys, it is a fixed text that grants no access.
     """
     answer: CopilotToken = {
         "token": g.get("api_key", "1"),

@@ -1,4 +1,4 @@
-"""Several models in one process: loaded on demand, unloaded to make room or when idle."""
+"""Several models in one process: loaded on demand, unloaded when idle or to make room."""
 
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel

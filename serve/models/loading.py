@@ -1,4 +1,7 @@
-"""From a server's options to its models. Headers are read first, so that errors come before anything is loaded."""
+"""Loading of models from the server's options.
+
+The headers of all model files are read first, so that errors appear before any model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ log = logging.getLogger("turbopilot.models")
 
 
 def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPool:
-    """Make a pool of all models of the options; none is loaded yet.
+    """Return a pool of all models in the options; none is loaded yet.
 
     Args:
         options: all settings of the server.
-        notify: gets lines for a person when the default model is loaded; for others they are logged.
+        notify: called with status lines while the default model is loaded; those of other models are logged.
 
     Raises:
-        InvalidInput: a file cannot be served, two have the same name, or one is larger than the memory for all.
+        InvalidInput: a file cannot be served, two models have the same name, or one does not fit --model-memory.
     """
     given = options.pool.memory
     memory = memory_budget() if given is None else given
@@ -44,15 +47,15 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         m = _pooled_model(mine, notify if is_default else log.info, compute_lock)
         if any(m.name == other.name for other in models):
             raise InvalidInput(
-                f"two models are called {m.name}",
-                hint="give each a name of its own: --model NAME=FILE",
+                f"two models have the name {m.name}",
+                hint="give each model a unique name: --model NAME=FILE",
             )
         if m.n_bytes > memory and given is not None:
             raise InvalidInput(
-                f"{named.file}: takes about {megabytes(m.n_bytes)}, and --model-memory is {megabytes(memory)}",
-                hint="give the models more, or a smaller --ctx",
+                f"{named.file}: takes about {megabytes(m.n_bytes)}, but --model-memory is {megabytes(memory)}",
+                hint="increase --model-memory or choose a smaller --ctx",
             )
-        m.n_bytes = min(m.n_bytes, memory)  # alone it may load: llama.cpp may find room for it
+        m.n_bytes = min(m.n_bytes, memory)  # the estimate may be too high: let llama.cpp try
         if options.pool.idle is None:
             m.idle = None if is_default else IDLE_SECONDS
         else:
@@ -86,11 +89,11 @@ def load_model(
 
     Args:
         options: all but `more` is used.
-        notify: gets lines for a person: what was really set up.
+        notify: called with status lines that show the settings in effect.
         compute_lock: shared with other models of the process.
 
     Raises:
-        TurboPilotError: it cannot be loaded.
+        TurboPilotError: the model cannot be loaded.
     """
     from serve.drafting import DraftModel, check_same_vocabulary
     from serve.llama import load
@@ -139,15 +142,15 @@ def host(
     compute_lock: ComputeLock | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
-    """Start the thread of an engine; return when it is warm.
+    """Start the thread of an engine; return when the engine is warmed up.
 
     Args:
-        engine: used only here from now on.
-        name: of the model in answers; "" is the decoder's.
-        limits: for all completions.
+        engine: the caller must not use it from now on.
+        name: name of the model in responses; "" means the decoder's name.
+        limits: limits for all completions.
         fim_order: order of prefix and suffix in prompts.
         compute_lock: shared with other models of the process.
-        free: frees engine and decoder; called once, also if this raises.
+        free: frees engine and decoder; called once, also if this function raises.
 
     Raises:
         DecoderFailed: the engine cannot compute.

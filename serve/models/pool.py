@@ -1,7 +1,7 @@
-"""Which model answers, and which thread loads it.
+"""Pool of the models that a server can load.
 
-The first request for a model loads it, in its own thread. One model is loaded at a time: other requests for a model
-that is not loaded wait meanwhile, and everything else goes on.
+The first request for a model loads it, in the thread of that request. Only one model is loaded at a time: meanwhile,
+other requests for models that are not loaded wait, and requests for loaded models are computed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class ModelPool:
     """The models of a server, by name. Callable from any thread.
 
     Args:
-        models: at least one; names differ. The first, the default, answers for all unknown names.
-        memory: most bytes of the loaded models together; none of them alone takes more.
-        max_waiting: requests that may wait for models to be loaded; more are refused.
-        clock: seconds, from any start.
+        models: at least one, with unique names. The first one is the default, which also serves unknown names.
+        memory: maximum bytes of all loaded models together; no model alone exceeds it.
+        max_waiting: maximum requests that wait for models to be loaded; more are refused.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -44,14 +44,15 @@ class ModelPool:
         self._models = models
         self._by_name = {m.name: m for m in models}
         self._memory, self._max_waiting, self._clock = memory, max_waiting, clock
-        # Reentrant: a signal handler may drain the pool while its thread holds it. Runners' locks are taken inside it.
+        # Reentrant: a signal handler may drain the pool while its thread holds the lock. Lock order: this lock first,
+        # then the runners' locks.
         self._changed = threading.Condition(threading.RLock())
         self._is_busy = False  # a thread is loading or unloading
         self.is_draining = self._is_stopping = False
 
     @property
     def known(self) -> tuple[ModelInfo, ...]:
-        """All models, the default first."""
+        """All models, the default one first."""
         return tuple(m.info for m in self._models)
 
     @property
@@ -62,24 +63,24 @@ class ModelPool:
 
     @property
     def statuses(self) -> tuple[ModelStatus, ...]:
-        """The state of each, the default first. Never blocks."""
+        """The state of each model, the default one first. Does not wait for models that are loading or computing."""
         with self._changed:
             return tuple(m.status(is_draining=self.is_draining) for m in self._models)
 
     @contextmanager
     def use(self, name: str, when_gone: WhenGone = stays) -> Iterator[CompletionService]:
-        """Return the model of this name, loaded if necessary; it stays loaded until the end of the block.
+        """Return the model with this name, loaded if necessary; it stays loaded until the end of the block.
 
-        A completion that was started keeps its model loaded, too.
+        A completion that is still running also keeps its model loaded.
 
         Args:
-            name: as the client calls it.
-            when_gone: ends the wait for a model that is loading, when the client leaves.
+            name: the model name in the client's request.
+            when_gone: ends the wait for a model that is loading if the client disconnects.
 
         Raises:
-            Overloaded: there is no room for it, or too many wait already.
-            ClientGone: the client left.
-            TurboPilotError: it cannot be loaded.
+            Overloaded: there is no room for the model, or too many requests are waiting.
+            ClientGone: the client disconnected.
+            TurboPilotError: the model cannot be loaded.
         """
         m = self._by_name.get(name, self._models[0])
         service = self._wait_for(m, when_gone) or self._load(m)
@@ -89,14 +90,14 @@ class ModelPool:
             self._leave(m)
 
     def preload(self, done: Callable[[BaseException | None], None]) -> None:
-        """Load the default model in a thread of its own; it counts as loading when this returns.
+        """Start to load the default model in a new thread; its state is "loading" when this method returns.
 
         Args:
-            done: called with the error if it cannot be loaded, else with None.
+            done: called with the error if the model cannot be loaded, else with None.
         """
         m = self._models[0]
         with self._changed:
-            assert not self._is_busy, "a model was asked for before"
+            assert not self._is_busy, "preload must come before any use of the pool"
             self._is_busy = m.is_loading = True
 
         def load() -> None:
@@ -111,7 +112,7 @@ class ModelPool:
         threading.Thread(target=load, name="turbopilot-load", daemon=True).start()
 
     def _wait_for(self, m: PooledModel, when_gone: WhenGone) -> CompletionService | None:
-        """Use the model as soon as it is loaded; None if the caller has to load it."""
+        """Wait until the model is loaded and use it. Return None if the caller has to load it."""
         with self._changed:
             if not m.service and self._is_busy and not self.is_draining:
                 self._wait(m, when_gone)
@@ -125,13 +126,13 @@ class ModelPool:
             return None
 
     def _wait(self, m: PooledModel, when_gone: WhenGone) -> None:
-        """Wait until the model is loaded, can be, or cannot be any more. Raises as `use` does."""
+        """Wait until the model is loaded, could not be loaded, or the caller may load it; raise the errors of `use`."""
         n = sum(x.n_waiting for x in self._models)
         if n >= self._max_waiting:
             raise Overloaded(
-                f"{n} requests are waiting for a model to be loaded already",
+                f"{n} requests are already waiting for a model to be loaded",
                 retry_after=RETRY_SECONDS,
-                hint="try again",
+                hint="try again later",
             )
         failures, is_gone = m.n_failures, False
 
@@ -145,7 +146,7 @@ class ModelPool:
             can_go_on = m.service is not None or not self._is_busy
             return is_gone or can_go_on or self.is_draining or m.n_failures > failures
 
-        m.n_waiting += 1  # a model that requests wait for is not unloaded
+        m.n_waiting += 1  # keeps the model from being unloaded
         forget = when_gone(leave)
         try:
             self._changed.wait_for(is_over)
@@ -158,7 +159,7 @@ class ModelPool:
             raise m.failure
 
     def _load(self, m: PooledModel) -> CompletionService:
-        """Load a model and use it. The caller has set `_is_busy`, which this clears."""
+        """Load a model and use it. The caller has set `_is_busy`; this method clears it."""
         try:
             with self._changed:
                 loaded = [x for x in self._models if x.service]
@@ -186,7 +187,7 @@ class ModelPool:
         return service
 
     def _end(self) -> None:
-        """Let the next thread load or unload."""
+        """Allow the next thread to load or unload models."""
         self._is_busy = False
         self._changed.notify_all()
 
@@ -198,7 +199,7 @@ class ModelPool:
                 self._changed.notify_all()
 
     def _take_out(self, models: Sequence[PooledModel], why: str = "") -> list[CompletionService]:
-        """Take these models out of use; the caller closes them."""
+        """Remove the services of these models from the pool and return them; the caller closes them."""
         taken = []
         for m in models:
             if m.service:
@@ -219,7 +220,11 @@ class ModelPool:
                 self._changed.wait_for(lambda: self.is_draining, left)
 
     def unload_idle(self) -> float | None:
-        """Unload models that were idle for too long; return the seconds until there may be more, None for never."""
+        """Unload models that were idle for too long.
+
+        Returns:
+            Seconds until the next check; None if no check is needed.
+        """
         with self._changed:
             if self.is_draining:
                 return None
@@ -238,7 +243,7 @@ class ModelPool:
         return left
 
     def drain(self) -> None:
-        """Refuse new requests, and those that wait for a model; others go on."""
+        """Refuse new requests and those that wait for a model to be loaded; running requests continue."""
         with self._changed:
             self.is_draining = True
             for service in self.loaded:
@@ -246,7 +251,7 @@ class ModelPool:
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no model computes; False after `timeout` seconds."""
+        """Wait until no model has requests. Return False if `timeout` seconds pass before that."""
         until = None if timeout is None else self._clock() + timeout
         idle = [
             s.runner.wait_until_idle(None if until is None else max(0.0, until - self._clock()))
@@ -255,7 +260,7 @@ class ModelPool:
         return all(idle)
 
     def request_stop(self) -> None:
-        """Refuse new requests and cancel the present ones. Return at once."""
+        """Refuse new requests and cancel the running ones. Does not wait for them to end."""
         with self._changed:
             self._is_stopping = True
             self.drain()
@@ -263,7 +268,7 @@ class ModelPool:
                 service.runner.request_stop()
 
     def close(self) -> None:
-        """Stop, wait until no thread uses or loads a model, and unload all."""
+        """Stop all models, wait until no thread uses or loads one, and unload them."""
         self.request_stop()
         with self._changed:
             self._changed.wait_for(
@@ -274,7 +279,7 @@ class ModelPool:
 
 
 def _close(services: Sequence[CompletionService]) -> None:
-    """Close all in order, even if one fails."""
+    """Close all services in order, even if closing one fails."""
     with ExitStack() as closing:
         for service in reversed(services):  # the last callback is called first
             closing.callback(service.close)

@@ -1,4 +1,7 @@
-"""A model that can be loaded, its state, and which models are unloaded. The caller has lock and clock."""
+"""State of a model that can be loaded, and the choice of models to unload.
+
+The caller provides the lock and the clock.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Final
 from serve.models.service import CompletionService, ModelInfo, ModelStatus
 from turbopilot.base.errors import Overloaded, TurboPilotError
 
-RETRY_SECONDS: Final = 5  # most completions take less, so a model in use may be idle by then
+RETRY_SECONDS: Final = 5  # most completions take less time, so a model in use may be idle by then
 
 
 @dataclass(slots=True, eq=False)
@@ -18,13 +21,13 @@ class PooledModel:
 
     Attributes:
         n_bytes: estimated size in memory.
-        load: loads it; called by one thread at a time.
-        idle: seconds without a request after which it is unloaded; None is never.
-        service: while it is loaded.
-        n_users: calls of `ModelPool.use` that have not ended.
-        n_waiting: requests that wait for it to be loaded.
-        failure: why the last load failed.
-        last_used: by the pool's clock.
+        load: loads the model; called by one thread at a time.
+        idle: seconds without a request after which the model is unloaded; None means never.
+        service: the loaded model; None while it is not loaded.
+        n_users: number of `ModelPool.use` blocks that have not ended.
+        n_waiting: number of requests that wait for the model to be loaded.
+        failure: error of the last load; None if it succeeded.
+        last_used: time by the pool's clock.
     """
 
     info: ModelInfo
@@ -47,11 +50,14 @@ class PooledModel:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no users or requests. Only users open requests, so this stays so while the lock is held."""
+        """Whether the model has no users or requests; cannot become false while the caller holds the lock.
+
+        Only users start requests, and a user must take the lock first.
+        """
         return not (self.n_users or self.n_waiting or (self.service and self.service.runner.n_open))
 
     def status(self, *, is_draining: bool) -> ModelStatus:
-        """Return its state for operators; `is_draining`: whether the pool is."""
+        """Return the model's state for `/health` and `/metrics`; `is_draining` is the pool's."""
         if self.service:
             status = self.service.status
             return replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)
@@ -62,7 +68,7 @@ class PooledModel:
             return replace(status, state="loading")
         if self.failure and not isinstance(self.failure, Overloaded):
             known = isinstance(self.failure, TurboPilotError)
-            reason = str(self.failure) if known else "the server's log says more"
+            reason = str(self.failure) if known else "unexpected error; see the server's log"
             return replace(status, state="failed", reason=reason)
         return status
 
@@ -76,7 +82,7 @@ def make_room(new: PooledModel, memory: int, loaded: Sequence[PooledModel]) -> l
         loaded: the models in memory.
 
     Raises:
-        Overloaded: those in use leave no room.
+        Overloaded: the models in use leave no room.
     """
     excess = sum(m.n_bytes for m in loaded) + new.n_bytes - memory
     going: list[PooledModel] = []
@@ -89,14 +95,14 @@ def make_room(new: PooledModel, memory: int, loaded: Sequence[PooledModel]) -> l
         return going
     staying = ", ".join(f"{m.name} ({megabytes(m.n_bytes)})" for m in loaded if not m.is_idle)
     raise Overloaded(
-        f"no room for {new.name} ({megabytes(new.n_bytes)}): {staying} in use, and all may take {megabytes(memory)}",
+        f"no room for {new.name} ({megabytes(new.n_bytes)}): {staying} in use; the limit is {megabytes(memory)}",
         retry_after=RETRY_SECONDS,
-        hint="try again, or give the models more with --model-memory",
+        hint="try again later, or increase --model-memory",
     )
 
 
 def find_idle(models: Sequence[PooledModel], now: float) -> tuple[list[PooledModel], float | None]:
-    """Return the models to unload, and the seconds until there may be others (None: never)."""
+    """Return the models to unload, and the seconds until the next check (None: no check is needed)."""
     due: list[PooledModel] = []
     left: list[float] = []
     for m in models:
@@ -112,5 +118,5 @@ def find_idle(models: Sequence[PooledModel], now: float) -> tuple[list[PooledMod
 
 
 def megabytes(n: int) -> str:
-    """Format a size."""
+    """Format a size in bytes as megabytes."""
     return f"{n / 1e6:,.1f} MB"

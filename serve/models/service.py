@@ -1,4 +1,4 @@
-"""A loaded model: from a completion to the engine's requests."""
+"""A loaded model, which turns completions into requests to the engine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from turbopilot.base.errors import InvalidRequest
 if TYPE_CHECKING:
     from serve.sampling.json_schema import SchemaVocabulary
 
-# Characters of the suffix that a completion is compared with, to end before it repeats them.
+# Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A client's request in the terms that all dialects share.
+    """A client's request for completions, independent of the API dialect.
 
     Attributes:
-        prompts: each is continued on its own.
-        max_tokens: most tokens of each choice; 0 only warms the cache.
-        suffix: None without a place to fill in.
+        prompts: prompts; each is continued separately.
+        max_tokens: maximum tokens of each choice; 0 only fills the KV cache.
+        suffix: text after the cursor; None for a plain continuation.
         files: other files for the prompt, the most important last.
-        filename: of the edited file; "" is unknown.
-        n: choices for each prompt.
-        best_of: texts generated for each prompt, of which the `n` likeliest are the choices; at least `n` are.
-        stop: `follows` is set from the suffix.
-        sampling: without the logit bias.
-        logit_bias: (token id or text, what is added to the logits of its tokens) pairs.
+        filename: name of the edited file; "" if unknown.
+        n: number of choices for each prompt.
+        best_of: number of texts generated for each prompt; the `n` most likely are the choices. At least `n` are
+            generated.
+        stop: `follows` is ignored; it is set from the suffix.
+        sampling: `logit_bias` in it is ignored; see below.
+        logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
         n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
-        deadline: in seconds; only shortens the server's. None is the server's.
+        deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
         session: see `GenerationRequest.supersedes`.
     """
 
@@ -61,7 +62,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model as clients see it."""
+    """Facts about a model that clients can see."""
 
     name: str
     n_ctx: int
@@ -71,16 +72,16 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """The state of a model, for operators.
+    """State of a model, for `/health` and `/metrics`.
 
     Attributes:
-        state: "unloaded" is loaded by the first request for it; "failed" could not be loaded, or its engine broke for
-            good.
-        waiting: requests in the queue, or that wait for the model to be loaded.
-        loads: times that it was loaded.
-        refused: completions that found the queue full.
-        restarts: times that the engine broke and was restarted.
-        reason: why it failed, or "".
+        state: "unloaded": the first request for the model loads it; "failed": it could not be loaded, or its engine
+            failed permanently.
+        waiting: requests in the queue, or waiting for the model to be loaded.
+        loads: number of times that the model was loaded.
+        refused: number of completions refused because the queue was full.
+        restarts: number of times that the engine failed and was restarted.
+        reason: reason of the failure, or "".
     """
 
     name: str
@@ -98,11 +99,11 @@ class CompletionService:
 
     Args:
         runner: computes the requests.
-        tokenizer: of the runner's model.
-        model: its name and sizes in answers.
-        limits: for all completions.
+        tokenizer: tokenizer of the runner's model.
+        model: name and sizes of the model, for responses.
+        limits: limits for all completions.
         fim_order: order of prefix and suffix in prompts.
-        free: frees the model once the runner has stopped.
+        free: called after the runner has stopped, to free the model's memory.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class CompletionService:
 
     @property
     def status(self) -> ModelStatus:
-        """How things stand; never blocks."""
+        """State of the model. Does not wait for the engine."""
         runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
@@ -146,20 +147,20 @@ class CompletionService:
         return SchemaVocabulary(self._tokenizer, self.model.n_vocab)
 
     def close(self) -> None:
-        """Stop, and free the memory."""
+        """Stop the engine and free the model's memory."""
         self.runner.close()
         self._free()
 
     def start(self, completion: Completion, *, whole: bool = False) -> Generation:
-        """Queue a completion: for each prompt, `best_of` texts.
+        """Queue the requests of a completion: `best_of` texts for each prompt.
 
         Args:
-            completion: what to generate.
-            whole: whether it will be collected; else its events are handed out as they come.
+            completion: the completion to generate.
+            whole: True if the caller will `collect` all events at the end; False to stream them.
 
         Raises:
             Overloaded: the queue is full.
-            DecoderFailed: the engine has died.
+            DecoderFailed: the engine has failed permanently.
             InvalidRequest: the JSON schema cannot be used.
         """
         c, limits = completion, self._limits
@@ -186,7 +187,7 @@ class CompletionService:
                     prompt.max_tokens,
                     stop,
                     sampling,
-                    # The likeliest texts are found by their log probabilities.
+                    # `best_of` ranks texts by their log probabilities.
                     n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
                     scores_prompt=c.scores_prompt,
                     deadline=min(deadlines, default=None),
@@ -196,7 +197,8 @@ class CompletionService:
                 )
                 for sampling in samplings
             ]
-        # A name ends all requests that have it: only one of ours may, and the runner ends them together.
+        # A session name ends all earlier requests with that name. Only the first request has it, so that the requests
+        # of this completion do not end each other; the runner ends all requests of a generation together.
         requests[0] = replace(requests[0], supersedes=c.session)
         generation = Generation(
             self.runner, requests, whole=whole, n=c.n, best_of=best_of, truncated=tuple(truncated)
@@ -212,23 +214,23 @@ class CompletionService:
         return b"".join(map(self._tokenizer.piece, known)).decode(errors="replace")
 
     def chat_prompt(self, messages: Sequence[Message]) -> str:
-        """Format messages as the model was trained to read them.
+        """Return the prompt for these messages, formatted with the model's chat template.
 
         Raises:
-            InvalidRequest: the model has no chat template, or it cannot be used.
+            InvalidRequest: the model has no chat template, or the template rejects the messages.
         """
         if self._template is None:
             t = self._tokenizer
             if not t.chat_template:
                 raise InvalidRequest(
-                    f"{self.model.name} carries no chat template: it completes text, at /v1/completions",
+                    f"{self.model.name} has no chat template; use /v1/completions instead",
                     param="messages",
                 )
             self._template = ChatTemplate(t.chat_template, bos=t.bos, eos=t.eos)
         return self._template.prompt(messages)
 
     def _context(self, c: Completion) -> tuple[int, ...]:
-        """Return the tokens of the suffix, if the prompt cannot hold it."""
+        """Return the tokens of the suffix if the model does not support fill-in-the-middle, to draft from; else ()."""
         if not c.suffix or self._tokenizer.fim:
             return ()
         n_ctx = self.model.n_ctx
@@ -236,7 +238,10 @@ class CompletionService:
         return tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
 
     def _bias(self, c: Completion) -> tuple[tuple[int, float], ...]:
-        """Return the bias by token id, a text as all of its tokens, without out-of-vocabulary ids, as in llama.cpp."""
+        """Return (token id, bias) pairs. A text stands for all its tokens; out-of-vocabulary ids are ignored.
+
+        llama.cpp's server does the same.
+        """
         bias: dict[int, float] = {}
         for token, value in c.logit_bias:
             ids = (

@@ -1,1 +1,1 @@
-"""What a model reads: fill-in-the-middle layouts, chat templates, and prompts cut to the context."""
+"""Prompts: fill-in-the-middle layouts, chat templates, and truncation to the context."""

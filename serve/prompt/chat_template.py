@@ -1,7 +1,7 @@
-"""From messages to the prompt that a model was trained on.
+"""Chat templates: from messages to the prompt format that a model was trained on.
 
-A template is a program from a downloaded file. It runs in Jinja's sandbox, where it can read only the messages; its run
-time is not limited.
+A template is a program in a downloaded file. It runs in Jinja's sandbox and can read only the messages; its run time is
+not limited.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Message:
 
 
 class ChatTemplate:
-    """The chat template of a model file.
+    """Chat template of a model file.
 
     Args:
-        source: in Jinja.
-        bos, eos: text of the tokens that documents begin and end with, or "".
+        source: the Jinja template.
+        bos, eos: text of the begin-of-sequence and end-of-sequence tokens, or "".
 
     Raises:
-        InvalidRequest: the template is broken.
+        InvalidRequest: the template is invalid.
     """
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
@@ -45,13 +45,13 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateError as e:
-            raise InvalidRequest(f"the model's chat template is broken: {e}") from None
+            raise InvalidRequest(f"the model's chat template is invalid: {e}") from None
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """Return the prompt, up to where the assistant's answer begins.
+        """Return the prompt, up to the beginning of the assistant's answer.
 
         Raises:
-            InvalidRequest: the template refuses the messages, as some do a second system message.
+            InvalidRequest: the template rejects the messages, such as a second system message.
         """
         try:
             return self._template.render(
@@ -59,7 +59,7 @@ class ChatTemplate:
             )
         except (TemplateError, SecurityError, TypeError, ValueError, OverflowError) as e:
             raise InvalidRequest(
-                f"the model's chat template refuses the messages: {e}", param="messages"
+                f"the model's chat template rejects the messages: {e}", param="messages"
             ) from None
 
 

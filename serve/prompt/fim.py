@@ -1,10 +1,10 @@
-"""Prompts: text around the cursor and other files, framed for fill-in-the-middle and cut to the context.
+"""Prompts for fill-in-the-middle: text around the cursor and other files, cut to the context.
 
-Clients count tokens with other tokenizers, so too long a prompt is not an error: it loses what is farthest from the
-cursor, never its structure.
+Clients count tokens with other tokenizers, so a prompt that is too long is not an error: it loses the text farthest
+from the cursor, but keeps its special tokens.
 
-Sources: the papers of StarCoder and SantaCoder (both orders were trained, half of the documents each) and CodeLlama
-(both), the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder on whole repositories, llama.cpp's `/infill`.
+Sources: the papers of StarCoder and SantaCoder (trained on both orders, half of the documents each) and CodeLlama (both
+orders); the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder (whole repositories); llama.cpp's `/infill`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Final, TypeAlias, TypeVar
 from serve.decoder import FimTokens, Tokenizer
 from serve.settings import FimOrder
 
-# Name of the repository and of a file without a name: the models expect some name.
+# Name of the repository and of files without a name: the models expect a name.
 UNNAMED: Final = "code"
-# If not everything fits, the completion gets at least 1/ANSWER_SHARE of the context, other files 1/FILES_SHARE of the
-# prompt, and the suffix 1/SUFFIX_SHARE of the rest: the prefix matters most.
+# If not everything fits, the completion gets at least 1/ANSWER_SHARE of the context, the other files 1/FILES_SHARE of
+# the prompt, and the suffix 1/SUFFIX_SHARE of the rest. The prefix matters most.
 ANSWER_SHARE: Final = 4
 FILES_SHARE: Final = 4
 SUFFIX_SHARE: Final = 4
-# Characters per token of the context beyond which text is not tokenized: it would be cut off anyway. Source code has 3
-# to 4 characters a token; 31 spaces are one.
+# Text beyond this many characters per token of the context is not tokenized: it would be cut off anyway. Source code
+# has 3 to 4 characters per token; 31 spaces can be one token.
 CHARS_PER_TOKEN: Final = 32
 
-# A text, or token ids, which are taken as they are.
+# A text, or token ids that are used as given.
 PromptText: TypeAlias = str | tuple[int, ...]
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
-    """A file, or a piece of one, that goes before the edited one."""
+    """Another file, or a part of one, that the prompt has before the edited file."""
 
     name: str
     text: str
@@ -43,11 +43,14 @@ class ContextFile:
 
 @dataclass(slots=True)
 class Prompt:
-    """A prompt in parts. `before` may lose its beginning, `after` its end, `files` whole ones from the first on.
+    """A prompt in parts.
+
+    To fit the context, `before` loses its beginning, `after` its end, and `files` whole files, beginning with the
+    first.
 
     Attributes:
-        max_tokens: to generate after it.
-        truncated: what was shortened so that both fit: of "prompt", "input_extra", "max_tokens".
+        max_tokens: maximum tokens to generate after the prompt.
+        truncated: names of the parts that were shortened to fit: "prompt", "input_extra" or "max_tokens".
     """
 
     head: list[int]
@@ -68,7 +71,7 @@ class Prompt:
 
     @property
     def n_tokens(self) -> int:
-        """Number of all tokens."""
+        """Total number of tokens."""
         return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
@@ -78,7 +81,7 @@ class Prompt:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The ids, in the order that the model reads."""
+        """Token ids in the order of the prompt."""
         first, second = self.before, self.after
         if self.order == "spm":
             first, second = second, first
@@ -88,13 +91,13 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Builds the prompts of one model.
+    """Builder of the prompts of one model.
 
     Args:
-        tokenizer: of the model.
-        n_ctx: most tokens of prompt and completion together.
-        max_prompt: most tokens of the prompt even if more would fit; None is no limit.
-        order: which of prefix and suffix comes first.
+        tokenizer: the model's tokenizer.
+        n_ctx: maximum tokens of prompt and completion together.
+        max_prompt: maximum tokens of the prompt, even if more would fit; None means no limit.
+        order: order of prefix and suffix.
     """
 
     def __init__(
@@ -116,22 +119,23 @@ class PromptBuilder:
         files: Sequence[ContextFile] = (),
         name: str = "",
     ) -> Prompt:
-        """Tokenize, frame for fill-in-the-middle if there is a suffix and the model can, and cut.
+        """Return the tokenized prompt, cut to the context.
 
-        Names of special tokens in a plain prompt become those tokens, as some editors frame by themselves. In text that
-        is framed here they stay text, as in a file about tokenizers.
+        With a suffix, and if the model supports it, the prompt is framed with fill-in-the-middle tokens. Names of
+        special tokens then stay text, as in source code about tokenizers. In a plain prompt they become those tokens,
+        since some editors send prompts that are already framed.
 
         Args:
             before: the prefix.
-            after: the suffix; None without a place to fill in, "" at the end of a file.
-            max_tokens: most tokens of the completion.
+            after: the suffix; None for a plain continuation, "" at the end of a file.
+            max_tokens: maximum tokens of the completion.
             files: other files, the most important last.
-            name: of the edited file; "" is unknown.
+            name: name of the edited file; "" if unknown.
         """
         limit = self._n_ctx * CHARS_PER_TOKEN
         too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
         if isinstance(before, str):
-            # The others do not fit and need not be tokenized.
+            # Do not tokenize files that cannot fit.
             files = _last_that_fit(files, limit, lambda file: len(file.text))
             suffix = None if after is None else after[:limit]
             parts = self._parts(before[-limit:], suffix, files, name)
@@ -141,7 +145,7 @@ class PromptBuilder:
             parts.head = [self._tokenizer.start_token]
 
         n_prompt = min(parts.n_tokens, self._most)
-        # As many as are asked for or left, but at least a share of the context.
+        # The requested number if there is room for it, but at least a share of the context.
         least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
         allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
         fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
@@ -160,7 +164,7 @@ class PromptBuilder:
         head = [t.start_token] if t.adds_bos else []
         if not files and (after is None or not fim):
             tokens = t.tokenize(before, parse_special=True)
-            # Chat templates write the start token themselves.
+            # Chat templates already write the start token.
             return find_frame([] if tokens[:1] == head else head, tokens, fim)
         opening: list[int] = []
         if files:
@@ -178,16 +182,16 @@ class PromptBuilder:
         return parts
 
     def _tokenize_within(self, text: str) -> list[int]:
-        """Tokenize a text that continues another, without the space that SentencePiece's models put in front."""
+        """Tokenize a text that continues another one, without the space that SentencePiece models prepend."""
         t = self._tokenizer
         if not t.adds_space:
             return t.tokenize(text, parse_special=False)
-        # As in CodeLlama's own code: after a separate token, which is removed again.
+        # As in CodeLlama's own code: tokenize it after a separate token, and remove that token.
         n = len(t.tokenize("\n", parse_special=False))
         return t.tokenize("\n" + text, parse_special=False)[n:]
 
     def _open_repository(self, head: list[int], name: str) -> tuple[list[int], list[int]]:
-        """Return the tokens before the other files, and those before the edited one."""
+        """Return the tokens before the other files, and those before the edited file."""
         t, fim = self._tokenizer, self._tokenizer.fim
         if fim is None or fim.file is None:
             return head, []
@@ -196,7 +200,7 @@ class PromptBuilder:
         return head, [fim.file, *t.tokenize(f"{name or UNNAMED}\n", parse_special=False)]
 
     def _file_tokens(self, files: Sequence[ContextFile]) -> list[list[int]]:
-        """Return the tokens of each file, with its name after the model's token for files or in a comment line."""
+        """Return the tokens of each file, with its name after the model's file token or in a comment line."""
         t = self._tokenizer
         separator = t.fim.file if t.fim else None
         found = []
@@ -211,7 +215,7 @@ class PromptBuilder:
 
 
 def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
-    """Return the parts of a prompt that its client framed in either order; else all of it is `before`."""
+    """Return the parts of a prompt that the client framed, in either order; if it is not framed, all is `before`."""
     if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
         pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
         opening, rest = tokens[: pre + 1], tokens[mid + 1 :]
@@ -228,7 +232,7 @@ def _fit(parts: Prompt, room: int) -> Prompt:
     """Return the prompt cut to at most `room` tokens."""
     if parts.n_tokens <= room:
         return parts
-    if parts.n_structure > room:  # all that can be kept is the end
+    if parts.n_structure > room:  # no room for the special tokens: keep the end
         return Prompt(list(parts.tokens[-room:]), [], [], [], [], [], [])
     room -= parts.n_structure
     n_before, n_after = len(parts.before), len(parts.after)
@@ -242,7 +246,7 @@ def _fit(parts: Prompt, room: int) -> Prompt:
 
 
 def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:
-    """Return the last files that fit, as wholes."""
+    """Return as many whole files as fit, from the last one backwards."""
     for at in range(len(files) - 1, -1, -1):
         room -= size(files[at])
         if room < 0:

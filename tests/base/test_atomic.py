@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Tests of atomic output: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from turbopilot.base.file_digest import SourceWatch
 ROOT = Path(__file__).parents[2]
 
 
-def test_success_renames(tmp_path: Path) -> None:
+def test_part_file_is_renamed_on_success(tmp_path: Path) -> None:
     with replacing(tmp_path / "x") as part:
         part.write_text("new")
         assert not (tmp_path / "x").exists()
@@ -25,7 +25,7 @@ def test_success_renames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError])
-def test_failure_leaves_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failure_keeps_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "x").write_text("old")
 
     def work() -> None:
@@ -53,7 +53,7 @@ def fill(path: Path, error: OSError) -> None:
         (errno.EFBIG, "larger than the file system"),
     ],
 )
-def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
+def test_full_disk_error_is_reported(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(NotEnoughDisk, match=words) as e:
         fill(tmp_path / "x", OSError(number, "in the system's words"))
     assert str(tmp_path / "x") in str(e.value)
@@ -61,8 +61,8 @@ def test_full_disk(tmp_path: Path, number: int, words: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_full_device_is_reported_as_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists only on Linux")
+def test_write_to_full_device_is_reported(tmp_path: Path) -> None:
     def work() -> None:
         with replacing(tmp_path / "x"), Path("/dev/full").open("wb") as f:
             f.write(b"half")
@@ -72,13 +72,13 @@ def test_full_device_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+def test_unwritable_output_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="x: cannot be written: No such file") as e:
         fill(tmp_path / "missing" / "x", OSError())
     assert "-o" in e.value.hint
 
 
-def test_errors_of_other_files_are_not_ours(tmp_path: Path) -> None:
+def test_errors_about_other_files_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         fill(tmp_path / "x", PermissionError(errno.EACCES, "Permission denied", "/else/where"))
     assert not list(tmp_path.iterdir())
@@ -109,7 +109,7 @@ def test_part_of_a_living_writer_stays(tmp_path: Path) -> None:
 
 
 def test_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link under the part's name, which an attacker would have to guess, is refused."""
+    """Refuse a link with the part's name, even if an attacker knew that name."""
     (tmp_path / "victim").write_text("precious")
     part = tmp_path / "x.0123456789abcdef.part"
     part.symlink_to(tmp_path / "victim")
@@ -140,7 +140,7 @@ def test_output_inside_the_source_is_refused(tmp_path: Path) -> None:
 
 
 def test_concurrent_writers_never_mix(tmp_path: Path) -> None:
-    """Each of several processes that write one name writes its own file, and a whole one stays."""
+    """Let several processes write one output at once: a complete file of one of them remains."""
     code = (
         "import sys, pathlib\n"
         "from turbopilot.base.atomic import replacing\n"
@@ -175,8 +175,10 @@ def test_changed_source_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
-def test_file_size_limit(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
-    """A limit on file sizes, which the kernel keeps: the nearest to a full disk that needs no root."""
+def test_commands_leave_no_files_at_the_file_size_limit(
+    demo_gguf: Path, tmp_path: Path, verb: str
+) -> None:
+    """Simulate a full disk by a limit on file sizes, which the kernel enforces and which does not need root."""
     arguments = {
         "convert": ["convert", "demo", "-o", "out.gguf"],
         "quantize": ["quantize", str(demo_gguf), "Q8_0", "-o", "out.gguf"],

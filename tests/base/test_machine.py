@@ -1,4 +1,4 @@
-"""Memory of the machine: the smallest limit of the control groups around this process counts."""
+"""Tests of the machine's memory: the smallest limit of this process's control groups counts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from turbopilot.base.machine import _limit_files, total_bytes
     ("texts", "expected"),
     [
         ([], 8000), (["max", "nonsense"], 8000), (["max", "5000", "7000"], 5000),
-        (["9223372036854771712"], 8000),  # what cgroups v1 says for no limit
+        (["9223372036854771712"], 8000),  # cgroups v1 reports this for no limit
     ],
 )  # fmt: skip
-def test_smallest_memory_limit_counts(
+def test_total_memory_is_the_smallest_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], expected: int
 ) -> None:
     files = [tmp_path / "absent"]
@@ -29,7 +29,7 @@ def test_smallest_memory_limit_counts(
     assert total_bytes() == expected
 
 
-def test_limits_of_all_parent_groups(tmp_path: Path) -> None:
+def test_limit_files_include_all_parent_groups(tmp_path: Path) -> None:
     proc = tmp_path / "cgroup"
     proc.write_text("4:memory:/a/b\n3:cpuset:/\n0::/c\n")
     root = tmp_path / "fs"
@@ -40,5 +40,5 @@ def test_limits_of_all_parent_groups(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+def test_missing_cgroup_file_leaves_only_root_limits(tmp_path: Path) -> None:
     assert len(_limit_files(tmp_path / "none", tmp_path)) == 2

@@ -1,4 +1,4 @@
-"""turbopilot.bench with the bundled model: memory, speed, divergence, and what is refused."""
+"""turbopilot.bench with the bundled model: memory, speed, divergence and errors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.verify.texts import code_samples
 
 TEXT = "\n".join(code_samples().values())
-ALONE = Setup(
-    n_threads=1
-)  # of several threads each spins until all are there: no use on a busy machine
+# Several threads would spin while they wait for each other on a busy machine.
+ALONE = Setup(n_threads=1)
 WINDOW, POSITIONS = 64, 300
 
 
@@ -48,7 +47,7 @@ def demo_q8_0(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_speed_and_memory(demo_q4_0: Path) -> None:
+def test_measure_reports_speed_and_memory(demo_q4_0: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = measure(
         demo_q4_0,
@@ -74,21 +73,19 @@ def test_speed_and_memory(demo_q4_0: Path) -> None:
 
 
 @pytest.mark.parametrize(("cache_type", "bits"), [("F16", 16), ("Q8_0", 8.5)])
-def test_the_cache_has_the_size_of_its_formula(
-    demo_q4_0: Path, cache_type: str, bits: float
-) -> None:
+def test_kv_cache_size_matches_its_formula(demo_q4_0: Path, cache_type: str, bits: float) -> None:
     found = measure(demo_q4_0, Setup(n_threads=1, n_ctx=512, n_batch=32, cache_type=cache_type))
     m = read_gguf(demo_q4_0).metadata
     layers, width = m["phi2.block_count"], m["phi2.embedding_length"]
     assert isinstance(layers, int)
     assert isinstance(width, int)
     assert found.memory is not None
-    # llama.cpp tells hundredths of a MiB
+    # llama.cpp logs hundredths of a MiB.
     assert found.memory.buffers.kv == pytest.approx(2 * 512 * layers * width * bits / 8, abs=6000)
     assert (found.prompt, found.generation) == (None, None)
 
 
-def test_no_more_logits_are_reserved_than_kept(demo_q4_0: Path) -> None:
+def test_fewer_outputs_reserve_less_compute_memory(demo_q4_0: Path) -> None:
     few, all_of_them = (
         measure(demo_q4_0, Setup(n_threads=1, n_ctx=512, n_outputs=n)).memory for n in (1, 0)
     )
@@ -97,13 +94,13 @@ def test_no_more_logits_are_reserved_than_kept(demo_q4_0: Path) -> None:
     assert few.buffers.compute < all_of_them.buffers.compute
 
 
-def test_a_context_is_no_longer_than_the_model_was_trained_on(demo_q4_0: Path) -> None:
+def test_context_is_limited_to_the_trained_context(demo_q4_0: Path) -> None:
     assert measure(demo_q4_0, Setup(n_ctx=1 << 20, n_batch=8, n_threads=1)).n_ctx == 1024
-    with pytest.raises(InvalidInput, match=r"1024 tokens of prompt and 1 generated"):
+    with pytest.raises(InvalidInput, match=r"1024 prompt tokens and 1 generated"):
         measure(demo_q4_0, ALONE, speed=SpeedTask(n_prompt=1024, n_gen=1))
 
 
-def test_files_take_turns(
+def test_files_are_measured_in_turn(
     demo_gguf: Path, demo_q4_0: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, bool]] = []
@@ -124,7 +121,7 @@ def test_files_take_turns(
     assert all(m.memory for m in found)
 
 
-def test_a_file_is_not_far_from_itself(demo_gguf: Path, reference: Reference) -> None:
+def test_divergence_of_a_file_from_itself_is_zero(demo_gguf: Path, reference: Reference) -> None:
     found = divergence(demo_gguf, reference, ALONE)
     assert found.positions == reference.windows.positions == POSITIONS // 31 * 31
     assert found.max_kl < 1e-9
@@ -133,7 +130,7 @@ def test_a_file_is_not_far_from_itself(demo_gguf: Path, reference: Reference) ->
 
 
 def direct_logits(path: Path, windows: Windows) -> Floats:
-    """(P, V), from llama-cpp-python's own class, which computes every position of a window at once."""
+    """Return logits (P, V) from llama-cpp-python's `Llama`, which computes all positions of a window at once."""
     model = llama_cpp.Llama(
         str(path), n_ctx=WINDOW, n_batch=WINDOW, n_threads=1, n_threads_batch=1, logits_all=True,
         flash_attn=True, verbose=False,
@@ -147,7 +144,7 @@ def direct_logits(path: Path, windows: Windows) -> Floats:
     return np.concatenate(rows)
 
 
-def test_the_figures_are_those_of_a_direct_computation(
+def test_divergence_matches_a_direct_computation(
     demo_gguf: Path, demo_q8_0: Path, demo_q4_0: Path, reference: Reference
 ) -> None:
     windows = reference.windows
@@ -159,7 +156,7 @@ def test_the_figures_are_those_of_a_direct_computation(
         kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
         at = np.arange(len(following)), following
         found = divergence(path, reference, ALONE)
-        # Q8_0 loses so little that the rounding of other batch shapes shows, on some processors by a twentieth.
+        # The loss of Q8_0 is so small that the rounding of other batch shapes matters, on some processors by 5 %.
         assert found.mean_kl == pytest.approx(kl.mean(), rel=0.1)
         assert found.p99_kl == pytest.approx(np.quantile(kl, 0.99), rel=0.15)
         assert found.top1 == pytest.approx(
@@ -173,14 +170,14 @@ def test_the_figures_are_those_of_a_direct_computation(
     assert means[1] > 10 * means[0] > 0
 
 
-def test_another_vocabulary_is_refused(demo_q4_0: Path, tmp_path: Path) -> None:
+def test_reference_with_another_vocabulary_is_rejected(demo_q4_0: Path, tmp_path: Path) -> None:
     store = tmp_path / "other.logits"
     other = Reference(store, "other.gguf", 10, Windows([[1, 2, 3, 4]]))
-    with pytest.raises(InvalidInput, match=r"4,\d+ tokens, and other\.gguf one of 10"):
+    with pytest.raises(InvalidInput, match=r"4,\d+ tokens, that of other\.gguf has 10"):
         divergence(demo_q4_0, other, ALONE)
 
 
-def test_an_interrupted_run_leaves_no_store(demo_gguf: Path, tmp_path: Path) -> None:
+def test_interrupted_run_leaves_no_reference_file(demo_gguf: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int, what: str = "", /) -> None:
         raise KeyboardInterrupt
 
@@ -189,19 +186,21 @@ def test_an_interrupted_run_leaves_no_store(demo_gguf: Path, tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_text_that_is_too_short(demo_gguf: Path, tmp_path: Path) -> None:
+def test_too_short_text_is_rejected(demo_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="too few to measure"):
         keep_reference(demo_gguf, "x", tmp_path / "x.logits", ALONE)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_that_does_not_fit(demo_gguf: Path, tmp_path: Path) -> None:
+def test_reference_larger_than_the_disk_is_rejected(demo_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(NotEnoughDisk) as caught:
         keep_reference(demo_gguf, TEXT, tmp_path / "x.logits", ALONE, positions=10**13)
     assert "fewer positions" in caught.value.hint
 
 
-def test_files_that_cannot_be_run(demo_gguf: Path, reference: Reference, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_rejected(
+    demo_gguf: Path, reference: Reference, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         measure(tmp_path / "absent.gguf", ALONE)
     data = demo_gguf.read_bytes()
@@ -214,7 +213,7 @@ def test_files_that_cannot_be_run(demo_gguf: Path, reference: Reference, tmp_pat
         measure(path, ALONE)
 
 
-def test_logits_that_are_no_numbers(demo_gguf: Path, reference: Reference, tmp_path: Path) -> None:
+def test_nan_logits_are_rejected(demo_gguf: Path, reference: Reference, tmp_path: Path) -> None:
     norm = next(t for t in read_gguf(demo_gguf).tensors if t.name == "output_norm.weight")
     data = bytearray(demo_gguf.read_bytes())
     data[norm.offset : norm.offset + 4] = np.float32(np.nan).tobytes()

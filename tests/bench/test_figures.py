@@ -1,4 +1,4 @@
-"""The pure parts of turbopilot.bench: windows, figures, llama.cpp's log, what is drawn."""
+"""Parts of turbopilot.bench that need no model run: windows, statistics, llama.cpp's log, plots."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_windows_are_spread_over_the_text() -> None:
     assert found.positions == 12
 
 
-def test_a_token_to_begin_with_takes_a_place() -> None:
+def test_first_token_takes_a_place_in_each_window() -> None:
     found = cut(range(1, 100), 10, positions=1000, begin=0)
     assert {w[0] for w in found.ids} == {0}
     assert {len(w) for w in found.ids} == {10}
     assert [i for w in found.ids for i in w[1:]] == list(range(1, 100))
 
 
-def test_a_short_text_is_one_window() -> None:
+def test_short_text_is_one_window() -> None:
     found = cut(range(7), 512, positions=1, begin=None)
     assert (found.ids, found.measured) == ([list(range(7))], range(3, 6))
     with pytest.raises(InvalidInput, match="3 tokens"):
@@ -55,10 +55,12 @@ def test_a_short_text_is_one_window() -> None:
     st.integers(1, 500),
     st.sampled_from([None, 7]),
 )
-def test_windows_of_any_text(n: int, length: int, positions: int, begin: int | None) -> None:
+def test_windows_of_any_text_do_not_overlap(
+    n: int, length: int, positions: int, begin: int | None
+) -> None:
     found = cut(range(1000, 1000 + n), length, positions, begin)
     ids = [i for w in found.ids for i in (w if begin is None else w[1:])]
-    assert len(set(ids)) == len(ids), "nothing is read twice"
+    assert len(set(ids)) == len(ids), "no token is read twice"
     assert set(ids) <= set(range(1000, 1000 + n))
     assert len({len(w) for w in found.ids}) == 1
     assert len(found.ids[0]) <= length
@@ -86,13 +88,13 @@ def test_divergence_of_one_position() -> None:
     assert (found.mean_kl, found.mean_kl_error, found.top1_error) == (1.0, 0.0, 0.0)
 
 
-def test_rates() -> None:
+def test_rate_median_spread_and_joining() -> None:
     rate = Rate(10, (3.0, 1.0, 2.0))
     assert (rate.median, rate.spread) == (2.0, 1.0)
     assert rate.joined(Rate(10, (9.0,))).samples == (3.0, 1.0, 2.0, 9.0)
 
 
-def test_what_llama_cpp_says_of_its_buffers() -> None:
+def test_buffer_sizes_are_parsed_from_the_log() -> None:
     log = LlamaLog()
     for line in [
         "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n",
@@ -103,8 +105,8 @@ def test_what_llama_cpp_says_of_its_buffers() -> None:
         "llama_kv_cache:        CPU KV buffer size =     2.00 MiB\n",
         "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB\n",
         "sched_reserve:        CPU compute buffer size =    30.00 MiB\n",
-        "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # anew: instead of the first
-        "llama_context: n_ctx = 512, buffer sizes are nobody's business\n",
+        "sched_reserve:        CPU compute buffer size =    20.00 MiB\n",  # logged again: replaces the first
+        "llama_context: n_ctx = 512, buffer sizes are not in this line\n",
     ]:
         log.write(2, line)
     found = log.buffers()
@@ -120,7 +122,7 @@ def test_what_llama_cpp_says_of_its_buffers() -> None:
     assert LlamaLog().buffers().places == {}
 
 
-def test_resident_memory() -> None:
+def test_resident_memory_is_parsed_and_measured() -> None:
     told = parsed_status("Name:\tx\nVmHWM:\t    2000 kB\nVmRSS:\t    1000 kB\nRssFile:\t 7 kB\n")
     assert (told.peak, told.now, told.of_files) == (2048000, 1024000, 7168)
     block = bytearray(50_000_000)
@@ -129,12 +131,12 @@ def test_resident_memory() -> None:
     assert held.peak >= held.now > 50_000_000
 
 
-def test_bench_and_fit_take_the_cache_types_of_serve() -> None:
+def test_setup_accepts_the_cache_types_of_serve() -> None:
     for name in SERVE_CACHE_TYPES:
         assert Setup(cache_type=name.upper()).cache_type == name.upper()
 
 
-def test_cache_types_are_ggmls() -> None:
+def test_cache_type_numbers_match_ggml() -> None:
     assert {n: name for name, n in CACHE_TYPES.items()} == {
         n: GGML_TYPES[n][0] for n in CACHE_TYPES.values()
     }
@@ -150,7 +152,7 @@ def test_cache_types_are_ggmls() -> None:
         lambda: SpeedTask(repeats=0),
     ],
 )
-def test_settings_that_cannot_be(wrong: object) -> None:
+def test_invalid_settings_are_rejected(wrong: object) -> None:
     assert callable(wrong)
     with pytest.raises(InvalidInput):
         wrong()
@@ -181,7 +183,7 @@ def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None)
     )
 
 
-def test_a_picture_of_size_divergence_and_speed() -> None:
+def test_plot_shows_size_divergence_and_speed() -> None:
     rows = [
         row("a<b>.gguf", "F16", 10_000_000_000, 10.0, 0.0),
         row("q8.gguf", "Q8_0", 5_000_000_000, 20.0, 1e-3),
@@ -199,11 +201,11 @@ def test_a_picture_of_size_divergence_and_speed() -> None:
     assert (r["c"] / r["b"]) ** 2 == pytest.approx(2, rel=0.05), "the area is the speed"
     words = [t.text or "" for t in page.findall(f"{SVG}text")]
     assert "Q8_0, 20 tokens/s" in words
-    assert "q4-other.gguf, 40 tokens/s" in words, "one type twice is told apart by name"
+    assert "q4-other.gguf, 40 tokens/s" in words, "files of the same type are labelled by name"
     assert {"size, GB", "mean KL, nats"} <= set(words)
 
 
-def test_a_picture_without_divergences_shows_speed() -> None:
+def test_plot_without_divergences_shows_speed() -> None:
     rows = [row("a.gguf", "F16", 1000, 10.0, None), row("b.gguf", "Q8_0", 500, 20.0, None)]
     page = ET.fromstring(drawn(rows))
     first, second = (float(c.attrib["cy"]) for c in page.findall(f"{SVG}circle"))

@@ -1,4 +1,4 @@
-"""Memory before it is taken: what llama.cpp would allocate, and what of a mapped file is needed."""
+"""Planned memory of a model, and the resident pages of a mapped file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from turbopilot.llama.log import LlamaLog
 
 
 @pytest.mark.parametrize("cache_type", ["F16", "Q8_0"])
-def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> None:
+def test_planned_memory_matches_measured_memory(demo_q4_0: Path, cache_type: str) -> None:
     setup = Setup(n_threads=1, n_ctx=512, n_batch=64, cache_type=cache_type)
     before, after = planned(read_gguf(demo_q4_0), setup), measure(demo_q4_0, setup).memory
     assert after
     assert before.buffers.model == 0
-    # Without memory llama.cpp tells the cache's size in other words, with as many digits.
+    # Without allocation llama.cpp logs the cache size in another format, with the same precision.
     assert before.buffers.kv == pytest.approx(after.buffers.kv, abs=12_000)
     assert before.buffers.compute == pytest.approx(after.buffers.compute, rel=0.02)
     assert before.buffers.output == after.buffers.output
@@ -35,21 +35,21 @@ def test_what_is_planned_is_what_it_takes(demo_q4_0: Path, cache_type: str) -> N
     assert after.needed == pytest.approx(whole, rel=0.05)
 
 
-def test_no_weights_are_needed_to_plan(demo_gguf: Path, demo_q4_0: Path) -> None:
+def test_planning_loads_no_weights(demo_gguf: Path, demo_q4_0: Path) -> None:
     large, small = (
         planned(read_gguf(p), Setup(n_threads=1, n_ctx=256)) for p in (demo_gguf, demo_q4_0)
     )
     assert abs(large.now - small.now) < 4_000_000 < demo_gguf.stat().st_size / 2
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+def test_planning_rejects_a_file_without_a_model(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + bytes(400))
     with pytest.raises(CorruptModel):
         planned(read_gguf(path))
 
 
-def test_the_cache_where_nothing_is_allocated() -> None:
+def test_kv_cache_size_is_parsed_if_nothing_is_allocated() -> None:
     lines = [
         "llama_kv_cache: size =   24.00 MiB (  2048 cells,  12 layers,  1/1 seqs), K (f16):   12.00 MiB, V (f16): …\n",
         "llama_kv_cache: size =    6.00 MiB (   512 cells,  12 layers,  1/1 seqs), K (f16):    3.00 MiB, V (f16): …\n",
@@ -62,11 +62,11 @@ def test_the_cache_where_nothing_is_allocated() -> None:
     assert log.buffers().kv == 30 * 2**20  # the same, logged twice
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can")
-def test_pages_of_a_mapped_file_are_dropped_and_come_back(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux supports this")
+def test_pages_of_a_mapped_file_are_dropped_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"\x01" * 40_000_000)
-    # In a process of its own: what else this one frees meanwhile would be counted.
+    # In a separate process, because memory that this process frees meanwhile would be counted.
     done = subprocess.run(
         [sys.executable, "-c", _DROP, str(path)], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""The catalogue is true of itself, of our converters and of MODELS.md; its sizes are those of real files."""
+"""The catalogue is consistent with itself, the converters and MODELS.md; its sizes match real files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_documents_are_up_to_date() -> None:
+def test_generated_documents_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/write_docs.py", "--check"],
         cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
@@ -41,7 +41,7 @@ def test_documents_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.alias)
-def test_entry_is_consistent(model: KnownModel) -> None:
+def test_catalogue_entry_is_consistent(model: KnownModel) -> None:
     assert catalog.find(model.alias.upper()) is model
     assert catalog.find(model.repository) is model
     assert "/" not in model.alias
@@ -49,14 +49,14 @@ def test_entry_is_consistent(model: KnownModel) -> None:
     assert model.licence
     assert model.suits
     assert model.languages_in_short
-    # norms and biases are thousandths of a model
+    # Norms and biases are thousandths of a model.
     assert model.geometry.weights == pytest.approx(model.parameters, rel=0.005)
     assert model.geometry.weights <= model.parameters
     sizes = [model.footprint(kind).total for kind in catalog.TYPES]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_all_models_of_the_original_are_listed() -> None:
+def test_all_models_of_the_original_turbopilot_are_listed() -> None:
     aliases = {m.alias for m in catalog.MODELS}
     for size in ("350M", "2B", "6B", "16B"):
         assert {f"codegen-{size}-mono", f"codegen-{size}-multi"} <= aliases
@@ -65,7 +65,7 @@ def test_all_models_of_the_original_are_listed() -> None:
     assert all(m.old_bin for m in catalog.MODELS if m.alias in named)
 
 
-def test_names_are_unique() -> None:
+def test_aliases_and_repositories_are_unique() -> None:
     names = [n.lower() for m in catalog.MODELS for n in (m.alias, m.repository)]
     assert len(set(names)) == len(names)
 
@@ -78,7 +78,7 @@ SHAPES = {
 
 
 def tiny_model(family: str, parameters: int) -> KnownModel:
-    """What the catalogue would say of `tiny_checkpoint`'s."""
+    """Return a catalogue entry for the model of `tiny_checkpoint`."""
     return KnownModel(
         "tiny", "", "", "", parameters=parameters, geometry=SHAPES[family], context=512,
         licence=catalog.MODELS[0].licence, suits="",
@@ -86,8 +86,8 @@ def tiny_model(family: str, parameters: int) -> KnownModel:
 
 
 @pytest.mark.parametrize("family", list(SHAPES))
-def test_predicted_sizes_are_those_of_files(tmp_path: Path, family: str) -> None:
-    """Of a tiny model, whose vectors and metadata weigh more than in any real one."""
+def test_predicted_sizes_match_file_sizes(tmp_path: Path, family: str) -> None:
+    """Use a tiny model, in which vectors and metadata are a larger share than in any real model."""
     folder = tiny_checkpoint(family, tmp_path / family)
     report = convert(folder, tmp_path / "f16.gguf", dtype="f16")
     model = tiny_model(family, report.n_weights)
@@ -111,7 +111,7 @@ def test_kv_cache_size() -> None:
 
 
 @pytest.mark.parametrize("family", list(SHAPES))
-def test_compute_buffer_is_near_the_reserved_size(
+def test_predicted_compute_buffer_is_near_the_reserved_size(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str
 ) -> None:
     path = tmp_path / "f16.gguf"
@@ -135,14 +135,14 @@ def test_six_billion_weights_fit_into_4_gib() -> None:
     assert f16.kv_cache / q8_0.kv_cache == pytest.approx(16 / 8.5)
     assert q8_0.kv_cache == model.geometry.kv_bytes(2048, "Q8_0")
     assert q8_0.weights == f16.weights
-    # What is left of 4 GiB for the weights: about 3.9 bits each.
+    # Within 4 GiB, about 3.9 bits remain for each weight.
     assert 3.8 < 8 * ((4 << 30) - (q8_0.total - q8_0.weights)) / model.parameters < 4.1
 
 
-def test_command_lists_filters_and_shows() -> None:
+def test_models_command_lists_filters_and_shows_models() -> None:
     code, out, _ = run()
     assert code == 0
-    assert all(m.alias in out for m in catalog.MODELS), "whole names, however narrow the pipe"
+    assert all(m.alias in out for m in catalog.MODELS), "names are not truncated in a narrow output"
     code, out, _ = run("--fits", "2GiB", "--fim", "--language", "PYTHON", "--json")
     found = json.loads(out)
     assert found["memory"] == 2 << 30
@@ -156,7 +156,7 @@ def test_command_lists_filters_and_shows() -> None:
     assert "turbopilot serve santacoder" in out
     code, _, err = run("--language", "klingon")
     assert code == 0
-    assert "leave out a filter" in err
+    assert "remove a filter" in err
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_command_lists_filters_and_shows() -> None:
         (["--fits", "0"], 2, "--fits"),
     ],
 )
-def test_bad_arguments(arguments: list[str], code: int, words: str) -> None:
+def test_bad_arguments_are_rejected(arguments: list[str], code: int, words: str) -> None:
     found, _, err = run(*arguments)
     assert found == code
     assert words in err

@@ -1,4 +1,4 @@
-"""`turbopilot bench`, as people call it."""
+"""The `turbopilot bench` command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_json_and_plot(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
+def test_results_as_json_and_plot(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     plot = tmp_path / "p.svg"
     code, out, err = run(
         demo_gguf, demo_q4_0, "--against", demo_gguf, "--positions", "255", *SHORT, "--json", "--plot", plot
@@ -40,7 +40,7 @@ def test_json_and_plot(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None
     assert len(ET.parse(plot).findall(".//{*}circle")) == 2
 
 
-def test_table(demo_q4_0: Path) -> None:
+def test_table_has_a_row_per_thread_count(demo_q4_0: Path) -> None:
     code, out, _ = run(demo_q4_0, "-p", "8", "-n", "0", "-r", "1", "-t", "1,2", "--ctx", "256")
     assert code == 0
     lines = [line for line in out.splitlines() if demo_q4_0.name in line]
@@ -57,7 +57,7 @@ def test_bad_arguments_are_rejected(demo_q4_0: Path, tmp_path: Path) -> None:
         (("-t", "two"), "-t two"),
         (("--ngl", "-1"), "must not be negative"),
         (("--cache-type", "q8"), "did you mean Q8_0"),
-        (("--positions", "9"), "--positions needs a file to compare with"),
+        (("--positions", "9"), "--positions needs a reference to compare with"),
         (("--against", tmp_path / "absent.gguf"), "absent.gguf: no such file"),
         (("-p", "5000"), "do not fit into its context of 1,024"),
     ):
@@ -73,7 +73,7 @@ def test_iq4_nl_cache_is_measured(demo_q4_0: Path) -> None:
     assert json.loads(out)["files"][0]["prompt"]["median"] > 0
 
 
-def test_own_text(demo_q4_0: Path, tmp_path: Path) -> None:
+def test_own_text_is_compared(demo_q4_0: Path, tmp_path: Path) -> None:
     text = tmp_path / "mine.py"
     text.write_text("import os\n" * 40, "utf-8")
     code, out, err = run(demo_q4_0, "--against", demo_q4_0, "--text", text, "--json", *SHORT)

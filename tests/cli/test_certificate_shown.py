@@ -1,4 +1,4 @@
-"""What inspect and serve say of a certificate; nothing in a hostile one does harm."""
+"""Certificates in the output of inspect and serve; hostile certificates do no harm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def hostile(path: Path, **values: bytes) -> Path:
-    """A file whose certificate is sound but for these values, given as stored with their types."""
+    """Write a file with a valid certificate except for these values, given as raw bytes with their type."""
 
     def stored(value: Any) -> bytes:
         if isinstance(value, bool):
@@ -141,7 +141,7 @@ def test_any_certificate_is_shown_or_ignored(tmp_path: Path, values: dict[str, b
     json.loads(inspect(path, "--json"), parse_constant=lambda name: pytest.fail(name))
 
 
-# ---- what inspect and serve say
+# ---- output of inspect and serve
 
 
 def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:
@@ -169,7 +169,10 @@ def test_inspect_reports_a_changed_file(signed: Path, what: str) -> None:
     else:
         set_metadata(signed, {"general.name": "another"})
     out = inspect(signed)
-    assert f"verified      no longer: its {what} changed since; verify it again" in out
+    assert (
+        f"verified      no longer: its {what} changed after the verification; verify it again"
+        in out
+    )
     assert f"turbopilot verify {signed} --against CHECKPOINT --sign" in out
     assert "yes:" not in out.partition("verified")[2]
     found = json.loads(inspect(signed, "--json"))["certificate"]
@@ -181,9 +184,9 @@ def test_certificate_of_a_failed_file_is_not_shown_as_verified(
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
     sign(unsigned, certificate_of(unsigned, passed=False))
-    assert "verified      no: it failed against owner/name" in inspect(unsigned)
+    assert "verified      no: the file failed against owner/name" in inspect(unsigned)
     assert at_start(unsigned, Reporter()).startswith(
-        "not verified: it failed against owner/name on 2026-01-02"
+        "not verified: the file failed against owner/name on 2026-01-02"
     )
 
 
@@ -209,7 +212,10 @@ def test_serve_shows_the_certificate_at_start(
         assert (done.exit_code, done.stdout) == (0, "")
         return done.stderr
 
-    assert said() == f"not verified: turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+    assert said() == (
+        "not verified; to verify the file, run "
+        f"turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+    )
     sign(unsigned, certificate_of(unsigned))
     assert said() == (
         "verified: against owner/name on 2026-01-02 with torch 2.9.0, llama-cpp-python 0.3.36; "
@@ -217,8 +223,8 @@ def test_serve_shows_the_certificate_at_start(
     )
     flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     assert said() == (
-        f"the certificate of {unsigned} no longer holds: its tensors changed since; verify it again: "
-        f"turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
+        f"the certificate of {unsigned} is no longer valid: its tensors changed after the verification; "
+        f"verify it again: turbopilot verify {unsigned} --against CHECKPOINT --sign\n"
     )
 
 
@@ -239,6 +245,6 @@ def test_no_sign_hint_for_files_in_the_hub_cache(unsigned: Path, tmp_path: Path)
     blob = tmp_path / "models--a--b" / "snapshots" / "main" / "m.gguf"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)
-    assert (
-        at_start(blob, Reporter()) == f"not verified: turbopilot verify {blob} --against CHECKPOINT"
+    assert at_start(blob, Reporter()) == (
+        f"not verified; to verify the file, run turbopilot verify {blob} --against CHECKPOINT"
     )

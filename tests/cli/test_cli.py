@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes, errors with hints, help with examples, --json."""
+"""The command line: exit codes, errors with hints, help with examples, and --json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_version() -> None:
+def test_version_option_prints_the_version() -> None:
     assert run("--version") == (0, f"turbopilot {__version__}\n", "")
 
 
@@ -38,7 +38,7 @@ def test_help_shows_examples(verb: str) -> None:
     assert f"Example: turbopilot {verb} " in " ".join(out.split())
 
 
-def test_help_of_serve_has_sections() -> None:
+def test_serve_help_has_sections() -> None:
     _, out, _ = run("serve", "--help")
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     sections = ["Models:", "Server:", "Model:", "Requests:", "Security:", "Log:"]
@@ -64,18 +64,18 @@ def test_every_error_has_its_exit_code_and_hint(
     kind: type[errors.TurboPilotError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def boom(*_: object, **__: object) -> None:
-        raise kind("it [bold]broke[/] here", hint="mend it")
+        raise kind("it [bold]broke[/] here", hint="fix it")
 
     monkeypatch.setattr("turbopilot.app.resolve.resolve_checkpoint", boom)
     code, out, err = run("convert", "anything")
     assert code == kind.exit_code
     assert out == ""
-    assert "error: it [bold]broke[/] here" in err, "markup in a message is shown, not obeyed"
-    assert "hint: mend it" in err
+    assert "error: it [bold]broke[/] here" in err, "markup in a message is printed as text"
+    assert "hint: fix it" in err
     assert "Traceback" not in err
 
 
-def test_exit_codes_are_documented() -> None:
+def test_exit_codes_are_stable() -> None:
     kinds = {k.__name__: k.exit_code for k in subclasses(errors.TurboPilotError)}
     assert kinds["InvalidInput"] == kinds["CorruptModel"] == 2
     assert kinds["HubUnreachable"] == 3
@@ -99,7 +99,7 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["convert", "nowhere"], 2, ["nowhere: no model of that name", "turbopilot models"]),
+        (["convert", "nowhere"], 2, ["nowhere: unknown model name", "turbopilot models"]),
         (["convert", "./nowhere"], 2, ["./nowhere: no such file"]),
         (["convert", "Salesforce/codegen-350M-mono"], 3, ["HF_HUB_OFFLINE is set"]),
         (["convert", "demo", "--to", "gguff"], 2, ["did you mean gguf"]),
@@ -126,7 +126,7 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
         (["frobnicate"], 2, ["frobnicate"]),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_rejected(
     arguments: list[str],
     code: int,
     words: list[str],
@@ -142,7 +142,9 @@ def test_bad_input(
     assert not list(tmp_path.iterdir())
 
 
-def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_and_quantize_report_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run("convert", "demo", "--json")
     assert code == 0, err
@@ -150,7 +152,7 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     assert report["path"] == "turbopilot-demo-f16.gguf"
     assert report["has_fim"]
     assert report["n_bytes"] == (tmp_path / report["path"]).stat().st_size
-    assert err == "", "quiet in a pipe"
+    assert err == "", "no progress in a pipe"
     code, out, err = run("quantize", "turbopilot-demo-f16.gguf", "q4_k", "--json")
     assert code == 0, err
     report = json.loads(out)
@@ -169,7 +171,7 @@ def test_from_checkpoint_to_quantized(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_from_checkpoint_to_quantized_as_text(
+def test_convert_and_quantize_report_as_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,7 +189,7 @@ def test_from_checkpoint_to_quantized_as_text(
     assert err == ""
 
 
-def test_gptj_from_codegen(tmp_path: Path) -> None:
+def test_codegen_is_exported_as_gptj(tmp_path: Path) -> None:
     code, out, err = run("convert", "demo", "--to", "gptj", "-o", str(tmp_path / "gptj"), "--json")
     assert code == 0, err
     assert json.loads(out)["path"] == str(tmp_path / "gptj")
@@ -195,7 +197,7 @@ def test_gptj_from_codegen(tmp_path: Path) -> None:
     assert config["architectures"] == ["GPTJForCausalLM"]
 
 
-def test_the_plan_and_the_list_are_shown() -> None:
+def test_plan_and_type_list_are_shown() -> None:
     code, out, _ = run("convert", "demo", "--dry-run")
     assert code == 0
     assert "CodeGenForCausalLM → phi2" in out
@@ -208,7 +210,7 @@ def test_the_plan_and_the_list_are_shown() -> None:
 
 
 def turbopilot(*arguments: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The program as a process of its own, after some lines of Python."""
+    """Run the program in a new process, after the Python code in `before`."""
     script = (
         f"import sys\n{before}\nfrom turbopilot.cli import main\n"
         f"sys.argv = ['turbopilot', *{list(arguments)!r}]\nmain()\n"
@@ -221,7 +223,7 @@ def turbopilot(*arguments: str, cwd: Path, before: str = "") -> subprocess.Compl
 
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
 def test_ctrl_c_during_work_leaves_no_file(demo_gguf: Path, tmp_path: Path, verb: str) -> None:
-    """The process interrupts itself at the first report of progress: no timing is involved."""
+    # The process sends itself SIGINT at the first report of progress, so the test does not depend on timing.
     interrupt = """
 import os, signal
 from contextlib import nullcontext
@@ -240,7 +242,7 @@ console.progress = lambda verb: nullcontext(lambda *_: os.kill(os.getpid(), sign
 
 
 def test_hostile_tensor_name_is_escaped_in_an_error(tmp_path: Path) -> None:
-    """Bytes that are no UTF-8 and what looks like markup: shown, and nothing breaks."""
+    """Invalid UTF-8, Rich markup and terminal codes in a tensor name are printed escaped."""
     name = b"\xff\xfe[bold]\x1b[31m"
     raw = b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, len(name)) + name
     (tmp_path / "bad.gguf").write_bytes(raw + struct.pack("<IQIQ", 1, 0, 0, 0))
@@ -252,7 +254,7 @@ def test_hostile_tensor_name_is_escaped_in_an_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_python_m_turbopilot(tmp_path: Path) -> None:
+def test_python_m_turbopilot_runs_the_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "turbopilot", "convert", "nowhere"],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},

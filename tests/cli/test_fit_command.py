@@ -1,4 +1,4 @@
-"""`turbopilot quantize --fit`, as people call it."""
+"""The `turbopilot quantize --fit` command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def smallest(demo_gguf: Path) -> int:
-    """Bytes that the refusal offers."""
+    """Return the smallest budget, in bytes, that the error's hint suggests."""
     code, _, err = run(demo_gguf, "--fit", "1MB", *QUICK)
     assert code == 6, err
     found = re.search(r"needs --fit (\d+)MB", err)
@@ -44,7 +44,7 @@ def smallest(demo_gguf: Path) -> int:
 
 
 def test_fit_writes_runs_and_compares(demo_gguf: Path, tmp_path: Path) -> None:
-    """A matrix is gathered, sensitivities measured, the file written, run, and compared with a plain type."""
+    """Compute a matrix, measure sensitivities, write and run the file, and compare it with a standard type."""
     out = tmp_path / "fitted.gguf"
     budget = smallest(demo_gguf) + 2_000_000
     options = (
@@ -111,12 +111,12 @@ def test_small_disk_skips_only_the_comparison(
     assert "sensitivities measured" in told
 
 
-def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path) -> None:
+def test_quick_fit_does_not_run_the_model(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     budget = smallest(demo_gguf) + 2_000_000
     code, told, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
     assert code == 0, err
-    assert "chosen by rounding errors alone" in told
+    assert "chosen by rounding errors only" in told
     assert "KV cache of 256 tokens (f16)" in told
     assert "fitted" in told
     assert "Q6_K" in told
@@ -126,12 +126,12 @@ def test_quick_runs_no_model_and_shows_what_fits(demo_gguf: Path, tmp_path: Path
     planned = {t["name"] for t in json.loads(told)["tensors"]}
     header = read_gguf(out)
     assert set(planned) == {t.name for t in header.tensors}
-    # What the process itself takes differs by some kB from one run to the next, and so does the room.
+    # The memory of the process differs by some kB from run to run, and so does the room for the weights.
     assert abs(json.loads(told)["tensor_bytes"] - header.tensor_bytes) < 500_000
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Path]]:
-    """Modules started as child processes, and files whose header is parsed here, from now on."""
+    """Return lists that record modules started as child processes and files whose header is parsed here."""
     started: list[str] = []
     parsed: list[Path] = []
     popen, parse = subprocess.Popen, file._parse
@@ -152,7 +152,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Path]]:
 def test_sizes_are_computed_without_processes(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process tells what the context takes, one the errors of rounding; a full run adds the one that writes."""
+    # One process reports the context's memory and one the rounding errors; a full run adds one that writes.
     started, parsed = counted(monkeypatch)
     code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--dry-run")
     assert code == 0, err
@@ -165,7 +165,7 @@ def test_sizes_are_computed_without_processes(
     assert len(started) == 3
 
 
-def test_a_plan_all_in_f16_says_so(demo_gguf: Path, tmp_path: Path) -> None:
+def test_plan_with_enough_memory_is_all_f16(demo_gguf: Path, tmp_path: Path) -> None:
     code, told, err = run(demo_gguf, "--fit", "10GB", *QUICK, "--dry-run")
     assert code == 0, err
     heading = next(line for line in told.splitlines() if "bits per weight" in line)
@@ -187,7 +187,7 @@ def test_smallest_size_in_the_hint_can_be_made(demo_gguf: Path, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_types_limits_the_choice(demo_gguf: Path, tmp_path: Path) -> None:
+def test_types_option_limits_the_choice(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--types", "q4_0, q8_0", "-o", out)
     assert code == 0, err
@@ -204,15 +204,15 @@ def test_iq4_nl_cache_is_fitted(demo_gguf: Path) -> None:
 def test_rejected_fit_leaves_no_file(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     for arguments, words in (
-        ((demo_gguf, "Q4_0", "--fit", "1GB"), "--fit chooses the types itself"),
-        ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: --fit chooses"),
+        ((demo_gguf, "Q4_0", "--fit", "1GB"), "Q4_0: cannot be combined with --fit"),
+        ((demo_gguf, "--fit", "1GB", "--pure"), "--pure: cannot be combined with --fit"),
         ((demo_gguf, "--fit", "much"), "--fit much: not a size"),
         ((demo_gguf, "--fit", "1GB", "--types", "q4_k_m"), "did you mean Q4_K or"),
         ((demo_gguf, "--fit", "1GB", "--cache-type", "q8"), "did you mean Q8_0?"),
         ((demo_gguf, "--fit", "1MB", "--quick"), "does not fit into 1"),
-        ((demo_q4_0, "--fit", "1GB", "--quick"), "is in Q4_0 already"),
+        ((demo_q4_0, "--fit", "1GB", "--quick"), "is already quantized to Q4_0"),
         ((demo_gguf, "--fit", "1GB", "--imatrix", tmp_path / "none"), "none"),
-        ((demo_gguf,), "a file and a type are needed"),
+        ((demo_gguf,), "give a model and a type"),
     ):
         code, told, err = run(*arguments, "-o", out)
         assert code != 0, arguments

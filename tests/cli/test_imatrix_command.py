@@ -1,4 +1,4 @@
-"""`turbopilot imatrix`, and its figures."""
+"""The `turbopilot imatrix` command and its statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small() -> Imatrix:
     )
 
 
-def test_matrix_figures() -> None:
+def test_statistics_of_a_matrix() -> None:
     by_name = {s.name: s for s in statistics(small())}
     assert list(by_name) == [
         "blk.1.attn_q.weight", "blk.0.attn_q.weight", "blk.1.ffn_up_exps.weight", "output.weight",
@@ -66,7 +66,7 @@ def test_matrix_figures() -> None:
     assert one.outliers == pytest.approx(0.25 * 4 / 6)
 
 
-def test_show(tmp_path: Path) -> None:
+def test_show_prints_statistics(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_imatrix(path, small())
     code, out, _ = run("imatrix", "--show", str(path))
@@ -82,7 +82,7 @@ def test_show(tmp_path: Path) -> None:
     code, out, _ = run("imatrix", "--show", str(path), "--layers")
     assert code == 0
     assert "attn_q" not in out
-    assert "like before" in out
+    assert "similarity" in out
     told = json.loads(run("imatrix", str(path), "--show", "--json")[1])
     assert told["tensors"][0]["name"] == "blk.1.attn_q.weight"
     assert len(told["layers"]) == 2
@@ -181,9 +181,9 @@ def test_interrupted_run_names_its_partial_matrix(
     output = tmp_path / "x.gguf"
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 130
-    assert "x.gguf.resume: partial matrix; run the same command to resume" in err
+    assert "x.gguf.resume: partial matrix; run the same command again to resume" in err
     monkeypatch.undo()
     code, _, err = gathered(demo_gguf, tmp_path, "-o", str(output))
     assert code == 0
-    assert "went on from chunk 1" in err
+    assert "resumed from chunk 1" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["code.py", "x.gguf"]

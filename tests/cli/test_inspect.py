@@ -1,4 +1,4 @@
-"""`turbopilot inspect`: what is shown is what is in the file, of every kind of file, and nothing can go wrong."""
+"""The `turbopilot inspect` command, for every kind of file, damaged and hostile files included."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_gguf_as_json(starcoder: Path, gguf: Path) -> None:
     assert found["n_bytes"] == gguf.stat().st_size
     assert [t["name"] for t in found["tensors"]] == [t.name for t in header.tensors]
     table = next(t for t in found["tensors"] if t["name"] == "token_embd.weight")
-    assert table["shape"] == [1024, 256], "as PyTorch prints it"
+    assert table["shape"] == [1024, 256], "in PyTorch's order"
     assert sum(t["n_bytes"] for t in found["types"]) == header.tensor_bytes
     assert sum(t["share"] for t in found["types"]) == pytest.approx(1)
     tokenizer = found["tokenizer"]
@@ -145,14 +145,14 @@ def test_checkpoint_is_described(starcoder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not a family"),
+        ({"architectures": ["MambaForCausalLM"]}, "unsupported architecture: MambaForCausalLM"),
         ({"activation_function": "relu"}, "activation_function"),
         ({"quantization_config": {"quant_method": "gptq"}}, "GPTQ"),
         ({"n_inner": 512}, "misshapen"),
         ({"n_layer": 4}, "missing"),
     ],
 )
-def test_reasons_why_a_checkpoint_does_not_convert(
+def test_reason_for_an_unconvertible_checkpoint_is_reported(
     starcoder: Path, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     folder = Path(shutil.copytree(starcoder, tmp_path / "copy"))
@@ -162,7 +162,7 @@ def test_reasons_why_a_checkpoint_does_not_convert(
     assert not found.convertible
     assert reason in found.reason
     assert bool(found.quantized) == ("GPTQ" in reason)
-    assert (found.shape.n_embd, found.n_weights > 0) == (256, True), "the rest is told all the same"
+    assert (found.shape.n_embd, found.n_weights > 0) == (256, True), "the rest is still described"
     assert f"no: {found.reason.splitlines()[0][:20]}" in run(folder)[1]
 
 
@@ -191,7 +191,7 @@ def test_weight_files_are_described(starcoder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code", "words"),
     [
-        ("README.md", b"# Title", 2, ["neither a GGUF nor", "checkpoint's folder"]),
+        ("README.md", b"# Title", 2, ["neither a GGUF nor", "checkpoint folder"]),
         ("old.bin", b"lmgg" + bytes(40), 2, ["old ggml", "GGUF"]),
         ("bad.bin", b"nothing", 5, ["damaged or hostile PyTorch file"]),
         ("bad.safetensors", b"\xff" * 20, 5, ["damaged safetensors"]),
@@ -226,7 +226,7 @@ def string(text: bytes) -> bytes:
 
 
 def hand_made(path: Path, pairs: dict[bytes, bytes], tensor: bytes = b"t") -> Path:
-    """A GGUF of these keys (their values with types, as stored) and one F32 tensor."""
+    """Write a GGUF with these keys, their values as raw bytes with their type, and one F32 tensor."""
     raw = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs))
     raw += b"".join(string(key) + value for key, value in pairs.items())
     raw += string(tensor) + struct.pack("<IQIQ", 1, 8, 0, 0)
@@ -258,7 +258,7 @@ def test_terminal_codes_in_a_file_are_escaped(tmp_path: Path) -> None:
 def test_any_metadata_value_is_shown_or_rejected(
     tmp_path: Path, gguf: Path, data: st.DataObject
 ) -> None:
-    """Keys that mean something, with values of other types than they should have."""
+    """Known keys get values of other types than the expected ones."""
     known = sorted(key for key in read_gguf(gguf).metadata if key != "general.alignment")
     chosen = data.draw(st.lists(st.sampled_from(known), unique=True, max_size=12))
     values = st.one_of(
@@ -282,7 +282,7 @@ def test_any_metadata_value_is_shown_or_rejected(
     assert run(path, "--tensors", "--metadata")[0] == 0
 
 
-def test_inspecting_needs_nothing_heavy(demo_gguf: Path, demo_checkpoint: Path) -> None:
+def test_inspect_imports_no_heavy_modules(demo_gguf: Path, demo_checkpoint: Path) -> None:
     for path in (demo_gguf, demo_checkpoint, demo_checkpoint / "model.safetensors"):
         command = (
             f"sys.argv = ['turbopilot', 'inspect', {str(path)!r}]\n"

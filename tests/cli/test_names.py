@@ -1,4 +1,4 @@
-"""What a person types becomes a file: paths, old files, and names that are fetched and made, once."""
+"""Resolution of model names to files: paths, old ggml files, and names that are downloaded and converted once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(hub_url: str, home: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since the hub's client reads its settings when it is imported."""
+    """Run Python in a new process, because the Hub's client reads its settings on import."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub_url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
     ours = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", **settings, **env}
@@ -73,11 +73,13 @@ def run(hub_url: str, home: Path, *command: str, **env: str) -> subprocess.Compl
 def test_name_is_downloaded_and_converted_once(hub: Hub, tmp_path: Path) -> None:
     first = run(hub.url, tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
     assert first.returncode == 0, first.stderr
-    assert "fetching" in first.stderr
+    assert "downloading" in first.stderr
     assert "quantizing" in first.stderr
     path = Path(first.stdout.strip())
     assert "Q4_0" in {t.type_name for t in read_gguf(path).tensors}
-    assert [p.name for p in path.parent.iterdir()] == [path.name], "the F16 between is not kept"
+    assert [p.name for p in path.parent.iterdir()] == [path.name], (
+        "the intermediate F16 file is not kept"
+    )
     sent = len(hub.bodies)
     again = run(hub.url, tmp_path, "-c", RESOLVE, "me/tiny:Q4_0")
     assert (again.stdout, again.stderr) == (first.stdout, "")
@@ -86,17 +88,17 @@ def test_name_is_downloaded_and_converted_once(hub: Hub, tmp_path: Path) -> None
     assert offline.stdout == first.stdout, offline.stderr
 
 
-def test_alias_is_made_in_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
+def test_alias_is_quantized_to_the_type_that_fits(hub: Hub, tmp_path: Path) -> None:
     done = run(hub.url, tmp_path, "-c", RESOLVE, "SantaCoder")
     assert done.returncode == 0, done.stderr
     assert REPO in done.stderr
     assert done.stdout.strip().endswith("-q8_0.gguf"), "it is small"
 
 
-def test_type_missing_from_ready_files_is_made_from_the_checkpoint(
+def test_type_without_ready_gguf_is_made_from_the_checkpoint(
     starcoder: Path, tmp_path: Path
 ) -> None:
-    """And a ready file of another type, though it lies in the cache, is not taken for it."""
+    # A ready GGUF of another type is not used instead, even if it is in the cache.
     ready = tmp_path / "ready.gguf"
     convert(starcoder, ready, dtype="q8_0")
     ggufs = "ggml-org/Qwen2.5-Coder-0.5B-Q8_0-GGUF"
@@ -136,12 +138,12 @@ def test_unknown_name_is_rejected(hub: Hub, tmp_path: Path) -> None:
     assert "me/nothing" in done.stderr
 
 
-def test_old_file_is_imported_once_beside_itself(starcoder: Path, tmp_path: Path) -> None:
+def test_old_file_is_imported_once_next_to_itself(starcoder: Path, tmp_path: Path) -> None:
     old = old_starcoder(starcoder, tmp_path / "santacoder-q4_0.bin", "Q4_0")
     said: list[str] = []
     path = resolve_gguf(str(old), Reporter(said.append), model_type="starcoder")
     assert path == tmp_path / "santacoder-q4_0.bin.gguf"
-    assert "importing it once" in said[0]
+    assert "importing it to" in said[0]
     when = path.stat().st_mtime_ns
     said.clear()
     assert resolve_gguf(str(old), Reporter(said.append)) == path
@@ -156,14 +158,14 @@ def test_old_file_in_a_read_only_folder_is_imported_to_the_cache(
     starcoder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = old_starcoder(starcoder, tmp_path / "x.bin", "F16")
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda *_: False)  # because root can write everywhere
     path = resolve_gguf(str(old), Reporter())
     assert path.parent == cache
     assert resolve_gguf(str(old), Reporter()) == path
 
 
 def test_tokenizer_of_stablecode_is_downloaded(hub: Hub, neox: Path, tmp_path: Path) -> None:
-    """Its old files lost bytes of their vocabulary; the hub's tokenizer is compared with what they have."""
+    # StableCode's old files lost bytes of their vocabulary, so the original tokenizer is downloaded and compared.
     old = old_neox(neox, tmp_path / "stablecode.bin", "Q5_1")
     done = run(hub.url, tmp_path, "-c", RESOLVE, str(old))
     assert done.returncode == 0, done.stderr
@@ -176,7 +178,7 @@ def test_tokenizer_of_stablecode_is_downloaded(hub: Hub, neox: Path, tmp_path: P
     assert mine["tokenizer.ggml.merges"] == theirs["tokenizer.ggml.merges"]
 
 
-def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None:
+def test_folders_and_files_are_resolved(starcoder: Path, tmp_path: Path, cache: Path) -> None:
     assert resolve_checkpoint(str(starcoder), Reporter()) == starcoder
     made = resolve_gguf(str(starcoder), Reporter(), type_name="F16")
     assert made.parent == cache
@@ -187,20 +189,22 @@ def test_folders_and_files(starcoder: Path, tmp_path: Path, cache: Path) -> None
         resolve_gguf(str(tmp_path / "absent.gguf"), Reporter())
 
 
-def test_folder_is_made_in_the_type_that_fits(
+def test_folder_is_quantized_to_the_type_that_fits(
     starcoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its geometry is read from its config and its tensors' shapes: no catalogue knows it."""
+    # The geometry is read from the config and the tensors' shapes, because the catalogue does not have the model.
     assert resolve_gguf(str(starcoder), Reporter()).name.endswith("-q8_0.gguf")
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**8)
     said: list[str] = []
-    with pytest.raises(InvalidInput, match=r"does not fit: as Q4_0 it takes 1\d\d\.\d MB") as e:
+    with pytest.raises(
+        InvalidInput, match=r"does not fit in memory: as Q4_0 it takes 1\d\d\.\d MB"
+    ) as e:
         resolve_gguf(str(starcoder), Reporter(said.append))
     assert f"turbopilot quantize {starcoder} --fit 75.0MB" in e.value.hint
     assert not said
 
 
-def test_an_existing_gguf_is_resolved_without_the_converters(demo_gguf: Path) -> None:
+def test_existing_gguf_is_resolved_without_the_converters(demo_gguf: Path) -> None:
     code = (
         "import sys; from turbopilot.app.resolve import resolve_gguf; from turbopilot.base.progress import Reporter; "
         "print(resolve_gguf(sys.argv[1], Reporter())); "
@@ -239,4 +243,4 @@ def test_serve_makes_the_type_that_models_shows(
                     resolve_gguf(name, Reporter())
                 assert f"turbopilot quantize {model['repository']} --fit" in e.value.hint
             resolve_gguf(f"{name}:Q4_0", Reporter())
-            assert made[-1] == "Q4_0", "a type that is asked for is made whatever it takes"
+            assert made[-1] == "Q4_0", "an explicit type is used even if it does not fit"

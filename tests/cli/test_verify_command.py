@@ -1,4 +1,4 @@
-"""`turbopilot verify` as a person uses it."""
+"""The `turbopilot verify` command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def verify(lab: Lab, *arguments: object, against: Path | None = None) -> Result:
     return CliRunner().invoke(app, [*words, "--positions", "600"])
 
 
-def test_several_files_side_by_side(lab: Lab) -> None:
+def test_several_files_are_shown_side_by_side(lab: Lab) -> None:
     files = [lab.gguf(t) for t in ("f16", "q8_0", "q4_0")]
     done = verify(lab, *files)
     assert done.exit_code == 0, done.output
@@ -65,10 +65,10 @@ def test_one_failing_file_fails_the_run(lab: Lab, tmp_path: Path) -> None:
     done = verify(lab, lab.gguf("q8_0"), bad, "--sign")
     assert done.exit_code == 7
     assert "FAILED" in done.stdout
-    assert "bad.gguf is not" in done.stderr
+    assert "bad.gguf does not match" in done.stderr
     assert "cause: rows are shifted: token_embd.weight" in done.stderr
-    assert read(read_gguf(bad)) is None, "what failed is not signed"
-    lab.gguf("q8_0").unlink()  # signed now: the others want it as it was
+    assert read(read_gguf(bad)) is None, "failed files are not signed"
+    lab.gguf("q8_0").unlink()  # it is signed now, and other tests need it unsigned
 
 
 def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
     assert certificate is not None
     assert check(header) == "valid"
     assert certificate.passed
-    assert certificate.reference == "checkpoint", "its name, and not where it lies"
+    assert certificate.reference == "checkpoint", "the name without the path"
     assert certificate.type_name == "Q4_0"
     assert certificate.positions > 500
     assert any("model.safetensors" in file for file in certificate.reference_files)
@@ -94,13 +94,13 @@ def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
     assert check(read_gguf(path)) == "tensors changed"
     again = verify(lab, path, "--sign")
     assert again.exit_code == 0, again.output
-    assert check(read_gguf(path)) == "valid", "signed again as it is now"
+    assert check(read_gguf(path)) == "valid", "the changed file was signed again"
 
 
 def test_tensors_are_compared(lab: Lab) -> None:
     done = verify(lab, lab.gguf("q4_0"), "--tensors")
     assert done.exit_code == 0, done.output
-    assert "the furthest off first" in done.stdout
+    assert "largest error relative to its limit first" in done.stdout
     assert "relative error" in done.stdout
     plain = json.loads(verify(lab, lab.gguf("q4_0"), "--tensors", "--json").stdout)
     assert {t["name"] for t in plain["tensors"]} == {
@@ -136,7 +136,7 @@ def test_gguf_is_verified_against_another_gguf(lab: Lab, tmp_path: Path) -> None
         ("gptneox", old_neox, {"intermediate_size": 1024}),
     ],
 )
-def test_an_old_ggml_file_is_imported_and_verified(
+def test_old_ggml_file_is_imported_and_verified(
     family: str, write: Callable[..., Path], overrides: dict[str, Any], tmp_path: Path
 ) -> None:
     checkpoint = tiny_checkpoint(family, tmp_path / "checkpoint", **overrides)
@@ -150,7 +150,7 @@ def test_an_old_ggml_file_is_imported_and_verified(
     assert all(t["relative"] == 0 for t in report["tensors"] if t["type_name"] == "F32")
 
 
-def test_a_gguf_is_verified_against_an_old_ggml_file(tmp_path: Path) -> None:
+def test_gguf_is_verified_against_an_old_ggml_file(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint("gptj", tmp_path / "checkpoint")
     old = old_gptj(checkpoint, tmp_path / "old.bin", "F16")
     convert(checkpoint, tmp_path / "new.gguf", dtype="f16")
@@ -160,13 +160,13 @@ def test_a_gguf_is_verified_against_an_old_ggml_file(tmp_path: Path) -> None:
     assert "old.bin.gguf" in done.stdout
 
 
-def test_a_gguf_continues_as_its_checkpoint_does(lab: Lab) -> None:
+def test_gguf_continues_like_its_checkpoint(lab: Lab) -> None:
     gguf = GgufReference(lab.gguf("f32"))
     assert gguf.continued(range(20), 12) == lab.reference.continued(range(20), 12)
     gguf.close()
 
 
-def test_html_report(lab: Lab, tmp_path: Path) -> None:
+def test_html_report_is_written(lab: Lab, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     done = verify(lab, lab.gguf("f16"), lab.gguf("q4_0"), "--tensors", "--report", page)
     assert done.exit_code == 0, done.output
@@ -182,10 +182,10 @@ def test_other_model_or_vocabulary_fails(lab: Lab, tmp_path: Path) -> None:
     convert(other, tmp_path / "other.gguf")
     done = verify(lab, tmp_path / "other.gguf")
     assert done.exit_code == 7
-    assert "vocabulary rows" in done.stderr or "cut differently" in done.stderr
+    assert "vocabulary rows" in done.stderr or "tokenized differently" in done.stderr
 
 
-def test_options_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
+def test_incompatible_options_are_rejected(lab: Lab, tmp_path: Path) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("x = 1")
     for words in (["--full"], ["--prompts", prompts], ["--dtype", "f8"], ["--device", "toaster"]):
@@ -201,7 +201,7 @@ def test_options_that_exclude_each_other(lab: Lab, tmp_path: Path) -> None:
     assert "UTF-8" in done.stderr
 
 
-def test_verify_as_a_library(lab: Lab) -> None:
+def test_verify_works_as_a_library(lab: Lab) -> None:
     reports = list(run_verify([lab.gguf("f16")], lab.checkpoint, VerifyOptions(positions=300)))
     assert [r.passed for r in reports] == [True]
     assert reports[0].continuations is not None

@@ -1,4 +1,4 @@
-"""Bad checkpoints: each has its error, naming file and tensor or field, and leaves nothing behind."""
+"""Bad checkpoints: the error names the file and the tensor or field, and no output is left."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def edit_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Rewrite the safetensors header in place; the data stays."""
+    """Rewrite the safetensors header; the data does not change."""
     path = folder / "model.safetensors"
     raw = path.read_bytes()
     n = int.from_bytes(raw[:8], "little")
@@ -72,30 +72,30 @@ def fails(folder: Path, error: type[TurboPilotError], *words: str, dtype: str = 
     assert e.value.hint or isinstance(
         e.value, TensorMismatch | CorruptCheckpoint | TokenizerMismatch
     )
-    assert not list(folder.parent.glob("out.gguf*")), "something was left behind"
+    assert not list(folder.parent.glob("out.gguf*")), "output was left"
 
 
-def test_a_missing_path(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected(tmp_path: Path) -> None:
     fails(tmp_path / "nowhere", InvalidInput, "nowhere", "no such folder")
 
 
-def test_a_folder_without_config(tmp_path: Path) -> None:
+def test_folder_without_config_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fails(tmp_path / "empty", InvalidInput, "config.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", "[" * 100_000])
-def test_a_config_that_is_no_config(folder: Path, text: str) -> None:
+def test_invalid_config_json_is_rejected(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     fails(folder, CorruptCheckpoint, "config.json")
 
 
-def test_an_unknown_architecture_with_near_names(folder: Path) -> None:
+def test_unknown_architecture_suggests_similar_names(folder: Path) -> None:
     edit_config(folder, architectures=["CodeGnForCausalLM"])
     fails(folder, UnsupportedModel, "CodeGnForCausalLM", "did you mean CodeGenForCausalLM")
 
 
-def test_all_unsupported_values_are_named_at_once(folder: Path) -> None:
+def test_all_unsupported_values_are_listed_in_one_error(folder: Path) -> None:
     edit_config(
         folder, activation_function="relu", tie_word_embeddings=True, scale_attn_weights=False
     )
@@ -122,12 +122,14 @@ def test_all_unsupported_values_are_named_at_once(folder: Path) -> None:
         ({"vocab_size": None}, ["vocab_size is missing"]),
     ],
 )
-def test_impossible_geometry(folder: Path, change: dict[str, Any], words: list[str]) -> None:
+def test_impossible_geometry_is_rejected(
+    folder: Path, change: dict[str, Any], words: list[str]
+) -> None:
     edit_config(folder, **change)
     fails(folder, UnsupportedModel, *words)
 
 
-def test_a_config_that_lies_about_shapes(folder: Path) -> None:
+def test_shapes_that_contradict_the_config_are_rejected(folder: Path) -> None:
     edit_config(folder, n_inner=512)
     fails(
         folder,
@@ -137,7 +139,7 @@ def test_a_config_that_lies_about_shapes(folder: Path) -> None:
     )
 
 
-def test_missing_and_unknown_tensors_are_all_named(folder: Path) -> None:
+def test_missing_and_unknown_tensors_are_all_listed(folder: Path) -> None:
     def rename(header: dict[str, Any]) -> None:
         header["lm_head.bios"] = header.pop("lm_head.bias")
 
@@ -145,24 +147,24 @@ def test_missing_and_unknown_tensors_are_all_named(folder: Path) -> None:
     fails(folder, TensorMismatch, "missing: lm_head.bias", "unknown: lm_head.bios")
 
 
-def test_more_layers_than_the_config_says(folder: Path) -> None:
+def test_more_layers_than_in_the_config_are_rejected(folder: Path) -> None:
     edit_config(folder, n_layer=2)
     fails(folder, TensorMismatch, "unknown: transformer.h.2.")
 
 
-def test_a_truncated_file(folder: Path) -> None:
+def test_truncated_safetensors_file_is_rejected(folder: Path) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size - 1000)
     fails(folder, CorruptCheckpoint, "model.safetensors", "truncated")
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 100])
-def test_a_file_that_ends_in_its_header(folder: Path, size: int) -> None:
+def test_file_truncated_in_its_header_is_rejected(folder: Path, size: int) -> None:
     os.truncate(folder / "model.safetensors", size)
     fails(folder, CorruptCheckpoint, "model.safetensors")
 
 
-def test_a_header_of_2_to_the_60(folder: Path) -> None:
+def test_huge_header_length_is_rejected(folder: Path) -> None:
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[:8] = (2**60).to_bytes(8, "little")
     (folder / "model.safetensors").write_bytes(raw)
@@ -181,12 +183,12 @@ def test_a_header_of_2_to_the_60(folder: Path) -> None:
         ("nothing", "no description"),
     ],
 )
-def test_hostile_entries(folder: Path, entry: Any, word: str) -> None:
+def test_invalid_header_entries_are_rejected(folder: Path, entry: Any, word: str) -> None:
     edit_header(folder, lambda h: h.update({"evil": entry}))
     fails(folder, CorruptCheckpoint, "evil", word)
 
 
-def test_a_tensor_that_stands_twice(folder: Path) -> None:
+def test_duplicate_tensor_name_is_rejected(folder: Path) -> None:
     path = folder / "model.safetensors"
     raw = path.read_bytes()
     n = int.from_bytes(raw[:8], "little")
@@ -200,7 +202,7 @@ def test_a_tensor_that_stands_twice(folder: Path) -> None:
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.binary(max_size=300))
-def test_no_header_crashes_the_reader(tmp_path: Path, data: bytes) -> None:
+def test_random_header_bytes_do_not_crash_the_reader(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "fuzz.safetensors"
     for raw in (data, len(data).to_bytes(8, "little") + data):
         path.write_bytes(raw)
@@ -218,7 +220,7 @@ def test_no_header_crashes_the_reader(tmp_path: Path, data: bytes) -> None:
         max_leaves=15,
     )
 )
-def test_no_json_header_crashes_the_reader(tmp_path: Path, value: Any) -> None:
+def test_random_json_headers_do_not_crash_the_reader(tmp_path: Path, value: Any) -> None:
     data = json.dumps(value).encode()
     (tmp_path / "fuzz.safetensors").write_bytes(len(data).to_bytes(8, "little") + data + bytes(64))
     with suppress(CorruptCheckpoint):
@@ -227,7 +229,7 @@ def test_no_json_header_crashes_the_reader(tmp_path: Path, value: Any) -> None:
 
 @pytest.fixture
 def sharded(folder: Path) -> Path:
-    """Two shards and an index, made from the single file."""
+    """A checkpoint of two shards and an index, made from the single file."""
     names = list(read_header(folder / "model.safetensors"))
     from safetensors.numpy import load_file, save_file
 
@@ -251,11 +253,11 @@ def edit_index(folder: Path, name: str, shard: str) -> None:
     path.write_text(json.dumps(index))
 
 
-def test_shards_convert(sharded: Path, tmp_path: Path) -> None:
+def test_sharded_checkpoint_converts(sharded: Path, tmp_path: Path) -> None:
     convert(sharded, tmp_path / "ok.gguf")
 
 
-def test_an_absent_shard(sharded: Path) -> None:
+def test_missing_shard_is_rejected(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").unlink()
     fails(sharded, CorruptCheckpoint, "model-00002-of-00002.safetensors", "missing")
 
@@ -263,18 +265,18 @@ def test_an_absent_shard(sharded: Path) -> None:
 @pytest.mark.parametrize(
     "shard", ["../../etc/passwd", "/etc/passwd", "..", "", "sub/model.safetensors"]
 )
-def test_an_index_that_points_elsewhere(sharded: Path, shard: str) -> None:
+def test_index_that_names_files_elsewhere_is_rejected(sharded: Path, shard: str) -> None:
     edit_index(sharded, "lm_head.bias", shard)
     fails(sharded, CorruptCheckpoint, "index.json", repr(shard))
 
 
-def test_an_index_that_is_wrong_about_a_shard(sharded: Path) -> None:
+def test_index_that_lists_a_missing_tensor_is_rejected(sharded: Path) -> None:
     edit_index(sharded, "ghost", "model-00001-of-00002.safetensors")
     fails(sharded, CorruptCheckpoint, "'ghost'")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": 3}', "{"])
-def test_an_index_that_is_no_index(sharded: Path, text: str) -> None:
+def test_invalid_shard_index_is_rejected(sharded: Path, text: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(text)
     fails(sharded, CorruptCheckpoint, "index.json")
 
@@ -288,15 +290,13 @@ def poison(folder: Path, name: str, value: float) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["transformer.h.1.attn.qkv_proj.weight", "lm_head.bias"])
-def test_nan_and_infinity_are_named_and_force_keeps_them(
-    folder: Path, name: str, value: float
-) -> None:
+def test_nan_and_infinity_are_rejected_unless_forced(folder: Path, name: str, value: float) -> None:
     poison(folder, name, value)
     fails(folder, TensorMismatch, name, "NaN or infinite", "--force")
     convert(folder, folder.parent / "kept.gguf", ConversionOptions(force=True))
 
 
-def test_f32_values_beyond_f16(tmp_path: Path) -> None:
+def test_values_beyond_the_range_of_f16_are_rejected(tmp_path: Path) -> None:
     folder = tiny_checkpoint("codegen", tmp_path / "big")
     tensor = read_header(folder / "model.safetensors")["transformer.wte.weight"]
     with (folder / "model.safetensors").open("r+b") as f:
@@ -313,11 +313,11 @@ def test_f32_values_beyond_f16(tmp_path: Path) -> None:
     convert(folder, tmp_path / "ok.gguf", dtype="f32")
 
 
-def test_an_unknown_dtype(folder: Path) -> None:
+def test_unknown_dtype_is_rejected(folder: Path) -> None:
     fails(folder, InvalidInput, "f23", "did you mean f32", dtype="f23")
 
 
-def test_an_existing_output_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_existing_output_is_kept_unless_forced(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.gguf"
     out.write_text("precious")
     with pytest.raises(InvalidInput, match="exists already"):
@@ -327,7 +327,7 @@ def test_an_existing_output_is_left_alone(folder: Path, tmp_path: Path) -> None:
     assert out.read_bytes()[:4] == b"GGUF"
 
 
-def test_a_missing_output_folder(folder: Path, tmp_path: Path) -> None:
+def test_missing_output_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such folder"):
         convert(folder, tmp_path / "no" / "where.gguf")
 
@@ -349,29 +349,31 @@ def edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Non
         (lambda t: t["model"].update(type="Unigram"), TokenizerMismatch, "Unigram"),
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), TokenizerMismatch, "Whitespace"),
         (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), TokenizerMismatch, "adds a space"),
-        (lambda t: t["added_tokens"][1].update(lstrip=True), TokenizerMismatch, "removes blanks"),
+        (lambda t: t["added_tokens"][1].update(lstrip=True), TokenizerMismatch, "strips whitespace"),
         (lambda t: t["model"].update(merges=["a b c"]), CorruptCheckpoint, "a b c"),
         (lambda t: t.pop("model"), CorruptCheckpoint, "tokenizer.json"),
     ],
 )  # fmt: skip
-def test_tokenizers_that_cannot_be_written(
+def test_tokenizers_that_gguf_cannot_represent_are_rejected(
     folder: Path, change: Callable[[dict[str, Any]], Any], error: type[ConversionError], word: str
 ) -> None:
     edit_tokenizer(folder, change)
     fails(folder, error, word)
 
 
-def test_no_tokenizer(folder: Path) -> None:
+def test_missing_tokenizer_is_rejected(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     fails(folder, InvalidInput, "tokenizer.json")
 
 
-def test_what_is_called_a_pickle_and_is_none(folder: Path) -> None:
+def test_pytorch_file_with_other_content_is_rejected(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     fails(folder, CorruptCheckpoint, "not a zip")
 
 
-def test_gptj_export_refuses_what_is_not_codegen(folder: Path, tmp_path: Path) -> None:
+def test_gptj_export_rejects_other_models_other_folders_and_nan(
+    folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInput, match="not CodeGen"):
         export_gptj(tiny_checkpoint("gptj", tmp_path / "gptj"), tmp_path / "x")
     mine = tmp_path / "mine"
@@ -386,10 +388,10 @@ def test_gptj_export_refuses_what_is_not_codegen(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_conversion_leaves_no_file_under_the_final_name(
+def test_killed_conversion_leaves_no_file_under_the_final_name(
     folder: Path, tmp_path: Path, how: int
 ) -> None:
-    """The child stops itself in the middle of writing, at a known place: no timing is involved."""
+    """Let the child send itself the signal in the middle of writing, so that the test does not depend on timing."""
     script = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom converters import convert\n"
         "def stop(done, total, what=''):\n"
@@ -401,5 +403,5 @@ def test_a_killed_conversion_leaves_no_file_under_the_final_name(
     assert not (tmp_path / "out.gguf").exists()
     if how == signal.SIGINT:
         assert not list(tmp_path.glob("out.gguf*"))
-    convert(folder, tmp_path / "out.gguf")  # a rerun starts clean
+    convert(folder, tmp_path / "out.gguf")  # leftovers do not disturb a second run
     assert [p.name for p in tmp_path.glob("out.gguf*")] == ["out.gguf"]

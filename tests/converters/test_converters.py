@@ -1,4 +1,4 @@
-"""Whole conversions of tiny random checkpoints."""
+"""Complete conversions of tiny random checkpoints."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def gguf_array(path: Path, name: str) -> np.ndarray[Any, Any]:
 
 
 def model_of(path: Path) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """What a file says and holds, but for the names and digests of what it was made of."""
+    """Return a GGUF's metadata, except names and digests of source files, and its tensors' bytes."""
     header, raw = read_gguf(path), path.read_bytes()
     said = {k: v for k, v in header.metadata.items() if not k.startswith("turbopilot.source.")}
     return said, [(t.name, raw[t.offset : t.offset + t.n_bytes]) for t in header.tensors]
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    """SantaCoder's own class is not in transformers; its test builds it from GPTBigCode's weights."""
+    """Compare with all families except SantaCoder's, which transformers lacks; its test uses GPTBigCode's weights."""
     names = {f.architecture.lower().removesuffix("forcausallm") for f in FAMILIES}
     assert names - {"gpt2lmheadcustommodel"} <= set(FAMILY)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_a_checkpoint_converts(tiny: Path, tmp_path: Path, dtype: str) -> None:
+def test_checkpoint_converts_to_gguf(tiny: Path, tmp_path: Path, dtype: str) -> None:
     seen: list[tuple[int, int]] = []
     report = convert(
         tiny, tmp_path / "out.gguf", dtype=dtype, progress=lambda d, n, what="": seen.append((d, n))
@@ -54,7 +54,7 @@ def test_a_checkpoint_converts(tiny: Path, tmp_path: Path, dtype: str) -> None:
     assert {t.type_name for t in header.tensors if len(t.shape) == 2} == {dtype.upper()}
     assert {t.type_name for t in header.tensors if len(t.shape) == 1} == {"F32"}
     assert seen[-1][0] == seen[-1][1] == header.tensor_bytes
-    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"], "nothing else is left"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"], "no other files are left"
     assert header.metadata["phi2.rope.dimension_count"] == 16
     assert header.metadata["tokenizer.ggml.add_bos_token"] is False
     tokens, types = (
@@ -69,7 +69,7 @@ def test_a_checkpoint_converts(tiny: Path, tmp_path: Path, dtype: str) -> None:
     assert types[-1] == 5, "rows beyond the tokenizer are unused"
 
 
-def test_values_are_placed_not_changed(tmp_path: Path) -> None:
+def test_tensor_values_are_unchanged(tmp_path: Path) -> None:
     folder = tiny_checkpoint("codegen", tmp_path / "cg")
     convert(folder, tmp_path / "out.gguf", dtype="f32")
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
@@ -86,7 +86,7 @@ def test_values_are_placed_not_changed(tmp_path: Path) -> None:
     assert not gguf_array(tmp_path / "out.gguf", "blk.0.attn_output.bias").any()
 
 
-def test_gptj_export_has_codegens_logits(tmp_path: Path) -> None:
+def test_gptj_export_has_the_same_logits_as_codegen(tmp_path: Path) -> None:
     folder = tiny_checkpoint("codegen", tmp_path / "cg")
     report = export_gptj(folder, tmp_path / "gj")
     assert report.path == tmp_path / "gj"
@@ -99,7 +99,7 @@ def test_gptj_export_has_codegens_logits(tmp_path: Path) -> None:
     assert (tmp_path / "gj" / "tokenizer.json").read_bytes() == (
         folder / "tokenizer.json"
     ).read_bytes()
-    # and that checkpoint converts to the same GGUF tensors
+    # the exported checkpoint converts to the same GGUF tensors
     convert(folder, tmp_path / "a.gguf", dtype="f32")
     convert(tmp_path / "gj", tmp_path / "b.gguf", dtype="f32")
     for t in read_gguf(tmp_path / "a.gguf").tensors:
@@ -108,7 +108,7 @@ def test_gptj_export_has_codegens_logits(tmp_path: Path) -> None:
         )
 
 
-def test_sharded_and_single_files_give_the_same_bytes(tmp_path: Path) -> None:
+def test_sharded_and_single_files_give_the_same_gguf(tmp_path: Path) -> None:
     folder = tiny_checkpoint("codegen", tmp_path / "one")
     model = AutoModelForCausalLM.from_pretrained(folder)
     sharded = tmp_path / "many"
@@ -137,8 +137,8 @@ def test_dry_run_writes_nothing(tiny: Path) -> None:
     assert sorted(tiny.iterdir()) == before
 
 
-def test_the_config_may_be_lean(tmp_path: Path) -> None:
-    """Fields with a default in transformers may be missing; a null n_inner means 4·n_embd."""
+def test_missing_config_fields_use_the_defaults_of_transformers(tmp_path: Path) -> None:
+    """Remove fields that have a default in transformers; a missing n_inner means 4·n_embd."""
     folder = tiny_checkpoint("codegen", tmp_path / "cg")
     config = json.loads((folder / "config.json").read_text())
     for field in ("n_inner", "layer_norm_epsilon", "activation_function", "tie_word_embeddings"):

@@ -1,4 +1,4 @@
-"""The families beyond CodeGen and GPT-J: variants of their configs, and layouts of the same network."""
+"""Families other than CodeGen and GPT-J: variants of their configs, and other layouts of the same network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
         ("starcoder2", {"tie_word_embeddings": True}),
     ],
 )
-def test_variants_equal_pytorch(tmp_path: Path, family: str, variant: dict[str, Any]) -> None:
+def test_config_variants_give_the_logits_of_pytorch(
+    tmp_path: Path, family: str, variant: dict[str, Any]
+) -> None:
     folder = tiny_checkpoint(family, tmp_path / family, **variant)
     convert(folder, tmp_path / "out.gguf", dtype="f32")
     report = verdict(tmp_path / "out.gguf", folder, PROMPTS)
@@ -45,7 +47,7 @@ def test_variants_equal_pytorch(tmp_path: Path, family: str, variant: dict[str, 
     ("family", "activation"), [("gptneox", "hidden_act"), ("gptbigcode", "activation_function")]
 )
 @pytest.mark.parametrize("dtype", ["f32", "q8_0"])
-def test_exact_gelu_is_allowed_what_the_formula_costs(
+def test_exact_gelu_passes_within_the_error_of_tanh_gelu(
     tmp_path: Path, family: str, activation: str, dtype: str
 ) -> None:
     exact: dict[str, Any] = {activation: "gelu"}
@@ -59,8 +61,8 @@ def test_exact_gelu_is_allowed_what_the_formula_costs(
     assert not verdict(bad, folder, PROMPTS).passed
 
 
-def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path) -> None:
-    """The same weights in `GPT2LMHeadCustomModel`'s layout: q and kv apart, every matrix turned."""
+def test_original_santacoder_layout_gives_the_same_gguf(tmp_path: Path) -> None:
+    """Write GPTBigCode's weights in `GPT2LMHeadCustomModel`'s layout: q and kv apart, every matrix transposed."""
     bigcode = tiny_checkpoint("gptbigcode", tmp_path / "bigcode", tie_word_embeddings=True)
     santa = tmp_path / "santa"
     santa.mkdir()
@@ -98,7 +100,7 @@ def test_the_original_santacoder_is_gpt_bigcode_in_another_layout(tmp_path: Path
     assert report.passed, report.failures
 
 
-def test_exports_that_lack_the_prefix_convert_alike(tmp_path: Path) -> None:
+def test_names_without_prefix_give_the_same_gguf(tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama", tmp_path / "llama")
     convert(folder, tmp_path / "a.gguf", ConversionOptions(name="x"))
     state = load_file(folder / "model.safetensors")
@@ -107,7 +109,7 @@ def test_exports_that_lack_the_prefix_convert_alike(tmp_path: Path) -> None:
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
 
 
-def test_the_context_ends_where_a_sliding_window_does(tmp_path: Path) -> None:
+def test_context_is_limited_to_the_sliding_window(tmp_path: Path) -> None:
     folder = tiny_checkpoint("starcoder2", tmp_path / "s", sliding_window=128)
     convert(folder, tmp_path / "out.gguf")
     assert read_gguf(tmp_path / "out.gguf").metadata["starcoder2.context_length"] == 128
@@ -128,7 +130,7 @@ def test_the_context_ends_where_a_sliding_window_does(tmp_path: Path) -> None:
         ("llama", {"num_key_value_heads": 3}, "3 key/value heads"),
     ],
 )
-def test_what_the_graph_does_not_compute_is_refused(
+def test_config_values_that_the_graph_lacks_are_refused(
     tmp_path: Path, family: str, change: dict[str, Any], word: str
 ) -> None:
     folder = tiny_checkpoint(family, tmp_path / family)
@@ -152,7 +154,7 @@ def test_what_the_graph_does_not_compute_is_refused(
         ({"pre_tokenizer": None}, "not one that llama.cpp has"),
     ],
 )
-def test_tokenizers_are_recognised_by_structure_or_refused(
+def test_tokenizer_of_unknown_structure_is_refused(
     tmp_path: Path, change: dict[str, Any], word: str
 ) -> None:
     folder = tiny_checkpoint("gptbigcode", tmp_path / "x")

@@ -1,4 +1,4 @@
-"""Old ggml files that are damaged, older, something else, or lie: an error that says so, and nothing left behind."""
+"""Old ggml files that are damaged, too old, inconsistent or of another format are rejected, and no output is left."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def fails(path: Path, error: type[TurboPilotError], word: str) -> None:
     assert [p for p in path.parent.iterdir() if p.suffix != ".bin"] == []
 
 
-def test_truncated_anywhere(good: bytes, tmp_path: Path) -> None:
-    """Every cut in the header and around the vocabulary's end, and some hundred elsewhere."""
+def test_truncated_old_file_is_rejected(good: bytes, tmp_path: Path) -> None:
+    """Truncate at every byte of the header, at 300 random offsets, and before the last byte."""
     path = tmp_path / "cut.bin"
     cuts = [*range(4, 64), *random.Random(0).sample(range(64, len(good)), 300), len(good) - 1]
     for cut in cuts:
@@ -66,39 +66,43 @@ def test_truncated_anywhere(good: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("magic", "word"),
     [
-        (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "GGUF file already"),
+        (b"fmgg", "ggmf"), (b"tjgg", "ggjt"), (b"algg", "ggla"), (b"GGUF", "already a GGUF file"),
         (b"PK\x03\x04", "PyTorch"), (b"\x00\x00\x00\x00", "not a model file of a known kind"),
     ],
 )  # fmt: skip
-def test_other_kinds_of_file(magic: bytes, word: str, good: bytes, tmp_path: Path) -> None:
+def test_other_file_formats_are_rejected_by_name(
+    magic: bytes, word: str, good: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "other.bin"
     path.write_bytes(magic + good[4:])
     fails(path, InvalidInput, word)
 
 
 @pytest.mark.parametrize("version", [0, 1])
-def test_blocks_of_before_may_2023(version: int, folder: Path, tmp_path: Path) -> None:
+def test_blocks_from_before_may_2023_are_rejected(
+    version: int, folder: Path, tmp_path: Path
+) -> None:
     path = old_gptj(folder, tmp_path / "old.bin", "Q4_0", version=version)
     fails(path, UnsupportedModel, f"blocks are of version {version}")
 
 
-def test_floats_have_no_version(folder: Path, tmp_path: Path) -> None:
+def test_float_tensors_of_any_version_convert(folder: Path, tmp_path: Path) -> None:
     convert(old_gptj(folder, tmp_path / "old.bin", "F16", version=0), tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize(
     ("at", "value", "word"),
     [
-        (4, 2**31 - 1, "does not fit codegen"),  # n_vocab, which is there twice
+        (4, 2**31 - 1, "does not fit codegen"),  # n_vocab, which is stored twice
         (4, 0, "does not fit codegen"),
         (12, 65, "does not fit codegen"),  # n_embd
-        (20, 7, "not those of"),  # n_layer
+        (20, 7, "do not match"),  # n_layer
         (24, 64, "does not fit codegen"),  # n_rot beyond the head
         (36, -1, "token 0"),
         (36, 1 << 20, "token 0"),
     ],
 )
-def test_numbers_that_cannot_be(
+def test_invalid_header_numbers_are_rejected(
     at: int, value: int, word: str, good: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "lies.bin"
@@ -106,14 +110,14 @@ def test_numbers_that_cannot_be(
     fails(path, TurboPilotError, word)
 
 
-def test_an_absurd_vocabulary(good: bytes, tmp_path: Path) -> None:
+def test_huge_vocabulary_size_is_rejected(good: bytes, tmp_path: Path) -> None:
     path = tmp_path / "lies.bin"
     n = struct.pack("<i", 2**31 - 1)
     path.write_bytes(good[:4] + n + good[8:32] + n + good[36:])
     fails(path, CorruptCheckpoint, "2,147,483,647 tokens")
 
 
-def test_tensors_that_lie(good: bytes, tmp_path: Path) -> None:
+def test_invalid_tensor_headers_are_rejected(good: bytes, tmp_path: Path) -> None:
     at = good.index(b"transformer.wte.weight")
     for offset, value, word in [
         (-20, 9, "9 dimensions"),
@@ -129,7 +133,7 @@ def test_tensors_that_lie(good: bytes, tmp_path: Path) -> None:
         fails(path, TurboPilotError, word)
 
 
-def test_a_flag_that_contradicts_the_file(folder: Path, tmp_path: Path) -> None:
+def test_model_type_that_contradicts_the_file_is_rejected(folder: Path, tmp_path: Path) -> None:
     path = old_gptj(folder, tmp_path / "old.bin", "F32")
     for model_type in ("starcoder", "wizardcoder", "stablecode"):
         with pytest.raises(CorruptCheckpoint, match=r"old\.bin") as caught:
@@ -142,7 +146,7 @@ def test_a_flag_that_contradicts_the_file(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_no_bpe(folder: Path, tmp_path: Path) -> None:
+def test_vocabulary_that_is_not_bpe_is_rejected(folder: Path, tmp_path: Path) -> None:
     words = [b"word%d" % i for i in range(720)]
     path = write_old(tmp_path / "x.bin", [720, 32, 64, 2, 1, 16], "F32", words, {})
     with pytest.raises(CorruptCheckpoint, match="no tensor"):
@@ -151,8 +155,8 @@ def test_no_bpe(folder: Path, tmp_path: Path) -> None:
         read_vocabulary(path, words, ("gpt-2",))
 
 
-def test_the_order_of_neox_and_starcoder(folder: Path) -> None:
-    """Special tokens before the alphabet; runs of blanks behind the merges, of which some could be merges."""
+def test_added_tokens_of_neox_and_starcoder_are_recognised(folder: Path) -> None:
+    """Put special tokens before the alphabet, and runs of spaces, some of which look like merges, after the merges."""
     base = token_bytes(folder, 699, None)[:699]
     sample = [b"<|endoftext|>", b"<|padding|>", *base]
     runs = [s.encode() for s in SPACES[7:]]  # 24 down to 2, as GPT-NeoX has them
@@ -165,10 +169,10 @@ def test_the_order_of_neox_and_starcoder(folder: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_bytes_changed_anywhere(
+def test_changed_bytes_never_crash_the_reader(
     data: st.DataObject, good: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A model, or an error of ours."""
+    """Allow only a model or a TurboPilotError."""
     directory = len(good) - 40_000
     at = data.draw(st.integers(4, min(directory, 12_000)))
     new = data.draw(st.binary(min_size=1, max_size=8))

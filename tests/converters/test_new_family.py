@@ -1,4 +1,4 @@
-"""A family is added by one file and one line: `tests/support/new_family.py`, and its place in the registry."""
+"""A new family needs one file and one line: here `tests/support/new_family.py`, and an entry in the registry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def without_rotary(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_one_file_and_one_line_are_a_family(
+def test_new_family_needs_one_file_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
 ) -> None:
     gpt2 = tiny.TinyFamily("GPT2", tiny._plain, without_rotary, head="LMHeadModel")
@@ -37,7 +37,7 @@ def test_one_file_and_one_line_are_a_family(
 
 
 @pytest.mark.parametrize("path", sorted(FAMILIES.glob("[!_]*.py")), ids=lambda path: path.stem)
-def test_a_family_is_short_and_says_where_it_is_from(path: Path) -> None:
+def test_family_file_is_short_and_cites_its_source(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= 90
     assert "Source:" in text or path.stem == "common"

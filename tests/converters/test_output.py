@@ -1,4 +1,4 @@
-"""What a conversion can write: types, parts, vocabularies, and where it all came from."""
+"""Output of a conversion: types, split files, vocabulary only, and provenance."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def f32(codegen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
-def test_each_type_passes_its_proof(codegen: Path, tmp_path: Path, dtype: str) -> None:
+def test_each_dtype_passes_verification(codegen: Path, tmp_path: Path, dtype: str) -> None:
     report = convert(codegen, tmp_path / "out.gguf", dtype=dtype)
     assert report.dtype == dtype.upper()
     types = {len(t.shape): t.type_name for t in read_gguf(tmp_path / "out.gguf").tensors}
@@ -64,8 +64,8 @@ def test_each_type_passes_its_proof(codegen: Path, tmp_path: Path, dtype: str) -
     assert proof.passed, proof.failures
 
 
-def test_q8_0_is_llama_cpp_s_own(f32: Path, codegen: Path, tmp_path: Path) -> None:
-    """Converted at once or quantized afterwards: the same blocks, but for what llama.cpp leaves as it is."""
+def test_q8_0_blocks_equal_those_of_llama_cpp(f32: Path, codegen: Path, tmp_path: Path) -> None:
+    """Compare with a conversion to F32 that llama.cpp quantizes; tensors that it leaves unquantized are skipped."""
     convert(codegen, tmp_path / "ours.gguf", dtype="q8_0")
     quantize(f32, tmp_path / "theirs.gguf", "Q8_0")
     ours = {t.name: t for t in read_gguf(tmp_path / "ours.gguf").tensors}
@@ -99,7 +99,7 @@ def test_encoding_equals_torch_and_gguf(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("own", ["float32", "float16", "bfloat16"])
-def test_auto_keeps_the_source_s_precision(tmp_path: Path, own: str) -> None:
+def test_auto_dtype_keeps_the_type_of_the_source(tmp_path: Path, own: str) -> None:
     folder = tiny_checkpoint("gptj", tmp_path / "gptj")
     model = AutoModelForCausalLM.from_pretrained(folder).to(getattr(torch, own))
     model.save_pretrained(folder)
@@ -111,7 +111,7 @@ def test_auto_keeps_the_source_s_precision(tmp_path: Path, own: str) -> None:
     }
 
 
-def test_a_table_of_positions_is_not_quantized(tmp_path: Path) -> None:
+def test_position_embeddings_are_not_quantized(tmp_path: Path) -> None:
     folder = tiny_checkpoint("gptbigcode", tmp_path / "b")
     convert(folder, tmp_path / "out.gguf", dtype="q8_0")
     types = {t.name: t.type_name for t in read_gguf(tmp_path / "out.gguf").tensors}
@@ -119,7 +119,7 @@ def test_a_table_of_positions_is_not_quantized(tmp_path: Path) -> None:
     assert types["token_embd.weight"] == "Q8_0"
 
 
-def test_rows_that_are_no_whole_blocks_stay_f16(tmp_path: Path) -> None:
+def test_rows_with_partial_blocks_stay_f16(tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama", tmp_path / "l", intermediate_size=776)
     convert(folder, tmp_path / "out.gguf", dtype="q8_0")
     types = {t.name: t.type_name for t in read_gguf(tmp_path / "out.gguf").tensors}
@@ -129,7 +129,7 @@ def test_rows_that_are_no_whole_blocks_stay_f16(tmp_path: Path) -> None:
 
 
 def test_unchanged_tensors_keep_every_bit(tmp_path: Path) -> None:
-    """They are copied without a look at their values: even the payload of a NaN stays."""
+    """Check that tensors are copied without looking at their values: even the payload of a NaN is kept."""
     folder = tiny_checkpoint("gptbigcode", tmp_path / "b", dtype="f16")
     state = load_file(folder / "model.safetensors")
     source = state["transformer.h.0.mlp.c_fc.weight"]
@@ -142,7 +142,7 @@ def test_unchanged_tensors_keep_every_bit(tmp_path: Path) -> None:
     assert copied == source.numpy().tobytes()
 
 
-def test_a_split_model_is_the_same_model(codegen: Path, f32: Path, tmp_path: Path) -> None:
+def test_split_model_equals_the_single_file(codegen: Path, f32: Path, tmp_path: Path) -> None:
     report = convert(
         codegen,
         tmp_path / "m.gguf",
@@ -162,7 +162,7 @@ def test_a_split_model_is_the_same_model(codegen: Path, f32: Path, tmp_path: Pat
         left = a.path.read_bytes()[a.offset : a.offset + a.n_bytes]
         assert left == f32.read_bytes()[b.offset : b.offset + b.n_bytes], a.name
     assert max(p.stat().st_size for p in parts[1:]) < 3_100_000
-    # llama.cpp runs it, and our own verbs take it by its first part
+    # llama.cpp runs it, and verify and quantize accept its first part
     with GgufCandidate(parts[0]) as split, GgufCandidate(f32) as one:
         ids = one.tokenize(PROMPTS[0])
         np.testing.assert_array_equal(logits_of(split, ids), logits_of(one, ids))
@@ -173,7 +173,7 @@ def test_a_split_model_is_the_same_model(codegen: Path, f32: Path, tmp_path: Pat
     assert dict(ours) == dict(theirs)
 
 
-def test_parts_are_checked(codegen: Path, tmp_path: Path) -> None:
+def test_missing_and_misplaced_parts_are_rejected(codegen: Path, tmp_path: Path) -> None:
     report = convert(codegen, tmp_path / "m.gguf", ConversionOptions(split_max_size=2_000_000))
     first, second = report.path, tmp_path / report.path.name.replace("-00001-", "-00002-")
     with pytest.raises(InvalidInput, match="is part 2 of") as e:
@@ -189,16 +189,16 @@ def test_parts_are_checked(codegen: Path, tmp_path: Path) -> None:
     second.write_bytes(kept)
     renamed = tmp_path / "else.gguf"
     shutil.copyfile(first, renamed)
-    with pytest.raises(CorruptModel, match="not named so"):
+    with pytest.raises(CorruptModel, match="not named like one"):
         read_gguf(renamed)
 
 
-def test_a_model_that_fits_is_one_file(codegen: Path, tmp_path: Path) -> None:
+def test_model_below_the_split_size_is_one_file(codegen: Path, tmp_path: Path) -> None:
     convert(codegen, tmp_path / "m.gguf", ConversionOptions(split_max_size=1 << 30))
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
-def test_nothing_is_left_of_a_split_that_fails(codegen: Path, tmp_path: Path) -> None:
+def test_failed_split_leaves_no_files(codegen: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(codegen, tmp_path / "nan"))
     state = load_file(folder / "model.safetensors")
     state["lm_head.bias"][5] = float("nan")
@@ -225,7 +225,7 @@ def test_vocab_only_needs_no_weights(codegen: Path, f32: Path, tmp_path: Path) -
         GgufCandidate(tmp_path / "v.gguf")
 
 
-def test_every_source_file_is_named_with_its_digest(codegen: Path, f32: Path) -> None:
+def test_metadata_has_the_digest_of_every_source_file(codegen: Path, f32: Path) -> None:
     said = read_gguf(f32).metadata
     names, digests = said["turbopilot.source.files"], said["turbopilot.source.sha256"]
     assert isinstance(names, list)
@@ -261,7 +261,7 @@ license: mit
         ("\x00\xff---", ("", "", ())),
     ],
 )
-def test_the_model_card_says_the_licence(
+def test_licence_is_read_from_the_model_card(
     tmp_path: Path, card: str, expected: tuple[Any, ...]
 ) -> None:
     (tmp_path / "README.md").write_bytes(card.encode("latin-1"))
@@ -269,8 +269,8 @@ def test_the_model_card_says_the_licence(
     assert (p.license, p.license_name, p.base_models) == expected
 
 
-def test_the_origin_is_written(codegen: Path, tmp_path: Path) -> None:
-    """From the note of `download`, or from the names in the Hub's cache."""
+def test_metadata_has_the_repository_and_revision(codegen: Path, tmp_path: Path) -> None:
+    """Read both from the note that `download` writes, or else from the folder names in the Hub's cache."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "models--Salesforce--codegen-350M-mono" / "snapshots" / commit
     shutil.copytree(codegen, cached)
@@ -293,7 +293,7 @@ def test_the_origin_is_written(codegen: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, BUFFER_BYTES // 2 - 1, BUFFER_BYTES // 2, -1])
-def test_the_scan_sees_every_value(
+def test_scan_finds_nan_and_infinity_at_any_position(
     tmp_path: Path, dtype: torch.dtype, value: float, place: int
 ) -> None:
     from converters.safetensors_file import read_header
@@ -313,12 +313,12 @@ def test_the_scan_sees_every_value(
         with pytest.raises(TensorMismatch, match="'b'"):
             scan.sha256()
     with Scan([tensors["a"]], [path], keep_nonfinite=False) as scan:
-        assert scan.sha256(), "a tensor that is not used may hold anything"
+        assert scan.sha256(), "an unused tensor is not checked"
     with Scan(tensors.values(), [path], keep_nonfinite=True) as scan:
         assert scan.sha256() == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def test_the_scan_tells_of_a_file_that_shrank(tmp_path: Path) -> None:
+def test_scan_rejects_a_file_that_shrank(tmp_path: Path) -> None:
     from converters.safetensors_file import read_header
 
     path = tmp_path / "x.safetensors"
@@ -331,7 +331,7 @@ def test_the_scan_tells_of_a_file_that_shrank(tmp_path: Path) -> None:
 
 
 def codegen2(folder: Path, source: Path, *, blocks: int = 8, **config: Any) -> Path:
-    """The same weights in CodeGen2's layout: the fused matrix cut into more blocks."""
+    """Write the same weights in CodeGen2's layout, which has more blocks in the fused matrix."""
     shutil.copytree(source, folder)
     state = load_file(folder / "model.safetensors")
     for name, fused in state.items():
@@ -347,7 +347,7 @@ def codegen2(folder: Path, source: Path, *, blocks: int = 8, **config: Any) -> P
     return folder
 
 
-def test_codegen2_is_codegen_in_eight_blocks(
+def test_codegen2_layout_gives_the_same_gguf_as_codegen(
     codegen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from converters.families import codegen2 as family
@@ -367,29 +367,29 @@ def test_codegen2_is_codegen_in_eight_blocks(
     assert all(torch.equal(left[n], right[n]) for n in left)
 
 
-def test_the_published_codegen2_1b_is_planned() -> None:
+def test_published_codegen2_1b_is_planned_with_eight_blocks() -> None:
     model = published("codegen2-1B")
     made = plan(find(model.config), model.config, model.sources, "F16")
     q = next(t for t in made.tensors if t.name == "blk.0.attn_q.weight")
     rows = q.parts[0].rows
     assert rows is not None
-    # a block has two heads of q, so the third head begins where the second block does
+    # a block contains two heads of q, so the third head is the first in the second block
     assert rows[0] == 0
     assert rows[128] == 128
     assert rows[256] == 3 * 2048 // 8
 
 
-def test_dry_run_tells_the_sizes(codegen: Path) -> None:
+def test_dry_run_shows_the_sizes(codegen: Path) -> None:
     text = dry_run(codegen, dtype="q8_0")
     assert "token_embd.weight  Q8_0 [1024, 256] 278.5 kB" in text
     assert "million weights: Q8_0 3.1 MB" in text
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "4XB", ""])
-def test_a_size_that_is_none(codegen: Path, tmp_path: Path, size: str) -> None:
+def test_invalid_split_size_is_rejected(codegen: Path, tmp_path: Path, size: str) -> None:
     arguments = ["convert", str(codegen), "-o", str(tmp_path / "m.gguf"), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--split-max-size", size])
-    if not size:  # as if it were not given
+    if not size:  # an empty value means the default
         assert done.exit_code == 0
         return
     assert done.exit_code == 2
@@ -397,7 +397,7 @@ def test_a_size_that_is_none(codegen: Path, tmp_path: Path, size: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_splits(codegen: Path, tmp_path: Path) -> None:
+def test_convert_command_splits_the_model(codegen: Path, tmp_path: Path) -> None:
     arguments = ["convert", str(codegen), "-o", str(tmp_path / "m.gguf"), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--split-max-size", "2MB", "--dtype", "auto"])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are rounded already are refused by name, with the way out."""
+"""Quantized checkpoints are refused: the error names the method and how to get a usable model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(
     source: Path, target: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]
 ) -> Path:
-    """A copy with more in its config and other tensors beside."""
+    """Return a copy of the checkpoint with a changed config and additional tensors."""
     target.mkdir()
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
@@ -56,7 +56,7 @@ INTS = torch.zeros(4, 4, dtype=torch.int32)
         ({}, {LAYER + "weight": torch.zeros(768, 256).to(torch.float8_e4m3fn)}, "F8_E4M3"),
     ],
 )
-def test_quantized_weights_are_refused_by_name(
+def test_quantized_weights_are_refused_and_the_method_is_named(
     llama: Path,
     tmp_path: Path,
     config: dict[str, Any],
@@ -71,5 +71,5 @@ def test_quantized_weights_are_refused_by_name(
 
 
 @pytest.mark.parametrize("value", [None, {}])
-def test_an_empty_field_quantizes_nothing(llama: Path, tmp_path: Path, value: object) -> None:
+def test_empty_quantization_config_is_ignored(llama: Path, tmp_path: Path, value: object) -> None:
     convert(changed(llama, tmp_path / "x", {"quantization_config": value}, {}), tmp_path / "o.gguf")

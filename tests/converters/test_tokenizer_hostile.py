@@ -1,4 +1,4 @@
-"""Files that are damaged or mean harm: every reader ends in a message that names the file, or reads it."""
+"""Damaged and hostile tokenizer files: a reader accepts the file, or raises an error that names it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ JSON = st.recursive(
 
 
 def small() -> dict[str, Any]:
-    """A whole tokenizer.json of a few hundred tokens."""
+    """Return a complete tokenizer.json with a few hundred tokens."""
     data: dict[str, Any] = json.loads(byte_level("gpt2"))
     letters = [t for t in data["model"]["vocab"] if len(t) == 1]
     merges = [m for m in data["model"]["merges"] if len("".join(m)) == 2][:20]
@@ -69,7 +69,7 @@ ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands; of long lists and objects the first few."""
+    """Return the paths of all values; of long lists and objects, only the first few."""
     found = [path]
     if not isinstance(value, dict | list):
         return found
@@ -89,7 +89,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @contextmanager
 def refused_at_most(path: Path) -> Iterator[None]:
-    """Only our own errors may come out, and they name the file or folder."""
+    """Allow only TurboPilotError, which must name the file or folder."""
     try:
         yield
     except TurboPilotError as e:
@@ -111,7 +111,7 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @FUZZ
 @given(data=st.data())
-def test_any_change_of_a_tokenizer_json_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:  # fmt: skip
+def test_changed_tokenizer_json_is_read_or_rejected(tmp_path: Path, data: st.DataObject) -> None:  # fmt: skip
     whole = small()
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from(places(whole)))
@@ -122,7 +122,7 @@ def test_any_change_of_a_tokenizer_json_is_read_or_refused(tmp_path: Path, data:
 
 @FUZZ
 @given(data=st.data())
-def test_any_change_of_the_files_beside_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:  # fmt: skip
+def test_changed_accompanying_file_is_read_or_rejected(tmp_path: Path, data: st.DataObject) -> None:  # fmt: skip
     save(tmp_path, small())
     name = data.draw(st.sampled_from([*BESIDE]))
     whole = BESIDE[name]
@@ -143,7 +143,9 @@ def test_any_change_of_the_files_beside_is_read_or_refused(tmp_path: Path, data:
 @example(raw=b'{"a":1,"a":2}', at=0, cut=10**6)
 @example(raw=b'{"a":' + b"9" * 5000 + b"}", at=0, cut=10**6)
 @example(raw=b"\xef\xbb\xbf{}", at=0, cut=10**6)
-def test_damaged_bytes_are_read_or_refused(tmp_path: Path, raw: bytes, at: int, cut: int) -> None:
+def test_damaged_tokenizer_json_is_read_or_rejected(
+    tmp_path: Path, raw: bytes, at: int, cut: int
+) -> None:
     save(tmp_path, small())
     path = tmp_path / "tokenizer.json"
     whole = path.read_bytes()
@@ -155,7 +157,9 @@ def test_damaged_bytes_are_read_or_refused(tmp_path: Path, raw: bytes, at: int, 
 
 @FUZZ
 @given(raw=st.binary(max_size=60), at=st.integers(0, 25_000), cut=st.integers(0, 30_000))
-def test_damaged_piece_files_are_read_or_refused(tmp_path: Path, raw: bytes, at: int, cut: int) -> None:  # fmt: skip
+def test_damaged_tokenizer_model_is_read_or_rejected(
+    tmp_path: Path, raw: bytes, at: int, cut: int
+) -> None:
     whole = sentencepiece_bytes()
     (tmp_path / "tokenizer.model").write_bytes(whole[:at] + raw + whole[at + cut :])
     with refused_at_most(tmp_path / "tokenizer.model"):
@@ -164,12 +168,12 @@ def test_damaged_piece_files_are_read_or_refused(tmp_path: Path, raw: bytes, at:
 
 @FUZZ
 @given(raw=st.binary(max_size=200))
-def test_no_bytes_crash_the_reader_of_pieces(raw: bytes) -> None:
+def test_random_bytes_do_not_crash_the_sentencepiece_reader(raw: bytes) -> None:
     with suppress(ValueError):
         assert parse_model(raw).pieces
 
 
-def test_pieces_are_read_as_sentencepiece_reads_them() -> None:
+def test_pieces_equal_those_of_sentencepiece() -> None:
     model = sentencepiece_bytes()
     theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
     ours = parse_model(model)
@@ -186,26 +190,26 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an id twice": (lambda d: d["model"]["vocab"].update({"!": 5}), "share the id 5"),
     "an id beyond": (lambda d: d["model"]["vocab"].update({"!": 400}), "'!' has id 400, .* rows 0 to 399"),
     "an id below zero": (lambda d: d["model"]["vocab"].update({"!": -1}), "'!' has id -1"),
-    "an id that is a truth": (lambda d: d["model"]["vocab"].update({"!": True}), "'!' has id True"),
+    "a boolean id": (lambda d: d["model"]["vocab"].update({"!": True}), "'!' has id True"),
     "a huge id": (lambda d: d["model"]["vocab"].update({"!": 10**50}), "'!' has id 1000"),
     "an added token twice": (lambda d: d["added_tokens"].append(d["added_tokens"][0]), "'<|endoftext|>' occurs twice"),
     "an added token beyond": (lambda d: d["added_tokens"][0].update(id=400), "'<|endoftext|>' has id 400"),
     "an added token's id taken": (lambda d: d["added_tokens"][0].update(id=5), "share the id 5"),
-    "an added token numbered otherwise": (lambda d: d["added_tokens"][0].update(id=300), "tokenizers gives it 276"),
-    "an added token of two ids": (lambda d: d["added_tokens"][0].update(content="!"), "'!' has the ids 0 and 276"),
-    "a token with a zero byte": (lambda d: d["added_tokens"][0].update(content="a\0"), r"'a\\x00' holds a zero byte"),
-    "a token of no Unicode": (lambda d: d["added_tokens"][0].update(content="\ud800"), r"'\\ud800' is not Unicode"),
-    "a merge of no token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', not a token"),
+    "an added token with another number": (lambda d: d["added_tokens"][0].update(id=300), "tokenizers gives it 276"),
+    "an added token with two ids": (lambda d: d["added_tokens"][0].update(content="!"), "'!' has the ids 0 and 276"),
+    "a zero byte": (lambda d: d["added_tokens"][0].update(content="a\0"), r"'a\\x00' contains a zero byte"),
+    "an invalid Unicode text": (lambda d: d["added_tokens"][0].update(content="\ud800"), r"'\\ud800' is not Unicode"),
+    "a merge of an unknown token": (lambda d: d["model"]["merges"].append(["!", "é!"]), "'é!', which is not a token"),
     "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "is not a merge"),
     "a merge that is a number": (lambda d: d["model"]["merges"].append(7), "7 is not a merge"),
-    "words by pieces": (lambda d: d["model"].update(type="Unigram"), "its model is Unigram, not BPE"),
+    "a Unigram model": (lambda d: d["model"].update(type="Unigram"), "its model is Unigram, not BPE"),
     "no vocabulary": (lambda d: d["model"].pop("vocab"), "its vocabulary is NoneType"),
     "no merges": (lambda d: d["model"].update(merges=[]), "has no merges"),
     "a prefix": (lambda d: d["model"].update(continuing_subword_prefix="##"), "continuing_subword_prefix"),
     "lower case": (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalises text \\(Lowercase\\)"),
-    "a token that swallows blanks": (
+    "a token that strips whitespace": (
         lambda d: d["added_tokens"].append({"id": 277, "content": "<x>", "special": False, "lstrip": True}),
-        "'<x>' removes blanks",
+        "'<x>' strips whitespace",
     ),
     "a space before": (
         lambda d: d.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "adds a space before text"
@@ -214,7 +218,7 @@ NAMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", NAMED)
-def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
+def test_error_describes_the_fault_in_tokenizer_json(case: str, tmp_path: Path) -> None:
     change, message = NAMED[case]
     data = small()
     assert len(data["model"]["vocab"]) == 276
@@ -232,8 +236,8 @@ MANY_DIGITS = json.dumps({"added_tokens_decoder": {"9" * 5000: {"content": "x"}}
     ("name", "text", "message"),
     [
         ("tokenizer.json", '{"a": 1, "a": 2}', "the key 'a' occurs twice"),
-        ("tokenizer.json", "[]", "holds list, not an object"),
-        ("tokenizer.json", '{"a": NaN}', "NaN is not a number"),
+        ("tokenizer.json", "[]", "contains list, not an object"),
+        ("tokenizer.json", '{"a": NaN}', "NaN is not a JSON number"),
         ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "not JSON"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", MANY_DIGITS, "is not an added token"),
@@ -244,7 +248,7 @@ MANY_DIGITS = json.dumps({"added_tokens_decoder": {"9" * 5000: {"content": "x"}}
         ("added_tokens.json", '{"[PAD]": "277"}', "'\\[PAD\\]' has the id '277'"),
     ],
 )  # fmt: skip
-def test_the_file_at_fault_is_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_error_names_the_damaged_file(name: str, text: str, message: str, tmp_path: Path) -> None:
     save(tmp_path, small())
     (tmp_path / name).write_text(text, "utf-8")
     with pytest.raises((TokenizerMismatch, CorruptCheckpoint), match=message) as caught:
@@ -252,23 +256,25 @@ def test_the_file_at_fault_is_named(name: str, text: str, message: str, tmp_path
     assert str(tmp_path) in caught.value.message
 
 
-def test_files_that_are_missing_huge_or_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    with pytest.raises(InvalidInput, match=r"holds no tokenizer.json"):
+def test_missing_empty_and_huge_files_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInput, match=r"contains no tokenizer.json"):
         read(tmp_path)
     (tmp_path / "vocab.json").write_text(json.dumps({EOS: 0, "a": 1}), "utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", "utf-8")
-    with pytest.raises(CorruptCheckpoint, match=r"merges.txt: holds no merges"):
+    with pytest.raises(CorruptCheckpoint, match=r"merges.txt: contains no merges"):
         read(tmp_path)
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(CorruptCheckpoint, match=r"merges.txt: is not UTF-8"):
         read(tmp_path)
     save_byte_level(tmp_path, "gpt2")
     monkeypatch.setattr(files, "_MAX_BYTES", 1000)
-    with pytest.raises(CorruptCheckpoint, match="no tokenizer is that large"):
+    with pytest.raises(CorruptCheckpoint, match="too many for a tokenizer"):
         read(tmp_path)
 
 
-def test_rows_without_tokens_have_names_of_their_own(tmp_path: Path) -> None:
+def test_rows_without_tokens_get_unique_texts(tmp_path: Path) -> None:
     data = small()
     data["added_tokens"].append({"id": 277, "content": "[PAD390]", "special": False})
     save(tmp_path, data)

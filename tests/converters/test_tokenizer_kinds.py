@@ -1,4 +1,4 @@
-"""Every kind of tokenizer: the ids of llama.cpp are the reference's, on a megabyte of source and on hostile text."""
+"""Every kind of tokenizer: llama.cpp's ids equal the reference's, on a megabyte of source and on hostile text."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tests.support.tokenizer_samples import (
 from turbopilot.base.errors import TokenizerMismatch
 
 MEGABYTE = 1_000_000
-# Bytes of source where a megabyte is left to --slow: llama.cpp gives most of these to std::regex
+# Bytes of source for kinds that need --slow for a megabyte: llama.cpp uses std::regex for most of these
 SLOW = {
     "seed": 30_000, "deepseek-coder": 60_000, "deepseek-v3": 60_000, "cl100k": 60_000,
     "llama3": 150_000, "starcoder": 150_000,
 }  # fmt: skip
 
-# kind → what the file must say, and a name under which llama.cpp cuts otherwise
+# kind → the expected pre-tokenizer, and one with which llama.cpp splits differently
 PRE = {
     "gpt2": ("gpt-2", "qwen2"),
     "starcoder": ("starcoder", "gpt-2"),
@@ -76,15 +76,15 @@ def reference(path: Path) -> Callable[[str], list[int]]:
 
 
 def ignoring_merges(cut: str) -> list[list[str]]:
-    """The merges without every fifth, whose words can only be taken whole then."""
+    """Return the merges without every fifth, so that some words can only be matched whole."""
     merges: list[list[str]] = json.loads(byte_level(cut))["model"]["merges"]
     return [merge for i, merge in enumerate(merges) if i % 5]
 
 
 def parting_blanks(cut: str) -> list[list[str]]:
-    """The merges without those that join a blank beyond Latin 1, as DeepSeek-Coder's published ones.
+    """Return the merges without those that join whitespace beyond Latin-1, as in DeepSeek-Coder's published file.
 
-    Neither what a blank's first bytes begin, nor what its last byte alone would begin with what is after it.
+    Merges that contain such a character's first byte, or join its last bytes with the text after it, are removed.
     """
     merges: list[list[str]] = json.loads(byte_level(cut))["model"]["merges"]
     joins = re.compile(rb"[\xe1-\xe3]|^[\x80-\xbf]+[^\x80-\xbf]")
@@ -101,7 +101,7 @@ def made(kind: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PRE)
-def test_a_byte_level_bpe_is_llama_cpps(kind: str, tmp_path: Path) -> None:
+def test_byte_level_bpe_gives_equal_ids_in_llama_cpp(kind: str, tmp_path: Path) -> None:
     made(kind, tmp_path)
     tokenizer, wanted = read(tmp_path), reference(tmp_path / "tokenizer.json")
     assert (tokenizer.pre, tokenizer.pre_origin) == (PRE[kind][0], "by structure")
@@ -109,10 +109,10 @@ def test_a_byte_level_bpe_is_llama_cpps(kind: str, tmp_path: Path) -> None:
     with llama_cpp_of(tokenizer, tmp_path) as encode:
         assert_equal(encode, wanted, [*HOSTILE, *MARKS, *source(SLOW.get(kind, MEGABYTE))])
     with llama_cpp_of(replace(tokenizer, pre=PRE[kind][1]), tmp_path) as encode:
-        assert any(encode(text) != wanted(text) for text in HOSTILE), "the battery cannot tell"
+        assert any(encode(text) != wanted(text) for text in HOSTILE), "the texts do not differ"
 
 
-# Letters that every version of Unicode since 2015 knows alike, and what tokenizers treat specially
+# Characters that are equal in all versions of Unicode since 2015, and those that tokenizers treat specially
 _LETTERS = (
     "aZéÉßжЖ中アあ각عह1٢²½_-.,'\"!?(){}<>=+/\\#@$€😀👍🏽\u200d\u0301\u0308\u00a0\u3000 \t\n\r"
 )
@@ -138,15 +138,15 @@ def both(
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(text=_TEXTS)
-def test_any_text_is_cut_alike(
+def test_random_text_gives_equal_ids_in_llama_cpp(
     both: tuple[Callable[[str], list[int]], Callable[[str], list[int]]], text: str
 ) -> None:
     encode, wanted = both
     assert encode(text) == wanted(text)
 
 
-def test_a_plain_token_that_looks_like_an_end_stays_plain(tmp_path: Path) -> None:
-    # Qwen2's vocabulary has "</s>", which no word of its cut reaches; llama.cpp makes it an end of text.
+def test_plain_token_that_resembles_an_end_token_stays_plain(tmp_path: Path) -> None:
+    # Qwen2's vocabulary has "</s>", which its pre-tokenizer always splits; llama.cpp treats it as the end of text.
     data = json.loads(byte_level("qwen2"))
     vocab, merges = data["model"]["vocab"], data["model"]["merges"]
     for left, right in (("<", "/"), ("</", "s"), ("</s", ">")):
@@ -164,14 +164,16 @@ def test_a_plain_token_that_looks_like_an_end_stays_plain(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SLOW)
-def test_a_byte_level_bpe_is_llama_cpps_on_a_megabyte(kind: str, tmp_path: Path) -> None:
+def test_byte_level_bpe_gives_equal_ids_on_a_megabyte(kind: str, tmp_path: Path) -> None:
     made(kind, tmp_path)
     with llama_cpp_of(read(tmp_path), tmp_path) as encode:
         assert_equal(encode, reference(tmp_path / "tokenizer.json"), source(MEGABYTE))
 
 
 @pytest.mark.parametrize("family_pre", ["gpt-2", "qwen2"])
-def test_vocab_and_merges_are_cut_as_the_family_says(family_pre: str, tmp_path: Path) -> None:
+def test_vocab_and_merges_use_the_pre_tokenizer_of_the_family(
+    family_pre: str, tmp_path: Path
+) -> None:
     cut = {"gpt-2": "gpt2", "qwen2": "qwen2"}[family_pre]
     whole = tmp_path / "whole"
     data = save_byte_level(whole, cut)
@@ -195,7 +197,9 @@ def test_vocab_and_merges_are_cut_as_the_family_says(family_pre: str, tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["prepend", "always", "first", "never", "replace only", "gemma"])
-def test_pieces_in_a_tokenizer_json(form: str, tmp_path: Path) -> None:
+def test_sentencepiece_bpe_in_tokenizer_json_gives_equal_ids_in_llama_cpp(
+    form: str, tmp_path: Path
+) -> None:
     data = pieces_json(sentencepiece_bytes())
     replaced = PREPEND["normalizers"][1]
     if form == "prepend":
@@ -213,7 +217,7 @@ def test_pieces_in_a_tokenizer_json(form: str, tmp_path: Path) -> None:
     assert tokenizer.pre_origin == "by structure"
     adds = form in ("prepend", "always", "first")
     assert tokenizer.metadata()["tokenizer.ggml.add_space_prefix"] == adds
-    blank = form in ("always", "first")  # Metaspace adds no space where there is one
+    blank = form in ("always", "first")  # Metaspace adds no space before a space
     with llama_cpp_of(tokenizer, tmp_path) as encode:
         texts = [t for t in (*HOSTILE, *source(MEGABYTE)) if not (blank and t[:1] in (" ", SPACE))]
         assert_equal(encode, wanted, (t for t in texts if "<s>" not in t and "<unk>" not in t))
@@ -222,7 +226,9 @@ def test_pieces_in_a_tokenizer_json(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"add_dummy_prefix": False, "user_defined_symbols": "<fim>,<x>"}]
 )
-def test_a_piece_file_is_cut_as_sentencepiece_cuts(options: dict[str, Any], tmp_path: Path) -> None:
+def test_tokenizer_model_gives_the_ids_of_sentencepiece(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     model = sentencepiece_bytes(**options)
     (tmp_path / "tokenizer.model").write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -241,14 +247,14 @@ def test_a_piece_file_is_cut_as_sentencepiece_cuts(options: dict[str, Any], tmp_
     [
         ({"model_type": "unigram", "vocab_size": 800}, "unigram"),
         ({"normalization_rule_name": "nmt_nfkc"}, "normalises"),
-        ({"remove_extra_whitespaces": True}, "drops spaces"),
+        ({"remove_extra_whitespaces": True}, "drops repeated spaces"),
         ({"byte_fallback": False, "character_coverage": 1.0}, "byte tokens"),
         ({"user_defined_symbols": "<fim>"}, "user-defined"),
-        ({"user_defined_symbols": "a b", "add_dummy_prefix": False}, "holds a space"),
+        ({"user_defined_symbols": "a b", "add_dummy_prefix": False}, "contains a space"),
         ({"treat_whitespace_as_suffix": True}, "▁"),
     ],
 )
-def test_a_piece_file_that_llama_cpp_would_cut_otherwise_is_refused(
+def test_tokenizer_model_with_different_ids_in_llama_cpp_is_refused(
     options: dict[str, object], word: str, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_bytes(**options))
@@ -257,7 +263,7 @@ def test_a_piece_file_that_llama_cpp_would_cut_otherwise_is_refused(
     assert "tokenizer.model" in caught.value.message
 
 
-def test_the_file_says_what_was_read(tmp_path: Path) -> None:
+def test_metadata_has_the_normalizer_and_pre_tokenizer(tmp_path: Path) -> None:
     made("qwen2", tmp_path)
     tokenizer: GgufTokenizer = read(tmp_path)
     values = tokenizer.metadata()

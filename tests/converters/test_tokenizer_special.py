@@ -1,4 +1,4 @@
-"""What begins, ends and fills: the ids of every family, as real llama.cpp understands the file, and chat templates."""
+"""Special token ids of every family, as real llama.cpp reads them from the file, and chat templates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.tokenizer_samples import (
 )
 from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
 
-# family → its special tokens, fim_pre, fim_suf, fim_mid, fim_pad, fim_rep, fim_sep ("" where it has none)
+# family → its special tokens fim_pre, fim_suf, fim_mid, fim_pad, fim_rep, fim_sep ("" if it has none)
 FIM = {
     "santacoder": ("<fim-prefix>", "<fim-suffix>", "<fim-middle>", "<fim-pad>", "", ""),
     "starcoder": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<reponame>", "<filename>"),
@@ -42,7 +42,7 @@ ROLES = tuple(FIM_SPELLINGS)
 
 
 def with_special(folder: Path, *texts: str, **config: Any) -> dict[str, int]:
-    """GPT-2's kind of tokenizer with these special tokens; text → id."""
+    """Save a tokenizer like GPT-2's with these special tokens; return text → id."""
     data = json.loads(byte_level("gpt2"))
     texts = tuple(text for text in texts if text)
     data["added_tokens"] = [
@@ -61,7 +61,7 @@ def as_llama_cpp_has_it(tokenizer: Any, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("family", FIM)
-def test_fill_ids_are_the_familys_and_llama_cpp_adds_none(family: str, tmp_path: Path) -> None:
+def test_fim_ids_are_written_and_llama_cpp_adds_none(family: str, tmp_path: Path) -> None:
     ids = with_special(tmp_path, EOS, *FIM[family])
     tokenizer = read(tmp_path)
     wanted = {role: ids[text] for role, text in zip(ROLES, FIM[family], strict=True) if text}
@@ -70,7 +70,7 @@ def test_fill_ids_are_the_familys_and_llama_cpp_adds_none(family: str, tmp_path:
     assert as_llama_cpp_has_it(tokenizer, tmp_path) == {**wanted, "bos": ids[EOS], "eos": ids[EOS]}
 
 
-def test_wizardcoders_pad_ends_no_generation(tmp_path: Path) -> None:
+def test_wizardcoder_padding_token_does_not_end_generation(tmp_path: Path) -> None:
     ids = with_special(tmp_path, EOS, *FIM["starcoder"][:3], "[PAD]", pad_token="[PAD]")
     tokenizer = read(tmp_path)
     assert tokenizer.ids["pad"] == ids["[PAD]"]
@@ -90,10 +90,10 @@ def test_wizardcoders_pad_ends_no_generation(tmp_path: Path) -> None:
         ("deepseek-coder-instruct", ("<｜end▁of▁sentence｜>", "<|EOT|>"), 1, None, 1, {}),
         ("codegen", (EOS,), 0, None, 0, {}),
         ("unnamed", ("<|x|>", "<|end_of_text|>"), None, None, 1, {}),
-        ("two of one looks", (EOS, "<a>", "<b>"), [0, 1], [1, 2], 0, {"eot": 1, "eom": 2}),
+        ("ends in two files", (EOS, "<a>", "<b>"), [0, 1], [1, 2], 0, {"eot": 1, "eom": 2}),
     ],
 )  # fmt: skip
-def test_ends_are_what_the_files_list_and_a_turns_end(
+def test_end_tokens_are_those_in_the_files_and_the_end_of_turn(
     family: str, texts: tuple[str, ...], config: Any, generation: Any, eos: int, also: dict[str, int], tmp_path: Path
 ) -> None:  # fmt: skip
     def rows(value: Any) -> Any:
@@ -119,10 +119,12 @@ def test_ends_are_what_the_files_list_and_a_turns_end(
         ({"eos_token_id": True}, "config.json: eos_token_id"),
         ({"bos_token_id": 10**30}, "config.json: bos_token_id"),
         ({"eos_token_id": "0"}, "config.json: eos_token_id"),
-        ({}, "no file names the token that ends"),
+        ({}, "no file names the end-of-text token"),
     ],
 )
-def test_ids_that_are_no_rows_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:  # fmt: skip
+def test_missing_eos_and_ids_outside_the_vocabulary_are_rejected(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with_special(tmp_path, "<|x|>", eos_token=None)
     with pytest.raises(TokenizerMismatch) as caught:
         read(tmp_path, **change)
@@ -130,7 +132,7 @@ def test_ids_that_are_no_rows_are_named(change: dict[str, Any], message: str, tm
     assert str(tmp_path) in caught.value.message
 
 
-def test_a_pad_that_is_no_row_is_left_out(tmp_path: Path) -> None:
+def test_padding_token_outside_the_vocabulary_is_dropped(tmp_path: Path) -> None:
     with_special(tmp_path, EOS)
     assert "pad" not in read(tmp_path, pad_token_id=-1).ids
 
@@ -149,7 +151,7 @@ def template(first: str) -> dict[str, Any]:
         ("", True, True), (EOS, None, False),
     ],
 )  # fmt: skip
-def test_bos_is_added_where_the_files_say_so(
+def test_add_bos_follows_the_setting_then_the_template(
     first: str | None, setting: bool | None, adds: bool, tmp_path: Path
 ) -> None:
     ids = with_special(tmp_path, EOS, "<bos>")
@@ -163,14 +165,14 @@ def test_bos_is_added_where_the_files_say_so(
         assert llama_cpp.llama_vocab_bos(vocab) == ids["<bos>"]
 
 
-def test_the_template_names_a_bos_that_nothing_else_does(tmp_path: Path) -> None:
+def test_bos_is_read_from_the_template_if_no_file_names_it(tmp_path: Path) -> None:
     data = {**pieces_json(sentencepiece_bytes()), "normalizer": PREPEND}
     save(tmp_path, {**data, "post_processor": template("<s>")}, eos_token="</s>")
     tokenizer = read(tmp_path)
     assert (tokenizer.ids["bos"], tokenizer.ids["unk"], tokenizer.add_bos) == (1, 0, True)
 
 
-def test_types_are_what_llama_cpp_needs(tmp_path: Path) -> None:
+def test_token_types_are_those_of_llama_cpp(tmp_path: Path) -> None:
     save_byte_level(tmp_path, "gpt2")
     tokenizer = read(tmp_path)
     kinds = dict(zip(tokenizer.tokens, tokenizer.types, strict=True))
@@ -186,11 +188,11 @@ def test_types_are_what_llama_cpp_needs(tmp_path: Path) -> None:
     assert read(tmp_path / "pieces").types[:4] == [2, 3, 3, 6]
 
 
-def test_another_text_is_nobodys() -> None:
+def test_replacement_text_of_a_token_is_unused() -> None:
     assert other_texts(["</s>"], {"</s>": 3, "[</s>]": 4}) == {3: "[[</s>]]"}
 
 
-def test_chat_templates_are_found_wherever_they_are(tmp_path: Path) -> None:
+def test_chat_templates_are_read_from_every_file(tmp_path: Path) -> None:
     with_special(tmp_path, EOS, chat_template="plain")
     assert read(tmp_path).metadata()["tokenizer.chat_template"] == "plain"
     named = [{"name": "default", "template": "d"}, {"name": "tool-use", "template": "t"}]
@@ -209,7 +211,7 @@ def test_chat_templates_are_found_wherever_they_are(tmp_path: Path) -> None:
     "value", [1, {"a": "b"}, [1], [{"name": "x"}], [{"name": 1, "template": "x"}], "\ud800",
               [{"name": ["x"], "template": "x"}]]
 )  # fmt: skip
-def test_a_chat_template_of_another_form_is_named(value: Any, tmp_path: Path) -> None:
+def test_invalid_chat_template_is_rejected(value: Any, tmp_path: Path) -> None:
     with_special(tmp_path, EOS, chat_template=value)
     with pytest.raises(CorruptCheckpoint, match="chat_template"):
         read(tmp_path)

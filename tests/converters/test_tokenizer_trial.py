@@ -1,4 +1,4 @@
-"""Cuts that no structure proves: real llama.cpp is tried in a child, and what fits is taken or nothing is."""
+"""Tokenizers of unknown structure: they are compared with real llama.cpp, and refused unless all ids are equal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from turbopilot.base.errors import TokenizerMismatch
 
 
 def doubted(folder: Path, names: tuple[str, ...], **changes: Any) -> tuple[Vocabulary, GgufTokenizer]:  # fmt: skip
-    """A vocabulary of a cut that is not in the table, as the readers make it, and what would be written of it."""
+    """Return a vocabulary with an unknown pre-tokenizer, and the GGUF tokenizer to write for it."""
     save_byte_level(folder, "qwen35", **changes)
     path = folder / "tokenizer.json"
     vocabulary = read_tokenizer_json(path, SideFiles.read(folder), N_VOCAB, "")
@@ -50,10 +50,12 @@ def doubted(folder: Path, names: tuple[str, ...], **changes: Any) -> tuple[Vocab
 
 @pytest.mark.parametrize(
     ("cut", "names"),
-    # llama.cpp's gpt-4o parts combining marks from letters, the later name does not
+    # llama.cpp's gpt-4o splits combining marks from letters, the other name does not
     [("qwen35", ["qwen35"]), ("gpt4o", ["gpt-4o", "granite-embed-multi-97m"])],
 )
-def test_a_cut_that_llama_cpp_has_is_found(cut: str, names: list[str], tmp_path: Path) -> None:
+def test_matching_pre_tokenizer_is_found_by_trial(
+    cut: str, names: list[str], tmp_path: Path
+) -> None:
     save_byte_level(tmp_path, cut)
     tokenizer, wanted = read(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert tokenizer.pre in names
@@ -64,28 +66,28 @@ def test_a_cut_that_llama_cpp_has_is_found(cut: str, names: list[str], tmp_path:
             assert encode(text) == wanted.encode(text).ids
 
 
-def test_where_none_fits_the_difference_is_shown(tmp_path: Path) -> None:
+def test_first_difference_is_shown_if_no_pre_tokenizer_matches(tmp_path: Path) -> None:
     save_byte_level(tmp_path, "letters by fours")
     with pytest.raises(TokenizerMismatch) as caught:
         read(tmp_path)
     message = caught.value.message
     wanted = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert str(tmp_path / "tokenizer.json") in message
-    assert r"\p{L}{1,4}" in message, "the doubt is named"
-    assert f"of {len(CANDIDATES)} tried" in message
-    assert "llama.cpp makes" in message
-    shown = message.split("where the tokenizer makes ")[1].split()
+    assert r"\p{L}{1,4}" in message, "the unknown expression is named"
+    assert f"of {len(CANDIDATES)} pre-tokenizers tried" in message
+    assert "llama.cpp gives" in message
+    shown = message.split("and the tokenizer gives ")[1].split()
     assert wanted.id_to_token(int(shown[0])) == shown[1].strip("'")
 
 
-def test_merges_that_are_skipped_or_not_are_tried(tmp_path: Path) -> None:
-    # llama.cpp has Qwen2's cut only with merging; whether it matters depends on the vocabulary.
+def test_unusual_ignore_merges_setting_is_tried(tmp_path: Path) -> None:
+    # llama.cpp has Qwen2's pre-tokenizer only without ignore_merges; the effect depends on the vocabulary.
     merges = json.loads(byte_level("qwen2"))["model"]["merges"]
     save_byte_level(tmp_path / "other", "qwen2", ignore_merges=True, merges=merges[::2])
     with pytest.raises(TokenizerMismatch, match="ignore_merges"):
         read(tmp_path / "other")
     letters = sorted(t for t in json.loads(byte_level("qwen2"))["model"]["vocab"] if len(t) == 1)
-    pairs = [m for m in merges if len(m[0]) == len(m[1]) == 1]  # each word of two is its own merge
+    pairs = [m for m in merges if len(m[0]) == len(m[1]) == 1]  # a word of two letters is one merge
     vocab = {t: i for i, t in enumerate([*letters, *map("".join, pairs)])}
     save_byte_level(
         tmp_path / "same", "qwen2", ignore_merges=True, merges=pairs, vocab=vocab, added_tokens=[]
@@ -93,7 +95,7 @@ def test_merges_that_are_skipped_or_not_are_tried(tmp_path: Path) -> None:
     assert read(tmp_path / "same", eos_token_id=0).pre_origin.startswith("by trial of ")
 
 
-def test_tokens_of_other_files_are_known_to_both_sides(tmp_path: Path) -> None:
+def test_added_tokens_of_other_files_are_part_of_the_trial(tmp_path: Path) -> None:
     data = save_byte_level(tmp_path, "qwen35")
     n = len(data["model"]["vocab"]) + len(data["added_tokens"])
     entry = {"content": "[PAD]", "special": True}
@@ -102,7 +104,9 @@ def test_tokens_of_other_files_are_known_to_both_sides(tmp_path: Path) -> None:
     assert (tokenizer.pre, tokenizer.ids["pad"], tokenizer.tokens[n]) == ("qwen35", n, "[PAD]")
 
 
-def test_without_tokenizers_nothing_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_trial_without_tokenizers_installed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_byte_level(tmp_path, "qwen35")
     monkeypatch.setattr(trial, "find_spec", lambda name: None)
     with pytest.raises(TokenizerMismatch, match="tokenizers is not installed") as caught:
@@ -111,14 +115,16 @@ def test_without_tokenizers_nothing_is_guessed(tmp_path: Path, monkeypatch: pyte
     assert r"\p{M}" in caught.value.message
 
 
-def test_a_name_on_which_llama_cpp_ends_the_process_is_no_candidate(tmp_path: Path) -> None:
+def test_vocabulary_that_crashes_llama_cpp_is_refused(tmp_path: Path) -> None:
     vocabulary, tokenizer = doubted(tmp_path, ("qwen35", "qwen2"))
     tokens = ["twice" if row in (1, 2) else text for row, text in enumerate(tokenizer.tokens)]
-    with pytest.raises(TokenizerMismatch, match=r"of 2 tried, llama\.cpp survives none"):
+    with pytest.raises(TokenizerMismatch, match=r"of 2 pre-tokenizers tried, none works"):
         trial.settle(vocabulary, replace(tokenizer, tokens=tokens))
 
 
-def test_after_a_death_the_other_names_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_trial_continues_with_the_next_name_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vocabulary, tokenizer = doubted(tmp_path, ("qwen2", "dies", "qwen35", "never"))
     real, asked = trial._child, []
 
@@ -133,28 +139,30 @@ def test_after_a_death_the_other_names_are_tried(tmp_path: Path, monkeypatch: py
     assert asked == [["qwen2", "dies", "qwen35", "never"], ["qwen35", "never"]]
 
 
-def test_a_name_that_llama_cpp_lacks_is_no_candidate(tmp_path: Path) -> None:
+def test_name_that_llama_cpp_lacks_is_skipped(tmp_path: Path) -> None:
     vocabulary, tokenizer = doubted(tmp_path, ("no-such-cut", "qwen35"))
     assert trial.settle(vocabulary, tokenizer).pre_origin.startswith("by trial of 2: ")
 
 
-def test_an_expression_that_tokenizers_refuses_ends_in_its_words(tmp_path: Path) -> None:
+def test_invalid_regular_expression_shows_the_error_of_tokenizers(tmp_path: Path) -> None:
     split = {"type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": False}
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}  # fmt: skip
     steps = {"type": "Sequence", "pretokenizers": [split, bytes_]}
     save_byte_level(tmp_path, "qwen35", pre_tokenizer=steps)
-    with pytest.raises(TokenizerMismatch, match=r"cannot be tried: .*Oniguruma"):
+    with pytest.raises(TokenizerMismatch, match=r"comparison with llama\.cpp failed: .*Oniguruma"):
         read(tmp_path)
 
 
-def test_a_trial_ends_at_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_PATIENCE", 0.001)
     save_byte_level(tmp_path, "qwen35")
     with pytest.raises(TokenizerMismatch, match="it took more than 0 seconds"):
         read(tmp_path)
 
 
-def test_nothing_of_the_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_imports_no_modules_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_byte_level(tmp_path, "qwen35")
     for name in ("tokenizers", "llama_cpp", "unicodedata"):
         (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('ran').touch()\n", "utf-8")  # fmt: skip
@@ -166,29 +174,31 @@ def test_nothing_of_the_folder_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("change", ["merges", "spaces"])
-def test_pieces_that_llama_cpp_joins_otherwise_are_refused(change: str, tmp_path: Path) -> None:
+def test_sentencepiece_bpe_with_different_ids_in_llama_cpp_is_refused(
+    change: str, tmp_path: Path
+) -> None:
     data = pieces_json(sentencepiece_bytes())
     data["pre_tokenizer"] = metaspace("never", split=change == "spaces")
     if change == "merges":
         data["model"]["merges"] = data["model"]["merges"][1::2]
     save(tmp_path, data, eos_token="</s>")
-    with pytest.raises(TokenizerMismatch, match=r"of 1 tried, .* llama\.cpp makes"):
+    with pytest.raises(TokenizerMismatch, match=r"of 1 pre-tokenizers tried, .* llama\.cpp gives"):
         read(tmp_path)
 
 
-def test_only_a_tokenizer_json_can_be_tried(tmp_path: Path) -> None:
+def test_trial_needs_a_tokenizer_json(tmp_path: Path) -> None:
     vocab = {**json.loads(byte_level("gpt2"))["model"]["vocab"], EOS: N_BASE}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
     (tmp_path / "merges.txt").write_text("a b\n", "utf-8")
     (tmp_path / "vocab.json").write_text(json.dumps({**vocab, "ab": N_BASE + 1}), "utf-8")
-    more = {"<a><b": N_BASE + 2, "<b>c": N_BASE + 3}  # "<a><b>c" would be parted differently
+    more = {"<a><b": N_BASE + 2, "<b>c": N_BASE + 3}  # "<a><b>c" would be split differently
     (tmp_path / "added_tokens.json").write_text(json.dumps(more), "utf-8")
-    with pytest.raises(TokenizerMismatch, match="ends as another begins") as caught:
+    with pytest.raises(TokenizerMismatch, match="ends with the start of another") as caught:
         read_tokenizer(tmp_path, "gpt-2", N_VOCAB, {"eos_token_id": N_BASE})
     assert "tokenizer.json" in caught.value.hint
 
 
-def test_the_corpus_is_whole_and_the_names_are_each_there_once(tmp_path: Path) -> None:
+def test_trial_corpus_is_complete_and_candidate_names_are_unique(tmp_path: Path) -> None:
     assert sum(map(len, corpus())) > 10_000
     assert all(text.strip() for text in corpus())
     names = [name for cut in CANDIDATES for name in cut.names]

@@ -1,4 +1,4 @@
-"""PyTorch files give the GGUF that safetensors give; hostile and damaged ones are refused, and run nothing."""
+"""PyTorch files give the same GGUF as safetensors, in every form in which weights are saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A tiny checkpoint of a family, made once; Llama's shares its output with its input."""
+    """Factory of tiny checkpoints, one per family; Llama's output matrix is tied to its embedding."""
     root = tmp_path_factory.mktemp("torch-file")
 
     def make(family: str) -> Path:
@@ -43,7 +43,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 def pickled(folder: Path, to: Path, state: dict[str, Any], n_shards: int = 1) -> Path:
-    """The checkpoint with `state` for weights, in PyTorch files."""
+    """Write a copy of the checkpoint with the weights `state` in PyTorch files."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors"))
     if n_shards == 1:
         torch.save(state, to / "pytorch_model.bin")
@@ -57,7 +57,7 @@ def pickled(folder: Path, to: Path, state: dict[str, Any], n_shards: int = 1) ->
 
 
 def content(folder: Path, out: Path, dtype: str) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
-    """The GGUF: every key but those that name the source's files, and every tensor in order."""
+    """Convert, and return the GGUF's metadata, except names and digests of source files, and its tensors in order."""
     convert(folder, out, ConversionOptions(name="x", force=True), dtype=dtype)
     reader = GGUFReader(out)
     about = ("turbopilot.source.files", "turbopilot.source.sha256")
@@ -69,7 +69,7 @@ def content(folder: Path, out: Path, dtype: str) -> tuple[dict[str, Any], list[t
 
 @pytest.mark.parametrize("n_shards", [1, 2])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_gguf_is_that_of_safetensors(
+def test_pytorch_files_give_the_same_gguf_as_safetensors(
     checkpoints: Callable[[str], Path], tmp_path: Path, dtype: str, n_shards: int
 ) -> None:
     folder = checkpoints("codegen")
@@ -81,14 +81,14 @@ def test_the_gguf_is_that_of_safetensors(
 
 
 def slices(state: State) -> State:
-    """All as views of one buffer."""
+    """Return all tensors as views of one buffer."""
     buffer = torch.cat([t.flatten() for t in state.values()])
     parts = torch.split(buffer, [t.numel() for t in state.values()])
     return {n: part.view(t.shape) for (n, t), part in zip(state.items(), parts, strict=True)}
 
 
 def parameters(state: State) -> dict[str, Any]:
-    """As a trainer saves them: parameters, with attributes, beside what is no weight."""
+    """Return the weights as a trainer saves them: parameters with attributes, and other values next to them."""
     found = {n: torch.nn.Parameter(t) for n, t in state.items()}
     for parameter in found.values():
         vars(parameter)["sharded"] = False
@@ -110,7 +110,7 @@ def bare(prefix: str) -> Callable[[State], State]:
 
 
 def module(state: State) -> Any:
-    """A module's own state dict is an OrderedDict with attributes."""
+    """Return the weights as a module's state dict, which is an OrderedDict with attributes."""
     nested = torch.nn.Linear(1, 1).state_dict()
     nested.clear()
     nested.update(state)
@@ -131,7 +131,7 @@ def module(state: State) -> Any:
         ("codegen", module),
     ],
 )
-def test_other_ways_to_save_the_same_weights(
+def test_other_forms_of_state_dict_give_the_same_gguf(
     checkpoints: Callable[[str], Path], tmp_path: Path, family: str, change: Callable[[State], Any]
 ) -> None:
     folder = checkpoints(family)
@@ -140,7 +140,7 @@ def test_other_ways_to_save_the_same_weights(
     assert content(ours, tmp_path / "1", "f32") == content(folder, tmp_path / "2", "f32")
 
 
-def test_reading_imports_no_torch(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_reader_does_not_import_torch(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     folder = checkpoints("codegen")
     ours = pickled(folder, tmp_path / "torch", load_file(folder / "model.safetensors"), 2)
     script = (
@@ -152,7 +152,7 @@ def test_reading_imports_no_torch(checkpoints: Callable[[str], Path], tmp_path: 
     assert (tmp_path / "out.gguf").read_bytes()[:4] == b"GGUF"
 
 
-def test_views_that_are_no_rows_are_to_be_saved_anew(tmp_path: Path) -> None:
+def test_noncontiguous_views_must_be_saved_again(tmp_path: Path) -> None:
     path, matrix = tmp_path / "pytorch_model.bin", torch.arange(12.0).reshape(3, 4)
     views = {"transposed": matrix.T, "column": matrix[:, 1], "expanded": matrix[:1].expand(2, 4)}
     others = {
@@ -166,7 +166,7 @@ def test_views_that_are_no_rows_are_to_be_saved_anew(tmp_path: Path) -> None:
     assert [t.shape for t in read_pickle(path).values()] == [(1, 1), (4, 0), ()]
 
 
-def test_files_of_before_zips(tmp_path: Path) -> None:
+def test_files_from_before_torch_1_6_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
     refused(path, InvalidInput, "older than 1.6")
@@ -175,10 +175,10 @@ def test_files_of_before_zips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("short", ["transformer.h.0.ln_1.bias", "transformer.ln_f.bias"])
-def test_nan_behind_a_view_of_the_same_place(
+def test_nan_outside_an_overlapping_view_is_found(
     checkpoints: Callable[[str], Path], tmp_path: Path, short: str
 ) -> None:
-    """Whichever of the two is written first."""
+    """Save the view before or after the tensor with the NaN, which shares its data."""
     folder = checkpoints("codegen")
     state = load_file(folder / "model.safetensors")
     long = state["transformer.h.0.mlp.fc_in.bias"]
@@ -197,17 +197,17 @@ def sharded(checkpoints: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "shard", "word"),
     [
-        ("lm_head.bias", "../../etc/passwd", "not a file beside it"),
-        ("lm_head.bias", "/etc/passwd", "not a file beside it"),
-        ("lm_head.bias", "x" * 300, "not a file beside it"),
+        ("lm_head.bias", "../../etc/passwd", "not a file in its folder"),
+        ("lm_head.bias", "/etc/passwd", "not a file in its folder"),
+        ("lm_head.bias", "x" * 300, "not a file in its folder"),
         ("lm_head.bias", "a\0b", "missing"),
         ("lm_head.bias", "\ud800", "missing"),
         ("lm_head.bias", "pytorch_model-00003-of-00003.bin", "missing"),
         ("lm_head.bias", "config.json", "not a zip"),
-        ("ghost", "pytorch_model-00001-of-00002.bin", "'ghost' is in"),
+        ("ghost", "pytorch_model-00001-of-00002.bin", "lists 'ghost' in"),
     ],
 )
-def test_an_index_that_is_wrong(sharded: Path, name: str, shard: str, word: str) -> None:
+def test_wrong_shard_index_is_rejected(sharded: Path, name: str, shard: str, word: str) -> None:
     index = sharded / "pytorch_model.bin.index.json"
     weight_map = {**json.loads(index.read_text())["weight_map"], name: shard}
     index.write_text(json.dumps({"weight_map": weight_map}))
@@ -219,7 +219,7 @@ def test_an_index_that_is_wrong(sharded: Path, name: str, shard: str, word: str)
 
 
 @pytest.mark.parametrize("equal", [True, False])
-def test_a_tensor_in_two_shards_is_refused_even_if_equal(sharded: Path, equal: bool) -> None:
+def test_tensor_in_two_shards_is_rejected_even_if_equal(sharded: Path, equal: bool) -> None:
     first, second = sorted(sharded.glob("*.bin"))
     name, tensor = next(iter(torch.load(first).items()))
     torch.save({**torch.load(second), name: tensor if equal else tensor + 1}, second)
@@ -227,7 +227,7 @@ def test_a_tensor_in_two_shards_is_refused_even_if_equal(sharded: Path, equal: b
         convert(sharded, sharded.parent / "out.gguf")
 
 
-def test_a_tensor_that_no_index_names_is_not_lost(sharded: Path) -> None:
+def test_tensor_missing_from_the_index_is_read(sharded: Path) -> None:
     index = sharded / "pytorch_model.bin.index.json"
     weight_map = json.loads(index.read_text())["weight_map"]
     del weight_map["lm_head.bias"]
@@ -236,7 +236,9 @@ def test_a_tensor_that_no_index_names_is_not_lost(sharded: Path) -> None:
     assert "lm_head.bias" in Checkpoint.open(sharded).tensors
 
 
-def test_safetensors_are_preferred(sharded: Path, checkpoints: Callable[[str], Path]) -> None:
+def test_safetensors_are_preferred_to_pytorch_files(
+    sharded: Path, checkpoints: Callable[[str], Path]
+) -> None:
     for shard in sharded.glob("*.bin"):
         shard.write_bytes(b"would fail")
     shutil.copy(checkpoints("codegen") / "model.safetensors", sharded)

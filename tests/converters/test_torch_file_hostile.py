@@ -1,4 +1,4 @@
-"""PyTorch files that want to run something, fill the memory or never end; and damaged ones."""
+"""PyTorch files that try to run code, exhaust memory or never end; and damaged ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 
 CODE = "__import__('os').system('touch marker.txt')"
 
-# Each makes the file marker.txt when Python's own unpickler reads it.
+# Each creates the file marker.txt if `pickle.loads` reads it.
 RUNNING = {
     "global-reduce": b"\x80\x02cos\nsystem\nX\x10\0\0\0touch marker.txt\x85R.",
     "eval": made.PROTO + made.name("builtins.eval") + made.text(CODE) + b"\x85R.",
@@ -37,7 +37,7 @@ RUNNING = {
 
 @pytest.mark.parametrize("kind", RUNNING)
 @pytest.mark.parametrize("where", ["whole", "value", "key", "storage", "before"])
-def test_nothing_of_a_pickle_runs(
+def test_code_in_a_pickle_is_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,10 +63,10 @@ FILLED = made.storage() + b"N}" + made.text("count") + b"K\1s\x86b"
 DOUBLED = b")" + b"q\0h\0\x86" * 60  # a tuple of 2^60 parts
 HOSTILE = {
     "build": (made.holding(b"cos\nsystem\n}X\1\0\0\0aK\1sb"), "os.system"),
-    "build-on-a-function": (made.holding(made.name("torch.Size") + b"}b"), "fills"),
-    "build-on-a-tensor": (made.holding(made.tensor() + b")b"), "fills"),
-    "build-on-a-storage": (made.holding(made.tensor(of=FILLED)), "fills"),
-    "build-on-a-dict": (made.holding(b"}}b"), "fills"),
+    "build-on-a-function": (made.holding(made.name("torch.Size") + b"}b"), "sets attributes"),
+    "build-on-a-tensor": (made.holding(made.tensor() + b")b"), "sets attributes"),
+    "build-on-a-storage": (made.holding(made.tensor(of=FILLED)), "sets attributes"),
+    "build-on-a-dict": (made.holding(b"}}b"), "sets attributes"),
     "build-on-a-list": (made.holding(b"]}b"), "inconsistent"),
     "newobj": (made.holding(b"csubprocess\nPopen\n)\x81"), "0x81"),
     "newobj-of-what-is-allowed": (made.holding(made.name("torch.Tensor") + b")\x81"), "0x81"),
@@ -74,7 +74,7 @@ HOSTILE = {
     "ext1": (made.holding(b"\x82\x01"), "0x82"),
     "ext4": (made.holding(b"\x84\1\0\0\0"), "0x84"),
     "persid": (made.holding(b"Pstorage\n"), "0x50"),
-    "id-of-no-storage": (made.holding(b"K\1Q"), "not a storage"),
+    "id-that-is-not-a-storage": (made.holding(b"K\1Q"), "not a storage"),
     "id-of-a-module": (made.holding(b"(" + made.text("module") + b"NNNNtQ"), "not a storage"),
     "nested-from-type": (made.holding(made.name("torch._tensor._rebuild_from_type_v2") + b"q\0(h\0N)NtR"), "wraps"),
     "nested-pickle": (made.holding(made.name("pickle.loads") + b"U\1.\x85R"), "pickle.loads"),
@@ -84,29 +84,29 @@ HOSTILE = {
     "protocol-5": (made.PROTO[:1] + b"\5" + made.holding(b"N")[2:], "protocol 5"),
     "stack-underflow": (made.PROTO + b"R.", "inconsistent"),
     "mark-underflow": (made.PROTO + b"u.", "inconsistent"),
-    "memo-of-nothing": (made.holding(b"h\7"), "inconsistent"),
-    "memo-at-2-to-the-32": (made.holding(b"Nr\xff\xff\xff\xff"), "at place 4,294,967,295"),
+    "memo-index-that-is-unused": (made.holding(b"h\7"), "inconsistent"),
+    "memo-at-2-to-the-32": (made.holding(b"Nr\xff\xff\xff\xff"), "memo index 4,294,967,295"),
     "no-stop": (made.PROTO + b"}", "ends early"),
     "text-of-4-gb": (made.PROTO + b"X\xff\xff\xff\xffa.", "ends early"),
-    "text-that-is-none": (made.holding(b"X\1\0\0\0\xff"), "inconsistent"),
+    "text-that-is-not-utf-8": (made.holding(b"X\1\0\0\0\xff"), "inconsistent"),
     "odd-items": (made.PROTO + b"}(Nu.", "inconsistent"),
     "deep-tuples": (made.holding(b")" + b"\x85" * 100_000), "not a plain tensor"),
-    "deep-lists": (made.PROTO + b"]" * 50_000 + b"a" * 49_999 + b".", "one list"),
-    "doubled-tuple-as-key": (made.PROTO + b"}" + DOUBLED + b"Ns.", "by a tuple"),
-    "deep-tuple-as-key": (made.PROTO + b"})" + b"\x85" * 1_000_000 + b"Ns.", "by a tuple"),
+    "deep-lists": (made.PROTO + b"]" * 50_000 + b"a" * 49_999 + b".", "a list"),
+    "doubled-tuple-as-key": (made.PROTO + b"}" + DOUBLED + b"Ns.", "of type tuple"),
+    "deep-tuple-as-key": (made.PROTO + b"})" + b"\x85" * 1_000_000 + b"Ns.", "of type tuple"),
     "set-of-a-doubled-tuple": (made.holding(b"(" + DOUBLED + b"\x91"), "0x91"),
     "doubled-tuple-called": (made.holding(DOUBLED + b")R"), "inconsistent"),
     "doubled-tuple-as-id": (made.holding(DOUBLED + b"Q"), "not a storage"),
-    "doubled-tuple-as-storage": (made.holding(made.tensor(of=DOUBLED)), "without a storage"),
-    "colliding-keys": (made.PROTO + b"}(" + made.integer(2**61 - 1) + b"N" + b"u.", "by a int"),
+    "doubled-tuple-as-storage": (made.holding(made.tensor(of=DOUBLED)), "without a valid storage"),
+    "colliding-keys": (made.PROTO + b"}(" + made.integer(2**61 - 1) + b"N" + b"u.", "of type int"),
     "a-gigabyte": (made.holding(made.name("builtins.bytearray") + b"J\0\0\0\x40\x85R"), "bytearray"),
     "a-tensor-of-a-gigabyte": (made.holding(made.name("torch.Tensor") + b"J\0\0\0\x10\x85R"), "torch.Tensor"),
-    "no-dict": (made.PROTO + b"].", "one list"),
-    "a-name-that-is-a-number": (made.PROTO + b"}K\1" + made.tensor() + b"s.", "not by a text"),
-    "no-tensor": (made.holding(b"K\1"), "not a plain tensor"),
-    "no-storage": (made.holding(made.tensor(of=made.storage("9"))), "not in the file"),
+    "not-a-dict": (made.PROTO + b"].", "a list"),
+    "a-name-that-is-a-number": (made.PROTO + b"}K\1" + made.tensor() + b"s.", "which is not a string"),
+    "not-a-tensor": (made.holding(b"K\1"), "not a plain tensor"),
+    "missing-storage": (made.holding(made.tensor(of=made.storage("9"))), "not in the file"),
     "path-as-key": (made.holding(made.tensor(of=made.storage("../../../etc/passwd"))), "not in the file"),
-    "storage-of-another-size": (made.holding(made.tensor(of=made.storage(count=5))), "is 20 bytes long"),
+    "storage-of-another-size": (made.holding(made.tensor(of=made.storage(count=5))), "should have 20 bytes"),
     "storage-of-2-to-the-70": (made.holding(made.tensor(of=made.storage(count=2**70))), "impossible"),
     "negative-storage": (made.holding(made.tensor(of=made.storage(count=-4))), "impossible"),
     "negative-size": (made.holding(made.tensor(shape=(-4,))), "impossible"),
@@ -116,18 +116,18 @@ HOSTILE = {
     "a-thousand-dimensions": (made.holding(made.tensor(shape=(1,) * 1000, stride=(1,) * 1000)), "impossible"),
     "beyond-the-storage": (made.holding(made.tensor(1)), "needs 20 bytes"),
     "far-beyond-the-storage": (made.holding(made.tensor(2**62)), "needs"),
-    "fewer-strides": (made.holding(made.tensor(shape=(2, 2))), "without a shape"),
+    "fewer-strides": (made.holding(made.tensor(shape=(2, 2))), "without a valid shape"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_pickles(tmp_path: Path, kind: str) -> None:
+def test_hostile_pickles_are_rejected(tmp_path: Path, kind: str) -> None:
     program, word = HOSTILE[kind]
     path = made.with_pickle(tmp_path / "pytorch_model.bin", program)
     harmless = kind in (
         "a-gigabyte",
         "a-tensor-of-a-gigabyte",
-    )  # of a name that stands beside weights
+    )  # names that weight files may contain
     refused(path, InvalidInput if harmless else CorruptCheckpoint, word)
 
 
@@ -143,7 +143,7 @@ def zipped(entries: dict[str, bytes], compression: int = 0) -> Callable[[Path], 
 
 
 def patch(at: int, new: bytes, before: bytes = b"PK\1\2") -> Callable[[Path], None]:
-    """Other bytes so far behind the last entry of the directory, which is that of data/0."""
+    """Return a writer of a zip with `new` at offset `at` from the last `before` (default: data/0's entry)."""
 
     def patched(path: Path) -> None:
         raw = made.write(path, ENTRIES).read_bytes()
@@ -158,16 +158,16 @@ def patch(at: int, new: bytes, before: bytes = b"PK\1\2") -> Callable[[Path], No
     [
         (zipped({**ENTRIES, "b/data/0": bytes(16)}), CorruptCheckpoint, "occurs twice"),
         (zipped({"a/data/0": bytes(16)}), CorruptCheckpoint, "no data.pkl"),
-        (zipped({**ENTRIES, "a/data/0": bytes(15)}), CorruptCheckpoint, "is 16 bytes long, its data 15"),
+        (zipped({**ENTRIES, "a/data/0": bytes(15)}), CorruptCheckpoint, "should have 16 bytes, but has 15"),
         (zipped({"../data.pkl": GOOD, "../../data/0": bytes(16)}), CorruptCheckpoint, "not in the file"),
         (zipped(ENTRIES, zipfile.ZIP_DEFLATED), InvalidInput, "compressed"),
         (zipped({**ENTRIES, "a/byteorder": b"big"}), InvalidInput, "big-endian"),
-        (patch(20, b"\xf0\xff\xff\x7f" * 2), CorruptCheckpoint, "not where"),
-        (patch(24, b"\xf0\xff\xff\x7f"), CorruptCheckpoint, "two sizes"),
-        (patch(20, b"\x0c\0\0\0" * 2), CorruptCheckpoint, "not where"),
-        (patch(42, b"\0\0\0\0"), CorruptCheckpoint, "not where"),
-        (patch(42, b"\xff\xff\xff\x7f"), CorruptCheckpoint, "not where"),
-        (patch(46, b"a/data/1"), CorruptCheckpoint, "not where"),
+        (patch(20, b"\xf0\xff\xff\x7f" * 2), CorruptCheckpoint, "not at the directory's offset"),
+        (patch(24, b"\xf0\xff\xff\x7f"), CorruptCheckpoint, "two different sizes"),
+        (patch(20, b"\x0c\0\0\0" * 2), CorruptCheckpoint, "not at the directory's offset"),
+        (patch(42, b"\0\0\0\0"), CorruptCheckpoint, "not at the directory's offset"),
+        (patch(42, b"\xff\xff\xff\x7f"), CorruptCheckpoint, "not at the directory's offset"),
+        (patch(46, b"a/data/1"), CorruptCheckpoint, "not at the directory's offset"),
         (patch(8, b"\1"), InvalidInput, "compressed"),
         (patch(6, b"\xff"), CorruptCheckpoint, "cannot be read"),
         (patch(16, b"\0\0\0\1", b"PK\5\6"), CorruptCheckpoint, "cannot be read"),
@@ -175,7 +175,7 @@ def patch(at: int, new: bytes, before: bytes = b"PK\1\2") -> Callable[[Path], No
         (patch(5, b"y", b"X\1\0\0\0x"), CorruptCheckpoint, "checksum"),
     ],
 )  # fmt: skip
-def test_faults_of_the_zip(
+def test_damaged_zip_is_rejected(
     tmp_path: Path, fault: Callable[[Path], None], error: type[Exception], word: str
 ) -> None:
     path = tmp_path / "pytorch_model.bin"
@@ -183,8 +183,8 @@ def test_faults_of_the_zip(
     refused(path, error, word)
 
 
-def test_a_zip_that_claims_a_huge_directory_or_pickle(tmp_path: Path) -> None:
-    """Holes in the file stand for the bytes."""
+def test_huge_zip_directory_or_pickle_is_rejected(tmp_path: Path) -> None:
+    """Use a sparse file, so that the huge directory needs no disk space."""
     path = made.write(tmp_path / "pytorch_model.bin", ENTRIES)
     raw = path.read_bytes()
     end = bytearray(raw[-22:])
@@ -209,7 +209,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(at=st.integers(0, 1999), bits=st.integers(1, 255), cut=st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_a_damaged_file_reads_the_same_or_not_at_all(
+def test_damaged_file_reads_the_same_or_is_rejected(
     small: Path, at: int, bits: int, cut: bool
 ) -> None:
     whole = small.read_bytes()
@@ -233,8 +233,8 @@ def test_a_damaged_file_reads_the_same_or_not_at_all(
     assert places == expected
 
 
-def test_lengths_of_names_and_paddings_are_held_against_what_follows(small: Path) -> None:
-    """Some flips let the data end where a later entry begins or ends."""
+def test_wrong_lengths_of_name_and_padding_are_rejected(small: Path) -> None:
+    """Flip each bit of the lengths; some flips move the end of the data to the start or end of a later entry."""
     whole = small.read_bytes()
     path = small.with_name("shifted.bin")
     with zipfile.ZipFile(small) as archive:
@@ -244,10 +244,10 @@ def test_lengths_of_names_and_paddings_are_held_against_what_follows(small: Path
         damaged = bytearray(whole)
         damaged[start + at] ^= 1 << bit
         path.write_bytes(damaged)
-        refused(path, CorruptCheckpoint, "not where its directory says")
+        refused(path, CorruptCheckpoint, "not at the directory's offset")
 
 
-def test_a_file_without_checksums(tmp_path: Path) -> None:
+def test_file_without_checksums_is_read(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:
         torch.save({"x": torch.arange(4.0)}, tmp_path / "x.bin")
@@ -261,8 +261,8 @@ NUMBERS = st.lists(st.integers(-1, 4), max_size=3).map(tuple)
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_what_is_read_torch_reads_alike(small: Path, data: st.DataObject) -> None:
-    """Tensors of any place and shape, and whatever may stand around them."""
+def test_accepted_pickles_give_the_tensors_of_torch(small: Path, data: st.DataObject) -> None:
+    """Generate tensors of any offset and shape, with various opcodes around them."""
     shape = data.draw(NUMBERS)
     rows = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
     stride = data.draw(st.just(rows) | NUMBERS)

@@ -1,4 +1,4 @@
-"""Row orders: bijections, equal to a slow loop written from the model's own code."""
+"""Row orders use every row once, and equal slow loops written from the model's code."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_rotary_order_equals_a_slow_loop(d: Dims) -> None:
 
 
 @given(geometries())
-def test_rotating_halves_after_the_order_is_rotating_pairs_before(d: Dims) -> None:
-    """The reason for the order: NeoX's rotation of reordered rows is GPT-J's rotation, reordered."""
+def test_half_split_rotation_of_reordered_rows_equals_rotation_of_pairs(d: Dims) -> None:
+    """Compare NeoX's rotation of reordered rows with GPT-J's rotation, reordered: the purpose of the order."""
     rng = np.random.default_rng(0)
     x, r = rng.normal(size=d.head_dim), d.rotary_dim
     angle = rng.uniform(0, 6, size=r // 2)
@@ -52,14 +52,14 @@ def test_rotating_halves_after_the_order_is_rotating_pairs_before(d: Dims) -> No
 
 
 @given(geometries())
-def test_codegen_rows_are_a_partition(d: Dims) -> None:
+def test_codegen_rows_are_each_used_once(d: Dims) -> None:
     rows = np.concatenate([codegen_qkv(w, 4)(d) for w in "qkv"])
     assert sorted(rows.tolist()) == list(range(3 * d.n_embd))
 
 
 @given(geometries())
 def test_codegen_rows_equal_transformers_reshape(d: Dims) -> None:
-    """modeling_codegen.py: reshape to (mp_num, -1), split into q, v, k of local_dim, heads in block order."""
+    """Compare with modeling_codegen.py: reshape to (mp_num, -1), split into q, v, k of local_dim, in block order."""
     fused = np.arange(3 * d.n_embd).reshape(4, -1)
     local = d.n_embd // 4
     for i, w in enumerate("qvk"):
@@ -68,7 +68,7 @@ def test_codegen_rows_equal_transformers_reshape(d: Dims) -> None:
 
 
 @given(geometries())
-def test_then_composes(d: Dims) -> None:
+def test_then_composes_two_row_orders(d: Dims) -> None:
     x = np.arange(3 * d.n_embd)
     q = codegen_qkv("q", 4)
     assert (x[then(q, gptj_rotary)(d)] == x[q(d)][gptj_rotary(d)]).all()
@@ -79,6 +79,6 @@ def test_then_composes(d: Dims) -> None:
     ("expression", "value"),
     [("D", 8), ("3*D", 24), ("D + 2*K*d", 12), ("V", 10), ("2 * F", 64), ("7", 7)],
 )
-def test_sizes(expression: str, value: int) -> None:
+def test_size_expressions_are_evaluated(expression: str, value: int) -> None:
     d = Dims(n_embd=8, n_layer=1, n_head=4, n_head_kv=1, n_inner=32, n_vocab=10, n_ctx=16)
     assert d.size(expression) == value

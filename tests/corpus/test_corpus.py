@@ -1,4 +1,4 @@
-"""The bundled code: every excerpt has a source and a licence, the two texts share nothing, beginnings are mixed."""
+"""Bundled code: every excerpt has a source and a licence, the two parts share no text, prefixes mix languages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_licences_are_permissive_with_notices() -> None:
         assert row["licence"] in ALLOWED, row
         assert row["holder"].strip(), row
         assert f"**{row['project']}** {row['version']}: " in licences, row
-        if row["licence"] != "Apache-2.0":  # the rest ask for the notice that stands in the file
+        if row["licence"] != "Apache-2.0":  # the other licences require the notice in the file
             assert all(h in licences for h in row["holder"].split("; ")), row
     for text in (
         "Permission is hereby granted, free of charge", "Redistributions in binary form must reproduce",
@@ -74,13 +74,13 @@ def test_no_project_is_in_both_parts() -> None:
 
 
 def runs(text: str, length: int) -> set[tuple[str, ...]]:
-    """Runs of telling lines: not a closing brace, an `else:` or the like."""
+    """Return all runs of significant lines, without short lines such as a closing brace or `else:`."""
     lines = [line.strip() for line in text.split("\n")]
     telling = [line for line in lines if len(line) > 8]
     return {tuple(telling[i : i + length]) for i in range(len(telling) - length + 1)}
 
 
-def test_the_texts_share_no_run_of_eight_lines() -> None:
+def test_calibration_and_evaluation_texts_share_no_eight_lines() -> None:
     assert not runs(calibration_text(), 8) & runs(evaluation_text(), 8)
 
 
@@ -91,7 +91,7 @@ def test_no_excerpt_is_in_the_verify_texts() -> None:
         assert not runs(text, 5) & ours, sample
 
 
-def test_sizes() -> None:
+def test_text_and_excerpt_sizes() -> None:
     assert 500_000 <= len(calibration_text().encode()) <= 700_000
     assert 90_000 <= len(evaluation_text().encode()) <= 130_000
     for e in BOTH:
@@ -114,7 +114,7 @@ def test_each_common_language_has_several_projects() -> None:
         assert len({e.project for e in CALIBRATION if e.language == language}) >= 8
 
 
-def test_texts_are_always_the_same() -> None:
+def test_texts_are_deterministic() -> None:
     assert calibration_text() == calibration_text()
     assert evaluation_text() == evaluation_text()
     for text, found in ((calibration_text(), CALIBRATION), (evaluation_text(), HELD_OUT)):

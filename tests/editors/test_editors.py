@@ -1,4 +1,4 @@
-"""What `turbopilot editors` prints can be pasted: it parses, leads to the address given, and says how sure we are."""
+"""The `turbopilot editors` command: settings parse and contain the address, and each entry has its evidence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 URLS = (
     "http://127.0.0.1:18080", "http://[::1]:18080/", "https://code.example/turbopilot/v1/", "http://box:80//",
 )  # fmt: skip
-# Keys and names that would break out of a string of some format.
+# Keys that need escaping in the strings of some formats.
 KEYS = ("", "sk-plain", "it's\"a\\key#{}$<<x>>")
 SETTINGS = [
     pytest.param(e, s, id=f"{e.name} {s.format}{i}")
@@ -60,7 +60,7 @@ def test_setting_parses_and_contains_the_address(
     text = filled(setting, url, key, 'it\'s "mine" \\ {}')
     assert not re.search(r"<<(?!x>>)", text)
     if not text:
-        assert not key, "only a setting for a key is empty"
+        assert not key, "only settings for a key may be empty"
         return
     found = parsed(text, setting.format)
     assert not any(re.search(r"[^:]//", s) for s in found), "no slash is doubled"
@@ -92,7 +92,7 @@ def test_entry_is_complete(editor: Editor) -> None:
     assert find(editor.plugin) is not None
 
 
-def test_names_are_unique() -> None:
+def test_entry_names_are_unique() -> None:
     assert len({e.name for e in EDITORS}) == len(EDITORS)
 
 
@@ -118,17 +118,17 @@ def test_copilot_entries_have_the_token_warning() -> None:
         assert not e.auth
 
 
-def test_setting_of_the_original_turbopilot() -> None:
+def test_settings_for_the_original_plugin() -> None:
     code, out, _ = run("vscode-fauxpilot", "--host", "localhost")
     assert code == 0
     assert '"fauxpilot.server": "http://localhost:18080/v1/engines"' in out
 
 
-def test_vim_reads_it(tmp_path: Path) -> None:
+def test_vim_parses_the_settings(tmp_path: Path) -> None:
     if (vim := shutil.which("vim")) is None or "+eval" not in subprocess.run(
         [vim, "--version"], capture_output=True, text=True, check=True
     ).stdout:
-        pytest.skip("no Vim that evaluates")
+        pytest.skip("no Vim with +eval")
     for name, variable, wanted in (
         ("llama-vim", "g:llama_config.endpoint_fim", "http://127.0.0.1:18080/infill"),
         ("copilot-vim", "g:copilot_settings.advanced['debug.overrideProxyUrl']", "http://127.0.0.1:18080"),
@@ -144,7 +144,7 @@ def test_vim_reads_it(tmp_path: Path) -> None:
         assert out.read_text("utf-8") == f"{wanted}\n"
 
 
-def test_node_reads_it(tmp_path: Path) -> None:
+def test_node_parses_the_settings(tmp_path: Path) -> None:
     if (node := shutil.which("node")) is None:
         pytest.skip("no Node.js")
     script = tmp_path / "client.mjs"
@@ -153,7 +153,7 @@ def test_node_reads_it(tmp_path: Path) -> None:
     subprocess.run([node, "--check", str(script)], capture_output=True, check=True)
 
 
-def test_tokens_follow_the_models_name() -> None:
+def test_fim_tokens_depend_on_the_model_name() -> None:
     zed = find("zed")
     assert zed
     for model, wanted in (

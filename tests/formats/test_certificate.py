@@ -1,4 +1,4 @@
-"""A certificate holds while nothing of the file changes, and not a byte longer; and it changes no tensor itself."""
+"""Tests of certificates: any change of the file makes them invalid, and signing changes no tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from turbopilot.formats.gguf.file import read_gguf, read_part
 from turbopilot.verify.gguf_candidate import GgufCandidate
 
 
-def test_what_is_signed_is_read_and_holds(demo_q4_0: Path, signed: Path) -> None:
+def test_signed_certificate_is_read_and_valid(demo_q4_0: Path, signed: Path) -> None:
     header, before = read_gguf(signed), read_gguf(demo_q4_0)
     assert read(before) is None
     assert check(before) == "none"
@@ -39,14 +39,14 @@ def test_what_is_signed_is_read_and_holds(demo_q4_0: Path, signed: Path) -> None
     assert signed.read_bytes() == demo_q4_0.read_bytes()
 
 
-def test_llama_cpp_computes_the_same(demo_q4_0: Path, signed: Path) -> None:
+def test_signed_file_returns_equal_logits(demo_q4_0: Path, signed: Path) -> None:
     with GgufCandidate(demo_q4_0) as before, GgufCandidate(signed) as after:
         ids = before.tokenize("def add(a, b):\n    return a + b\n")
         assert after.tokenize("def add(a, b):\n    return a + b\n") == ids
         assert np.array_equal(logits_of(before, ids), logits_of(after, ids))
 
 
-def test_signing_again_replaces(signed: Path) -> None:
+def test_signing_again_replaces_the_certificate(signed: Path) -> None:
     first = signed.read_bytes()
     sign(signed, certificate_of(signed))
     assert signed.read_bytes() == first
@@ -57,7 +57,7 @@ def test_signing_again_replaces(signed: Path) -> None:
     assert check(read_gguf(signed)) == "valid"
 
 
-def test_a_leftover_of_another_format_is_removed(unsigned: Path) -> None:
+def test_certificate_of_another_format_is_ignored_and_replaced(unsigned: Path) -> None:
     set_metadata(unsigned, {PREFIX + "format": 99, PREFIX + "from.the.future": 1})
     assert read(read_gguf(unsigned)) is None
     sign(unsigned, certificate_of(unsigned))
@@ -65,7 +65,7 @@ def test_a_leftover_of_another_format_is_removed(unsigned: Path) -> None:
     assert check(read_gguf(unsigned)) == "valid"
 
 
-def test_every_tensor_is_covered(signed: Path) -> None:
+def test_change_of_any_tensor_is_detected(signed: Path) -> None:
     for t in read_gguf(signed).tensors:
         for at in (t.offset, t.offset + t.n_bytes - 1):
             flip(signed, at)
@@ -74,7 +74,7 @@ def test_every_tensor_is_covered(signed: Path) -> None:
     assert check(read_gguf(signed)) == "valid"
 
 
-def test_every_other_key_is_covered(signed: Path) -> None:
+def test_change_of_any_other_key_is_detected(signed: Path) -> None:
     header, layout = read_part(signed)
     for key, (_, end) in layout.keys.items():
         if key.startswith(PREFIX):
@@ -91,8 +91,8 @@ def test_every_other_key_is_covered(signed: Path) -> None:
     assert check(read_gguf(signed)) == "metadata changed"
 
 
-def test_a_tensors_name_type_and_shape_are_covered(tmp_path: Path) -> None:
-    """The same bytes under another name, of another type or shape are other tensors."""
+def test_digest_covers_tensor_name_type_and_shape(tmp_path: Path) -> None:
+    """Change a tensor's name, type and shape, with the same data."""
 
     def made(name: bytes, kind: int, *shape: int) -> str:
         info = string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, 0)
@@ -108,8 +108,10 @@ def test_a_tensors_name_type_and_shape_are_covered(tmp_path: Path) -> None:
     assert len(set(all_of_them)) == len(all_of_them)
 
 
-def test_layout_is_not_content(demo_checkpoint: Path, split_model: Path, tmp_path: Path) -> None:
-    """Split or whole, aligned so or so, in any order: it is the same model."""
+def test_digests_do_not_depend_on_file_layout(
+    demo_checkpoint: Path, split_model: Path, tmp_path: Path
+) -> None:
+    """Compare split and whole files, different alignments, and different orders of keys and tensors."""
     whole = convert(
         demo_checkpoint, tmp_path / "split-whole.gguf", ConversionOptions(name="split")
     ).path
@@ -132,7 +134,7 @@ def test_layout_is_not_content(demo_checkpoint: Path, split_model: Path, tmp_pat
     assert len(set(found)) == 1
 
 
-def test_a_split_model(split_model: Path) -> None:
+def test_certificate_covers_all_parts_of_a_split_model(split_model: Path) -> None:
     named = sorted(split_model.parent.glob("split-*.gguf"))
     others = {p: p.read_bytes() for p in named[1:]}
     sign(split_model, certificate_of(split_model))
@@ -146,15 +148,15 @@ def test_a_split_model(split_model: Path) -> None:
         sign(named[1], PLAIN)
 
 
-def test_a_merged_model_is_one_file(unsigned: Path) -> None:
-    """llama.cpp's gguf-split leaves split.count = 0 in what it merges."""
+def test_merged_model_is_read_as_one_file(unsigned: Path) -> None:
+    """Use split.count = 0, which llama.cpp's gguf-split writes to merged files."""
     sign(unsigned, certificate_of(unsigned))
     set_metadata(unsigned, {"split.count": 0})
     header = read_gguf(unsigned)
     assert (header.n_files, check(header)) == (1, "valid")
 
 
-def test_another_files_certificate_is_refused(unsigned: Path) -> None:
+def test_certificate_of_another_file_is_rejected(unsigned: Path) -> None:
     found, raw = certificate_of(unsigned), unsigned.read_bytes()
     with pytest.raises(InvalidInput, match="changed since"):
         sign(unsigned, replace(found, metadata_sha256="0" * 64))
@@ -174,14 +176,16 @@ def test_another_files_certificate_is_refused(unsigned: Path) -> None:
         {"versions": ["torch 2"]}, {"versions": (2,)}, {"tensors_sha256": "0" * 63}, {"metadata_sha256": "G" * 64},
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_not_written(unsigned: Path, change: dict[str, Any]) -> None:
+def test_invalid_certificate_is_not_written(unsigned: Path, change: dict[str, Any]) -> None:
     raw = unsigned.read_bytes()
-    with pytest.raises(InvalidInput, match=f"a certificate cannot have {next(iter(change))}"):
+    with pytest.raises(
+        InvalidInput, match=f"invalid value in the certificate: {next(iter(change))}"
+    ):
         sign(unsigned, replace(certificate_of(unsigned), **change))
     assert unsigned.read_bytes() == raw
 
 
-def test_the_hubs_cache_is_not_signed(unsigned: Path, tmp_path: Path) -> None:
+def test_file_in_the_hub_cache_is_not_signed(unsigned: Path, tmp_path: Path) -> None:
     blob = tmp_path / "models--a--b" / "blobs" / "0"
     blob.parent.mkdir(parents=True)
     shutil.copy(unsigned, blob)
@@ -190,7 +194,7 @@ def test_the_hubs_cache_is_not_signed(unsigned: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["checking", "writing"])
-def test_an_interrupted_signing_leaves_the_old_file(signed: Path, when: str) -> None:
+def test_interrupted_signing_keeps_the_old_file(signed: Path, when: str) -> None:
     raw, n_tensors = signed.read_bytes(), read_gguf(signed).tensor_bytes
 
     def interrupt(done: int, total: int, what: str = "", /) -> None:
@@ -204,14 +208,14 @@ def test_an_interrupted_signing_leaves_the_old_file(signed: Path, when: str) -> 
     assert [p.name for p in signed.parent.iterdir()] == ["m.gguf"]
 
 
-def test_progress_never_goes_back(unsigned: Path) -> None:
+def test_progress_never_decreases(unsigned: Path) -> None:
     seen: list[tuple[int, int]] = []
     sign(unsigned, certificate_of(unsigned), lambda d, n, what="": seen.append((d, n)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
 
 
-def test_a_file_that_becomes_shorter_meanwhile(unsigned: Path) -> None:
+def test_truncated_file_has_no_digests(unsigned: Path) -> None:
     header = read_gguf(unsigned)
     os.truncate(unsigned, header.tensors[-1].offset)
     with pytest.raises(InvalidInput, match="became shorter"):
@@ -220,7 +224,7 @@ def test_a_file_that_becomes_shorter_meanwhile(unsigned: Path) -> None:
         digests(unsigned)
 
 
-def test_quantizing_drops_it(demo_gguf: Path, tmp_path: Path) -> None:
+def test_quantizing_removes_the_certificate(demo_gguf: Path, tmp_path: Path) -> None:
     source, out, plain = (tmp_path / n for n in (demo_gguf.name, "out.gguf", "plain.gguf"))
     shutil.copy(demo_gguf, source)
     sign(source, certificate_of(source))
@@ -240,6 +244,6 @@ def test_quantizing_drops_it(demo_gguf: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_states_have_sentences() -> None:
+def test_every_state_has_a_sentence() -> None:
     assert set(module.SENTENCES) == {"none", "valid", "tensors changed", "metadata changed"}
     assert PLAIN.digests == Digests("0" * 64, "0" * 64)

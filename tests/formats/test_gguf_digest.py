@@ -1,4 +1,4 @@
-"""Digests are remembered as long as a file is not written, and no longer."""
+"""Tests of the cache of digests: entries are valid only until a file is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from turbopilot.formats.gguf.file import read_gguf
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The models whose tensors were read, one after another; the clock is an hour ahead of every file."""
+    """List of the models whose tensors are read, in order. The clock is an hour ahead of every file."""
     seen: list[Path] = []
     tensors = gguf_digest._tensors
 
@@ -35,18 +35,20 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return seen
 
 
-def test_digests_are_remembered(unsigned: Path, tmp_path: Path, reads: list[Path]) -> None:
+def test_digests_are_cached(unsigned: Path, tmp_path: Path, reads: list[Path]) -> None:
     folder, link = tmp_path / "cache" / "deep", tmp_path / "link.gguf"
     link.symlink_to(unsigned)
     first = remembered_digests(read_gguf(unsigned), folder)
     assert remembered_digests(read_gguf(unsigned), folder) == first == digests(unsigned)
     assert remembered_digests(read_gguf(link), folder) == first
-    assert reads == [unsigned, unsigned], "once by itself, once by digests"
+    assert reads == [unsigned, unsigned], "once for the cache, once by digests()"
     assert [p.name for p in folder.iterdir()] == ["digests.json"]
 
 
 @pytest.mark.parametrize("kind", ["written", "same time", "replaced"])
-def test_a_change_is_noticed(unsigned: Path, tmp_path: Path, reads: list[Path], kind: str) -> None:
+def test_changed_file_is_read_again(
+    unsigned: Path, tmp_path: Path, reads: list[Path], kind: str
+) -> None:
     first, before = remembered_digests(read_gguf(unsigned), tmp_path), unsigned.stat()
     at = read_gguf(unsigned).tensors[0].offset
     if kind == "replaced":
@@ -60,7 +62,7 @@ def test_a_change_is_noticed(unsigned: Path, tmp_path: Path, reads: list[Path], 
     assert remembered_digests(read_gguf(unsigned), tmp_path) == digests(unsigned) != first
 
 
-def test_a_change_of_a_part_is_noticed(
+def test_change_of_one_part_is_detected(
     split_model: Path, tmp_path: Path, reads: list[Path]
 ) -> None:
     first = remembered_digests(read_gguf(split_model), tmp_path)
@@ -71,10 +73,10 @@ def test_a_change_of_a_part_is_noticed(
     assert remembered_digests(read_gguf(split_model), tmp_path) != first
 
 
-def test_what_was_written_just_now_is_not_remembered(
+def test_digests_of_a_just_written_file_are_not_cached(
     unsigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be written again within the same tick of the file system's clock."""
+    """Guard against a second write within the same tick of the file system's clock."""
     stat = unsigned.stat()
     now = max(stat.st_mtime_ns, stat.st_ctime_ns) + 10**9
     monkeypatch.setattr("turbopilot.base.file_digest.time.time_ns", lambda: now)
@@ -82,7 +84,7 @@ def test_what_was_written_just_now_is_not_remembered(
     assert not (tmp_path / "digests.json").exists()
 
 
-def test_what_changes_while_it_is_read_is_not_remembered(
+def test_digests_of_a_file_changed_while_read_are_not_cached(
     unsigned: Path, tmp_path: Path, reads: list[Path]
 ) -> None:
     def touch(*_: object) -> None:
@@ -106,7 +108,7 @@ def test_what_changes_while_it_is_read_is_not_remembered(
         lambda raw: raw.replace(b'"files": [', b'"files": 1, "f": ['),
     ],
 )
-def test_a_damaged_memory_is_ignored(
+def test_damaged_cache_is_ignored(
     unsigned: Path, tmp_path: Path, reads: list[Path], damage: Callable[[bytes], bytes]
 ) -> None:
     first = remembered_digests(read_gguf(unsigned), tmp_path)
@@ -114,10 +116,10 @@ def test_a_damaged_memory_is_ignored(
     memory.write_bytes(damage(memory.read_bytes()))
     for _ in range(2):
         assert remembered_digests(read_gguf(unsigned), tmp_path) == first
-    assert len(reads) == 2, "read again once, and remembered again"
+    assert len(reads) == 2, "read again once, then cached again"
 
 
-def test_a_folder_that_cannot_be_written_is_done_without(
+def test_unwritable_cache_folder_is_ignored(
     unsigned: Path, tmp_path: Path, reads: list[Path]
 ) -> None:
     (tmp_path / "taken").write_text("x")
@@ -125,7 +127,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     assert (tmp_path / "taken").read_text() == "x"
 
 
-def test_the_memory_does_not_grow_for_ever(
+def test_cache_size_is_limited(
     unsigned: Path, tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.base.file_digest._MOST", 2)

@@ -1,4 +1,4 @@
-"""Metadata is changed, and nothing else: not a byte of the other keys, of the tensors' entries or of their data."""
+"""Tests of the metadata editor: it changes no byte of the other keys, of the tensors' entries or of their data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEW: dict[str, Writable] = {
 def write(
     path: Path, keys: dict[str, Any], shapes: Sequence[int] = (), alignment: int = 32
 ) -> Path:
-    """A file of keys (type, type of the elements, value) and of tensors of so many bytes."""
+    """Write a file with keys, given as (type, type of the elements, value), and with tensors of `shapes` bytes."""
     writer = gguf.GGUFWriter(path, "x")
     if alignment != 32:
         writer.add_custom_alignment(alignment)
@@ -51,7 +51,7 @@ def write(
 
 
 def pairs(path: Path) -> dict[str, bytes]:
-    """Each key with its value, as the file has them."""
+    """Return key → bytes of the key with its value in the file."""
     raw, (_, layout) = path.read_bytes(), read_part(path)
     return {key: raw[start:end] for key, (start, end) in layout.keys.items()}
 
@@ -84,7 +84,7 @@ writable = st.one_of(
     sizes=st.lists(st.integers(1, 70), max_size=3),
     alignment=st.sampled_from([1, 8, 32, 256]),
 )
-def test_only_what_was_asked_for_changes(
+def test_only_requested_keys_change(
     tmp_path: Path,
     old: dict[str, Any],
     added: dict[str, Writable],
@@ -109,7 +109,7 @@ def test_only_what_was_asked_for_changes(
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_what_is_set_and_removed_leaves_the_file_as_it_was(demo_q4_0: Path, tmp_path: Path) -> None:
+def test_setting_and_removing_keys_restores_the_file(demo_q4_0: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(raw := demo_q4_0.read_bytes())
     set_metadata(path, {k: v for k, v in NEW.items() if k})
@@ -121,7 +121,7 @@ def test_what_is_set_and_removed_leaves_the_file_as_it_was(demo_q4_0: Path, tmp_
     assert path.read_bytes() == raw
 
 
-def test_ggufs_own_reader_sees_the_same(demo_q4_0: Path, tmp_path: Path) -> None:
+def test_ggufs_reader_reads_the_new_keys(demo_q4_0: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(demo_q4_0.read_bytes())
     told = {k: v for k, v in NEW.items() if v != [] and v != NEW["turbopilot.new.text"]}
@@ -137,8 +137,8 @@ def test_ggufs_own_reader_sees_the_same(demo_q4_0: Path, tmp_path: Path) -> None
         assert a.data.tobytes() == b.data.tobytes()
 
 
-def test_bytes_that_mean_nothing_to_us_are_kept(tmp_path: Path) -> None:
-    """Keys and names that are no UTF-8, a bool that is 2, and what stands between and after the tensors."""
+def test_unknown_bytes_are_preserved(tmp_path: Path) -> None:
+    """Use keys and names that are not UTF-8, a bool of 2, and bytes between and after the tensors."""
 
     def text(raw: bytes) -> bytes:
         return struct.pack("<Q", len(raw)) + raw
@@ -162,14 +162,14 @@ def test_bytes_that_mean_nothing_to_us_are_kept(tmp_path: Path) -> None:
     assert (len(raw) - len(body)) % 32 == 0
 
 
-def test_a_vocabulary_without_tensors(tmp_path: Path) -> None:
+def test_file_without_tensors_can_be_edited(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     set_metadata(path, {"k": "v"})
     assert read_gguf(path).metadata == {"k": "v"}
 
 
-def test_mode_and_links_stay(tmp_path: Path) -> None:
+def test_file_mode_and_symlink_are_preserved(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     path = write(tmp_path / "there" / "x.gguf", {}, [4])
     path.chmod(0o640)
@@ -194,7 +194,9 @@ def test_mode_and_links_stay(tmp_path: Path) -> None:
         ({"\ud800": 1}, "", "cannot be written"),
     ],
 )
-def test_refusals(tmp_path: Path, keys: dict[str, Writable], remove: str, words: str) -> None:
+def test_invalid_change_is_rejected(
+    tmp_path: Path, keys: dict[str, Writable], remove: str, words: str
+) -> None:
     path = write(tmp_path / "x.gguf", {}, [4], alignment=64)
     raw = path.read_bytes()
     with pytest.raises(InvalidInput, match=words):
@@ -203,12 +205,12 @@ def test_refusals(tmp_path: Path, keys: dict[str, Writable], remove: str, words:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_a_new_alignment_is_refused_too(tmp_path: Path) -> None:
+def test_adding_an_alignment_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="alignment"):
         set_metadata(write(tmp_path / "x.gguf", {}, [4]), {"general.alignment": 64})
 
 
-def test_damaged_files_are_not_made_worse(tmp_path: Path) -> None:
+def test_damaged_or_missing_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0))
     with pytest.raises(CorruptModel):
         set_metadata(tmp_path / "x.gguf", {"k": 1})
@@ -217,7 +219,7 @@ def test_damaged_files_are_not_made_worse(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_the_hubs_cache_is_not_ours(tmp_path: Path) -> None:
+def test_file_in_the_hub_cache_is_not_editable(tmp_path: Path) -> None:
     blob = tmp_path / "models--owner--name" / "blobs" / ("0" * 64)
     blob.parent.mkdir(parents=True)
     write(blob, {}, [4])
@@ -235,7 +237,7 @@ def interrupt(done: int, total: int, what: str = "", /) -> None:
         raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_leaves_the_old_file(tmp_path: Path) -> None:
+def test_interrupted_edit_keeps_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf", {}, [4])
     raw = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
@@ -252,7 +254,7 @@ def script(path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_killed_run_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_edit_keeps_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf", {}, [4])
     raw = path.read_bytes()
     done = script(
@@ -267,8 +269,8 @@ def test_a_killed_run_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """A limit on file sizes, which the kernel keeps: the nearest to a full disk that needs no root."""
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """Simulate a full disk by a limit on file sizes, which the kernel enforces and which does not need root."""
     path = write(tmp_path / "x.gguf", {}, [50_000])
     raw = path.read_bytes()
     done = script(
@@ -282,15 +284,15 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_too_little_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.gguf", {}, [4])
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(NotEnoughDisk, match="are free") as e:
         set_metadata(path, {"k": 1})
-    assert "beside the old one" in e.value.hint
+    assert "next to the old one" in e.value.hint
 
 
-def test_a_file_that_becomes_shorter_meanwhile(tmp_path: Path) -> None:
+def test_file_truncated_during_edit_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf", {}, [70_000])
     half = path.stat().st_size // 2
 
@@ -303,7 +305,7 @@ def test_a_file_that_becomes_shorter_meanwhile(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_progress_is_of_bytes(tmp_path: Path) -> None:
+def test_progress_counts_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf", {}, [4])
     seen: list[tuple[int, int]] = []
     set_metadata(path, {"k": 1}, progress=lambda d, n, what="": seen.append((d, n)))

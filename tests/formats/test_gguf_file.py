@@ -1,4 +1,4 @@
-"""The GGUF header reader: right on good files, and never anything but CorruptModel on bad ones."""
+"""Tests of the GGUF header reader: good files are read correctly, bad ones raise only CorruptModel."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCALARS = {
 
 @st.composite
 def values(draw: st.DrawFn) -> tuple[gguf.GGUFValueType, gguf.GGUFValueType | None, object]:
-    """A value, its type, and of an array the type of its elements."""
+    """Draw a value with its type and, for an array, the type of its elements."""
     kind = draw(st.sampled_from(sorted(SCALARS)))
     if draw(st.booleans()):
         return kind, None, draw(SCALARS[kind])
@@ -48,7 +48,7 @@ def values(draw: st.DrawFn) -> tuple[gguf.GGUFValueType, gguf.GGUFValueType | No
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A valid file of two tensors and every kind of value."""
+    """Valid file with two tensors and every kind of value."""
     path = tmp_path / "small.gguf"
     writer = gguf.GGUFWriter(path, "x")
     writer.add_bool("x.bool", True)
@@ -66,12 +66,12 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_table_of_types_is_ggufs() -> None:
+def test_type_table_matches_gguf_package() -> None:
     for kind in gguf.GGMLQuantizationType:
         assert GGML_TYPES[kind.value] == (kind.name, *gguf.GGML_QUANT_SIZES[kind])
 
 
-def test_a_good_file(small: Path) -> None:
+def test_header_of_valid_file_is_parsed(small: Path) -> None:
     header = read_gguf(small)
     assert header.architecture == "x"
     assert {k: header.metadata[k] for k in KEYS} == KEYS
@@ -88,7 +88,7 @@ def test_a_good_file(small: Path) -> None:
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.dictionaries(st.text(min_size=1, max_size=8).map("x.".__add__), values(), max_size=6))
-def test_all_values_that_the_writer_writes(
+def test_all_value_types_are_read(
     tmp_path: Path, entries: dict[str, tuple[gguf.GGUFValueType, gguf.GGUFValueType | None, object]]
 ) -> None:
     path = tmp_path / "values.gguf"
@@ -105,9 +105,7 @@ def test_all_values_that_the_writer_writes(
 
 
 @pytest.mark.parametrize("which", ["demo_gguf", "demo_q4_0"])
-def test_a_real_file_as_ggufs_own_reader_sees_it(
-    request: pytest.FixtureRequest, which: str
-) -> None:
+def test_real_header_matches_ggufs_reader(request: pytest.FixtureRequest, which: str) -> None:
     path: Path = request.getfixturevalue(which)
     header, theirs = read_gguf(path), gguf.GGUFReader(path)
     assert [(t.name, t.shape, t.type_name, t.offset, t.n_bytes) for t in header.tensors] == [
@@ -124,7 +122,7 @@ def test_a_real_file_as_ggufs_own_reader_sees_it(
     assert header.main_type() == {"demo_gguf": "F16", "demo_q4_0": "Q4_0"}[which]
 
 
-def test_every_truncation_is_found(small: Path) -> None:
+def test_truncated_file_is_rejected(small: Path) -> None:
     raw = small.read_bytes()
     end = max(t.offset + t.n_bytes for t in read_gguf(small).tensors)
     for n in range(end):
@@ -139,7 +137,7 @@ def test_every_truncation_is_found(small: Path) -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)
 )
-def test_no_change_of_bytes_crashes_the_reader(
+def test_changed_bytes_do_not_crash_the_reader(
     small: Path, changes: list[tuple[float, bytes]]
 ) -> None:
     raw = bytearray(small.read_bytes())
@@ -156,7 +154,7 @@ def test_no_change_of_bytes_crashes_the_reader(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, 3), st.integers(0, 3), st.binary(max_size=200))
-def test_no_rubbish_after_a_good_start_crashes_the_reader(
+def test_random_bytes_after_valid_start_do_not_crash_the_reader(
     tmp_path: Path, n_tensors: int, n_keys: int, rest: bytes
 ) -> None:
     path = tmp_path / "rubbish.gguf"
@@ -213,7 +211,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
         (build(n_tensors=1, rest=tensor("t", (4,), 0, 3) + bytes(96)), "is not aligned to 32 bytes"),
     ],
 )  # fmt: skip
-def test_hostile_headers(tmp_path: Path, raw: bytes, words: str) -> None:
+def test_malformed_header_is_rejected(tmp_path: Path, raw: bytes, words: str) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(raw)
     with pytest.raises(CorruptModel) as e:
@@ -231,7 +229,7 @@ def test_hostile_headers(tmp_path: Path, raw: bytes, words: str) -> None:
         (lambda p: p.symlink_to(p.name), "cannot be read"),
     ],
 )
-def test_paths_that_are_no_files(
+def test_folder_or_missing_file_is_rejected(
     tmp_path: Path, make: Callable[[Path], object], words: str
 ) -> None:
     make(tmp_path / "x.gguf")
@@ -239,7 +237,7 @@ def test_paths_that_are_no_files(
         read_gguf(tmp_path / "x.gguf")
 
 
-def test_names_that_cannot_be_files(tmp_path: Path) -> None:
+def test_invalid_path_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInput, match="no such file"):
         read_gguf(tmp_path / "file" / "x.gguf")
@@ -247,17 +245,17 @@ def test_names_that_cannot_be_files(tmp_path: Path) -> None:
         read_gguf(tmp_path / ("x" * 300))
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x.gguf").write_bytes(build())
-    monkeypatch.setattr(Path, "open", forbidden)  # the superuser may read everything
+    monkeypatch.setattr(Path, "open", forbidden)  # because root can read every file
     with pytest.raises(InvalidInput, match="cannot be read: Permission denied"):
         read_gguf(tmp_path / "x.gguf")
 
 
-def test_old_files_and_checkpoints_get_a_hint(tmp_path: Path) -> None:
+def test_hint_names_the_conversion_of_other_formats(tmp_path: Path) -> None:
     for name, raw, word in (
         ("old.bin", b"lmgg" + bytes(20), "turbopilot convert"),
         ("llama.bin", b"tjgg" + bytes(20), "checkpoint"),

@@ -1,4 +1,4 @@
-"""What `turbopilot download` brings and says, by the real client from a hub on loopback."""
+"""Tests of `turbopilot download` with the real Hub client and a Hub server on loopback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from turbopilot.hub import HubRequest, Listing, RemoteFile, fetch, look_up
 def test_only_needed_files_are_downloaded_and_never_code(hub: Hub, tmp_path: Path) -> None:
     done = download(hub, tmp_path, "me/both", "--to", "to", "--json")
     assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1, "no bars in a pipe"
+    assert len(done.stderr.splitlines()) == 1, "no progress bars in a pipe"
     wanted = {**SIDE, WEIGHTS: BIG}
     assert contents(tmp_path / "to") == wanted
     assert sorted(hub.bodies) == sorted((name, 0) for name in wanted)
@@ -43,15 +43,17 @@ def test_only_needed_files_are_downloaded_and_never_code(hub: Hub, tmp_path: Pat
     assert report["bytes"] == sum(map(len, wanted.values()))
     again = download(hub, tmp_path, "me/both", "--to", "to", "--json")
     assert again.stdout == done.stdout
-    assert len(hub.bodies) == len(wanted), "nothing is fetched twice"
+    assert len(hub.bodies) == len(wanted), "nothing is downloaded twice"
 
 
-def test_download_to_the_hub_cache_happens_once(here: InProcess) -> None:
+def test_second_download_to_the_cache_transfers_nothing(here: InProcess) -> None:
     code, out, err = run("me/sharded")
     assert code == 0, err
     folder = Path(out.strip())
     assert folder == here.cache / "models--me--sharded" / "snapshots" / COMMIT
-    assert contents(folder) == {**SIDE, **SHARDS}, "shards once, and not their sum beside them"
+    assert contents(folder) == {**SIDE, **SHARDS}, (
+        "the shards, but not the single file with the same weights"
+    )
     assert f"turbopilot convert {folder}" in err
     assert (here.cache / "models--me--sharded" / "refs" / "main").read_text() == COMMIT
     bodies = len(here.hub.bodies)
@@ -66,7 +68,7 @@ def test_files_of_other_programs_in_the_cache_are_used(here: InProcess) -> None:
     bodies = len(here.hub.bodies)
     assert run("me/small")[0] == 0
     assert run("me/small", "--to", str(here.folder))[0] == 0
-    assert contents(here.folder) == REPOS["me/small"], "copied out of the cache"
+    assert contents(here.folder) == REPOS["me/small"], "copied from the cache"
     assert len(here.hub.bodies) == bodies
 
 
@@ -80,7 +82,7 @@ def test_other_programs_find_our_files_in_the_cache(here: InProcess) -> None:
     assert len(here.hub.bodies) == bodies
 
 
-def test_pickles_are_downloaded_without_safetensors(here: InProcess) -> None:
+def test_pickles_are_downloaded_if_safetensors_are_missing(here: InProcess) -> None:
     code, _, err = run("me/old", "--to", str(here.folder))
     assert code == 0, err
     assert contents(here.folder) == {**SIDE, "pytorch_model.bin": b"pickle"}
@@ -99,7 +101,7 @@ def test_revision_is_downloaded_and_noted(here: InProcess) -> None:
     assert provenance.read_provenance(here.folder).revision == COMMIT
 
 
-def test_the_note_is_the_one_that_convert_reads() -> None:
+def test_note_has_the_file_name_that_convert_reads() -> None:
     assert client.NOTE == provenance.NOTE
 
 
@@ -119,25 +121,25 @@ def test_older_file_in_the_folder_is_replaced(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("into", ["folder", "cache"])
-def test_mirror_without_sizes_and_checksums(here: InProcess, into: str) -> None:
+def test_mirror_without_sizes_and_checksums_is_usable(here: InProcess, into: str) -> None:
     here.hub.metadata = False
     code, out, err = run("me/both", *(["--to", str(here.folder)] if into == "folder" else []))
     assert code == 0, err
     assert contents(Path(out.strip())) == {**SIDE, WEIGHTS: BIG}
 
 
-def test_older_file_is_not_mistaken_for_the_hubs(here: InProcess) -> None:
-    """The client warns and takes the file that is there, when the hub refuses to say which is wanted."""
+def test_different_older_file_is_rejected(here: InProcess) -> None:
+    """Deny access to the file: the client then only warns and keeps the older file."""
     listing = Listing("me/small", COMMIT, (RemoteFile("README.md", 3),))
     here.folder.mkdir()
     (here.folder / "README.md").write_text("mine and older")
     here.hub.refuses["head"] = (403, "")
-    with pytest.raises(DownloadError, match=r"README.md: is not the file that the hub lists"):
+    with pytest.raises(DownloadError, match=r"README.md: is not the file that the Hub lists"):
         fetch(listing, here.folder)
     assert contents(here.folder) == {"README.md": b"mine and older"}
 
 
-def test_progress_of_each_file_and_of_all(here: InProcess) -> None:
+def test_progress_is_reported_for_each_file_and_in_total(here: InProcess) -> None:
     calls: list[tuple[int, int, str]] = []
 
     def seen(done: int, total: int, what: str = "", /) -> None:
@@ -148,7 +150,7 @@ def test_progress_of_each_file_and_of_all(here: InProcess) -> None:
     files = [c for c in calls if c[2] == WEIGHTS]
     assert [c[0] for c in files] == sorted(c[0] for c in files)
     assert files[-1] == (len(BIG), len(BIG), WEIGHTS)
-    assert len(files) > 2, "while it comes, and not at the end alone"
+    assert len(files) > 2, "progress is reported during the download, not only at the end"
     everything = [c for c in calls if not c[2]]
     assert [c[0] for c in everything] == sorted(c[0] for c in everything)
     assert everything[-1] == (listing.n_bytes, listing.n_bytes, "")
@@ -170,7 +172,7 @@ def test_dry_run_downloads_nothing(here: InProcess) -> None:
     assert not here.cache.exists()
 
 
-def test_only_tokenizer(here: InProcess) -> None:
+def test_only_tokenizer_downloads_no_weights(here: InProcess) -> None:
     code, out, err = run("me/both", "--only", "tokenizer", "--to", str(here.folder), "--json")
     assert code == 0, err
     assert contents(here.folder) == SIDE
@@ -193,6 +195,6 @@ def test_unwritable_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     listing = Listing("me/small", COMMIT, (RemoteFile(WEIGHTS, 7),))
     for to in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InvalidInput, match="cannot be made") as e:
+        with pytest.raises(InvalidInput, match="cannot be created") as e:
             fetch(listing, to)
         assert "--to" in e.value.hint

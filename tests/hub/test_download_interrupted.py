@@ -1,4 +1,4 @@
-"""Downloads that are cut, killed, damaged, out of disk, or two at once: what came is kept, nothing is wrong."""
+"""Tests of downloads that are interrupted, killed, damaged, concurrent, or out of disk: they resume correctly."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_server_without_ranges_sends_the_whole_file(here: InProcess) -> None:
 
 @INTO
 def test_download_is_resumed_from_another_mirror(here: InProcess, into: str) -> None:
-    """It is gone for good; another mirror of the same goes on where it stopped."""
+    """Shut down the first server for good; a mirror with the same files sends the rest."""
     here.hub.dies_after[WEIGHTS] = CUT
     code, out, err = run("me/both", *arguments(here, into))
     assert code == 3, err
     assert "did not answer" in err
     assert "run it again" in err
     assert out == ""
-    assert len(here.waits) == 4, "a few times, and each time longer"
+    assert len(here.waits) == 4, "several retries, each after a longer delay"
     assert here.waits == sorted(here.waits)
     assert not list(here.folder.parent.rglob(WEIGHTS))
     with playing(Hub({"me/both": dict(REPOS["me/both"])})) as other:
@@ -69,13 +69,15 @@ def test_download_is_resumed_from_another_mirror(here: InProcess, into: str) -> 
         code, out, err = run("me/both", *arguments(here, into))
         assert code == 0, err
         assert contents(Path(out.strip())) == WHOLE
-        assert other.bodies == [(WEIGHTS, CUT)], "what was whole is kept, what was not goes on"
+        assert other.bodies == [(WEIGHTS, CUT)], (
+            "complete files are kept, the partial one is resumed"
+        )
     assert not list(here.folder.parent.rglob("*.part"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_killed_download_is_resumed(hub: Hub, tmp_path: Path, how: signal.Signals) -> None:
-    """The hub holds its breath in the middle of the weights; Ctrl-C does not wait for it."""
+    """Kill the download while the server stalls in the middle of the weights; Ctrl-C does not wait for the server."""
     hub.stall_once[WEIGHTS] = CUT
     words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
     with subprocess.Popen(words, cwd=cwd, env=environment, stderr=subprocess.PIPE) as process:
@@ -94,8 +96,8 @@ def test_killed_download_is_resumed(hub: Hub, tmp_path: Path, how: signal.Signal
 
 
 @pytest.mark.parametrize("into", [["--to", "to"], []], ids=["folder", "cache"])
-def test_concurrent_downloads_of_one_model(hub: Hub, tmp_path: Path, into: list[str]) -> None:
-    """While one is in the middle of the weights another comes: it waits, and finds all of it."""
+def test_second_process_waits_for_the_first(hub: Hub, tmp_path: Path, into: list[str]) -> None:
+    """Start a second download in the middle of the first: it waits, then finds all files."""
     hub.stall_once[WEIGHTS] = CUT
     words, environment, cwd = command(hub, tmp_path, "me/both", *into)
     start = partial(subprocess.Popen[str], words, cwd=cwd, env=environment, text=True)
@@ -110,7 +112,7 @@ def test_concurrent_downloads_of_one_model(hub: Hub, tmp_path: Path, into: list[
     assert [first.returncode, second.returncode] == [0, 0], ends
     assert ends[0][0] == ends[1][0]
     assert contents(tmp_path / ends[0][0].strip()) == WHOLE
-    assert starts(hub) == [0, CUT], "the second fetched nothing"
+    assert starts(hub) == [0, CUT], "the second process downloaded nothing"
 
 
 @pytest.mark.parametrize("kind", ["api", "config.json", WEIGHTS])
@@ -120,7 +122,7 @@ def test_busy_hub_is_retried_after_its_delay(here: InProcess, kind: str, status:
     code, _, err = run("me/both", "--to", str(here.folder))
     assert code == 0, err
     assert contents(here.folder) == WHOLE
-    assert here.waits == [7, 2], "as long as it asked for"
+    assert here.waits == [7, 2], "the delay that the server requests, then the default"
 
 
 def test_busy_hub_is_retried_while_linking(here: InProcess) -> None:
@@ -136,7 +138,7 @@ def test_server_errors_are_retried(here: InProcess) -> None:
     assert here.waits == [1, 2, 4]
 
 
-def test_busy_hub_raises_after_retries(here: InProcess) -> None:
+def test_busy_hub_is_an_error_after_all_retries(here: InProcess) -> None:
     here.hub.busy["api"] = [(429, "")] * 9
     with pytest.raises(HubUnreachable, match="429, too many requests") as e:
         look_up(HubRequest("me/both"))
@@ -145,7 +147,7 @@ def test_busy_hub_raises_after_retries(here: InProcess) -> None:
 
 
 @pytest.mark.parametrize("after", ["86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_long_retry_delay_is_not_waited_for(here: InProcess, after: str) -> None:
+def test_long_retry_delay_is_an_error(here: InProcess, after: str) -> None:
     here.hub.busy["api"] = [(429, after)]
     with pytest.raises(HubUnreachable, match="asks to wait for") as e:
         look_up(HubRequest("me/both"))
@@ -160,7 +162,7 @@ def test_corrupted_download_is_detected(here: InProcess, into: str, name: str) -
     code, out, err = run("me/small", *arguments(here, into))
     assert code == 3
     assert out == ""
-    assert f"{name} was damaged on the way" in err
+    assert f"{name} was damaged during the download" in err
     here.hub.corrupt.clear()
     code, out, err = run("me/small", *arguments(here, into))
     assert code == 0, err
@@ -176,14 +178,16 @@ def test_damaged_cache_is_detected(here: InProcess, name: str) -> None:
     assert out == ""
     assert f"rm {(folder / name).resolve()}" in err
     assert run("me/small", "--to", str(here.folder))[0] == 0
-    assert contents(here.folder) == REPOS["me/small"], "not copied from there"
+    assert contents(here.folder) == REPOS["me/small"], (
+        "the damaged files are not copied from the cache"
+    )
 
 
 def test_oversized_body_is_rejected(here: InProcess) -> None:
     small = Listing(
         "me/both", COMMIT, (RemoteFile(WEIGHTS, 1000, hashlib.sha256(BIG).hexdigest()),)
     )
-    with pytest.raises(DownloadError, match="more bytes come than the 1,000"):
+    with pytest.raises(DownloadError, match="more than the 1,000 bytes"):
         fetch(small, here.folder)
     assert WEIGHTS not in contents(here.folder)
 
@@ -197,8 +201,8 @@ def test_full_disk_is_reported_before_the_download(here: InProcess, into_cache: 
     assert not here.hub.bodies
 
 
-def test_full_disk(hub: Hub, tmp_path: Path) -> None:
-    """No file may be larger than half of the weights; with more room it goes on from there."""
+def test_download_resumes_after_full_disk(hub: Hub, tmp_path: Path) -> None:
+    """Limit file sizes to half of the weights; without the limit, the download resumes from there."""
     half = len(BIG) // 2
     words, environment, cwd = command(hub, tmp_path, "me/both", "--to", "to")
 
@@ -209,7 +213,7 @@ def test_full_disk(hub: Hub, tmp_path: Path) -> None:
         words, cwd=cwd, env=environment, text=True, capture_output=True, preexec_fn=limit
     )
     assert full.returncode == 3, full.stderr
-    assert "larger than the file system or a limit of yours" in full.stderr
+    assert "larger than the file system or your limit" in full.stderr
     assert "run it again" in full.stderr
     assert WEIGHTS not in contents(tmp_path / "to")
     done = download(hub, tmp_path, "me/both", "--to", "to")
@@ -219,10 +223,10 @@ def test_full_disk(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "words"), [(28, "disk is full"), (5, "Input/output error")])
-def test_disk_errors(here: InProcess, number: int, words: str) -> None:
+def test_disk_error_is_reported(here: InProcess, number: int, words: str) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(number, "Input/output error")
 
     here.monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
     with pytest.raises(DownloadError, match=words):
-        fetch(look_up(HubRequest("me/small")))  # into the cache, where the client links
+        fetch(look_up(HubRequest("me/small")))  # into the cache, where the client creates the links

@@ -1,4 +1,4 @@
-"""llama.cpp's child process: its errors, its end, and what it does not run."""
+"""Child process of llama.cpp: messages, errors, exit and import path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_messages_and_log_reach_the_parent() -> None:
     assert [text for _, text in log.lines] == ["half a line"]
 
 
-def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
+def test_child_error_is_raised_in_the_parent() -> None:
     with pytest.raises(CorruptModel, match=r"^x\.gguf: broken$") as caught:
         run_child(CHILD, {"do": "raise"})
     assert caught.value.hint == "download it again"
@@ -33,20 +33,22 @@ def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
     [
         ("crash", "failed: Traceback.*KeyError"),
         ("exit", "failed: the reason"),
-        ("abort", "was ended by signal 6"),
+        ("abort", "was terminated by signal 6"),
     ],
 )
-def test_any_other_end_is_a_failure(what: str, words: str) -> None:
+def test_child_that_crashes_or_exits_raises_child_failed(what: str, words: str) -> None:
     with pytest.raises(ChildFailed, match=f"(?s)^{words}"):
         run_child(CHILD, {"do": what})
 
 
-def test_a_child_is_killed_when_its_time_is_over() -> None:
+def test_child_is_killed_after_the_timeout() -> None:
     with pytest.raises(ChildFailed, match="it took more than 0 seconds"):
         run_child(CHILD, {"do": "wait"}, timeout=0.01)
 
 
-def test_child_ignores_modules_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_ignores_modules_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("numpy", "llama_cpp", "json", "runpy"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n", "utf-8")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The allocation of types: against brute force, against the files that are written, and on the bundled model."""
+"""Allocation of types, compared with brute force, with written files, and on the bundled model."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _CHOICE = st.builds(TypeChoice, st.integers(1, 40), st.floats(0, 10, allow_nan=F
     units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5),
     room=st.integers(0, 160),
 )
-def test_an_allocation_is_near_the_best(units: list[list[TypeChoice]], room: int) -> None:
-    """Against all that there are. The bound is that of the greedy knapsack: one step's saving."""
+def test_allocation_is_near_the_optimum(units: list[list[TypeChoice]], room: int) -> None:
+    """Compare with brute force: the greedy solution may lose at most the saving of one step."""
     fitting = [
         sum(c.loss for c in picked)
         for picked in itertools.product(*units)
@@ -53,7 +53,7 @@ def test_an_allocation_is_near_the_best(units: list[list[TypeChoice]], room: int
 
 
 @given(units=st.lists(st.lists(_CHOICE, min_size=1, max_size=4), min_size=1, max_size=5))
-def test_where_everything_fits_nothing_is_lost_that_need_not_be(
+def test_unlimited_room_gives_the_smallest_loss(
     units: list[list[TypeChoice]],
 ) -> None:
     chosen = allocate(units, sum(max(c.n_bytes for c in u) for u in units))
@@ -62,8 +62,8 @@ def test_where_everything_fits_nothing_is_lost_that_need_not_be(
         assert choices[i].loss == min(c.loss for c in choices)
 
 
-def test_what_is_left_over_is_spent() -> None:
-    """A choice above the hull is worth its bytes where the next one on it is too large."""
+def test_remaining_bytes_are_spent() -> None:
+    """Take a choice above the hull if the next choice on the hull is too large."""
     unit = [TypeChoice(10, 9.0), TypeChoice(15, 8.0), TypeChoice(30, 0.0)]
     assert allocate([unit], 29) == [1]
     assert allocate([unit], 30) == [2]
@@ -93,7 +93,7 @@ def test_groups_are_bands_of_a_role(n_bands: int) -> None:
 
 
 @given(kinds=st.lists(st.sampled_from(UNITS[0].types), min_size=len(UNITS), max_size=len(UNITS)))
-def test_each_matrix_gets_its_type_and_no_others(kinds: list[str]) -> None:
+def test_overrides_give_each_matrix_its_allocated_type(kinds: list[str]) -> None:
     types = {u.name: kind for u, kind in zip(UNITS, kinds, strict=True)}
     found = overrides(UNITS, types)
     for u in UNITS:
@@ -101,14 +101,14 @@ def test_each_matrix_gets_its_type_and_no_others(kinds: list[str]) -> None:
         assert matching == [types[u.name]]
 
 
-def test_a_file_is_named_by_what_holds_most_of_it() -> None:
+def test_file_type_is_the_type_with_the_most_bytes() -> None:
     assert recipe_of(UNITS, {u.name: "Q4_K" for u in UNITS}).name == "Q4_K_M"
     assert recipe_of(UNITS, {u.name: "F16" for u in UNITS}).name == "F16"
     mixed = {u.name: "Q8_0" if i < 12 else "Q4_K" for i, u in enumerate(UNITS)}
     assert recipe_of(UNITS, mixed).name == "Q8_0"
 
 
-def test_the_matrices_of_a_model_and_their_types(demo_gguf: Path) -> None:
+def test_units_are_the_matrices_with_their_usable_types(demo_gguf: Path) -> None:
     preview = plan(demo_gguf, "Q4_0")
     blind = units_of(preview, CANDIDATES, frozenset())
     seeing = units_of(preview, CANDIDATES, frozenset(u.name for u in blind))
@@ -129,7 +129,7 @@ def ggml() -> Rounding:
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "Q8_0", "Q3_K_S", "IQ4_NL", "F16"])
-def test_rounding_is_what_the_file_will_have(kind: str, demo_gguf: Path, tmp_path: Path) -> None:
+def test_rounding_matches_the_quantized_file(kind: str, demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     quantize(demo_gguf, out, kind, QuantizeOptions(pure=True))
     before, after = ({t.name: t for t in read_gguf(p).tensors} for p in (demo_gguf, out))
@@ -146,7 +146,7 @@ def test_rounding_is_what_the_file_will_have(kind: str, demo_gguf: Path, tmp_pat
     assert compared > 3
 
 
-def test_errors_are_of_what_the_matrix_weighs() -> None:
+def test_relative_error_is_weighted_by_importance() -> None:
     rows = np.array([[1.0, 2.0]], np.float32)
     off = np.array([[1.5, 2.0]], np.float32)
     assert relative_error(rows, rows, None) == 0
@@ -155,7 +155,7 @@ def test_errors_are_of_what_the_matrix_weighs() -> None:
     assert weighed == pytest.approx(1.0 / 8)
 
 
-def test_sensitivities_of_what_was_measured() -> None:
+def test_sensitivities_are_computed_from_measured_groups() -> None:
     errors = {
         "a": {"Q4_K": 0.1, "Q8_0": 0.01},
         "b": {"Q4_K": 0.3, "Q8_0": 0.03},
@@ -168,17 +168,17 @@ def test_sensitivities_of_what_was_measured() -> None:
     })  # fmt: skip
     assert found.measured
     assert (found.n_groups, found.positions) == (2, 7)
-    # a and b: c = 0.8 / 0.4; nothing was seen to change for c, which costs little, but not nothing.
+    # a and b: c = 0.8 / 0.4. Rounding matrix "c" changed nothing: its weight is small, but not zero.
     assert found.weight["a"] == found.weight["b"] == pytest.approx(2.0)
     assert 0 < found.weight["c"] < 0.01
     assert found.weight["unmeasured"] == pytest.approx(1.0)  # the mean
     assert found.total({"a": "Q4_K", "b": "Q4_K", "c": "Q4_K"}) == pytest.approx(2.0)
     assert found.loss("a", "Q8_0") == pytest.approx(found.loss("a", "Q4_K") / 10)
     assert found.total({"a": "F16", "elsewhere": "Q4_K"}) == 0
-    assert found.total({"a": "IQ1_S", "b": "Q4_K"}) is None  # nobody looked at it
+    assert found.total({"a": "IQ1_S", "b": "Q4_K"}) is None  # this type was not measured
 
 
-def test_where_nothing_was_measured_errors_of_rounding_are_the_loss() -> None:
+def test_relative_errors_are_the_loss_without_a_measurement() -> None:
     found = from_probes({"errors": {"a": {"Q4_K": 0.1}}, "seconds_short": 700.0})
     assert not found.measured
     assert found.seconds_short == 700.0
@@ -192,7 +192,7 @@ def measured(demo_gguf: Path) -> tuple[Fit, RoundingSensitivity]:
     return fit, fit.measure(room, MeasureOptions(calibration_text(), seconds=6, threads=1))
 
 
-def test_what_is_written_is_what_was_allocated(
+def test_written_file_matches_the_allocation(
     measured: tuple[Fit, RoundingSensitivity], demo_gguf: Path, tmp_path: Path
 ) -> None:
     fit, found = measured
@@ -218,7 +218,7 @@ def test_what_is_written_is_what_was_allocated(
     assert header.metadata["turbopilot.quantize.source.file"] == demo_gguf.name
 
 
-def test_the_predicted_divergence_is_near_the_measured(
+def test_predicted_divergence_is_near_the_measured_one(
     measured: tuple[Fit, RoundingSensitivity], demo_gguf: Path, tmp_path: Path
 ) -> None:
     from turbopilot.bench import Setup, divergence, keep_reference
@@ -236,7 +236,9 @@ def test_the_predicted_divergence_is_near_the_measured(
     assert allocation.loss / 3 < kl < allocation.loss * 3
 
 
-def test_one_that_nothing_fits_is_none(measured: tuple[Fit, RoundingSensitivity]) -> None:
+def test_allocation_below_the_smallest_size_is_none(
+    measured: tuple[Fit, RoundingSensitivity],
+) -> None:
     fit, found = measured
     assert fit.allocate(fit.smallest - 1, found) is None
     smallest = fit.allocate(fit.smallest, found)
@@ -244,13 +246,13 @@ def test_one_that_nothing_fits_is_none(measured: tuple[Fit, RoundingSensitivity]
     assert smallest.tensor_bytes == fit.smallest
 
 
-def test_a_quantized_file_is_refused(demo_q4_0: Path) -> None:
-    with pytest.raises(QuantizationError, match="is in Q4_0 already") as e:
+def test_quantized_source_is_rejected(demo_q4_0: Path) -> None:
+    with pytest.raises(QuantizationError, match="is already quantized to Q4_0") as e:
         Fit(demo_q4_0)
     assert "F16" in e.value.hint
 
 
-def test_a_short_text_and_a_short_time(demo_gguf: Path) -> None:
+def test_too_short_text_fails_and_too_short_time_is_reported(demo_gguf: Path) -> None:
     fit = Fit(demo_gguf)
     with pytest.raises(QuantizationError, match="fewer than"):
         fit.measure(10**6, MeasureOptions("x = 1", seconds=5, threads=1))
@@ -260,7 +262,7 @@ def test_a_short_text_and_a_short_time(demo_gguf: Path) -> None:
 
 
 def test_probe_normalizes_text_before_tokenizing(demo_gguf: Path, tmp_path: Path) -> None:
-    """As everything else does if the file asks for it: decomposed characters are other tokens."""
+    """Normalize text if the metadata requires it, because decomposed characters give other tokens."""
     path = tmp_path / "nfc.gguf"
     shutil.copyfile(demo_gguf, path)
     set_metadata(path, {NORMALIZER_KEY: "NFC"})

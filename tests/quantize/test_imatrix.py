@@ -1,4 +1,4 @@
-"""Importance matrices are what PyTorch says they are, whoever is interrupted."""
+"""Importance matrices match sums that are computed with PyTorch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Array = npt.NDArray[Any]
 
 
 def torch_sums(checkpoint: Path, chunks: Sequence[Sequence[int]]) -> dict[str, Array]:
-    """The module's name → sums of squares of each channel that comes into it, by hooks."""
+    """Return the sums of squares of each input channel by module name, computed with hooks."""
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     model.eval()
     sums: dict[str, Array] = {}
@@ -61,7 +61,7 @@ def torch_sums(checkpoint: Path, chunks: Sequence[Sequence[int]]) -> dict[str, A
 
 
 def modules(checkpoint: Path) -> dict[str, str]:
-    """The GGUF's name of each matrix → the module that it is of, as the converter declares it."""
+    """Return the module of each matrix by its name in the GGUF, as declared by the converter."""
     with expected(checkpoint) as planned:
         return {
             t.name: t.source.removesuffix(".weight")
@@ -71,7 +71,7 @@ def modules(checkpoint: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("family", FAMILY)
-def test_equal_to_hooks_in_pytorch(family: str, tmp_path: Path) -> None:
+def test_sums_match_hooks_in_pytorch(family: str, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(family, tmp_path / "checkpoint")
     model, output = tmp_path / "m.gguf", tmp_path / "m-imatrix.gguf"
     convert(checkpoint, model, dtype="f32")
@@ -93,7 +93,7 @@ def test_equal_to_hooks_in_pytorch(family: str, tmp_path: Path) -> None:
     assert (matrix.datasets, matrix.n_chunks, matrix.chunk_size) == (("code.py",), 3, 96)
 
 
-def test_the_head_of_a_tied_model_is_its_embedding(tmp_path: Path) -> None:
+def test_head_of_a_tied_model_is_recorded_as_its_embedding(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint("llama", tmp_path / "checkpoint", tie_word_embeddings=True)
     model, output = tmp_path / "m.gguf", tmp_path / "m-imatrix.gguf"
     convert(checkpoint, model, dtype="f16")
@@ -103,7 +103,7 @@ def test_the_head_of_a_tied_model_is_its_embedding(tmp_path: Path) -> None:
     assert read_imatrix(output).entries["token_embd.weight"].counts.tolist() == [3 * 96]
 
 
-def test_the_perplexity_is_the_models(demo_gguf: Path, tmp_path: Path) -> None:
+def test_perplexity_matches_a_direct_computation(demo_gguf: Path, tmp_path: Path) -> None:
     report = run(demo_gguf, tmp_path / "x.gguf", chunks=2, chunk_size=64)
     with GgufCandidate(demo_gguf) as candidate:
         tokens = candidate.tokenize(TEXT)
@@ -116,16 +116,16 @@ def test_the_perplexity_is_the_models(demo_gguf: Path, tmp_path: Path) -> None:
     assert report.perplexity == pytest.approx(np.exp(np.mean(nll)), rel=1e-3)
 
 
-def test_a_chunk_of_several_batches(demo_gguf: Path, tmp_path: Path) -> None:
-    """Longer than llama.cpp's batch: each of its graphs counts."""
+def test_chunk_of_several_batches_counts_every_token(demo_gguf: Path, tmp_path: Path) -> None:
+    """Use a chunk longer than llama.cpp's batch, which takes several graphs."""
     report = run(demo_gguf, tmp_path / "x.gguf", chunks=1, chunk_size=600, force=True)
     entries = read_imatrix(tmp_path / "x.gguf").entries
     assert all(e.counts.tolist() == [600] for e in entries.values())
     assert report.perplexity is not None
 
 
-def test_experts(tmp_path: Path) -> None:
-    """Two of four experts see each token, and what they see is what the router saw."""
+def test_expert_sums_match_the_router_input(tmp_path: Path) -> None:
+    """Send each token to two of four experts, whose input is the input of the router."""
     model = mixture(tmp_path)
     run(model, tmp_path / "x.gguf")
     entries = read_imatrix(tmp_path / "x.gguf").entries
@@ -142,7 +142,7 @@ def test_experts(tmp_path: Path) -> None:
 
 @given(st.data())
 @settings(max_examples=40, deadline=None)
-def test_sums_equal_a_slow_loop(data: st.DataObject) -> None:
+def test_sums_match_a_simple_loop(data: st.DataObject) -> None:
     draw = data.draw
     tokens, channels, n, used = (draw(st.integers(1, 5)) for _ in range(4))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
@@ -178,11 +178,11 @@ def test_sums_equal_a_slow_loop(data: st.DataObject) -> None:
         ("", ""),
     ],
 )
-def test_decorations_of_the_scheduler(name: str, plain: str) -> None:
+def test_scheduler_decorations_are_removed_from_names(name: str, plain: str) -> None:
     assert plain_name(name) == plain
 
 
-def test_a_quantized_model_has_nearly_the_same(
+def test_quantized_model_gives_nearly_the_same_matrix(
     demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
 ) -> None:
     run(demo_gguf, tmp_path / "f16.gguf")
@@ -193,7 +193,7 @@ def test_a_quantized_model_has_nearly_the_same(
         assert np.abs(near[name] - exact[name]).sum() < 0.25 * exact[name].sum(), name
 
 
-def test_merged_is_as_if_read_at_once(demo_gguf: Path, tmp_path: Path) -> None:
+def test_merged_matrices_equal_one_run_over_both_texts(demo_gguf: Path, tmp_path: Path) -> None:
     first, second, both = (tmp_path / f"{n}.gguf" for n in ("first", "second", "both"))
     with GgufCandidate(demo_gguf) as candidate:
         tokens = candidate.tokenize(TEXT)
@@ -208,7 +208,7 @@ def test_merged_is_as_if_read_at_once(demo_gguf: Path, tmp_path: Path) -> None:
         assert merged.entries[name].sums == pytest.approx(entry.sums, rel=1e-5)
 
 
-def test_merging_experts_with_one_count_for_all() -> None:
+def test_single_count_is_merged_with_counts_per_expert() -> None:
     def of(sums: list[list[float]], counts: list[int], chunk_size: int) -> Imatrix:
         entry = Entry(np.array(sums, np.float32), np.array(counts, np.int64))
         return Imatrix({"a": entry}, ("x",), 1, chunk_size)
@@ -230,10 +230,10 @@ def test_merging_experts_with_one_count_for_all() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not LLAMA_IMATRIX, reason="TURBOPILOT_TEST_LLAMA_IMATRIX names no llama-imatrix"
+    not LLAMA_IMATRIX, reason="TURBOPILOT_TEST_LLAMA_IMATRIX is not set to a llama-imatrix"
 )
 @pytest.mark.parametrize("kind", ["demo", "q4_0", "mixture", "bos"])
-def test_equal_to_llama_imatrix(
+def test_sums_match_llama_imatrix(
     kind: str, demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
 ) -> None:
     model = {"demo": demo_gguf, "q4_0": demo_q4_0}.get(kind) or mixture(tmp_path)
@@ -268,7 +268,7 @@ def test_equal_to_llama_imatrix(
         assert a.entries[name].sums == pytest.approx(entry.sums, rel=1e-3, abs=1e-4), name
 
 
-def test_writing_what_was_read(demo_gguf: Path, tmp_path: Path) -> None:
+def test_written_copy_of_a_matrix_is_identical(demo_gguf: Path, tmp_path: Path) -> None:
     run(demo_gguf, tmp_path / "x.gguf", chunks=1)
     matrix = read_imatrix(tmp_path / "x.gguf")
     write_imatrix(tmp_path / "y.gguf", matrix, {"turbopilot.imatrix.model": demo_gguf.name})

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, and runs that fail: what is kept, what is gone on from, what is said."""
+"""Interrupted and failed runs of gathering: kept files, resuming and error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from turbopilot.llama.child import run_child
 from turbopilot.llama.log import LlamaLog
 
 
-def test_interrupted_and_gone_on_is_the_same_to_the_bit(demo_gguf: Path, tmp_path: Path) -> None:
+def test_resumed_run_writes_identical_bytes(demo_gguf: Path, tmp_path: Path) -> None:
     whole, output = tmp_path / "whole.gguf", tmp_path / "x.gguf"
     resume = tmp_path / "x.gguf.resume"
     run(demo_gguf, whole, chunks=5)
@@ -45,7 +45,7 @@ def test_interrupted_and_gone_on_is_the_same_to_the_bit(demo_gguf: Path, tmp_pat
 
 
 @pytest.mark.parametrize("other", ["text", "chunk size", "damaged", "further"])
-def test_what_is_of_something_else_is_not_gone_on_from(
+def test_resume_file_of_another_run_is_not_used(
     demo_gguf: Path, tmp_path: Path, other: str
 ) -> None:
     whole, output = tmp_path / "whole.gguf", tmp_path / "x.gguf"
@@ -64,7 +64,8 @@ def test_what_is_of_something_else_is_not_gone_on_from(
     resume = tmp_path / "x.gguf.resume"
     if other == "damaged":
         resume.write_bytes(resume.read_bytes()[:-200])
-    if other == "further":  # it holds more chunks than are wanted now, saved as often as was cheap
+    if other == "further":
+        # More chunks than requested; the number that was saved depends on timing.
         import json
 
         from quantize.imatrix.checkpoint import load_gathered
@@ -85,12 +86,12 @@ def test_what_is_of_something_else_is_not_gone_on_from(
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("exception", ["RuntimeError: broken on purpose"]), ("layout", ["lays out its tensors"])],
+    [("exception", ["RuntimeError: broken on purpose"]), ("layout", ["unknown tensor layout"])],
 )
-def test_what_goes_wrong_inside_llama_cpps_callback_ends_the_run(
+def test_error_in_the_llama_cpp_callback_ends_the_run(
     demo_gguf: Path, tmp_path: Path, fault: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ctypes would print an exception and go on, and another layout would make numbers of anything."""
+    """End the run, because ctypes would print an exception and continue, and another layout gives wrong numbers."""
 
     def run_broken(module: str, job: Mapping[str, Any], **options: Any) -> LlamaLog:
         assert module == "quantize.imatrix.llama_gather"
@@ -115,13 +116,13 @@ def fails(error: type[TurboPilotError], model: Path, output: Path, *words: str, 
     assert not output.with_name(output.name + ".resume").exists()
 
 
-def test_what_is_not_finite_is_named(demo_gguf: Path, tmp_path: Path) -> None:
+def test_weight_with_nonfinite_input_is_named(demo_gguf: Path, tmp_path: Path) -> None:
     for edit in (not_a_number("blk.1.attn_norm.weight"), overflowing):
         bad = faulty(demo_gguf, tmp_path / "bad.gguf", edit)
         fails(QuantizationError, bad, tmp_path / "x.gguf", "bad.gguf: blk.1.attn_", "not finite")
 
 
-def test_what_cannot_be_gathered(demo_gguf: Path, tmp_path: Path) -> None:
+def test_unusable_inputs_are_rejected(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     fails(InvalidInput, tmp_path / "none.gguf", out, "no such file")
     fails(QuantizationError, demo_gguf, out, "tokens long, less than one chunk of 96", text="x = 1")

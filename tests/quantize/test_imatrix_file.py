@@ -1,4 +1,4 @@
-"""Importance matrices' files: what is damaged, and whose they are."""
+"""Importance matrix files: reading, writing, damaged files, and matrices of other models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LLAMA_IMATRIX = os.environ.get("TURBOPILOT_TEST_LLAMA_IMATRIX", "")
 
 
 def made() -> Imatrix:
-    """A dense weight, and one of three experts, of which the second was never chosen."""
+    """Return a matrix with a dense weight, and a weight of three experts whose second saw no token."""
     rng = np.random.default_rng(0)
     dense = Entry(
         rng.random((1, 8), np.float32) * np.float32(1000), np.array([1024], dtype=np.int64)
@@ -45,7 +45,7 @@ def same(a: Imatrix, b: Imatrix) -> bool:
     )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_matrix_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_imatrix(path, made(), {"turbopilot.imatrix.model": "m.gguf"})
     assert same(read_imatrix(path), made())
@@ -63,7 +63,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_means_are_llama_quantizes() -> None:
+def test_means_match_llama_quantize() -> None:
     imatrix = made()
     means = imatrix.means()
     dense, experts = imatrix.entries.values()
@@ -84,16 +84,16 @@ def refused(path: Path, data: bytes, *words: str, error: type[InvalidInput] = In
         assert word in str(e.value)
 
 
-def test_truncated_anywhere(tmp_path: Path) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path) -> None:
     write_imatrix(tmp_path / "whole.gguf", made())
     whole = (tmp_path / "whole.gguf").read_bytes()
-    padding = -(4 * 3) % 32  # after the last tensor, which nobody needs
+    padding = -(4 * 3) % 32  # after the last tensor; the file is complete without it
     for n in range(len(whole) - padding):
         refused(tmp_path / "cut.gguf", whole[:n])
 
 
-def test_every_byte_of_a_file_may_be_wrong(tmp_path: Path) -> None:
-    """No change of a byte brings anything but a matrix or one of our errors."""
+def test_changed_byte_raises_nothing_but_invalid_input(tmp_path: Path) -> None:
+    """Change each byte in turn; the file is either read as a matrix or rejected."""
     write_imatrix(tmp_path / "whole.gguf", made())
     whole, path = (tmp_path / "whole.gguf").read_bytes(), tmp_path / "bent"
     for i in range(len(whole)):
@@ -101,14 +101,14 @@ def test_every_byte_of_a_file_may_be_wrong(tmp_path: Path) -> None:
         try:
             read_imatrix(path).means()
         except InvalidInput as e:
-            assert str(path) in str(e)  # noqa: PT017 — many changes do no harm
+            assert str(path) in str(e)  # noqa: PT017 — many changes are harmless
 
 
-def test_an_old_dat_file_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_error_for_an_old_dat_file_explains_how_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "old.dat"
-    # i32 entries, each i32 length, name, i32 chunks, i32 values, values
+    # i32 number of entries, then for each: i32 length, name, i32 chunks, i32 number of values, values
     path.write_bytes(struct.pack("<ii1siiff", 1, 1, b"a", 20, 2, 20.0, 40.0))
-    with pytest.raises(InvalidInput, match=r"old\.dat: .*older \.dat files are not read") as e:
+    with pytest.raises(InvalidInput, match=r"old\.dat: .*older \.dat format is not supported") as e:
         read_imatrix(path)
     assert "llama-imatrix --in-file old.dat -o old.gguf" in e.value.hint
 
@@ -131,7 +131,7 @@ def tensors(**named: np.ndarray) -> Change:
         ({}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_count"]),
         ({"n": 1}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size"]),
         ({"n": 1, "c": 0}, tensors(a__in_sum2=ONE, a__counts=ONE[:1]), ["imatrix.chunk_size is 0"]),
-        ({"n": 1, "c": 1}, tensors(a__weight=ONE), ["holds no importance matrix"]),
+        ({"n": 1, "c": 1}, tensors(a__weight=ONE), ["does not contain an importance matrix"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE), ["a.counts is missing"]),
         ({"n": 1, "c": 1}, tensors(a__counts=ONE), ["a.in_sum2 is missing"]),
         (
@@ -139,7 +139,11 @@ def tensors(**named: np.ndarray) -> Change:
             tensors(a__in_sum2=ONE.astype(np.float16), a__counts=ONE),
             ["a.in_sum2 is F16"],
         ),
-        ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE[:3]), ["a:", "do not divide"]),
+        (
+            {"n": 1, "c": 1},
+            tensors(a__in_sum2=ONE, a__counts=ONE[:3]),
+            ["a:", "are not a multiple"],
+        ),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=-ONE), ["a.counts"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE * np.nan), ["a.counts"]),
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE, a__counts=ONE * 1e30), ["a.counts"]),
@@ -147,7 +151,7 @@ def tensors(**named: np.ndarray) -> Change:
         ({"n": 1, "c": 1}, tensors(a__in_sum2=ONE * np.inf, a__counts=ONE), ["a:", "not finite"]),
     ],
 )
-def test_gguf_files_that_lie(
+def test_inconsistent_gguf_is_rejected(
     tmp_path: Path, metadata: dict[str, int], add: Change, words: list[str]
 ) -> None:
     writer = gguf.GGUFWriter(tmp_path / "made.gguf", "x")
@@ -161,14 +165,14 @@ def test_gguf_files_that_lie(
     refused(tmp_path / "x.gguf", (tmp_path / "made.gguf").read_bytes(), *words)
 
 
-def test_files_that_are_none(tmp_path: Path, demo_gguf: Path) -> None:
+def test_missing_files_folders_and_models_are_rejected(tmp_path: Path, demo_gguf: Path) -> None:
     for path in (tmp_path / "missing.gguf", tmp_path, demo_gguf):
         with pytest.raises(InvalidInput) as e:
             read_imatrix(path)
         assert str(path) in str(e.value)
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_empty_matrix_and_too_long_names_are_rejected(tmp_path: Path) -> None:
     entry = Entry(np.ones((1, 2), np.float32), np.ones(1, np.int64))
     for imatrix in (
         Imatrix({}, ("x",), 1, 512),
@@ -181,7 +185,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert list(read_imatrix(tmp_path / "x.gguf").entries) == ["a" * 55]
 
 
-def test_another_models_matrix_is_refused(demo_gguf: Path) -> None:
+def test_matrix_of_another_model_is_rejected(demo_gguf: Path) -> None:
     header = read_gguf(demo_gguf)
     tensor = next(t for t in header.tensors if t.name == "blk.0.attn_output.weight")
 
@@ -194,7 +198,7 @@ def test_another_models_matrix_is_refused(demo_gguf: Path) -> None:
     with pytest.raises(QuantizationError, match=r"blk\.0\.attn_output\.weight: 8 columns, the mod"):
         check_matrix(of(tensor.name, 8), header)
     with pytest.raises(
-        QuantizationError, match=r"blk\.99\.attn_output\.weight: the model has none"
+        QuantizationError, match=r"blk\.99\.attn_output\.weight: the model has no such tensor"
     ):
         check_matrix(of("blk.99.attn_output.weight", tensor.shape[0]), header)
     many = {f"blk.{i}.x": e for i in range(90, 99) for e in of("x", 1).entries.values()}
@@ -204,9 +208,9 @@ def test_another_models_matrix_is_refused(demo_gguf: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not LLAMA_IMATRIX, reason="TURBOPILOT_TEST_LLAMA_IMATRIX names no llama-imatrix"
+    not LLAMA_IMATRIX, reason="TURBOPILOT_TEST_LLAMA_IMATRIX is not set to a llama-imatrix"
 )
-def test_llama_imatrix_reads_ours_and_writes_the_same(tmp_path: Path) -> None:
+def test_llama_imatrix_reads_our_file_and_writes_the_same_bytes(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     write_imatrix(ours, made())
     run = [LLAMA_IMATRIX, "-m", "unused", "--in-file", str(ours)]

@@ -1,4 +1,4 @@
-"""ggml's tensors through ctypes: read from memory and from a device, and distrusted."""
+"""ggml's tensors through ctypes: reading from host memory and from a device, and checks of the layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from turbopilot.llama.ggml_tensor import I32, Ggml, GgmlTensor, LayoutChanged, n
 
 
 class Function:
-    """Stands for a function of a ctypes library."""
+    """Stand-in for a function of a ctypes library."""
 
     def __init__(self, act: Any) -> None:
         self.act = act
@@ -24,7 +24,7 @@ class Function:
 
 
 class FakeGgml:
-    """As much of ggml as is asked for. Where it is a device, `data` is an address that nobody may touch."""
+    """Functions of ggml that `Ggml` uses. If `device` is set, `data` is an address that must not be read."""
 
     def __init__(self, values: npt.NDArray[Any], *, device: bool = False) -> None:
         self.values = values
@@ -50,14 +50,14 @@ class FakeGgml:
 
 @pytest.mark.parametrize("device", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_numbers_wherever_they_lie(device: bool, dtype: type[Any]) -> None:
+def test_values_are_read_from_host_and_device(device: bool, dtype: type[Any]) -> None:
     whole = np.arange(2 * 3 * 6 * 5).reshape(2, 3, 6, 5).astype(dtype)
     for values in (whole, whole[:, :, ::2], whole[1:, :1, :, :2], whole[:, :, :1, :1]):
         fake = FakeGgml(values, device=device)
         assert np.array_equal(Ggml(fake).values(fake.address), values)
 
 
-def test_a_tensor_without_memory_is_rejected() -> None:
+def test_tensor_without_memory_is_rejected() -> None:
     fake = FakeGgml(np.zeros((1, 1, 2, 2), np.float32))
     for field in ("data", "buffer"):
         kept = getattr(fake.tensor, field)
@@ -77,7 +77,7 @@ def test_a_tensor_without_memory_is_rejected() -> None:
         ("ggml_op_desc", b"ADD"),
     ],
 )
-def test_another_layout_is_noticed(function: str, answer: Any) -> None:
+def test_changed_layout_is_detected(function: str, answer: Any) -> None:
     fake = FakeGgml(np.zeros((1, 1, 2, 2), np.float32))
     Ggml(fake).check_layout(fake.address, floats=True)
     getattr(fake, function).act = lambda at: answer
@@ -85,7 +85,7 @@ def test_another_layout_is_noticed(function: str, answer: Any) -> None:
         Ggml(fake).check_layout(fake.address, floats=True)
 
 
-def test_an_operation_that_cannot_be() -> None:
+def test_unknown_operation_is_rejected() -> None:
     fake = FakeGgml(np.zeros((1, 1, 2, 2), np.float32))
     for op in (-1, 100_000):
         fake.tensor.op = op

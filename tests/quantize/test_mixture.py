@@ -1,4 +1,4 @@
-"""Planned types of all file types against llama.cpp's own dry run."""
+"""Planned types of all file types, compared with llama.cpp's dry run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def layers(n: int, width: int = 256, kv: int = 256, ffn: int = 512) -> Shapes:
-    """Matrices of a Llama of so many layers, in the order in which a converter writes them."""
+    """Return the matrices of a Llama with `n` layers, in the order in which a converter writes them."""
     found: Shapes = {"token_embd.weight": (300, width), "output_norm.weight": (width,)}
     for i in range(n):
         one: Shapes = {
@@ -29,7 +29,7 @@ def layers(n: int, width: int = 256, kv: int = 256, ffn: int = 512) -> Shapes:
 
 
 def experts(n: int, n_layers: int) -> Shapes:
-    """The same with n experts in each feed-forward layer."""
+    """Return the matrices of a Llama with `n` experts in each feed-forward layer."""
     found: Shapes = {}
     for name, shape in layers(n_layers).items():
         expert = "ffn_" in name
@@ -82,10 +82,10 @@ def header(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def same_plan(header: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> bool:
-    """Whether both plan the same, or both refuse."""
+    """Return whether our plan equals llama.cpp's; if llama.cpp refuses, check that we refuse too."""
     theirs = planned_by_llama_cpp(header, recipe, options)
     if theirs is None:
-        with pytest.raises(QuantizationError, match=r"rows of \d+ are not whole blocks"):
+        with pytest.raises(QuantizationError, match=r"row length \d+ is not a multiple"):
             preview_of(header, recipe, options)
         return True
     planned = preview_of(header, recipe, options)
@@ -94,7 +94,7 @@ def same_plan(header: GgufHeader, recipe: Recipe, options: QuantizeOptions) -> b
 
 @pytest.mark.parametrize("imatrix", [None, Path("m.gguf")], ids=["alone", "imatrix"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
-def test_every_file_type_is_planned_as_by_llama_cpp(
+def test_every_file_type_is_planned_like_llama_cpp(
     header: GgufHeader, recipe: Recipe, imatrix: Path | None
 ) -> None:
     assert same_plan(header, recipe, QuantizeOptions(imatrix=imatrix))
@@ -112,7 +112,7 @@ def test_every_file_type_is_planned_as_by_llama_cpp(
     ids=["pure", "head", "head and embedding", "overrides", "all"],
 )
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_K_M", "Q3_K_M", "IQ2_M"])
-def test_options_are_planned_as_by_llama_cpp(
+def test_options_are_planned_like_llama_cpp(
     header: GgufHeader, name: str, options: QuantizeOptions
 ) -> None:
     assert same_plan(header, find_recipe(name), options)

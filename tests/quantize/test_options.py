@@ -1,4 +1,4 @@
-"""What `quantize` can be told: types of single tensors, splits, requantizing, a plan; and what it writes of itself."""
+"""Options of `quantize`: tensor types, split files, requantizing and plans; and the metadata that it writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def types_of(path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def split(demo_gguf: Path, demo_checkpoint: Path, tmp_path: Path) -> Path:
-    """The bundled model in several files; the first of them."""
+    """First file of the bundled model, split into several files."""
     from converters import ConversionOptions, convert
 
     report = convert(
@@ -46,7 +46,7 @@ def split(demo_gguf: Path, demo_checkpoint: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def matrix(demo_gguf: Path, tmp_path: Path) -> Path:
-    """A matrix of the bundled model, of made-up numbers."""
+    """Importance matrix for the bundled model, with random values."""
     rng = np.random.default_rng(0)
     entries = {
         t.name: Entry(
@@ -60,7 +60,7 @@ def matrix(demo_gguf: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_types_of_single_tensors(demo_gguf: Path, tmp_path: Path) -> None:
+def test_overrides_set_the_types_of_single_tensors(demo_gguf: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(
         overrides=(
             parse_override(r"blk\.0\.ffn_down=q6_k"),
@@ -80,7 +80,7 @@ def test_types_of_single_tensors(demo_gguf: Path, tmp_path: Path) -> None:
     assert found["token_embd.weight"] == "Q5_1"
 
 
-def test_pure(demo_gguf: Path, tmp_path: Path) -> None:
+def test_pure_writes_only_the_base_type(demo_gguf: Path, tmp_path: Path) -> None:
     quantize(demo_gguf, tmp_path / "mixed.gguf", "Q4_K_M")
     quantize(demo_gguf, tmp_path / "pure.gguf", "Q4_K_M", QuantizeOptions(pure=True))
     assert set(types_of(tmp_path / "mixed.gguf").values()) == {"F32", "Q4_K", "Q6_K"}
@@ -92,22 +92,22 @@ def test_pure(demo_gguf: Path, tmp_path: Path) -> None:
     [
         ("ffn_down", ["a pattern and a type", "ffn_down=q6_k"]),
         ("=q6_k", ["a pattern and a type"]),
-        ("ffn_down=q6", ["no such type of a tensor", "Q6_K"]),
-        ("ffn_down=q4_k_m", ["no such type", "mixture", "Q4_K"]),
-        ("ffn_down=q8_1", ["no such type"]),
+        ("ffn_down=q6", ["no such tensor type", "Q6_K"]),
+        ("ffn_down=q4_k_m", ["no such tensor type", "mixture", "Q4_K"]),
+        ("ffn_down=q8_1", ["no such tensor type"]),
         ("blk.(=q6_k", ["not a regular expression", "blk.("]),
     ],
 )
-def test_overrides_that_are_none(text: str, words: list[str]) -> None:
+def test_invalid_override_is_rejected(text: str, words: list[str]) -> None:
     with pytest.raises(InvalidInput) as e:
         parse_override(text)
     for word in words:
         assert word in e.value.message + e.value.hint
 
 
-def test_overrides_that_would_do_nothing(demo_gguf: Path, tmp_path: Path) -> None:
+def test_override_without_effect_is_rejected(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.gguf"
-    with pytest.raises(InvalidInput, match=r"no tensor's name matches 'fnn_down'") as e:
+    with pytest.raises(InvalidInput, match=r"no tensor name matches 'fnn_down'") as e:
         quantize(demo_gguf, out, "Q4_0", QuantizeOptions(overrides=(Override("fnn_down", "Q6_K"),)))
     assert "ffn_down" in e.value.hint
     with pytest.raises(InvalidInput, match="ignores it"):
@@ -115,13 +115,13 @@ def test_overrides_that_would_do_nothing(demo_gguf: Path, tmp_path: Path) -> Non
     assert not out.exists()
 
 
-def test_a_tensor_type_in_any_case() -> None:
+def test_tensor_type_is_accepted_in_any_case() -> None:
     assert {find_tensor_type(name.lower(), "--output-type") for name in TENSOR_TYPES} == set(
         TENSOR_TYPES
     )
 
 
-def test_a_plan_tells_the_exact_sizes(demo_gguf: Path, tmp_path: Path) -> None:
+def test_plan_has_exact_types_and_sizes(demo_gguf: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(overrides=(parse_override("attn_v=f16"),), pure=True)
     preview = plan(demo_gguf, "Q5_K_S", options)
     assert not list(tmp_path.iterdir())
@@ -135,34 +135,35 @@ def test_a_plan_tells_the_exact_sizes(demo_gguf: Path, tmp_path: Path) -> None:
     assert {t.name: (t.before, t.bytes_before) for t in preview.tensors} == before
 
 
-def test_rows_that_fit_no_block_are_named(tmp_path: Path) -> None:
+def test_tensors_with_a_fallback_type_are_named(tmp_path: Path) -> None:
     names = ("attn_v", "attn_q")
     tensors = {f"blk.0.{n}.weight": np.ones((64, 64)) for n in names}
     write(tmp_path / "narrow.gguf", "llama", {**tensors, "blk.0.ffn_up.weight": np.ones((64, 256))})
     report = quantize(tmp_path / "narrow.gguf", tmp_path / "out.gguf", "Q4_K_S")
     assert len(report.fallbacks) == 2
-    assert "blk.0.attn_q.weight: rows of 64 are not whole blocks of 256 (Q4_K); Q5_0 was used" in (
-        report.fallbacks
+    assert (
+        "blk.0.attn_q.weight: row length 64 is not a multiple of 256 (Q4_K); Q5_0 was used"
+        in report.fallbacks
     )
     planned = {t.name: t for t in plan(tmp_path / "narrow.gguf", "Q4_K_S").tensors}
     assert planned["blk.0.attn_q.weight"].wanted == "Q4_K"
     assert planned["blk.0.ffn_up.weight"].wanted == ""
 
 
-def test_quantizing_twice_is_refused_unless_asked_for(demo_q4_0: Path, tmp_path: Path) -> None:
+def test_quantizing_twice_needs_allow_requantize(demo_q4_0: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.gguf"
-    with pytest.raises(QuantizationError, match="lose twice") as e:
+    with pytest.raises(QuantizationError, match="loses more accuracy") as e:
         quantize(demo_q4_0, out, "Q8_0")
     assert "--allow-requantize" in e.value.hint
     assert not list(tmp_path.iterdir())
     assert plan(demo_q4_0, "Q8_0").requantized()
     quantize(demo_q4_0, out, "Q8_0", QuantizeOptions(allow_requantize=True))
     assert "Q4_0" not in types_of(out).values()
-    quantize(demo_q4_0, tmp_path / "same.gguf", "Q4_0")  # every tensor stays as it is
+    quantize(demo_q4_0, tmp_path / "same.gguf", "Q4_0")  # no tensor changes its type
     assert types_of(tmp_path / "same.gguf") == types_of(demo_q4_0)
 
 
-def test_a_split_model(split: Path, demo_gguf: Path, tmp_path: Path) -> None:
+def test_split_model_is_joined_or_kept_split(split: Path, demo_gguf: Path, tmp_path: Path) -> None:
     n = read_gguf(split).n_files
     quantize(split, tmp_path / "one.gguf", "Q4_0")
     report = quantize(split, tmp_path / "many.gguf", "Q4_0", QuantizeOptions(keep_split=True))
@@ -183,7 +184,7 @@ def test_a_split_model(split: Path, demo_gguf: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_file_says_what_it_was_made_of(split: Path, demo_gguf: Path, tmp_path: Path) -> None:
+def test_metadata_has_source_file_and_digests(split: Path, demo_gguf: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(metadata={"turbopilot.quantize.note": 3})
     quantize(demo_gguf, tmp_path / "o.gguf", "Q4_0", options)
     said = read_gguf(tmp_path / "o.gguf").metadata
@@ -201,7 +202,7 @@ def test_a_file_says_what_it_was_made_of(split: Path, demo_gguf: Path, tmp_path:
         assert said[key] == hashlib.sha256(part.read_bytes()).hexdigest()
 
 
-def test_the_digest_of_a_source_is_remembered(
+def test_source_digest_is_cached(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "old.gguf"
@@ -217,7 +218,7 @@ def test_the_digest_of_a_source_is_remembered(
     assert a == b == hashlib.sha256(demo_gguf.read_bytes()).hexdigest()
 
 
-def test_a_matrix_changes_the_rounding_and_is_named(
+def test_importance_matrix_changes_rounding_and_is_recorded(
     demo_gguf: Path, matrix: Path, tmp_path: Path
 ) -> None:
     quantize(demo_gguf, tmp_path / "plain.gguf", "Q3_K_M")
@@ -238,11 +239,11 @@ def test_a_matrix_changes_the_rounding_and_is_named(
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.needs_imatrix], ids=lambda r: r.name)
-def test_types_that_need_a_matrix(
+def test_type_that_needs_an_importance_matrix_is_rejected_without_one(
     demo_gguf: Path, matrix: Path, tmp_path: Path, recipe: Recipe
 ) -> None:
     out = tmp_path / "o.gguf"
-    with pytest.raises(QuantizationError, match="an importance matrix is needed") as e:
+    with pytest.raises(QuantizationError, match="needs an importance matrix for") as e:
         quantize(demo_gguf, out, recipe.name)
     assert "--imatrix auto" in e.value.hint
     assert not out.exists()
@@ -251,7 +252,9 @@ def test_types_that_need_a_matrix(
     assert recipe.base in types_of(out).values()
 
 
-def test_matrices_that_cannot_be_used(demo_gguf: Path, matrix: Path, tmp_path: Path) -> None:
+def test_unusable_importance_matrix_is_rejected(
+    demo_gguf: Path, matrix: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "o.gguf"
     other = Imatrix(
         {"blk.7.attn_q.weight": Entry(np.ones((1, 8), np.float32), np.array([1]))}, (), 1, 8
@@ -265,7 +268,7 @@ def test_matrices_that_cannot_be_used(demo_gguf: Path, matrix: Path, tmp_path: P
         {"blk.0.attn_q.weight": Entry(np.ones((1, 256), np.float32), np.array([1]))}, (), 1, 8
     )
     write_imatrix(tmp_path / "partly.gguf", partly)
-    with pytest.raises(QuantizationError, match="has no entry of") as e:
+    with pytest.raises(QuantizationError, match="has no entry for") as e:
         quantize(demo_gguf, out, "IQ2_XXS", QuantizeOptions(imatrix=tmp_path / "partly.gguf"))
     assert "more" in e.value.message
     assert not out.exists()
@@ -273,10 +276,10 @@ def test_matrices_that_cannot_be_used(demo_gguf: Path, matrix: Path, tmp_path: P
 
 @pytest.mark.parametrize("tensor", ["blk.0.attn_q.weight", "output.weight"])
 @pytest.mark.parametrize("name", [n for n in TENSOR_TYPES if TENSOR_TYPES[n] > 1 and n != "BF16"])
-def test_what_needs_a_matrix_is_what_llama_cpp_refuses(
+def test_needs_imatrix_matches_llama_cpp(
     demo_gguf: Path, tmp_path: Path, name: str, tensor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With our own check out of the way."""
+    """Disable our own check, so that llama.cpp decides."""
     monkeypatch.setattr("quantize.preview.Preview.without_imatrix", lambda *_: ())
     options = QuantizeOptions(overrides=(Override(f"^{re.escape(tensor)}$", name),))
     try:
@@ -287,7 +290,7 @@ def test_what_needs_a_matrix_is_what_llama_cpp_refuses(
         assert not needs_imatrix(tensor, name, "Q8_0")
 
 
-def test_kernels() -> None:
+def test_repacked_and_cuda_kernels_by_type() -> None:
     assert repacked("Q4_K", {"avx2", "fma"})
     assert not repacked("Q4_1", {"avx2", "avx512f", "neon", "dotprod", "i8mm"})
     assert not repacked("Q2_K", {"avx2"})

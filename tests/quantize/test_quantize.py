@@ -1,4 +1,4 @@
-"""Quantizing through llama.cpp: its types, its words, and nothing left behind."""
+"""Quantizing with llama.cpp: file types, error messages and cleanup."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ ROOT = Path(__file__).parents[2]
 Array = npt.NDArray[Any]
 
 
-def test_the_numbers_are_llama_cpps() -> None:
+def test_file_type_numbers_match_llama_cpp() -> None:
     theirs = {
         name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): value
         for name, value in vars(llama_cpp).items()
         if name.startswith("LLAMA_FTYPE_")
     }
-    # GUESSED is no type; NVFP4 is written by converters only: llama.cpp's quantizer refuses it
+    # The quantizer cannot write these: the first is not a file type, and only converters write NVFP4.
     del theirs["GUESSED"], theirs["NVFP4"]
     assert {r.name: r.ftype for r in RECIPES} == theirs
 
@@ -56,7 +56,7 @@ def test_the_numbers_are_llama_cpps() -> None:
         ("iq4_xs", "IQ4_XS"),
     ],
 )
-def test_names_in_any_case_and_shorthands(name: str, found: str) -> None:
+def test_file_type_names_in_any_case_and_short_forms(name: str, found: str) -> None:
     assert find_recipe(name).name == found
 
 
@@ -64,13 +64,13 @@ def test_names_in_any_case_and_shorthands(name: str, found: str) -> None:
     ("name", "near"),
     [("q4_o", "Q4_0"), ("Q4KM", "Q4_K_M"), ("int8", "Q8_0"), ("", "Q4_K_M"), ("Q4_0 ", "Q4_0")],
 )
-def test_an_unknown_type_offers_near_ones(name: str, near: str) -> None:
+def test_unknown_file_type_suggests_similar_names(name: str, near: str) -> None:
     with pytest.raises(InvalidInput, match="no such quantization type") as e:
         find_recipe(name)
     assert near in e.value.hint
 
 
-def test_the_table_says_what_a_person_needs() -> None:
+def test_file_types_are_unique_and_have_advice() -> None:
     assert len({r.name for r in RECIPES}) == len({r.ftype for r in RECIPES}) == len(RECIPES)
     assert all(r.advice and 1 <= r.bits <= 32 for r in RECIPES)
 
@@ -78,7 +78,7 @@ def test_the_table_says_what_a_person_needs() -> None:
 @pytest.mark.parametrize(
     "name", ["Q8_0", "Q6_K", "Q5_1", "Q4_K_M", "Q4_0", "IQ4_NL", "Q3_K_S", "Q2_K", "BF16"]
 )
-def test_types(demo_gguf: Path, tmp_path: Path, name: str) -> None:
+def test_quantized_file_matches_its_report(demo_gguf: Path, tmp_path: Path, name: str) -> None:
     seen: list[tuple[int, int]] = []
     out = tmp_path / "out.gguf"
     report = quantize(demo_gguf, out, name, progress=lambda d, n, what="": seen.append((d, n)))
@@ -99,7 +99,7 @@ def test_types(demo_gguf: Path, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
-def test_every_type_of_the_table(demo_gguf: Path, tmp_path: Path, recipe: Recipe) -> None:
+def test_every_file_type_can_be_written(demo_gguf: Path, tmp_path: Path, recipe: Recipe) -> None:
     out = tmp_path / "out.gguf"
     if recipe.needs_imatrix:
         fails(QuantizationError, demo_gguf, out, recipe.name, "importance matrix")
@@ -108,8 +108,8 @@ def test_every_type_of_the_table(demo_gguf: Path, tmp_path: Path, recipe: Recipe
         read_gguf(out)
 
 
-def test_tensors_that_do_not_fit_the_type_are_reported(tmp_path: Path) -> None:
-    """Rows of 64 are not whole K blocks: llama.cpp takes another type."""
+def test_tensors_that_need_a_fallback_type_are_reported(tmp_path: Path) -> None:
+    """Quantize rows of 64 weights to a type with blocks of 256, so that llama.cpp uses a fallback type."""
     names = [f"blk.{i}.{n}.weight" for i in (0, 1) for n in ("attn_q", "attn_v")]
     tensors = {name: np.ones((64, 64)) for name in names}
     write(tmp_path / "narrow.gguf", "llama", tensors, block_count=2)
@@ -118,7 +118,7 @@ def test_tensors_that_do_not_fit_the_type_are_reported(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in report.fallbacks] == names
 
 
-def test_names_with_spaces_and_accents(demo_gguf: Path, tmp_path: Path) -> None:
+def test_file_names_with_spaces_and_accents(demo_gguf: Path, tmp_path: Path) -> None:
     source = tmp_path / "mon modèle ✓.gguf"
     source.symlink_to(demo_gguf)
     report = quantize(source, tmp_path / "plus petit ✓.gguf", "Q8_0")
@@ -131,10 +131,10 @@ def fails(error: type[TurboPilotError], source: Path, output: Path, name: str, *
         quantize(source, output, name)
     for word in words:
         assert word in str(e.value) + e.value.hint
-    assert sorted(output.parent.iterdir()) == before, "something was left behind"
+    assert sorted(output.parent.iterdir()) == before, "a file was left behind"
 
 
-def test_files_that_are_no_gguf(demo_gguf: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_sources_are_rejected(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     fails(InvalidInput, tmp_path / "missing.gguf", out, "Q8_0", "no such file")
     (tmp_path / "text.gguf").write_text("hello")
@@ -144,7 +144,7 @@ def test_files_that_are_no_gguf(demo_gguf: Path, tmp_path: Path) -> None:
 
 
 def write(path: Path, architecture: str, tensors: Mapping[str, Array], **sizes: int) -> None:
-    """A GGUF file of so many F32 tensors, whose hyperparameters are those of a tiny Llama and `sizes`."""
+    """Write a GGUF with these F32 tensors; its hyperparameters are those of a tiny Llama, updated with `sizes`."""
     writer = gguf.GGUFWriter(path, architecture)
     usual = {
         "context_length": 64, "embedding_length": 256, "feed_forward_length": 256, "block_count": 1,
@@ -175,7 +175,7 @@ WEIGHT = {"blk.0.attn_v.weight": np.ones((256, 256))}
         ("llama", {}, {}, ["no tensors"]),
     ],
 )
-def test_llama_cpps_own_words(
+def test_errors_contain_llama_cpps_reason(
     tmp_path: Path,
     architecture: str,
     tensors: Mapping[str, Array],
@@ -195,19 +195,19 @@ def test_llama_cpps_own_words(
         (WEIGHT, {"expert_count": 4}),
     ],
 )
-def test_files_on_which_llama_cpp_aborts(
+def test_abort_of_llama_cpp_is_reported(
     tmp_path: Path, tensors: Mapping[str, Array], sizes: dict[str, int]
 ) -> None:
-    """Their assertions end the process that quantizes, and not this one."""
+    """Use files that fail an assertion of llama.cpp, which must end only the child process."""
     write(tmp_path / "abort.gguf", "llama", tensors, **sizes)
     fails(
         QuantizationError, tmp_path / "abort.gguf", tmp_path / "out.gguf", "Q8_0",
-        "was ended by signal 6", "GGML_ASSERT",
+        "was terminated by signal 6", "GGML_ASSERT",
     )  # fmt: skip
 
 
-def test_words_that_are_not_llama_cpps(tmp_path: Path) -> None:
-    """A debugger or a library may print to the same pipe."""
+def test_foreign_output_of_the_child_is_logged(tmp_path: Path) -> None:
+    """Log output of a debugger or a library that prints to the same pipe."""
     said = [
         "[New LWP 7]\n",
         '[2, "[   1/   2] a.weight - "]\n',
@@ -224,7 +224,7 @@ def test_words_that_are_not_llama_cpps(tmp_path: Path) -> None:
     assert "[New LWP 7]" in [line for _, line in log.lines]
 
 
-def test_too_little_disk_is_said_before_the_work(
+def test_too_little_disk_space_is_reported_before_quantizing(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -233,9 +233,11 @@ def test_too_little_disk_is_said_before_the_work(
     fails(NotEnoughDisk, demo_gguf, tmp_path / "out.gguf", "Q8_0", "are free")
 
 
-def test_refusals(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
+def test_unusable_sources_and_outputs_are_rejected(
+    demo_gguf: Path, demo_q4_0: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.gguf"
-    fails(QuantizationError, demo_q4_0, out, "Q8_0", "lose twice")
+    fails(QuantizationError, demo_q4_0, out, "Q8_0", "loses more accuracy")
     fails(QuantizationError, demo_gguf, out, "IQ2_XXS", "importance matrix")
     out.write_text("precious")
     fails(InvalidInput, demo_gguf, out, "Q8_0", "exists already", "--force")
@@ -254,8 +256,10 @@ def test_refusals(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_run_leaves_nothing_and_nobody(demo_gguf: Path, tmp_path: Path, how: int) -> None:
-    """The parent ends itself at the first tensor; the quantizing child holds our pipe until it is gone."""
+def test_killed_run_leaves_no_output_and_no_child(
+    demo_gguf: Path, tmp_path: Path, how: int
+) -> None:
+    """Let the parent end itself at the first tensor; the child keeps our pipe open until it exits."""
     out = tmp_path / "out.gguf"
     script = (
         "import os, signal\nfrom pathlib import Path\nfrom quantize import quantize\n"
@@ -269,7 +273,7 @@ def test_a_killed_run_leaves_nothing_and_nobody(demo_gguf: Path, tmp_path: Path,
     os.close(write_end)
     assert child.wait() != 0
     with os.fdopen(read_end, "rb") as pipe:
-        assert pipe.read() == b""  # ends when the last holder of the other end has ended
+        assert pipe.read() == b""  # returns when the last process with the other end has exited
     assert not out.exists()
     if how == signal.SIGINT:
         assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The page of a report: well-formed and safe whatever the names and figures are, and complete."""
+"""The HTML page of verification reports: complete, and well-formed and safe for any names and values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 def positions(n: int = 40, *, kl: float = 1e-3, seed: int = 0) -> Positions:
-    """Those of a context window and two short ones, one after another."""
+    """Return positions of a context window and two short windows, one after another."""
     rng = np.random.default_rng(seed)
     long = max(1, n // 2)
     window = np.where(np.arange(n) < long, 0, 1 + (np.arange(n) - long) % 2)
@@ -88,7 +88,7 @@ def text_of(token: int) -> str:
 
 
 class Checker(HTMLParser):
-    """Fails where a tag is not closed in its place; keeps what it saw."""
+    """HTML parser that fails if a tag is not closed properly, and collects tags and texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def drawings(page: str) -> list[ElementTree.Element]:
 
 
 def checked(page: str) -> Checker:
-    """Parse it, and hold what is true of every page."""
+    """Parse a page and check what must hold for every page."""
     page.encode("utf-8")
     assert page.startswith('<!DOCTYPE html>\n<html lang="en">\n')
     checker = Checker()
@@ -137,7 +137,7 @@ def checked(page: str) -> Checker:
     }  # fmt: skip
     for drawing in drawings(page):
         for shape in drawing.iter():
-            # No colour but by class, and no coordinate that is no number.
+            # Colours come only from CSS classes, and all coordinates are finite numbers.
             assert set(shape.attrib) <= allowed
             for key in set(shape.attrib) - {"class", "role", "aria-label"}:
                 assert not re.search("nan|inf", shape.attrib[key], re.IGNORECASE), shape.attrib
@@ -154,43 +154,43 @@ def checked(page: str) -> Checker:
     return checker
 
 
-def test_a_page_forbids_scripts_and_loading() -> None:
+def test_page_forbids_scripts_and_loading() -> None:
     metas = checked(render([report()])).named("meta")
     (policy,) = [m["content"] for m in metas if m.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def test_every_section_is_there() -> None:
+def test_page_has_every_section() -> None:
     page = render([report(**FAILED)], text_of)
     seen = checked(page).text
     for words in (
-        "Failed.", "What failed", "NMSE is far too large", "What it comes from", "a and b", "Every figure",
-        "By kind of window", "What both write", "7 of 48", "' left'", "KL by position, windows of code",
-        "KL by position, the window as long as the context", "Logits of both models", "by type of token",
-        "Error by tensor", "All 2 tensors", "All 3 windows", "Where this comes from", "ab" * 32, "torch 2.4",
+        "Failed.", "Failed checks", "NMSE is far too large", "Probable causes", "a and b", "All metrics",
+        "By kind of window", "Greedy continuations", "7 of 48", "' left'", "KL by position, code and prompt windows",
+        "KL by position, full-context window", "Logits of reference and candidate", "by token type",
+        "Error by tensor", "All 2 tensors", "All 3 windows", "Files and versions", "ab" * 32, "torch 2.4",
         "2026-01-02T03:04:05+00:00", "twice what noise does", "5.75 MB", "1,234",
     ):  # fmt: skip
         assert words in seen, words
 
 
-def test_a_figure_stands_beside_its_limit() -> None:
+def test_metrics_are_shown_with_their_limits() -> None:
     limits = VerifyLimits(1e-5, 1e-9, 0.5, "made up")
     cells = re.sub(r"<[^>]*>", "|", render([report(limits=limits)]))
-    assert re.search(r"NMSE\|+1\.00e-06\|+≤ 1\.00e-05\|+within", cells)
-    assert re.search(r"mean KL, nats\|+\d\.\d\de-04\|+≤ 1\.00e-09\|+missed", cells)
+    assert re.search(r"NMSE\|+1\.00e-06\|+≤ 1\.00e-05\|+ok", cells)
+    assert re.search(r"mean KL, nats\|+\d\.\d\de-04\|+≤ 1\.00e-09\|+failed", cells)
 
 
 def test_passed_page_without_token_texts_has_fewer_sections() -> None:
     page = render([report()])
     seen = checked(page).text
     assert "Passed." in seen
-    assert "What failed" not in seen
-    assert "What it comes from" not in seen
-    assert "by type of token" not in page
-    assert "by type of token" in render([report()], text_of)
+    assert "Failed checks" not in seen
+    assert "Probable causes" not in seen
+    assert "by token type" not in page
+    assert "by token type" in render([report()], text_of)
 
 
-def test_hostile_names_are_text() -> None:
+def test_hostile_names_are_escaped() -> None:
     assert escaped("变量 é 🦀 \x1b<") == "变量 é 🦀 \\x1b&lt;"
     wrong = TensorError(HOSTILE, HOSTILE, (1,), HOSTILE, np.inf, np.inf, 0.0, "missing", HOSTILE)
     names = ("candidate", "reference", "architecture", "type_name", "date")
@@ -247,29 +247,29 @@ def odd() -> dict[str, VerifyReport]:
 
 
 @pytest.mark.parametrize("name", odd())
-def test_odd_figures_make_a_sound_page(name: str) -> None:
+def test_unusual_reports_make_a_valid_page(name: str) -> None:
     odd_one = odd()[name]
     checked(render([odd_one], text_of))
     checked(render([odd_one, report()], text_of))
     checked(render([odd_one, odd_one]))
 
 
-def test_odd_figures_are_said_in_words() -> None:
+def test_unusual_reports_are_explained() -> None:
     pages = {name: checked(render([r])).text for name, r in odd().items()}
-    assert "It is 0 at every one of 40 positions." in pages["no difference"]
-    assert "Nowhere are the candidate's logits finite." in pages["none finite"]
+    assert "The KL divergence is 0 at all of 40 positions." in pages["no difference"]
+    assert "The candidate's logits are not finite at any position." in pages["none finite"]
     assert "the logits could not be compared" in pages["no metrics"]
     assert "There are no limits" in pages["no limits"]
-    assert "exactly what it should be" in pages["exact tensors"]
+    assert "exactly the expected values" in pages["exact tensors"]
     assert "missing" in pages["infinite tensors"]
 
 
-def test_positions_that_are_not_finite_are_marked() -> None:
+def test_positions_without_finite_logits_are_marked() -> None:
     assert 'class="cloud bad"' in render([odd()["some not finite"]])
     assert 'class="cloud bad"' not in render([report()])
 
 
-def test_a_large_comparison_makes_a_small_page() -> None:
+def test_large_comparison_makes_a_small_page() -> None:
     page = render([report(positions(20_000))])
     most = max(d.get("d", "").count("M") for s in drawings(page) for d in s.iter())
     assert most == MOST_POINTS
@@ -277,7 +277,7 @@ def test_a_large_comparison_makes_a_small_page() -> None:
     assert page == render([report(positions(20_000))])
 
 
-def test_many_tensors_are_drawn_in_part_and_listed_in_whole() -> None:
+def test_only_the_worst_tensors_are_drawn_but_all_are_listed() -> None:
     many = tuple(tensor(f"t{i}.weight", 1e-6 * i) for i in range(100, 0, -1))
     page = render([report(tensors=many)])
     groups = [ElementTree.tostring(g, "unicode") for s in drawings(page) for g in s]
@@ -285,7 +285,7 @@ def test_many_tensors_are_drawn_in_part_and_listed_in_whole() -> None:
     assert "t1.weight" in page
 
 
-def test_a_wrong_tensor_is_marked_with_its_cause() -> None:
+def test_wrong_tensor_is_marked_with_its_cause() -> None:
     page = render([report(tensors=(tensor("a", 0.5, cause="swapped"), tensor("b", 5e-5)))])
     classes = [
         s.get("class") for d in drawings(page) for s in d.iter() if "bar" in s.get("class", "")
@@ -294,7 +294,7 @@ def test_a_wrong_tensor_is_marked_with_its_cause() -> None:
     assert "0.500, swapped" in page
 
 
-def test_several_are_compared_first_and_the_failed_are_open() -> None:
+def test_overview_comes_first_and_failed_files_are_open() -> None:
     reports = [
         report(candidate="a/one.gguf", n_bytes=10_000_000),
         report(candidate="a/two.gguf", **FAILED),
@@ -304,7 +304,7 @@ def test_several_are_compared_first_and_the_failed_are_open() -> None:
     seen = checked(page)
     files = [d for d in seen.named("details") if d.get("class") == "file"]
     assert ["open" in d for d in files] == [False, True, False]
-    assert page.index("What each size costs") < page.index('<details class="file"')
+    assert page.index("Mean KL by file size") < page.index('<details class="file"')
     words = seen.text
     for name in ("one.gguf", "two.gguf", "three.gguf"):
         assert name in words
@@ -313,8 +313,8 @@ def test_several_are_compared_first_and_the_failed_are_open() -> None:
     assert {"h1", "h2", "h3"} <= {tag for tag, _ in seen.tags}
 
 
-def test_no_report_is_no_page() -> None:
-    with pytest.raises(ValueError, match="needs a report"):
+def test_page_without_reports_is_rejected() -> None:
+    with pytest.raises(ValueError, match="needs at least one report"):
         render([])
 
 
@@ -326,7 +326,7 @@ def test_no_report_is_no_page() -> None:
         [0.9, 1.1], [0.0, 1024.0], [4e-8, 0.6], [1e15, 1e15 + 1], [1e-30, 2e-30],
     ],
 )  # fmt: skip
-def test_scales_hold_their_values_and_have_ticks(values: list[float], log: bool) -> None:
+def test_scales_contain_their_values_and_have_ticks(values: list[float], log: bool) -> None:
     scale = Scale.of(values, log=log)
     assert np.isfinite([scale.low, scale.high]).all()
     assert scale.low < scale.high
@@ -338,14 +338,14 @@ def test_scales_hold_their_values_and_have_ticks(values: list[float], log: bool)
     assert all(0 <= scale.at(v) <= 1 for v in (*values, np.inf, -np.inf, np.nan, 0.0))
 
 
-def test_a_scale_is_proportional() -> None:
+def test_scale_is_proportional() -> None:
     assert Scale(0, 10).at(2.5) == 0.25
     assert Scale(1e-4, 1, log=True).at(1e-3) == pytest.approx(0.25)
     assert next(label for _, label in Scale.of([2e-6, 0.3], log=True).ticks()) == "10⁻⁶"
     assert [label for _, label in Scale.of([0, 1000]).ticks()][-1] == "1,000"
 
 
-def test_marks_are_drawn_where_they_belong() -> None:
+def test_marks_are_drawn_at_their_coordinates() -> None:
     axis = ("v", Scale(0.0, 1.0))
     marks: list[Mark] = [
         Cloud([0, 1], [0, 1], "k1", "cloud"), Line([0, np.nan, 1], [0, 0.5, 1], "k2"),
@@ -359,7 +359,7 @@ def test_marks_are_drawn_where_they_belong() -> None:
     assert "cloud</li>" in drawn
 
 
-def test_labels_do_not_hide_each_other() -> None:
+def test_labels_do_not_overlap() -> None:
     axis = ("v", Scale(0.0, 1.0))
     drawn = plot("t", axis, axis, [Labels([0.1, 0.1, 0.1], [0.5, 0.5, 0.5], ["a", "b", "c"])])
     heights = [float(y) for y in re.findall(r'class="label" x="\S+" y="(\S+)"', drawn)]
@@ -396,20 +396,20 @@ def test_running_median_ignores_outliers() -> None:
         ("->\n", "punctuation"), ("x=", "other"), ("<fim_prefix>", "other"), ("\ufffd", "other"), ("", "other"),
     ],
 )  # fmt: skip
-def test_token_types(text: str, kind: str) -> None:
+def test_token_type_of_a_text(text: str, kind: str) -> None:
     assert token_type(text) == kind
 
 
-def test_numbers_are_short_and_honest() -> None:
+def test_numbers_are_shortened_without_hiding_differences() -> None:
     assert [number(v) for v in (0.0, 4.1e-8, 0.02, 11.07, 4578.0, 1e9, np.inf)] == [
         "0", "4.10e-08", "0.0200", "11.1", "4,578", "1.00e+09", "not finite",
     ]  # fmt: skip
-    # 100 % is every single one.
+    # Only an exact 1 is shown as 100 %.
     assert [share(v) for v in (1.0, 0.99999, 0.5)] == ["100.00 %", "99.999 %", "50.00 %"]
     assert with_error(Perplexity(0.99842, 0.00055)) == "0.99842 ± 0.00055"
     assert with_error(Perplexity(1e200, np.inf)) == "1.00e+200 ± not finite"
 
 
-def test_the_page_is_made_without_the_models_libraries() -> None:
+def test_page_rendering_imports_no_model_libraries() -> None:
     heavy = modules_after("import turbopilot.render.verify_page")
     assert heavy & {"torch", "llama_cpp", "transformers", "gguf"} == set()

@@ -1,4 +1,4 @@
-"""The types of the KV cache, in llama.cpp itself: their sizes, what they lose, and what is refused."""
+"""Data types of the KV cache, with the real llama.cpp: memory, accuracy, and rejected types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_quantized_cache_is_smaller_and_close_to_f16(demo_gguf: Path, cache_type
     options = ModelOptions(threads=2, ctx=512, n_seq=1)
     decoder, _ = load(demo_gguf, options)
     other, report = load(demo_gguf, replace(options, cache_type=cache_type))
-    # The bundled model: 4 layers, keys and values 256 wide; blocks of 32 weights.
+    # The bundled model has 4 layers with keys and values of width 256; blocks have 32 values.
     n_bytes = {"q8_0": 34, "q4_0": 18}[cache_type]
     assert report.kv_bytes == pytest.approx(2 * 512 * 4 * 256 / 32 * n_bytes, abs=2**14)
     assert f"KV cache {cache_type}, " in "\n".join(report.lines())
@@ -47,7 +47,7 @@ def test_llama_cpp_loads_every_cache_type(demo_gguf: Path) -> None:
 
 
 def test_cache_type_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
-    """Its heads are 16 wide: blocks of 32 weights do not divide them."""
+    """Use a model whose attention heads have width 16, not a multiple of the block size 32."""
     path = tmp_path / "narrow.gguf"
     folder = tiny_checkpoint("codegen", tmp_path / "codegen", n_head=16)
     convert(folder, path, dtype="f16")

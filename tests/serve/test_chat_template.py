@@ -1,4 +1,4 @@
-"""Prompts from messages: the catalogue's templates, and which file gets which."""
+"""Chat templates: the catalogue's templates, and the choice of a template for a model file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prompt(alias: str, *said: tuple[str, str]) -> str:
     return ChatTemplate(model.chat_template).prompt([Message(*s) for s in said])
 
 
-def test_wizardcoder() -> None:
+def test_wizardcoder_prompt_format() -> None:
     assert prompt("wizardcoder-15b", (USER, "sort a list")) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nsort a list\n\n### Response:"
@@ -36,7 +36,7 @@ def test_wizardcoder() -> None:
     )
 
 
-def test_stablecode() -> None:
+def test_stablecode_prompt_format() -> None:
     alias = "stablecode-instruct-alpha-3b"
     assert prompt(alias, (USER, "sort")) == "###Instruction\nsort###Response\n"
     said = ((SYSTEM, "S."), (USER, "a"), (ASSISTANT, "b"), (USER, "c"))
@@ -46,7 +46,7 @@ def test_stablecode() -> None:
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m.chat_template], ids=lambda m: m.alias)
-def test_an_old_file_is_recognized(model: object) -> None:
+def test_old_bin_file_name_is_recognized(model: object) -> None:
     from turbopilot.catalog import KnownModel
 
     assert isinstance(model, KnownModel)
@@ -54,7 +54,7 @@ def test_an_old_file_is_recognized(model: object) -> None:
     assert recognize(model.old_bin.file.removesuffix(".bin")) == model
 
 
-def test_nothing_is_recognized_in_other_names() -> None:
+def test_unknown_file_names_are_not_recognized() -> None:
     for name in ("", "x", "my-wizardcoder", "tiny"):
         assert recognize(name) is None
     assert recognize("wizardcoder-15b-v1.0.Q4_K_M") == find("wizardcoder-15b")
@@ -63,7 +63,7 @@ def test_nothing_is_recognized_in_other_names() -> None:
     assert recognize("anything", starcoder.url + "/") == starcoder
 
 
-def test_a_file_without_a_template_gets_that_of_its_model(demo_gguf: Path, tmp_path: Path) -> None:
+def test_file_without_template_gets_the_catalogue_template(demo_gguf: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(demo_gguf, tmp_path / "a.gguf"))
     wizard = find("wizardcoder-15b")
     assert wizard

@@ -1,4 +1,4 @@
-"""Sources of the options of `turbopilot serve`, and which overrides which: command line, variables, file, default."""
+"""Sources of the options of `turbopilot serve` and their precedence: command line, variables, file, default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fail = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to be in."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,7 +40,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServerOptions]]:
 
 @pytest.fixture
 def serve(served: list[ServerOptions], demo_gguf: Path) -> Serve:
-    """What the server is started with. The model is the bundled one, unless the test says otherwise."""
+    """Function that runs `serve` and returns the server's options; the model is the bundled one by default."""
 
     def run(*arguments: str, config: str = "", model: bool = True, **env: str) -> ServerOptions:
         if config:
@@ -57,7 +57,7 @@ def serve(served: list[ServerOptions], demo_gguf: Path) -> Serve:
 
 @pytest.fixture
 def fails(served: list[ServerOptions]) -> Fail:
-    """What is said where the server is not started."""
+    """Function that runs `serve`, expects it to fail, and returns stderr."""
 
     def run(*arguments: str, config: str | bytes = "", **env: str) -> str:
         if config:
@@ -73,7 +73,7 @@ def fails(served: list[ServerOptions]) -> Fail:
     return run
 
 
-def test_command_line_overrides_environment_overrides_file(serve: Serve) -> None:
+def test_command_line_overrides_environment_and_file(serve: Serve) -> None:
     sources: dict[str, Any] = {
         "config": "threads = 1", "THREADS": "2", "TURBOPILOT_THREADS": "3",
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_variables_of_the_original_image_are_read(serve: Serve, demo_gguf: Path)
     assert options.model.n_batch == 64
 
 
-# Every option: key, value in a file, in a variable, and what comes of it.
+# For each option by key: value in a file, value in a variable, accessor, expected result.
 OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] = {
     "port": ("1234", "1234", lambda o: o.port, 1234),
     "host": ('"::1"', "::1", lambda o: o.host, "::1"),
@@ -132,40 +132,40 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
 
 
 @pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_in_a_file_and_in_a_variable(serve: Serve, key: str) -> None:
+def test_every_option_is_read_from_file_and_variable(serve: Serve, key: str) -> None:
     in_file, in_variable, get, wanted = OPTIONS[key]
     assert get(serve(config=f"{key} = {in_file}")) == wanted
     variable = f"TURBOPILOT_{key.upper().replace('-', '_')}"
     assert get(serve(**{variable: in_variable})) == wanted
 
 
-def test_every_option_is_covered_here() -> None:
+def test_options_table_covers_every_option() -> None:
     command: Any = typer.main.get_command(app)
     names = {
         next(o for o in reversed(p.opts) if o.startswith("--")).removeprefix("--")
         for p in command.commands["serve"].params
         if p.name != "model"
     }
-    # These have tests of their own.
+    # Tested elsewhere.
     elsewhere = {
         "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file",
     }  # fmt: skip
     assert names - elsewhere == set(OPTIONS)
 
 
-def test_every_group_of_options_has_its_flags() -> None:
+def test_every_settings_group_has_flags() -> None:
     groups = {f.default_factory for f in fields(ServerOptions)} - {MISSING}
     assert groups <= {group for section in PANELS.values() for group in section}
 
 
-def test_auto_options_take_words_and_numbers(serve: Serve) -> None:
+def test_auto_options_accept_auto_and_numbers(serve: Serve) -> None:
     options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
     assert options.model.n_gpu_layers is options.model.n_seq is None
     assert options.caches.prefix_bytes == 0
     assert serve(config="ngl = 3").model.n_gpu_layers == 3
 
 
-def test_command_line_undoes_a_switch_of_the_file(serve: Serve) -> None:
+def test_command_line_reverts_a_switch_from_the_file(serve: Serve) -> None:
     config = "no-ahead = true\nno-drafts = true"
     assert serve("--ahead", "--drafts", config=config).caches == serve().caches
 
@@ -178,7 +178,7 @@ def test_config_is_read_only_if_named(serve: Serve) -> None:
     assert serve("--config", "other.toml", TURBOPILOT_CONFIG="turbopilot.toml").port == 98
 
 
-def test_default_model_is_from_the_overriding_source(serve: Serve, demo_gguf: Path) -> None:
+def test_default_model_is_taken_from_the_overriding_source(serve: Serve, demo_gguf: Path) -> None:
     other = demo_gguf.with_name("other.gguf")
     if not other.exists():
         other.symlink_to(demo_gguf)
@@ -226,8 +226,8 @@ def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
         ("models = 'x'", ["turbopilot.toml: models must be a table", "[models]"]),
         ("[models]\nsmall = 1", ["turbopilot.toml: models.small must be a string"]),
         ("[models]\nqwen-1.5b = 'x'", ["turbopilot.toml: models.qwen-1 must be a string", "quotes"]),
-        ("port =", ["turbopilot.toml: is not valid TOML"]),
-        (b"host = '\xff'", ["turbopilot.toml: is not valid TOML"]),
+        ("port =", ["turbopilot.toml: invalid TOML"]),
+        (b"host = '\xff'", ["turbopilot.toml: invalid TOML"]),
     ],
 )  # fmt: skip
 def test_bad_config_error_names_file_and_key(
@@ -256,7 +256,7 @@ def test_missing_config_is_refused(fails: Fail) -> None:
     assert "no.toml: no such file" in fails(TURBOPILOT_CONFIG="no.toml")
 
 
-def test_named_models(serve: Serve, demo_gguf: Path) -> None:
+def test_named_models_from_flags_variable_and_config(serve: Serve, demo_gguf: Path) -> None:
     file = str(demo_gguf)
     options = serve("--model", f"a={file}", "--model", f"b={file}")
     assert (options.model_file, options.model_name) == (demo_gguf, "")
@@ -273,7 +273,9 @@ def test_named_models(serve: Serve, demo_gguf: Path) -> None:
     assert (options.model_name, options.more) == ("f", ())
 
 
-def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsewhere: Path) -> None:
+def test_config_paths_are_relative_to_its_folder(
+    serve: Serve, demo_gguf: Path, elsewhere: Path
+) -> None:
     folder = elsewhere / "etc"
     folder.mkdir()
     (folder / "m.gguf").symlink_to(demo_gguf)
@@ -296,7 +298,9 @@ def test_paths_in_config_are_relative_to_it(serve: Serve, demo_gguf: Path, elsew
         (["--idle-unload", "-1"], ["--idle-unload"]),
     ],
 )  # fmt: skip
-def test_bad_models_are_refused(fails: Fail, arguments: list[str], words: list[str]) -> None:
+def test_invalid_model_arguments_are_refused(
+    fails: Fail, arguments: list[str], words: list[str]
+) -> None:
     said = fails(*arguments)
     assert all(w in said for w in words), said
 
@@ -316,13 +320,13 @@ def test_model_names_and_memory_are_checked_before_loading(demo_gguf: Path) -> N
     for minutes, wanted in ((0.0, [None, None]), (90.0, [90.0, 90.0])):
         pool = make_pool(replace(options, pool=PoolOptions(idle=minutes)), ignore)
         assert [m.idle for m in pool._models] == wanted
-    with pytest.raises(InvalidInput, match="two models are called small"):
+    with pytest.raises(InvalidInput, match="two models have the name small"):
         make_pool(replace(options, model_name="small"), ignore)
     with pytest.raises(InvalidInput, match=r"takes about .* --model-memory is 1\.0 MB"):
         make_pool(replace(options, pool=PoolOptions(memory=10**6)), ignore)
 
 
-def test_model_larger_than_memory_is_tried(
+def test_model_larger_than_memory_is_not_refused(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: 10**6)

@@ -1,4 +1,4 @@
-"""llama.cpp's routes, chat, Mistral's fill-in-the-middle, Tabby's: through Flask's client, without a model."""
+"""Routes of llama.cpp, chat, Mistral's fill-in-the-middle and Tabby, through Flask's client with a fake model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stream(client: FlaskClient, path: str, **body: object) -> tuple[list[Any], b
     return [json.loads(x) for x in lines if x != b"[DONE]"], data
 
 
-def test_completion(made: Made) -> None:
+def test_llama_cpp_completion_has_counts_and_timings(made: Made) -> None:
     answer = post(made[0], "/completion", prompt="well?", n_predict=20)
     assert answer["content"] == "yes\nno"
     assert (answer["stop"], answer["stop_type"], answer["stopping_word"]) == (True, "eos", "")
@@ -76,32 +76,34 @@ def test_completion(made: Made) -> None:
         ({"n_predict": -1}, "eos", ""),
     ],
 )
-def test_how_it_stopped(made: Made, body: dict[str, Any], stop_type: str, word: str) -> None:
+def test_llama_cpp_reports_the_stop_type(
+    made: Made, body: dict[str, Any], stop_type: str, word: str
+) -> None:
     answer = post(made[0], "/completion", prompt="well?", **body)
     assert (answer["stop_type"], answer["stopping_word"]) == (stop_type, word)
 
 
-def test_a_stream_of_llama_cpps(made: Made) -> None:
+def test_llama_cpp_stream_has_no_done_event(made: Made) -> None:
     chunks, data = stream(made[0], "/completion", prompt="well?", n_predict=20)
     assert "".join(c["content"] for c in chunks) == "yes\nno"
     assert [c["stop"] for c in chunks] == [False] * (len(chunks) - 1) + [True]
     assert b"[DONE]" not in data
-    assert b'"content":"' in data  # llama.vim looks for it so
+    assert b'"content":"' in data  # llama.vim searches for exactly these bytes
 
 
-def test_several_texts_are_a_list(made: Made) -> None:
+def test_several_completions_are_returned_as_a_list(made: Made) -> None:
     answers = post(made[0], "/infill", input_prefix="a?", input_suffix="", n_cmpl=3, n_predict=4)
     assert [a["index"] for a in answers] == [0, 1, 2]
     assert isinstance(post(made[0], "/infill", input_prefix="a?", n_cmpl=1), dict)
 
 
-def test_response_fields(made: Made) -> None:
+def test_response_fields_select_fields(made: Made) -> None:
     fields = ["content", "timings/prompt_n", "truncated", "no/such", "timings/no"]
     answer = post(made[0], "/completion", prompt="well?", n_predict=3, response_fields=fields)
     assert set(answer) == {"content", "timings/prompt_n", "truncated"}
 
 
-def test_infill_is_framed(made: Made) -> None:
+def test_infill_prompt_is_framed(made: Made) -> None:
     client, runner = made
     body = {"input_prefix": "a\n", "prompt": "  b", "input_suffix": "\nc", "n_predict": 2}
     post(client, "/infill", **body)
@@ -110,13 +112,13 @@ def test_infill_is_framed(made: Made) -> None:
     assert sent.stop.follows == "\nc"
 
 
-def test_infill_at_the_end_of_a_file_is_framed(made: Made) -> None:
+def test_infill_with_empty_suffix_is_framed(made: Made) -> None:
     client, runner = made
     post(client, "/infill", input_prefix="a", input_suffix="", n_predict=2)
     assert runner.seen[-1].prompt == (FIM.prefix, *b"a", FIM.suffix, FIM.middle)
 
 
-def test_other_files_come_first(made: Made) -> None:
+def test_other_files_come_before_the_prefix(made: Made) -> None:
     client, runner = made
     files = [{"filename": "x.py", "text": "x = 1\n", "time": 7}, {"text": "y"}, {"text": ""}]
     post(client, "/infill", input_prefix="a", input_suffix="b", input_extra=files, n_predict=2)
@@ -125,14 +127,14 @@ def test_other_files_come_first(made: Made) -> None:
     assert runner.seen[-1].prompt[len(start) :][0] == FIM.prefix
 
 
-def test_warming_asks_for_nothing(made: Made) -> None:
+def test_zero_tokens_only_caches_the_prompt(made: Made) -> None:
     client, runner = made
     answer = post(client, "/infill", input_prefix="", input_suffix="", prompt="", n_predict=0)
     assert answer["content"] == ""
     assert runner.seen[-1].max_tokens == 0
 
 
-def test_a_prompt_that_twinny_framed(made: Made) -> None:
+def test_prompt_framed_by_twinny_is_recognized(made: Made) -> None:
     client, runner = made
     framed = "<fim_prefix>a<fim_suffix>b<fim_middle>"
     post(client, "/infill", prompt=framed, max_tokens=3)
@@ -156,14 +158,14 @@ def test_a_prompt_that_twinny_framed(made: Made) -> None:
         ("/v1/chat/completions", {"messages": [{"role": "dog"}]}, "messages[0].role"),
     ],
 )
-def test_a_bad_field_is_named(made: Made, path: str, body: object, param: str) -> None:
+def test_error_names_the_invalid_field(made: Made, path: str, body: object, param: str) -> None:
     response = made[0].post(path, json=body)
     assert response.status_code == 400
     assert response.json
     assert response.json["error"]["param"] == param
 
 
-def test_chat(made: Made) -> None:
+def test_chat_messages_use_the_template(made: Made) -> None:
     client, runner = made
     messages = [
         {"role": "developer", "content": "be brief"},
@@ -181,7 +183,7 @@ def test_chat(made: Made) -> None:
     assert answer["usage"]["completion_tokens"] == 6
 
 
-def test_chat_in_parts(made: Made) -> None:
+def test_chat_stream_has_role_text_and_usage(made: Made) -> None:
     body = {"messages": [{"role": "user", "content": "well"}], "n": 2}
     chunks, data = stream(
         made[0], "/v1/chat/completions", stream_options={"include_usage": True}, **body
@@ -198,7 +200,7 @@ def test_chat_in_parts(made: Made) -> None:
         assert [x["finish_reason"] for x in mine] == [None] * (len(mine) - 1) + ["stop"]
 
 
-def test_chat_with_log_probabilities(made: Made) -> None:
+def test_chat_returns_log_probabilities(made: Made) -> None:
     body = {"messages": [{"role": "user", "content": "well"}], "logprobs": True, "top_logprobs": 2}
     (choice,) = post(made[0], "/v1/chat/completions", **body)["choices"]
     told = choice["logprobs"]["content"]
@@ -206,12 +208,12 @@ def test_chat_with_log_probabilities(made: Made) -> None:
     assert all(len(t["top_logprobs"]) == 2 and "id" not in t for t in told)
 
 
-def test_a_template_may_refuse(make: Callable[..., Made]) -> None:
+def test_invalid_or_rejecting_template_returns_400(make: Callable[..., Made]) -> None:
     for template, said in (
         ("{{ raise_exception('one system message only') }}", "one system message only"),
-        ("{% for %}", "broken"),
-        ("{{ ''.__class__.__mro__ }}", "refuses"),
-        ("{{ messages.append(1) }}", "refuses"),
+        ("{% for %}", "invalid"),
+        ("{{ ''.__class__.__mro__ }}", "rejects"),
+        ("{{ messages.append(1) }}", "rejects"),
     ):
         client, _ = make(FakeDecoder(), chat_template=template)
         body = {"messages": [{"role": "user", "content": "x"}]}
@@ -220,14 +222,14 @@ def test_a_template_may_refuse(make: Callable[..., Made]) -> None:
         assert said in response.text
 
 
-def test_a_model_without_a_template_does_not_chat(make: Callable[..., Made]) -> None:
+def test_chat_without_a_template_returns_400(make: Callable[..., Made]) -> None:
     client, _ = make(FakeDecoder())
     response = client.post("/v1/chat/completions", json={"messages": [{"role": "user"}]})
     assert response.status_code == 400
     assert "/v1/completions" in response.text
 
 
-def test_mistrals_fill_in_the_middle(made: Made) -> None:
+def test_mistral_fim_returns_a_chat_completion(made: Made) -> None:
     client, runner = made
     body = {"prompt": "a", "suffix": "b", "max_tokens": 3, "random_seed": 5}
     answer = post(client, "/v1/fim/completions", **body)
@@ -239,7 +241,7 @@ def test_mistrals_fill_in_the_middle(made: Made) -> None:
     assert all("delta" in c["choices"][0] for c in chunks)
 
 
-def test_tabbys_agent(made: Made) -> None:
+def test_tabby_agent_routes_respond(made: Made) -> None:
     client, runner = made
     assert client.get("/v1/health").json["model"] == "fake"  # type: ignore[index]
     assert client.post("/v1/events", json={"type": "view"}).status_code == 200

@@ -1,4 +1,4 @@
-"""69 requests as 15 real editors and clients sent them, replayed: each reads its answer in its own way."""
+"""Replay of 69 requests recorded from 15 real editors and clients; each response is read as its client would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.serving import MakeClient
 
 FILE = Path(__file__).parents[1] / "data/editor_requests.jsonl"
 CAPTURED = [Sent(**json.loads(line)) for line in FILE.read_text("utf-8").splitlines()]
-# Asked for by clients that do without: Copilot's newest agent, and tests of libraries' errors.
+# Requested by clients that work without them: Copilot's newest agent, and tests of client libraries' error handling.
 NOT_SERVED = {"/embeddings/models", "/copilot_internal/user", "/telemetry", "/v1/nope"}
 
 
@@ -36,20 +36,20 @@ def replay(client: FlaskClient, sent: Sent) -> Got:
     [
         pytest.param(
             sent,
-            marks=pytest.mark.cell(f"replay: {sent.client}", "replay"),  # told in docs/clients.md
+            marks=pytest.mark.cell(f"replay: {sent.client}", "replay"),  # listed in docs/clients.md
             id=f"{i}: {sent.client} {sent.path}",
         )
         for i, sent in enumerate(CAPTURED)
     ],
 )
-def test_replay(client: FlaskClient, sent: Sent) -> None:
+def test_recorded_request_is_answered(client: FlaskClient, sent: Sent) -> None:
     texts = reader_of(sent.client)(sent, replay(client, sent))
     if sent.method == "GET" or sent.path in NOT_SERVED or sent.path == "/v1/events":
         assert texts == []
     elif sent.max_tokens == 0:
         assert "".join(texts) == ""
     else:
-        # Of the fake decoder every token is one letter, and it never ends by itself.
+        # Each token of the fake decoder is one letter, and it never ends the text by itself.
         assert len(texts) == sent.n
         for text in texts:
             assert not any(stop in text for stop in sent.stops)
@@ -57,18 +57,18 @@ def test_replay(client: FlaskClient, sent: Sent) -> None:
             assert len(text) == sent.max_tokens or "x" in sent.stops or sent.max_tokens > 1024
 
 
-def test_only_what_clients_do_without_is_not_served(client: FlaskClient) -> None:
+def test_only_optional_routes_return_404(client: FlaskClient) -> None:
     assert {s.path for s in CAPTURED if replay(client, s).status != 200} == NOT_SERVED
     assert all(replay(client, s).status == 404 for s in CAPTURED if s.path in NOT_SERVED)
 
 
-def test_every_reader_is_some_clients() -> None:
+def test_every_reader_belongs_to_a_recorded_client() -> None:
     assert {id(reader_of(s.client)) for s in CAPTURED} == {id(r) for r in READERS.values()}
     assert len({s.client for s in CAPTURED}) >= 15
 
 
-def test_a_reader_sees_what_its_client_would_not_understand() -> None:
-    """Faults that were real ones: each disabled a client without a word."""
+def test_readers_reject_responses_that_break_their_client() -> None:
+    """Check faults that once disabled a client silently."""
     spaced = {"content-type": "application/json"}
     vim = next(s for s in CAPTURED if s.client.startswith("llama.vim"))
     answer = json.dumps(dict.fromkeys(vim.body["response_fields"], 1) | {"content": "x"})

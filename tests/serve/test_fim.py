@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: both orders, other files, what is given up first, texts that begin amid another."""
+"""Fill-in-the-middle prompts: both orders, other files, truncation, and text that continues another text."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def build(
     return builder.build(before, after, max_tokens=max_tokens, files=files, name=name)
 
 
-def test_suffix_first() -> None:
+def test_spm_order_puts_the_suffix_first() -> None:
     tokens = build(order="spm").tokens
     assert tokens == (FIM.prefix, FIM.suffix, *b"cd", FIM.middle, *b"ab")
 
 
-def test_suffix_first_keeps_what_is_before_the_typing_cursor() -> None:
-    """What is typed comes at the end: all before it stays computed."""
+def test_spm_order_only_appends_tokens_while_typing() -> None:
+    """Keep the KV cache of the rest of the prompt valid."""
     one, two = build("ab", order="spm").tokens, build("abc", order="spm").tokens
     assert two[: len(one)] == one
 
 
-def test_a_frame_of_either_order_is_found_and_kept_when_shortened() -> None:
+def test_client_framed_prompt_keeps_its_structure_when_cut() -> None:
     for order, text in (
         ("psm", "<fim_prefix>{}<fim_suffix>{}<fim_middle>"),
         ("spm", "<fim_prefix><fim_suffix>{1}<fim_middle>{0}"),
@@ -60,11 +60,11 @@ def test_a_frame_of_either_order_is_found_and_kept_when_shortened() -> None:
         assert b"near" in bytes(t for t in long if t < EOG)
 
 
-def test_token_ids_are_taken_as_they_are() -> None:
+def test_token_ids_are_not_changed() -> None:
     assert build((1, 2, 3), None, adds_bos=True).tokens == (1, 2, 3)
 
 
-def test_a_start_that_is_there_is_not_doubled() -> None:
+def test_existing_start_token_is_not_doubled() -> None:
     class Starting(FakeDecoder):
         def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
             start = [EOG] if text.startswith("<s>") and parse_special else []
@@ -80,7 +80,7 @@ def test_a_start_that_is_there_is_not_doubled() -> None:
 FILES = (ContextFile("far.py", "far = 1\n\n"), ContextFile("near.py", "near = 2"))
 
 
-def test_other_files_in_the_models_own_words() -> None:
+def test_other_files_use_the_models_file_tokens() -> None:
     tokens = build(files=FILES, fim=NAMING, name="here.py", adds_bos=True).tokens
     assert tokens == (
         EOG, REPOSITORY, *b"code\n", FILE, *b"far.py\nfar = 1\n", FILE, *b"near.py\nnear = 2\n",
@@ -88,7 +88,7 @@ def test_other_files_in_the_models_own_words() -> None:
     )  # fmt: skip
 
 
-def test_other_files_without_words_for_them() -> None:
+def test_other_files_use_comments_without_file_tokens() -> None:
     comments = b"# far.py\nfar = 1\n\n# near.py\nnear = 2\n\n"
     assert build(files=FILES).tokens == (
         *comments, FIM.prefix, *b"ab", FIM.suffix, *b"cd", FIM.middle,
@@ -96,27 +96,27 @@ def test_other_files_without_words_for_them() -> None:
     assert build(files=FILES, fim=None).tokens == (*comments, *b"ab")
 
 
-def test_the_block_alone_changes_while_somebody_types() -> None:
-    """So that files stay a computed beginning."""
+def test_typing_does_not_change_the_tokens_of_other_files() -> None:
+    """Keep the KV cache of the other files valid."""
     one, two = build("a", files=FILES).tokens, build("ax", files=FILES).tokens
     n = len(b"# far.py\nfar = 1\n\n# near.py\nnear = 2\n\n")
     assert one[: n + 2] == two[: n + 2]
 
 
-def test_whole_files_go_the_first_of_them_first() -> None:
+def test_whole_files_are_dropped_beginning_with_the_first() -> None:
     many = [ContextFile(f"{i}", "x" * 40) for i in range(9)]
     prompt = build("a" * 200, "b" * 200, files=many, n_ctx=300)
     text = bytes(t for t in prompt.tokens if t < EOG)
     kept = [i for i in range(9) if b"# %d\n" % i in text]
-    assert kept == [8]  # a quarter of the room
+    assert kept == [8]  # files get a quarter of the prompt
     assert len(prompt.tokens) <= 290
     assert prompt.truncated == ("prompt", "input_extra")
-    prompt = build("a", "b", files=many, n_ctx=300)  # all the room that is left
+    prompt = build("a", "b", files=many, n_ctx=300)  # files get all the remaining room
     assert prompt.truncated == ("input_extra",)
     assert len(bytes(t for t in prompt.tokens if t < EOG)) > 200
 
 
-def test_a_text_amid_another_gets_no_space() -> None:
+def test_suffix_gets_no_leading_space() -> None:
     tokens = build("ab", "cd", adds_space=True).tokens
     assert tokens == (FIM.prefix, *b" ab", FIM.suffix, *b"cd", FIM.middle)
 
@@ -125,7 +125,7 @@ def test_a_text_amid_another_gets_no_space() -> None:
     st.text("ab", max_size=60), st.text("cd", max_size=60), st.lists(st.text("ef", max_size=30), max_size=4),
     st.integers(0, 90), st.integers(8, 150), st.sampled_from(["psm", "spm"]),
 )  # fmt: skip
-def test_whatever_is_asked_it_fits_and_is_framed(
+def test_every_prompt_fits_the_context_and_is_framed(
     before: str, after: str, files: list[str], max_tokens: int, n_ctx: int, order: FimOrder
 ) -> None:
     prompt = build(

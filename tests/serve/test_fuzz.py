@@ -1,6 +1,6 @@
-"""Bodies by the thousand, made from `/openapi.json`: never a server error, and every answer is as described.
+"""Thousands of bodies generated from `/openapi.json`: no server errors, and every response matches its schema.
 
-`scripts/fuzz_server` does the same with a tool of others, for as long as one likes.
+`scripts/fuzz_server` does the same with Schemathesis, for any length of time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
         st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BODIES[name])
     )
 )
-# What no schema can say: what is wrong with a JSON schema, with ids, with one field beside another.
+# Words in errors that a schema cannot express: unusable JSON schemas, invalid ids, and contradicting fields.
 BEYOND = (
     "schema", "prompt", "messages", "logit_bias", "best_of", "n times", "n_cmpl times",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def fake() -> Iterator[Running]:
 def real(demo_gguf: Path) -> Iterator[Running]:
     options = ModelOptions(
         threads=1, ctx=512, n_batch=128, n_seq=4
-    )  # the other core is the clients'
+    )  # the clients use the other core
     decoder, _ = load(demo_gguf, options)
     decoder.open_gate = lambda: None  # type: ignore[attr-defined]
     with running(decoder, limits=LIMITS, max_open=256) as r:  # type: ignore[arg-type]
@@ -77,19 +77,21 @@ def real(demo_gguf: Path) -> Iterator[Running]:
 
 @settings(deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
 @given(ASKED)
-def test_hundreds_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
+def test_hundreds_of_bodies_match_the_schema(fake: Running, asked: tuple[str, Body]) -> None:
     check(fake, *asked)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=5000, suppress_health_check=list(HealthCheck))
 @given(ASKED)
-def test_thousands_of_bodies(fake: Running, asked: tuple[str, Body]) -> None:
+def test_thousands_of_bodies_match_the_schema(fake: Running, asked: tuple[str, Body]) -> None:
     check(fake, *asked)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 @given(ASKED)
-def test_thousands_of_bodies_with_a_real_model(real: Running, asked: tuple[str, Body]) -> None:
+def test_thousands_of_bodies_match_the_schema_with_a_real_model(
+    real: Running, asked: tuple[str, Body]
+) -> None:
     check(real, *asked)

@@ -1,4 +1,4 @@
-"""Where requests end, and when they do not: lengths, chunks, pipelines, silence; as `test_serve_hostile`."""
+"""Framing of requests over real sockets: lengths, chunks, pipelining and incomplete requests (see `test_hostile`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.wire import BODY, CHUNKED, GET, POST, Answers, answer, status
 
 
 def status_unless_closed(port: int, parts: list[bytes]) -> int | None:
-    """The status of the answer; None if the server closes the connection before all parts are sent."""
+    """Return the status of the response; None if the server closes the connection before all parts are sent."""
     with connection(port) as s:
         try:
             for part in parts:
@@ -33,22 +33,22 @@ def status_unless_closed(port: int, parts: list[bytes]) -> int | None:
 
 
 @pytest.mark.parametrize("data", [GET + b"X: %s\r\n\r\n", b"GET /%s HTTP/1.1\r\n\r\n"])
-def test_too_long_a_head_is_refused(port: int, data: bytes) -> None:
+def test_oversized_headers_are_refused(port: int, data: bytes) -> None:
     assert status_unless_closed(port, [data % (b"a" * 300_000)]) in (None, 431)
 
 
-def test_a_body_that_never_ends_is_cut_off(port: int) -> None:
+def test_endless_chunked_body_is_refused(port: int) -> None:
     endless = [CHUNKED] + [b"10000\r\n" + b" " * 65536 + b"\r\n"] * 1000
     assert status_unless_closed(port, endless) in (None, 413)
 
 
 @pytest.mark.parametrize("size", [b"F" * 15, b"F" * 1000])
-def test_a_chunk_of_absurd_size_is_cut_off_too(port: int, size: bytes) -> None:
+def test_chunk_of_huge_size_is_refused(port: int, size: bytes) -> None:
     endless = [CHUNKED + size + b"\r\n"] + [b" " * 65536] * 1000
     assert status_unless_closed(port, endless) in (None, 413)
 
 
-def test_a_body_in_chunks_of_a_byte(port: int) -> None:
+def test_body_in_one_byte_chunks_is_accepted(port: int) -> None:
     body = b'{"max_tokens":1,"prompt":"' + b"x" * 100_000 + b'"}'
     with connection(port) as s:
         s.sendall(
@@ -56,13 +56,13 @@ def test_a_body_in_chunks_of_a_byte(port: int) -> None:
         )
         answers = Answers(s)
         assert answers.next()[0] == 200
-        assert answers.next()[0] == 200  # what follows the last chunk is the next request
+        assert answers.next()[0] == 200  # the next request begins after the last chunk
 
 
 @pytest.mark.parametrize(
     "data", [GET + b"\r\n", with_length(BODY), CHUNKED + b"1d\r\n" + BODY + b"\r\n0\r\n\r\n"]
 )
-def test_a_request_a_byte_at_a_time(port: int, data: bytes) -> None:
+def test_request_sent_byte_by_byte_is_accepted(port: int, data: bytes) -> None:
     with connection(port) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in data:
@@ -82,13 +82,13 @@ def test_pipelined_requests_are_all_answered_in_order(port: int) -> None:
             assert (status, json.loads(body)["id"]) == (200, str(i))
 
 
-def test_nothing_is_answered_behind_a_malformed_request(port: int) -> None:
+def test_requests_after_a_malformed_one_are_not_answered(port: int) -> None:
     with connection(port) as s:
         s.sendall(GET + b"\r\n" + GET + b"bad\r\n\r\n" + GET + b"\r\n")
         assert statuses(read_all(s)) == [200, 400]
 
 
-def test_a_refused_field_does_not_break_what_is_pipelined_behind_it(port: int) -> None:
+def test_refused_body_does_not_affect_pipelined_requests(port: int) -> None:
     with connection(port) as s:
         s.sendall(with_length(b'{"prompt":7}') + with_length(b"{") + with_length(BODY))
         answers = Answers(s)
@@ -101,17 +101,17 @@ FRAMES: dict[str, bytes] = {
     % (5 + len(SMUGGLED)),
     "chunks before a length": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     "two lengths": b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED),
-    "a coding with a tab": b"Content-Length: 5\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n",
-    "a coding in large letters": b"Content-Length: 5\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\n",
-    "a coding behind another": b"Content-Length: 5\r\nTransfer-Encoding: x\r\n"
+    "a transfer coding after a tab": b"Content-Length: 5\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n",
+    "a transfer coding in capital letters": b"Content-Length: 5\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\n",
+    "chunked after an unknown coding": b"Content-Length: 5\r\nTransfer-Encoding: x\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a coding on a folded line": b"Content-Length: 5\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n",
-    "a chunk that lies": b"Transfer-Encoding: chunked\r\n\r\n3\r\n{}\r\n0\r\n\r\n",
+    "a transfer coding on a folded line": b"Content-Length: 5\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n",
+    "a chunk with a wrong size": b"Transfer-Encoding: chunked\r\n\r\n3\r\n{}\r\n0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
-def test_no_request_is_smuggled(port: int, frame: bytes) -> None:
+def test_ambiguous_framing_does_not_allow_smuggling(port: int, frame: bytes) -> None:
     with connection(port) as s:
         s.sendall(POST + frame + SMUGGLED)
         if b"folded" in frame or b" Transfer" in frame:  # part of another header: the length counts
@@ -120,13 +120,13 @@ def test_no_request_is_smuggled(port: int, frame: bytes) -> None:
         assert statuses(read_all(s)) == [400]
 
 
-def test_a_length_that_is_too_large_waits_and_harms_nobody(port: int) -> None:
+def test_incomplete_body_does_not_block_other_clients(port: int) -> None:
     with connection(port) as s:
         s.sendall(POST + b"Content-Length: 1000\r\n\r\n" + BODY)
         assert ask(port, "GET", "/health")[0] == 200
 
 
-def test_an_expectation_behind_a_request_that_runs() -> None:
+def test_expect_continue_works_while_a_request_runs() -> None:
     gate = threading.Semaphore(0)
     decoder = TalkingDecoder(gate=gate)
     with running(decoder) as r, connection(r.port) as s:
@@ -139,7 +139,7 @@ def test_an_expectation_behind_a_request_that_runs() -> None:
         assert [answers.next()[0] for _ in range(3)] == [200, 200, 200]
 
 
-def test_leaving_at_any_point(port: int) -> None:
+def test_disconnect_at_any_byte_is_harmless(port: int) -> None:
     for data in (with_length(BODY), CHUNKED + b"1d\r\n" + BODY + b"\r\n0\r\n\r\n"):
         for n in range(len(data)):
             with connection(port) as s:
@@ -147,7 +147,7 @@ def test_leaving_at_any_point(port: int) -> None:
     assert ask(port, "GET", "/health")[0] == 200
 
 
-def test_many_half_requests_keep_nobody_out(port: int) -> None:
+def test_many_incomplete_requests_do_not_block_others(port: int) -> None:
     with ExitStack() as stack:
         for n in range(200):
             s = stack.enter_context(connection(port))
@@ -163,12 +163,12 @@ def hello(environ: dict[str, Any], start_response: Any) -> Sequence[bytes]:
 
 
 @pytest.mark.parametrize("begun", [GET, POST + b"Content-Length: 99\r\n\r\n", CHUNKED, b"\r"])
-def test_half_a_request_and_silence_is_ended(begun: bytes) -> None:
-    # Each look at this clock is later than the one before.
+def test_incomplete_request_is_closed_after_a_timeout(begun: bytes) -> None:
+    # This clock advances at each reading.
     ticks = itertools.count(0.0, LATE_SECONDS / 2)
     with served(hello, clock=lambda: next(ticks)) as port, connection(port) as s:
         s.sendall(begun)
-        for _ in range(4):  # the server turns with all that happens
+        for _ in range(4):  # each request makes the server check its connections
             assert ask(port, "GET", "/")[0] == 200
         assert read_all(s) == b""
 
@@ -182,7 +182,7 @@ WORDS = (
 
 
 def mutated(chance: random.Random, data: bytes) -> bytes:
-    """Bytes flipped, taken out, repeated and put in."""
+    """Return the data with randomly changed, removed, repeated and inserted bytes."""
     for _ in range(chance.randint(1, 6)):
         at, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
         data = chance.choice(
@@ -202,7 +202,7 @@ WHOLE = (
 )
 
 
-def test_the_parser_takes_or_refuses_whatever_comes() -> None:
+def test_parser_accepts_or_refuses_mutated_requests() -> None:
     chance = random.Random(11)
     adjustments = Adjustments(max_request_body_size=MAX_BODY_BYTES)
     ends = set()
@@ -212,7 +212,7 @@ def test_the_parser_takes_or_refuses_whatever_comes() -> None:
         while data:
             piece = data[: chance.randint(1, len(data))]
             n = p.received(piece)
-            assert n or p.completed, "nothing was taken, for ever"
+            assert n or p.completed, "the parser consumes nothing and would loop forever"
             data = data[n:]
             if p.completed:
                 assert not p.expect_continue
@@ -223,7 +223,7 @@ def test_the_parser_takes_or_refuses_whatever_comes() -> None:
     assert {200, 400} <= ends <= {200, 400, 413}
 
 
-def test_mutated_requests_harm_nobody(port: int) -> None:
+def test_mutated_requests_do_not_break_the_server(port: int) -> None:
     chance = random.Random(7)
     for i in range(300):
         data = mutated(chance, WHOLE[i % 3])

@@ -1,4 +1,4 @@
-"""The routes through Flask's client, with a decoder that has no model."""
+"""Routes of the server through Flask's client, with a fake decoder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def frames(response: TestResponse) -> list[dict[str, Any]]:
         "/v1/engines/any/thing/completions",
     ],
 )  # fmt: skip
-def test_a_completion(client: FlaskClient, path: str) -> None:
+def test_completion_works_on_every_path(client: FlaskClient, path: str) -> None:
     response = client.post(path, json={"prompt": "well?"})
     assert response.status_code == 200
     assert response.mimetype == "application/json"
@@ -62,14 +62,14 @@ def test_a_completion(client: FlaskClient, path: str) -> None:
     assert body["truncated"] is False
 
 
-def test_answers_are_compact_and_on_one_line(client: FlaskClient) -> None:
+def test_response_is_compact_json_on_one_line(client: FlaskClient) -> None:
     data = complete(client).get_data()
     assert b'"text":"yes\\nno"' in data
     assert b"\n" not in data
     assert b'": ' not in data
 
 
-def test_max_tokens_and_length(client: FlaskClient) -> None:
+def test_max_tokens_ends_with_reason_length(client: FlaskClient) -> None:
     (choice,) = complete(client, max_tokens=2).get_json()["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("ye", "length")
     (choice,) = complete(client, max_tokens=0).get_json()["choices"]
@@ -80,17 +80,17 @@ def test_max_tokens_and_length(client: FlaskClient) -> None:
     ("stop", "text"),
     [("\n", "yes"), (["\n"], "yes"), (["x", "s\nn", *"1234567890"], "ye"), ("s\nno", "ye")],
 )
-def test_a_text_ends_before_its_stop_string(client: FlaskClient, stop: object, text: str) -> None:
+def test_text_ends_before_the_stop_string(client: FlaskClient, stop: object, text: str) -> None:
     (choice,) = complete(client, stop=stop).get_json()["choices"]
     assert (choice["text"], choice["finish_reason"]) == (text, "stop")
 
 
 @pytest.mark.parametrize("stop", [None, [], ""])
-def test_no_stop(client: FlaskClient, stop: object) -> None:
+def test_empty_stop_does_not_end_the_text(client: FlaskClient, stop: object) -> None:
     assert complete(client, stop=stop).get_json()["choices"][0]["text"] == "yes\nno"
 
 
-def test_n_choices_and_several_prompts(client: FlaskClient) -> None:
+def test_several_choices_and_prompts(client: FlaskClient) -> None:
     body = complete(client, prompt=["well?", "or not?"], n=2, max_tokens=3).get_json()
     assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
     assert [c["text"] for c in body["choices"]] == ["yes"] * 4
@@ -98,7 +98,7 @@ def test_n_choices_and_several_prompts(client: FlaskClient) -> None:
     assert body["usage"]["completion_tokens"] == 12
 
 
-def test_a_stream(client: FlaskClient) -> None:
+def test_stream_chunks_join_to_the_text(client: FlaskClient) -> None:
     chunks = frames(complete(client, stream=True, n=2))
     assert len({c["id"] for c in chunks}) == 1
     assert {c["object"] for c in chunks} == {"text_completion"}
@@ -111,7 +111,7 @@ def test_a_stream(client: FlaskClient) -> None:
         assert all(x["logprobs"] is None for x in mine)
 
 
-def test_a_stream_with_usage(client: FlaskClient) -> None:
+def test_stream_ends_with_usage_if_requested(client: FlaskClient) -> None:
     *chunks, last = frames(complete(client, stream=True, stream_options={"include_usage": True}))
     assert all(c["usage"] is None for c in chunks)
     assert last["choices"] == []
@@ -137,13 +137,13 @@ def test_seed_repeats_and_equal_requests_differ(make_client: MakeClient) -> None
     assert len({c["text"] for c in choices}) == 3
 
 
-def test_defaults_are_the_servers(make_client: MakeClient) -> None:
+def test_server_defaults_apply(make_client: MakeClient) -> None:
     client = make_client(decoder=FakeDecoder(), defaults=Defaults(max_tokens=3, temperature=0))
     choice = complete(client).get_json()["choices"][0]
     assert len(choice["text"]) == 3
 
 
-def test_a_suffix_fills_in_the_middle(make_client: MakeClient) -> None:
+def test_suffix_frames_the_prompt(make_client: MakeClient) -> None:
     decoder = FakeDecoder()
     client = make_client(decoder=decoder)
     body = complete(client, prompt="ab", suffix="cd", max_tokens=1).get_json()
@@ -153,7 +153,7 @@ def test_a_suffix_fills_in_the_middle(make_client: MakeClient) -> None:
     assert body["usage"]["prompt_tokens"] == 2
 
 
-def test_what_was_shortened_is_told(client: FlaskClient) -> None:
+def test_truncation_is_reported(client: FlaskClient) -> None:
     response = complete(client, prompt="x" * 1000 + "?", max_tokens=4096)
     assert response.get_json()["truncated"] is True
     assert response.headers["X-TurboPilot-Truncated"] == "prompt, max_tokens"
@@ -162,7 +162,7 @@ def test_what_was_shortened_is_told(client: FlaskClient) -> None:
     assert "X-TurboPilot-Truncated" not in complete(client).headers
 
 
-def test_tabbys_segments(client: FlaskClient) -> None:
+def test_tabby_segments_frame_the_prompt(client: FlaskClient) -> None:
     body = client.post("/v1/completions", json={"segments": {"prefix": "a", "suffix": "b"}})
     assert body.get_json()["usage"]["prompt_tokens"] == 5
 
@@ -188,7 +188,7 @@ BAD: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), BAD)
-def test_a_bad_field_is_named(client: FlaskClient, body: object, param: str) -> None:
+def test_error_names_the_invalid_field(client: FlaskClient, body: object, param: str) -> None:
     response = client.post("/v1/completions", json=body)
     assert response.status_code == 400
     error = response.get_json()["error"]
@@ -205,7 +205,7 @@ def test_a_bad_field_is_named(client: FlaskClient, body: object, param: str) -> 
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/completions", "/api/generate"])
-def test_a_malformed_body_is_400(client: FlaskClient, path: str, body: bytes) -> None:
+def test_malformed_body_returns_400(client: FlaskClient, path: str, body: bytes) -> None:
     if path == "/api/generate":
         body = body.replace(b'"prompt"', b'"inputs"').replace(b'"n":NaN', b'"max_tokens":NaN')
         body = body.replace(b'"temperature":1e999', b'"parameters":{"temperature":1e999}')
@@ -225,11 +225,11 @@ def test_null_is_absent_and_unknown_fields_are_ignored(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize("model", [None, "", "fastertransformer", "google/gemini-2.5-flash", 7])
-def test_any_model_is_accepted(client: FlaskClient, model: object) -> None:
+def test_any_model_name_is_accepted(client: FlaskClient, model: object) -> None:
     assert complete(client, model=model).status_code == 200
 
 
-def test_text_that_is_no_unicode_and_nul_do_no_harm(client: FlaskClient) -> None:
+def test_lone_surrogate_and_nul_are_accepted(client: FlaskClient) -> None:
     response = client.post("/v1/completions", data=b'{"prompt":"\\ud800 \\u0000 well?"}')
     assert response.get_json()["choices"][0]["text"] == "yes\nno"
 
@@ -243,24 +243,24 @@ def test_unknown_path_returns_404_in_json(client: FlaskClient, method: str) -> N
     assert isinstance(response.get_json()["error"], str)
 
 
-def test_models(client: FlaskClient) -> None:
+def test_models_are_listed(client: FlaskClient) -> None:
     (model,) = client.get("/v1/models").get_json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("fake", "model", 256)
     assert client.get("/v1/models/any/name").get_json()["id"] == "any/name"
 
 
-def test_the_token(client: FlaskClient) -> None:
+def test_copilot_token_is_issued(client: FlaskClient) -> None:
     body = client.get("/copilot_internal/v2/token", headers={"Authorization": "token x"}).get_json()
     assert (body["token"], body["refresh_in"]) == ("1", 900)
     assert isinstance(body["expires_at"], int)
 
 
-def test_index_and_health(client: FlaskClient) -> None:
+def test_status_page_and_health_respond(client: FlaskClient) -> None:
     assert client.get("/").get_data(as_text=True).startswith("Hello world")
     assert client.get("/health").get_json()["status"] == "ok"
 
 
-def test_huggingface(client: FlaskClient) -> None:
+def test_huggingface_parameters_apply(client: FlaskClient) -> None:
     def generate(**body: object) -> Any:
         return client.post("/api/generate", json={"inputs": "well?", **body}).get_json()
 
@@ -273,7 +273,7 @@ def test_huggingface(client: FlaskClient) -> None:
     assert "parameters.top_p" in generate(parameters={"top_p": 7})["error"]
 
 
-def test_ollama(client: FlaskClient) -> None:
+def test_ollama_response_has_its_fields(client: FlaskClient) -> None:
     body = {"model": "m", "prompt": "well?", "stream": False, "options": {"stop": ["\n"]}}
     answer = client.post("/api/generate", json=body).get_json()
     assert (answer["model"], answer["response"], answer["done"]) == ("m", "yes", True)
@@ -281,7 +281,7 @@ def test_ollama(client: FlaskClient) -> None:
     assert answer["created_at"].endswith("Z")
 
 
-def test_ollama_streams_unless_told_not_to(client: FlaskClient) -> None:
+def test_ollama_streams_by_default(client: FlaskClient) -> None:
     body = {"model": "m", "prompt": "well?", "options": {"num_predict": -1, "temperature": 0}}
     response = client.post("/api/generate", json=body)
     assert response.mimetype == "application/x-ndjson"
@@ -291,12 +291,12 @@ def test_ollama_streams_unless_told_not_to(client: FlaskClient) -> None:
     assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "stop", 6)
 
 
-def test_ollama_loads_a_model_by_an_empty_prompt(client: FlaskClient) -> None:
+def test_ollama_empty_prompt_loads_the_model(client: FlaskClient) -> None:
     answer = client.post("/api/generate", json={"model": "m", "prompt": ""}).get_json()
     assert (answer["done"], answer["done_reason"]) == (True, "load")
 
 
-def test_a_failed_decode_is_500_and_the_next_request_is_served(make_client: MakeClient) -> None:
+def test_failed_decode_returns_500_and_next_request_works(make_client: MakeClient) -> None:
     failures = [DecoderFailed("boom"), DecoderFailed("boom")]
     client = make_client(
         decoder=FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)
@@ -322,7 +322,7 @@ def test_broken_engine_returns_500(
         response = complete(client)
         assert response.status_code == 500
         assert "the engine failed: a bug" in response.get_json()["error"]["message"]
-        assert client.get("/health").status_code == 200  # it goes on, for now
+        assert client.get("/health").status_code == 200  # the engine was restarted
     for _ in range(2):
         assert complete(client).status_code == 500
     health = client.get("/health")
@@ -347,6 +347,6 @@ def test_keys_and_prompts_are_not_logged(
     assert "\nforged" not in caplog.text
 
 
-def test_the_whole_range_of_seeds(client: FlaskClient) -> None:
+def test_any_integer_seed_is_accepted(client: FlaskClient) -> None:
     for seed in (0, -1, 2**63 - 1, 2**64, struct.unpack("<q", b"\xff" * 8)[0]):
         assert complete(client, seed=seed).status_code == 200

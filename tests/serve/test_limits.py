@@ -1,4 +1,4 @@
-"""What a request may ask for, what it gets at most, and what operators see of it."""
+"""Request fields that reach the engine, server-wide limits, sessions, deadlines, the queue, and metrics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PARALLEL = next(o for o in options_of(ModelOptions) if o.field == "n_seq")
 
 
 def asked(decoder: FakeDecoder, completion: Completion, limits: Limits) -> list[GenerationRequest]:
-    """What reaches the engine; nothing is computed."""
+    """Return the requests that a completion submits to the engine; nothing is computed."""
     service, runner = make_service(decoder, limits=limits)
     service.start(completion)
     return runner.seen
@@ -67,7 +67,9 @@ SAMPLING: list[tuple[dict[str, object], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("fields", "wanted"), SAMPLING)
-def test_sampling_fields_in_all_dialects(fields: dict[str, object], wanted: dict[str, Any]) -> None:
+def test_sampling_fields_work_in_all_dialects(
+    fields: dict[str, object], wanted: dict[str, Any]
+) -> None:
     d = Defaults()
     expected = replace(SamplingParams(temperature=d.temperature, top_p=d.top_p), **wanted)
     assert parsed(CompletionRequest, **fields).sampling == expected
@@ -92,7 +94,7 @@ BAD: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD)
-def test_a_bad_field_is_named(fields: dict[str, object], param: str) -> None:
+def test_error_names_the_invalid_field(fields: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parsed(CompletionRequest, **fields)
     assert caught.value.param == param
@@ -123,7 +125,7 @@ def test_schema_is_found_in_every_dialect(
 
 
 @pytest.mark.parametrize("form", [7, True, ["json"], "xml"])
-def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
+def test_invalid_ollama_format_is_refused(form: object) -> None:
     with pytest.raises(InvalidRequest, match="format must be"):
         parsed(OllamaRequest, format=form)
 
@@ -137,13 +139,13 @@ def test_ollamas_format_is_json_or_a_schema(form: object) -> None:
         ([["\ud800", 1]], {63: 1.0}), (None, {}), ({}, {}),
     ],
 )  # fmt: skip
-def test_logit_bias_by_id_and_by_text(given: object, wanted: dict[int, float]) -> None:
+def test_logit_bias_accepts_ids_and_texts(given: object, wanted: dict[int, float]) -> None:
     completion = parsed(CompletionRequest, logit_bias=given)
     (request,) = asked(FakeDecoder(), completion, Limits())
     assert dict(request.sampling.logit_bias) == wanted
 
 
-def test_stop_rules_and_times_reach_the_engine() -> None:
+def test_stop_rules_and_deadlines_reach_the_engine() -> None:
     fields: dict[str, object] = {
         "suffix": "after", "stop": ["a", "b"], "single_line": True, "n_indent": 4, "t_max_predict_ms": 250,
         "deadline_ms": 1500, "logprobs": 3,
@@ -157,11 +159,11 @@ def test_stop_rules_and_times_reach_the_engine() -> None:
 
 
 @pytest.mark.parametrize("logprobs", [None, False])
-def test_no_logprobs(logprobs: object) -> None:
+def test_logprobs_null_or_false_is_off(logprobs: object) -> None:
     assert parsed(CompletionRequest, logprobs=logprobs).n_logprobs is None
 
 
-def test_a_suffix_that_the_prompt_cannot_hold_is_there_to_guess_from() -> None:
+def test_suffix_outside_the_prompt_is_used_for_drafts() -> None:
     (request,) = asked(FakeDecoder(), Completion(("x",), 5, suffix="ab"), Limits())
     assert request.context == ()
     (request,) = asked(FakeDecoder(fim=None), Completion(("x",), 5, suffix="ab"), Limits())
@@ -171,7 +173,7 @@ def test_a_suffix_that_the_prompt_cannot_hold_is_there_to_guess_from() -> None:
     assert len(request.context) == 256
 
 
-def test_nobody_gets_more_than_the_limits() -> None:
+def test_server_limits_override_the_request() -> None:
     limits = Limits(max_tokens=10, max_prompt=20, deadline=7.0)
     completion = Completion(("x" * 100,), 50, deadline=60.0)
     (request,) = asked(FakeDecoder(), completion, limits)
@@ -184,7 +186,7 @@ def test_nobody_gets_more_than_the_limits() -> None:
     assert service.start(completion).truncated == ("prompt", "max_tokens")
 
 
-def test_a_shortened_frame_keeps_its_structure() -> None:
+def test_truncated_fim_prompt_keeps_its_special_tokens() -> None:
     completion = Completion(("x" * 100,), 5, suffix="y" * 100)
     (request,) = asked(FakeDecoder(), completion, Limits(max_prompt=16))
     assert len(request.prompt) == 16
@@ -192,14 +194,14 @@ def test_a_shortened_frame_keeps_its_structure() -> None:
     assert {ord("x"), ord("y")} <= set(request.prompt)
 
 
-def test_an_answer_is_cut_to_the_limit() -> None:
+def test_completion_is_cut_to_max_tokens() -> None:
     with flask_client(decoder=FakeDecoder(), limits=Limits(max_tokens=3)) as client:
         response = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 50})
         assert len(response.get_json()["choices"][0]["text"]) == 3
         assert response.headers["X-TurboPilot-Truncated"] == "max_tokens"
 
 
-def test_time_that_is_over_is_504_and_not_tried_again() -> None:
+def test_passed_deadline_returns_504_without_retry() -> None:
     hours = itertools.count(0.0, 3600.0)
     with flask_client(decoder=FakeDecoder(), clock=lambda: next(hours)) as client:
         for headers in ({}, {"X-TurboPilot-Deadline-Ms": "50"}):
@@ -213,7 +215,7 @@ def session(name: str, key: str = "") -> dict[str, str]:
     return {"X-TurboPilot-Session": name, "Authorization": f"Bearer {key}"}
 
 
-def test_a_new_request_of_a_session_ends_the_one_before() -> None:
+def test_new_request_supersedes_earlier_one_of_its_session() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool:
 
@@ -228,14 +230,14 @@ def test_a_new_request_of_a_session_ends_the_one_before() -> None:
         new = post(session("a"))
         decoder.let(1)
         status, _, data = old.result()
-        assert status == 499  # no client tries that again
+        assert status == 499  # clients do not retry this status
         assert json.loads(data)["error"]["code"] == "superseded"
         decoder.open_gate()
         for kept in (stranger, other, new):
             assert kept.result()[0] == 200
 
 
-def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
+def test_superseded_stream_ends_with_reason_cancelled() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
         older: dict[str, object] = {"prompt": "x", "max_tokens": 200, "stream": True}
@@ -253,7 +255,7 @@ def test_a_stream_that_is_superseded_ends_like_any_other() -> None:
         assert new.result()[0] == 200
 
 
-def test_a_client_that_left_before_the_first_event_is_noticed() -> None:
+def test_disconnect_before_the_first_event_cancels_the_request() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     service, runner = make_service(decoder)
     runner.start()
@@ -271,7 +273,7 @@ def test_a_client_that_left_before_the_first_event_is_noticed() -> None:
 
 
 def samples(client: FlaskClient) -> dict[tuple[str, str], float]:
-    """By name and label; the model is the same everywhere."""
+    """Return the values in `/metrics` by name and label; the label `model` is omitted."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.content_type.startswith("text/plain")
@@ -283,7 +285,7 @@ def samples(client: FlaskClient) -> dict[tuple[str, str], float]:
     }
 
 
-def test_metrics() -> None:
+def test_metrics_count_a_request() -> None:
     with flask_client(decoder=FakeDecoder(script("yes"))) as client:
         before = samples(client)
         assert before["turbopilot_requests_total", "stop"] == 0
@@ -303,7 +305,7 @@ def test_metrics() -> None:
     assert any(name == "turbopilot_server_info" for name, _ in after)
 
 
-def test_health_and_metrics_count_what_waits() -> None:
+def test_health_and_metrics_count_waiting_requests() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder) as r, ThreadPoolExecutor() as pool:
         body = {"prompt": "x", "max_tokens": 2, "n": 3}
@@ -318,7 +320,7 @@ def test_health_and_metrics_count_what_waits() -> None:
         assert answer.result()[0] == 200
 
 
-def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
+def test_full_queue_returns_retry_after_on_every_route() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0))
     with running(decoder, max_open=2) as r, ThreadPoolExecutor() as pool:
         body: dict[str, object] = {"prompt": "x", "max_tokens": 2, "n": 2}
@@ -338,11 +340,11 @@ def test_a_full_queue_says_when_to_come_back_on_every_route() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "257", "9" * 5000, "²"])
-def test_no_number_of_requests(text: str) -> None:
+def test_invalid_parallel_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="--parallel"):
         PARALLEL.value(text)
 
 
-def test_a_number_of_requests() -> None:
+def test_parallel_accepts_a_number_or_auto() -> None:
     assert PARALLEL.value("8") == 8
     assert PARALLEL.value("Auto") is None

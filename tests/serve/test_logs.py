@@ -1,4 +1,4 @@
-"""What the log says of a request, in text and JSON; its name on every line; and what it says only when asked."""
+"""Log of requests: text and JSON formats, request ids, and prompts with --log-prompts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ NAME = "my-request.1"
 
 @pytest.fixture(autouse=True)
 def no_request() -> None:
-    """What other tests asked in this thread is over, though they may not have closed the answer."""
+    """Reset of the request id, which other tests in this thread may have left set."""
     request_id.set("")
 
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """Everything that is logged, as JSON."""
+    """All log output, as JSON lines."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonFormatter())
@@ -70,15 +70,15 @@ def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
     return made
 
 
-def test_text() -> None:
+def test_text_format_shows_the_request_id() -> None:
     text = TextFormatter()
     assert text.format(record("hello %s", "you")).endswith(" WARNING hello you")
     named = record("hello", request_id="r1")
     assert text.format(named).endswith(" WARNING [r1] hello")
-    assert named.getMessage() == "hello", "other handlers see it as it was"
+    assert named.getMessage() == "hello", "the formatter changed the record for other handlers"
 
 
-def test_what_a_client_sends_writes_no_lines_of_ours() -> None:
+def test_text_from_clients_cannot_forge_log_lines() -> None:
     wicked = "a\nINFO forged\r\x1b[2Jü\u2028\x85\ud800\\"
     shown = TextFormatter().format(record("%s", wicked))
     assert len(shown.splitlines()) == 1
@@ -89,7 +89,7 @@ def test_what_a_client_sends_writes_no_lines_of_ours() -> None:
     assert json.loads(line)["message"] == wicked
 
 
-def test_a_traceback_keeps_its_lines_in_text_and_is_one_field_in_json() -> None:
+def test_traceback_has_lines_in_text_and_one_field_in_json() -> None:
     try:
         raise ValueError("broke")
     except ValueError:
@@ -102,7 +102,7 @@ def test_a_traceback_keeps_its_lines_in_text_and_is_one_field_in_json() -> None:
     assert json.loads(line)["exception"].endswith("ValueError: broke")
 
 
-def test_json() -> None:
+def test_json_format_has_fields_and_request_id() -> None:
     found = json.loads(JsonFormatter().format(record("n = %d", 5, **{FIELDS: {"path": "/x"}})))
     assert found.pop("ts").endswith("Z")
     assert found == {
@@ -115,18 +115,18 @@ def test_json() -> None:
         request_id.set("")
 
 
-def test_formats_by_name() -> None:
+def test_unknown_log_format_is_refused() -> None:
     assert read_settings(LogOptions, {"log_format": "JSON"}).form == "json"
     with pytest.raises(InvalidInput, match="--log-format yaml"):
         read_settings(LogOptions, {"log_format": "yaml"})
 
 
-def test_one_line_leaves_plain_text_alone() -> None:
+def test_one_line_escapes_only_unprintable_text() -> None:
     assert one_line("grün, 5 €") == "grün, 5 €"
     assert one_line("a\tb\n") == "a\\tb\\n"
 
 
-def test_set_up_in_a_process_of_its_own() -> None:
+def test_set_up_logs_json_to_stderr() -> None:
     code = (
         "import logging\nfrom serve.http.request_log import set_up, prompts_log\n"
         "from serve.settings import LogOptions\n"
@@ -141,19 +141,19 @@ def test_set_up_in_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("given", ["a", "my-request.1", "Root=1-67891233-abcdef", "x" * 128])
-def test_a_clients_name_is_taken(given: str) -> None:
+def test_request_id_of_the_client_is_used(given: str) -> None:
     assert choose_request_id(given) == given
 
 
 @pytest.mark.parametrize("given", ["", " ", "a b", "x" * 129, "a\nb", "a\n", "grün", "\x1b[0m"])
-def test_or_one_is_made(given: str) -> None:
+def test_invalid_request_id_is_replaced(given: str) -> None:
     made = choose_request_id(given)
     assert made != given
     assert made.isalnum()
     assert choose_request_id(given) != made
 
 
-def test_every_answer_bears_its_name() -> None:
+def test_every_response_has_its_request_id() -> None:
     with flask_client(SecurityOptions(api_keys=("k",), cors_origins=("https://a.b",))) as client:
         for path, headers, status in (
             ("/health", {}, 200), ("/nope", {"Authorization": "Bearer k"}, 404), ("/v1/models", {}, 401),
@@ -166,12 +166,12 @@ def test_every_answer_bears_its_name() -> None:
         assert len({*made, NAME}) == 3
 
 
-def test_the_line_of_a_request(lines: io.StringIO) -> None:
+def test_log_line_has_path_status_time_and_tokens(lines: io.StringIO) -> None:
     with flask_client() as client:
         body = {"prompt": "well?"}
         client.post("/v1/completions?secret=1", json=body, headers={"X-Request-Id": NAME}).close()
         response = client.post("/v1/completions", json={**body, "stream": True})
-        assert not read(lines, "turbopilot.access")[1:], "a stream is not over with its headers"
+        assert not read(lines, "turbopilot.access")[1:], "a stream was logged before it ended"
         response.get_data()
         response.close()
         client.get("/nope%0Aforged").close()
@@ -190,7 +190,7 @@ def test_the_line_of_a_request(lines: io.StringIO) -> None:
     assert "secret" not in lines.getvalue()
 
 
-def test_every_line_of_a_request_bears_its_name_and_no_other_does(lines: io.StringIO) -> None:
+def test_only_log_lines_of_a_request_have_its_id(lines: io.StringIO) -> None:
     failures = [DecoderFailed("boom")]
     decoder = FakeDecoder(script("yes"), fail=lambda _: failures.pop() if failures else None)
     with running(decoder) as r:
@@ -199,14 +199,14 @@ def test_every_line_of_a_request_bears_its_name_and_no_other_does(lines: io.Stri
         assert (status, answer["X-Request-Id"]) == (500, NAME)
         status, answer, _ = ask(r.port, "GET", "/health")
         assert status == 200
-    # What the engine's thread says is of no single request.
+    # Lines from the engine's thread belong to no single request.
     mine = [f for f in read(lines) if f["logger"] in ("turbopilot.http", "turbopilot.access")]
     named = sorted(f.get("request_id", "") for f in mine)
     assert named == sorted([NAME, NAME, answer["X-Request-Id"]])
     assert [f["request_id"] for f in mine if "exception" in f] == [NAME]
 
 
-def test_a_thread_forgets_a_request_after_the_last_word_of_it(lines: io.StringIO) -> None:
+def test_request_id_is_reset_after_the_last_log_line(lines: io.StringIO) -> None:
     def app(_environ: object, _start: object) -> list[bytes]:
         logging.getLogger("turbopilot.x").info("begins")
         request_id.set(NAME)
@@ -219,7 +219,7 @@ def test_a_thread_forgets_a_request_after_the_last_word_of_it(lines: io.StringIO
     assert [f["request_id"] for f in said] == [NAME, NAME]
 
 
-def test_names_are_not_mixed_up_between_streams(lines: io.StringIO) -> None:
+def test_request_ids_of_streams_are_not_mixed_up(lines: io.StringIO) -> None:
     names = [f"stream-{i}" for i in range(6)]
     with running(FakeDecoder(n_seq=2, n_ctx=64)) as r:
         for name in names:
@@ -231,7 +231,7 @@ def test_names_are_not_mixed_up_between_streams(lines: io.StringIO) -> None:
     assert [f["request_id"] for f in read(lines, "turbopilot.access")] == names
 
 
-def test_prompts_are_logged_only_when_asked_for(lines: io.StringIO) -> None:
+def test_prompts_are_not_logged_by_default(lines: io.StringIO) -> None:
     with flask_client() as client:
         client.post("/v1/completions", json={"prompt": "s3cret", "suffix": "s3cret"}).close()
         response = client.post("/v1/completions", json={"prompt": "s3cret", "stream": True})
@@ -241,7 +241,7 @@ def test_prompts_are_logged_only_when_asked_for(lines: io.StringIO) -> None:
 
 
 @pytest.mark.usefixtures("prompts_shown")
-def test_prompts_and_answers_when_asked_for(lines: io.StringIO) -> None:
+def test_prompts_and_completions_are_logged_with_log_prompts(lines: io.StringIO) -> None:
     decoder = FakeDecoder(script('a"\\\n\x1b', after="?"))
     files = [{"filename": "b\n.py", "text": "x = 1\n"}]
     with flask_client(SecurityOptions(api_keys=("s3cret",)), decoder) as client:
@@ -266,7 +266,7 @@ def test_prompts_and_answers_when_asked_for(lines: io.StringIO) -> None:
 
 
 @pytest.mark.usefixtures("prompts_shown")
-def test_what_a_client_that_left_had_been_told_is_logged(lines: io.StringIO) -> None:
+def test_completion_is_logged_if_the_client_disconnects(lines: io.StringIO) -> None:
     with flask_client() as client:
         response = client.post("/v1/completions", json={"prompt": "well?", "stream": True})
         assert next(iter(response.response))

@@ -1,4 +1,4 @@
-"""`/openapi.json` is true: every route, every field and its range, every answer."""
+"""`/openapi.json` matches the server: every route, every field with its range, and every response."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CAPTURED = Path(__file__).parents[1] / "data/editor_requests.jsonl"
 
 DIALECTS = {kind.__name__: kind for e in ENDPOINTS for kind in e.requests}
 SCHEMAS = {name: {"$ref": f"#/components/schemas/{name}"} for name in DIALECTS}
-# Field → what has to be there beside it.
+# Field → other fields that it requires, with values.
 NEEDS: dict[str, dict[str, object]] = {
     "response_format.json_schema.schema": {"response_format.type": "json_schema"},
     "messages[].content[].text": {"messages[].content[].type": "text"},
@@ -58,12 +58,12 @@ def client() -> Iterator[FlaskClient]:
 
 @pytest.fixture(autouse=True)
 def plain_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which JSON schemas can be used is tested elsewhere."""
+    """Replacement of the schema's check, which has its own tests."""
     monkeypatch.setattr("serve.sampling.json_schema.schema_text", lambda _: "{}")
 
 
 def put(body: Body, path: str, value: object) -> None:
-    """Set a field by its name in `fields`; what lies around it is made."""
+    """Set a field by its path, as in `fields`; create missing objects and lists around it."""
     at: Any = body
     *outer, last = re.split(r"\.", path)
     for name in outer:
@@ -88,19 +88,19 @@ def with_field(name: str, path: str, value: object) -> Body:
 
 
 def check(response: TestResponse, path: str, status: int, method: str = "post") -> None:
-    """Raise AssertionError unless the answer has this status and is as the document describes it."""
+    """Raise AssertionError unless the response has this status and matches the document."""
     assert response.status_code == status
     operation = DOCUMENT["paths"][path][method]
     check_answer(DOCUMENT, operation, status, dict(response.headers), response.get_data())
 
 
-def test_it_is_served_as_it_is_made(client: FlaskClient) -> None:
+def test_document_is_served(client: FlaskClient) -> None:
     response = client.get("/openapi.json")
     assert response.mimetype == "application/json"
     assert response.get_json() == DOCUMENT
 
 
-def test_its_schemas_are_json_schemas() -> None:
+def test_schemas_are_valid_json_schemas() -> None:
     for schema in DOCUMENT["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
     for item in DOCUMENT["paths"].values():
@@ -111,19 +111,19 @@ def test_its_schemas_are_json_schemas() -> None:
                     Draft202012Validator.check_schema(schema)
 
 
-def test_calls_have_names_of_their_own() -> None:
+def test_operation_ids_are_unique() -> None:
     names = [o["operationId"] for item in DOCUMENT["paths"].values() for o in item.values()]
     assert len(names) == len(set(names))
 
 
-def test_the_servers_defaults_are_told() -> None:
+def test_schemas_have_the_servers_defaults() -> None:
     other: Any = description(Defaults(max_tokens=77, temperature=0.5, top_p=0.25))
     for name in ("max_tokens", "temperature", "top_p"):
         told = other["components"]["schemas"]["CompletionRequest"]["properties"][name]["default"]
         assert told == {"max_tokens": 77, "temperature": 0.5, "top_p": 0.25}[name]
 
 
-def test_every_route_is_described_and_no_other(client: FlaskClient) -> None:
+def test_document_describes_exactly_the_routes(client: FlaskClient) -> None:
     routes = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in client.application.url_map.iter_rules()
@@ -133,7 +133,7 @@ def test_every_route_is_described_and_no_other(client: FlaskClient) -> None:
     assert routes == described
 
 
-def test_every_schema_is_referred_to() -> None:
+def test_every_schema_is_referenced() -> None:
     text = json.dumps(DOCUMENT)
     unused = [n for n in DOCUMENT["components"]["schemas"] if f'schemas/{n}"' not in text]
     assert not unused
@@ -148,7 +148,7 @@ def refusal(dialect: type[Dialect], body: Body) -> InvalidRequest | None:
 
 
 @pytest.mark.parametrize(("name", "path"), CASES, ids=[".".join(case) for case in CASES])
-def test_what_a_schema_forbids_is_refused_and_nothing_else(name: str, path: str) -> None:
+def test_server_refuses_exactly_the_values_that_the_schema_forbids(name: str, path: str) -> None:
     schema, taken = validator(DOCUMENT, SCHEMAS[name]), []
     for value in VALUES:
         body = with_field(name, path, value)
@@ -163,7 +163,7 @@ def test_what_a_schema_forbids_is_refused_and_nothing_else(name: str, path: str)
     assert not all(taken) or path.endswith(("samplers", "model"))
 
 
-def test_recorded_requests_fit_their_schemas() -> None:
+def test_recorded_requests_match_their_schemas() -> None:
     for line in CAPTURED.read_text("utf-8").splitlines():
         sent = json.loads(line)
         path = re.sub("/engines/[^/]+/", "/engines/{engine}/", sent["path"])
@@ -174,7 +174,7 @@ def test_recorded_requests_fit_their_schemas() -> None:
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "post" in item])
-def test_examples_are_answered_as_described(client: FlaskClient, path: str) -> None:
+def test_responses_to_examples_match_the_document(client: FlaskClient, path: str) -> None:
     operation = DOCUMENT["paths"][path]["post"]
     example: Body = {}
     if "requestBody" in operation:
@@ -183,7 +183,7 @@ def test_examples_are_answered_as_described(client: FlaskClient, path: str) -> N
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "get" in item])
-def test_what_is_asked_beside_is_answered_as_described(client: FlaskClient, path: str) -> None:
+def test_responses_of_get_routes_match_the_document(client: FlaskClient, path: str) -> None:
     check(client.get(path.replace("{name}", "any/thing")), path, 200, "get")
 
 
@@ -205,12 +205,14 @@ RICH: list[tuple[str, Body]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), RICH)
-def test_rich_answers_are_as_described(client: FlaskClient, path: str, body: Body) -> None:
+def test_responses_with_many_fields_match_the_document(
+    client: FlaskClient, path: str, body: Body
+) -> None:
     check(client.post(path, json={"max_tokens": 3, "temperature": 2, **body}), path, 200)
 
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if e.requests], ids=lambda e: e.name)
-def test_refusals_are_as_described(endpoint: Endpoint) -> None:
+def test_error_responses_match_the_document(endpoint: Endpoint) -> None:
     path = endpoint.paths[0]
     body = {**endpoint.requests[0].example, "stream": False}
     service, runner = make_service(TalkingDecoder())
@@ -228,7 +230,7 @@ PLAIN_PATHS = [p for p in DOCUMENT["paths"] if "{" not in p]
 
 
 @pytest.mark.parametrize("path", PLAIN_PATHS)
-def test_what_needs_no_key_is_described_so(path: str) -> None:
+def test_document_states_which_routes_need_a_key(path: str) -> None:
     with flask_client(SecurityOptions(api_keys=("a-key",))) as client:
         for method, operation in DOCUMENT["paths"][path].items():
             status = client.open(path, method=method.upper()).status_code

@@ -1,4 +1,4 @@
-"""How an option is declared: one annotated field gives its flag, variables, TOML keys, limits and value."""
+"""Declaration of options: an annotated field defines the flag, variables, TOML keys, limits and value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_values_reach_the_fields_of_nested_settings() -> None:
     assert read_settings(Lamp, {"watts": "AUTO", "dark": False}, name="a") == Lamp("a")
 
 
-def test_names_follow_from_the_flags() -> None:
+def test_names_are_derived_from_the_flags() -> None:
     hours = next(o for o in options_of(Lamp) if o.field == "seconds")
     assert (hours.name, hours.keys) == ("hours", ("hours",))
     assert hours.variables == ("TURBOPILOT_HOURS", "HOURS")
@@ -55,13 +55,13 @@ def test_names_follow_from_the_flags() -> None:
         ({"watts": "many"}, "--watts many: not a number"),
     ],
 )
-def test_bad_value_is_refused_with_the_flag(given: dict[str, object], words: str) -> None:
+def test_error_of_an_invalid_value_names_the_flag(given: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         read_settings(Lamp, given, name="a")
     assert caught.value.hint
 
 
-def test_no_two_options_share_a_key_or_a_variable() -> None:
+def test_keys_and_variables_of_options_are_unique() -> None:
     options = [o for _, o in all_options() if not o.is_argument and o.name != "models"]
     for names in ([k for o in options for k in o.keys], [v for o in options for v in o.variables]):
         assert max(Counter(names).values()) == 1

@@ -1,4 +1,4 @@
-"""Under which names the server answers, and which web pages may use it."""
+"""Access control by Host header and by origin of a web page (CORS)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_host_headers_are_parsed(text: str, wanted: tuple[str, int | None] | Non
     assert parse_authority(text) == wanted
 
 
-def test_loopback_names_and_addresses() -> None:
+def test_loopback_hosts_are_recognized() -> None:
     for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         assert is_loopback(host), host
     for host in (
@@ -74,7 +74,7 @@ STRANGERS = [
 
 
 def no_names() -> tuple[str, ...]:
-    raise AssertionError("the machine's names matter only beyond it")
+    raise AssertionError("a loopback server must not look up the machine's names")
 
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "127.0.0.5"])
@@ -95,7 +95,7 @@ def test_network_server_answers_to_addresses_and_own_names(bound: str) -> None:
         assert not hosts.accepts(host), host
 
 
-def test_allowed_hosts() -> None:
+def test_allowed_hosts_are_accepted() -> None:
     hosts = Hosts("127.0.0.1", ["code.example.com"], names=no_names)
     assert hosts.accepts("code.example.com:443")
     assert not hosts.accepts("evil.com")
@@ -108,7 +108,7 @@ def test_allowed_hosts() -> None:
             check_name(wrong)
 
 
-def test_the_machines_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_names_include_short_and_mdns_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.com")
     assert own_names() == ("box.example.com", "box", "box.local")
     monkeypatch.setattr(socket, "gethostname", lambda: "")
@@ -127,7 +127,7 @@ def test_foreign_host_returns_421(make_client: MakeClient, path: str) -> None:
     assert allowed.get(path, headers={"Host": "rebound.evil.com"}).status_code in (200, 404)
 
 
-def test_host_headers_on_the_wire() -> None:
+def test_foreign_host_on_the_wire_returns_421() -> None:
     with running(FakeDecoder()) as r:
         for lines, status in (
             (b"", 200),  # HTTP/1.0 has no Host
@@ -141,7 +141,7 @@ def test_host_headers_on_the_wire() -> None:
 
 
 class Elsewhere(socket.socket):
-    """Listens on loopback, and says that it listens on every network."""
+    """Socket that listens on loopback, but reports 0.0.0.0 as its address."""
 
     def getsockname(self) -> tuple[str, int]:
         return "0.0.0.0", super().getsockname()[1]
@@ -149,7 +149,7 @@ class Elsewhere(socket.socket):
 
 @pytest.mark.parametrize("key", ["", KEY])
 @pytest.mark.parametrize("beyond", [False, True])
-def test_own_names_follow_the_address(
+def test_accepted_hosts_depend_on_the_bound_address(
     key: str, beyond: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[Flask] = []
@@ -190,7 +190,7 @@ def test_own_names_follow_the_address(
 # Web pages
 
 
-def test_which_origins_are_web_pages() -> None:
+def test_web_page_origins_are_recognized() -> None:
     for origin in (
         "https://evil.com", "HTTP://evil.com", "http://127.0.0.1:3000", "null", "nonsense", "//evil.com",
         "https://evil.com vscode-webview://x", "https://", "vscode-webview://x, https://evil.com",
@@ -203,7 +203,7 @@ def test_which_origins_are_web_pages() -> None:
         assert not is_web_page(origin), origin
 
 
-def test_same_origin() -> None:
+def test_same_origin_compares_host_and_port() -> None:
     for origin, host in (
         ("http://localhost:18080", "localhost:18080"),
         ("http://127.0.0.1", "127.0.0.1:80"),
@@ -228,7 +228,7 @@ HOST = "localhost:18080"
 def post_from(
     client: FlaskClient, origin: str | None, path: str = "/v1/completions", **headers: str
 ) -> tuple[int, dict[str, str]]:
-    """As a form or a script of a page can, without asking first."""
+    """Send a request that a page's form or script can send without a preflight."""
     more = {} if origin is None else {"Origin": origin}
     response = client.post(
         path,
@@ -251,7 +251,7 @@ def test_foreign_page_returns_403(make_client: MakeClient, origin: str) -> None:
     assert response.get_json()["error"]["code"] == "origin_not_allowed"
 
 
-def test_a_foreign_page_reaches_no_engine() -> None:
+def test_request_of_a_foreign_page_does_not_reach_the_engine() -> None:
     with running(FakeDecoder()) as r:
         with connection(r.port) as s:
             send(s, BODY, headers="Origin: https://evil.com\r\nConnection: close\r\n")
@@ -281,8 +281,8 @@ def preflight(client: FlaskClient, origin: str, **headers: str) -> tuple[int, di
     return response.status_code, dict(response.headers)
 
 
-def test_preflight_of_an_allowed_page(make_client: MakeClient) -> None:
-    # Browsers send no key with this question.
+def test_preflight_of_an_allowed_page_succeeds(make_client: MakeClient) -> None:
+    # Browsers send no key in a preflight request.
     client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=(PAGE,)))
     status, headers = preflight(client, PAGE)
     assert status == 204
@@ -303,7 +303,7 @@ def test_allowed_page_reads_responses(make_client: MakeClient) -> None:
     for key, wanted in ((KEY, 200), ("wrong", 401)):
         status, headers = post_from(client, PAGE, Authorization=f"Bearer {key}")
         assert status == wanted
-        assert headers["Access-Control-Allow-Origin"] == PAGE, "so that the page can read the error"
+        assert headers["Access-Control-Allow-Origin"] == PAGE, "the page could not read the error"
         exposed = headers["Access-Control-Expose-Headers"]
         assert "X-TurboPilot-Truncated" in exposed
         assert "X-Request-Id" in exposed
@@ -316,13 +316,15 @@ def test_other_pages_get_no_cors_headers(make_client: MakeClient) -> None:
         for status, headers in (preflight(client, origin), post_from(client, origin)):
             assert status == 403
             assert not any(name.startswith("Access-Control") for name in headers)
-            assert headers["Vary"] == "Origin", "no cache may mix the two up"
+            assert headers["Vary"] == "Origin", (
+                "a cache could mix up responses for different origins"
+            )
     status, headers = preflight(client, "vscode-webview://x")
     assert status == 204
     assert not any(name.startswith("Access-Control") for name in headers)
 
 
-def test_wildcard_origin(make_client: MakeClient) -> None:
+def test_wildcard_origin_allows_every_page_with_a_key(make_client: MakeClient) -> None:
     client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=("*",)))
     for origin in (*FOREIGN[:4], "vscode-webview://x"):
         status, headers = preflight(client, origin)
@@ -331,7 +333,7 @@ def test_wildcard_origin(make_client: MakeClient) -> None:
         assert post_from(client, origin, Authorization=f"Bearer {KEY}")[0] == 200
 
 
-def test_which_origins_can_be_allowed() -> None:
+def test_cors_origin_values_are_validated() -> None:
     good = ("HTTPS://Chat.example.com", "http://localhost:3000", "vscode-webview://x", "file://")
     assert check_origins(good, has_keys=False) == tuple(map(str.lower, good))
     for bad in (

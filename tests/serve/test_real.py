@@ -234,7 +234,7 @@ def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["such/file.gguf"], 2, "no such file"),
-        (["no/such/file.gguf"], 3, "no such file here; looking for it on the Hub"),
+        (["no/such/file.gguf"], 3, "no such local file; looking for it on the Hub"),
         (["README.md"], 2, "not a GGUF file"), (["-m", "stablecod"], 2, "did you mean stablecode"),
         (["--ngl", "some"], 2, "--ngl some"), (["--cache-type", "q8"], 2, "did you mean q8_0"),
         (["a.gguf", "-f", "b.gguf"], 2, "two models"),

@@ -1,4 +1,4 @@
-"""Child process for tests, which performs the action named in its job."""
+"""A child process for tests: does what its job says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict, with models that are numpy tables: no torch, no llama.cpp."""
+"""Tests of the verdict, with numpy tables as models: without torch and llama.cpp."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ V = 256
 
 
 class TableModel:
-    """Byte tokens; the logits of a token are a row of a random table."""
+    """Model of byte tokens; the logits after a token are a row of a random table."""
 
     def __init__(self, n_vocab: int = V, error: float = 0.0, n_ctx: int = 200) -> None:
         rng = np.random.default_rng(0)
@@ -70,14 +70,14 @@ class TableModel:
 
 
 class OtherWords(TableModel):
-    """Cuts "return" differently."""
+    """Model that tokenizes "return" differently."""
 
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode().replace(b"return", b"retrun"))
 
 
 def header(**weights: int) -> GgufHeader:
-    """A header with one matrix of so many rows of 256 a type."""
+    """Return a header with one matrix per type, with the given number of rows of 256 weights."""
     tensors = tuple(
         TensorInfo(f"t{i}", (256, n), name, 0, n) for i, (name, n) in enumerate(weights.items())
     )
@@ -97,7 +97,7 @@ def judge(
     return compare(reference or TableModel(), candidate, header(**{type_name: 1}), options)
 
 
-def test_the_same_model_passes_and_says_so_in_json() -> None:
+def test_identical_model_passes() -> None:
     report = judge(TableModel())
     assert report.passed
     assert report.tokens.equal
@@ -111,17 +111,17 @@ def test_the_same_model_passes_and_says_so_in_json() -> None:
 @pytest.mark.parametrize(
     ("type_name", "error"), [("F32", 0.02), ("F16", 0.05), ("Q8_0", 0.5), ("Q4_0", 2.0)]
 )
-def test_more_error_than_the_type_may_have_fails_with_reasons(type_name: str, error: float) -> None:
+def test_error_above_the_limit_of_the_type_fails(type_name: str, error: float) -> None:
     assert judge(TableModel(), type_name).passed
     report = judge(TableModel(error=error), type_name)
     assert not report.passed
     assert {"nmse", "mean_kl"} <= {f.check for f in report.failures}
-    allowed = f"{type_name} may have; the largest difference"
+    allowed = f"for {type_name}; the largest difference"
     for words in ("times the", allowed, "is in 'prompt", "at position"):
         assert words in report.failures[0].message
 
 
-def test_noise_of_the_type_passes() -> None:
+def test_error_within_the_noise_of_the_type_passes() -> None:
     for type_name in ("Q8_0", "Q4_K", "Q2_K"):
         candidate = TableModel().changed(Change(noise=NOISE[type_name]))
         assert candidate is not None
@@ -130,7 +130,7 @@ def test_noise_of_the_type_passes() -> None:
         assert report.noise is not None
 
 
-def test_a_token_difference_is_shown() -> None:
+def test_first_token_difference_is_reported() -> None:
     report = judge(OtherWords())
     assert [f.check for f in report.failures] == ["tokens"]
     first = report.tokens.first_difference
@@ -142,7 +142,7 @@ def test_a_token_difference_is_shown() -> None:
     assert report.metrics.nmse == 0
 
 
-def test_another_vocabulary_is_a_failure_with_a_name() -> None:
+def test_different_vocabulary_size_fails() -> None:
     report = judge(TableModel(n_vocab=V + 1))
     assert [f.check for f in report.failures] == ["vocabulary"]
     assert "257 vocabulary rows, the checkpoint 256" in report.failures[0].message
@@ -150,7 +150,7 @@ def test_another_vocabulary_is_a_failure_with_a_name() -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_logits_that_are_not_finite_fail() -> None:
+def test_nan_logits_fail() -> None:
     candidate = TableModel()
     candidate.table[ord("x"), 3] = np.nan
     report = judge(candidate, "Q8_0")
@@ -158,19 +158,19 @@ def test_logits_that_are_not_finite_fail() -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_prompts_are_cut_to_both_contexts() -> None:
+def test_prompts_are_cut_to_the_shorter_context() -> None:
     candidate = TableModel(n_ctx=32)
     judge(candidate)
     assert candidate.longest == 32
 
 
-def test_nothing_to_compare_is_an_error() -> None:
+def test_missing_or_empty_prompts_are_rejected() -> None:
     for prompts in ([], ["x", ""]):
         with pytest.raises(InvalidInput):
             judge(TableModel(), prompts=prompts)
 
 
-def test_a_file_is_judged_by_its_tensors() -> None:
+def test_judged_type_depends_on_tensors() -> None:
     assert judged_type(header(Q4_K=50, Q6_K=30, F32=20)) == "Q4_K"
     assert judged_type(header(Q4_K=5, Q6_K=95)) == "Q6_K"
     assert judged_type(header(F16=1)) == "F16"
@@ -186,7 +186,7 @@ def test_every_type_that_can_hold_weights_has_limits() -> None:
     assert {name for name, _, _ in GGML_TYPES.values()} - not_weights == {*FIXED, *NOISE}
 
 
-def test_limits_follow_the_models_own_answer_to_noise() -> None:
+def test_limits_depend_on_the_sensitivity_of_the_model() -> None:
     def answer(nmse: float, clear: int, clear_top1: float) -> Sensitivity:
         return Sensitivity(nmse, 5 * nmse, clear, clear_top1)
 
@@ -195,12 +195,12 @@ def test_limits_follow_the_models_own_answer_to_noise() -> None:
     assert sturdy.nmse < fragile.nmse < 1
     assert sturdy.mean_kl < fragile.mean_kl
     assert 1 > sturdy.clear_top1 > fragile.clear_top1 > 0
-    assert limits_for("Q2_K", answer(5.0, 0, 1.0)).nmse == 1.0  # as far away as zeros would be
+    assert limits_for("Q2_K", answer(5.0, 0, 1.0)).nmse == 1.0  # the distance of all-zero logits
     few, many = limits_for("Q4_0", answer(1e-3, 5, 1.0)), limits_for("Q4_0", answer(1e-3, 500, 1.0))
-    assert few.clear_top1 < many.clear_top1  # few positions prove little
+    assert few.clear_top1 < many.clear_top1  # few positions give a wider limit
 
 
-def test_limits_are_wider_by_what_another_gelu_costs() -> None:
+def test_limits_are_widened_by_the_effect_of_tanh_gelu() -> None:
     costs = Sensitivity(nmse=4e-6, mean_kl=4e-5, clear=500, clear_top1=1.0)
     wider, plain = limits_for("F32", tanh=costs), limits_for("F32")
     assert wider.nmse > plain.nmse + costs.nmse, "distances add, not their squares"
@@ -210,7 +210,7 @@ def test_limits_are_wider_by_what_another_gelu_costs() -> None:
     assert (free.nmse, free.mean_kl) == (plain.nmse, plain.mean_kl)
 
 
-def test_the_battery_holds_what_tokenizers_stumble_over() -> None:
+def test_battery_contains_difficult_texts() -> None:
     texts = token_battery()
     whole = "".join(texts.values())
     assert 180_000 < len(whole.encode()) < 260_000
@@ -221,7 +221,7 @@ def test_the_battery_holds_what_tokenizers_stumble_over() -> None:
         assert hostile in whole, repr(hostile)
 
 
-def test_windows_fill_the_context_and_the_budget() -> None:
+def test_windows_fill_context_and_position_budget() -> None:
     for n_ctx, positions in ((200, 4000), (2048, 4000), (100_000, 4000), (2048, 500)):
         windows = windows_of(TableModel(), n_ctx, positions=positions)
         context = next(w for w in windows if w.kind == "context")
@@ -229,7 +229,7 @@ def test_windows_fill_the_context_and_the_budget() -> None:
         assert context.measured[-1] == len(context.ids) - 1, "the end of the context"
         assert sum(len(w.measured) for w in windows) == pytest.approx(positions, rel=0.03)
         assert len({w.name for w in windows}) == len(windows)
-        assert not [w for w in windows if w.kind == "fim"], "bytes have no tokens for it"
+        assert not [w for w in windows if w.kind == "fim"], "byte tokens include no FIM tokens"
     full = windows_of(TableModel(), 10_000, full=True)
     assert len(full[0].measured) == 10_000
     assert sum(len(w.ids) for w in full if w.kind == "code") == sum(
@@ -237,7 +237,7 @@ def test_windows_fill_the_context_and_the_budget() -> None:
     )
 
 
-def test_continuations_part_where_the_first_choices_do() -> None:
+def test_continuations_differ_from_the_first_different_choice() -> None:
     reference, candidate = TableModel(), TableModel()
     same = judge(candidate, reference=reference).continuations
     assert same is not None
@@ -252,16 +252,16 @@ def test_continuations_part_where_the_first_choices_do() -> None:
     assert parted[0].margin == pytest.approx(np.sort(best)[-1] - np.sort(best)[-2], rel=1e-5)
 
 
-def test_one_reference_run_serves_ten_files() -> None:
+def test_reference_results_are_reused_for_several_candidates() -> None:
     reference = TableModel()
     notes: dict[str, Mapping[str, Any]] = {}
     reference.notes = notes
     for _ in range(3):
         assert judge(TableModel(), "Q4_0", reference=reference).passed
-    assert len(notes) == 2, "its answers to noise and to GELU are kept"
+    assert len(notes) == 2, "the results for noise and for GELU are cached"
 
 
-def test_a_hyperparameter_that_differs_fails() -> None:
+def test_different_hyperparameter_fails() -> None:
     reference = TableModel()
     config = {"n_layer": 2, "layer_norm_epsilon": 1e-5, "rope_theta": 5e5}
     reference.hyperparameters = of_config(config)
@@ -275,7 +275,7 @@ def test_a_hyperparameter_that_differs_fails() -> None:
     assert "0.0001 in the GGUF and 1e-05" in report.failures[0].message
 
 
-def test_prompts_of_a_file(tmp_path: Path) -> None:
+def test_prompts_file_is_split_at_separator_lines(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"def f():\r\n    pass\n%%\n\n%%\nsecond\n")
     assert read_prompts(path) == ["def f():\r\n    pass", "second\n"]

@@ -1,4 +1,4 @@
-"""Each deliberate fault is caught, and named by what it is."""
+"""Tests of the diagnosis: each deliberate fault fails and its cause is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from turbopilot.verify import VerifyReport
 from turbopilot.verify.diagnosis import diagnose
 from turbopilot.verify.texts import token_battery
 
-# What is wrong with the file → what it must be called.
+# Fault of the file → how to make it, and the expected cause.
 FILE_FAULTS: Final[dict[str, tuple[Edit, str]]] = {
     "rotary permutation skipped": (gguf_faults.interleaved_rotary, "rotary_skipped"),
     "rotary permutation skipped in one tensor": (gguf_faults.rotary_in_one_layer, "rotary_skipped"),
@@ -33,7 +33,7 @@ FILE_FAULTS: Final[dict[str, tuple[Edit, str]]] = {
     "two merges swapped": (gguf_faults.swapped_merges, "merges"),
     "a token of spaces lost": (gguf_faults.lost_spaces, "vocabulary"),
 }
-# What is wrong with the checkpoint that the file was made of.
+# Fault of the checkpoint that the file is converted from → how to make it, and the expected cause.
 CHECKPOINT_FAULTS: Final[dict[str, tuple[Fault, str]]] = {
     "a layer left out": (checkpoint_faults.layer_left_out, "layer_left_out"),
     "a layer doubled": (checkpoint_faults.layer_doubled, "layer_doubled"),
@@ -58,7 +58,7 @@ def causes(report: VerifyReport) -> list[str]:
 
 
 def judge_made_of(lab: Lab, fault: Fault, folder: Path, dtype: str = "f32") -> VerifyReport:
-    """The report on a file that was converted from a faulty copy of the lab's checkpoint."""
+    """Return the report on a file converted from a faulty copy of the lab's checkpoint."""
     checkpoint = faulty_checkpoint(lab.checkpoint, folder / fault.__name__, fault)
     path = folder / "faulty.gguf"
     convert(checkpoint, path, ConversionOptions(force=True), dtype=dtype)
@@ -67,7 +67,7 @@ def judge_made_of(lab: Lab, fault: Fault, folder: Path, dtype: str = "f32") -> V
 
 @pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("fault", FILE_FAULTS)
-def test_a_fault_in_the_file_is_named(codegen: Lab, fault: str, type_name: str) -> None:
+def test_cause_of_a_file_fault_is_named(codegen: Lab, fault: str, type_name: str) -> None:
     edit, cause = FILE_FAULTS[fault]
     texts = token_battery() if cause in ("merges", "vocabulary") else None
     report = codegen.judge_faulty(type_name, edit, texts)
@@ -76,7 +76,7 @@ def test_a_fault_in_the_file_is_named(codegen: Lab, fault: str, type_name: str) 
 
 
 @pytest.mark.parametrize("fault", CHECKPOINT_FAULTS)
-def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_path: Path) -> None:
+def test_cause_of_a_checkpoint_fault_is_named(codegen: Lab, fault: str, tmp_path: Path) -> None:
     edit, cause = CHECKPOINT_FAULTS[fault]
     report = judge_made_of(codegen, edit, tmp_path, "f16")
     assert not report.passed
@@ -90,18 +90,20 @@ def test_a_fault_in_what_it_was_made_of_is_named(codegen: Lab, fault: str, tmp_p
         (checkpoint_faults.rope_base_wrong, "rope_base"),
     ],
 )
-def test_wrong_config_value_is_named(llama: Lab, fault: Fault, cause: str, tmp_path: Path) -> None:
+def test_cause_of_a_wrong_config_value_is_named(
+    llama: Lab, fault: Fault, cause: str, tmp_path: Path
+) -> None:
     report = judge_made_of(llama, fault, tmp_path)
     assert not report.passed
     assert causes(report)[0] == cause, report.findings
 
 
-def test_the_layer_is_told(codegen: Lab, tmp_path: Path) -> None:
+def test_missing_or_duplicated_layer_is_named(codegen: Lab, tmp_path: Path) -> None:
     for fault in (checkpoint_faults.layer_left_out, checkpoint_faults.layer_doubled):
         assert "layer 1" in judge_made_of(codegen, fault, tmp_path).findings[0].message
 
 
-def test_overflow_is_told_by_name(codegen: Lab, tmp_path: Path) -> None:
+def test_overflowed_tensor_is_named(codegen: Lab, tmp_path: Path) -> None:
     def large(state: checkpoint_faults.State, config: dict[str, object]) -> None:
         name = next(n for n in state if n.endswith("fc_in.weight"))
         state[name][3, 5] = 1e6
@@ -119,15 +121,15 @@ FIGURES: Final[dict[str, tuple[Edit, str]]] = {
 
 
 @pytest.mark.parametrize("fault", FIGURES)
-def test_the_logits_alone_tell_where_to_look(codegen: Lab, fault: str) -> None:
-    """As where the checkpoint cannot be converted, or a GGUF is compared with another."""
+def test_logits_alone_show_the_cause(codegen: Lab, fault: str) -> None:
+    """Tensors are not compared if the checkpoint cannot be converted."""
     edit, cause = FIGURES[fault]
     report = codegen.judge_faulty("f32", edit)
     alone = diagnose(report, {}, {}, ())
     assert [f.cause for f in alone] == [cause], alone
 
 
-def test_a_rotation_that_drifts_grows_with_the_position(llama: Lab, tmp_path: Path) -> None:
+def test_wrong_rope_base_is_found_from_logits_alone(llama: Lab, tmp_path: Path) -> None:
     def drifting(state: checkpoint_faults.State, config: dict[str, object]) -> None:
         config["rope_theta"] = 10100.0
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10100.0}
@@ -149,7 +151,7 @@ def test_tensors_are_ranked_by_error(codegen: Lab) -> None:
     assert max(t.relative for t in report.tensors if t.type_name == "F32") == 0.0
 
 
-def test_a_tensor_that_logits_hardly_show_fails_when_tensors_are_compared(codegen: Lab) -> None:
+def test_tensor_comparison_finds_error_too_small_for_logits(codegen: Lab) -> None:
     def nudged(path: Path, header: GgufHeader) -> None:
         view = gguf_faults.rows(path, gguf_faults.tensor(header, "output.weight")).view(np.float32)
         view[-1] *= 1.0001  # a row that the tokenizer does not use
@@ -161,7 +163,7 @@ def test_a_tensor_that_logits_hardly_show_fails_when_tensors_are_compared(codege
     assert "output.weight" in report.failures[0].message
 
 
-def test_another_revision_is_called_that(codegen: Lab, tmp_path: Path) -> None:
+def test_weights_of_another_revision_are_recognized(codegen: Lab, tmp_path: Path) -> None:
     def other(state: checkpoint_faults.State, config: dict[str, object]) -> None:
         generator = torch.Generator().manual_seed(9)
         for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""The figures themselves, against slow and obvious arithmetic."""
+"""Tests of the metrics against slow, straightforward arithmetic."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def measure(ids: list[int], reference: Array, candidate: Array) -> Metrics:
 
 
 @given(seed=st.integers(0, 1000), t=st.integers(1, 9), v=st.integers(2, 40))
-def test_equals_a_slow_loop(seed: int, t: int, v: int) -> None:
+def test_metrics_match_a_plain_loop(seed: int, t: int, v: int) -> None:
     ids, reference, candidate = random_pair(seed, t, v)
     got = measure(ids, reference, candidate)
 
@@ -54,15 +54,15 @@ def test_equals_a_slow_loop(seed: int, t: int, v: int) -> None:
         assert got.reference_perplexity.value == pytest.approx(math.exp(loss), rel=1e-6)
 
 
-def test_blocks_do_not_change_the_figures() -> None:
+def test_metrics_do_not_depend_on_block_size() -> None:
     ids, reference, candidate = random_pair(1, 50, 20)
     blocks = [range(50)[start : start + 3] for start in range(0, 50, 3)]
     parts = [measured(0, b, ids, reference[list(b)], candidate[list(b)]) for b in blocks]
     assert summary(joined(parts)) == measure(ids, reference, candidate)
 
 
-def test_logits_that_are_far_apart_have_a_divergence_too() -> None:
-    """Beyond what float32's exponential holds."""
+def test_kl_of_distant_logits_is_finite() -> None:
+    """Use logit differences that overflow exp() in float32."""
     ids, reference, _ = random_pair(6, 5, 12)
     candidate = (reference * -1000).astype(np.float32)
     log_p, log_q = (log_softmax(x.astype(np.float64)) for x in (reference, candidate))
@@ -72,7 +72,7 @@ def test_logits_that_are_far_apart_have_a_divergence_too() -> None:
     assert got.candidate_perplexity.value > 1e100
 
 
-def test_small_differences_are_not_lost_in_rounding() -> None:
+def test_kl_of_nearly_equal_logits_is_accurate() -> None:
     rng = np.random.default_rng(7)
     reference = (rng.normal(size=(20, 5000)) * 4).astype(np.float32)
     candidate = reference + (rng.normal(size=reference.shape) * 1e-4).astype(np.float32)
@@ -83,7 +83,7 @@ def test_small_differences_are_not_lost_in_rounding() -> None:
     assert 1e-10 < got.mean_kl < 1e-8
 
 
-def test_top5_and_delta_p() -> None:
+def test_top5_and_delta_p_match_exact_values() -> None:
     reference = np.zeros((2, 8), np.float32)
     reference[:, 0] = 5.0
     candidate = np.zeros((2, 8), np.float32)
@@ -97,7 +97,7 @@ def test_top5_and_delta_p() -> None:
     assert got.rms_delta_p == pytest.approx(right - given)
 
 
-def test_the_error_of_a_ratio_is_that_of_pairs() -> None:
+def test_perplexity_ratio_uses_the_paired_error() -> None:
     rng = np.random.default_rng(8)
     reference = (rng.normal(size=(400, 30)) * 3).astype(np.float32)
     candidate = reference + (rng.normal(size=reference.shape) * 0.05).astype(np.float32)
@@ -107,7 +107,7 @@ def test_the_error_of_a_ratio_is_that_of_pairs() -> None:
     assert ratio.value == pytest.approx(got.candidate_perplexity.value / reference_ppl.value)
 
 
-def test_places_point_at_the_worst() -> None:
+def test_places_are_those_of_the_largest_differences() -> None:
     ids, reference, _ = random_pair(2, 30, 10)
     candidate = reference.copy()
     candidate[17, 4] += 30
@@ -117,14 +117,14 @@ def test_places_point_at_the_worst() -> None:
     assert got.clear_miss_at in (None, Place(0, 17, 4))
 
 
-def test_equal_logits_are_perfect() -> None:
+def test_equal_logits_have_no_error() -> None:
     ids, reference, _ = random_pair(3, 12, 10)
     got = measure(ids, reference, reference)
     assert (got.nmse, got.mean_kl, got.max_abs, got.top1, got.clear_top1) == (0, 0, 0, 1, 1)
     assert got.reference_perplexity == got.candidate_perplexity
 
 
-def test_a_near_tie_may_swap_but_a_clear_choice_may_not() -> None:
+def test_clear_top1_ignores_swapped_near_ties() -> None:
     reference = np.zeros((2, 100), np.float32)
     reference[:, 99] = -10.0  # a spread of about 10, so 2 % is 0.2
     reference[0, :2] = 0.11, 0.1
@@ -139,7 +139,7 @@ def test_a_near_tie_may_swap_but_a_clear_choice_may_not() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_positions_that_are_not_finite_are_counted_and_left_out(value: float) -> None:
+def test_positions_with_nan_or_infinity_are_counted_and_excluded(value: float) -> None:
     ids, reference, candidate = random_pair(4, 8, 10)
     rest = measure(ids[:7], reference[:7], candidate[:7])
     candidate[7, 3] = value
@@ -152,7 +152,7 @@ def test_positions_that_are_not_finite_are_counted_and_left_out(value: float) ->
     assert all(math.isfinite(x) for x in (nothing.nmse, nothing.mean_kl, nothing.max_abs))
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_shape_mismatch_or_nan_reference_is_rejected() -> None:
     ids, reference, candidate = random_pair(5, 8, 10)
     with pytest.raises(ValueError, match="do not match"):
         measure(ids, reference, candidate[:, :9])

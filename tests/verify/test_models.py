@@ -1,4 +1,4 @@
-"""Real checkpoints against real GGUF files: what is sound passes, every deliberate fault fails and says why."""
+"""Tests of verify on real checkpoints and GGUF files: correct files pass, faulty ones fail with a reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def any_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("type_name", TYPES)
-def test_a_sound_file_passes(any_lab: Lab, type_name: str) -> None:
+def test_correct_file_passes(any_lab: Lab, type_name: str) -> None:
     report = any_lab.judge(any_lab.gguf(type_name))
     assert report.passed, report.failures
     assert report.metrics is not None
@@ -48,7 +48,7 @@ def test_a_sound_file_passes(any_lab: Lab, type_name: str) -> None:
 
 @pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("fault", WEIGHT_FAULTS)
-def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> None:
+def test_faulty_weights_fail_verification(lab: Lab, fault: str, type_name: str) -> None:
     report = lab.judge_faulty(type_name, WEIGHT_FAULTS[fault])
     assert {"nmse", "mean_kl", "tensors"} & {f.check for f in report.failures}, report.metrics
     assert all("times the" in f.message for f in report.failures if f.check == "nmse")
@@ -56,7 +56,7 @@ def test_a_fault_in_the_weights_fails(lab: Lab, fault: str, type_name: str) -> N
 
 @pytest.mark.parametrize("type_name", ["f32", "q4_0"])
 @pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
-def test_tokenizer_fault_fails_tokens_and_not_weights(lab: Lab, fault: str, type_name: str) -> None:
+def test_tokenizer_fault_fails_only_the_token_check(lab: Lab, fault: str, type_name: str) -> None:
     if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
         pytest.skip("GPT-J has no tokens of spaces")
     report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())
@@ -64,7 +64,7 @@ def test_tokenizer_fault_fails_tokens_and_not_weights(lab: Lab, fault: str, type
     assert "the checkpoint has" in report.failures[0].message
 
 
-def test_battery_and_a_megabyte_of_source_are_tokenized_alike(lab: Lab) -> None:
+def test_tokenizers_agree_on_battery_and_a_megabyte_of_source(lab: Lab) -> None:
     files = stdlib_files(1_100_000)
     source = {p.name: p.read_bytes().decode("utf-8", errors="replace") for p in files}
     assert sum(len(text.encode()) for text in source.values()) >= 1_000_000
@@ -75,19 +75,19 @@ def test_battery_and_a_megabyte_of_source_are_tokenized_alike(lab: Lab) -> None:
             assert result.ids > 20_000
 
 
-def test_transformers_tokenizer_is_the_file_s(lab: Lab) -> None:
+def test_reference_tokenizer_matches_tokenizer_json(lab: Lab) -> None:
     raw = Tokenizer.from_file(str(lab.checkpoint / "tokenizer.json"))
     for name, text in token_battery().items():
         assert lab.reference.tokenize(text) == raw.encode(text, add_special_tokens=False).ids, name
 
 
-def test_nan_in_a_tensor_is_told_by_name(lab: Lab, tmp_path: Path) -> None:
+def test_error_names_tensor_with_nan(lab: Lab, tmp_path: Path) -> None:
     path = faulty(lab.gguf("q4_0"), tmp_path / "nan.gguf", not_a_number("blk.0.ffn_up.bias"))
     with pytest.raises(CorruptModel, match=r"blk\.0\.ffn_up\.bias"):
         GgufCandidate(path)
 
 
-def test_the_command(lab: Lab, tmp_path: Path) -> None:
+def test_command_passes_correct_file_and_fails_faulty_one(lab: Lab, tmp_path: Path) -> None:
     prompts, text = tmp_path / "prompts.txt", tmp_path / "text.txt"
     prompts.write_text("def f(x):\n    return x\n%%\nclass A:\n    pass\n")
     text.write_text("own text")
@@ -114,7 +114,7 @@ def codegen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(source: Path, target: Path, **replaced: bytes | None) -> Path:
-    """A copy of a folder with some files replaced or (None) left out; "__" in a name stands for "."."""
+    """Copy a folder with some files replaced, or left out if None; "__" in a name stands for "."."""
     shutil.copytree(source, target)
     for name, content in replaced.items():
         file = target / name.replace("__", ".")
@@ -124,7 +124,7 @@ def damaged(source: Path, target: Path, **replaced: bytes | None) -> Path:
     return target
 
 
-def test_bad_checkpoints_are_named(codegen: Path, tmp_path: Path) -> None:
+def test_bad_checkpoint_is_rejected(codegen: Path, tmp_path: Path) -> None:
     config = json.loads((codegen / "config.json").read_text())
     weights = (codegen / "model.safetensors").read_bytes()
 
@@ -133,7 +133,7 @@ def test_bad_checkpoints_are_named(codegen: Path, tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInput, match="no such folder"):
         TorchReference(tmp_path / "absent")
-    with pytest.raises(InvalidInput, match="not a checkpoint's folder"):
+    with pytest.raises(InvalidInput, match="not a checkpoint folder"):
         TorchReference(codegen / "config.json")
     cases: list[tuple[type[Exception], str, dict[str, bytes | None]]] = [
         (InvalidInput, r"no config\.json", {"config__json": None}),
@@ -152,7 +152,7 @@ def test_bad_checkpoints_are_named(codegen: Path, tmp_path: Path) -> None:
             TorchReference(damaged(codegen, tmp_path / str(i), **replaced))
 
 
-def test_a_checkpoint_s_own_code_never_runs(codegen: Path, tmp_path: Path) -> None:
+def test_checkpoint_code_is_never_executed(codegen: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass M: pass\n".encode()
     config = json.loads((codegen / "config.json").read_text())
@@ -170,14 +170,16 @@ def test_a_checkpoint_s_own_code_never_runs(codegen: Path, tmp_path: Path) -> No
             tokenizer_config__json=json.dumps({"tokenizer_class": "M", "auto_map": own}).encode(),
         )
         if model_type == "codegen":
-            TorchReference(folder)  # by transformers' own class; the folder's is never looked at
+            TorchReference(
+                folder
+            )  # loaded by transformers' own class; the folder's class is ignored
         else:
             with pytest.raises(UnsupportedModel, match="never runs a checkpoint's code"):
                 TorchReference(folder)
         assert not mark.exists()
 
 
-def test_bad_candidates_are_a_message(codegen: Path, tmp_path: Path) -> None:
+def test_bad_candidate_is_rejected(codegen: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     with pytest.raises(InvalidInput, match="no such file"):
         GgufCandidate(path)
@@ -198,7 +200,7 @@ def test_bad_candidates_are_a_message(codegen: Path, tmp_path: Path) -> None:
         path.write_bytes(whole.replace(old, new))
         with pytest.raises(CorruptModel, match=words):
             GgufCandidate(path)
-    # Values that llama.cpp meets with an abort of the process, or without an end.
+    # Values that make llama.cpp abort the process or hang.
     for key, value in (
         ("block_count", 1 << 31),
         ("rope.dimension_count", 0),

@@ -1,4 +1,4 @@
-"""The judge itself: whole or read from disk matrix by matrix, kept, interrupted, in shards, as pickles."""
+"""Tests of `TorchReference`: in memory or streamed from disk, cached, interrupted, in shards, as pickles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def codegen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", FAMILY)
-def test_a_model_read_from_disk_is_the_same(family: str, tied: bool, tmp_path: Path) -> None:
+def test_streamed_model_returns_equal_logits(family: str, tied: bool, tmp_path: Path) -> None:
     folder = tiny_checkpoint(family, tmp_path / family, tie_word_embeddings=tied)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
@@ -47,14 +47,14 @@ def test_a_model_read_from_disk_is_the_same(family: str, tied: bool, tmp_path: P
     whole = TorchReference(folder, streamed=False)
     streamed = TorchReference(folder, streamed=True)
     np.testing.assert_allclose(logits_of(whole, IDS), plain, atol=2e-4)
-    streamed.prepare(WINDOWS)  # a group of them, padded
+    streamed.prepare(WINDOWS)  # as one padded group
     for window in WINDOWS:
         ours, theirs = (np.concatenate(list(r.logits(window))) for r in (streamed, whole))
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
         assert len(ours) == len(window.measured)
 
 
-def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
+def test_noise_is_the_same_if_streamed(codegen: Path) -> None:
     change = Change(noise=1e-2)
     found = []
     for streamed in (False, True):
@@ -66,7 +66,9 @@ def test_noise_is_the_same_whether_whole_or_from_disk(codegen: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
 
 
-def test_sensitivity_opens_each_model_once(codegen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensitivity_frees_one_model_before_running_the_other(
+    codegen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = TorchReference(codegen, streamed=False)
     opened: list[Change] = []
     init = TorchModel.__init__
@@ -80,11 +82,11 @@ def test_sensitivity_opens_each_model_once(codegen: Path, monkeypatch: pytest.Mo
     found = sensitivity(reference, change, WINDOWS, silent)
     assert found is not None
     assert 0 < found.nmse < 1
-    # At last, the head of the one that ran first is read again.
+    # Finally, the head of the model that ran first is loaded again.
     assert opened == [change, change, Change()]
 
 
-def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_path: Path) -> None:
+def test_tanh_gelu_changes_only_models_with_exact_gelu(codegen: Path, tmp_path: Path) -> None:
     assert TorchReference(codegen).changed(Change(tanh_gelu=True)) is None
     exact = TorchReference(tiny_checkpoint("gptneox", tmp_path / "neox", hidden_act="gelu"))
     changed = exact.changed(Change(tanh_gelu=True))
@@ -93,16 +95,16 @@ def test_gelu_by_tanh_changes_what_computes_the_exact_one(codegen: Path, tmp_pat
     assert 0 < delta < 0.1
 
 
-def test_only_the_matrix_that_runs_is_in_memory(codegen: Path) -> None:
+def test_streamed_model_drops_parameters_after_use(codegen: Path) -> None:
     config = json.loads((codegen / "config.json").read_text())
     model = TorchModel(codegen, config, TorchDevice(), Change(), streamed=True)
     heard: list[float] = []
     model.heard = heard.append
     model.hidden([IDS])
     assert heard == sorted(heard)
-    assert 0.9 < heard[-1] < 1, "the head comes later"
+    assert 0.9 < heard[-1] < 1, "the head is loaded later"
     held = [p for p in model._model.parameters() if not p.is_meta]
-    assert held == [], "dropped when its module is done"
+    assert held == [], "parameters are dropped after their module has run"
     model.head(np.zeros((1, config["n_embd"]), np.float32))
     held = [p for p in model._model.parameters() if not p.is_meta]
     assert {p.shape[0] for p in held} == {model.n_vocab}, "the head stays"
@@ -170,11 +172,11 @@ def test_cache_drops_the_least_recently_used(
     for i in range(4):
         kept = reference_cache.ReferenceCache(tmp_path, {"model": i})
         kept.keep("", WINDOWS[0], np.zeros((50, 10), np.float32))
-    assert len(list(tmp_path.iterdir())) == 3, "the newest, and what fits"
+    assert len(list(tmp_path.iterdir())) == 3, "the newest, and those that fit"
     assert kept.has("", WINDOWS[0])
 
 
-def test_damaged_notes_are_not_believed(tmp_path: Path) -> None:
+def test_damaged_cache_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text('{"x": 3}')
     (file := tmp_path / "a").write_text("a")
     expected = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
@@ -191,7 +193,7 @@ def test_damaged_notes_are_not_believed(tmp_path: Path) -> None:
     assert cache.get("q") is None
 
 
-def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
+def test_bf16_results_are_close_and_cached_separately(codegen: Path, tmp_path: Path) -> None:
     exact = logits_of(TorchReference(codegen, cache=tmp_path), IDS)
     rounded = logits_of(
         TorchReference(codegen, device=TorchDevice("cpu", "bf16"), cache=tmp_path), IDS
@@ -199,13 +201,13 @@ def test_bf16_is_near_and_another_run(codegen: Path, tmp_path: Path) -> None:
     assert 0 < np.square(rounded - exact).sum() / np.square(exact).sum() < 1e-2
 
 
-def test_a_device_that_is_not_there(codegen: Path) -> None:
+def test_unavailable_device_is_rejected(codegen: Path) -> None:
     for name in ("cuda", "toaster"):
         with pytest.raises(InvalidInput, match=f"--device {name}"):
             TorchReference(codegen, device=TorchDevice(name))
 
 
-def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_path: Path) -> None:
+def test_checkpoint_with_missing_or_nan_weights_is_rejected(codegen: Path, tmp_path: Path) -> None:
     state = load_file(codegen / "model.safetensors")
     shutil.copytree(codegen, tmp_path, dirs_exist_ok=True)
     name = next(n for n in state if n.endswith("fc_in.bias"))
@@ -220,7 +222,7 @@ def test_weights_that_are_missing_or_not_finite_cannot_judge(codegen: Path, tmp_
             TorchReference(tmp_path, streamed=streamed).prepare(WINDOWS)
 
 
-def test_a_pickle_is_read_from_disk_too(codegen: Path, tmp_path: Path) -> None:
+def test_pickled_weights_can_be_streamed(codegen: Path, tmp_path: Path) -> None:
     without = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(codegen, tmp_path, dirs_exist_ok=True, ignore=without)
     torch.save(load_file(codegen / "model.safetensors"), tmp_path / "pytorch_model.bin")

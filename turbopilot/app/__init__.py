@@ -1,1 +1,1 @@
-"""Use cases that need more than one package: resolve names, keep artifacts, fit into memory, try files out."""
+"""Use cases that combine several packages: resolve model names, cache artifacts, fit a memory budget, verify files."""

@@ -1,7 +1,7 @@
-"""Cached artifacts: imported, converted and quantized models, importance matrices.
+"""Cached artifacts: imported, converted and quantized models, and importance matrices.
 
-Each name holds a fingerprint of its source: a changed source makes another file. The cache folder can be deleted at
-any time.
+The file name contains a fingerprint of the source, so a changed source gets a new file. The cache folder can be deleted
+at any time.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.split import siblings
 
 DEFAULT_TEXT = "turbopilot calibration text"
-"""Name of the bundled text in a matrix file."""
+"""Name of the bundled text in an importance matrix file."""
 DEFAULT_CHUNKS = 100
-"""Chunks of it to read: more text hardly changes the matrix."""
+"""Default number of chunks to read; more text hardly changes the matrix."""
 MATRIX_SECONDS = 600.0
-"""Time limit of `--imatrix auto`."""
-_DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter writes itself
+"""Time limit of `--imatrix auto`, in seconds."""
+_DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter can write without the quantizer
 
 
 def cache_folder() -> Path:
-    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or one in the user's cache."""
+    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or turbopilot in the user's cache folder."""
     if explicit := os.environ.get("TURBOPILOT_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or (
@@ -36,11 +36,11 @@ def cache_folder() -> Path:
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:
-    """Return the path of a file made from a model: codegen-f16.gguf → codegen-q4_0.gguf.
+    """Return the default output path for a file made from a model: codegen-f16.gguf → codegen-q4_0.gguf.
 
     Args:
-        source: what was typed; a name, as opposed to a path, puts the file into the current folder.
-        path: the model file of that name.
+        source: path or name of the model. For a name, the file goes to the current folder; for a path, next to it.
+        path: model file of the source.
         suffix: "q4_0", "imatrix" …
     """
     if not Path(source).expanduser().is_file():
@@ -54,7 +54,7 @@ def beside(source: str, path: Path, suffix: str) -> Path:
 
 
 def _fingerprint(*files: Path) -> str:
-    """Digest paths, sizes and times; hashing gigabytes at every start would take too long."""
+    """Return a digest of paths, sizes and modification times; hashing the contents at every start would be slow."""
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(files):
         stat = file.stat()
@@ -65,7 +65,10 @@ def _fingerprint(*files: Path) -> str:
 def imported(
     old: Path, reporter: Reporter, *, model_type: str = "", tokenizer: Path | None = None
 ) -> Path:
-    """Return the GGUF of an old ggml file, beside it, or in the cache folder if its own folder is read-only."""
+    """Return the GGUF of an old ggml file; convert it if needed.
+
+    The GGUF is written next to the old file, or to the cache folder if the old file's folder is read-only.
+    """
     near = old.with_name(old.name + ".gguf")
     elsewhere = cache_folder() / f"{old.stem}-{_fingerprint(old)}.gguf"
     for path in (near, elsewhere):
@@ -74,21 +77,21 @@ def imported(
     target = near if os.access(old.parent, os.W_OK) else elsewhere
     from converters import ConversionOptions, convert
 
-    reporter.notify(f"{old} is an old ggml file: importing it once, to {target}")
+    reporter.notify(f"{old} is an old ggml file; importing it to {target} (only once)")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # made from an earlier version of the old file
+    target.unlink(missing_ok=True)  # from an earlier version of the old file
     with reporter.progress("import") as progress:
         options = ConversionOptions(model_type=model_type, tokenizer=tokenizer)
         report = convert(old, target, options, progress=progress)
     reporter.notify(
         f"imported {size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, "
-        f"{report.dtype}, every block as it was"
+        f"{report.dtype}, weights unchanged"
     )
     return target
 
 
 def _is_of(path: Path, old: Path) -> bool:
-    """Report whether a GGUF was made from this old file, after its last change."""
+    """Return whether a GGUF was made from this old file, after the old file's last change."""
     from turbopilot.formats.gguf.file import read_gguf
 
     try:
@@ -99,7 +102,10 @@ def _is_of(path: Path, old: Path) -> bool:
 
 
 def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) -> Path:
-    """Return a checkpoint as a GGUF in the cache folder; `type_name` is the converter's or the quantizer's."""
+    """Return a checkpoint's GGUF file in the cache folder; convert and quantize it if needed.
+
+    `type_name` is a type of the converter or of the quantizer, in any letter case.
+    """
     sources = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     stem = f"{name}-{_fingerprint(*sources)}"
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
@@ -139,7 +145,10 @@ def matrix_file(
     threads: int = 0,
     n_gpu_layers: int | None = None,
 ) -> Path | None:
-    """Return the file that `--imatrix` names; "auto" gathers one over the bundled code, once; "none" or "" is None."""
+    """Return the importance matrix file of an `--imatrix` value.
+
+    "auto" returns the cached matrix of the model, computed on the bundled code if needed; "none" and "" return None.
+    """
     if given in ("", "none"):
         return None
     if given != "auto":
@@ -152,12 +161,12 @@ def matrix_file(
     from turbopilot.corpus import calibration_text
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    reporter.notify(f"gathering an importance matrix, once: {target}")
+    reporter.notify(f"computing an importance matrix (only once): {target}")
     options = GatherOptions(
         DEFAULT_TEXT, DEFAULT_CHUNKS, seconds=seconds, threads=threads, n_gpu_layers=n_gpu_layers
     )
     with reporter.progress("imatrix") as progress:
         report = gather(model, target, calibration_text(), options, progress=progress)
     n_tokens = report.n_chunks * report.chunk_size
-    reporter.notify(f"gathered from {n_tokens:,} tokens in {report.seconds:.0f} s")
+    reporter.notify(f"computed from {n_tokens:,} tokens in {report.seconds:.0f} s")
     return target

@@ -1,4 +1,4 @@
-"""Texts of `inspect` and `serve` about a model file's certificate."""
+"""Texts about a model file's certificate, for `inspect` and `serve`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from turbopilot.formats.gguf.certificate import (
 from turbopilot.formats.gguf.edit import in_hub_cache
 from turbopilot.formats.gguf.file import read_gguf
 
-_WIDE = 80  # characters of a certificate's text to show
+_WIDE = 80  # maximum characters to show of a text in a certificate
 _RAN = ("torch", "transformers", "llama-cpp-python")
 
 
 def state_of(path: Path, reporter: Reporter) -> State:
-    """Return the state of the certificate; reads the whole file if there is one."""
+    """Return the state of the file's certificate; read the whole file if it has one."""
     header = read_gguf(path)
     if read(header) is None:
         return "none"
@@ -33,41 +33,41 @@ def state_of(path: Path, reporter: Reporter) -> State:
 
 
 def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[str, str]]:
-    """Yield the certificate as labels and texts."""
+    """Yield the lines that describe a certificate, each as a label and a text."""
     c = certificate
     if state != "valid":
         yield "verified", f"no longer: {SENTENCES[state]}: {_command(path)}"
-        yield "", f"it {'was verified' if c.passed else 'failed'} {_against(c)}"
+        yield "", f"the file {'was verified' if c.passed else 'failed'} {_against(c)}"
     else:
-        yield "verified", f"{'yes:' if c.passed else 'no: it failed'} {_against(c)}"
+        yield "verified", f"{'yes:' if c.passed else 'no: the file failed'} {_against(c)}"
     yield "", _figures(c)
     if state == "valid":
         yield "", f"tensors and metadata are {SENTENCES[state]}"
 
 
 def at_start(path: Path, reporter: Reporter) -> str:
-    """Return a line for the server's start; "" if there is nothing to report.
+    """Return the line about a certificate that the server logs when it starts, or "" for a cached artifact without one.
 
-    Reads only the header if there is no certificate, or if the file has not changed since its last check.
+    Only the header is read if the file has no certificate, or has not changed since its last check.
     """
     header = read_gguf(path)
     certificate = read(header)
     if certificate is None:
-        # Cached artifacts are not meant to be verified.
+        # Cached artifacts need no certificate.
         ours = path.resolve().is_relative_to(cache_folder().resolve())
-        return "" if ours else f"not verified: {_command(path)}"
+        return "" if ours else f"not verified; to verify the file, run {_command(path)}"
     with reporter.progress("check") as progress:
         found = remembered_digests(header, cache_folder(), progress)
     state = judge(certificate, found)
     if state != "valid":
-        return f"the certificate of {path} no longer holds: {SENTENCES[state]}: {_command(path)}"
+        return f"the certificate of {path} is no longer valid: {SENTENCES[state]}: {_command(path)}"
     if not certificate.passed:
-        return f"not verified: it failed {_against(certificate)}"
+        return f"not verified: the file failed {_against(certificate)}"
     return f"verified: {_against(certificate)}; {_figures(certificate)}"
 
 
 def _command(path: Path) -> str:
-    # Files in the Hub's cache can be verified, but not written.
+    # Files in the Hub's cache must not be changed, so they cannot be signed.
     sign = "" if in_hub_cache(path) else " --sign"
     return f"turbopilot verify {path} --against CHECKPOINT{sign}"
 
@@ -86,6 +86,6 @@ def _figures(c: Certificate) -> str:
 
 
 def _short(text: str) -> str:
-    """Shorten to one line; the console escapes terminal codes."""
+    """Return the text on one line, shortened; the console escapes terminal codes."""
     line = " ".join(text.split())
     return line if len(line) <= _WIDE else f"{line[:_WIDE]}…"

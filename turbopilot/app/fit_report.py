@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from quantize.fit import RoundingSensitivity
     from turbopilot.bench import Divergence, Memory, Setup
 
-# Bytes that `serve` takes beyond the measured process: Flask, waitress and its threads, a request. The difference was
-# measured on one model: 35 MB.
+# Bytes that `serve` takes in addition to the measured process: Flask, waitress and its threads, and a request.
+# Measured on one model: 35 MB.
 SERVER: Final = 36_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Memory budget, in bytes.
+    """Memory budget of a server process, in bytes.
 
     Attributes:
-        total: limit of the process.
-        process: Python, the server, llama.cpp's library, the vocabulary.
+        total: limit for the whole process.
+        process: Python, the server, llama.cpp's library and the vocabulary.
         kv: KV cache.
-        compute: buffers of a batch, and its logits.
+        compute: compute buffers and logits of a batch.
     """
 
     total: int
@@ -34,27 +34,27 @@ class Budget:
 
     @property
     def beside(self) -> int:
-        """Everything but the weights."""
+        """Bytes for everything except the weights."""
         return self.process + self.kv + self.compute
 
     @property
     def room(self) -> int:
-        """Room for the weights."""
+        """Bytes that remain for the weights."""
         return self.total - self.beside
 
 
 @dataclass(frozen=True, slots=True)
 class FitRow:
-    """The fitted file, or a plain type beside it.
+    """Row of the result table: the fitted file, or a standard type for comparison.
 
     Attributes:
         name: quantization type.
         tensor_bytes: size of the weights.
         footprint: predicted bytes of the whole process.
-        predicted_kl: in nats; None if sensitivities were not measured.
-        types: type → number of weights.
-        memory: measured; None if the file was not run.
-        divergence: measured, from the source.
+        predicted_kl: predicted KL divergence in nats; None if sensitivities were not measured.
+        types: tensor type → number of weights.
+        memory: measured memory; None if the file was not run.
+        divergence: measured KL divergence from the source; None if it was not measured.
     """
 
     name: str
@@ -67,7 +67,7 @@ class FitRow:
 
     @property
     def measured_footprint(self) -> int | None:
-        """Measured bytes of the whole process, GPU memory included."""
+        """Measured bytes of the whole process, including GPU memory."""
         if self.memory is None:
             return None
         return self.memory.needed + sum(self.memory.devices.values()) + SERVER
@@ -75,7 +75,17 @@ class FitRow:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """The written file, and the plain types that also fit, least divergence first; `seconds` to write the file."""
+    """Result of `turbopilot quantize --fit`.
+
+    Attributes:
+        path: file that was written.
+        budget: memory budget.
+        setup: settings that the file was fitted and run with.
+        sensitivity: measured cost of rounding.
+        fitted: row of the written file.
+        plain: rows of the standard types that fit too, best first.
+        seconds: time to write the file.
+    """
 
     path: Path
     budget: Budget

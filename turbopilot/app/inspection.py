@@ -1,4 +1,4 @@
-"""Describe a file or folder, by its content."""
+"""Description of a model file, a file of weights or a checkpoint folder, for `turbopilot inspect`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def describe(path: Path) -> Description:
-    """Describe a GGUF, a checkpoint's folder, or a file of weights.
+    """Return the description of a GGUF file, a checkpoint folder or a file of weights.
 
     Raises:
         InvalidInput: the path is none of these.
@@ -30,7 +30,7 @@ def describe(path: Path) -> Description:
         return describe_gguf(path)
     if is_old(path):
         raise InvalidInput(
-            f"{path}: an old ggml .bin, from before GGUF",
+            f"{path}: is an old ggml .bin file, not a GGUF",
             hint=f"convert it to GGUF first: turbopilot convert {path}",
         )
     from converters.inspect import describe_weights
@@ -40,8 +40,8 @@ def describe(path: Path) -> Description:
     if path.suffix in (".bin", ".pt", ".pth"):
         return describe_weights(path, "pytorch")
     raise InvalidInput(
-        f"{path}: neither a GGUF nor a file of weights (begins with {start[:4]!r})",
-        hint="give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin",
+        f"{path}: is neither a GGUF nor a file of weights (starts with {start[:4]!r})",
+        hint="give a .gguf file, a checkpoint folder, a .safetensors file or a PyTorch .bin file",
     )
 
 
@@ -49,7 +49,7 @@ def _describe_folder(path: Path) -> CheckpointDescription:
     ggufs = sorted(p.name for p in path.glob("*.gguf"))
     if ggufs and not (path / "config.json").is_file():
         raise InvalidInput(
-            f"{path}: a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
+            f"{path}: is a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
         )
     from converters.inspect import describe_checkpoint
 

@@ -1,6 +1,7 @@
-"""`turbopilot quantize --fit`: make a file for a memory budget, and measure its memory and its divergence.
+"""Quantization to a memory budget (`turbopilot quantize --fit`), and measurement of the result.
 
-The budget is for the whole process: llama.cpp reports what it needs beside the weights, and the weights get the rest.
+The budget is for the whole process. llama.cpp reports the memory that it needs in addition to the weights; the weights
+get the rest.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from turbopilot.catalog.prompt_speed import PROMPT_SPEED
 from turbopilot.corpus import calibration_text, evaluation_text
 from turbopilot.formats.gguf.metadata import PREFIX
 
-# Not compared with: full precision, and types for models that were trained in them.
+# Types that are not compared: full precision, and types for models that were trained in them.
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
-# Percent of F16's prefill speed; slower types are used only if --types names them.
+# In percent of F16's prefill speed; slower types are used only if --types names them.
 _SLOW: Final = 60
-# Bytes by which a process differs from one run to the next: the size in the hint must be enough next time, too.
+# Bytes by which the memory of a process varies from run to run. The hint adds them, so that its size is enough.
 _VARIES: Final = 2_000_000
 
 
@@ -44,13 +45,13 @@ class FitRequest:
     """Options of a fit.
 
     Attributes:
-        memory: bytes for the whole process.
-        setup: how the file will be served.
+        memory: limit for the whole process, in bytes.
+        setup: settings that the file will be served with.
         candidates: types to choose from.
-        imatrix: the file of an importance matrix, "auto" or "none".
-        seconds: for measuring sensitivities; 0 uses rounding errors alone.
+        imatrix: file of an importance matrix, "auto" or "none".
+        seconds: time limit for measuring sensitivities; 0 uses rounding errors only.
         is_quick: run neither the model nor the fitted file.
-        compare: number of fitting plain types to make, measure and delete.
+        compare: number of standard types that fit to quantize and measure for comparison; their files are deleted.
     """
 
     memory: int
@@ -63,20 +64,20 @@ class FitRequest:
 
 
 def candidates(text: str) -> tuple[str, ...]:
-    """Parse `--types`; by default all types with a fast prefill."""
+    """Return the types in a `--types` value; for an empty value, all types with a fast prefill."""
     if not text:
         return tuple(t for t in CANDIDATES if PROMPT_SPEED.get(t, 100) >= _SLOW)
     found = tuple(dict.fromkeys(t.strip().upper() for t in text.split(",") if t.strip()))
     for t in found:
         if t not in CANDIDATES:
             raise InvalidInput(
-                f"--types {t}: not a type that --fit can choose", hint=did_you_mean(t, CANDIDATES)
+                f"--types {t}: is not a type that --fit supports", hint=did_you_mean(t, CANDIDATES)
             )
     return found
 
 
 def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
-    """Return what `make_fit` would do with each tensor; raises the same errors."""
+    """Return the type and size that `make_fit` would give each tensor; raise the same errors."""
     measured = _MemoryFit(source, request, reporter)
     return measured.fit.preview(measured.allocation())
 
@@ -84,12 +85,19 @@ def plan_fit(source: Path, request: FitRequest, reporter: Reporter) -> Preview:
 def make_fit(
     source: Path, output: Path, request: FitRequest, reporter: Reporter, *, force: bool = False
 ) -> FitReport:
-    """Make `output` from a float GGUF, and run it and the best plain types that fit.
+    """Write the best file for the budget, and measure it and the best standard types that fit.
+
+    Args:
+        source: an F32, F16 or BF16 GGUF file.
+        output: file to write.
+        request: options of the fit.
+        reporter: receives messages and progress.
+        force: overwrite the output file.
 
     Raises:
         QuantizationError: nothing fits, or llama.cpp failed.
     """
-    check_output(output, force=force, inputs=(source,))  # before the long work
+    check_output(output, force=force, inputs=(source,))  # before the slow steps
     return _MemoryFit(source, request, reporter).make(output, force=force)
 
 
@@ -98,11 +106,11 @@ class _TrialRuns:
     """Trial runs of files made from one source.
 
     Attributes:
-        source: the file to compare with.
-        setup: how files are run.
-        folder: an empty one, for the source's logits.
-        reporter: receives each step.
-        compares: whether to measure divergence, and not memory alone.
+        source: file to compare with.
+        setup: settings to run the files with.
+        folder: empty folder for the source's logits.
+        reporter: receives messages and progress.
+        compares: measure divergence in addition to memory.
     """
 
     source: Path
@@ -118,7 +126,7 @@ class _TrialRuns:
             return replace(row, memory=measure(path, self.setup, progress=progress).memory)
 
     def divergence(self, path: Path, row: FitRow) -> FitRow:
-        """Return the row with the file's divergence; unchanged if the disk has no room for the source's logits."""
+        """Return the row with the file's divergence; unchanged if the source's logits do not fit on the disk."""
         if not self.compares:
             return row
         try:
@@ -142,7 +150,7 @@ class _TrialRuns:
 
 
 class _MemoryFit:
-    """A measured model and its memory budget."""
+    """Model whose sensitivities are measured on construction, and its memory budget."""
 
     def __init__(self, source: Path, request: FitRequest, reporter: Reporter) -> None:
         setup = request.setup
@@ -182,29 +190,27 @@ class _MemoryFit:
         smallest, b, setup = self.fit.smallest, self.budget, self.request.setup
         if smallest <= b.room:
             return
-        hints = [
-            f"the smallest that can be made needs --fit {_typed(smallest + b.beside + _VARIES)}"
-        ]
+        hints = [f"the smallest possible file needs --fit {_typed(smallest + b.beside + _VARIES)}"]
         if setup.cache_type == "F16" and b.kv > b.total // 20:
             hints.append(f"--cache-type q8_0 saves {size(b.kv * 15 // 32)}")
         if setup.n_ctx > 512 and b.kv > b.total // 20:
             hints.append(f"--ctx {setup.n_ctx // 2} saves {size(b.kv // 2)}")
         raise QuantizationError(
-            f"{self.fit.source}: does not fit into {size(b.total)}: its weights need {size(smallest)} in their "
-            f"smallest types, the KV cache of {setup.n_ctx:,} tokens {size(b.kv)}, a batch {size(b.compute)}, and "
+            f"{self.fit.source}: does not fit into {size(b.total)}: the weights need {size(smallest)} in the smallest "
+            f"types, the KV cache of {setup.n_ctx:,} tokens {size(b.kv)}, the compute buffers {size(b.compute)}, and "
             f"the process {size(b.process)}",
             hint="; ".join(hints),
         )
 
     def allocation(self) -> Allocation:
         allocation = self.fit.allocate(self.budget.room, self.found)
-        assert allocation is not None  # _refuse has seen that the smallest fits
+        assert allocation is not None  # _refuse has checked that the smallest types fit
         return allocation
 
     def _written(
         self, output: Path, runs: _TrialRuns, *, force: bool
     ) -> tuple[QuantizeReport, FitRow]:
-        """Write the file; once more, smaller, if the process takes more than predicted."""
+        """Write the file; if the process takes more memory than predicted, write a smaller one."""
         for last in (False, True):
             allocation = self.allocation()
             metadata: dict[str, str | int] = {
@@ -227,12 +233,14 @@ class _MemoryFit:
             over = (row.measured_footprint or 0) - self.budget.total
             if over <= 0 or last or not self.fit.allocate(self.budget.room - over, self.found):
                 break
-            self.reporter.notify(f"it takes {size(over)} more than predicted: once more, smaller")
+            self.reporter.notify(
+                f"serving takes {size(over)} more than predicted: making a smaller file"
+            )
             self.budget, force = replace(self.budget, process=self.budget.process + over), True
         return written, runs.divergence(output, row)
 
     def _row(self, preview: Preview, loss: float | None) -> FitRow:
-        """Return the row of a file that was not run."""
+        """Return a row without measurements."""
         types: Counter[str] = Counter()
         for t in preview.tensors:
             if len(t.shape) > 1:
@@ -242,7 +250,7 @@ class _MemoryFit:
         return FitRow(preview.name, preview.tensor_bytes, footprint, kl, types)
 
     def _plain(self) -> list[FitRow]:
-        """Return the plain types that fit, by predicted divergence if it is known, else by size."""
+        """Return the standard types that fit, sorted by predicted divergence if it is known, else by size."""
         rows = []
         for recipe in RECIPES:
             if recipe.name in _NOT_PLAIN or (recipe.needs_imatrix and not self.fit.imatrix):
@@ -257,7 +265,7 @@ class _MemoryFit:
         return rows
 
     def _tried(self, row: FitRow, output: Path, runs: _TrialRuns) -> FitRow:
-        """Make a plain type beside the output, measure and delete it; unchanged if that fails."""
+        """Return the row with measurements of a temporary file of this type; unchanged if that fails."""
         trial = output.with_name(f"{output.stem}.{row.name.lower()}.trial")
         options = QuantizeOptions(imatrix=self.fit.imatrix, threads=self.threads)
         try:
@@ -272,7 +280,7 @@ class _MemoryFit:
 
 
 def _typed(n_bytes: int) -> str:
-    """Return a size for the command line, rounded up."""
+    """Return a size as an argument for `--fit`, rounded up."""
     if n_bytes < 1e9:
         return f"{math.ceil(n_bytes / 1e6)}MB"
     return f"{math.ceil(n_bytes / 2**30 * 100) / 100:.2f}GiB"

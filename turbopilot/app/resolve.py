@@ -1,7 +1,7 @@
-"""Resolve what a user types for a checkpoint or a model to a file or folder.
+"""Resolve model names from the command line to files or folders.
 
-A path, "demo", an alias of `turbopilot models`, or a repository of the Hub, with or without a type after a colon.
-Missing files are downloaded, converted and quantized once; each step is reported before it starts.
+A name is a path, "demo", an alias listed by `turbopilot models`, or a Hub repository, optionally with a quantization
+type after a colon. Missing files are downloaded, converted and quantized once; each step is reported before it starts.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _CHECKPOINT_HINT = (
-    "give the folder of a checkpoint, a name of turbopilot models, or owner/name on the Hub"
+    "give a checkpoint folder, a name from turbopilot models, or owner/name on the Hub"
 )
-_MODEL_HINT = "give a .gguf file, or nothing for the bundled model"
+_MODEL_HINT = "give a .gguf file, or leave it out to use the bundled model"
 
 
 def demo_checkpoint() -> Path:
-    """Return the folder of the bundled checkpoint."""
+    """Return the folder of the bundled demo checkpoint."""
     return Path(str(resources.files("turbopilot.demo_model")))
 
 
 def resolve_checkpoint(
     name: str, reporter: Reporter, *, old_files: bool = False, only: str = ""
 ) -> Path:
-    """Return a checkpoint's folder: a path, "demo" for the bundled one, an alias, or a repository of the Hub.
+    """Return a checkpoint's folder; download it if needed.
 
     Args:
-        name: what was typed.
-        reporter: receives downloads.
-        old_files: accept a file of the original TurboPilot too.
+        name: path, "demo" for the bundled checkpoint, alias, or Hub repository.
+        reporter: receives messages and download progress.
+        old_files: accept the path of a file too, such as an old ggml .bin.
         only: see `HubRequest`.
     """
     path = _path(name, _CHECKPOINT_HINT)
@@ -59,19 +59,19 @@ def resolve_checkpoint(
         return demo_checkpoint()
     if path.is_file():
         raise InvalidInput(
-            f"{name}: a file, not a folder",
-            hint="give the checkpoint's folder, the one with config.json",
+            f"{name}: is a file, not a folder",
+            hint="give the checkpoint's folder, which contains config.json",
         )
     _refuse_path(name, _CHECKPOINT_HINT)
     wanted = parse_name(name)
     if wanted.quant or wanted.file:
-        raise InvalidInput(f"{name}: names one file, not a checkpoint", hint=_CHECKPOINT_HINT)
+        raise InvalidInput(f"{name}: is a single file, not a checkpoint", hint=_CHECKPOINT_HINT)
     return _fetch(name, replace(wanted, only=only), reporter)[0]
 
 
 def resolve_any(name: str) -> Path:
-    """Return a file or folder to inspect: a path, "demo", or any name that the Hub's cache has all of."""
-    hint = "give a .gguf file, a checkpoint's folder, a .safetensors file or a PyTorch .bin"
+    """Return the file or folder of a path, "demo", or a name whose files are complete in the Hub's cache."""
+    hint = "give a .gguf file, a checkpoint folder, a .safetensors file or a PyTorch .bin file"
     path = _path(name, hint)
     if path.exists():
         return path
@@ -88,7 +88,7 @@ def resolve_any(name: str) -> Path:
     here = hub.cached(wanted)
     if here is None:
         raise InvalidInput(
-            f"{name}: not on this machine", hint=f"fetch it first: turbopilot download {name}"
+            f"{name}: not on this machine", hint=f"download it first: turbopilot download {name}"
         )
     return here
 
@@ -96,13 +96,14 @@ def resolve_any(name: str) -> Path:
 def resolve_gguf(
     model: str | None, reporter: Reporter, *, model_type: str = "", type_name: str = ""
 ) -> Path:
-    """Return the GGUF file of a path, an old ggml file, a checkpoint's folder, or any name; made if needed.
+    """Return the GGUF file of a model; download, convert and quantize it if needed.
 
     Args:
-        model: what was typed; None or "" is the bundled model.
-        reporter: receives downloads and conversions.
-        model_type: of an old ggml file, as the original's --model-type.
-        type_name: type to make of a checkpoint; by default the best that fits this machine's memory.
+        model: path of a GGUF file, old ggml file or checkpoint folder, alias, or Hub repository; None or "" for the
+            bundled model.
+        reporter: receives messages and progress.
+        model_type: model type of an old ggml file, one of the original TurboPilot's `--model-type` values.
+        type_name: quantization type for a checkpoint; by default the best one that fits in this machine's memory.
     """
     if not model or model == DEMO:
         name = "turbopilot-demo"
@@ -117,8 +118,8 @@ def resolve_gguf(
     from turbopilot import catalog
 
     wanted = parse_name(model)
-    if wanted.file and model.startswith(wanted.repo):  # not a pasted address
-        reporter.notify(f"{model}: no such file here; looking for it on the Hub, in {wanted.repo}")
+    if wanted.file and model.startswith(wanted.repo):  # not a pasted URL
+        reporter.notify(f"{model}: no such local file; looking for it on the Hub, in {wanted.repo}")
     type_name = type_name or wanted.quant
     known = catalog.find(wanted.repo)
     if not type_name and not wanted.file and known:  # before the download
@@ -132,7 +133,10 @@ def resolve_gguf(
 
 
 def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> HubRequest:
-    """Parse an alias of the catalogue, or whatever `hub.parse` accepts; an alias may have its own GGUF repository."""
+    """Parse an alias from the catalogue, or any name that `hub.parse` accepts.
+
+    If a type is given and the alias has a GGUF repository, return that repository.
+    """
     from turbopilot import catalog, hub
 
     name, colon, typed = text.partition(":")
@@ -144,34 +148,34 @@ def parse_name(text: str, *, quant: str = "", revision: str | None = None) -> Hu
     elif re.fullmatch(r"[\w.-]+", name) and "/" not in text:  # a slash: https://…
         aliases = [m.alias for m in catalog.MODELS]
         raise InvalidInput(
-            f"{name}: no model of that name is known",
-            hint="give owner/name, or an alias: "
-            + did_you_mean(name, aliases, "turbopilot models shows them"),
+            f"{name}: unknown model name",
+            hint="give owner/name, or a known name: "
+            + did_you_mean(name, aliases, "turbopilot models lists them"),
         )
     return hub.parse(text, quant=quant, revision=revision)
 
 
 def _path(name: str, hint: str) -> Path:
-    """Return what was typed as a path; refuse an unknown user's `~`, and names that are too long."""
+    """Return the name as a path; reject names that are too long, and `~user` of an unknown user."""
     try:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError) as e:
-        raise InvalidInput(f"{name}: not a valid path: {e}", hint=hint) from e
+        raise InvalidInput(f"{name}: is not a valid path: {e}", hint=hint) from e
     return path
 
 
 def _refuse_path(name: str, hint: str) -> None:
-    """Refuse a name that can only be a path, as no such file exists."""
+    """Reject a name that looks like a path, because no such file exists."""
     beginning = name.startswith(("/", "./", "../", "~", "\\")) or Path(name).is_absolute()
     if beginning or (name.endswith((".gguf", ".bin")) and name.count("/") < 2):
         raise InvalidInput(f"{name}: no such file", hint=hint)
 
 
 def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, HubRequest]:
-    """Return the path of a name's files, and their repository; downloaded unless the Hub's cache has all of them.
+    """Return the path of a model's files and their repository; download files that are missing from the Hub's cache.
 
-    If the repository has no GGUF file of the type, return its checkpoint.
+    If the repository has no GGUF file of the requested type, return the model's checkpoint.
     """
     from turbopilot import hub
 
@@ -184,8 +188,8 @@ def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, Hub
             return here, checkpoint
     if hub.is_offline():
         raise HubUnreachable(
-            f"{name}: HF_HUB_OFFLINE is set, and the cache does not have all of {wanted.repo}",
-            hint="unset HF_HUB_OFFLINE, and run it again",
+            f"{name}: HF_HUB_OFFLINE is set, and {wanted.repo} is not complete in the cache",
+            hint="unset HF_HUB_OFFLINE and run the command again",
         )
     found = wanted
     try:
@@ -197,13 +201,13 @@ def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, Hub
         if listing.one_model:
             raise e from None
     called = name if name == found.repo else f"{name} is {found.repo}"
-    reporter.notify(f"{called}: fetching {len(listing.files)} files, {size(listing.n_bytes)}")
+    reporter.notify(f"{called}: downloading {len(listing.files)} files, {size(listing.n_bytes)}")
     with reporter.transfer() as progress:
         return hub.fetch(listing, progress=progress), found
 
 
 def _checkpoint_of(name: str, wanted: HubRequest) -> HubRequest:
-    """Return the checkpoint of a name: an alias's GGUF files are in another repository."""
+    """Return the request for a model's checkpoint; an alias keeps its GGUF files in another repository."""
     from turbopilot import catalog
 
     model = catalog.find(name.partition(":")[0])
@@ -219,7 +223,10 @@ def _shape(folder: Path) -> tuple[Geometry, int, int]:
 
 
 def _type_that_fits(name: str, shape: tuple[Geometry, int, int], reporter: Reporter) -> str:
-    """Return the best type for this machine, as `turbopilot models` shows it; `shape` is from `planned_geometry`."""
+    """Return the best type that fits in this machine's memory, the one that `turbopilot models` shows.
+
+    `shape` is the geometry, the number of weights and the trained context, as `planned_geometry` returns them.
+    """
     from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
     from turbopilot.llama.geometry import weights_bytes
 
@@ -230,20 +237,20 @@ def _type_that_fits(name: str, shape: tuple[Geometry, int, int], reporter: Repor
     n_bytes = size(footprint(geometry, weights, n_ctx).total)
     if not chosen:
         raise InvalidInput(
-            f"{name}: does not fit: as Q4_0 it takes {n_bytes}, and models may take {size(budget)} of this machine's "
-            "memory",
-            hint=f"make a smaller file: turbopilot quantize {name} --fit {size(budget).replace(' ', '')}; or take "
+            f"{name}: does not fit in memory: as Q4_0 it takes {n_bytes}, and models may use {size(budget)} of this "
+            "machine's memory",
+            hint=f"make a smaller file: turbopilot quantize {name} --fit {size(budget).replace(' ', '')}; or choose "
             "another model: turbopilot models",
         )
     reporter.notify(
-        f"{chosen} for {n_weights / 1e9:.2f} billion weights: takes {n_bytes} of the {size(budget)} that models may "
-        "take; another with NAME:TYPE, or turbopilot quantize"
+        f"chose {chosen} for {n_weights / 1e9:.2f} billion weights: it takes {n_bytes} of the {size(budget)} that "
+        "models may use; to choose another type, give NAME:TYPE or run turbopilot quantize"
     )
     return chosen
 
 
 def _import(old: Path, model_type: str, reporter: Reporter) -> Path:
-    """Import an old ggml file; if its vocabulary has lost bytes, with the original's tokenizer."""
+    """Import an old ggml file; if its vocabulary has lost bytes, use the original model's tokenizer."""
     try:
         return imported(old, reporter, model_type=model_type)
     except TokenizerMismatch as e:
@@ -255,7 +262,7 @@ def _import(old: Path, model_type: str, reporter: Reporter) -> Path:
         if known is None or not isinstance(e, TokenizerNeeded):
             raise
         reporter.notify(
-            f"{e.message}; taking {known.repository}'s tokenizer, and comparing it with the file's"
+            f"{e.message}; using {known.repository}'s tokenizer, after comparing it with the file's"
         )
         folder = resolve_checkpoint(known.repository, reporter, only="tokenizer")
         return imported(old, reporter, model_type=model_type, tokenizer=folder)

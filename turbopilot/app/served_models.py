@@ -1,4 +1,4 @@
-"""Model files of a server, from the names that a user gives."""
+"""Model files of a server, from the model names on the command line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from turbopilot.formats.gguf.file import read_gguf
 
 
 def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter) -> ServerOptions:
-    """Return the options with the files of their models, fetched and converted if needed."""
+    """Return the options with the model files filled in; download and convert models if needed."""
     caches = options.caches
     if caches.prefix_folder and caches.prefix_bytes == 0:
         raise InvalidInput(
-            "--prefix-cache-dir needs a prefix cache, and --prefix-cache is 0",
-            hint="give one of them",
+            "--prefix-cache-dir cannot be combined with --prefix-cache 0",
+            hint="leave one of them out",
         )
     if choice.draft and not caches.drafts:
-        raise InvalidInput("--draft and --no-drafts contradict each other", hint="give one of them")
+        raise InvalidInput("--draft and --no-drafts cannot be combined", hint="give one of them")
     named = _named(choice.named)
     if choice.draft:
         caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
@@ -31,7 +31,9 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         named = {"": choice.model or "", **named}
     models: list[NamedModel] = []
     for name, model in named.items():
-        kind = choice.model_type if not models else None  # of the default model, an old .bin
+        kind = (
+            choice.model_type if not models else None
+        )  # --model-type applies to the default model
         file = resolve_gguf(model, reporter, model_type=kind or "")
         models.append(NamedModel(name, file, known_template(read_gguf(file))))
     default, *more = models
@@ -48,19 +50,19 @@ def _named(entries: tuple[str, ...]) -> dict[str, str]:
         name, _, model = text.partition("=")
         if not (name and model and name.isprintable()):
             raise InvalidInput(
-                f"--model {text}: not of the form NAME=FILE",
-                hint="write --model small=small.gguf, or MODEL alone",
+                f"--model {text}: is not of the form NAME=FILE",
+                hint="write --model small=small.gguf, or give the file as MODEL",
             )
         if name in found:
             raise InvalidInput(
-                f"--model: two models are called {name}", hint="give each another name"
+                f"--model: two models are called {name}", hint="give each model its own name"
             )
         found[name] = model
     return found
 
 
 def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:
-    """Yield a line about each model's certificate, if there is something to report."""
+    """Yield a line about each model's certificate; cached artifacts without one are skipped."""
     default = NamedModel(options.model_name, options.model_file)
     for model in (default, *options.more):
         if line := at_start(model.file, reporter):

@@ -1,4 +1,4 @@
-"""`turbopilot verify`: resolve names, compare files with their checkpoint, write certificates."""
+"""Verification of model files: resolve names, compare files with their checkpoint, write certificates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from turbopilot.verify.verification import OpenTarget
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFiles:
-    """GGUF files after a comparison.
+    """Result of a comparison of GGUF files with their reference.
 
     Attributes:
-        against: the reference as typed.
-        reference: a checkpoint's folder, or a GGUF file.
-        reports: one per file.
-        digests: of each file to sign, from before the comparison: what is signed must be what was measured.
+        against: the reference as given on the command line.
+        reference: checkpoint folder or GGUF file.
+        reports: one report per file.
+        digests: digest of each file to sign, computed before the comparison, so that a file that changed since cannot
+            be signed.
     """
 
     against: str
@@ -54,8 +55,8 @@ def verify_files(
     reference = _resolve_reference(against, reporter)
     if sign and reference.is_file():
         raise InvalidInput(
-            f"--sign with --against {against}: only a comparison with the checkpoint can be signed",
-            hint="name the checkpoint, or leave out --sign",
+            f"--sign with --against {against}: only a comparison with a checkpoint can be signed",
+            hint="give the checkpoint, or leave out --sign",
         )
     files = [_resolve_candidate(path, reference, reporter) for path in candidates]
     before = _digests(files, reporter) if sign else {}
@@ -66,7 +67,7 @@ def verify_files(
 
 
 def sign_passed(verified: VerifiedFiles, reporter: Reporter) -> Iterator[Path]:
-    """Write a certificate into each file that passed and has digests, and yield its path."""
+    """Write a certificate into each file that passed and has a digest, and yield its path."""
     for report in verified.reports:
         path = Path(report.candidate)
         if report.passed and path in verified.digests:
@@ -84,7 +85,7 @@ def _digests(files: Sequence[Path], reporter: Reporter) -> dict[Path, Digests]:
 
 
 def _resolve_reference(against: str, reporter: Reporter) -> Path:
-    """Return what to compare with: a checkpoint's folder, or a GGUF file; an old ggml file is imported first."""
+    """Return the reference: a checkpoint folder or a GGUF file. Old ggml files are imported first."""
     path = Path(against).expanduser()
     if is_old(path):
         return resolve_gguf(str(path), reporter)
@@ -94,9 +95,9 @@ def _resolve_reference(against: str, reporter: Reporter) -> Path:
 
 
 def _resolve_candidate(path: Path, reference: Path, reporter: Reporter) -> Path:
-    """Return the GGUF file to verify; an old ggml file is imported first.
+    """Return the GGUF file to verify. Old ggml files are imported first.
 
-    If its vocabulary has lost bytes, the checkpoint's tokenizer replaces it, after a comparison.
+    If an old file's vocabulary has lost bytes, the checkpoint's tokenizer is used, after comparing the two.
     """
     if not is_old(path):
         return path
@@ -112,13 +113,13 @@ def _resolve_candidate(path: Path, reference: Path, reporter: Reporter) -> Path:
 
 
 def target_of(reference: Path) -> OpenTarget:
-    """Return how to open what a GGUF of this checkpoint, or of the model in this GGUF, should hold."""
+    """Return a function that opens the expected content of a GGUF made from this checkpoint or GGUF file."""
     return partial(gguf_target if reference.is_file() else _checkpoint_target, reference)
 
 
 @contextmanager
 def _checkpoint_target(folder: Path) -> Iterator[TargetModel]:
-    """Hand the converters' plan to verify."""
+    """Yield the metadata and tensors that the converter would write for a checkpoint."""
     from converters import expected
 
     with expected(folder) as whole:
@@ -130,9 +131,10 @@ def _certificate(report: VerifyReport, digests: Digests, reference: str) -> Cert
     """Return the certificate of a comparison with a checkpoint.
 
     Args:
-        report: with logits and limits.
-        digests: of the file, taken before the comparison.
-        reference: name of the checkpoint; of a local path, its last part alone is published.
+        report: result with logits and limits.
+        digests: digest of the file, computed before the comparison.
+        reference: name of the checkpoint. Of a local path, only the last part is published.
+
     """
     m, limits = report.metrics, report.limits
     if m is None or limits is None:

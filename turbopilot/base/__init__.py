@@ -1,1 +1,1 @@
-"""Errors, progress, atomic files, digests and facts about this machine; imports nothing else of the project."""
+"""Errors, progress, atomic files, digests and machine information; imports no other package of the project."""

@@ -1,9 +1,9 @@
-"""Atomic files: output is written to a part, a file of its own beside the output, and renamed when it is complete.
+"""Atomic files: output is written to a separate file next to it, the part, and renamed when it is complete.
 
-A part is named `NAME.<16 hexadecimal digits>.part`, so processes that write one name at once never share a file:
-the last rename wins. The part is locked while its writer lives. A killed writer leaves its part; the next writer of the
-same name finds it unlocked and removes it. Data and folder are synced to disk, so a power cut leaves the old file or
-the new one.
+A part is named `NAME.<16 hexadecimal digits>.part`, so processes that write the same output at once never share a
+file, and the last rename wins. The part is locked while its writer lives. A killed writer leaves its part; the next
+writer of the same output finds it unlocked and removes it. File and folder are synced to disk, so a power failure
+leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your disk quota is used up",
-    errno.EFBIG: "the file is larger than the file system or a limit of yours (ulimit -f) allows",
+    errno.EFBIG: "the file is larger than the file system or your limit (ulimit -f) allows",
 }
-_SPACE_HINT = "free some space, or write elsewhere with -o"
+_SPACE_HINT = "free some space, or choose another output with -o"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def check_output(
     path: Path, *, force: bool, inputs: tuple[Path, ...] = (), outside: Path | None = None
 ) -> None:
-    """Raise InvalidInput, before any work, if an output cannot be written.
+    """Raise InvalidInput if an output file cannot be written. Call this before any long work.
 
-    It exists (without `force`), is a folder, a link or a device, is one of the inputs, is in a missing folder, or is
-    not a valid name.
+    The path must not exist (unless `force`), be a folder, a link, a device or an input, be in a missing folder, or be
+    an invalid name.
 
     Args:
         path: the output.
@@ -50,35 +50,35 @@ def check_output(
         part_of(path).is_file()
     except (OSError, ValueError) as e:
         raise InvalidInput(
-            f"{path}: not a valid file name: {e}", hint="name another output with -o"
+            f"{path}: not a valid file name: {e}", hint="choose another output with -o"
         ) from e
     if any(path.exists() and i.exists() and path.samefile(i) for i in inputs):
         raise InvalidInput(
-            f"{path}: output and input are the same file", hint="name another output with -o"
+            f"{path}: output and input are the same file", hint="choose another output with -o"
         )
     if outside is not None and path.resolve().is_relative_to(outside.resolve()):
         raise InvalidInput(
-            f"{path}: is inside the source, {outside}", hint="write elsewhere with -o"
+            f"{path}: is inside the source, {outside}", hint="choose another output with -o"
         )
     if path.is_symlink():
         raise InvalidInput(f"{path}: is a link", hint=f"name the file itself: -o {path.resolve()}")
     if path.exists() and not path.is_file():
         raise InvalidInput(
-            f"{path}: is a device, pipe or socket, not a file", hint="name another output with -o"
+            f"{path}: is a device, pipe or socket, not a file", hint="choose another output with -o"
         )
     if path.exists() and not force:
         raise InvalidInput(
             f"{path}: exists already",
-            hint="name another output with -o, or overwrite it with --force",
+            hint="choose another output with -o, or overwrite it with --force",
         )
     if not path.parent.is_dir():
         raise InvalidInput(
-            f"{path.parent}: no such folder", hint=f"make it first: mkdir -p {path.parent}"
+            f"{path.parent}: no such folder", hint=f"create it first: mkdir -p {path.parent}"
         )
 
 
 def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
-    """Raise NotEnoughDisk if fewer than `needed` bytes of disk are free."""
+    """Raise NotEnoughDisk if fewer than `needed` bytes are free on the disk."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotEnoughDisk(
@@ -89,7 +89,7 @@ def check_disk(folder: Path, needed: int, hint: str = _SPACE_HINT) -> None:
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
-    """Yield a new, empty file beside `path` to write to; on success sync and rename it, on failure remove it.
+    """Yield a new, empty part of `path` to write to; on success sync and rename it, on failure remove it.
 
     Args:
         path: the final name.
@@ -113,7 +113,7 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
             raise NotEnoughDisk(f"{path}: {FULL[e.errno]}", hint=_SPACE_HINT) from e
         if isinstance(e, OSError) and e.filename in (str(part), part):
             raise InvalidInput(
-                f"{path}: cannot be written: {e.strerror}", hint="write elsewhere with -o"
+                f"{path}: cannot be written: {e.strerror}", hint="choose another output with -o"
             ) from e
         raise
     finally:
@@ -148,7 +148,7 @@ def _remove_if_left(part: Path) -> None:
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file or folder until it is closed; return False if another process has it, or locks are unknown."""
+    """Lock an open file or folder until it is closed; return False if that is impossible."""
     if sys.platform == "win32":
         return False  # nor are locks needed there: an open file cannot be removed
     import fcntl
@@ -161,7 +161,7 @@ def try_lock(file: int) -> bool:
 
 
 def part_of(path: Path) -> Path:
-    """Return a new name beside `path` for its part."""
+    """Return a new, unique name for a part of `path`."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
 
 

@@ -1,6 +1,7 @@
 """Errors that a user can fix, with exit codes and hints.
 
-Library code raises these; the command line and the HTTP server turn them into text and an exit code or status.
+Library code raises these errors; the command line and the HTTP server convert them to text and to an exit code or
+status.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import ClassVar
 
 
 class TurboPilotError(Exception):
-    """Base of all errors shown to the user: what happened and where (file, tensor, field), and what to do."""
+    """Base class of all errors shown to the user.
+
+    `message` states what happened and in which file, tensor or field; `hint` states what to do.
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -32,17 +36,17 @@ class CorruptModel(InvalidInput):
 
 
 class DownloadError(TurboPilotError):
-    """A model could not be fetched."""
+    """A model could not be downloaded."""
 
     exit_code = 3
 
 
 class ModelNotFound(DownloadError):
-    """The hub has no such repository, revision or file, or access to it is denied."""
+    """The Hub has no such repository, revision or file, or denies access to it."""
 
 
 class HubUnreachable(DownloadError):
-    """The network or the hub did not answer."""
+    """The network failed, or the Hub did not answer."""
 
 
 class NotEnoughDisk(DownloadError):
@@ -50,7 +54,7 @@ class NotEnoughDisk(DownloadError):
 
 
 class UnsupportedModel(TurboPilotError):
-    """The checkpoint cannot be converted faithfully, for all of the `reasons`."""
+    """The checkpoint cannot be converted correctly; `reasons` lists all causes."""
 
     exit_code = 4
 
@@ -60,13 +64,13 @@ class UnsupportedModel(TurboPilotError):
 
 
 class ConversionError(TurboPilotError):
-    """The checkpoint is of a known kind but cannot be read or written."""
+    """A checkpoint with a supported architecture cannot be read, or the output cannot be written."""
 
     exit_code = 5
 
 
 class TensorMismatch(ConversionError):
-    """Tensors are missing, unknown, misshapen or not finite; the message lists them all."""
+    """Tensors are missing, unknown, NaN or infinite, or have the wrong shape; the message lists them all."""
 
 
 class TokenizerMismatch(ConversionError):
@@ -74,11 +78,11 @@ class TokenizerMismatch(ConversionError):
 
 
 class CorruptCheckpoint(ConversionError):
-    """A file of the checkpoint is truncated, inconsistent or hostile."""
+    """A file of the checkpoint is truncated, inconsistent or malicious."""
 
 
 class QuantizationError(TurboPilotError):
-    """llama.cpp refused or failed to quantize."""
+    """llama.cpp could not quantize the model."""
 
     exit_code = 6
 
@@ -96,7 +100,7 @@ class ServeError(TurboPilotError):
 
 
 class ContextLengthExceeded(ServeError):
-    """The prompt does not fit into the model's context."""
+    """The prompt does not fit in the model's context."""
 
 
 class Overloaded(ServeError):
@@ -108,7 +112,7 @@ class Overloaded(ServeError):
 
 
 class InvalidRequest(ServeError):
-    """A request's field `param` cannot be used."""
+    """The value of a request's field `param` is invalid."""
 
     def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -120,11 +124,11 @@ class Unauthorized(ServeError):
 
 
 class OriginRefused(ServeError):
-    """A request comes from a web page that is neither the server's own nor allowed."""
+    """A request comes from a web page of another origin that is not allowed."""
 
 
 class HostRefused(ServeError):
-    """A request names another host, as after DNS rebinding."""
+    """A request has the Host header of another host, as after DNS rebinding."""
 
 
 class NoKvSlot(ServeError):
@@ -136,7 +140,7 @@ class DecodeAborted(ServeError):
 
 
 class BadBatch(ServeError):
-    """llama_decode refused the batch (code -1) and changed nothing."""
+    """llama_decode rejected the batch (code -1) without changing any state."""
 
 
 class DecoderFailed(ServeError):
@@ -144,15 +148,15 @@ class DecoderFailed(ServeError):
 
 
 class DeadlineExceeded(ServeError):
-    """A request timed out before it had any result."""
+    """A request timed out before it had any tokens."""
 
 
 class Superseded(ServeError):
-    """A newer request of the same session replaced this one."""
+    """A newer request of the same editor session replaced this request."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return a hint with the nearest known names; if none is near, `otherwise`, or all of them.
+    """Return a hint with the known names most similar to `name`; if there are none, `otherwise` or all known names.
 
     >>> did_you_mean("q4_o", ["q4_0", "q8_0"])
     'did you mean q4_0?'
@@ -162,4 +166,4 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return otherwise or f"known are {', '.join(known)}"
+    return otherwise or f"available: {', '.join(known)}"

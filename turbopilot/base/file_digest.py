@@ -22,7 +22,7 @@ _SETTLED = 2.0  # seconds: the coarsest clock of a file system (FAT's)
 def file_digests(
     files: Iterable[Path], folder: Path | None = None, progress: Progress = silent
 ) -> Mapping[str, str]:
-    """Return file name → SHA-256 in hexadecimal; `folder` holds the cache, None is no cache."""
+    """Return file name → SHA-256 in hexadecimal. If `folder` is given, digests are cached in it."""
     files = list(files)
     found: dict[str, str] = {}
     try:
@@ -38,7 +38,7 @@ def file_digests(
 
 
 def is_digest(text: object) -> bool:
-    """Report whether `text` is a SHA-256 in hexadecimal."""
+    """Return whether `text` is a SHA-256 in hexadecimal."""
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
@@ -48,12 +48,12 @@ def remembered(
     names: tuple[str, ...],
     find: Callable[[], Mapping[str, str]],
 ) -> Mapping[str, str]:
-    """Return the digests of files, from the cache unless the file system reports a change (size, time, inode).
+    """Return digests of files, from the cache unless the file system reports a change (size, time, inode).
 
     Args:
-        folder: of the cache, made if missing; ignored if it cannot be written.
-        files: that the digests depend on; the first names the entry.
-        names: of the digests that `find` returns; a damaged entry, without them, is ignored.
+        folder: folder of the cache, created if missing; if it cannot be written, nothing is cached.
+        files: files that the digests depend on; the first one is the key of the cache entry.
+        names: names of the digests that `find` returns; cache entries without them are ignored as damaged.
         find: computes the digests.
     """
     files = list(files)
@@ -63,7 +63,7 @@ def remembered(
     if known.get("files") == state and all(is_digest(known.get(name)) for name in names):
         return {name: known[name] for name in names}
     found = find()
-    # A file written just now may be written again within the same tick of the file system's clock.
+    # A file that was just written may be written again within the same tick of the file system's clock.
     newest = max(time_ns for one in state for time_ns in one[2:4])
     if state == _state(files) and time.time_ns() - newest > _SETTLED * 1e9:
         others = {k: v for k, v in _read(cache).items() if k != key}
@@ -87,7 +87,7 @@ class SourceWatch:
         self._before: dict[Path, list[list[int]]] = {}
         for path in files:
             for file in path.iterdir() if path.is_dir() else [path]:
-                with suppress(OSError):  # whoever reads it reports it
+                with suppress(OSError):  # the reader of the file reports it
                     self._before[file] = _state([file])
 
     def check(self, files: Iterable[Path]) -> None:
@@ -117,13 +117,13 @@ def _digest(path: Path) -> str:
 
 
 def _state(files: Iterable[Path]) -> list[list[int]]:
-    """Return size, inode and times of each file; users cannot set the second time back."""
+    """Return size, inode, mtime and ctime of each file; programs cannot set ctime back."""
     stats = [path.stat() for path in files]
     return [[s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
 
 
 def _read(cache: Path) -> dict[str, dict[str, Any]]:
-    """Return the cache's entries; none if the file is damaged."""
+    """Return the cache's entries; {} if the file is missing or damaged."""
     try:
         known = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

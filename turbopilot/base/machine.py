@@ -1,4 +1,4 @@
-"""This machine's processor, usable cores and main memory."""
+"""Processor, usable cores and main memory of this machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @cache
 def cpu_name() -> str:
-    """Return the processor's name; "" if the system does not report it."""
+    """Return the processor's name; "" if the operating system does not report it."""
     found = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
     return found[1].strip() if found else platform.processor()
 
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """Return the processor's features among avx2, avx512f, neon, dotprod and i8mm, by which llama.cpp chooses kernels.
+    """Return the processor features that llama.cpp selects kernels by: avx2, avx512f, neon, dotprod and i8mm.
 
-    Empty if the system does not report them, as on Windows.
+    The set is empty if the operating system does not report them, as on Windows.
     """
     flags = re.search(r"^(?:flags|Features)\s*: (.*)$", _cpuinfo(), re.MULTILINE)
     words = set(flags[1].split()) if flags else set()
@@ -39,14 +39,17 @@ def cpu_features() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Count the cores this process may use, not hyperthreads, which share the units that llama.cpp needs."""
+    """Return the number of physical cores that this process may use.
+
+    Hyperthreads are not counted, because they share the execution units that llama.cpp needs.
+    """
     usable = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
     topology = Path("/sys/devices/system/cpu")
     try:
         cores = {(topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable}
-    except OSError:  # not Linux, or hidden
+    except OSError:  # not Linux, or not readable in a container
         return len(usable)
     return len(cores)
 
@@ -72,7 +75,7 @@ def _posix_bytes() -> int:
 def _limit_files(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> list[Path]:
     """Return the limit files of this process's control group and of its ancestors.
 
-    A container sees its own group's files at the root. Source: cgroups(7): lines of `number:controllers:path`;
+    In a container, the files of its own group are at the root. Source: cgroups(7): lines of `number:controllers:path`;
     version 2 has number 0 and no controllers.
     """
     try:
@@ -98,12 +101,12 @@ def _limit_files(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) 
 def _read_limit(path: Path) -> int | None:
     try:
         return int(path.read_text("ascii"))
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # no such file, or "max"
         return None
 
 
 def _windows_bytes() -> int:
-    """Return MEMORYSTATUSEX.ullTotalPhys, which begins at byte 8 of 64. Source: GlobalMemoryStatusEx."""
+    """Return MEMORYSTATUSEX.ullTotalPhys, which is at byte 8 of the 64-byte structure. Source: GlobalMemoryStatusEx."""
     status = (ctypes.c_uint64 * 8)()
     ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
     if not getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # noqa: B009

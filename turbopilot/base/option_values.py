@@ -1,4 +1,4 @@
-"""Parse and check values of options."""
+"""Parsers and checks for option values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def number_or_auto(
     if text.lower() == "auto":
         return None
     if not re.fullmatch(r"-?[0-9]{1,9}", text):
-        raise InvalidInput(f"{option} {text[:40]}: not a number", hint="give a number, or auto")
+        raise InvalidInput(
+            f"{option} {text[:40]}: not a number", hint="give a whole number, or auto"
+        )
     check_limits(option, number := int(text), least, most)
     return number
 
@@ -41,7 +43,7 @@ def check_limits(option: str, number: float, least: float | None, most: float | 
 
 
 def one_of(option: str, text: str, choices: Collection[Choice]) -> Choice:
-    """Return the choice, all of which are in lower case, that `text` names in any letter case."""
+    """Return the choice that equals `text`, ignoring case; choices are in lower case."""
     for choice in choices:
         if choice == text.lower():
             return choice

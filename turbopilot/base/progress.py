@@ -1,4 +1,4 @@
-"""Progress reports of library code, which never prints."""
+"""Progress callbacks for library code, which never prints."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Callback for long work: units done, units in all (bytes, tensors …), and the current item."""
+    """Callback for long work: number of units done, total number of units (bytes, tensors …), and the current item."""
 
-    def __call__(self, done: int, total: int, what: str = "", /) -> None:  # noqa: D102 — above
+    def __call__(self, done: int, total: int, what: str = "", /) -> None:  # noqa: D102 — see the class
         ...
 
 
 def silent(done: int, total: int, what: str = "", /) -> None:
-    """Report nothing."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Callbacks of a use case with several steps.
+    """Callbacks by which a use case with several steps reports to the user.
 
     Attributes:
         notify: called with a line for the user, before a step or about its result.
-        progress: verb → context manager with the progress of a step.
-        transfer: the same for a download.
+        progress: returns a context manager that provides the progress callback of a step, given its verb.
+        transfer: returns the same for a download.
     """
 
     notify: Callable[[str], None] = lambda _: None

@@ -1,4 +1,4 @@
-"""Format and parse sizes in bytes."""
+"""Formatting and parsing of sizes in bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)B?
 
 
 def size(n_bytes: float) -> str:
-    """Return bytes with a decimal unit.
+    """Return a size in bytes as text with a decimal unit.
 
     >>> size(13_400_000)
     '13.4 MB'
@@ -23,7 +23,7 @@ def size(n_bytes: float) -> str:
 
 
 def parse_size(option: str, text: str) -> int:
-    """Parse a size above 0: 4GB and 4G are 4·10⁹ bytes, 4GiB is 4·2³⁰."""
+    """Return the bytes of a size above 0: 4GB and 4G are 4·10⁹ bytes, 4GiB is 4·2³⁰ bytes."""
     parts = _SIZE.fullmatch(text.strip())
     if parts:
         step = 1024 if parts["binary"] else 1000

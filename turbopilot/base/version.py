@@ -1,3 +1,3 @@
-"""The program's version, in one place: `pyproject.toml` and every file we write read it here."""
+"""Version of the program, which `pyproject.toml` and all writers of files read from here."""
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@
     reference = keep_reference(Path("model-f16.gguf"), text, Path("model.logits"))
     measured.memory.peak, divergence(Path("model-q4_0.gguf"), reference).mean_kl
 
-Each measurement runs llama.cpp in a child process, and loads the file as `serve` does.
+Each measurement runs llama.cpp in a child process and loads the file with the same parameters as `serve`.
 """
 
 from turbopilot.bench.measurement import (

@@ -1,4 +1,4 @@
-"""Child process in which a model is measured; see `bench.measurement`. P positions, V vocabulary rows."""
+"""Child process that measures a model; see `bench.measurement`. P positions, V vocabulary size."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ Job = Mapping[str, Any]
 
 
 def main() -> None:
-    """Load {"path", "setup", "n_ctx"} as `serve` does, send {"base"} and {"loaded"}, and run {"task"} of `TASKS`."""
+    """Run the job on stdin.
+
+    Load {"path", "setup", "n_ctx"} as `serve` does, send {"base"} and {"loaded"}, and run the {"task"} from `TASKS`.
+    """
     run_job(_run)
 
 
 def _run(job: Job) -> None:
-    send({"base": resident().now})  # numpy and the library, without the model
+    send({"base": resident().now})  # numpy and llama.cpp's library, without the model
     path, setup = Path(job["path"]), Setup(**job["setup"])
     header = read_gguf(path)
     no_alloc = job["task"] == "planned"
@@ -52,10 +55,10 @@ def _run(job: Job) -> None:
         TASKS[job["task"]](context, job)
     except DecoderFailed as e:
         raise DecoderFailed(f"{path}: {e.message}", hint="memory may be short") from None
-    except OSError as e:  # of the store
-        what = f"{path}: its logits could not be kept or read: {e.strerror or e}"
+    except OSError as e:  # from the file of the reference's logits
+        what = f"{path}: its logits could not be saved or read: {e.strerror or e}"
         if e.errno in FULL:
-            hint = "free some space, measure fewer positions, or keep them elsewhere"
+            hint = "free disk space, measure fewer positions, or save the logits elsewhere (TMPDIR)"
             raise NotEnoughDisk(what, hint=hint) from None
         raise InvalidInput(what) from None
 
@@ -63,7 +66,7 @@ def _run(job: Job) -> None:
 def context_parameters(
     header: GgufHeader, setup: Setup, n_ctx: int, *, uses_gpu: bool
 ) -> ContextParameters:
-    """Return the parameters that `serve` would give to one sequence of so many tokens."""
+    """Return the parameters that `serve` would use for one sequence of `n_ctx` tokens."""
     parameters = ContextParameters(
         n_ctx, min(setup.n_batch, n_ctx), n_outputs=setup.n_outputs, n_threads=setup.n_threads,
         cache_type=setup.cache_type.lower(),
@@ -73,13 +76,13 @@ def context_parameters(
 
 
 def measure(context: LlamaContext, job: Job) -> None:
-    """Send {"rates": {"prompt", "generation"}}, tokens/s of each repeat, and {"memory"}.
+    """Send {"rates": {"prompt", "generation"}}, in tokens/s for each repeat, and {"memory"}.
 
-    The job has "n_prompt", "n_gen", "repeats" (0 to time nothing) and "memory", and "n_ctx", since llama.cpp may make
-    more cells than the model has positions.
+    The job has "n_prompt", "n_gen", "repeats" (0 to time nothing), "memory" and "n_ctx". "n_ctx" is needed because
+    llama.cpp may allocate more cells than the model has positions.
     """
     n_prompt, n_gen, repeats = job["n_prompt"], job["n_gen"], job["repeats"]
-    # Random tokens, as llama-bench: their values do not affect speed.
+    # Random tokens, as in llama-bench: their values do not affect speed.
     draw = random.Random(0)
     ids = [draw.randrange(context.model.n_vocab) for _ in range(n_prompt + n_gen)]
     last = min(n_prompt, job["n_ctx"] - 1)
@@ -94,7 +97,7 @@ def measure(context: LlamaContext, job: Job) -> None:
         _read(context, ids[:n_prompt], 0, last=True)
         context.read(ids[:1], last, range(last, last + 1))
 
-    # Not counted: weights are read from disk, memory is touched, threads start.
+    # Not timed: the first run reads weights from disk, touches memory and starts threads.
     warm_up()
     advance(n_prompt + n_gen, "warming up")
     rates: dict[str, list[float]] = {"prompt": [], "generation": []}
@@ -103,18 +106,18 @@ def measure(context: LlamaContext, job: Job) -> None:
         began = time.perf_counter()
         _read(context, ids[:n_prompt], 0, last=True)
         rates["prompt"].append(n_prompt / (time.perf_counter() - began))
-        advance(n_prompt, "reading")
+        advance(n_prompt, "prefill")
         if n_gen:
             began = time.perf_counter()
             for at in range(n_prompt, n_prompt + n_gen):
                 context.read(ids[at : at + 1], at, range(at, at + 1))
             rates["generation"].append(n_gen / (time.perf_counter() - began))
-            advance(n_gen, "generating")
+            advance(n_gen, "decode")
     send({"rates": rates})
     if job["memory"]:
         memory = _memory(context)
         if drop_mapped({t.path for t in context.model.header.tensors}):
-            # Weights rearranged at loading leave pages that are not read again.
+            # The original pages of repacked weights are not read again.
             context.clear()
             warm_up()
             memory["needed"] = resident().now
@@ -122,7 +125,7 @@ def measure(context: LlamaContext, job: Job) -> None:
 
 
 def planned(context: LlamaContext, job: Job) -> None:
-    """Send {"memory"} before any weight is loaded."""
+    """Send {"memory"} of a model loaded without weights."""
     send({"memory": _memory(context)})
 
 
@@ -139,7 +142,7 @@ def keep_reference(context: LlamaContext, job: Job) -> None:
     model = context.model
     ids = model.tokenize(job["text"], parse_special=False)
     windows = cut(ids, min(job["length"], job["n_ctx"]), job["positions"], model.first_token)
-    # Written, not mapped: a full disk is then an error and not a signal.
+    # Written, not mapped, so that a full disk raises an error instead of a signal.
     with Path(job["store"]).open("wb") as file:
         for _, _, logits in _blocks(context, windows):
             file.write(np.ascontiguousarray(logits, "<f4").data)
@@ -147,7 +150,7 @@ def keep_reference(context: LlamaContext, job: Job) -> None:
 
 
 def divergence(context: LlamaContext, job: Job) -> None:
-    """Compare with the reference in "store" and "windows"; send {"compared": columns of P numbers}."""
+    """Compare the model with the reference in "store" and "windows"; send {"compared": columns of P numbers}."""
     windows = Windows(job["windows"])
     kept = Reference(Path(job["store"]), "", context.model.n_vocab, windows).logits()
     columns: dict[str, list[Any]] = {k: [] for k in ("kl", "same", "loss", "other_loss")}
@@ -166,7 +169,7 @@ def divergence(context: LlamaContext, job: Job) -> None:
 
 
 def _blocks(context: LlamaContext, windows: Windows) -> Iterator[tuple[int, range, Logits]]:
-    """Yield the measured positions in blocks: the window's index, the positions, their logits (P, V)."""
+    """Yield the measured positions in blocks: the index of the window, the positions, and their logits (P, V)."""
     rows = rows_at_once(context.model.n_vocab, context.n_batch)
     each = windows.measured.stop
     for i, ids in enumerate(windows.ids):
@@ -185,7 +188,7 @@ def _blocks(context: LlamaContext, windows: Windows) -> Iterator[tuple[int, rang
 
 
 def _read(context: LlamaContext, ids: Sequence[int], start: int, *, last: bool) -> None:
-    """Read any number of tokens in batches, with the logits of the last token if `last`."""
+    """Decode any number of tokens in batches, with the logits of the last token if `last`."""
     end = start + len(ids)
     outputs = range(end - 1, end) if last else range(0)
     for i in range(0, len(ids), context.n_batch):

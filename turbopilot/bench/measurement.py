@@ -1,7 +1,7 @@
-"""Measure files, each in a child process, one after another.
+"""Measurements of files, each in a child process, one after another.
 
 Every function raises InvalidInput for a file or an option that cannot be used, CorruptModel for a file that llama.cpp
-cannot load or whose logits are not finite, and ServeError if it cannot be run as asked, as when memory is short.
+cannot load or whose logits are not finite, and ServeError if the measurement fails, for example for lack of memory.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from turbopilot.llama.child import ChildFailed, run_child
 from turbopilot.llama.log import Buffers
 
 WINDOW: Final = 512
-"""Tokens of a window, as in llama.cpp's tools, so that figures can be compared."""
+"""Tokens of a window, as in llama.cpp's tools, so that results can be compared."""
 POSITIONS: Final = 1024
-"""Measured positions by default: a minute of a large model, and a standard error of a few per cent."""
+"""Measured positions by default: about a minute for a large model, with a standard error of a few percent."""
 _LESS: Final = (
     "memory may be short: give a smaller context, fewer layers on the GPU, or close other programs"
 )
@@ -36,7 +36,7 @@ _LESS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A file and how to run it: a row of the table."""
+    """A file and its setup: one row of the result table."""
 
     path: Path
     setup: Setup
@@ -50,15 +50,18 @@ def measure(
     memory: bool = True,
     progress: Progress = silent,
 ) -> Measured:
-    """Load a GGUF file, time `speed` unless it is None, and weigh it after a whole batch. `progress` gets tokens."""
+    """Load a GGUF file, time `speed` unless it is None, and measure its memory after a full batch.
+
+    `progress` receives the tokens done and all tokens.
+    """
     header, n_ctx = _opened(path, setup.n_ctx)
     if speed and speed.n_prompt + speed.n_gen > n_ctx:
         raise InvalidInput(
-            f"{path}: {speed.n_prompt} tokens of prompt and {speed.n_gen} generated do not fit into its context "
+            f"{path}: {speed.n_prompt} prompt tokens and {speed.n_gen} generated tokens do not fit into its context "
             f"of {n_ctx:,}",
-            hint="measure fewer, or give a larger context if the model has one",
+            hint="measure fewer tokens, or give a larger context if the model supports it",
         )
-    # Memory alone takes a whole batch and a token after it.
+    # To measure memory alone, run a full batch and one more token.
     n_prompt = speed.n_prompt if speed else max(1, min(setup.n_batch, n_ctx - 1))
     n_gen, repeats = (speed.n_gen, speed.repeats) if speed else (0, 0)
     job = {"n_prompt": n_prompt, "n_gen": n_gen, "repeats": repeats, "memory": memory}
@@ -74,9 +77,10 @@ def measure(
 
 
 def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008 — frozen
-    """Return what serving a model takes beside its weights, in seconds, as no weights are loaded.
+    """Return the memory that serving a model needs in addition to its weights.
 
-    `now` is the process with the vocabulary and the graph; `buffers` are what llama.cpp would allocate, `model` is 0.
+    No weights are loaded, so this takes only seconds. `now` is the memory of the process with the vocabulary and the
+    graph. `buffers` are the allocations that llama.cpp would make; their `model` is 0.
     """
     check_model(header)
     n_ctx = _context_of(header, setup.n_ctx)
@@ -90,10 +94,10 @@ def _memory(received: dict[str, Any], buffers: Buffers) -> Memory:
 def measure_in_turn(
     cells: Sequence[Cell], *, speed: SpeedTask, memory: bool = True, progress: Progress = silent
 ) -> list[Measured]:
-    """Measure several, one repeat of each in turn, so that a slow minute does not affect one file alone.
+    """Measure several files, one repeat of each in turn, so that a slow minute does not affect a single file.
 
-    All files are checked first. Each repeat loads its file again, from the page cache, in a process of its own. Memory
-    is measured the first time.
+    All files are checked first. Each repeat loads its file again, from the page cache, in a new process. Memory is
+    measured in the first repeat.
     """
     for cell in cells:
         _opened(cell.path, 1)
@@ -105,7 +109,7 @@ def measure_in_turn(
         def advance(
             done: int, total: int, what: str = "", /, n: int = n, cell: Cell = cell
         ) -> None:
-            """Report thousandths of a step."""
+            """Report progress in thousandths of a step."""
             done = n * 1000 + 1000 * done // max(1, total)
             progress(done, steps * 1000, f"{cell.path.name}, {what}")
 
@@ -124,7 +128,7 @@ def keep_reference(
     positions: int = POSITIONS,
     progress: Progress = silent,
 ) -> Reference:
-    """Keep a model's logits of a text, for `divergence`, in 4 bytes for each position and row of the vocabulary.
+    """Save a model's logits on a text for `divergence`; the file has 4 bytes for each position and vocabulary row.
 
     The text is tokenized by this model and cut into evenly spread windows, at least one (see `windows.cut`).
     """
@@ -133,7 +137,7 @@ def keep_reference(
     try:
         check_disk(store.parent, 4 * max(positions, n_ctx // 2) * n_vocab)
     except NotEnoughDisk as e:
-        hint = "free some space, measure fewer positions, or keep them elsewhere (TMPDIR)"
+        hint = "free disk space, measure fewer positions, or save the logits elsewhere (TMPDIR)"
         raise NotEnoughDisk(e.message, hint=hint) from None
     with replacing(store) as part:
         job = {"store": str(part), "text": text, "length": WINDOW, "positions": positions}
@@ -149,17 +153,17 @@ def divergence(
     *,
     progress: Progress = silent,
 ) -> Divergence:
-    """Compare a GGUF file with a reference from `keep_reference`. `progress` gets positions."""
+    """Compare a GGUF file with a reference from `keep_reference`. `progress` receives positions."""
     header, n_ctx = _opened(path, reference.windows.length)
     if (rows := _n_vocab(header)) != reference.n_vocab:
         raise InvalidInput(
-            f"{path}: has a vocabulary of {rows:,} tokens, and {reference.model} one of {reference.n_vocab:,}: "
+            f"{path}: its vocabulary has {rows:,} tokens, that of {reference.model} has {reference.n_vocab:,}: "
             "their predictions cannot be compared",
             hint="compare files of the same model",
         )
     if n_ctx < (length := reference.windows.length):
         raise InvalidInput(
-            f"{path}: its context of {n_ctx:,} tokens does not hold the reference's windows of {length:,}",
+            f"{path}: its context of {n_ctx:,} tokens is shorter than the reference's windows of {length:,}",
             hint="compare files of the same model",
         )
     job = {"store": str(reference.path), "windows": reference.windows.ids}
@@ -172,7 +176,7 @@ def divergence(
 
 
 def _opened(path: Path, n_ctx: int) -> tuple[GgufHeader, int]:
-    """Return the checked header of a model, and `n_ctx` or the tokens that it was trained on."""
+    """Return the checked header of a model, and `n_ctx` limited to the context that it was trained with."""
     header = read_gguf(path)
     check_model(header)
     return header, _context_of(header, n_ctx)
@@ -184,13 +188,13 @@ def _context_of(header: GgufHeader, n_ctx: int) -> int:
 
 
 def _n_vocab(header: GgufHeader) -> int:
-    """Return the rows of the vocabulary, which `check_model` has found."""
+    """Return the vocabulary size of a model that `check_model` has accepted."""
     tokens = header.metadata["tokenizer.ggml.tokens"]
     return len(tokens) if isinstance(tokens, list) else 0
 
 
 def _all_logits(setup: Setup, header: GgufHeader) -> Setup:
-    """Return the setup with room for the logits of a block of positions."""
+    """Return the setup with memory reserved for the logits of a block of positions."""
     return replace(setup, n_outputs=rows_at_once(_n_vocab(header), setup.n_batch))
 
 

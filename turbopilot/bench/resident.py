@@ -1,4 +1,4 @@
-"""Memory of this process, as the system reports it."""
+"""Resident memory of this process, as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _DONTNEED: Final = 4  # MADV_DONTNEED in mman-common.h
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Bytes of main memory of this process.
+    """Bytes of main memory used by this process.
 
-    `now` is the peak, and `of_files` (mapped pages, which the system may drop) 0, if the system does not report them.
+    `of_files` counts the pages of mapped files, which the system may drop. If the system reports only the peak, `now`
+    is the peak and `of_files` is 0.
     """
 
     peak: int
@@ -25,7 +26,7 @@ class Resident:
 
 
 def resident() -> Resident:
-    """Return this process's memory, including pages shared with others."""
+    """Return the memory of this process, including pages shared with other processes."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux
         return parsed_status(status.read_text("ascii", "replace"))
@@ -34,9 +35,9 @@ def resident() -> Resident:
 
 
 def drop_mapped(files: Iterable[Path]) -> bool:
-    """Drop this process's pages of mapped files, which are read again when touched; False except on Linux.
+    """Drop this process's pages of mapped files; return whether the system supports it (only Linux does).
 
-    Source: madvise(2), MADV_DONTNEED; proc_pid_maps(5).
+    A dropped page is read again when it is used. Source: madvise(2), MADV_DONTNEED; proc_pid_maps(5).
     """
     wanted = {str(path.resolve()) for path in files}
     maps = Path("/proc/self/maps")
@@ -67,7 +68,7 @@ def parsed_status(text: str) -> Resident:
 
 
 def _posix_peak() -> int:
-    # Wrong on Linux, where a child starts with its parent's peak. Source: getrusage(2).
+    # Wrong on Linux: a child process starts with the peak of its parent. Source: getrusage(2).
     import resource
 
     usage: Any = resource.getrusage(resource.RUSAGE_SELF)
@@ -75,7 +76,10 @@ def _posix_peak() -> int:
 
 
 def _windows_peak() -> int:
-    """Source: GetProcessMemoryInfo; PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then sizes, the peak first."""
+    """Return the peak from GetProcessMemoryInfo.
+
+    Source: PROCESS_MEMORY_COUNTERS has two 32-bit numbers, then sizes; the first size is the peak.
+    """
     counters = (ctypes.c_size_t * 9)()
     kernel = getattr(ctypes, "windll").kernel32  # noqa: B009
     kernel.GetCurrentProcess.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""Measurements of a file: speed, memory, divergence."""
+"""Results of measuring a file: speed, memory, divergence."""
 
 from __future__ import annotations
 
@@ -14,43 +14,47 @@ from turbopilot.llama.log import Buffers
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Tokens per second: tokens of each repeat, and a sample for each."""
+    """Tokens per second in several repeats.
+
+    `tokens` is the number of tokens in each repeat, and `samples` has the speed of each repeat.
+    """
 
     tokens: int
     samples: tuple[float, ...]
 
     @classmethod
     def of(cls, tokens: int, samples: list[float]) -> Rate | None:
-        """Return the rate of these repeats; None without any."""
+        """Return the rate of these repeats; None if there are none."""
         return cls(tokens, tuple(samples)) if samples else None
 
     @property
     def median(self) -> float:
-        """Return the median of the samples."""
+        """Median of the samples."""
         return median(self.samples)
 
     @property
     def spread(self) -> float:
-        """Return half of the difference between the slowest and the fastest."""
+        """Half of the difference between the slowest and the fastest sample."""
         return (max(self.samples) - min(self.samples)) / 2
 
     def joined(self, other: Rate) -> Rate:
-        """Add the repeats of another round."""
+        """Return the rate with the repeats of `other` added."""
         return Rate(self.tokens, self.samples + other.samples)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident bytes of the process in which the model was loaded and used.
+    """Resident bytes of the process that loaded and ran the model.
 
     Attributes:
-        peak: the maximum, including Python and llama.cpp's library.
+        peak: maximum, including Python and llama.cpp's library.
         base: before the model was loaded.
-        now: at the end, below the peak if weights were rearranged at loading.
-        needed: after the mapped file's pages were dropped and used ones read again; `now` if the system cannot.
+        now: at the end; below the peak if weights were repacked when the model was loaded.
+        needed: after the pages of the mapped file were dropped and the used ones read again; `now` if the system does
+            not support this.
         of_files: pages of the mapped file in `now`, which the system may drop; 0 if it does not report them.
         buffers: llama.cpp's allocations, from its log.
-        devices: name → bytes of GPU memory taken by all processes since before the model was loaded.
+        devices: device name → GPU memory that all processes have taken since before the model was loaded.
     """
 
     peak: int
@@ -64,10 +68,16 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One measured file: its type is the one that holds the most bytes, its size that of all its parts.
+    """Measurements of one file.
 
-    `n_ctx` are the cells of the context, `devices` the GPUs that llama.cpp had, and `built_for` is its description of
-    its build and the processor. `prompt` is the prefill speed, `generation` the decode speed after the prompt.
+    Attributes:
+        type_name: type of the most bytes.
+        n_bytes: size of all parts of the file.
+        n_ctx: cells of the KV cache.
+        devices: GPUs that llama.cpp could use.
+        built_for: llama.cpp's description of its build and the processor.
+        prompt: prefill speed.
+        generation: decode speed after the prompt.
     """
 
     path: Path
@@ -85,7 +95,7 @@ class Measured:
     memory: Memory | None
 
     def joined(self, other: Measured) -> Measured:
-        """Add the rates of another repeat."""
+        """Return the measurements with the rates of `other` added."""
         rates = {
             name: rate.joined(getattr(other, name))
             for name in ("prompt", "generation")
@@ -96,10 +106,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """KL(reference ‖ file) in nats, over so many positions of a text.
+    """KL(reference ‖ file) in nats over the positions of a text.
 
-    `top1` is the share of positions where both prefer the same token. Standard errors treat positions as independent,
-    which they are not within a window; that of the ratio file / reference is of the paired difference.
+    `top1` is the share of positions at which both predict the same most likely token. Standard errors assume that
+    positions are independent, although they are not within a window. `perplexity_ratio` is file / reference, with the
+    standard error of the paired difference.
     """
 
     positions: int
@@ -117,9 +128,10 @@ class Divergence:
 
     @classmethod
     def of(cls, kl: Floats, same: Floats, loss: Floats, other_loss: Floats) -> Divergence:
-        """Compute the figures of P > 0 positions, all (P,).
+        """Compute the figures of P > 0 positions; all arrays are (P,).
 
-        `same` is 1 if both prefer the same token; the losses are −log p of the next token, the reference's first.
+        `same` is 1 if both predict the same token. `loss` and `other_loss` are −log p of the next token, for the
+        reference and the file.
         """
         n = len(kl)
         p50, p90, p99 = map(float, np.quantile(kl, [0.5, 0.9, 0.99]))

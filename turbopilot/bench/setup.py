@@ -10,11 +10,14 @@ from turbopilot.formats.ggml_types import CACHE_TYPES
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How to load a model; the defaults are those of `serve`.
+    """Settings for loading a model; the defaults are those of `serve`.
 
-    `n_ctx` is limited to the tokens of the model's training. None is one thread per processor core, all layers on a GPU
-    if there is one, and flash attention if it is faster or memory is short. `n_outputs` are the positions of a batch
-    for whose logits llama.cpp reserves memory; 0 is all.
+    Attributes:
+        n_ctx: tokens of context, limited to the context that the model was trained with.
+        n_threads: None is one thread per processor core.
+        n_gpu_layers: None puts all layers on a GPU if there is one.
+        n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
+        flash_attention: None uses it if it is faster or memory is short.
     """
 
     n_ctx: int = 2048
@@ -29,16 +32,16 @@ class Setup:
         _check_least(self, n_ctx=1, n_batch=1, n_outputs=0, n_threads=1)
         if self.cache_type not in CACHE_TYPES:
             raise InvalidInput(
-                f"{self.cache_type}: not a type for the KV cache",
+                f"{self.cache_type}: not a KV cache type",
                 hint=did_you_mean(self.cache_type, CACHE_TYPES),
             )
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedTask:
-    """Tokens to time, as llama-bench does (`-p N -n M -d N`).
+    """Tokens to time, as with llama-bench `-p N -n M -d N`.
 
-    `n_prompt` tokens are read n_batch at once, then `n_gen` (0 for none) generated one after another.
+    `n_prompt` tokens are prefilled in batches of `n_batch`, then `n_gen` tokens (0 for none) are decoded one by one.
     """
 
     n_prompt: int = 512

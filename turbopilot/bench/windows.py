@@ -1,7 +1,7 @@
-"""Windows of a text, of which the second half is measured, and a model's logits of them.
+"""Windows of a text, and a model's logits on them.
 
-llama.cpp's perplexity tool does the same, since without context a model predicts little, which would hide a
-quantization's loss. Unlike there, the windows are spread over the text.
+Only the second half of each window is measured, as in llama.cpp's perplexity tool: without context a model predicts
+poorly, which would hide the loss of a quantization. Unlike in that tool, the windows are spread over the text.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ import numpy as np
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.kl_divergence import Logits
 
-_BLOCK_LOGITS: Final = 1 << 24  # 64 MiB of float32 a block: bounds memory whatever the vocabulary
+# 64 MiB of float32 for a block: limits memory for any vocabulary size.
+_BLOCK_LOGITS: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of equally many token ids."""
+    """Windows of token ids, all of the same length."""
 
     ids: Sequence[Sequence[int]]
 
     @property
     def length(self) -> int:
-        """Return the tokens of a window."""
+        """Number of tokens in a window."""
         return len(self.ids[0])
 
     @property
     def measured(self) -> range:
-        """Return the positions measured in each: n/2 … n-2, so that a token follows each."""
+        """Measured positions of each window: n/2 … n-2, so that a token follows each."""
         return range(self.length // 2, self.length - 1)
 
     @property
     def positions(self) -> int:
-        """Return how many are measured in all."""
+        """Number of measured positions in all windows."""
         return len(self.ids) * len(self.measured)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model's logits of a text, in a file of (P, V) float32: P positions, V vocabulary rows."""
+    """Logits of a model on a text, in a file of (P, V) float32: P positions, V vocabulary size."""
 
     path: Path
     model: str
@@ -51,20 +52,21 @@ class Reference:
     windows: Windows
 
     def logits(self) -> Logits:
-        """Return (P, V), mapped from the file."""
+        """Return the logits (P, V), mapped from the file."""
         return np.memmap(self.path, "<f4", "r", shape=(self.windows.positions, self.n_vocab))
 
 
 def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> Windows:
     """Return windows of a text's tokens, spread evenly; a text shorter than `length` is one window.
 
-    At most `positions` are measured, but always a window. `begin` is the first token of each, if the model wants one.
+    At most `positions` positions are measured, but at least one window. `begin` is the first token of each window, if
+    the model expects one.
     """
     head = [] if begin is None else [begin]
     size = min(length, len(ids) + len(head))
     if size < 4:
         raise InvalidInput(
-            f"the text has {len(ids)} tokens: too few to measure", hint="give a longer one"
+            f"the text has {len(ids)} tokens: too few to measure", hint="give a longer text"
         )
     step = size - len(head)
     there = len(ids) // step
@@ -83,5 +85,5 @@ def row_blocks(measured: range, rows: int) -> list[range]:
 
 
 def rows_at_once(n_vocab: int, n_batch: int) -> int:
-    """Return the positions whose logits are held at once."""
+    """Return the number of positions whose logits are kept in memory at once."""
     return max(1, min(n_batch, _BLOCK_LOGITS // n_vocab))

@@ -1,7 +1,7 @@
 """Catalogue of known models: aliases, sizes, licences, old files.
 
-Sources: each model's card and config.json on the Hugging Face Hub; parameters are counted by transformers. The old
-`.bin` files are those of the original TurboPilot's MODELS.md.
+Sources: the card and config.json of each model on the Hugging Face Hub, and for `.bin` files the MODELS.md of the
+original TurboPilot. Parameters are counted by transformers.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def find(name: str) -> KnownModel | None:
 
 
 def recognize(name: str, url: str = "") -> KnownModel | None:
-    """Return the model of a file, also after conversion and quantization.
+    """Return the model that a file was made from, also after conversion and quantization; None if unknown.
 
     Args:
-        name: general.name or the file's name: starts with a repository's or an old file's.
-        url: the repository's page, from the metadata.
+        name: general.name or the file name; it must start with an alias, a repository name or an old file name.
+        url: page of the repository, from the metadata.
 
     >>> recognize("wizardcoder-15b-v1.0-q4_0").alias
     'wizardcoder-15b'
@@ -62,7 +62,7 @@ def recognize(name: str, url: str = "") -> KnownModel | None:
 
 
 def known_template(header: GgufHeader) -> str:
-    """Return the chat template of a file's model; "" for unknown models."""
+    """Return the catalogue's chat template for a model file; "" for unknown models."""
     name, url = (header.metadata.get(f"general.{key}") for key in ("name", "source.repo_url"))
     named = name if isinstance(name, str) and name else header.path.stem
     model = recognize(named, url if isinstance(url, str) else "")
@@ -70,7 +70,7 @@ def known_template(header: GgufHeader) -> str:
 
 
 def _names(model: KnownModel) -> list[str]:
-    """Return prefixes of the model's file names, in lower case."""
+    """Return the prefixes by which file names of the model are recognized, in lower case."""
     names = [model.alias, model.repository.rpartition("/")[2]]
     if model.old_bin:
         names.append(model.old_bin.file.partition(".ggml")[0].removesuffix(".bin"))

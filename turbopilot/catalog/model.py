@@ -1,4 +1,4 @@
-"""Entries of the catalogue."""
+"""Entries of the model catalogue."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from turbopilot.llama.geometry import Geometry, weights_bytes
 
 @dataclass(frozen=True, slots=True)
 class OldBin:
-    """A ggml `.bin` that the original TurboPilot's list of models named.
+    """A ggml `.bin` file from the original TurboPilot's list of models.
 
     Attributes:
-        repository: on the Hugging Face Hub.
-        file: name in the repository.
-        model_type: value of `serve --model-type`.
+        repository: owner/name on the Hugging Face Hub.
+        file: file name in the repository.
+        model_type: value for `serve --model-type`.
     """
 
     repository: str
@@ -34,22 +34,22 @@ class KnownModel:
 
     Attributes:
         alias: name on the command line, in any letter case.
-        family: heading in the list.
+        family: heading in the list of models.
         repository: owner/name on the Hugging Face Hub.
         architecture: from config.json.
         parameters: exact count, as transformers counts them.
-        geometry: shapes of the network.
-        context: tokens; of StarCoder2, its sliding window.
-        licence: of the weights.
-        suits: machine or purpose, in words.
-        languages: programming languages that its authors name; of those with many, the common ones.
-        breadth: the languages in short, if they are too many to list.
-        fim: whether it fills in the middle, with known tokens.
+        geometry: sizes of the network.
+        context: tokens of context; for StarCoder2, its sliding window.
+        licence: licence of the weights.
+        suits: recommended machine or purpose.
+        languages: programming languages that the authors list; only the common ones if there are many.
+        breadth: short description of the languages, if there are too many to list.
+        fim: whether the model supports fill-in-the-middle with known tokens.
         gated: whether the Hub requires a login and an accepted licence.
         revision: branch, tag or commit; "" is main.
-        gguf_repository: repository with ready GGUF files; "" if none is known.
-        old_bin: the original TurboPilot's file.
-        chat_template: in Jinja, if the model's own files have none.
+        gguf_repository: repository with GGUF files; "" if none is known.
+        old_bin: `.bin` file for the original TurboPilot.
+        chat_template: Jinja template, if the model's files have none.
     """
 
     alias: str
@@ -72,20 +72,20 @@ class KnownModel:
 
     @property
     def url(self) -> str:
-        """Page on the Hub."""
+        """Page of the model on the Hub."""
         return f"https://huggingface.co/{self.repository}"
 
     @property
     def languages_in_short(self) -> str:
-        """The languages, for a table."""
+        """Languages in a form short enough for a table."""
         return self.breadth or ", ".join(self.languages)
 
     def footprint(self, type_name: str, n_ctx: int = 0, *, cache_type: str = "F16") -> Footprint:
-        """Return the memory for serving; `type_name` is one of `TYPES`, 0 for `n_ctx` is the default of `serve`."""
+        """Return the memory for serving in a type of `TYPES`; `n_ctx=0` is the default of `serve`."""
         weights = weights_bytes(self.geometry, self.parameters, type_name)
         n_ctx = n_ctx or default_context(self.context)
         return footprint(self.geometry, weights, n_ctx, cache_type=cache_type)
 
     def best_type(self, budget: int) -> str:
-        """Return the best type that can be served within `budget` bytes; "" if none fits."""
+        """Return the most accurate type that can be served within `budget` bytes; "" if none fits."""
         return best_type(self.geometry, self.parameters, default_context(self.context), budget)

@@ -1,6 +1,6 @@
-"""Measured prefill speed of each type; it does not follow the number of bits.
+"""Measured prefill speed of each type, which does not depend on the number of bits alone.
 
-`scripts/bench_types.py` measures another machine.
+Use `scripts/bench_types.py` to measure another machine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Final
 
 MEASURED_ON: Final = "2 cores of an AMD EPYC with AVX-512, llama.cpp of llama-cpp-python 0.3.36"
-# Recipe → percent of F16's tokens per second: CodeGen-350M's geometry, 256 tokens, medians of three rounds in turn.
+# File type → percent of the tokens per second in F16: CodeGen-350M's geometry, 256 tokens, medians of three rounds in
+# which the types take turns.
 PROMPT_SPEED: Final[dict[str, int]] = {
     "F32": 58, "F16": 100, "BF16": 166, "Q8_0": 99, "Q6_K": 179, "Q5_K_M": 200, "Q5_K_S": 190, "Q5_1": 45, "Q5_0": 90,
     "Q4_K_M": 133, "Q4_K_S": 117, "IQ4_NL": 154, "IQ4_XS": 217, "Q4_1": 50, "Q4_0": 142, "Q3_K_L": 203, "Q3_K_M": 159,
@@ -20,7 +21,7 @@ PROMPT_SPEED: Final[dict[str, int]] = {
 
 
 def prompt_speeds(names: Iterable[str]) -> str:
-    """Return the speeds of types in a line, in percent of F16's.
+    """Return the speeds of file types in one line, in percent of F16.
 
     >>> prompt_speeds(["Q5_1", "IQ4_XS"])
     'Q5_1 45 %, IQ4_XS 217 % of F16 (2 cores of an AMD EPYC with AVX-512, llama.cpp of llama-cpp-python 0.3.36)'

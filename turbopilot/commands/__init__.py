@@ -1,1 +1,1 @@
-"""One verb a file: parse, call one function, render. Heavy imports stay inside the functions."""
+"""Commands of `turbopilot`, one module each. Heavy imports stay inside the functions, so that `--help` is fast."""

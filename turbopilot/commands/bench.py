@@ -1,4 +1,4 @@
-"""`turbopilot bench`."""
+"""The `turbopilot bench` command."""
 
 from __future__ import annotations
 
@@ -23,48 +23,50 @@ class BenchArguments:
     """Arguments of `turbopilot bench`."""
 
     models: Annotated[list[str], typer.Argument(
-        metavar="MODEL...", help="GGUF files, checkpoint folders, or names (turbopilot models).",
+        metavar="MODEL", help="GGUF files, checkpoint folders, or model names (see turbopilot models).",
     )]
     against: Annotated[str | None, typer.Option(
-        help="Reference for KL divergences, such as the F16 file that the others were made from.",
+        help="Reference for the KL divergence, such as the F16 file that the others were made from.",
     )] = None
-    n_prompt: Annotated[int, typer.Option("-p", "--prompt-tokens", min=1, help="Tokens of the prompt.")] = 512
+    n_prompt: Annotated[int, typer.Option("-p", "--prompt-tokens", min=1, help="Number of prompt tokens.")] = 512
     n_gen: Annotated[int, typer.Option(
-        "-n", "--gen-tokens", min=0, help="Tokens generated after it; 0 for none.",
+        "-n", "--gen-tokens", min=0, help="Number of tokens to generate after the prompt.",
     )] = 64
     repeats: Annotated[int, typer.Option(
-        "-r", "--repeats", min=1, help="Rounds over all files; the median is reported.",
+        "-r", "--repeats", min=1, help="Number of rounds over all files; the median is shown.",
     )] = 3
     threads: Annotated[list[str] | None, typer.Option(
-        "-t", "--threads", help="Compute threads; several (1,2,4) make a row each. Default: one per processor core.",
+        "-t", "--threads", help="Number of threads; several values (1,2,4) are measured one by one. Default: one per "
+        "processor core.",
     )] = None
     n_gpu_layers: NGpuLayers = "auto"
     ctx: Annotated[int | None, typer.Option(
         "-c", "--ctx", min=1,
-        help="Context in tokens, which takes memory. Default: 2048, or what the model has, or -p and -n need.",
+        help="Context in tokens. Default: 2048, less if the model has less, or more if -p and -n need it.",
     )] = None
-    cache_type: Annotated[str, typer.Option(help="Type of keys and values: f16, q8_0, q4_0 …")] = "f16"
+    cache_type: Annotated[str, typer.Option(help="Type of the KV cache: f16, q8_0, q4_0 …")] = "f16"
     text: Annotated[Path | None, typer.Option(
-        help="Text to compare on. Default: code in many languages that imatrix does not use.",
+        help="Text file for the comparison. Default: code in many languages, none of it used by imatrix.",
     )] = None
     positions: Annotated[int | None, typer.Option(
-        min=1, help="Positions of the text to compare at. Default: 1024; more show finer differences.",
+        min=1, help="Number of positions to compare. Default: 1024; more resolve smaller differences.",
     )] = None
-    plot: Annotated[Path | None, typer.Option(help="Draw size, KL and speed into this SVG file.")] = None
+    plot: Annotated[Path | None, typer.Option(help="Plot size, KL divergence and speed to this SVG file.")] = None
     as_json: AsJson = False
 # fmt: on
 
 
 @takes(BenchArguments)
 def bench(given: BenchArguments) -> None:
-    """Measure how fast files run here, how much memory they take, and how far they are from a reference.
+    """Measure the speed, the memory and the accuracy of model files.
 
-    Speeds are llama-bench's pp512 and tg64 (behind the prompt: -d 512). Files take turns, so that a slow minute
-    of the machine does not fall on one alone.
+    The speeds are comparable to llama-bench's pp512 and tg64 with -d 512: tokens are generated after the prompt. Each
+    round measures every file once, so that a temporary slowdown of the machine affects all of them. With --against,
+    the KL divergence from that file is measured too.
 
     Example: turbopilot bench codegen-f16.gguf codegen-q4_0.gguf
 
-    Example: turbopilot bench codegen-*.gguf --against codegen-f16.gguf --plot codegen.svg
+    Example: turbopilot bench q4_0.gguf q8_0.gguf --against f16.gguf
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
@@ -75,8 +77,8 @@ def bench(given: BenchArguments) -> None:
 
     if not given.against and (given.text or given.positions):
         raise InvalidInput(
-            f"{'--text' if given.text else '--positions'} needs a file to compare with",
-            hint="give it with --against",
+            f"{'--text' if given.text else '--positions'} needs a reference to compare with",
+            hint="give one with --against",
         )
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
@@ -109,12 +111,12 @@ def bench(given: BenchArguments) -> None:
 
 
 def _by_threads(setup: Setup, threads: list[str]) -> list[Setup]:
-    """Return the setup with each number of threads of "-t 1,2 -t 4"."""
+    """Return one setup for each number of threads in options such as `-t 1,2 -t 4`."""
     counts: list[int] = []
     for word in (word for option in threads for word in option.split(",")):
         if not word.strip().isdecimal() or int(word) < 1:
             raise InvalidInput(
-                f"-t {word}: not a number of threads", hint="give 1 or more, as -t 1,2"
+                f"-t {word}: is not a number of threads", hint="give 1 or more, for example -t 1,2"
             )
         counts.append(int(word))
     return [replace(setup, n_threads=n) for n in dict.fromkeys(counts)] or [setup]
@@ -125,8 +127,8 @@ def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
 
     if path.suffix.lower() != ".svg":
         raise InvalidInput(
-            f"--plot {path}: only SVG can be drawn",
-            hint=f"give {path.with_suffix('.svg').name}: browsers show it, and rsvg-convert or inkscape make a PNG",
+            f"--plot {path}: only SVG is supported",
+            hint=f"give {path.with_suffix('.svg').name}; rsvg-convert or inkscape can convert it to PNG",
         )
     check_output(path, force=True, inputs=models)
 
@@ -134,7 +136,7 @@ def _check_plot(path: Path, models: tuple[Path, ...]) -> None:
 def _compared(
     against: Path, paths: dict[str, Path], given: BenchArguments, setup: Setup
 ) -> dict[str, Divergence]:
-    """Return each file's divergence from the reference."""
+    """Return each file's KL divergence from the reference, by name."""
     from turbopilot.bench import POSITIONS, divergence, keep_reference
     from turbopilot.corpus import evaluation_text
     from turbopilot.verify.texts import read_text

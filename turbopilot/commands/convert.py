@@ -1,4 +1,4 @@
-"""`turbopilot convert`."""
+"""The `turbopilot convert` command."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ class ConvertArguments:
     """Arguments of `turbopilot convert`."""
 
     source: Annotated[str, typer.Argument(
-        help="A checkpoint: its folder, a known model's name, or owner/name on the Hub; or an old ggml .bin; or 'demo' "
-        "for the bundled one.",
+        help="Checkpoint folder, model name (see turbopilot models), owner/name on the Hub, old ggml .bin file, or "
+        "'demo' for the bundled model.",
     )]
     output: Annotated[Path | None, typer.Option(
-        "-o", "--output", help="File to write. Default: SOURCE's name and type.",
+        "-o", "--output", help="File to write. Default: named after SOURCE and the type.",
     )] = None
     dtype: Annotated[str, typer.Option(
         show_default=False,
-        help="Type of the matrices: f16, bf16, f32, q8_0, or auto (as in SOURCE). Vectors stay F32. Default: f16; an "
-        "old .bin keeps its types.",
+        help="Type of the matrices: f16, bf16, f32, q8_0, or auto to keep SOURCE's. Vectors are always F32. Default: "
+        "f16; an old .bin keeps its types.",
     )] = ""
     to: Annotated[str, typer.Option(
-        help="gguf, or gptj: a Hugging Face GPT-J checkpoint (from CodeGen only).",
+        help="Output format: gguf, or gptj for a Hugging Face GPT-J checkpoint (CodeGen models only).",
     )] = "gguf"
     split_max_size: Annotated[str, typer.Option(
-        help="Write parts of at most this size (4GB); llama.cpp loads them by the first one.",
+        help="Split the output into files of at most this size, such as 4GB. Loading the first file loads them all.",
     )] = ""
     model_type: Annotated[str, typer.Option(
         "-m", "--model-type",
-        help="Model of an old .bin, if the file does not tell: codegen, starcoder, wizardcoder, stablecode.",
+        help="Model type of an old .bin, if it cannot be detected: codegen, starcoder, wizardcoder, stablecode.",
     )] = ""
     tokenizer: Annotated[Path | None, typer.Option(
-        help="Folder of the original model, for an old .bin whose vocabulary lost bytes.",
+        help="Folder with the original model's tokenizer, for an old .bin with a damaged vocabulary.",
     )] = None
     vocab_only: Annotated[bool, typer.Option(
-        "--vocab-only", help="Write only the metadata and the tokenizer, no weights.",
+        "--vocab-only", help="Write only the metadata and the tokenizer, without weights.",
     )] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the sizes, write nothing.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the tensors and their sizes; write nothing.")] = False
     force: Annotated[bool, typer.Option(
-        "--force", help="Overwrite the output, and keep NaN and infinite weights.",
+        "--force", help="Overwrite the output, and accept NaN and infinite weights.",
     )] = False
     as_json: AsJson = False
 # fmt: on
@@ -58,8 +58,8 @@ class ConvertArguments:
 def convert(given: ConvertArguments) -> None:
     """Convert a checkpoint to a GGUF file that llama.cpp runs.
 
-    Reads the weights a few rows at a time, so a model larger than memory converts. Everything is checked
-    before a byte is written, and the file appears whole or not at all.
+    The model may be larger than memory: weights are read a few rows at a time. The checkpoint is checked before
+    anything is written, and a failed conversion leaves no partial file.
 
     Example: turbopilot convert ./codegen-350M-mono -o codegen.gguf
 
@@ -98,7 +98,10 @@ def convert(given: ConvertArguments) -> None:
 
 
 def _name(source: str, folder: Path) -> str:
-    """Return the model's name: of the folder, file or repository (whose cached folder is named by its commit)."""
+    """Return the model's name, from its folder, file or repository.
+
+    The folder of a downloaded repository is named after its commit, so the repository's name is used instead.
+    """
     from turbopilot.app.resolve import DEMO
 
     if source == DEMO:

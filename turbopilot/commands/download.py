@@ -1,4 +1,4 @@
-"""`turbopilot download`."""
+"""The `turbopilot download` command."""
 
 from __future__ import annotations
 
@@ -24,28 +24,31 @@ class DownloadArguments:
     """Arguments of `turbopilot download`."""
 
     model: Annotated[str, typer.Argument(
-        help="An alias, owner/name, owner/name:Q4_K_M, owner/name/FILE.gguf, or the URL of a page of the Hub.",
+        help="Model name (see turbopilot models), owner/name, owner/name:Q4_K_M, owner/name/FILE.gguf, or the URL of "
+        "a page on the Hub.",
     )]
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None
-    to: Annotated[Path | None, typer.Option(help="Folder to download to. Default: the Hub's own cache.")] = None
-    quant: Annotated[str, typer.Option(help="Type of a ready GGUF file: Q4_K_M and so on, as after the colon.")] = ""
-    only: Annotated[str, typer.Option(help="tokenizer: config and tokenizer, without the weights.")] = ""
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and sizes, download nothing.")] = False
+    to: Annotated[Path | None, typer.Option(help="Folder to download to. Default: the Hub's cache.")] = None
+    quant: Annotated[str, typer.Option(help="Download the GGUF file of this type; Q4_K_M is the same as :Q4_K_M.")] = ""
+    only: Annotated[str, typer.Option(help="Set to tokenizer to download only the config and the tokenizer.")] = ""
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and sizes; download nothing.")] = False
     as_json: AsJson = False
 # fmt: on
 
 
 @takes(DownloadArguments)
 def download(given: DownloadArguments) -> None:
-    """Download a checkpoint, or a ready GGUF file, from the Hugging Face Hub.
+    """Download a checkpoint or a GGUF file from the Hugging Face Hub.
 
-    Takes only what is needed: config, tokenizer and weights of a checkpoint, safetensors before pickles, never
-    code. An interrupted download is resumed by the same command.
+    Of a checkpoint, only the config, the tokenizer and the weights are downloaded: safetensors if there are any,
+    else pickles, and never code. To resume an interrupted download, run the same command again.
 
-    HF_TOKEN or `hf auth login` opens gated models; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy;
-    HF_HUB_OFFLINE=1 only shows where the model is in the cache.
+    For gated models, set HF_TOKEN or run `hf auth login`. HF_ENDPOINT sets a mirror, HTTPS_PROXY a proxy. With
+    HF_HUB_OFFLINE=1, the path in the cache is printed and no request is sent.
 
-    Example: turbopilot download Salesforce/codegen-350M-mono --to codegen-350M-mono
+    Example: turbopilot download codegen-350M-mono
+
+    Example: turbopilot download Salesforce/codegen-350M-mono --to ./codegen
 
     Example: turbopilot download owner/name-GGUF:Q4_K_M
     """
@@ -86,30 +89,32 @@ def _look_up(wanted: HubRequest) -> Listing:
         return hub.look_up(wanted)
     except HubUnreachable as e:
         if here := hub.cached(wanted):
-            raise HubUnreachable(e.message, hint=f"all of it is in the cache: {here}") from e
+            raise HubUnreachable(
+                e.message, hint=f"the model is complete in the cache: {here}"
+            ) from e
         raise
 
 
 def _report_cached(wanted: HubRequest, given: DownloadArguments) -> None:
-    """Print the model's path in the cache while requests are forbidden.
+    """Print the model's path in the cache, in offline mode.
 
     Raises:
-        HubUnreachable: the model is not in the cache, or a copy in another folder is wanted.
+        HubUnreachable: the model is not in the cache, or `--to` is given.
     """
     from turbopilot import hub
 
     here = hub.cached(wanted)
     if here is None:
         raise HubUnreachable(
-            f"{wanted.repo}: HF_HUB_OFFLINE is set, and the cache does not have all of it",
-            hint="unset HF_HUB_OFFLINE and run it again",
+            f"{wanted.repo}: HF_HUB_OFFLINE is set, and the model is not complete in the cache",
+            hint="unset HF_HUB_OFFLINE and run the command again",
         )
     if given.to:
         raise HubUnreachable(
-            f"{wanted.repo}: HF_HUB_OFFLINE is set; the cache has all of it",
+            f"{wanted.repo}: HF_HUB_OFFLINE is set, but the model is complete in the cache",
             hint=f"copy it: cp -rL {shlex.quote(str(here))} {shlex.quote(str(given.to))}",
         )
-    console.info("offline (HF_HUB_OFFLINE is set): from the cache, no request was sent")
+    console.info("offline (HF_HUB_OFFLINE is set): using the cache, no request was sent")
     if given.as_json:
         console.emit_json({"repo": wanted.repo, "path": str(here), "offline": True})
     else:

@@ -1,4 +1,4 @@
-"""`turbopilot editors`."""
+"""The `turbopilot editors` command."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ DEFAULT_HOST: Final = "127.0.0.1"
 class EditorsArguments:
     """Arguments of `turbopilot editors`."""
 
-    name: Annotated[str, typer.Argument(help="An editor or plugin whose settings to print. Default: list all.")] = ""
+    name: Annotated[str, typer.Argument(help="Plugin or client, such as llama.vim. Default: list all.")] = ""
     host: Annotated[str | None, typer.Option(
-        show_default=DEFAULT_HOST, help="Value of `serve --host`, or the server's name in your network.",
+        show_default=DEFAULT_HOST, help="Host of the server: the value of `serve --host`, or its name in your network.",
     )] = None
     port: Annotated[int | None, typer.Option(
-        "-p", "--port", show_default=f"{DEFAULT_PORT}", help="Value of `serve --port`.",
+        "-p", "--port", show_default=f"{DEFAULT_PORT}", help="Port of the server: the value of `serve --port`.",
     )] = None
     url: Annotated[str, typer.Option(
-        "--url", help="The server's whole address instead, as https://code.example/turbopilot behind a proxy.",
+        "--url", help="URL of the server, instead of --host and --port, such as https://code.example/turbopilot.",
     )] = ""
     api_key: Annotated[str, typer.Option("--api-key", help="API key to write into the settings.")] = ""
     model: Annotated[str, typer.Option(
         "--model", show_default=False,
-        help="The model's name. The server accepts any; some plugins derive its fill-in-the-middle tokens from it. "
-        "Default: codegen.",
+        help="Model name to write into the settings. The server accepts any name; some plugins derive the "
+        "fill-in-the-middle tokens from it. Default: codegen.",
     )] = ""
     as_json: AsJson = False
 # fmt: on
@@ -45,16 +45,17 @@ class EditorsArguments:
 
 @takes(EditorsArguments)
 def editors(given: EditorsArguments) -> None:
-    """Print the settings that make an editor use the server.
+    """Print the settings that connect an editor to the server.
 
-    Each entry says how it was checked: tested (our tests run that client), replayed (our tests send its recorded
-    requests) or documented (from its documentation or source).
+    Without a name, list all editors and clients. The column "checked" shows how we checked each entry: tested (our
+    tests run that client), replayed (our tests send its recorded requests) or documented (taken from its
+    documentation or source).
 
     Example: turbopilot editors
 
     Example: turbopilot editors llama.vim --port 18080
 
-    Example: turbopilot editors continue --url https://code.example --api-key KEY --model qwen2.5-coder
+    Example: turbopilot editors continue --api-key KEY --model qwen2.5-coder
     """
     from turbopilot.editors import DEFAULT_MODEL, EDITORS, Target
     from turbopilot.render import editors as text
@@ -80,8 +81,8 @@ def _address(given: EditorsArguments) -> Address:
         )
     if host is not None or port is not None:
         raise InvalidInput(
-            "--url contains host and port already",
-            hint="give either --url or --host and --port",
+            "--url cannot be combined with --host or --port",
+            hint="give either --url, or --host and --port",
         )
     return address_at(given.url)
 
@@ -93,4 +94,4 @@ def _editor(name: str) -> Editor:
         return editor
     known = {n for e in EDITORS for n in (e.name, e.plugin)}
     hint = did_you_mean(name, known, "turbopilot editors lists them")
-    raise InvalidInput(f"{name}: not a known editor", hint=hint)
+    raise InvalidInput(f"{name}: unknown editor or plugin", hint=hint)

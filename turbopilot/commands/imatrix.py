@@ -1,4 +1,4 @@
-"""`turbopilot imatrix`."""
+"""The `turbopilot imatrix` command."""
 
 from __future__ import annotations
 
@@ -23,32 +23,34 @@ class ImatrixArguments:
 
     model: Annotated[str | None, typer.Argument(
         metavar="MODEL",
-        help="A GGUF file of any type, a checkpoint's folder, or a name (turbopilot models); NAME:Q8_0 if F16 does not "
-        "fit into memory.",
+        help="GGUF file of any type, checkpoint folder, or model name (see turbopilot models). If F16 does not fit in "
+        "memory, use NAME:Q8_0.",
     )] = None
     output: Annotated[Path | None, typer.Option(
-        "-o", "--output", help="File to write. Default: MODEL's name with -imatrix.gguf.",
+        "-o", "--output", help="File to write. Default: MODEL's name plus -imatrix.gguf.",
     )] = None
     text: Annotated[list[Path] | None, typer.Option(
         show_default=False,
-        help="Text like that which the model will see. Repeatable. Default: the bundled code in many languages.",
+        help="Text file to run the model on, similar to the text that you will complete. Can be repeated. Default: "
+        "the bundled code in many languages.",
     )] = None
     chunks: Annotated[int, typer.Option(
-        min=0, help="Maximal number of chunks. 0: all of the text.",
+        min=0, help="Maximum number of chunks to read; 0 reads the whole text.",
     )] = DEFAULT_CHUNKS
-    ctx: Annotated[int, typer.Option(min=2, help="Tokens of a chunk.")] = 512
+    ctx: Annotated[int, typer.Option(min=2, help="Tokens per chunk.")] = 512
     process_output: Annotated[bool, typer.Option(
-        "--process-output", help="Include the output head, which is seldom quantized to few bits.",
+        "--process-output", help="Include the output head, which is rarely quantized to few bits.",
     )] = False
     threads: Threads = 0
     n_gpu_layers: NGpuLayers = "auto"
     in_file: Annotated[list[Path] | None, typer.Option(
         show_default=False,
-        help="An earlier matrix of the model to merge with. Repeatable. Without MODEL, merge only these into --output.",
+        help="Existing matrix of the same model to merge with. Can be repeated. Without MODEL, merge these files into "
+        "--output.",
     )] = None
-    show: Annotated[bool, typer.Option("--show", help="Show the figures of MODEL, which is a matrix.")] = False
+    show: Annotated[bool, typer.Option("--show", help="Show statistics; MODEL is an importance matrix here.")] = False
     layers: Annotated[bool, typer.Option(
-        "--layers", help="With --show: one line per layer, not per weight.",
+        "--layers", help="With --show: one row per layer instead of one per tensor.",
     )] = False
     force: Force = False
     as_json: AsJson = False
@@ -57,20 +59,19 @@ class ImatrixArguments:
 
 @takes(ImatrixArguments)
 def imatrix(given: ImatrixArguments) -> None:
-    """Measure which inputs of each weight matter, so that quantizing spends its bits on them.
+    """Compute an importance matrix for more accurate quantization.
 
-    The model reads a text, and the mean square of each weight's inputs is stored: an importance matrix.
-    It improves types below 5 bits, small ones most; IQ1, IQ2 and IQ3_XXS require one. From Q5_K_M on it changes
-    next to nothing.
+    The model is run on a text, and the mean square of each weight's inputs is stored. The matrix improves types below
+    5 bits, the smallest ones most. IQ1, IQ2 and IQ3_XXS require one; from Q5_K_M upwards it changes almost nothing.
 
-    By default 100 chunks are read, 51,200 tokens, which takes 4 minutes at 200 tokens a second. An interrupted
-    run is resumed by the same command.
+    By default 100 chunks (51,200 tokens) are read, which takes about 4 minutes at 200 tokens per second. To resume an
+    interrupted run, run the same command again.
 
-    The file has the format of llama-imatrix, which llama-quantize reads as well.
+    The file has llama-imatrix's format, so llama-quantize can read it too.
 
     Example: turbopilot imatrix codegen-f16.gguf
 
-    Example: turbopilot imatrix qwen2.5-coder-1.5b --text mycode.txt --chunks 200
+    Example: turbopilot imatrix qwen2.5-coder-1.5b --text my.txt --chunks 200
 
     Example: turbopilot imatrix --show codegen-imatrix.gguf
     """
@@ -87,7 +88,9 @@ def _show(given: ImatrixArguments) -> None:
     from turbopilot.render.imatrix import show_matrix
 
     if not given.model:
-        raise InvalidInput("--show needs a matrix", hint="turbopilot imatrix --show FILE")
+        raise InvalidInput(
+            "--show needs an importance matrix", hint="turbopilot imatrix --show FILE"
+        )
     path = Path(given.model).expanduser()
     show_matrix(path, read_imatrix(path), layers=given.layers, as_json=given.as_json)
 
@@ -98,7 +101,7 @@ def _merge(given: ImatrixArguments) -> None:
 
     if not given.in_file or given.output is None:
         raise InvalidInput(
-            "a model is needed, or matrices to merge",
+            "give a model, or matrices to merge",
             hint="turbopilot imatrix MODEL, or turbopilot imatrix --in-file A --in-file B -o FILE",
         )
     merged = merge_files(given.in_file, given.output, force=given.force)
@@ -127,13 +130,13 @@ def _gather(given: ImatrixArguments, model: str) -> None:
             report = gather(path, target, text, options, force=given.force, progress=progress)
     except KeyboardInterrupt:
         if (kept := resume_path(target)).exists():
-            console.info(f"{kept}: partial matrix; run the same command to resume")
+            console.info(f"{kept}: partial matrix; run the same command again to resume")
         raise
     show_report(report, as_json=given.as_json)
 
 
 def _read_texts(paths: Sequence[Path]) -> tuple[str, str]:
-    """Return the text of several files, or the bundled one, and its name."""
+    """Return the text of the files, or the bundled text if there are none, and a name for it."""
     if not paths:
         from turbopilot.corpus import calibration_text
 

@@ -1,4 +1,4 @@
-"""`turbopilot inspect`."""
+"""The `turbopilot inspect` command."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class InspectArguments:
     """Arguments of `turbopilot inspect`."""
 
     file: Annotated[str, typer.Argument(
-        help="A GGUF (the first part of a split one), a checkpoint's folder, a .safetensors or a PyTorch .bin.",
+        help="GGUF file (of a split model, the first part), checkpoint folder, .safetensors file or PyTorch .bin "
+        "file.",
     )]
     tensors: Annotated[bool, typer.Option(
         "--tensors", help="List every tensor: name, shape, type, size, offset.",
     )] = False
     metadata: Annotated[bool, typer.Option(
-        "--metadata", help="List every key of the metadata, or of a checkpoint's config.json.",
+        "--metadata", help="List every metadata key, or every key of a checkpoint's config.json.",
     )] = False
     as_json: AsJson = False
 # fmt: on
@@ -31,10 +32,10 @@ class InspectArguments:
 
 @takes(InspectArguments)
 def inspect(given: InspectArguments) -> None:
-    """Describe a model file or checkpoint: shape, sizes, tokenizer, origin.
+    """Describe a model file or checkpoint: shape, tokenizer, origin.
 
-    For a checkpoint, also report whether it converts, and why not. Only headers are read, and no code is run.
-    Only a GGUF with a certificate of turbopilot verify is read whole, to check that it is unchanged.
+    For a checkpoint, also report whether it can be converted and, if not, why. Only headers are read, and no code is
+    run. A GGUF that turbopilot verify has signed is read completely, to check that it has not changed since.
 
     Example: turbopilot inspect codegen-q4_k_m.gguf
 

@@ -1,4 +1,4 @@
-"""`turbopilot models`."""
+"""The `turbopilot models` command."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 class ModelsArguments:
     """Arguments of `turbopilot models`."""
 
-    name: Annotated[str, typer.Argument(help="Alias or owner/name of one model to show in full.")] = ""
-    fits: Annotated[str, typer.Option("--fits", help="Only models that can be served in this memory (8GiB).")] = ""
-    fim: Annotated[bool, typer.Option("--fim", help="Only models that fill in between prefix and suffix.")] = False
-    language: Annotated[str, typer.Option("--language", help="Only models for this programming language.")] = ""
+    name: Annotated[str, typer.Argument(help="Name or owner/name of one model to show in detail.")] = ""
+    fits: Annotated[str, typer.Option("--fits", help="Show only models that fit in this memory, such as 8GiB.")] = ""
+    fim: Annotated[bool, typer.Option("--fim", help="Show only models that support fill-in-the-middle.")] = False
+    language: Annotated[str, typer.Option("--language", help="Show only models for this programming language.")] = ""
     as_json: AsJson = False
 # fmt: on
 
 
 @takes(ModelsArguments)
 def models(given: ModelsArguments) -> None:
-    """Show the known models: sizes, memory, licence, and what fits this machine.
+    """List the known models and the types that fit this machine.
 
-    The memory is the total for serving: the file, the context (8192 tokens, or the model's own if it is
-    shorter) and llama.cpp's buffers. Any other checkpoint of the same families works too, by owner/name.
+    The memory shown is the total for serving: the model file, the KV cache of the context (8192 tokens, or the
+    model's maximum if it is smaller) and llama.cpp's buffers. Other checkpoints of the same families work too; give
+    owner/name.
 
     Example: turbopilot models --fits 8GiB --fim
 
@@ -56,11 +57,13 @@ def models(given: ModelsArguments) -> None:
     if given.as_json:
         console.emit_json({"memory": budget, "models": [text.plain(m, budget) for m in found]})
     elif not found:
-        console.info("no known model matches these filters; leave out a filter")
+        console.info("no known model matches these filters; remove a filter")
     elif name:
         text.in_full(found[0], budget)
     else:
-        text.table(found, budget, fits or f"{size(budget)}, three quarters of this machine's")
+        text.table(
+            found, budget, fits or f"{size(budget)} (three quarters of this machine's memory)"
+        )
 
 
 def _known(name: str) -> KnownModel:
@@ -68,5 +71,5 @@ def _known(name: str) -> KnownModel:
 
     if model := catalog.find(name):
         return model
-    hint = did_you_mean(name, [m.alias for m in catalog.MODELS], "turbopilot models shows them")
-    raise ModelNotFound(f"{name}: no model of that name is known", hint=hint)
+    hint = did_you_mean(name, [m.alias for m in catalog.MODELS], "turbopilot models lists them")
+    raise ModelNotFound(f"{name}: unknown model name", hint=hint)

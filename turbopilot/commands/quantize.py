@@ -1,4 +1,4 @@
-"""`turbopilot quantize`."""
+"""The `turbopilot quantize` command."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ class QuantizeArguments:
     """Arguments of `turbopilot quantize`."""
 
     source: Annotated[str | None, typer.Argument(
-        metavar="MODEL", help="An F32, F16 or BF16 GGUF file, a checkpoint's folder, or a name (turbopilot models).",
+        metavar="MODEL",
+        help="F32, F16 or BF16 GGUF file, checkpoint folder, or model name (see turbopilot models).",
     )] = None
     type_name: Annotated[str | None, typer.Argument(
-        metavar="TYPE", help="Q4_0, Q4_K_M, Q8_0 … (see --list).",
+        metavar="TYPE", help="Quantization type, such as Q4_0, Q4_K_M or Q8_0 (see --list).",
     )] = None
     output: Annotated[Path | None, typer.Option(
-        "-o", "--output", help="File to write. Default: MODEL's name with the type.",
+        "-o", "--output", help="File to write. Default: MODEL's name plus the type.",
     )] = None
     fit: Annotated[str, typer.Option(
         metavar="SIZE", show_default=False,
-        help="Instead of TYPE: total memory for serving (4GiB, 900MB). The type of each matrix is chosen to fit.",
+        help="Instead of TYPE: choose the type of each matrix so that serving takes at most this memory, such as 4GiB "
+        "or 900MB.",
     )] = ""
     imatrix: Annotated[str, typer.Option(
         metavar="FILE|auto|none", show_default=False,
-        help="An importance matrix (turbopilot imatrix), which improves types below 5 bits; auto gathers one from "
-        "MODEL, once, in 10 minutes at most. Default: none; with --fit, auto.",
+        help="Importance matrix (see turbopilot imatrix), which improves types below 5 bits. auto computes one from "
+        "MODEL in at most 10 minutes and keeps it in the cache. Default: none; with --fit, auto.",
     )] = ""
     tensor_types: Annotated[list[str] | None, typer.Option(
         "--tensor-type", metavar="REGEX=TYPE",
-        help="Type of tensors whose name matches, e.g. 'ffn_down=q6_k'. Repeatable; the first match counts.",
+        help="Type of the tensors whose name matches REGEX, such as 'ffn_down=q6_k'. Can be repeated; the first match "
+        "applies.",
     )] = None
     output_type: Annotated[str, typer.Option(
         metavar="TYPE", show_default=False, help="Type of the output head (output.weight).",
     )] = ""
     embedding_type: Annotated[str, typer.Option(
         metavar="TYPE", show_default=False,
-        help="Type of the token embedding, which is also the output head of a tied model.",
+        help="Type of the token embedding. If the model has tied embeddings, it is the output head too.",
     )] = ""
     pure: Annotated[bool, typer.Option(
-        "--pure", help="Use TYPE for every matrix, without llama.cpp's mixture of types.",
+        "--pure", help="Use TYPE for every matrix instead of llama.cpp's mixture of types.",
     )] = False
     keep_split: Annotated[bool, typer.Option(
-        "--keep-split", help="Keep a split model split.",
+        "--keep-split", help="Write a split MODEL as split files too.",
     )] = False
     allow_requantize: Annotated[bool, typer.Option(
-        "--allow-requantize", help="Accept a quantized MODEL. That loses twice: start from F16 if you can.",
+        "--allow-requantize", help="Accept a quantized MODEL. Quality is lost twice: start from F16 if you can.",
     )] = False
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", help="Show every tensor's type and exact size; write nothing.",
@@ -65,24 +68,27 @@ class QuantizeArguments:
     cache_type: Annotated[str, typer.Option(
         help="With --fit: type of the KV cache, as in serve (f16, q8_0 …).",
     )] = "f16"
-    batch_size: Annotated[int, typer.Option(min=1, help="With --fit: batch size, as in serve.")] = 512
+    batch_size: Annotated[int, typer.Option(min=1, help="With --fit: batch size, as in serve.")
+] = 512
     minutes: Annotated[float, typer.Option(
-        min=0, help="With --fit: time to measure the loss of each group of matrices; half as much for --imatrix auto.",
+        min=0,
+        help="With --fit: time limit for measuring the loss of each group of matrices; --imatrix auto takes up to half "
+        "of it in addition.",
     )] = 10.0
     quick: Annotated[bool, typer.Option(
         "--quick",
-        help="With --fit: choose by rounding errors alone, in seconds, without running the model.",
+        help="With --fit: choose by rounding errors only. Takes seconds, because the model is not run.",
     )] = False
     types: Annotated[str, typer.Option(
         metavar="A,B,…", show_default=False,
-        help="With --fit: types to choose from. Default: all with a fast prefill.",
+        help="With --fit: types to choose from. Default: all types with a fast prefill.",
     )] = ""
     compare: Annotated[int, typer.Option(
-        min=0, help="With --fit: number of plain types to make and measure for comparison.",
+        min=0, help="With --fit: number of standard types to quantize and measure for comparison.",
     )] = 1
     n_gpu_layers: NGpuLayers = "auto"
     threads: Threads = 0
-    list_types: Annotated[bool, typer.Option("--list", help="Show all types and exit.")] = False
+    list_types: Annotated[bool, typer.Option("--list", help="List all quantization types and exit.")] = False
     force: Force = False
     as_json: AsJson = False
 # fmt: on
@@ -90,20 +96,19 @@ class QuantizeArguments:
 
 @takes(QuantizeArguments)
 def quantize(given: QuantizeArguments) -> None:
-    r"""Make a GGUF file smaller, with llama.cpp's own quantizer.
+    """Quantize a model to a given type, or to fit in a given memory.
 
-    Fewer bits per weight take less memory and lose more; turbopilot verify measures how much.
+    Fewer bits per weight take less memory and lose more quality; turbopilot verify measures the loss. The quantizer
+    is llama.cpp's.
 
-    With --fit, the model is run over code to measure the loss of each group of matrices by rounding. The file with
-    the least loss in the given memory is written, run as in serve, and compared with the plain types that fit as well.
+    With --fit, the model is run on code to measure how much rounding each group of matrices costs. The best file
+    within the memory limit is written, run with the settings of serve, and compared with standard types that fit too.
 
     Example: turbopilot quantize codegen-f16.gguf Q4_K_M
 
     Example: turbopilot quantize codegen-350M-mono Q4_0 --imatrix auto
 
-    Example: turbopilot quantize codegen-6B-multi --fit 4GiB --ctx 2048 --cache-type q8_0
-
-    Example: turbopilot quantize codegen-f16.gguf Q4_K_S --tensor-type 'blk\.0\.=q8_0' --dry-run
+    Example: turbopilot quantize codegen-6B-multi --fit 4GiB --ctx 2048
     """
     from turbopilot.render.quantize import show_types
 
@@ -115,7 +120,7 @@ def quantize(given: QuantizeArguments) -> None:
         _fit(given, given.source)
     else:
         raise InvalidInput(
-            "a file and a type are needed",
+            "give a model and a type",
             hint="turbopilot quantize FILE.gguf Q4_K_M, or --fit 4GiB; --list shows the types",
         )
 
@@ -161,8 +166,8 @@ def _fit(given: QuantizeArguments, source: str) -> None:
     }  # fmt: skip
     if wrong := [name for name, value in beyond.items() if value]:
         raise InvalidInput(
-            f"{wrong[0]}: --fit chooses the types itself",
-            hint="leave one of them out; --types limits its choice",
+            f"{wrong[0]}: cannot be combined with --fit, which chooses the types",
+            hint="leave one of them out; --types limits the choice",
         )
     from turbopilot.app.memory_fit import FitRequest, candidates, make_fit, plan_fit
     from turbopilot.app.resolve import resolve_gguf

@@ -1,4 +1,4 @@
-"""`turbopilot serve`."""
+"""The `turbopilot serve` command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from turbopilot.commands.serve_config import read_into
 from turbopilot.commands.serve_flags import with_options
 from turbopilot.render import console
 
-# Sources of an option's value, the first goes before the others: names of click's ParameterSource.
+# Sources of an option's value, in order of precedence; names of click's ParameterSource.
 _SOURCES: Final = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 
 
@@ -31,9 +31,9 @@ def serve(
             envvar="TURBOPILOT_CONFIG",
             is_eager=True,  # before the options that it sets
             callback=read_into,
-            help="TOML file of these options, for example parallel = 4, and a table [models] of NAME = "
-            '"FILE". The command line overrides TURBOPILOT_* variables, these the original\'s variables, and these '
-            "the file.",
+            help="TOML file with these options, for example parallel = 4, and a table [models] of NAME = "
+            '"FILE". Values on the command line override TURBOPILOT_* variables, which override the original '
+            "TurboPilot's variables, which override the file.",
             show_default=False,
         ),
     ] = None,
@@ -41,11 +41,12 @@ def serve(
 ) -> None:
     """Serve completions to editors over HTTP.
 
-    Speaks the APIs of the original TurboPilot, FauxPilot, OpenAI and others.
+    Supports the APIs of the original TurboPilot, FauxPilot, OpenAI, llama.cpp and others. To set up an editor, see
+    turbopilot editors.
 
-    Listens on this machine alone unless --host is given; then require a key (--api-key-file, or the environment
-    variable TURBOPILOT_API_KEY). Each option can be set by such a variable, and the original's THREADS, MODEL,
-    MODEL_TYPE, GPU_LAYERS and BATCHSIZE are understood.
+    By default the server accepts connections from this machine only. If you set --host to allow others, set an API
+    key too (--api-key-file, or TURBOPILOT_API_KEY). Every option has an environment variable; the original
+    TurboPilot's variables THREADS, MODEL, MODEL_TYPE, GPU_LAYERS and BATCHSIZE work too.
 
     Example: turbopilot serve codegen-q4_0.gguf --port 18080
 
@@ -53,7 +54,7 @@ def serve(
 
     Example: turbopilot serve -m starcoder -f ./models/santacoder-q4_0.bin
 
-    Example: turbopilot serve --model fast=qwen-0.5b.gguf --model good=qwen-7b.gguf --config turbopilot.toml
+    Example: turbopilot serve --model fast=small.gguf --model good=large.gguf
     """
     from serve.http.request_log import set_up
     from serve.http.security import checked_options
@@ -63,7 +64,7 @@ def serve(
     choice = _one_default(context, read_settings(ModelChoice, given))
     log = read_settings(LogOptions, given)
     options = read_settings(ServerOptions, given, model_file=Path())
-    # Nothing but JSON goes to stderr for a collector of JSON.
+    # With --log-format json, stderr must contain nothing but JSON.
     notify = console.info if log.form == "text" else logging.getLogger("turbopilot.serve").info
     set_up(log)
     options = replace(options, security=checked_options(options.security, warn=notify))
@@ -74,16 +75,16 @@ def serve(
 
 
 def _one_default(context: typer.Context, choice: ModelChoice) -> ModelChoice:
-    """Move -f, which means the same as MODEL, to MODEL, unless MODEL is from a source that goes before it.
+    """Merge `-f` into MODEL, which means the same; the source with the higher precedence applies.
 
     Raises:
-        InvalidInput: both are given, in the same place.
+        InvalidInput: both are given by the same source.
     """
     model, file = choice.model, choice.model_file
     if model and file and Path(model) != Path(file):
         names = ("model", "model_file")
         sources = [getattr(context.get_parameter_source(n), "name", "") for n in names]
         if sources[0] == sources[1]:
-            raise InvalidInput(f"two models: {model} and -f {file}", hint="give one of them")
+            raise InvalidInput(f"two models: {model} and -f {file}", hint="give only one of them")
         file = min(zip(sources, (model, file), strict=True), key=lambda s: _SOURCES.index(s[0]))[1]
     return replace(choice, model=file or model, model_file=None)

@@ -1,4 +1,4 @@
-"""`turbopilot serve --config`: options from a TOML file."""
+"""Options of `turbopilot serve` from a TOML file (`--config`)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CALLED: Final = {
 
 
 def read_into(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Typer's callback: make a file's values the defaults of the command's options.
+    """Make the file's values the defaults of the command's options; a callback for Typer.
 
     Raises:
-        InvalidInput: the file cannot be read, or a key or value cannot be used; names file and key.
+        InvalidInput: the file cannot be read, or a key or value is invalid; the message names file and key.
     """
     if path is not None and not ctx.resilient_parsing:
         ctx.default_map = _defaults(path)
@@ -35,7 +35,7 @@ def read_into(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def _defaults(path: Path) -> dict[str, Any]:
-    """Return the file's values by the names of the command's parameters."""
+    """Return the file's values, by the names of the command's parameters."""
     options = {k: o for _, o in all_options() for k in o.keys if o.name != "models"}
     found: dict[str, Any] = {}
     for key, value in _parsed(path).items():
@@ -43,13 +43,13 @@ def _defaults(path: Path) -> dict[str, Any]:
             found[key] = _models(path, value)
             continue
         if key not in options:
-            hint = "turbopilot serve --help lists them, without the --"
+            hint = "turbopilot serve --help lists the options; leave out the leading --"
             raise InvalidInput(
-                f"{path}: {key}: there is no such option",
+                f"{path}: {key}: unknown option",
                 hint=did_you_mean(key, [*options, "[models]"], hint),
             )
         if options[key].name in found:
-            raise InvalidInput(f"{path}: {key}: this option is given twice", hint="leave one out")
+            raise InvalidInput(f"{path}: {key}: the option is set twice", hint="remove one of them")
         found[options[key].name] = _written(path, key, value, options[key])
     return found
 
@@ -61,13 +61,14 @@ def _parsed(path: Path) -> Mapping[str, Any]:
         raise InvalidInput(f"--config {path}: no such file", hint="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise InvalidInput(
-            f"{path}: is not valid TOML: {e}", hint='write: parallel = 4, or: host = "0.0.0.0"'
+            f"{path}: invalid TOML: {e}",
+            hint='write for example: parallel = 4, or: host = "0.0.0.0"',
         ) from None
     return found
 
 
 def _written(path: Path, key: str, value: Any, option: Option) -> Any:
-    """Return a value as the command line would give it."""
+    """Return a value in the form that the command line gives it."""
     kinds = (str, int) if option.auto else (str, list) if option.kind is list else (option.kind,)
     if option.kind is Path:
         kinds = (str,)
@@ -75,7 +76,7 @@ def _written(path: Path, key: str, value: Any, option: Option) -> Any:
         called = " or ".join(_CALLED[k] for k in kinds)
         shown = "something else" if option.is_secret else _shown(value)
         raise InvalidInput(
-            f"{path}: {key} must be {called}, and is {shown}",
+            f"{path}: {key} must be {called}, not {shown}",
             hint=f"turbopilot serve --help describes --{key}",
         )
     if option.is_model:
@@ -95,27 +96,27 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _models(path: Path, table: Any) -> list[str]:
-    """Return the table [models] as the command line has it."""
+    """Return the table [models] as a list of NAME=FILE."""
     if not isinstance(table, dict):
         raise InvalidInput(
-            f"{path}: models must be a table, and is {_shown(table)}",
-            hint='write [models], and below it lines such as: small = "small.gguf"',
+            f"{path}: models must be a table, not {_shown(table)}",
+            hint='write [models] and, below it, lines such as: small = "small.gguf"',
         )
     for name, file in table.items():
         if not isinstance(file, str):
             raise InvalidInput(
-                f"{path}: models.{name} must be a string, and is {_shown(file)}",
-                hint='put a name with a dot in it in quotes: "qwen-1.5b" = "qwen.gguf"',
+                f"{path}: models.{name} must be a string, not {_shown(file)}",
+                hint='put names that contain a dot in quotes: "qwen-1.5b" = "qwen.gguf"',
             )
     return [f"{name}={_beside(path, file)}" for name, file in table.items()]
 
 
 def _beside(path: Path, model: str) -> str:
-    """Return the path of a model beside the configuration; if there is none, the model as it is written."""
+    """Return the model's path relative to the configuration file, if that exists; otherwise the model unchanged."""
     try:
         beside = path.parent / model
         return str(beside) if beside.exists() else model
-    except OSError:  # far too long
+    except OSError:  # the name is too long
         return model
 
 

@@ -1,4 +1,4 @@
-"""The command-line flags of `turbopilot serve`, made from the options that its settings declare."""
+"""Command-line flags of `turbopilot serve`, generated from the options that `serve.settings` declares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serve.settings import (
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-# In the order of `--help`, by the titles of its sections.
+# Sections of `--help` and their settings, in order.
 PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Models": (ModelChoice, PoolOptions),
     "Server": (ServerOptions,),
@@ -35,14 +35,14 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
 
 
 def all_options() -> Iterator[tuple[str, Option]]:
-    """Yield every option, with the title of its section of `--help`."""
+    """Yield every option with the title of its section in `--help`."""
     for panel, groups in PANELS.items():
         for group in groups:
             yield from ((panel, option) for option in options_of(group))
 
 
 def with_options(command: Command) -> Command:
-    """Give a command a parameter for each option, in place of its keyword arguments."""
+    """Replace a command's `**given` parameter by one parameter for each option."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [_parameter(panel, option) for panel, option in all_options()]
@@ -67,7 +67,8 @@ def _parameter(panel: str, option: Option) -> inspect.Parameter:
         if kind in (int, float):
             shared |= {"min": option.least, "max": option.most}
         name, *more = option.variables
-        variables = [name, *more] if more else name  # errors show a list as Python writes it
+        variables = [name, *more] if more else name  # errors print a list with its brackets
+
         info = typer.Option(default, *option.flags.split(", "), envvar=variables, **shared)
     annotation = kind if default is not None else kind | None
     return inspect.Parameter(

@@ -1,4 +1,4 @@
-"""A verb's parameters, declared once as the fields of a dataclass."""
+"""Parameters of a command, declared as the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import typer
 
 T = TypeVar("T")
 
-Threads = Annotated[int, typer.Option("-t", "--threads", min=0, help="0: all cores.")]
+Threads = Annotated[
+    int, typer.Option("-t", "--threads", min=0, help="Number of threads; 0 uses all cores.")
+]
 NGpuLayers = Annotated[
     str,
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        help="Layers to compute on the GPU: a number, or auto (all if there is a GPU).",
+        help="Number of layers to run on the GPU; auto means all of them if there is a GPU.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
-    """Give a function of one dataclass a signature of its fields, which Typer reads."""
+    """Give a function whose only parameter is a dataclass the signature of its fields, which Typer reads."""
     hints = get_type_hints(arguments, include_extras=True)
     parameters = [
         p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY)

@@ -1,4 +1,4 @@
-"""`turbopilot verify`."""
+"""The `turbopilot verify` command."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ class VerifyArguments:
     """Arguments of `turbopilot verify`."""
 
     candidates: Annotated[list[Path], typer.Argument(
-        metavar="FILE.gguf...", help="Files to verify: GGUF, or old ggml .bin.",
+        metavar="FILE", help="GGUF or old ggml .bin files to verify.",
     )]
     against: Annotated[str, typer.Option(
-        help="The checkpoint that the files were made from: a folder, a known model's name, owner/name on the Hub, or "
-        "'demo' for the bundled one. Or another GGUF file, to see what was lost since that one.",
+        help="Checkpoint that the files were made from: folder, model name, owner/name on the Hub, or 'demo' for the "
+        "bundled model. Or a less quantized GGUF file, to measure the loss against that.",
     )]
     positions: Annotated[int | None, typer.Option(
-        min=1, show_default=False, help="About how many positions to compare.  [default: 4000]",
+        min=1, show_default=False, help="Approximate number of positions to compare.  [default: 4000]",
     )] = None
-    full: Annotated[bool, typer.Option("--full", help="Compare every position of the whole context.")] = False
+    full: Annotated[bool, typer.Option("--full", help="Compare every position of the full context.")] = False
     prompts: Annotated[Path | None, typer.Option(
-        help="Compare logits on these prompts instead: a text file with a line of %% between two prompts.",
+        help="Text file of prompts to compare the logits on, instead of the built-in texts. A line of %% separates two "
+        "prompts.",
     )] = None
     text: Annotated[Path | None, typer.Option(
-        help="Compare the tokens of this text too, besides the built-in texts.",
+        help="Text file to compare the tokens of, in addition to the built-in texts.",
     )] = None
     tensors: Annotated[bool, typer.Option(
-        "--tensors", help="Compare every tensor too, and show those with the largest errors.",
+        "--tensors", help="Also compare every tensor, and show those with the largest errors.",
     )] = False
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots.")] = None
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots to this file.")] = None
     sign: Annotated[bool, typer.Option(
-        "--sign", help="Write the result into the metadata of files that pass; tensors are not changed.",
+        "--sign", help="Write the result into the metadata of files that pass. Tensors are not changed.",
     )] = False
-    device: Annotated[str, typer.Option(help="Where PyTorch runs the checkpoint: cpu, cuda, cuda:1, mps.")] = "cpu"
+    device: Annotated[str, typer.Option(help="Device for PyTorch: cpu, cuda, cuda:1, mps.")] = "cpu"
     dtype: Annotated[str, typer.Option(
-        help="What PyTorch computes in: f32, or bf16, which adds small errors of its own.",
+        help="Precision of PyTorch: f32, or bf16, which adds small rounding errors.",
     )] = "f32"
     as_json: AsJson = False
 # fmt: on
@@ -56,21 +57,21 @@ class VerifyArguments:
 
 @takes(VerifyArguments)
 def verify(given: VerifyArguments) -> None:
-    """Prove that a GGUF file is still the model that it was made from.
+    """Compare GGUF files with their checkpoint in PyTorch.
 
-    PyTorch runs the checkpoint in FP32 and llama.cpp runs the file, on the same texts. First the token ids
-    must be the same; then the logits must agree within the limits of the file's type: on code in many
-    languages, at the end of the context, and in prompts with a hole to fill. A fault in a conversion
-    (swapped tensors, a wrong rotation, a lost bias) fails, and the report names it.
+    PyTorch runs the checkpoint and llama.cpp runs the file on the same texts. The token ids must be equal, and the
+    logits must agree within the limits of the file's type: on code in many languages, up to the end of the context,
+    and in fill-in-the-middle prompts. If a file fails because of a conversion bug (swapped tensors, wrong rotary
+    embeddings, a lost bias), the report names the cause.
 
-    PyTorch's results are cached, so that a second file of the same model takes seconds. A model that is larger
-    than memory is read from disk layer by layer.
+    PyTorch's results are cached, so verifying a second file of the same model takes seconds. A checkpoint larger than
+    memory is read from disk layer by layer.
 
-    Exit code 7 means that a file failed.
+    The exit code is 7 if a file fails.
 
     Example: turbopilot verify codegen-q4_0.gguf --against ./codegen-350M-mono
 
-    Example: turbopilot verify codegen-*.gguf --against codegen-350M-mono --report codegen.html
+    Example: turbopilot verify q4.gguf q8.gguf --against demo --report out.html
     """
     from turbopilot.app.verification import sign_passed, verify_files
     from turbopilot.base.atomic import check_output
@@ -106,10 +107,10 @@ def _options(given: VerifyArguments) -> VerifyOptions:
 
     if given.prompts and (given.full or given.positions):
         raise InvalidInput(
-            "--prompts are compared at every position", hint="leave out --full and --positions"
+            "--prompts compares every position", hint="leave out --full and --positions"
         )
     if given.full and given.positions:
-        raise InvalidInput("--full and --positions exclude each other", hint="give one of them")
+        raise InvalidInput("--full and --positions cannot be combined", hint="give one of them")
     text = given.text
     return VerifyOptions(
         prompts=read_prompts(given.prompts) if given.prompts else None,
@@ -138,10 +139,10 @@ def _failed(failed: list[VerifyReport], against: str) -> VerificationFailed:
     lines = []
     for report in failed:
         limits = f"within the limits of {report.type_name}"
-        lines.append(f"{report.candidate} is not {against} {limits}:")
+        lines.append(f"{report.candidate} does not match {against} {limits}:")
         lines += [f"  {f.message}" for f in report.failures]
         lines += [f"  cause: {f.message}" for f in report.findings]
     return VerificationFailed(
         "\n".join(lines),
-        hint="convert and quantize it again; if that fails too, it is a bug: please report it",
+        hint="convert and quantize it again; if it still fails, please report a bug",
     )

@@ -1,8 +1,8 @@
-"""Real code in many languages: `calibration/` for importance matrices, `held_out/` to compare quantized files on.
+"""Real code in many languages: `calibration/` for importance matrices, `held_out/` for comparing quantized files.
 
-No project is in both. Source, licence and choice of each excerpt: `SOURCES.md`; licence texts and copyright notices:
-`LICENSES.md`. A data file holds the excerpts of one language, each after a line with a form feed, project, path and
-lines.
+No project is in both parts. `SOURCES.md` documents the source, licence and selection of each excerpt, and `LICENSES.md`
+has the licence texts and copyright notices. Each data file contains the excerpts of one language. A line with a form
+feed, project, path and line numbers precedes each excerpt.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ LANGUAGES: Final = (
     "makefile", "markdown", "php", "python", "r", "ruby", "rust", "scala", "shell", "sql", "swift", "toml", "tsx",
     "typescript", "yaml",
 )  # fmt: skip
-"""Languages of the calibration text; the held-out text has nearly all of them."""
+"""Languages of the calibration text; the held-out text contains nearly all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Lines of a file of another project: first and last line from 1, as "12-80", and their text, LF after each."""
+    """Lines from a file of another project.
+
+    `lines` are the first and last line, counted from 1, such as "12-80". Each line of `text` ends with LF.
+    """
 
     language: str
     project: str
@@ -35,10 +38,10 @@ class Excerpt:
 
 
 def excerpts(part: Part) -> tuple[Excerpt, ...]:
-    """Return all excerpts of a part, by language, then in the order of its file."""
+    """Return all excerpts of a part, sorted by language, then in the order of the data file."""
     folder = resources.files("turbopilot.corpus").joinpath(part)
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".txt")), key=lambda f: f.name)
-    # Text mode would turn a checkout's CRLF into LF, and hide the fault.
+    # Read as bytes: text mode would convert the CRLF of a wrong checkout to LF and hide the error.
     return tuple(
         excerpt
         for f in files
@@ -47,15 +50,15 @@ def excerpts(part: Part) -> tuple[Excerpt, ...]:
 
 
 def calibration_text() -> str:
-    """Return about 650 KB of code to gather an importance matrix; always the same.
+    """Return about 650 KB of code for gathering an importance matrix; the text is always the same.
 
-    Languages are mixed: a prefix of 150 KB or more has each with about its share of the whole.
+    Languages are mixed, so that each has about the same share in the first 150 KB or more as in the whole text.
     """
     return _mixed(excerpts("calibration"))
 
 
 def evaluation_text() -> str:
-    """Return about 120 KB of code of other projects, mixed like the calibration text; always the same."""
+    """Return about 120 KB of code from other projects, mixed like the calibration text; always the same text."""
     return _mixed(excerpts("held_out"))
 
 
@@ -69,7 +72,7 @@ def _parse(language: str, content: str) -> list[Excerpt]:
 
 
 def _mixed(found: tuple[Excerpt, ...]) -> str:
-    """Join the texts with blank lines, sorted by the position of their middle in their language (0 to 1)."""
+    """Join the texts with blank lines, sorted by the position of their middle within their language (0 to 1)."""
     sizes = {e.language: 0 for e in found}
     for e in found:
         sizes[e.language] += len(e.text)

@@ -1,4 +1,4 @@
-"""Editors and clients of the server: the entries of editors.toml, each with the source of its settings."""
+"""Editors and clients of the server, and their settings: the entries of editors.toml."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ __all__ = [
 EVIDENCE: Final = {
     "tested": "our tests run this client",
     "replayed": "our tests send this client's recorded requests",
-    "documented": "from its documentation or source; we have not run it",
+    "documented": "taken from its documentation or source code, not run by us",
 }
-# Fill-in-the-middle. Apart: the plugin sends prefix and suffix, and the server adds the model's tokens. Tokens: the
-# plugin writes the model's tokens into the prompt, so that it must know the model. None: it sends the prefix only.
+# How a plugin does fill-in-the-middle. "apart": it sends prefix and suffix, and the server adds the model's tokens.
+# "tokens": it writes the model's tokens into the prompt, so it must know the model. "none": it sends only the prefix.
 FIM: Final = {
-    "apart": "yes, with any model that infills",
+    "apart": "yes, with any model that supports it",
     "tokens": "yes, if the plugin knows the model's tokens",
     "none": "no",
 }
-# Name of FauxPilot's and the original TurboPilot's engine. The server accepts any name.
+# FauxPilot's and the original TurboPilot's model name. The server accepts any name.
 DEFAULT_MODEL: Final = "codegen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Editor:
-    """A plugin, a client or a library that can be pointed at the server.
+    """Plugin, client or library that can use the server.
 
     Attributes:
         name: argument of `turbopilot editors`.
         editor: program that the plugin is for.
         plugin: name of the plugin.
-        route: route that it POSTs to; * stands for the model's name.
-        evidence: how the entry was checked, a key of EVIDENCE.
-        settings: texts to write.
-        source: where the settings are described.
+        route: route of its POST requests; * stands for the model's name.
+        evidence: how the entry was checked; a key of EVIDENCE.
+        settings: settings that point it to the server.
+        source: URLs that describe the settings.
         read: version or date of the source.
-        stream: it shows a completion while it is generated.
-        fim: how it fills in the middle, a key of FIM.
-        cancel: it disconnects from an unwanted completion; None is unknown.
-        auth: it can send a key.
-        notes: other facts, a sentence or two each.
+        stream: shows a completion while it is generated.
+        fim: how it does fill-in-the-middle; a key of FIM.
+        cancel: disconnects when a completion is no longer needed; None if unknown.
+        auth: can send an API key.
+        notes: further facts, one or two sentences each.
         captured: prefix of its `client` in the recorded requests; "" if there are none.
     """
 
@@ -75,7 +75,7 @@ class Editor:
 
 
 def find(name: str) -> Editor | None:
-    """Return an entry by its name or its plugin's, in any letter case, with any separators.
+    """Return the entry with this name or plugin name, or None; letter case and separators are ignored.
 
     >>> find("llama.vim").name
     'llama-vim'

@@ -1,4 +1,4 @@
-"""The server's address, from host and port or from a URL."""
+"""Address of the server, from a host and a port or from a URL."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from urllib.parse import urlsplit
 
 from turbopilot.base.errors import InvalidInput
 
-# Addresses that listen on every network cannot be called; this machine is reached by these.
+# A server that listens on all networks is reached from this machine at these addresses.
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's address.
+    """Address of a server.
 
     Attributes:
         scheme: http or https.
-        host: a name or IP address; IPv6 in brackets.
-        port: None for the scheme's default.
-        path: prefix of every route, as `/turbopilot` behind a proxy, without a final slash.
+        host: name or IP address; IPv6 in brackets.
+        port: None for the scheme's default port.
+        path: prefix of every route without a final slash, such as `/turbopilot` behind a proxy.
     """
 
     scheme: str
@@ -30,7 +30,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The whole address, without a final slash.
+        """Complete URL, without a final slash.
 
         >>> Address("http", "[::1]", 18080).url
         'http://[::1]:18080'
@@ -40,24 +40,24 @@ class Address:
 
 
 def address_of(host: str, port: int) -> Address:
-    """Return the address of a server that listens on a host (0.0.0.0 and :: mean this machine) and a port.
+    """Return the address of a server that listens on a host and port; for 0.0.0.0 and ::, this machine's address.
 
     >>> address_of("::1", 18080).url
     'http://[::1]:18080'
     """
     if "/" in host:
-        raise InvalidInput(f"--host {host}: not a host, but a URL", hint=f"give --url {host}")
+        raise InvalidInput(f"--host {host}: is a URL, not a host", hint=f"give --url {host}")
     if not 1 <= port <= 65535:
         raise InvalidInput(
-            f"--port {port}: not a port to connect to",
-            hint="give the port that serve printed, between 1 and 65535",
+            f"--port {port}: is not a valid port",
+            hint="give the port that serve printed, from 1 to 65535",
         )
     bare = host.removeprefix("[").removesuffix("]")
     return Address("http", _bracketed(_EVERYWHERE.get(bare, bare), "--host", host), port)
 
 
 def address_at(url: str) -> Address:
-    """Return the address of a URL, without a final slash or /v1, which only some plugins need.
+    """Return the address of a URL. A final slash or /v1 is removed; settings that need /v1 add it.
 
     >>> address_at("https://code.example/turbopilot/v1/").url
     'https://code.example/turbopilot'
@@ -66,15 +66,15 @@ def address_at(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as e:
-        raise InvalidInput(f"--url {url}: {e}", hint="as http://127.0.0.1:18080") from e
+        raise InvalidInput(f"--url {url}: {e}", hint="for example http://127.0.0.1:18080") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidInput(
-            f"--url {url}: not an http or https URL", hint="as http://127.0.0.1:18080"
+            f"--url {url}: is not an http or https URL", hint="for example http://127.0.0.1:18080"
         )
     if parts.query or parts.fragment or parts.username is not None:
         raise InvalidInput(
-            f"--url {url}: must not have a user, query or fragment",
-            hint="give a key with --api-key",
+            f"--url {url}: must not contain a user, query or fragment",
+            hint="give an API key with --api-key",
         )
     _require_printable("--url", url)
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -82,13 +82,13 @@ def address_at(url: str) -> Address:
 
 
 def _bracketed(host: str, option: str, given: str) -> str:
-    """Return the host as in a URL."""
+    """Return the host as it is written in a URL: IPv6 addresses in brackets."""
     if ":" in host:
         try:
             return f"[{ipaddress.IPv6Address(host)}]".replace("%", "%25")
         except ValueError as e:
             raise InvalidInput(
-                f"{option} {given}: not an IPv6 address, and only those have colons",
+                f"{option} {given}: contains a colon, but is not an IPv6 address",
                 hint="give the port with --port",
             ) from e
     _require_printable(option, host)
@@ -96,9 +96,9 @@ def _bracketed(host: str, option: str, given: str) -> str:
 
 
 def _require_printable(option: str, text: str) -> None:
-    """Raise InvalidInput unless the text can stand in a URL, a header and a setting of any format."""
+    """Raise InvalidInput if the text cannot be used in a URL, a header and every format of settings."""
     if not text or not all("!" <= c <= "~" for c in text):
         raise InvalidInput(
             f"{option} {text!r}: must be printable ASCII without spaces",
-            hint="a name with other letters has an ASCII form (xn--…)",
+            hint="write a name with other characters in its ASCII form (xn--…)",
         )

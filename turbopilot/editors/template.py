@@ -1,14 +1,15 @@
-"""Fill the places of a setting's template, quoted for its format.
+"""Templates of settings: placeholders are filled in and quoted for the setting's format.
 
-Places, in double angle brackets:
+Placeholders, in double angle brackets:
 
-    url, url/v1/…        the address, with a route
-    host, port, scheme, path   its parts
-    model                the model's name
-    key                  the key; without a key the whole line is left out
-    bearer               a header with the key; without a key the whole line is left out
-    key or dummy         the key, or the word dummy, for clients that do not start without a key
-    no key, with key     nothing; the whole line is left out with a key, or without
+    url, url/v1/…        URL of the server, with a route
+    host, port, scheme, path   parts of the URL
+    model                name of the model
+    key                  API key; without a key, the line is left out
+    bearer               Authorization header with the key; without a key, the line is left out
+    key or dummy         API key, or the word dummy, for clients that require a key
+    no key               nothing; the line is left out if there is a key
+    with key             nothing; the line is left out if there is no key
     request              a completion request, as JSON
     zed format, twinny template, fim prefix, fim suffix, fim middle   see `Family`
 """
@@ -29,7 +30,7 @@ _PLACE: Final = re.compile(r"<<([^<>]+)>>")
 
 
 class Family(NamedTuple):
-    """A part of models' names, Zed's and Twinny's names of their format, and their fill-in-the-middle tokens."""
+    """Model family: a part of its models' names, its names in Zed and Twinny, and its fill-in-the-middle tokens."""
 
     part: str
     zed: str
@@ -39,7 +40,7 @@ class Family(NamedTuple):
     middle: str
 
 
-# Names of formats: Zed's docs/src/ai/edit-prediction.md, Twinny's src/common/constants/models.ts.
+# Sources of the names: Zed's docs/src/ai/edit-prediction.md, Twinny's src/common/constants/models.ts.
 _STARCODER: Final = Family(
     "starcoder", "star_coder", "starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 )
@@ -52,7 +53,7 @@ _FAMILIES: Final = (
 
 
 def family_of(model: str) -> Family:
-    """Return the family of a model's name; by default StarCoder's, whose tokens most models use.
+    """Return the family of a model, by its name; for unknown names StarCoder's, whose tokens most models use.
 
     >>> family_of("Qwen2.5-Coder-1.5B").zed
     'qwen'
@@ -64,17 +65,11 @@ def family_of(model: str) -> Family:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Text to put into a file, a command or a dialog.
+    """Setting to write into a file, a shell or a dialog."""
 
-    Attributes:
-        where: the file, command or dialog.
-        format: decides how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text.
-        template: the text, with places.
-    """
-
-    where: str
-    format: str
-    template: str
+    where: str  # name of the file, shell or dialog
+    format: str  # how values are quoted: json, yaml, toml, lua, vim, elisp, sh, python, javascript or text
+    template: str  # text with placeholders
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +77,8 @@ class Target:
     """Server that the settings point to.
 
     Attributes:
-        address: of the server.
-        model: name of the model, which some plugins show or derive tokens from.
+        address: address of the server.
+        model: name of the model. Some plugins show it, some derive fill-in-the-middle tokens from it.
         key: API key; "" for none.
     """
 
@@ -95,9 +90,9 @@ class Target:
         if not self.model.isascii() or not self.model.isprintable() or not self.model.strip():
             raise InvalidInput(
                 f"--model {self.model!r}: must be printable ASCII",
-                hint="any name works: the server answers unknown names with its own model",
+                hint="give any other name: the server uses its default model for unknown names",
             )
-        # The key itself is not repeated: errors end up in logs.
+        # The message does not contain the key, because errors end up in logs.
         if not all("!" <= c <= "~" for c in self.key):
             raise InvalidInput(
                 "--api-key: must be printable ASCII without spaces",
@@ -106,7 +101,7 @@ class Target:
 
 
 def fill(setting: Setting, target: Target) -> str:
-    """Return the setting's text, without a final line break."""
+    """Return the setting's text with the placeholders filled in, without a final line break."""
     kept = (x for x in setting.template.strip("\n").split("\n") if _stays(x, target))
     text = _WITHOUT.sub("", "\n".join(kept))
     filled = _PLACE.sub(lambda m: _quote(_value(m[1], target), setting.format), text)
@@ -149,7 +144,7 @@ def _request(model: str) -> str:
 
 
 def _quote(text: str, kind: str) -> str:
-    """Return the text quoted for the format.
+    """Return the text, quoted for the format.
 
     >>> _quote("it's", "vim")
     "'it''s'"
@@ -160,5 +155,5 @@ def _quote(text: str, kind: str) -> str:
         return shlex.quote(text)
     if kind == "vim":
         return "'" + text.replace("'", "''") + "'"
-    # JSON's strings are valid in the other formats if only quotes and backslashes need an escape.
+    # The other formats accept JSON strings, as long as only quotes and backslashes are escaped.
     return json.dumps(text, ensure_ascii=False)

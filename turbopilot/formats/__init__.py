@@ -1,1 +1,1 @@
-"""File formats, read and written without llama.cpp: GGUF, ggml types, the old ggml `.bin`."""
+"""File formats, read and written without llama.cpp: GGUF, ggml types, and the old ggml `.bin`."""

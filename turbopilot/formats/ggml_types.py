@@ -1,4 +1,4 @@
-"""ggml's number formats and their blocks."""
+"""Tensor types of ggml and their block sizes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GGML_TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
 BLOCKS: Final = {name: (weights, size) for name, weights, size in GGML_TYPES.values()}
-"""ggml type → weights and bytes of a block."""
+"""Name of a ggml type → weights and bytes in a block."""
 FLOATS: Final = ("F32", "F16", "BF16")
 
-# Types that llama.cpp can keep the KV cache in, widest first. Source: kv_cache_types in common/arg.cpp.
+# Types that llama.cpp supports for the KV cache, widest first. Source: kv_cache_types in common/arg.cpp.
 CACHE_TYPES: Final = {GGML_TYPES[n][0]: n for n in (0, 1, 30, 8, 7, 6, 3, 2, 20)}
 
 
 def n_bytes(type_name: str, n_weights: int) -> int:
-    """Return the size of so many weights, which are whole blocks."""
+    """Return the size in bytes of `n_weights` weights, which must fill whole blocks."""
     weights, size = BLOCKS[type_name]
     return n_weights // weights * size

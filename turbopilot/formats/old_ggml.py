@@ -1,7 +1,7 @@
-"""Read the old ggml `.bin`: numbers, vocabulary, tensors. Little endian, nothing aligned.
+"""Reader of old ggml `.bin` files.
 
-`i32 magic`, a few i32 of hyperparameters, the vocabulary as (i32 length, bytes), and tensors as
-(i32 dimensions, i32 length of the name, i32 type, i32 sizes innermost first, name, data).
+Layout, little-endian and without alignment: `i32 magic`, a few i32 hyperparameters, the vocabulary as (i32 length,
+bytes), and tensors as (i32 dimensions, i32 length of the name, i32 type, i32 sizes innermost first, name, data).
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ MAGIC = b"lmgg"  # 0x67676d6c
 QUANT_VERSION = 2  # since May 2023; equal to GGUF's
 _FACTOR = 1000  # ftype = quantization version · 1000 + type
 TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0"}
-_MAX_TOKEN = 1 << 16  # bytes; the longest in published files have some hundred
+_MAX_TOKEN = 1 << 16  # bytes; the longest tokens in published files have a few hundred
 _MAX_NAME = 256
 _MAX_DIMS = 4
 
-# First bytes of other files → what they are, and what to do.
-_LLAMA = "which only LLaMA models have"
+# First bytes of other files → kind of file, and hint.
+_LLAMA = "which only LLaMA models use"
 _TAKE_CHECKPOINT = "use the model's checkpoint: turbopilot convert NAME"
 _OTHERS: dict[bytes, tuple[str, str]] = {
-    b"GGUF": ("a GGUF file already", "use it as it is: turbopilot serve FILE"),
+    b"GGUF": ("already a GGUF file", "use it directly: turbopilot serve FILE"),
     b"fmgg": (f"a ggml file of version `ggmf`, {_LLAMA}", _TAKE_CHECKPOINT),
     b"tjgg": (f"a ggml file of version `ggjt`, {_LLAMA}", _TAKE_CHECKPOINT),
-    b"algg": ("a LoRA adapter (`ggla`), not a model", "give the model that it was made for"),
-    b"PK\x03\x04": ("a PyTorch file", "give its folder, the one with config.json"),
+    b"algg": ("a LoRA adapter (`ggla`), not a model", "give the model that the adapter is for"),
+    b"PK\x03\x04": ("a PyTorch file", "give its folder, which contains config.json"),
 }
-_UNKNOWN = ("not a model file of a known kind", "give a checkpoint's folder, or an old ggml .bin")
+_UNKNOWN = ("not a model file of a known kind", "give a checkpoint folder, or an old ggml .bin")
 
 
 @dataclass(frozen=True, slots=True)
 class OldGgmlHeader:
-    """The beginning of one family's files."""
+    """Layout of the header of one model family's files."""
 
     fields: tuple[str, ...]  # names of the hyperparameters, in order; the last is `ftype`
-    repeats_n_vocab: bool  # the vocabulary begins with its size once more
-    mark: str  # a tensor that only this family has
+    repeats_n_vocab: bool  # whether the vocabulary begins with its size again
+    mark: str  # name of a tensor that only this family has
 
 
 @dataclass(frozen=True, slots=True)
 class OldGgmlTensor:
-    """A tensor in the file: `shape` outermost first, `offset` from the file's start."""
+    """Tensor in an old ggml file: `shape` is outermost first, `offset` is from the start of the file."""
 
     name: str
     type_name: str
@@ -58,16 +58,16 @@ class OldGgmlTensor:
 
 @dataclass(frozen=True, slots=True)
 class OldGgmlFile:
-    """Contents of a file without the weights."""
+    """Contents of an old ggml file except the weights."""
 
     path: Path
-    params: Mapping[str, int]  # the hyperparameters by name
-    vocabulary: tuple[bytes, ...]  # the bytes of each token, by row
-    tensors: Mapping[str, OldGgmlTensor]  # by the file's own names
+    params: Mapping[str, int]  # hyperparameters by name
+    vocabulary: tuple[bytes, ...]  # bytes of each token, by row
+    tensors: Mapping[str, OldGgmlTensor]  # by name in the file
 
 
 def is_old(path: Path) -> bool:
-    """Return whether a file begins as an old ggml file."""
+    """Return whether a file begins with the magic number of old ggml files."""
     try:
         return _magic(path) == MAGIC
     except OSError:
@@ -75,7 +75,7 @@ def is_old(path: Path) -> bool:
 
 
 def check_kind(path: Path) -> None:
-    """Raise InvalidInput for any other kind of file, with its kind and what to do."""
+    """Raise InvalidInput, with the kind of file and a hint, if it is not an old ggml file."""
     try:
         magic = _magic(path)
     except OSError as e:
@@ -91,7 +91,7 @@ def _magic(path: Path) -> bytes:
 
 
 def is_plausible(path: Path, header: OldGgmlHeader) -> bool:
-    """Return whether the numbers at the beginning can be those of this family."""
+    """Return whether the numbers at the beginning of the file are plausible for this family."""
     n = len(header.fields)
     with path.open("rb") as f:
         raw = f.read(4 * (n + 2))
@@ -113,11 +113,11 @@ def is_plausible(path: Path, header: OldGgmlHeader) -> bool:
 
 
 def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
-    """Read all but the weights.
+    """Read an old ggml file except its weights.
 
     Raises:
-        CorruptCheckpoint: it is truncated, or a length is impossible.
-        UnsupportedModel: its blocks have an older layout, or a removed type.
+        CorruptCheckpoint: the file is truncated, or a length is invalid.
+        UnsupportedModel: quantized blocks have an older layout, or a tensor has a removed type.
     """
     with path.open("rb") as f:
         reader = _OldGgmlReader(path, f)
@@ -132,16 +132,16 @@ def read_old(path: Path, header: OldGgmlHeader) -> OldGgmlFile:
     quantized = sorted({t.type_name for t in tensors.values()} - {"F32", "F16"})
     if quantized and version != QUANT_VERSION:
         raise UnsupportedModel(
-            f"{path}: its {quantized[0]} blocks are of version {version}; since May 2023 they have another layout "
-            f"(version {QUANT_VERSION})",
-            hint="current programs cannot read them; use the checkpoint: turbopilot convert NAME -o model.gguf, "
+            f"{path}: its {quantized[0]} blocks are of version {version}; only version {QUANT_VERSION} "
+            "(since May 2023) is supported",
+            hint="start from the checkpoint instead: turbopilot convert NAME -o model.gguf, "
             f"then: turbopilot quantize model.gguf {quantized[0]}",
         )
     return OldGgmlFile(path, params, vocabulary, tensors)
 
 
 class _OldGgmlReader:
-    """Bounds-checked reads, which raise CorruptCheckpoint."""
+    """Bounds-checked reader, which raises CorruptCheckpoint."""
 
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self.path, self.file, self.size = path, file, path.stat().st_size
@@ -162,7 +162,7 @@ class _OldGgmlReader:
 
     def vocabulary(self, n_vocab: int) -> tuple[bytes, ...]:
         if n_vocab > self.size // 4:
-            raise self.corrupt(f"claims {n_vocab:,} tokens, more than fit into the file")
+            raise self.corrupt(f"claims {n_vocab:,} tokens, too many for the size of the file")
         found = []
         for row in range(n_vocab):
             (length,) = self.ints(1, f"token {row:,}")
@@ -179,7 +179,7 @@ class _OldGgmlReader:
             if not (1 <= n_dims <= _MAX_DIMS and 0 < length <= _MAX_NAME):
                 raise self.corrupt(
                     f"{where} claims {n_dims} dimensions and a name of {length:,} bytes",
-                    "download it again; it is damaged, or not of the family that --model-type says",
+                    "download it again if it is damaged, or check --model-type",
                 )
             shape = self.ints(n_dims, where)[::-1]
             name = self.take(length, where).decode("utf-8", "replace")
@@ -187,7 +187,7 @@ class _OldGgmlReader:
             if kind not in TYPES:
                 old = "Q4_2 or Q4_3" if kind in (4, 5) else f"number {kind}"
                 raise UnsupportedModel(
-                    f"{self.path}: tensor {name!r} is of type {GGML_TYPES.get(kind, (old,))[0]}, "
+                    f"{self.path}: tensor {name!r} has type {GGML_TYPES.get(kind, (old,))[0]}, "
                     "which cannot be imported",
                     hint=f"importable types: {', '.join(TYPES.values())}; or {_TAKE_CHECKPOINT}",
                 )
@@ -197,7 +197,7 @@ class _OldGgmlReader:
                     f"tensor {name!r} of type {type_name} cannot have the shape {shape}"
                 )
             if name in found:
-                raise self.corrupt(f"holds the tensor {name!r} twice")
+                raise self.corrupt(f"contains the tensor {name!r} twice")
             found[name] = OldGgmlTensor(name, type_name, shape, self.file.tell())
             end = found[name].offset + prod(shape) // block * block_bytes
             if end > self.size:

@@ -1,4 +1,4 @@
-"""Summary of the tensors of any kind of file."""
+"""Summaries of tensors, independent of the file format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TensorLine:
-    """One tensor: `shape` outermost first; `offset` in `file`, in bytes."""
+    """Description of one tensor: `shape` is outermost first, `offset` is in bytes from the start of `file`."""
 
     name: str
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class TensorLine:
 
 @dataclass(frozen=True, slots=True)
 class TypeShare:
-    """Tensors of one number format; `share` is their share of all bytes."""
+    """Totals over the tensors of one type; `share` is their share of all bytes."""
 
     type: str
     n_tensors: int
@@ -31,7 +31,7 @@ class TypeShare:
 
 
 def bytes_by_type(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Return type → bytes, largest first, from (type, bytes) of each tensor."""
+    """Return type → bytes, largest first, for tensors given as (type, bytes)."""
     sizes: Counter[str] = Counter()
     for name, n_bytes in tensors:
         sizes[name] += n_bytes
@@ -39,7 +39,7 @@ def bytes_by_type(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def by_type(tensors: Iterable[tuple[str, int, int]]) -> tuple[TypeShare, ...]:
-    """Return each type's share, the largest first, from (type, weights, bytes) of each tensor.
+    """Return the share of each type, largest first, for tensors given as (type, weights, bytes).
 
     >>> [(s.type, s.n_bytes) for s in by_type([("F32", 2, 8), ("F16", 9, 18), ("F32", 1, 4)])]
     [('F16', 18), ('F32', 12)]

@@ -1,7 +1,7 @@
-"""Download models from the Hugging Face Hub: only what is needed, never code.
+"""Downloads from the Hugging Face Hub: only the files that a model needs, and never code.
 
 names.parse ─▶ HubRequest ─▶ listing.look_up ─▶ Listing ─▶ transfer.fetch ─▶ a folder or a file
-                  └────▶ cache.cached ─▶ the same, without requests
+                  └────▶ cache.cached ─▶ the same folder or file, without requests
 """
 
 from turbopilot.hub.cache import cached, is_offline

@@ -1,4 +1,4 @@
-"""Look files up in the hub's own cache, without a request.
+"""Look-up of files in the Hub's cache on this machine, without requests.
 
 Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 """
@@ -16,14 +16,14 @@ from turbopilot.hub.names import HubRequest
 
 
 def is_offline() -> bool:
-    """Report whether HF_HUB_OFFLINE forbids requests to the hub."""
+    """Return whether HF_HUB_OFFLINE forbids requests to the Hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def repo_cache(repo: str) -> Path:
-    """Return the folder of a repository in the hub's cache; it need not exist."""
+    """Return the folder of a repository in the Hub's cache; the folder may not exist."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -31,10 +31,10 @@ def repo_cache(repo: str) -> Path:
 
 
 def cached(wanted: HubRequest) -> Path | None:
-    """Return what `fetch` would, if all of it is in the hub's cache, whichever program put it there.
+    """Return the same path as `fetch` if all files are in the Hub's cache; None otherwise.
 
-    A checkpoint is complete with its config, a tokenizer and every weight file that its index names. A branch or tag
-    is the commit of its last download.
+    It does not matter which program downloaded them. A checkpoint is complete if it has a config, a tokenizer and every
+    weight file that its index names. A branch or tag refers to the commit of its last download.
     """
     check_wanted(wanted)
     folder = _snapshot(wanted.repo, wanted.revision or "main")
@@ -52,7 +52,7 @@ def cached(wanted: HubRequest) -> Path | None:
 
 
 def remember(repo: str, revision: str, commit: str) -> None:
-    """Write a branch's or tag's commit to the cache, as the client does."""
+    """Store the commit of a branch or tag in the cache, as the client does."""
     if revision == commit:
         return
     note = repo_cache(repo) / "refs" / revision
@@ -72,7 +72,7 @@ def _snapshot(repo: str, revision: str) -> Path | None:
 
 
 def _all_shards(folder: Path, names: list[str]) -> bool:
-    """Report whether all files of the index are present; a checkpoint of one file has no index."""
+    """Return whether all files of the index are present; a checkpoint with a single weight file has no index."""
     shards = [n for n in names if "-of-" in n]
     index = next((n for n in names if n.endswith(".index.json")), None)
     if not shards:

@@ -1,4 +1,4 @@
-"""Choose a repository's files by their names."""
+"""Selection of a repository's files by name."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def choose_files(names: Iterable[str]) -> list[str]:
     weights = [n for n in names if _SAFETENSORS.fullmatch(n)]
     if not any(n.endswith(".safetensors") for n in weights):
         weights = [n for n in names if _PICKLES.fullmatch(n)]
-    # The same weights twice, in shards and in one file: transformers reads the shards if there is an index.
+    # If the weights are stored both in shards and in one file, transformers reads the shards if there is an index.
     if any(n.endswith(".index.json") for n in weights) and any("-of-" in n for n in weights):
         weights = [n for n in weights if n not in ("model.safetensors", "pytorch_model.bin")]
     return sorted(side_files(names) + weights)
 
 
 def side_files(names: Iterable[str]) -> list[str]:
-    """Return config, tokenizer, card and licence: everything but the weights."""
+    """Return the files of a checkpoint other than weights: config, tokenizer, model card and license."""
     return sorted(n for n in names if n in SIDE_FILES)
 
 
 def has_weights(names: Iterable[str]) -> bool:
-    """Report whether a checkpoint's files include weights."""
+    """Return whether a checkpoint's files include weights."""
     return any(n.endswith((".safetensors", ".bin")) for n in names)
 
 
 def safe(name: str) -> bool:
-    r"""Report whether a repository's path stays below its folder on any system.
+    r"""Return whether a path in a repository stays below the repository's folder on every operating system.
 
     >>> [safe(n) for n in ("Q4_0/m.gguf", "../m.gguf", "/m.gguf", "a//b", r"a\\..\\b", ".ssh/x")]
     [True, False, False, False, False, False]
@@ -62,10 +62,10 @@ def safe(name: str) -> bool:
 
 
 def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the GGUF models among `names`: label → files, with all parts in order, missing ones included.
+    """Return the GGUF models among `names` as label → files, with all parts in order, including missing parts.
 
-    The label is the type in the name if it is unique, else the name. Image projectors and importance matrices are
-    left out.
+    The label is the quantization type in the name if it is unique, else the name. Image projectors and importance
+    matrices are left out.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name in sorted(n for n in names if n.lower().endswith(".gguf") and safe(n)):
@@ -80,13 +80,13 @@ def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def parts(name: str) -> tuple[str, ...]:
-    """Return all parts of the file's GGUF model."""
+    """Return the names of all parts of a GGUF model, given one of them."""
     split = siblings(Path(name))
     return tuple(p.as_posix() for p in split[1]) if split else (name,)
 
 
 def gguf_type(name: str) -> str:
-    """Return the type in a GGUF file's name, in capitals; "" if there is none.
+    """Return the quantization type in a GGUF file's name, in capitals; "" if there is none.
 
     >>> [gguf_type(n) for n in ("codegen-q4_k_m.gguf", "X-UD-Q2_K_XL/X-UD-Q2_K_XL-00001-of-00002.gguf", "x.gguf")]
     ['Q4_K_M', 'UD-Q2_K_XL', '']

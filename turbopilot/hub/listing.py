@@ -1,4 +1,4 @@
-"""Needed files of a repository, and their sizes."""
+"""Lists of the files to download from a repository, with their sizes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _ANSWER_WITHIN = 60.0  # seconds; the client itself has no timeout for listings
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository.
+    """File of a repository.
 
     Attributes:
         name: path in the repository.
-        n_bytes: size; 0 if the hub does not report it.
-        sha256: of a large file; "" for others.
-        blob: git's SHA-1 of a small file; "" if the hub does not report it.
+        n_bytes: size; 0 if the Hub does not report it.
+        sha256: digest of a large file; "" for small files.
+        blob: Git's SHA-1 of a small file; "" if the Hub does not report it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RemoteFile:
 
     @property
     def checksum(self) -> str:
-        """The reported digest, which names the file in the client's cache; "" for none."""
+        """The digest that the Hub reports, which is the file's name in the client's cache; "" if there is none."""
         return self.sha256 or self.blob
 
 
@@ -59,10 +59,10 @@ class Listing:
 
     Attributes:
         repo: owner/name.
-        commit: of `revision`.
-        files: in the order of their names, or of the parts of a model.
+        commit: commit of `revision`.
+        files: sorted by name, or in the order of a model's parts.
         revision: the requested branch, tag or commit.
-        one_model: the files are a single model, whole or in parts, and not a checkpoint.
+        one_model: whether the files are a single model file, whole or in parts, and not a checkpoint.
     """
 
     repo: str
@@ -73,12 +73,12 @@ class Listing:
 
     @property
     def n_bytes(self) -> int:
-        """Size of all files."""
+        """Total size of the files."""
         return sum(f.n_bytes for f in self.files)
 
 
 def look_up(wanted: HubRequest) -> Listing:
-    """Ask the hub for the needed files of a repository, and their sizes."""
+    """Return the files to download for a request, with their sizes. Sends a request to the Hub."""
     check_wanted(wanted)
     from huggingface_hub import HfApi
 
@@ -103,7 +103,7 @@ def look_up(wanted: HubRequest) -> Listing:
 
 
 def check_wanted(wanted: HubRequest) -> None:
-    """Raise InvalidInput if the repository is not owner/name, or fields exclude each other."""
+    """Raise InvalidInput if the repository is not owner/name, or if fields exclude each other."""
     repo, only = wanted.repo, wanted.only
     if not REPO_ID.fullmatch(repo):
         raise InvalidInput(
@@ -114,14 +114,14 @@ def check_wanted(wanted: HubRequest) -> None:
         one_of("--only", only, ONLY)
     if (given := [x for x in (wanted.quant, wanted.file, only) if x])[1:]:
         raise InvalidInput(
-            f"{repo}: {' and '.join(given)} exclude each other", hint="name one of them"
+            f"{repo}: {' and '.join(given)} exclude each other", hint="give only one of them"
         )
     if wanted.file:
         check_file(wanted.file)
 
 
 def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
-    """Return the names of the requested files, of those in the repository."""
+    """Return the names of the requested files among those in the repository."""
     repo, file = wanted.repo, wanted.file
     if file:
         return _whole(repo, parts(file) if file in found and safe(file) else (file,), found)
@@ -131,8 +131,8 @@ def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
         names = side_files(found)
         if "config.json" not in names:
             raise ModelNotFound(
-                f"{repo}: has no config.json, so no tokenizer of a checkpoint",
-                hint="name the repository of the model as it was trained",
+                f"{repo}: has no config.json, so it does not contain a checkpoint's tokenizer",
+                hint="give the repository of the original model",
             )
         return names
     names = choose_files(found)
@@ -144,24 +144,24 @@ def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -
         known = [n for n in found if n.lower().endswith(FILE_KINDS) and safe(n)]
         raise ModelNotFound(
             f"{repo}: has no file {missing[0]}",
-            hint=did_you_mean(missing[0], known) if known else "it has no GGUF files at all",
+            hint=did_you_mean(missing[0], known) if known else "the repository has no GGUF files",
         )
     return list(names)
 
 
 def _gguf(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
-    """Return the files of the GGUF model of a type; without a type, of the only GGUF model."""
+    """Return the files of the GGUF model with a quantization type; if `quant` is "", those of the only GGUF model."""
     models = gguf_models(found)
     if not models and quant:
         stem = repo.partition("/")[2]
         raise ModelNotFound(
-            f"{repo}: holds no GGUF files, so none of type {quant}",
-            hint=f"make it: turbopilot download {repo} --to {stem}; turbopilot convert {stem} -o {stem}-f16.gguf; "
+            f"{repo}: has no GGUF files, so none of type {quant}",
+            hint=f"create one: turbopilot download {repo} --to {stem}; turbopilot convert {stem} -o {stem}-f16.gguf; "
             f"turbopilot quantize {stem}-f16.gguf {quant.upper()}",
         )
     if not models:
         raise ModelNotFound(
-            f"{repo}: holds no weights as safetensors, PyTorch or GGUF files",
+            f"{repo}: has no weights in safetensors, PyTorch or GGUF format",
             hint="give a repository with a model's weights; an adapter (LoRA) alone is not enough",
         )
     fitting = {
@@ -176,8 +176,8 @@ def _gguf(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, 
     label = next(iter(fitting), "")
     separator = "/" if label.lower().endswith(".gguf") else ":"
     raise ModelNotFound(
-        f"{repo}: holds {what}{of_type}; there are\n  {_menu(models, found)}",
-        hint=f"name one: turbopilot download {repo}{separator}{label}"
+        f"{repo}: has {what}{of_type}; available:\n  {_menu(models, found)}",
+        hint=f"choose one: turbopilot download {repo}{separator}{label}"
         if fitting
         else did_you_mean(quant, models),
     )
@@ -191,7 +191,7 @@ def _menu(models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]) -
 
 
 def _remote_file(sibling: RepoSibling) -> RemoteFile:
-    """Take what the client reports; drop malformed checksums, as checksums become parts of paths."""
+    """Convert the client's description of a file; drop malformed checksums, because checksums become parts of paths."""
     large = sibling.lfs.sha256 if sibling.lfs else ""
     blob = sibling.blob_id or ""
     return RemoteFile(
@@ -204,6 +204,6 @@ def _remote_file(sibling: RepoSibling) -> RemoteFile:
 
 def _not_a_hub(repo: str) -> HubUnreachable:
     return HubUnreachable(
-        f"{repo}: what answered is not a Hugging Face Hub",
-        hint="check HF_ENDPOINT, and whether the network asks for a login first",
+        f"{repo}: the response is not from a Hugging Face Hub",
+        hint="check HF_ENDPOINT, and whether the network requires a login first",
     )

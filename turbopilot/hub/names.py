@@ -1,4 +1,4 @@
-"""Parse what a user types for a model of the Hub."""
+"""Parser for model names and URLs of the Hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAGE = re.compile(
     r"(?P<repo>[^/]+/[^/]+)(/(?P<kind>tree|blob|resolve|raw)/(?P<revision>[^/]+)(/(?P<file>.+))?)?/?"
 )
 FILE_KINDS = (".gguf", ".bin")
-"""Single files that may be downloaded: GGUF and old ggml."""
+"""Suffixes of files that can be downloaded individually: GGUF and old ggml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class HubRequest:
     Attributes:
         repo: owner/name.
         revision: a branch, tag or commit; None for the default branch.
-        quant: quantization type of the GGUF file; "" if none was named.
-        file: path of a GGUF or old `.bin` file in the repository; "" for all needed files.
-        only: "tokenizer" for a checkpoint's config and tokenizer, without weights.
+        quant: quantization type of the GGUF file; "" if none was given.
+        file: path of a GGUF or old `.bin` file in the repository; "" for all files that the model needs.
+        only: "tokenizer" for a checkpoint's config and tokenizer without weights, else "".
     """
 
     repo: str
@@ -50,18 +50,21 @@ def parse(text: str, *, quant: str = "", revision: str | None = None) -> HubRequ
     """
     wanted = _page(text) if _SITE.match(text) else _name(text)
     if quant and wanted.file:
-        raise InvalidInput(f"{text}: is one file, of one type", hint=f"leave out --quant {quant}")
+        raise InvalidInput(
+            f"{text}: is one file, so --quant cannot be used", hint=f"omit --quant {quant}"
+        )
     if quant and wanted.quant not in ("", quant):
         raise InvalidInput(
-            f"{text}: names the type {wanted.quant}, and --quant {quant}", hint="name one of them"
+            f"{text}: names the type {wanted.quant}, but --quant is {quant}",
+            hint="give only one of them",
         )
     if revision and wanted.revision not in (None, revision):
         raise InvalidInput(
-            f"{text}: names the revision {wanted.revision}, and --revision {revision}",
-            hint="name one of them",
+            f"{text}: names the revision {wanted.revision}, but --revision is {revision}",
+            hint="give only one of them",
         )
     if quant and not _QUANT.fullmatch(quant):
-        raise InvalidInput(f"{quant}: not a type's name", hint="name one as Q4_K_M")
+        raise InvalidInput(f"{quant}: not a quantization type", hint="give a type such as Q4_K_M")
     return replace(wanted, quant=quant or wanted.quant, revision=revision or wanted.revision)
 
 
@@ -69,8 +72,8 @@ def check_file(name: str) -> None:
     """Raise InvalidInput if the name is neither a GGUF file nor an old `.bin`."""
     if not name.lower().endswith(FILE_KINDS):
         raise InvalidInput(
-            f"{name}: only .gguf and old .bin files are downloaded one by one",
-            hint="give owner/name alone for a checkpoint",
+            f"{name}: only .gguf and old .bin files can be downloaded individually",
+            hint="to download a checkpoint, give only owner/name",
         )
 
 
@@ -87,18 +90,20 @@ def _name(text: str) -> HubRequest:
 def _split_type(path: str, text: str) -> tuple[str, str]:
     name, colon, quant = path.partition(":")
     if colon and not _QUANT.fullmatch(quant):
-        raise InvalidInput(f"{text}: no type after the colon", hint="name one as owner/name:Q4_K_M")
+        raise InvalidInput(
+            f"{text}: no quantization type after the colon", hint="write it as owner/name:Q4_K_M"
+        )
     return name, quant
 
 
 def _page(text: str) -> HubRequest:
     path = re.split(r"[?#]", _SITE.sub("", text, count=1))[0]
-    path, quant = _split_type(path, text)  # as `ollama run hf.co/owner/name:Q4_K_M`
+    path, quant = _split_type(path, text)  # as in `ollama run hf.co/owner/name:Q4_K_M`
     found = _PAGE.fullmatch(path)
     if not found or not REPO_ID.fullmatch(found["repo"]):
         raise _not_a_repository(text)
     if found["repo"].split("/")[0] in ("datasets", "spaces", "models", "docs", "api"):
-        raise InvalidInput(f"{text}: not a model's page", hint="give the URL of a model")
+        raise InvalidInput(f"{text}: not the page of a model", hint="give the URL of a model")
     file = unquote(found["file"] or "") if found["kind"] != "tree" else ""
     if file:
         check_file(file)

@@ -1,7 +1,7 @@
-"""Download a listing's files, resume interrupted ones, and check them against the hub's checksums.
+"""Downloads that can be resumed and are checked against the Hub's checksums.
 
-The hub's own client discards a partial file when it is interrupted, since version 1.18
-(https://github.com/huggingface/huggingface_hub/pull/4306).
+The Hub's client downloads only files without a checksum, because since version 1.18 it discards a partial file when it
+is interrupted (https://github.com/huggingface/huggingface_hub/pull/4306).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from turbopilot.hub.client import Retries, alone, plain_errors, retried
 from turbopilot.hub.listing import Listing, RemoteFile
 
 NOTE = "turbopilot-source.json"
-"""File with the repository and the commit, which `fetch` writes into a user's folder."""
+"""Name of the file that `fetch` writes to a user's folder; it contains the repository and the commit."""
 _BLOCK = 1 << 20
 
 
 def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent) -> Path:
-    """Download a listing's missing files into `to`, or into the hub's own cache, and check them.
+    """Download a listing's missing files to `to`, or to the Hub's cache, and check them.
 
-    Files are downloaded one by one in this thread, as the client's thread pool would finish its files before Ctrl-C
-    takes effect. Small files come first, so that a checkpoint with all of its weights is complete. After an error,
-    partial files stay to be resumed.
+    Files are downloaded one at a time in this thread, because the client's thread pool would finish its files before
+    Ctrl-C takes effect. Small files are downloaded first, so that a checkpoint that has all of its weights is complete.
+    After an error, partial files are kept, so that the download can be resumed.
 
     Args:
         listing: from `look_up`.
-        to: a folder; None for the hub's cache.
-        progress: called with the bytes of a file that are here, its size and its name, and then with the same of all
-            files and no name.
+        to: a folder; None for the Hub's cache.
+        progress: called with the received bytes of a file, its size and its name, and then with the received bytes and
+            the size of all files, without a name.
 
     Returns:
-        The folder; of a single model its file, or the first of its parts.
+        The folder; for a single model file its path, or the path of its first part.
     """
     from huggingface_hub import constants
 
@@ -49,7 +49,7 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
         room.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InvalidInput(
-            f"{room}: cannot be made: {e.strerror}", hint="give another folder with --to"
+            f"{room}: cannot be created: {e.strerror}", hint="give another folder with --to"
         ) from e
     folder = to.resolve() if to else repo_cache(listing.repo) / "snapshots" / listing.commit
     lock = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
@@ -66,7 +66,7 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
 
 
 class _Transfer:
-    """Download of a listing into a folder, or into the snapshot of the hub's cache."""
+    """Download of a listing to a folder, or to a snapshot in the Hub's cache."""
 
     def __init__(self, listing: Listing, folder: Path, in_cache: bool, progress: Progress) -> None:
         self._listing, self._folder = listing, folder
@@ -76,11 +76,11 @@ class _Transfer:
         self.n_bytes = sum(self._have.values())
 
     def bring(self, file: RemoteFile) -> None:
-        """Download the file unless it is here, and check it."""
+        """Download a file unless it is present, and check it."""
         path = self._folder / file.name
         if not file.checksum:
             self._by_client(file)
-            # If the hub refuses and there is an older file, the client only warns.
+            # If the Hub denies access and there is an older file, the client only warns.
             if not self._is_it(file, path):
                 raise _stranger(path)
         elif path.is_file() and self._is_it(file, path):
@@ -90,7 +90,7 @@ class _Transfer:
         else:
             self._by_us(file)
             if self._in_cache:
-                self._by_client(file)  # finds the blob, and links to it
+                self._by_client(file)  # finds the blob and links to it
         self._report(file, file.n_bytes)
 
     def _by_client(self, file: RemoteFile) -> None:
@@ -106,23 +106,23 @@ class _Transfer:
         repo, landing, part = self._listing.repo, self._landing(file), self._part(file)
         landing.parent.mkdir(parents=True, exist_ok=True)
         cache = repo_cache(repo)
-        lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's own
+        lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's lock
         with alone(lock) if self._in_cache else nullcontext():
             if self._in_cache and landing.is_file():
-                return  # from another revision or process
+                return  # downloaded for another revision or by another process
             if not self._copied(file, part):
                 url = hf_hub_url(repo, file.name, revision=self._listing.commit)
                 _fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
                 if not self._is_it(file, part):
                     part.unlink()
                     raise DownloadError(
-                        f"{repo}: {file.name} was damaged on the way (its checksum differs)",
+                        f"{repo}: {file.name} was damaged during the download (its checksum differs)",
                         hint="run it again",
                     )
             part.replace(landing)
 
     def _landing(self, file: RemoteFile) -> Path:
-        """Return the path of a downloaded file; the client finds it in its cache by the checksum."""
+        """Return the path of a downloaded file; in the cache its name is the checksum, as the client expects."""
         return self._blobs / file.checksum if self._in_cache else self._folder / file.name
 
     def _part(self, file: RemoteFile) -> Path:
@@ -137,7 +137,7 @@ class _Transfer:
         return min(part.stat().st_size, file.n_bytes) if file.checksum and part.is_file() else 0
 
     def _copied(self, file: RemoteFile, part: Path) -> bool:
-        """Copy a file from the cache; False if it is missing or damaged."""
+        """Copy a file from the cache; return False if it is missing or damaged."""
         blob = self._blobs / file.checksum
         if not blob.is_file():
             return False
@@ -151,13 +151,13 @@ class _Transfer:
         return False
 
     def _is_it(self, file: RemoteFile, path: Path) -> bool:
-        """Report whether size and checksum are the hub's, as far as the hub reports them."""
+        """Return whether size and checksum match those that the Hub reports; those that it does not are not checked."""
         if file.n_bytes and path.stat().st_size != file.n_bytes:
             return False
         if not file.checksum:
             return True
         digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
-        if not file.sha256:  # git's hash of a blob
+        if not file.sha256:  # Git's hash of a blob
             digest.update(b"blob %d\0" % file.n_bytes)
         with path.open("rb") as f:
             while block := f.read(_BLOCK):
@@ -174,9 +174,9 @@ class _Transfer:
 
 
 def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None]) -> None:
-    """Append the rest of a file of `n_bytes` to `part`, with retries; `report` is called with the bytes present.
+    """Append the rest of a file of `n_bytes` to `part`, with retries; call `report` with the bytes received so far.
 
-    The token is sent to the hub at `url`, but not to where it redirects.
+    The token is sent to the Hub at `url`, but not to the host that it redirects to.
     """
     retries = Retries(network=True)
     with part.open("ab", buffering=_BLOCK) as f:
@@ -187,7 +187,7 @@ def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None
             try:
                 _receive(url, f, n_bytes, report)
                 if f.tell() == begun:
-                    raise ConnectionError("an answer without a body")
+                    raise ConnectionError("the response has no body")
             except Exception as e:
                 if f.tell() > begun:
                     retries.failed = 0
@@ -217,7 +217,7 @@ def _receive(url: str, f: BinaryIO, n_bytes: int, report: Callable[[int], None])
         for piece in response.iter_bytes():
             if f.tell() + len(piece) > n_bytes:
                 raise DownloadError(
-                    f"{url}: more bytes come than the {n_bytes:,} that the hub lists",
+                    f"{url}: the server sent more than the {n_bytes:,} bytes that the Hub lists",
                     hint="if HF_ENDPOINT names a mirror, try without it",
                 )
             f.write(piece)
@@ -226,14 +226,14 @@ def _receive(url: str, f: BinaryIO, n_bytes: int, report: Callable[[int], None])
 
 def _stranger(path: Path) -> DownloadError:
     return DownloadError(
-        f"{path}: is not the file that the hub lists (size or checksum differs)",
+        f"{path}: is not the file that the Hub lists (size or checksum differs)",
         hint=f"delete it and run it again: rm {path.resolve()}",
     )
 
 
 @contextmanager
 def _noted(listing: Listing, folder: Path) -> Iterator[None]:
-    """Write a note of a checkpoint's origin after the download; remove an older note of another origin first."""
+    """Write a checkpoint's repository and commit to `NOTE` after the download; delete a different, older note first."""
     if listing.one_model:
         yield
         return

@@ -1,1 +1,1 @@
-"""The only door to llama.cpp."""
+"""The only package that imports llama_cpp."""

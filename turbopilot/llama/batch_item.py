@@ -1,4 +1,4 @@
-"""A token of a batch, importable without llama.cpp."""
+"""Tokens of a batch, importable without llama.cpp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One token of a batch, at a position of a sequence."""
+    """One token of a batch, at a position in a sequence."""
 
     token: int
     pos: int

@@ -1,8 +1,8 @@
-"""Run llama.cpp in a child process, which ends with ours.
+"""Run llama.cpp in a child process, which exits with its parent.
 
-llama.cpp cannot be interrupted from Python, aborts on some broken files, and its memory is measured best in a process
-of its own. The child is a module that calls `run_job`. It reads its job, a JSON object, from stdin, and writes JSON
-lines to stdout: llama.cpp's log as [level, text], and messages as objects.
+llama.cpp cannot be interrupted from Python and aborts on some broken files, and its memory can only be measured well in
+a separate process. The child is a module that calls `run_job`. It reads its job, a JSON object, from stdin, and writes
+JSON lines to stdout: llama.cpp's log as [level, text], and messages as objects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from turbopilot.base.errors import ServeError, TurboPilotError
 from turbopilot.llama.log import LlamaLog
 
 _ROOT: Final = Path(__file__).parents[2]
-# `python -m` would import modules from the current folder first, which may be an untrusted checkpoint.
+# `python -m` would search for modules in the current folder first, which may be an untrusted checkpoint.
 _START: Final = (
     "import sys; sys.path = [p for p in sys.path if p]; import runpy; "
     "runpy.run_module(sys.argv[1], run_name='__main__')"
@@ -36,13 +36,14 @@ Job = dict[str, Any]
 
 
 class ChildFailed(ServeError):
-    """A child process failed; the message is "failed: …" or "was ended by signal …".
+    """A child process failed. The message is "failed: …" or "was terminated by signal …".
 
-    `code` is the exit code, or minus the signal; `last_words` are its stderr, or else llama.cpp's errors.
+    `code` is the exit code, or the negative signal number. `last_words` is the child's stderr, or llama.cpp's last
+    errors if stderr is empty.
     """
 
     def __init__(self, code: int, last_words: str, how: str = "") -> None:
-        how = how or (f"was ended by signal {-code}" if code < 0 else "failed")
+        how = how or (f"was terminated by signal {-code}" if code < 0 else "failed")
         super().__init__(f"{how}: {last_words[-2000:]}")
         self.code, self.last_words = code, last_words
 
@@ -55,13 +56,14 @@ def run_child(
     on_log: Callable[[str], None] = lambda line: None,
     timeout: float | None = None,
 ) -> LlamaLog:
-    """Run a module that calls `run_job` in a child process until it ends; kill it after `timeout` seconds.
+    """Run a module that calls `run_job` in a child process until it exits; kill it after `timeout` seconds.
 
-    An interruption (Ctrl-C, an exception of a callback) ends the child first. `on_message` gets what the child sends,
-    `on_log` llama.cpp's current line, from its start, as it grows. A TurboPilotError of the child is raised again.
+    Ctrl-C, or an exception in a callback, kills the child before it propagates. `on_message` receives each object that
+    the child sends. `on_log` receives the current line of llama.cpp's log, again with each piece that is added. A
+    TurboPilotError in the child is raised again here.
 
     Raises:
-        ChildFailed: the child ended in any other way.
+        ChildFailed: the child failed in any other way.
     """
     log, raised = LlamaLog(), list[TurboPilotError]()
 
@@ -80,7 +82,7 @@ def run_child(
         try:
             if timeout is not None:
                 timer.start()
-            with suppress(BrokenPipeError):  # the child ended before reading its job
+            with suppress(BrokenPipeError):  # the child exited before reading its job
                 process.stdin.write(json.dumps(job) + "\n")
                 process.stdin.flush()
             follow(process.stdout, log, receive, on_log)
@@ -88,7 +90,7 @@ def run_child(
         finally:
             late = timeout is not None and not timer.is_alive()
             timer.cancel()
-            process.kill()  # Ctrl-C arrives here
+            process.kill()  # still running after Ctrl-C or an exception
             process.wait()
             with suppress(BrokenPipeError):
                 process.stdin.close()
@@ -105,7 +107,7 @@ def run_child(
 
 def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
     path = [str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p]
-    # On an abort, llama.cpp would start gdb.
+    # Without GGML_NO_BACKTRACE, llama.cpp starts gdb when it aborts.
     environment = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.Popen(
         [sys.executable, "-c", _START, module],
@@ -120,7 +122,7 @@ def follow(
     on_message: Callable[[Message], None],
     on_log: Callable[[str], None],
 ) -> None:
-    """Read a child's lines until it closes stdout."""
+    """Process a child's output until it closes stdout."""
     line = ""
     for record in stdout:
         match _parsed(record):
@@ -132,7 +134,7 @@ def follow(
                 on_log(line)
                 if line.endswith("\n"):
                     line = ""
-            case _:  # printed by a crashing process or its debugger
+            case _:  # output of a crashing process or its debugger
                 log.write(_INFO, f"\n{record}")
 
 
@@ -144,9 +146,10 @@ def _parsed(record: str) -> Any:
 
 
 def run_job(work: Callable[[Job], None]) -> NoReturn:
-    """Do the job from stdin and end this process, which also ends with its parent.
+    """Run `work` with the job from stdin and exit. The process also exits when its parent does.
 
-    `run_child` raises a TurboPilotError of `work` again. `work` calls sys.exit(1) if llama.cpp's log has the reason.
+    `run_child` raises a TurboPilotError of `work` again. `work` calls sys.exit(1) if it failed for a reason that is in
+    llama.cpp's log.
     """
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -165,7 +168,7 @@ def run_job(work: Callable[[Job], None]) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # without llama.cpp's cleanup, which is slow
+    os._exit(code)  # skips llama.cpp's cleanup, which is slow
 
 
 def send(message: Any) -> None:
@@ -175,7 +178,7 @@ def send(message: Any) -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when stdin closes, as it does even if the parent is killed by SIGKILL."""
+    """Exit this process when stdin closes, which happens even if the parent is killed with SIGKILL."""
     while sys.stdin.read(1):
         pass
     os._exit(1)

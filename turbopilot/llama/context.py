@@ -1,4 +1,4 @@
-"""A context of a model in llama.cpp, with its KV cache."""
+"""Context of a model in llama.cpp, with its KV cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from turbopilot.llama.model import LlamaModel
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 OnNode: TypeAlias = Callable[[int, bool], bool]
-# llama_decode's return values, in llama.h; all others are fatal.
+# Return values of llama_decode, from llama.h; all others are fatal.
 _CODES: Final[dict[int, type[TurboPilotError]]] = {1: NoKvSlot, 2: DecodeAborted, -1: BadBatch}
 
 
@@ -37,14 +37,14 @@ class ContextParameters:
     """Parameters of a context.
 
     Attributes:
-        n_ctx: cells of the KV cache, over all sequences.
-        n_outputs: most rows of logits of a batch, for which llama.cpp reserves memory; 0 is a row for each token.
+        n_ctx: cells of the KV cache for all sequences together.
+        n_outputs: maximum rows of logits for a batch, for which llama.cpp reserves memory; 0 is one row per token.
         n_threads: None is one per processor core.
-        cache_type: in lower case.
-        kv_unified: all sequences share the cells; else each has an equal part of them.
-        offload: let a GPU compute attention and large batches of layers that are not on it.
-        on_node: called with the address of each node of the graph, and True to ask whether it is wanted, then False
-            when it is computed. Source: ggml_backend_sched_eval_callback in ggml-backend.h.
+        cache_type: KV cache type, in lower case.
+        kv_unified: whether all sequences share the cells; otherwise each has an equal part of them.
+        offload: whether a GPU computes attention and large batches for layers that are not on it.
+        on_node: called with the address of each node of the graph: first with True, to return whether its result is
+            needed, then with False when it is computed. Source: ggml_backend_sched_eval_callback in ggml-backend.h.
     """
 
     n_ctx: int
@@ -60,27 +60,30 @@ class ContextParameters:
 
     @property
     def n_ubatch(self) -> int:
-        """Return the tokens that are computed at once."""
+        """Maximum number of tokens computed at once."""
         return min(self.n_batch, UBATCH)
 
     @property
     def n_ctx_seq(self) -> int:
-        """Return the most tokens of one sequence."""
+        """Maximum number of tokens in one sequence."""
         return self.n_ctx if self.kv_unified else self.n_ctx // self.n_seq
 
 
 class LlamaContext:
-    """A context of a loaded model, to be closed before the model; ServeError if memory is short.
+    """Context of a loaded model; close it before the model.
 
-    `n_cells` of the KV cache may be more than were asked for. One call of `decode` takes at most `n_batch` tokens and
-    returns at most `n_outputs` rows of logits.
+    `n_cells` is the number of cells in the KV cache, which may be more than requested. A call of `decode` accepts at
+    most `n_batch` tokens and returns at most `n_outputs` rows of logits.
+
+    Raises:
+        ServeError: llama.cpp cannot create the context, for example for lack of memory.
     """
 
     def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:
         self.model, self._parameters = model, parameters
         self._context: Any = None
         self._failure: BaseException | None = None
-        if parameters.on_node:  # llama.cpp keeps only a pointer to it
+        if parameters.on_node:  # keep a reference: llama.cpp has only a pointer to the callback
             self._callback = llama_cpp.ggml_backend_sched_eval_callback(self._on_node)
         # Views of llama.cpp's logits, by address and number of rows.
         self._rows: dict[tuple[int, int], Logits] = {}
@@ -104,16 +107,16 @@ class LlamaContext:
             params.cb_eval = self._callback
         self._context = llama_cpp.llama_init_from_model(self.model.pointer, params)
         if not self._context:
-            what = f"{self.model.header.path}: no context of {p.n_ctx_seq:,} tokens"
+            what = f"{self.model.header.path}: cannot create a context of {p.n_ctx_seq:,} tokens"
             hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer --n-gpu-layers"
             if p.flash_attention == ON:
                 what += f" with flash attention and a {p.cache_type} cache"
-                hint = "not every model and device can have them: try --cache-type f16 --flash-attn off"
+                hint = "not every model and device supports this: try --cache-type f16 --flash-attn off"
             raise ServeError(f"{what}: {log.reason()}", hint=hint)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     def _on_node(self, address: int, ask: bool, _data: Any) -> bool:
-        """Keep an exception, which ctypes would only print, until llama_decode returns."""
+        """Call `on_node`, and store an exception until llama_decode returns, because ctypes would only print it."""
         if self._failure is not None or self._parameters.on_node is None:
             return False
         try:
@@ -123,26 +126,26 @@ class LlamaContext:
             return False
 
     def decode(self, items: Sequence[BatchItem]) -> Logits:
-        """Compute a batch, and add it to the KV cache.
+        """Decode a batch and add it to the KV cache.
 
         Returns:
-            (rows, n_vocab): a row for each item that wants logits, in the batch's order; a view, valid until the next
-            call.
+            Logits (rows, n_vocab) with a row for each item that has `want_logits`, in the order of the batch. The
+            array is a view, valid until the next call.
 
         Raises:
-            NoKvSlot: the KV cache has no room; nothing was changed.
-            DecodeAborted: it was interrupted; the KV cache of the sequences involved is undefined.
-            BadBatch: the batch is invalid; nothing was changed.
+            NoKvSlot: the KV cache has no room; its contents are unchanged.
+            DecodeAborted: the computation was interrupted; the KV cache of the sequences involved is undefined.
+            BadBatch: the batch is invalid; the contents of the KV cache are unchanged.
             DecoderFailed: the computation failed; the whole context is undefined.
         """
         self._check_size(len(items))
         return self._compute(self._batch.fill(items), sum(item.want_logits for item in items))
 
     def read(self, ids: Sequence[int], start: int, outputs: range) -> Logits:
-        """Compute tokens of sequence 0 from position `start` on, and wait for the result.
+        """Decode tokens of sequence 0 from position `start` on, and wait for the result.
 
         Returns:
-            (rows, n_vocab): the logits of the positions in `outputs`; see `decode`.
+            Logits (rows, n_vocab) of the positions in `outputs`; see `decode`.
         """
         self._check_size(len(ids))
         wants = [position in outputs for position in range(start, start + len(ids))]
@@ -152,11 +155,11 @@ class LlamaContext:
 
     def _check_size(self, n: int) -> None:
         if n > self.n_batch:
-            raise ValueError(f"{n} tokens in a batch of {self.n_batch}")
+            raise ValueError(f"{n} tokens exceed the batch size of {self.n_batch}")
 
     def _compute(self, batch: Any, n_rows: int) -> Logits:
         if n_rows > self.n_outputs:  # llama.cpp would abort the process
-            raise ValueError(f"{n_rows} rows of logits of at most {self.n_outputs}")
+            raise ValueError(f"{n_rows} rows of logits exceed the limit of {self.n_outputs}")
         code = llama_cpp.llama_decode(self._context, batch)
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -168,7 +171,7 @@ class LlamaContext:
             )
         if not n_rows:
             return np.empty((0, self.model.n_vocab), dtype=np.float32)
-        # In the batch's order, however llama.cpp computed it.
+        # llama_get_logits returns the rows in the order of the batch.
         pointer = llama_cpp.llama_get_logits(self._context)
         key = ctypes.addressof(pointer.contents), n_rows
         rows = self._rows.get(key)
@@ -183,13 +186,13 @@ class LlamaContext:
         llama_cpp.llama_memory_clear(self._memory, True)
 
     def remove(self, seq: int, start: int) -> bool:
-        """Remove a sequence's positions from `start` on; False if the model cannot remove a part."""
+        """Remove the positions of a sequence from `start` on; return False if the model cannot remove a part."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq, start, -1))
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        """Give an empty sequence the first `n` positions of another; False if the model cannot.
+        """Copy the first `n` positions of a sequence to an empty one; return False if the model cannot.
 
-        The cells are shared, or copied if each sequence has its own.
+        With a unified KV cache the cells are shared, otherwise they are copied.
         """
         if self._parameters.kv_unified:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n)
@@ -197,7 +200,7 @@ class LlamaContext:
         return self.restore(target, self.save(source)) and self.remove(target, n)
 
     def save(self, seq: int) -> bytes:
-        """Return llama.cpp's state of one sequence."""
+        """Return the state of one sequence, serialized by llama.cpp."""
         size = llama_cpp.llama_state_seq_get_size(self._context, seq)
         state = np.empty(size, dtype=np.uint8)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
@@ -205,14 +208,14 @@ class LlamaContext:
         return state[:n].tobytes()
 
     def restore(self, seq: int, state: bytes) -> bool:
-        """Fill an empty sequence from a saved state; False if there is no room or llama.cpp refuses it."""
+        """Restore a saved state to an empty sequence; return False if there is no room or llama.cpp refuses it."""
         pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         n = llama_cpp.llama_state_seq_set_data(self._context, pointer, len(state), seq)
         return int(n) == len(state)
 
     def rebuild(self) -> None:
-        """Replace the KV cache by a new one, after a failure."""
-        LlamaContext.close(self)  # not a subclass's, which closes the model too
+        """Replace the context with a new one after a failure."""
+        LlamaContext.close(self)  # not the method of a subclass, which also closes the model
         self._make()
 
     def close(self) -> None:
@@ -224,7 +227,7 @@ class LlamaContext:
 
 
 class _Batch:
-    """A llama_batch over numpy's memory; loops over ctypes would dominate Python's part of a step."""
+    """A llama_batch in numpy arrays, because filling ctypes arrays in Python loops would dominate a step."""
 
     def __init__(self, n: int) -> None:
         self._token = np.zeros(n, dtype=np.int32)
@@ -232,7 +235,7 @@ class _Batch:
         self._seq = np.zeros(n, dtype=np.int32)
         self._wants = np.zeros(n, dtype=np.int8)
         self._one = np.ones(n, dtype=np.int32)
-        # llama.cpp reads each token's sequences (here one) through a pointer.
+        # llama.cpp reads the sequences of each token (here one) through a pointer.
         first = self._seq.ctypes.data
         ids = ctypes.POINTER(ctypes.c_int32)
         self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))
@@ -245,7 +248,7 @@ class _Batch:
         )
 
     def fill(self, items: Sequence[BatchItem]) -> Any:
-        """Return the llama_batch of these items; the next call overwrites it."""
+        """Return a llama_batch of these items, which the next call overwrites."""
         n = self._batch.n_tokens = len(items)
         self._token[:n] = [i.token for i in items]
         self._pos[:n] = [i.pos for i in items]
@@ -254,7 +257,7 @@ class _Batch:
         return self._batch
 
     def fill_run(self, ids: Sequence[int], start: int, wants: Sequence[bool]) -> Any:
-        """Return the llama_batch of consecutive tokens of sequence 0; the next call overwrites it."""
+        """Return a llama_batch of consecutive tokens of sequence 0, which the next call overwrites."""
         n = self._batch.n_tokens = len(ids)
         self._token[:n] = ids
         self._pos[:n] = np.arange(start, start + n)

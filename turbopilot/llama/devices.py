@@ -1,4 +1,7 @@
-"""GPUs that this build of llama.cpp can use (`llama_supports_gpu_offload` is also True for RPC without a GPU)."""
+"""GPUs that this build of llama.cpp can use.
+
+`llama_supports_gpu_offload` is not sufficient: it is also True for RPC without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, with the bytes of free memory that its driver reports."""
+    """A GPU, with its free memory in bytes as reported by the driver."""
 
     name: str
     description: str
@@ -33,7 +36,7 @@ class Device:
 
 
 def gpu_devices() -> tuple[Device, ...]:
-    """Return the GPUs, in llama.cpp's order."""
+    """Return the GPUs in llama.cpp's order."""
     declare(ggml, _FUNCTIONS)
     found = []
     for i in range(ggml.ggml_backend_dev_count()):

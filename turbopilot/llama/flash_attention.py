@@ -1,8 +1,9 @@
 """Decide whether llama.cpp uses flash attention.
 
-Its CPU kernel for one token is slow: after 512 tokens, SmolLM2-135M took 25 ms a token with it and 11 ms without, after
-2,048 tokens 43 and 20 (2 cores with AVX-512; prompts took the same, beyond 1,000 tokens up to 20 % longer). Without it,
-the scores of every token of a batch with every earlier token are in memory at once.
+Its CPU kernel for decode is slow: with a context of 512 tokens, SmolLM2-135M took 25 ms per token with flash attention
+and 11 ms without; with 2,048 tokens, 43 and 20 ms (2 cores with AVX-512). Prefill took the same time with and without
+it up to 1,000 tokens, and up to 20 % longer with it beyond. Without flash attention, the attention scores of every
+token of a batch with every earlier token are in memory at once.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 AUTO: Final = -1
 OFF: Final = 0
 ON: Final = 1
-# The scores may take 1/8 of the memory that the model and its context leave.
+# The scores may take 1/8 of the memory that the model and its KV cache leave.
 SCORES_SHARE: Final = 8
-# Only flash attention reads values in other types.
+# Only flash attention supports other types of values in the KV cache.
 _PLAIN: Final = {"f32", "f16", "bf16"}
 
 
 def flash_attention(
     header: GgufHeader, context: ContextParameters, *, uses_gpu: bool, wanted: bool | None = None
 ) -> int:
-    """Return AUTO (llama.cpp decides, on a GPU), OFF or ON; `wanted` of None is the faster choice that fits."""
+    """Return AUTO (llama.cpp decides), OFF or ON; `wanted=None` selects the faster choice that fits into memory."""
     if context.cache_type not in _PLAIN:
         return ON
     if wanted is not None:
@@ -43,6 +44,6 @@ def flash_attention(
 
 
 def scores_bytes(header: GgufHeader, n_ctx: int, n_batch: int) -> int:
-    """Return the bytes of one layer's scores: a float32 for each head, token and earlier token."""
+    """Return the bytes of the attention scores of one layer: a float32 for each head, token and earlier token."""
     heads = header.metadata.get(f"{header.architecture}.attention.head_count", 0)
     return 4 * n_ctx * n_batch * (heads if isinstance(heads, int) else 0)

@@ -1,4 +1,4 @@
-"""Sizes of a model's network: bytes of its weights in a type, and of its context in the KV cache."""
+"""Sizes of a model's network, and the bytes of its weights and KV cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TYPES: Final = {"F16": "F16", "Q8_0": "Q8_0", "Q4_K_M": "Q4_K", "Q4_0": "Q4_0"}
 
 
 class Matrix(NamedTuple):
-    """A weight matrix: its role (name in a GGUF), its shape, and how many layers have it."""
+    """A weight matrix: its role (name in a GGUF), its shape, and the number of layers that have it."""
 
     role: str
     rows: int
@@ -29,11 +29,16 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes that determine a model's weights and the memory of its context.
+    """Sizes that determine the memory of a model's weights and KV cache.
 
-    `vocab` are the rows of the token embedding, which is the output head too if it is `tied`. A `gated` feed-forward
-    has a third matrix; `fused` q, k and v are one matrix in a GGUF; `positions` are the rows of a table of learned
-    positions, 0 for none. Keys and values of one head have width / heads dimensions by default.
+    Attributes:
+        vocab: rows of the token embedding.
+        tied: whether the token embedding is also the output head.
+        gated: whether the feed-forward network has a third matrix, the gate.
+        fused: whether q, k and v are one matrix in a GGUF.
+        positions: rows of the learned position embedding; 0 for none.
+        key_size: dimensions of a key in one head; width / heads by default.
+        value_size: dimensions of a value in one head; width / heads by default.
     """
 
     layers: int
@@ -55,13 +60,13 @@ class Geometry:
                 object.__setattr__(self, name, self.width // self.heads)
 
     def kv_bytes(self, n_tokens: int, cache_type: str = "F16") -> int:
-        """Return the bytes of so many tokens in a KV cache of a ggml type, in any letter case."""
+        """Return the bytes of `n_tokens` in the KV cache; `cache_type` is a ggml type in any letter case."""
         weights, size = BLOCKS[cache_type.upper()]
         row = self.kv_heads * (self.key_size + self.value_size)
         return n_tokens * self.layers * row * size // weights
 
     def matrices(self) -> Iterator[Matrix]:
-        """Yield every matrix of a GGUF; norms and biases are thousandths of the whole."""
+        """Yield every matrix of a GGUF, without norms and biases, which are thousandths of the size."""
         queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
         values = self.kv_heads * self.value_size
         yield Matrix("token_embd", self.vocab, self.width)
@@ -81,7 +86,7 @@ class Geometry:
 
     @property
     def weights(self) -> int:
-        """Return the weights in all matrices.
+        """Number of weights in all matrices.
 
         >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
         1488
@@ -92,9 +97,9 @@ class Geometry:
 def read_geometry(
     values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], prefix: str = ""
 ) -> Geometry:
-    """Return the geometry that hyperparameters (after `prefix`, such as "llama.") and shapes of a GGUF describe.
+    """Return the geometry described by a GGUF's hyperparameters and tensor shapes.
 
-    Sizes that are missing or not integers are 0.
+    `prefix` precedes the keys in `values`, such as "llama.". Sizes that are missing or not integers are 0.
     """
 
     def size(name: str) -> int:
@@ -128,9 +133,9 @@ def header_geometry(header: GgufHeader) -> Geometry:
 
 @cache
 def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
-    """Predict the size of a GGUF's tensors, each in the type that llama.cpp's quantizer gives it.
+    """Predict the size in bytes of a GGUF's tensors, each in the type that llama.cpp's quantizer chooses for it.
 
-    `parameters` is the exact number of weights, of which those beyond the matrices are F32; `type_name` is of `TYPES`.
+    `parameters` is the exact number of weights; weights outside of matrices are F32. `type_name` is one of `TYPES`.
     """
     matrices = {
         f"{f'blk.{i}.' if m.layers > 1 else ''}{m.role}.weight": (m.columns, m.rows)

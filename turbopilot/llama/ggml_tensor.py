@@ -1,7 +1,8 @@
-"""ggml's tensors, read through ctypes.
+"""Access to ggml's tensors through ctypes.
 
-Source: ggml/include/ggml.h, `struct ggml_tensor` of ggml 0.25. The library has no function that returns a tensor's
-sizes, so its layout is declared here. `Ggml.check_layout` must succeed before a pointer in it is followed.
+The library has no function that returns the dimensions of a tensor, so the layout of the struct is declared here.
+`Ggml.check_layout` must succeed before a pointer in it is followed. Source: ggml/include/ggml.h, `struct ggml_tensor`
+of ggml 0.25.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import numpy.typing as npt
 from turbopilot.llama.library import Signature, declare
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64  # GGML_MAX_… in ggml.h
-_N_OPS: Final = 101  # GGML_OP_COUNT in ggml.h; more in a later ggml
+_N_OPS: Final = 101  # GGML_OP_COUNT in ggml.h; later versions of ggml may have more
 F32: Final = 0  # enum ggml_type
 I32: Final = 26
 
 
 class GgmlTensor(ctypes.Structure):
-    """`struct ggml_tensor`; sizes and strides innermost first, strides in bytes."""
+    """`struct ggml_tensor`: dimensions and strides innermost first, strides in bytes."""
 
     type: int
     buffer: int | None
@@ -64,7 +65,7 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 
 class LayoutChanged(Exception):
-    """The library's tensors have another layout than declared here."""
+    """The layout of the library's tensors differs from the declaration in this module."""
 
 
 def at(address: int) -> GgmlTensor:
@@ -73,12 +74,12 @@ def at(address: int) -> GgmlTensor:
 
 
 def name_of(tensor: GgmlTensor) -> str:
-    """Return a tensor's name."""
+    """Return the name of a tensor."""
     return tensor.name.decode("utf-8", "replace")
 
 
 class Ggml:
-    """Functions of ggml that read and write tensors, given a ctypes library with its base functions."""
+    """Functions of ggml that read and write tensors, from a ctypes library."""
 
     def __init__(self, library: Any) -> None:
         declare(library, _FUNCTIONS)
@@ -86,40 +87,43 @@ class Ggml:
         self._ops: dict[int, str] = {}
 
     def check_layout(self, address: int, *, floats: bool = False) -> None:
-        """Compare a tensor with what ggml reports of it, and its bytes too if it is F32; raise LayoutChanged."""
+        """Raise LayoutChanged if a tensor differs from ggml's report of its name, elements and operation.
+
+        With `floats`, the tensor must also be F32, and its size in bytes is compared.
+        """
         tensor, lib = at(address), self._lib
         reported = (lib.ggml_get_name(address), lib.ggml_nelements(address))
         if reported != (tensor.name, prod(tensor.ne)):
             raise LayoutChanged(
-                f"a tensor is {tensor.name!r} of {prod(tensor.ne)} elements, for ggml {reported}"
+                f"a tensor is {tensor.name!r} with {prod(tensor.ne)} elements, but ggml reports {reported}"
             )
-        known = 0 <= tensor.op < _N_OPS  # beyond them ggml reads out of bounds
-        # ggml describes some operations by their kind: UNARY as "SILU".
+        known = 0 <= tensor.op < _N_OPS  # for other numbers ggml would read out of bounds
+        # The description can differ from the name: it is "SILU" for a UNARY operation.
         if not known or (
             self.op(tensor).startswith("MUL_MAT")
             != lib.ggml_op_desc(address).startswith(b"MUL_MAT")
         ):
-            raise LayoutChanged(f"a tensor has the operation {tensor.op}")
+            raise LayoutChanged(f"a tensor has the unknown operation {tensor.op}")
         if floats and (tensor.type != F32 or lib.ggml_nbytes(address) != n_bytes(tensor)):
             raise LayoutChanged(
-                f"{tensor.name!r} has {n_bytes(tensor)} bytes, for ggml {lib.ggml_nbytes(address)}"
+                f"{tensor.name!r} has {n_bytes(tensor)} bytes, but ggml reports {lib.ggml_nbytes(address)}"
             )
 
     def op(self, tensor: GgmlTensor) -> str:
-        """Return the operation's name: "MUL_MAT"."""
+        """Return the name of a tensor's operation, such as "MUL_MAT"."""
         if tensor.op not in self._ops:
             self._ops[tensor.op] = self._lib.ggml_op_name(tensor.op).decode()
         return self._ops[tensor.op]
 
     def values(self, address: int) -> npt.NDArray[Any]:
-        """Return the numbers of an F32 or I32 tensor, (ne3, ne2, ne1, ne0), valid until the computation continues.
+        """Return the values of an F32 or I32 tensor, (ne3, ne2, ne1, ne0), valid until the computation continues.
 
-        They are copied if they are on a device.
+        Values on a device are copied.
         """
         tensor = at(address)
         size = n_bytes(tensor)
         if not tensor.buffer or not tensor.data:
-            raise LayoutChanged(f"{tensor.name!r} is computed but has no memory")
+            raise LayoutChanged(f"{tensor.name!r} was computed but has no memory")
         memory: Any
         if self._lib.ggml_backend_buffer_is_host(tensor.buffer):
             memory = (ctypes.c_char * size).from_address(tensor.data)
@@ -137,6 +141,6 @@ class Ggml:
 
 
 def n_bytes(tensor: GgmlTensor) -> int:
-    """Return the bytes from the first number to the last, of a type of four bytes."""
+    """Return the bytes from the first value to the last, for types of four bytes."""
     steps = zip(tensor.ne, tensor.nb, strict=True)
     return 4 + sum((int(n) - 1) * int(stride) for n, stride in steps)

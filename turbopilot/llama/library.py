@@ -1,4 +1,4 @@
-"""Import llama_cpp, and set up its log and backends."""
+"""Import of llama_cpp, and setup of its log and backends."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "start
 
 VERSION: Final = str(llama_cpp.__version__)
 Signature: TypeAlias = "tuple[list[Any], Any]"
-"""Types of a C function's arguments, and of its result."""
+"""Types of the arguments and of the result of a C function."""
 
 
 class _Ggml:
-    """ggml's functions, from two libraries: Windows does not search a library's dependencies."""
+    """Functions of ggml from two libraries, because Windows does not search the dependencies of a library."""
 
     @cached_property
     def _base(self) -> Any:
@@ -39,23 +39,23 @@ class _Ggml:
 
 ggml: Final = _Ggml()
 log: Final = LlamaLog()
-"""Log of this process; llama.cpp has only one."""
+"""llama.cpp's log; a process has only one."""
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _data: object) -> None:
-    """Write to `log`. A global, since llama.cpp keeps a pointer to this function."""
+    """Write to `log`. The function is global, because llama.cpp keeps a pointer to it."""
     log.write(level, text.decode("utf-8", "replace"))
 
 
 def start_backend() -> None:
-    """Route llama.cpp's log to `log`, and initialize the backends."""
+    """Route llama.cpp's log to `log` and initialize the backends."""
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:
-    """Set the types of functions of a ctypes library."""
+    """Set the argument and result types of functions in a ctypes library."""
     for name, (arguments, result) in functions.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result

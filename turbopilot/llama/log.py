@@ -1,4 +1,4 @@
-"""llama.cpp's log, kept for error messages and parsed for allocations."""
+"""Log of llama.cpp, kept for error messages and parsed for memory allocations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# Source: enum ggml_log_level in ggml.h; CONT continues the line before it.
+# Source: enum ggml_log_level in ggml.h; CONT continues the previous line.
 _LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONT: Final = 5
 # Source: llama-model.cpp, load_tensors.
@@ -17,18 +17,22 @@ _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 # Place, kind, MiB. Source: llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp and llama-memory-recurrent.cpp:
 # "load_tensors:   CPU_Mapped model buffer size =   256.63 MiB".
 _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s*([\d.]+) MiB")
-# "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …", once for each cache (models with windows in some
-# layers have two), also if nothing is allocated.
+# "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …" is logged once for each cache, even if nothing is
+# allocated. Models with sliding windows in some layers have two caches.
 _CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
-_REPLACED: Final = ("output", "compute")  # logged again when they grow; lines of other kinds add up
+_REPLACED: Final = ("output", "compute")  # logged again when the buffer grows; other kinds add up
 
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Bytes that llama.cpp allocated in all places, to hundredths of a MiB.
+    """Bytes that llama.cpp allocated, accurate to hundredths of a MiB.
 
-    `model` includes mapped weights, `kv` the state of a recurrent model; `compute` holds activations, `output` logits.
-    `places` maps a place ("CPU", "CPU_Mapped", "CUDA0") to bytes of all kinds there.
+    Attributes:
+        model: weights, including mapped ones.
+        kv: KV cache, and the state of a recurrent model.
+        compute: activations.
+        output: logits.
+        places: place ("CPU", "CPU_Mapped", "CUDA0") → bytes of all kinds there.
     """
 
     model: int
@@ -39,10 +43,10 @@ class Buffers:
 
 
 class LlamaLog:
-    """The log of one process: its last 400 lines, with the level of `logging`.
+    """Last 400 lines of llama.cpp's log in a process, each with a `logging` level.
 
-    `offloaded` has the layers on the GPU, and all layers, of the last load. `forward` gets each piece of text with
-    llama.cpp's level; if it is None, complete lines go to `logging`.
+    `offloaded` is (layers on the GPU, all layers) of the last loaded model. `forward` receives each piece of text with
+    llama.cpp's level; if it is None, complete lines are written to `logging`.
     """
 
     def __init__(self) -> None:
@@ -51,10 +55,10 @@ class LlamaLog:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, before a load."""
+        """Clear the log before a model is loaded."""
         self.lines.clear()
         self._partial, self._level = "", logging.INFO
-        # Parsed as they arrive, since a large model logs more lines later than are kept.
+        # Parsed as the lines arrive, because a large model later logs more lines than are kept.
         self.offloaded: tuple[int, int] | None = None
         self._buffers: dict[tuple[str, str], int] = defaultdict(int)
         self._caches = 0

@@ -1,4 +1,4 @@
-"""Rules by which llama.cpp chooses the type of each tensor of a file type, as data.
+"""Rules by which llama.cpp chooses the type of each tensor for a file type, as data.
 
 Source: src/llama-quant.cpp of llama-cpp-python 0.3.36: `tensor_allows_quantization`, `llama_tensor_get_type_impl` and
 `tensor_type_fallback`. A test compares every file type with the library.
@@ -13,7 +13,7 @@ from typing import Final
 
 from turbopilot.formats.ggml_types import BLOCKS, FLOATS
 
-# The first of these parts that a name contains decides its role.
+# (part of a name, role): the first part that a name contains decides its role.
 _ROLES: Final = (
     ("attn_qkv.weight", "attn_v"), ("attn_kv_b.weight", "attn_v"), ("attn_v.weight", "attn_v"),
     ("attn_k.weight", "attn_k"), ("attn_q.weight", "attn_q"), ("attn_output.weight", "attn_output"),
@@ -33,7 +33,7 @@ _KEPT_IN_GLM5: Final = (
     "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight", "ssm_beta.weight", "attn_kv_a_mqa.weight",
     "attn_k_b.weight", "attn_v_b.weight",
 )  # fmt: skip
-# Type to use if the rows are not whole blocks; F16 if they do not fit this one either.
+# Type to use if the row length is not a multiple of the block size; F16 if it does not fit this type either.
 _FALLBACK: Final = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
@@ -41,8 +41,8 @@ _FALLBACK: Final = {
 }  # fmt: skip
 _70B: Final = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}  # layers
 _TWO_BITS: Final = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M"
-# Roles, file types, conditions (all must hold), type. The first match wins; "" matches any, and as a type is the base.
-# Conditions: `Mixture._conditions`.
+# Roles, file types, conditions (all must be true), type. The first match wins. "" matches anything; as a type it is the
+# base type. Conditions: `Mixture._conditions`.
 _RULES: Final = (
     ("head", "", "falcon", "Q8_0"),
     ("head", "", "ragged", "Q8_0"),
@@ -111,7 +111,7 @@ _RULES: Final = (
 
 
 def role_of(name: str) -> str:
-    """Return the role that the rules give a tensor; "" if they have none."""
+    """Return the role of a tensor in the rules; "" if it has none."""
     if name in ("token_embd.weight", "per_layer_token_embd.weight"):
         return "token_embd"
     if name == "output.weight":
@@ -120,7 +120,7 @@ def role_of(name: str) -> str:
 
 
 def is_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bool:
-    """Return whether llama.cpp changes the type of such a tensor at all."""
+    """Return whether llama.cpp quantizes a tensor with this name and shape."""
     kept = _KEPT + (_KEPT_IN_GLM5 if architecture == "glm5-next" else ())
     return (
         any(n > 1 for n in shape[1:])
@@ -131,7 +131,10 @@ def is_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bool:
 
 
 def fallback(type_name: str, columns: int) -> str:
-    """Return the type for rows of so many columns; `type_name` itself if llama.cpp has none and refuses."""
+    """Return the type for rows of `columns` weights.
+
+    Return `type_name` itself if the rows fit, or if llama.cpp has no fallback and refuses.
+    """
     other = _FALLBACK.get(type_name, type_name)
     if columns % BLOCKS[type_name][0] == 0 or BLOCKS[other][0] > 32:
         return type_name
@@ -139,9 +142,10 @@ def fallback(type_name: str, columns: int) -> str:
 
 
 class Mixture:
-    """Types of one file's tensors, asked for in llama.cpp's order: some rules count the tensors before.
+    """Types of the tensors in one file, to be requested in llama.cpp's order, because some rules count tensors.
 
-    `file_type` is such as "Q4_K_M", `base` the type of most of its matrices; sizes that `metadata` lacks count as 0.
+    `file_type` is a name such as "Q4_K_M", and `base` is the type of most of its matrices. Sizes that are missing in
+    `metadata` are 0.
     """
 
     def __init__(
@@ -186,7 +190,7 @@ class Mixture:
         }
 
     def type_of(self, name: str, shape: tuple[int, ...]) -> str:
-        """Return the type, before `fallback`, of the next tensor that `is_quantized` and has no override."""
+        """Return the type, before `fallback`, of the next tensor; it must be quantized and have no override."""
         if self._base in FLOATS:
             return self._base
         if self._architecture == "glm5-next" and re.search("attn_q_a|attn_q_b|nextn.eh_proj", name):
@@ -209,7 +213,7 @@ class Mixture:
         return "Q5_K" if raised and found in ("Q3_K", "Q4_K") else found
 
     def _conditions(self, name: str, shape: tuple[int, ...], role: str) -> set[str]:
-        """Return what holds for a tensor and its place among those of its role, or among the layers."""
+        """Return the conditions that are true for a tensor, by its shape and its index within its role or its layer."""
         i, n = self._seen[role], self._n_values if role == "attn_v" else self._layers
         self._seen[role] += 1
         named = re.match(r"blk\.(\d+)", name)

@@ -1,4 +1,4 @@
-"""A model in llama.cpp: its weights and its vocabulary."""
+"""Model in llama.cpp: weights and vocabulary."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from turbopilot.llama.devices import gpu_devices
 from turbopilot.llama.library import llama_cpp, log, start_backend
 from turbopilot.llama.text_normalizer import text_normalizer
 
-_ALL_LAYERS: Final = 999  # llama.cpp caps it at the layers that there are
+_ALL_LAYERS: Final = 999  # llama.cpp limits this to the number of layers
 _OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERRIDE_TYPE_STR
 
 
 @dataclass(frozen=True, slots=True)
 class ModelParameters:
-    """Parameters of loading a model.
+    """Parameters for loading a model.
 
     Attributes:
-        n_gpu_layers: None is all if there is a GPU.
-        repack: rearrange the weights of some types for the processor's widest instructions.
-        check_tensors: refuse NaN and infinity in weights, which rounding of activations could hide.
-        no_alloc: compute sizes only.
-        overrides: metadata key → text that replaces the file's.
+        n_gpu_layers: None puts all layers on the GPU if there is one.
+        repack: repack the weights of some types for the processor's widest instructions.
+        check_tensors: reject NaN and infinity in weights, which the rounding of activations could hide.
+        no_alloc: compute sizes without allocating memory.
+        overrides: metadata key → text that replaces the value in the file.
     """
 
     n_gpu_layers: int | None = None
@@ -41,13 +41,17 @@ class ModelParameters:
 
 
 class LlamaModel:
-    """A loaded model. Its header is checked first, since llama.cpp aborts on some malformed files.
+    """A loaded model. Its header is checked first, because llama.cpp aborts on some malformed files.
 
-    `devices` are the GPUs as they were before loading; `n_layers` does not count the output; `bos` and `eos` are -1 if
-    there are none; `can_cut` is False for recurrent models, whose state cannot be cut.
+    Attributes:
+        devices: GPUs, with their free memory before the model was loaded.
+        n_layers: layers, without the output layer.
+        bos: token id, or -1 if there is none.
+        eos: token id, or -1 if there is none.
+        can_cut: whether a sequence can be truncated; False for recurrent models.
 
     Raises:
-        CorruptModel: it is damaged, or llama.cpp refuses it, with llama.cpp's reason.
+        CorruptModel: the file is damaged, or llama.cpp refuses it; the message has llama.cpp's reason.
         ServeError: the model does not generate text.
     """
 
@@ -95,21 +99,24 @@ class LlamaModel:
 
     @property
     def pointer(self) -> Any:
-        """Return llama.cpp's pointer to the model."""
+        """Pointer of llama.cpp to the model."""
         return self._pointer
 
     @property
     def vocab(self) -> Any:
-        """Return llama.cpp's pointer to the vocabulary."""
+        """Pointer of llama.cpp to the vocabulary."""
         return self._vocab
 
     @property
     def first_token(self) -> int | None:
-        """Return the first token of every text; None if the model wants none."""
+        """Token that precedes every text; None if the model does not add one."""
         return self.bos if self.adds_bos and self.bos >= 0 else None
 
     def fim_tokens(self) -> tuple[int | None, ...]:
-        """Return the ids before prefix, suffix, middle, a repository's name and a file's name."""
+        """Return the ids of the tokens before prefix, suffix, middle, repository name and file name.
+
+        An id is None if the vocabulary has no such token.
+        """
         kinds = ("pre", "suf", "mid", "rep", "sep")
         found = (int(getattr(llama_cpp, f"llama_vocab_fim_{k}")(self._vocab)) for k in kinds)
         return tuple(t if 0 <= t < self.n_vocab else None for t in found)
@@ -117,10 +124,11 @@ class LlamaModel:
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Return the token ids of a text, normalized for the model's tokenizer, without added tokens.
 
-        `parse_special` turns the names of special tokens into those tokens; else they stay text.
+        If `parse_special` is set, the names of special tokens become those tokens; otherwise they remain text.
         """
         data = self._normalize(text).encode("utf-8", "replace")
-        size = len(data) + 16  # a token is at least one byte, except for a space or two in front
+        # A token is at least one byte, except for one or two spaces that are added in front.
+        size = len(data) + 16
         while True:
             ids = (llama_cpp.llama_token * size)()
             n = llama_cpp.llama_tokenize(
@@ -133,7 +141,7 @@ class LlamaModel:
             size = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Return the bytes of a token; of a special one its name if `special`, else nothing."""
+        """Return the bytes of a token; for special tokens the name if `special` is set, otherwise b""."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -143,7 +151,7 @@ class LlamaModel:
             size = -n
 
     def token_text(self, token: int) -> str:
-        """Return a token as the vocabulary writes it; "" if there is no such token."""
+        """Return the text of a token in the vocabulary; "" if there is no such token."""
         if not 0 <= token < self.n_vocab:
             return ""
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
@@ -154,7 +162,7 @@ class LlamaModel:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def close(self) -> None:
-        """Free the model, after its contexts. A second call does nothing."""
+        """Free the model; its contexts must be closed first. A second call does nothing."""
         if self._pointer:
             llama_cpp.llama_model_free(self._pointer)
             self._pointer = None
@@ -170,7 +178,7 @@ def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:
     if not parameters.use_mmap or parameters.no_alloc:
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
     if parameters.overrides:
-        # One more than needed: an empty entry ends the list.
+        # One additional entry: an empty entry ends the list.
         table = (llama_cpp.llama_model_kv_override * (len(parameters.overrides) + 1))()
         for entry, (key, value) in zip(table, parameters.overrides.items(), strict=False):
             entry.tag, entry.key = _OVERRIDE_STRING, key.encode()

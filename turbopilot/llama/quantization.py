@@ -1,4 +1,4 @@
-"""llama.cpp's quantizer: from one GGUF to another."""
+"""llama.cpp's quantizer, which converts one GGUF to another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from turbopilot.llama.library import llama_cpp, start_backend
 
-# Bytes of rows in memory. The default of 8 GiB would hold a whole embedding, also in F32; the output is the same.
+# Maximum bytes of rows in memory. With the default of 8 GiB, llama.cpp may hold a whole embedding in memory, also in
+# F32. The output is the same.
 _MAX_BUFFER: Final = 256 << 20
 _TAG_INT, _TAG_STR = 0, 3  # enum llama_model_kv_override_type in llama.h
 
@@ -24,10 +25,14 @@ def quantize(
     metadata: Mapping[str, str | int],
     means: Mapping[str, npt.NDArray[np.float32]] | None,
 ) -> bool:
-    """Quantize (source, output); return False if llama.cpp failed, with the reason in the log or on stderr.
+    """Quantize a file; return False if llama.cpp failed, with the reason in the log or on stderr.
 
-    Fields of llama_model_quantize_params that are None keep the default. Overrides are (pattern of names, ggml's number
-    of the type), metadata texts have at most 127 bytes, and means are mean squares of each tensor's input channels.
+    Args:
+        paths: source and output.
+        fields: fields of llama_model_quantize_params; None keeps the default.
+        overrides: (pattern of tensor names, ggml type number).
+        metadata: keys to add; texts have at most 127 bytes.
+        means: tensor name → mean squares of its input channels.
     """
     start_backend()
     params = llama_cpp.llama_model_quantize_default_params()
@@ -35,7 +40,7 @@ def quantize(
     for name, value in fields.items():
         if value is not None:
             setattr(params, name, value)
-    # Each table ends with an empty entry; ctypes keeps it alive.
+    # Each table ends with an empty entry. ctypes keeps the tables alive.
     types = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
     for entry, (pattern, number) in zip(types, overrides, strict=False):
         entry.pattern, entry.type = pattern.encode(), number

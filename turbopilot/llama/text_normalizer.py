@@ -1,4 +1,4 @@
-"""Normalization that llama.cpp's tokenizers leave to the caller, from metadata that the converter wrote."""
+"""Text normalization that llama.cpp's tokenizers do not do, configured by metadata from the converter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPACE_PREFIX_KEY = "turbopilot.tokenizer.space_prefix"  # "always", "first", or 
 
 
 def text_normalizer(metadata: Mapping[str, Any]) -> Callable[[str], str]:
-    """Return the function to apply to a text before llama.cpp tokenizes it.
+    """Return a function that normalizes a text before llama.cpp tokenizes it.
 
     >>> text_normalizer({NORMALIZER_KEY: "NFC"})("cafe\u0301") == "caf\u00e9"
     True
@@ -19,7 +19,7 @@ def text_normalizer(metadata: Mapping[str, Any]) -> Callable[[str], str]:
     ' x'
     """
     composed = metadata.get(NORMALIZER_KEY) == "NFC"
-    # tokenizers' Metaspace adds no space before a space; llama.cpp adds one to any nonempty text.
+    # The Metaspace of tokenizers adds no space before a space; llama.cpp adds one to any nonempty text.
     one_is_enough = metadata.get(SPACE_PREFIX_KEY) in ("always", "first")
 
     def normalize(text: str) -> str:

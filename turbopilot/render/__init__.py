@@ -1,1 +1,1 @@
-"""Results as text, tables, JSON, HTML and plots."""
+"""Output of results as text, tables, JSON, HTML and plots."""

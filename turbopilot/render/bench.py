@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
-    """Print the machine, a table, and a legend."""
+    """Print a line about the machine, a table with one row per measurement, and a legend."""
     many = len({r.measured.n_threads for r in rows}) > 1
     columns = ["file", "type", "size", "bits/weight"]
     columns += ["threads"] if many else []
@@ -37,7 +37,7 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
 
 
 def as_json(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, Any]:
-    """Return the figures in bytes, tokens per second and nats."""
+    """Return the measurements for JSON, in bytes, tokens per second and nats."""
     m = rows[0].measured
     return {
         "cpu": cpu_name(),
@@ -72,28 +72,29 @@ def _where(rows: Sequence[BenchRow]) -> str:
     devices = ", ".join(m.devices) or "no GPU"
     return (
         f"llama-cpp-python {m.llama_cpp} · {cpu_name() or 'unknown CPU'} · threads: {threads} · {devices} · "
-        f"context {contexts}, its cache {m.cache_type}"
+        f"context {contexts} · KV cache {m.cache_type}"
     )
 
 
 def _legend(rows: Sequence[BenchRow], reference: Path | None) -> str:
     m = rows[0].measured
     repeats = len(m.prompt.samples) if m.prompt else 0
-    generated = f", then {m.generation.tokens} generated one after another" if m.generation else ""
-    prompt = f"{m.prompt.tokens} tokens read" if m.prompt else ""
-    spread = f"; the median of {repeats}, ± half of the range" if repeats > 1 else "; measured once"
+    generated = f", then {m.generation.tokens} generated tokens" if m.generation else ""
+    prompt = f"{m.prompt.tokens} prompt tokens" if m.prompt else ""
+    spread = f"; median of {repeats} rounds ± half of the range" if repeats > 1 else "; one round"
     lines = [f"tok/s: {prompt}{generated}{spread}"]
     if m.memory:
         lines.append(
-            f"peak memory: of the whole process, {size(m.memory.base)} of it Python and llama.cpp's library"
+            f"peak memory: whole process, including {size(m.memory.base)} for Python and llama.cpp's library"
         )
     taken = [(r.name, sum(r.measured.memory.devices.values())) for r in rows if r.measured.memory]
     if on_gpu := [f"{name} {size(n)}" for name, n in taken if n]:
-        lines.append(f"memory of the GPU: {', '.join(on_gpu)}")
+        lines.append(f"GPU memory: {', '.join(on_gpu)}")
     if reference and (d := rows[0].divergence):
         lines.append(
-            f"mean KL: in nats, from {reference.name}, over {d.positions:,} positions; its perplexity there is "
-            f"{d.reference_perplexity.value:.4g}. top-1: both prefer the same token"
+            f"mean KL: divergence from {reference.name} in nats, over {d.positions:,} positions; its perplexity is "
+            f"{d.reference_perplexity.value:.4g}\n"
+            "top-1: share of positions at which both models' most likely token is the same"
         )
     return "\n".join(lines)
 

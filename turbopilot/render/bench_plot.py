@@ -1,4 +1,4 @@
-"""Standalone SVG of the measured files: size against KL divergence or speed; faster files have larger points."""
+"""SVG plot of measured files: size against KL divergence or speed; faster files have larger points."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ text { fill: #59636e; } .label { fill: #1c2024; stroke: #fff; stroke-width: 4; p
   .grid { stroke: #343a40; } .spot { fill: #6aaef0; stroke: #15181b; }
 }
 """
-_LARGEST, _SMALLEST = 8.0, 2.5  # radius of a point
+_LARGEST, _SMALLEST = 8.0, 2.5  # radius of a point, in the plot's units
 _UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """A row of the table and a point of the plot; `name` is that of the file."""
+    """Row of the table and point of the plot; `name` is the file's name."""
 
     name: str
     measured: Measured
@@ -33,20 +33,20 @@ class BenchRow:
 
     @property
     def speed(self) -> float:
-        """Return the decode speed, or else the prefill speed, in tokens per second; 0 if nothing was timed."""
+        """Decode speed in tokens per second, or the prefill speed if decoding was not timed; 0 if nothing was timed."""
         rate = self.measured.generation or self.measured.prompt
         return rate.median if rate else 0.0
 
     @property
     def kl(self) -> float | None:
-        """Return the mean KL divergence in nats."""
+        """Mean KL divergence in nats; None if it was not measured."""
         return self.divergence.mean_kl if self.divergence else None
 
 
 def drawn(rows: Sequence[BenchRow]) -> str:
-    """Draw files by size (x) and mean KL divergence (y, log) if every file has one, else speed.
+    """Return a plot of the files by size (x) and mean KL divergence (y, logarithmic), or speed if not all have one.
 
-    A point's area is its speed. A divergence of 0 is on the lower edge.
+    The area of a point is proportional to its speed. Files with a divergence of 0 are drawn on the lower edge.
     """
     unit, name = next(u for u in _UNITS if max(r.measured.n_bytes for r in rows) >= u[0])
     kls = [r.kl for r in rows if r.kl is not None]
@@ -61,7 +61,7 @@ def drawn(rows: Sequence[BenchRow]) -> str:
         radius = max(_SMALLEST, _LARGEST * (r.speed / fastest) ** 0.5)
         spots.append(Spot(a, b, "k1", title, radius=radius))
     least = min((v for v in y if v > 0), default=1.0)
-    # Only a divergence of 0 is on the lower edge.
+    # Half of the smallest value, so that only a divergence of 0 is drawn on the lower edge.
     kl_scale = Scale.of([*y, least / 2], log=True)
     up = ("mean KL, nats", kl_scale) if with_kl else ("tokens/s", Scale.of([0, *y]))
     drawing = plot(
@@ -75,7 +75,7 @@ def drawn(rows: Sequence[BenchRow]) -> str:
 
 
 def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:
-    """Return type (or name if types repeat), threads if they vary, and speed."""
+    """Return a point's label: the type, or the name if types repeat, the threads if they vary, and the speed."""
     m = row.measured
     same_type = [r for r in rows if r.measured.type_name == m.type_name]
     words = m.type_name if len({r.name for r in same_type}) == 1 else row.name

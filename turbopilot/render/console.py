@@ -1,6 +1,6 @@
-"""The only module that prints: results to stdout, everything else to stderr.
+"""Printing: results to stdout, everything else to stderr. No other module prints.
 
-Progress is drawn only on a terminal; `--json` prints exactly one JSON object on stdout.
+Progress is shown only on a terminal; `--json` prints exactly one JSON object to stdout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _shown(text: str) -> str:
-    """Return text that is safe to print: a file's may hold rich's markup, or control codes for the terminal."""
+    """Escape Rich markup and terminal control codes, which texts from a file may contain."""
     safe = (c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
     return escape("".join(safe))
 
@@ -44,7 +44,7 @@ def error(message: str, hint: str = "") -> None:
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
-    """Print the one JSON object of a `--json` run."""
+    """Print the JSON object of a `--json` run to stdout."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
     sys.stdout.flush()
 
@@ -56,13 +56,20 @@ def table(
     *,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Print a table of text cells; `numbers` are the columns to align to the right, by default all but the first."""
+    """Print a table to stdout.
+
+    Args:
+        title: line above the table; "" for none.
+        columns: headings.
+        rows: cells.
+        numbers: indices of the columns to align to the right; by default all but the first.
+    """
     from rich.table import Table
 
     right = range(1, len(columns)) if numbers is None else numbers
     t = Table()
     for i, column in enumerate(columns):
-        # Folded: in a pipe, text that is cut off is lost.
+        # Wrap long cells: in a pipe, text that is cut off would be lost.
         t.add_column(column, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         t.add_row(*(_shown(cell) for cell in row))
@@ -73,11 +80,11 @@ def table(
 
 @contextmanager
 def progress(verb: str) -> Iterator[seam.Progress]:
-    """Draw a progress bar on stderr while the body runs, if that is a terminal."""
+    """Show a progress bar on stderr while the body runs, if stderr is a terminal."""
     if not err.is_terminal:
         yield seam.silent
         return
-    import rich.progress as p  # every verb imports this module, and --help should not wait for it
+    import rich.progress as p  # imported here to keep --help fast
 
     columns = (
         p.TextColumn("[bold]{task.fields[verb]}"), p.BarColumn(), p.TextColumn("{task.percentage:>3.0f}%"),
@@ -94,7 +101,10 @@ def progress(verb: str) -> Iterator[seam.Progress]:
 
 @contextmanager
 def transfer() -> Iterator[seam.Progress]:
-    """Draw two bars on stderr while the body downloads, if that is a terminal: of the file, and of all (unnamed)."""
+    """Show two download bars on stderr, if that is a terminal: one for all files and one for the current file.
+
+    Updates without a name count for all files.
+    """
     if not err.is_terminal:
         yield seam.silent
         return
@@ -112,7 +122,7 @@ def transfer() -> Iterator[seam.Progress]:
             row = int(bool(what))
             if shown[row] != (name := what or "all"):
                 shown[row] = name
-                # Bytes that were here already do not count for the speed.
+                # Reset, so that bytes from an earlier download do not count for the speed.
                 bars.reset(rows[row], total=total, completed=done, description=escape(name))
             bars.update(rows[row], completed=done)
 

@@ -1,4 +1,4 @@
-"""Show the plan or the result of a conversion, as text or JSON."""
+"""Output of `turbopilot convert`: the plan or the result, as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show_plan(text: str, as_json: bool) -> None:
 
 
 def show(report: ConversionReport, as_json: bool) -> None:
-    """Print what was written; a GPT-J checkpoint keeps its tokenizer, so only a GGUF's is shown."""
+    """Print the result of a conversion; the tokenizer is shown only for GGUF files."""
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path)})
         return

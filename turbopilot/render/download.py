@@ -1,4 +1,4 @@
-"""Words for `turbopilot download`: a repository's listing as a table and as JSON."""
+"""Output of `turbopilot download`: the files of a repository, as a table or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words for `turbopilot editors`: the entries as a table, one in full, and as JSON."""
+"""Output of `turbopilot editors`: all entries as a table or JSON, or one entry in detail."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Final
 from turbopilot.editors import EDITORS, EVIDENCE, FIM, Editor, Target, fill
 from turbopilot.render import console
 
-COLUMNS: Final = ("name", "editor", "plugin", "calls", "can", "how sure")
+COLUMNS: Final = ("name", "editor", "plugin", "route", "features", "checked")
 LEGEND: Final = (
-    "stream: it shows a suggestion while it is written",
-    "infill, apart: the plugin sends what is before and after the cursor, and the server frames them for any model "
-    "that infills; tokens: the plugin writes the model's own tokens, and must know the model",
-    "cancel: it leaves when a suggestion is not wanted any more; (?) is not known",
-    "key: it can send the one that `turbopilot serve --api-key` wants",
-    "how sure: " + "; ".join(f"{word}, {meaning}" for word, meaning in EVIDENCE.items()),
+    "stream: the plugin shows a completion while it is generated",
+    "FIM (apart): fill-in-the-middle; the plugin sends prefix and suffix, and the server builds the prompt for the "
+    "model. FIM (tokens): the plugin builds the prompt, so it must know the model's tokens",
+    "cancel: the plugin disconnects when a completion is no longer needed; (?) means unknown",
+    "key: the plugin can send the key that `turbopilot serve --api-key` requires",
+    "checked: " + "; ".join(f"{word} = {meaning}" for word, meaning in EVIDENCE.items()),
 )
-"""Meanings of the words in the table."""
-_WORDS: Final = {True: "yes", False: "no", None: "not known"}
+"""Explanations of the words in the table."""
+_WORDS: Final = {True: "yes", False: "no", None: "unknown"}
 
 
 def row(editor: Editor) -> list[str]:
@@ -26,7 +26,7 @@ def row(editor: Editor) -> list[str]:
     e = editor
     can = [
         "stream" if e.stream else "",
-        "" if e.fim == "none" else f"infill ({e.fim})",
+        "" if e.fim == "none" else f"FIM ({e.fim})",
         {True: "cancel", False: "", None: "cancel (?)"}[e.cancel],
         "key" if e.auth else "",
     ]
@@ -34,15 +34,15 @@ def row(editor: Editor) -> list[str]:
 
 
 def table() -> None:
-    """Print all entries, one a row."""
+    """Print all entries, one per row, and the legend."""
     console.table("", COLUMNS, [row(e) for e in EDITORS], numbers=())
     for line in LEGEND:
         console.result(line)
-    console.result("what to set in one of them: turbopilot editors NAME")
+    console.result("to show the settings of one entry: turbopilot editors NAME")
 
 
 def filled(editor: Editor, target: Target) -> list[dict[str, str]]:
-    """Return the settings as where, format and text; without a key, one that holds nothing else is left out."""
+    """Return the location, format and text of each setting that is not empty for this target."""
     return [
         {"where": s.where, "format": s.format, "text": text}
         for s in editor.settings
@@ -61,13 +61,13 @@ def in_full(editor: Editor, target: Target) -> None:
     """Print an entry with its settings and notes."""
     lines = {
         "plugin": f"{editor.plugin} ({editor.editor})",
-        "calls": f"POST {editor.route} at {target.address.url}",
+        "route": f"POST {editor.route} at {target.address.url}",
         "streams": _WORDS[editor.stream],
-        "infills": FIM[editor.fim],
+        "FIM": FIM[editor.fim],
         "cancels": _WORDS[editor.cancel],
         "sends a key": _WORDS[editor.auth],
-        "how sure": f"{editor.evidence}: {EVIDENCE[editor.evidence]}",
-        "described at": f"{editor.source} ({editor.read})",
+        "checked": f"{editor.evidence}: {EVIDENCE[editor.evidence]}",
+        "source": f"{editor.source} ({editor.read})",
     }
     for name, value in lines.items():
         console.result(f"{name:<14}{value}")
@@ -78,4 +78,4 @@ def in_full(editor: Editor, target: Target) -> None:
     for note in editor.notes:
         console.result(f"- {note}")
     if target.key and not editor.auth:
-        console.info(f"{editor.plugin} cannot send a key: this one is in none of its settings")
+        console.info(f"{editor.plugin} cannot send a key, so these settings do not contain it")

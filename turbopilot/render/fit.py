@@ -10,43 +10,43 @@ from turbopilot.base.sizes import size
 from turbopilot.render import console
 from turbopilot.render.bench import kl as mean_kl
 
-_SHOWN = 8  # of the plain types
+_SHOWN = 8  # rows of standard types
 
 
 def show_fit(report: FitReport, *, as_json: bool) -> None:
-    """Show the memory, and the fitted file beside the plain types that also fit."""
+    """Show the memory budget, and the fitted file compared with the standard types that fit too."""
     if as_json:
         console.emit_json(_json(report))
         return
     b, setup = report.budget, report.setup
     console.result(
-        f"{size(b.total)}: {size(b.room)} for the weights, {size(b.kv)} for the KV cache of "
+        f"budget {size(b.total)}: {size(b.room)} for the weights, {size(b.kv)} for the KV cache of "
         f"{setup.n_ctx:,} tokens ({setup.cache_type.lower()}), {size(b.compute)} for a batch of "
-        f"{setup.n_batch}, {size(b.process)} for the process"
+        f"{setup.n_batch} tokens, {size(b.process)} for the process"
     )
     console.result(_how(report))
     kl = report.sensitivity.measured
-    columns = ["type", "weights", "memory", "measured"]
-    columns += ["KL", "measured", "top-1"] if kl else []
+    columns = ["type", "weights", "predicted memory", "measured"]
+    columns += ["predicted KL", "measured", "top-1"] if kl else []
     console.table(
-        f"{report.path} ({report.seconds:.1f} s), and the plain types that fit too",
+        f"{report.path} ({report.seconds:.1f} s), and the standard types that fit too",
         columns,
         [_cells(row, kl) for row in (report.fitted, *report.plain[:_SHOWN])],
         numbers=range(1, len(columns)),
     )
     if (more := len(report.plain) - _SHOWN) > 0:
         what = "worse" if kl else "smaller"
-        console.result(f"… and {more} more types that are {what} (--json shows all)")
+        console.result(f"… and {more} more types, all {what} (--json shows all)")
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
     console.result(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
     over = (report.fitted.measured_footprint or 0) - b.total
     if over > 0:
-        console.info(f"it takes {size(over)} more than the limit")
+        console.info(f"the file takes {size(over)} more memory than the limit")
 
 
 def _json(report: FitReport) -> dict[str, Any]:
-    """Return everything, in bytes, nats and seconds."""
+    """Return the report for JSON, in bytes, nats and seconds."""
     found = report.sensitivity
     return {
         "path": str(report.path),
@@ -76,13 +76,13 @@ def _how(report: FitReport) -> str:
     if found.measured:
         return (
             f"sensitivities measured: {found.n_groups} groups of matrices, KL at {found.positions:,} positions each, "
-            f"in {found.seconds:.0f} s"
+            f"{found.seconds:.0f} s"
         )
     if not found.seconds_short:
-        return "chosen by rounding errors alone"
+        return "types chosen by rounding errors only"
     return (
-        "chosen by rounding errors alone: there was no time for KL divergences, which take "
-        f"{found.seconds_short / 60:.0f} minutes at least (--minutes)"
+        "types chosen by rounding errors only: measuring KL divergences takes at least "
+        f"{found.seconds_short / 60:.0f} minutes (--minutes)"
     )
 
 

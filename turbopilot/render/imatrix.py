@@ -1,4 +1,4 @@
-"""Output of `turbopilot imatrix`: a report, a merged matrix, statistics."""
+"""Output of `turbopilot imatrix`: a result, a merged matrix or statistics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def show_report(report: GatherReport, *, as_json: bool) -> None:
-    """Show what was gathered, and how to use it."""
+    """Show the computed matrix and the command that uses it."""
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path), "model": str(report.model)})
         return
     for notice in report.notices:
         console.info(notice)
     if report.resumed_from:
-        console.info(f"went on from chunk {report.resumed_from:,}")
+        console.info(f"resumed from chunk {report.resumed_from:,}")
     read = f"{report.n_chunks:,} chunks of {report.chunk_size:,} tokens"
     if report.n_text_chunks > report.n_chunks:
         read += f", of {report.n_text_chunks:,} in the text"
@@ -30,7 +30,7 @@ def show_report(report: GatherReport, *, as_json: bool) -> None:
     )
     if report.n_unseen:
         console.info(
-            f"{report.n_unseen:,} experts saw no token; their inputs count alike: more text would help"
+            f"{report.n_unseen:,} experts saw no token, so their inputs are weighted equally; more text would help"
         )
     console.info(f"next: turbopilot quantize {report.model} Q4_K_M --imatrix {report.path}")
 
@@ -47,7 +47,7 @@ def show_merged(path: Path, parts: list[Path], matrix: Imatrix, *, as_json: bool
 
 
 def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> None:
-    """Show statistics: a line for each weight, or for each layer."""
+    """Show statistics, one row per tensor or, with `layers`, per layer."""
     from quantize.imatrix import by_layer, statistics
 
     tensors = statistics(matrix)
@@ -61,14 +61,14 @@ def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> 
         return
     title = (
         f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks of {matrix.chunk_size:,} tokens, "
-        f"from {', '.join(matrix.datasets) or 'a text without a name'}"
+        f"from {', '.join(matrix.datasets) or 'an unnamed text'}"
     )
     if layers:
         rows = [
             [str(x.layer), f"{x.total:.4g}", f"{x.outliers:.1%}", _similarity(x.similarity)]
             for x in per_layer
         ]
-        console.table(title, ["layer", "Σ", "outliers", "like before"], rows)
+        console.table(title, ["layer", "Σ", "outliers", "similarity"], rows)
         return
     rows = [
         [
@@ -79,17 +79,18 @@ def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> 
         for t in tensors
     ]  # fmt: skip
     columns = [
-        "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "like before",
+        "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "similarity",
     ]  # fmt: skip
     console.table(title, columns, rows, numbers=(0, *range(2, 12)))
     console.result(
-        "Σ: sum of the channels' mean squares · active: above 1e-5 · entropy: 100 % where all channels "
-        "count alike · outliers: more than σ above the mean · like before: cosine with the layer before"
+        "Σ: sum of the channels' mean squares · active: share of channels above 1e-5 · entropy: 100% if all channels "
+        "are equal\n"
+        "outliers: share of channels more than σ above the mean · similarity: cosine with the previous layer"
     )
 
 
 def _short(name: str) -> str:
-    """Shorten blk.0.attn_q.weight to attn_q."""
+    """Return a tensor's name within its layer: attn_q for blk.0.attn_q.weight."""
     inside = name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 1 else name
     return inside.removesuffix(".weight")
 

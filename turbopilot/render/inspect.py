@@ -1,4 +1,4 @@
-"""`turbopilot inspect`: descriptions as lines, tables and JSON."""
+"""Output of `turbopilot inspect`: descriptions as lines, tables and JSON."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from converters.inspect import CheckpointDescription
     from turbopilot.app.inspection import Description
 
-_WIDE = 100  # characters of a value that are shown
-_LABEL = 13
-_LISTED = 8  # elements of an array that are shown whole
+_WIDE = 100  # maximum characters to show of a value
+_LABEL = 13  # width of a label
+_LISTED = 8  # elements to show of an array
 
 
 def plain(found: Description, state: State) -> dict[str, Any]:
-    """Return everything as JSON values; `state` is of the certificate."""
+    """Return the whole description as JSON values; `state` is the certificate's state."""
     whole = asdict(replace(found, metadata={}))
     if found.kind == "gguf":
         whole["certificate"] = {"state": state, **(whole["certificate"] or {})}
@@ -41,7 +41,7 @@ def plain(found: Description, state: State) -> dict[str, Any]:
 
 
 def show(found: Description, state: State, *, tensors: bool, metadata: bool) -> None:
-    """Print the description, a fact a line; `state` is of the certificate."""
+    """Print the description, one fact per line; `state` is the certificate's state."""
     console.result(f"{found.path}: {_headline(found)}")
     for label, text in _facts(found, state):
         if text:
@@ -72,7 +72,7 @@ def _tensors(found: Description) -> None:
 
 
 def _metadata(found: Description) -> Mapping[str, Any]:
-    """Return the metadata with long arrays as their length and beginning."""
+    """Return the metadata, with long arrays replaced by their length and first elements."""
     return {
         key: {"length": len(value), "first": value[:_LISTED]}
         if isinstance(value, list) and len(value) > _LISTED
@@ -94,7 +94,7 @@ def _cut(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value in JSON's types: no paths, no NaN, no invalid UTF-8."""
+    """Return the value in JSON's types; paths, NaN, infinities and invalid UTF-8 become strings."""
     if isinstance(value, dict):
         return {_plain(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -115,7 +115,7 @@ def _headline(found: Description) -> str:
 
 
 def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
-    """Yield labels and texts; "" for what is unknown."""
+    """Yield labels and texts; the text of an unknown fact is ""."""
     if isinstance(found, GgufDescription):
         yield from _gguf(found)
         if found.certificate:
@@ -126,7 +126,7 @@ def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
 
 def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
     made_from = f", from {g.origin.architecture}" if g.origin.architecture else ""
-    yield "architecture", f"{g.architecture or 'not named'}{made_from}"
+    yield "architecture", f"{g.architecture or 'unknown'}{made_from}"
     yield "name", g.name
     yield from _shape(g.shape)
     yield from _tokenizer(g.tokenizer)
@@ -135,7 +135,7 @@ def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
     )
     yield "converted by", f"turbopilot {g.origin.turbopilot}" if g.origin.turbopilot else ""
     for i, file in enumerate(g.origin.files):
-        yield "" if i else "made of", f"{file.sha256}  {file.name}"
+        yield "" if i else "made from", f"{file.sha256}  {file.name}"
     if g.quantized:
         yield from _quantized(g.quantized)
     yield from _parts("parts", g.parts)
@@ -144,25 +144,27 @@ def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
 def _quantized(q: Quantized) -> Iterator[tuple[str, str]]:
     yield "quantized by", f"turbopilot {q.turbopilot}, llama-cpp-python {q.llama_cpp}"
     for i, digest in enumerate(q.source_sha256):
-        yield "" if i else "of", f"{digest}  {'' if i else q.source}"
+        yield "" if i else "from", f"{digest}  {'' if i else q.source}"
     if q.imatrix_sha256:
-        yield "matrix", f"{q.imatrix_sha256}  {q.imatrix}"
+        yield "imatrix", f"{q.imatrix_sha256}  {q.imatrix}"
     if q.memory:
         kl = f", KL {q.predicted_kl} predicted" if q.predicted_kl else ""
         yield "made to fit", f"{size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
 
 
 def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:
-    names = ", ".join(c.architectures) or "not named"
+    names = ", ".join(c.architectures) or "unknown"
     yield "architecture", f"{names} (model type {c.model_type})" if c.model_type else names
-    yes = f"yes, to {c.gguf_architecture} (turbopilot convert --dry-run checks the tokenizer too)"
-    yield "converts", yes if c.convertible else f"no: {c.reason}"
+    yes = (
+        f"yes, to {c.gguf_architecture} (to check the tokenizer too: turbopilot convert --dry-run)"
+    )
+    yield "convertible", yes if c.convertible else f"no: {c.reason}"
     yield "hint", c.hint
     yield "quantized", c.quantized or "no"
     yield from _shape(c.shape)
     yield "tokenizer", ", ".join(c.tokenizer_files) or "none"
     yield from _origin(c.license, c.repository, c.revision, c.base_models)
-    yield "dropped", f"{len(c.dropped)} tensors that carry nothing" if c.dropped else ""
+    yield "dropped", f"{len(c.dropped)} tensors without information" if c.dropped else ""
     yield from _parts("files", c.files)
 
 
@@ -197,16 +199,16 @@ def _tokenizer(t: TokenizerLine) -> Iterator[tuple[str, str]]:
     used = f", {t.n_used:,} of them used" if t.n_used != t.n_tokens else ""
     yield "tokenizer", f"{t.model}{pre}{why}, {t.n_tokens:,} tokens{used}"
     if t.add_bos is not None:
-        yield "begins", "with BOS" if t.add_bos else "without BOS"
+        yield "BOS", "added to prompts" if t.add_bos else "not added to prompts"
     yield "special", _tokens(t.special)
-    fim = ("yes: " if t.has_fim else "not whole: ") + _tokens(t.fim)
-    yield "infill", fim if t.fim else "no"
+    fim = ("yes: " if t.has_fim else "incomplete: ") + _tokens(t.fim)
+    yield "FIM", fim if t.fim else "no"
     yield "chat template", ", ".join(t.chat_templates) or "no"
 
 
 def _tokens(tokens: Sequence[SpecialToken]) -> str:
     return ", ".join(
-        f"{t.role} {t.id} {'beyond the vocabulary' if t.text is None else json.dumps(t.text, ensure_ascii=False)}"
+        f"{t.role} {t.id} {'outside the vocabulary' if t.text is None else json.dumps(t.text, ensure_ascii=False)}"
         for t in tokens
     )
 
@@ -214,7 +216,7 @@ def _tokens(tokens: Sequence[SpecialToken]) -> str:
 def _origin(
     license: str, repository: str, revision: str, bases: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    yield "licence", license or "not said"
+    yield "licence", license or "unknown"
     yield "source", f"{repository}{' at ' if repository and revision else ''}{revision}"
     yield "base model", ", ".join(bases)
 

@@ -1,4 +1,4 @@
-"""Words for `turbopilot models`: the catalogue as a table, one model in full, and as JSON."""
+"""Output of `turbopilot models`: the catalogue as a table or JSON, or one model in detail."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from turbopilot.render import console
 
 
 def plain(model: KnownModel, budget: int) -> dict[str, Any]:
-    """Return a model for JSON, with the memory that each type takes, and the best type within the budget."""
+    """Return a model for JSON, with the memory that each type takes and the best type within the budget."""
     sizes = {kind: model.footprint(kind).total for kind in TYPES}
     return {**asdict(model), "memory": sizes, "best_type": model.best_type(budget)}
 
 
 def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
-    """Print models, one a row.
+    """Print models, one per row.
 
     Args:
         found: the models.
-        budget: bytes that one may take.
-        memory: the same, for people.
+        budget: memory that a model may take, in bytes.
+        memory: the budget as text.
     """
     rows = []
     for m in found:
         sizes = [f"{m.footprint(kind).total / 1e9:.1f}" for kind in ("Q8_0", "Q4_K_M")]
         best, fim = m.best_type(budget) or "–", "yes" if m.fim else "no"
         rows.append([m.alias, f"{m.parameters / 1e9:.2f}", *sizes, best, fim, m.licence])
-    columns = ["model", "10⁹ weights", "Q8_0 GB", "Q4_K_M GB", "fits as", "infills", "licence"]
+    columns = ["model", "10⁹ weights", "Q8_0 GB", "Q4_K_M GB", "fits as", "FIM", "licence"]
     console.table("", columns, rows, numbers=(1, 2, 3))
-    console.result(f"fits as: within {memory}; – not at all")
-    console.result(f"a prompt's speed, which an editor feels first: {prompt_speeds(TYPES)}")
-    console.result("one of them in full: turbopilot models NAME; to use it: turbopilot serve NAME")
+    console.result(
+        f"GB: total memory for serving · fits as: best type that fits in {memory}, – if none fits"
+    )
+    console.result(f"prefill speed: {prompt_speeds(TYPES)}")
+    console.result("details: turbopilot models NAME; to serve a model: turbopilot serve NAME")
 
 
 def in_full(model: KnownModel, budget: int) -> None:
-    """Print all that is known of a model, a fact a line."""
+    """Print everything that the catalogue knows about a model, one fact per line."""
     best = model.best_type(budget)
     lines = {
         "model": model.alias,
@@ -48,12 +50,13 @@ def in_full(model: KnownModel, budget: int) -> None:
         "parameters": f"{model.parameters:,}",
         "context": f"{model.context:,} tokens",
         "languages": ", ".join(model.languages) or model.breadth,
-        "infills": "yes" if model.fim else "no",
-        "licence": model.licence + (", to be accepted on its page first" if model.gated else ""),
-        "for": model.suits,
+        "FIM": "yes" if model.fim else "no",
+        "licence": model.licence
+        + (", must be accepted on the model's page first" if model.gated else ""),
+        "notes": model.suits,
         "memory": ", ".join(f"{kind} {size(model.footprint(kind).total)}" for kind in TYPES),
-        "prompts": prompt_speeds(TYPES),
-        "fits": f"as {best}" if best else "not into this memory",
+        "prefill": prompt_speeds(TYPES),
+        "fits": f"as {best}" if best else "does not fit in this memory",
         "ready GGUF": model.gguf_repository,
         "old .bin": model.old_bin.url if model.old_bin else "",
         "serve it": f"turbopilot serve {model.alias}",

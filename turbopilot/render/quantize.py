@@ -1,4 +1,4 @@
-"""Output of `turbopilot quantize`: types, a plan, a result."""
+"""Output of `turbopilot quantize`: the list of types, a plan or a result."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from turbopilot.render import console
 if TYPE_CHECKING:
     from quantize import Preview, QuantizeReport
 
-_SHOWN = 5  # tensors of a kind
+_SHOWN = 5  # lines about tensors that get another type
 
 
 def show_types(*, as_json: bool) -> None:
-    """Show all file types, and the kernels that this machine has for them."""
+    """Show all quantization types and the kernels that this machine has for them."""
     from quantize import RECIPES
     from quantize.kernels import fast_on_cuda, repacked
     from turbopilot.base.machine import cpu_features, cpu_name
@@ -41,17 +41,17 @@ def show_types(*, as_json: bool) -> None:
         ]
         for t in types
     ]  # fmt: skip
-    columns = ["type", "bits/weight", "imatrix", "prompts", "CPU", "CUDA", "advice"]
+    columns = ["type", "bits/weight", "imatrix", "prefill", "CPU", "CUDA", "advice"]
     console.table("", columns, rows, numbers=(1, 3))
     console.result(
-        f"prompts: speed on a prompt, which an editor feels first, in percent of F16's, measured on {MEASURED_ON}.\n"
-        f"CPU: llama.cpp has a kernel of the type's own for prompts on this one ({cpu_name() or 'unknown'}).\n"
-        "Measure your own: turbopilot bench A.gguf B.gguf"
+        f"prefill: prompt speed in percent of F16's, measured on {MEASURED_ON}\n"
+        f"CPU: llama.cpp has a special prefill kernel for this CPU ({cpu_name() or 'unknown'})\n"
+        "to measure on this machine: turbopilot bench A.gguf B.gguf"
     )
 
 
 def show_plan(preview: Preview, *, as_json: bool) -> None:
-    """Show every tensor of a dry run, with exact sizes."""
+    """Show the plan of a dry run: every tensor with its type and exact size."""
     if as_json:
         tensors = [
             {**asdict(t), "bytes_before": t.bytes_before, "bytes_after": t.bytes_after}
@@ -66,21 +66,21 @@ def show_plan(preview: Preview, *, as_json: bool) -> None:
         [t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}"]
         for t in preview.tensors
     ]  # fmt: skip
-    columns = ["tensor", "shape", "from", "to", "bytes", "bytes after"]
+    columns = ["tensor", "shape", "from", "to", "bytes before", "bytes after"]
     console.table("", columns, rows, numbers=(4, 5))
     console.result(
         f"{preview.name}: {preview.tensor_bytes:,} bytes of tensors, {preview.bits_per_weight:.2f} bits per weight; "
-        f"a file of {size(preview.file_bytes)}"
+        f"file size {size(preview.file_bytes)}"
     )
     _fallbacks(preview.fallbacks())
     if again := preview.requantized():
-        console.info(f"{len(again)} tensors are quantized already: --allow-requantize is needed")
+        console.info(f"{len(again)} tensors are already quantized: add --allow-requantize")
     if missing := preview.without_imatrix():
-        console.info(f"{len(missing)} tensors need an importance matrix (--imatrix auto)")
+        console.info(f"{len(missing)} tensors need an importance matrix: add --imatrix auto")
 
 
 def show_result(report: QuantizeReport, *, as_json: bool) -> None:
-    """Show sizes and types before and after."""
+    """Show the size and the types of the file before and after."""
     if as_json:
         paths = {"source": str(report.source), "path": str(report.path)}
         console.emit_json({**asdict(report), **paths})

@@ -1,4 +1,4 @@
-"""The scale of a plot's axis: from values to 0 … 1, with round ends and ticks, always finite."""
+"""Scale of a plot's axis: maps values to 0 … 1, with round ends and ticks that are always finite."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _UNITS: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def byte_unit(n_bytes: float) -> tuple[float, str]:
-    """Return the largest unit that is not above a size, in bytes, and its name."""
+    """Return the largest unit that is not above the size, in bytes, and its name."""
     return next((unit for unit in _UNITS if n_bytes >= unit[0]), (1.0, "B"))
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to 0 … 1."""
+    """Linear or logarithmic map from values to 0 … 1."""
 
-    low: float  # the value at 0; above 0 if `log`
-    high: float  # the value at 1; above `low`
-    log: bool = False  # equal steps are equal ratios
+    low: float  # value at 0; above 0 if `log`
+    high: float  # value at 1; above `low`
+    log: bool = False  # logarithmic: equal steps are equal ratios
 
     @classmethod
     def of(cls, values: npt.ArrayLike, *, log: bool = False, decades: float = 9.0) -> Scale:
-        """Return a scale with round ends that holds the values.
+        """Return a scale with round ends that contains the values.
 
         Args:
-            values: to be shown; those that are not finite, or not above 0 if `log`, do not count.
-            log: equal steps are equal ratios.
-            decades: longest span of a log scale, down from the largest value.
+            values: values to show. Values that are not finite are ignored; if `log`, so are 0 and negative values.
+            log: logarithmic.
+            decades: maximum span of a logarithmic scale, measured down from the largest value.
         """
         given = np.asarray(values, np.float64).ravel()
         given = given[np.isfinite(given) & ((given > 0) | (not log))]
@@ -44,7 +44,7 @@ class Scale:
         return _log_scale(low, high, decades) if log else _linear_scale(low, high)
 
     def at(self, value: float) -> float:
-        """Return the place of a value, from 0 to 1; outside of the scale, the nearer end."""
+        """Return the position of a value, from 0 to 1; values outside the scale get the nearer end."""
         if math.isnan(value):
             return 0.0
         value = min(max(value, self.low), self.high)
@@ -79,7 +79,7 @@ class Scale:
 
 
 def _linear_scale(low: float, high: float) -> Scale:
-    # Beyond these, differences of values overflow.
+    # Larger values would overflow when subtracted.
     low, high = max(low, -1e300), min(high, 1e300)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(high) / 2 or 0.5

@@ -1,7 +1,7 @@
 """Plots as inline SVG text: axes, points, lines and bars.
 
-Every shape has a class and no colour, so that one SVG serves light, dark and print. All coordinates are finite: values
-that are not are left out, values outside a scale are drawn at its edge.
+Shapes have CSS classes and no colours, so that one SVG works in light mode, dark mode and print. All coordinates are
+finite: values that are not finite are skipped, and values outside the scale are drawn at its edge.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from turbopilot.render.scale import Scale
 
 WIDTH: Final = 440.0
-"""Width of every plot in its own units; the page scales it."""
+"""Width of every plot in SVG units; the page scales it."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 16.0, 14.0, 52.0  # room for labels of 16 units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 16.0, 14.0, 52.0  # margins, for labels of 16 units
 _XMLNS: Final = 'xmlns="http://www.w3.org/2000/svg"'
 _ROW: Final = 34.0  # height of a bar with its label
 
@@ -33,7 +33,7 @@ def visible(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return the text, made `visible`, for HTML and XML and their attributes."""
+    """Return the text, made `visible` and escaped for HTML and XML text and attributes."""
     return html.escape(visible(text))
 
 
@@ -46,7 +46,7 @@ class PlotFrame:
     height: float
 
     def places(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Iterator[tuple[float, float]]:
-        """Yield the coordinates of finite values."""
+        """Yield the coordinates of the points whose x and y are finite."""
         wide, high = WIDTH - _LEFT - _RIGHT, self.height - _BOTTOM - _TOP
         for a, b in zip(np.asarray(x).tolist(), np.asarray(y).tolist(), strict=True):
             if math.isfinite(a) and math.isfinite(b):
@@ -63,13 +63,13 @@ class Cloud:
     name: str = ""
 
     def svg(self, frame: PlotFrame) -> str:
-        """Return a path: a line of no length with round ends is a point."""
+        """Return a path of lines of length 0 with round ends, which show as points."""
         path = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in frame.places(self.x, self.y))
         return f'<path class="cloud {self.css}" d="{path}"/>' if path else ""
 
 
 class Line(Cloud):
-    """A line through points, in their order."""
+    """Line through points, in the given order."""
 
     __slots__ = ()
 
@@ -81,7 +81,7 @@ class Line(Cloud):
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One point; `title` is shown under the pointer, `radius` is in the plot's units."""
+    """One point; `title` is its tooltip, `radius` is in SVG units."""
 
     x: float
     y: float
@@ -101,7 +101,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Words beside points, one for each, moved down where they would overlap."""
+    """Labels next to points, one for each, moved down if they would overlap."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -110,9 +110,9 @@ class Labels:
     name: str = ""
 
     def svg(self, frame: PlotFrame) -> str:
-        """Return texts, and lines to those that moved."""
+        """Return the labels, and a line to each label that was moved."""
         parts = []
-        lowest = {"start": -math.inf, "end": -math.inf}  # label on each side of the points
+        lowest = {"start": -math.inf, "end": -math.inf}  # lowest label on each side of the points
         placed = [
             (y, x, words)
             for a, b, words in zip(self.x, self.y, self.words, strict=True)
@@ -135,14 +135,14 @@ Mark: TypeAlias = Cloud | Spot | Labels
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A horizontal bar with its label above."""
+    """Horizontal bar with its label above."""
 
     label: str  # name of the row
-    value: float  # length; inf for the whole width
-    note: str  # at the right end of the label's line
-    title: str  # shown under the pointer
+    value: float  # length; inf for the full width
+    note: str  # text at the right end of the label's line
+    title: str  # tooltip
     css: str  # CSS class
-    limit: float | None = None  # position of a mark across the bar
+    limit: float | None = None  # position of a mark on the bar
 
 
 def plot(
@@ -153,7 +153,7 @@ def plot(
     *,
     height: float = 300.0,
 ) -> str:
-    """Draw axes (each a label and a scale), marks between them, and the legend below."""
+    """Return the SVG of a plot and the HTML of its legend; `x` and `y` are an axis' label and scale."""
     frame = PlotFrame(x[1], y[1], height)
     end, foot = WIDTH - _RIGHT, height - _BOTTOM
     parts = []
@@ -174,13 +174,13 @@ def plot(
 
 
 def standalone(drawing: str, style: str) -> str:
-    """Return a drawing without a legend as an SVG file, with CSS for the classes of its shapes."""
+    """Return a drawing without a legend as the text of an SVG file, with the CSS for its shapes."""
     opening, _, shapes = drawing.partition(">")
     return f'{opening} width="{_n(2 * WIDTH)}"><style>{style}</style>{shapes}\n'
 
 
 def bars(title: str, rows: Sequence[Bar], scale: Scale) -> str:
-    """Draw bars below each other."""
+    """Return the SVG of horizontal bars, one below the other."""
     parts = []
     for i, row in enumerate(rows):
         y = i * _ROW
@@ -207,7 +207,7 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def _legend(marks: Sequence[Mark]) -> str:
-    """Return a list, which wraps on narrow pages."""
+    """Return the legend as an HTML list, which wraps on narrow pages."""
     items = []
     for mark in marks:
         if mark.name:
@@ -220,5 +220,5 @@ def _legend(marks: Sequence[Mark]) -> str:
 
 
 def _n(value: float) -> str:
-    """Return a coordinate to a tenth of a unit."""
+    """Return a coordinate as text, rounded to a tenth of a unit."""
     return f"{value:.1f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""`turbopilot verify`: reports as tables."""
+"""Output of `turbopilot verify`: reports as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TENSORS_SHOWN = 15
 
 
 def show(reports: Sequence[VerifyReport]) -> None:
-    """Print one report in full, or several side by side."""
+    """Print one report in detail, or one row for each of several reports."""
     if len(reports) == 1:
         _in_full(reports[0])
     else:
@@ -29,8 +29,8 @@ def show(reports: Sequence[VerifyReport]) -> None:
 
 
 def _in_full(report: VerifyReport) -> None:
-    title = f"{report.candidate}: {report.architecture}, judged as {report.type_name}"
-    title += f" ({report.bits_per_weight:.2f} bits/weight), against {report.reference}"
+    title = f"{report.candidate}: {report.architecture}, {report.type_name}"
+    title += f" ({report.bits_per_weight:.2f} bits/weight), compared with {report.reference}"
     verdicts = {None: "", False: "ok", True: "FAILED"}
     rows = [[f.name, f.value, f.limit, verdicts[f.missed]] for f in figures(report)]
     if len(report.by_kind) > 1:
@@ -45,11 +45,9 @@ def _in_full(report: VerifyReport) -> None:
         console.result(f"limits: {report.limits.origin}")
     elif report.metrics:
         name = Path(report.reference).name
-        console.result(
-            f"no limits: they are made by noise in a checkpoint's weights, and {name} is a GGUF"
-        )
+        console.result(f"no limits: computing them needs a checkpoint, and {name} is a GGUF")
     if report.metrics and report.context_tested < report.n_ctx:
-        console.result("--full compares the whole context")
+        console.result("to compare the full context: --full")
     if report.passed:
         versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
         console.result(f"{'passed' if report.limits else 'nothing failed'} ({versions})")
@@ -57,12 +55,12 @@ def _in_full(report: VerifyReport) -> None:
 
 def _side_by_side(reports: Sequence[VerifyReport]) -> None:
     table = [OVERVIEW, *map(overview, reports)]
-    columns, *rows = [[*row[:3], *row[4:]] for row in table]  # narrower without bits/weight
-    console.table(f"against {reports[0].reference}", columns, rows, numbers=range(2, 8))
+    columns, *rows = [[*row[:3], *row[4:]] for row in table]  # bits/weight left out to save width
+    console.table(f"compared with {reports[0].reference}", columns, rows, numbers=range(2, 8))
     if m := next((r.metrics for r in reports if r.metrics), None):
         console.result(
-            f"the reference's perplexity: {with_error(m.reference_perplexity)}; the files' as a ratio to it. "
-            f"tokens/s: of reading, on this machine, with half of its cores"
+            f"perplexity ratio: relative to the reference's perplexity of {with_error(m.reference_perplexity)}\n"
+            f"tokens/s: prefill speed on this machine, with half of its cores"
         )
 
 
@@ -72,19 +70,19 @@ def _tensors(report: VerifyReport) -> None:
         [t.name, t.type_name, f"{t.relative:.1e}", f"{t.allowed:.1e}", f"{t.max_abs:.2g}", t.detail or t.source]
         for t in tensors[:_TENSORS_SHOWN]
     ]  # fmt: skip
-    title = f"{Path(report.candidate).name}: {len(tensors)} tensors, the furthest off first"
-    columns = ["tensor", "type", "relative error", "its type may", "max |Δ|", "what it is"]
+    title = f"{Path(report.candidate).name}: {len(tensors)} tensors, largest error relative to its limit first"
+    columns = ["tensor", "type", "relative error", "limit", "max |Δ|", "problem or source"]
     console.table(title, columns, rows, numbers=(2, 3, 4))
 
 
 def _continuations(found: tuple[Continuation, ...] | None) -> str:
     if found is None:
-        return "not tried: the reference is read from disk"
+        return "skipped: the reference is read from disk"
     parted = [c for c in found if c.margin is not None]
     if not parted:
         n = sum(c.tokens for c in found)
-        return f"equal: {n} tokens in {len(found)} texts"
+        return f"equal for {n} tokens in {len(found)} texts"
     c = min(parted, key=lambda c: c.equal)
     return (
-        f"{len(parted)} of {len(found)} part, the first at token {c.equal} by {c.margin:.2g} nats"
+        f"{len(parted)} of {len(found)} differ, the first at token {c.equal} by {c.margin:.2g} nats"
     )

@@ -1,4 +1,4 @@
-"""Every figure of a report beside its limit, for the terminal and for the page."""
+"""Metrics of a report with their limits, for the terminal and the HTML page."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from turbopilot.verify.metrics import Metrics, Place
 from turbopilot.verify.report import VerifyReport
 
 TextOf: TypeAlias = Callable[[int], str]
-"""The text of a token."""
+"""Function that returns the text of a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A figure beside its limit."""
+    """A metric with its limit."""
 
     name: str
     value: str
     limit: str = ""
     missed: bool | None = None  # None if there is no limit
-    where: str = ""  # place of the largest error
+    where: str = ""  # position of the largest error
 
 
 def token_words(token: int, text_of: TextOf | None) -> str:
-    """Name a token."""
+    """Return a token's text and id as words."""
     text = "" if text_of is None or token < 0 else text_of(token)
     return f"{text!r} (token {token})" if text else f"token {token}"
 
 
 def place_words(place: Place, report: VerifyReport, text_of: TextOf | None) -> str:
-    """Name a place."""
+    """Return a place as words: window, position and token."""
     names = [w.name for w in report.windows[place.window : place.window + 1]]
     name = names[0] if names else f"window {place.window + 1}"
     return f"{name}, position {place.position:,}, {token_words(place.token, text_of)}"
 
 
 def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
-    """Return every figure of a report; places name tokens by `text_of`."""
+    """Return all metrics of a report; `text_of` supplies the texts of the tokens in `FigureRow.where`."""
     t = r.tokens
     equal = f"{t.texts_equal:,} of {t.texts:,}, {t.ids:,} tokens"
     rows = [FigureRow("texts with equal tokens", equal, "all", not t.equal)]
@@ -49,12 +49,12 @@ def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
         if f.check.startswith("hyperparameter")
     ]
     if r.metrics is None:
-        rows.append(FigureRow("logits", "not comparable", missed=True))
+        rows.append(FigureRow("logits", "could not be compared", missed=True))
     else:
         rows += _of_logits(r.metrics, r, text_of)
     rows.append(FigureRow("bits per weight", number(r.bits_per_weight)))
     if r.tokens_per_second:
-        rows.append(FigureRow("reading speed here, tokens/s", f"{r.tokens_per_second:,.0f}"))
+        rows.append(FigureRow("prefill on this machine, tokens/s", f"{r.tokens_per_second:,.0f}"))
     return rows
 
 
@@ -64,7 +64,7 @@ OVERVIEW = (
 
 
 def overview(r: VerifyReport) -> list[str]:
-    """Return a row of the table of several reports; the columns are `OVERVIEW`."""
+    """Return a report's row in the table of several reports; the columns are `OVERVIEW`."""
     m, few = r.metrics, ["", "", "", ""]
     if m is not None:
         ratio = with_error(m.perplexity_ratio)
@@ -86,22 +86,22 @@ def _of_logits(m: Metrics, r: VerifyReport, text_of: TextOf | None) -> list[Figu
         clear = (f"≥ {share(limits.clear_top1)}", not m.clear_top1 >= limits.clear_top1)
     return [
         FigureRow("positions compared", f"{m.positions:,} in {len(r.windows):,} windows"),
-        FigureRow("positions that are not finite", f"{m.not_finite:,}", "0", m.not_finite > 0),
+        FigureRow("positions with NaN or infinity", f"{m.not_finite:,}", "0", m.not_finite > 0),
         FigureRow("NMSE", number(m.nmse), *nmse),
         FigureRow("mean KL, nats", number(m.mean_kl), *kl),
         FigureRow("99th percentile of KL, nats", number(m.p99_kl)),
         FigureRow("largest KL, nats", number(m.max_kl), where=at(m.max_kl_at)),
-        FigureRow("largest difference of a logit", number(m.max_abs), where=at(m.max_abs_at)),
+        FigureRow("largest logit difference", number(m.max_abs), where=at(m.max_abs_at)),
         FigureRow(
-            f"same first choice, of {m.clear:,} clear",
+            f"same top-1, {m.clear:,} clear positions",
             share(m.clear_top1),
             *clear,
             at(m.clear_miss_at),
         ),
-        FigureRow("same first choice, of all", share(m.top1)),
-        FigureRow("first choice in the other's top 5", share(m.top5)),
-        FigureRow("mean Δp of the right token", share(m.mean_delta_p)),
-        FigureRow("rms Δp of the right token", share(m.rms_delta_p)),
+        FigureRow("same top-1, all positions", share(m.top1)),
+        FigureRow("reference's top-1 in candidate's top 5", share(m.top5)),
+        FigureRow("mean Δp of the correct token", share(m.mean_delta_p)),
+        FigureRow("RMS Δp of the correct token", share(m.rms_delta_p)),
         FigureRow("perplexity, reference", with_error(m.reference_perplexity)),
         FigureRow("perplexity, candidate", with_error(m.candidate_perplexity)),
         FigureRow("perplexity ratio (paired)", with_error(m.perplexity_ratio)),

@@ -1,7 +1,7 @@
-"""Verify's reports as one HTML page to keep and to pass on: no network, no script, nothing beside it.
+"""Verification reports as one self-contained HTML page, without scripts or external resources.
 
-Names and texts come from other people's checkpoints and files: the template escapes all of it, and the page's own
-policy forbids scripts and loading.
+Names and texts come from untrusted checkpoints and files. The template escapes all of them, and the page's content
+security policy forbids scripts and loading.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from turbopilot.verify.report import VerifyReport
 
 
 def render(reports: Sequence[VerifyReport], text_of: TextOf | None = None) -> str:
-    """Return the page of one or several reports of one reference; several are compared with each other first.
+    """Return the HTML page of reports with the same reference; several reports get an overview first.
 
-    `text_of` returns the text of a token; without it, tokens are shown by number.
+    `text_of` returns the text of a token; without it, tokens are shown as ids.
     """
     if not reports:
-        raise ValueError("a page needs a report")
+        raise ValueError("the page needs at least one report")
     environment = Environment(
         loader=PackageLoader("turbopilot.render"), autoescape=True, undefined=StrictUndefined, finalize=_finalized,
         trim_blocks=True, lstrip_blocks=True,
@@ -55,12 +55,12 @@ def render(reports: Sequence[VerifyReport], text_of: TextOf | None = None) -> st
 
 
 def _finalized(value: Any) -> Any:
-    """Make text visible before the template escapes it."""
+    """Make unprintable characters visible before the template escapes the text."""
     return value if isinstance(value, Markup) else visible(str(value))
 
 
 def _kl_range(reports: Sequence[VerifyReport]) -> str:
-    """Return the smallest and the largest mean KL in words."""
+    """Return the smallest and the largest mean KL as words; "" for fewer than two."""
     known = sorted((r.metrics.mean_kl, base(r.candidate)) for r in reports if r.metrics is not None)
     if len(known) < 2:
         return ""
@@ -69,7 +69,7 @@ def _kl_range(reports: Sequence[VerifyReport]) -> str:
 
 
 def _facts(reports: Sequence[VerifyReport]) -> list[tuple[str, str]]:
-    """Return what the reports were made of and with; what they share is said once."""
+    """Return the origin and versions of the reports as labels and texts; shared values are listed once."""
     versions = {name: version for r in reports for name, version in r.versions.items()}
     facts = [
         *(("reference", path) for path in dict.fromkeys(r.reference for r in reports)),
@@ -83,7 +83,7 @@ def _facts(reports: Sequence[VerifyReport]) -> list[tuple[str, str]]:
         s = r.seconds
         spent = (
             f"{s.reference:.1f} reference, {s.limits:.1f} limits, "
-            f"{s.candidate:.1f} candidate, {s.metrics:.1f} figures"
+            f"{s.candidate:.1f} candidate, {s.metrics:.1f} metrics"
         )
         facts.append((f"seconds, {base(r.candidate)}", spent))
     return [fact for fact in facts if fact[1]]

@@ -1,4 +1,4 @@
-"""The plots of a report's page."""
+"""Plots of the HTML page of a verification report."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from turbopilot.verify.report import VerifyReport
 from turbopilot.verify.tensor_errors import TensorError
 
 MOST_POINTS: Final = 1500
-"""Points in one plot: more would make the page large and show no more."""
+"""Maximum number of points in a plot; more would enlarge the page without showing more."""
 
-_TENSORS: Final = 30  # drawn; the others are only listed
-_WORST: Final = 20  # positions with a title
+_TENSORS: Final = 30  # tensors drawn; the others are only listed
+_WORST: Final = 20  # positions with a tooltip
 _MEDIANS: Final = 64  # points of a running median
 _SAMPLES: Final = (
-    ("the reference's first choice", "k1"), ("the token that follows", "k2"), ("any other", "k3"),
+    ("the reference's top-1 token", "k1"), ("the next token of the text", "k2"), ("another token", "k3"),
 )  # fmt: skip
 _TOKEN_TYPES: Final = (
     ("whitespace", re.compile(r"\s+")),
@@ -39,7 +39,7 @@ _TOKEN_TYPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class PlotFigure:
-    """A plot as SVG, "" for none, with its title and caption."""
+    """Plot as SVG ("" for none) with its title and caption."""
 
     title: str
     drawing: str
@@ -52,12 +52,12 @@ def token_type(text: str) -> str:
 
 
 def tensor_words(t: TensorError) -> str:
-    """Return a tensor's error in words."""
+    """Return a tensor's relative error as text."""
     return number(t.relative) if math.isfinite(t.relative) else "none measured"
 
 
 def plots(report: VerifyReport, text_of: TextOf | None) -> list[PlotFigure]:
-    """Draw all that the report has data for."""
+    """Return all plots that the report has data for."""
     found: list[PlotFigure] = []
     p = report.positions
     if p is not None and len(p.window):
@@ -71,7 +71,7 @@ def plots(report: VerifyReport, text_of: TextOf | None) -> list[PlotFigure]:
 
 
 def sizes(reports: Sequence[VerifyReport]) -> PlotFigure | None:
-    """Draw several files' size and mean KL; None if no KL is above 0."""
+    """Return the plot of several files by size and mean KL; None if no KL is above 0."""
     known = [(r, r.metrics.mean_kl) for r in reports if r.metrics is not None]
     if not any(kl > 0 for _, kl in known):
         return None
@@ -86,18 +86,18 @@ def sizes(reports: Sequence[VerifyReport]) -> PlotFigure | None:
     names = [stem if len(stem) <= 22 else f"{stem[:8]}…{stem[-13:]}" for stem in stems]
     across = (f"size, {name}", Scale.of([0, *x]))
     up = ("mean KL, nats", Scale.of(y, log=True, decades=15.0))
-    title = "What each size costs"
+    title = "Mean KL by file size"
     drawing = plot(title, across, up, [*spots, Labels(x, y, names)])
     return PlotFigure(title, drawing, "Lower and further left is better.")
 
 
 def thinned(n: int, most: int) -> Array:
-    """Return indices of at most `most` of n things, evenly, with the first and the last."""
+    """Return at most `most` of the indices 0 … n-1, evenly spaced, including the first and the last."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
 
 
 def running_median(x: Array, y: Floats) -> tuple[Floats, Floats]:
-    """Return the medians of x and of y in runs of neighbours along x."""
+    """Return the medians of x and of y in groups of neighbours, sorted by x."""
     order = np.argsort(x, kind="stable")
     runs = [r for r in np.array_split(order, max(1, min(_MEDIANS, len(order) // 8))) if len(r)]
     across, up = ([np.median(values[run]) for run in runs] for values in (x, y))
@@ -108,15 +108,15 @@ def _kl_plots(report: VerifyReport, p: Positions, text_of: TextOf | None) -> lis
     title = "KL by position"
     known = p.kl[p.finite & np.isfinite(p.kl)]
     if not (known > 0).any():
-        exact = f"It is 0 at every one of {count(len(known), 'position')}."
-        nothing = exact if len(known) else "Nowhere are the candidate's logits finite."
+        exact = f"The KL divergence is 0 at all of {count(len(known), 'position')}."
+        nothing = exact if len(known) else "The candidate's logits are not finite at any position."
         return [PlotFigure(title, "", nothing)]
     kinds = dict(enumerate(w.kind for w in report.windows))
     long = np.asarray([kinds.get(w) == "context" for w in p.window.tolist()])
     scale = Scale.of(known, log=True)
     groups = (
-        (f"{title}, windows of code and of prompts", ~long),
-        (f"{title}, the window as long as the context", long),
+        (f"{title}, code and prompt windows", ~long),
+        (f"{title}, full-context window", long),
     )
     return [
         _kl_plot(name, p.where(mask), scale, report, text_of) for name, mask in groups if mask.any()
@@ -140,8 +140,8 @@ def _kl_plot(
         place = Place(int(q.window[i]), int(q.position[i]), int(q.choice[i]))
         kl, other = float(q.kl[i]), token_words(int(q.other[i]), text_of)
         where = place_words(place, report, text_of)
-        words = f"KL {number(kl)}: {where}; the candidate's choice: {other}"
-        name = "" if n else f"the {len(largest)} largest"
+        words = f"KL {number(kl)}: {where}; the candidate's top-1: {other}"
+        name = "" if n else f"{len(largest)} largest"
         marks.append(Spot(float(q.position[i]), kl, "k4", words, name))
     if len(bad.window):
         at = bad.position[thinned(len(bad.position), MOST_POINTS)]
@@ -149,10 +149,10 @@ def _kl_plot(
     caption = count(len(q.kl), "position")
     caption += f", {len(kept):,} of them drawn" if len(kept) < len(q.kl) else ""
     if low := int((q.kl < scale.low).sum()):
-        caption += f"; {low:,} below {scale.low:.0e} lie on the lower edge"
+        caption += f"; {low:,} below {scale.low:.0e} are drawn on the lower edge"
     across = ("position in the window", Scale(0.0, float(end)))
     drawing = plot(title, across, ("KL, nats", scale), marks)
-    return PlotFigure(title, drawing, f"{caption}. Point at the largest to see where they are.")
+    return PlotFigure(title, drawing, f"{caption}. Hover over the largest to see their positions.")
 
 
 def _scatter(p: Positions) -> list[PlotFigure]:
@@ -166,9 +166,9 @@ def _scatter(p: Positions) -> list[PlotFigure]:
     kept = thinned(len(pairs), MOST_POINTS // 3)
     for i, (name, css) in reversed([*enumerate(_SAMPLES)]):
         marks.append(Cloud(pairs[kept, i, 0], pairs[kept, i, 1], css, name))
-    title = "Logits of both models"
+    title = "Logits of reference and candidate"
     drawing = plot(title, ("reference", scale), ("candidate", scale), marks, height=424.0)
-    caption = f"{len(kept):,} of {count(len(pairs), 'position')}, three tokens of each."
+    caption = f"{len(kept):,} of {count(len(pairs), 'position')}, three tokens each."
     return [PlotFigure(title, drawing, caption)]
 
 
@@ -181,12 +181,12 @@ def _by_token_type(p: Positions, text_of: TextOf) -> list[PlotFigure]:
         equal = (q.choice == q.other)[types == name]
         if len(equal):
             agree, of = float(equal.mean()), f"of {len(equal):,}"
-            words = f"{name}: {int(equal.sum()):,} {of} first choices are the same"
+            words = f"{name}: {int(equal.sum()):,} {of} top-1 tokens are the same"
             rows.append(Bar(name, agree, f"{share(agree)} {of}", words, "k1"))
     if not rows:
         return []
-    title = "Same first choice, by type of token"
-    caption = "By the reference's choice; the whole width is 100 %."
+    title = "Same top-1 by token type"
+    caption = "Type of the reference's top-1 token; the full width is 100 %."
     return [PlotFigure(title, bars(title, rows, Scale(0.0, 1.0)), caption)]
 
 
@@ -195,7 +195,7 @@ def _by_tensor(tensors: Sequence[TensorError]) -> PlotFigure:
     off = [t for t in tensors if t.wrong or t.relative > 0]
     exact, wrong = len(tensors) - len(off), sum(t.wrong for t in tensors)
     if not off:
-        nothing = f"Each of {count(exact, 'tensor')} is exactly what it should be."
+        nothing = f"All of {count(exact, 'tensor')} have exactly the expected values."
         return PlotFigure(title, "", nothing)
     shown = off[:_TENSORS]
     scale = Scale.of([v for t in shown for v in (t.relative, t.allowed)], log=True, decades=12.0)
@@ -203,10 +203,10 @@ def _by_tensor(tensors: Sequence[TensorError]) -> PlotFigure:
         f"Of {count(len(tensors), 'tensor')}, {wrong or 'none'} wrong and {exact or 'none'} exact"
     )
     if len(shown) < len(off):
-        caption += f"; of the others, the {len(shown)} worst beside what their type may have"
+        caption += f"; the {len(shown)} largest errors relative to their limit are drawn"
     caption += (
-        f". Relative squared error, logarithmic, from {scale.low:.0e} to {scale.high:.0e}; the mark is what the type "
-        "may have."
+        f". Relative squared error on a logarithmic scale from {scale.low:.0e} to {scale.high:.0e}; the mark is the "
+        "limit of the tensor's type."
     )
     return PlotFigure(title, bars(title, [_tensor_bar(t) for t in shown], scale), caption)
 
@@ -215,7 +215,7 @@ def _tensor_bar(t: TensorError) -> Bar:
     shape = " × ".join(map(str, t.shape))
     words = (
         f"{t.name} ({t.type_name or 'no type'}, {shape}): error {tensor_words(t)}, "
-        f"may have {number(t.allowed)}, largest difference {number(t.max_abs)}"
+        f"limit {number(t.allowed)}, largest difference {number(t.max_abs)}"
     )
     cause = t.cause.replace("_", " ") or "wrong"
     note = f"{number(t.relative)}, {cause}" if math.isfinite(t.relative) else cause

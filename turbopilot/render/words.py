@@ -1,4 +1,4 @@
-"""Figures and names in words, for pages and plots."""
+"""Formatting of numbers, sizes and names, for pages and plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from turbopilot.render.scale import byte_unit
 
 
 def number(value: float) -> str:
-    """Return three digits of a figure."""
+    """Return a number with about three significant digits."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -21,7 +21,7 @@ def number(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share in percent, with enough digits that only a whole one is 100 %."""
+    """Return a share in percent, with enough digits that only exactly 1 is shown as 100 %."""
     if not math.isfinite(value):
         return "not finite"
     for digits in (2, 3, 4):
@@ -32,7 +32,7 @@ def share(value: float) -> str:
 
 
 def with_error(p: Perplexity) -> str:
-    """Return a perplexity, or a ratio of two, with as many digits as its error justifies."""
+    """Return a perplexity or a ratio of two, with as many digits as its error justifies."""
     if not (math.isfinite(p.value) and math.isfinite(p.error)) or abs(p.value) >= 1e6:
         return f"{number(p.value)} ± {number(p.error)}"
     digits = 2 if not p.error else min(8, max(2, 1 - math.floor(math.log10(p.error))))
@@ -40,16 +40,16 @@ def with_error(p: Perplexity) -> str:
 
 
 def size(n_bytes: int) -> str:
-    """Return a size in bytes with its unit."""
+    """Return a size with a unit, such as 5.75 MB."""
     unit, name = byte_unit(n_bytes)
     return f"{number(n_bytes / unit) if unit > 1 else n_bytes} {name}"
 
 
 def base(path: str) -> str:
-    """Return the last part of a path of any system."""
+    """Return the last part of a Windows or POSIX path."""
     return next((part for part in reversed(re.split(r"[\\/]", path)) if part), path)
 
 
 def count(n: int, one: str) -> str:
-    """Return a number with its noun."""
+    """Return a number with its noun, in the plural if needed."""
     return f"{n:,} {one if n == 1 else one + 's'}"

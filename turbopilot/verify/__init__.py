@@ -1,4 +1,6 @@
-"""Is a GGUF file still the model that it was made of? Judged by PyTorch, independently of the converters.
+"""Comparison of GGUF files with the checkpoints they were converted from.
+
+PyTorch runs the checkpoint, independently of `converters`.
 
 >>> from pathlib import Path
 >>> from turbopilot.verify import verify

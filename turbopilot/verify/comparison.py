@@ -1,4 +1,4 @@
-"""Run two models on the same texts and windows: token ids, logits, greedy continuations."""
+"""Comparison of two models on the same texts and windows: token ids, logits, greedy continuations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONTINUED = 48  # tokens of a greedy continuation
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the time that the body takes to `seconds`."""
+    """Add the duration of the `with` block to `seconds[name]`."""
     began = perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + perf_counter() - began
@@ -36,7 +36,7 @@ def compare_tokens(
     texts: Mapping[str, str],
     progress: Progress = silent,
 ) -> TokenResult:
-    """Tokenize every text with both tokenizers."""
+    """Tokenize every text with both tokenizers and compare the ids."""
     n_ids = n_equal = 0
     first: TokenDifference | None = None
     for i, (name, text) in enumerate(texts.items()):
@@ -73,7 +73,7 @@ def compare_logits(
     progress: Progress = silent,
     seconds: dict[str, float] | None = None,
 ) -> Positions:
-    """Run both models over at least one window, a block of positions at a time."""
+    """Run both models over at least one window and compare their logits, one block of positions at a time."""
     seconds = {} if seconds is None else seconds
     total = sum(len(w.measured) for w in windows)
     measured: list[Positions] = []
@@ -96,7 +96,7 @@ def compare_logits(
 def sensitivity(
     reference: ReferenceModel, change: Change, windows: Sequence[Window], progress: Progress
 ) -> Sensitivity | None:
-    """Return how far a change moves the reference from itself; None if it does not change it."""
+    """Return how much a change affects the reference's logits; None if it has no effect."""
     about = hashlib.sha256(repr([(w.ids, w.measured) for w in windows]).encode()).hexdigest()
     question = f"moved {change} {about}"
     if (kept := reference.notes.get(question)) is not None:
@@ -116,10 +116,10 @@ def continuations(
     windows: Sequence[Window],
     progress: Progress = silent,
 ) -> tuple[Continuation, ...] | None:
-    """Continue the beginnings of some windows greedily; None if the reference is too slow to generate.
+    """Compare greedy continuations of some windows; return None if the reference is too slow to generate.
 
-    The reference generates; the candidate is given its tokens and asked for its own choice at each place. Up to the
-    first difference, that is what it would have generated.
+    The reference generates. The candidate reads the generated tokens, and its own first choice at each position is
+    compared; up to the first difference, these are the tokens that it would have generated.
     """
     found = []
     starts = beginnings(windows, min(reference.n_ctx, candidate.n_ctx), _CONTINUED)

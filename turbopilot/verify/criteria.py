@@ -1,19 +1,20 @@
-"""How far a candidate may be from its reference: one table by GGUF type.
+"""Limits for the difference between a candidate and its reference, by GGUF type.
 
-Origin of the numbers. F32 and F16 lose only rounding, so their limits are fixed. Quantization perturbs every weight by
-a known amount, `NOISE`, but the effect depends on the model: the same type moved the logits of a random network 15
-times as much as those of a trained one. So the limit is taken from the model itself: the reference is run once more
-with random noise of that amount in its weights, and a candidate may be `_ROOM` times as far away. Over 15 types, on a
-random and on a trained CodeGen, sound files were at 0.4 to 1.25 times the NMSE and the KL of the noise (K types do
-best, since they keep some tensors at more bits). A rotary permutation skipped in one tensor alone was at 4.6 times even
-in a trained model's Q4_0. At few bits no limit can show a fault that is smaller than the type's own noise: a lost bias
-of small effect is seen at F32, mostly at F16 and Q8_0, not at Q4_0. So verify the F32 or F16 file too, before it is
-quantized.
+Noise. F32 and F16 differ only by rounding, so their limits are fixed. Quantization perturbs every weight by a known
+amount, `NOISE`, but the effect depends on the model: the same type changed the logits of a random network 15 times as
+much as those of a trained one. So the limit comes from the model itself: the reference runs once more with random noise
+of that amount in its weights, and a candidate's distance may be `_ROOM` times the distance of that run. Over 15 types,
+on a random and on a trained CodeGen, correct files had 0.4 to 1.25 times the NMSE and KL of the noise (K types have the
+least, since they keep some tensors at more bits). A rotary permutation skipped in a single tensor had 4.6 times, even
+in a trained model's Q4_0. With few bits per weight, no limit can reveal a fault that is smaller than the type's own
+noise: a lost bias with a small effect is found in F32, mostly in F16 and Q8_0, but not in Q4_0. So verify the F32 or
+F16 file too, before it is quantized.
 
-GELU. llama.cpp computes it by the tanh formula; the configs of StarCoder, WizardCoder and StableCode ask for the exact
-one, by erf. No file can make up for that, so for such a checkpoint the limits are wider by the cost of the change to
-the reference itself, which is run with both. By the triangle inequality, the distance (the root of NMSE, or of KL) of a
-file from the exact model is at most its own from the tanh model plus that one's from the exact model.
+GELU. llama.cpp computes it by the tanh formula; the configs of StarCoder, WizardCoder and StableCode specify the exact
+function (erf). A model file cannot compensate for this, so for such a checkpoint the limits are widened by the
+difference that the tanh formula makes to the reference itself, which is run with both. By the triangle inequality, the
+distance (square root of NMSE or KL) from the file to the exact model is at most the distance from the file to the tanh
+model plus the distance from the tanh model to the exact model.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.verify.metrics import Metrics, Place
 
 # Measured: Σ(dequantized − weight)² / Σ weight² of 256 × 1024 standard normal weights, without an
-# importance matrix, or with a flat one where the type demands it (ggml 0.25.3).
+# importance matrix, or with a flat one if the type requires one (ggml 0.25.3).
 WEIGHT_NOISE: Final[dict[str, float]] = {
     "Q8_0": 2.9e-5, "Q6_K": 3.2e-4, "Q5_K": 1.3e-3, "Q5_1": 1.4e-3, "Q5_0": 1.8e-3, "Q4_K": 5.1e-3,
     "Q4_1": 6.1e-3, "IQ4_NL": 5.8e-3, "IQ4_XS": 5.9e-3, "Q4_0": 7.4e-3, "MXFP4": 1.3e-2, "Q3_K": 2.3e-2,
@@ -37,8 +38,8 @@ WEIGHT_NOISE: Final[dict[str, float]] = {
     "NVFP4": 9.1e-3, "Q1_0": 3.6e-1, "Q2_0": 5.2e-1,
 }  # fmt: skip
 
-# llama.cpp also rounds what the weights are multiplied with, to 8 bits: 2.9e-5 for normally distributed
-# activations, and up to 1.6e-4 where one of 32 dwarfs the others. Twice the former, for outliers.
+# llama.cpp also rounds activations to 8 bits: an error of 2.9e-5 for normally distributed ones, and up to
+# 1.6e-4 if one of 32 is far larger than the others. This is twice the former, to allow for outliers.
 _ACTIVATIONS: Final = 6e-5
 
 NOISE: Final[dict[str, float]] = {
@@ -47,12 +48,12 @@ NOISE: Final[dict[str, float]] = {
 }
 """Type → relative error power of weights and activations together."""
 
-_ROOM: Final = 1.6  # the largest ratio seen of a sound file to the noise is 1.25
+_ROOM: Final = 1.6  # the largest measured ratio of a correct file's distance to the noise is 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyLimits:
-    """Accepted maxima (for top-1, the minimum) of `Metrics`; `origin` says in words where they come from."""
+    """Accepted maxima (for top-1, the minimum) of `Metrics`; `origin` is a sentence about their source."""
 
     nmse: float
     mean_kl: float
@@ -62,7 +63,7 @@ class VerifyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How far a change moves the reference from itself; see `Metrics` for the definitions."""
+    """Distance between the reference and a changed copy of it; see `Metrics` for the definitions."""
 
     nmse: float
     mean_kl: float
@@ -71,20 +72,20 @@ class Sensitivity:
 
     @classmethod
     def of(cls, m: Metrics) -> Sensitivity:
-        """Take the figures that limits are made of."""
+        """Copy the figures that limits are computed from."""
         return cls(m.nmse, m.mean_kl, m.clear, m.clear_top1)
 
 
 FIXED: Final[dict[str, VerifyLimits]] = {
-    # What is left in F32 is the order of summation and llama.cpp's GELU table of F16 values: NMSE 3e-9
-    # (trained) to 1e-7 (random) seen. KL is about half the variance of the difference, and logits have a
-    # variance of order 10: so it is limited to 10 times the NMSE.
+    # In F32, only the order of summation and llama.cpp's GELU table of F16 values differ: measured NMSE 3e-9
+    # (trained) to 1e-7 (random). KL is about half the variance of the difference, and logits have a
+    # variance of about 10, so the limit of KL is 10 times that of NMSE.
     "F32": VerifyLimits(
-        1e-6, 1e-5, 1.0, "fixed: only the order of sums differs; sound files: 3e-9 to 1e-7"
+        1e-6, 1e-5, 1.0, "fixed: only summation order differs; correct files have 3e-9 to 1e-7"
     ),
-    # Weights of an F16 checkpoint are exact, but activations are rounded to F16: 2e-8 to 4e-7 seen.
+    # Weights of an F16 checkpoint are exact, but activations are rounded to F16: measured 2e-8 to 4e-7.
     "F16": VerifyLimits(
-        1e-5, 1e-4, 0.995, "fixed: activations are rounded to F16; sound files: 2e-8 to 4e-7"
+        1e-5, 1e-4, 0.995, "fixed: activations are rounded to F16; correct files have 2e-8 to 4e-7"
     ),
 }
 
@@ -94,17 +95,17 @@ _SHARE = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One reason for the verdict "failed": `check` is its name for programs, `message` a sentence."""
+    """Reason for the verdict "failed": `check` is its identifier, `message` a sentence."""
 
     check: str
     message: str
 
 
 def judged_type(header: GgufHeader) -> str:
-    """Return the type to judge a file as: that of fewest bits which holds at least a tenth of its weights.
+    """Return the type by which to judge a file: the one with the fewest bits that holds a tenth of the weights or more.
 
-    The tensors decide, not the claim `general.file_type`: a Q4_K_M file, some of whose tensors are Q6_K, is judged as
-    Q4_K. Vectors (norms, biases) are always F32 and do not count.
+    The tensors decide, not `general.file_type`: a Q4_K_M file, which has some Q6_K tensors, is judged as Q4_K. Vectors
+    (norms, biases) are always F32 and do not count.
     """
     weights: dict[str, int] = {}
     for t in header.tensors:
@@ -116,13 +117,16 @@ def judged_type(header: GgufHeader) -> str:
 
 
 def noise_of(type_name: str) -> float | None:
-    """Return the noise to derive a type's limits from; None if they are fixed. Refuse types without limits."""
+    """Return the noise from which a type's limits are derived; None if they are fixed.
+
+    Raise InvalidInput if the type has no limits.
+    """
     if type_name in FIXED:
         return None
     if type_name not in NOISE:
         raise InvalidInput(
             f"no limits are known for files of type {type_name}",
-            hint=f"types that can be judged: {', '.join((*FIXED, *NOISE))}",
+            hint=f"types with known limits: {', '.join((*FIXED, *NOISE))}",
         )
     return NOISE[type_name]
 
@@ -130,7 +134,7 @@ def noise_of(type_name: str) -> float | None:
 def limits_for(
     type_name: str, noisy: Sensitivity | None = None, tanh: Sensitivity | None = None
 ) -> VerifyLimits:
-    """Return a type's limits, from the reference's sensitivity to the type's noise and to GELU by tanh."""
+    """Return a type's limits, from the reference's sensitivity to the type's noise and to tanh GELU."""
     limits = FIXED[type_name] if noisy is None else _from(noisy, type_name)
     if tanh is None:
         return limits
@@ -139,23 +143,23 @@ def limits_for(
         nmse=min(1.0, (limits.nmse**0.5 + wider.nmse**0.5) ** 2),
         mean_kl=(limits.mean_kl**0.5 + wider.mean_kl**0.5) ** 2,
         clear_top1=max(0.0, limits.clear_top1 + wider.clear_top1 - 1),
-        origin=f"{limits.origin}; wider by what llama.cpp's GELU (the tanh formula; the checkpoint's is exact) "
-        f"costs the reference: NMSE {tanh.nmse:.2e}, mean KL {tanh.mean_kl:.2e}",
+        origin=f"{limits.origin}; widened by the effect of llama.cpp's GELU (tanh formula; the checkpoint's is "
+        f"exact) on the reference: NMSE {tanh.nmse:.2e}, mean KL {tanh.mean_kl:.2e}",
     )
 
 
 def _from(moved: Sensitivity, type_name: str) -> VerifyLimits:
     n = max(1, moved.clear)
     missed = round((1 - moved.clear_top1) * n)
-    # Twice the misses, and the chance error of a small count: k + 3·√(k + 1) + 2 is the 99.5 % upper limit of a
-    # Poisson count k, within 3 % (5.3 for none, 7.4 for one, 21.4 for ten).
+    # Twice the misses, plus the statistical error of a small count: k + 3·√(k + 1) + 2 is the 99.5 % upper limit
+    # of a Poisson count k, within 3 % (5.3 for none, 7.4 for one, 21.4 for ten).
     slack = (2 * missed + 3 * (missed + 1) ** 0.5 + 2) / n
     return VerifyLimits(
-        # An error of the reference's own power is no model, whatever the type.
+        # An NMSE of 1 is an error as large as the logits themselves: too much for any type.
         nmse=min(1.0, _ROOM * moved.nmse),
         mean_kl=_ROOM * moved.mean_kl,
         clear_top1=max(0.0, 1 - slack),
-        origin=f"{_ROOM} times what noise as large as {type_name}'s does to the reference itself: "
+        origin=f"{_ROOM} times the effect of noise as large as {type_name}'s on the reference: "
         f"NMSE {moved.nmse:.2e}, mean KL {moved.mean_kl:.2e}",
     )
 
@@ -163,7 +167,7 @@ def _from(moved: Sensitivity, type_name: str) -> VerifyLimits:
 def failures(
     m: Metrics, limits: VerifyLimits | None, type_name: str, describe: Callable[[Place], str]
 ) -> list[Failure]:
-    """Return every limit that was missed: by how much, and where the error is largest."""
+    """Return a failure for each exceeded limit: by how much, and the place of the largest error."""
 
     def where(what: str, place: Place | None) -> str:
         return f"; {what} {describe(place)}" if place else ""
@@ -184,9 +188,9 @@ def failures(
     if m.clear_top1 < limits.clear_top1:
         text = (
             f"top-1 is equal at {m.clear_top1:.2%} of the {m.clear:,} positions with a clear first choice; "
-            f"{type_name} demands {limits.clear_top1:.2%}"
+            f"{type_name} requires {limits.clear_top1:.2%}"
         )
-        worst = where("the first that differs is", m.clear_miss_at)
+        worst = where("the first difference is", m.clear_miss_at)
         found.append(Failure("clear_top1", text + worst))
     return found
 
@@ -194,4 +198,4 @@ def failures(
 def _over(value: float, limit: float, type_name: str) -> str:
     times = value / limit
     shown = f"{times:.2g}" if times < 100 else f"{times:,.0f}"
-    return f"{value:.2e} is {shown} times the {limit:.2g} that {type_name} may have"
+    return f"{value:.2e} is {shown} times the limit of {limit:.2g} for {type_name}"

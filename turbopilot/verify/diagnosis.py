@@ -1,8 +1,8 @@
-"""The cause of a failure, from the figures, the tensors and the metadata.
+"""Probable causes of a failure, found from the logits, the tensors and the metadata.
 
-The figures tell by construction. The first token attends to itself alone, whatever queries and keys are: so a fault in
-those, or in the rotation, spares the logits there, and grows with the distance that it falsifies. A fault in anything
-else does not spare them. Only the weights tell which tensor it is, and how it is wrong.
+The first token attends only to itself, whatever its query and key are. So a fault in queries, keys or their rotation
+leaves the logits of the first position right, and a fault in the rotation grows with the position. Any other fault
+changes the first position too. The weights then show which tensor is wrong, and how.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from turbopilot.verify.report import Finding, VerifyReport
 from turbopilot.verify.tensor_errors import TensorError
 
 CAUSES: Final[Mapping[str, str]] = {
-    "overflow": "values became infinite on the way: convert to bf16 or f32",
+    "overflow": "values overflowed in the conversion: convert to bf16 or f32",
     "dropped": "a tensor was left out",
     "missing": "tensors are missing",
-    "surplus": "tensors are there that should not be",
-    "shape": "tensors have another shape",
+    "surplus": "the file has unexpected tensors",
+    "shape": "tensors have the wrong shape",
     "rotary_skipped": "the rotary permutation was skipped",
     "rotary_twice": "the rotary permutation was applied twice",
-    "head_rows": "rows of a head are in another order",
+    "head_rows": "rows of a head are in the wrong order",
     "swapped": "tensors hold each other's weights",
     "transposed": "a matrix is transposed",
     "shifted_rows": "rows are shifted",
-    "moved_rows": "rows are in other places",
-    "requantized": "the file was made of a coarser one",
+    "moved_rows": "rows are in the wrong place",
+    "requantized": "the file was converted from a coarser one",
     "other_weights": "other weights: another checkpoint, or another revision of it",
     "noise": "more error than the type explains: quantized from a quantized file?",
     "layer_left_out": "a layer was left out",
-    "layer_doubled": "a layer is there twice",
+    "layer_doubled": "a layer is duplicated",
     "epsilon": "a norm's epsilon is wrong",
-    "rope_base": "the rotation's base is wrong",
-    "hyperparameter": "the geometry is wrong",
+    "rope_base": "the RoPE base is wrong",
+    "hyperparameter": "a hyperparameter is wrong",
     "merges": "the tokenizer's merges are wrong",
     "vocabulary": "the tokenizer's vocabulary is wrong",
-    "attention": "queries, keys or their rotation: the first position, which needs none of them, is right",
-    "rotation": "the rotation: what is wrong grows with the position",
-    "everywhere": "not attention's queries and keys: the first position is wrong too",
+    "attention": "queries, keys or RoPE are wrong: the first position, which does not depend on them, is right",
+    "rotation": "RoPE is wrong: the error grows with the position",
+    "everywhere": "the fault is not in queries, keys or RoPE: the first position is wrong too",
 }
-"""Cause → its meaning in words."""
+"""Cause → description."""
 
-_LISTS: Final = (  # of the tokenizer: key, cause, an element in words
+_LISTS: Final = (  # lists of the tokenizer: key, cause, name of an element
     ("tokens", "vocabulary", "token"),
-    ("token_type", "vocabulary", "type of token"),
+    ("token_type", "vocabulary", "token type"),
     ("merges", "merges", "merge"),
 )
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)")
-_GROWS: Final = 3.0  # times the error of a context's first quarter that its last quarter has
-_SPARED: Final = 0.01  # share of the whole error that a right first position may have
-_LISTED: Final = 4
+_GROWS: Final = 3.0  # an error grows if the last quarter has this many times the first quarter's
+_SPARED: Final = 0.01  # a first position is right if its error is at most this share of the others'
+_LISTED: Final = 4  # tensors listed for one cause
 
 
 def diagnose(
@@ -64,9 +64,10 @@ def diagnose(
     expected: Mapping[str, Any],
     tensors: Sequence[TensorError],
 ) -> list[Finding]:
-    """Return what explains a report's failures, the surest first.
+    """Return the probable causes of a report's failures, the most certain first.
 
-    `metadata` is the candidate's, `expected` what it should be, if known; `tensors` are compared tensors.
+    `metadata` is the candidate's, `expected` is the expected metadata (empty if unknown), `tensors` are the compared
+    tensors.
     """
     if not report.failures:
         return []
@@ -83,7 +84,7 @@ def _finding(cause: str, detail: str) -> Finding:
 
 
 def _figures(p: Positions, limits: VerifyLimits, failures: Sequence[Failure]) -> list[Finding]:
-    """Return what the logits alone show."""
+    """Return the causes that the logits alone show."""
     checks = {f.check for f in failures}
     if "finite" in checks:
         return [_finding("overflow", "logits are NaN or infinite")]
@@ -107,7 +108,7 @@ def _figures(p: Positions, limits: VerifyLimits, failures: Sequence[Failure]) ->
 def _weights(
     tensors: Sequence[TensorError], metadata: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> list[Finding]:
-    """Return what the tensors show, grouped by cause."""
+    """Return the causes that the tensors show, one finding per cause."""
     wrong = [t for t in tensors if t.wrong]
     if layers := _layers(wrong, metadata, expected):
         return [layers]
@@ -125,7 +126,7 @@ def _weights(
 def _layers(
     wrong: Sequence[TensorError], metadata: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> Finding | None:
-    """Return whether whole layers hold others' weights: one was left out or is there twice."""
+    """Return a finding if a layer was left out or duplicated, so that layers hold other layers' weights."""
     arch = metadata.get("general.architecture")
     n, should = (m.get(f"{arch}.block_count") for m in (metadata, expected))
     holds: dict[int, set[int]] = {}
@@ -168,7 +169,7 @@ def _metadata(
 
 
 def _list_difference(got: Any, should: Any) -> str:
-    """Return the first difference of two lists in words; "" if there is none or they are not lists."""
+    """Return a description of the first difference of two lists; "" if none, or if no list is expected."""
     if not isinstance(should, list) or got == should:
         return ""
     if not isinstance(got, list):
@@ -182,5 +183,5 @@ def _list_difference(got: Any, should: Any) -> str:
     others = {j for j in wrong.tolist() if j != i}
     back = next((j for j in others if got[j] == should[i] and got[i] == should[j]), None)
     if len(wrong) == 2 and back is not None:
-        return f"{words}: it and {back:,} are swapped"
+        return f"{words}: swapped with {back:,}"
     return words + (f" (and {len(others):,} more of {common:,})" if others else "")

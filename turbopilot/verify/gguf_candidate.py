@@ -1,7 +1,6 @@
-"""A GGUF file run by llama.cpp on the CPU.
+"""GGUF file run by llama.cpp on the CPU.
 
-Set up so that the weights' error is all that is measured: the KV cache is F32, and flash attention, which keeps its
-accumulators in F16, is off.
+To measure only the error of the weights, the KV cache is F32 and flash attention, which accumulates in F16, is off.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ _BATCH: Final = 256  # tokens decoded at once: bounds llama.cpp's own logits buf
 
 
 class GgufCandidate:
-    """A GGUF file as a `LogitsSource`. Use as a context manager, or `close()` it.
+    """GGUF file as a `LogitsSource`. Use it as a context manager, or call `close()`.
 
     Args:
-        path: the file.
-        n_threads: threads of llama.cpp; None is half of the cores.
+        path: the GGUF file.
+        n_threads: threads of llama.cpp; by default half of the cores.
 
     Raises:
-        InvalidInput: no such file.
-        CorruptModel: it is not a GGUF, has no tokenizer, or llama.cpp refuses it, with its reason.
+        InvalidInput: the file does not exist.
+        CorruptModel: the file is not a GGUF, has no tokenizer, or llama.cpp cannot load it (with its reason).
     """
 
     def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
         self.header, self.name = read_gguf(path), str(path)
-        # A NaN among quantized weights can vanish in the rounding of activations: look at the weights.
+        # NaN in quantized weights can disappear when activations are rounded, so check the tensors themselves.
         self._model = LlamaModel(self.header, ModelParameters(n_gpu_layers=0, check_tensors=True))
         self._context: LlamaContext | None = None
         self._n_threads = n_threads or _default_threads()
@@ -45,16 +44,16 @@ class GgufCandidate:
         self.versions = {"llama-cpp-python": VERSION}
 
     def tokenize(self, text: str) -> list[int]:
-        """See `LogitsSource`."""
+        """Return the token ids of a text; see `LogitsSource.tokenize`."""
         return self._model.tokenize(text, parse_special=True)
 
     def text(self, ids: Sequence[int]) -> str:
-        """See `LogitsSource`."""
+        """Return the text of some ids; see `LogitsSource.text`."""
         pieces = [self._model.piece(i, special=True) for i in ids]
         return b"".join(pieces).decode("utf-8", errors="replace")
 
     def logits(self, window: Window) -> Iterator[Logits]:
-        """See `LogitsSource`."""
+        """Yield the logits of a window; see `LogitsSource.logits`."""
         context = self._empty_context(len(window.ids))
         read = 0
         for block in window.blocks(self.n_vocab):
@@ -64,7 +63,7 @@ class GgufCandidate:
             read = block[-1] + 1
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """Return the n tokens after the ids, always the first choice."""
+        """Return n tokens of greedy continuation of `ids`."""
         context = self._empty_context(len(ids) + n)
         written, read = list(ids), 0
         while len(written) < len(ids) + n:
@@ -75,13 +74,13 @@ class GgufCandidate:
         return written[len(ids) :]
 
     def _empty_context(self, n_tokens: int) -> LlamaContext:
-        """Return a context with room for so many tokens; a larger one replaces a smaller."""
+        """Return an empty context for at least `n_tokens`; replace the current one if it is too small."""
         n_ctx = max(n_tokens, _BATCH)
         if self._context is None or n_ctx > self._context.n_cells:
             if self._context is not None:
                 self._context.close()
                 self._context = None
-            # On the CPU, also if a GPU is at hand.
+            # Run on the CPU even if there is a GPU.
             parameters = ContextParameters(
                 n_ctx, _BATCH, n_threads=self._n_threads, cache_type="f32", flash_attention=OFF, offload=False
             )  # fmt: skip
@@ -106,7 +105,7 @@ class GgufCandidate:
 def _read(
     context: LlamaContext, ids: Sequence[int], positions: range, outputs: range
 ) -> Iterator[Logits]:
-    """Read tokens in batches; copies of the logits of those of their positions that are in `outputs`."""
+    """Decode tokens in batches and yield copies of the logits at the positions in `outputs`."""
     for start in positions[::_BATCH]:
         stop = min(start + _BATCH, positions.stop)
         yield context.read(ids[start:stop], start, outputs).copy()
@@ -115,8 +114,8 @@ def _read(
 def _default_threads() -> int:
     """Return half of the cores that this process may use.
 
-    llama.cpp's threads spin while they wait for one another, so that a single core that is busy with something else
-    stalls them all: two threads on two busy cores took eight times as long as one.
+    llama.cpp's threads spin while they wait for each other, so one core that is busy with other work stalls them all:
+    two threads on two busy cores took eight times as long as one thread.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // 2)

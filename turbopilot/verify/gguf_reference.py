@@ -1,4 +1,4 @@
-"""Another GGUF file as the reference: shows what a quantized file lost, without its checkpoint."""
+"""GGUF file as the reference, to measure quantization loss without the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from turbopilot.verify.source import Change, Notes, Window
 
 
 class GgufReference(GgufCandidate):
-    """A GGUF file as a `ReferenceModel`. It cannot be changed, so quantized candidates have no limits."""
+    """Reference model that llama.cpp runs from a GGUF file.
+
+    No noise can be added to its weights, so limits for quantized candidates cannot be computed.
+    """
 
     def __init__(self, path: Path, *, progress: Progress = silent) -> None:
         super().__init__(path)
@@ -23,13 +26,13 @@ class GgufReference(GgufCandidate):
         self.notes: Notes = {}
 
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:
-        """Do nothing: llama.cpp gains nothing from knowing all windows."""
+        """Do nothing: llama.cpp computes windows one at a time."""
 
     def changed(self, change: Change) -> None:
-        """Return None: it cannot be changed."""
+        """Return None: the weights of a GGUF cannot be changed."""
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
-        """Return the greedy continuation, computed once."""
+        """Return n tokens of greedy continuation; results are cached."""
         question = f"continued {n} {list(ids)}"
         if (known := self.notes.get(question)) is None:
             known = {"ids": self.greedy(ids, n)}

@@ -1,7 +1,7 @@
-"""The numbers of a config that a GGUF must repeat.
+"""Hyperparameters that must be equal in a checkpoint's config and in a GGUF.
 
-Logits hardly show them: an epsilon that is wrong by a factor of ten moves them less than F16 rounding does, and a
-wrong rope base matters only far into a context.
+Logits hardly show errors in them: an epsilon that is wrong by a factor of ten changes logits less than F16 rounding
+does, and a wrong RoPE base matters only far into a context.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from turbopilot.verify.criteria import Failure
 
-# GGUF key (without the architecture) → its names in config.json.
+# GGUF key (without the architecture) → names in config.json.
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "block_count": ("num_hidden_layers", "n_layer"),
     "embedding_length": ("hidden_size", "n_embd"),
@@ -27,7 +27,7 @@ _ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, float]:
-    """Return those that config.json has."""
+    """Return the hyperparameters in a config.json, by GGUF key."""
     nested = config.get("rope_parameters")
     flat = {**(nested if isinstance(nested, Mapping) else {}), **config}
     found: dict[str, float] = {}
@@ -39,7 +39,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return those that a GGUF has."""
+    """Return the hyperparameters in a GGUF's metadata, by key."""
     arch = metadata.get("general.architecture")
     found: dict[str, float] = {}
     for key in _FIELDS:
@@ -51,13 +51,13 @@ def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
 
 
 def differences(reference: Mapping[str, float], candidate: Mapping[str, float]) -> list[Failure]:
-    """Return a failure for each number that both have and that differs."""
+    """Return a failure for each hyperparameter that both models have and that differs."""
     return [
         Failure(
             f"hyperparameter {key}",
             f"{key} is {candidate[key]:g} in the GGUF and {value:g} in the checkpoint",
         )
         for key, value in reference.items()
-        # float32 in the file
+        # GGUF stores float32
         if key in candidate and not isclose(value, candidate[key], rel_tol=1e-6)
     ]

@@ -1,7 +1,7 @@
 """Distance between two models' logits.
 
-P positions, V vocabulary rows. A few numbers of each position are kept (`Positions`), so that memory is bounded for any
-P and V; all figures are computed from these (`summary`).
+Only a few numbers are kept for each position (`Positions`), so that memory use does not depend on the vocabulary; all
+figures are computed from these (`summary`). P is the number of positions, V the number of vocabulary rows.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from turbopilot.base.kl_divergence import Array, Floats, Perplexity, kl_divergen
 from turbopilot.verify.source import Logits
 
 CLEAR_MARGIN = 0.02
-"""A first choice is clear if it leads by more than this share of the spread (largest minus smallest logit) of its
-position. Below that, rounding may swap the first two."""
+"""A first choice is clear if its lead is more than this share of the position's spread (largest minus smallest logit).
+With a smaller lead, rounding may swap the first two choices."""
 
 TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A vocabulary row (`token`) at a position of a window."""
+    """Place in a comparison: a vocabulary row (`token`) at a position of a window."""
 
     window: int
     position: int
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """A few numbers of each of P positions; only the first four are valid where `finite` is false."""
+    """A few numbers for each of P positions. If `finite` is false, only the first four fields are valid."""
 
     window: Array  # (P,) index of the window
     position: Array  # (P,) position in the window
@@ -42,18 +42,18 @@ class Positions:
     error: Floats  # (P,) Σ(candidate − reference)² over the logits
     power: Floats  # (P,) Σ reference²
     max_abs: Array  # (P,) largest |candidate − reference|
-    max_abs_token: Array  # (P,) its token
+    max_abs_token: Array  # (P,) token with this difference
     kl: Floats  # (P,) KL(reference ‖ candidate) in nats
     choice: Array  # (P,) the reference's first choice
     other: Array  # (P,) the candidate's first choice
     clear: Array  # (P,) whether the reference's choice is clear (see `CLEAR_MARGIN`)
     in_top: Array  # (P,) whether the reference's choice is among the candidate's first `TOP`
     loss: Floats  # (P,) the reference's −log p of the next token; NaN if there is none
-    other_loss: Floats  # (P,) the candidate's
+    other_loss: Floats  # (P,) the candidate's −log p of the next token
     sample: Array  # (P, 3, 2) both logits of the first choice, the next token (or the last row), and any other row
 
     def where(self, kept: Array) -> Positions:
-        """Return those of a boolean mask, (P,)."""
+        """Return the positions that a boolean mask, (P,), selects."""
         return Positions(*(getattr(self, f.name)[kept] for f in fields(self)))
 
     def nmse(self) -> float:
@@ -69,14 +69,14 @@ class Metrics:
     positions: int  # number of compared positions, including those without finite candidate logits
     not_finite: int  # positions where the candidate's logits are NaN or infinite; excluded from all figures below
     max_abs: float  # largest |candidate − reference| of any logit
-    max_abs_at: Place | None  # its place
+    max_abs_at: Place | None  # place of this difference
     nmse: float  # Σ(candidate − reference)² / Σ reference², over every logit, no mean removed
     mean_kl: float  # mean KL(reference ‖ candidate) over positions, in nats
-    p99_kl: float  # its 99th percentile
-    max_kl: float  # its maximum
+    p99_kl: float  # 99th percentile of KL over positions
+    max_kl: float  # maximum of KL over positions
     max_kl_at: Place | None  # place of the maximum; `token` is the reference's first choice there
     mean_delta_p: float  # mean of candidate's minus reference's probability of the next token
-    rms_delta_p: float  # root mean square of the same
+    rms_delta_p: float  # root mean square of the same difference
     top1: float  # share of positions where both first choices are equal
     top5: float  # share of positions where the reference's first choice is among the candidate's first five
     clear: int  # positions where the reference's first choice is clear (see `CLEAR_MARGIN`)
@@ -84,11 +84,11 @@ class Metrics:
     clear_miss_at: Place | None  # the first of those where they differ; `token` is the candidate's
     reference_perplexity: Perplexity  # of the text, by the reference
     candidate_perplexity: Perplexity  # of the text, by the candidate
-    perplexity_ratio: Perplexity  # candidate's by reference's, with the paired difference's error
+    perplexity_ratio: Perplexity  # candidate's / reference's, with the paired difference's error
 
 
 def summary(all_of: Positions) -> Metrics:
-    """Compute the figures of some positions; errors are 0 if none has finite logits."""
+    """Return the figures over some positions; errors are 0 if no position has finite logits."""
     p = all_of.where(all_of.finite)
     known = p.where(p.next_id >= 0)
     delta_p = np.exp(-known.other_loss) - np.exp(-known.loss)
@@ -126,14 +126,14 @@ def joined(blocks: Sequence[Positions]) -> Positions:
 def measure(
     window: int, block: range, ids: Sequence[int], reference: Logits, candidate: Logits
 ) -> Positions:
-    """Compare P positions (`block`) of a window with the tokens `ids`, by two models' logits, both (P, V).
+    """Compare two models' logits, both (P, V), at the P positions `block` of a window of tokens `ids`.
 
     Raises:
-        ValueError: the shapes differ, or the reference is not finite.
+        ValueError: the shapes differ, or the reference's logits are not finite.
     """
     if reference.shape != candidate.shape or len(block) != len(reference):
         raise ValueError(
-            f"{len(block)} positions, {reference.shape} and {candidate.shape} logits: these do not match"
+            f"{len(block)} positions and logits of shapes {reference.shape} and {candidate.shape} do not match"
         )
     if not np.isfinite(reference).all():
         raise ValueError(f"the reference's own logits are not finite in window {window}")
@@ -175,7 +175,7 @@ def measure(
 
 
 def _clear(reference: Logits, choice: Array) -> Array:
-    """Return whether no other logit is near the largest."""
+    """Return for each position whether no other logit is near the largest."""
     best = np.take_along_axis(reference, choice[:, None], axis=1)
     spread = best - reference.min(axis=1, keepdims=True)
     near: Array = (reference >= best - CLEAR_MARGIN * spread).sum(axis=1) == 1
@@ -188,7 +188,7 @@ def _squares(values: Logits) -> Floats:
 
 
 def _place(p: Positions, by: Array, token: Array) -> Place | None:
-    """Return the place where `by` is largest."""
+    """Return the place of the largest value in `by`; None if there are no positions."""
     if not len(by):
         return None
     i = int(by.argmax())

@@ -1,6 +1,7 @@
-"""Cache of a reference's results on disk, by the contents of its checkpoint.
+"""On-disk cache of a reference's results, keyed by the contents of its checkpoint.
 
-One folder a model, one file a window, so that an interrupted run resumes. Any of it can be deleted at any time.
+There is one folder per model and one file per window, so that an interrupted run can resume. All files can be deleted
+at any time.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import numpy as np
 from turbopilot.base.atomic import replacing
 from turbopilot.verify.source import Logits, Window
 
-FORMAT = 1  # of the files; other formats are ignored
-MAX_BYTES = 4 << 30  # of all models together: the least recently used goes first
+FORMAT = 1  # version of the file format; files of other versions are ignored
+MAX_BYTES = 4 << 30  # limit for all models together; the least recently used is deleted first
 
 
 class ReferenceCache:
-    """Windows' hidden states, and `Notes`, of one checkpoint.
+    """Hidden states of windows, and `Notes`, of one checkpoint.
 
     Args:
-        folder: of all references; None for a temporary one.
-        about: what the numbers depend on: digests of the files, versions, device.
+        folder: cache folder of all references; None for a temporary folder.
+        about: everything that the results depend on: file digests, versions, device.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, object]) -> None:
@@ -47,12 +48,12 @@ class ReferenceCache:
         return self._path(label, window).is_file()
 
     def states(self, label: str, window: Window) -> Logits:
-        """Return a window's states, (P, D)."""
+        """Return a window's stored hidden states, (P, D)."""
         states: Logits = np.load(self._path(label, window), mmap_mode="r", allow_pickle=False)
         return states
 
     def keep(self, label: str, window: Window, states: Logits) -> None:
-        """Store a window's states, (P, D), under the name of the model's change."""
+        """Store a window's hidden states, (P, D); `label` names the change made to the model."""
         with (
             replacing(self._path(label, window)) as part,
             part.open("wb") as file,
@@ -68,7 +69,7 @@ class ReferenceCache:
         return found if isinstance(found, dict) else None
 
     def __setitem__(self, question: str, answer: Mapping[str, Any], /) -> None:
-        """Store plain values."""
+        """Store an answer, which must be JSON-serializable."""
         with replacing(self._note(question)) as part:
             part.write_text(json.dumps(answer), "utf-8")
 
@@ -84,7 +85,7 @@ def _digest(text: str) -> str:
 
 
 def _make_room(folder: Path, current: Path) -> None:
-    """Delete the least recently used models while all together take too much."""
+    """Delete the least recently used models, except the current one, until the rest fits in `MAX_BYTES`."""
     models = sorted((m for m in folder.iterdir() if m.is_dir()), key=lambda m: m.stat().st_mtime)
     sizes = {m: sum(f.stat().st_size for f in m.iterdir() if f.is_file()) for m in models}
     total = sum(sizes.values())

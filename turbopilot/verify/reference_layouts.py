@@ -1,6 +1,7 @@
-"""Checkpoints whose classes transformers lacks, read as others that it has: the same network, rows in other places.
+"""Layouts for checkpoints whose classes transformers lacks: load them as an equivalent class, with rows rearranged.
 
-Their own code never runs. Written from the published sources, not from `converters`, whose mistakes verify must find.
+The checkpoint's own code never runs. This module was written from the published sources, not from `converters`, whose
+mistakes verify must find.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ if TYPE_CHECKING:
 
     State: TypeAlias = dict[str, torch.Tensor]
 
-# modeling_codegen.py of Salesforce/codegen2-1B (and 3_7B) says `mp_num = 8`; transformers' CodeGen `mp_num = 4`.
+# modeling_codegen.py of Salesforce/codegen2-1B (and 3_7B) has `mp_num = 8`; transformers' CodeGen has `mp_num = 4`.
 _CODEGEN2_BLOCKS: Final = 8
 _CODEGEN_BLOCKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignLayout:
-    """How to read a checkpoint as a model of transformers."""
+    """Instructions for loading a checkpoint as a model class of transformers."""
 
-    config: dict[str, Any]  # config.json of that model
-    arrange: Callable[[Mapping[str, torch.Tensor]], State]  # the checkpoint's tensors → its
+    config: dict[str, Any]  # config.json for that class
+    arrange: Callable[[Mapping[str, torch.Tensor]], State]  # converts the checkpoint's tensors
 
 
 def foreign_layout(config: Mapping[str, Any]) -> ForeignLayout | None:
-    """Return the layout for a config.json; None if transformers reads the checkpoint as it is."""
+    """Return the layout for a config.json; None if transformers can load the checkpoint unchanged."""
     if "GPT2LMHeadCustomModel" in (config.get("architectures") or ()):
         named = {k: v for k, v in config.items() if k != "auto_map"}
         named |= {"model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"]}
@@ -40,10 +41,10 @@ def foreign_layout(config: Mapping[str, Any]) -> ForeignLayout | None:
 
 
 def santacoder(state: Mapping[str, torch.Tensor]) -> State:
-    """`GPT2LMHeadCustomModel` as `GPTBigCodeForCausalLM`.
+    """Convert the tensors of `GPT2LMHeadCustomModel` to `GPTBigCodeForCausalLM`.
 
-    Its layers' matrices are Conv1D's, (in, out); its q is a matrix of its own, (D, D), beside k and v, (D, 2·d),
-    where GPTBigCode has all three in `c_attn`, (D + 2·d, D).
+    The source's layers store Conv1D matrices, (in, out), with q, (D, D), separate from k and v, (D, 2·d). GPTBigCode
+    stores all three in `c_attn`, (D + 2·d, D).
     Source: bigcode/santacoder, modeling_gpt2_mq.py; transformers modeling_gpt_bigcode.py.
     """
     import torch
@@ -59,7 +60,7 @@ def santacoder(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def codegen2(state: Mapping[str, torch.Tensor]) -> State:
-    """CodeGen2's `qkv_proj`, (3·D, D) in eight blocks of [q | v | k], in CodeGen's four.
+    """Convert CodeGen2's `qkv_proj`, (3·D, D) in eight blocks of [q | v | k], to CodeGen's four blocks.
 
     Source: Salesforce/codegen2-1B, modeling_codegen.py; transformers modeling_codegen.py.
     """

@@ -1,7 +1,7 @@
-"""A checkpoint's own tokenizer: its tokenizer.json run by `tokenizers`, or other files by transformers.
+"""Tokenizer of a checkpoint: tokenizer.json loaded by `tokenizers`, or other files by transformers.
 
-tokenizer.json is run as it is: transformers rebuilds some tokenizers by the class that tokenizer_config.json names, and
-these cut text differently.
+tokenizer.json is loaded directly, because transformers rebuilds some tokenizers from the class that
+tokenizer_config.json names, and these tokenize differently.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from turbopilot.base.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTokenizer:
-    """Text to ids and back; special tokens are parsed and shown, none are added."""
+    """Functions that encode and decode text. Special tokens are parsed and shown, but never added."""
 
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
 
 
 def open_tokenizer(folder: Path) -> ReferenceTokenizer:
-    """Open the tokenizer of a checkpoint's folder; raise InvalidInput if there is none that can be read."""
+    """Load the tokenizer of a checkpoint folder; raise InvalidInput if it is missing or unreadable."""
     path = folder / "tokenizer.json"
     try:
         return _of_json(path) if path.is_file() else _of_other_files(folder)

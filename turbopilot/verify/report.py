@@ -1,4 +1,4 @@
-"""Results of verify, as values."""
+"""Results of a verification."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from turbopilot.verify.tensor_errors import TensorError
 
 @dataclass(frozen=True, slots=True)
 class TokenDifference:
-    """The first token that the two tokenizers disagree on; an id of None if that side has no more tokens."""
+    """First token on which two tokenizers differ. An id is None if that tokenizer returned no more tokens."""
 
     text_name: str  # name of the text
-    index: int  # of the token in that text
+    index: int  # index of the token in that text
     before: str  # the text just before it
     reference_id: int | None
     reference_text: str
@@ -34,11 +34,11 @@ class TokenDifference:
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """Comparison of two tokenizers on `texts` texts, of `ids` tokens by the reference."""
+    """Comparison of two tokenizers."""
 
-    texts: int
-    texts_equal: int
-    ids: int
+    texts: int  # number of texts
+    texts_equal: int  # number of texts with equal ids
+    ids: int  # number of the reference's tokens in all texts
     first_difference: TokenDifference | None
 
     @property
@@ -52,7 +52,8 @@ class TokenResult:
             return None
         n = self.texts - self.texts_equal
         return Failure(
-            "tokens", f"{n} of {self.texts} texts are cut differently; {self.first_difference}"
+            "tokens",
+            f"{n} of {self.texts} texts are tokenized differently; {self.first_difference}",
         )
 
 
@@ -60,7 +61,7 @@ class TokenResult:
 class Continuation:
     """Greedy continuations of the same text by both models."""
 
-    after: str  # the window whose beginning is continued
+    after: str  # name of the window whose first tokens are continued
     tokens: int  # number of compared tokens
     equal: int  # number of equal tokens before the first difference
     margin: float | None  # log p of the reference's choice minus the candidate's, nats
@@ -70,7 +71,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A probable cause of failures: `cause` is its name for programs, `message` a sentence."""
+    """Probable cause of failures: `cause` is its identifier, `message` a sentence."""
 
     cause: str
     message: str
@@ -78,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifySeconds:
-    """Seconds spent by step."""
+    """Seconds spent in each step."""
 
     reference: float = 0.0
     limits: float = 0.0
@@ -88,10 +89,10 @@ class VerifySeconds:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Verdict on one candidate, with everything that it rests on; `noise` is None if the type's limits are fixed."""
+    """Verdict on one candidate, and the measurements behind it."""
 
     candidate: str  # the GGUF file
-    reference: str  # the checkpoint's folder, or the other GGUF file
+    reference: str  # the checkpoint folder, or the other GGUF file
     reference_files: Mapping[str, str]  # name → SHA-256 of the reference's files
     architecture: str  # `general.architecture` of the GGUF
     type_name: str  # the type that the file is judged as
@@ -105,25 +106,27 @@ class VerifyReport:
     context_tested: int = 0  # tokens of the longest window
     windows: tuple[Window, ...] = ()  # the compared windows
     metrics: Metrics | None = None  # None if the vocabularies differ
-    positions: Positions | None = None  # the same, position by position
-    by_kind: Mapping[str, Metrics] = field(default_factory=dict)  # kind of window → its own figures
+    positions: Positions | None = None  # figures of each position
+    by_kind: Mapping[str, Metrics] = field(default_factory=dict)  # kind of window → its figures
     continuations: tuple[Continuation, ...] | None = None  # None if generating is too slow
-    noise: Sensitivity | None = None  # sensitivity to the type's noise
-    tanh_gelu: Sensitivity | None = None  # the same, to llama.cpp's GELU
-    limits: VerifyLimits | None = None  # of the type for this model; None if there are none
-    failures: tuple[Failure, ...] = ()  # every missed limit; empty if the candidate passed
+    noise: Sensitivity | None = (
+        None  # sensitivity to the type's noise; None if its limits are fixed
+    )
+    tanh_gelu: Sensitivity | None = None  # sensitivity to llama.cpp's GELU; None if no effect
+    limits: VerifyLimits | None = None  # of the type for this model; None if they are unknown
+    failures: tuple[Failure, ...] = ()  # all failed checks; empty if the candidate passed
     seconds: VerifySeconds = VerifySeconds()  # time spent
-    tokens_per_second: float = 0.0  # speed of the candidate here; 0 if it read nothing
+    tokens_per_second: float = 0.0  # measured speed of the candidate; 0 if it read no tokens
     findings: tuple[Finding, ...] = ()  # probable causes of the failures
     tensors: tuple[TensorError, ...] | None = None  # None if tensors were not compared
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Whether every check passed."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON, without NaN or inf."""
+        """Return values for JSON; NaN and infinity in `tensors` become None."""
         kept = replace(self, positions=None, windows=(), tensors=None)
         plain = {"passed": self.passed, **asdict(kept)}
         del plain["positions"]

@@ -1,6 +1,7 @@
-"""Weights that are read from disk when their module runs; of a model larger than memory, also dropped then.
+"""Lazy loading of PyTorch weights: each module reads its parameters just before it runs.
 
-Files are mapped, not read: the system loads the pages that a matrix needs and takes them back.
+Files are memory-mapped, so the operating system loads and evicts pages as needed. If the model does not fit in memory,
+modules also drop their parameters after they run.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
     Load = Callable[[str, torch.Tensor], torch.Tensor]
 
-# transformers' name → an older name in checkpoints. Source: its conversion_mapping.py.
+# Parameter name in transformers → older name in checkpoints. Source: its conversion_mapping.py.
 _NAMED_BEFORE: Final = {"lm_head.weight": "embed_out.weight"}  # GPT-NeoX
 
 
 def read_state(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of a checkpoint, mapped: of safetensors files if any, else of PyTorch's, weights only."""
+    """Return all tensors of a checkpoint, memory-mapped.
+
+    Read *.safetensors if there are any, otherwise pytorch_model*.bin with `weights_only=True`.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -36,10 +40,10 @@ def read_state(folder: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Create models whose parameters have no memory ("meta"), and whose buffers are as usual.
+    """Create models whose parameters are on the meta device, without memory; buffers are created as usual.
 
-    Buffers that no checkpoint holds (rotary frequencies, causal masks) are computed when a module is created, so not
-    the whole model can be created on the meta device.
+    Buffers that checkpoints do not store (rotary frequencies, causal masks) are computed when a module is created, so
+    the whole model cannot be created on the meta device.
     """
     import torch
     from torch import nn
@@ -48,12 +52,12 @@ def weightless() -> Iterator[None]:
     resets = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding, nn.LayerNorm)}
 
     def without_memory(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:  # a tied one stays the same object
+        if param is not None and not param.is_meta:  # a tied parameter stays the same object
             param = nn.Parameter(param.to("meta"), requires_grad=False)
         register(module, name, param)
 
     def nothing(_: nn.Module) -> None:
-        """Skip the random numbers."""
+        """Skip random initialization."""
 
     try:
         setattr(nn.Module, "register_parameter", without_memory)  # noqa: B010 — mypy knows methods cannot be assigned
@@ -70,12 +74,13 @@ def weightless() -> Iterator[None]:
 def stream(
     model: Any, state: Mapping[str, torch.Tensor], load: Load, *, dropped: bool
 ) -> list[str]:
-    """Make every module of a `weightless` model read its own parameters just before it runs.
+    """Make every module of a `weightless` model load its own parameters just before it runs.
 
-    `load` turns a checkpoint's tensor of a name into the parameter. If `dropped`, all modules but the head, which runs
-    often, drop theirs after. Return the names of parameters that the checkpoint lacks or has in another shape.
+    `load` converts a checkpoint tensor, given with its name, into the parameter. If `dropped`, all modules except the
+    output head, which runs often, drop their parameters after they run. Return the names of parameters that the
+    checkpoint lacks or stores with another shape.
     """
-    # A tied matrix is one parameter under two names: checkpoints have the first.
+    # A tied matrix is one parameter with two names; checkpoints store it under the first.
     named = list(model.named_parameters(remove_duplicate=False))
     first = {id(p): name for name, p in reversed(named)}
     head = model.get_output_embeddings()
@@ -97,7 +102,7 @@ def stream(
 def _find(
     prefix: str, first: str, other: str, state: Mapping[str, torch.Tensor]
 ) -> torch.Tensor | None:
-    """Return a parameter's tensor, with or without the prefix that some exports leave out."""
+    """Return the tensor of a parameter, by a current or older name, with or without the base model's prefix."""
     for name in (first, other, *(_NAMED_BEFORE.get(n, n) for n in (first, other))):
         for spelt in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
             if spelt in state:

@@ -1,6 +1,6 @@
-"""Distance of each tensor of a GGUF from what it should be; `tensor_faults` finds out what is wrong with it.
+"""Error of each tensor of a GGUF relative to its expected values; `tensor_faults` finds the cause.
 
-What it should be is passed in as a `TargetModel`: verify does not know how a checkpoint is converted.
+The caller passes the expected values as a `TargetModel`, because `verify` does not depend on the converters.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 from turbopilot.verify.criteria import WEIGHT_NOISE
 from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault, relative_error
 
-# The table has a type's error for normally distributed weights; outliers and importance matrices change it.
+# `WEIGHT_NOISE` is for normally distributed weights; outliers and importance matrices change the error.
 _ROOM: Final = 3.0
-# F16 keeps 11 bits; an exact copy keeps all.
+# Rounding errors of the unquantized types: F32 keeps 24 significant bits, F16 11, BF16 8.
 _EXACT: Final = {"F32": 1e-14, "F16": 2e-7, "BF16": 1e-5}
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """The expected contents of a tensor of a GGUF."""
+    """Expected contents of one tensor of a GGUF."""
 
     name: str  # in the GGUF
     shape: tuple[int, ...]  # outermost first
-    source: str  # names of the tensors that it is made of
+    source: str  # names of the checkpoint tensors that it comes from
     order: Order | None  # source row of each row; None if in the source's order
     read: Callable[[], Array]  # returns its values
 
 
 @dataclass(frozen=True, slots=True)
 class TargetModel:
-    """What a whole GGUF should be."""
+    """Expected metadata and tensors of a GGUF."""
 
     metadata: Mapping[str, Any]
     tensors: Sequence[TargetTensor]
@@ -47,7 +47,7 @@ class TargetModel:
 
 @contextmanager
 def gguf_target(path: Path) -> Iterator[TargetModel]:
-    """Take the contents of another GGUF file as the target."""
+    """Use the contents of another GGUF file as the target."""
     header = read_gguf(path)
     ours = ("general.architecture", "tokenizer.ggml.", f"{header.architecture}.")
     metadata = {key: value for key, value in header.metadata.items() if key.startswith(ours)}
@@ -60,21 +60,21 @@ def gguf_target(path: Path) -> Iterator[TargetModel]:
 
 @dataclass(frozen=True, slots=True)
 class TensorError:
-    """Error of one tensor."""
+    """Error of one tensor, and its cause."""
 
     name: str  # in the GGUF
     type_name: str  # its GGUF type
     shape: tuple[int, ...]  # outermost first
-    source: str  # names of the tensors that it is made of
-    relative: float  # Σ(it − target)² / Σ target²; inf if it is missing or not finite
+    source: str  # names of the checkpoint tensors that it comes from
+    relative: float  # Σ(tensor − target)² / Σ target²; inf if it is missing or not finite
     max_abs: float  # the largest difference of a weight
-    allowed: float  # relative error that its type may have
-    cause: str = ""  # what is wrong: a key of `diagnosis.CAUSES`, or ""
-    detail: str = ""  # the same in words
+    allowed: float  # the largest relative error that its type may have
+    cause: str = ""  # a key of `diagnosis.CAUSES`, or "" if the tensor is right
+    detail: str = ""  # description of the cause
 
     @property
     def wrong(self) -> bool:
-        """Whether its type does not explain its error."""
+        """Whether the error is larger than the type allows."""
         return not self.relative <= self.allowed
 
 
@@ -85,10 +85,10 @@ def tensor_errors(
     *,
     only_vectors: bool = False,
 ) -> list[TensorError]:
-    """Return every tensor's error, the largest beside its allowance first.
+    """Return the error of every tensor, the largest relative to the allowed error first.
 
-    With `only_vectors`, matrices are skipped. Norms and biases are a few numbers that no type rounds: a lost one shows
-    here at any type, whereas the logits of a file of few bits hardly show it.
+    If `only_vectors`, skip matrices. Norms and biases are small and stored unrounded, so a lost one is found here
+    whatever the type of the file, while the logits of a file with few bits hardly show it.
     """
     infos = {t.name: t for t in header.tensors if not only_vectors or len(t.shape) == 1}
     wanted = {t.name: t for t in target.tensors if not only_vectors or len(t.shape) == 1}
@@ -132,8 +132,8 @@ def dequantized(info: TensorInfo) -> Array:
         values: Array = dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
     except (KeyError, NotImplementedError) as e:
         raise CorruptModel(
-            f"{info.path}: tensor {info.name!r} is of type {info.type_name}, which cannot be dequantized here",
-            hint="compare the file that it was quantized from",
+            f"{info.path}: tensor {info.name!r} has type {info.type_name}, which verify cannot dequantize",
+            hint="verify the file that it was quantized from",
         ) from e
     return values.reshape(shape)
 
@@ -143,7 +143,7 @@ def _compare(info: TensorInfo, should: TargetTensor, values: Array) -> TensorErr
     allowed = _EXACT.get(info.type_name, _ROOM * WEIGHT_NOISE.get(info.type_name, 1.0))
     found = replace(_unmeasured(info.name, info.type_name, shape, should.source), allowed=allowed)
     if shape != should.shape:
-        return replace(found, cause="shape", detail=f"is of shape {shape}, not {should.shape}")
+        return replace(found, cause="shape", detail=f"has shape {shape}, not {should.shape}")
     relative, largest = relative_error(dequantized(info), values)
     return replace(found, relative=relative, max_abs=largest)
 
@@ -159,19 +159,19 @@ def _explained(
     head_size: int,
     corners: Mapping[str, Array],
 ) -> TensorError:
-    """Return the error with its cause."""
+    """Return the error with its cause filled in."""
     suspect = Suspect(
         error.name, info.type_name, dequantized(info), should.read(), error.relative, should.order, head_size
     )  # fmt: skip
     if found := fault(suspect, corners):
         return replace(error, cause=found[0], detail=found[1])
     times = error.relative / error.allowed
-    words = f"its error is {times:.1f} times what {info.type_name} may have"
+    words = f"has {times:.1f} times the error that {info.type_name} may have"
     return replace(error, cause="noise", detail=words)
 
 
 def _head_size(header: GgufHeader) -> int:
-    """Return the rows of a head; 0 if the file does not say."""
+    """Return the rows of an attention head; 0 if the metadata does not give them."""
     arch, metadata = header.architecture, header.metadata
     explicit, width, heads = (
         metadata.get(f"{arch}.{key}")

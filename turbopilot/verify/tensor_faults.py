@@ -1,6 +1,6 @@
-"""Name the fault of a tensor, among those that conversions have.
+"""Recognition of typical conversion faults in a tensor.
 
-Rows in another order, another tensor's rows, a transposed matrix, zeros, infinities, the values of a coarser type.
+Rows in another order, another tensor's rows, a transposed matrix, zeros, infinities, or the values of a coarser type.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A wrong tensor."""
+    """Wrong tensor, with its actual and expected values."""
 
     name: str  # in the GGUF
     type_name: str  # its GGUF type
-    got: Array  # its values
-    values: Array  # what they should be
+    got: Array  # actual values
+    values: Array  # expected values
     relative: float  # Σ(got − values)² / Σ values²
     order: Order | None  # source row of each row; None if in the source's order
     head_size: int  # rows of a head; 0 if unknown
@@ -54,25 +54,25 @@ def relative_error(got: Array, values: Array) -> tuple[float, float]:
 
 
 def corner(values: Array) -> Array:
-    """Return a copy of a corner, by which the tensor is recognized."""
+    """Return a copy of a tensor's corner, which identifies the tensor."""
     flat: Array = values.reshape(len(values), -1)[:_PRINT_ROWS, :_PRINT_COLUMNS]
     return np.array(flat)
 
 
 def fault(suspect: Suspect, corners: Mapping[str, Array]) -> tuple[str, str] | None:
-    """Return the surest explanation, if any: a key of `diagnosis.CAUSES`, and words.
+    """Return the most certain explanation, if any: a key of `diagnosis.CAUSES` and a description.
 
-    `corners` has the `corner` of each tensor as it should be, by name.
+    `corners` maps the name of each tensor to the `corner` of its expected values.
     """
     return next(_hypotheses(suspect, corners), None)
 
 
 def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str, str]]:
-    """Yield explanations, the surest first."""
+    """Yield explanations, the most certain first."""
     got, values = s.got, s.values
     if not np.isfinite(got).all():
         n = int((~np.isfinite(got)).sum())
-        yield "overflow", f"holds {n:,} values that are infinite or NaN"
+        yield "overflow", f"contains {n:,} NaN or infinite values"
         return
     if not got.any():
         yield "dropped", "is all zeros"
@@ -96,7 +96,7 @@ def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str,
 def _inside_heads(
     got: Array, values: Array, order: Order | None, size: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield what explains rows in another order inside their heads."""
+    """Yield explanations for rows in another order within their heads."""
     orders = [_matched(got[i : i + size], values[i : i + size]) for i in range(0, len(got), size)]
     if any(o is None for o in orders):
         return
@@ -111,7 +111,7 @@ def _inside_heads(
             words = "has its rows in the checkpoint's order: the rotary permutation was skipped"
             yield "rotary_skipped", words
         elif all(np.array_equal(o, twice) for _, o in odd):
-            yield "rotary_twice", "has had the rotary permutation applied twice"
+            yield "rotary_twice", "had the rotary permutation applied twice"
     head, o = odd[0]
     rolled = next((k for k in (1, -1, 2, -2) if np.array_equal(o, np.roll(plain, k))), 0)
     how = f"rolled by {rolled}" if rolled else "in another order"
@@ -120,7 +120,7 @@ def _inside_heads(
 
 
 def _permutations(order: Order | None, size: int) -> tuple[Order, Order] | None:
-    """Return what `_matched` finds if the conversion's order within a head was skipped, and if it was applied twice."""
+    """Return the orders that `_matched` finds if the conversion's order in a head was skipped or applied twice."""
     if order is None or len(order) < size:
         return None
     local = np.argsort(np.argsort(order[:size]))
@@ -130,20 +130,20 @@ def _permutations(order: Order | None, size: int) -> tuple[Order, Order] | None:
 
 
 def _matched(got: Array, values: Array) -> Order | None:
-    """Return for each row the row of `values` that it is; None if there is not one for each."""
+    """Return for each row the equal row of `values`; None if the rows do not match one to one."""
     best, alike = _nearest(got, values)
     return best if alike.all() and len(set(best.tolist())) == len(best) else None
 
 
 def _nearest(got: Array, values: Array) -> tuple[Order, npt.NDArray[np.bool_]]:
-    """Return for each row the row of `values` of the most similar direction, and whether it is the same."""
+    """Return for each row the row of `values` with the most similar direction, and whether the two are equal."""
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (got, values))
     likeness = a @ b.T
     return likeness.argmax(axis=1), likeness.max(axis=1) > 1 - _SAME / 2
 
 
 def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
-    """Yield what explains rows in other places of the whole tensor."""
+    """Yield explanations for rows in the wrong place of the tensor."""
     if got.ndim != 2 or len(got) < 3:
         return
     rows = np.linspace(0, len(got) - 1, min(_SAMPLED_ROWS, len(got))).astype(np.intp)
@@ -156,11 +156,11 @@ def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
         by = step if step <= len(got) // 2 else step - len(got)
         yield "shifted_rows", f"has its rows shifted by {-by}"
     elif n := int((best != rows).sum()):
-        yield "moved_rows", f"has rows in other places: {n} of {len(rows)} examined"
+        yield "moved_rows", f"has rows in the wrong place: {n} of {len(rows)} examined"
 
 
 def _coarser(s: Suspect) -> str:
-    """Return how a finer type's values show that they come from a coarser one; "" if they do not."""
+    """Return a description if a tensor's values come from a coarser type than its own; "" if they do not."""
     if s.type_name not in ("F32", "F16", "BF16", "Q8_0") or s.got.ndim != 2:
         return ""
     types, few = tuple(WEIGHT_NOISE), ""
@@ -176,4 +176,4 @@ def _coarser(s: Suspect) -> str:
     near = min(types, key=unlike)
     if not few and unlike(near) > _SAME:
         return ""
-    return f"has {near}'s error ({s.relative:.1e}){few}: it was made of such a file"
+    return f"has {near}'s error ({s.relative:.1e}){few}: it was converted from such a file"

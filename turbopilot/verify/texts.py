@@ -1,7 +1,8 @@
-"""Texts that both models read: code samples, and the battery that both tokenizers must cut alike.
+"""Texts that both models read: code samples, and a battery of texts for the tokenizers.
 
-The battery is about 200 KB of code and of whatever tokenizers stumble over. Texts that an editor or a checkout could
-change (line ends, control characters, trailing spaces) are made here, the same ones each time.
+The battery is about 200 KB of code and of inputs that are hard to tokenize; both tokenizers must return the same ids
+for all of it. Texts that an editor or a Git checkout could change (line endings, control characters, trailing spaces)
+are generated here and are always the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from turbopilot.base.errors import InvalidInput
 
-# CodeGen's own tokens reach 31 spaces and 9 tabs: go past both.
+# CodeGen has tokens of up to 31 spaces and of up to 9 tabs: test longer runs too.
 _SPACES = range(1, 41)
 _TABS = range(1, 13)
 
@@ -73,12 +74,12 @@ def code_samples() -> dict[str, str]:
     """Return name → text of the files in `battery/`, sorted by name."""
     folder = resources.files("turbopilot.verify").joinpath("battery")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".txt")), key=lambda f: f.name)
-    # Bytes, not read_text: text mode would hide a checkout's CRLF.
+    # read_text() would hide the CRLF line endings of a Windows checkout.
     return {f.name.removesuffix(".txt"): f.read_bytes().decode("utf-8") for f in files}
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a user's file, separated by lines of `%%`; raise InvalidInput if it has none."""
+    """Return the prompts of a file, separated by lines of `%%`; raise InvalidInput if there are none."""
     blocks: list[list[str]] = [[]]
     for line in read_text(path).split("\n"):
         if line.strip() == "%%":
@@ -95,7 +96,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text with its line ends; raise InvalidInput if it cannot be read."""
+    """Return the text of a UTF-8 file with its line endings unchanged; raise InvalidInput if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as e:
@@ -107,7 +108,7 @@ def read_text(path: Path) -> str:
 
 
 def token_battery() -> dict[str, str]:
-    """Return name → text of everything that both tokenizers must cut alike."""
+    """Return name → text of all texts that both tokenizers must tokenize equally."""
     samples = code_samples()
     texts = dict(samples)
     for name in ("python_cache", "c_ring", "config_files"):
@@ -158,13 +159,13 @@ def _empty_lines(n: int) -> str:
 
 
 def _whitespace(run: str) -> str:
-    """Return a run of whitespace in every place where tokenizers cut differently."""
+    """Return code with a run of whitespace at every place where tokenizers may differ."""
     code = f"{run}return x{run}# y{run}\n{run}\n{run}é{run}1{run}'s{run}"
     return f"{code}\nx={run};\r\n{run}<|endoftext|>{run}"
 
 
 def _unicode_sweep() -> dict[str, str]:
-    """Return every twelfth assigned character of the first two planes: among letters, and in a row."""
+    """Return texts of every twelfth assigned character of Unicode's first two planes: among letters, and in a row."""
     kept = [
         char
         for code in range(0x250, 0x20000, 12)
@@ -174,7 +175,7 @@ def _unicode_sweep() -> dict[str, str]:
 
 
 def _shuffled(text: str) -> str:
-    """Return the text with its words and spaces in random order, the same each time."""
+    """Return the text with its words in a random order that is always the same."""
     words = text.split(" ")
     random.Random(0).shuffle(words)
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""Errors of torch and transformers as this project's; their log lines and progress bars are silenced."""
+"""Conversion of torch's and transformers' errors to this project's, and a switch for their log output."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from turbopilot.base.errors import (
 
 @contextmanager
 def plain_memory() -> Iterator[None]:
-    """Report that memory ran out."""
+    """Convert out-of-memory errors to InvalidInput."""
     try:
         yield
     except (RuntimeError, MemoryError) as e:
         if not isinstance(e, MemoryError) and "memory" not in str(e):
             raise
         raise InvalidInput(
-            f"PyTorch has not enough memory for this: {str(e).splitlines()[0]}",
-            hint="give fewer --positions, or another --device",
+            f"PyTorch ran out of memory: {str(e).splitlines()[0]}",
+            hint="use fewer --positions, or another --device",
         ) from e
 
 
 @contextmanager
 def plain_errors(folder: Path) -> Iterator[None]:
-    """Report whatever safetensors, torch, json and transformers raise while loading a checkpoint."""
+    """Convert any error that safetensors, torch, json or transformers raise while loading a checkpoint."""
     try:
         yield
     except TurboPilotError:
@@ -45,13 +45,13 @@ def _load_error(folder: Path, e: Exception) -> TurboPilotError:
     if "trust_remote_code" in str(e):
         return UnsupportedModel(
             f"{folder}: needs its own code to run, and verify never runs a checkpoint's code",
-            hint="only architectures that transformers itself knows can be verified",
+            hint="verify supports only architectures that are built into transformers",
         )
     if isinstance(e, KeyError) or (
         isinstance(e, ValueError) and ("model type" in str(e) or "Unrecognized" in str(e))
     ):
         return UnsupportedModel(
-            f"{folder}: {words}", hint="transformers knows no such language model"
+            f"{folder}: {words}", hint="transformers does not support this language model"
         )
     return CorruptCheckpoint(
         f"{folder}: PyTorch cannot load it: {type(e).__name__}: {words}",

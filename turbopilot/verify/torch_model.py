@@ -1,7 +1,7 @@
-"""A checkpoint run by transformers; each matrix is read from disk when it is first needed.
+"""Checkpoint run by transformers; each matrix is read from disk when it is first needed.
 
-A checkpoint's own code never runs: `trust_remote_code` is off, pickles are read as weights only, and nothing is looked
-up on the network.
+A checkpoint's own code never runs: `trust_remote_code` is off, pickles are loaded with `weights_only=True`, and the
+network is not used.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ class TorchDevice:
     """Device that the reference runs on."""
 
     name: str = "cpu"  # "cpu", "cuda", "cuda:1", "mps"
-    precision: Precision = "f32"  # of weights and activations; bf16 has NMSE 1e-5 itself
+    precision: Precision = "f32"  # of weights and activations; bf16 alone causes an NMSE of 1e-5
 
 
 class TorchModel:
-    """A checkpoint's network with a change.
+    """Network of a checkpoint, with a `Change` applied.
 
-    If `streamed`, each matrix but the head's is dropped after use; by default if memory is too small for all.
+    If `streamed`, each matrix except the output head is dropped after use; by default, if the weights do not fit in
+    memory.
 
     Raises:
         UnsupportedModel: transformers cannot run the architecture without the checkpoint's own code.
@@ -57,7 +58,7 @@ class TorchModel:
     ) -> None:
         import torch
 
-        self.heard: Callable[[float], None] | None = None  # called with the share read
+        self.heard: Callable[[float], None] | None = None  # called with the share loaded
         room = memory_of(device)
         self._device = torch.device(device.name)
         self._dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[device.precision]
@@ -76,7 +77,7 @@ class TorchModel:
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
-                f"{folder}: {len(problems)} weights are missing or misshapen: {names}",
+                f"{folder}: {len(problems)} weights are missing or have the wrong shape: {names}",
                 hint="download the checkpoint again",
             )
         self._model.eval()
@@ -85,14 +86,14 @@ class TorchModel:
         self.n_vocab = int(head.weight.shape[0])
 
     def _load(self, name: str, weight: torch.Tensor, *, noise: float) -> torch.Tensor:
-        """Return a matrix ready to use."""
+        """Return a parameter on the device, with noise added; report progress."""
         self._loaded += 1
         if self.heard:
             self.heard(min(1.0, self._loaded / self._n_parameters))
         return _noisy(name, weight.to(self._device, self._dtype), noise)
 
     def hidden(self, windows: Sequence[Sequence[int]]) -> list[Logits]:
-        """Return the input of the output head: (T, D) of each window. Shorter ones are padded at the end."""
+        """Return the input of the output head, (T, D) for each window. Shorter windows are padded at the end."""
         import torch
 
         self._loaded = 0
@@ -105,7 +106,7 @@ class TorchModel:
         return [out[i, : len(one)].numpy() for i, one in enumerate(windows)]
 
     def head(self, hidden: Logits) -> Logits:
-        """Return the logits, (P, V), of hidden states, (P, D)."""
+        """Return the logits, (P, V), for hidden states, (P, D)."""
         import torch
 
         with torch.inference_mode(), plain_memory():
@@ -143,7 +144,7 @@ def versions() -> dict[str, str]:
 
 
 def memory_of(device: TorchDevice) -> int:
-    """Return the bytes that a model may take on a device; raise InvalidInput if there is no such device."""
+    """Return the bytes that a model may use on a device; raise InvalidInput if PyTorch cannot use the device."""
     import torch
 
     from turbopilot.base.machine import total_bytes
@@ -155,7 +156,7 @@ def memory_of(device: TorchDevice) -> int:
     except (RuntimeError, AssertionError) as e:
         raise InvalidInput(
             f"--device {device.name}: PyTorch cannot use it: {str(e).splitlines()[0]}",
-            hint="leave it out to run on the CPU, or install a PyTorch that is made for it",
+            hint="omit --device to run on the CPU, or install a PyTorch build for this device",
         ) from e
     return int(total_bytes() * 0.6)
 
@@ -171,14 +172,14 @@ def _skeleton(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) ->
             folder, trust_remote_code=False, local_files_only=True
         )
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    # The plainest arithmetic is "eager", but its scores take H·T² numbers: long contexts need the other.
+    # "eager" has the simplest arithmetic, but stores H·T² scores, too many for long contexts.
     attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
     with weightless():
         return kind._from_config(config, attn_implementation=attention, dtype=dtype)
 
 
 def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:
-    """Return a matrix with noise added: the same noise each time, since a verdict must not depend on chance."""
+    """Return a matrix with noise added. The seed is fixed, so that verdicts are reproducible."""
     import torch
 
     if not noise or weight.ndim != 2:
@@ -196,7 +197,7 @@ def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:
 
 
 def _use_tanh_gelu(model: Any) -> bool:
-    """Make the model compute GELU as llama.cpp does; return False if it already did."""
+    """Make the model compute GELU by llama.cpp's tanh formula; return False if it already did."""
     from transformers.activations import GELUActivation, NewGELUActivation
 
     exact = [

@@ -1,7 +1,7 @@
-"""A checkpoint as a `ReferenceModel`; results are cached by the contents of the checkpoint.
+"""Checkpoint as a `ReferenceModel`, with results cached by the contents of the checkpoint.
 
-Not the logits are cached but the input of the output head: (P, D) instead of (P, V) numbers, from which the head
-computes the same logits again. Nothing is rounded or left out, and ten files of one model cost one run.
+The cache holds the input of the output head, (P, D), instead of the logits, (P, V). The head computes the same logits
+from it, so nothing is rounded or lost, and verifying ten files of one model runs the network once.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from turbopilot.verify.reference_tokenizer import open_tokenizer
 from turbopilot.verify.source import Change, Logits, Window
 from turbopilot.verify.torch_model import TorchDevice, TorchModel
 
-_GROUP = 2048  # positions that a streamed model takes through its layers at once
-_ALIKE = 512  # windows up to this long are put into one group
+_GROUP = 2048  # positions that a streamed model computes in one pass over its layers
+_ALIKE = 512  # tokens; longer windows are not grouped
 _SOUND, _CPU = Change(), TorchDevice()
 
 
 class TorchReference:
-    """A Hugging Face checkpoint folder as a `ReferenceModel`.
+    """Hugging Face checkpoint folder as a `ReferenceModel`.
 
     Args:
-        folder: holds config.json, the weights and the tokenizer.
-        device: to run on.
+        folder: contains config.json, the weights and the tokenizer.
+        device: runs the model.
         cache: folder for results of all runs; None to keep nothing.
-        streamed: read the weights from disk matrix by matrix; by default if memory is too small for all.
-        progress: called while the files are digested.
+        streamed: read the weights from disk matrix by matrix; by default if they do not fit in memory.
+        progress: called while the files are hashed.
 
     Raises:
-        InvalidInput: a part is missing, or torch or the device.
+        InvalidInput: a file, torch or the device is missing.
         UnsupportedModel, CorruptCheckpoint: see `TorchModel`.
     """
 
@@ -57,7 +57,7 @@ class TorchReference:
         self.name = str(folder)
         self._folder, self._device = folder, device
         self._tokenizer = open_tokenizer(folder)
-        self._models: dict[Change, TorchModel] = {}  # shared by changed ones
+        self._models: dict[Change, TorchModel] = {}  # shared with the changed references
         self._change = _SOUND
         self._streamed = streamed
         model = self._model()
@@ -80,7 +80,7 @@ class TorchReference:
         return self._tokenizer.decode(ids)
 
     def prepare(self, windows: Sequence[Window], progress: Progress = silent) -> None:
-        """Compute these windows, in as few passes over the weights as possible."""
+        """Compute the hidden states of these windows in as few passes over the weights as possible."""
         todo = [w for w in windows if not self.notes.has(self._label, w)]
         what = "reference" if self._change == _SOUND else "limits"
         total = sum(len(w.ids) for w in windows)
@@ -98,7 +98,7 @@ class TorchReference:
             for w, states in zip(group, hidden, strict=True):
                 if not np.isfinite(states).all():
                     raise CorruptCheckpoint(
-                        f"{self.name}: its own logits are NaN or infinite in {w.name!r}",
+                        f"{self.name}: the checkpoint's own logits are NaN or infinite in {w.name!r}",
                         hint="the weights are damaged: download the checkpoint again",
                     )
                 self.notes.keep(self._label, w, states[np.asarray(w.measured)])
@@ -106,7 +106,7 @@ class TorchReference:
         progress(total, total, what)
 
     def logits(self, window: Window) -> Iterator[Logits]:
-        """Yield the logits in the window's blocks."""
+        """Yield the logits of a window, one block at a time."""
         self.prepare([window])
         hidden = self.notes.states(self._label, window)
         head = self._model()
@@ -116,13 +116,13 @@ class TorchReference:
             at += len(block)
 
     def changed(self, change: Change) -> TorchReference | None:
-        """Return the model with a change; None if it changes nothing."""
+        """Return the model with a change applied; None if the change has no effect."""
         other = copy(self)
         other._change = change
         return other if other._model().changed else None
 
     def continued(self, ids: Sequence[int], n: int) -> list[int] | None:
-        """Return the greedy continuation; None if the weights are read from disk."""
+        """Return n tokens of greedy continuation; None if the weights are streamed, which is too slow."""
         question = f"continued {n} {','.join(map(str, ids))}"
         if kept := self.notes.get(question):
             return [int(i) for i in kept["ids"]]
@@ -137,7 +137,7 @@ class TorchReference:
         return f"noise {self._change.noise!r}, tanh {self._change.tanh_gelu}"
 
     def _model(self, *, whole: bool = False) -> TorchModel:
-        """Return the model, which reads its weights when they are needed; before a `whole` run, free all others."""
+        """Return the model with the current change; weights are loaded lazily. If `whole`, free other models first."""
         if whole:
             for change in [c for c in self._models if c != self._change]:
                 del self._models[change]
@@ -149,7 +149,7 @@ class TorchReference:
 
 
 def _groups(windows: Sequence[Window], *, streamed: bool) -> Iterator[list[Window]]:
-    """Yield what runs at once: a window; several of about one length if each run reads the whole disk."""
+    """Yield windows to run together: single ones, or several of similar length if each pass reads all weights."""
     group: list[Window] = []
     for w in sorted(windows, key=lambda w: len(w.ids)) if streamed else windows:
         longest = max([len(w.ids), *(len(other.ids) for other in group)])
@@ -172,11 +172,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not config.is_file():
         what = "no such folder"
         if folder.exists():
-            inside = "holds no config.json, so it is not a Hugging Face checkpoint"
-            what = inside if folder.is_dir() else "is a file, not a checkpoint's folder"
-        hint = (
-            "give a folder with config.json, weights and tokenizer, as turbopilot download makes it"
-        )
+            inside = "has no config.json, so it is not a Hugging Face checkpoint"
+            what = inside if folder.is_dir() else "is a file, not a checkpoint folder"
+        hint = "give a folder with config.json, weights and tokenizer (see turbopilot download)"
         raise InvalidInput(f"{folder}: {what}", hint=hint)
     try:
         parsed = json.loads(config.read_text("utf-8"))
@@ -192,6 +190,6 @@ def _n_ctx(folder: Path, config: Mapping[str, Any]) -> int:
         if isinstance(n := config.get(field), int) and n > 0:
             return n
     raise CorruptCheckpoint(
-        f"{folder}: config.json names no context length (max_position_embeddings, n_positions)",
+        f"{folder}: config.json has no context length (max_position_embeddings, n_positions)",
         hint="download it again",
     )

@@ -1,7 +1,7 @@
-"""The verdict: tokens first, then logits.
+"""Verification of GGUF files: compare tokens first, then logits, and return a verdict.
 
-`compare` judges any `LogitsSource` by a `ReferenceModel`; `verify` opens GGUF files, and a checkpoint or another GGUF,
-for it.
+`compare` judges any `LogitsSource` by a `ReferenceModel`; `verify` opens the GGUF files and their reference (a
+checkpoint or another GGUF) and calls it.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from turbopilot.verify.windows import (
 
 _EXCERPT = 8  # tokens shown before a place
 _CPU = TorchDevice()
-_NAMED = 8  # wrong tensors that are listed as failures
+_NAMED = 8  # wrong tensors listed as failures
 
 OpenTarget: TypeAlias = Callable[[], AbstractContextManager[TargetModel]]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """How much is compared, and how."""
+    """Scope and device of a comparison."""
 
-    prompts: Sequence[str] | None = None  # whose logits to compare; the built-in windows by default
-    texts: Mapping[str, str] | None = None  # by name; the built-in battery by default
-    positions: int = POSITIONS  # about how many are compared
+    prompts: Sequence[str] | None = None  # compare logits on these; by default on built-in windows
+    texts: Mapping[str, str] | None = None  # to tokenize, by name; by default the built-in battery
+    positions: int = POSITIONS  # approximate number of compared positions
     full: bool = False  # compare the whole context, every position of it
     device: TorchDevice = _CPU  # runs the reference
     cache: Path | None = None  # folder for the reference's results; None to keep nothing
@@ -73,24 +73,24 @@ def verify(
     target: OpenTarget | None = None,
     progress: Progress = silent,
 ) -> Iterator[VerifyReport]:
-    """Compare GGUF files with the checkpoint that they were made of, or with another GGUF; one report each.
+    """Compare GGUF files with the checkpoint they were converted from, or with another GGUF; yield one report each.
 
     Args:
         candidates: the GGUF files.
-        against: the Hugging Face folder, or a GGUF file.
-        options: how much, and how.
-        target: opens what the files should hold, to find wrong tensors.
+        against: the reference, a Hugging Face checkpoint folder or a GGUF file.
+        options: scope of the comparison.
+        target: opens the expected contents of the files, to find wrong tensors.
         progress: called for texts, then for positions.
 
     Raises:
         InvalidInput: a path cannot be used, or there is nothing to compare.
         CorruptModel, CorruptCheckpoint, UnsupportedModel: a model cannot be run.
     """
-    # Imported here: these import llama.cpp and torch.
+    # Imported here because they import llama.cpp and torch.
     from turbopilot.verify.gguf_candidate import GgufCandidate
     from turbopilot.verify.gguf_reference import GgufReference
 
-    # The headers first: a bad path or an unknown type should not wait for torch.
+    # Check the headers first, so that a bad path or an unknown type is reported before torch is imported.
     for path in candidates:
         header = read_gguf(path)
         check_model(header)
@@ -119,7 +119,7 @@ def compare(
     options: VerifyOptions = _DEFAULT,
     progress: Progress = silent,
 ) -> VerifyReport:
-    """Judge a candidate by the limits of its type. Arguments as for `verify`."""
+    """Judge a candidate by the limits of its type. The arguments are those of `verify`."""
     texts = token_battery() if options.texts is None else options.texts
     tokens = compare_tokens(reference, candidate, texts, progress)
     found = [f for f in (tokens.failure(),) if f]
@@ -160,9 +160,9 @@ def explained(
     target: OpenTarget | None,
     progress: Progress = silent,
 ) -> VerifyReport:
-    """Return the report with the causes of its failures.
+    """Return the report with the probable causes of its failures.
 
-    Norms and biases are always compared; every tensor if that is requested, or something failed.
+    Norms and biases are always compared, matrices only if that is requested or a check failed.
     """
     everything = options.tensors or bool(report.failures)
     tensors: tuple[TensorError, ...] = ()
@@ -174,7 +174,7 @@ def explained(
                 tensors, should = tuple(found), dict(whole.metadata)
         except TurboPilotError:
             if options.tensors:
-                raise  # otherwise the verdict of the logits stands alone
+                raise  # otherwise the verdict depends on the logits alone
             everything = False
     if not report.failures:
         wrong = [t for t in tensors if t.wrong][:_NAMED]

@@ -1,7 +1,7 @@
-"""The tokens that both models read, and the positions at which they are compared.
+"""Windows of tokens that both models read, and the positions at which their logits are compared.
 
-A wrong weight shows everywhere, a wrong rotation in long contexts, a lost special token in fill-in-the-middle prompts.
-So there are windows of each kind, in a dozen languages.
+A wrong weight shows everywhere, a wrong rotation only in long contexts, and a lost special token only in
+fill-in-the-middle prompts, so there are windows of each kind, in a dozen languages.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from turbopilot.verify.texts import code_samples
 POSITIONS: Final = 4000
 """Default number of compared positions."""
 MOST_CONTEXT: Final = 8192
-"""Longer contexts are only filled on request: the cost of attention grows with the square."""
+"""Longest window in tokens, unless the whole context is requested: the cost of attention is quadratic."""
 
-_CODE = 256  # tokens of a window of code: many languages fit the budget
+_CODE = 256  # tokens of a window of code: short, so that many languages fit in the budget
 _FIM = 384  # tokens of a fill-in-the-middle prompt
 _MOVED, _MOVED_LONG, _MOVED_WINDOWS = 96, 512, 8
 _GREEDY_AFTER, _GREEDY_WINDOWS = 96, 3
 
 
-# Prefix, suffix and middle, as the tokenizers of each family spell them. Source: the model cards.
+# Prefix, suffix and middle tokens of each model family. Source: the model cards.
 FIM_SPELLINGS: Final = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, StarCoder2, Granite, stable-code
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
@@ -36,7 +36,7 @@ FIM_SPELLINGS: Final = (
 
 
 def fim_tokens(model: LogitsSource) -> tuple[int, ...] | None:
-    """Return the model's tokens for prefix, suffix and middle, if it has them."""
+    """Return the ids of the model's prefix, suffix and middle tokens; None if it has none."""
     for spelling in FIM_SPELLINGS:
         ids = [model.tokenize(text) for text in spelling]
         if all(len(one) == 1 for one in ids) and len({one[0] for one in ids}) == 3:
@@ -49,13 +49,13 @@ def windows_of(
 ) -> list[Window]:
     """Return the built-in windows: one as long as the context, fill-in-the-middle prompts, and code.
 
-    Both models get the reference's tokens: a tokenizer's fault must not look like one of the weights.
+    Both models read the reference's token ids, so that a tokenizer fault does not look like a fault in the weights.
 
     Args:
-        reference: has the tokenizer.
-        n_ctx: the shorter of both models' contexts.
-        positions: about how many to compare.
-        full: the whole context, every position of it, and all code samples.
+        reference: provides the tokenizer.
+        n_ctx: the smaller of the two models' context lengths.
+        positions: approximate number of positions to compare.
+        full: compare every position of the whole context, and all code samples.
     """
     samples = {name: reference.tokenize(text) for name, text in code_samples().items()}
     length = n_ctx if full else min(n_ctx, MOST_CONTEXT)
@@ -72,7 +72,7 @@ def windows_of(
 
 
 def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: int) -> list[Window]:
-    """Return a user's prompts, cut to the context, all measured; raise InvalidInput if one is empty."""
+    """Return one window for each user prompt, cut to the context length; raise InvalidInput if one is empty."""
     found = []
     for i, prompt in enumerate(prompts):
         ids = tuple(reference.tokenize(prompt)[:n_ctx])
@@ -85,7 +85,7 @@ def windows_of_prompts(reference: LogitsSource, prompts: Sequence[str], n_ctx: i
 
 
 def windows_of_change(windows: Sequence[Window]) -> list[Window]:
-    """Return the beginnings of some windows: enough to measure the reference's sensitivity."""
+    """Return shortened copies of some windows, enough to measure the reference's sensitivity."""
     long = [w.cut(_MOVED_LONG) for w in windows if w.kind == "context"]
     short = [w.cut(_MOVED) for w in windows if w.kind != "context"]
     step = max(1, len(short) // _MOVED_WINDOWS)
@@ -93,23 +93,23 @@ def windows_of_change(windows: Sequence[Window]) -> list[Window]:
 
 
 def beginnings(windows: Sequence[Window], n_ctx: int, n: int) -> list[Window]:
-    """Return the windows that the models continue by n tokens."""
+    """Return short windows that both models continue by n tokens."""
     code = [w for w in windows if w.kind == "code"] or list(windows)
     room = min(_GREEDY_AFTER, n_ctx - n)
     return [w.cut(room) for w in code[:_GREEDY_WINDOWS] if room > 0]
 
 
 def _context(samples: Mapping[str, Sequence[int]], length: int, most: int) -> Window:
-    """Return a window as long as the context, of all samples, repeated as needed."""
+    """Return a window as long as the context, filled with all samples, repeated as needed."""
     together = [i for ids in samples.values() for i in ids]
     ids = (together * math.ceil(length / max(1, len(together))))[:length]
     step = math.ceil(length / most)
-    # Evenly, and the last position among them.
+    # Evenly spaced, and including the last position.
     return Window("context", "context", tuple(ids), range((length - 1) % step, length, step))
 
 
 def _fim(reference: LogitsSource, length: int, positions: int) -> list[Window]:
-    """Return fill-in-the-middle prompts with what belongs in the middle."""
+    """Return fill-in-the-middle prompts, each followed by the expected middle."""
     special = fim_tokens(reference)
     if special is None:
         return []
@@ -124,12 +124,12 @@ def _fim(reference: LogitsSource, length: int, positions: int) -> list[Window]:
         ids = (
             prefix, *before[-2 * quarter :], suffix, *after[:quarter], middle, *hole[:quarter],
         )[:length]  # fmt: skip
-        found.append(Window("fim", f"{name} with a hole", ids, range(len(ids))))
+        found.append(Window("fim", f"{name}, fill-in-the-middle", ids, range(len(ids))))
     return found
 
 
 def _code(samples: Mapping[str, Sequence[int]], size: int) -> Iterator[Window]:
-    """Yield pieces of every sample in turn."""
+    """Yield the first `size` tokens of every sample, then the next `size`, and so on."""
     for start in range(0, max(map(len, samples.values())), size):
         for name, ids in samples.items():
             if piece := tuple(ids[start : start + size]):

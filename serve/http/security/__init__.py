@@ -1,4 +1,4 @@
-"""Who may use the server: by host name (hosts), web page (origins) and API key (keys)."""
+"""Access control by host name (hosts), web page (origins) and API key (keys)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def checked_options(
     warn: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
 ) -> SecurityOptions:
-    """Return the options with checked values and the keys of all sources.
+    """Return the options with validated values and the keys of all sources.
 
     Args:
-        options: as given by the user.
-        warn: gets a line if other users can read the file of keys.
-        environ: may hold a key in KEY_VARIABLE.
+        options: options as given by the user.
+        warn: called with a warning if other users can read the key file.
+        environ: environment, which may have a key in KEY_VARIABLE.
 
     Raises:
-        InvalidInput: a key is empty, or a value cannot be used.
+        InvalidInput: a key is empty, or a value is invalid.
     """
     keys = [check_key(key, "--api-key") for key in options.api_keys]
     if options.api_key_file:
         keys += read_key_file(options.api_key_file, warn)
-    if KEY_VARIABLE in environ:  # empty is a mistake in a script, and an error
+    if KEY_VARIABLE in environ:  # an empty key is an error: it is probably a mistake in a script
         keys.append(check_key(environ[KEY_VARIABLE], KEY_VARIABLE))
     return replace(
         options,

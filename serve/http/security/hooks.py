@@ -1,4 +1,4 @@
-"""The checks before each request of the Flask application."""
+"""Access checks before each request of the Flask application."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from serve.http.security.keys import ApiKeys
 from serve.http.security.origins import Origins
 from serve.settings import SecurityOptions
 
-# Views that need no key. By view and not by path, so that no spelling of a path opens another. Tabby's /v1/health is
-# not among them: from its 401 the agent learns that a key is needed.
+# Views that need no API key. Compared by view, not by path, so that unusual spellings of a path cannot bypass the
+# check. Tabby's /v1/health is not among them: the agent learns from its status 401 that a key is needed.
 OPEN = {e.name for e in ENDPOINTS if e.is_open}
 
 
 def header(name: str) -> str:
-    """Return a header of the present request, or ""."""
+    """Return a header of the current request, or ""."""
     return request.headers.get(name, "")
 
 
 def register(app: Flask, options: SecurityOptions) -> None:
-    """Refuse requests under a foreign host name, from a foreign web page, or without a key, in that order.
+    """Add a hook that refuses requests with a wrong host name, a wrong origin, or no valid key, in this order.
 
-    `g.api_key` is the key that let a request in.
+    The hook sets `g.api_key` to the request's key.
     """
     hosts = Hosts(options.host, options.allowed_hosts)
     origins = Origins(options.cors_origins)
@@ -33,13 +33,13 @@ def register(app: Flask, options: SecurityOptions) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        # Not `request.host`, which has a default if there is none.
+        # Not `request.host`: it has a default if the header is missing.
         host: str = request.environ.get("HTTP_HOST", "")
         hosts.check(host)
         if origin := header("Origin"):
             origins.check(origin, host)
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-                # A preflight has no key. Without the CORS headers in the response, no request follows it.
+                # Preflight requests have no key. If the response has no CORS headers, the browser sends no request.
                 return Response(status=204, headers=origins.preflight(origin, header))
         if keys and request.endpoint not in OPEN:
             g.api_key = keys.check(header)

@@ -1,8 +1,8 @@
-"""The host names that the server answers to.
+"""Validation of the Host header, as protection against DNS rebinding.
 
-A web page can give its own name the address 127.0.0.1 once it is loaded ("DNS rebinding"). The browser then takes this
-server for the page's own and lets it read everything; but the Host header still has the page's name. An IP address
-cannot be rebound, so it is accepted.
+In this attack, the DNS name of a web page resolves to 127.0.0.1 after the page is loaded. The browser then treats this
+server as the page's own and lets the page read all responses. The Host header still has the page's name, so requests
+for unknown names are refused. IP addresses cannot be rebound, so they are accepted.
 
 Werkzeug's TRUSTED_HOSTS compares only names: it supports neither "every IP address" nor IPv6.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from turbopilot.base.errors import HostRefused, InvalidInput
 
 ANY = "*"
-# All that browsers send: they encode other alphabets, and do not shorten IP addresses.
+# The forms that browsers send: they encode other alphabets and do not shorten IP addresses.
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{0,5}))?")
 
 
@@ -44,22 +44,22 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine, and cannot be another."""
+    """Return whether a name or address always refers to this machine."""
     if address := ip_of(host):
         return address.is_loopback
-    # Browsers and resolvers keep these names on the machine. Source: RFC 6761, 6.3.
+    # Browsers and resolvers resolve these names to loopback addresses. Source: RFC 6761, 6.3.
     return host == "localhost" or host.endswith(".localhost")
 
 
 def own_names() -> tuple[str, ...]:
-    """Return this machine's name, in full and without its domain, and its name in mDNS."""
+    """Return this machine's name with and without its domain, and its mDNS name."""
     full = socket.gethostname().lower()
     short = full.partition(".")[0]
     return tuple(dict.fromkeys(name for name in (full, short, f"{short}.local") if short))
 
 
 def check_name(name: str) -> str:
-    """Return a normalized name of --allowed-host.
+    """Return a normalized name from --allowed-host.
 
     Raises:
         InvalidInput: it is not a host name.
@@ -69,19 +69,19 @@ def check_name(name: str) -> str:
         return name
     if authority is None or authority[1] is not None:
         raise InvalidInput(
-            f"--allowed-host {name}: not the name of a machine",
-            hint="give the name alone, such as code.example.com: no http://, no port",
+            f"--allowed-host {name}: not a host name",
+            hint="give only the name, such as code.example.com, without http:// or a port",
         )
     return authority[0]
 
 
 class Hosts:
-    """The server's names.
+    """Host names and addresses of the server.
 
     Args:
         bound: the address that the server listens on.
-        allowed: more names; "*" is every name.
-        names: finds the machine's own names, if it listens beyond the machine.
+        allowed: additional names; "*" allows every name.
+        names: returns the machine's own names; called only if the server listens beyond loopback.
     """
 
     def __init__(
@@ -96,7 +96,10 @@ class Hosts:
             self._names.update(names())
 
     def accepts(self, header: str) -> bool:
-        """Whether a Host header names this server; "" does, as browsers always send one and HTTP/1.0 does not."""
+        """Return whether a Host header refers to this server.
+
+        A missing header ("") is accepted: browsers always send one, and HTTP/1.0 clients may not.
+        """
         if not header or ANY in self._names:
             return True
         authority = parse_authority(header)
@@ -108,9 +111,9 @@ class Hosts:
         return not self._is_local and ip_of(host) is not None
 
     def check(self, header: str) -> None:
-        """Raise HostRefused if a Host header does not name this server."""
+        """Raise HostRefused if a Host header does not refer to this server."""
         if not self.accepts(header):
             raise HostRefused(
-                f"Host {header[:100]!r} is not a name of this server; its operator can allow it: "
-                "turbopilot serve --allowed-host NAME"
+                f"Host {header[:100]!r} is not a name of this server; to allow it, start the server with "
+                "--allowed-host NAME"
             )

@@ -1,4 +1,4 @@
-"""API keys: their sources, and the headers that carry them."""
+"""API keys: validation, key files, and the request headers with keys."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from pathlib import Path
 from turbopilot.base.errors import InvalidInput, Unauthorized
 
 KEY_VARIABLE = "TURBOPILOT_API_KEY"
-MAX_KEY_FILE_BYTES = 2**20  # larger is not a list of keys
-# OpenAI's clients send Bearer, Copilot's plugin sends token when it asks for its token.
+MAX_KEY_FILE_BYTES = 2**20  # a larger file is not a list of keys
+# OpenAI's clients send "Bearer"; Copilot's plugin sends "token" in its token request.
 SCHEMES = ("bearer", "token")
-# Anthropic's and Azure's clients, and some proxies.
+# Used by Anthropic's and Azure's clients, and by some proxies.
 HEADERS = ("X-Api-Key", "Api-Key")
 
 
 def check_key(key: str, source: str) -> str:
-    """Return a key if it can be sent in a header; `source` is for errors, which never show the key.
+    """Return a key if it can be sent in a header. Errors name the `source`, never the key.
 
     Raises:
-        InvalidInput: it is empty, or cannot be sent.
+        InvalidInput: the key is empty, or has characters that cannot be sent.
     """
     if not key:
         raise InvalidInput(
             f"{source}: the key is empty, so any client could use the server",
-            hint="give a long random one, as from: openssl rand -hex 24",
+            hint="use a long random key; create one with: openssl rand -hex 24",
         )
     if not all("!" <= c <= "~" for c in key):
         raise InvalidInput(
             f"{source}: a key can only have ASCII letters, digits and punctuation, and no spaces",
-            hint="it is sent in a header; make one with: openssl rand -hex 24",
+            hint="create a key with: openssl rand -hex 24",
         )
     return key
 
 
 def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
-    """Read the keys of a file, at least one; `warn` gets a line if other users can read it.
+    """Return the keys in a file. Call `warn` with a warning if other users can read the file.
 
     Raises:
-        InvalidInput: it cannot be read, has no key, or a line is not a key.
+        InvalidInput: the file cannot be read, has no key, or a line is not a valid key.
     """
     source = f"--api-key-file {path}"
     try:
@@ -51,12 +51,12 @@ def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
             data = file.read(MAX_KEY_FILE_BYTES + 1)
         text = data.decode()
     except OSError as e:
-        hint = "give a file that you can read"
+        hint = "check the path and its permissions"
         raise InvalidInput(f"{source}: {e.strerror or e}", hint=hint) from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"{source}: not UTF-8 text", hint="one key a line") from None
+        raise InvalidInput(f"{source}: not UTF-8 text", hint="write one key per line") from None
     if len(data) > MAX_KEY_FILE_BYTES:
-        raise InvalidInput(f"{source}: too large for a list of keys", hint="one key a line")
+        raise InvalidInput(f"{source}: too large for a list of keys", hint="write one key per line")
     lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
     keys = [
         check_key(line, f"{path}, line {n}")
@@ -66,16 +66,18 @@ def read_key_file(path: Path, warn: Callable[[str], None]) -> list[str]:
     if not keys:
         raise InvalidInput(
             f"{source}: the file contains no key, so any client could use the server",
-            hint=f"openssl rand -hex 24 > {path}",
+            hint=f"create one with: openssl rand -hex 24 > {path}",
         )
-    # Only a warning: the secret files of containers are often readable by all.
+    # Only a warning: in containers, files with secrets are often readable by all users.
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
-        warn(f"warning  {path}: other users of this machine can read the keys; chmod 600 {path}")
+        warn(
+            f"warning  {path}: other users of this machine can read the keys; run chmod 600 {path}"
+        )
     return keys
 
 
 def presented(header: Callable[[str], str]) -> Iterator[str]:
-    """Yield the keys that a request carries; `header` returns one of its headers by name, or ""."""
+    """Yield the API keys in a request's headers; `header` returns a header by name, or ""."""
     scheme, _, key = header("Authorization").strip().partition(" ")
     if scheme.lower() in SCHEMES and (key := key.strip()):
         yield key
@@ -85,13 +87,13 @@ def presented(header: Callable[[str], str]) -> Iterator[str]:
 
 
 class ApiKeys:
-    """The server's keys, as digests."""
+    """The server's API keys, stored as digests."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = tuple(dict.fromkeys(map(_digest, keys)))
 
     def knows(self, key: str) -> bool:
-        """Whether it is one of the keys, found in a time that does not depend on the key."""
+        """Return whether a key is one of the server's keys, in constant time."""
         digest = _digest(key)
         found = False
         for known in self._digests:
@@ -99,17 +101,17 @@ class ApiKeys:
         return found
 
     def check(self, header: Callable[[str], str]) -> str:
-        """Return the key that lets a request in; for `header` see `presented`.
+        """Return the valid key in a request's headers; for `header` see `presented`.
 
         Raises:
-            Unauthorized: it carries no key of this server.
+            Unauthorized: the request has no valid key.
         """
         keys = list(presented(header))
         for key in keys:
             if self.knows(key):
                 return key
         raise Unauthorized(
-            "the API key is not one of this server's"
+            "invalid API key"
             if keys
             else "this server requires an API key: send it as Authorization: Bearer KEY"
         )

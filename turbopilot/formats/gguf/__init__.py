@@ -1,1 +1,1 @@
-"""GGUF files: read, check, edit, split, digest, describe."""
+"""Readers, checks, edits, digests and descriptions of GGUF files."""

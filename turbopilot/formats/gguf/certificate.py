@@ -1,7 +1,8 @@
-"""The result of a verification, kept in the verified file's own metadata.
+"""Certificates: the result of a verification, stored in the metadata of the verified file.
 
-It records what was measured, and the digests of the tensors and metadata, so that a later change or damage is noticed.
-It does not prove who made it: whoever can write the file can write another certificate. To be sure, verify again.
+A certificate contains the measurements and the digests of tensors and metadata, so that a later change or damage is
+detected. It does not prove who created it: any program that can write the file can write another certificate. To be
+sure, verify the file again.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ __all__ = [
     "Certificate", "Digests", "State", "check", "digests", "judge", "read", "remembered_digests", "sign",
 ]  # fmt: skip
 
-_FORMAT = 1  # of these keys; a file with another format counts as one without a certificate
+_FORMAT = 1  # version of these keys; certificates of other versions are ignored
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", re.ASCII)
 
 State: TypeAlias = Literal["none", "valid", "tensors changed", "metadata changed"]
 
 SENTENCES: Final[dict[State, str]] = {
     "none": "it has no certificate",
-    "valid": "unchanged since",
-    "tensors changed": "its tensors changed since; verify it again",
-    "metadata changed": "its metadata changed since; verify it again",
+    "valid": "unchanged since the verification",
+    "tensors changed": "its tensors changed after the verification; verify it again",
+    "metadata changed": "its metadata changed after the verification; verify it again",
 }
-"""State → its meaning in words."""
+"""State → description."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A verification's result, its reference and file; figures as in `turbopilot.verify.metrics`."""
+    """Result of a verification; the figures are defined in `turbopilot.verify.metrics`."""
 
     passed: bool  # the verdict
     reference: str  # the checkpoint's name
-    reference_files: tuple[str, ...]  # its files, each as "sha256  name"
+    reference_files: tuple[str, ...]  # the checkpoint's files, each as "sha256  name"
     type_name: str  # the type that the file was judged as
     positions: int  # number of compared positions
     max_context: int  # tokens of the longest compared prompt
@@ -54,7 +55,7 @@ class Certificate:
     nmse: float  # of the logits
     reference_perplexity: float  # of the checkpoint
     candidate_perplexity: float  # of the file
-    limits: str  # limits of the verdict, in words
+    limits: str  # limits of the verdict, as text
     versions: tuple[str, ...]  # of the libraries that ran the models, each as "name version"
     date: str  # UTC, ISO 8601
     tensors_sha256: str  # see `Digests`
@@ -66,7 +67,7 @@ class Certificate:
         return Digests(self.tensors_sha256, self.metadata_sha256)
 
 
-# Annotation of a field → whether a value is valid.
+# Annotation of a field → function that returns whether a value is valid.
 _FITS: Final[dict[str, Callable[[Any], bool]]] = {
     "bool": lambda v: type(v) is bool,
     "int": lambda v: type(v) is int and 0 <= v < 1 << 64,
@@ -90,7 +91,7 @@ def _unfit(values: dict[str, Any]) -> str:
 def read(header: GgufHeader) -> Certificate | None:
     """Return a file's certificate; None if it has none or an invalid one.
 
-    Use `check` for whether the file is still the verified one.
+    Use `check` to find out whether the file has changed since the verification.
     """
     said = header.metadata
     version = said.get(CERTIFICATE + "format")
@@ -104,21 +105,23 @@ def read(header: GgufHeader) -> Certificate | None:
 
 
 def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> None:
-    """Write a certificate into a file's metadata, replacing an older one; tensors do not change.
+    """Write a certificate to a file's metadata, replacing an older one; tensors do not change.
 
-    Its digests must be from before the verification, so that a file which was replaced meanwhile is not signed. Of a
-    split model, give the first part, which alone is written.
+    Compute the certificate's digests before the verification, so that a file that is replaced meanwhile is not signed.
+    For a split model, pass the first part; only this part is written.
 
     Raises:
-        InvalidInput: the certificate is invalid or another file's, or the file must not be changed.
-        CorruptModel: it is not a usable GGUF.
-        NotEnoughDisk: there is no room for a second copy. The old file is unchanged.
+        InvalidInput: the certificate is invalid or belongs to another file, or the file must not be changed.
+        CorruptModel: the file is not a usable GGUF.
+        NotEnoughDisk: there is no space for a second copy. The old file is unchanged.
     """
     check_editable(path)
     header = read_gguf(path)
     values = {field.name: getattr(certificate, field.name) for field in fields(Certificate)}
     if unfit := _unfit(values):
-        raise InvalidInput(f"{path}: a certificate cannot have {unfit} = {values[unfit]!r:.100}")
+        raise InvalidInput(
+            f"{path}: invalid value in the certificate: {unfit} = {values[unfit]!r:.100}"
+        )
     n_read, n_written = header.tensor_bytes, path.stat().st_size
     total = n_read + n_written
 
@@ -129,9 +132,7 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
         progress(n_read + done * n_written // of, total, what)
 
     if digests(header, checking) != certificate.digests:
-        raise InvalidInput(
-            f"{path}: is not the file that was verified: it changed since", hint="verify it again"
-        )
+        raise InvalidInput(f"{path}: has changed since the verification", hint="verify it again")
     keys: dict[str, Writable] = {CERTIFICATE + "format": _FORMAT}
     for name, value in values.items():
         keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
@@ -139,7 +140,7 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
 
 
 def check(header: GgufHeader, progress: Progress = silent) -> State:
-    """Return whether a file still matches its certificate; reads all of it if it has one."""
+    """Return whether a file still matches its certificate; if it has one, the whole file is read."""
     certificate = read(header)
     return judge(certificate, digests(header, progress)) if certificate else "none"
 

@@ -1,7 +1,7 @@
-"""What a GGUF's header must contain before llama.cpp may load the file.
+"""Checks of a GGUF header before llama.cpp loads the file.
 
-`read_gguf` has checked that the header is consistent with itself and with the file's size. llama.cpp asserts, which
-ends the process, on some other faults; they are refused here by name.
+`read_gguf` checks that the header is consistent with itself and with the file's size. Some other faults fail assertions
+in llama.cpp, which end the process; `check_model` rejects them with an error message.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 from turbopilot.base.errors import CorruptModel
 from turbopilot.formats.gguf.file import GgufHeader
 
-_LARGEST = 1 << 30  # of any size in a model's metadata
+_LARGEST = 1 << 30  # the largest accepted integer in a model's metadata
 
 
 def check_model(header: GgufHeader) -> None:
-    """Raise CorruptModel if something that every language model has is missing or impossible."""
+    """Raise CorruptModel if metadata or tensors that every language model has are missing or invalid."""
     arch = header.architecture
     if not arch:
         raise _corrupt(header, "general.architecture is missing")
@@ -28,7 +28,9 @@ def check_model(header: GgufHeader) -> None:
     layers = {t.name.split(".")[1] for t in header.tensors if t.name.startswith("blk.")}
     claimed = header.metadata[f"{arch}.block_count"]
     if isinstance(claimed, int) and claimed > len(layers):
-        raise _corrupt(header, f"it claims {claimed:,} layers and has tensors of {len(layers):,}")
+        raise _corrupt(
+            header, f"block_count is {claimed:,}, but there are tensors of {len(layers):,} layers"
+        )
     _check_numbers(header)
     _check_rotary(header)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
@@ -46,16 +48,16 @@ def check_model(header: GgufHeader) -> None:
 
 
 def _check_numbers(header: GgufHeader) -> None:
-    """Refuse numbers on which llama.cpp ends the process, such as NaN for a norm's epsilon."""
+    """Reject numbers that make llama.cpp end the process, such as NaN for a norm's epsilon."""
     for key, value in header.metadata.items():
         if not key.startswith(f"{header.architecture}.") or isinstance(value, (str, bool, list)):
             continue
         if not math.isfinite(value) or (isinstance(value, int) and not 0 <= value <= _LARGEST):
-            raise _corrupt(header, f"{key} is {value}, which is impossible")
+            raise _corrupt(header, f"{key} is {value}, which is not a valid value")
 
 
 def _check_rotary(header: GgufHeader) -> None:
-    """Refuse rotated dimensions that are odd or more than a head has: llama.cpp would write outside the head."""
+    """Reject rotary dimensions that are odd or larger than a head: llama.cpp would write outside the head."""
     arch, m = header.architecture, header.metadata
     rotary = m.get(f"{arch}.rope.dimension_count")
     n_embd, n_head = m[f"{arch}.embedding_length"], m[f"{arch}.attention.head_count"]
@@ -63,8 +65,8 @@ def _check_rotary(header: GgufHeader) -> None:
         return
     head = m.get(f"{arch}.attention.key_length", n_embd // n_head)
     fits = isinstance(rotary, int) and isinstance(head, int) and 0 < rotary <= head
-    if not fits or (isinstance(rotary, int) and rotary % 2):  # with 0 llama.cpp never ends
-        what = f"{arch}.rope.dimension_count is {_short(rotary)} in heads of {_short(head)}"
+    if not fits or (isinstance(rotary, int) and rotary % 2):  # llama.cpp hangs on 0
+        what = f"{arch}.rope.dimension_count is {_short(rotary)} for heads of size {_short(head)}"
         raise _corrupt(header, what)
 
 
@@ -75,5 +77,5 @@ def _short(value: object) -> str:
 
 def _corrupt(header: GgufHeader, what: str) -> CorruptModel:
     return CorruptModel(
-        f"{header.path}: not a model that can be run: {what}", hint="convert or download it again"
+        f"{header.path}: the model cannot be run: {what}", hint="convert or download it again"
     )

@@ -1,4 +1,4 @@
-"""Bounds-checked reads of GGUF's values, one after another.
+"""Bounds-checked sequential reader of GGUF values.
 
 Source: ggml/docs/gguf.md.
 """
@@ -21,16 +21,16 @@ _STRING, _ARRAY = 8, 9
 
 
 class Cursor:
-    """Bounds-checked little-endian reads over a memory map.
+    """Sequential little-endian reader over a memory map.
 
-    All but `fail` raise CorruptModel if the file is too short; `what` names the value in the message.
+    All methods except `fail` raise CorruptModel if the file is too short; `what` names the value in the message.
     """
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
 
     def fail(self, what: str) -> CorruptModel:
-        """Return the error to raise."""
+        """Return a CorruptModel error about this file, to be raised."""
         return CorruptModel(
             f"{self.path}: not a usable GGUF: {what}",
             hint="the file is damaged or incomplete: convert or download it again",
@@ -44,24 +44,24 @@ class Cursor:
         return self.data[self.at - n : self.at]
 
     def number(self, code: str, what: str) -> int:
-        """Return one number of a `struct` code."""
+        """Return the next integer, of the type given by a `struct` code."""
         return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0])
 
     def count(self, what: str, least_bytes: int) -> int:
-        """Return a count of things that take at least `least_bytes` each, refused if the file cannot hold them."""
+        """Return the next count; raise if the file is too small for as many items of `least_bytes` each."""
         n = self.number("Q", what)
         if n * least_bytes > len(self.data) - self.at:
-            raise self.fail(f"claims {n:,} {what}, more than its {len(self.data):,} bytes can hold")
+            raise self.fail(f"claims {n:,} {what}, too many for its {len(self.data):,} bytes")
         return n
 
     def string(self, what: str) -> str:
-        """Return a string. Invalid UTF-8 becomes surrogates, which encode to the same bytes again."""
+        """Return the next string. Invalid UTF-8 becomes surrogates, which encode to the same bytes again."""
         return self.take(self.count(f"bytes of {what}", 1), what).decode(
             "utf-8", errors="surrogateescape"
         )
 
     def value(self, kind: int, key: str) -> Value:
-        """Return a metadata value of a numbered type."""
+        """Return the next metadata value, of the GGUF value type `kind`."""
         if kind == _STRING:
             return self.string(key)
         if kind in _SCALARS:

@@ -1,7 +1,7 @@
-"""Description of a GGUF, from its header alone.
+"""Description of a GGUF from its header alone.
 
-Any GGUF is described, runnable or not: what is absent or of a wrong type is None or empty. (`check` refuses what
-llama.cpp must not see.)
+Any GGUF can be described, even if llama.cpp could not run it: values that are absent or have the wrong type are None
+or empty. (`check` rejects files that llama.cpp must not load.)
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from turbopilot.formats.tensor_summary import TensorLine, TypeShare, by_type
 
 _TOKEN_ID = re.compile(r"tokenizer\.ggml\.(?P<role>\w+)_token_id")
 _UNUSED = 5  # llama.cpp's LLAMA_TOKEN_TYPE_UNUSED
-_ROLES = {"unknown": "unk", "padding": "pad", "seperator": "sep"}  # as gguf spells it
+_ROLES = {"unknown": "unk", "padding": "pad", "seperator": "sep"}  # "seperator" is gguf's spelling
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The network's geometry; a list if layers differ, None if unknown."""
+    """Dimensions of the network; a list if layers differ, None if unknown."""
 
     n_layer: int | None
     n_embd: int | None
@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """A token with a role; `text` is None if the id is out of the vocabulary."""
+    """Token with a role, such as "bos"; `text` is None if the id is outside the vocabulary."""
 
     role: str
     id: int
@@ -53,23 +53,23 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerLine:
-    """The tokenizer."""
+    """Description of the tokenizer."""
 
     model: str  # "gpt2", "llama" …; "" if the file has none
     pre: str  # llama.cpp's name of the pre-tokenizer
-    pre_origin: str  # how the converter chose it, in words; "" in files of other converters
+    pre_origin: str  # how our converter chose it (text); "" in files of other converters
     n_tokens: int  # rows of the vocabulary
     n_used: int  # rows that are not marked unused
-    special: tuple[SpecialToken, ...]  # tokens with a role, without those of `fim`
+    special: tuple[SpecialToken, ...]  # tokens with a role, except those in `fim`
     fim: tuple[SpecialToken, ...]  # tokens for fill-in-the-middle
-    has_fim: bool  # whether prefix, suffix and middle are all there
+    has_fim: bool  # whether there are tokens for prefix, suffix and middle
     add_bos: bool | None  # None if the file leaves it to llama.cpp
     chat_templates: tuple[str, ...]  # names; "default" is the one used by default
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file that the GGUF was converted from."""
+    """File of the checkpoint that the GGUF was converted from."""
 
     name: str
     sha256: str
@@ -77,7 +77,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the file comes from; "" if unknown."""
+    """Origin of the file: license, repository and source files; "" if unknown."""
 
     license: str
     repository: str
@@ -90,7 +90,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """One file of a split model."""
+    """File of a split model."""
 
     file: str
     n_tensors: int
@@ -99,7 +99,7 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class GgufDescription:
-    """A GGUF's description; sizes in bytes."""
+    """Description of a GGUF; sizes are in bytes."""
 
     kind: ClassVar[str] = "gguf"
     path: Path
@@ -122,7 +122,7 @@ class GgufDescription:
 
 
 def describe_gguf(path: Path) -> GgufDescription:
-    """Read a GGUF's header, and those of its other parts. Raises as `read_gguf`."""
+    """Describe a GGUF, with all parts of a split model. Raise the same errors as `read_gguf`."""
     header = read_gguf(path)
     lines = tuple(
         TensorLine(t.name, t.shape[::-1], t.type_name, t.n_bytes, t.offset, t.path.name)

@@ -1,8 +1,8 @@
-"""Digests of a GGUF's contents, independent of its layout in files.
+"""Digests of a GGUF's contents that do not depend on its layout in files.
 
-The tensors' digest covers their names, types, shapes and data in the order of names: another alignment, or splitting
-the model into parts, does not change it. The metadata's covers the keys with their values as stored, without those
-that only describe the layout.
+The digest of the tensors covers their names, types, shapes and data in the order of names: another alignment, or
+splitting the model into parts, does not change it. The digest of the metadata covers keys and values as stored, except
+those that only describe the layout.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf, read_part
 
 CERTIFICATE = "turbopilot.verified."
-"""Prefix of a certificate's keys; a certificate cannot cover itself."""
+"""Prefix of a certificate's keys, which the digests leave out."""
 _LAYOUT = ("split.", "general.alignment")
 _CHUNK = 1 << 20
 
 
 class Digests(NamedTuple):
-    """SHA-256 in hex."""
+    """SHA-256 digests in hexadecimal."""
 
     tensors: str
     metadata: str
 
 
 def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
-    """Read all of a model (its file, first part or header): seconds for gigabytes.
+    """Return the digests of a model, given as its file, first part or header. Reads the whole model.
 
     Raises:
-        InvalidInput, CorruptModel: see `read_gguf`; also if the file became shorter meanwhile.
+        InvalidInput, CorruptModel: see `read_gguf`; also if the file became shorter while it was read.
     """
     header = read_gguf(model) if isinstance(model, Path) else model
     return Digests(_tensors(header, progress), _metadata(header.path))
@@ -44,7 +44,7 @@ def digests(model: Path | GgufHeader, progress: Progress = silent) -> Digests:
 def _tensors(header: GgufHeader, progress: Progress) -> str:
     data: dict[str, bytes] = {}
     done, total = 0, header.tensor_bytes
-    # Read in the order of the disk; combined in the order of names.
+    # Read in the order on disk, combine in the order of names.
     in_order = sorted(header.tensors, key=lambda t: (str(t.path), t.offset))
     for path, held in groupby(in_order, key=lambda t: t.path):
         buffer = memoryview(bytearray(_CHUNK))
@@ -58,7 +58,7 @@ def _tensors(header: GgufHeader, progress: Progress) -> str:
                     if not n:
                         raise InvalidInput(
                             f"{path}: became shorter while it was read",
-                            hint="does another program write it? run it again when that is done",
+                            hint="if another program is writing it, wait and run it again",
                         )
                     digest.update(buffer[:n])
                     left -= n
@@ -79,7 +79,7 @@ def _entry(t: TensorInfo) -> bytes:
 
 
 def _metadata(path: Path) -> str:
-    """Digest the first part's metadata: llama.cpp does not read that of other parts."""
+    """Return the digest of the first part's metadata; llama.cpp ignores the metadata of other parts."""
     _, layout = read_part(path)
     digest = hashlib.sha256()
     with path.open("rb") as f:
@@ -92,10 +92,10 @@ def _metadata(path: Path) -> str:
 
 
 def remembered_digests(header: GgufHeader, folder: Path, progress: Progress = silent) -> Digests:
-    """Return the same digests, from a cache in `folder` if the model has not changed since.
+    """Return the digests of a model, from a cache in `folder` if the model has not changed since they were stored.
 
     Raises:
-        InvalidInput, CorruptModel: as `digests`.
+        InvalidInput, CorruptModel: see `digests`.
     """
     files = dict.fromkeys([header.path, *sorted(t.path for t in header.tensors)])
     found = remembered(folder, files, Digests._fields, lambda: digests(header, progress)._asdict())

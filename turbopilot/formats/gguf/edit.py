@@ -1,7 +1,7 @@
-"""Change the metadata of a GGUF file and nothing else.
+"""Editor for the metadata of a GGUF file, which leaves everything else unchanged.
 
-Kept keys, the tensors' entries and their data are copied as bytes and never decoded, so that nothing unknown can be
-lost. Tensors' offsets count from the start of the data, which may move.
+The other keys, the tensors' entries and their data are copied as bytes without decoding, so that unknown content is
+not lost. The start of the tensor data may move; tensor offsets are relative to it.
 
 Source: ggml/docs/gguf.md.
 """
@@ -29,7 +29,7 @@ _UINT64, _INT64, _FLOAT64, _BOOL, _STRING, _ARRAY = 10, 11, 12, 7, 8, 9
 
 
 def check_editable(path: Path) -> None:
-    """Raise InvalidInput for a file of the Hub's cache, where files must match their checksums."""
+    """Raise InvalidInput for a file in the Hub's cache, whose files must match their checksums."""
     if in_hub_cache(path):
         raise InvalidInput(
             f"{path}: is in the Hugging Face Hub's cache, whose files must not be changed",
@@ -38,7 +38,7 @@ def check_editable(path: Path) -> None:
 
 
 def in_hub_cache(path: Path) -> bool:
-    """Return whether a file, or the target of a link, is in the cache of `huggingface_hub`."""
+    """Return whether a file, or the target of a symbolic link, is in the cache of `huggingface_hub`."""
     return any(folder.name.startswith("models--") for folder in path.resolve().parents)
 
 
@@ -49,18 +49,19 @@ def set_metadata(
     remove: str = "",
     progress: Progress = silent,
 ) -> None:
-    """Rewrite a file with other metadata. A link stays a link: its target is replaced.
+    """Rewrite a file with changed metadata. If `path` is a symbolic link, its target is replaced.
 
     Args:
-        path: one file; of a split model, one part.
-        keys: to set, at the end. An int becomes a uint64, or an int64 if negative; a float becomes a float64.
+        path: one file; for a split model, one part.
+        keys: keys to set, written after the others. An int becomes a uint64, or an int64 if negative; a float becomes
+            a float64.
         remove: prefix of keys to remove; "" for none.
         progress: called with bytes.
 
     Raises:
-        InvalidInput: a value does not fit GGUF, a key would move tensors, or the folder cannot be written.
-        CorruptModel: it is not a usable GGUF.
-        NotEnoughDisk: there is no room for a second copy. The old file is unchanged.
+        InvalidInput: a value cannot be stored in GGUF, a key would move tensors, or the folder is not writable.
+        CorruptModel: the file is not a usable GGUF.
+        NotEnoughDisk: there is no space for a second copy. The old file is unchanged.
     """
     path = path.resolve()
     header, layout = read_part(path)
@@ -68,7 +69,7 @@ def set_metadata(
     gone = {k for k in layout.keys if k in new or (remove and k.startswith(remove))}
     if "general.alignment" in gone | set(new):
         raise InvalidInput(
-            f"{path}: general.alignment cannot be changed: it determines the place of the tensors"
+            f"{path}: general.alignment cannot be changed: tensor positions depend on it"
         )
     spans = [span for key, span in layout.keys.items() if key not in gone]
     counts = struct.pack("<QQ", len(header.tensors), len(spans) + len(new))
@@ -92,7 +93,7 @@ def set_metadata(
                     done += target.write(piece)
             shutil.copymode(path, part)
     except NotEnoughDisk as e:
-        e.hint = "free some space: the new file is written beside the old one, then replaces it"
+        e.hint = "free some space: the new file is written next to the old one, then replaces it"
         raise
     progress(total, total, path.name)
 
@@ -105,13 +106,13 @@ def _copied(source: BinaryIO, *spans: tuple[int, int]) -> Iterator[bytes]:
             if len(piece) != n:
                 raise InvalidInput(
                     f"{os.fspath(source.name)}: became shorter while it was read",
-                    hint="does another program write it? run it again when that is done",
+                    hint="if another program is writing it, wait and run it again",
                 )
             yield piece
 
 
 def _pair(key: str, value: Writable) -> bytes:
-    """Encode a key and its value; raise InvalidInput for more than 64 bits, or text that is not UTF-8."""
+    """Encode a key and its value; raise InvalidInput for integers over 64 bits or text that is not valid Unicode."""
     try:
         return _text(key) + _value(value)
     except (struct.error, UnicodeEncodeError) as e:
@@ -119,7 +120,7 @@ def _pair(key: str, value: Writable) -> bytes:
 
 
 def _value(value: Writable) -> bytes:
-    if isinstance(value, bool):  # before int, which it is too
+    if isinstance(value, bool):  # before int, because bool is a subclass of int
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
         code, kind = ("<IQ", _UINT64) if value >= 0 else ("<Iq", _INT64)
@@ -132,5 +133,5 @@ def _value(value: Writable) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    raw = text.encode("utf-8", errors="surrogateescape")  # as the reader decodes
+    raw = text.encode("utf-8", errors="surrogateescape")  # as `Cursor.string` decodes
     return struct.pack("<Q", len(raw)) + raw

@@ -1,9 +1,9 @@
-"""Read a GGUF file's header without trusting it.
+"""Reader of GGUF headers that is safe on untrusted files.
 
-llama.cpp aborts the process on some malformed files, and gguf's reader takes seconds for a large vocabulary. Here
-every count and offset is checked against the file's size before use, and tensors are never read.
+llama.cpp aborts the process on some malformed files, and gguf's reader takes seconds for a large vocabulary. This
+reader checks every count and offset against the file's size before use, and never reads tensors.
 
-Source: ggml/docs/gguf.md (format version 3; version 2 reads the same).
+Source: ggml/docs/gguf.md (format version 3; version 2 has the same layout).
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from turbopilot.formats.tensor_summary import bytes_by_type
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor's entry."""
+    """Entry of a tensor in a GGUF header."""
 
     name: str  # in llama.cpp's naming
     shape: tuple[int, ...]  # innermost first, as stored
-    type_name: str  # a name of `GGML_TYPES`
-    offset: int  # of its data, from the start of the file
-    n_bytes: int  # of its data
-    path: Path = Path()  # the file that holds it; a part of a split model
+    type_name: str  # a name in `GGML_TYPES`
+    offset: int  # start of the data, in bytes from the start of the file
+    n_bytes: int  # size of the data
+    path: Path = Path()  # the file, or the part of a split model, that contains the data
 
     @property
     def n_weights(self) -> int:
-        """Number of elements."""
+        """Number of weights (elements)."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Header of a GGUF; of a split model, of all its parts together."""
+    """Header of a GGUF file, or of all parts of a split model together."""
 
     path: Path  # the file, or the first part
-    version: int  # of the format
-    metadata: dict[str, Value]  # of the first part
-    tensors: tuple[TensorInfo, ...]  # of all parts
-    file_size: int  # of all parts, in bytes
-    n_files: int = 1  # the number of parts
+    version: int  # version of the GGUF format
+    metadata: dict[str, Value]  # metadata of the first part
+    tensors: tuple[TensorInfo, ...]  # tensors of all parts
+    file_size: int  # size of all parts in bytes
+    n_files: int = 1  # number of parts
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or ""."""
+        """The value of `general.architecture`; "" if it is missing."""
         return str(self.metadata.get("general.architecture", ""))
 
     @property
@@ -65,7 +65,7 @@ class GgufHeader:
 
     @property
     def bits_per_weight(self) -> float:
-        """Average over all tensors, including norms and biases."""
+        """Average number of bits per weight over all tensors, including norms and biases."""
         return 8 * self.tensor_bytes / max(1, self.n_weights)
 
     def bytes_by_type(self) -> dict[str, int]:
@@ -79,24 +79,26 @@ class GgufHeader:
 
 @dataclass(frozen=True, slots=True)
 class GgufLayout:
-    """Byte spans, (first, last + 1), in one file."""
+    """Byte spans, (first, last + 1), in one GGUF file."""
 
-    keys: dict[str, tuple[int, int]]  # of each metadata key with its value, in the file's order
-    infos: tuple[int, int]  # of the tensors' entries
-    data: int  # start of the tensors' data
-    alignment: int  # of `data`, and of each tensor in it
+    keys: dict[
+        str, tuple[int, int]
+    ]  # spans of the metadata keys with their values, in the file's order
+    infos: tuple[int, int]  # span of the tensors' entries
+    data: int  # start of the tensor data
+    alignment: int  # alignment of `data` and of each tensor in it, in bytes
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Parse and check the headers of a GGUF file and of its other parts, in milliseconds for any size.
+    """Parse and check the headers of a GGUF file and of its other parts. Takes milliseconds for any file size.
 
     Raises:
-        InvalidInput: it cannot be read, it is not the first part of a split model, or another part is missing.
-        CorruptModel: it is not a GGUF, its header contradicts its size, or its parts contradict each other.
+        InvalidInput: the file cannot be read, is not the first part of a split model, or another part is missing.
+        CorruptModel: the file is not a GGUF, its header contradicts its size, or the parts contradict each other.
     """
     header, _ = read_part(path)
     n_files = header.metadata.get("split.count", 1)
-    # gguf-split writes 0 into the files that it merges
+    # gguf-split writes 0 to merged files.
     return header if n_files in (0, 1) else _with_parts(header, n_files)
 
 
@@ -105,8 +107,8 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     named = siblings(path)
     if named is None or len(named[1]) != count:
         raise CorruptModel(
-            f"{path}: is one of {count} parts of a model, but is not named so",
-            hint=f"give it back its name: NAME-00001-of-{count:0>5}.gguf",
+            f"{path}: is one of {count} parts of a model, but is not named like one",
+            hint=f"rename it as NAME-00001-of-{count:0>5}.gguf",
         )
     number, paths = named
     if number:
@@ -115,26 +117,28 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
         )
     if absent := [p.name for p in paths if not p.is_file()]:
         raise InvalidInput(
-            f"{path}: other parts of it are missing: {', '.join(absent)}",
-            hint="put them into the same folder",
+            f"{path}: other parts of the model are missing: {', '.join(absent)}",
+            hint="put all parts in the same folder",
         )
     parts = [first, *(read_part(p)[0] for p in paths[1:])]
     tensors = tuple(t for part in parts for t in part.tensors)
     for i, part in enumerate(parts):
         if part.metadata.get("split.no") != i or part.metadata.get("split.count") != count:
-            raise CorruptModel(f"{part.path}: does not say that it is part {i + 1} of {count}")
+            raise CorruptModel(
+                f"{part.path}: split.no and split.count do not match part {i + 1} of {count}"
+            )
     wanted = first.metadata.get("split.tensors.count")
     if len(tensors) != wanted or len({t.name for t in tensors}) != len(tensors):
         raise CorruptModel(
-            f"{path}: its parts hold {len(tensors)} tensors, not {wanted} different ones",
-            hint="are all parts of the same model?",
+            f"{path}: the parts contain {len(tensors)} tensors, not {wanted} different ones",
+            hint="check that all parts belong to the same model",
         )
     size = sum(part.file_size for part in parts)
     return replace(first, tensors=tensors, file_size=size, n_files=len(parts))
 
 
 def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
-    """Parse one file, a part of a model or all of it. Raises as `read_gguf`."""
+    """Parse one file: a whole model or a part of it. Raise the same errors as `read_gguf`."""
     try:
         if path.is_dir():
             raise InvalidInput(
@@ -153,7 +157,7 @@ def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
     except OSError as e:
         missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
         what = "no such file" if missing else f"cannot be read: {e.strerror}"
-        made = "check the path, or make one with turbopilot convert"
+        made = "check the path, or create a GGUF with turbopilot convert"
         raise InvalidInput(
             f"{path}: {what}", hint=made if missing else "check the file's permissions"
         ) from None
@@ -167,15 +171,17 @@ def _other_format(magic: bytes, path: Path) -> str:
             "it is an old ggml file of LLaMA; use the model's checkpoint: turbopilot convert NAME"
         )
     if magic[:2] == b"PK" or path.suffix in (".safetensors", ".bin", ".pt"):
-        return f"a checkpoint's file? convert its folder: turbopilot convert {path.parent}"
-    return "give a file that turbopilot convert or quantize wrote"
+        return (
+            f"if it belongs to a checkpoint, convert its folder: turbopilot convert {path.parent}"
+        )
+    return "give a GGUF file, for example one written by turbopilot convert or quantize"
 
 
 def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     c.take(4, "magic")
     version = c.number("I", "version")
     if version not in (2, 3):
-        raise c.fail(f"version {version}; versions 2 and 3 are known")
+        raise c.fail(f"version {version} is not supported (only 2 and 3)")
     n_tensors = c.count("tensors", 24)
     n_keys = c.count("metadata keys", 12)
     metadata: dict[str, Value] = {}
@@ -199,7 +205,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
         if t.offset + t.n_bytes > len(c.data):
             raise c.fail(
                 f"tensor {t.name!r} ({t.n_bytes:,} bytes at {t.offset:,}) "
-                f"lies outside the file's {len(c.data):,} bytes"
+                f"is outside the file's {len(c.data):,} bytes"
             )
     if len({t.name for t in tensors}) != len(tensors):
         raise c.fail("two tensors have the same name")
@@ -208,7 +214,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
 
 
 def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
-    """Parse a tensor's entry; its offset counts from the start of the data."""
+    """Parse a tensor's entry; the offset is relative to the start of the data."""
     name = c.string("a tensor's name")
     n_dims = c.number("I", name)
     if not 1 <= n_dims <= 4:
@@ -220,7 +226,7 @@ def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
     type_name, block, block_bytes = GGML_TYPES[kind]
     if 0 in shape or shape[0] % block:
         raise c.fail(
-            f"tensor {name!r} of shape {shape} does not divide into {type_name} blocks of {block}"
+            f"tensor {name!r} with shape {shape} does not divide into {type_name} blocks of {block}"
         )
     if offset % alignment:
         raise c.fail(f"tensor {name!r} is not aligned to {alignment} bytes")

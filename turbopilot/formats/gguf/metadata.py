@@ -1,4 +1,4 @@
-"""Typed reads of a GGUF's metadata, and the keys that `quantize.provenance` writes."""
+"""Typed access to a GGUF's metadata, and the keys that `quantize.provenance` writes."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ PREFIX = "turbopilot.quantize."
 
 @dataclass(frozen=True, slots=True)
 class TypedMetadata:
-    """Metadata by key; a value of another type counts as absent."""
+    """Metadata of a GGUF; a value with an unexpected type is treated as absent."""
 
     values: Mapping[str, Value]
 
     def get(self, key: str, kind: type[_T]) -> _T | None:
-        """Return a value of exactly this type."""
+        """Return a value if it has exactly this type, else None."""
         value = self.values.get(key)
         return value if type(value) is kind else None
 
     def many(self, key: str, kind: type[_T]) -> list[_T]:
-        """Return the elements of exactly this type."""
+        """Return the elements of a list that have exactly this type; [] if absent."""
         value = self.values.get(key)
         return [v for v in value if type(v) is kind] if isinstance(value, list) else []
 
     def text(self, key: str) -> str:
-        """Return a string; "" if absent."""
+        """Return a string value; "" if absent."""
         return self.get(key, str) or ""
 
     def number(self, key: str) -> float | None:
-        """Return an integer or a float."""
+        """Return an integer or float value as a float; None if absent."""
         value = self.values.get(key)
         return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
 
     def per_layer(self, key: str) -> PerLayer:
-        """Return one number if all layers have the same."""
+        """Return a list of one number per layer, or a single number if all layers have the same."""
         many = self.many(key, int)
         return (many[0] if len(set(many)) == 1 else many) if many else self.get(key, int)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """How turbopilot quantize made a file; "" and 0 if unknown."""
+    """Record of how turbopilot quantize created a file; "" and 0 if unknown."""
 
-    turbopilot: str  # its version
+    turbopilot: str  # version of turbopilot
     llama_cpp: str  # version of llama-cpp-python
     source: str  # name of the source file
-    source_sha256: tuple[str, ...]  # of the source, and of its further parts
-    imatrix: str  # name of the importance matrix's file
-    imatrix_sha256: str  # its digest
-    memory: int  # with --fit, the bytes that serving may take
-    n_ctx: int  # with --fit, the tokens of context
+    source_sha256: tuple[str, ...]  # of the source file, or of all its parts
+    imatrix: str  # file name of the importance matrix
+    imatrix_sha256: str  # of the importance matrix's file
+    memory: int  # with --fit, the memory limit for serving in bytes
+    n_ctx: int  # with --fit, the context length in tokens
     predicted_kl: str  # with --fit, the predicted KL from the source, in nats
 
 
 def read_quantized(metadata: Mapping[str, Value]) -> Quantized | None:
-    """Read a file's metadata; None if turbopilot quantize did not make it."""
+    """Return the record in a file's metadata; None if turbopilot quantize did not create the file."""
     said = TypedMetadata(metadata)
     if not (version := said.text(PREFIX + "version")):
         return None

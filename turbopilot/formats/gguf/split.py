@@ -1,4 +1,4 @@
-"""Names of the parts of a split model, as llama.cpp's gguf-split gives them.
+"""File names of the parts of a split model, in the format of llama.cpp's gguf-split.
 
 Source: llama.cpp `src/llama.cpp`, `llama_split_path` ("%s-%05d-of-%05d.gguf", counted from 1).
 """
@@ -13,7 +13,7 @@ MAX_PARTS = 99_999
 
 
 def part_paths(path: Path, count: int) -> tuple[Path, ...]:
-    """Return the names of `count` parts of the model `path`; of one part, the path itself.
+    """Return the paths of `count` parts of the model `path`; if `count` is 1, the path itself.
 
     >>> [p.name for p in part_paths(Path("m.gguf"), 2)]
     ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
@@ -31,7 +31,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def siblings(path: Path) -> tuple[int, tuple[Path, ...]] | None:
-    """Return a part's number from 0 and the names of all parts; None for any other name."""
+    """Return a part's number, counted from 0, and the paths of all parts; None if the name is not that of a part."""
     named = _PART.match(path.name)
     if not named:
         return None
