@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from serve.decoder import Tokenizer
 from serve.prompt.chat_template import ChatTemplate, Message
@@ -70,22 +70,25 @@ class ModelInfo:
     created: int
 
 
+State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
     """State of a model, for `/health` and `/metrics`.
 
     Attributes:
-        state: "unloaded": the first request for the model loads it; "failed": it could not be loaded, or its engine
-            failed permanently.
+        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
+            "failed": it could not be loaded, or its engine failed permanently.
         waiting: requests in the queue, or waiting for the model to be loaded.
         loads: number of times that the model was loaded.
         refused: number of completions refused because the queue was full.
         restarts: number of times that the engine failed and was restarted.
-        reason: reason of the failure, or "".
+        reason: reason of "failed" and "stalled", else "".
     """
 
     name: str
-    state: Literal["unloaded", "loading", "ok", "draining", "failed"]
+    state: State
     running: int = 0
     waiting: int = 0
     loads: int = 1
@@ -130,14 +133,16 @@ class CompletionService:
         runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
+        stalled = runner.watch.stalled
+        working: State = "stalled" if stalled else "draining" if runner.is_draining else "ok"
         return ModelStatus(
             self.model.name,
-            "failed" if runner.failure else "draining" if runner.is_draining else "ok",
+            "failed" if runner.failure else working,
             running,
             n_open - running,
             refused=runner.n_refused,
             restarts=runner.n_restarts,
-            reason=runner.failure.message if runner.failure else "",
+            reason=runner.failure.message if runner.failure else stalled,
         )
 
     @cached_property
