@@ -53,7 +53,7 @@ OWNERS = {
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
     "pydantic": {"serve/api/"},
     "pydantic_core": {"serve/api/"},
-    "jinja2": {"serve/prompt/chat_template.py", "turbopilot/render/verify_page.py"},
+    "jinja2": {"serve/prompt/template_child.py", "turbopilot/render/verify_page.py"},
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/render/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},

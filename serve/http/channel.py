@@ -8,8 +8,10 @@ notices it only at the next write.
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -35,6 +37,10 @@ LATE_SECONDS = 30.0
 CHUNKED_AT_ONCE = 4096
 # Maximum length of a chunk-size line and of the trailer, in bytes; waitress limits neither.
 MAX_CHUNK_LINE = 16384
+# Maximum number of open connections; waitress's default of 100 is too low for a team's editors.
+MAX_CONNECTIONS = 1000
+# Files that the process may open beside its connections.
+SPARE_FILES = 64
 # Key in the WSGI environment of a function that registers a callback for the client's disconnect, `Channel.when_gone`.
 WHEN_GONE = "turbopilot.when_gone"
 
@@ -201,3 +207,28 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._begun = request, now
             return False
         return now - self._begun[1] >= LATE_SECONDS
+
+
+def most_connections() -> int:
+    """Return MAX_CONNECTIONS, or less if this process may not open as many."""
+    if sys.platform == "win32":  # select() takes 512 sockets there
+        return 500
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(soft - SPARE_FILES, soft // 2))
+
+
+def dispensable(channels: Iterable[Channel]) -> Channel | None:
+    """Return the connection to close if there are too many; None if each has a request that is processed.
+
+    It is the connection without data for the longest time, of the client address with the most connections, so that one
+    client cannot lock out the others. Behind a proxy, all clients have one address. A connection whose request is
+    incomplete counts too: otherwise, many such connections would leave only the newest client's to close.
+    """
+    channels = list(channels)
+    n_of = Counter(c.addr[0] for c in channels)
+    found = [c for c in channels if not c.requests]
+    return min(found, key=lambda c: (-n_of[c.addr[0]], c.last_activity), default=None)

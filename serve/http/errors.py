@@ -16,6 +16,7 @@ from turbopilot.base.errors import (
     DeadlineExceeded,
     HostRefused,
     InvalidRequest,
+    ModelChanged,
     NoKvSlot,
     OriginRefused,
     Overloaded,
@@ -52,6 +53,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (Superseded, CLIENT_CLOSED_REQUEST, "superseded_error", "superseded"),
     (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
+    (ModelChanged, 503, "server_error", "model_changed"),
     (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
     (TurboPilotError, 500, "server_error", None),
 )

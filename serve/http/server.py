@@ -6,10 +6,12 @@ The port is bound before the model is loaded, so that a port in use is reported 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from waitress import create_server, wasyncore
 from waitress.task import ThreadedTaskDispatcher
 
 from serve.http.app import create_app
-from serve.http.channel import Channel
+from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_connections
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
@@ -39,8 +41,8 @@ log = logging.getLogger("turbopilot.http")
 SEND_SECONDS = 3.0
 # Seconds that the threads of responses have to end. Those that still send end when their connections are closed.
 JOIN_SECONDS = 0.5
-# Maximum number of open connections; waitress's default of 100 is too low for a team's editors.
-MAX_CONNECTIONS = 1000
+# Seconds between two warnings that connections are closed because there are too many.
+WARN_SECONDS = 60.0
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -106,7 +108,7 @@ class HttpServer:
             app,
             _dispatcher=self._dispatcher,
             sockets=[listener],
-            connection_limit=MAX_CONNECTIONS,
+            connection_limit=most_connections(),
             asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
             max_request_body_size=MAX_BODY_BYTES,
@@ -118,6 +120,7 @@ class HttpServer:
         )
         self._server.channel_class = Channel
         self._clock = clock
+        self._next_warning = -math.inf
         self._refusing = False
         self._stopping = False
         self._ended = False
@@ -153,6 +156,18 @@ class HttpServer:
         for channel in list(self._server.active_channels.values()):
             if channel.is_stuck(now) or channel.is_late(now):
                 channel.handle_close()
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Close a connection if there are too many, so that the next client is served. A turn accepts one client."""
+        n = len(self._server._map)
+        if n < self._server.adj.connection_limit:
+            return
+        if channel := dispensable(self._server.active_channels.values()):
+            channel.handle_close()
+            if now >= self._next_warning:
+                self._next_warning = now + WARN_SECONDS
+                log.warning("%d connections are open: closing idle ones to serve new clients", n)
 
     def _is_sending(self) -> bool:
         channels = list(self._server.active_channels.values())
@@ -201,19 +216,25 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
 
     Args:
         options: settings of the server.
-        notify: called with status lines, such as the server's URL.
+        notify: called with status lines, such as the server's URL. An OSError of it is ignored.
 
     Raises:
         TurboPilotError: the server cannot start.
     """
+
+    def tell(line: str) -> None:
+        # The reader of the log may have ended, or its disk may be full. The server must not end with it.
+        with suppress(OSError):
+            notify(line)
+
     listener = bind(options.host, options.port)
     share_heap()
     with listener:
         # This import takes seconds, so it comes after the port is bound.
         from serve.models.loading import make_pool
 
-        run(make_pool(options, notify), listener, options, notify)
-    notify("stopped")
+        run(make_pool(options, tell), listener, options, tell)
+    tell("stopped")
 
 
 def run(

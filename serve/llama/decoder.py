@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
 from serve.decoder import BatchItem, FimTokens
 from serve.llama.facts import chat_template, model_name
+from serve.llama.mapped_files import MappedFiles
 from serve.settings import ModelOptions
-from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
@@ -18,7 +20,11 @@ GUESSES: Final = 16
 
 
 class LlamaDecoder(LlamaContext):
-    """A loaded model with its KV cache. `close` frees both. See `serve.decoder.Decoder` for the interface."""
+    """A loaded model with its KV cache. `close` frees both. See `serve.decoder.Decoder` for the interface.
+
+    Args:
+        mapped: the model's files; checked before each batch and closed by `close`. None if they are not mapped.
+    """
 
     def __init__(
         self,
@@ -27,8 +33,10 @@ class LlamaDecoder(LlamaContext):
         n_ctx: int,
         layout: KvLayout,
         options: ModelOptions,
+        mapped: MappedFiles | None = None,
     ) -> None:
         super().__init__(model, parameters)
+        self._mapped = mapped
         header = model.header
         self.name = model_name(header)
         self.n_ctx, self.n_seq, self.n_vocab = n_ctx, layout.n_seq, model.n_vocab
@@ -55,6 +63,12 @@ class LlamaDecoder(LlamaContext):
         self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
         self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
+    def decode(self, items: Sequence[BatchItem]) -> Logits:
+        """Compute a batch; raise ModelChanged if a mapped file was changed. See `LlamaContext.decode`."""
+        if self._mapped:
+            self._mapped.check()
+        return super().decode(items)
+
     def warm_up(self) -> None:
         """Compute one token to read the weights into memory and build the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
@@ -64,3 +78,5 @@ class LlamaDecoder(LlamaContext):
         """Free the context and the model. A second call does nothing."""
         super().close()
         self.model.close()
+        if self._mapped:
+            self._mapped.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
 from serve.llama.facts import choose_context
+from serve.llama.mapped_files import MappedFiles, should_map
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
@@ -17,6 +20,8 @@ from turbopilot.llama.footprint import choose_layout, choose_prefix_cache
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.library import log
 from turbopilot.llama.model import LlamaModel, ModelParameters
+
+models_log = logging.getLogger("turbopilot.models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +89,21 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         cache_type=cache_type,
         kv_unified=not layout.is_split,
     )
-    model = LlamaModel(header, ModelParameters(options.n_gpu_layers))
-    try:
+    with ExitStack() as loaded:
+        mapped = MappedFiles(header) if should_map(header) else None
+        if mapped:
+            loaded.callback(mapped.close)
+        else:
+            models_log.info("%s: other users can write it, so it is read, not mapped", path)
+        model_parameters = ModelParameters(options.n_gpu_layers, use_mmap=mapped is not None)
+        model = LlamaModel(header, model_parameters)
+        loaded.callback(model.close)
         attention = flash_attention(
             header, parameters, uses_gpu=model.uses_gpu, wanted=options.flash_attention
         )
         parameters = replace(parameters, flash_attention=attention)
-        decoder = LlamaDecoder(model, parameters, n_ctx, layout, options)
-    except BaseException:
-        model.close()
-        raise
+        decoder = LlamaDecoder(model, parameters, n_ctx, layout, options, mapped)
+        loaded.pop_all()
     # llama.cpp logs "offloaded" even without a device.
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv

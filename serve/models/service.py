@@ -124,6 +124,8 @@ class CompletionService:
         self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt, fim_order)
         self._free = free
         self._template: ChatTemplate | None = None
+        if source := tokenizer.chat_template:
+            self._template = ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos)
         self.model = model
         self.metrics = runner.metrics
 
@@ -154,6 +156,8 @@ class CompletionService:
     def close(self) -> None:
         """Stop the engine and free the model's memory."""
         self.runner.close()
+        if self._template:
+            self._template.close()
         self._free()
 
     def start(self, completion: Completion, *, whole: bool = False) -> Generation:
@@ -225,13 +229,10 @@ class CompletionService:
             InvalidRequest: the model has no chat template, or the template rejects the messages.
         """
         if self._template is None:
-            t = self._tokenizer
-            if not t.chat_template:
-                raise InvalidRequest(
-                    f"{self.model.name} has no chat template; use /v1/completions instead",
-                    param="messages",
-                )
-            self._template = ChatTemplate(t.chat_template, bos=t.bos, eos=t.eos)
+            raise InvalidRequest(
+                f"{self.model.name} has no chat template; use /v1/completions instead",
+                param="messages",
+            )
         return self._template.prompt(messages)
 
     def _context(self, c: Completion) -> tuple[int, ...]:

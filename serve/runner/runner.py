@@ -22,7 +22,7 @@ from serve.runner.compute_lock import ComputeLock
 from serve.runner.generation import Generation
 from serve.runner.step_watch import StepWatch
 from serve.runner.throughput import LONGEST, Throughput
-from turbopilot.base.errors import DecoderFailed, Overloaded, TurboPilotError
+from turbopilot.base.errors import DecoderFailed, ModelChanged, Overloaded, TurboPilotError
 from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
@@ -156,6 +156,9 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
+        except ModelChanged as e:
+            log.critical("%s; completions are no longer possible", e)
+            failure = e
         except BaseException as e:  # clients must not wait for a thread that has ended
             log.critical(
                 "the engine's thread ended; completions are no longer possible", exc_info=e
@@ -172,6 +175,8 @@ class EngineRunner:
                 with self.watch.turn():
                     events = self._engine.step()
                 self._deliver(events)
+        except ModelChanged:
+            raise
         except Exception as e:
             log.exception("the engine failed")
             self._broke = e

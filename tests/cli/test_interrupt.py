@@ -1,4 +1,4 @@
-"""Ctrl-C ends the program without a traceback, also before the command line is parsed."""
+"""Ctrl-C ends the program without a traceback, also before the command line is parsed. So does a closed stderr."""
 
 from __future__ import annotations
 
@@ -50,3 +50,13 @@ def test_ignored_interrupt_stays_ignored() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("{")
+
+
+def test_exit_code_stays_the_same_if_stderr_is_closed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "turbopilot", "inspect", "missing.gguf"],
+        stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stderr
+        process.stderr.close()
+        assert process.wait(100) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -14,8 +16,17 @@ from typer.testing import CliRunner
 
 from serve.http.request_log import prompts_log
 from serve.models.loading import make_pool
-from serve.settings import IDLE_SECONDS, NamedModel, PoolOptions, ServerOptions
+from serve.settings import (
+    IDLE_SECONDS,
+    CacheOptions,
+    ModelChoice,
+    NamedModel,
+    PoolOptions,
+    ServerOptions,
+)
+from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.progress import Reporter
 from turbopilot.cli import app
 from turbopilot.commands.serve_flags import PANELS
 
@@ -285,6 +296,35 @@ def test_config_paths_are_relative_to_its_folder(
     here = Path("etc/m.gguf")
     assert [options.model_file, options.caches.draft_file, options.more[0].file] == [here] * 3
     assert options.caches.prefix_folder == Path("etc/kept")
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("file", "is not a folder"), ("file/below", "Not a directory"), ("x" * 300, "File name too long"),
+        ("d/" * 3000, "File name too long"), ("nul\0byte", "null byte"),
+        pytest.param(
+            "/proc", "cannot be used", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+        ),
+    ],
+)  # fmt: skip
+def test_unusable_prefix_cache_folder_is_refused_before_the_model_is_loaded(
+    demo_gguf: Path, tmp_path: Path, folder: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    options = ServerOptions(demo_gguf, caches=CacheOptions(prefix_folder=tmp_path / folder))
+    with pytest.raises(InvalidInput, match="--prefix-cache-dir") as caught:
+        with_models(options, ModelChoice(str(demo_gguf)), Reporter())
+    assert reason in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+def test_missing_prefix_cache_folder_is_created(demo_gguf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a/b"
+    options = ServerOptions(demo_gguf, caches=CacheOptions(prefix_folder=folder))
+    with_models(options, ModelChoice(str(demo_gguf)), Reporter())
+    assert list(folder.iterdir()) == []
+    assert os.name != "posix" or folder.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

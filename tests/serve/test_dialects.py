@@ -214,6 +214,7 @@ def test_invalid_or_rejecting_template_returns_400(make: Callable[..., Made]) ->
         ("{% for %}", "invalid"),
         ("{{ ''.__class__.__mro__ }}", "rejects"),
         ("{{ messages.append(1) }}", "rejects"),
+        ("{{ 1 / 0 }}", "rejects"),
     ):
         client, _ = make(FakeDecoder(), chat_template=template)
         body = {"messages": [{"role": "user", "content": "x"}]}

@@ -22,8 +22,8 @@ from serve.http.security.hosts import (
 from serve.http.security.origins import (
     allowed_headers,
     check_origins,
+    is_editor,
     is_same,
-    is_web_page,
 )
 from serve.http.server import HttpServer, bind, run
 from serve.settings import SecurityOptions, ServerOptions
@@ -190,17 +190,18 @@ def test_accepted_hosts_depend_on_the_bound_address(
 # Web pages
 
 
-def test_web_page_origins_are_recognized() -> None:
+def test_origins_of_editors_are_recognized() -> None:
+    for origin in (
+        "vscode-webview://1q2w3e", "vscode-file://vscode-app", "app://obsidian.md", "tauri://localhost",
+        "VSCODE-WEBVIEW://1q2w3e",
+    ):  # fmt: skip
+        assert is_editor(origin), origin
     for origin in (
         "https://evil.com", "HTTP://evil.com", "http://127.0.0.1:3000", "null", "nonsense", "//evil.com",
         "https://evil.com vscode-webview://x", "https://", "vscode-webview://x, https://evil.com",
+        "file://", "ws://evil.com", "ftp://evil.com", "chrome-extension://abc", "vscode-webview:x",
     ):  # fmt: skip
-        assert is_web_page(origin), origin
-    for origin in (
-        "vscode-webview://1q2w3e", "vscode-file://vscode-app", "app://obsidian.md", "file://", "tauri://localhost",
-        "chrome-extension://abc",
-    ):  # fmt: skip
-        assert not is_web_page(origin), origin
+        assert not is_editor(origin), origin
 
 
 def test_same_origin_compares_host_and_port() -> None:
@@ -215,12 +216,16 @@ def test_same_origin_compares_host_and_port() -> None:
     for origin, host in (
         ("http://localhost:3000", "localhost:18080"), ("http://localhost:18080", "127.0.0.1:18080"),
         ("http://evil.com", "localhost"), ("http://evil.com", ""), ("null", "null"),
-        ("http://localhost", "localhost:443"),
+        ("http://localhost", "localhost:443"), ("ws://localhost:18080", "localhost:18080"),
+        ("ftp://localhost", "localhost"), ("file://localhost", "localhost"),
     ):  # fmt: skip
         assert not is_same(origin, host), origin
 
 
-FOREIGN = ["https://evil.com", "http://localhost:3000", "null", "http://localhost.evil.com", "x"]
+FOREIGN = [
+    "https://evil.com", "http://localhost:3000", "null", "http://localhost.evil.com", "x", "file://", "FILE://",
+    "ws://localhost:18080", "ftp://localhost:18080", "chrome-extension://abc",
+]  # fmt: skip
 PROGRAMS = [None, "", "vscode-webview://1q2w", "vscode-file://vscode-app", "app://obsidian.md"]
 HOST = "localhost:18080"
 

@@ -15,10 +15,11 @@ import pytest
 
 from serve.decoder import BatchItem
 from serve.engine import Engine
+from serve.http import server
 from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
-from serve.settings import ModelOptions
+from serve.settings import ModelOptions, ServerOptions
 from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.llama.log import LlamaLog
@@ -228,6 +229,37 @@ def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
         assert err.rstrip().endswith("stopped")
         assert "Traceback" not in err
         assert out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_server_continues_and_stops_if_the_reader_of_its_log_ends(
+    demo_gguf: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        serve_command("--port", "0", str(demo_gguf)),
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    ) as process:  # fmt: skip
+        _, port = wait_until_ready(process)
+        assert process.stderr
+        process.stderr.close()
+        answers = [complete(port, "def add(a, b):\n    return") for _ in range(2)]
+        assert all(a["usage"]["completion_tokens"] >= 1 for a in answers)
+        process.send_signal(number)
+        assert process.wait(100) == 0
+
+
+def test_status_line_that_cannot_be_written_does_not_end_the_server(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def notify(line: str) -> None:
+        lines.append(line)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(server, "run", lambda models, listener, options, tell: tell("ready"))
+    server.serve(ServerOptions(demo_gguf, port=0), notify)
+    assert lines == ["ready", "stopped"]
 
 
 @pytest.mark.parametrize(

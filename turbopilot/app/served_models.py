@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from serve.settings import ModelChoice, NamedModel, ServerOptions
 from turbopilot.app.certificates import at_start
@@ -22,6 +24,8 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
             "--prefix-cache-dir cannot be combined with --prefix-cache 0",
             hint="leave one of them out",
         )
+    if caches.prefix_folder:
+        _check_folder(caches.prefix_folder)
     if choice.draft and not caches.drafts:
         raise InvalidInput("--draft and --no-drafts cannot be combined", hint="give one of them")
     named = _named(choice.named)
@@ -41,6 +45,21 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
         model=replace(options.model, chat_template=default.chat_template),
     )  # fmt: skip
+
+
+def _check_folder(folder: Path) -> None:
+    """Create the folder of the prefix cache if it is missing, and check that it is writable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as e:  # ValueError: the path has a NUL character
+        reason = "is not a folder" if isinstance(e, FileExistsError) else None
+        reason = reason or f"cannot be used: {getattr(e, 'strerror', e)}"
+        raise InvalidInput(
+            f"--prefix-cache-dir {str(folder)[:200]}: {reason}",
+            hint="give a folder that you can write to, or one that does not exist yet",
+        ) from None
 
 
 def _named(entries: tuple[str, ...]) -> dict[str, str]:

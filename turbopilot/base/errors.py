@@ -147,6 +147,10 @@ class DecoderFailed(ServeError):
     """llama_decode failed in a way that cannot be retried (codes below -1)."""
 
 
+class ModelChanged(ServeError):
+    """A model file was truncated or overwritten while the server uses it."""
+
+
 class DeadlineExceeded(ServeError):
     """A request timed out before it had any tokens."""
 

@@ -16,8 +16,17 @@ from rich.markup import escape
 
 from turbopilot.base import progress as seam
 
+
+class MessageConsole(Console):
+    """Console for messages. If their reader ends, as in `2>&1 | head`, they are dropped, and the program continues."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on; rich would end the program."""
+        self.quiet = True
+
+
 out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = MessageConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _shown(text: str) -> str:

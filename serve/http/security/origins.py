@@ -2,8 +2,9 @@
 
 Any page in a browser can send requests to 127.0.0.1. It cannot read the responses, but each request takes computing
 time. Browsers send the page's origin in the `Origin` header: pages that are neither the server's own nor allowed are
-refused. Programs send no Origin. Editors built on web technology send one with their own scheme (vscode-webview://,
-vscode-file://, app://, tauri://), which a page from the web cannot have.
+refused. Programs send no Origin. Editors built on web technology send one with a scheme of EDITOR_SCHEMES, which a page
+from the web cannot have. Other schemes are refused: file:// is any page on this machine's disk, such as a download, and
+a browser extension (chrome-extension://) must be allowed by name.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ MAX_AGE = "600"  # seconds for which a browser may cache a preflight response
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/\s?#@,]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _WEB_PORTS = {"http": 80, "https": 443}
+# VS Code's webviews and its own window, Electron apps such as Obsidian, and Tauri apps.
+EDITOR_SCHEMES = frozenset({"vscode-webview", "vscode-file", "app", "tauri"})
 
 
 def check_origins(origins: Iterable[str], *, has_keys: bool) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class Origins:
         """
         if not origin or self.allows(origin):
             return
-        if is_web_page(origin) and not is_same(origin, host):
+        if not is_editor(origin) and not is_same(origin, host):
             raise OriginRefused(
                 f"the web page {origin[:100]!r} may not use this server; to allow it, start the server with "
                 "--cors-origin ORIGIN"
@@ -125,20 +128,22 @@ def allowed_headers(asked: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*HEADERS, *more)))
 
 
-def is_web_page(origin: str) -> bool:
-    """Return whether an origin can belong to a page from the web; True if it cannot be parsed."""
+def is_editor(origin: str) -> bool:
+    """Return whether an origin has an editor's scheme; False if it cannot be parsed."""
     found = _ORIGIN.fullmatch(origin)
-    return not found or found[1].lower() in _WEB_PORTS
+    return found is not None and found[1].lower() in EDITOR_SCHEMES
 
 
 def is_same(origin: str, host: str) -> bool:
     """Return whether a page was loaded from this server: the same host name and port.
 
-    The scheme is not compared, because behind a TLS proxy it is the proxy's.
+    http and https count as the same, because behind a TLS proxy the scheme is the proxy's.
     """
     found, asked = _ORIGIN.fullmatch(origin), parse_authority(host)
     page = parse_authority(found[2]) if found else None
     if not (found and page and asked):
         return False
     usual = _WEB_PORTS.get(found[1].lower())
+    if usual is None:
+        return False
     return page[0] == asked[0] and (page[1] or usual) == (asked[1] or usual)
