@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Feed mutated model files to every command that reads them. Run by scripts/attack_files.
 
-    scripts/attack_files                          # 2,450 mutations, ten minutes at most
+    scripts/attack_files                          # 2,050 mutations, ten minutes at most
     scripts/attack_files --quick                  # a few of each kind, in seconds
     scripts/attack_files --case gguf:17           # one mutation again, as a violation names it
 

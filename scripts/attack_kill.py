@@ -5,10 +5,11 @@
     scripts/attack_kill --quick                   # a few of each, in seconds
     scripts/attack_kill --case 'kill convert:3'   # one case again, as a violation names it
 
-A case of kills is one folder in which a command is killed five times (SIGKILL, SIGTERM, SIGINT) and then left alone. A
-case of pairs is one folder in which two commands write the same name at once. Violations, which are exit code 1 here: a
-file under its final name that is not whole and equal to an undisturbed run's, a leftover after a run that was left alone,
-a process that outlives its command, a traceback, an exit code that the signal does not explain, and no end after 60 s.
+A case of kills is one folder in which a command is killed five times (SIGKILL, SIGTERM, SIGINT) and then left alone.
+A case of pairs is one folder in which two commands write the same name at once. Violations, which are exit code 1 here:
+a file under its final name that is not whole and equal to an undisturbed run's, a leftover after a run that was left
+alone, a process that outlives its command, a traceback, an exit code that the signal does not explain, and no end 60 s
+after a signal.
 """
 
 from __future__ import annotations
@@ -38,8 +39,23 @@ ORPHANS: Final = 15.0  # seconds after which a child must have noticed that its 
 EXPLAINED: Final = {
     signal.SIGKILL: {-9}, signal.SIGTERM: {-15, 130, 143}, signal.SIGINT: {-2, 130},
 }  # fmt: skip
-FAULTS: Final = ("torn", "missing", "left over", "orphan", "traceback", "exit code", "hang", "signal", "memory")
-COLUMNS: Final = {"kills": "kills", "pairs": "pairs", "in time": "in time", **{f: f for f in FAULTS}}
+FAULTS: Final = (
+    "torn",
+    "missing",
+    "left over",
+    "orphan",
+    "traceback",
+    "exit code",
+    "hang",
+    "signal",
+    "memory",
+)
+COLUMNS: Final = {
+    "kills": "kills",
+    "pairs": "pairs",
+    "in time": "in time",
+    **{f: f for f in FAULTS},
+}
 
 
 class Attack:
@@ -54,7 +70,10 @@ class Attack:
         self._warm: list[list[ForkServer]] = []
 
     def _cold(self, writer: Writer, words: Sequence[str], folder: Path, output: str) -> ColdProcess:
-        variables = {"TURBOPILOT_CACHE": str(folder / "cache"), **writer.variables(folder, self._url)}
+        variables = {
+            "TURBOPILOT_CACHE": str(folder / "cache"),
+            **writer.variables(folder, self._url),
+        }
         return ColdProcess(words, folder, self._home, self._home / f"{output}.txt", **variables)
 
     def undisturbed(self, name: str) -> None:
@@ -98,7 +117,12 @@ class Attack:
             ended = process.finish(WALL)
             self.tally.count(f"kill {name}", "kills")
             self.tally.count(f"kill {name}", "in time", int(ended.code == 0))
-            found = [(f, "") for f in faults_of(ended.code, ended.output, {0, *EXPLAINED[number]}, late=ended.late)]
+            found = [
+                (f, "")
+                for f in faults_of(
+                    ended.code, ended.output, {0, *EXPLAINED[number]}, late=ended.late
+                )
+            ]
             if left := process.orphans(ORPHANS):
                 found.append(("orphan", "\n".join(left)))
             found += faults_in(writer, folder, self._wanted(name), ended_well=False)
@@ -124,7 +148,10 @@ class Attack:
         commands = [writer.arguments, writer.rival or writer.arguments]
         rng.shuffle(commands)
         words = [c(folder, self._samples) for c in commands]
-        variables = {"TURBOPILOT_CACHE": str(folder / "cache"), **writer.variables(folder, self._url)}
+        variables = {
+            "TURBOPILOT_CACHE": str(folder / "cache"),
+            **writer.variables(folder, self._url),
+        }
         for server, arguments in zip(warm, words, strict=True):
             server.begin(arguments, folder, Limits(cpu=60, wall=UNDISTURBED), **variables)
             time.sleep(rng.choice((0.0, rng.uniform(0, 0.1))))
@@ -133,9 +160,14 @@ class Attack:
         self.tally.count(row, "pairs")
         self.tally.count(row, "in time", int(all(e.code == 0 for e in both)))
         for ended, arguments in zip(both, words, strict=True):
-            found = [(f, "") for f in faults_of(ended.code, ended.output, {0, 2, 3, 5, 6}, late=ended.late)]
+            found = [
+                (f, "")
+                for f in faults_of(ended.code, ended.output, {0, 2, 3, 5, 6}, late=ended.late)
+            ]
             self._record(row, case, "one of two", arguments, ended, found, folder)
-        found = list(faults_in(writer, folder, self._wanted(name), ended_well=any(e.code == 0 for e in both)))
+        found = list(
+            faults_in(writer, folder, self._wanted(name), ended_well=any(e.code == 0 for e in both))
+        )
         self._record(row, case, "both", words[0], both[1], found, folder)
         shutil.rmtree(folder, ignore_errors=True)
         self.tally.step()
@@ -157,7 +189,11 @@ def _wait_for_moment(
         process.ended(moment)
         return
     while not process.ended(0.001):
-        if any(folder.glob("*.part")) or any(folder.glob("to/*.part")) or any(folder.glob("hf/hub/*/blobs/*.part")):
+        if (
+            any(folder.glob("*.part"))
+            or any(folder.glob("to/*.part"))
+            or any(folder.glob("hf/hub/*/blobs/*.part"))
+        ):
             process.ended(beyond)
             return
 
@@ -174,7 +210,12 @@ def cases(args: argparse.Namespace) -> list[tuple[str, str, int]]:
             found += [((i + 0.5) / count, what, name, i) for i in range(count)]
     ordered = [(what, name, i) for _, what, name, i in sorted(found)]
     if args.quick:
-        ordered = [("kill", "convert", 0), ("kill", "download", 0), ("pair", "convert", 0), ("pair", "quantize", 0)]
+        ordered = [
+            ("kill", "convert", 0),
+            ("kill", "download", 0),
+            ("pair", "convert", 0),
+            ("pair", "quantize", 0),
+        ]
     return ordered[: args.cases]
 
 
@@ -197,7 +238,10 @@ def run(args: argparse.Namespace, home: Path) -> int:
         try:
             needs = any(WRITERS[name].needs_torch for what, name, _ in todo if what == "pair")
             if any(what == "pair" for what, _, _ in todo):
-                warm += [ForkServer(home, (*MODULES, *(TORCH_MODULES if needs else ()))) for _ in range(2)]
+                warm += [
+                    ForkServer(home, (*MODULES, *(TORCH_MODULES if needs else ())))
+                    for _ in range(2)
+                ]
             _all(args, attack, todo, warm, tally)
         finally:
             for server in warm:
@@ -206,7 +250,8 @@ def run(args: argparse.Namespace, home: Path) -> int:
 
 
 def _all(
-    args: argparse.Namespace, attack: Attack, todo: Sequence[tuple[str, str, int]], warm: Sequence[ForkServer], tally: Tally
+    args: argparse.Namespace, attack: Attack, todo: Sequence[tuple[str, str, int]], warm: Sequence[ForkServer],
+    tally: Tally,
 ) -> None:  # fmt: skip
     """Run the pairs one after another in one thread, beside kills in the others."""
 

@@ -5,8 +5,8 @@
     scripts/attack_server --quick                 # 150 requests, in seconds
     scripts/attack_server --case 17               # one request again, as a violation names it
 
-The server runs a tiny model on a free loopback port. Violations, which are exit code 1 here: the server dies or does not
-end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 503, and 504 where the
+The server runs a tiny model on a free loopback port. Violations, which are exit code 1 here: the server dies or does
+not end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 503, and 504 where the
 request sets a deadline; an answer that is not HTTP; a traceback in its log; more than 512 MiB beyond its start; /health
 without an answer in 10 s; requests that still run 30 s after the last client has left.
 """
@@ -34,8 +34,25 @@ MEMORY = 512 << 20  # bytes above those of the start
 FREED = 30.0  # seconds after the last client in which all requests must end
 GRACE = 40.0  # seconds after SIGTERM; the server has --grace 10
 MOST_RESTARTS = 20
-FAULTS = ("died", "hang", "status 5xx", "protocol", "traceback", "memory", "health", "left over", "exit code")
-COLUMNS = {"requests": "requests", "2xx": "2xx", "4xx": "4xx", "503": "503", "none": "none", **{f: f for f in FAULTS}}
+FAULTS = (
+    "died",
+    "hang",
+    "status 5xx",
+    "protocol",
+    "traceback",
+    "memory",
+    "health",
+    "left over",
+    "exit code",
+)
+COLUMNS = {
+    "requests": "requests",
+    "2xx": "2xx",
+    "4xx": "4xx",
+    "503": "503",
+    "none": "none",
+    **{f: f for f in FAULTS},
+}
 
 
 class Attack:
@@ -78,7 +95,9 @@ class Attack:
             status, body = await sent(server.port, attempt, self._args.patience)
             self._judge(index, attempt, status, body)
         except asyncio.TimeoutError:
-            await self.renew(server, "hang", f"no answer to request {index} in {self._args.patience:.0f} s")
+            await self.renew(
+                server, "hang", f"no answer to request {index} in {self._args.patience:.0f} s"
+            )
         except ValueError as e:
             self._violation(index, attempt, "protocol", repr(e))
         except OSError as e:
@@ -94,7 +113,9 @@ class Attack:
         self.tally.count(attempt.kind, column)
         faulty = status >= 500 and status != 503 and not (status == 504 and attempt.has_deadline)
         if faulty or (status == 200 and b'"server_error"' in body and b"data: " in body):
-            self._violation(index, attempt, "status 5xx", f"{status}\n{body[:3000].decode(errors='replace')}")
+            self._violation(
+                index, attempt, "status 5xx", f"{status}\n{body[:3000].decode(errors='replace')}"
+            )
 
     def _violation(self, index: int, attempt: Attempt, fault: str, said: str) -> None:
         said = f"{fault} of a {attempt.kind} request\n{said}"
@@ -102,12 +123,16 @@ class Attack:
 
     def read_log(self, server: Served) -> None:
         """Record the tracebacks in a server's log, one by one."""
-        pieces = server.text().split("Traceback (most recent call last)")
-        for before, piece in zip(pieces, pieces[1:], strict=False):
+        before, *pieces = server.text().split("Traceback (most recent call last)")
+        for piece in pieces:
             lines = piece.splitlines()
             end = next((i for i, s in enumerate(lines[1:], 1) if s and not s.startswith(" ")), 0)
-            said = "\n".join(("traceback in the log", before[-300:], *lines[: end + 1]))
-            self.tally.violation("server", "traceback", f"log-{self._n_servers}", said, {"log.txt": server.log})
+            trace = "Traceback (most recent call last)" + "\n".join(lines[: end + 1])
+            said = f"traceback in the log\n{before[-300:]}\n{trace}"
+            self.tally.violation(
+                "server", "traceback", f"log-{self._n_servers}", said, {"log.txt": server.log}
+            )
+            before = piece
 
     async def watch(self) -> None:
         """Ask for /health, and look at the memory, four times a second."""
@@ -116,7 +141,9 @@ class Attack:
             try:
                 await asyncio.wait_for(fetch(server.port, "/health"), self._args.health)
             except asyncio.TimeoutError:
-                self.tally.violation("server", "health", f"server-{self._n_servers}", "server: no /health", {})
+                self.tally.violation(
+                    "server", "health", f"server-{self._n_servers}", "server: no /health", {}
+                )
             except (OSError, ValueError):
                 pass  # it is being renewed, or `send` notices
             if server.base_memory and server.memory() - server.base_memory > MEMORY:
@@ -127,17 +154,23 @@ class Attack:
         """Check that nothing is left, and stop the server."""
         with suppress(OSError, ValueError):
             if left := await left_over(self.server.port, FREED):
-                self.tally.violation("server", "left over", "end", f"server: {left}", {"log.txt": self.server.log})
+                self.tally.violation(
+                    "server", "left over", "end", f"server: {left}", {"log.txt": self.server.log}
+                )
         code = self.server.stop(GRACE)
         if code != 0:
             said = "not ended by SIGTERM" if code is None else f"exit code {code}"
-            self.tally.violation("server", "exit code", "end", f"server: {said}", {"log.txt": self.server.log})
+            self.tally.violation(
+                "server", "exit code", "end", f"server: {said}", {"log.txt": self.server.log}
+            )
         self.read_log(self.server)
 
 
 async def run(args: argparse.Namespace, model: Path, home: Path) -> int:
     """Attack with the options; return the exit code."""
-    wanted = [int(args.case)] if args.case else range(args.cases or (QUICK if args.quick else REQUESTS))
+    wanted = (
+        [int(args.case)] if args.case else range(args.cases or (QUICK if args.quick else REQUESTS))
+    )
     tally = Tally(args.kept, 60 * args.minutes, len(wanted))
     attack = Attack(args, model, home, tally)
     tally.count("server", "requests", 0)
@@ -165,9 +198,15 @@ async def run(args: argparse.Namespace, model: Path, home: Path) -> int:
 
 def main() -> None:
     parser = parser_for(__doc__, "turbopilot-attack-server")
-    parser.add_argument("--connections", type=int, default=24, help="requests at once (default: 24)")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds for an answer (default: 60)")
-    parser.add_argument("--health", type=float, default=10.0, help="seconds for /health (default: 10)")
+    parser.add_argument(
+        "--connections", type=int, default=24, help="requests at once (default: 24)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60.0, help="seconds for an answer (default: 60)"
+    )
+    parser.add_argument(
+        "--health", type=float, default=10.0, help="seconds for /health (default: 10)"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started
     with workplace("turbopilot-attack-") as home:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from attack.gguf_parts import gguf_mutated
 from attack.mutate import INTEGERS, TEXTS, json_bytes, json_mutated, scalar
@@ -80,7 +80,9 @@ def config_mutated(rng: Random, raw: bytes) -> bytes:
         return json_bytes(rng, json_mutated(rng, config))
     for _ in range(rng.choice((1, 1, 2, 3))):
         key = rng.choice([*config, *_MORE_KEYS])
-        config[key] = rng.choice((scalar(rng), scalar(rng), rng.choice(INTEGERS), [scalar(rng)], {"type": scalar(rng)}))
+        config[key] = rng.choice(
+            (scalar(rng), scalar(rng), rng.choice(INTEGERS), [scalar(rng)], {"type": scalar(rng)})
+        )
     return json.dumps(config).encode()
 
 
@@ -89,6 +91,14 @@ _MORE_KEYS: Final = (
     "rope_parameters", "quantization_config", "architectures", "model_type", "vocab_size", "sliding_window", "head_dim",
     "torch_dtype", "num_key_value_heads", "hidden_act", "max_position_embeddings", "bos_token_id", "eos_token_id",
     "auto_map", "tie_word_embeddings", "n_inner", "intermediate_size", "layer_types", "_name_or_path",
+)  # fmt: skip
+
+
+_STEPS: Final[tuple[Any, ...]] = (
+    {"type": "Precompiled", "precompiled_charsmap": "A" * 5000}, {"type": "Sequence", "normalizers": [None]}, [],
+    {"type": "Split", "pattern": {"Regex": "(a+)+$" * 50}, "behavior": "Isolated", "invert": False}, {"type": 3},
+    {"type": "Sequence", "pretokenizers": [{"type": "Digits"}] * 2000},
+    {"type": "Replace", "pattern": {"String": ""}},
 )  # fmt: skip
 
 
@@ -102,16 +112,15 @@ def tokenizer_mutated(rng: Random, raw: bytes) -> bytes:
     elif way == 1:
         vocab[rng.choice(TEXTS)] = vocab.pop(token)
     elif way == 2:
-        merges[rng.randrange(len(merges))] = rng.choice((["a"], ["", ""], "no merge", 7, ["x" * 9999, "y"], "a b c", None))
+        wrong = (["a"], ["", ""], "no merge", 7, ["x" * 9999, "y"], "a b c", None)
+        merges[rng.randrange(len(merges))] = rng.choice(wrong)
     elif way == 3:
-        value["added_tokens"].append({"id": rng.choice(INTEGERS), "content": rng.choice(TEXTS), "special": True})
+        value["added_tokens"].append(
+            {"id": rng.choice(INTEGERS), "content": rng.choice(TEXTS), "special": True}
+        )
     elif way == 4:
         step = rng.choice(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
-        value[step] = rng.choice((
-            {"type": "Precompiled", "precompiled_charsmap": "A" * 5000}, {"type": "Sequence", "normalizers": [None]},
-            {"type": "Split", "pattern": {"Regex": "(a+)+$" * 50}, "behavior": "Isolated", "invert": False}, {"type": 3}, [],
-            {"type": "Sequence", "pretokenizers": [{"type": "Digits"}] * 2000}, {"type": "Replace", "pattern": {"String": ""}},
-        ))  # fmt: skip
+        value[step] = rng.choice(_STEPS)
     elif way == 5:
         value["model"]["type"] = rng.choice(("WordPiece", "Unigram", "WordLevel", 5, None))
     else:
@@ -152,7 +161,7 @@ _OF_CHECKPOINTS = (_PLAN, _CONVERT, _INSPECT, _TORCH)
 
 KINDS: Final[Mapping[str, Kind]] = {
     "gguf": Kind(
-        700, "model.gguf", lambda rng, s: s.gguf if rng.random() < 0.6 else s.gguf_q8, gguf_mutated,
+        600, "model.gguf", lambda rng, s: s.gguf if rng.random() < 0.6 else s.gguf_q8, gguf_mutated,
         (
             Reader("inspect", _to("inspect", "SOURCE", "--tensors", "--metadata")),
             Reader("serve", _serve, every=2, serves=True),
@@ -162,26 +171,26 @@ KINDS: Final[Mapping[str, Kind]] = {
         ),
     ),
     "safetensors": Kind(
-        350, "model.safetensors", lambda rng, s: s.modern / "model.safetensors", safetensors_mutated, _OF_CHECKPOINTS,
+        300, "model.safetensors", lambda rng, s: s.modern / "model.safetensors", safetensors_mutated, _OF_CHECKPOINTS,
         lambda s: s.modern,
     ),
     "pytorch": Kind(
-        350, "pytorch_model.bin", lambda rng, s: s.older / "pytorch_model.bin", torch_mutated, _OF_CHECKPOINTS,
+        300, "pytorch_model.bin", lambda rng, s: s.older / "pytorch_model.bin", torch_mutated, _OF_CHECKPOINTS,
         lambda s: s.older,
     ),
     "old ggml": Kind(
-        250, "old.bin", lambda rng, s: s.old_bin, old_ggml_mutated,
+        200, "old.bin", lambda rng, s: s.old_bin, old_ggml_mutated,
         (_PLAN, Reader("import", _to("convert", "SOURCE", "-o", "OUTPUT", "--force"), writes=True)),
     ),
     "tokenizer.json": Kind(
-        250, "tokenizer.json", lambda rng, s: s.modern / "tokenizer.json", tokenizer_mutated, (_PLAN, _CONVERT, _TORCH),
+        200, "tokenizer.json", lambda rng, s: s.modern / "tokenizer.json", tokenizer_mutated, (_PLAN, _CONVERT, _TORCH),
         lambda s: s.modern,
     ),
     "config.json": Kind(
-        300, "config.json", lambda rng, s: s.modern / "config.json", config_mutated, _OF_CHECKPOINTS, lambda s: s.modern
+        250, "config.json", lambda rng, s: s.modern / "config.json", config_mutated, _OF_CHECKPOINTS, lambda s: s.modern
     ),
     "imatrix": Kind(
-        150, "imatrix.gguf", lambda rng, s: s.imatrix, gguf_mutated,
+        120, "imatrix.gguf", lambda rng, s: s.imatrix, gguf_mutated,
         (
             Reader("imatrix --show", _to("imatrix", "--show", "SOURCE")),
             Reader("quantize", _to("quantize", "GGUF", "IQ4_NL", "--imatrix", "SOURCE", "-o", "OUTPUT", "--force"),
@@ -189,7 +198,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         ),
     ),
     "prefix cache": Kind(
-        100, "{prefix}", lambda rng, s: s.prefix or s.text, prefix_mutated,
+        80, "{prefix}", lambda rng, s: s.prefix or s.text, prefix_mutated,
         (Reader("serve", _serve_prefixes, serves=True),),
     ),
 }  # fmt: skip

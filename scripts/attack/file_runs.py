@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.client import HOST
+
 from attack.file_kinds import Reader
 from attack.processes import Ended, ForkServer, Limits
 from attack.samples import TEXT, Samples, port_of
 from attack.tally import faults_of
-from bench.client import HOST
 from turbopilot.base.errors import CorruptModel
 from turbopilot.formats.gguf.file import read_gguf
 
@@ -34,7 +35,13 @@ class Seen:
 
 
 def feed(
-    server: ForkServer, reader: Reader, source: Path, samples: Samples, limits: Limits, *, replaces: bool
+    server: ForkServer,
+    reader: Reader,
+    source: Path,
+    samples: Samples,
+    limits: Limits,
+    *,
+    replaces: bool,
 ) -> Seen:
     """Let a command read a mutated file; `replaces` an older output."""
     folder = source.parent if source.name == "source" else source.parent.parent
@@ -111,9 +118,7 @@ def _asked(server: ForkServer, limits: Limits, notes: list[str]) -> Iterator[str
 
 def _posted(port: int, path: str, body: object) -> int:
     with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=_ANSWER)) as connection:
-        connection.request(
-            "POST", path, json.dumps(body), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         response.read()
         return response.status

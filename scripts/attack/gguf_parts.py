@@ -1,4 +1,4 @@
-"""A GGUF file taken apart, changed and put together again, so that a mutation reaches what lies behind the first checks.
+"""A GGUF file taken apart, changed and put together again, so that mutations reach what the first checks guard.
 
 Source: ggml/docs/gguf.md. Independent of the product's reader, which it attacks.
 """
@@ -16,12 +16,13 @@ from attack.mutate import INTEGERS, TEXTS, bytes_mutated, packed
 CODES: Final = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIifBQqd", strict=True))
 STRING, ARRAY = 8, 9
 TEMPLATES: Final = (
-    "{{ 'a' * 10**10 }}", "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}",
-    "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
-    "{{ messages[99].content }}", "{{ ''.__class__.__mro__ }}", "{{ 10 ** 10 ** 10 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "{{ 1 / 0 }}", "{{ raise_exception('\x1b[2J no') }}", "{% include '/etc/passwd' %}", "{{ messages | tojson | tojson }}",
-    "{{ '%999999999d' % 1 }}", "{{ 'a'.ljust(10**10) }}", "{{ range(10**9) | list }}", "{{" * 5000, "{{ messages | map('x') }}",
-    "{{ lipsum(n=10**6) }}", "{{ cycler.__init__.__globals__ }}", "{{ [1] * 10**9 }}", "{{ 'a'.center(10**10) | length }}",
+    "{{ 'a' * 10**10 }}", "{{ 10 ** 10 ** 10 }}", "{{ [1] * 10**9 }}", "{{ range(10**9) | list }}", "{{ 1 / 0 }}",
+    "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}", "{{" * 5000,
+    "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
+    "{{ messages[99].content }}", "{{ ''.__class__.__mro__ }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{{ raise_exception('\x1b[2J no') }}", "{% include '/etc/passwd' %}", "{{ messages | tojson | tojson }}",
+    "{{ '%999999999d' % 1 }}", "{{ 'a'.ljust(10**10) }}", "{{ messages | map('x') }}", "{{ lipsum(n=10**6) }}",
+    "{{ cycler.__init__.__globals__ }}", "{{ 'a'.center(10**10) | length }}",
 )  # fmt: skip
 """Chat templates that take memory or time, or fail."""
 
@@ -101,7 +102,9 @@ class _Reader:
         return self.take(self.number("Q"))
 
     def item(self, kind: int) -> bytes:
-        return text(self.text()) if kind == STRING else self.take(struct.calcsize("<" + CODES[kind]))
+        return (
+            text(self.text()) if kind == STRING else self.take(struct.calcsize("<" + CODES[kind]))
+        )
 
     def pair(self) -> Pair:
         pair = Pair(self.text(), self.number("I"))
@@ -205,8 +208,9 @@ def _add_pair(rng: Random, parts: Parts) -> None:
     """Add a key that llama.cpp reads and most files lack."""
     arch = next((p.value[8:] for p in parts.pairs if p.key == b"general.architecture"), b"llama")
     names = (
-        b"expert_count", b"expert_used_count", b"attention.key_length", b"attention.value_length", b"rope.scaling.factor",
-        b"nextn_predict_layers", b"attention.sliding_window", b"attention.head_count_kv", b"leading_dense_block_count",
+        b"expert_count", b"expert_used_count", b"attention.key_length", b"attention.value_length",
+        b"rope.scaling.factor", b"nextn_predict_layers", b"attention.sliding_window", b"attention.head_count_kv",
+        b"leading_dense_block_count",
         b"attention.clamp_kqv", b"rope.dimension_count", b"rope.dimension_sections", b"logit_scale", b"pooling_type",
         b"attention.layer_norm_rms_epsilon", b"vocab_size", b"rope.freq_base", b"embedding_length_per_layer_input",
     )  # fmt: skip
@@ -240,7 +244,9 @@ def _change_tensor(rng: Random, parts: Parts) -> None:
     if way == 0 and tensor.shape:
         tensor.shape[rng.randrange(len(tensor.shape))] = rng.choice(INTEGERS)
     elif way == 1:
-        tensor.shape = rng.choice(([], [1], [32], [2, 2, 2, 2], [1] * 5, [1] * 100, tensor.shape[::-1]))
+        tensor.shape = rng.choice(
+            ([], [1], [32], [2, 2, 2, 2], [1] * 5, [1] * 100, tensor.shape[::-1])
+        )
     elif way == 2:
         tensor.kind = rng.choice((*range(42), 2**31, 2**32 - 1))
     elif way == 3:
@@ -250,9 +256,16 @@ def _change_tensor(rng: Random, parts: Parts) -> None:
     elif way == 5:
         parts.tensors.insert(0, tensor)
     elif way == 6:
-        tensor.name = rng.choice((*TEXTS, "a" * 64, "blk.999999.attn_q.weight")).encode("utf-8", "surrogatepass")
+        tensor.name = rng.choice((*TEXTS, "a" * 64, "blk.999999.attn_q.weight")).encode(
+            "utf-8", "surrogatepass"
+        )
     else:
-        tensor.shape, other.shape, tensor.kind, other.kind = other.shape, tensor.shape, other.kind, tensor.kind
+        tensor.shape, other.shape, tensor.kind, other.kind = (
+            other.shape,
+            tensor.shape,
+            other.kind,
+            tensor.kind,
+        )
         tensor.offset, other.offset = other.offset, tensor.offset
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).parents[2]
+from attack.tally import ROOT
+
 MODULES: Final = (
     "converters", "quantize", "quantize.imatrix", "gguf", "serve.http.server", "serve.models.loading", "serve.llama",
     "turbopilot.app.inspection", "turbopilot.app.resolve", "turbopilot.app.verification", "turbopilot.render.inspect",
@@ -60,7 +61,8 @@ def environment(home: Path) -> dict[str, str]:
     """Return the variables for a command: its caches are in `home`, and nothing is downloaded."""
     return {
         "TURBOPILOT_CACHE": str(home / "cache"), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_XET": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1,localhost",
+        "HF_HUB_DISABLE_XET": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts"))), "PYTHONFAULTHANDLER": "", "COLUMNS": "100",
         "TMPDIR": str(home),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hostile requests, repeatable by seed and index: fields, schemas, stop strings, token ids, framing, slow and gone clients."""
+"""Hostile requests, repeatable by seed and index: fields, schemas, token ids, framing, slow and gone clients."""
 
 from __future__ import annotations
 
@@ -13,14 +13,28 @@ from attack.hostile_values import bias_body, prompt_body, schema_body, stop_body
 from attack.mutate import INTEGERS, TEXTS, bytes_mutated, json_bytes, json_mutated, junk
 from tests.support.described import BODIES, Document, resolved
 
-METHODS: Final = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "", "X" * 300)
+METHODS: Final = (
+    "GET",
+    "POST",
+    "PUT",
+    "DELETE",
+    "HEAD",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "CONNECT",
+    "get",
+    "",
+    "X" * 300,
+)
 HEADERS: Final = (
-    ("Host", TEXTS), ("Origin", ("null", "http://evil.example", "file://", "http://localhost:1")), ("Expect", ("100-continue", "x")),
-    ("Transfer-Encoding", ("chunked", "gzip", "chunked, chunked", "xchunked")), ("Content-Length", ("-1", "0", "1e3", "9" * 400)),
-    ("Connection", ("close", "upgrade", "keep-alive, x")), ("Content-Encoding", ("gzip", "br")), ("X-TurboPilot-Session", TEXTS),
-    ("X-TurboPilot-Deadline-Ms", ("1", "0", "-1", "x", "9" * 300)), ("Authorization", ("Bearer " + "x" * 9000, "Basic !", "")),
-    ("Content-Type", ("text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=x")), ("Accept", TEXTS),
-    ("X-Request-Id", TEXTS), ("Range", ("bytes=0-1",)), ("Upgrade", ("websocket", "h2c")), ("X" * 5000, ("y",)), ("A b", ("c",)),
+    ("Host", TEXTS), ("Origin", ("null", "http://evil.example", "file://", "http://localhost:1")), ("Accept", TEXTS),
+    ("Transfer-Encoding", ("chunked", "gzip", "chunked, chunked", "xchunked")), ("Expect", ("100-continue", "x")),
+    ("Content-Length", ("-1", "0", "1e3", "9" * 400)), ("Connection", ("close", "upgrade", "keep-alive, x")),
+    ("Content-Encoding", ("gzip", "br")), ("X-TurboPilot-Session", TEXTS), ("Upgrade", ("websocket", "h2c")),
+    ("X-TurboPilot-Deadline-Ms", ("1", "0", "-1", "x", "9" * 300)), ("X-Request-Id", TEXTS), ("A b", ("c",)),
+    ("Authorization", ("Bearer " + "x" * 9000, "Basic !", "")), ("Range", ("bytes=0-1",)), ("X" * 5000, ("y",)),
+    ("Content-Type", ("text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=x")),
 )  # fmt: skip
 
 
@@ -100,7 +114,9 @@ class RequestMaker:
     def bodies(self, rng: Random) -> Attempt:
         """A body that is changed anywhere, or is no JSON."""
         path, body, _ = self._post(rng)
-        data = json_bytes(rng, json_mutated(rng, body)) if rng.random() < 0.7 else _dumped(junk(rng))
+        data = (
+            json_bytes(rng, json_mutated(rng, body)) if rng.random() < 0.7 else _dumped(junk(rng))
+        )
         return Attempt("bodies", (request(path, data),))
 
     def schemas(self, rng: Random) -> Attempt:
@@ -125,8 +141,8 @@ class RequestMaker:
         elif way == 1:
             pieces = [data[i : i + 7] for i in range(data.index(b"\r\n\r\n") + 4, len(data), 7)]
             chunks = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-            data = head.encode() + bytes_mutated(rng, chunks)
+            chunked = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            data = chunked.encode() + bytes_mutated(rng, chunks)
         elif way == 2:
             head, _, rest = data.partition(b"\r\n")
             line = b"%s: %s\r\n" % tuple(s.encode("utf-8", "replace") for s in _header(rng))
@@ -138,10 +154,16 @@ class RequestMaker:
     def routes(self, rng: Random) -> Attempt:
         """Any method and any path, with odd headers."""
         path = rng.choice(self._paths)
-        path = re.sub(r"{\w+}", lambda _: rng.choice(("x", "%00", "..", "a" * 9000, "%ff", "a%2fb")), path)
+        path = re.sub(
+            r"{\w+}", lambda _: rng.choice(("x", "%00", "..", "a" * 9000, "%ff", "a%2fb")), path
+        )
         if rng.random() < 0.3:
-            path += rng.choice(("?", "?stream=true&" + "a=b&" * 999, "/", "/..", "#x", "%2e%2e/", "\x7f"))
-        headers = [f"{name}: {value}" for name, value in (_header(rng) for _ in range(rng.randrange(4)))]
+            path += rng.choice(
+                ("?", "?stream=true&" + "a=b&" * 999, "/", "/..", "#x", "%2e%2e/", "\x7f")
+            )
+        headers = [
+            f"{name}: {value}" for name, value in (_header(rng) for _ in range(rng.randrange(4)))
+        ]
         data = request(path, b"", *headers, method=rng.choice(METHODS))
         return Attempt("routes", (data,), whole=False)
 
@@ -154,7 +176,13 @@ class RequestMaker:
         if rng.random() < 0.5:
             return Attempt("slow", tuple(parts), pause=rng.choice((0.01, 0.05)))
         cut = parts[: rng.randrange(len(parts))]
-        return Attempt("half open", tuple(cut), whole=False, leave=rng.uniform(0.2, 3), reset=rng.random() < 0.5)
+        return Attempt(
+            "half open",
+            tuple(cut),
+            whole=False,
+            leave=rng.uniform(0.2, 3),
+            reset=rng.random() < 0.5,
+        )
 
     def gone(self, rng: Random) -> Attempt:
         """A client that leaves before or within its answer."""
@@ -162,7 +190,9 @@ class RequestMaker:
         if "stream" in schema["properties"]:
             body["stream"] = rng.random() < 0.7
         leave = rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)))
-        return Attempt("gone", (request(path, _dumped(body)),), leave=leave, reset=rng.random() < 0.5)
+        return Attempt(
+            "gone", (request(path, _dumped(body)),), leave=leave, reset=rng.random() < 0.5
+        )
 
     def value(self, rng: Random, schema: Mapping[str, Any], depth: int = 0) -> Any:
         """Return a value of a schema's type; it may violate the schema's other conditions."""
@@ -176,8 +206,14 @@ class RequestMaker:
         kinds = schema.get("type", ())
         kind = kinds if isinstance(kinds, str) else rng.choice(kinds) if kinds else ""
         if kind in ("integer", "number"):
-            edges = [schema[k] for k in ("minimum", "maximum", "default") if isinstance(schema.get(k), (int, float))]
-            return rng.choice([*edges, 0, 1, 2, 0.5 if kind == "number" else 3, rng.choice(INTEGERS)])
+            edges = [
+                schema[k]
+                for k in ("minimum", "maximum", "default")
+                if isinstance(schema.get(k), (int, float))
+            ]
+            return rng.choice(
+                [*edges, 0, 1, 2, 0.5 if kind == "number" else 3, rng.choice(INTEGERS)]
+            )
         if kind == "string":
             return rng.choice((*TEXTS, "def f(x):\n    ", "x" * rng.randrange(200)))
         if kind == "boolean":
@@ -186,7 +222,11 @@ class RequestMaker:
             items = schema.get("prefixItems") or [schema.get("items", {})] * rng.randrange(4)
             return [self.value(rng, item, depth + 1) for item in items]
         if kind == "object" and depth < 4 and "properties" in schema:
-            chosen = [n for n in schema["properties"] if n in schema.get("required", ()) or rng.random() < 0.4]
+            chosen = [
+                n
+                for n in schema["properties"]
+                if n in schema.get("required", ()) or rng.random() < 0.4
+            ]
             return {n: self.value(rng, schema["properties"][n], depth + 1) for n in chosen}
         return junk(rng) if not kind else {} if kind == "object" else None
 

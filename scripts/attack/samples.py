@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from attack.processes import Ended, ForkServer, Limits
 from bench.client import HOST
+
+from attack.processes import Ended, ForkServer, Limits
 
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
@@ -72,7 +73,9 @@ def make_samples(folder: Path, server: ForkServer, *, prefix: bool = True) -> Sa
         RuntimeError: it fails on an honest file.
     """
     modern, older, old_bin = _checkpoints(folder)
-    gguf, q8, matrix = (folder / name for name in ("model-f16.gguf", "model-q8_0.gguf", "model-imatrix.gguf"))
+    gguf, q8, matrix = (
+        folder / name for name in ("model-f16.gguf", "model-q8_0.gguf", "model-imatrix.gguf")
+    )
     text = folder / "code.txt"
     text.write_text(TEXT)
     for arguments in (
@@ -96,7 +99,20 @@ def _must(ended: Ended, what: str) -> None:
 
 def serve_arguments(model: Path, *more: str) -> list[str]:
     """Return a small server's arguments."""
-    settings = ("--port", "0", "--ctx", "256", "--parallel", "1", "--threads", "1", "--max-queue", "2", "--grace", "5")
+    settings = (
+        "--port",
+        "0",
+        "--ctx",
+        "256",
+        "--parallel",
+        "1",
+        "--threads",
+        "1",
+        "--max-queue",
+        "2",
+        "--grace",
+        "5",
+    )
     return ["serve", str(model), *settings, *more]
 
 
@@ -119,7 +135,9 @@ def with_prefix(server: ForkServer, model: Path, folder: Path, kept: Path) -> No
     if port := port_of(server, 120):
         for prompt in (TEXT[:400], "x" * 100):
             connection = http.client.HTTPConnection(HOST, port, timeout=60)
-            connection.request("POST", "/v1/completions", json.dumps({"prompt": prompt, "max_tokens": 1}))
+            connection.request(
+                "POST", "/v1/completions", json.dumps({"prompt": prompt, "max_tokens": 1})
+            )
             connection.getresponse().read()
             connection.close()
         server.signal(signal.SIGTERM)

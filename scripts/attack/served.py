@@ -13,10 +13,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from attack.processes import environment
-from attack.requests import Attempt
 from bench.client import HOST, Unframed, fetch
 from bench.servers import free_port
+
+from attack.processes import environment
+from attack.requests import Attempt
 
 START = 300.0  # seconds until it is ready
 UNSURE = 2.0  # seconds to wait for an answer to what may be half a request

@@ -15,8 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 MOST_KEPT = 3  # inputs that are kept of one cause
-_CAUSE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|.*(?:ASSERT|what\(\)|error: |: hang|died).*)", re.MULTILINE)
+_CAUSE = re.compile(  # the exception of a traceback, or a line that names the end of a process
+    r"^Traceback .*\n(?:[ \t].*\n|\n)*(\S.*)|^(.*(?:ASSERT|what\(\)|error: |differs from|left behind|not as before).*)",
+    re.MULTILINE,
+)
 _EVERY = 0.5  # seconds between two progress lines on a terminal; in a log, 20 times as many
 
 
@@ -85,7 +89,8 @@ class Tally:
             same.append(case)
             if len(same) > MOST_KEPT:
                 return
-        folder = self.kept / f"{case.replace(':', '-').replace('/', '-')}-{column.replace(' ', '-')}"
+        first = said.partition("\n")[0].partition(",")[0]
+        folder = self.kept / re.sub(r"[^\w.]+", "-", f"{case} {column} {first}"[:100])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "seen.txt").write_text(said, "utf-8", errors="replace")
         for name, content in files.items():
@@ -117,7 +122,9 @@ class Tally:
             print("  ".join(cells))
         print(f"{self.done:,} of {self.total:,} cases in {self.seconds:.0f} s")
         for (row, column, cause), found in sorted(self.violations.items()):
-            print(f"violation: {row}: {column}, {len(found)} times, first in --case {found[0]}\n    {cause}")
+            print(
+                f"violation: {row}: {column}, {len(found)} times, first in --case {found[0]}\n    {cause}"
+            )
         if self.violations:
             print(f"their inputs are in {self.kept}")
         if self.done < self.total:
@@ -128,7 +135,7 @@ class Tally:
 def cause_of(said: str) -> str:
     """Return the first line of what was seen, and the last that names an error, without numbers and paths."""
     lines = said.strip().splitlines() or [""]
-    causes = _CAUSE.findall(said)
+    causes = ["".join(found) for found in _CAUSE.findall(said)]
     text = re.sub(r"/[\w./-]*/", "", causes[-1] if causes else lines[-1])
     return f"{lines[0]}: {re.sub(r'[0-9]+', 'N', text)[:150]}"
 
@@ -161,7 +168,13 @@ def workplace(prefix: str) -> Iterator[Path]:
 
 
 def faults_of(
-    code: int, output: str, allowed: set[int], *, late: bool = False, memory: int = 0, limit: int = 0
+    code: int,
+    output: str,
+    allowed: set[int],
+    *,
+    late: bool = False,
+    memory: int = 0,
+    limit: int = 0,
 ) -> Iterator[str]:
     """Yield the violations that a process's end shows: the columns of the tables.
 
@@ -179,8 +192,8 @@ def faults_of(
         yield "signal"
     elif code not in allowed:
         yield "exit code"
-    if "Traceback (most recent call last)" in output:
-        yield "traceback"
+    if any(str(ROOT) in trace for trace in output.split("Traceback (most recent call last)")[1:]):
+        yield "traceback"  # one without a frame of ours is of Python's own start
     if (limit and memory > limit) or "out of memory" in output or "MemoryError" in output:
         yield "memory"
     if len(output) > 100_000:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,6 @@ from turbopilot.formats.gguf.file import read_gguf
 
 REPO: Final = "me/model"
 _WEIGHTS: Final = "model.safetensors"
-_BOOKS: Final = (".cache", "hf")  # folders of a download's own bookkeeping
 
 Check = Callable[[Path, Path], bool]
 """Whether a file, the first, is whole; the second is an undisturbed run's."""
@@ -31,7 +30,9 @@ def equal(path: Path, wanted: Path) -> bool:
 def signed_or_not(path: Path, wanted: Path) -> bool:
     """Return whether a GGUF file has a valid certificate or none, and the right size of tensors."""
     header = read_gguf(path)
-    return check(header) in ("none", "valid") and header.tensor_bytes == read_gguf(wanted).tensor_bytes
+    return (
+        check(header) in ("none", "valid") and header.tensor_bytes == read_gguf(wanted).tensor_bytes
+    )
 
 
 def whole_page(path: Path, wanted: Path) -> bool:
@@ -52,7 +53,7 @@ class Writer:
         rival: arguments of the other writer of a pair; None for the same command.
         before: prepares the folder.
         variables: of the environment, from the folder and the Hub's URL.
-        sibling: outputs of the second writer that are checked against its own undisturbed run.
+        needs_torch: whether it loads PyTorch, which a warm process then has loaded.
     """
 
     arguments: Callable[[Path, Samples], list[str]]
@@ -68,9 +69,9 @@ class Writer:
 def _words(*words: str) -> Callable[[Path, Samples], list[str]]:
     def arguments(folder: Path, s: Samples) -> list[str]:
         known = {
-            "OUT": folder / "out.gguf", "MODERN": s.modern, "OLD": s.old_bin, "GGUF": s.gguf, "TEXT": s.text, "Q8": s.gguf_q8,
-            "SIGNED": folder / "signed.gguf", "PAGE": folder / "report.html", "TO": folder / "to", "BIN": folder / "old.bin",
-            "MINE": folder / "mine.gguf", "YOURS": folder / "yours.gguf",
+            "MODERN": s.modern, "OLD": s.old_bin, "GGUF": s.gguf, "TEXT": s.text, "Q8": s.gguf_q8, "TO": folder / "to",
+            "OUT": folder / "out.gguf", "SIGNED": folder / "signed.gguf", "PAGE": folder / "report.html",
+            "BIN": folder / "old.bin", "MINE": folder / "mine.gguf", "YOURS": folder / "yours.gguf",
         }  # fmt: skip
         return [str(known.get(word, word)) for word in words]
 
@@ -107,7 +108,7 @@ WRITERS: Final[Mapping[str, Writer]] = {
     "imatrix": Writer(_words("imatrix", "GGUF", "-o", "OUT", *_IMATRIX), _OUT, kills=40, pairs=10),
     "import": Writer(
         _words("convert", "OLD", "-o", "OUT", "--force"), _OUT, kills=40, pairs=20,
-        rival=_words("convert", "OLD", "-o", "OUT", "--force", "--dtype", "f32"),
+        rival=_words("convert", "OLD", "-o", "OUT", "--force", "--vocab-only"),
     ),
     "import beside": Writer(
         _words("quantize", "BIN", "Q8_0", "-o", "MINE", "--force"), {"old.bin.gguf": equal, "mine.gguf": equal},
@@ -122,7 +123,8 @@ WRITERS: Final[Mapping[str, Writer]] = {
         kills=20, pairs=4,
     ),
     "download": Writer(
-        _words("download", REPO, "--to", "TO"), {f"to/{_WEIGHTS}": equal, "to/config.json": equal, "to/tokenizer.json": equal},
+        _words("download", REPO, "--to", "TO"),
+        {f"to/{_WEIGHTS}": equal, "to/config.json": equal, "to/tokenizer.json": equal},
         kills=30, pairs=4, variables=_hub,
     ),
     "download to cache": Writer(_words("download", REPO), {}, kills=20, pairs=4, variables=_hub),
@@ -132,7 +134,9 @@ WRITERS: Final[Mapping[str, Writer]] = {
 @contextmanager
 def hub_with(samples: Samples) -> Iterator[Hub]:
     """Run a Hub on loopback with one repository, large enough that a kill meets its transfer."""
-    files = {name: (samples.modern / name).read_bytes() for name in ("config.json", "tokenizer.json")}
+    files = {
+        name: (samples.modern / name).read_bytes() for name in ("config.json", "tokenizer.json")
+    }
     files[_WEIGHTS] = (samples.modern / _WEIGHTS).read_bytes() * 40
     with playing(Hub({REPO: files})) as hub:
         yield hub
@@ -161,12 +165,17 @@ def faults_in(
             yield "torn", f"{name}: {e!r}"
             continue
         if not good:
-            yield "torn", f"{name}, {path.stat().st_size:,} bytes, differs from every undisturbed run's"
+            yield (
+                "torn",
+                f"{name}, {path.stat().st_size:,} bytes, differs from every undisturbed run's",
+            )
     yield from _torn_blobs(folder)
     if ended_well:
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder).as_posix()
-            if path.is_file() and (".part" in path.name or path.name.endswith((".incomplete", ".resume"))):
+            if path.is_file() and (
+                ".part" in path.name or path.name.endswith((".incomplete", ".resume"))
+            ):
                 yield "left over", inside
 
 
