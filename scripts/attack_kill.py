@@ -27,7 +27,7 @@ from typing import Final
 
 from attack.processes import MODULES, TORCH_MODULES, ColdProcess, Ended, ForkServer, Limits
 from attack.samples import Samples, make_samples
-from attack.tally import Tally, faults_of, parser_for, workplace
+from attack.tally import ROOT, Tally, faults_of, parser_for, workplace
 from attack.writers import WRITERS, Writer, faults_in, hub_with
 
 KILLS_A_CASE: Final = 5
@@ -117,12 +117,9 @@ class Attack:
             ended = process.finish(WALL)
             self.tally.count(f"kill {name}", "kills")
             self.tally.count(f"kill {name}", "in time", int(ended.code == 0))
-            found = [
-                (f, "")
-                for f in faults_of(
-                    ended.code, ended.output, {0, *EXPLAINED[number]}, late=ended.late
-                )
-            ]
+            explained = {0, *EXPLAINED[number], *({1} if _of_python(ended.output) else ())}
+            faults = faults_of(ended.code, ended.output, explained, late=ended.late)
+            found = [(fault, "") for fault in faults]
             if left := process.orphans(ORPHANS):
                 found.append(("orphan", "\n".join(left)))
             found += faults_in(writer, folder, self._wanted(name), ended_well=False)
@@ -179,6 +176,11 @@ class Attack:
         for fault, seen in found:
             said = f"{fault}, {when}: {seen}\nturbopilot {' '.join(words)}\nexit code {ended.code}\n{ended.output}"
             self.tally.violation(row, fault, case, said, {"folder": folder})
+
+
+def _of_python(output: str) -> bool:
+    """Return whether SIGINT met Python's own start, before any line of ours: it ends with code 1 and a traceback."""
+    return "KeyboardInterrupt" in output and str(ROOT) not in output
 
 
 def _wait_for_moment(

@@ -61,13 +61,18 @@ class Attack:
     def __init__(self, args: argparse.Namespace, model: Path, home: Path, tally: Tally) -> None:
         self._args, self._model, self._home, self.tally = args, model, home, tally
         self._under_way: dict[int, Attempt] = {}
-        self._n_servers = 0
+        self._servers: list[Served] = []
         self._renewing = asyncio.Lock()
         self.server = self._started()
 
     def _started(self) -> Served:
-        self._n_servers += 1
-        return Served(self._model, self._home, self._n_servers)
+        self._servers.append(Served(self._model, self._home, len(self._servers)))
+        return self._servers[-1]
+
+    def close(self) -> None:
+        """End all servers."""
+        for server in self._servers:
+            server.stop(0.0)
 
     async def renew(self, broken: Served, fault: str, said: str) -> None:
         """Record that a server is broken with all requests that are under way, and start another."""
@@ -76,11 +81,13 @@ class Attack:
                 return  # another request has noticed it
             files = {f"{i}.http": a.raw for i, a in self._under_way.items()}
             cases = " ".join(map(str, self._under_way))
-            said = f"server {fault}: {said}\nunder way: {cases}\n{broken.text()[-20_000:]}"
-            self.tally.violation("server", fault, f"server-{self._n_servers}", said, dict(files))
+            log = broken.text()[-20_000:]
+            said = f"the server {fault}\n{log}\n{said}\nunder way: {cases}\nserver {fault}"
+            oldest = str(min(self._under_way, default=""))
+            self.tally.violation("server", fault, oldest, said, dict(files))
             broken.stop(0.0)
             self.read_log(broken)
-            if self._n_servers > MOST_RESTARTS:
+            if len(self._servers) > MOST_RESTARTS:
                 raise RuntimeError(f"{MOST_RESTARTS} servers are broken")
             self.server = self._started()
             await self.server.until_ready()
@@ -130,7 +137,7 @@ class Attack:
             trace = "Traceback (most recent call last)" + "\n".join(lines[: end + 1])
             said = f"traceback in the log\n{before[-300:]}\n{trace}"
             self.tally.violation(
-                "server", "traceback", f"log-{self._n_servers}", said, {"log.txt": server.log}
+                "server", "traceback", f"log-{len(self._servers)}", said, {"log.txt": server.log}
             )
             before = piece
 
@@ -142,7 +149,7 @@ class Attack:
                 await asyncio.wait_for(fetch(server.port, "/health"), self._args.health)
             except asyncio.TimeoutError:
                 self.tally.violation(
-                    "server", "health", f"server-{self._n_servers}", "server: no /health", {}
+                    "server", "health", f"server-{len(self._servers)}", "server: no /health", {}
                 )
             except (OSError, ValueError):
                 pass  # it is being renewed, or `send` notices
@@ -188,11 +195,16 @@ async def run(args: argparse.Namespace, model: Path, home: Path) -> int:
                 await attack.send(maker, index)
 
         watching = asyncio.create_task(attack.watch())
-        await asyncio.gather(*(client() for _ in range(args.connections)))
-        watching.cancel()
+        clients = [asyncio.create_task(client()) for _ in range(args.connections)]
+        try:
+            await asyncio.gather(*clients)
+        finally:
+            for task in (watching, *clients):
+                task.cancel()
+            await asyncio.gather(watching, *clients, return_exceptions=True)
         await attack.end()
     finally:
-        attack.server.stop(0.0)
+        attack.close()
     return tally.finish("requests", COLUMNS)
 
 

@@ -49,10 +49,12 @@ class Samples:
 def _checkpoints(folder: Path) -> tuple[Path, Path, Path]:
     import torch
     from safetensors.torch import load_file
+    from transformers.utils.logging import disable_progress_bar
 
     from tests.support.old_ggml import old_gptj
     from tests.support.tiny import tiny_checkpoint
 
+    disable_progress_bar()
     modern = tiny_checkpoint(
         "qwen2", folder / "modern", dtype="f16", hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=128,

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 from attack.samples import Samples
 from tests.support.hub_server import Hub, playing
@@ -138,7 +140,9 @@ def hub_with(samples: Samples) -> Iterator[Hub]:
         name: (samples.modern / name).read_bytes() for name in ("config.json", "tokenizer.json")
     }
     files[_WEIGHTS] = (samples.modern / _WEIGHTS).read_bytes() * 40
-    with playing(Hub({REPO: files})) as hub:
+    # Killed clients reset their connections, which the server would print.
+    quiet = patch.object(ThreadingHTTPServer, "handle_error")
+    with quiet, playing(Hub({REPO: files})) as hub:
         yield hub
 
 
