@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from attack.gguf_parts import gguf_mutated
+from attack.gguf_parts import Pair, gguf_mutated, taken_apart
 from attack.mutate import INTEGERS, TEXTS, json_bytes, json_mutated, scalar
 from attack.samples import Samples, linked, serve_arguments
 from attack.weight_parts import (
@@ -18,6 +18,7 @@ from attack.weight_parts import (
     safetensors_mutated,
     torch_mutated,
 )
+from tests.corpus.hostile import CONFIG_EDITS, DEEP_CONFIG, gguf_edits
 
 MORE_TORCH: Final = "verify checkpoint"
 """The one reader that needs PyTorch."""
@@ -75,7 +76,11 @@ class Kind:
 
 def config_mutated(rng: Random, raw: bytes) -> bytes:
     """Return a config with one to three changed values, most often of a known key."""
+    if rng.random() < 0.02:
+        return DEEP_CONFIG
     config = json.loads(raw)
+    if rng.random() < 0.05:
+        return json.dumps({**config, **rng.choice(CONFIG_EDITS)}).encode()
     if rng.random() < 0.4:
         return json_bytes(rng, json_mutated(rng, config))
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -128,6 +133,26 @@ def tokenizer_mutated(rng: Random, raw: bytes) -> bytes:
     return json_bytes(rng, value)
 
 
+def from_corpus(rng: Random, raw: bytes) -> bytes:
+    """Return a GGUF file that once broke a promise."""
+    parts = taken_apart(raw)
+    n_tokens = next(len(p.items) for p in parts.pairs if p.key == b"tokenizer.ggml.tokens")
+    key, edit = rng.choice(list(gguf_edits("qwen2", n_tokens)))
+    parts.pairs = [p for p in parts.pairs if p.key != key.encode()]
+    parts.pairs.append(_Raw(edit))
+    return parts.bytes()
+
+
+class _Raw(Pair):
+    """A pair that is in the file's form already."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(b"", 0, raw)
+
+    def bytes(self) -> bytes:
+        return self.value
+
+
 def _to(*words: str) -> Callable[[Path, Path, Samples], list[str]]:
     """Return the arguments of a verb: SOURCE, OUTPUT and TEXT are replaced."""
 
@@ -159,17 +184,24 @@ _INSPECT = Reader("inspect", _to("inspect", "SOURCE", "--tensors", "--metadata")
 _TORCH = Reader(MORE_TORCH, _to("verify", "GGUF", "--against", "SOURCE", *_VERIFY), every=25)
 _OF_CHECKPOINTS = (_PLAN, _CONVERT, _INSPECT, _TORCH)
 
+_OF_GGUF = (
+    Reader("inspect", _to("inspect", "SOURCE", "--tensors", "--metadata")),
+    Reader("serve", _serve, every=2, serves=True),
+    Reader(
+        "quantize",
+        _to("quantize", "SOURCE", "Q4_0", "-o", "OUTPUT", "--force", "--allow-requantize"),
+        every=3,
+        writes=True,
+    ),
+    Reader("verify", _to("verify", "SOURCE", "--against", "GGUF", *_VERIFY), every=5),
+)
+
 KINDS: Final[Mapping[str, Kind]] = {
     "gguf": Kind(
         600, "model.gguf", lambda rng, s: s.gguf if rng.random() < 0.6 else s.gguf_q8, gguf_mutated,
-        (
-            Reader("inspect", _to("inspect", "SOURCE", "--tensors", "--metadata")),
-            Reader("serve", _serve, every=2, serves=True),
-            Reader("quantize", _to("quantize", "SOURCE", "Q4_0", "-o", "OUTPUT", "--force", "--allow-requantize"),
-                   every=3, writes=True),
-            Reader("verify", _to("verify", "SOURCE", "--against", "GGUF", *_VERIFY), every=5),
-        ),
+        _OF_GGUF,
     ),
+    "corpus": Kind(24, "model.gguf", lambda rng, s: s.gguf, from_corpus, _OF_GGUF),
     "safetensors": Kind(
         300, "model.safetensors", lambda rng, s: s.modern / "model.safetensors", safetensors_mutated, _OF_CHECKPOINTS,
         lambda s: s.modern,
