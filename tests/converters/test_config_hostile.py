@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -97,12 +98,21 @@ def accepts_or_explains(folder: Path) -> None:
 
 @cache
 def geometry(name: str) -> Published:
-    return published(name)
+    """Return a published geometry cut to two layers, except CodeGen2's, whose sizes are fixed."""
+    model = published(name)
+    if name.startswith("codegen2"):
+        return model
+    values = model.config.values
+    depth = next(field for field in ("n_layer", "num_hidden_layers") if field in values)
+    kept = {n: t for n, t in model.sources.items() if not re.search(r"\.([2-9]|\d\d)\.", n)}
+    short = Published(model.repository, HfConfig({**values, depth: 2}), kept)
+    plan(find(short.config), short.config, short.sources, "F16")
+    return short
 
 
 @cache
 def of_each_family() -> tuple[str, ...]:
-    """Return the smallest published model of each family."""
+    """Return a published model of each family."""
     found = {id(find(published_config(name))): name for name in reversed(NAMES)}
     assert len(found) == len(FAMILIES)
     return tuple(found.values())
@@ -140,9 +150,10 @@ def test_hostile_values_in_any_family_are_planned_or_explained(data: st.DataObje
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", range(len(FAMILIES)))
-def test_every_hostile_value_in_every_field_is_planned_or_explained(name: int) -> None:
-    model = of_each_family()[name]
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("nth", range(len(FAMILIES)))
+def test_every_hostile_value_in_every_field_is_planned_or_explained(nth: int) -> None:
+    model = of_each_family()[nth]
     values = geometry(model).config.values
     for field in {*values, *MORE_FIELDS}:
         for hostile in HOSTILE:
