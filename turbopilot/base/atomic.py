@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -145,6 +145,54 @@ def _remove_if_left(part: Path) -> None:
             part.unlink()
     finally:
         os.close(file)
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time work on `path`; the lock ends with its holder, even after SIGKILL.
+
+    `on_wait` is called before waiting for another process; if it raises, nothing is waited for. The lock is the file
+    `NAME.lock`, which the holder removes. Where files cannot be locked (Windows, some network file systems, a folder
+    that cannot be written), there is no lock; `replacing` still keeps the output whole.
+    """
+    name = path.with_name(path.name + ".lock")
+    file = -1
+    try:
+        with suppress(OSError):
+            file = _open_locked(name, on_wait)
+        yield
+    finally:
+        if file >= 0:
+            with suppress(OSError):
+                name.unlink()  # while it is locked: a process that waits for this file opens a new one
+            os.close(file)
+
+
+def _open_locked(name: Path, on_wait: Callable[[], None]) -> int:
+    """Return the open lock file, or -1 on Windows."""
+    if sys.platform == "win32":
+        return -1
+    import fcntl
+
+    while True:
+        file = os.open(name, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
+        try:
+            if not try_lock(file):
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_file_at(file, name):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_file_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def try_lock(file: int) -> bool:
