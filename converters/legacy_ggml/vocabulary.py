@@ -25,7 +25,7 @@ from converters.tokenizer.metadata import (
 from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
 
 _LOST = "\ufffd".encode()  # U+FFFD, which replaces invalid UTF-8
-# Sum of squared lengths, to which the time to recover merges is proportional: 15 s. Published files have some 5 million.
+# Sum of squared lengths, to which the time to recover merges is proportional: 15 s. Published files have 5 million.
 _MAX_WORK = 50_000_000
 
 

@@ -118,7 +118,7 @@ class GgufTokenizer:
 
 
 MAX_TOKEN: Final = 1024
-"""Most characters of a token's text. The longest in published files have some hundred; long ones take quadratic time."""
+"""Most characters of a token's text; long ones take quadratic time. Published files have some hundred."""
 
 
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:

@@ -117,9 +117,7 @@ def test_f16_file_stays_until_every_type_is_made(
 
     monkeypatch.setattr(quantize, "quantize", read)
     types = iter(["Q4_0", "Q8_0"])
-    found = maker.both(
-        lambda r: converted(demo_checkpoint, next(types), name="demo", reporter=r)
-    )
+    found = maker.both(lambda r: converted(demo_checkpoint, next(types), name="demo", reporter=r))
     assert sorted(cache.iterdir()) == sorted(path for path in found if path)
 
 

@@ -108,7 +108,9 @@ def _import(
 def _made_once(target: Path, reporter: Reporter) -> Iterator[None]:
     """Create the artifact's folder, and wait while another process makes the artifact."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target, lambda: reporter.notify(f"waiting for another process that makes {target}")):
+    with locked(
+        target, lambda: reporter.notify(f"waiting for another process that makes {target}")
+    ):
         yield
 
 

@@ -95,20 +95,25 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         path: the final name.
         mode: permissions of the file, less the umask.
     """
-    part = part_of(path)
-    lock = -1
+    part, lock = Path(), -1
+
+    def create(new: Path) -> None:
+        nonlocal part
+        part = new
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode))
+
     try:
         remove_leftovers(path)
-        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
-        try_lock(lock)
+        lock = locked_part(path, create)
         yield part
-        _sync(part)
+        sync(part)
         part.replace(path)
         with suppress(OSError):  # not every file system can sync a folder
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException as e:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part.name:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno in FULL:
             raise NotEnoughDisk(f"{path}: {FULL[e.errno]}", hint=_SPACE_HINT) from e
         if isinstance(e, OSError) and e.filename in (str(part), part):
@@ -119,6 +124,26 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     finally:
         if lock >= 0:
             os.close(lock)
+
+
+def locked_part(path: Path, create: Callable[[Path], None]) -> int:
+    """Create a part of `path`, and return an open, locked file for it, or -1 on Windows.
+
+    Before the part is locked, another writer may take it for a leftover; then another one is created.
+    """
+    while True:
+        create(part := part_of(path))
+        if sys.platform == "win32":
+            return -1
+        import fcntl
+
+        with suppress(FileNotFoundError):
+            file = os.open(part, os.O_RDONLY | _NO_FOLLOW)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if part.exists():
+                return file
+            os.close(file)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -213,7 +238,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Write a file's data, or a folder's entries, to disk; a link is an error."""
     file = os.open(path, os.O_RDONLY | _NO_FOLLOW)
     try:
