@@ -58,8 +58,28 @@ class Checkpoint(ExitStack):
     def file(self, path: Path) -> FileIO:
         """Return an open source file; each file is opened only once."""
         if path not in self._files:
-            self._files[path] = self.enter_context(FileIO(path))
+            try:
+                self._files[path] = self.enter_context(FileIO(path))
+            except OSError as e:
+                raise _unreadable(path, e) from e
         return self._files[path]
+
+    def read_into(self, view: memoryview, tensor: SourceTensor) -> int:
+        """Read the next bytes of the tensor's file and return their number, at least 1.
+
+        Raises:
+            CorruptCheckpoint: the file ended, or cannot be read.
+        """
+        try:
+            n = self.file(tensor.path).readinto(view)
+        except OSError as e:
+            raise _unreadable(tensor.path, e) from e
+        if not n:
+            raise CorruptCheckpoint(
+                f"{tensor.path}: ended inside tensor {tensor.name!r}",
+                hint="check whether another program changed the file",
+            )
+        return n
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
         """Return rows `start` to `stop`, exclusive (elements of a 1-D tensor), as (rows, …) in the tensor's dtype.
@@ -75,19 +95,14 @@ class Checkpoint(ExitStack):
         file.seek(tensor.offset + start * row_bytes)
         view = block.data.cast("B") if block.nbytes else memoryview(b"")
         while view:
-            n = file.readinto(view)
-            if not n:
-                raise self.ended_inside(tensor)
-            view = view[n:]
+            view = view[self.read_into(view, tensor) :]
         return block
 
-    @staticmethod
-    def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
-        """Return the error for a file that became shorter."""
-        return CorruptCheckpoint(
-            f"{tensor.path}: ended inside tensor {tensor.name!r}",
-            hint="check whether another program changed the file",
-        )
+
+def _unreadable(path: Path, e: OSError) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{path}: cannot be read: {e.strerror}", hint="check the file and its disk"
+    )
 
 
 def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTensor]:

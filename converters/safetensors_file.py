@@ -9,6 +9,7 @@ Source: https://huggingface.co/docs/safetensors (format).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _json(path: Path) -> tuple[dict[str, Any], int, int]:
 def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        twin = next(n for i, (n, _) in enumerate(pairs) if n in {m for m, _ in pairs[:i]})
+        twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise _corrupt(path, f"{twin!r} occurs twice in its header")
     return names
 

@@ -91,14 +91,11 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
     copy_file_range was up to twice as slow for offsets that are not page-aligned.
     """
     source = part.source
-    file = checkpoint.file(source.path)
-    file.seek(source.offset)
+    checkpoint.file(source.path).seek(source.offset)
     left = source.n_bytes
     buffer = memoryview(bytearray(min(COPY_BYTES, left)))
     while left:
-        n = file.readinto(buffer[:left])
-        if not n:
-            raise checkpoint.ended_inside(source)
+        n = checkpoint.read_into(buffer[:left], source)
         yield buffer[:n]
         left -= n
 

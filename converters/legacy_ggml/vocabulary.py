@@ -22,9 +22,11 @@ from converters.tokenizer.metadata import (
     GgufTokenizer,
     Vocabulary,
 )
-from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
 
 _LOST = "\ufffd".encode()  # U+FFFD, which replaces invalid UTF-8
+# Sum of squared lengths, to which the time to recover merges is proportional: 15 s. Published files have 5 million.
+_MAX_WORK = 50_000_000
 
 
 def is_lossy(entries: Sequence[bytes]) -> bool:
@@ -41,6 +43,10 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
     `entries` are the bytes of each row's token. `cuts` are llama.cpp's pre-tokenizers for the family's models; if
     there are two, the first splits off each digit.
     """
+    if sum(len(entry) ** 2 for entry in entries) > _MAX_WORK:
+        raise CorruptCheckpoint(
+            f"{path}: its vocabulary has implausibly long tokens", hint="download it again"
+        )
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
     first = next((row for row, text in enumerate(letters) if len(text) == 1), len(letters))

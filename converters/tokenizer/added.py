@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -113,17 +114,22 @@ def overlapping(added: Iterable[AddedToken]) -> list[str]:
     "<a><b>c" differently.
     """
     texts = [t.text for t in added]
-    mixed = _heads(text for text in texts if len(set(text)) > 1)
-    every = _heads(texts)
+    every = sorted(texts)
+    mixed = [text for text in every if len(set(text)) > 1]
     return [
         f"added token {text!r} ends with the start of another added token"
         for text in texts
-        if any(text[n:] in (every if len(set(text)) > 1 else mixed) for n in range(1, len(text)))
+        if any(
+            _starts_one(text[n:], every if len(set(text)) > 1 else mixed)
+            for n in range(1, len(text))
+        )
     ]
 
 
-def _heads(texts: Iterable[str]) -> set[str]:
-    return {text[:n] for text in texts for n in range(1, len(text))}
+def _starts_one(head: str, texts: Sequence[str]) -> bool:
+    """Return whether one of the sorted texts is longer than `head` and starts with it."""
+    at = bisect_right(texts, head)
+    return at < len(texts) and texts[at].startswith(head)
 
 
 def refuse(path: Path, problems: Iterable[str]) -> NoReturn:

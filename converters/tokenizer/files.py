@@ -11,7 +11,7 @@ from typing import Any, Final
 from turbopilot.base.errors import CorruptCheckpoint
 
 # The largest published tokenizer.json (262,144 tokens, every merge twice) is 33 MB.
-_MAX_BYTES: Final = 256 * 1024 * 1024
+_MAX_BYTES: Final = 100_000_000
 
 _KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
 
@@ -22,7 +22,7 @@ def corrupt(path: Path, what: str) -> CorruptCheckpoint:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file of at most 256 MiB."""
+    """Return the content of a file of at most 100 MB."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:

@@ -117,6 +117,10 @@ class GgufTokenizer:
         return values
 
 
+MAX_TOKEN: Final = 1024
+"""Most characters of a token's text; long ones take quadratic time. Published files have some hundred."""
+
+
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
     """Raise unless every token has a unique embedding row and a text that GGUF can store."""
     by_row: dict[int, str] = {}
@@ -129,6 +133,11 @@ def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
         if by_row.setdefault(row, text) != text:
             raise TokenizerMismatch(
                 f"{path}: tokens {by_row[row]!r:.200} and {text!r:.200} share the id {row}"
+            )
+        if len(text) > MAX_TOKEN:
+            raise TokenizerMismatch(
+                f"{path}: token {text[:80]!r}… has {len(text):,} characters; at most {MAX_TOKEN:,} are plausible",
+                hint="download it again",
             )
         if "\0" in text:
             raise TokenizerMismatch(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from turbopilot.base.atomic import check_disk, check_output, part_of, replacing
+from turbopilot.base.atomic import check_disk, check_output, part_of, remove_leftovers, replacing
 from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 from turbopilot.base.file_digest import SourceWatch
 
@@ -137,6 +137,27 @@ def test_output_inside_the_source_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="is inside the source"):
             check_output(path, force=True, outside=tmp_path / "ck")
     check_output(tmp_path / "ck2.gguf", force=True, outside=tmp_path / "ck")
+
+
+def test_part_taken_for_a_leftover_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let another writer remove the part after it was created and before it is locked."""
+    opened: list[Path] = []
+    real = os.open
+
+    def remove_first(path: Path, flags: int, *mode: int) -> int:
+        if Path(path).suffix == ".part" and not flags & os.O_CREAT and not opened:
+            opened.append(path)
+            remove_leftovers(tmp_path / "x")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", remove_first)
+    with replacing(tmp_path / "x") as part:
+        part.write_text("new")
+    assert opened
+    assert opened[0] != part
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_concurrent_writers_never_mix(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def verify(given: VerifyArguments) -> None:
 
     options = _options(given)
     if given.report:
-        check_output(given.report, force=True, inputs=tuple(given.candidates))
+        against = Path(given.against)
+        inputs = [*given.candidates, against, *(p for p in (given.prompts, given.text) if p)]
+        folder = against if against.is_dir() else None
+        check_output(given.report, force=True, inputs=tuple(inputs), outside=folder)
     verified = verify_files(
         given.candidates, given.against, options, console.REPORTER, sign=given.sign
     )
