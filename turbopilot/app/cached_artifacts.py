@@ -10,6 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
@@ -23,16 +24,6 @@ DEFAULT_CHUNKS = 100
 MATRIX_SECONDS = 600.0
 """Time limit of `--imatrix auto`."""
 _DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter writes itself
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or one in the user's cache."""
-    if explicit := os.environ.get("TURBOPILOT_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
-    )
-    return Path(base or Path.home() / ".cache") / "turbopilot"
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:
