@@ -13,7 +13,14 @@ from turbopilot.formats.gguf.file import read_part
 Encoded = bytes
 """A value of GGUF metadata: its type and its bytes."""
 
-_CODES: Final = {"u8": (0, "B"), "i8": (1, "b"), "u32": (4, "I"), "i32": (5, "i"), "f32": (6, "f"), "u64": (10, "Q")}
+_CODES: Final = {
+    "u8": (0, "B"),
+    "i8": (1, "b"),
+    "u32": (4, "I"),
+    "i32": (5, "i"),
+    "f32": (6, "f"),
+    "u64": (10, "Q"),
+}
 _TYPE_IDS: Final = {name: number for number, (name, _, _) in GGML_TYPES.items()}
 
 

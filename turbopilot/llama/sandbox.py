@@ -51,7 +51,13 @@ def restrict(*, memory: int, seconds: int) -> frozenset[str]:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.syscall.restype = ctypes.c_long
-        libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+        libc.prctl.argtypes = [
+            ctypes.c_int,
+            ctypes.c_ulong,
+            ctypes.c_void_p,
+            ctypes.c_ulong,
+            ctypes.c_ulong,
+        ]
         if libc.prctl(_NO_NEW_PRIVILEGES, 1, None, 0, 0) == 0:
             active |= {"landlock"} if _only_read(libc) else set()
             active |= {"seccomp"} if _refuse_calls(libc) else set()

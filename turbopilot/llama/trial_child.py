@@ -17,7 +17,9 @@ from turbopilot.llama.sandbox import restrict
 _MOST_THREADS: Final = 4  # which read memory about as fast as all cores
 _N_CTX: Final = 256  # the least that llama.cpp takes
 # Words, blanks, digits, punctuation, other scripts and control characters.
-_TEXT: Final = 'def naïve(x1):\n\tif x1 >= 42: return "✓ мир 世界 🙂"  # 1e-5\r\n\x01\x7f <s> </s>\n'
+_TEXT: Final = (
+    'def naïve(x1):\n\tif x1 >= 42: return "✓ мир 世界 🙂"  # 1e-5\r\n\x01\x7f <s> </s>\n'
+)
 
 
 def main() -> None:

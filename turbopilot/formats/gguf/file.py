@@ -14,9 +14,10 @@ from math import prod
 from pathlib import Path
 
 from turbopilot.base.errors import CorruptModel, InvalidInput
+from turbopilot.base.quoting import quoted
 from turbopilot.formats.ggml_types import GGML_TYPES
-from turbopilot.formats.gguf.cursor import Cursor, Value
-from turbopilot.formats.gguf.split import siblings
+from turbopilot.formats.gguf.cursor import MOST_KEY_BYTES, MOST_NAME_BYTES, Cursor, Value
+from turbopilot.formats.gguf.split import MAX_PARTS, siblings
 from turbopilot.formats.tensor_summary import bytes_by_type
 
 
@@ -104,6 +105,11 @@ def read_gguf(path: Path) -> GgufHeader:
 
 def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     path = first.path
+    if type(count) is not int or not 1 < count <= MAX_PARTS:
+        raise CorruptModel(
+            f"{path}: split.count is {quoted(count)}, not a number of parts",
+            hint="the file is damaged or incomplete: convert or download it again",
+        )
     named = siblings(path)
     if named is None or len(named[1]) != count:
         raise CorruptModel(
@@ -130,7 +136,7 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     wanted = first.metadata.get("split.tensors.count")
     if len(tensors) != wanted or len({t.name for t in tensors}) != len(tensors):
         raise CorruptModel(
-            f"{path}: the parts contain {len(tensors)} tensors, not {wanted} different ones",
+            f"{path}: the parts contain {len(tensors):,} tensors, not {quoted(wanted)} different ones",
             hint="check that all parts belong to the same model",
         )
     size = sum(part.file_size for part in parts)
@@ -188,14 +194,14 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     keys: dict[str, tuple[int, int]] = {}
     for _ in range(n_keys):
         began = c.at
-        key = c.string("a metadata key")
+        key = c.string("a metadata key", MOST_KEY_BYTES)
         if key in metadata:
-            raise c.fail(f"metadata {key!r} occurs twice")
+            raise c.fail(f"metadata {quoted(key)} occurs twice")
         metadata[key] = c.value(c.number("I", key), key)
         keys[key] = began, c.at
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
+        raise c.fail(f"general.alignment is {quoted(alignment)}, not a power of two")
 
     began = c.at
     infos = [_tensor_info(c, alignment) for _ in range(n_tensors)]
@@ -215,7 +221,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
 
 def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
     """Parse a tensor's entry; the offset is relative to the start of the data."""
-    name = c.string("a tensor's name")
+    name = c.string("a tensor's name", MOST_NAME_BYTES)
     n_dims = c.number("I", name)
     if not 1 <= n_dims <= 4:
         raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
