@@ -16,6 +16,7 @@ from converters.safetensors_file import read_header
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.torch_file import read_pickle
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.quoting import quoted
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
@@ -85,7 +86,7 @@ class Checkpoint(ExitStack):
     def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
         """Return the error for a file that became shorter."""
         return CorruptCheckpoint(
-            f"{tensor.path}: ended inside {tensor.name!r}", hint="did the file change?"
+            f"{tensor.path}: ended inside {quoted(tensor.name)}", hint="did the file change?"
         )
 
 
@@ -102,7 +103,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         # an untrusted index may name only files beside it
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
-                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file beside it",
+                f"{index}: names {quoted(shard)}, which is not a file beside it",
                 hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
@@ -116,14 +117,14 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         for name, tensor in read(folder / shard).items():
             if name in tensors:
                 raise CorruptCheckpoint(
-                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
+                    f"{folder / shard}: tensor {quoted(name)} is also in {tensors[name].path.name}",
                     hint="download the checkpoint again: the two may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:
         if name not in tensors or tensors[name].path.name != shard:
             raise CorruptCheckpoint(
-                f"{index}: says that {name!r} is in {shard}, where it is not",
+                f"{index}: says that {quoted(name)} is in {shard}, where it is not",
                 hint="download it again",
             )
     return tensors

@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.spec import Require
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.quoting import quoted
 
 _NEEDED: Any = object()
 
@@ -95,7 +96,7 @@ class HfConfig:
             return absent
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = "a truth value" if kind is bool else "a usable value"
-            self._note(f"{name} is {value!r}, which is not {wanted}")
+            self._note(f"{name} is {quoted(value)}, which is not {wanted}")
             return harmless
         return value
 
@@ -109,7 +110,7 @@ class HfConfig:
         for name in ("rope_scaling", "rope_parameters"):
             value = self.values.get(name)
             if value is not None and not isinstance(value, dict):
-                self._note(f"{name} is {value!r}, which is not an object")
+                self._note(f"{name} is {quoted(value)}, which is not an object")
             merged |= value if isinstance(value, dict) else {}
         inner = self.over(**merged)
         theta = inner.number("rope_theta", absent=inner.number("rotary_emb_base", absent=10000.0))
@@ -119,7 +120,9 @@ class HfConfig:
         kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
         factor = inner.number("factor", absent=1.0)
         if kind not in ("default", "linear"):
-            inner._note(f"rope type is {kind!r}; llama.cpp's graph computes 'default' or 'linear'")
+            inner._note(
+                f"rope type is {quoted(kind)}; llama.cpp's graph computes 'default' or 'linear'"
+            )
         if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
                 f"rotary settings are impossible: theta {theta}, factor {factor}, fraction {part}"

@@ -15,6 +15,7 @@ from converters.scan import Scan
 from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.progress import Progress
+from turbopilot.base.quoting import quoted
 
 BLOCK_BYTES = 8 << 20
 COPY_BYTES = 1 << 20
@@ -56,7 +57,7 @@ class TensorWriter:
                     yield encode(block, part.source.dtype, tensor.dtype, lossy=self.keep_nonfinite)
                 except F16Overflow as e:
                     raise TensorMismatch(
-                        f"{part.source.path}: tensor {part.source.name!r} has values up to "
+                        f"{part.source.path}: tensor {quoted(part.source.name)} has values up to "
                         f"{e.args[0]:.4g}; F16 ends at 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e

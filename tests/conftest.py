@@ -23,7 +23,9 @@ for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
-os.environ.setdefault(SKIP_VARIABLE, "1")  # the tests of trials switch them on; others load hundreds of new files
+os.environ.setdefault(
+    SKIP_VARIABLE, "1"
+)  # the tests of trials switch them on; others load hundreds of new files
 
 
 @pytest.fixture(scope="session")

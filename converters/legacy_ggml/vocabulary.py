@@ -23,6 +23,7 @@ from converters.tokenizer.metadata import (
     Vocabulary,
 )
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 _LOST = "\ufffd".encode()  # U+FFFD, which replaces bytes that are not a character
 
@@ -99,7 +100,7 @@ def _text(path: Path, row: int, entry: bytes) -> str:
         return entry.decode("utf-8")
     except UnicodeDecodeError as e:
         raise TokenizerMismatch(
-            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {entry!r:.80}",
+            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {quoted(entry)}",
             hint="use the model's checkpoint: turbopilot convert NAME",
         ) from e
 
@@ -123,7 +124,7 @@ def check_same(
         written = entry.decode("utf-8", "replace")
         if written not in (text, _tidied(text)) and kind in (NORMAL, CONTROL, USER_DEFINED):
             raise TokenizerMismatch(
-                f"{path}: token {row:,} reads {written!r:.80}, but {text!r:.80} in {folder}",
+                f"{path}: token {row:,} reads {quoted(written)}, but {quoted(text)} in {folder}",
                 hint="give the folder of the model that the file was made from",
             )
 

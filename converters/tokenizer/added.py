@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from converters.tokenizer.files import SideFiles, corrupt, token_text
 from converters.tokenizer.metadata import CONTROL, USER_DEFINED, AddedToken
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 _ROW = re.compile("[0-9]{1,10}")  # int() itself ends on thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
@@ -27,9 +28,9 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
             (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         )
         if not isinstance(text, str) or type(token_id) is not int:
-            raise corrupt(path, f"{entry!r:.200} is not an added token")
+            raise corrupt(path, f"{quoted(entry)} is not an added token")
         if text in found:
-            raise corrupt(path, f"added token {text!r} occurs twice")
+            raise corrupt(path, f"added token {quoted(text)} occurs twice")
         found[text] = AddedToken(
             text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
             bool(entry.get("normalized", not entry.get("special"))),
@@ -54,10 +55,11 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
     for text, token_id in side.added.items():
         where = side.folder / "added_tokens.json"
         if type(token_id) is not int:
-            raise corrupt(where, f"token {text!r} has the id {token_id!r}")
+            raise corrupt(where, f"token {quoted(text)} has the id {quoted(token_id)}")
         if text in found and found[text].id != token_id:
             raise corrupt(
-                where, f"token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
+                where,
+                f"token {quoted(text)} has id {token_id}, but {found[text].id} in {path.name}",
             )
         found.setdefault(text, AddedToken(text, token_id, text in special))
     return list(found.values())
@@ -90,7 +92,7 @@ def join(
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
             raise TokenizerMismatch(
-                f"{path}: token {token.text!r} has the ids {ids[token.text]} and {token.id}"
+                f"{path}: token {quoted(token.text)} has the ids {ids[token.text]} and {token.id}"
             )
         types[token.id] = CONTROL if token.special else USER_DEFINED
     return ids, types
@@ -100,7 +102,7 @@ def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
     """Describe tokens whose flags llama.cpp ignores, if text may contain them."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
-        f"added token {t.text!r} removes blanks beside it (lstrip, rstrip) or matches whole words only"
+        f"added token {quoted(t.text)} removes blanks beside it (lstrip, rstrip) or matches whole words only"
         for t in added
         if t.strips and not (t.special and t.text in harmless)
     ]
@@ -116,7 +118,7 @@ def overlapping(added: Iterable[AddedToken]) -> list[str]:
     mixed = _heads(text for text in texts if len(set(text)) > 1)
     every = _heads(texts)
     return [
-        f"added token {text!r} ends as another begins"
+        f"added token {quoted(text)} ends as another begins"
         for text in texts
         if any(text[n:] in (every if len(set(text)) > 1 else mixed) for n in range(1, len(text)))
     ]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from converters.tokenizer.metadata import SPACE
+from turbopilot.base.quoting import shortened
 
 Step: TypeAlias = "tuple[str, ...]"
 
@@ -184,7 +185,7 @@ def read_normalizer(node: Any) -> Normalization:
         ):
             found.spaces = True
         else:
-            found.problem = f"it normalises text ({kind})"
+            found.problem = f"it normalises text ({shortened(str(kind))})"
     if found.prepend and not found.spaces:
         found.problem = f"it puts {SPACE!r} before text without writing spaces so"
     return found

@@ -13,6 +13,7 @@ from typing import Any, Final
 from converters.tokenizer.files import SideFiles
 from converters.tokenizer.metadata import Vocabulary
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 # Spellings of the fill-in-the-middle tokens in published models; the first in a vocabulary is used.
 # llama.cpp guesses from token texts and misses some.
@@ -125,7 +126,7 @@ def _ids(
     good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]
     if strict and len(good) < len(rows):
         raise TokenizerMismatch(
-            f"{path}: {role}_token_id is {value!r:.80}, beyond the vocabulary of {n_vocab} rows"
+            f"{path}: {role}_token_id is {quoted(value)}, beyond the vocabulary of {n_vocab} rows"
         )
     return good
 

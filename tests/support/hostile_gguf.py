@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ def number(kind: str, value: float) -> Encoded:
     return struct.pack(f"<I{code}", n, value)
 
 
-def numbers(kind: str, values: list[float]) -> Encoded:
+def numbers(kind: str, values: Sequence[float]) -> Encoded:
     n, code = _CODES[kind]
     return struct.pack(f"<IIQ{len(values)}{code}", 9, n, len(values), *values)
 
@@ -71,3 +71,41 @@ def changed(
     padding = bytes(-len(head) % 32 + shift)
     target.write_bytes(head + padding + raw[layout.data :] + bytes(64))
     return target
+
+
+def faults(
+    arch: str, n_layers: int, n_tokens: int
+) -> dict[str, tuple[dict[str, Encoded | None], dict[str, str], int]]:
+    """Return name → keys, types and shift of faults that passed the header's check and ended llama.cpp's process."""
+
+    def key(name: str, value: Encoded) -> tuple[dict[str, Encoded | None], dict[str, str], int]:
+        return {f"{arch}.{name}": value}, {}, 0
+
+    def kind(name: str, type_name: str) -> tuple[dict[str, Encoded | None], dict[str, str], int]:
+        return {}, {name: type_name}, 0
+
+    heads = [4] * (n_layers - 1)
+    return {
+        "alignment 1": ({"general.alignment": number("u32", 1)}, {}, 1),
+        "alignment 8": ({"general.alignment": number("u32", 8)}, {}, 8),
+        "negative epsilon": key("attention.layer_norm_epsilon", number("f32", -1)),
+        "more experts used than there are": key("expert_used_count", number("u32", 2)),
+        "more experts used in one layer": key("expert_used_count", numbers("u32", [0, 2, *heads[1:]])),
+        "no expert used": key("expert_count", number("u32", 8)),
+        "too many experts": key("expert_count", number("u32", 1025)),
+        "expert groups without experts": key("expert_group_count", number("u32", 2)),
+        "absurd nextn_predict_layers": key("nextn_predict_layers", number("u32", 1 << 20)),
+        "all layers predict": key("nextn_predict_layers", number("u32", n_layers)),
+        "no kv heads in the last layer": key("attention.head_count_kv", numbers("u32", [*heads, 0])),
+        "no kv heads in the first layer": key("attention.head_count_kv", numbers("u32", [0, *heads])),
+        "F16 bias": kind("blk.0.attn_output.bias", "F16"),
+        "I32 bias": kind("blk.0.ffn_up.bias", "I32"),
+        "Q8_0 norm": kind("blk.0.attn_norm.weight", "Q8_0"),
+        "BF16 norm": kind("output_norm.weight", "BF16"),
+        "I16 embedding": kind("token_embd.weight", "I16"),
+        "I8 embedding": kind("token_embd.weight", "I8"),
+        "Q8_K matrix": kind("blk.0.attn_q.weight", "Q8_K"),
+        "I16 head": kind("output.weight", "I16"),
+        "texts as scores": ({"tokenizer.ggml.scores": texts(["a"] * n_tokens)}, {}, 0),
+        "a text as token types": ({"tokenizer.ggml.token_type": text("x")}, {}, 0),
+    }  # fmt: skip

@@ -60,7 +60,9 @@ def work(job: dict[str, Any]) -> None:
                 pass
         case "thread":  # a thread that is started in the sandbox is in it too
             thread = threading.Thread(
-                target=lambda: send({"refused": _names_of_refused(Path(job["folder"]), os.getppid())})
+                target=lambda: send(
+                    {"refused": _names_of_refused(Path(job["folder"]), os.getppid())}
+                )
             )
             thread.start()
             thread.join()

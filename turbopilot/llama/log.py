@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from turbopilot.base.quoting import cut
+from turbopilot.base.quoting import shortened
 
 # Source: enum ggml_log_level in ggml.h; CONT continues the previous line.
 _LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
@@ -77,7 +77,7 @@ class LlamaLog:
             self._add(line)
 
     def _add(self, line: str) -> None:
-        line = cut(line, _LONGEST)
+        line = shortened(line, _LONGEST)
         self.lines.append((self._level, line))
         if not self.forward:
             logging.getLogger("turbopilot.llama").debug("%s", line)

@@ -69,16 +69,17 @@ def _limit(memory: int, seconds: int) -> bool:
         return False
     import resource
 
+    # SIGXCPU at the soft limit, SIGKILL at the hard one. All others are the same.
     limits = {
-        "RLIMIT_DATA": memory, "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": _MOST_WRITTEN, "RLIMIT_CORE": 0,
-        "RLIMIT_NOFILE": _MOST_FILES,
+        "RLIMIT_DATA": (memory, memory), "RLIMIT_CPU": (seconds, seconds + 5), "RLIMIT_CORE": (0, 0),
+        "RLIMIT_FSIZE": (_MOST_WRITTEN, _MOST_WRITTEN), "RLIMIT_NOFILE": (_MOST_FILES, _MOST_FILES),
     }  # fmt: skip
-    for name, most in limits.items():
+    for name, wanted in limits.items():
         which = getattr(resource, name)
-        _, hard = resource.getrlimit(which)
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        _, most = resource.getrlimit(which)
+        soft, hard = (n if most == resource.RLIM_INFINITY else min(n, most) for n in wanted)
         with suppress(OSError, ValueError):  # macOS refuses some values
-            resource.setrlimit(which, (least, least))
+            resource.setrlimit(which, (soft, hard))
     return True
 
 

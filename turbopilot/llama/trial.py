@@ -14,7 +14,7 @@ from typing import Final
 from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import CorruptModel
 from turbopilot.base.file_digest import remembered
-from turbopilot.base.quoting import cut
+from turbopilot.base.quoting import shortened
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.child import ChildFailed, run_child
 
@@ -78,4 +78,4 @@ def _how(e: ChildFailed, seconds: int) -> str:
     if e.code == -getattr(signal, "SIGXCPU", 24) or "it took more than" in e.last_words:
         return f"computed no token in {seconds} seconds"
     how = f"was ended by signal {-e.code}" if e.code < 0 else "failed"
-    return f"{how}: {cut(last, 300)}" if last else how
+    return f"{how}: {shortened(last, 300)}" if last else how

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from turbopilot.base.errors import CorruptModel
-from turbopilot.base.quoting import cut, quoted
+from turbopilot.base.quoting import quoted, shortened
 
 Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
 
@@ -47,7 +47,9 @@ class Cursor:
         if n < 0 or self.at + n > self.end:
             if self.at + n <= len(self.data):
                 raise self.fail(f"its header is larger than {MOST_HEADER_BYTES:,} bytes")
-            raise self.fail(f"ends inside {cut(what)} (at byte {self.at:,} of {len(self.data):,})")
+            raise self.fail(
+                f"ends inside {shortened(what)} (at byte {self.at:,} of {len(self.data):,})"
+            )
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -62,7 +64,7 @@ class Cursor:
             most = f"its {len(self.data):,} bytes"
             if n * least_bytes <= len(self.data) - self.at:
                 most = f"a header of at most {MOST_HEADER_BYTES:,} bytes"
-            raise self.fail(f"claims {n:,} {cut(what)}, too many for {most}")
+            raise self.fail(f"claims {n:,} {shortened(what)}, too many for {most}")
         return n
 
     def string(self, what: str, most: int = MOST_HEADER_BYTES) -> str:

@@ -155,7 +155,7 @@ def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
             magic = f.read(4)
             if magic != b"GGUF":
                 raise CorruptModel(
-                    f"{path}: not a GGUF file (it begins with {magic!r})",
+                    f"{path}: not a GGUF file (it begins with {quoted(magic)})",
                     hint=_other_format(magic, path),
                 )
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -210,7 +210,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     for t in tensors:
         if t.offset + t.n_bytes > len(c.data):
             raise c.fail(
-                f"tensor {t.name!r} ({t.n_bytes:,} bytes at {t.offset:,}) "
+                f"tensor {quoted(t.name)} ({t.n_bytes:,} bytes at {t.offset:,}) "
                 f"is outside the file's {len(c.data):,} bytes"
             )
     if len({t.name for t in tensors}) != len(tensors):
@@ -224,16 +224,16 @@ def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
     name = c.string("a tensor's name", MOST_NAME_BYTES)
     n_dims = c.number("I", name)
     if not 1 <= n_dims <= 4:
-        raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
+        raise c.fail(f"tensor {quoted(name)} has {n_dims} dimensions")
     shape = tuple(c.number("Q", name) for _ in range(n_dims))
     kind, offset = c.number("I", name), c.number("Q", name)
     if kind not in GGML_TYPES:
-        raise c.fail(f"tensor {name!r} has the unknown type {kind}")
+        raise c.fail(f"tensor {quoted(name)} has the unknown type {kind}")
     type_name, block, block_bytes = GGML_TYPES[kind]
     if 0 in shape or shape[0] % block:
         raise c.fail(
-            f"tensor {name!r} with shape {shape} does not divide into {type_name} blocks of {block}"
+            f"tensor {quoted(name)} with shape {shape} does not divide into {type_name} blocks of {block}"
         )
     if offset % alignment:
-        raise c.fail(f"tensor {name!r} is not aligned to {alignment} bytes")
+        raise c.fail(f"tensor {quoted(name)} is not aligned to {alignment} bytes")
     return TensorInfo(name, shape, type_name, offset, prod(shape) // block * block_bytes, c.path)
