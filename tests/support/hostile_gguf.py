@@ -107,5 +107,10 @@ def faults(
         "Q8_K matrix": kind("blk.0.attn_q.weight", "Q8_K"),
         "I16 head": kind("output.weight", "I16"),
         "texts as scores": ({"tokenizer.ggml.scores": texts(["a"] * n_tokens)}, {}, 0),
+        "scores of another kind of vocabulary": (
+            {"tokenizer.ggml.model": text("llama"), "tokenizer.ggml.scores": numbers("f32", [0.0] * n_tokens)}, {}, 0,
+        ),
+        "equal tokens": ({"tokenizer.ggml.tokens": texts(["a"] * n_tokens)}, {}, 0),
+        "unknown rope scaling": key("rope.scaling.type", text("x")),
         "a text as token types": ({"tokenizer.ggml.token_type": text("x")}, {}, 0),
     }  # fmt: skip

@@ -8,6 +8,7 @@ those that are not known here.)
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final
 
 from turbopilot.base.errors import CorruptModel
@@ -28,6 +29,9 @@ _NOT_FOR_WEIGHTS: Final = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
 _WEIGHT_NAMES: Final = re.compile(
     r"(token_embd|position_embd|output|blk\.\d+\.(attn|ffn)_[a-z_]+)\.weight"
 )
+_ROPE_SCALINGS: Final = ("none", "linear", "yarn", "longrope")  # LLAMA_ROPE_SCALING_TYPES
+# Bytes of UTF-8. llama.cpp's SentencePiece tokenizer ends the process if it needs one that the vocabulary lacks.
+_BYTES: Final = [*range(0xC0), *range(0xC2, 0xF5)]
 
 
 def check_model(header: GgufHeader) -> None:
@@ -42,6 +46,9 @@ def check_model(header: GgufHeader) -> None:
         ):
             shown = "missing" if value is None else quoted(value)
             raise _corrupt(header, f"{arch}.{key} is {shown}, not a positive number")
+    scaling = header.metadata.get(f"{arch}.rope.scaling.type", "none")
+    if scaling not in _ROPE_SCALINGS:
+        raise _corrupt(header, f"{arch}.rope.scaling.type is {quoted(scaling)}, which is not known")
     _check_numbers(header)
     _check_layers(header)
     _check_experts(header)
@@ -149,10 +156,25 @@ def _check_tensors(header: GgufHeader) -> None:
 
 
 def _check_tokenizer(header: GgufHeader) -> None:
-    """Reject a vocabulary without tokens, or with fewer scores or types than tokens."""
+    """Reject a vocabulary without tokens or bytes, with equal tokens, or with fewer scores or types than tokens."""
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
         raise _corrupt(header, "it has no tokenizer (tokenizer.ggml.tokens)")
+    different = {*tokens}
+    n_empty = tokens.count("")  # llama.cpp gives each of them a name
+    if len(different) - bool(n_empty) + n_empty < len(tokens):
+        twin = quoted(Counter(tokens).most_common(1)[0][0])
+        raise _corrupt(header, f"its vocabulary has the token {twin} twice")
+    if header.metadata.get("tokenizer.ggml.model") == "llama":
+        missing = [
+            b
+            for b in _BYTES
+            if f"<0x{b:02X}>" not in different and (b > 127 or chr(b) not in different)
+        ]
+        if missing:
+            raise _corrupt(
+                header, f"its SentencePiece vocabulary lacks the byte 0x{missing[0]:02X}"
+            )
     kinds = {"token_type": (int,), "scores": (int, float)}
     for key, allowed in kinds.items():
         values = header.metadata.get(f"tokenizer.ggml.{key}")
