@@ -16,6 +16,7 @@ from converters.safetensors_file import read_header
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.torch_file import read_pickle
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.quoting import quoted
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
@@ -118,7 +119,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         # an untrusted index may name only files in its own folder
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
-                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file in its folder",
+                f"{index}: names {quoted(shard)}, which is not a file in its folder",
                 hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
@@ -132,14 +133,14 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         for name, tensor in read(folder / shard).items():
             if name in tensors:
                 raise CorruptCheckpoint(
-                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
+                    f"{folder / shard}: tensor {quoted(name)} is also in {tensors[name].path.name}",
                     hint="download the checkpoint again; the two copies may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:
         if name not in tensors or tensors[name].path.name != shard:
             raise CorruptCheckpoint(
-                f"{index}: lists {name!r} in {shard}, which does not contain it",
+                f"{index}: lists {quoted(name)} in {shard}, which does not contain it",
                 hint="download it again",
             )
     return tensors

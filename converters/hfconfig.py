@@ -10,7 +10,7 @@ from typing import Any
 from converters.config_ranges import RANGES
 from converters.spec import Require
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
-from turbopilot.base.quoting import MOST_QUOTED, cut
+from turbopilot.base.quoting import MOST_QUOTED, shortened
 
 MAX_BYTES = 4 << 20  # published files have a few KB, with the names of many classes some 100 KB
 _NEEDED: Any = object()
@@ -184,4 +184,4 @@ def _shown(value: Any) -> str:
     """Return a value as JSON, cut to 100 characters, without the contents of lists and objects."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return cut(json.dumps(value[:MOST_QUOTED] if isinstance(value, str) else value))
+    return shortened(json.dumps(value[:MOST_QUOTED] if isinstance(value, str) else value))

@@ -19,6 +19,7 @@ from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
+from turbopilot.base.quoting import quoted, shortened
 from turbopilot.formats.tensor_summary import bytes_by_type
 
 MAX_LISTED = 20
@@ -208,7 +209,9 @@ class _Assembly:
     def all_faults(self, dropped: Collection[str]) -> list[str]:
         """Return all errors: those recorded, unknown sources, and rows that are not used exactly once."""
         unknown = [n for n in self._sources if n not in self._used and n not in dropped]
-        faults = self._faults + [f"unknown: {n} {self._sources[n].shape}" for n in unknown]
+        faults = self._faults + [
+            f"unknown: {shortened(n)} {quoted(self._sources[n].shape)}" for n in unknown
+        ]
         for name, rows in self._used.items():
             if not rows:
                 continue

@@ -18,6 +18,7 @@ from converters.scan import Scan
 from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.progress import Progress
+from turbopilot.base.quoting import quoted
 
 BLOCK_BYTES = 8 << 20
 COPY_BYTES = 1 << 20
@@ -59,7 +60,7 @@ class TensorWriter:
                     yield encode(block, part.source.dtype, tensor.dtype, lossy=self.keep_nonfinite)
                 except F16Overflow as e:
                     raise TensorMismatch(
-                        f"{part.source.path}: tensor {part.source.name!r} has values up to "
+                        f"{part.source.path}: tensor {quoted(part.source.name)} has values up to "
                         f"{e.args[0]:.4g}; the maximum of F16 is 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e

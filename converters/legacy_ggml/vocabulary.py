@@ -23,6 +23,7 @@ from converters.tokenizer.metadata import (
     Vocabulary,
 )
 from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 _LOST = "\ufffd".encode()  # U+FFFD, which replaces invalid UTF-8
 # Sum of squared lengths, to which the time to recover merges is proportional: 15 s. Published files have 5 million.
@@ -106,7 +107,7 @@ def _text(path: Path, row: int, entry: bytes) -> str:
         return entry.decode("utf-8")
     except UnicodeDecodeError as e:
         raise TokenizerMismatch(
-            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {entry!r:.80}",
+            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {quoted(entry)}",
             hint="use the model's checkpoint: turbopilot convert NAME",
         ) from e
 
@@ -130,7 +131,7 @@ def check_same(
         written = entry.decode("utf-8", "replace")
         if written not in (text, _tidied(text)) and kind in (NORMAL, CONTROL, USER_DEFINED):
             raise TokenizerMismatch(
-                f"{path}: token {row:,} is {written!r:.80}, but {text!r:.80} in {folder}",
+                f"{path}: token {row:,} is {quoted(written)}, but {quoted(text)} in {folder}",
                 hint="give the folder of the model from which the file was converted",
             )
 

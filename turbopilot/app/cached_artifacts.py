@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbopilot.base.atomic import locked
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
@@ -30,16 +31,6 @@ DEFAULT_CHUNKS = 100
 MATRIX_SECONDS = 600.0
 """Time limit of `--imatrix auto`, in seconds."""
 _DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter can write without the quantizer
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or turbopilot in the user's cache folder."""
-    if explicit := os.environ.get("TURBOPILOT_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
-    )
-    return Path(base or Path.home() / ".cache") / "turbopilot"
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:

@@ -28,10 +28,10 @@ def quoted(value: object, most: int = MOST_QUOTED) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def cut(text: str, most: int = MOST_QUOTED) -> str:
+def shortened(text: str, most: int = MOST_QUOTED) -> str:
     """Return a text cut to `most` characters.
 
-    >>> cut("a" * 1000, most=10)
+    >>> shortened("a" * 1000, most=10)
     'aaaaaaa...'
     """
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -102,7 +102,7 @@ def verify(given: VerifyArguments) -> None:
 
 
 def _options(given: VerifyArguments) -> VerifyOptions:
-    from turbopilot.app.cached_artifacts import cache_folder
+    from turbopilot.base.cache_folder import cache_folder
     from turbopilot.verify import VerifyOptions
     from turbopilot.verify.texts import read_prompts, read_text, token_battery
     from turbopilot.verify.torch_model import Precision, TorchDevice
