@@ -16,6 +16,7 @@ from converters.safetensors_file import read_header
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.torch_file import read_pickle
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.quoting import quoted
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
@@ -58,8 +59,28 @@ class Checkpoint(ExitStack):
     def file(self, path: Path) -> FileIO:
         """Return an open source file; each file is opened only once."""
         if path not in self._files:
-            self._files[path] = self.enter_context(FileIO(path))
+            try:
+                self._files[path] = self.enter_context(FileIO(path))
+            except OSError as e:
+                raise _unreadable(path, e) from e
         return self._files[path]
+
+    def read_into(self, view: memoryview, tensor: SourceTensor) -> int:
+        """Read the next bytes of the tensor's file and return their number, at least 1.
+
+        Raises:
+            CorruptCheckpoint: the file ended, or cannot be read.
+        """
+        try:
+            n = self.file(tensor.path).readinto(view)
+        except OSError as e:
+            raise _unreadable(tensor.path, e) from e
+        if not n:
+            raise CorruptCheckpoint(
+                f"{tensor.path}: ended inside tensor {tensor.name!r}",
+                hint="check whether another program changed the file",
+            )
+        return n
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int) -> Array:
         """Return rows `start` to `stop`, exclusive (elements of a 1-D tensor), as (rows, …) in the tensor's dtype.
@@ -75,19 +96,14 @@ class Checkpoint(ExitStack):
         file.seek(tensor.offset + start * row_bytes)
         view = block.data.cast("B") if block.nbytes else memoryview(b"")
         while view:
-            n = file.readinto(view)
-            if not n:
-                raise self.ended_inside(tensor)
-            view = view[n:]
+            view = view[self.read_into(view, tensor) :]
         return block
 
-    @staticmethod
-    def ended_inside(tensor: SourceTensor) -> CorruptCheckpoint:
-        """Return the error for a file that became shorter."""
-        return CorruptCheckpoint(
-            f"{tensor.path}: ended inside tensor {tensor.name!r}",
-            hint="check whether another program changed the file",
-        )
+
+def _unreadable(path: Path, e: OSError) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{path}: cannot be read: {e.strerror}", hint="check the file and its disk"
+    )
 
 
 def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTensor]:
@@ -103,7 +119,7 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         # an untrusted index may name only files in its own folder
         if Path(shard).name != shard or shard in ("", ".", "..") or len(shard) > MAX_NAME:
             raise CorruptCheckpoint(
-                f"{index}: names {shard[:MAX_NAME]!r}, which is not a file in its folder",
+                f"{index}: names {quoted(shard)}, which is not a file in its folder",
                 hint="do not trust this checkpoint",
             )
     absent = [s for s in shards if not (folder / s).is_file()]
@@ -117,14 +133,14 @@ def _read_sharded(folder: Path, index: Path, read: Reader) -> dict[str, SourceTe
         for name, tensor in read(folder / shard).items():
             if name in tensors:
                 raise CorruptCheckpoint(
-                    f"{folder / shard}: tensor {name!r} is also in {tensors[name].path.name}",
+                    f"{folder / shard}: tensor {quoted(name)} is also in {tensors[name].path.name}",
                     hint="download the checkpoint again; the two copies may differ",
                 )
             tensors[name] = tensor
     for name, shard in items:
         if name not in tensors or tensors[name].path.name != shard:
             raise CorruptCheckpoint(
-                f"{index}: lists {name!r} in {shard}, which does not contain it",
+                f"{index}: lists {quoted(name)} in {shard}, which does not contain it",
                 hint="download it again",
             )
     return tensors

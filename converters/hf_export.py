@@ -24,7 +24,7 @@ from converters.provenance import source_files
 from converters.registry import find
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all
-from turbopilot.base.atomic import check_disk, part_of, remove_leftovers, try_lock
+from turbopilot.base.atomic import check_disk, locked_part, part_of, remove_leftovers, sync
 from turbopilot.base.errors import ConversionError, InvalidInput
 from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
@@ -94,9 +94,13 @@ def _check_output(source: Path, output: Path, force: bool) -> None:
             f"{output}: exists already",
             hint="name another folder with -o, or replace it with --force",
         )
-    if output.is_symlink() or not output.is_dir() or output.resolve() == source.resolve():
+    if (
+        output.is_symlink()
+        or not output.is_dir()
+        or source.resolve().is_relative_to(output.resolve())
+    ):
         raise InvalidInput(
-            f"{output}: cannot be replaced: it is the source, or not a folder",
+            f"{output}: cannot be replaced: it contains the source, or is not a folder",
             hint="name another folder with -o",
         )
     if any(output.iterdir()) and not (output / "config.json").is_file():
@@ -119,7 +123,6 @@ def _write_safetensors(path: Path, writer: TensorWriter) -> None:
         for t in writer.plan.tensors:
             writer.write(out, t)
         writer.scan.sha256()  # wait until all values are checked
-        os.fsync(out.fileno())
 
 
 @contextmanager
@@ -128,15 +131,20 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
 
     A folder cannot be renamed over a folder with files, so the old one is renamed first.
     """
-    part, old = part_of(final), part_of(final)
+    part, old = Path(), part_of(final)
     remove_leftovers(final)
     lock = -1
+
+    def create(new: Path) -> None:
+        nonlocal part
+        part = new
+        new.mkdir(parents=True)
+
     try:
-        part.mkdir(parents=True)
-        with suppress(OSError):  # Windows opens no folders
-            lock = os.open(part, os.O_RDONLY)
-            try_lock(lock)
+        lock = locked_part(final, create)
         yield part
+        for path in (*part.iterdir(), part):
+            sync(path)
         if final.exists():
             final.rename(old)
         try:
@@ -145,12 +153,15 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(final)
             raise
+        with suppress(OSError):
+            sync(final.parent)
     except OSError as e:
         raise ConversionError(
             f"{final}: cannot be written: {e.strerror}", hint="check the free disk space"
         ) from e
     finally:
         shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(part, ignore_errors=True)
+        if part.name:
+            shutil.rmtree(part, ignore_errors=True)
         if lock >= 0:
             os.close(lock)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.config_ranges import RANGES
 from converters.spec import Require
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.quoting import MOST_QUOTED, shortened
 
+MAX_BYTES = 4 << 20  # published files have a few KB, with the names of many classes some 100 KB
 _NEEDED: Any = object()
 
 
@@ -40,7 +43,7 @@ class HfConfig:
 
         Raises:
             InvalidInput: the folder or the file is missing.
-            CorruptCheckpoint: the file is not a JSON object.
+            CorruptCheckpoint: the file cannot be read, is too large, or is not a JSON object.
         """
         path = folder / "config.json"
         if not path.is_file():
@@ -50,7 +53,16 @@ class HfConfig:
                 hint="give the folder that contains config.json, tokenizer.json and *.safetensors",
             )
         try:
+            if (n_bytes := path.stat().st_size) > MAX_BYTES:
+                raise CorruptCheckpoint(
+                    f"{path}: has {n_bytes:,} bytes; at most {MAX_BYTES:,} are plausible",
+                    hint="download the checkpoint again",
+                )
             values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as e:
+            raise CorruptCheckpoint(
+                f"{path}: cannot be read: {e.strerror}", hint="check the file and its disk"
+            ) from e
         except (ValueError, RecursionError) as e:
             raise CorruptCheckpoint(
                 f"{path}: not JSON: {e}", hint="download the checkpoint again"
@@ -74,12 +86,12 @@ class HfConfig:
     # Each of these returns `absent` if the field is missing or null.
 
     def integer(self, name: str, absent: int = _NEEDED) -> int:
-        """Return an integer field."""
-        return int(self._read(name, absent, int, 1))
+        """Return an integer field, which must be in its range of `RANGES`."""
+        return int(self._in_range(name, absent, int))
 
     def number(self, name: str, absent: float = _NEEDED) -> float:
-        """Return a number field as float."""
-        return float(self._read(name, absent, (int, float), 1.0))
+        """Return a number field as float; it must be in its range of `RANGES`."""
+        return float(self._in_range(name, absent, (int, float)))
 
     def flag(self, name: str, absent: bool = _NEEDED) -> bool:
         """Return a boolean field."""
@@ -96,11 +108,20 @@ class HfConfig:
                 self._note(f"{name} is missing")
                 return harmless
             return absent
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = "a boolean" if kind is bool else "of the expected type"
-            self._note(f"{name} is {value!r}, which is not {wanted}")
+        if not _is(value, kind):
+            wanted = "a boolean" if kind is bool else "a text"
+            self._note(f"{name} is {_shown(value)}, which is not {wanted}")
             return harmless
         return value
+
+    def _in_range(self, name: str, absent: Any, kind: Any) -> Any:
+        value = self._read(name, absent, object, 1)
+        plausible = RANGES[name]
+        if self.values.get(name) is None or (_is(value, kind) and value in plausible):
+            return value
+        wanted = "an integer" if kind is int else "a number"
+        self._note(f"{name} is {_shown(value)}; expected {wanted} from {plausible}")
+        return 1
 
     def rope(self, fraction: float = 1.0) -> Rope:
         """Return the rotary settings, as written by any version of transformers.
@@ -112,7 +133,7 @@ class HfConfig:
         for name in ("rope_scaling", "rope_parameters"):
             value = self.values.get(name)
             if value is not None and not isinstance(value, dict):
-                self._note(f"{name} is {value!r}, which is not an object")
+                self._note(f"{name} is {_shown(value)}, which is not an object")
             merged |= value if isinstance(value, dict) else {}
         inner = self.over(**merged)
         theta = inner.number("rope_theta", absent=inner.number("rotary_emb_base", absent=10000.0))
@@ -122,10 +143,8 @@ class HfConfig:
         kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
         factor = inner.number("factor", absent=1.0)
         if kind not in ("default", "linear"):
-            inner._note(f"rope type is {kind!r}; llama.cpp's graph supports 'default' and 'linear'")
-        if not (theta > 0 and factor > 0 and 0 < part <= 1):
             inner._note(
-                f"rotary settings are invalid: theta {theta}, factor {factor}, fraction {part}"
+                f"rope type is {_shown(kind)}; llama.cpp's graph supports 'default' and 'linear'"
             )
         return Rope(theta, part, kind, factor)
 
@@ -140,7 +159,7 @@ class HfConfig:
             ):
                 allowed = " or ".join(json.dumps(a) for a in rule.allowed)
                 self._note(
-                    f"{rule.field} is {json.dumps(value)}; llama.cpp's graph supports only {allowed}"
+                    f"{rule.field} is {_shown(value)}; llama.cpp's graph supports only {allowed}"
                 )
 
     def _note(self, problem: str) -> None:
@@ -154,3 +173,15 @@ class HfConfig:
                 f"{self.where}: cannot be converted faithfully:", reasons=reasons,
                 hint="nothing was written",
             )  # fmt: skip
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Return whether a JSON value has this type; in Python, True is an integer too."""
+    return isinstance(value, kind) and (kind in (bool, object) or not isinstance(value, bool))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as JSON, cut to 100 characters, without the contents of lists and objects."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return shortened(json.dumps(value[:MOST_QUOTED] if isinstance(value, str) else value))

@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from turbopilot.base.quoting import MOST_QUOTED
+
 
 class BadPickle(Exception):
     """The pickle is damaged, or uses names or opcodes that weight files never need."""
@@ -125,7 +127,7 @@ _KNOWN = {
     *_STORAGE_OF, *_WRAPPERS, *_INERT, _FROM_TYPE, "torch.Size", "builtins.dict", "collections.OrderedDict",
     *(_REBUILD + version for version in ("", "_v2", "_v3")),
 }  # fmt: skip
-MAX_NAME = 200
+MAX_NAME = MOST_QUOTED
 
 # opcodes that torch.save writes with protocol 2, on Python 2 too
 _OPCODES = {

@@ -74,7 +74,7 @@ def convert(
     with prepare(source, dtype, options) as p:
         parts = split(p.plan.tensors, options.split_max_size)
         paths = part_paths(output, len(parts))
-        folder = source if source.is_dir() else None
+        folder = source if source.is_dir() else options.tokenizer
         for path in paths:
             check_output(path, force=force, inputs=tuple(p.files), outside=folder)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)

@@ -19,6 +19,7 @@ from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor, data_bytes
 from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
+from turbopilot.base.quoting import quoted, shortened
 from turbopilot.formats.tensor_summary import bytes_by_type
 
 MAX_LISTED = 20
@@ -174,7 +175,7 @@ class _Assembly:
             self._faults.append(
                 f"misshapen: {source.name} is {source.shape}, the config requires {expected}"
             )
-            self._used[part.source] = [np.arange(source.shape[0] if source.shape else 0)]
+            self._used[part.source] = []  # its rows are not checked
             return None
         movable = self._dtype == "AUTO" and source.dtype in encode.BLOCKS
         if source.dtype not in encode.NUMPY_DTYPES and not movable:
@@ -208,10 +209,13 @@ class _Assembly:
     def all_faults(self, dropped: Collection[str]) -> list[str]:
         """Return all errors: those recorded, unknown sources, and rows that are not used exactly once."""
         unknown = [n for n in self._sources if n not in self._used and n not in dropped]
-        faults = self._faults + [f"unknown: {n} {self._sources[n].shape}" for n in unknown]
+        faults = self._faults + [
+            f"unknown: {shortened(n)} {quoted(self._sources[n].shape)}" for n in unknown
+        ]
         for name, rows in self._used.items():
-            shape = self._sources[name].shape
-            counts = np.bincount(np.concatenate(rows), minlength=shape[0] if shape else 0)
+            if not rows:
+                continue
+            counts = np.bincount(np.concatenate(rows), minlength=self._sources[name].shape[0])
             if (counts != 1).any():
                 unused, twice = (counts == 0).sum(), (counts > 1).sum()
                 faults.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from converters.quantized import refuse_quantized
 from converters.spec import IntArray
 from converters.stream import read_tensor
 from converters.tokenizer import GgufTokenizer, read_tokenizer
-from turbopilot.base.errors import InvalidInput, did_you_mean
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, did_you_mean
 from turbopilot.llama.geometry import Geometry, read_geometry
 
 DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
@@ -65,7 +65,13 @@ def prepare(
     if dtype and dtype.lower() not in DTYPES:
         raise InvalidInput(f"--dtype {dtype}: no such type", hint=did_you_mean(dtype, DTYPES))
     prepared = _prepare_old if source.is_file() else _prepare_checkpoint
-    with prepared(source, dtype.lower(), options) as p:
+    with ExitStack() as stack:
+        try:
+            p = stack.enter_context(prepared(source, dtype.lower(), options))
+        except RecursionError as e:  # from JSON that is less deep than its parser allows
+            raise CorruptCheckpoint(
+                f"{source}: a JSON file is nested too deeply", hint="download it again"
+            ) from e
         yield p
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from converters.hfconfig import HfConfig
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import UnsupportedModel
+from turbopilot.base.quoting import quoted
 
 # Fields of config.json; compressed-tensors used the second before transformers supported it.
 _FIELDS = ("quantization_config", "compression_config")
@@ -78,8 +79,8 @@ def _by_tensors(tensors: Collection[SourceTensor]) -> tuple[str, str] | None:
     for pattern, method in _TENSORS:
         for t in tensors:
             if re.fullmatch(pattern, t.name):
-                return method, f"tensor {t.name[:MAX_NAME]!r}"
+                return method, f"tensor {quoted(t.name)}"
     for t in tensors:
         if t.dtype in _FP8:
-            return "fp8", f"tensor {t.name[:MAX_NAME]!r} is {t.dtype}"
+            return "fp8", f"tensor {quoted(t.name)} is {t.dtype}"
     return None

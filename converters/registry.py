@@ -18,6 +18,7 @@ from converters.families import (
 from converters.hfconfig import HfConfig
 from converters.spec import ArchSpec
 from turbopilot.base.errors import UnsupportedModel, did_you_mean
+from turbopilot.base.quoting import shortened
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
@@ -31,10 +32,11 @@ def find(config: HfConfig) -> ArchSpec:
         for spec in FAMILIES:
             if spec.architecture == name and spec.meant(config):
                 return spec
-    named = ", ".join(config.architectures) or "none"
+    named = shortened(", ".join(config.architectures)) or "none"
+    if not config.architectures and config.values.get("architectures") is not None:
+        named = "none: the field architectures is not a list of names"
+    first = shortened(next(iter(config.architectures), ""))
     raise UnsupportedModel(
         f"{config.where}: unsupported architecture: {named}",
-        hint=did_you_mean(
-            next(iter(config.architectures), ""), sorted({f.architecture for f in FAMILIES})
-        ),
+        hint=did_you_mean(first, sorted({f.architecture for f in FAMILIES})),
     )

@@ -9,12 +9,14 @@ Source: https://huggingface.co/docs/safetensors (format).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from converters.source_tensor import DTYPE_BYTES, SourceTensor
 from turbopilot.base.errors import CorruptCheckpoint
+from turbopilot.base.quoting import quoted
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
 
@@ -27,7 +29,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
     in_order = sorted(tensors.values(), key=lambda t: (t.offset, t.n_bytes))
     for before, after in pairwise(in_order):
         if after.offset < before.offset + before.n_bytes:
-            raise _corrupt(path, f"tensors {before.name!r} and {after.name!r} overlap")
+            raise _corrupt(path, f"tensors {quoted(before.name)} and {quoted(after.name)} overlap")
     return tensors
 
 
@@ -64,31 +66,35 @@ def _json(path: Path) -> tuple[dict[str, Any], int, int]:
 def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        twin = next(n for i, (n, _) in enumerate(pairs) if n in {m for m, _ in pairs[:i]})
-        raise _corrupt(path, f"{twin!r} occurs twice in its header")
+        twin = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise _corrupt(path, f"{quoted(twin)} occurs twice in its header")
     return names
 
 
 def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTensor:
     if not isinstance(entry, dict):
-        raise _corrupt(path, f"tensor {name!r} has no description")
+        raise _corrupt(path, f"tensor {quoted(name)} has no description")
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     span: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise _corrupt(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
+        raise _corrupt(path, f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
     if not _naturals(shape) or not _naturals(span) or len(span) != 2:
-        raise _corrupt(path, f"tensor {name!r} has invalid shape {shape!r} or offsets {span!r}")
+        raise _corrupt(
+            path,
+            f"tensor {quoted(name)} has invalid shape {quoted(shape)} or offsets {quoted(span)}",
+        )
     tensor = SourceTensor(name, dtype, tuple(shape), path, start + span[0])
     if span[1] - span[0] != tensor.n_bytes:
         raise _corrupt(
             path,
-            f"tensor {name!r} of shape {tuple(shape)} needs {tensor.n_bytes:,} bytes, not {span[1] - span[0]:,}",
+            f"tensor {quoted(name)} of shape {quoted(tuple(shape))} needs {tensor.n_bytes:,} bytes, "
+            f"not {span[1] - span[0]:,}",
         )
     if start + span[1] > size:
         raise _corrupt(
             path,
-            f"tensor {name!r} ends at byte {start + span[1]:,}, but the file at byte {size:,}: it is truncated",
+            f"tensor {quoted(name)} ends at byte {start + span[1]:,}, but the file at byte {size:,}: it is truncated",
         )
     return tensor
 

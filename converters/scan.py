@@ -21,6 +21,7 @@ import numpy as np
 from converters.encode import Array
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import CorruptCheckpoint, TensorMismatch
+from turbopilot.base.quoting import quoted
 
 BUFFER_BYTES = 1 << 18  # stays in a core's cache between reading, hashing and checking
 
@@ -98,7 +99,7 @@ class Scan:
                             digest.update(block)
                         if tensor and not _is_finite(block, tensor.dtype, work):
                             raise TensorMismatch(
-                                f"{path}: tensor {tensor.name!r} contains NaN or infinite values",
+                                f"{path}: tensor {quoted(tensor.name)} contains NaN or infinite values",
                                 hint="the checkpoint is damaged or its training diverged; "
                                 "--force converts it anyway",
                             )

@@ -18,6 +18,7 @@ from converters.scan import Scan
 from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.progress import Progress
+from turbopilot.base.quoting import quoted
 
 BLOCK_BYTES = 8 << 20
 COPY_BYTES = 1 << 20
@@ -59,7 +60,7 @@ class TensorWriter:
                     yield encode(block, part.source.dtype, tensor.dtype, lossy=self.keep_nonfinite)
                 except F16Overflow as e:
                     raise TensorMismatch(
-                        f"{part.source.path}: tensor {part.source.name!r} has values up to "
+                        f"{part.source.path}: tensor {quoted(part.source.name)} has values up to "
                         f"{e.args[0]:.4g}; the maximum of F16 is 65504",
                         hint="convert with --dtype bf16 or f32",
                     ) from e
@@ -91,14 +92,11 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
     copy_file_range was up to twice as slow for offsets that are not page-aligned.
     """
     source = part.source
-    file = checkpoint.file(source.path)
-    file.seek(source.offset)
+    checkpoint.file(source.path).seek(source.offset)
     left = source.n_bytes
     buffer = memoryview(bytearray(min(COPY_BYTES, left)))
     while left:
-        n = file.readinto(buffer[:left])
-        if not n:
-            raise checkpoint.ended_inside(source)
+        n = checkpoint.read_into(buffer[:left], source)
         yield buffer[:n]
         left -= n
 

@@ -20,6 +20,7 @@ from typing import Any
 from converters.pickled import BadPickle, Global, Pickled, read
 from converters.source_tensor import SourceTensor, data_bytes
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
+from turbopilot.base.quoting import quoted
 
 MAX_DIRECTORY = 16 << 20  # 100,000 tensors need 8 MB; zipfile needs ten times that in memory
 MAX_PICKLE = 16 << 20  # 100,000 tensors need 8 MB; a hostile pickle expands to 50 times its size
@@ -112,14 +113,14 @@ def _records(file: FileIO) -> dict[str, _Record]:
     for entry, end in zip(entries, ends, strict=True):
         name = entry.filename.partition("/")[2]
         if name in found:
-            raise BadPickle(f"entry {name[:200]!r} of the zip occurs twice")
+            raise BadPickle(f"entry {quoted(name)} of the zip occurs twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise _SaveAnew(f"is a zip whose entry {name[:200]!r} is compressed")
+            raise _SaveAnew(f"is a zip whose entry {quoted(name)} is compressed")
         if entry.file_size != entry.compress_size:
-            raise BadPickle(f"entry {name[:200]!r} of the zip has two different sizes")
+            raise BadPickle(f"entry {quoted(name)} of the zip has two different sizes")
         start = _start(file, entry)
         if not start or start + entry.file_size > end:
-            raise BadPickle(f"entry {name[:200]!r} of the zip is not at the directory's offset")
+            raise BadPickle(f"entry {quoted(name)} of the zip is not at the directory's offset")
         found[name] = _Record(start, entry.file_size, entry.CRC)
     return found
 
@@ -173,20 +174,20 @@ def _sources(
     types: dict[str, str] = {}  # storage key → dtype
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise BadPickle(f"its pickle names a tensor {name!r}, which is not a string")
+            raise BadPickle(f"its pickle names a tensor {quoted(name)}, which is not a string")
         if isinstance(tensor, Global):
-            raise _SaveAnew(f"stores {name[:200]!r} as the result of {tensor.name}")
+            raise _SaveAnew(f"stores {quoted(name)} as the result of {tensor.name}")
         if not isinstance(tensor, Pickled):
-            raise BadPickle(f"{name[:200]!r} is not a plain tensor")
+            raise BadPickle(f"{quoted(name)} is not a plain tensor")
         sources[name] = source = _source(path, name, tensor, records)
         if types.setdefault(tensor.storage.key, source.dtype) != source.dtype:
-            raise _SaveAnew(f"stores {name[:200]!r} as a view of a storage of another type")
+            raise _SaveAnew(f"stores {quoted(name)} as a view of a storage of another type")
     return sources
 
 
 def _source(path: Path, name: str, tensor: Pickled, records: Mapping[str, _Record]) -> SourceTensor:
     """Return a tensor's location in the file, checked against the zip's directory."""
-    shown = repr(name[:200])
+    shown = quoted(name)
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise _SaveAnew(f"stores {shown} as {tensor.dtype}, which is not a supported number format")

@@ -84,13 +84,15 @@ def quantize(
         NotEnoughDisk: the output would not fit.
     """
     began = time.monotonic()
-    recipe, watch = find_recipe(type_name), SourceWatch(files_of(source))
+    recipe = find_recipe(type_name)
+    inputs = (*files_of(source), *([options.imatrix] if options.imatrix else ()))
+    watch = SourceWatch(inputs)
     before = read_gguf(source)
     imatrix = _matrix(before, options)
     preview = preview_of(before, recipe, options)
     paths = part_paths(output, before.n_files if options.keep_split else 1)
     for path in paths:
-        check_output(path, force=force, inputs=files_of(source))
+        check_output(path, force=force, inputs=inputs)
     _check_plan(preview, before, imatrix, options)
     check_disk(output.parent, preview.file_bytes)
     with ExitStack() as whole:
@@ -112,7 +114,7 @@ def quantize(
             set_metadata(parts[0], remove=CERTIFICATE)
         progress(len(preview.tensors), len(preview.tensors), "digest of the source")
         digests.write_into(parts[0])
-        watch.check(files_of(source))
+        watch.check(inputs)
     after = read_gguf(paths[0])
     return QuantizeReport(
         source=source, path=after.path, recipe=recipe.name,

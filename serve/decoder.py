@@ -68,9 +68,15 @@ class Tokenizer(Protocol):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token, which may end inside a character; b"" for a special token."""
 
+    def is_eog(self, token: int) -> bool:
+        """Return whether the token ends generation."""
+
 
 class Constraint(Protocol):
-    """State of a grammar in one sequence: the tokens that may come next."""
+    """The tokens that may come next in one sequence; used by one thread at a time.
+
+    Each method raises InvalidRequest if the answer takes too long to find.
+    """
 
     def allows(self, token: int) -> bool:
         """Return whether the token may come next."""
@@ -126,16 +132,6 @@ class Decoder(Tokenizer, Protocol):
 
         Call it in the thread that will call `decode`. llama.cpp starts worker threads for each thread that calls it,
         and they spin while they wait: two sets of them halve each other's speed.
-        """
-
-    def is_eog(self, token: int) -> bool:
-        """Return whether the token ends generation."""
-
-    def constraint(self, grammar: str) -> Constraint:
-        """Return the start state of a GBNF grammar over this vocabulary.
-
-        Raises:
-            InvalidRequest: the grammar cannot be parsed.
         """
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:

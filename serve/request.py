@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from serve.decoder import Constraint
 from turbopilot.base.errors import TurboPilotError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -30,7 +31,7 @@ class SamplingParams:
         repeat_penalty: 1 is off.
         repeat_last_n: number of preceding tokens that the penalties apply to; 0 is none, -1 all.
         logit_bias: (token id, amount added to its logit) pairs; minus infinity forbids the token.
-        grammar: GBNF grammar that the text must follow; "" is off.
+        schema: JSON schema that the text must fit; "" is off.
         infill: use llama.cpp's sampler for fill-in-the-middle, which ends the text if the end-of-generation tokens
             together are likely.
         seed: makes the choices repeatable; None takes the server's next seed.
@@ -46,7 +47,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    grammar: str = ""
+    schema: str = ""
     infill: bool = False
     seed: int | None = None
     stream: int = 0
@@ -67,7 +68,7 @@ class SamplingParams:
             (self.temperature < COLDEST or self.top_k == 1)
             and not self.penalizes
             and not self.logit_bias
-            and not self.grammar
+            and not self.schema
             and not self.infill
         )
 
@@ -105,6 +106,7 @@ class GenerationRequest:
         supersedes: session whose earlier requests this request ends; "" is none.
         context: tokens outside the prompt that the completion may repeat, such as the rest of the file. They are only
             a source of draft tokens.
+        constraint: constraint of the sampling's schema in its initial state; used by this request alone.
     """
 
     prompt: tuple[int, ...]
@@ -117,6 +119,7 @@ class GenerationRequest:
     predict_time: float | None = None
     supersedes: str = ""
     context: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

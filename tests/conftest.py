@@ -14,6 +14,7 @@ from tests.clients.fixtures import guarded, live, model_cache  # noqa: F401 — 
 from tests.support.hub_case import here, hub  # noqa: F401 — fixtures
 from tests.support.signed import signed, split_model, unsigned  # noqa: F401 — fixtures
 from turbopilot.app.resolve import demo_checkpoint as bundled
+from turbopilot.llama.trial import SKIP_VARIABLE
 
 # A parent that ignores signals (nohup, a shell's background job) hands that on to our children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,6 +23,9 @@ for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
+os.environ.setdefault(
+    SKIP_VARIABLE, "1"
+)  # the tests of trials switch them on; others load hundreds of new files
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ OWNERS = {
         "turbopilot/verify/tensor_errors.py", "quantize/imatrix/file.py",
     },
     "llama_cpp": {"turbopilot/llama/"},
+    "llguidance": {"serve/sampling/json_schema.py"},
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
         "turbopilot/verify/reference_layouts.py",
@@ -124,7 +125,7 @@ def test_source_files_have_at_most_300_lines() -> None:
 
 HEAVY = (
     "torch", "transformers", "llama_cpp", "gguf", "flask", "pydantic", "waitress", "prometheus_client", "numpy",
-    "huggingface_hub", "tokenizers",
+    "huggingface_hub", "tokenizers", "llguidance",
 )  # fmt: skip
 
 

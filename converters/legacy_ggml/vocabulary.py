@@ -22,9 +22,12 @@ from converters.tokenizer.metadata import (
     GgufTokenizer,
     Vocabulary,
 )
-from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.errors import CorruptCheckpoint, TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 _LOST = "\ufffd".encode()  # U+FFFD, which replaces invalid UTF-8
+# Sum of squared lengths, to which the time to recover merges is proportional: 15 s. Published files have 5 million.
+_MAX_WORK = 50_000_000
 
 
 def is_lossy(entries: Sequence[bytes]) -> bool:
@@ -41,6 +44,10 @@ def read_vocabulary(path: Path, entries: Sequence[bytes], cuts: Sequence[str]) -
     `entries` are the bytes of each row's token. `cuts` are llama.cpp's pre-tokenizers for the family's models; if
     there are two, the first splits off each digit.
     """
+    if sum(len(entry) ** 2 for entry in entries) > _MAX_WORK:
+        raise CorruptCheckpoint(
+            f"{path}: its vocabulary has implausibly long tokens", hint="download it again"
+        )
     letters = ["".join(BYTE_LETTERS[byte] for byte in entry) for entry in entries]
     merges = list(recover_merges(letters))
     first = next((row for row, text in enumerate(letters) if len(text) == 1), len(letters))
@@ -100,7 +107,7 @@ def _text(path: Path, row: int, entry: bytes) -> str:
         return entry.decode("utf-8")
     except UnicodeDecodeError as e:
         raise TokenizerMismatch(
-            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {entry!r:.80}",
+            f"{path}: token {row:,} was added to the vocabulary, but is not UTF-8: {quoted(entry)}",
             hint="use the model's checkpoint: turbopilot convert NAME",
         ) from e
 
@@ -124,7 +131,7 @@ def check_same(
         written = entry.decode("utf-8", "replace")
         if written not in (text, _tidied(text)) and kind in (NORMAL, CONTROL, USER_DEFINED):
             raise TokenizerMismatch(
-                f"{path}: token {row:,} is {written!r:.80}, but {text!r:.80} in {folder}",
+                f"{path}: token {row:,} is {quoted(written)}, but {quoted(text)} in {folder}",
                 hint="give the folder of the model from which the file was converted",
             )
 

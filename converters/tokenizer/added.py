@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from converters.tokenizer.files import SideFiles, corrupt, token_text
 from converters.tokenizer.metadata import CONTROL, USER_DEFINED, AddedToken
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 _ROW = re.compile("[0-9]{1,10}")  # int() raises ValueError for thousands of digits
 _FLAGS = ("lstrip", "rstrip", "single_word")
@@ -27,9 +29,9 @@ def parse_added(path: Path, entries: Iterable[Any]) -> list[AddedToken]:
             (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         )
         if not isinstance(text, str) or type(token_id) is not int:
-            raise corrupt(path, f"{entry!r:.200} is not an added token")
+            raise corrupt(path, f"{quoted(entry)} is not an added token")
         if text in found:
-            raise corrupt(path, f"added token {text!r} occurs twice")
+            raise corrupt(path, f"added token {quoted(text)} occurs twice")
         found[text] = AddedToken(
             text, token_id, bool(entry.get("special")), any(entry.get(f) for f in _FLAGS),
             bool(entry.get("normalized", not entry.get("special"))),
@@ -54,10 +56,13 @@ def added_beside(side: SideFiles) -> list[AddedToken]:
     for text, token_id in side.added.items():
         where = side.folder / "added_tokens.json"
         if type(token_id) is not int:
-            raise corrupt(where, f"token {text!r} has the id {token_id!r}, not an integer")
+            raise corrupt(
+                where, f"token {quoted(text)} has the id {quoted(token_id)}, not an integer"
+            )
         if text in found and found[text].id != token_id:
             raise corrupt(
-                where, f"token {text!r} has id {token_id}, but {found[text].id} in {path.name}"
+                where,
+                f"token {quoted(text)} has id {token_id}, but {found[text].id} in {path.name}",
             )
         found.setdefault(text, AddedToken(text, token_id, text in special))
     return list(found.values())
@@ -90,7 +95,7 @@ def join(
     for token in added:
         if ids.setdefault(token.text, token.id) != token.id:
             raise TokenizerMismatch(
-                f"{path}: token {token.text!r} has the ids {ids[token.text]} and {token.id}"
+                f"{path}: token {quoted(token.text)} has the ids {ids[token.text]} and {token.id}"
             )
         types[token.id] = CONTROL if token.special else USER_DEFINED
     return ids, types
@@ -100,7 +105,7 @@ def strip_problems(side: SideFiles, added: Iterable[AddedToken]) -> list[str]:
     """Describe tokens whose flags llama.cpp ignores, if they may occur in text."""
     harmless = {side.name_of(role) for role in _NEVER_IN_TEXT}
     return [
-        f"added token {t.text!r} strips whitespace (lstrip, rstrip) or matches only whole words (single_word)"
+        f"added token {quoted(t.text)} strips whitespace (lstrip, rstrip) or matches only whole words (single_word)"
         for t in added
         if t.strips and not (t.special and t.text in harmless)
     ]
@@ -113,17 +118,22 @@ def overlapping(added: Iterable[AddedToken]) -> list[str]:
     "<a><b>c" differently.
     """
     texts = [t.text for t in added]
-    mixed = _heads(text for text in texts if len(set(text)) > 1)
-    every = _heads(texts)
+    every = sorted(texts)
+    mixed = [text for text in every if len(set(text)) > 1]
     return [
-        f"added token {text!r} ends with the start of another added token"
+        f"added token {quoted(text)} ends with the start of another added token"
         for text in texts
-        if any(text[n:] in (every if len(set(text)) > 1 else mixed) for n in range(1, len(text)))
+        if any(
+            _starts_one(text[n:], every if len(set(text)) > 1 else mixed)
+            for n in range(1, len(text))
+        )
     ]
 
 
-def _heads(texts: Iterable[str]) -> set[str]:
-    return {text[:n] for text in texts for n in range(1, len(text))}
+def _starts_one(head: str, texts: Sequence[str]) -> bool:
+    """Return whether one of the sorted texts is longer than `head` and starts with it."""
+    at = bisect_right(texts, head)
+    return at < len(texts) and texts[at].startswith(head)
 
 
 def refuse(path: Path, problems: Iterable[str]) -> NoReturn:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from turbopilot.base.errors import CorruptCheckpoint
+from turbopilot.base.quoting import quoted
 
 # The largest published tokenizer.json (262,144 tokens, every merge twice) is 33 MB.
-_MAX_BYTES: Final = 256 * 1024 * 1024
+_MAX_BYTES: Final = 100_000_000
 
 _KEY_LETTERS: Final = frozenset(string.ascii_letters + string.digits)
 
@@ -22,7 +23,7 @@ def corrupt(path: Path, what: str) -> CorruptCheckpoint:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file of at most 256 MiB."""
+    """Return the content of a file of at most 100 MB."""
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MAX_BYTES:
@@ -60,7 +61,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} occurs twice in one object")
+            raise ValueError(f"the key {quoted(key)} occurs twice in one object")
         found[key] = value
     return found
 
@@ -122,11 +123,11 @@ def chat_templates(side: SideFiles) -> dict[str, str]:
     named: dict[str, str] = {}
     for name, template in templates:
         if not isinstance(name, str) or not isinstance(template, str) or not name:
-            raise corrupt(where, f"chat_template {name!r:.80} has no name or no text")
+            raise corrupt(where, f"chat_template {quoted(name)} has no name or no text")
         try:
             template.encode()
         except UnicodeEncodeError as e:
-            raise corrupt(where, f"chat_template {name!r:.80} is not Unicode") from e
+            raise corrupt(where, f"chat_template {quoted(name)} is not Unicode") from e
         # gguf's writer replaces other characters in keys likewise
         named.setdefault("".join(c if c in _KEY_LETTERS else "_" for c in name), template)
     return {name: template for name, template in named.items() if template}

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from converters.tokenizer.files import corrupt
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
 
@@ -117,27 +118,36 @@ class GgufTokenizer:
         return values
 
 
+MAX_TOKEN: Final = 1024
+"""Most characters of a token's text; long ones take quadratic time. Published files have some hundred."""
+
+
 def check_ids(path: Path, ids: Mapping[str, int], n_vocab: int) -> None:
     """Raise unless every token has a unique embedding row and a text that GGUF can store."""
     by_row: dict[int, str] = {}
     for text, row in ids.items():
         if type(row) is not int or not 0 <= row < n_vocab:
             raise TokenizerMismatch(
-                f"{path}: token {text!r:.200} has id {row!r:.40}, but the embedding has rows 0 to {n_vocab - 1}",
+                f"{path}: token {quoted(text)} has id {quoted(row)}, but the embedding has rows 0 to {n_vocab - 1}",
                 hint=f"check that config.json and {path.name} belong together",
             )
         if by_row.setdefault(row, text) != text:
             raise TokenizerMismatch(
-                f"{path}: tokens {by_row[row]!r:.200} and {text!r:.200} share the id {row}"
+                f"{path}: tokens {quoted(by_row[row])} and {quoted(text)} share the id {row}"
+            )
+        if len(text) > MAX_TOKEN:
+            raise TokenizerMismatch(
+                f"{path}: token {text[:80]!r}… has {len(text):,} characters; at most {MAX_TOKEN:,} are plausible",
+                hint="download it again",
             )
         if "\0" in text:
             raise TokenizerMismatch(
-                f"{path}: token {text!r:.200} contains a zero byte, which would end it in llama.cpp"
+                f"{path}: token {quoted(text)} contains a zero byte, which would end it in llama.cpp"
             )
         try:
             text.encode()
         except UnicodeEncodeError as e:
-            raise corrupt(path, f"token {text!r:.200} is not Unicode: {e.reason}") from e
+            raise corrupt(path, f"token {quoted(text)} is not Unicode: {e.reason}") from e
 
 
 def fill_rows(

@@ -14,6 +14,7 @@ from typing import Any
 
 from converters.tokenizer.metadata import BYTE_TOKENS, SPACE
 from converters.tokenizer.pretokenizer import Normalization, flatten
+from turbopilot.base.quoting import quoted, shortened
 
 
 def scores_of(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[int, float]:
@@ -34,17 +35,17 @@ def merge_doubts(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
         for n in range(1, len(piece)):
             pair = (piece[:n], piece[n:])
             if pair[0] in vocab and pair[1] in vocab and pair not in listed:
-                return [f"its merges lack {pair[0]!r} + {pair[1]!r} = {piece!r}"]
+                return [f"its merges lack {quoted(pair[0])} + {quoted(pair[1])} = {quoted(piece)}"]
     letters = {letter for pair in merges for part in pair for letter in part}
     if missing := sorted(letters - vocab.keys()):
-        return [f"its merges join {missing[0]!r}, which is not a token"]
+        return [f"its merges join {quoted(missing[0])}, which is not a token"]
     done: set[str] = set()
     last = ""
     for left, right in merges:
         piece = left + right
         if piece != last:
             if piece in done:
-                return [f"its merges form {piece!r} at two ranks"]
+                return [f"its merges form {quoted(piece)} at two ranks"]
             done.add(piece)
         last = piece
     return []
@@ -68,7 +69,7 @@ def space_rule(
             continue  # Gemma's; has no effect, since the normalizer replaced all spaces
         if kind != "Metaspace" or step.get("replacement") != SPACE:
             doubts.append(
-                f"its pre-tokenizer ({kind}) is not one that llama.cpp has for SentencePiece models"
+                f"its pre-tokenizer ({shortened(str(kind))}) is not one that llama.cpp has for SentencePiece models"
             )
             continue
         scheme = step.get("prepend_scheme", "always")
@@ -77,7 +78,7 @@ def space_rule(
             prefix = prefix or str(scheme)
         if step.get("split", True):
             doubts += [
-                f"it splits text at every {SPACE}, but has the token {piece!r}"
+                f"it splits text at every {SPACE}, but has the token {quoted(piece)}"
                 for piece in vocab
                 if SPACE in piece[1:]
             ][:1]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from converters.tokenizer.metadata import SPACE
+from turbopilot.base.quoting import shortened
 
 Step: TypeAlias = "tuple[str, ...]"
 
@@ -190,7 +191,7 @@ def read_normalizer(node: Any) -> Normalization:
         ):
             found.spaces = True
         else:
-            found.problem = f"it normalises text ({kind})"
+            found.problem = f"it normalises text ({shortened(str(kind))})"
     if found.prepend and not found.spaces:
         found.problem = f"it adds {SPACE!r} before text but does not replace spaces by it"
     return found

@@ -22,6 +22,8 @@ from converters.tokenizer.tokenizer_json import check_merge, read_tokenizer_json
 from converters.tokenizer.trial import settle
 from turbopilot.base.errors import InvalidInput
 
+MAX_ADDED = 1 << 20
+"""Most characters of all added tokens, each of whose ends is compared; published files have up to some 50,000."""
 _VERSION_LINE = "#version"  # start of lines that tokenizers skips; "# #" is a merge
 
 
@@ -128,6 +130,11 @@ def _with_added(vocabulary: Vocabulary, side: SideFiles, n_vocab: int) -> Vocabu
     if problems := strip_problems(side, more):
         refuse(side.folder / "tokenizer_config.json", problems)
     added = (*vocabulary.added, *more)
+    if (n := sum(len(t.text) for t in added)) > MAX_ADDED:
+        raise corrupt(
+            vocabulary.path,
+            f"its added tokens have {n:,} characters; at most {MAX_ADDED:,} are plausible",
+        )
     return replace(
         vocabulary,
         ids=ids,

@@ -27,6 +27,7 @@ from converters.tokenizer.metadata import (
     check_ids,
 )
 from converters.tokenizer.pieces import lacks_bytes
+from turbopilot.base.quoting import quoted
 
 T = TypeVar("T", int, float, bytes)
 Value: TypeAlias = "int | float | bytes"
@@ -59,7 +60,7 @@ def read_sentencepiece(path: Path, side: SideFiles, n_vocab: int) -> Vocabulary:
     vocab: dict[str, int] = {}
     for row, (text, _, _) in enumerate(model.pieces):
         if vocab.setdefault(text, row) != row:
-            raise corrupt(path, f"pieces {vocab[text]} and {row} are both {text!r}")
+            raise corrupt(path, f"pieces {vocab[text]} and {row} are both {quoted(text)}")
     check_ids(path, vocab, n_vocab)
     if problems := _problems(model, vocab):
         refuse(path, problems)
@@ -93,13 +94,17 @@ def _problems(model: SentencePieceModel, vocab: dict[str, int]) -> list[str]:
     if reason := lacks_bytes(vocab):
         problems.append(reason)
     if unused := [text for text, _, kind in model.pieces if kind == UNUSED]:
-        problems.append(f"its piece {unused[0]!r} is marked unused, but llama.cpp would use it")
+        problems.append(
+            f"its piece {quoted(unused[0])} is marked unused, but llama.cpp would use it"
+        )
     user = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
     # llama.cpp searches for them before it replaces spaces by ▁, SentencePiece afterwards
     if blank := [text for text in user if SPACE in text or " " in text]:
-        problems.append(f"its user-defined piece {blank[0]!r} contains a space")
+        problems.append(f"its user-defined piece {quoted(blank[0])} contains a space")
     if user and model.dummy_prefix:
-        problems.append(f"after the user-defined piece {user[0]!r}, llama.cpp would add a space")
+        problems.append(
+            f"after the user-defined piece {quoted(user[0])}, llama.cpp would add a space"
+        )
     return problems
 
 
@@ -133,7 +138,7 @@ def _piece(data: bytes) -> tuple[str, float, int]:
     text, score = _last(fields, 1, b"").decode("utf-8"), _last(fields, 2, 0.0)
     kind = _last(fields, 3, NORMAL)
     if not 1 <= kind <= 6 or score != score:
-        raise ValueError(f"piece {text!r} has type {kind} and score {score}")
+        raise ValueError(f"piece {quoted(text)} has type {kind} and score {score}")
     return text, score, kind
 
 

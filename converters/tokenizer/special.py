@@ -13,6 +13,7 @@ from typing import Any, Final
 from converters.tokenizer.files import SideFiles
 from converters.tokenizer.metadata import Vocabulary
 from turbopilot.base.errors import TokenizerMismatch
+from turbopilot.base.quoting import quoted
 
 # Spellings of the fill-in-the-middle tokens in published models; the first that a vocabulary contains is used.
 # llama.cpp derives these ids from token texts and misses some.
@@ -125,7 +126,7 @@ def _ids(
     good = [row for row in rows if type(row) is int and 0 <= row < n_vocab]
     if strict and len(good) < len(rows):
         raise TokenizerMismatch(
-            f"{path}: {role}_token_id is {value!r:.80}, not an id in the vocabulary of {n_vocab} rows"
+            f"{path}: {role}_token_id is {quoted(value)}, not an id in the vocabulary of {n_vocab} rows"
         )
     return good
 

@@ -19,6 +19,7 @@ from converters.tokenizer.metadata import (
 )
 from converters.tokenizer.pieces import lacks_bytes, merge_doubts, scores_of, space_rule
 from converters.tokenizer.pretokenizer import Normalization, flatten, read_normalizer, recognise
+from turbopilot.base.quoting import quoted, shortened
 
 _ODD_OPTIONS = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
 
@@ -36,7 +37,7 @@ def read_tokenizer_json(path: Path, side: SideFiles, n_vocab: int, preferred: st
     if not isinstance(model, dict):
         raise corrupt(path, "it has no model")
     if (kind := model.get("type", "BPE")) != "BPE":
-        refuse(path, [f"its model is {kind}, not BPE"])
+        refuse(path, [f"its model is {shortened(str(kind))}, not BPE"])
     vocab = model.get("vocab")
     if not isinstance(vocab, dict):
         raise corrupt(path, f"its vocabulary is {type(vocab).__name__}, not an object")
@@ -89,7 +90,7 @@ def _with_bytes(
         problems.append("its BPE has no merges")
     doubts = [found.doubt] if found.doubt else []
     doubts += [
-        f"its token {token!r} joins whitespace with other text, but llama.cpp splits them"
+        f"its token {quoted(token)} joins whitespace with other text, but llama.cpp splits them"
         for token in joining(map("".join, merges), found.blanks)[:1]
     ]
     signs = taken_for_signs(vocab, [t.text for t in base.added])
@@ -122,11 +123,11 @@ def _with_pieces(
     if model.get("ignore_merges"):
         doubts.append("its BPE takes whole texts before merging (ignore_merges)")
     doubts += [
-        f"llama.cpp treats the plain token {text!r} as special"
+        f"llama.cpp treats the plain token {quoted(text)} as special"
         for text in taken_for_signs(vocab, found_first)
     ]
     doubts += [
-        f"added token {t.text!r} is matched after a space is added before the text"
+        f"added token {quoted(t.text)} is matched after a space is added before the text"
         for t in base.added
         if prefix and t.normalized and not t.special
     ]
@@ -144,12 +145,12 @@ def check_merge(path: Path, merge: Any, vocab: dict[str, int]) -> tuple[str, str
     parts = merge.split(" ") if isinstance(merge, str) else merge
     is_pair = isinstance(parts, list) and len(parts) == 2
     if not is_pair or not all(isinstance(p, str) and p for p in parts):
-        raise corrupt(path, f"{merge!r:.200} is not a merge of two tokens")
+        raise corrupt(path, f"{quoted(merge)} is not a merge of two tokens")
     left, right = parts
     for token in (left, right, left + right):
         if token not in vocab:
             raise corrupt(
-                path, f"the merge {merge!r:.200} needs {token!r:.200}, which is not a token"
+                path, f"the merge {quoted(merge)} needs {quoted(token)}, which is not a token"
             )
     return left, right
 
@@ -158,7 +159,7 @@ def _numbering(vocab: dict[str, int], added: list[AddedToken]) -> list[str]:
     """Describe ids of added tokens that tokenizers ignores: it numbers new tokens from the vocabulary's size on."""
     new = [t for t in added if t.text and t.text not in vocab]
     return [
-        f"added token {t.text!r} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
+        f"added token {quoted(t.text)} has id {t.id}, but tokenizers gives it {len(vocab) + n}"
         for n, t in enumerate(new)
         if t.id != len(vocab) + n
     ][:3]

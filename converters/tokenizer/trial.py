@@ -16,6 +16,7 @@ from typing import Any, Final
 from converters.tokenizer.metadata import GgufTokenizer, Vocabulary
 from converters.tokenizer.trial_texts import trial_texts
 from turbopilot.base.errors import TokenizerMismatch, TurboPilotError
+from turbopilot.base.quoting import quoted
 from turbopilot.llama.child import ChildFailed, run_child
 
 _PATIENCE: Final = 600.0  # seconds for one child; 30 names and 150,000 tokens take 40 s
@@ -77,10 +78,10 @@ def _nearest(outcomes: list[_Outcome], tokenizer: GgufTokenizer) -> str:
 
     def words(ids: Sequence[int]) -> str:
         part = (i for i in ids[max(0, at - 2) : at + 4] if i < len(tokenizer.tokens))
-        return " ".join(f"{i} {tokenizer.tokens[i]!r}" for i in part)
+        return " ".join(f"{i} {quoted(tokenizer.tokens[i])}" for i in part)
 
     return (
-        f"; of {len(outcomes)} pre-tokenizers tried, {best.name} is closest, but in {around!r} llama.cpp gives"
+        f"; of {len(outcomes)} pre-tokenizers tried, {best.name} is closest, but in {quoted(around)} llama.cpp gives"
         f" {words(best.theirs) or 'no tokens'} and the tokenizer gives {words(best.ours) or 'no tokens'}"
     )
 

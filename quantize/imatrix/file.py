@@ -15,6 +15,7 @@ import numpy as np
 from quantize.imatrix.matrix import Entry, Floats, Imatrix, merge
 from turbopilot.base.atomic import check_output, replacing
 from turbopilot.base.errors import CorruptModel, InvalidInput, QuantizationError
+from turbopilot.base.quoting import quoted
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -60,7 +61,7 @@ def _metadata(header: GgufHeader) -> tuple[tuple[str, ...], int, int]:
         value = header.metadata.get(key)
         if type(value) is not int or value < least:
             raise CorruptModel(
-                f"{header.path}: {key} is {value!r:.80}, not an integer of at least {least}",
+                f"{header.path}: {key} is {quoted(value)}, not an integer of at least {least}",
                 hint=_DAMAGED,
             )
         numbers.append(value)

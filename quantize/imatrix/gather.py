@@ -6,21 +6,24 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from quantize.imatrix.checkpoint import Gathered, load_gathered
 from quantize.imatrix.file import write_imatrix
 from quantize.imatrix.matrix import Imatrix, check_matrix, merge
-from turbopilot.base.atomic import check_disk, check_output, remove_leftovers
+from turbopilot.base.atomic import check_disk, check_output, locked, remove_leftovers
 from turbopilot.base.errors import InvalidInput, QuantizationError, ServeError
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.child import run_child
 
 
@@ -101,22 +104,24 @@ def gather(
         CorruptModel: `model` is not a usable GGUF, or llama.cpp cannot load it.
         QuantizationError: llama.cpp failed, the model computes NaN or infinity, or `others` belong to another model.
     """
-    began = time.monotonic()
+    began, watch = time.monotonic(), SourceWatch(files_of(model))
     header = _checked(model, output, options, force=force)
     resume, fingerprint = resume_path(output), _fingerprint(header, text, options)
     settings = {**asdict(replace(options, others=())), "threads": options.threads or usable_cores()}
     paths = {"model": str(model), "resume": str(resume)}
     job = {**settings, **paths, "text": text, "fingerprint": fingerprint}
-    told = _run(job, progress)
-    found = load_gathered(resume, fingerprint)
-    if not isinstance(found, Gathered):
-        raise QuantizationError(f"{resume}: {found}", hint="run the same command again")
-    matrix = found.imatrix(options.dataset, options.chunk_size)
-    check_matrix(matrix, header)
-    if options.others:
-        matrix = merge([*options.others, matrix], options.chunk_size)
-    write_imatrix(output, matrix, {"turbopilot.imatrix.model": model.name})
-    resume.unlink(missing_ok=True)
+    with locked(resume, partial(_refuse_second, output)):
+        told = _run(job, progress)
+        found = load_gathered(resume, fingerprint)
+        if not isinstance(found, Gathered):
+            raise QuantizationError(f"{resume}: {found}", hint="run the same command again")
+        matrix = found.imatrix(options.dataset, options.chunk_size)
+        check_matrix(matrix, header)
+        if options.others:
+            matrix = merge([*options.others, matrix], options.chunk_size)
+        watch.check(files_of(model))
+        write_imatrix(output, matrix, {"turbopilot.imatrix.model": model.name})
+        resume.unlink(missing_ok=True)
     return GatherReport(
         path=output, model=model, dataset=options.dataset, n_chunks=found.n_chunks,
         n_text_chunks=told["text_chunks"], chunk_size=options.chunk_size, n_entries=len(matrix.entries),
@@ -124,6 +129,13 @@ def gather(
         perplexity=told["perplexity"], resumed_from=told["from"], notices=tuple(told["notices"]),
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def _refuse_second(output: Path) -> NoReturn:
+    raise InvalidInput(
+        f"{output}: another process is gathering this matrix",
+        hint="wait until it is done, or choose another output with -o",
+    )
 
 
 def _run(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _checked(model: Path, output: Path, options: GatherOptions, *, force: bool) 
     """Check the arguments before starting the child, and return the model's header."""
     header = read_gguf(model)
     check_model(header)
-    check_output(output, force=force, inputs=(model,))
+    check_output(output, force=force, inputs=files_of(model))
     chunks, chunk_size = options.chunks, options.chunk_size
     longest = header.metadata.get(f"{header.architecture}.context_length")
     if isinstance(longest, int) and chunk_size > longest:

@@ -25,7 +25,7 @@ TAGS: Final = {
     "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
     "Operators": "Status page, health check, metrics and this document.",
 }
-State = Literal["unloaded", "loading", "ok", "draining", "failed"]
+State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
 
 
 class ModelAnswer(TypedDict):
@@ -78,7 +78,7 @@ class CopilotToken(TypedDict):
 
 
 class ModelHealth(TypedDict):
-    """State of one model. `reason` is set if it failed."""
+    """State of one model. `reason` is set if it is "failed" or "stalled"."""
 
     name: str
     status: State
@@ -88,9 +88,12 @@ class ModelHealth(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """State of the server. `model` is the default model; `status` and `reason` are those of the default model."""
+    """State of the server. `model` is the default model; `status` and `reason` are those of the default model.
 
-    status: Literal["loading", "ok", "draining", "failed"]
+    If a computation exceeds its time limit, `status` is "stalled", since the other models wait for it.
+    """
+
+    status: Literal["loading", "ok", "stalled", "draining", "failed"]
     model: str
     running: Count
     waiting: Count

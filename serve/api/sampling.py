@@ -164,7 +164,7 @@ class SamplingFields(body.Body):
             repeat_last_n=self.repeat_last_n,
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
-            grammar=self._grammar(schema),
+            schema=self._schema(schema),
             infill=isinstance(self.samplers, list) and "infill" in self.samplers,
             seed=self.seed,
         )
@@ -174,8 +174,8 @@ class SamplingFields(body.Body):
         pairs = [(_token(k), v) for k, v in given.items()] if isinstance(given, dict) else given
         return tuple((token, -math.inf if bias is False else bias) for token, bias in pairs)
 
-    def _grammar(self, schema: dict[str, Any] | None) -> str:
-        """Return the requested JSON schema as a GBNF grammar; "" if there is none."""
+    def _schema(self, schema: dict[str, Any] | None) -> str:
+        """Return the requested JSON schema as text; "" if there is none."""
         form = self.response_format.schema_asked_for if self.response_format else None
         schemas = [s for s in (schema, self.json_schema, form) if s is not None]
         if not schemas:
@@ -184,9 +184,9 @@ class SamplingFields(body.Body):
             raise InvalidRequest(
                 "give only one of json_schema, response_format and format", param="json_schema"
             )
-        from serve.llama import grammar  # late: it loads llama.cpp, and few requests need it
+        from serve.sampling import json_schema  # few requests need it
 
-        return grammar.json_schema_to_gbnf(schemas[0])
+        return json_schema.schema_text(schemas[0])
 
 
 def _token(key: str) -> int | str:

@@ -251,7 +251,7 @@ class Engine:
         since, before = s.last_at if s.first_at is not None else None, s.n_generated
         try:
             deltas, n_right = s.advance(rows, self.decoder, now, self._requests.learn)
-        except TurboPilotError as e:  # NaN in the logits, or the grammar allows no token
+        except TurboPilotError as e:  # NaN in the logits, or the schema allows no token
             return self._recovery.lose(s, e)
         self._slots.computed(s, s.stop + n_right)
         if n_right < len(s.draft):

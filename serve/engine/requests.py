@@ -151,11 +151,10 @@ class Requests:
             (seed,) = self._seeds.spawn(1)
         else:
             seed = seed_sequence(sampling.seed, sampling.stream)
-        constraint = self._decoder.constraint(sampling.grammar) if sampling.grammar else None
         drafting = None
         if self.drafter and request.max_tokens:
             drafting = self.drafter.begin(request.prompt, request.context)
-        sampler = Sampler(sampling, seed, constraint=constraint, vocab=self._decoder)
+        sampler = Sampler(sampling, seed, constraint=request.constraint, vocab=self._decoder)
         return Sequence(request_id, request, sampler, drafting, now, ours)
 
     def _replay(self, s: Sequence) -> list[Emitted]:

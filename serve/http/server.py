@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from waitress import create_server, wasyncore
+from waitress.task import ThreadedTaskDispatcher
 
 from serve.http.app import create_app
 from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_connections
@@ -30,13 +31,16 @@ from serve.settings import (
     ServerOptions,
 )
 from turbopilot.base.errors import ServeError
+from turbopilot.base.threads import too_many_threads
 from turbopilot.base.version import __version__
 from turbopilot.llama.footprint import DEFAULT_PARALLEL
 
 log = logging.getLogger("turbopilot.http")
 
-# Seconds that clients have to receive the last responses before the server exits.
-LAST_SECONDS = 5.0
+# Seconds that clients have to receive the last responses before the server exits: fewer than shutdown.LAST_SECONDS.
+SEND_SECONDS = 3.0
+# Seconds that the threads of responses have to end. Those that still send end when their connections are closed.
+JOIN_SECONDS = 0.5
 # Seconds between two warnings that connections are closed because there are too many.
 WARN_SECONDS = 60.0
 
@@ -65,6 +69,18 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
 
 
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
+    """waitress's threads, which can be ended even if some could not be started."""
+
+    def start_new_thread(self, target: Callable[..., None], thread_no: int) -> None:
+        """Start a thread; raise ServeError if the system allows no more."""
+        try:
+            super().start_new_thread(target, thread_no)
+        except RuntimeError as e:
+            self.threads.discard(thread_no)
+            raise too_many_threads(e) from e
+
+
 class HttpServer:
     """waitress on a bound socket.
 
@@ -86,10 +102,12 @@ class HttpServer:
         # "Task queue depth" warnings would only show that there are many clients.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.host, self.port = listener.getsockname()[:2]
+        self._n_threads = threads
+        self._dispatcher = _Dispatcher()  # its threads start in `run`, which also ends them
         self._server = create_server(
             app,
+            _dispatcher=self._dispatcher,
             sockets=[listener],
-            threads=threads,
             connection_limit=most_connections(),
             asyncore_use_poll=True,
             ident=f"turbopilot/{__version__}",
@@ -109,17 +127,22 @@ class HttpServer:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Serve until `stop` or KeyboardInterrupt, then send the remaining output to clients."""
+        """Serve until `stop` or KeyboardInterrupt, then send the remaining output to clients.
+
+        Raises:
+            ServeError: the system does not allow that many threads.
+        """
         try:
+            self._dispatcher.set_thread_count(self._n_threads)
             while not self._stopping:
                 self._turn(1.0)
-            until = time.monotonic() + LAST_SECONDS
+            until = time.monotonic() + SEND_SECONDS
             while self._is_sending() and (left := until - time.monotonic()) > 0:
                 self._turn(min(left, 1.0))
         except (KeyboardInterrupt, SystemExit):
             log.debug("interrupted")
         finally:
-            self._server.task_dispatcher.shutdown()
+            self._dispatcher.shutdown(timeout=JOIN_SECONDS)
             with self._lock:
                 self._ended = True
                 wasyncore.close_all(self._server._map, ignore_all=True)

@@ -107,14 +107,15 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:
     """Return the state of the server. An unloaded default model is "ok", since the first request loads it."""
     default, models = statuses[0], [_model_health(s) for s in statuses]
+    shown = next((s for s in statuses if s.state == "stalled"), default)
     answer: HealthAnswer = {
-        "status": "ok" if default.state == "unloaded" else default.state,
+        "status": "ok" if shown.state == "unloaded" else shown.state,
         "model": default.name,
         "running": sum(s.running for s in statuses),
         "waiting": sum(s.waiting for s in statuses),
         "models": models,
     }
-    return {**answer, "reason": default.reason} if default.reason else answer
+    return {**answer, "reason": shown.reason} if shown.reason else answer
 
 
 def _model_health(s: ModelStatus) -> ModelHealth:

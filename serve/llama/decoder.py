@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Final
 
-from serve.decoder import BatchItem, Constraint, FimTokens
+from serve.decoder import BatchItem, FimTokens
 from serve.llama.facts import chat_template, model_name
 from serve.llama.mapped_files import MappedFiles
 from serve.settings import ModelOptions
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.footprint import KvLayout
-from turbopilot.llama.grammar import LlamaConstraint, TokenIds, unwritable_tokens
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
@@ -74,14 +73,6 @@ class LlamaDecoder(LlamaContext):
         """Compute one token to read the weights into memory and build the graph."""
         self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
         self.remove(0, 0)
-
-    def constraint(self, grammar: str) -> Constraint:
-        """Return a constraint for the grammar and this vocabulary, in its initial state."""
-        return LlamaConstraint(self.model.vocab, grammar, self._unwritable)
-
-    @cached_property
-    def _unwritable(self) -> TokenIds:
-        return unwritable_tokens(self.model.vocab)
 
     def close(self) -> None:
         """Free the context and the model. A second call does nothing."""

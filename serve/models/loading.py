@@ -153,7 +153,7 @@ def host(
         free: frees engine and decoder; called once, also if this function raises.
 
     Raises:
-        DecoderFailed: the engine cannot compute.
+        TurboPilotError: the engine cannot compute, or its thread cannot be started.
     """
     decoder, limits = engine.decoder, limits or Limits()
     runner = EngineRunner(

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, make_room
+from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, hold_up, make_room
 from serve.models.service import CompletionService, ModelInfo, ModelStatus
 from serve.runner.generation import ClientGone, WhenGone, stays
 from turbopilot.base.errors import Overloaded, ServeError
+from turbopilot.base.threads import start_thread
 
 log = logging.getLogger("turbopilot.models")
 
@@ -67,6 +68,11 @@ class ModelPool:
         with self._changed:
             return tuple(m.status(is_draining=self.is_draining) for m in self._models)
 
+    @property
+    def hold_up(self) -> str:
+        """Reason why the pool cannot be closed at present, or ""."""
+        return hold_up(self._models)
+
     @contextmanager
     def use(self, name: str, when_gone: WhenGone = stays) -> Iterator[CompletionService]:
         """Return the model with this name, loaded if necessary; it stays loaded until the end of the block.
@@ -109,7 +115,11 @@ class ModelPool:
                 error = e
             done(error)
 
-        threading.Thread(target=load, name="turbopilot-load", daemon=True).start()
+        try:
+            start_thread(load, "turbopilot-load")
+        except ServeError as e:
+            self._note_failure(m, e)
+            raise
 
     def _wait_for(self, m: PooledModel, when_gone: WhenGone) -> CompletionService | None:
         """Wait until the model is loaded and use it. Return None if the caller has to load it."""
@@ -168,11 +178,8 @@ class ModelPool:
             _close(services)
             service = m.load()
         except BaseException as e:
-            with self._changed:
-                m.n_failures += 1
-                m.failure = e if isinstance(e, Exception) else ServeError(f"{m.name}: interrupted")
-                m.is_loading = False
-                self._end()
+            failure = e if isinstance(e, Exception) else ServeError(f"{m.name}: interrupted")
+            self._note_failure(m, failure)
             raise
         with self._changed:
             m.service, m.failure, m.is_loading = service, None, False
@@ -185,6 +192,12 @@ class ModelPool:
                 service.runner.request_stop()
             self._end()
         return service
+
+    def _note_failure(self, m: PooledModel, failure: Exception) -> None:
+        with self._changed:
+            m.n_failures += 1
+            m.failure, m.is_loading = failure, False
+            self._end()
 
     def _end(self) -> None:
         """Allow the next thread to load or unload models."""
@@ -212,7 +225,7 @@ class ModelPool:
     def start(self) -> None:
         """Start the thread that unloads idle models."""
         if any(m.idle is not None for m in self._models):
-            threading.Thread(target=self._watch_idle, name="turbopilot-idle", daemon=True).start()
+            start_thread(self._watch_idle, "turbopilot-idle")
 
     def _watch_idle(self) -> None:
         while (left := self.unload_idle()) is not None:

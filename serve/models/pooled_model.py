@@ -117,6 +117,14 @@ def find_idle(models: Sequence[PooledModel], now: float) -> tuple[list[PooledMod
     return due, min(left, default=None)
 
 
+def hold_up(models: Sequence[PooledModel]) -> str:
+    """Return what keeps these models from being closed, or "". Needs no lock, so it works if a thread hangs."""
+    loading = [f"{m.name} is still loading" for m in models if m.is_loading]
+    seconds = (s.runner.watch.seconds for m in models if (s := m.service))
+    computing = {f"a computation has not returned for {t:.0f} s" for t in seconds if t}
+    return ", ".join([*loading, *computing])
+
+
 def megabytes(n: int) -> str:
     """Format a size in bytes as megabytes."""
     return f"{n / 1e6:,.1f} MB"

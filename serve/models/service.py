@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from serve.decoder import Tokenizer
 from serve.prompt.chat_template import ChatTemplate, Message
@@ -13,6 +14,9 @@ from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
 from serve.settings import FimOrder, Limits
 from turbopilot.base.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from serve.sampling.json_schema import SchemaVocabulary
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
@@ -66,22 +70,25 @@ class ModelInfo:
     created: int
 
 
+State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
     """State of a model, for `/health` and `/metrics`.
 
     Attributes:
-        state: "unloaded": the first request for the model loads it; "failed": it could not be loaded, or its engine
-            failed permanently.
+        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
+            "failed": it could not be loaded, or its engine failed permanently.
         waiting: requests in the queue, or waiting for the model to be loaded.
         loads: number of times that the model was loaded.
         refused: number of completions refused because the queue was full.
         restarts: number of times that the engine failed and was restarted.
-        reason: reason of the failure, or "".
+        reason: reason of "failed" and "stalled", else "".
     """
 
     name: str
-    state: Literal["unloaded", "loading", "ok", "draining", "failed"]
+    state: State
     running: int = 0
     waiting: int = 0
     loads: int = 1
@@ -128,15 +135,23 @@ class CompletionService:
         runner = self.runner
         n_open = runner.n_open
         running = min(runner.metrics.running, n_open)
+        stalled = runner.watch.stalled
+        working: State = "stalled" if stalled else "draining" if runner.is_draining else "ok"
         return ModelStatus(
             self.model.name,
-            "failed" if runner.failure else "draining" if runner.is_draining else "ok",
+            "failed" if runner.failure else working,
             running,
             n_open - running,
             refused=runner.n_refused,
             restarts=runner.n_restarts,
-            reason=runner.failure.message if runner.failure else "",
+            reason=runner.failure.message if runner.failure else stalled,
         )
+
+    @cached_property
+    def _schemas(self) -> SchemaVocabulary:
+        from serve.sampling.json_schema import SchemaVocabulary  # few requests need it
+
+        return SchemaVocabulary(self._tokenizer, self.model.n_vocab)
 
     def close(self) -> None:
         """Stop the engine and free the model's memory."""
@@ -155,6 +170,7 @@ class CompletionService:
         Raises:
             Overloaded: the queue is full.
             DecoderFailed: the engine has failed permanently.
+            InvalidRequest: the JSON schema cannot be used.
         """
         c, limits = completion, self._limits
         most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
@@ -165,6 +181,9 @@ class CompletionService:
         bias, context = self._bias(c), self._context(c)
         stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS])
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
+        schema = c.sampling.schema
+        # Here and not in the engine's thread, where other requests would wait for it.
+        constraint = self._schemas.constraint(schema) if schema else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
             prompt = self._prompts.build(
@@ -183,6 +202,7 @@ class CompletionService:
                     deadline=min(deadlines, default=None),
                     predict_time=c.predict_time,
                     context=context,
+                    constraint=constraint and constraint.copy(),
                 )
                 for sampling in samplings
             ]

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
 
 from serve.engine import Engine
@@ -21,8 +20,10 @@ from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, Usage
 from serve.runner.compute_lock import ComputeLock
 from serve.runner.generation import Generation
-from serve.runner.throughput import Throughput
+from serve.runner.step_watch import StepWatch
+from serve.runner.throughput import LONGEST, Throughput
 from turbopilot.base.errors import DecoderFailed, ModelChanged, Overloaded, TurboPilotError
+from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
 
@@ -42,7 +43,7 @@ class EngineRunner:
         engine: the engine; it must not be used elsewhere.
         max_open: maximum number of queued and running requests; further ones are refused. An idle server accepts a
             generation of any size.
-        compute_lock: shared by the engines of one process; None if there is only one engine.
+        compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
     """
 
@@ -56,7 +57,7 @@ class EngineRunner:
     ) -> None:
         self._engine = engine
         self._max_open = max_open
-        self._compute_lock = compute_lock
+        self.watch = StepWatch(engine, compute_lock or ComputeLock())
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         # Protects the attributes below. Reentrant: a signal handler may stop the runner while this thread holds it.
@@ -79,9 +80,13 @@ class EngineRunner:
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and wait until the engine is warmed up."""
-        self._thread.start()
-        self._warm.wait()
+        """Start the thread and wait until the engine is warmed up, or set `failure`."""
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            self._shut_down(too_many_threads(e))
+        else:
+            self._warm.wait()
 
     @property
     def is_draining(self) -> bool:
@@ -97,13 +102,15 @@ class EngineRunner:
         """Queue a generation.
 
         Raises:
-            Overloaded: the queue is full, or the server is shutting down.
+            Overloaded: the queue is full, the engine is stalled, or the server is shutting down.
             DecoderFailed: the engine has failed and was not restarted.
         """
         n = len(generation.requests)
         with self._lock:
             if self._refuse:
                 raise self._refuse
+            if stalled := self.watch.stalled:
+                raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
             excess = self.n_open + n - self._max_open
             if self.n_open and excess > 0:
                 self.n_refused += 1
@@ -139,16 +146,13 @@ class EngineRunner:
     def close(self) -> None:
         """Stop the thread and wait until it has ended."""
         self.request_stop()
-        self._thread.join()
-
-    def _turn(self) -> AbstractContextManager[None]:
-        return self._compute_lock.turn() if self._compute_lock else nullcontext()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         failure: TurboPilotError | None = None
         try:
-            with self._turn():
-                self._engine.warm_up()
+            self.watch.warm_up()
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
@@ -168,7 +172,7 @@ class EngineRunner:
         """Run commands and steps until stopped; return False if the engine failed."""
         try:
             while self._obey():
-                with self._turn():
+                with self.watch.turn():
                     events = self._engine.step()
                 self._deliver(events)
         except ModelChanged:
@@ -188,7 +192,9 @@ class EngineRunner:
             return error
         self._restarts.append(now)
         try:
-            self._deliver(self._engine.reset(error))
+            with self.watch.turn():
+                events = self._engine.reset(error)
+            self._deliver(events)
         except Exception as e:
             log.critical(
                 "the engine could not be restarted; completions are no longer possible", exc_info=e
@@ -203,8 +209,7 @@ class EngineRunner:
     @property
     def can_look_ahead(self) -> bool:
         """Whether the engine can look ahead and no other model is computing."""
-        is_taken = self._compute_lock is not None and self._compute_lock.is_taken
-        return self._engine.can_look_ahead and not is_taken
+        return self._engine.can_look_ahead and not self.watch.is_computing
 
     def _obey(self) -> bool:
         """Carry out the commands of the inbox, waiting for one while idle; return False to stop."""

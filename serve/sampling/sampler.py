@@ -1,10 +1,9 @@
 """Sampler of one sequence; the logits and the seed determine its tokens.
 
-Order: logit bias, penalties, `candidates`, `infill` if requested, then one draw. If a grammar forbids the drawn token,
-the whole vocabulary is masked and a token is drawn again, as in llama.cpp (common_sampler_sample in
-common/sampling.cpp), since masking a vocabulary takes milliseconds. The two draws of a token use separate random
-numbers, and every token consumes the same number of them, so the result does not depend on how tokens were batched or
-drafted.
+Order: logit bias, penalties, `candidates`, `infill` if requested, then one draw. If the JSON schema forbids the drawn
+token, the whole vocabulary is masked and a token is drawn again, as in llama.cpp (common_sampler_sample in
+common/sampling.cpp). The two draws of a token use separate random numbers, and every token consumes the same number of
+them, so the result does not depend on how tokens were batched or drafted.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Sampler:
     Args:
         params: the sampling parameters.
         seed: see `seed_sequence`.
-        constraint: the constraint of `params.grammar` in its initial state; used only by this sampler.
+        constraint: the constraint of `params.schema` in its initial state; used only by this sampler.
         vocab: gives the tokens' bytes and which tokens end generation; needed only for `params.infill`.
 
     Raises:
@@ -44,8 +43,8 @@ class Sampler:
         constraint: Constraint | None = None,
         vocab: Decoder | None = None,
     ) -> None:
-        if params.grammar and constraint is None:
-            raise ValueError("params.grammar needs a constraint")
+        if params.schema and constraint is None:
+            raise ValueError("params.schema needs a constraint")
         if params.infill and vocab is None:
             raise ValueError("params.infill needs the vocabulary")
         if params.temperature > HOTTEST:
@@ -70,7 +69,7 @@ class Sampler:
 
         Raises:
             DecoderFailed: the logits contain NaN, or no finite value.
-            InvalidRequest: the bias or the grammar allows no token.
+            InvalidRequest: the bias or the schema allows no token.
         """
         shaped = self._shaped(logits, history)
         best = int(shaped.argmax())  # returns a NaN's position if there is one
@@ -128,7 +127,7 @@ class Sampler:
         return int(ids[kept[draw(weights[kept], self._drawn(attempt))]])
 
     def _drawn(self, attempt: int) -> float:
-        """Return the next token's random number for attempt 0, or for attempt 1 (after the grammar's mask)."""
+        """Return the next token's random number for attempt 0, or for attempt 1 (after the schema's mask)."""
         if self._numbers is None:
             self._numbers = self._rng.random(1 if self._constraint is None else 2).tolist()
         return self._numbers[attempt]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from turbopilot.base.atomic import check_disk, check_output, part_of, replacing
+from turbopilot.base.atomic import check_disk, check_output, part_of, remove_leftovers, replacing
 from turbopilot.base.errors import InvalidInput, NotEnoughDisk
 from turbopilot.base.file_digest import SourceWatch
 
@@ -139,6 +139,27 @@ def test_output_inside_the_source_is_refused(tmp_path: Path) -> None:
     check_output(tmp_path / "ck2.gguf", force=True, outside=tmp_path / "ck")
 
 
+def test_part_taken_for_a_leftover_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let another writer remove the part after it was created and before it is locked."""
+    opened: list[Path] = []
+    real = os.open
+
+    def remove_first(path: Path, flags: int, *mode: int) -> int:
+        if Path(path).suffix == ".part" and not flags & os.O_CREAT and not opened:
+            opened.append(path)
+            remove_leftovers(tmp_path / "x")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", remove_first)
+    with replacing(tmp_path / "x") as part:
+        part.write_text("new")
+    assert opened
+    assert opened[0] != part
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 def test_concurrent_writers_never_mix(tmp_path: Path) -> None:
     """Let several processes write one output at once: a complete file of one of them remains."""
     code = (
@@ -196,7 +217,7 @@ def test_commands_leave_no_files_at_the_file_size_limit(
     assert done.returncode == {"convert": 3, "quantize": 6}[verb], done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
-    assert {"convert": "larger than", "quantize": "is the disk full?"}[verb] in done.stderr
+    assert {"convert": "larger than", "quantize": "the disk may be full"}[verb] in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

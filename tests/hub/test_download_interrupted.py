@@ -125,11 +125,13 @@ def test_busy_hub_is_retried_after_its_delay(here: InProcess, kind: str, status:
     assert here.waits == [7, 2], "the delay that the server requests, then the default"
 
 
-def test_busy_hub_is_retried_while_linking(here: InProcess) -> None:
+def test_busy_hub_is_retried_for_unlisted_checksums(here: InProcess) -> None:
+    here.hub.metadata = False
     here.hub.busy["head"] = [(503, ""), (503, "")]
     code, out, err = run("me/both")
     assert code == 0, err
     assert contents(Path(out.strip())) == WHOLE
+    assert here.waits == [1, 2]
 
 
 def test_server_errors_are_retried(here: InProcess) -> None:
@@ -220,13 +222,3 @@ def test_download_resumes_after_full_disk(hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "to") == WHOLE
     assert starts(hub) == [0, half]
-
-
-@pytest.mark.parametrize(("number", "words"), [(28, "disk is full"), (5, "Input/output error")])
-def test_disk_error_is_reported(here: InProcess, number: int, words: str) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise OSError(number, "Input/output error")
-
-    here.monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
-    with pytest.raises(DownloadError, match=words):
-        fetch(look_up(HubRequest("me/small")))  # into the cache, where the client creates the links

@@ -261,21 +261,27 @@ def test_killed_run_leaves_no_output_and_no_child(
 ) -> None:
     """Let the parent end itself at the first tensor; the child keeps our pipe open until it exits."""
     out = tmp_path / "out.gguf"
-    script = (
-        "import os, signal\nfrom pathlib import Path\nfrom quantize import quantize\n"
-        f"def stop(*_): os.kill(os.getpid(), {int(how)}); signal.pause()\n"
-        f"quantize(Path({str(demo_gguf)!r}), Path({str(out)!r}), 'Q2_K', threads=1, progress=stop)\n"
-    )
     read_end, write_end = os.pipe()
+    script = (
+        "import functools, os, signal, subprocess\nfrom pathlib import Path\n"
+        "from quantize import QuantizeOptions, quantize\n"
+        f"subprocess.Popen = functools.partial(subprocess.Popen, pass_fds=[{write_end}])\n"
+        f"def stop(*_): os.kill(os.getpid(), {int(how)}); signal.pause()\n"
+        "options = QuantizeOptions(threads=1)\n"
+        f"quantize(Path({str(demo_gguf)!r}), Path({str(out)!r}), 'Q2_K', options, progress=stop)\n"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL, pass_fds=[write_end]
     )
     os.close(write_end)
-    assert child.wait() != 0
+    ended = child.wait()
     with os.fdopen(read_end, "rb") as pipe:
         assert pipe.read() == b""  # returns when the last process with the other end has exited
+    assert ended == -how
     assert not out.exists()
     if how == signal.SIGINT:
         assert not list(tmp_path.iterdir())
+    else:
+        assert [p.suffix for p in tmp_path.iterdir()] == [".part"]
     quantize(demo_gguf, out, "Q8_0")  # a rerun starts clean
     assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]

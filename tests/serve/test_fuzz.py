@@ -29,7 +29,7 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
         st.just(name), bodies(DOCUMENT, {"$ref": f"#/components/schemas/{name}"}, BODIES[name])
     )
 )
-# Words in errors that a schema cannot express: invalid grammars and ids, and contradicting fields.
+# Words in errors that a schema cannot express: unusable JSON schemas, invalid ids, and contradicting fields.
 BEYOND = (
     "schema", "prompt", "messages", "logit_bias", "best_of", "n times", "n_cmpl times",
 )  # fmt: skip

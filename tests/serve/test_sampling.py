@@ -284,8 +284,8 @@ def test_logprobs_of_huge_logits_do_not_overflow() -> None:
     assert [t.id for t in chosen.top] == [0, 1]
 
 
-def test_grammar_without_constraint_and_infill_without_vocabulary_raise() -> None:
-    with pytest.raises(ValueError, match="grammar"):
-        Sampler(SamplingParams(grammar="root ::= ."), seed_sequence(0, 0))
+def test_schema_without_constraint_and_infill_without_vocabulary_raise() -> None:
+    with pytest.raises(ValueError, match="schema"):
+        Sampler(SamplingParams(schema="{}"), seed_sequence(0, 0))
     with pytest.raises(ValueError, match="infill"):
         Sampler(SamplingParams(infill=True), seed_sequence(0, 0))

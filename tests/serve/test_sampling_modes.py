@@ -1,4 +1,4 @@
-"""The sampler with infill and with grammars."""
+"""The sampler with infill and with JSON schemas."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_infill_at_temperature_zero_takes_the_likeliest_kept_token() -> None:
 
 def test_vocabulary_is_masked_only_if_the_drawn_token_is_forbidden() -> None:
     only = Only(0, 2)
-    params = SamplingParams(temperature=0, grammar="…")
+    params = SamplingParams(temperature=0, schema="…")
     sampler = Sampler(params, seed_sequence(0, 0), constraint=only)
     assert sampler.pick(logits(3, 2, 1), []) == 0
     assert only.n_masked == 0
@@ -97,8 +97,8 @@ def test_vocabulary_is_masked_only_if_the_drawn_token_is_forbidden() -> None:
     assert only.accepted == [2]
 
 
-def test_grammar_without_allowed_tokens_raises_invalid_request() -> None:
-    sampler = Sampler(SamplingParams(grammar="…"), seed_sequence(0, 0), constraint=Only())
+def test_schema_without_allowed_tokens_raises_invalid_request() -> None:
+    sampler = Sampler(SamplingParams(schema="…"), seed_sequence(0, 0), constraint=Only())
     with pytest.raises(InvalidRequest, match="none of the model's tokens"):
         sampler.pick(logits(1, 2), [])
 
@@ -106,7 +106,7 @@ def test_grammar_without_allowed_tokens_raises_invalid_request() -> None:
 def test_second_draw_with_the_mask_keeps_the_probabilities() -> None:
     x = logits(*[0.0] * 10)  # the first draw is forbidden in most cases
     only = Only(0, 3, 4, 9)
-    params = SamplingParams(temperature=1, top_p=1, grammar="…")
+    params = SamplingParams(temperature=1, top_p=1, schema="…")
     sampler = Sampler(params, seed_sequence(1, 0), constraint=only)
     n, counts = 20_000, np.zeros(10)
     for _ in range(n):
@@ -118,7 +118,7 @@ def test_second_draw_with_the_mask_keeps_the_probabilities() -> None:
 
 
 def test_mask_at_one_token_does_not_change_other_tokens() -> None:
-    params = SamplingParams(temperature=1, top_p=1, grammar="…")
+    params = SamplingParams(temperature=1, top_p=1, schema="…")
 
     def generate(*at_seven: int) -> list[int]:
         only = Only()

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from serve.decoder import BatchItem, Constraint, FimTokens, Logits
+from serve.decoder import BatchItem, FimTokens, Logits
 from serve.engine.sequence import Sequence as EngineSequence
 from serve.request import GenerationRequest, SamplingParams
 from serve.sampling import Sampler, seed_sequence
-from turbopilot.base.errors import InvalidRequest, TurboPilotError
+from turbopilot.base.errors import TurboPilotError
 
 EOG = 256
 FIM = FimTokens(prefix=257, suffix=258, middle=259)
@@ -156,11 +156,6 @@ class FakeDecoder:
         found.flags.writeable = False
         return found
 
-    def constraint(self, grammar: str) -> Constraint:
-        raise InvalidRequest(
-            f"{grammar}: the fake decoder does not support grammars", param="grammar"
-        )
-
     def remove(self, seq: int, start: int) -> bool:
         cells = self.kv[seq]
         if 0 < start < len(cells) and not self.can_cut:
@@ -208,27 +203,8 @@ class FakeDecoder:
 
 
 class TalkingDecoder(FakeDecoder):
-    """Fake decoder with a chat template, and with grammars that allow every token."""
+    """Fake decoder with a chat template."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**{"n_seq": 4, "n_batch": 64, **more})
         self.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
-
-    def constraint(self, grammar: str) -> Constraint:
-        return Anything()
-
-
-class Anything:
-    """Grammar that allows every token."""
-
-    def allows(self, token: int) -> bool:
-        return True
-
-    def mask(self, logits: Logits) -> Logits:
-        return np.array(logits)
-
-    def accept(self, token: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

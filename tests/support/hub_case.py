@@ -98,7 +98,7 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.delenv("HF_TOKEN", raising=False)
     settings = {
         "HF_HUB_CACHE": str(case.cache), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_DISABLE_TELEMETRY": True,
     }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)

@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -26,6 +26,9 @@ _STORAGE = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 
 
 Refusal = tuple[int, str]  # an HTTP status and the Hub's X-Error-Code, "" for none
+OddResponse = tuple[
+    int, dict[str, str], Iterable[bytes]
+]  # status, headers and body, sent as they are
 BAD_TOKEN: Final = "Invalid credentials in Authorization header"
 
 
@@ -48,6 +51,8 @@ class Hub:
         ranges: whether range requests are supported; if not, the whole file is sent.
         page: if not empty, the response to every request, like the login page of a hotel's network.
         metadata: whether a listing has sizes and checksums.
+        etag: if not empty, the ETag of all files.
+        odd: called with the method and path of a request; its result, if not None, is the response.
         bodies: (file name, first byte) of each download, in order.
         tokens_seen: "api", "file" or "storage" → tokens that were sent to addresses of this kind.
         url: value for HF_ENDPOINT.
@@ -70,6 +75,8 @@ class Hub:
     ranges: bool = True
     metadata: bool = True
     page: bytes = b""
+    etag: str = ""
+    odd: Callable[[str, str], OddResponse | None] = lambda *_: None
     bodies: list[tuple[str, int]] = field(default_factory=list)
     tokens_seen: dict[str, set[str]] = field(default_factory=dict)
     url: str = ""
@@ -126,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        if self.hub.page:
+        if odd := self.hub.odd(self.command, path):
+            self._send_odd(*odd)
+        elif self.hub.page:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
         elif match := _TREE.fullmatch(path):  # requested by `hf download`
             self._answer_api(match[1], match[2], tree=True)
@@ -188,14 +197,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse((int(commit), files))
         if name not in files:
             return self._refuse((404, "EntryNotFound"))
-        data, etag = files[name], _etag(name, files[name])
+        data = files[name]
+        etag = self.hub.etag or f'"{_etag(name, data)}"'
         if name.endswith(LFS) and not stored:
             where = (
                 f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{repo}/{commit}/{name}"
             )
-            linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+            linked = {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
             return self._send(302, b"", {"X-Repo-Commit": str(commit), "Location": where, **linked})
-        headers = {"X-Repo-Commit": str(commit), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": str(commit), "ETag": etag, "Accept-Ranges": "bytes"}
         if name in self.hub.corrupt:
             data = bytes([data[0] ^ 1]) + data[1:]
         status, start = 200, 0
@@ -217,6 +227,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, refusal: Refusal) -> None:
         status, code = refusal
         self._send(status, b"", {"X-Error-Code": code} if code else {})
+
+    def _send_odd(self, status: int, headers: dict[str, str], body: Iterable[bytes]) -> None:
+        self.close_connection = True
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            with suppress(ConnectionError):  # the client hangs up on an endless body
+                for piece in body:
+                    self.wfile.write(piece)
 
     def _send(
         self,

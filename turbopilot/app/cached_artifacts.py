@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from turbopilot.base.atomic import locked
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
 from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.split import siblings
+
+if TYPE_CHECKING:
+    from quantize.imatrix import GatherOptions
 
 DEFAULT_TEXT = "turbopilot calibration text"
 """Name of the bundled text in an importance matrix file."""
@@ -23,16 +31,6 @@ DEFAULT_CHUNKS = 100
 MATRIX_SECONDS = 600.0
 """Time limit of `--imatrix auto`, in seconds."""
 _DIRECT = ("f32", "f16", "bf16", "q8_0")  # types that the converter can write without the quantizer
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached artifacts: $TURBOPILOT_CACHE, or turbopilot in the user's cache folder."""
-    if explicit := os.environ.get("TURBOPILOT_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
-    )
-    return Path(base or Path.home() / ".cache") / "turbopilot"
 
 
 def beside(source: str, path: Path, suffix: str) -> Path:
@@ -71,14 +69,22 @@ def imported(
     """
     near = old.with_name(old.name + ".gguf")
     elsewhere = cache_folder() / f"{old.stem}-{_fingerprint(old)}.gguf"
+    target = near if os.access(old.parent, os.W_OK) else elsewhere
     for path in (near, elsewhere):
         if path.is_file() and _is_of(path, old):
             return path
-    target = near if os.access(old.parent, os.W_OK) else elsewhere
+    with _made_once(target, reporter):
+        if not (target.is_file() and _is_of(target, old)):
+            _import(old, target, reporter, model_type, tokenizer)
+    return target
+
+
+def _import(
+    old: Path, target: Path, reporter: Reporter, model_type: str, tokenizer: Path | None
+) -> None:
     from converters import ConversionOptions, convert
 
     reporter.notify(f"{old} is an old ggml file; importing it to {target} (only once)")
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)  # from an earlier version of the old file
     with reporter.progress("import") as progress:
         options = ConversionOptions(model_type=model_type, tokenizer=tokenizer)
@@ -87,7 +93,16 @@ def imported(
         f"imported {size(report.n_bytes)} in {report.seconds:.1f} s: {report.architecture}, "
         f"{report.dtype}, weights unchanged"
     )
-    return target
+
+
+@contextmanager
+def _made_once(target: Path, reporter: Reporter) -> Iterator[None]:
+    """Create the artifact's folder, and wait while another process makes the artifact."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(
+        target, lambda: reporter.notify(f"waiting for another process that makes {target}")
+    ):
+        yield
 
 
 def _is_of(path: Path, old: Path) -> bool:
@@ -109,21 +124,29 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     sources = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     stem = f"{name}-{_fingerprint(*sources)}"
     target = cache_folder() / f"{stem}-{type_name.lower()}.gguf"
-    if target.is_file():
-        return target
+    # One lock for all types: making a second one must not remove the F16 file that the first one reads.
+    whole = target if type_name.lower() in _DIRECT else cache_folder() / f"{stem}-f16.gguf"
+    if not target.is_file():
+        with _made_once(cache_folder() / stem, reporter):
+            if not target.is_file():
+                _convert(folder, whole, target, type_name, name, reporter)
+    return target
+
+
+def _convert(
+    folder: Path, whole: Path, target: Path, type_name: str, name: str, reporter: Reporter
+) -> None:
+    """Make `target` from the F16 file `whole`, which is converted if needed and removed afterwards."""
     from converters import ConversionOptions, convert
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    is_direct = type_name.lower() in _DIRECT
-    whole = target if is_direct else cache_folder() / f"{stem}-f16.gguf"
     kept = whole.is_file()
     if not kept:
         reporter.notify(f"converting {name} to {whole}")
         with reporter.progress("convert") as progress:
-            dtype = type_name if is_direct else "f16"
+            dtype = type_name if whole == target else "f16"
             convert(folder, whole, ConversionOptions(name=name), dtype=dtype, progress=progress)
-    if is_direct:
-        return target
+    if whole == target:
+        return
     from quantize import quantize
 
     reporter.notify(f"quantizing {name} to {target}")
@@ -133,7 +156,6 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     finally:
         if not kept:
             whole.unlink()
-    return target
 
 
 def matrix_file(
@@ -154,19 +176,25 @@ def matrix_file(
     if given != "auto":
         return Path(given).expanduser()
     target = cache_folder() / f"{model.stem}-{_fingerprint(model)}-imatrix.gguf"
-    if target.is_file():
-        reporter.notify(f"importance matrix: {target}")
-        return target
-    from quantize.imatrix import GatherOptions, gather
-    from turbopilot.corpus import calibration_text
+    from quantize.imatrix import GatherOptions
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    reporter.notify(f"computing an importance matrix (only once): {target}")
     options = GatherOptions(
         DEFAULT_TEXT, DEFAULT_CHUNKS, seconds=seconds, threads=threads, n_gpu_layers=n_gpu_layers
     )
+    with _made_once(target, reporter):
+        if target.is_file():
+            reporter.notify(f"importance matrix: {target}")
+        else:
+            _gather(model, target, options, reporter)
+    return target
+
+
+def _gather(model: Path, target: Path, options: GatherOptions, reporter: Reporter) -> None:
+    from quantize.imatrix import gather
+    from turbopilot.corpus import calibration_text
+
+    reporter.notify(f"computing an importance matrix (only once): {target}")
     with reporter.progress("imatrix") as progress:
         report = gather(model, target, calibration_text(), options, progress=progress)
     n_tokens = report.n_chunks * report.chunk_size
     reporter.notify(f"computed from {n_tokens:,} tokens in {report.seconds:.0f} s")
-    return target

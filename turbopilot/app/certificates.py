@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from turbopilot.app.cached_artifacts import cache_folder
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.progress import Reporter
 from turbopilot.formats.gguf.certificate import (
     SENTENCES,

@@ -15,9 +15,10 @@ from typing import Final
 
 from quantize import RECIPES, Preview, QuantizeOptions, QuantizeReport, quantize
 from quantize.fit import CANDIDATES, Allocation, Fit, MeasureOptions
-from turbopilot.app.cached_artifacts import MATRIX_SECONDS, cache_folder, matrix_file
+from turbopilot.app.cached_artifacts import MATRIX_SECONDS, matrix_file
 from turbopilot.app.fit_report import SERVER, Budget, FitReport, FitRow
 from turbopilot.base.atomic import check_output
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import (
     InvalidInput,
     NotEnoughDisk,

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,20 +95,25 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         path: the final name.
         mode: permissions of the file, less the umask.
     """
-    part = part_of(path)
-    lock = -1
+    part, lock = Path(), -1
+
+    def create(new: Path) -> None:
+        nonlocal part
+        part = new
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode))
+
     try:
         remove_leftovers(path)
-        lock = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
-        try_lock(lock)
+        lock = locked_part(path, create)
         yield part
-        _sync(part)
+        sync(part)
         part.replace(path)
         with suppress(OSError):  # not every file system can sync a folder
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException as e:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part.name:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno in FULL:
             raise NotEnoughDisk(f"{path}: {FULL[e.errno]}", hint=_SPACE_HINT) from e
         if isinstance(e, OSError) and e.filename in (str(part), part):
@@ -119,6 +124,26 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     finally:
         if lock >= 0:
             os.close(lock)
+
+
+def locked_part(path: Path, create: Callable[[Path], None]) -> int:
+    """Create a part of `path`, and return an open, locked file for it, or -1 on Windows.
+
+    Before the part is locked, another writer may take it for a leftover; then another one is created.
+    """
+    while True:
+        create(part := part_of(path))
+        if sys.platform == "win32":
+            return -1
+        import fcntl
+
+        with suppress(FileNotFoundError):
+            file = os.open(part, os.O_RDONLY | _NO_FOLLOW)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if part.exists():
+                return file
+            os.close(file)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -147,6 +172,54 @@ def _remove_if_left(part: Path) -> None:
         os.close(file)
 
 
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time work on `path`; the lock ends with its holder, even after SIGKILL.
+
+    `on_wait` is called before waiting for another process; if it raises, nothing is waited for. The lock is the file
+    `NAME.lock`, which the holder removes. Where files cannot be locked (Windows, some network file systems, a folder
+    that cannot be written), there is no lock; `replacing` still keeps the output whole.
+    """
+    name = path.with_name(path.name + ".lock")
+    file = -1
+    try:
+        with suppress(OSError):
+            file = _open_locked(name, on_wait)
+        yield
+    finally:
+        if file >= 0:
+            with suppress(OSError):
+                name.unlink()  # while it is locked: a process that waits for this file opens a new one
+            os.close(file)
+
+
+def _open_locked(name: Path, on_wait: Callable[[], None]) -> int:
+    """Return the open lock file, or -1 on Windows."""
+    if sys.platform == "win32":
+        return -1
+    import fcntl
+
+    while True:
+        file = os.open(name, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
+        try:
+            if not try_lock(file):
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_file_at(file, name):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_file_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
 def try_lock(file: int) -> bool:
     """Lock an open file or folder until it is closed; return False if that is impossible."""
     if sys.platform == "win32":
@@ -165,7 +238,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Write a file's data, or a folder's entries, to disk; a link is an error."""
     file = os.open(path, os.O_RDONLY | _NO_FOLLOW)
     try:

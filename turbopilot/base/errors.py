@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
+
+from turbopilot.base.quoting import shortened
+
+MOST_CHARACTERS: Final = 50_000
 
 
 class TurboPilotError(Exception):
     """Base class of all errors shown to the user.
 
-    `message` states what happened and in which file, tensor or field; `hint` states what to do.
+    `message` states what happened and in which file, tensor or field; `hint` states what to do. It is cut to
+    `MOST_CHARACTERS`, as lists of faults in a stranger's file have no end.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message = shortened(message, MOST_CHARACTERS)
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -66,9 +66,10 @@ def remembered(
     # A file that was just written may be written again within the same tick of the file system's clock.
     newest = max(time_ns for one in state for time_ns in one[2:4])
     if state == _state(files) and time.time_ns() - newest > _SETTLED * 1e9:
-        others = {k: v for k, v in _read(cache).items() if k != key}
+        others = _read(cache)
+        same = others.pop(key, {})
         kept = dict(list(others.items())[1 - _MOST :])
-        kept[key] = {"files": state, **found}
+        kept[key] = {**(same if same.get("files") == state else {}), "files": state, **found}
         with suppress(OSError, TurboPilotError):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(cache) as part:

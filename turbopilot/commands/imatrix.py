@@ -111,6 +111,7 @@ def _merge(given: ImatrixArguments) -> None:
 def _gather(given: ImatrixArguments, model: str) -> None:
     from quantize.imatrix import GatherOptions, gather, read_imatrix, resume_path
     from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.atomic import check_output
     from turbopilot.render.imatrix import show_report
 
     text, dataset = _read_texts(given.text or ())
@@ -125,6 +126,7 @@ def _gather(given: ImatrixArguments, model: str) -> None:
     )
     path = resolve_gguf(model, console.REPORTER, type_name="F16")
     target = given.output or beside(model, path, "imatrix")
+    check_output(target, force=given.force, inputs=tuple(given.text or ()))
     try:
         with console.progress("imatrix") as progress:
             report = gather(path, target, text, options, force=given.force, progress=progress)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from turbopilot.app.cached_artifacts import beside, cache_folder, matrix_file
+from turbopilot.app.cached_artifacts import beside, matrix_file
+from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import number_or_auto
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes

@@ -79,7 +79,10 @@ def verify(given: VerifyArguments) -> None:
 
     options = _options(given)
     if given.report:
-        check_output(given.report, force=True, inputs=tuple(given.candidates))
+        against = Path(given.against)
+        inputs = [*given.candidates, against, *(p for p in (given.prompts, given.text) if p)]
+        folder = against if against.is_dir() else None
+        check_output(given.report, force=True, inputs=tuple(inputs), outside=folder)
     verified = verify_files(
         given.candidates, given.against, options, console.REPORTER, sign=given.sign
     )
@@ -99,7 +102,7 @@ def verify(given: VerifyArguments) -> None:
 
 
 def _options(given: VerifyArguments) -> VerifyOptions:
-    from turbopilot.app.cached_artifacts import cache_folder
+    from turbopilot.base.cache_folder import cache_folder
     from turbopilot.verify import VerifyOptions
     from turbopilot.verify.texts import read_prompts, read_text, token_battery
     from turbopilot.verify.torch_model import Precision, TorchDevice

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel
+from turbopilot.base.quoting import quoted
 from turbopilot.formats.ggml_types import GGML_TYPES
 
 MAGIC = b"lmgg"  # 0x67676d6c
@@ -187,20 +188,20 @@ class _OldGgmlReader:
             if kind not in TYPES:
                 old = "Q4_2 or Q4_3" if kind in (4, 5) else f"number {kind}"
                 raise UnsupportedModel(
-                    f"{self.path}: tensor {name!r} has type {GGML_TYPES.get(kind, (old,))[0]}, "
+                    f"{self.path}: tensor {quoted(name)} has type {GGML_TYPES.get(kind, (old,))[0]}, "
                     "which cannot be imported",
                     hint=f"importable types: {', '.join(TYPES.values())}; or {_TAKE_CHECKPOINT}",
                 )
             type_name, block, block_bytes = GGML_TYPES[kind]
             if min(shape) < 1 or shape[-1] % block:
                 raise self.corrupt(
-                    f"tensor {name!r} of type {type_name} cannot have the shape {shape}"
+                    f"tensor {quoted(name)} of type {type_name} cannot have the shape {shape}"
                 )
             if name in found:
-                raise self.corrupt(f"contains the tensor {name!r} twice")
+                raise self.corrupt(f"contains the tensor {quoted(name)} twice")
             found[name] = OldGgmlTensor(name, type_name, shape, self.file.tell())
             end = found[name].offset + prod(shape) // block * block_bytes
             if end > self.size:
-                raise self.truncated(f"tensor {name!r} {shape}")
+                raise self.truncated(f"tensor {quoted(name)} {shape}")
             self.file.seek(end)
         return found

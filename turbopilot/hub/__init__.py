@@ -5,8 +5,9 @@ names.parse ─▶ HubRequest ─▶ listing.look_up ─▶ Listing ─▶ trans
 """
 
 from turbopilot.hub.cache import cached, is_offline
-from turbopilot.hub.listing import Listing, RemoteFile, look_up
+from turbopilot.hub.listing import Listing, look_up
 from turbopilot.hub.names import HubRequest, parse
+from turbopilot.hub.repository import RemoteFile
 from turbopilot.hub.transfer import NOTE, fetch
 
 __all__ = [

@@ -6,13 +6,23 @@ Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from turbopilot.base.atomic import replacing
-from turbopilot.base.errors import ModelNotFound
+from turbopilot.base.errors import ModelNotFound, TurboPilotError
 from turbopilot.hub.choice import TOKENIZERS, has_weights
-from turbopilot.hub.listing import RemoteFile, check_wanted, choose
+from turbopilot.hub.listing import check_wanted, choose
 from turbopilot.hub.names import HubRequest
+from turbopilot.hub.repository import COMMIT, RemoteFile
+from turbopilot.hub.safe_files import make_folder, read_start
+
+_TAG = """Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by huggingface_hub.
+# For information about cache directory tags, see:
+#\thttps://bford.info/cachedir/
+"""
+_LARGEST_INDEX = 64 << 20  # bytes; that of a model with 10,000 tensors has about 1 MB
 
 
 def is_offline() -> bool:
@@ -52,23 +62,29 @@ def cached(wanted: HubRequest) -> Path | None:
 
 
 def remember(repo: str, revision: str, commit: str) -> None:
-    """Store the commit of a branch or tag in the cache, as the client does."""
-    if revision == commit:
+    """Store the commit of a branch or tag in the cache, and tag the cache for backup programs, as the client does."""
+    root = repo_cache(repo)
+    tag = root.parent / "CACHEDIR.TAG"
+    if not tag.exists():
+        with suppress(OSError, TurboPilotError), replacing(tag) as part:
+            part.write_text(_TAG)
+    if revision == commit or _commit_of(root, revision) == commit:
         return
-    note = repo_cache(repo) / "refs" / revision
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(note) as part:
+    *folders, name = "refs", *revision.split("/")
+    with replacing(make_folder(root, *folders) / name) as part:
         part.write_text(commit)
+
+
+def _commit_of(root: Path, revision: str) -> str:
+    """Return the stored commit of a branch or tag; the revision itself if there is none."""
+    return read_start(root / "refs" / revision, 100).decode("ascii", "replace").strip() or revision
 
 
 def _snapshot(repo: str, revision: str) -> Path | None:
     root = repo_cache(repo)
-    try:
-        commit = (root / "refs" / revision).read_text().strip()
-    except (OSError, ValueError):
-        commit = revision
+    commit = _commit_of(root, revision)
     folder = root / "snapshots" / commit
-    return folder if folder.parent == root / "snapshots" and folder.is_dir() else None
+    return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
 
 def _all_shards(folder: Path, names: list[str]) -> bool:
@@ -78,7 +94,8 @@ def _all_shards(folder: Path, names: list[str]) -> bool:
     if not shards:
         return True
     try:
-        wanted = set(json.loads((folder / str(index)).read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        data = read_start(folder / str(index), _LARGEST_INDEX)
+        wanted = set(json.loads(data)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return wanted <= set(names)

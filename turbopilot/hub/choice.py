@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from turbopilot.base.errors import DownloadError
 from turbopilot.formats.gguf.split import siblings
 
 SIDE_FILES = {
@@ -23,6 +25,8 @@ _TYPE = re.compile(
     r"(?<![A-Za-z0-9])((UD-)?I?Q\d\w*|TQ\d_0|B?F16|FP16|F32|FP32|MXFP4\w*|NVFP4)(?![A-Za-z0-9_])",
     re.IGNORECASE,
 )
+_PART_NUMBER = re.compile(r"-\d{5}(?=-of-\d{5}\.gguf$)")
+_MOST_PARTS = 100_000  # of all models of a repository
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 
 
@@ -61,20 +65,41 @@ def safe(name: str) -> bool:
     return _SAFE.fullmatch(name) is not None
 
 
+def is_path(name: str) -> bool:
+    r"""Return whether a name that the user typed is a path below the repository's folder; wider than `safe`.
+
+    >>> [is_path(n) for n in ("a/m (1).gguf", "../m.gguf", "/m.gguf", "a//b.gguf", r"a\..\b.gguf", "C:m.gguf")]
+    [True, False, False, False, False, False]
+    """
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts) and not re.search(r"[\x00-\x1f\x7f-\x9f\\:]", name)
+
+
 def gguf_models(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the GGUF models among `names` as label → files, with all parts in order, including missing parts.
 
     The label is the quantization type in the name if it is unique, else the name. Image projectors and importance
     matrices are left out.
+
+    Raises:
+        DownloadError: the names refer to too many parts.
     """
     found: dict[str, tuple[str, ...]] = {}
+    n_parts = 0
     for name in sorted(n for n in names if n.lower().endswith(".gguf") and safe(n)):
-        if not _NO_MODEL.search(PurePosixPath(name).name):
-            files = parts(name)
-            found.setdefault(files[0], files)
+        first = _PART_NUMBER.sub("-00001", name)
+        if first not in found and not _NO_MODEL.search(PurePosixPath(name).name):
+            found[first] = parts(name)
+            n_parts += len(found[first])
+            if n_parts > _MOST_PARTS:
+                raise DownloadError(
+                    f"{name}: the GGUF files have more than {_MOST_PARTS:,} parts",
+                    hint="give the name of one file: owner/name/FILE.gguf",
+                )
     labels = [gguf_type(first) for first in found]
+    counts = Counter(labels)
     return {
-        label if label and labels.count(label) == 1 else first: files
+        label if label and counts[label] == 1 else first: files
         for label, (first, files) in zip(labels, found.items(), strict=True)
     }
 

@@ -21,6 +21,7 @@ from turbopilot.base.errors import (
     NotEnoughDisk,
     TurboPilotError,
 )
+from turbopilot.hub.safe_files import remove_planted
 
 _TRIES = 5
 _FIRST_WAIT = 1.0  # seconds; doubled each time
@@ -34,10 +35,14 @@ sleep = time.sleep
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that excludes other processes; the client's helper also works on file systems without locks."""
+    """Hold a lock that excludes other processes; the client's helper also works on file systems without locks.
+
+    Args:
+        lock: a file in an existing folder.
+    """
     from huggingface_hub.utils import WeakFileLock
 
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    remove_planted(lock)
     with ExitStack() as held:
         try:
             held.enter_context(WeakFileLock(lock, timeout=0.1))
@@ -96,11 +101,11 @@ def _asked_to_wait(e: BaseException) -> float | None:
     """
     headers = getattr(getattr(e, "response", None), "headers", {})
     text = (headers.get("Retry-After") or "").strip()
-    if text.isdigit():
+    if re.fullmatch(r"[0-9]{1,18}", text):
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, IndexError):
         pass  # not a date, or a date without a time zone
     window = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit") or "")
     return float(window[1]) if window else None

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from json import JSONDecodeError
-from typing import TYPE_CHECKING
 
-from turbopilot.base.errors import HubUnreachable, InvalidInput, ModelNotFound, did_you_mean
+from turbopilot.base.errors import InvalidInput, ModelNotFound, did_you_mean
 from turbopilot.base.option_values import one_of
 from turbopilot.hub.choice import (
     choose_files,
     gguf_models,
     gguf_type,
     has_weights,
+    is_path,
     parts,
     safe,
     side_files,
 )
-from turbopilot.hub.client import plain_errors, retried
-from turbopilot.hub.names import FILE_KINDS, REPO_ID, HubRequest, check_file
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+from turbopilot.hub.client import plain_errors
+from turbopilot.hub.names import FILE_KINDS, REPO_ID, HubRequest, check_file, check_revision
+from turbopilot.hub.repository import RemoteFile, read_repository
 
 ONLY = ("tokenizer",)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_ANSWER_WITHIN = 60.0  # seconds; the client itself has no timeout for listings
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """File of a repository.
-
-    Attributes:
-        name: path in the repository.
-        n_bytes: size; 0 if the Hub does not report it.
-        sha256: digest of a large file; "" for small files.
-        blob: Git's SHA-1 of a small file; "" if the Hub does not report it.
-    """
-
-    name: str
-    n_bytes: int
-    sha256: str = ""
-    blob: str = ""
-
-    @property
-    def checksum(self) -> str:
-        """The digest that the Hub reports, which is the file's name in the client's cache; "" if there is none."""
-        return self.sha256 or self.blob
+_MOST_SUGGESTED = 1000  # names; each is compared with the missing one
+_LONGEST_MENU = 50  # models
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +53,29 @@ class Listing:
 def look_up(wanted: HubRequest) -> Listing:
     """Return the files to download for a request, with their sizes. Sends a request to the Hub."""
     check_wanted(wanted)
-    from huggingface_hub import HfApi
-
-    repo, revision = wanted.repo, wanted.revision
-    with plain_errors(repo, revision):
-        try:
-            info = retried(
-                lambda: HfApi().model_info(
-                    repo, revision=revision, files_metadata=True, timeout=_ANSWER_WITHIN
-                )
-            )
-        except (KeyError, TypeError, AttributeError, JSONDecodeError) as e:
-            raise _not_a_hub(repo) from e
-    if not _COMMIT.fullmatch(info.sha or ""):
-        raise _not_a_hub(repo)
-    found = {s.rfilename: _remote_file(s) for s in info.siblings or []}
+    with plain_errors(wanted.repo, wanted.revision):
+        commit, found = read_repository(wanted.repo, wanted.revision)
     names = choose(wanted, found)
     return Listing(
-        repo, info.sha, tuple(found[n] for n in names), revision or "main",
+        wanted.repo, commit, tuple(found[n] for n in names), wanted.revision or "main",
         one_model=names[0].lower().endswith(".gguf") or bool(wanted.file),
     )  # fmt: skip
 
 
 def check_wanted(wanted: HubRequest) -> None:
-    """Raise InvalidInput if the repository is not owner/name, or if fields exclude each other."""
+    """Raise InvalidInput if a name of repository, revision or file is malformed, or if fields exclude each other."""
+    from huggingface_hub.utils import validate_repo_id
+
     repo, only = wanted.repo, wanted.only
     if not REPO_ID.fullmatch(repo):
         raise InvalidInput(
             f"{repo}: not a repository of the Hub",
             hint="give owner/name, as in Salesforce/codegen-350M-mono",
         )
+    with plain_errors(repo, None):
+        validate_repo_id(repo)
+    if wanted.revision is not None:
+        check_revision(wanted.revision)
     if only:
         one_of("--only", only, ONLY)
     if (given := [x for x in (wanted.quant, wanted.file, only) if x])[1:]:
@@ -118,6 +84,11 @@ def check_wanted(wanted: HubRequest) -> None:
         )
     if wanted.file:
         check_file(wanted.file)
+        if not is_path(wanted.file):
+            raise InvalidInput(
+                f"{wanted.file!r:.100}: not a path of a file in a repository",
+                hint="give owner/name/FILE.gguf",
+            )
 
 
 def choose(wanted: HubRequest, found: Mapping[str, RemoteFile]) -> list[str]:
@@ -144,7 +115,9 @@ def _whole(repo: str, names: tuple[str, ...], found: Mapping[str, RemoteFile]) -
         known = [n for n in found if n.lower().endswith(FILE_KINDS) and safe(n)]
         raise ModelNotFound(
             f"{repo}: has no file {missing[0]}",
-            hint=did_you_mean(missing[0], known) if known else "the repository has no GGUF files",
+            hint=did_you_mean(missing[0], known[:_MOST_SUGGESTED])
+            if known
+            else "the repository has no GGUF files",
         )
     return list(names)
 
@@ -179,31 +152,12 @@ def _gguf(repo: str, quant: str, found: Mapping[str, RemoteFile]) -> tuple[str, 
         f"{repo}: has {what}{of_type}; available:\n  {_menu(models, found)}",
         hint=f"choose one: turbopilot download {repo}{separator}{label}"
         if fitting
-        else did_you_mean(quant, models),
+        else did_you_mean(quant, list(models)[:_MOST_SUGGESTED]),
     )
 
 
 def _menu(models: dict[str, tuple[str, ...]], found: Mapping[str, RemoteFile]) -> str:
     sizes = {k: sum(found[n].n_bytes for n in files if n in found) for k, files in models.items()}
-    return "\n  ".join(
-        f"{k} ({n / 1e6:,.1f} MB)" for k, n in sorted(sizes.items(), key=lambda kn: kn[1])
-    )
-
-
-def _remote_file(sibling: RepoSibling) -> RemoteFile:
-    """Convert the client's description of a file; drop malformed checksums, because checksums become parts of paths."""
-    large = sibling.lfs.sha256 if sibling.lfs else ""
-    blob = sibling.blob_id or ""
-    return RemoteFile(
-        sibling.rfilename,
-        sibling.size or 0,
-        large if _SHA256.fullmatch(large) else "",
-        blob if not sibling.lfs and _COMMIT.fullmatch(blob) else "",
-    )
-
-
-def _not_a_hub(repo: str) -> HubUnreachable:
-    return HubUnreachable(
-        f"{repo}: the response is not from a Hugging Face Hub",
-        hint="check HF_ENDPOINT, and whether the network requires a login first",
-    )
+    shown = sorted(sizes.items(), key=lambda kn: kn[1])
+    lines = [f"{k} ({n / 1e6:,.1f} MB)" for k, n in shown[:_LONGEST_MENU]]
+    return "\n  ".join(lines + ["…"] * (len(shown) > _LONGEST_MENU))

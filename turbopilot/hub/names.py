@@ -17,6 +17,11 @@ _SITE = re.compile(
 _PAGE = re.compile(
     r"(?P<repo>[^/]+/[^/]+)(/(?P<kind>tree|blob|resolve|raw)/(?P<revision>[^/]+)(/(?P<file>.+))?)?/?"
 )
+# The rules of `git check-ref-format --allow-onelevel`, and no C1 control characters or surrogates.
+_NOT_A_REVISION = re.compile(
+    r"[\x00-\x20\x7f-\x9f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//|^@$|^/|/$|\.$|(^|/)\.|\.lock(/|$)"
+)
+_LONGEST_REVISION = 200  # bytes; it becomes a file name in the cache
 FILE_KINDS = (".gguf", ".bin")
 """Suffixes of files that can be downloaded individually: GGUF and old ggml."""
 
@@ -66,6 +71,22 @@ def parse(text: str, *, quant: str = "", revision: str | None = None) -> HubRequ
     if quant and not _QUANT.fullmatch(quant):
         raise InvalidInput(f"{quant}: not a quantization type", hint="give a type such as Q4_K_M")
     return replace(wanted, quant=quant or wanted.quant, revision=revision or wanted.revision)
+
+
+def check_revision(name: str) -> None:
+    """Raise InvalidInput if Git does not accept a branch, tag or commit of this name.
+
+    The name becomes a path in the cache, so `..` and absolute paths must not pass.
+    """
+    if (
+        not name
+        or _NOT_A_REVISION.search(name)
+        or len(name.encode("utf-8", "replace")) > _LONGEST_REVISION
+    ):
+        raise InvalidInput(
+            f"{name!r:.100}: not a name of a revision",
+            hint="give a branch, tag or commit, such as main, v1.0 or refs/pr/1",
+        )
 
 
 def check_file(name: str) -> None:

@@ -1,7 +1,8 @@
 """Downloads that can be resumed and are checked against the Hub's checksums.
 
-The Hub's client downloads only files without a checksum, because since version 1.18 it discards a partial file when it
-is interrupted (https://github.com/huggingface/huggingface_hub/pull/4306).
+The Hub's client is not used for files, because it trusts the server: the ETag is a path in the cache, and nothing is
+checked. Since version 1.18 it also discards a partial file when it is interrupted
+(https://github.com/huggingface/huggingface_hub/pull/4306).
 """
 
 from __future__ import annotations
@@ -9,17 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from turbopilot.base.atomic import check_disk, replacing
 from turbopilot.base.errors import DownloadError, InvalidInput
 from turbopilot.base.progress import Progress, silent
+from turbopilot.hub.body import fetch_body
 from turbopilot.hub.cache import remember, repo_cache
-from turbopilot.hub.client import Retries, alone, plain_errors, retried
-from turbopilot.hub.listing import Listing, RemoteFile
+from turbopilot.hub.client import alone, plain_errors, retried
+from turbopilot.hub.listing import Listing
+from turbopilot.hub.repository import SHA256, RemoteFile
+from turbopilot.hub.response import stated_metadata
+from turbopilot.hub.safe_files import (
+    make_folder,
+    move_into_place,
+    open_part,
+    open_regular,
+    part_size,
+    place,
+    read_start,
+)
 
 NOTE = "turbopilot-source.json"
 """Name of the file that `fetch` writes to a user's folder; it contains the repository and the commit."""
@@ -52,14 +65,19 @@ def fetch(listing: Listing, to: Path | None = None, progress: Progress = silent)
             f"{room}: cannot be created: {e.strerror}", hint="give another folder with --to"
         ) from e
     folder = to.resolve() if to else repo_cache(listing.repo) / "snapshots" / listing.commit
-    lock = alone(folder / ".cache" / "huggingface" / "turbopilot.lock") if to else nullcontext()
-    with plain_errors(listing.repo, listing.commit), lock:
+    with plain_errors(listing.repo, listing.commit), _named(folder), ExitStack() as held:
+        if to:
+            locks = make_folder(folder, ".cache", "huggingface")
+            held.enter_context(alone(locks / "turbopilot.lock"))
+        else:
+            repo_cache(listing.repo).mkdir(exist_ok=True)  # it may be a link to another disk
         transfer = _Transfer(listing, folder, to is None, progress)
         hint = "free some space, or choose another folder with --to"
         check_disk(room, listing.n_bytes - transfer.n_bytes, hint)
         with _noted(listing, folder) if to else nullcontext():
             for file in sorted(listing.files, key=lambda f: bool(f.sha256)):
-                transfer.bring(file)
+                with _named(folder / file.name):
+                    transfer.bring(file)
         if not to:
             remember(listing.repo, listing.revision, listing.commit)
     return folder / listing.files[0].name if listing.one_model else folder
@@ -71,80 +89,111 @@ class _Transfer:
     def __init__(self, listing: Listing, folder: Path, in_cache: bool, progress: Progress) -> None:
         self._listing, self._folder = listing, folder
         self._in_cache, self._progress = in_cache, progress
-        self._blobs = repo_cache(listing.repo) / "blobs"
+        self._cache = repo_cache(listing.repo)
+        self._complete = not in_cache and _note(folder) == _source(listing)
         self._have = {f.name: self._bytes_of(f) for f in listing.files}
         self.n_bytes = sum(self._have.values())
 
     def bring(self, file: RemoteFile) -> None:
         """Download a file unless it is present, and check it."""
         path = self._folder / file.name
-        if not file.checksum:
-            self._by_client(file)
-            # If the Hub denies access and there is an older file, the client only warns.
-            if not self._is_it(file, path):
-                raise _stranger(path)
-        elif path.is_file() and self._is_it(file, path):
-            pass
-        elif path.is_file() and self._in_cache:
-            raise _stranger(path)
-        else:
-            self._by_us(file)
-            if self._in_cache:
-                self._by_client(file)  # finds the blob and links to it
+        present = path.is_file()
+        if not file.checksum and not (present and (self._in_cache or self._complete)):
+            file = self._with_header(file)
+            present = present and bool(file.checksum)  # else it may be any file
+        if not present or not self._is_it(file, path):
+            if present and self._in_cache:
+                raise _stranger(path, self._cache.parent)
+            self._download(file)
         self._report(file, file.n_bytes)
 
-    def _by_client(self, file: RemoteFile) -> None:
-        from huggingface_hub import hf_hub_download
+    def _with_header(self, file: RemoteFile) -> RemoteFile:
+        """Return a file that is listed without a checksum, with size and SHA-256 of its ETag if they are valid.
 
-        to = None if self._in_cache else self._folder
-        repo, commit = self._listing.repo, self._listing.commit
-        retried(lambda: hf_hub_download(repo, file.name, revision=commit, local_dir=to))
+        An ETag of 40 digits is ignored: it is Git's SHA-1 on the Hub, but a plain SHA-1 elsewhere.
+        """
+        from huggingface_hub import constants
 
-    def _by_us(self, file: RemoteFile) -> None:
+        url, timeout = self._url(file), constants.HF_HUB_ETAG_TIMEOUT
+        n_bytes, etag = retried(lambda: stated_metadata(url, timeout))
+        sha256 = etag if SHA256.fullmatch(etag) else ""
+        return replace(file, n_bytes=file.n_bytes or n_bytes, sha256=sha256)
+
+    def _url(self, file: RemoteFile) -> str:
         from huggingface_hub import hf_hub_url
 
-        repo, landing, part = self._listing.repo, self._landing(file), self._part(file)
-        landing.parent.mkdir(parents=True, exist_ok=True)
-        cache = repo_cache(repo)
-        lock = cache.parent / ".locks" / cache.name / f"{file.checksum}.lock"  # the client's lock
-        with alone(lock) if self._in_cache else nullcontext():
-            if self._in_cache and landing.is_file():
-                return  # downloaded for another revision or by another process
-            if not self._copied(file, part):
-                url = hf_hub_url(repo, file.name, revision=self._listing.commit)
-                _fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n))
-                if not self._is_it(file, part):
-                    part.unlink()
-                    raise DownloadError(
-                        f"{repo}: {file.name} was damaged during the download (its checksum differs)",
-                        hint="run it again",
-                    )
-            part.replace(landing)
+        return str(hf_hub_url(self._listing.repo, file.name, revision=self._listing.commit))
 
-    def _landing(self, file: RemoteFile) -> Path:
-        """Return the path of a downloaded file; in the cache its name is the checksum, as the client expects."""
-        return self._blobs / file.checksum if self._in_cache else self._folder / file.name
+    def _download(self, file: RemoteFile) -> None:
+        """Download and check a file under the client's lock of its blob, and place it."""
+        from huggingface_hub import constants
+
+        *folders, name = file.name.split("/")
+        if not self._in_cache:
+            make_folder(self._folder, *folders)
+            self._receive(file, self._part(file))
+            move_into_place(self._part(file), self._folder / file.name)
+            return
+        cache = self._cache.parent
+        make_folder(self._cache, "blobs")
+        locks = make_folder(cache, ".locks", self._cache.name)
+        with alone(locks / f"{self._key(file)}.lock"):
+            blob, new = self._cache / "blobs" / file.checksum, False
+            if not file.checksum or not blob.is_file():
+                digest = self._receive(file, self._part(file))
+                blob = self._cache / "blobs" / (file.checksum or digest)
+                new = not blob.is_file()
+                move_into_place(self._part(file), blob)
+            elif not self._is_it(file, blob):
+                raise _stranger(blob, cache)
+            folder = make_folder(self._cache, "snapshots", self._listing.commit, *folders)
+            place(blob, folder / name, links=not constants.HF_HUB_DISABLE_SYMLINKS, new=new)
+
+    def _receive(self, file: RemoteFile, part: Path) -> str:
+        """Copy a file from the cache or receive it, check it, and return its SHA-256 if there is no checksum."""
+        if self._copied(file, part):
+            return ""
+        url, resume = self._url(file), bool(file.checksum)
+        fetch_body(url, part, file.n_bytes, lambda n: self._report(file, n), resume=resume)
+        if not file.checksum:
+            return self._digest(file, part, hashlib.sha256())
+        if not self._is_it(file, part):
+            part.unlink()
+            raise DownloadError(
+                f"{self._listing.repo}: {file.name} was damaged during the download (its checksum differs)",
+                hint="run it again",
+            )
+        return ""
+
+    def _key(self, file: RemoteFile) -> str:
+        """Return the file's checksum; if there is none, a digest of its commit and name."""
+        source = f"{self._listing.commit}/{file.name}".encode()
+        return file.checksum or hashlib.sha256(source).hexdigest()
 
     def _part(self, file: RemoteFile) -> Path:
-        landing = self._landing(file)
-        return landing.with_name(f"{landing.name}.{file.checksum[:8]}.part")
+        key = self._key(file)
+        path = self._cache / "blobs" / key if self._in_cache else self._folder / file.name
+        return path.with_name(f"{path.name}.{key[:8]}.part")
 
     def _bytes_of(self, file: RemoteFile) -> int:
         path = self._folder / file.name
         if path.is_file() and path.stat().st_size == file.n_bytes:
             return file.n_bytes
-        part = self._part(file)
-        return min(part.stat().st_size, file.n_bytes) if file.checksum and part.is_file() else 0
+        return min(part_size(self._part(file)), file.n_bytes) if file.checksum else 0
 
     def _copied(self, file: RemoteFile, part: Path) -> bool:
         """Copy a file from the cache; return False if it is missing or damaged."""
-        blob = self._blobs / file.checksum
-        if not blob.is_file():
+        blob = self._cache / "blobs" / file.checksum
+        if self._in_cache or not file.checksum or not blob.is_file():
             return False
-        with blob.open("rb") as source, part.open("wb") as f:
+        with open_regular(blob) as source, open_part(part) as f:
+            f.seek(0)
+            f.truncate()
             while block := source.read(_BLOCK):
                 f.write(block)
                 self._report(file, f.tell())
+            f.flush()
+            os.fsync(f.fileno())
         if self._is_it(file, part):
             return True
         part.unlink()
@@ -152,83 +201,60 @@ class _Transfer:
 
     def _is_it(self, file: RemoteFile, path: Path) -> bool:
         """Return whether size and checksum match those that the Hub reports; those that it does not are not checked."""
-        if file.n_bytes and path.stat().st_size != file.n_bytes:
+        size = path.stat().st_size
+        if file.n_bytes and size != file.n_bytes:
             return False
         if not file.checksum:
             return True
-        digest = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
-        if not file.sha256:  # Git's hash of a blob
-            digest.update(b"blob %d\0" % file.n_bytes)
-        with path.open("rb") as f:
+        if file.sha256:
+            return self._digest(file, path, hashlib.sha256()) == file.sha256
+        git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        return self._digest(file, path, git) == file.blob
+
+    def _digest(self, file: RemoteFile, path: Path, digest: hashlib._Hash) -> str:
+        with open_regular(path) as f:
             while block := f.read(_BLOCK):
                 digest.update(block)
                 if file.sha256:
                     self._progress(f.tell(), file.n_bytes, f"checking {file.name}")
-        return digest.hexdigest() == file.checksum
+        return digest.hexdigest()
 
     def _report(self, file: RemoteFile, n: int) -> None:
         self.n_bytes += n - self._have[file.name]
         self._have[file.name] = n
         self._progress(n, file.n_bytes, file.name)
-        self._progress(self.n_bytes, self._listing.n_bytes)
+        total = self._listing.n_bytes  # without unlisted sizes
+        self._progress(min(self.n_bytes, total), total)
 
 
-def _fetch_body(url: str, part: Path, n_bytes: int, report: Callable[[int], None]) -> None:
-    """Append the rest of a file of `n_bytes` to `part`, with retries; call `report` with the bytes received so far.
-
-    The token is sent to the Hub at `url`, but not to the host that it redirects to.
-    """
-    retries = Retries(network=True)
-    with part.open("ab", buffering=_BLOCK) as f:
-        if f.tell() > n_bytes:
-            f.truncate(0)
-            f.seek(0)
-        while (begun := f.tell()) < n_bytes:
-            try:
-                _receive(url, f, n_bytes, report)
-                if f.tell() == begun:
-                    raise ConnectionError("the response has no body")
-            except Exception as e:
-                if f.tell() > begun:
-                    retries.failed = 0
-                retries.wait(e)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _receive(url: str, f: BinaryIO, n_bytes: int, report: Callable[[int], None]) -> None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    begin = f.tell()
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if begin:
-        headers["Range"] = f"bytes={begin}-"
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
-        hf_raise_for_status(response)
-        span = response.headers.get("Content-Range", "")
-        if begin and not (response.status_code == 206 and span.startswith(f"bytes {begin}-")):
-            f.seek(0)  # the server ignores ranges and sends the whole file, or sends another range
-            f.truncate()
-            if response.status_code == 206:
-                raise ConnectionError(f"requested bytes from {begin}, received {span!r}")
-        report(f.tell())
-        for piece in response.iter_bytes():
-            if f.tell() + len(piece) > n_bytes:
-                raise DownloadError(
-                    f"{url}: the server sent more than the {n_bytes:,} bytes that the Hub lists",
-                    hint="if HF_ENDPOINT names a mirror, try without it",
-                )
-            f.write(piece)
-            report(f.tell())
-
-
-def _stranger(path: Path) -> DownloadError:
+def _stranger(path: Path, cache: Path) -> DownloadError:
+    """Return the error for a wrong file; the hint names the file behind a link only if it is in the cache."""
+    real = path.resolve()
     return DownloadError(
         f"{path}: is not the file that the Hub lists (size or checksum differs)",
-        hint=f"delete it and run it again: rm {path.resolve()}",
+        hint=f"delete it and run it again: rm {real if real.is_relative_to(cache.resolve()) else path}",
     )
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Add the path of a file to errors of reads and writes, which have none."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno and not e.filename:
+            e.filename = str(path)
+        raise
+
+
+def _source(listing: Listing) -> str:
+    """Return the content of a checkpoint's note."""
+    source = {"repository": listing.repo, "revision": listing.commit}
+    return json.dumps(source, indent=2) + "\n"
+
+
+def _note(folder: Path) -> str:
+    return read_start(folder / NOTE, 1000).decode("utf-8", "replace")
 
 
 @contextmanager
@@ -238,11 +264,8 @@ def _noted(listing: Listing, folder: Path) -> Iterator[None]:
         yield
         return
     note = folder / NOTE
-    source = {"repository": listing.repo, "revision": listing.commit}
-    text = json.dumps(source, indent=2) + "\n"
-    with suppress(FileNotFoundError):
-        if note.read_text(encoding="utf-8") != text:
-            note.unlink()
+    if _note(folder) != _source(listing):
+        note.unlink(missing_ok=True)
     yield
     with replacing(note) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(_source(listing), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -10,6 +11,8 @@ from typing import Any, Final, TypeAlias
 from turbopilot.base.errors import InvalidInput
 from turbopilot.llama.log import LlamaLog
 
+# On an abort, llama.cpp would start gdb.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 try:
     import llama_cpp
     from llama_cpp import _ggml

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from turbopilot.base.quoting import shortened
+
 # Source: enum ggml_log_level in ggml.h; CONT continues the previous line.
 _LEVELS: Final = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONT: Final = 5
@@ -20,6 +22,7 @@ _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =
 # "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …" is logged once for each cache, even if nothing is
 # allocated. Models with sliding windows in some layers have two caches.
 _CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
+_LONGEST: Final = 300  # characters of a line: some quote a file's metadata
 _REPLACED: Final = ("output", "compute")  # logged again when the buffer grows; other kinds add up
 
 
@@ -74,6 +77,7 @@ class LlamaLog:
             self._add(line)
 
     def _add(self, line: str) -> None:
+        line = shortened(line, _LONGEST)
         self.lines.append((self._level, line))
         if not self.forward:
             logging.getLogger("turbopilot.llama").debug("%s", line)

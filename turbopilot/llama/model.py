@@ -14,9 +14,11 @@ from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.devices import gpu_devices
 from turbopilot.llama.library import llama_cpp, log, start_backend
 from turbopilot.llama.text_normalizer import text_normalizer
+from turbopilot.llama.trial import try_model
 
 _ALL_LAYERS: Final = 999  # llama.cpp limits this to the number of layers
 _OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERRIDE_TYPE_STR
+_NO_DEVICES: Final = (ctypes.c_void_p * 1)(None)  # an empty list; by default, all GPUs are used
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class ModelParameters:
     repack: bool = True
     check_tensors: bool = False
     no_alloc: bool = False
+    is_trial: bool = False
     overrides: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,10 +62,12 @@ class LlamaModel:
         self._pointer: Any = None
         if not parameters.vocab_only:
             check_model(header)
+            if not parameters.is_trial:
+                try_model(header)
         self.header = header
         start_backend()
         log.clear()
-        self.devices = gpu_devices()
+        self.devices = () if parameters.is_trial else gpu_devices()
         n_gpu_layers = parameters.n_gpu_layers
         if n_gpu_layers is None:
             n_gpu_layers = _ALL_LAYERS if self.devices else 0
@@ -175,6 +180,8 @@ def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:
     params.check_tensors = parameters.check_tensors
     params.use_extra_bufts = parameters.repack
     params.no_alloc = parameters.no_alloc
+    if parameters.is_trial:
+        params.devices = ctypes.cast(_NO_DEVICES, ctypes.c_void_p)
     if not parameters.use_mmap or parameters.no_alloc:
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
     if parameters.overrides:

@@ -155,7 +155,11 @@ def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
     if counts.max() >= 0.9 * len(rows) and step:
         by = step if step <= len(got) // 2 else step - len(got)
         yield "shifted_rows", f"has its rows shifted by {-by}"
-    elif n := int((best != rows).sum()):
+        return
+    # The rows of rare tokens are so similar that quantization makes another one the nearest: such rows are in place.
+    pairs = zip(got[rows, :_SAMPLED_COLUMNS], values[rows, :_SAMPLED_COLUMNS], strict=True)
+    in_place = np.array([_nearest(a[None], b[None])[1][0] for a, b in pairs])
+    if n := int(((best != rows) & ~in_place).sum()):
         yield "moved_rows", f"has rows in the wrong place: {n} of {len(rows)} examined"
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.file_digest import is_digest
 from turbopilot.base.progress import Progress, silent
+from turbopilot.base.quoting import quoted
 from turbopilot.formats.gguf.digest import CERTIFICATE, Digests, digests, remembered_digests
 from turbopilot.formats.gguf.edit import Writable, check_editable, set_metadata
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
@@ -120,7 +121,7 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
     values = {field.name: getattr(certificate, field.name) for field in fields(Certificate)}
     if unfit := _unfit(values):
         raise InvalidInput(
-            f"{path}: invalid value in the certificate: {unfit} = {values[unfit]!r:.100}"
+            f"{path}: invalid value in the certificate: {unfit} = {quoted(values[unfit])}"
         )
     n_read, n_written = header.tensor_bytes, path.stat().st_size
     total = n_read + n_written

@@ -14,9 +14,10 @@ from math import prod
 from pathlib import Path
 
 from turbopilot.base.errors import CorruptModel, InvalidInput
+from turbopilot.base.quoting import quoted
 from turbopilot.formats.ggml_types import GGML_TYPES
-from turbopilot.formats.gguf.cursor import Cursor, Value
-from turbopilot.formats.gguf.split import siblings
+from turbopilot.formats.gguf.cursor import MOST_KEY_BYTES, MOST_NAME_BYTES, Cursor, Value
+from turbopilot.formats.gguf.split import MAX_PARTS, siblings
 from turbopilot.formats.tensor_summary import bytes_by_type
 
 
@@ -104,6 +105,11 @@ def read_gguf(path: Path) -> GgufHeader:
 
 def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     path = first.path
+    if type(count) is not int or not 1 < count <= MAX_PARTS:
+        raise CorruptModel(
+            f"{path}: split.count is {quoted(count)}, not a number of parts",
+            hint="the file is damaged or incomplete: convert or download it again",
+        )
     named = siblings(path)
     if named is None or len(named[1]) != count:
         raise CorruptModel(
@@ -130,7 +136,7 @@ def _with_parts(first: GgufHeader, count: Value) -> GgufHeader:
     wanted = first.metadata.get("split.tensors.count")
     if len(tensors) != wanted or len({t.name for t in tensors}) != len(tensors):
         raise CorruptModel(
-            f"{path}: the parts contain {len(tensors)} tensors, not {wanted} different ones",
+            f"{path}: the parts contain {len(tensors):,} tensors, not {quoted(wanted)} different ones",
             hint="check that all parts belong to the same model",
         )
     size = sum(part.file_size for part in parts)
@@ -149,7 +155,7 @@ def read_part(path: Path) -> tuple[GgufHeader, GgufLayout]:
             magic = f.read(4)
             if magic != b"GGUF":
                 raise CorruptModel(
-                    f"{path}: not a GGUF file (it begins with {magic!r})",
+                    f"{path}: not a GGUF file (it begins with {quoted(magic)})",
                     hint=_other_format(magic, path),
                 )
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -188,14 +194,14 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     keys: dict[str, tuple[int, int]] = {}
     for _ in range(n_keys):
         began = c.at
-        key = c.string("a metadata key")
+        key = c.string("a metadata key", MOST_KEY_BYTES)
         if key in metadata:
-            raise c.fail(f"metadata {key!r} occurs twice")
+            raise c.fail(f"metadata {quoted(key)} occurs twice")
         metadata[key] = c.value(c.number("I", key), key)
         keys[key] = began, c.at
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        raise c.fail(f"general.alignment is {alignment!r}, not a power of two")
+        raise c.fail(f"general.alignment is {quoted(alignment)}, not a power of two")
 
     began = c.at
     infos = [_tensor_info(c, alignment) for _ in range(n_tensors)]
@@ -204,7 +210,7 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
     for t in tensors:
         if t.offset + t.n_bytes > len(c.data):
             raise c.fail(
-                f"tensor {t.name!r} ({t.n_bytes:,} bytes at {t.offset:,}) "
+                f"tensor {quoted(t.name)} ({t.n_bytes:,} bytes at {t.offset:,}) "
                 f"is outside the file's {len(c.data):,} bytes"
             )
     if len({t.name for t in tensors}) != len(tensors):
@@ -215,19 +221,19 @@ def _parse(c: Cursor) -> tuple[GgufHeader, GgufLayout]:
 
 def _tensor_info(c: Cursor, alignment: int) -> TensorInfo:
     """Parse a tensor's entry; the offset is relative to the start of the data."""
-    name = c.string("a tensor's name")
+    name = c.string("a tensor's name", MOST_NAME_BYTES)
     n_dims = c.number("I", name)
     if not 1 <= n_dims <= 4:
-        raise c.fail(f"tensor {name!r} has {n_dims} dimensions")
+        raise c.fail(f"tensor {quoted(name)} has {n_dims} dimensions")
     shape = tuple(c.number("Q", name) for _ in range(n_dims))
     kind, offset = c.number("I", name), c.number("Q", name)
     if kind not in GGML_TYPES:
-        raise c.fail(f"tensor {name!r} has the unknown type {kind}")
+        raise c.fail(f"tensor {quoted(name)} has the unknown type {kind}")
     type_name, block, block_bytes = GGML_TYPES[kind]
     if 0 in shape or shape[0] % block:
         raise c.fail(
-            f"tensor {name!r} with shape {shape} does not divide into {type_name} blocks of {block}"
+            f"tensor {quoted(name)} with shape {shape} does not divide into {type_name} blocks of {block}"
         )
     if offset % alignment:
-        raise c.fail(f"tensor {name!r} is not aligned to {alignment} bytes")
+        raise c.fail(f"tensor {quoted(name)} is not aligned to {alignment} bytes")
     return TensorInfo(name, shape, type_name, offset, prod(shape) // block * block_bytes, c.path)

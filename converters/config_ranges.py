@@ -1,0 +1,66 @@
+"""Plausible ranges of the numbers in config.json, checked when a value is read, before any other work.
+
+Each range contains every published model with room to spare. Values inside it fit GGUF's types (uint32 and float32),
+and a plan of them takes seconds and little memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest plausible value, and the reason for the largest."""
+
+    least: float
+    most: float
+    reason: str
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.least:,} to {self.most:,} ({self.reason})"
+
+
+_LAYERS = Range(1, 512, "llama.cpp's LLAMA_MAX_LAYERS")
+_WIDTH = Range(1, 1 << 16, "the widest published model has 18,432")
+_HEADS = Range(1, 1024, "published models have up to 128")
+_HEAD_SIZE = Range(1, 1024, "published models have up to 256")
+_INNER = Range(1, 1 << 20, "published models have up to 73,728")
+_VOCABULARY = Range(1, 1 << 20, "published models have up to 262,144")
+_CONTEXT = Range(1, 1 << 24, "published models have up to 10,485,760")
+# PyTorch's norms accept 0, but then a constant row divides by zero.
+_EPSILON = Range(1e-12, 1e-2, "published models have 1e-12 to 1e-3")
+_THETA = Range(1, 1e12, "published models have 10,000 to 4.5e10")
+_FRACTION = Range(0.001, 1, "a share of the head size")
+
+RANGES: Final[dict[str, Range]] = {
+    "n_layer": _LAYERS,
+    "num_hidden_layers": _LAYERS,
+    "n_embd": _WIDTH,
+    "hidden_size": _WIDTH,
+    "n_head": _HEADS,
+    "num_attention_heads": _HEADS,
+    "num_key_value_heads": _HEADS,
+    "head_dim": _HEAD_SIZE,
+    "rotary_dim": Range(2, 1024, "at most the head size"),
+    "n_inner": _INNER,
+    "intermediate_size": _INNER,
+    "vocab_size": _VOCABULARY,
+    "n_positions": _CONTEXT,
+    "max_position_embeddings": _CONTEXT,
+    "sliding_window": _CONTEXT,
+    "layer_norm_epsilon": _EPSILON,
+    "layer_norm_eps": _EPSILON,
+    "norm_epsilon": _EPSILON,
+    "rms_norm_eps": _EPSILON,
+    "rope_theta": _THETA,
+    "rotary_emb_base": _THETA,
+    "partial_rotary_factor": _FRACTION,
+    "rotary_pct": _FRACTION,
+    "factor": Range(1, 1024, "published models scale positions by up to 128"),
+}
+"""Field of config.json, or of its rope settings, to its range. Every number that a family reads is here."""

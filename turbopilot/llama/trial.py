@@ -1,0 +1,81 @@
+"""Trial of a model file: a first token is computed in a sandboxed child before this process opens the file.
+
+`check_model` finds the faults that are known. llama.cpp has thousands of assertions, each of which ends the process,
+and a file can also hang it or take all memory; there, only a child is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from turbopilot.base.cache_folder import cache_folder
+from turbopilot.base.errors import CorruptModel
+from turbopilot.base.file_digest import remembered
+from turbopilot.base.quoting import shortened
+from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.child import ChildFailed, run_child
+
+SKIP_VARIABLE: Final = "TURBOPILOT_SKIP_TRIAL"
+"""Environment variable that switches trials off if it is "1": for files that are known to be good where the cache
+folder cannot be written, so that each start would try them again."""
+_SECONDS: Final = 30  # of CPU time and of real time, for a start on a slow, busy machine
+_BYTES_PER_SECOND: Final = 20e6  # beyond that: a slow disk, or 1 core with the slowest type
+# Bytes of data. A child takes 0.1 GB plus the vocabulary, the KV cache of 256 tokens (0.2 GB for 16 billion weights
+# without grouped heads) and the activations; weights are mapped from the file and not counted.
+_MEMORY: Final = 2 << 30
+_MEMORY_OF_HEADER: Final = 16  # bytes for each byte of the vocabulary and other metadata
+
+
+def try_model(header: GgufHeader) -> None:
+    """Compute a token of a model in a sandboxed child, unless this version of llama.cpp has done so.
+
+    A success is stored in the cache folder, and holds until the file system reports a change of the file. Only the CPU
+    is used. The child is the module `trial_child`; see `sandbox` for what it may do.
+
+    Raises:
+        CorruptModel: llama.cpp refuses the file, or the child was aborted, crashed, or exceeded its time or memory.
+        ServeError: the model does not generate text.
+    """
+    if os.environ.get(SKIP_VARIABLE) == "1":
+        return
+    from turbopilot.llama.library import VERSION
+
+    files = dict.fromkeys([header.path, *sorted(t.path for t in header.tensors)])
+    name = f"computes a token with llama-cpp-python {VERSION}"
+
+    def work() -> Mapping[str, str]:
+        _run(header)
+        return {name: hashlib.sha256(name.encode()).hexdigest()}  # the cache stores digests
+
+    remembered(cache_folder(), files, (name,), work)
+
+
+def _run(header: GgufHeader) -> None:
+    seconds = int(_SECONDS + header.file_size / _BYTES_PER_SECOND)
+    # The header ends where the first tensor begins.
+    n_header = min((t.offset for t in header.tensors), default=0)
+    job = {
+        "model": str(header.path), "memory": _MEMORY + _MEMORY_OF_HEADER * n_header, "seconds": seconds,
+    }  # fmt: skip
+    try:
+        run_child("turbopilot.llama.trial_child", job, timeout=seconds)
+    except ChildFailed as e:
+        raise CorruptModel(
+            f"{header.path}: the model cannot be run: llama.cpp's process {_how(e, seconds)}",
+            hint="the file is damaged or malicious: convert or download it again. "
+            "If you trust its source, report it, and try a newer llama-cpp-python",
+        ) from None
+
+
+def _how(e: ChildFailed, seconds: int) -> str:
+    import signal
+
+    last = next((line for line in e.last_words.splitlines() if "GGML_ASSERT" in line), "")
+    last = last or e.last_words.strip().rpartition("\n")[2]
+    if e.code == -getattr(signal, "SIGXCPU", 24) or "it took more than" in e.last_words:
+        return f"computed no token in {seconds} seconds"
+    how = f"was ended by signal {-e.code}" if e.code < 0 else "failed"
+    return f"{how}: {shortened(last, 300)}" if last else how
