@@ -252,8 +252,8 @@ def test_quantized_source_is_rejected(demo_q4_0: Path) -> None:
     assert "F16" in e.value.hint
 
 
-def test_too_short_text_fails_and_too_short_time_is_reported(demo_gguf: Path) -> None:
-    fit = Fit(demo_gguf)
+def test_too_short_text_fails_and_too_short_time_is_reported(small_gguf: Path) -> None:
+    fit = Fit(small_gguf)
     with pytest.raises(QuantizationError, match="fewer than"):
         fit.measure(10**6, MeasureOptions("x = 1", seconds=5, threads=1))
     found = fit.measure(10**6, MeasureOptions(calibration_text(), seconds=1e-6, threads=1))
