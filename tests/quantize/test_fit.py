@@ -189,7 +189,9 @@ def test_relative_errors_are_the_loss_without_a_measurement() -> None:
 def measured(demo_gguf: Path) -> tuple[Fit, RoundingSensitivity]:
     fit = Fit(demo_gguf)
     room = plan(demo_gguf, "Q5_0").tensor_bytes
-    return fit, fit.measure(room, MeasureOptions(calibration_text(), seconds=6, threads=1))
+    # A short text and much time: the result does not depend on the machine's speed.
+    text = calibration_text()[:5000]
+    return fit, fit.measure(room, MeasureOptions(text, seconds=1800, threads=1))
 
 
 def test_written_file_matches_the_allocation(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from quantize import (
     Override,
     QuantizeOptions,
     Recipe,
-    find_recipe,
     find_tensor_type,
     parse_override,
     plan,
@@ -27,9 +27,9 @@ from quantize.kernels import fast_on_cuda, repacked
 from quantize.llama_quantize import _quantize as run_quantize_job
 from quantize.recipes import TENSOR_TYPES, needs_imatrix
 from tests.quantize.test_quantize import write
-from tests.support.quantize_lab import planned_by_llama_cpp
 from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.child import ChildFailed
 
 
 def types_of(path: Path) -> dict[str, str]:
@@ -246,9 +246,14 @@ def test_importance_matrix_changes_rounding_and_is_recorded(
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run llama.cpp without a child process, in which it would compute an IQ type's grid again for each file."""
-    monkeypatch.setattr(
-        "quantize.quantizer.run_child", lambda _module, job, **_: run_quantize_job(job)
-    )
+
+    def run(_module: str, job: dict[str, Any], **_: object) -> None:
+        try:
+            run_quantize_job(job)
+        except SystemExit:
+            raise ChildFailed(1, "llama.cpp refused") from None
+
+    monkeypatch.setattr("quantize.quantizer.run_child", run)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -288,12 +293,21 @@ def test_unusable_importance_matrix_is_rejected(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("tensor", ["blk.0.attn_q.weight", "output.weight"])
 @pytest.mark.parametrize("name", [n for n in TENSOR_TYPES if TENSOR_TYPES[n] > 1 and n != "BF16"])
-def test_needs_imatrix_matches_llama_cpp(demo_gguf: Path, name: str, tensor: str) -> None:
+def test_needs_imatrix_matches_llama_cpp(
+    small_gguf: Path, tmp_path: Path, name: str, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disable our own check, so that llama.cpp decides."""
+    monkeypatch.setattr("quantize.preview.Preview.without_imatrix", lambda *_: ())
     options = QuantizeOptions(overrides=(Override(f"^{re.escape(tensor)}$", name),))
-    planned = planned_by_llama_cpp(read_gguf(demo_gguf), find_recipe("Q8_0"), options)
-    assert (planned is None) == needs_imatrix(tensor, name, "Q8_0")
+    try:
+        quantize(small_gguf, tmp_path / "o.gguf", "Q8_0", options)
+    except QuantizationError:
+        assert needs_imatrix(tensor, name, "Q8_0")
+    else:
+        assert not needs_imatrix(tensor, name, "Q8_0")
 
 
 def test_repacked_and_cuda_kernels_by_type() -> None:
