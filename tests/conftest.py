@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from converters import convert
 from quantize import quantize
@@ -21,6 +22,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
+
+# An example may take any time, and so may its generation: the machine may be busy.
+settings.register_profile("turbopilot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("turbopilot")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
 os.environ.setdefault(

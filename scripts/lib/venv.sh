@@ -4,13 +4,15 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 VENV=${TURBOPILOT_VENV:-$ROOT/.venv}
 PY=$VENV/bin/python
+TOOLS=$VENV/tools # a second environment: its packages would affect the tests
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+# die MESSAGE HINT...: exit with $EXIT_CODE, or 1.
 die() {
     printf 'error: %s\n' "$1" >&2
     shift
     for hint in "$@"; do printf 'hint: %s\n' "$hint" >&2; done
-    exit 1
+    exit "${EXIT_CODE:-1}"
 }
 
 find_python() {
@@ -68,7 +70,15 @@ lean_cmake_args() {
     esac
 }
 
-pip_install() { "$PY" -m pip install --disable-pip-version-check --no-input -c "$ROOT/constraints.txt" "$@"; }
+pip_install() { "$PY" -m pip install --disable-pip-version-check --no-input "$@"; }
+
+# pip_locked SET...: install requirements/SET.txt, which name all packages. pip refuses files with another hash.
+pip_locked() {
+    local name files=
+    for name in "$@"; do files="$files -r requirements/$name.txt"; done
+    # shellcheck disable=SC2086
+    (cd "$ROOT" && pip_install -qq --require-hashes --no-deps --no-build-isolation $files)
+}
 
 # Return 0 if the installed llama.cpp has the backend.
 has_backend() {
@@ -83,17 +93,17 @@ PY
 }
 
 install_llama_cpp() {
-    local backend requirement log=$VENV/llama_cpp_build.log extra=
+    local backend locked=$VENV/llama_cpp.txt log=$VENV/llama_cpp_build.log extra=
     backend=$(backend)
     has_backend "$backend" 2>/dev/null && return
-    requirement=$(grep '^llama-cpp-python==' "$ROOT/constraints.txt")
-    for extra in "" "--no-cache-dir --force-reinstall --no-deps"; do
+    sed -n '/^llama-cpp-python==/,/[^\\]$/p' "$ROOT/requirements/run.txt" >"$locked"
+    for extra in "" "--no-cache-dir --force-reinstall"; do
         # pip's cache identifies a compiled wheel by its source alone, so the first attempt may install a wheel built
         # for another backend. The second attempt compiles it again.
         say "installing llama.cpp for $backend (compiling takes 3 to 10 minutes the first time; log: $log)"
         # shellcheck disable=SC2086
-        CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose $extra "$requirement" 2>&1 |
-            "$PY" "$ROOT/scripts/lib/build_progress.py" "$log" || true
+        CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose --require-hashes --no-deps \
+            --no-build-isolation $extra -r "$locked" 2>&1 | "$PY" "$ROOT/scripts/lib/build_progress.py" "$log" || true
         has_backend "$backend" && return
         require_compiler
     done
@@ -102,21 +112,48 @@ install_llama_cpp() {
         "without the GPU: TURBOPILOT_BACKEND=cpu $0"
 }
 
+# Install the locked version of PyTorch; requirements/torch.txt says why it has no hash. What it requires has.
+install_torch() {
+    pip_install -qq --no-deps -r "$ROOT/requirements/torch.txt"
+    if "$PY" -c 'import importlib.metadata as m; exit(not any("nvidia" in r for r in m.requires("torch")))'; then
+        pip_locked cuda
+    fi
+}
+
+# Return 0 if STAMP has the content WANTED.
+up_to_date() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+
 # ensure_venv EXTRAS: create .venv with turbopilot[EXTRAS], editable. Does nothing if it is up to date.
 ensure_venv() {
     local extras=$1 python stamp wanted
     python=$(find_python)
-    wanted="$extras $(backend) $(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum)"
+    wanted="$extras $(backend) $(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt | cksum)"
     stamp=$VENV/.turbopilot-$extras
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+    up_to_date "$stamp" "$wanted" && return
     if [ ! -x "$PY" ]; then
         say "creating $VENV with $("$python" --version)"
         "$python" -m venv "$VENV" || die "the virtual environment could not be created" \
             "Debian, Ubuntu: sudo apt install python3-venv"
     fi
     "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
+    pip_locked build
     install_llama_cpp
     say "installing turbopilot[$extras] and its tested dependencies (a minute or more, because PyTorch is large)"
-    pip_install -qq --editable "$ROOT[$extras]"
+    # shellcheck disable=SC2086
+    pip_locked run ${extras//,/ }
+    case ,$extras, in *,verify,*) install_torch ;; esac
+    pip_install -qq --no-deps --no-build-isolation --editable "$ROOT"
+    "$PY" -m pip check >&2 || die "the packages of $VENV do not fit together" "remove it and run $0 again: rm -r $VENV"
     echo "$wanted" >"$stamp"
+}
+
+# ensure_tools: create .venv/tools with the packages of requirements/tools.txt. Does nothing if it is up to date.
+ensure_tools() {
+    local PY=$TOOLS/bin/python wanted
+    wanted=$(cksum <"$ROOT/requirements/tools.txt")
+    up_to_date "$TOOLS/.stamp" "$wanted" && return
+    say "installing the tools of requirements/tools.txt into $TOOLS"
+    "$(find_python)" -m venv --clear "$TOOLS"
+    pip_locked tools
+    echo "$wanted" >"$TOOLS/.stamp"
 }

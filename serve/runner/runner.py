@@ -1,8 +1,7 @@
 """The thread that owns the decoder, and the queues to and from it.
 
 Any thread may submit and cancel generations without blocking. Requests go in through one queue; events come out through
-one queue for each generation. Every accepted request ends with one `Finished`, even if the engine fails, its thread
-dies or the server shuts down.
+one queue for each generation. Every accepted request ends with one `Finished`, even if the engine fails.
 """
 
 from __future__ import annotations
@@ -28,10 +27,8 @@ from turbopilot.base.threads import too_many_threads
 log = logging.getLogger("turbopilot.engine")
 
 # The engine is not restarted if it fails more than MAX_RESTARTS times within RESTART_WINDOW seconds.
-MAX_RESTARTS = 3
-RESTART_WINDOW = 60.0
-# Seconds without a request after which the engine may look ahead.
-PAUSE = 0.05
+MAX_RESTARTS, RESTART_WINDOW = 3, 60.0
+PAUSE = 0.05  # seconds without a request after which the engine may look ahead
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
 
@@ -41,8 +38,7 @@ class EngineRunner:
 
     Args:
         engine: the engine; it must not be used elsewhere.
-        max_open: maximum number of queued and running requests; further ones are refused. An idle server accepts a
-            generation of any size.
+        max_open: maximum number of queued and running requests, unless a single generation has more.
         compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
     """
@@ -226,10 +222,7 @@ class EngineRunner:
             if command is None:
                 return False
             what, generation = command
-            if what == "begin":
-                self._begin(generation)
-            else:
-                self._cancel(generation)
+            (self._begin if what == "begin" else self._cancel)(generation)
 
     def _begin(self, generation: Generation) -> None:
         generation.first_id = self._next_id

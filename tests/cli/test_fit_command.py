@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from quantize import find_recipe
 from quantize.fit import CANDIDATES
+from quantize.fit.units import SEARCHED
+from turbopilot import corpus
 from turbopilot.base.errors import NotEnoughDisk
 from turbopilot.cli import app
 from turbopilot.formats.gguf import file
@@ -21,12 +23,26 @@ from turbopilot.formats.gguf.cursor import Cursor
 from turbopilot.formats.gguf.description import describe_gguf
 from turbopilot.formats.gguf.file import read_gguf
 
-QUICK = ("--quick", "-t", "1", "--ctx", "256")
+ALL_TYPES = ("--quick", "-t", "1", "--ctx", "256")
+# Without the types for which ggml searches tables, which takes ten times as long, and without Q4_1 and Q5_1, which are
+# used only if --types names them.
+FAST = tuple(t for t in CANDIDATES if t not in (*SEARCHED, "Q4_1", "Q5_1"))
+QUICK = (*ALL_TYPES, "--types", ",".join(FAST))
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the beginnings of the texts: the time limits need not end the work, whatever the machine's speed."""
+    windows, chunks = corpus.calibration_text()[:3000], corpus.calibration_text()[:20_000]
+    evaluation = corpus.evaluation_text()[:20_000]
+    monkeypatch.setattr("turbopilot.app.memory_fit.calibration_text", lambda: windows)
+    monkeypatch.setattr("turbopilot.app.memory_fit.evaluation_text", lambda: evaluation)
+    monkeypatch.setattr("turbopilot.corpus.calibration_text", lambda: chunks)
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -43,12 +59,15 @@ def smallest(demo_gguf: Path) -> int:
     return int(found[1]) * 1_000_000
 
 
+@pytest.mark.usefixtures("short_texts")
 def test_fit_writes_runs_and_compares(demo_gguf: Path, tmp_path: Path) -> None:
     """Compute a matrix, measure sensitivities, write and run the file, and compare it with a standard type."""
     out = tmp_path / "fitted.gguf"
     budget = smallest(demo_gguf) + 2_000_000
+    candidates = {*FAST, "IQ2_XXS"}  # IQ2_XXS: a type that needs the matrix
     options = (
-        "--ctx", 256, "--cache-type", "q8_0", "--minutes", 0.05, "--compare", 1, "-t", 1, "--json", "-o", out,
+        "--ctx", 256, "--cache-type", "q8_0", "--minutes", 30, "--compare", 1, "-t", 1, "--json", "-o", out,
+        "--types", ",".join(candidates),
     )  # fmt: skip
     code, told, err = run(demo_gguf, "--fit", budget, *options)
     assert code == 0, err
@@ -65,7 +84,6 @@ def test_fit_writes_runs_and_compares(demo_gguf: Path, tmp_path: Path) -> None:
     first, *rest = report["plain"]
     assert first["divergence"]["mean_kl"] > 0
     assert not any(row["divergence"] for row in rest)
-    candidates = set(CANDIDATES) - {"Q4_1", "Q5_1"}
     for row in report["plain"]:
         assert row["tensor_bytes"] <= memory["room"]
         if set(row["weights"]) <= candidates:
@@ -82,6 +100,7 @@ def test_fit_writes_runs_and_compares(demo_gguf: Path, tmp_path: Path) -> None:
     assert "with 256 tokens of context, KL" in shown
 
 
+@pytest.mark.usefixtures("short_texts")
 def test_small_disk_skips_only_the_comparison(
     demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,19 +110,9 @@ def test_small_disk_skips_only_the_comparison(
     monkeypatch.setattr("turbopilot.app.memory_fit.keep_reference", full)
     out = tmp_path / "x.gguf"
     options = (
-        "--ctx",
-        256,
-        "--imatrix",
-        "none",
-        "--minutes",
-        0.05,
-        "--compare",
-        0,
-        "-t",
-        1,
-        "-o",
-        out,
-    )
+        "--ctx", 256, "--imatrix", "none", "--minutes", 30, "--compare", 0, "-t", 1, "--types", "q4_0,q8_0",
+        "-o", out,
+    )  # fmt: skip
     code, told, err = run(demo_gguf, "--fit", "1GB", *options)
     assert code == 0, err
     assert "divergence is not measured: no room for logits" in err
@@ -114,14 +123,14 @@ def test_small_disk_skips_only_the_comparison(
 def test_quick_fit_does_not_run_the_model(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     budget = smallest(demo_gguf) + 2_000_000
-    code, told, err = run(demo_gguf, "--fit", budget, *QUICK, "-o", out)
+    code, told, err = run(demo_gguf, "--fit", budget, *ALL_TYPES, "-o", out)
     assert code == 0, err
     assert "chosen by rounding errors only" in told
     assert "KV cache of 256 tokens (f16)" in told
     assert "fitted" in told
     assert "Q6_K" in told
     assert "imatrix" not in err
-    code, told, _ = run(demo_gguf, "--fit", budget, *QUICK, "--dry-run", "--json")
+    code, told, _ = run(demo_gguf, "--fit", budget, *ALL_TYPES, "--dry-run", "--json")
     assert code == 0
     planned = {t["name"] for t in json.loads(told)["tensors"]}
     header = read_gguf(out)
@@ -189,7 +198,7 @@ def test_smallest_size_in_the_hint_can_be_made(demo_gguf: Path, tmp_path: Path) 
 
 def test_types_option_limits_the_choice(demo_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
-    code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "--types", "q4_0, q8_0", "-o", out)
+    code, _, err = run(demo_gguf, "--fit", "1GB", *ALL_TYPES, "--types", "q4_0, q8_0", "-o", out)
     assert code == 0, err
     kinds = {t.type_name for t in read_gguf(out).tensors if len(t.shape) == 2}
     assert kinds == {"Q8_0"}

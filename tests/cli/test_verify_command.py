@@ -208,11 +208,12 @@ def test_verify_works_as_a_library(lab: Lab) -> None:
     assert reports[0].tokens.ids > 20_000
 
 
-def test_full_measures_the_whole_context(lab: Lab) -> None:
+def test_full_measures_the_whole_context(tmp_path: Path) -> None:
+    lab = Lab("starcoder2", tmp_path, max_position_embeddings=192, num_hidden_layers=1)
     done = CliRunner().invoke(
         app, ["verify", str(lab.gguf("f16")), "--against", str(lab.checkpoint), "--full", "--json"]
     )
     assert done.exit_code == 0, done.output
     windows = json.loads(done.stdout)["windows"]
     context = next(w for w in windows if w["kind"] == "context")
-    assert context["measured"] == context["tokens"] == lab.reference.n_ctx
+    assert context["measured"] == context["tokens"] == lab.reference.n_ctx == 192

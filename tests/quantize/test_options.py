@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters import ConversionOptions, convert
 from quantize import (
     RECIPES,
     Override,
@@ -22,6 +23,7 @@ from quantize import (
 )
 from quantize.imatrix import Entry, Imatrix, write_imatrix
 from quantize.kernels import fast_on_cuda, repacked
+from quantize.llama_quantize import _quantize as run_quantize_job
 from quantize.recipes import TENSOR_TYPES, needs_imatrix
 from tests.quantize.test_quantize import write
 from turbopilot.base.errors import InvalidInput, QuantizationError
@@ -35,8 +37,6 @@ def types_of(path: Path) -> dict[str, str]:
 @pytest.fixture
 def split(demo_gguf: Path, demo_checkpoint: Path, tmp_path: Path) -> Path:
     """First file of the bundled model, split into several files."""
-    from converters import ConversionOptions, convert
-
     report = convert(
         demo_checkpoint, tmp_path / "s-f16.gguf", ConversionOptions(split_max_size=4_000_000)
     )
@@ -44,20 +44,23 @@ def split(demo_gguf: Path, demo_checkpoint: Path, tmp_path: Path) -> Path:
     return report.path
 
 
-@pytest.fixture
-def matrix(demo_gguf: Path, tmp_path: Path) -> Path:
-    """Importance matrix for the bundled model, with random values."""
+def random_matrix(model: Path, path: Path) -> Path:
+    """Write an importance matrix for the model's layers, with random values."""
     rng = np.random.default_rng(0)
     entries = {
         t.name: Entry(
             rng.uniform(0.5, 900, (1, t.shape[0])).astype(np.float32), np.array([100], np.int64)
         )
-        for t in read_gguf(demo_gguf).tensors
+        for t in read_gguf(model).tensors
         if len(t.shape) == 2 and t.name.startswith("blk.")
     }
-    path = tmp_path / "matrix.gguf"
     write_imatrix(path, Imatrix(entries, ("text.txt",), 10, 10))
     return path
+
+
+@pytest.fixture
+def matrix(demo_gguf: Path, tmp_path: Path) -> Path:
+    return random_matrix(demo_gguf, tmp_path / "matrix.gguf")
 
 
 def test_overrides_set_the_types_of_single_tensors(demo_gguf: Path, tmp_path: Path) -> None:
@@ -238,17 +241,26 @@ def test_importance_matrix_changes_rounding_and_is_recorded(
     assert said["turbopilot.quantize.imatrix.sha256"] == digest
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run llama.cpp without a child process, in which it would compute an IQ type's grid again for each file."""
+    monkeypatch.setattr(
+        "quantize.quantizer.run_child", lambda _module, job, **_: run_quantize_job(job)
+    )
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.needs_imatrix], ids=lambda r: r.name)
 def test_type_that_needs_an_importance_matrix_is_rejected_without_one(
-    demo_gguf: Path, matrix: Path, tmp_path: Path, recipe: Recipe
+    small_gguf: Path, tmp_path: Path, recipe: Recipe
 ) -> None:
-    out = tmp_path / "o.gguf"
+    out, matrix = tmp_path / "o.gguf", random_matrix(small_gguf, tmp_path / "matrix.gguf")
     with pytest.raises(QuantizationError, match="needs an importance matrix for") as e:
-        quantize(demo_gguf, out, recipe.name)
+        quantize(small_gguf, out, recipe.name)
     assert "--imatrix auto" in e.value.hint
     assert not out.exists()
-    assert plan(demo_gguf, recipe.name).without_imatrix()
-    quantize(demo_gguf, out, recipe.name, QuantizeOptions(imatrix=matrix))
+    assert plan(small_gguf, recipe.name).without_imatrix()
+    quantize(small_gguf, out, recipe.name, QuantizeOptions(imatrix=matrix))
     assert recipe.base in types_of(out).values()
 
 
@@ -277,13 +289,13 @@ def test_unusable_importance_matrix_is_rejected(
 @pytest.mark.parametrize("tensor", ["blk.0.attn_q.weight", "output.weight"])
 @pytest.mark.parametrize("name", [n for n in TENSOR_TYPES if TENSOR_TYPES[n] > 1 and n != "BF16"])
 def test_needs_imatrix_matches_llama_cpp(
-    demo_gguf: Path, tmp_path: Path, name: str, tensor: str, monkeypatch: pytest.MonkeyPatch
+    small_gguf: Path, tmp_path: Path, name: str, tensor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Disable our own check, so that llama.cpp decides."""
+    """Disable our own check, so that llama.cpp decides, in a child process because it aborts for some types."""
     monkeypatch.setattr("quantize.preview.Preview.without_imatrix", lambda *_: ())
     options = QuantizeOptions(overrides=(Override(f"^{re.escape(tensor)}$", name),))
     try:
-        quantize(demo_gguf, tmp_path / "o.gguf", "Q8_0", options)
+        quantize(small_gguf, tmp_path / "o.gguf", "Q8_0", options)
     except QuantizationError:
         assert needs_imatrix(tensor, name, "Q8_0")
     else:

@@ -88,11 +88,12 @@ def trace_of(*events: Event) -> Trace:
     return Trace({}, 4, (("a.py", "x = "), ("b.py", "")), events)
 
 
+# A request is closed after half a second, in which a busy machine has time to send it.
 SESSION = trace_of(
-    Event(0, 30, "type", 0, ("1",)),
-    Event(30, None, "type", 0, (" wait!",)),
-    Event(5, 30, "delete", 0, (-6,)),
-    Event(30, None, "switch", 1, ("wait!",)),
+    Event(0, 500, "type", 0, ("1",)),
+    Event(500, None, "type", 0, (" wait!",)),
+    Event(5, 500, "delete", 0, (-6,)),
+    Event(500, None, "switch", 1, ("wait!",)),
     Event(5, None, "elsewhere", 0, (4, "wait!")),
 )
 PROMPTS = ["x = 1", "x = 1 wait!", "x = 1", "wait!", "x = wait!"]
