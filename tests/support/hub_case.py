@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.hub_server import Hub, playing
+from tests.support.hub_server import Hub, OddResponse, playing
 from turbopilot.cli import app
 
 ROOT: Final = Path(__file__).parents[2]
@@ -127,6 +128,16 @@ def download(hub: Hub, home: Path, *arguments: str, **env: str) -> subprocess.Co
     """Run `turbopilot download` in a child process."""
     words, environment, cwd = command(hub, home, *arguments, **env)
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def odd_listing(answer: Any) -> Callable[[str, str], OddResponse | None]:
+    """Return a server's `odd` that sends `answer` as every listing."""
+    data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+    def odd(_: str, path: str) -> OddResponse | None:
+        return (200, {"Content-Type": "application/json"}, [data]) if "/api/" in path else None
+
+    return odd
 
 
 def contents(folder: Path) -> dict[str, bytes]:
