@@ -120,17 +120,20 @@ class ForkServer:
         """Wait for the command; kill it at the limit of wall time."""
         late = not self.ended(max(0.0, self._began + self._limits.wall - time.monotonic()))
         if late:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+            self._kill()
         said = self._hear(START)
         self._pid = 0
         return Ended(said["code"], self.output(), said["cpu"], said["memory"], late)
 
+    def _kill(self) -> None:
+        self.signal(signal.SIGKILL)  # it may have no group of its own yet
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the warm process, and a command that still runs."""
         if self._pid:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+            self._kill()
         self._to.close()
         self._process.wait()
         self._from.close()
