@@ -10,6 +10,7 @@ A case of pairs is one folder in which two commands write the same name at once.
 a file under its final name that is not whole and equal to an undisturbed run's, a leftover after a run that was left
 alone, a process that outlives its command, a traceback, an exit code that the signal does not explain, and no end 60 s
 after a signal.
+Needs Linux: it reads /proc and sets limits of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands of TurboPilot in child processes with limits: forked from a warm process, or started anew."""
+"""Commands of TurboPilot in child processes with limits: forked from a warm process, or cold."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class ForkServers:
 
 
 class ColdProcess:
-    """A command that is started anew, imports included; for measurements of signals at any moment."""
+    """A command in a new interpreter, so that signals can meet its imports too."""
 
     def __init__(
         self, arguments: Sequence[str], folder: Path, home: Path, output: Path, **variables: str
@@ -221,7 +221,7 @@ class ColdProcess:
 
 
 def _members(group: int) -> list[str]:
-    """Return the command lines of a process group's members that are no zombies."""
+    """Return the command lines of a process group's running members, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

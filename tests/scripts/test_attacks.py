@@ -92,7 +92,7 @@ def test_bad_ends_are_violations(code: int, output: str, fault: str) -> None:
     assert fault in set(faults_of(code, output, {0, 2}))
 
 
-def test_refusal_is_no_violation() -> None:
+def test_refusal_is_allowed() -> None:
     assert not list(faults_of(2, "error: model.gguf: truncated", {0, 2}, memory=5, limit=9))
 
 
