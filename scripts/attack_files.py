@@ -9,6 +9,7 @@ Each command runs in a child process with limits of CPU time, memory and written
 of the documented exit codes. Violations, which are exit code 1 here: death by a signal, more than 20 s of CPU or 2
 minutes, a traceback, more than 1 GiB, an output that is torn or a leftover of one, an exit code that is not documented,
 more than 100 kB of output, terminal escapes, and of a server a status of 500 and above but 503.
+Needs Linux: it reads /proc and sets limits of processes.
 """
 
 from __future__ import annotations

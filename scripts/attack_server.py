@@ -6,9 +6,10 @@
     scripts/attack_server --case 17               # one request again, as a violation names it
 
 The server runs a tiny model on a free loopback port. Violations, which are exit code 1 here: the server dies or does
-not end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 503, and 504 where the
+not end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 503, and 504 if the
 request sets a deadline; an answer that is not HTTP; a traceback in its log; more than 512 MiB beyond its start; /health
 without an answer in 10 s; requests that still run 30 s after the last client has left.
+Needs Linux: it reads /proc and sets limits of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files are attacked, how they are changed, and which commands read them."""
+"""Kinds of files to attack: how each is changed, and the commands that read it."""
 
 from __future__ import annotations
 

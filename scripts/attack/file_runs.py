@@ -20,7 +20,7 @@ from turbopilot.base.errors import CorruptModel
 from turbopilot.formats.gguf.file import read_gguf
 
 REFUSED: frozenset[int] = frozenset((0, 2, 3, 4, 5, 6, 7, 8))
-"""Exit codes of the documented errors; 1 is an error that nobody expected."""
+"""Exit codes of the documented errors; 1 is an unexpected error."""
 _OLD = b"an older output, which only a whole new one may replace"
 _ANSWER = 60.0  # seconds for a completion of one token
 

@@ -31,7 +31,7 @@ def bytes_mutated(rng: Random, data: bytes) -> bytes:
 
 
 def _span(rng: Random, data: bytes) -> tuple[int, int]:
-    """Return a random part; beginnings, where headers are, are likelier."""
+    """Return a random part, most often near the beginning, which holds the header."""
     top = max(1, len(data))
     start = int(top * rng.random() ** rng.choice((1, 4, 8)))
     return start, min(top, start + int(2 ** rng.uniform(0, 12)))

@@ -1,4 +1,4 @@
-"""Commands of TurboPilot in child processes with limits: forked from a warm process, or started anew."""
+"""Commands of TurboPilot in child processes with limits: forked from a warm process, or cold."""
 
 from __future__ import annotations
 
@@ -120,17 +120,20 @@ class ForkServer:
         """Wait for the command; kill it at the limit of wall time."""
         late = not self.ended(max(0.0, self._began + self._limits.wall - time.monotonic()))
         if late:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+            self._kill()
         said = self._hear(START)
         self._pid = 0
         return Ended(said["code"], self.output(), said["cpu"], said["memory"], late)
 
+    def _kill(self) -> None:
+        self.signal(signal.SIGKILL)  # it may have no group of its own yet
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the warm process, and a command that still runs."""
         if self._pid:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+            self._kill()
         self._to.close()
         self._process.wait()
         self._from.close()
@@ -175,7 +178,7 @@ class ForkServers:
 
 
 class ColdProcess:
-    """A command that is started anew, imports included; for measurements of signals at any moment."""
+    """A command in a new interpreter, so that signals can meet its imports too."""
 
     def __init__(
         self, arguments: Sequence[str], folder: Path, home: Path, output: Path, **variables: str
@@ -218,7 +221,7 @@ class ColdProcess:
 
 
 def _members(group: int) -> list[str]:
-    """Return the command lines of a process group's members that are no zombies."""
+    """Return the command lines of a process group's running members, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

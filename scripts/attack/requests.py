@@ -103,7 +103,7 @@ class RequestMaker:
         return path, {**BODIES[name], **_short(name, rng)}, schema
 
     def fields(self, rng: Random) -> Attempt:
-        """A body with up to six more fields, whose values mostly fit their schemas."""
+        """Return a body with up to six more fields, whose values mostly fit their schemas."""
         path, body, schema = self._post(rng)
         names = sorted(schema["properties"])
         for name in rng.sample(names, rng.randrange(min(7, len(names) + 1))):
@@ -112,7 +112,7 @@ class RequestMaker:
         return Attempt("fields", (request(path, _dumped(body)),))
 
     def bodies(self, rng: Random) -> Attempt:
-        """A body that is changed anywhere, or is no JSON."""
+        """Return a body that is changed anywhere, or is not JSON."""
         path, body, _ = self._post(rng)
         data = (
             json_bytes(rng, json_mutated(rng, body)) if rng.random() < 0.7 else _dumped(junk(rng))
@@ -120,19 +120,19 @@ class RequestMaker:
         return Attempt("bodies", (request(path, data),))
 
     def schemas(self, rng: Random) -> Attempt:
-        """A hostile JSON schema or grammar."""
+        """Return a hostile JSON schema or grammar."""
         path, body, _ = self._post(rng)
         return Attempt("schemas", (request(path, _dumped({**body, **schema_body(rng)})),))
 
     def texts(self, rng: Random) -> Attempt:
-        """Hostile stop strings, biases, prompts and token ids."""
+        """Return hostile stop strings, biases, prompts and token ids."""
         path, body, _ = self._post(rng)
         for more in rng.sample((stop_body, bias_body, prompt_body), rng.choice((1, 1, 2))):
             body.update(more(rng))
         return Attempt("texts and ids", (request(path, _dumped(body)),))
 
     def framing(self, rng: Random) -> Attempt:
-        """A request with changed bytes, chunks or headers."""
+        """Return a request with changed bytes, chunks or headers."""
         path, body, _ = self._post(rng)
         data = request(path, _dumped(body))
         way = rng.randrange(4)
@@ -152,7 +152,7 @@ class RequestMaker:
         return Attempt("framing", (data,), whole=False)
 
     def routes(self, rng: Random) -> Attempt:
-        """Any method and any path, with odd headers."""
+        """Return any method and any path, with odd headers."""
         path = rng.choice(self._paths)
         path = re.sub(
             r"{\w+}", lambda _: rng.choice(("x", "%00", "..", "a" * 9000, "%ff", "a%2fb")), path
@@ -168,7 +168,7 @@ class RequestMaker:
         return Attempt("routes", (data,), whole=False)
 
     def slow(self, rng: Random) -> Attempt:
-        """A request in drops, or one that never comes to its end."""
+        """Return a request in small pieces, or one that never ends."""
         path, body, _ = self._post(rng)
         data = request(path, _dumped(body))
         step = max(1, len(data) // rng.choice((3, 10, 40)))
@@ -185,7 +185,7 @@ class RequestMaker:
         )
 
     def gone(self, rng: Random) -> Attempt:
-        """A client that leaves before or within its answer."""
+        """Return a request whose client leaves before or within its answer."""
         path, body, schema = self._post(rng)
         if "stream" in schema["properties"]:
             body["stream"] = rng.random() < 0.7

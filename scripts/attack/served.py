@@ -129,7 +129,7 @@ async def sent(port: int, attempt: Attempt, patience: float) -> tuple[int, bytes
     except asyncio.TimeoutError:
         if attempt.whole:
             raise
-        return 0, b""  # it may wait for the rest of what is no request
+        return 0, b""  # the server may wait for the rest of the request
     finally:
         writer.close()
 

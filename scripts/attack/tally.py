@@ -181,10 +181,10 @@ def faults_of(
     Args:
         code: exit code, or minus the signal.
         output: of the process.
-        allowed: exit codes, and minus signals, that are no violation.
+        allowed: exit codes, and minus signals, that are allowed.
         late: whether it was killed after its time.
         memory: bytes that it used.
-        limit: bytes that it may use; 0 is no limit.
+        limit: bytes that it may use; 0 for unlimited.
     """
     if late or code in (-24, -31):  # SIGXCPU
         yield "hang"

@@ -167,7 +167,7 @@ PREFIX_HEAD: Final = struct.Struct("<8s16sQQ32s")
 
 
 def prefix_mutated(rng: Random, raw: bytes) -> bytes:
-    """Return a damaged file of the prefix cache; its digest is not mended: the folder is its user's own."""
+    """Return a damaged file of the prefix cache; its digest is not corrected, because only the user can write there."""
     if rng.random() < 0.5:
         return bytes_mutated(rng, raw)
     fields = list(PREFIX_HEAD.unpack(raw[: PREFIX_HEAD.size]))

@@ -1,4 +1,4 @@
-"""Commands that write files, for attack_kill: what they write, and how to tell a whole file from a torn one."""
+"""Commands that write files, for attack_kill: their outputs, and checks that an output is whole."""
 
 from __future__ import annotations
 

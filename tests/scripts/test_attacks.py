@@ -64,15 +64,9 @@ def test_server_is_sent_hostile_requests(tmp_path: Path) -> None:
     assert "\n60 of 60 cases" in done.stdout
 
 
-def test_two_writers_write_one_name(tmp_path: Path) -> None:
-    done = attack("attack_kill.py", tmp_path, "--case", "pair convert:0", "--minutes", "60")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "\n1 of 1 cases" in done.stdout
-
-
-def test_killed_command_leaves_no_torn_file(tmp_path: Path) -> None:
-    done = attack("attack_kill.py", tmp_path, "--case", "kill quantize:0", "--minutes", "60")
-    assert "\n1 of 1 cases" in done.stdout, done.stdout + done.stderr
+def test_killed_and_concurrent_writers_leave_no_torn_file(tmp_path: Path) -> None:
+    done = attack("attack_kill.py", tmp_path, "--quick", "--jobs", "1", "--minutes", "60")
+    assert "\n2 of 2 cases" in done.stdout, done.stdout + done.stderr
     assert not {"torn", "missing", "left over", "orphan", "hang"} & _found(done.stdout), done.stdout
 
 
@@ -98,7 +92,7 @@ def test_bad_ends_are_violations(code: int, output: str, fault: str) -> None:
     assert fault in set(faults_of(code, output, {0, 2}))
 
 
-def test_refusal_is_no_violation() -> None:
+def test_refusal_is_allowed() -> None:
     assert not list(faults_of(2, "error: model.gguf: truncated", {0, 2}, memory=5, limit=9))
 
 
