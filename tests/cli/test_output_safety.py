@@ -149,7 +149,7 @@ def test_imatrix_refuses_its_inputs_as_output(demo_gguf: Path, tmp_path: Path) -
     shutil.copyfile(demo_gguf, model)
     text.write_text(TEXT)
     for output in (model, text):
-        arguments = ["imatrix", model, "--text", text, "-o", output, "--force"]
+        arguments: list[str | Path] = ["imatrix", model, "--text", text, "-o", output, "--force"]
         refused(tmp_path, *arguments, words="same file")
 
 
