@@ -85,7 +85,8 @@ class Gathered:
 def load_gathered(path: Path, fingerprint: dict[str, Any]) -> Gathered | str:
     """Read a resume file; return the reason as a string if it is damaged or belongs to another run."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a path's file open if reading it fails
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["form"] != _FORM or about["fingerprint"] != fingerprint:
                 return "it belongs to another model, text or setting"

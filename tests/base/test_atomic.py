@@ -195,7 +195,7 @@ def test_changed_source_is_noticed(tmp_path: Path) -> None:
         watch.check([tmp_path / "a", tmp_path / "b"])
 
 
-@pytest.mark.parametrize("verb", ["convert", "quantize"])
+@pytest.mark.parametrize("verb", ["convert", "quantize", "imatrix"])
 def test_commands_leave_no_files_at_the_file_size_limit(
     demo_gguf: Path, tmp_path: Path, verb: str
 ) -> None:
@@ -203,10 +203,12 @@ def test_commands_leave_no_files_at_the_file_size_limit(
     arguments = {
         "convert": ["convert", "demo", "-o", "out.gguf"],
         "quantize": ["quantize", str(demo_gguf), "Q8_0", "-o", "out.gguf"],
+        "imatrix": ["imatrix", str(demo_gguf), "--chunks", "1", "--ctx", "32", "-o", "out.gguf"],
     }[verb]
+    limit = 10_000 if verb == "imatrix" else 1_000_000
     script = (
         "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sys.argv = ['turbopilot', *{arguments!r}]\n"
         "from turbopilot.cli import main\nmain()\n"
     )
@@ -214,10 +216,10 @@ def test_commands_leave_no_files_at_the_file_size_limit(
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    assert done.returncode == {"convert": 3, "quantize": 6}[verb], done.stderr
+    assert done.returncode == {"convert": 3, "quantize": 6, "imatrix": 3}[verb], done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
-    assert {"convert": "larger than", "quantize": "the disk may be full"}[verb] in done.stderr
+    assert ("the disk may be full" if verb == "quantize" else "larger than") in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -177,7 +177,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Let one process at a time work on `path`; the lock ends with its holder, even after SIGKILL.
 
     `on_wait` is called before waiting for another process; if it raises, nothing is waited for. The lock is the file
-    `NAME.lock`, which the holder removes. Where files cannot be locked (Windows, some network file systems, a folder
+    `NAME.lock`, which the holder removes. If files cannot be locked (Windows, some network file systems, a folder
     that cannot be written), there is no lock; `replacing` still keeps the output whole.
     """
     name = path.with_name(path.name + ".lock")
