@@ -55,8 +55,8 @@ def changed(
 ) -> Path:
     """Copy a model with other values of some keys (None removes a key) and other types of some tensors.
 
-    A tensor with another type keeps its first bytes. `shift` moves all tensors by so many bytes, as an alignment below
-    32 allows.
+    A tensor with another type keeps its first bytes. `shift` is added to the position of each tensor, as an alignment
+    below 32 allows.
     """
     header, layout = read_part(source)
     raw, keys, types = source.read_bytes(), keys or {}, types or {}

@@ -47,7 +47,7 @@ def work(job: dict[str, Any]) -> None:
             send({"active": sorted(active)})
             send({"refused": _names_of_refused(Path(job["folder"]), os.getppid())})
         case "allocate":
-            sizes = []
+            sizes: list[bytearray] = []
             try:
                 while len(sizes) < 1000:
                     sizes.append(bytearray(1 << 24))
