@@ -1,4 +1,4 @@
-"""What a sandboxed child cannot do."""
+"""Sandbox of a child process: what is refused, and what is limited."""
 
 from __future__ import annotations
 

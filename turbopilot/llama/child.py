@@ -55,12 +55,13 @@ def run_child(
     on_message: Callable[[Message], None] = lambda message: None,
     on_log: Callable[[str], None] = lambda line: None,
     timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> LlamaLog:
     """Run a module that calls `run_job` in a child process until it exits; kill it after `timeout` seconds.
 
     Ctrl-C, or an exception in a callback, kills the child before it propagates. `on_message` receives each object that
     the child sends. `on_log` receives the current line of llama.cpp's log, again with each piece that is added. A
-    TurboPilotError in the child is raised again here.
+    TurboPilotError in the child is raised again here. `environment` is added to this process's environment.
 
     Raises:
         ChildFailed: the child failed in any other way.
@@ -75,7 +76,7 @@ def run_child(
             on_message(message)
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = _start(module, stderr)
+        process = _start(module, stderr, environment or {})
         assert process.stdin is not None
         assert process.stdout is not None
         timer = threading.Timer(timeout or 0, process.kill)
@@ -105,13 +106,13 @@ def run_child(
     return log
 
 
-def _start(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
+def _start(module: str, stderr: IO[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
     path = [str(Path(p).absolute()) for p in [str(_ROOT), *sys.path] if p]
     # Without GGML_NO_BACKTRACE, llama.cpp starts gdb when it aborts.
-    environment = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
+    ours = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.Popen(
         [sys.executable, "-c", _START, module],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **environment},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **ours, **environment},
         encoding="utf-8", errors="replace",
     )  # fmt: skip
 

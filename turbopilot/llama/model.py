@@ -62,7 +62,7 @@ class LlamaModel:
         self._pointer: Any = None
         if not parameters.vocab_only:
             check_model(header)
-            if not parameters.is_trial:
+            if not (parameters.is_trial or parameters.no_alloc):
                 try_model(header)
         self.header = header
         start_backend()

@@ -2,7 +2,7 @@
 
 Linux: memory, CPU time, open files and core dumps are limited (setrlimit); the file system can only be read, and
 signals reach no other process (Landlock); sockets, other programs, ptrace and io_uring are refused (seccomp). Landlock
-needs Linux 5.13, or 6.12 for signals; seccomp is used on x86-64 and ARM64. Where a kernel or a container lacks one of
+needs Linux 5.13, or 6.12 for signals; seccomp is used on x86-64 and ARM64. If a kernel or a container lacks one of
 them, the rest still holds.
 
 macOS: only setrlimit, whose memory limit the system may ignore. Windows: no restriction; the caller's time limit
@@ -17,6 +17,7 @@ import platform
 import struct
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 _MOST_WRITTEN: Final = 1 << 20  # bytes of stderr, which is a file
@@ -41,7 +42,7 @@ def restrict(*, memory: int, seconds: int) -> frozenset[str]:
     """Restrict this thread, and all that it starts, for the rest of its life.
 
     Args:
-        memory: bytes of data: heap, stacks and private mappings, but not mapped files.
+        memory: bytes of data that it may take beside what it has: heap, stacks and private mappings, not mapped files.
         seconds: CPU time of all threads; then the process is killed by SIGXCPU.
 
     Returns:
@@ -69,9 +70,10 @@ def _limit(memory: int, seconds: int) -> bool:
         return False
     import resource
 
+    data = _data_bytes() + memory
     # SIGXCPU at the soft limit, SIGKILL at the hard one. All others are the same.
     limits = {
-        "RLIMIT_DATA": (memory, memory), "RLIMIT_CPU": (seconds, seconds + 5), "RLIMIT_CORE": (0, 0),
+        "RLIMIT_DATA": (data, data), "RLIMIT_CPU": (seconds, seconds + 5), "RLIMIT_CORE": (0, 0),
         "RLIMIT_FSIZE": (_MOST_WRITTEN, _MOST_WRITTEN), "RLIMIT_NOFILE": (_MOST_FILES, _MOST_FILES),
     }  # fmt: skip
     for name, wanted in limits.items():
@@ -81,6 +83,15 @@ def _limit(memory: int, seconds: int) -> bool:
         with suppress(OSError, ValueError):  # macOS refuses some values
             resource.setrlimit(which, (soft, hard))
     return True
+
+
+def _data_bytes() -> int:
+    """Return the bytes that RLIMIT_DATA counts so far; 0 if the system does not report them."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), 0)
 
 
 def _only_read(libc: Any) -> bool:

@@ -21,10 +21,14 @@ from turbopilot.llama.child import ChildFailed, run_child
 SKIP_VARIABLE: Final = "TURBOPILOT_SKIP_TRIAL"
 """Environment variable that switches trials off if it is "1": for files that are known to be good where the cache
 folder cannot be written, so that each start would try them again."""
+# Drivers take seconds to start, and memory: hide CUDA's, ROCm's and Vulkan's GPUs.
+_NO_GPUS: Final = dict.fromkeys(
+    ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"), ""
+)
 _SECONDS: Final = 30  # of CPU time and of real time, for a start on a slow, busy machine
 _BYTES_PER_SECOND: Final = 20e6  # beyond that: a slow disk, or 1 core with the slowest type
-# Bytes of data. A child takes 0.1 GB plus the vocabulary, the KV cache of 256 tokens (0.2 GB for 16 billion weights
-# without grouped heads) and the activations; weights are mapped from the file and not counted.
+# Bytes of data after the start: the KV cache of 256 tokens (0.2 GB for 16 billion weights without grouped heads), the
+# activations of a batch, and the vocabulary. Weights are mapped from the file, and not counted.
 _MEMORY: Final = 2 << 30
 _MEMORY_OF_HEADER: Final = 16  # bytes for each byte of the vocabulary and other metadata
 
@@ -61,7 +65,7 @@ def _run(header: GgufHeader) -> None:
         "model": str(header.path), "memory": _MEMORY + _MEMORY_OF_HEADER * n_header, "seconds": seconds,
     }  # fmt: skip
     try:
-        run_child("turbopilot.llama.trial_child", job, timeout=seconds)
+        run_child("turbopilot.llama.trial_child", job, timeout=seconds, environment=_NO_GPUS)
     except ChildFailed as e:
         raise CorruptModel(
             f"{header.path}: the model cannot be run: llama.cpp's process {_how(e, seconds)}",
