@@ -38,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the beginnings of the texts: the time limits need not end the work, whatever the machine's speed."""
-    windows, chunks = corpus.calibration_text()[:3000], corpus.calibration_text()[:20_000]
+    windows, chunks = corpus.calibration_text()[:1600], corpus.calibration_text()[:20_000]
     evaluation = corpus.evaluation_text()[:20_000]
     monkeypatch.setattr("turbopilot.app.memory_fit.calibration_text", lambda: windows)
     monkeypatch.setattr("turbopilot.app.memory_fit.evaluation_text", lambda: evaluation)

@@ -190,7 +190,7 @@ def measured(demo_gguf: Path) -> tuple[Fit, RoundingSensitivity]:
     fit = Fit(demo_gguf)
     room = plan(demo_gguf, "Q5_0").tensor_bytes
     # A short text and much time: the result does not depend on the machine's speed.
-    text = calibration_text()[:5000]
+    text = calibration_text()[:3000]
     return fit, fit.measure(room, MeasureOptions(text, seconds=1800, threads=1))
 
 
