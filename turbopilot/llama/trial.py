@@ -25,8 +25,9 @@ folder cannot be written, so that each start would try them again."""
 _NO_GPUS: Final = dict.fromkeys(
     ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"), ""
 )
-_SECONDS: Final = 30  # of CPU time and of real time, for a start on a slow, busy machine
-_BYTES_PER_SECOND: Final = 20e6  # beyond that: a slow disk, or 1 core with the slowest type
+_SECONDS: Final = 30  # of CPU time, for a start on a slow machine
+_BYTES_PER_SECOND: Final = 20e6  # of CPU time beyond that: one slow core with the slowest type
+_PATIENCE: Final = 10  # real time for each second of CPU time, on a busy machine or a slow disk
 # Bytes of data after the start: the KV cache of 256 tokens (0.2 GB for 16 billion weights without grouped heads), the
 # activations of a batch, and the vocabulary. Weights are mapped from the file, and not counted.
 _MEMORY: Final = 2 << 30
@@ -65,7 +66,9 @@ def _run(header: GgufHeader) -> None:
         "model": str(header.path), "memory": _MEMORY + _MEMORY_OF_HEADER * n_header, "seconds": seconds,
     }  # fmt: skip
     try:
-        run_child("turbopilot.llama.trial_child", job, timeout=seconds, environment=_NO_GPUS)
+        run_child(
+            "turbopilot.llama.trial_child", job, timeout=_PATIENCE * seconds, environment=_NO_GPUS
+        )
     except ChildFailed as e:
         raise CorruptModel(
             f"{header.path}: the model cannot be run: llama.cpp's process {_how(e, seconds)}",
@@ -80,6 +83,6 @@ def _how(e: ChildFailed, seconds: int) -> str:
     last = next((line for line in e.last_words.splitlines() if "GGML_ASSERT" in line), "")
     last = last or e.last_words.strip().rpartition("\n")[2]
     if e.code == -getattr(signal, "SIGXCPU", 24) or "it took more than" in e.last_words:
-        return f"computed no token in {seconds} seconds"
+        return f"computed no token in {seconds:,} s of CPU time or {_PATIENCE * seconds:,} s of real time"
     how = f"was ended by signal {-e.code}" if e.code < 0 else "failed"
     return f"{how}: {shortened(last, 300)}" if last else how

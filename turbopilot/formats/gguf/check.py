@@ -49,8 +49,8 @@ def check_model(header: GgufHeader) -> None:
     scaling = header.metadata.get(f"{arch}.rope.scaling.type", "none")
     if scaling not in _ROPE_SCALINGS:
         raise _corrupt(header, f"{arch}.rope.scaling.type is {quoted(scaling)}, which is not known")
-    _check_numbers(header)
     _check_layers(header)
+    _check_numbers(header)
     _check_experts(header)
     _check_rotary(header)
     _check_tensors(header)
