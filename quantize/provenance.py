@@ -102,4 +102,4 @@ def _placeholder(i: int) -> str:
 
 def _short(text: str) -> str:
     """Truncate a text to the length that llama.cpp accepts, without splitting a character."""
-    return text.encode()[:_MOST].decode(errors="ignore")
+    return text.encode(errors="replace")[:_MOST].decode(errors="ignore")

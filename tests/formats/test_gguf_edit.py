@@ -311,3 +311,24 @@ def test_progress_counts_bytes(tmp_path: Path) -> None:
     set_metadata(path, {"k": 1}, progress=lambda d, n, what="": seen.append((d, n)))
     assert seen == sorted(seen)
     assert seen[-1] == (path.stat().st_size,) * 2
+
+
+def test_concurrent_edits_are_both_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", {}, [4])
+
+    def begin_other(done: int, *_: object) -> None:
+        if not done:
+            others.append(editor("b"))
+
+    def editor(key: str) -> subprocess.Popen[str]:
+        code = (
+            "import sys; from pathlib import Path; from turbopilot.formats.gguf.edit import set_metadata;"
+            "set_metadata(Path(sys.argv[1]), {sys.argv[2]: 1})"
+        )
+        return subprocess.Popen([sys.executable, "-c", code, str(path), key], cwd=ROOT, text=True)
+
+    others: list[subprocess.Popen[str]] = []
+    set_metadata(path, {"a": 1}, progress=begin_other)
+    assert [o.wait(60) for o in others] == [0]
+    assert {"a", "b"} <= set(read_gguf(path).metadata)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]

@@ -16,8 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from turbopilot.base.atomic import check_disk, replacing
+from turbopilot.base.atomic import check_disk, locked, replacing
 from turbopilot.base.errors import InvalidInput, NotEnoughDisk
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.file import read_part
 
@@ -64,8 +65,14 @@ def set_metadata(
         NotEnoughDisk: there is no space for a second copy. The old file is unchanged.
     """
     path = path.resolve()
+    with locked(path, lambda: None):  # two writers would both begin with the same old file
+        _rewrite(path, keys or {}, remove, progress)
+
+
+def _rewrite(path: Path, keys: Mapping[str, Writable], remove: str, progress: Progress) -> None:
+    watch = SourceWatch([path])
     header, layout = read_part(path)
-    new = {key: _pair(key, value) for key, value in (keys or {}).items()}
+    new = {key: _pair(key, value) for key, value in keys.items()}
     gone = {k for k in layout.keys if k in new or (remove and k.startswith(remove))}
     if "general.alignment" in gone | set(new):
         raise InvalidInput(
@@ -92,6 +99,7 @@ def set_metadata(
                     progress(done, total, path.name)
                     done += target.write(piece)
             shutil.copymode(path, part)
+            watch.check([path])
     except NotEnoughDisk as e:
         e.hint = "free some space: the new file is written next to the old one, then replaces it"
         raise
