@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.formats.test_gguf_file import values
+from turbopilot.base.atomic import locked
 from turbopilot.base.errors import CorruptModel, InvalidInput, NotEnoughDisk
 from turbopilot.formats.gguf.edit import Writable, check_editable, set_metadata
 from turbopilot.formats.gguf.file import read_gguf, read_part
@@ -313,22 +314,18 @@ def test_progress_counts_bytes(tmp_path: Path) -> None:
     assert seen[-1] == (path.stat().st_size,) * 2
 
 
-def test_concurrent_edits_are_both_kept(tmp_path: Path) -> None:
+def test_second_edit_waits_for_the_first(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf", {}, [4])
 
-    def begin_other(done: int, *_: object) -> None:
-        if not done:
-            others.append(editor("b"))
+    class Waits(Exception):
+        pass
 
-    def editor(key: str) -> subprocess.Popen[str]:
-        code = (
-            "import sys; from pathlib import Path; from turbopilot.formats.gguf.edit import set_metadata;"
-            "set_metadata(Path(sys.argv[1]), {sys.argv[2]: 1})"
-        )
-        return subprocess.Popen([sys.executable, "-c", code, str(path), key], cwd=ROOT, text=True)
+    def wait() -> None:
+        raise Waits
 
-    others: list[subprocess.Popen[str]] = []
-    set_metadata(path, {"a": 1}, progress=begin_other)
-    assert [o.wait(60) for o in others] == [0]
-    assert {"a", "b"} <= set(read_gguf(path).metadata)
+    def edit_again(*_: object) -> None:
+        with pytest.raises(Waits), locked(path, wait):
+            pass
+
+    set_metadata(path, {"k": 1}, progress=edit_again)
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]

@@ -139,6 +139,7 @@ def test_bad_checkpoint_is_rejected(codegen: Path, tmp_path: Path) -> None:
         (InvalidInput, r"no config\.json", {"config__json": None}),
         (CorruptCheckpoint, "cannot be read", {"config__json": b"{"}),
         (CorruptCheckpoint, "not a JSON object", {"config__json": b"[]"}),
+        (CorruptCheckpoint, "nested too deeply", {"config__json": b"[" * 200_000}),
         (UnsupportedModel, "nonesuch", {"config__json": changed(model_type="nonesuch")}),
         (CorruptCheckpoint, "cannot load", {"model__safetensors": weights[:-100]}),
         (CorruptCheckpoint, "cannot load", {"model__safetensors": weights[:50]}),

@@ -178,6 +178,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InvalidInput(f"{folder}: {what}", hint=hint)
     try:
         parsed = json.loads(config.read_text("utf-8"))
+    except RecursionError:
+        raise CorruptCheckpoint(
+            f"{config}: is nested too deeply", hint="download it again"
+        ) from None
     except (ValueError, OSError) as e:
         raise CorruptCheckpoint(f"{config}: cannot be read: {e}", hint="download it again") from e
     if not isinstance(parsed, dict):
