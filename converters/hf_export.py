@@ -129,9 +129,10 @@ def _write_safetensors(path: Path, writer: TensorWriter) -> None:
 def _replacing_folder(final: Path) -> Iterator[Path]:
     """Yield a folder next to `final` that replaces it on success and is removed on failure.
 
-    A folder cannot be renamed over a folder with files, so the old one is renamed first.
+    A folder cannot be renamed over a folder with files, so the old one is renamed to NAME.….old first. If it cannot be
+    renamed back after a failure, it keeps that name, by which nothing removes it.
     """
-    part, old = Path(), part_of(final)
+    part, old = Path(), part_of(final).with_suffix(".old")
     remove_leftovers(final)
     lock = -1
 
@@ -153,6 +154,7 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(final)
             raise
+        shutil.rmtree(old, ignore_errors=True)
         with suppress(OSError):
             sync(final.parent)
     except OSError as e:
@@ -160,7 +162,6 @@ def _replacing_folder(final: Path) -> Iterator[Path]:
             f"{final}: cannot be written: {e.strerror}", hint="check the free disk space"
         ) from e
     finally:
-        shutil.rmtree(old, ignore_errors=True)
         if part.name:
             shutil.rmtree(part, ignore_errors=True)
         if lock >= 0:

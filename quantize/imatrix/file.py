@@ -129,8 +129,8 @@ def write_imatrix(
         writer.add_tensor(name + _SUMS, sums.reshape(-1) if alone else sums)
         writer.add_tensor(name + _COUNTS, counts if alone else counts[:, None])
     with replacing(path) as part:
-        writer.write_header_to_file(part)
         try:
+            writer.write_header_to_file(part)
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
         finally:
