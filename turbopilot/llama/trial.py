@@ -82,6 +82,7 @@ def _how(e: ChildFailed, seconds: int) -> str:
 
     last = next((line for line in e.last_words.splitlines() if "GGML_ASSERT" in line), "")
     last = last or e.last_words.strip().rpartition("\n")[2]
+    last = last.rpartition("/vendor/llama.cpp/")[2]  # without the folder in which it was built
     if e.code == -getattr(signal, "SIGXCPU", 24) or "it took more than" in e.last_words:
         return f"computed no token in {seconds:,} s of CPU time or {_PATIENCE * seconds:,} s of real time"
     how = f"was ended by signal {-e.code}" if e.code < 0 else "failed"
