@@ -12,7 +12,7 @@ def suspect(got: np.ndarray, values: np.ndarray) -> Suspect:
 
 
 def test_similar_rows_are_not_reported_as_moved() -> None:
-    """The rows of rare tokens differ by less than quantization changes them."""
+    """Compare rows of rare tokens, which differ by less than quantization changes them."""
     rng = np.random.default_rng(1)
     values = rng.normal(size=(64, 256)).astype(np.float32)
     values[40:] = values[40] + rng.normal(scale=0.02, size=(24, 256)).astype(np.float32)
