@@ -29,6 +29,7 @@ def attack(script: str, tmp_path: Path, *options: str) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=280)
 
 
+@pytest.mark.slow
 def test_mutated_files_are_fed_to_their_readers(tmp_path: Path) -> None:
     kinds = (
         "gguf",
@@ -46,6 +47,7 @@ def test_mutated_files_are_fed_to_their_readers(tmp_path: Path) -> None:
     assert "\n24 of 24 cases" in done.stdout
 
 
+@pytest.mark.slow
 def test_server_is_sent_hostile_requests(tmp_path: Path) -> None:
     options = (
         "--seed",
@@ -64,6 +66,7 @@ def test_server_is_sent_hostile_requests(tmp_path: Path) -> None:
     assert "\n60 of 60 cases" in done.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_concurrent_writers_leave_no_torn_file(tmp_path: Path) -> None:
     done = attack("attack_kill.py", tmp_path, "--quick", "--jobs", "1", "--minutes", "60")
     assert "\n2 of 2 cases" in done.stdout, done.stdout + done.stderr
