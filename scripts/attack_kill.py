@@ -28,7 +28,7 @@ from typing import Final
 
 from attack.processes import MODULES, TORCH_MODULES, ColdProcess, Ended, ForkServer, Limits
 from attack.samples import Samples, make_samples
-from attack.tally import ROOT, Tally, faults_of, parser_for, workplace
+from attack.tally import OURS, Tally, faults_of, parser_for, workplace
 from attack.writers import WRITERS, Writer, faults_in, hub_with
 
 KILLS_A_CASE: Final = 5
@@ -180,7 +180,7 @@ class Attack:
 
 def _of_python(output: str) -> bool:
     """Return whether SIGINT met Python's own start, before any line of ours: it ends with code 1 and a traceback."""
-    return "KeyboardInterrupt" in output and str(ROOT) not in output
+    return "KeyboardInterrupt" in output and not OURS.search(output)
 
 
 def _wait_for_moment(

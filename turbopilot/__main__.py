@@ -21,6 +21,9 @@ def main() -> None:
     except KeyboardInterrupt:  # outside a verb: while arguments are parsed or output is flushed
         sys.stderr.write("error: interrupted\n")
         sys.exit(130)
+    finally:
+        if is_default:  # while libraries clean up at the exit
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

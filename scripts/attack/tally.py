@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# A frame of ours in a traceback; .venv is in the same folder.
+OURS = re.compile(re.escape(str(ROOT)) + "/(?:turbopilot|converters|quantize|serve)/")
 MOST_KEPT = 3  # inputs that are kept of one cause
 _CAUSE = re.compile(  # the exception of a traceback, or a line that names the end of a process
     r"^Traceback .*\n(?:[ \t].*\n|\n)*(\S.*)|^(.*(?:ASSERT|what\(\)|error: |differs from|left behind|not as before).*)",
@@ -192,7 +194,7 @@ def faults_of(
         yield "signal"
     elif code not in allowed:
         yield "exit code"
-    if any(str(ROOT) in trace for trace in output.split("Traceback (most recent call last)")[1:]):
+    if any(map(OURS.search, output.split("Traceback (most recent call last)")[1:])):
         yield "traceback"  # one without a frame of ours is of Python's own start
     if (limit and memory > limit) or "out of memory" in output or "MemoryError" in output:
         yield "memory"

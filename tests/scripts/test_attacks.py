@@ -85,7 +85,11 @@ def _found(output: str) -> set[str]:
         (-11, "", "signal"),
         (-24, "", "hang"),
         (1, "", "exit code"),
-        (2, f'Traceback (most recent call last):\n  File "{ROOT}/x.py"\nKeyError', "traceback"),
+        (
+            2,
+            f'Traceback (most recent call last):\n  File "{ROOT}/serve/x.py"\nKeyError',
+            "traceback",
+        ),
         (1, "error: out of memory", "memory"),
         (2, "x" * 200_000, "noise"),
         (2, "error: \x1b[2J", "escape"),

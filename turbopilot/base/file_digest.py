@@ -100,7 +100,7 @@ class SourceWatch:
                 same = False
             if not same:
                 raise InvalidInput(
-                    f"{path}: changed while it was read; nothing was written",
+                    f"{path}: changed while it was read",
                     hint="run it again when no other program writes the file",
                 )
 

@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from turbopilot.base.errors import TurboPilotError
+from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.formats.gguf.split import files_of
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.comparison import (
     compare_logits,
@@ -105,11 +107,15 @@ def verify(
             against, device=options.device, cache=options.cache, progress=progress
         )
     for path in candidates:
+        # Tensors are read again to find causes: a file that is replaced meanwhile would get false ones.
+        watch = SourceWatch(files_of(path))
         with GgufCandidate(path) as gguf:
             versions = {**gguf.versions, **reference.versions, "numpy": np.__version__}
             report = compare(reference, gguf, gguf.header, options, progress)
             report = replace(report, versions=versions)
-            yield explained(report, gguf.header, options, target, progress)
+            report = explained(report, gguf.header, options, target, progress)
+            watch.check(files_of(path))
+            yield report
 
 
 def compare(
