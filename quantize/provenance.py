@@ -28,7 +28,7 @@ class SourceDigests:
     """
 
     def __init__(self, before: GgufHeader, cache: Path | None) -> None:
-        self._files, self._stop = _source_files(before), threading.Event()
+        self._files, self._stop = before.files, threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._found = self._pool.submit(file_digests, self._files, cache, self._check)
 
@@ -82,13 +82,9 @@ def metadata(
     keys[PREFIX + "version"] = __version__
     keys[PREFIX + "llama_cpp"] = importlib.metadata.version("llama-cpp-python")
     keys[PREFIX + "source.file"] = _short(before.path.name)
-    for i, _ in enumerate(_source_files(before)):
+    for i, _ in enumerate(before.files):
         keys[_key(i)] = _placeholder(i)
     return keys
-
-
-def _source_files(before: GgufHeader) -> list[Path]:
-    return sorted({t.path for t in before.tensors} | {before.path})
 
 
 def _key(i: int) -> str:

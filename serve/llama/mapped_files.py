@@ -22,14 +22,9 @@ from turbopilot.base.machine import total_bytes
 from turbopilot.formats.gguf.file import GgufHeader
 
 
-def files_of(header: GgufHeader) -> list[Path]:
-    """Return the files of a model: one, or all parts of a split model."""
-    return sorted({header.path, *(t.path for t in header.tensors)})
-
-
 def should_map(header: GgufHeader) -> bool:
     """Return whether only this user and root can write the files of a model, or they do not fit into memory."""
-    return all(map(_is_ours, files_of(header))) or header.file_size > total_bytes()
+    return all(map(_is_ours, header.files)) or header.file_size > total_bytes()
 
 
 def _is_ours(path: Path) -> bool:
@@ -46,7 +41,7 @@ class MappedFiles:
 
     def __init__(self, header: GgufHeader) -> None:
         with ExitStack() as opened:
-            files = [(path, opened.enter_context(path.open("rb"))) for path in files_of(header)]
+            files = [(path, opened.enter_context(path.open("rb"))) for path in header.files]
             self._files = [(path, f.fileno(), _state(f.fileno())) for path, f in files]
             self.close = opened.pop_all().close
 

@@ -107,9 +107,7 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         lock = locked_part(path, create)
         yield part
         sync(part)
-        part.replace(path)
-        with suppress(OSError):  # not every file system can sync a folder
-            sync(path.parent)
+        move_into_place(part, path)
     except BaseException as e:
         if part.name:
             with suppress(OSError):
@@ -236,6 +234,13 @@ def try_lock(file: int) -> bool:
 def part_of(path: Path) -> Path:
     """Return a new, unique name for a part of `path`."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a complete, synced file, replacing whatever has its name, and sync the folder."""
+    part.replace(path)
+    with suppress(OSError):  # not every file system can sync a folder
+        sync(path.parent.resolve())
 
 
 def sync(path: Path) -> None:

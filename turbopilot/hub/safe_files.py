@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from turbopilot.base.atomic import replacing
+from turbopilot.base.atomic import move_into_place, replacing
 from turbopilot.base.errors import DownloadError
 
 _BLOCK = 1 << 20
@@ -80,17 +80,6 @@ def read_start(path: Path, most: int) -> bytes:
     with suppress(OSError), open_regular(path) as file:
         return file.read(most)
     return b""
-
-
-def move_into_place(part: Path, path: Path) -> None:
-    """Rename a complete, synced file, replacing whatever has its name, and sync the folder."""
-    part.replace(path)
-    with suppress(OSError):  # not every file system can sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def place(blob: Path, path: Path, *, links: bool, new: bool) -> None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from turbopilot.base.atomic import check_disk, replacing
+from turbopilot.base.atomic import check_disk, move_into_place, replacing
 from turbopilot.base.errors import DownloadError, InvalidInput
 from turbopilot.base.progress import Progress, silent
 from turbopilot.hub.body import fetch_body
@@ -26,7 +26,6 @@ from turbopilot.hub.repository import SHA256, RemoteFile
 from turbopilot.hub.response import stated_metadata
 from turbopilot.hub.safe_files import (
     make_folder,
-    move_into_place,
     open_part,
     open_regular,
     part_size,

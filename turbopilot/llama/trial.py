@@ -48,14 +48,13 @@ def try_model(header: GgufHeader) -> None:
         return
     from turbopilot.llama.library import VERSION
 
-    files = dict.fromkeys([header.path, *sorted(t.path for t in header.tensors)])
     name = f"computes a token with llama-cpp-python {VERSION}"
 
     def work() -> Mapping[str, str]:
         _run(header)
         return {name: hashlib.sha256(name.encode()).hexdigest()}  # the cache stores digests
 
-    remembered(cache_folder(), files, (name,), work)
+    remembered(cache_folder(), header.files, (name,), work)
 
 
 def _run(header: GgufHeader) -> None:

@@ -55,6 +55,11 @@ class GgufHeader:
         return str(self.metadata.get("general.architecture", ""))
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or all parts of a split model in order."""
+        return tuple(sorted({self.path, *(t.path for t in self.tensors)}))
+
+    @property
     def n_weights(self) -> int:
         """Number of weights of all tensors."""
         return sum(t.n_weights for t in self.tensors)
