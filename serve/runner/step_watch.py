@@ -68,11 +68,11 @@ class StepWatch:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that the present computation has taken, of this engine or of another; None if there is none."""
+        """Seconds that the current computation has taken, of this engine or of another; None if there is none."""
         return self._lock.seconds
 
     @property
     def stalled(self) -> str:
-        """Reason why requests get no answer: the present computation exceeds its limit; else ""."""
+        """Reason why requests get no answer: the current computation exceeds its limit; "" otherwise."""
         seconds = self._lock.overdue
         return "" if seconds is None else f"a computation has not returned for {seconds:.0f} s"

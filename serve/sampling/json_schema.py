@@ -34,7 +34,7 @@ _LIMITS: Final = LLParserLimits(
     max_lexer_states=50_000,  # 2 kB each: at most 100 MB
     verbose_errors=False,  # else they quote the text
 )
-# Unknown keywords are ignored. At most one space is allowed between values, so that no model writes spaces for ever.
+# Unknown keywords are ignored. At most one space is allowed between values, so that no model writes spaces endlessly.
 _OPTIONS: Final = {"lenient": True, "whitespace_pattern": " "}
 # Without `no_forcing`, llguidance would choose the only possible text's tokens, which the model may never have seen.
 _GRAMMAR: Final = '%llguidance {"no_forcing": true}\nstart: %json '

@@ -1,4 +1,4 @@
-"""Sandbox of a child process: what is refused, and what is limited."""
+"""Restrictions and limits of a sandboxed child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attacks of scripts/attack_*: they run, find planted violations, and repeat themselves; a whole run is theirs."""
+"""Attack scripts: they find planted violations, and the same seed repeats the same cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on connections: idle ones do not keep new clients out."""
+"""Limits on connections: idle connections do not block new clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computations that never return: `/health` reports them, and the process ends in time all the same."""
+"""Computations that never return: `/health` reports them, and the process still ends in time."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def stuck() -> Iterator[Stuck]:
 
 
 def test_health_reports_a_step_that_does_not_return(stuck: Stuck) -> None:
-    """Also for the default model, which waits for the lock that the other model holds."""
+    """Check the default model too, which waits for the lock that the other model holds."""
     assert stuck.health()[0] == 200
     asking = threading.Thread(target=stuck.ask, args=("b",))
     asking.start()
