@@ -190,7 +190,7 @@ class Sequence:
             The text that became certain, and the number of accepted draft tokens.
 
         Raises:
-            DecoderFailed: logits are NaN or infinite.
+            UnusableLogits: logits are NaN or infinite.
         """
         n_drafted, n_right = len(rows) - 1, 0
         deltas = []

@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
     Superseded,
     TurboPilotError,
     Unauthorized,
+    UnusableLogits,
 )
 
 log = logging.getLogger("turbopilot.http")
@@ -54,6 +55,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ModelChanged, 503, "server_error", "model_changed"),
+    (UnusableLogits, 503, "server_error", "unusable_logits"),
     (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
     (TurboPilotError, 500, "server_error", None),
 )
@@ -102,7 +104,8 @@ def register(app: Flask) -> None:
     def answer(error: Exception) -> Response:
         fault = fault_of(error)
         if fault.status == 500:
-            log.error("error in %s %s", request.method, request.path, exc_info=error)
+            unexpected = None if isinstance(error, TurboPilotError) else error
+            log.error("%s %s: %s", request.method, request.path, error, exc_info=unexpected)
         body = json_bytes(error_body(fault, request.path))
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
@@ -112,6 +115,7 @@ def register(app: Flask) -> None:
         if fault.status == 503:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)
-        if fault.status == 504:  # keeps OpenAI's SDKs from retrying: the client's time is over
+        # Keeps OpenAI's SDKs from retrying: the client's time is over, or the same error would follow.
+        if fault.status == 504 or isinstance(error, ModelChanged | UnusableLogits):
             response.headers["X-Should-Retry"] = "false"
         return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Final
@@ -10,6 +11,7 @@ from serve.decoder import BatchItem, FimTokens
 from serve.llama.facts import chat_template, model_name
 from serve.llama.mapped_files import MappedFiles
 from serve.settings import ModelOptions
+from turbopilot.base.errors import CorruptModel
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION
@@ -42,6 +44,7 @@ class LlamaDecoder(LlamaContext):
         self.n_ctx, self.n_seq, self.n_vocab = n_ctx, layout.n_seq, model.n_vocab
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
+        self._path = header.path
         stat = header.path.stat()
         # Saved states depend on these. The mtime replaces a digest of the weights, which would take minutes.
         self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {VERSION}"
@@ -70,8 +73,17 @@ class LlamaDecoder(LlamaContext):
         return super().decode(items)
 
     def warm_up(self) -> None:
-        """Compute one token to read the weights into memory and build the graph."""
-        self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
+        """Compute one token to read the weights into memory and build the graph.
+
+        Raises:
+            CorruptModel: the model computed NaN or infinite logits.
+        """
+        (logits,) = self.decode([BatchItem(self.start_token, 0, 0, want_logits=True)])
+        if not math.isfinite(logits.max()):  # NaN if any is NaN
+            raise CorruptModel(
+                f"{self._path}: the model computes NaN or infinite logits",
+                hint="the file is damaged or was quantized too coarsely: check it with turbopilot verify",
+            )
         self.remove(0, 0)
 
     def close(self) -> None:

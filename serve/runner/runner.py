@@ -152,8 +152,9 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
-        except ModelChanged as e:
-            log.critical("%s; completions are no longer possible", e)
+        except TurboPilotError as e:  # from the warm-up, or a changed model
+            if self._warm.is_set():
+                log.critical("%s; completions are no longer possible", e)
             failure = e
         except BaseException as e:  # clients must not wait for a thread that has ended
             log.critical(

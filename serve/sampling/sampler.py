@@ -19,7 +19,7 @@ from serve.request import COLDEST, HOTTEST, ChosenToken, SamplingParams, TokenLo
 from serve.sampling.candidates import candidates, draw, largest, likeliest
 from serve.sampling.infill import MOST_CANDIDATES, certain_or_end, likeliest_end
 from serve.sampling.shaping import LogitBias, counted_window, penalize
-from turbopilot.base.errors import DecoderFailed, InvalidRequest
+from turbopilot.base.errors import InvalidRequest, UnusableLogits
 
 
 class Sampler:
@@ -68,7 +68,7 @@ class Sampler:
             history: the sequence so far, including the prompt.
 
         Raises:
-            DecoderFailed: the logits contain NaN, or no finite value.
+            UnusableLogits: the logits contain NaN, or no finite value.
             InvalidRequest: the bias or the schema allows no token.
         """
         shaped = self._shaped(logits, history)
@@ -158,11 +158,11 @@ def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) 
     return ChosenToken(scored(token), tuple(scored(int(i)) for i in likeliest))
 
 
-def _unusable(logits: Logits) -> DecoderFailed | InvalidRequest:
+def _unusable(logits: Logits) -> UnusableLogits | InvalidRequest:
     """Return the error for logits from which no token can be chosen, whether the model or the request caused it."""
     if math.isfinite(logits[np.argmax(logits)]):
         return InvalidRequest("logit_bias forbids all tokens", param="logit_bias")
-    return DecoderFailed(
+    return UnusableLogits(
         "the model computed NaN or infinite logits",
         hint="the file is damaged or was quantized too coarsely: check it with turbopilot verify",
     )

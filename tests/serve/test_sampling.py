@@ -12,7 +12,7 @@ from serve.request import SamplingParams
 from serve.sampling import Sampler, logprobs, seed_sequence
 from serve.sampling.candidates import Ids, Weights, candidates, draw, largest
 from serve.sampling.shaping import counted_window, penalize
-from turbopilot.base.errors import DecoderFailed, InvalidRequest
+from turbopilot.base.errors import InvalidRequest, UnusableLogits
 
 VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=600)
 
@@ -262,7 +262,7 @@ def test_bias_is_added_and_out_of_vocabulary_ids_are_ignored() -> None:
     [SamplingParams(), SamplingParams(temperature=0), SamplingParams(logit_bias=((0, 1.0),))],
 )
 def test_nan_and_infinite_logits_are_rejected(bad: Logits, params: SamplingParams) -> None:
-    with pytest.raises(DecoderFailed, match="NaN or infinite"):
+    with pytest.raises(UnusableLogits, match="NaN or infinite"):
         picks(params, bad, 1)
 
 

@@ -153,6 +153,10 @@ class DecoderFailed(ServeError):
     """llama_decode failed in a way that cannot be retried (codes below -1)."""
 
 
+class UnusableLogits(DecoderFailed):
+    """The model computed NaN or infinite logits: its file is damaged or was quantized too coarsely."""
+
+
 class ModelChanged(ServeError):
     """A model file was truncated or overwritten while the server uses it."""
 
