@@ -28,9 +28,14 @@ settings.register_profile("turbopilot", deadline=None, suppress_health_check=[He
 settings.load_profile("turbopilot")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
-os.environ.setdefault(
-    SKIP_VARIABLE, "1"
-)  # the tests of trials switch them on; others load hundreds of new files
+# The tests of trials switch them on; others load hundreds of new files.
+os.environ.setdefault(SKIP_VARIABLE, "1")
+
+# One core for each of pytest-xdist's workers: llama.cpp's and PyTorch's threads wait for each other, which takes long
+# where more of them run than there are cores.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,12 @@ def command(
 ) -> tuple[list[str], dict[str, str], Path]:
     """Return the command, environment and folder for `turbopilot download` in a child process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "600",  # a stalled answer must not be retried on a busy machine
+    }
     ours = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1,localhost", **settings, **env}
     return [sys.executable, "-m", "turbopilot", "download", *arguments], {**kept, **ours}, home
 
