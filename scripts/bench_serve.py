@@ -18,8 +18,10 @@ To build the llama-server of the installed llama.cpp version, and to install lla
 Each scenario runs on a server that has just started. All servers run in every round, and the results are medians:
 
     one               streams of 64 tokens, one after the other, after prompts of 300 tokens that share nothing
-    eight             8 clients, 3 requests each: prompts of 300 tokens that share nothing, 32 generated tokens
+    eight, sixteen    8 or 16 clients, 3 requests each: prompts of 300 tokens that share nothing, 32 generated tokens
     shared            16 clients at once, whose prompts share their first 1,500 tokens; 32 generated tokens each
+    sliding           windows of 120 lines, each one line further, as editors send them after every new line
+    repository        12 pieces of other files before the edited file, of which the oldest is replaced by a new last one
     typing            a recorded typing session: a request after every key, closed at the next key; measures the
                       latency of the completions that the person waited for
     typing-debounced  the same session in an editor that sends a request 75 ms after the last key
@@ -46,11 +48,20 @@ from bench.overhead import measure_overhead
 from bench.report import Results, all_kept, machine, plain, show
 from bench.scenarios import Scenario, prepare
 from bench.servers import NotStarted, Server, found_servers, started
-from bench.settings import Settings, candidates
+from bench.settings import Settings, candidates, compared
 from bench.trace import DATA
 from bench.workload import TINY, Sizes
 
-SCENARIOS = ("one", "eight", "shared", "typing", "typing-debounced")
+SCENARIOS = (
+    "one",
+    "eight",
+    "sixteen",
+    "shared",
+    "sliding",
+    "repository",
+    "typing",
+    "typing-debounced",
+)
 OVERHEAD = "overhead"
 
 
@@ -84,11 +95,8 @@ def run(
     for n in range(args.rounds):
         print(f"round {n + 1} of {args.rounds}", file=sys.stderr, flush=True)
         for scenario in scenarios:
-            ways = [
-                (server, s) for server in servers for s in candidates(server.name, scenario.name)
-            ]
-            if not args.search:
-                ways = [(server, candidates(server.name, scenario.name)[0]) for server in servers]
+            tried = candidates if args.search else compared
+            ways = [(server, s) for server in servers for s in tried(server.name, scenario.name)]
             for server, settings in ways:
                 measure(scenario, server, settings, args, results)
     return results

@@ -127,6 +127,10 @@ class Decoder(Tokenizer, Protocol):
     def can_cut(self) -> bool:
         """Whether `remove` can remove a part of a sequence; recurrent models can only remove all of it."""
 
+    @property
+    def can_move(self) -> bool:
+        """Whether `move` can change the positions of tokens: not those of learned position vectors."""
+
     def warm_up(self) -> None:
         """Run a dummy computation, so that the first request is not slower than later ones.
 
@@ -149,6 +153,14 @@ class Decoder(Tokenizer, Protocol):
 
     def remove(self, seq: int, start: int) -> bool:
         """Remove a sequence's positions from `start` on. Return False if the model cannot remove a part."""
+
+    def move(self, seq: int, pieces: Sequence[tuple[int, int]]) -> None:
+        """Keep only pieces of a sequence, one after the other from position 0 on.
+
+        Args:
+            seq: the sequence; no other one may share its cells.
+            pieces: first position and number of tokens of each piece, in the new order; they do not overlap.
+        """
 
     def copy(self, source: int, target: int, n: int) -> bool:
         """Copy the first `n` positions of a sequence to an empty one. Return False if the model cannot."""

@@ -39,6 +39,7 @@ class EngineMetrics:
     prompt_tokens: int = 0  # of admitted requests
     cached_tokens: int = 0  # prompt tokens found in the KV cache
     restored_tokens: int = 0  # cached tokens that were restored from the prefix cache
+    moved_tokens: int = 0  # cached tokens that were reused at other positions
     generated_tokens: int = 0
     known_tokens: int = 0  # generated tokens that came from the answer cache
     ahead_tokens: int = 0  # computed while idle

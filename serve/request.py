@@ -104,6 +104,8 @@ class GenerationRequest:
         predict_time: time limit in seconds from the first token; the request ends after it, once a line is complete
             (llama.cpp's `t_max_predict_ms`).
         supersedes: session whose earlier requests this request ends; "" is none.
+        window: index of the first prompt token of the text around the cursor. Cached text from before this window may
+            precede it in the KV cache.
         context: tokens outside the prompt that the completion may repeat, such as the rest of the file. They are only
             a source of draft tokens.
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
@@ -118,6 +120,7 @@ class GenerationRequest:
     deadline: float | None = None
     predict_time: float | None = None
     supersedes: str = ""
+    window: int = 0
     context: tuple[int, ...] = ()
     constraint: Constraint | None = None
 

@@ -191,6 +191,11 @@ class CacheOptions:
     drafts: Annotated[bool, Option(
         "--no-drafts/--drafts", "Do not draft tokens from repeated text. Completions stay the same but take longer.",
     )] = True
+    reuses: Annotated[bool, Option(
+        "--no-reuse/--reuse", "Reuse cached text only if the prompt begins with it. By default, it is also reused if "
+        "an editor's window moves through a file, if a line was deleted, or if other files come in another order. "
+        "That is many times faster, but completions may differ from those of a freshly read prompt.",
+    )] = True
     draft_file: Path | None = None
 
 

@@ -34,7 +34,11 @@ class Results:
 
     def median(self, scenario: str, server: str, settings: str, key: str) -> float:
         """Return the median of a number over the rounds."""
-        return statistics.median(r.found[key] for r in self.runs[scenario, server, settings])
+        return statistics.median(self.values(scenario, server, settings, key))
+
+    def values(self, scenario: str, server: str, settings: str, key: str) -> list[float]:
+        """Return a number of each round."""
+        return [r.found[key] for r in self.runs[scenario, server, settings]]
 
     def scenarios(self) -> list[str]:
         return list(dict.fromkeys(s for s, _, _ in self.runs))
@@ -128,8 +132,7 @@ def _table(results: Results, scenario: str) -> Table:
     names = [f"{server}\n{settings}" for server, settings in ways]
     table = Table(scenario, *names, *ends, title=scenario)
     for m in measures(scenario):
-        values = [results.median(scenario, *way, m.key) for way in ways]
-        row = [m.title, *(_number(v) for v in values)]
+        row = [m.title, *(_spread(results.values(scenario, *way, m.key)) for way in ways)]
         if ends:
             found = _ratio_of(results, scenario, m)
             sign = "≤" if m.less else "≥"
@@ -150,7 +153,15 @@ def _ratio_of(results: Results, scenario: str, m: Measure) -> float | None:
     by_way = {way: results.median(scenario, *way, m.key) for way in results.ways(scenario)}
     ours = [v for (server, _), v in by_way.items() if server == OURS]
     others = [v for (server, _), v in by_way.items() if server != OURS]
-    return ratio(m, ours[0], others) if ours else None
+    return ratio(m, min(ours) if m.less else max(ours), others) if ours else None
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return the median, with the range if the values differ."""
+    if min(values) == max(values):
+        return _number(values[0])
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{_number(middle)}\n({_number(low)}–{_number(high)})"
 
 
 def _number(value: float) -> str:

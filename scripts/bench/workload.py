@@ -24,6 +24,10 @@ class Sizes:
         one: (requests, generated tokens for each) of scenario `one`.
         clients: (clients, requests of each) of scenario `eight`.
         tokens: generated tokens for each request of `eight` and `shared`.
+        windows: (requests, lines) of scenario `sliding`; each window begins and ends one line later.
+        files: (requests, other files, tokens of each, tokens of the edited file) of scenario `repository`; each request
+            drops the oldest of the other files and has a new one.
+        line_tokens: generated tokens for each request of `sliding` and `repository`.
         sharers: (clients, tokens of the shared prefix, further tokens of each client) of scenario `shared`.
     """
 
@@ -31,11 +35,21 @@ class Sizes:
     one: tuple[int, int] = (6, 64)
     clients: tuple[int, int] = (8, 3)
     tokens: int = 32
+    windows: tuple[int, int] = (31, 120)
+    files: tuple[int, int, int, int] = (9, 12, 100, 300)
+    line_tokens: int = 8
     sharers: tuple[int, int, int] = (16, 1500, 20)
 
 
 TINY = Sizes(
-    prompt=40, one=(2, 8), clients=(3, 2), tokens=6, sharers=(3, 100, 8)
+    prompt=40,
+    one=(2, 8),
+    clients=(3, 2),
+    tokens=6,
+    windows=(3, 20),
+    files=(3, 2, 20, 20),
+    line_tokens=2,
+    sharers=(3, 100, 8),
 )  # for tests of the benchmark; too small to measure speed
 
 
@@ -65,6 +79,21 @@ class Texts:
         prefix = self._text(self._tokens("\n".join(self._texts[:12]))[:n_prefix])
         own = [self._text(self._tokens(text)[:n_own]) for text in self._texts[12 : 12 + n]]
         return [f"{prefix}\n\n{text}" for text in own]
+
+    def windows(self, n: int, n_lines: int) -> list[str]:
+        """Return `n` windows of `n_lines` of one text, each one line further, and each at the end of a line."""
+        lines = "".join(self._texts).splitlines(keepends=True)
+        lines = [line for line in lines if line.strip()]
+        return ["".join(lines[i : i + n_lines]) for i in range(n)]
+
+    def repositories(self, n: int, n_files: int, n_each: int, n_own: int) -> list[str]:
+        """Return `n` prompts with pieces of other files in front; each drops the first one and has a new last one."""
+        pieces = [
+            f"# file {i}\n{self._text(self._tokens(text)[:n_each])}\n\n"
+            for i, text in enumerate(self._texts[: n_files + n])
+        ]
+        own = self._text(self._tokens("".join(self._texts[n_files + n :]))[:n_own])
+        return ["".join(pieces[i : i + n_files]) + own for i in range(n)]
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._model.tokenize(text.encode(), add_bos=False, special=False)

@@ -42,6 +42,7 @@ class EngineOptions:
         drafts: whether to draft tokens.
         looks_ahead: whether an idle engine computes the completion that follows if the last one is accepted.
         prefix_cache_bytes: RAM for the prefix cache; 0 disables it.
+        reuses: whether to reuse cached tokens that are not a prefix, which changes the logits slightly.
         prefix_folder: folder that keeps the prefix cache across restarts; None keeps it in RAM only.
     """
 
@@ -50,6 +51,7 @@ class EngineOptions:
     drafts: bool = True
     looks_ahead: bool = False
     prefix_cache_bytes: int = 0
+    reuses: bool = True
     prefix_folder: Path | None = None
 
 
@@ -81,7 +83,7 @@ class Engine:
         self._store = PrefixStore(
             options.prefix_cache_bytes, decoder.identity, options.prefix_folder
         )
-        self._scheduler = Scheduler(decoder, n_slots, self._store)
+        self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
         self._slots = self._scheduler.slots
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
@@ -163,10 +165,11 @@ class Engine:
 
     def _count_admitted(self, s: Sequence) -> None:
         self.metrics.restored_tokens += s.n_restored
+        self.metrics.moved_tokens += s.n_moved
         if s.is_ours:
             return
         s.began = now = self._clock()
-        s.n_cached = min(s.n_past, len(s.request.prompt))
+        s.n_cached = s.n_prompt_held
         self.metrics.queue_seconds.observe(max(0.0, now - s.submitted))
         self.metrics.prompt_tokens += len(s.request.prompt)
         self.metrics.cached_tokens += s.n_cached

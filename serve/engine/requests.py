@@ -162,7 +162,7 @@ class Requests:
         events: list[Emitted] = []
         if s.only_warms or not s.follows_from_tokens:
             return events
-        while (token := self._answers.next(s.name, len(s.tokens))) is not None:
+        while (token := self._answers.next(s.name, s.n_named)) is not None:
             if delta := s.take(token, None, self._decoder, s.submitted):
                 events.append((s.id, delta))
             if s.ended:
@@ -184,16 +184,18 @@ class Requests:
         Return it only once for each completion; return None if it does not fit into the context.
         """
         last, self._last = self._last, None
-        if last is None or len(last.tokens) + last.request.max_tokens > self._decoder.n_ctx:
+        if last is None or last.n_named + last.request.max_tokens > self._decoder.n_ctx:
             return None
+        request = last.request
+        prompt = (*request.prompt, *last.generated)
         return GenerationRequest(
-            tuple(last.tokens), last.request.max_tokens, sampling=last.request.sampling
+            prompt, request.max_tokens, sampling=request.sampling, window=request.window
         )
 
     def learn(self, s: Sequence, token: int) -> None:
         """Store `token` in the answer cache as the sequence's next one."""
         if s.follows_from_tokens:
-            self._answers.learn(s.name, len(s.tokens), token)
+            self._answers.learn(s.name, s.n_named, token)
 
     def count_tokens(self, s: Sequence, n_new: int, since: float | None, now: float) -> None:
         """Count `n_new` tokens; `since` is the time of the preceding token, or None if they are the first."""

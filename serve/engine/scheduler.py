@@ -2,9 +2,9 @@
 
 Requests run in slots: sequences of one KV cache. They are admitted first come, first served, when a slot is free and
 the cells that the request may need (prompt and `max_tokens`) can be reserved, so a running request never runs out of
-room. A request begins with the longest cached prefix of its tokens, from its slot, another slot or the prefix cache. If
-a prompt that is being prefilled shares a longer prefix, the request waits for that prefix instead of computing it
-again, and later requests may overtake it.
+room. A request begins with the longest cached prefix of its tokens, from its slot, another slot or the prefix cache, or
+with cached tokens that are not a prefix (see `serve.engine.reuse`). If a prompt that is being prefilled shares a longer
+prefix, the request waits for that prefix instead of computing it again, and later requests may overtake it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 
 from serve.decoder import Decoder
 from serve.engine.prefix_store import PrefixStore
+from serve.engine.reuse import LEAST_GAIN, Reuse, find_reuse
 from serve.engine.sequence import WAITING, Sequence
 from serve.engine.slots import Slots
 
@@ -33,12 +34,16 @@ class Scheduler:
         decoder: the model whose KV cache holds the slots.
         n_slots: number of requests that run at once; at most the decoder's `n_batch`.
         store: cached prefixes outside the KV cache.
+        reuses: whether to reuse cached tokens that are not a prefix.
     """
 
-    def __init__(self, decoder: Decoder, n_slots: int, store: PrefixStore) -> None:
+    def __init__(
+        self, decoder: Decoder, n_slots: int, store: PrefixStore, *, reuses: bool = False
+    ) -> None:
         if not 1 <= n_slots <= decoder.n_batch:
             raise ValueError(f"{n_slots} slots do not fit into batches of {decoder.n_batch}")
         self._decoder, self._can_cut = decoder, decoder.can_cut
+        self._reuses = reuses and decoder.can_cut
         self._store = store
         self.slots = Slots(n_slots, pooled=decoder.n_cells < n_slots * decoder.n_ctx)
         self._waiting: deque[Sequence] = deque()
@@ -105,8 +110,12 @@ class Scheduler:
         if stored and stored[0] >= keep + WORTH_KEEPING:
             keep, key = stored
             source = None
-
-        slot = self._target(source, keep)
+        if found := self._best_reuse(sequence, keep):
+            slot, reuse = found
+            source, keep, key = slot, reuse.n, None
+            sequence.extend(reuse.tokens)
+        else:
+            slot, reuse = self._target(source, keep), None
         if slot != source and key is None and keep < WORTH_KEEPING:
             source, keep = None, 0  # a short common prefix is not worth a copy
         clear: list[int] = []
@@ -115,6 +124,7 @@ class Scheduler:
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
             if room is None:
+                sequence.extend([*sequence.request.prompt, *sequence.generated])
                 return False
             clear += room
         lost = [*clear, slot] if slot == source else clear
@@ -125,6 +135,10 @@ class Scheduler:
         ]
         for i in clear:
             self.slots.forget(i)
+        if reuse and reuse.is_moved:
+            self.slots.move(slot, reuse.pieces)
+            self._decoder.move(slot, reuse.pieces)
+            sequence.n_moved = keep
         self._waiting.remove(sequence)
         sequence.n_past = keep
         self.slots.occupy(slot, sequence, source)
@@ -179,6 +193,26 @@ class Scheduler:
             if n > keep or (n == keep and n and best is not None and self.slots.all[best].running):
                 best, keep = slot, n
         return best, keep
+
+    def _best_reuse(self, sequence: Sequence, keep: int) -> tuple[int, Reuse] | None:
+        """Return the free slot that saves the most computation beyond `keep` tokens, and how; None if there is none."""
+        n = len(sequence.tokens)
+        if not self._reuses or sequence.n_scored or n - keep <= LEAST_GAIN:
+            return None
+        room = self._decoder.n_ctx - sequence.request.max_tokens + sequence.n_generated
+        best: tuple[int, Reuse] | None = None
+        for slot in self.slots.idle():
+            reuse = find_reuse(
+                self.slots.all[slot].cached,
+                sequence.tokens,
+                sequence.request.window,
+                room,
+                self._decoder.piece,
+                can_move=self._decoder.can_move and self.slots.is_alone(slot),
+            )
+            if reuse and (not best or reuse.n_left < best[1].n_left):
+                best = slot, reuse
+        return best if best and n - keep - best[1].n_left >= LEAST_GAIN else None
 
     def _target(self, source: int | None, keep: int) -> int:
         """Return the slot to run in.

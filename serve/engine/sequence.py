@@ -38,7 +38,8 @@ class Sequence:
         drafting: proposes draft tokens; None disables drafts.
         submitted: time at which the request was submitted.
         is_ours: whether the engine computes it ahead, without a client; its tokens go only to the answer cache.
-        tokens: prompt and generated tokens.
+        tokens: prompt and generated tokens; cached tokens may precede the prompt (see `serve.engine.reuse`).
+        n_prompt: how many of `tokens` are not generated.
         name: name of `tokens` in the answer cache.
         idles: whether it only warms the cache, which happens if no other request needs the step.
         slot: the slot in which it runs, or WAITING.
@@ -48,6 +49,7 @@ class Sequence:
         is_suspect: whether it was in a failed batch and has not been computed alone since.
         n_cached: prompt tokens found in the KV cache.
         n_restored: tokens restored from the prefix cache.
+        n_moved: tokens reused at other positions.
         n_drafted, n_accepted: draft tokens computed and accepted.
         n_reported: prompt tokens whose log probabilities were reported.
         began: time at which it was admitted to a slot.
@@ -65,6 +67,7 @@ class Sequence:
     is_ours: bool = False
     text: TextStream = field(init=False)
     tokens: list[int] = field(init=False)
+    n_prompt: int = field(init=False)
     name: int = field(init=False)
     idles: bool = field(init=False)
     slot: int = WAITING
@@ -74,6 +77,7 @@ class Sequence:
     is_suspect: bool = False
     n_cached: int = 0
     n_restored: int = 0
+    n_moved: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
     n_reported: int = 0
@@ -87,13 +91,14 @@ class Sequence:
     def __post_init__(self) -> None:
         self.text = TextStream(self.request.stop)
         self.tokens = list(self.request.prompt)
+        self.n_prompt = len(self.tokens)
         self.name = name_of(self.request.prompt)
         self.idles = self.only_warms and not self.request.scores_prompt
 
     @property
     def n_reserved(self) -> int:
         """Maximum number of cells that the sequence may need."""
-        return len(self.request.prompt) + self.request.max_tokens
+        return self.n_prompt + self.request.max_tokens
 
     @property
     def n_scored(self) -> int:
@@ -134,7 +139,28 @@ class Sequence:
     @property
     def n_generated(self) -> int:
         """Number of generated tokens."""
-        return len(self.tokens) - len(self.request.prompt)
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_named(self) -> int:
+        """Number of tokens that `name` stands for: the request's prompt and the generated tokens."""
+        return len(self.request.prompt) + self.n_generated
+
+    @property
+    def generated(self) -> list[int]:
+        """The generated tokens."""
+        return self.tokens[self.n_prompt :]
+
+    @property
+    def n_prompt_held(self) -> int:
+        """Number of the request's prompt tokens in the KV cache."""
+        extra = self.n_prompt - len(self.request.prompt)
+        return max(0, min(self.n_past - extra, len(self.request.prompt)))
+
+    def extend(self, tokens: list[int]) -> None:
+        """Replace `tokens` by the same with cached tokens in front."""
+        self.n_prompt = len(tokens) - self.n_generated
+        self.tokens = tokens
 
     @property
     def only_warms(self) -> bool:

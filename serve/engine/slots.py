@@ -6,7 +6,7 @@ all slots share one pool of cells, a copy uses the same cells as its source; use
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -93,6 +93,19 @@ class Slots:
         self.all[slot].cached = []
         self.all[slot].cells = []
         self._tree.remove(slot)
+
+    def is_alone(self, slot: int) -> bool:
+        """Whether no other slot uses a cell of this slot."""
+        if not self.pooled:
+            return True
+        others = (s.cells for i, s in enumerate(self.all) if i != slot)
+        return set(self.all[slot].cells).isdisjoint(set[int]().union(*others))
+
+    def move(self, slot: int, pieces: Collection[tuple[int, int]]) -> None:
+        """Record that an idle slot holds only these pieces (first position, number of tokens), one after the other."""
+        s = self.all[slot]
+        s.cached = [t for start, n in pieces for t in s.cached[start : start + n]]
+        s.cells = [c for start, n in pieces for c in s.cells[start : start + n]]
 
     def reset(self, sequence: Sequence) -> None:
         """Record that the KV cache holds no tokens of a running sequence."""

@@ -27,7 +27,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Promet
 # Reasons for the end of a request. All are exported from the start, so that a rate includes the first occurrence.
 REASONS: Final = ("stop", "length", "cancelled", "error", "superseded", "deadline")
 TOKENS: Final = (
-    "prompt", "cached", "restored", "generated", "known", "ahead", "drafted", "accepted",
+    "prompt", "cached", "restored", "moved", "generated", "known", "ahead", "drafted", "accepted",
 )  # fmt: skip
 INFO, GAUGE, COUNTER = InfoMetricFamily, GaugeMetricFamily, CounterMetricFamily
 HISTOGRAM = HistogramMetricFamily

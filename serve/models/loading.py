@@ -121,6 +121,7 @@ def load_model(
             looks_ahead=caches.looks_ahead,
             prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
             prefix_folder=caches.prefix_folder,
+            reuses=caches.reuses,
         )
         engine = Engine(decoder, engine_options, draft_model=draft_model)
         return host(

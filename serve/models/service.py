@@ -201,6 +201,7 @@ class CompletionService:
                     scores_prompt=c.scores_prompt,
                     deadline=min(deadlines, default=None),
                     predict_time=c.predict_time,
+                    window=prompt.window,
                     context=context,
                     constraint=constraint and constraint.copy(),
                 )

@@ -75,6 +75,11 @@ class Prompt:
         return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
 
     @property
+    def window(self) -> int:
+        """Index of the first token of the text around the cursor."""
+        return sum(map(len, (self.head, *self.files, self.opening)))
+
+    @property
     def n_text(self) -> int:
         """Number of tokens without the other files."""
         return self.n_tokens - sum(map(len, self.files))

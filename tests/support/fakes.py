@@ -67,6 +67,7 @@ class FakeDecoder:
             take no cells.
         gate: if given, each `decode` acquires one permit, so that a test controls when a token is computed.
         can_cut: False to remove only whole sequences, like a recurrent model.
+        can_move: whether tokens can be moved to other positions.
         fail: returns the error that `decode` raises, or None.
         row: returns the logits after a history, instead of `reply`.
     """
@@ -84,6 +85,7 @@ class FakeDecoder:
         n_seq: int = 1,
         gate: threading.Semaphore | None = None,
         can_cut: bool = True,
+        can_move: bool = False,
         fim: FimTokens | None = FIM,
         fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
         row: Callable[[Sequence[int]], Logits] | None = None,
@@ -91,7 +93,8 @@ class FakeDecoder:
         self.n_ctx, self.n_batch, self.n_seq, self.n_vocab = n_ctx, n_batch, n_seq, N_VOCAB
         self.n_cells = n_cells or n_ctx
         self.n_outputs = min(n_batch, n_seq + 16)
-        self.can_cut = can_cut
+        self.can_cut, self.can_move = can_cut, can_move
+        self.n_moves = 0
         self.fim = fim
         self.start_token = EOG
         self.chat_template, self.bos, self.eos = "", "", "<end>"
@@ -162,6 +165,17 @@ class FakeDecoder:
             return False
         del cells[start:]
         return True
+
+    def move(self, seq: int, pieces: Sequence[tuple[int, int]]) -> None:
+        assert self.can_move
+        cells = self.kv[seq]
+        used = [i for start, n in pieces for i in range(start, start + n)]
+        assert len(set(used)) == len(used)
+        assert max(used) < len(cells)
+        others = {cell for i, other in self.kv.items() if i != seq for cell, _ in other}
+        assert not others & {cell for cell, _ in cells}, "moved shared cells"
+        self.kv[seq] = [cells[i] for i in used]
+        self.n_moves += 1
 
     def copy(self, source: int, target: int, n: int) -> bool:
         assert not self.kv[target], "copied onto a sequence that is not empty"

@@ -17,6 +17,7 @@ from turbopilot.llama.text_normalizer import text_normalizer
 from turbopilot.llama.trial import try_model
 
 _ALL_LAYERS: Final = 999  # llama.cpp limits this to the number of layers
+_ROPE_NONE: Final = -1  # enum llama_rope_type, LLAMA_ROPE_TYPE_NONE
 _OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERRIDE_TYPE_STR
 _NO_DEVICES: Final = (ctypes.c_void_p * 1)(None)  # an empty list; by default, all GPUs are used
 
@@ -52,6 +53,7 @@ class LlamaModel:
         bos: token id, or -1 if there is none.
         eos: token id, or -1 if there is none.
         can_cut: whether a sequence can be truncated; False for recurrent models.
+        rotates: whether positions are rotations of keys and queries; False for learned position vectors.
 
     Raises:
         CorruptModel: the file is damaged, or llama.cpp refuses it; the message has llama.cpp's reason.
@@ -101,6 +103,7 @@ class LlamaModel:
         self.can_cut = not (
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
+        self.rotates = int(llama_cpp.llama_model_rope_type(model)) != _ROPE_NONE
 
     @property
     def pointer(self) -> Any:
