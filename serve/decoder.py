@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -130,6 +130,17 @@ class Decoder(Tokenizer, Protocol):
     @property
     def can_move(self) -> bool:
         """Whether `move` can change the positions of tokens: not those of learned position vectors."""
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether `tune` has something to measure."""
+
+    def tune(self) -> Iterator[bool]:
+        """Measure which settings are fast on this machine, in pieces of less than half a second.
+
+        Yields:
+            Whether the settings changed, after each piece; the KV cache must be rebuilt then.
+        """
 
     def warm_up(self) -> None:
         """Run a dummy computation, so that the first request is not slower than later ones.

@@ -56,6 +56,8 @@ class EngineMetrics:
     used_cells: int = 0  # cells of the KV cache that hold tokens
     n_cells: int = 0
     stored_bytes: int = 0  # RAM of the prefix cache
+    store_hits: int = 0  # prefixes restored from the prefix cache
+    store_dropped: int = 0  # prefixes dropped from it for lack of room
     queue_seconds: Histogram = field(default_factory=Histogram)  # from submission to a slot
     first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
     token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next

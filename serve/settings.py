@@ -29,8 +29,6 @@ IDLE_SECONDS: Final = 30 * 60.0
 # so the KV cache of the rest stays valid. Only for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
 FimOrder: TypeAlias = Literal["psm", "spm"]
 CACHE_TYPES: Final = tuple(name.lower() for name in ggml_types.CACHE_TYPES)
-# The names that the original TurboPilot uses.
-MODEL_TYPES: Final = ("codegen", "starcoder", "wizardcoder", "stablecode")
 
 
 def find_cache_type(name: str) -> str:
@@ -40,33 +38,6 @@ def find_cache_type(name: str) -> str:
 
 # A table, one option a field:
 # fmt: off
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """Models to serve, as named on the command line."""
-
-    model: Annotated[str | None, Option(
-        "model", "GGUF file, old ggml .bin, checkpoint folder, name of a known model (turbopilot models), or "
-        "owner/name[:TYPE] on the Hub. Default: the bundled model.", is_model=True,
-    )] = None
-    model_file: Annotated[str | None, Option(
-        "-f, --model-file", "Same as MODEL (the original TurboPilot's flag).",
-        env=("TURBOPILOT_MODEL", "MODEL"), is_model=True,
-    )] = None
-    model_type: Annotated[str | None, Option(
-        "-m, --model-type", f"Architecture of an old ggml .bin file ({', '.join(MODEL_TYPES)}). Not needed for GGUF.",
-        env=("MODEL_TYPE",), choices=MODEL_TYPES,
-    )] = None
-    named: Annotated[tuple[str, ...], Option(
-        "--model", "Additional model, for requests with this model name. FILE accepts the same values as MODEL. Can be "
-        "repeated. The model is loaded by the first request for it. Without MODEL, the first --model is the default. "
-        "In the environment variable, separate entries with spaces.", name="models", metavar="NAME=FILE",
-    )] = ()
-    draft: Annotated[str | None, Option(
-        "--draft", "Draft model for speculative decoding: a much smaller model with the same vocabulary. Completions "
-        "stay the same but are generated faster. Accepts the same values as MODEL.", is_model=True,
-    )] = None
-
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
@@ -101,7 +72,7 @@ class ModelOptions:
 
     ctx: Annotated[int | None, Option(
         "-c, --ctx", "Context size in tokens, for prompt and completion together. Default: the model's context size, "
-        f"at most {DEFAULT_CONTEXT}.",
+        f"at most {DEFAULT_CONTEXT}, and less if memory is short.",
     )] = None
     threads: Annotated[int | None, Option(
         "-t, --threads", "CPU threads for inference. Default: one per processor core.", env=("THREADS",), least=1,
@@ -111,9 +82,10 @@ class ModelOptions:
         env=("GPU_LAYERS",), auto=True, least=0,
     )] = None
     n_batch: Annotated[int, Option(
-        "-b, --batch-size", "Prompt tokens per batch. A smaller batch takes less memory, a larger one is faster.",
+        "-b, --batch-size", "Prompt tokens per batch, of all requests together. A larger batch is faster for several "
+        "requests at once.",
         env=("BATCHSIZE",), least=1,
-    )] = 512
+    )] = 2048
     n_seq: Annotated[int | None, Option(
         "--parallel", f"Requests computed in parallel: a number, or auto for {DEFAULT_PARALLEL}. If there is enough "
         "memory, each has its own context, which is faster; otherwise they share one.",
@@ -124,10 +96,14 @@ class ModelOptions:
         "with almost no loss of quality.", choices=CACHE_TYPES,
     )] = "f16"
     flash_attention: Annotated[bool | None, Option(
-        "--flash-attn", "llama.cpp's flash attention: on, off or auto. auto uses it on a GPU, and on a CPU only if "
-        "memory is short: on a CPU it saves memory, but generation after long prompts is slower.",
+        "--flash-attn", "llama.cpp's flash attention: on, off or auto. auto uses what is faster on this machine (see "
+        "--no-tune), and flash attention if memory is short.",
         auto=True, choices=("auto", "on", "off"), convert=lambda _, text: text == "on",
     )] = None
+    tunes: Annotated[bool, Option(
+        "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. That happens once for "
+        "each model, for some seconds, while the server is idle.",
+    )] = True
     chat_template: str = ""
 
 
@@ -178,7 +154,7 @@ class CacheOptions:
 
     prefix_bytes: Annotated[int | None, Option(
         "--prefix-cache", "RAM for the KV state of earlier prompts, such as 512MiB, so that returning to a file needs "
-        "no prefill. 0 turns it off; auto is a share of the memory left by the model, at most 256MiB.",
+        "no prefill. 0 turns it off; auto is a quarter of the memory that is free once the model is loaded.",
         auto=True, metavar="SIZE", convert=parse_size_or_zero,
     )] = None
     prefix_folder: Annotated[Path | None, Option(
@@ -192,9 +168,9 @@ class CacheOptions:
         "--no-drafts/--drafts", "Do not draft tokens from repeated text. Completions stay the same but take longer.",
     )] = True
     reuses: Annotated[bool, Option(
-        "--no-reuse/--reuse", "Reuse cached text only if the prompt begins with it. By default, it is also reused if "
-        "an editor's window moves through a file, if a line was deleted, or if other files come in another order. "
-        "That is many times faster, but completions may differ from those of a freshly read prompt.",
+        "--no-reuse/--reuse", "Reuse cached text only if the prompt begins with it. By default also if an editor's "
+        "window moves through a file, a line was deleted, or other files come in another order. That is many times "
+        "faster, but completions may differ from those of a freshly read prompt.",
     )] = True
     draft_file: Path | None = None
 

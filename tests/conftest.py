@@ -31,6 +31,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never download anything
 # The tests of trials switch them on; others load hundreds of new files.
 os.environ.setdefault(SKIP_VARIABLE, "1")
 
+# Only the tests of tuning measure the machine: others would write to the user's cache, and rebuild the KV cache while a
+# test is idle.
+os.environ.setdefault("TURBOPILOT_NO_TUNE", "1")
+
 # One core for each of pytest-xdist's workers: llama.cpp's and PyTorch's threads wait for each other, which takes long
 # where more of them run than there are cores.
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):

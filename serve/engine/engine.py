@@ -19,6 +19,7 @@ from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
 from serve.engine.scheduler import WORTH_KEEPING, Scheduler
 from serve.engine.sequence import Sequence
+from serve.engine.tuner import Tuner
 from serve.metrics import EngineMetrics
 from serve.request import GenerationRequest
 from turbopilot.base.errors import (
@@ -95,6 +96,7 @@ class Engine:
             on_end=on_end,
         )
         self._recovery = Recovery(decoder, self._slots, self._requests, self.metrics)
+        self.tuner = Tuner(decoder, self._store, self._recovery)
 
     def warm_up(self) -> None:
         """Warm up the models before the first request; call this in the thread that calls `step`."""
@@ -119,6 +121,11 @@ class Engine:
         """
         if request := self._requests.next_after_last():
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether `tuner` has work: only while idle, and after the first request."""
+        return not (self.tuner.is_done or self.has_work) and bool(self.metrics.finished)
 
     def submit(self, request_id: int, request: GenerationRequest) -> list[Emitted]:
         """Accept a request and return its first events.
@@ -271,7 +278,8 @@ class Engine:
         m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting is too slow for every step
             m.used_cells = self._slots.used_cells()
-        m.stored_bytes = self._store.n_bytes
+        store = self._store
+        m.stored_bytes, m.store_hits, m.store_dropped = store.n_bytes, store.n_hits, store.n_dropped
         return events
 
     def check_integrity(self) -> None:

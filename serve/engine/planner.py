@@ -20,6 +20,8 @@ PATIENCE = 1.0
 LONGEST = 2.0
 # Smallest piece of a prompt, in tokens: each piece reads all weights, so smaller ones are inefficient.
 LEAST_CHUNK = 32
+# Longest piece of a single prompt, in tokens: a cancelled request and the ones after it wait until it is computed.
+LONGEST_PIECE = 512
 # Largest batch, in tokens, that is used to measure the cost of draft tokens.
 FEW = 16
 UNKNOWN_COST = 0.3  # cost of a draft token before any measurement
@@ -128,14 +130,23 @@ class Planner:
     def _pieces(
         self, prompts: list[Sequence], left: int, budget: int, drafted: int
     ) -> list[Sequence]:
-        """Plan as few pieces of prompts as possible, shortest prompt first, so that short requests need not wait."""
+        """Plan the pieces of prompts in a step.
+
+        If the slots share a pool, plan as few pieces as possible, shortest prompt first, so that short requests need
+        not wait. Otherwise llama.cpp computes equal pieces of several prompts together; they end together, and decode
+        together afterwards.
+        """
         if not prompts or not left:
             return []
+        if len(prompts) == 1:
+            budget = min(budget, LONGEST_PIECE)
         self._n_prompt_steps += 1
         order = sorted(prompts, key=lambda s: s.n_pending)
         if self._n_prompt_steps % OLDEST_TURN == 0:
             oldest = min(order, key=lambda s: self._slots.all[s.slot].last_used)
             order.sort(key=lambda s: s is not oldest)
+        if len(prompts) > 1 and not self._slots.pooled:
+            return self._shares(prompts, order, min(budget, left), drafted)
         # A prompt is prefilled to its end if less than a budget would remain: small pieces read all weights for few
         # tokens.
         budget = small = min(budget, left)
@@ -156,6 +167,25 @@ class Planner:
             s.stop = s.n_past + n
             planned.add(s.id)
         # In slot order: llama.cpp computes neighbouring sequences together.
+        return [s for s in prompts if s.id in planned]
+
+    def _shares(
+        self, prompts: list[Sequence], order: list[Sequence], left: int, drafted: int
+    ) -> list[Sequence]:
+        """Divide a step's `left` tokens equally between prompts; `order` has the shortest first."""
+        planned: set[int] = set()
+        for at, s in enumerate(order):
+            share = max(left // (len(order) - at), min(LEAST_CHUNK, left))
+            n = min(s.n_pending, share)
+            if not n:
+                break
+            if s.n_past < s.n_scored:
+                n = min(n, 1 + drafted)
+                drafted -= n - 1
+            s.draft = []
+            left -= n
+            s.stop = s.n_past + n
+            planned.add(s.id)
         return [s for s in prompts if s.id in planned]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,8 @@ class _Entry:
     state: bytes
     file: Path | None = None
     n_file: int = 0
+    n_uses: int = 1
+    value: float = 0.0
 
     @property
     def n_bytes(self) -> int:
@@ -48,7 +49,11 @@ class _Entry:
 
 
 class PrefixStore:
-    """Cached prefixes by key; the least recently used are dropped if there is no room.
+    """Cached prefixes by key; if there is no room, the least valuable are dropped.
+
+    The value of a prefix is the number of tokens that it saves for each byte, times the number of its uses, plus the
+    value of the last prefix dropped before its last use: what was not used for long loses against new prefixes. Source:
+    GreedyDual-Size with Frequency (Cherkasova, HPL-98-69R1).
 
     Args:
         max_bytes: limit in RAM, and the same limit on disk; 0 disables the store.
@@ -61,11 +66,19 @@ class PrefixStore:
         self.n_bytes = 0
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._folder = folder if max_bytes else None  # a disabled store touches no files
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self.n_hits = self.n_dropped = 0  # states given, and dropped for lack of room
+        self._entries: dict[int, _Entry] = {}
+        self._age = 0.0  # value of the last prefix dropped
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_key = 0
         if self._folder:
             self._index(self._folder)
+
+    def reset(self, identity: str) -> None:
+        """Drop all prefixes, because the decoder cannot restore them any more; `identity` is its new one."""
+        for key in list(self._entries):
+            self.drop(key)
+        self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
     def keeps(self) -> bool:
@@ -89,22 +102,26 @@ class PrefixStore:
     def put(self, tokens: Sequence[int], state: bytes) -> None:
         """Store a prefix.
 
-        Replace older prefixes of which it lacks only a few tokens; drop the least recently used if there is no room.
+        Replace older prefixes of which it lacks only a few tokens; drop the least valuable if there is no room.
         """
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
+        entry = _Entry(tuple(tokens), state)
         for n, keys in list(self._tree.match(tokens)):
             for key in keys:
                 if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
+                    entry.n_uses += self._entries[key].n_uses
                     self.drop(key)
-        self._add(_Entry(tuple(tokens), state))
+        self._add(entry)
 
     def get(self, key: int) -> bytes | None:
         """Return a prefix's state; None if the prefix was dropped or its file is damaged."""
         entry = self._entries.get(key)
         if entry is None:  # dropped since it was looked up
             return None
-        self._entries.move_to_end(key)
+        self.n_hits += 1
+        entry.n_uses += 1
+        self._value(entry)
         if not entry.state and entry.file:
             try:
                 entry.state = read_prefix(entry.file, self._identity)
@@ -123,12 +140,12 @@ class PrefixStore:
             self.n_bytes -= entry.n_bytes
 
     def close(self) -> None:
-        """Write prefixes from RAM to files, the most recently used first, and delete files of dropped prefixes."""
+        """Write prefixes from RAM to files, the most valuable first, and delete files of dropped prefixes."""
         if not self._folder:
             return
         kept: set[Path] = set()
         left = self.max_bytes
-        for entry in reversed(self._entries.values()):
+        for entry in sorted(self._entries.values(), key=lambda e: -e.value):
             size = entry.n_bytes if entry.state else entry.n_file
             if size > left:
                 continue
@@ -165,16 +182,21 @@ class PrefixStore:
     def _add(self, entry: _Entry) -> None:
         key, self._next_key = self._next_key, self._next_key + 1
         self._entries[key] = entry
+        self._value(entry)
         self._tree.insert(key, entry.tokens)
         self.n_bytes += entry.n_bytes
         self._shrink(keep=key)
 
     def _shrink(self, keep: int) -> None:
-        while self.n_bytes > self.max_bytes:
-            oldest = next((k for k in self._entries if k != keep), None)
-            if oldest is None:
-                return
-            self.drop(oldest)
+        while self.n_bytes > self.max_bytes and len(self._entries) > 1:
+            key = min((k for k in self._entries if k != keep), key=lambda k: self._entries[k].value)
+            self._age = self._entries[key].value
+            self.n_dropped += 1
+            self.drop(key)
+
+    def _value(self, entry: _Entry) -> None:
+        n_bytes = len(entry.state) or entry.n_file
+        entry.value = self._age + entry.n_uses * len(entry.tokens) / max(1, n_bytes)
 
 
 def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:

@@ -74,8 +74,9 @@ LOADED: Final = (
     MetricRow(COUNTER, "refused", "API calls refused because the queue was full.", lambda m: m.status.refused),
     MetricRow(COUNTER, "engine_restarts", "Restarts of the engine after a failure.", lambda m: m.status.restarts),
     MetricRow(COUNTER, "tokens", "Tokens by kind: prompt, cached (prompt tokens in the KV cache), restored (cached "
-        "tokens from the prefix cache), generated, known (generated tokens from the answer cache), ahead (computed "
-        "while idle), drafted, accepted (draft tokens that the model confirmed).",
+        "tokens from the prefix cache), moved (cached tokens reused at other positions), generated, known (generated "
+        "tokens from the answer cache), ahead (computed while idle), drafted, accepted (draft tokens that the model "
+        "confirmed).",
         _tokens, "kind"),
     MetricRow(COUNTER, "batches", "Batches computed.", lambda m: m.metrics.steps),
     MetricRow(COUNTER, "batch_tokens", "Tokens in batches.", lambda m: m.metrics.batch_tokens),
@@ -86,6 +87,9 @@ LOADED: Final = (
     MetricRow(GAUGE, "kv_cells", "Tokens that the KV cache can hold.", lambda m: m.metrics.n_cells),
     MetricRow(GAUGE, "kv_cells_used", "Tokens in the KV cache.", lambda m: m.metrics.used_cells),
     MetricRow(GAUGE, "prefix_cache_bytes", "RAM used by the prefix cache, in bytes.", lambda m: m.metrics.stored_bytes),
+    MetricRow(COUNTER, "prefix_cache_hits", "Prefixes restored from the prefix cache.", lambda m: m.metrics.store_hits),
+    MetricRow(COUNTER, "prefix_cache_dropped", "Prefixes dropped from the prefix cache for lack of room.",
+        lambda m: m.metrics.store_dropped),
     MetricRow(HISTOGRAM, "queue_seconds", "Seconds from the submission of a request to a slot.",
         lambda m: m.metrics.queue_seconds),
     MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from the submission of a request to its first token.",

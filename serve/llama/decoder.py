@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
 from serve.decoder import BatchItem, FimTokens
 from serve.llama.facts import chat_template, model_name
 from serve.llama.mapped_files import MappedFiles
+from serve.llama.tuning import Tuning, TuningCache, measure
 from serve.settings import ModelOptions
 from turbopilot.base.errors import CorruptModel
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
+from turbopilot.llama.flash_attention import OFF
 from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
+
+log = logging.getLogger("turbopilot.models")
 
 # Rows of logits for draft tokens, in addition to one per sequence.
 GUESSES: Final = 16
@@ -26,6 +32,7 @@ class LlamaDecoder(LlamaContext):
 
     Args:
         mapped: the model's files; checked before each batch and closed by `close`. None if they are not mapped.
+        tuning: where `tune` stores its result; None if nothing is to be measured.
     """
 
     def __init__(
@@ -36,18 +43,17 @@ class LlamaDecoder(LlamaContext):
         layout: KvLayout,
         options: ModelOptions,
         mapped: MappedFiles | None = None,
+        tuning: TuningCache | None = None,
     ) -> None:
         super().__init__(model, parameters)
-        self._mapped = mapped
+        self._mapped, self._tuning_cache = mapped, tuning
+        self.tuning: Tuning | None = None  # what `tune` has measured
         header = model.header
         self.name = model_name(header)
         self.n_ctx, self.n_seq, self.n_vocab = n_ctx, layout.n_seq, model.n_vocab
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         self._path = header.path
-        stat = header.path.stat()
-        # Saved states depend on these. The mtime replaces a digest of the weights, which would take minutes.
-        self.identity = f"{header.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.cache_type} {VERSION}"
         prefix, suffix, middle, repository, file = model.fim_tokens()
         self.fim = None
         if prefix is not None and suffix is not None and middle is not None:
@@ -71,6 +77,37 @@ class LlamaDecoder(LlamaContext):
         if self._mapped:
             self._mapped.check()
         return super().decode(items)
+
+    @property
+    def identity(self) -> str:
+        """Key of compatible states. The mtime replaces a digest of the weights, which would take minutes."""
+        p, path = self._parameters, self._path
+        stat = path.stat()
+        return (
+            f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {p.cache_type} {VERSION} "
+            f"{p.flash_attention}"
+        )
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether `tune` has something to measure."""
+        return self._tuning_cache is not None
+
+    def tune(self) -> Iterator[bool]:
+        """Measure which settings are fast on this machine; yield after each piece of work whether they changed."""
+        cache, self._tuning_cache = self._tuning_cache, None
+        if cache is None:
+            return
+        for found in measure(self.model, self._parameters):
+            if found is None:
+                yield False
+                continue
+            self.tuning = found
+            cache.write(found)
+            log.info("tuned: %s", found.line())
+            before = self._parameters.flash_attention
+            self._parameters = replace(self._parameters, flash_attention=found.flash_attention)
+            yield (before == OFF) != (found.flash_attention == OFF)
 
     def warm_up(self) -> None:
         """Compute one token to read the weights into memory and build the graph.

@@ -9,6 +9,8 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import (
     DEFAULT_CONTEXT,
+    LEAST_SPLIT_CONTEXT,
+    KvLayout,
     choose_layout,
     choose_prefix_cache,
     default_context,
@@ -19,8 +21,21 @@ from turbopilot.llama.geometry import header_geometry
 LEAST_CONTEXT: Final = 64
 
 
-def choose_context(header: GgufHeader, wanted: int | None) -> int:
-    """Return the context length to use, in tokens; raise InvalidInput if the model does not support `wanted`."""
+def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
+    """Return the context of each sequence in tokens, and the layout of the KV cache, as the free memory allows.
+
+    Raises:
+        InvalidInput: the model does not support the requested context.
+    """
+    n_ctx = _context(header, options.ctx)
+    contexts = [n_ctx]
+    while options.ctx is None and contexts[-1] >= 2 * LEAST_SPLIT_CONTEXT:
+        contexts.append(contexts[-1] // 2)
+    geometry = header_geometry(header)
+    return choose_layout(geometry, header.tensor_bytes, contexts, options.n_seq, options.cache_type)
+
+
+def _context(header: GgufHeader, wanted: int | None) -> int:
     value = header.metadata[f"{header.architecture}.context_length"]
     trained = value if isinstance(value, int) else DEFAULT_CONTEXT
     if wanted is None:
@@ -39,13 +54,13 @@ def choose_context(header: GgufHeader, wanted: int | None) -> int:
 
 def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
     """Return the estimated memory of a loaded model and its prefix cache; None for `prefix_bytes` is the default."""
-    n_ctx, geometry = choose_context(header, options.ctx), header_geometry(header)
-    kind, n_batch = options.cache_type, options.n_batch
-    layout = choose_layout(geometry, n_ctx, options.n_seq, kind)
-    weights = header.tensor_bytes
-    taken = footprint(geometry, weights, n_ctx, layout, cache_type=kind, n_batch=n_batch)
+    n_ctx, layout = choose_cells(header, options)
+    taken = footprint(
+        header_geometry(header), header.tensor_bytes, n_ctx, layout,
+        cache_type=options.cache_type, n_batch=options.n_batch,
+    )  # fmt: skip
     if prefix_bytes is None:
-        prefix_bytes = choose_prefix_cache(taken.weights + taken.kv_cache)
+        prefix_bytes = choose_prefix_cache(taken.model)
     return taken.model + prefix_bytes
 
 

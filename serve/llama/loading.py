@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import choose_context
+from serve.llama.facts import choose_cells
 from serve.llama.mapped_files import MappedFiles, should_map
+from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
+from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.context import ContextParameters
-from turbopilot.llama.flash_attention import flash_attention
-from turbopilot.llama.footprint import choose_layout, choose_prefix_cache
-from turbopilot.llama.geometry import header_geometry
+from turbopilot.llama.flash_attention import AUTO, flash_attention
+from turbopilot.llama.footprint import choose_prefix_cache
 from turbopilot.llama.library import log
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
@@ -31,6 +32,7 @@ class LoadReport:
     Attributes:
         is_split: whether each of the `n_parallel` sequences has a separate context.
         prefix_bytes: size of the prefix cache.
+        tuning: stored result of an earlier measurement, if it decided the setup.
         n_offloaded: number of layers on a GPU.
         n_layers: number of all layers; the output layer counts as one.
     """
@@ -48,6 +50,7 @@ class LoadReport:
     n_layers: int
     devices: tuple[str, ...]
     has_fim: bool
+    tuning: Tuning | None = None
 
     def lines(self) -> list[str]:
         """Return the setup as log lines."""
@@ -57,6 +60,7 @@ class LoadReport:
             parallel += f", {how}"
         where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
         fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
+        tuned = [f"tuned    {self.tuning.line()}"] if self.tuning else []
         return [
             f"model    {self.name} ({self.description})",
             f"context  {self.n_ctx} tokens, {self.n_threads} threads",
@@ -64,11 +68,35 @@ class LoadReport:
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
             f"FIM      {fim}",
+            *tuned,
         ]
 
 
-def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a model file; return the decoder and the resulting setup.
+def tuned(path: Path, options: ModelOptions) -> Tuning:
+    """Measure both kinds of attention, and store the result for the next start of the server.
+
+    Raises:
+        InvalidInput: this model cannot use both kinds, so there is nothing to choose.
+        TurboPilotError: see `load`.
+    """
+    decoder, _ = load(path, options, retunes=True)
+    try:
+        for _ in decoder.tune():
+            pass
+        if decoder.tuning is None:
+            raise InvalidInput(
+                f"{path}: only one kind of attention can be used with these options",
+                hint="plain attention needs a CPU, an unquantized KV cache, and enough memory",
+            )
+        return decoder.tuning
+    finally:
+        decoder.close()
+
+
+def load(
+    path: Path, options: ModelOptions, *, retunes: bool = False
+) -> tuple[LlamaDecoder, LoadReport]:
+    """Load a model file; return the decoder and the resulting setup. `retunes` ignores the stored result of tuning.
 
     Raises:
         InvalidInput: the file cannot be read, or the model does not support an option.
@@ -77,9 +105,8 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
     """
     header = read_gguf(path)
     check_model(header)
-    n_ctx = choose_context(header, options.ctx)
     cache_type = find_cache_type(options.cache_type)
-    layout = choose_layout(header_geometry(header), n_ctx, options.n_seq, cache_type)
+    n_ctx, layout = choose_cells(header, replace(options, cache_type=cache_type))
     parameters = ContextParameters(
         n_ctx=layout.n_cells(n_ctx),
         n_batch=options.n_batch,
@@ -101,17 +128,23 @@ def load(path: Path, options: ModelOptions) -> tuple[LlamaDecoder, LoadReport]:
         attention = flash_attention(
             header, parameters, uses_gpu=model.uses_gpu, wanted=options.flash_attention
         )
+        cache = TuningCache(model, parameters) if attention is None and options.tunes else None
+        tuning = cache.read() if cache and not retunes else None
+        if attention is None:
+            attention = tuning.flash_attention if tuning else AUTO
         parameters = replace(parameters, flash_attention=attention)
-        decoder = LlamaDecoder(model, parameters, n_ctx, layout, options, mapped)
+        decoder = LlamaDecoder(
+            model, parameters, n_ctx, layout, options, mapped, None if tuning else cache
+        )
         loaded.pop_all()
     # llama.cpp logs "offloaded" even without a device.
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv
     return decoder, LoadReport(
-        name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
+        tuning=tuning, name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
         n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
         cache_type=cache_type, kv_bytes=kv_bytes,
-        prefix_bytes=choose_prefix_cache(header.tensor_bytes + kv_bytes),
+        prefix_bytes=choose_prefix_cache(0),
         n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
         description=f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
         f"{header.bits_per_weight:.1f} bits per weight",

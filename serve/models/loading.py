@@ -67,14 +67,15 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
 def _pooled_model(
     options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None
 ) -> PooledModel:
-    from serve.llama.facts import choose_context, memory_bytes, model_name
+    from serve.llama.facts import choose_cells, memory_bytes, model_name
 
     header = read_gguf(options.model_file)
     check_model(header)
     name = options.model_name or model_name(header)
     tokens = header.metadata["tokenizer.ggml.tokens"]
     n_vocab = len(tokens) if isinstance(tokens, list) else 0
-    info = ModelInfo(name, choose_context(header, options.model.ctx), n_vocab, int(time.time()))
+    n_ctx, _ = choose_cells(header, options.model)
+    info = ModelInfo(name, n_ctx, n_vocab, int(time.time()))
     n_bytes = memory_bytes(header, options.model, options.caches.prefix_bytes)
     if draft := options.caches.draft_file:
         n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None), 0)

@@ -10,7 +10,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
@@ -19,6 +18,7 @@ from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, Usage
 from serve.runner.compute_lock import ComputeLock
 from serve.runner.generation import Generation
+from serve.runner.restart_limit import RestartLimit
 from serve.runner.step_watch import StepWatch
 from serve.runner.throughput import LONGEST, Throughput
 from turbopilot.base.errors import DecoderFailed, ModelChanged, Overloaded, TurboPilotError
@@ -26,8 +26,7 @@ from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
 
-# The engine is not restarted if it fails more than MAX_RESTARTS times within RESTART_WINDOW seconds.
-MAX_RESTARTS, RESTART_WINDOW = 3, 60.0
+QUIET = 1.0  # seconds without a request after which it may measure this machine
 PAUSE = 0.05  # seconds without a request after which the engine may look ahead
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
@@ -71,7 +70,7 @@ class EngineRunner:
         self._open: dict[int, Generation] = {}  # by the ids of their requests
         self._next_id = 0
         self._broke: Exception | None = None
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._restarts = RestartLimit(clock)
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
 
@@ -183,19 +182,14 @@ class EngineRunner:
     def _recover(self) -> TurboPilotError | None:
         """End all requests and restart with an empty context; return the error if the engine cannot continue."""
         error, self._broke = _broken(self._broke), None
-        now = self._clock()
-        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW:
+        if not self._restarts.allows():
             log.critical("the engine failed too often; completions are no longer possible")
             return error
-        self._restarts.append(now)
         try:
             with self.watch.turn():
-                events = self._engine.reset(error)
-            self._deliver(events)
+                self._deliver(self._engine.reset(error))
         except Exception as e:
-            log.critical(
-                "the engine could not be restarted; completions are no longer possible", exc_info=e
-            )
+            log.critical("the engine could not be restarted: no more completions", exc_info=e)
             return error
         self._end_all(Finished("error", Usage(0, 0), error))  # requests that the engine lost
         with self._lock:
@@ -210,14 +204,20 @@ class EngineRunner:
 
     def _obey(self) -> bool:
         """Carry out the commands of the inbox, waiting for one while idle; return False to stop."""
+        quiet = QUIET
         while True:
             idle = not self._engine.has_work
+            ahead = idle and self.can_look_ahead
+            pause = PAUSE if ahead else quiet if self._engine.can_tune else None
             try:
-                command = self._inbox.get(
-                    block=idle, timeout=PAUSE if idle and self.can_look_ahead else None
-                )
+                command = self._inbox.get(block=idle, timeout=pause)
             except queue.Empty:
-                if idle:
+                if idle and not ahead:
+                    with self.watch.turn():
+                        self._engine.tuner.work()
+                    quiet = 0.0
+                    continue
+                if ahead:
                     self._engine.look_ahead()
                 return True
             if command is None:

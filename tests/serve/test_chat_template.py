@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from serve.llama.facts import chat_template
+from serve.model_choice import ModelChoice
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.settings import ModelChoice, ServerOptions
+from serve.settings import ServerOptions
 from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidRequest, Overloaded
 from turbopilot.base.progress import Reporter

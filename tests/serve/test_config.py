@@ -15,11 +15,11 @@ import typer
 from typer.testing import CliRunner
 
 from serve.http.request_log import prompts_log
+from serve.model_choice import ModelChoice
 from serve.models.loading import make_pool
 from serve.settings import (
     IDLE_SECONDS,
     CacheOptions,
-    ModelChoice,
     NamedModel,
     PoolOptions,
     ServerOptions,
@@ -120,6 +120,8 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "ctx": ("512", "512", lambda o: o.model.ctx, 512),
     "cache-type": ('"q8_0"', "q8_0", lambda o: o.model.cache_type, "q8_0"),
     "flash-attn": ('"on"', "on", lambda o: o.model.flash_attention, True),
+    "no-tune": ("true", "1", lambda o: o.model.tunes, False),
+    "no-reuse": ("true", "1", lambda o: o.caches.reuses, False),
     "parallel": ("4", "4", lambda o: o.model.n_seq, 4),
     "max-queue": ("5", "5", lambda o: o.limits.max_queue, 5),
     "deadline": ("2.5", "2.5", lambda o: o.limits.deadline, 2.5),

@@ -52,9 +52,16 @@ def test_prefill_and_decode_alternate_with_separate_cells() -> None:
 
 
 def test_prompts_are_prefilled_one_by_one_without_small_pieces() -> None:
-    p = planner(prompt(0, 300), prompt(1, 310))
+    p = planner(prompt(0, 300), prompt(1, 310), pooled=True)
     assert compute(p.plan(alone=256)) == [(0, 300)]
-    assert compute(p.plan(beside=256)) == [(1, 310)]
+    assert compute(p.plan(beside=256)) == [(0, 1), (1, 310)]
+
+
+def test_prompts_with_separate_cells_share_a_step_equally() -> None:
+    p = planner(prompt(0, 300), prompt(1, 40), prompt(2, 500))
+    assert compute(p.plan(alone=400)) == [(0, 180), (1, 40), (2, 180)]
+    assert compute(p.plan(alone=400, beside=400)) == [(0, 120), (2, 280)]
+    assert compute(p.plan(alone=400, beside=400)) == [(0, 1), (1, 1)]
 
 
 def test_short_prompts_are_prefilled_in_one_step() -> None:
@@ -69,9 +76,15 @@ def test_long_prompt_is_prefilled_in_pieces_of_the_budget() -> None:
 
 def test_shortest_prompt_goes_first_without_starving_a_long_one() -> None:
     long = prompt(0, 10_000)
-    p = planner(long, *(prompt(i, 200) for i in range(1, 9)))
+    p = planner(long, *(prompt(i, 200) for i in range(1, 9)), pooled=True)
     pieces = [c for _ in range(40) for c in compute(p.plan(200, 200)) if c[1] > 1]
     assert [i for i, _ in pieces[: 2 * OLDEST_TURN]] == [1, 2, 3, 0, 4, 5, 6, 0]
+
+
+def test_no_prompt_is_starved_if_shares_would_be_too_small() -> None:
+    p = planner(prompt(0, 10_000), *(prompt(i, 200) for i in range(1, 9)))
+    steps = [[i for i, _ in compute(p.plan(100, 100))] for _ in range(OLDEST_TURN)]
+    assert [0 in step for step in steps] == [False, False, False, True]
 
 
 def test_cache_warming_waits_for_all_other_requests() -> None:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from serve.llama.facts import choose_cells
+from serve.settings import ModelOptions
+from turbopilot.base import machine
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.footprint import (
-    MOST_PREFIX_BYTES,
+    LEAST_PREFIX_BYTES,
+    PREFIX_SHARE,
+    SPLIT_SHARE,
     KvLayout,
     choose_layout,
     choose_prefix_cache,
@@ -20,9 +25,9 @@ GB = 10**9
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The machine's memory in bytes, as a list of one item that tests can change."""
+    """The machine's free memory in bytes, as a list of one item that tests can change."""
     size = [64 * GB]
-    monkeypatch.setattr("turbopilot.llama.footprint.total_bytes", lambda: size[0])
+    monkeypatch.setattr("turbopilot.llama.footprint.free_bytes", lambda: size[0])
     return size
 
 
@@ -35,18 +40,57 @@ def test_kv_bytes_depend_on_the_cache_type(demo_gguf: Path) -> None:
 
 def test_kv_cache_is_split_if_memory_allows(demo_gguf: Path, memory: list[int]) -> None:
     geometry = header_geometry(read_gguf(demo_gguf))
-    assert choose_layout(geometry, 1000, None, "f16") == KvLayout(4, is_split=True)
+    each = 1000 * 4096  # bytes of a sequence of 1,000 tokens
+    assert choose_layout(geometry, GB, [1000], None, "f16") == (1000, KvLayout(4, is_split=True))
     assert KvLayout(4, is_split=True).n_cells(1000) == 4 * 1024
-    memory[0] = 3 * 1000 * 4096 * 20 - 1
-    assert choose_layout(geometry, 1000, None, "f16") == KvLayout(4, is_split=False)
-    assert KvLayout(4, is_split=False).n_cells(1000) == 1000
-    assert choose_layout(geometry, 1000, 1, "f16") == KvLayout(1, is_split=False)
+    memory[0] = GB + 4 * each * SPLIT_SHARE
+    assert choose_layout(geometry, GB, [1000], None, "f16") == (1000, KvLayout(4, is_split=True))
+    memory[0] -= 1
+    assert choose_layout(geometry, GB, [1000], None, "f16") == (1000, KvLayout(4))
+    assert KvLayout(4).n_cells(1000) == 1000
+    assert choose_layout(geometry, GB, [1000], 1, "f16") == (1000, KvLayout(1))
 
 
-def test_prefix_cache_gets_a_share_of_free_memory(demo_gguf: Path, memory: list[int]) -> None:
-    weights = read_gguf(demo_gguf).tensor_bytes
-    assert choose_prefix_cache(weights + GB) == MOST_PREFIX_BYTES
-    memory[0] = 3 * GB
-    assert choose_prefix_cache(weights + GB) == (2 * GB - weights) // 16
-    memory[0] = GB + 300_000_000
-    assert choose_prefix_cache(weights + GB) == 0
+def test_context_is_reduced_before_sequences_share_a_pool(
+    demo_gguf: Path, memory: list[int]
+) -> None:
+    geometry = header_geometry(read_gguf(demo_gguf))
+    contexts = [8192, 4096, 2048]
+    for n_ctx in contexts:
+        memory[0] = 4 * n_ctx * 4096 * SPLIT_SHARE
+        found = choose_layout(geometry, 0, contexts, None, "f16")
+        assert found == (n_ctx, KvLayout(4, is_split=True))
+    memory[0] //= 2
+    assert choose_layout(geometry, 0, contexts, None, "f16") == (8192, KvLayout(4))
+
+
+def test_given_context_is_never_reduced(demo_gguf: Path, memory: list[int]) -> None:
+    memory[0] = 0
+    header = read_gguf(demo_gguf)
+    assert choose_cells(header, ModelOptions(ctx=1024)) == (1024, KvLayout(4))
+
+
+def test_prefix_cache_gets_a_share_of_free_memory(memory: list[int]) -> None:
+    assert choose_prefix_cache(GB) == 63 * GB // PREFIX_SHARE
+    memory[0] = GB + LEAST_PREFIX_BYTES * PREFIX_SHARE
+    assert choose_prefix_cache(GB) == LEAST_PREFIX_BYTES
+    memory[0] -= PREFIX_SHARE
+    assert choose_prefix_cache(GB) == 0
+
+
+def test_free_memory_respects_the_limit_of_the_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:    2000 kB\n")
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("300000\n")
+    monkeypatch.setattr(machine, "_MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "_limit_files", lambda: [])
+    assert machine.free_bytes() == 2000 * 1024
+    monkeypatch.setattr(machine, "_limit_files", lambda: [group / "memory.max"])
+    assert machine.free_bytes() == 700_000
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
+    assert machine.free_bytes() == machine.total_bytes() // 2

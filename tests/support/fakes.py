@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class FakeDecoder:
         gate: if given, each `decode` acquires one permit, so that a test controls when a token is computed.
         can_cut: False to remove only whole sequences, like a recurrent model.
         can_move: whether tokens can be moved to other positions.
+        tunings: what `tune` yields.
         fail: returns the error that `decode` raises, or None.
         row: returns the logits after a history, instead of `reply`.
     """
@@ -86,6 +87,7 @@ class FakeDecoder:
         gate: threading.Semaphore | None = None,
         can_cut: bool = True,
         can_move: bool = False,
+        tunings: Sequence[bool] = (),
         fim: FimTokens | None = FIM,
         fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
         row: Callable[[Sequence[int]], Logits] | None = None,
@@ -95,6 +97,8 @@ class FakeDecoder:
         self.n_outputs = min(n_batch, n_seq + 16)
         self.can_cut, self.can_move = can_cut, can_move
         self.n_moves = 0
+        self.tunings = tunings
+        self.can_tune = bool(tunings)
         self.fim = fim
         self.start_token = EOG
         self.chat_template, self.bos, self.eos = "", "", "<end>"
@@ -120,6 +124,10 @@ class FakeDecoder:
                     rest = self.tokenize(after, parse_special=True)
                     return [*self.tokenize(before, parse_special=True), token, *rest]
         return list((b" " if self.adds_space else b"") + text.encode())
+
+    def tune(self) -> Iterator[bool]:
+        self.can_tune = False
+        yield from self.tunings
 
     def warm_up(self) -> None:
         assert not any(self.kv.values())

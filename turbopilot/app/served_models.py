@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from serve.settings import ModelChoice, NamedModel, ServerOptions
+from serve.model_choice import ModelChoice
+from serve.settings import NamedModel, ServerOptions
 from turbopilot.app.certificates import at_start
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.base.errors import InvalidInput

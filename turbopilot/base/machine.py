@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 @cache
@@ -59,6 +60,26 @@ def total_bytes() -> int:
     installed = _windows_bytes() if sys.platform == "win32" else _posix_bytes()
     limits = (_read_limit(path) for path in _limit_files())
     return min([installed, *(limit for limit in limits if limit is not None)])
+
+
+def free_bytes() -> int:
+    """Return the bytes of main memory that this process may still take without swapping, within a container's limit.
+
+    Where the operating system does not report it, this is half of all memory.
+    """
+    try:
+        text = _MEMINFO.read_text("ascii")
+    except OSError:  # not Linux
+        return total_bytes() // 2
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    free = int(found[1]) * 1024 if found else total_bytes() // 2
+    for limit_file in _limit_files():
+        limit = _read_limit(limit_file)
+        name = {"memory.max": "memory.current"}.get(limit_file.name, "memory.usage_in_bytes")
+        used = _read_limit(limit_file.with_name(name))
+        if limit is not None and used is not None:
+            free = min(free, max(0, limit - used))
+    return free
 
 
 def _cpuinfo() -> str:

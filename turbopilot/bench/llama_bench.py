@@ -22,7 +22,7 @@ from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.context import ContextParameters, LlamaContext
 from turbopilot.llama.devices import gpu_devices
-from turbopilot.llama.flash_attention import flash_attention
+from turbopilot.llama.flash_attention import AUTO, flash_attention
 from turbopilot.llama.library import VERSION, llama_cpp
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
@@ -66,13 +66,13 @@ def _run(job: Job) -> None:
 def context_parameters(
     header: GgufHeader, setup: Setup, n_ctx: int, *, uses_gpu: bool
 ) -> ContextParameters:
-    """Return the parameters that `serve` would use for one sequence of `n_ctx` tokens."""
+    """Return the parameters that `serve` would use for one sequence of `n_ctx` tokens before it has tuned itself."""
     parameters = ContextParameters(
         n_ctx, min(setup.n_batch, n_ctx), n_outputs=setup.n_outputs, n_threads=setup.n_threads,
         cache_type=setup.cache_type.lower(),
     )  # fmt: skip
     attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
-    return replace(parameters, flash_attention=attention)
+    return replace(parameters, flash_attention=AUTO if attention is None else attention)
 
 
 def measure(context: LlamaContext, job: Job) -> None:

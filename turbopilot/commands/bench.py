@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.machine import cpu_name
 from turbopilot.commands.verb import AsJson, NGpuLayers, takes
 from turbopilot.render import console
 
@@ -51,6 +52,9 @@ class BenchArguments:
     positions: Annotated[int | None, typer.Option(
         min=1, help="Number of positions to compare. Default: 1024; more resolve smaller differences.",
     )] = None
+    tune: Annotated[bool, typer.Option(
+        "--tune", help="Instead, measure which kind of attention is faster here, and keep the result for serve.",
+    )] = False
     plot: Annotated[Path | None, typer.Option(help="Plot size, KL divergence and speed to this SVG file.")] = None
     as_json: AsJson = False
 # fmt: on
@@ -66,7 +70,11 @@ def bench(given: BenchArguments) -> None:
 
     Example: turbopilot bench codegen-f16.gguf codegen-q4_0.gguf
 
+    With --tune, the settings that serve chooses by measurement are measured anew and shown.
+
     Example: turbopilot bench q4_0.gguf q8_0.gguf --against f16.gguf
+
+    Example: turbopilot bench --tune codegen-q4_0.gguf
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
@@ -75,6 +83,9 @@ def bench(given: BenchArguments) -> None:
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
 
+    if given.tune:
+        _tune(given)
+        return
     if not given.against and (given.text or given.positions):
         raise InvalidInput(
             f"{'--text' if given.text else '--positions'} needs a reference to compare with",
@@ -108,6 +119,51 @@ def bench(given: BenchArguments) -> None:
         with replacing(given.plot) as part:
             part.write_text(drawn(rows), "utf-8", errors="replace")
         console.info(f"plot: {given.plot}")
+
+
+def _tune(given: BenchArguments) -> None:
+    """Measure both kinds of attention, store the results for serve, and show them."""
+    from serve.llama.loading import tuned
+    from serve.settings import ModelOptions
+    from turbopilot.app.resolve import resolve_gguf
+    from turbopilot.base.option_values import number_or_auto
+    from turbopilot.bench import Setup
+
+    if given.against or given.plot or len(given.threads or []) > 1:
+        raise InvalidInput(
+            "--tune measures only attention", hint="leave out --against, --plot and -t A,B"
+        )
+    options = ModelOptions(
+        ctx=given.ctx,
+        threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
+        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        cache_type=given.cache_type.lower(),
+    )
+    found = {}
+    for name in dict.fromkeys(given.models):
+        path = resolve_gguf(name, console.REPORTER)
+        with console.progress(f"tune {path.name}"):
+            found[path] = tuned(path, options)
+    if given.as_json:
+        files = [{"file": str(p), "chosen": t.name, **asdict(t)} for p, t in found.items()]
+        console.emit_json({"cpu": cpu_name(), "files": files})
+        return
+    columns = [
+        "file",
+        "attention",
+        "prompt tok/s",
+        "gen. tok/s",
+        "together",
+        "completion",
+        "chosen",
+    ]
+    rows = [
+        [path.name, kind, *(f"{1 / v:,.1f}" for v in (s.prompt, s.decode, s.together)),
+         f"{1000 * s.completion:,.0f} ms", "yes" if kind == t.name else ""]
+        for path, t in found.items()
+        for kind, s in (("flash", t.flash), ("plain", t.plain))
+    ]  # fmt: skip
+    console.table("attention", columns, rows, numbers=range(2, 6))
 
 
 def _by_threads(setup: Setup, threads: list[str]) -> list[Setup]:

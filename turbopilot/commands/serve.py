@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from serve.model_choice import ModelChoice
 from serve.options import read_settings
-from serve.settings import LogOptions, ModelChoice, ServerOptions
+from serve.settings import LogOptions, ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.commands.serve_config import read_into
 from turbopilot.commands.serve_flags import with_options

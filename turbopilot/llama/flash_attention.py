@@ -1,9 +1,7 @@
-"""Decide whether llama.cpp uses flash attention.
+"""Decide whether llama.cpp must or must not use flash attention.
 
-Its CPU kernel for decode is slow: with a context of 512 tokens, SmolLM2-135M took 25 ms per token with flash attention
-and 11 ms without; with 2,048 tokens, 43 and 20 ms (2 cores with AVX-512). Prefill took the same time with and without
-it up to 1,000 tokens, and up to 20 % longer with it beyond. Without flash attention, the attention scores of every
-token of a batch with every earlier token are in memory at once.
+Without flash attention, the attention scores of every token of a batch with every earlier token are in memory at once.
+On a CPU, which one is faster depends on the processor, so `serve.llama.tuning` measures it.
 """
 
 from __future__ import annotations
@@ -29,8 +27,15 @@ _PLAIN: Final = {"f32", "f16", "bf16"}
 
 def flash_attention(
     header: GgufHeader, context: ContextParameters, *, uses_gpu: bool, wanted: bool | None = None
-) -> int:
-    """Return AUTO (llama.cpp decides), OFF or ON; `wanted=None` selects the faster choice that fits into memory."""
+) -> int | None:
+    """Return AUTO (llama.cpp decides), OFF or ON; None if both are possible, and the faster one should be used.
+
+    Args:
+        header: the model file.
+        context: parameters of the context.
+        uses_gpu: whether layers are on a GPU.
+        wanted: the user's choice; None is no choice.
+    """
     if context.cache_type not in _PLAIN:
         return ON
     if wanted is not None:
@@ -40,7 +45,7 @@ def flash_attention(
     kv_bytes = header_geometry(header).kv_bytes(context.n_ctx, context.cache_type)
     left = total_bytes() - header.tensor_bytes - kv_bytes
     scores = scores_bytes(header, context.n_ctx_seq, context.n_ubatch)
-    return OFF if scores * SCORES_SHARE <= left else AUTO
+    return None if scores * SCORES_SHARE <= left else AUTO
 
 
 def scores_bytes(header: GgufHeader, n_ctx: int, n_batch: int) -> int:

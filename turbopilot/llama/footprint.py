@@ -6,10 +6,11 @@ for the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from turbopilot.base.machine import total_bytes
+from turbopilot.base.machine import free_bytes, total_bytes
 from turbopilot.llama.geometry import Geometry, weights_bytes
 
 UBATCH: Final = 512
@@ -25,12 +26,13 @@ PROCESS: Final = 110_000_000
 # Vectors of the model's width in memory at once per token of a batch, fitted to llama.cpp's compute buffers. A test
 # compares them.
 _WIDE: Final = 6
-# Split sequences may take 1/20 of this machine's memory more than a shared pool.
-SPLIT_SHARE: Final = 20
-# By default, cached prefixes may take 1/16 of the memory that the model leaves, within these limits.
-PREFIX_SHARE: Final = 16
+# Split sequences may take 1/4 of the memory that is free after the weights.
+SPLIT_SHARE: Final = 4
+# A default context is halved down to this size, in tokens, before sequences share a pool: editors send fewer.
+LEAST_SPLIT_CONTEXT: Final = 2048
+# By default, cached prefixes may take 1/4 of the memory that the model leaves free, as far as they are needed.
+PREFIX_SHARE: Final = 4
 LEAST_PREFIX_BYTES: Final = 32 * 2**20  # a smaller cache is too small to be useful
-MOST_PREFIX_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +108,36 @@ def best_type(geometry: Geometry, parameters: int, n_ctx: int, budget: int) -> s
     return ""
 
 
-def choose_layout(geometry: Geometry, n_ctx: int, wanted: int | None, cache_type: str) -> KvLayout:
-    """Return a split layout if it costs only a small share of this machine's memory, otherwise a shared pool."""
+def choose_layout(
+    geometry: Geometry,
+    weights: int,
+    contexts: Sequence[int],
+    wanted: int | None,
+    cache_type: str,
+) -> tuple[int, KvLayout]:
+    """Return the context of each sequence, and a split layout if memory allows, otherwise a shared pool.
+
+    Args:
+        geometry: the model's sizes.
+        weights: bytes of the model's tensors.
+        contexts: acceptable contexts in tokens, the best first; the first is also that of a pool.
+        wanted: number of sequences; None is the default.
+        cache_type: KV cache type.
+    """
     n_seq = wanted or DEFAULT_PARALLEL
-    extra = geometry.kv_bytes((n_seq - 1) * n_ctx, cache_type)
-    return KvLayout(n_seq, n_seq > 1 and 0 < extra <= total_bytes() // SPLIT_SHARE)
+    if n_seq > 1 and geometry.kv_bytes(1, cache_type):
+        room = (free_bytes() - weights) // SPLIT_SHARE
+        for n_ctx in contexts:
+            if geometry.kv_bytes(n_seq * n_ctx, cache_type) <= room:
+                return n_ctx, KvLayout(n_seq, is_split=True)
+    return contexts[0], KvLayout(n_seq)
 
 
 def choose_prefix_cache(n_bytes: int) -> int:
-    """Return the default size of the prefix cache in bytes, given the bytes of the model and its KV cache."""
-    share = (total_bytes() - n_bytes) // PREFIX_SHARE
-    return min(MOST_PREFIX_BYTES, share) if share >= LEAST_PREFIX_BYTES else 0
+    """Return the default limit of the prefix cache in bytes.
+
+    Args:
+        n_bytes: bytes that the model and its KV cache will take, and have not taken yet.
+    """
+    share = (free_bytes() - n_bytes) // PREFIX_SHARE
+    return share if share >= LEAST_PREFIX_BYTES else 0
