@@ -79,7 +79,8 @@ def convert(
             check_output(path, force=force, inputs=tuple(p.files), outside=folder)
         check_disk(output.parent, p.plan.n_bytes + HEADER_BYTES_PER_ROW * p.plan.dims.n_vocab)
         metadata = _metadata(p, options.name or source.resolve().name.removesuffix(".bin"))
-        with Scan(p.plan.sources, p.files, keep_nonfinite=force) as scan, ExitStack() as whole:
+        scanning = Scan(p.plan.sources, p.files, keep_nonfinite=force, rehash=options.rehash)
+        with scanning as scan, ExitStack() as whole:
             writer = TensorWriter(p.checkpoint, p.plan, scan, progress, keep_nonfinite=force)
             # the first part is entered first and so renamed last: programs open a model by its first part
             targets = [whole.enter_context(replacing(path)) for path in paths]

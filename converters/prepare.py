@@ -39,6 +39,7 @@ class ConversionOptions:
     split_max_size: int = 0  # maximum size of a file in bytes; 0 for a single file
     name: str = ""  # `general.name`; default: the folder's name
     force: bool = False  # overwrite the output, and keep NaN and infinities in the weights
+    rehash: bool = False  # hash the files of a Hub cache too, instead of trusting their names
     model_type: str = ""  # one of `converters.MODEL_TYPES`, for an ambiguous old ggml file
     tokenizer: Path | None = None  # folder of the original tokenizer, for an old ggml file
 

@@ -21,6 +21,7 @@ import numpy as np
 from converters.encode import Array
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import CorruptCheckpoint, TensorMismatch
+from turbopilot.base.file_digest import stated_digest
 from turbopilot.base.quoting import quoted
 
 BUFFER_BYTES = 1 << 18  # stays in a core's cache between reading, hashing and checking
@@ -34,16 +35,28 @@ _FINITE: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 class Scan:
-    """Scan that hashes `files` and, unless `keep_nonfinite`, checks the values of `tensors`.
+    """Scan that hashes files and checks the values of tensors.
 
     A context manager: the scan starts at once and stops when the context ends.
+
+    Args:
+        tensors: tensors whose values are checked.
+        files: files to hash.
+        keep_nonfinite: accept any values.
+        rehash: hash the files of a Hub cache too, instead of trusting their names.
     """
 
     def __init__(
-        self, tensors: Iterable[SourceTensor], files: Iterable[Path], *, keep_nonfinite: bool
+        self,
+        tensors: Iterable[SourceTensor],
+        files: Iterable[Path],
+        *,
+        keep_nonfinite: bool,
+        rehash: bool = False,
     ) -> None:
         by_file: dict[Path, list[SourceTensor]] = {path: [] for path in files}
-        hashed = set(by_file)
+        self._stated = {} if rehash else {path: stated_digest(path) for path in by_file}
+        hashed = {path for path in by_file if not self._stated.get(path)}
         for tensor in set(tensors):
             by_file.setdefault(tensor.path, []).append(tensor)
         self._cancelled = threading.Event()
@@ -73,7 +86,10 @@ class Scan:
         Raises the same errors as `check`.
         """
         self._work()
-        digests = {path: digest.result() for path, digest in self._digests.items()}
+        digests = {
+            path: digest.result() or self._stated.get(path, "")
+            for path, digest in self._digests.items()
+        }
         return {path: digest for path, digest in digests.items() if digest}
 
     def _work(self) -> None:

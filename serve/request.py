@@ -108,6 +108,7 @@ class GenerationRequest:
             precede it in the KV cache.
         context: tokens outside the prompt that the completion may repeat, such as the rest of the file. They are only
             a source of draft tokens.
+        prediction: text that the completion is expected to begin with; only a source of draft tokens.
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
     """
 
@@ -122,6 +123,7 @@ class GenerationRequest:
     supersedes: str = ""
     window: int = 0
     context: tuple[int, ...] = ()
+    prediction: str = ""
     constraint: Constraint | None = None
 
 

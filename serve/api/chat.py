@@ -13,6 +13,7 @@ from serve.api import body
 from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest, UsageAnswer
 from serve.api.dialect import ChunkEnds, Ends, Json
 from serve.api.sampling import server_default
+from serve.api.text_parts import Text, joined
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
 from serve.models.service import Completion, CompletionService
 from serve.prompt.chat_template import Message
@@ -75,30 +76,16 @@ class ChatChunk(OpenAiHead):
     truncated: NotRequired[bool]
 
 
-class TextPart(body.Body):
-    """A text part of a message."""
-
-    type: Literal["text"]
-    text: str = ""
-
-
-TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
-
-
 class ChatMessage(body.Body):
     """A message of the conversation. The role "developer" is OpenAI's newer name for "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        str | TextParts,
-        body.Alternatives("a string or a list of text parts: images and audio are not supported"),
-    ] = ""
+    content: Text = ""
 
     def message(self) -> Message:
         """Return the message in the form that chat templates expect."""
-        content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, joined(self.content))
 
 
 _GREETING: Final[MessageDelta] = {"role": "assistant", "content": ""}

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from serve.api import body
+from serve.api.text_parts import Prediction, joined
 from serve.models.service import Completion
 from serve.prompt.fim import PromptText
 from serve.request import SamplingParams, StopRules
@@ -131,6 +132,9 @@ class SamplingFields(body.Body):
     """JSON schema that the text must match; references outside of it are refused."""
     response_format: ResponseFormat | None = None
     """Format of the text (OpenAI). Only one of `json_schema` and `response_format` may set a schema."""
+    prediction: Prediction | None = None
+    """Text that the completion is expected to begin with, such as the file before an edit: a source of draft tokens
+    (OpenAI)."""
     t_max_predict_ms: body.Positive = 0.0
     """Time limit in milliseconds from the first token; the text ends after it, once a line is complete. 0 means no
     limit."""
@@ -150,6 +154,7 @@ class SamplingFields(body.Body):
             sampling=self._sampling(defaults, schema),
             logit_bias=self._logit_bias(),
             predict_time=self.t_max_predict_ms / 1000 or None,
+            prediction=joined(self.prediction.content) if self.prediction else "",
         )
 
     def _sampling(self, defaults: Defaults, schema: dict[str, Any] | None) -> SamplingParams:

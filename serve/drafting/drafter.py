@@ -126,12 +126,17 @@ class Drafter:
         """Record how many tokens drafted from a remembered completion were accepted."""
         self._recent_right += LEARNING * (n_right / n_drafted - self._recent_right)
 
-    def begin(self, prompt: Sequence[int], context: Sequence[int] = ()) -> Draft:
+    def begin(
+        self, prompt: Sequence[int], context: Sequence[int] = (), prediction: bytes = b""
+    ) -> Draft:
         """Return the draft of one request.
 
-        `context` holds tokens other than the prompt that the completion may repeat.
+        Args:
+            prompt: tokens of the prompt.
+            context: tokens other than the prompt that the completion may repeat.
+            prediction: text that the completion is expected to begin with; b"" if there is none.
         """
-        return Draft(self, prompt, context)
+        return Draft(self, prompt, context, prediction)
 
     def before_cursor(self, prompt: Sequence[int]) -> bytes:
         """Return the last TAIL bytes of the text before the cursor."""
@@ -160,15 +165,17 @@ class Draft:
     the first credit plus SHARE of all steps.
     """
 
-    def __init__(self, drafter: Drafter, prompt: Sequence[int], context: Sequence[int]) -> None:
+    def __init__(
+        self, drafter: Drafter, prompt: Sequence[int], context: Sequence[int], prediction: bytes
+    ) -> None:
         self._drafter = drafter
         self._prompt, self._context = prompt, context
         self._before = drafter.before_cursor(prompt)
         self._generated: list[int] = []
         self._index: TokenIndex | None = None
         self._n_indexed = 0
-        # The rest of a remembered completion that has matched the model's tokens so far.
-        self._text = drafter.recent.find(self._before)[:MOST_BYTES]
+        # The rest of a predicted or remembered completion that has matched the model's tokens so far.
+        self._text = (prediction or drafter.recent.find(self._before))[:MOST_BYTES]
         self._ahead = drafter.tokenize(self._text) if self._text else []
         self._at = 0
         self._cost = max(drafter.cost, 1e-3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from serve.decoder import Decoder, Logits
 from serve.drafting import DraftModel, DraftWish
+from serve.engine.checkpoints import Checkpoints
 from serve.engine.planner import Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
@@ -82,8 +83,12 @@ class Engine:
         n_slots = min(options.n_slots, decoder.n_seq)
         most_drafted = max(0, decoder.n_outputs - n_slots)
         self._store = PrefixStore(
-            options.prefix_cache_bytes, decoder.identity, options.prefix_folder
+            options.prefix_cache_bytes,
+            decoder.identity,
+            options.prefix_folder,
+            can_cut=decoder.can_cut,
         )
+        self._checkpoints = Checkpoints(decoder, self._store)
         self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
         self._slots = self._scheduler.slots
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
@@ -165,6 +170,7 @@ class Engine:
         """Compute one batch and return the resulting events."""
         events = self._requests.expire(self._clock())
         for s in self._scheduler.admit():
+            self._checkpoints.plan(s)
             self._count_admitted(s)
         if step := self._plan():
             events += self._compute(step)
@@ -242,6 +248,7 @@ class Engine:
         for s in step:
             start, n = s.n_past, s.n_to_score
             self._slots.computed(s, s.stop)
+            self._checkpoints.keep(s)
             if n or (s.request.scores_prompt and start == 0):
                 events.append((s.id, s.score(rows[row : row + n], start, self.decoder)))
                 row += n

@@ -114,7 +114,7 @@ class Planner:
         most = self._n_batch
         if sequence.n_past < sequence.n_scored:
             most = min(most, 1 + self._most_drafted)
-        sequence.stop = min(len(sequence.tokens), sequence.n_past + most)
+        sequence.stop = sequence.n_past + min(sequence.n_piece, most)
         sequence.draft = []
         return [sequence]
 
@@ -153,7 +153,7 @@ class Planner:
         planned: set[int] = set()
         for s in order:
             most = min(left, budget if planned else budget + small)
-            n = s.n_pending if s.n_pending <= most else min(left, budget)
+            n = min(s.n_pending if s.n_pending <= most else min(left, budget), s.n_piece)
             if not n or (planned and n < min(s.n_pending, small)):
                 break
             if s.n_past < s.n_scored:  # each token needs one of the few rows of logits
@@ -176,7 +176,7 @@ class Planner:
         planned: set[int] = set()
         for at, s in enumerate(order):
             share = max(left // (len(order) - at), min(LEAST_CHUNK, left))
-            n = min(s.n_pending, share)
+            n = min(s.n_piece, share)
             if not n:
                 break
             if s.n_past < s.n_scored:

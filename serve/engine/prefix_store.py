@@ -59,10 +59,18 @@ class PrefixStore:
         max_bytes: limit in RAM, and the same limit on disk; 0 disables the store.
         identity: the decoder's identity; files of other decoders are not touched.
         folder: folder for the files; None keeps prefixes in RAM only.
+        can_cut: whether the decoder can use a part of a state; otherwise only whole prefixes are found.
     """
 
-    def __init__(self, max_bytes: int, identity: str = "", folder: Path | None = None) -> None:
-        self.max_bytes = max_bytes
+    def __init__(
+        self,
+        max_bytes: int,
+        identity: str = "",
+        folder: Path | None = None,
+        *,
+        can_cut: bool = True,
+    ) -> None:
+        self.max_bytes, self._can_cut = max_bytes, can_cut
         self.n_bytes = 0
         self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._folder = folder if max_bytes else None  # a disabled store touches no files
@@ -91,7 +99,9 @@ class PrefixStore:
     def longest(self, tokens: list[int]) -> tuple[int, int] | None:
         """Return (number of shared tokens, key) of the best cached prefix; None if no prefix shares any token."""
         for n, keys in self._tree.match(tokens):
-            return n, max(keys)
+            usable = [k for k in keys if self._can_cut or len(self._entries[k].tokens) == n]
+            if usable:
+                return n, max(usable)
         return None
 
     def covers(self, tokens: list[int]) -> bool:
@@ -109,7 +119,9 @@ class PrefixStore:
         entry = _Entry(tuple(tokens), state)
         for n, keys in list(self._tree.match(tokens)):
             for key in keys:
-                if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
+                if len(self._entries[key].tokens) - n <= (
+                    min(FEW, n // 8) if self._can_cut else -1
+                ):
                     entry.n_uses += self._entries[key].n_uses
                     self.drop(key)
         self._add(entry)

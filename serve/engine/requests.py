@@ -1,4 +1,4 @@
-"""Active requests: how they begin and end, and the answer cache."""
+"""Active requests: how they begin and end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from serve.decoder import Decoder
 from serve.drafting import Drafter
+from serve.engine.answer_cache import AnswerCache
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
@@ -23,37 +24,6 @@ from turbopilot.base.errors import (
 )
 
 Emitted: TypeAlias = tuple[int, Event]
-
-# Maximum number of cached tokens: about 10 MB of Python objects, or a few thousand completions.
-MOST_ANSWERS = 65_536
-
-
-class AnswerCache:
-    """Cache of the next token of token sequences that were continued before.
-
-    Greedy generation depends only on the preceding tokens, so a sequence that was continued before needs no
-    computation: after a backspace in the editor, in a second window, or while the user types the text of a completion.
-    The keys are 64-bit names of sequences; the length is compared too, so only sequences of equal length can collide.
-    When the cache is full, the half that was not used recently is dropped.
-    """
-
-    def __init__(self, most: int = MOST_ANSWERS) -> None:
-        self._half = max(1, most // 2)
-        self._young: dict[int, tuple[int, int]] = {}  # name → (length, next token)
-        self._old: dict[int, tuple[int, int]] = {}
-
-    def learn(self, name: int, length: int, token: int) -> None:
-        """Store `token` as the next one of a sequence."""
-        self._young[name] = (length, token)
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-
-    def next(self, name: int, length: int) -> int | None:
-        """Return the sequence's next token, or None if it is not cached."""
-        found = self._young.get(name)
-        if found is None and (found := self._old.get(name)) is not None:
-            self._young[name] = found
-        return found[1] if found and found[0] == length else None
 
 
 def _tokens(decoder: Decoder, data: bytes) -> list[int]:
@@ -153,7 +123,9 @@ class Requests:
             seed = seed_sequence(sampling.seed, sampling.stream)
         drafting = None
         if self.drafter and request.max_tokens:
-            drafting = self.drafter.begin(request.prompt, request.context)
+            drafting = self.drafter.begin(
+                request.prompt, request.context, request.prediction.encode()
+            )
         sampler = Sampler(sampling, seed, constraint=request.constraint, vocab=self._decoder)
         return Sequence(request_id, request, sampler, drafting, now, ours)
 

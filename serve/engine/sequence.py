@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.decoder import BatchItem, Decoder, Logits
 from serve.drafting import Draft
+from serve.engine.answer_cache import name_of
 from serve.request import (
     ChosenToken,
     FinishReason,
@@ -21,13 +22,6 @@ from serve.sampling import Sampler, logprobs
 from serve.text import TextStream
 
 WAITING = -1
-
-
-def name_of(tokens: Iterable[int], before: int = 0) -> int:
-    """Return the 64-bit name of a token sequence; `before` is the name of the sequence that these tokens continue."""
-    for token in tokens:
-        before = hash((before, token))
-    return before
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +39,7 @@ class Sequence:
         slot: the slot in which it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
         stop: value of `n_past` after the current step.
+        checkpoint: position at which a step ends, because the state there will be stored; 0 is none.
         draft: draft tokens after `tokens`, computed together with the last of them.
         is_suspect: whether it was in a failed batch and has not been computed alone since.
         n_cached: prompt tokens found in the KV cache.
@@ -73,6 +68,7 @@ class Sequence:
     slot: int = WAITING
     n_past: int = 0
     stop: int = 0
+    checkpoint: int = 0
     draft: list[int] = field(default_factory=list)
     is_suspect: bool = False
     n_cached: int = 0
@@ -109,6 +105,11 @@ class Sequence:
     def n_pending(self) -> int:
         """Number of tokens that are not in the KV cache yet."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def n_piece(self) -> int:
+        """Number of tokens that one step may compute: those up to the checkpoint, or all pending ones."""
+        return (self.checkpoint or len(self.tokens)) - self.n_past
 
     @property
     def generates(self) -> bool:

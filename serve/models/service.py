@@ -40,6 +40,7 @@ class Completion:
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
         n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
         deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
+        prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
     """
 
@@ -57,6 +58,7 @@ class Completion:
     scores_prompt: bool = False
     deadline: float | None = None
     predict_time: float | None = None
+    prediction: str = ""
     session: str = ""
 
 
@@ -203,6 +205,7 @@ class CompletionService:
                     predict_time=c.predict_time,
                     window=prompt.window,
                     context=context,
+                    prediction=c.prediction,
                     constraint=constraint and constraint.copy(),
                 )
                 for sampling in samplings
@@ -237,12 +240,15 @@ class CompletionService:
         return self._template.prompt(messages)
 
     def _context(self, c: Completion) -> tuple[int, ...]:
-        """Return the tokens of the suffix if the model does not support fill-in-the-middle, to draft from; else ()."""
-        if not c.suffix or self._tokenizer.fim:
-            return ()
+        """Return tokens outside the prompt to draft from: the prediction, and the suffix if it is not in the prompt."""
+        suffix = "" if self._tokenizer.fim else c.suffix or ""
         n_ctx = self.model.n_ctx
-        after = c.suffix[: n_ctx * CHARS_PER_TOKEN]
-        return tuple(self._tokenizer.tokenize(after, parse_special=False)[:n_ctx])
+        tokens: list[int] = []
+        for text in filter(None, (c.prediction, suffix)):
+            tokens += self._tokenizer.tokenize(
+                text[: n_ctx * CHARS_PER_TOKEN], parse_special=False
+            )[:n_ctx]
+        return tuple(tokens)
 
     def _bias(self, c: Completion) -> tuple[tuple[int, float], ...]:
         """Return (token id, bias) pairs. A text stands for all its tokens; out-of-vocabulary ids are ignored.

@@ -23,6 +23,9 @@ UNNAMED: Final = "code"
 ANSWER_SHARE: Final = 4
 FILES_SHARE: Final = 4
 SUFFIX_SHARE: Final = 4
+# The prefix loses its beginning in steps of 1/WINDOW_STEPS of the prompt. While the user types, the window then begins
+# at the same token for many requests, and its KV cache stays valid.
+WINDOW_STEPS: Final = 16
 # Text beyond this many characters per token of the context is not tokenized: it would be cut off anyway. Source code
 # has 3 to 4 characters per token; 31 spaces can be one token.
 CHARS_PER_TOKEN: Final = 32
@@ -240,14 +243,17 @@ def _fit(parts: Prompt, room: int) -> Prompt:
     if parts.n_structure > room:  # no room for the special tokens: keep the end
         return Prompt(list(parts.tokens[-room:]), [], [], [], [], [], [])
     room -= parts.n_structure
+    step = max(1, room // WINDOW_STEPS)
     n_before, n_after = len(parts.before), len(parts.after)
     files_room = max(room // FILES_SHARE, room - n_before - n_after)
     files = _last_that_fit(parts.files, files_room, len)
     room -= sum(map(len, files))
     n_after = min(n_after, max(room // SUFFIX_SHARE, room - n_before))
     n_before = min(n_before, room - n_after)
-    before = parts.before[len(parts.before) - n_before :]
-    return replace(parts, files=files, before=before, after=parts.after[:n_after])
+    dropped = len(parts.before) - n_before
+    if step <= n_before // 2:
+        dropped = -(-dropped // step) * step
+    return replace(parts, files=files, before=parts.before[dropped:], after=parts.after[:n_after])
 
 
 def _last_that_fit(files: Sequence[T], room: int, size: Callable[[T], int]) -> Sequence[T]:

@@ -35,6 +35,7 @@ from turbopilot.base.errors import (
     TensorMismatch,
     UnsupportedModel,
 )
+from turbopilot.base.file_digest import stated_digest
 from turbopilot.cli import app
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.verify.gguf_candidate import GgufCandidate
@@ -316,6 +317,30 @@ def test_scan_finds_nan_and_infinity_at_any_position(
         assert scan.sha256(), "an unused tensor is not checked"
     with Scan(tensors.values(), [path], keep_nonfinite=True) as scan:
         assert scan.sha256() == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_names_of_a_hub_cache_replace_hashing(tmp_path: Path) -> None:
+    from converters.safetensors_file import read_header
+
+    blobs, snapshot = (tmp_path / "models--me--x" / name for name in ("blobs", "snapshots"))
+    blobs.mkdir(parents=True)
+    snapshot.mkdir()
+    stated, link = "a" * 64, snapshot / "x.safetensors"
+    save_file({"a": torch.zeros(1000)}, blobs / stated)
+    link.symlink_to(blobs / stated)
+    digest = hashlib.sha256(link.read_bytes()).hexdigest()
+    tensors = read_header(link)
+    for rehash, expected in ((False, stated), (True, digest)):
+        with Scan(tensors.values(), [link], keep_nonfinite=False, rehash=rehash) as scan:
+            assert scan.sha256() == {link: expected}
+    save_file({"a": torch.full((1000,), torch.nan)}, blobs / stated)
+    with Scan(tensors.values(), [link], keep_nonfinite=False) as scan:  # noqa: SIM117
+        with pytest.raises(TensorMismatch):
+            scan.sha256()
+    other = tmp_path / "elsewhere.safetensors"
+    other.symlink_to(blobs.parent)
+    assert not stated_digest(other)
+    assert not stated_digest(blobs / stated), "not a link of the cache"
 
 
 def test_scan_rejects_a_file_that_shrank(tmp_path: Path) -> None:

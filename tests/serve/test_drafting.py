@@ -275,6 +275,21 @@ def test_repeated_code_needs_fewer_steps() -> None:
     assert steps < len(tokens) / 5
 
 
+def test_prediction_is_drafted_from_the_first_token_on() -> None:
+    drafts, words = drafter()
+    draft = drafts.begin(words(b"# area.py"), (), CODE.encode())
+    steps, _, accepted = generate(draft, words(CODE.encode()))
+    assert accepted > 2 * steps
+
+
+def test_wrong_prediction_costs_little() -> None:
+    drafts, words = drafter(cost=0.3)
+    draft = drafts.begin(words(b"# area.py"), (), CODE.encode())
+    _, drafted, accepted = generate(draft, [words.id(b"%d" % i) for i in range(100)])
+    assert accepted == 0
+    assert drafted <= MOST
+
+
 def test_repeated_text_is_not_drafted_before_the_first_token() -> None:
     d, words = drafter()
     draft = d.begin(words(b"abcdabc"))

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.engine import Engine, EngineOptions
+from serve.engine.answer_cache import AnswerCache, name_of
+from serve.engine.checkpoints import INTERVAL, TAIL
 from serve.engine.prefix_store import PrefixStore, read_prefix, read_tokens, write_prefix
-from serve.engine.requests import AnswerCache
-from serve.engine.sequence import name_of
 from serve.prefix_tree import PrefixTree, common_prefix
 from serve.request import Finished
 from tests.serve.test_engine_faults import run_all
 from tests.serve.test_engine_step import expected, last, request, run, text_of
-from tests.support.fakes import FakeDecoder
+from tests.support.fakes import FakeDecoder, script
 
 TOKENS = st.lists(st.integers(0, 2), max_size=12)
 
@@ -291,3 +291,29 @@ def test_copies_of_a_document_are_evicted_before_another_document() -> None:
     run(engine, engine.submit(3, request(z, 4)))
     end = last(run(engine, engine.submit(4, request(x + "!", 4)))[4])
     assert end.usage.cached_tokens == len(x)
+
+
+def computed_tokens(engine: Engine, decoder: FakeDecoder, prompt: str) -> int:
+    before = sum(decoder.batches)
+    events = run(engine, engine.submit(1, request(prompt, 8)))[1]
+    assert text_of(events) == "yes"
+    return sum(decoder.batches) - before
+
+
+def test_model_that_cannot_be_cut_continues_from_a_checkpoint() -> None:
+    decoder = FakeDecoder(script("yes"), n_ctx=1024, n_batch=64, can_cut=False)
+    engine = Engine(decoder, EngineOptions(prefix_cache_bytes=10**6))
+    first, *others = (
+        computed_tokens(engine, decoder, document("a", 100 + i) + "?") for i in range(5)
+    )
+    assert first > 100
+    assert max(others) < 2 * TAIL + 8
+
+
+def test_checkpoints_are_stored_at_intervals() -> None:
+    decoder = FakeDecoder(script("yes"), n_ctx=4096, n_batch=64, can_cut=False)
+    engine = Engine(decoder, EngineOptions(prefix_cache_bytes=10**6))
+    text = document("a", 3 * INTERVAL)[: 2 * INTERVAL + 100]
+    assert computed_tokens(engine, decoder, text + "?") > 2 * INTERVAL
+    assert computed_tokens(engine, decoder, text[:-50] + "another end of the text?") < 100
+    assert computed_tokens(engine, decoder, text[: INTERVAL + 50] + "?") < 100

@@ -37,6 +37,19 @@ def file_digests(
     return found
 
 
+def stated_digest(path: Path) -> str:
+    """Return the SHA-256 that a Hub cache states as the name of this file; "" if the file is not in such a cache.
+
+    The cache links `models--OWNER--NAME/snapshots/COMMIT/FILE` to `../../blobs/SHA-256`, which is checked when it is
+    downloaded. Small files are named by git's digest, which has another length.
+    """
+    if not path.is_symlink():
+        return ""
+    target = path.resolve()
+    is_blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    return target.name if is_blob and is_digest(target.name) else ""
+
+
 def is_digest(text: object) -> bool:
     """Return whether `text` is a SHA-256 in hexadecimal."""
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")

@@ -47,6 +47,9 @@ class ConvertArguments:
         "--vocab-only", help="Write only the metadata and the tokenizer, without weights.",
     )] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the tensors and their sizes; write nothing.")] = False
+    rehash: Annotated[bool, typer.Option(
+        "--rehash", help="Compute the checksums of files in the Hub's cache again. Default: they are their names.",
+    )] = False
     force: Annotated[bool, typer.Option(
         "--force", help="Overwrite the output, and accept NaN and infinite weights.",
     )] = False
@@ -78,8 +81,8 @@ def convert(given: ConvertArguments) -> None:
     name = _name(source, folder)
     split = given.split_max_size
     options = converters.ConversionOptions(
-        vocab_only=vocab_only, name=name, force=given.force, model_type=given.model_type, tokenizer=given.tokenizer,
-        split_max_size=parse_size("--split-max-size", split) if split else 0,
+        vocab_only=vocab_only, name=name, force=given.force, rehash=given.rehash, model_type=given.model_type,
+        tokenizer=given.tokenizer, split_max_size=parse_size("--split-max-size", split) if split else 0,
     )  # fmt: skip
     if given.dry_run:
         shown.show_plan(converters.dry_run(folder, options, dtype=dtype), given.as_json)
