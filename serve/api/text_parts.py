@@ -23,13 +23,21 @@ Text = Annotated[
 ]
 
 
-def joined(text: str | list[TextPart]) -> str:
-    """Return the whole text."""
-    return text if isinstance(text, str) else "".join(part.text for part in text)
+class PredictedPart(body.Body):
+    """A part of a prediction; its type is not used."""
+
+    text: str = ""
 
 
 class Prediction(body.Body):
     """A text that the completion is expected to repeat in large parts."""
 
-    type: Literal["content"] = "content"
-    content: Text = ""
+    content: Annotated[
+        str | Annotated[list[PredictedPart], Field(fail_fast=True)],
+        body.Alternatives("a string or a list of text parts"),
+    ] = ""
+
+
+def joined(text: str | list[TextPart] | list[PredictedPart]) -> str:
+    """Return the whole text."""
+    return text if isinstance(text, str) else "".join(part.text for part in text)

@@ -1,8 +1,8 @@
 """Checkpoints of models whose states cannot be cut: recurrent ones, and hybrids of these with attention.
 
 Such a model can continue a prompt only from where it stopped. After a completion that the user did not accept, the slot
-is of no use for the next prompt, so states are stored on the way: at intervals, and shortly before the prompt's end,
-where the next prompt of the same editor will differ.
+is of no use for the next prompt, so states are stored on the way: at intervals, and shortly before the prompt's
+end: the next prompt of the same editor differs there.
 """
 
 from __future__ import annotations
@@ -23,23 +23,20 @@ class Checkpoints:
     """Stores states of running prompts.
 
     Args:
-        decoder: the model; nothing is stored if its states can be cut.
+        decoder: the model, whose states cannot be cut.
         store: the prefix cache.
     """
 
     def __init__(self, decoder: Decoder, store: PrefixStore) -> None:
         self._decoder, self._store = decoder, store
-        self._is_needed = store.keeps and not decoder.can_cut
 
     def plan(self, s: Sequence) -> None:
         """Set the next checkpoint of a sequence."""
         s.checkpoint = 0
-        if self._is_needed and not s.n_scored:
+        if not s.n_scored:
             interval = (s.n_past // INTERVAL + 1) * INTERVAL
-            s.checkpoint = min(
-                (at for at in (interval, s.n_prompt - TAIL) if s.n_past < at < s.n_prompt),
-                default=0,
-            )
+            places = (at for at in (interval, s.n_prompt - TAIL) if s.n_past < at < s.n_prompt)
+            s.checkpoint = min(places, default=0)
 
     def keep(self, s: Sequence) -> None:
         """Store the state of a sequence that has reached its checkpoint."""

@@ -88,7 +88,8 @@ class Engine:
             options.prefix_folder,
             can_cut=decoder.can_cut,
         )
-        self._checkpoints = Checkpoints(decoder, self._store)
+        needs_checkpoints = self._store.keeps and not decoder.can_cut
+        self._checkpoints = Checkpoints(decoder, self._store) if needs_checkpoints else None
         self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
         self._slots = self._scheduler.slots
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
@@ -170,7 +171,8 @@ class Engine:
         """Compute one batch and return the resulting events."""
         events = self._requests.expire(self._clock())
         for s in self._scheduler.admit():
-            self._checkpoints.plan(s)
+            if self._checkpoints:
+                self._checkpoints.plan(s)
             self._count_admitted(s)
         if step := self._plan():
             events += self._compute(step)
@@ -248,7 +250,8 @@ class Engine:
         for s in step:
             start, n = s.n_past, s.n_to_score
             self._slots.computed(s, s.stop)
-            self._checkpoints.keep(s)
+            if self._checkpoints:
+                self._checkpoints.keep(s)
             if n or (s.request.scores_prompt and start == 0):
                 events.append((s.id, s.score(rows[row : row + n], start, self.decoder)))
                 row += n

@@ -3,7 +3,7 @@
 Editors send a window of the file around the cursor. With each new line the window loses its first line, so the prompt
 shares no prefix with the previous one, although nearly all of its tokens are cached. Two ways to reuse them:
 
-    grown   The cached tokens stay where they are, and the new tokens follow. The sequence then begins with the lines
+    grown   The cached tokens stay in place, and the new tokens follow. The sequence then begins with the lines
             that left the window: what the model would compute for a longer window, exactly, and without any cost.
     moved   Pieces of the cached tokens are moved to new positions, by rotating their keys. For a window that has
             grown too much, a deleted line, or files in another order. The moved values were computed after other
@@ -128,7 +128,7 @@ def _slid(
     index: dict[tuple[int, ...], list[int]],
     piece: Callable[[int], bytes],
 ) -> tuple[int, int, int] | None:
-    """Return where the window continues in the cached tokens; None if it does not.
+    """Find the continuation of the window in the cached tokens; return None if there is none.
 
     Returns:
         A position in the prompt, the same in the cache, and how many cached tokens in front of the latter have the text
@@ -170,7 +170,7 @@ def _pieces(
         cached: tokens of a slot.
         tokens: the new sequence.
         pieces: pieces that are known to fit.
-        start: where the next piece begins in the cache; None looks for it.
+        start: position in the cache of the next piece; None looks for it.
         index: see `_index`.
     """
     at = sum(n for _, n in pieces)

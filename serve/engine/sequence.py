@@ -144,7 +144,7 @@ class Sequence:
 
     @property
     def n_named(self) -> int:
-        """Number of tokens that `name` stands for: the request's prompt and the generated tokens."""
+        """Number of tokens that `name` stands for: the request's prompt, and the generated tokens."""
         return len(self.request.prompt) + self.n_generated
 
     @property
@@ -155,8 +155,8 @@ class Sequence:
     @property
     def n_prompt_held(self) -> int:
         """Number of the request's prompt tokens in the KV cache."""
-        extra = self.n_prompt - len(self.request.prompt)
-        return max(0, min(self.n_past - extra, len(self.request.prompt)))
+        n = len(self.request.prompt)
+        return max(0, min(self.n_past - self.n_prompt + n, n))
 
     def extend(self, tokens: list[int]) -> None:
         """Replace `tokens` by the same with cached tokens in front."""
@@ -219,8 +219,7 @@ class Sequence:
         Raises:
             UnusableLogits: logits are NaN or infinite.
         """
-        n_drafted, n_right = len(rows) - 1, 0
-        deltas = []
+        n_drafted, n_right, deltas = len(rows) - 1, 0, []
         for i, logits in enumerate(rows):
             token = self.sampler.pick(logits, self.tokens)
             self.sampler.accept(token)

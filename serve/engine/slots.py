@@ -95,7 +95,7 @@ class Slots:
         self._tree.remove(slot)
 
     def is_alone(self, slot: int) -> bool:
-        """Whether no other slot uses a cell of this slot."""
+        """Return whether no other slot uses a cell of this slot."""
         if not self.pooled:
             return True
         others = (s.cells for i, s in enumerate(self.all) if i != slot)

@@ -32,7 +32,7 @@ class LlamaDecoder(LlamaContext):
 
     Args:
         mapped: the model's files; checked before each batch and closed by `close`. None if they are not mapped.
-        tuning: where `tune` stores its result; None if nothing is to be measured.
+        tuning: cache for the result of `tune`; None if nothing is to be measured.
     """
 
     def __init__(

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from serve.settings import CACHE_TYPES as SERVE_CACHE_TYPES
 from turbopilot.base.errors import InvalidInput
 from turbopilot.bench import Divergence, Measured, Rate, Setup, SpeedTask
-from turbopilot.bench.llama_bench import context_parameters
 from turbopilot.bench.resident import parsed_status, resident
 from turbopilot.bench.windows import cut, row_blocks
 from turbopilot.formats.ggml_types import CACHE_TYPES, GGML_TYPES
 from turbopilot.formats.gguf.file import read_gguf
-from turbopilot.llama.flash_attention import AUTO, OFF, SCORES_SHARE, scores_bytes
+from turbopilot.llama.context import ContextParameters
+from turbopilot.llama.flash_attention import AUTO, SCORES_SHARE, flash_attention, scores_bytes
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.log import LlamaLog
 from turbopilot.render.bench_plot import BenchRow, drawn
@@ -158,18 +158,18 @@ def test_invalid_settings_are_rejected(wrong: object) -> None:
         wrong()
 
 
-def test_bench_counts_the_kv_cache_when_it_chooses_flash_attention(
+def test_memory_decides_whether_attention_can_be_chosen(
     demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header, setup = read_gguf(demo_gguf), Setup(n_ctx=1024)
+    header, parameters = read_gguf(demo_gguf), ContextParameters(n_ctx=1024)
     scores = scores_bytes(header, 1024, 512) * SCORES_SHARE
     kv = header_geometry(header).kv_bytes(1024, "f16")
     assert kv > 1000
-    for short, wanted in ((0, OFF), (1, AUTO)):
+    for short, wanted in ((0, None), (1, AUTO)):
         memory = header.tensor_bytes + kv + scores - short
         monkeypatch.setattr("turbopilot.llama.flash_attention.total_bytes", lambda m=memory: m)
-        parameters = context_parameters(header, setup, 1024, uses_gpu=False)
-        assert parameters.flash_attention == wanted
+        assert flash_attention(header, parameters, uses_gpu=False) == wanted
+    assert flash_attention(header, parameters, uses_gpu=True) == AUTO
 
 
 def row(name: str, type_name: str, n_bytes: int, speed: float, kl: float | None) -> BenchRow:

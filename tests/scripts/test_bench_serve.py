@@ -307,7 +307,7 @@ def test_benchmark_runs_with_our_server_only(tmp_path: Path) -> None:
     value = json.loads(found.read_text("utf-8"))
     assert value["failures"] == []
     runs = {r["scenario"]: r["medians"] for r in value["runs"]}
-    assert list(runs) == [*MEASURES, "typing-debounced"]
+    assert set(runs) == {*MEASURES, "typing-debounced"}
     assert runs["one"]["prompt_tokens"] >= 2 * 38  # truncated text may have other tokens
     assert runs["eight"]["prompt_tokens"] > 6 * 38
     assert all(r["tokens"] > 0 for r in runs.values())

@@ -85,7 +85,7 @@ def test_other_text_before_the_window_prevents_growth() -> None:
 
 
 def test_start_that_is_tokenized_differently_loses_no_text() -> None:
-    """Where a window begins, its first tokens may differ from the same text inside a line."""
+    # The first tokens of a window may differ from those of the same text inside a line.
     spaces, half = 300, 301  # four spaces as one token, or as two
     table = {spaces: b"    ", half: b"  "}
 

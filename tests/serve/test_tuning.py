@@ -100,7 +100,7 @@ def test_stored_result_decides_the_next_start(demo_gguf: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"tunes": False}, {"flash_attention": True}, {"flash_attention": False}, {"cache_type": "q8_0"}]
 )  # fmt: skip
-def test_nothing_is_measured_if_there_is_no_choice(
+def test_nothing_is_measured_if_only_one_kind_can_be_used(
     demo_gguf: Path, options: dict[str, bool]
 ) -> None:
     decoder, _ = load(demo_gguf, ModelOptions(ctx=256, **options))  # type: ignore[arg-type]

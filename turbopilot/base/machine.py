@@ -65,7 +65,7 @@ def total_bytes() -> int:
 def free_bytes() -> int:
     """Return the bytes of main memory that this process may still take without swapping, within a container's limit.
 
-    Where the operating system does not report it, this is half of all memory.
+    If the operating system does not report it, this is half of all memory.
     """
     try:
         text = _MEMINFO.read_text("ascii")

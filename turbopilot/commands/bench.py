@@ -70,7 +70,7 @@ def bench(given: BenchArguments) -> None:
 
     Example: turbopilot bench codegen-f16.gguf codegen-q4_0.gguf
 
-    With --tune, the settings that serve chooses by measurement are measured anew and shown.
+    With --tune, the settings that serve chooses by measurement are measured again and shown.
 
     Example: turbopilot bench q4_0.gguf q8_0.gguf --against f16.gguf
 

@@ -34,7 +34,7 @@ def flash_attention(
         header: the model file.
         context: parameters of the context.
         uses_gpu: whether layers are on a GPU.
-        wanted: the user's choice; None is no choice.
+        wanted: the user's choice, or None.
     """
     if context.cache_type not in _PLAIN:
         return ON
