@@ -18,7 +18,7 @@ from serve.engine.planner import Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
 from serve.engine.requests import Emitted, Requests
-from serve.engine.scheduler import WORTH_KEEPING, Scheduler
+from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.engine.tuner import Tuner
 from serve.metrics import EngineMetrics
@@ -161,10 +161,7 @@ class Engine:
 
     def close(self) -> None:
         """Save the prefix cache for the next start if `prefix_folder` is set."""
-        for slot in self._slots.idle() if self._store.keeps else ():
-            cached = self._slots.all[slot].cached
-            if len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
-                self._store.put(cached, self.decoder.save(slot))
+        self._scheduler.save_idle()
         self._store.close()
 
     def step(self) -> list[Emitted]:

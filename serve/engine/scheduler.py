@@ -137,7 +137,6 @@ class Scheduler:
             self.slots.forget(i)
         if reuse and reuse.is_moved:
             self.slots.move(slot, reuse.pieces)
-            self._decoder.move(slot, reuse.pieces)
             sequence.n_moved = keep
         self._waiting.remove(sequence)
         sequence.n_past = keep
@@ -148,6 +147,8 @@ class Scheduler:
             self._store.put(tokens, self._decoder.save(i))
         for i in clear:
             self._decoder.remove(i, 0)
+        if reuse and reuse.is_moved:  # after the slot's state was saved
+            self._decoder.move(slot, reuse.pieces)
         self._fetch_prefix(sequence, source, key, state)
         return True
 
@@ -186,6 +187,8 @@ class Scheduler:
         for slot, n in self.slots.shared(prefix).items():
             s = self.slots.all[slot]
             n = min(n, s.n_held)
+            if slot in self.slots.moved:
+                continue
             if not self._can_cut and (s.running or n < s.n_held):
                 continue
             if s.running and n < WORTH_KEEPING:
@@ -271,13 +274,21 @@ class Scheduler:
 
     def _is_worth_saving(self, slot: int, keep: int, lost: Collection[int]) -> bool:
         """Return whether a slot that will keep only its first `keep` tokens holds others worth storing."""
-        if not self._store.keeps:
+        if not self._store.keeps or slot in self.slots.moved:
             return False
         cached = self.slots.all[slot].cached
         if keep:
             loses = len(cached) - keep
             return loses >= WORTH_A_SLOT and not self._store.covers(cached)
         return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)
+
+    def save_idle(self) -> None:
+        """Store the tokens of the idle slots, before the server stops."""
+        for slot in self.slots.idle():
+            cached = self.slots.all[slot].cached
+            is_whole = self._store.keeps and slot not in self.slots.moved
+            if is_whole and len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
+                self._store.put(cached, self._decoder.save(slot))
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the state is inconsistent."""

@@ -42,11 +42,16 @@ class Slots:
     Args:
         n: number of slots.
         pooled: whether the slots share one pool of cells.
+
+    Attributes:
+        moved: slots whose tokens were moved since the last computation. They cannot be copied or saved yet: llama.cpp
+            rotates the keys in its next computation.
     """
 
     def __init__(self, n: int, *, pooled: bool) -> None:
         self.all = [Slot() for _ in range(n)]
         self.pooled = pooled
+        self.moved: set[int] = set()
         self._tree: PrefixTree[int] = PrefixTree()
         self._next_cell = 0
         self._turn = 0
@@ -103,6 +108,7 @@ class Slots:
 
     def move(self, slot: int, pieces: Collection[tuple[int, int]]) -> None:
         """Record that an idle slot holds only these pieces (first position, number of tokens), one after the other."""
+        self.moved.add(slot)
         s = self.all[slot]
         s.cached = [t for start, n in pieces for t in s.cached[start : start + n]]
         s.cells = [c for start, n in pieces for c in s.cells[start : start + n]]
@@ -115,6 +121,7 @@ class Slots:
     def computed(self, sequence: Sequence, n_past: int) -> None:
         """Record how many tokens of a running sequence are in the KV cache; the number may grow or shrink."""
         sequence.n_past = n_past
+        self.moved.clear()
         self._grown(sequence)
 
     def _grown(self, sequence: Sequence) -> None:

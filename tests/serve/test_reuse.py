@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from serve.decoder import BatchItem, Logits
 from serve.engine import Engine, EngineOptions
+from serve.engine.requests import Emitted
 from serve.engine.reuse import GROWTH_SHARE, LEAST_GAIN, SINK, Reuse, find_reuse
 from serve.request import GenerationRequest
 from tests.support.fakes import FIM, FakeDecoder, script
@@ -157,17 +158,23 @@ def test_any_reuse_ends_with_the_prompt_and_begins_with_cached_tokens(
         assert not found.is_moved
 
 
+def finish(engine: Engine) -> str:
+    """Run all requests to their end; return their text."""
+    events: list[Emitted] = []
+    while engine.has_work:
+        events += engine.step()
+        engine.check_integrity()
+    return "".join(getattr(e, "text", "") for _, e in events)
+
+
 def run_windows(decoder: FakeDecoder, n: int, *, reuses: bool = True) -> list[int]:
     """Send windows of 20 lines, each one line further; return the number of computed tokens of each."""
     engine = Engine(decoder, EngineOptions(n_slots=decoder.n_seq, reuses=reuses))
     computed = []
     for i in range(n):
         before = sum(decoder.batches)
-        events = engine.submit(i, GenerationRequest((*text(i, i + 20), ord("?")), 8))
-        while engine.has_work:
-            events += engine.step()
-            engine.check_integrity()
-        assert "".join(getattr(e, "text", "") for _, e in events) == "yes"
+        engine.submit(i, GenerationRequest((*text(i, i + 20), ord("?")), 8))
+        assert finish(engine) == "yes"
         computed.append(sum(decoder.batches) - before)
     return computed
 
@@ -185,6 +192,45 @@ def test_sliding_windows_compute_only_the_new_line(pooled: bool, can_move: bool)
     n_read_again = sum(n > N_LINE + 10 for n in others)
     assert n_read_again == (0 if can_move else 2), "when a window has grown too much"
     assert (decoder.n_moves > 0) == can_move
+
+
+def test_state_is_stored_before_its_tokens_are_moved() -> None:
+    """Delete many lines, and undo that: the stored state must be the one before the move."""
+    n_ctx = 60 * N_LINE
+    whole, short = text(0, 40), text(0, 10) + text(20, 40)
+    decoder = FakeDecoder(n_ctx=n_ctx, n_batch=64, can_move=True)
+    engine = Engine(decoder, EngineOptions(prefix_cache_bytes=10**6, drafts=False))
+    texts = []
+    for i, prompt in enumerate((whole, short, whole)):
+        # Different ends, so that no completion comes from the answer cache.
+        engine.submit(i, GenerationRequest((*prompt, ord("a") + i), 8))
+        texts.append(finish(engine))
+    assert decoder.n_moves == 1
+    assert engine._store.n_hits == 1
+    fresh = Engine(FakeDecoder(n_ctx=n_ctx, n_batch=64), EngineOptions(drafts=False))
+    fresh.submit(1, GenerationRequest((*whole, ord("c")), 8))
+    assert texts[2] == finish(fresh)
+
+
+def test_moved_slot_is_not_copied_or_stored_before_the_next_step() -> None:
+    n_ctx = 60 * N_LINE
+    decoder = FakeDecoder(n_ctx=n_ctx, n_cells=2 * n_ctx, n_seq=2, n_batch=64, can_move=True)
+    engine = Engine(decoder, EngineOptions(n_slots=2, prefix_cache_bytes=10**6, drafts=False))
+    whole, short = (*text(0, 40), 1), text(0, 10) + text(20, 40)
+    engine.submit(1, GenerationRequest(whole, 8))
+    finish(engine)
+    # Two requests with the same prefix are admitted in one step; the first one moves it.
+    engine.submit(2, GenerationRequest((*short, 2), 8))
+    engine.submit(3, GenerationRequest((*short, 3), 8))
+    for s in engine._scheduler.admit():
+        assert s.id in (2, 3)
+    assert decoder.n_moves == 1
+    engine.cancel(2)
+    engine.cancel(3)
+    engine.submit(4, GenerationRequest((*text(40, 60), 4), 8))
+    engine.submit(5, GenerationRequest((*text(45, 60), 5), 8))
+    finish(engine)
+    engine.close()
 
 
 def test_reuse_can_be_turned_off() -> None:

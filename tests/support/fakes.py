@@ -97,6 +97,7 @@ class FakeDecoder:
         self.n_outputs = min(n_batch, n_seq + 16)
         self.can_cut, self.can_move = can_cut, can_move
         self.n_moves = 0
+        self._moved: set[int] = set()  # their keys are rotated by the next computation
         self.tunings = tunings
         self.can_tune = bool(tunings)
         self.fim = fim
@@ -146,6 +147,7 @@ class FakeDecoder:
         if error := self._fail(batch):
             raise error
         self.batches.append(len(batch))
+        self._moved.clear()
         rows = []
         for item in batch:
             cells = self.kv[item.seq]
@@ -184,9 +186,11 @@ class FakeDecoder:
         assert not others & {cell for cell, _ in cells}, "moved shared cells"
         self.kv[seq] = [cells[i] for i in used]
         self.n_moves += 1
+        self._moved.add(seq)
 
     def copy(self, source: int, target: int, n: int) -> bool:
         assert not self.kv[target], "copied onto a sequence that is not empty"
+        assert source not in self._moved, "copied before the keys were rotated"
         if n < len(self.kv[source]) and not self.can_cut:
             return False
         if self.n_cells == self.n_ctx:  # shared
@@ -197,6 +201,7 @@ class FakeDecoder:
         return True
 
     def save(self, seq: int) -> bytes:
+        assert seq not in self._moved, "saved before the keys were rotated"
         return repr([token for _, token in self.kv[seq]]).encode()
 
     def restore(self, seq: int, state: bytes) -> bool:
