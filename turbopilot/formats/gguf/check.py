@@ -17,7 +17,8 @@ from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.formats.gguf.value_ranges import ANY_INTEGER, ANY_NUMBER, RANGES
 
-_NEEDED: Final = ("context_length", "embedding_length", "block_count", "attention.head_count")
+_NEEDED: Final = ("context_length", "embedding_length", "block_count")
+_HEADS: Final = "attention.head_count"  # 0 in recurrent models, which have no attention
 _MOST_ARCHITECTURE: Final = 64  # characters of an architecture's name
 _TENSOR_ALIGNMENT: Final = (
     32  # TENSOR_ALIGNMENT in ggml-impl.h, which ggml asserts of mapped tensors
@@ -40,7 +41,8 @@ def check_model(header: GgufHeader) -> None:
     if not isinstance(arch, str) or not 0 < len(arch) <= _MOST_ARCHITECTURE:
         what = "missing" if not arch else f"{quoted(arch)}, not a name"
         raise _corrupt(header, f"general.architecture is {what}")
-    for key in _NEEDED:
+    has_attention = any(".attn_q" in t.name for t in header.tensors)
+    for key in (*_NEEDED, _HEADS) if has_attention or not header.tensors else _NEEDED:
         if not _integers(value := header.metadata.get(f"{arch}.{key}")) or not any(
             _integers(value)
         ):
