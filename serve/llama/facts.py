@@ -10,6 +10,7 @@ from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import (
     DEFAULT_CONTEXT,
     LEAST_SPLIT_CONTEXT,
+    PREFIX_SHARE,
     KvLayout,
     choose_layout,
     choose_prefix_cache,
@@ -52,16 +53,26 @@ def _context(header: GgufHeader, wanted: int | None) -> int:
     return wanted
 
 
-def memory_bytes(header: GgufHeader, options: ModelOptions, prefix_bytes: int | None) -> int:
-    """Return the estimated memory of a loaded model and its prefix cache; None for `prefix_bytes` is the default."""
+def memory_bytes(header: GgufHeader, options: ModelOptions) -> int:
+    """Return the estimated memory of a loaded model, without its prefix cache."""
     n_ctx, layout = choose_cells(header, options)
     taken = footprint(
         header_geometry(header), header.tensor_bytes, n_ctx, layout,
         cache_type=options.cache_type, n_batch=options.n_batch,
     )  # fmt: skip
-    if prefix_bytes is None:
-        prefix_bytes = choose_prefix_cache(taken.model)
-    return taken.model + prefix_bytes
+    return taken.model
+
+
+def prefix_bytes(n_bytes: int, budget: int, n_models: int) -> int:
+    """Return the default limit of a model's prefix cache.
+
+    Args:
+        n_bytes: bytes that the model will take.
+        budget: bytes that all models may take.
+        n_models: number of models that share the free memory.
+    """
+    room = max(0, budget - n_bytes) // PREFIX_SHARE
+    return min(choose_prefix_cache(n_bytes), room) // n_models
 
 
 def model_name(header: GgufHeader) -> str:

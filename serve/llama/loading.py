@@ -18,7 +18,6 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.context import ContextParameters
 from turbopilot.llama.flash_attention import AUTO, flash_attention
-from turbopilot.llama.footprint import choose_prefix_cache
 from turbopilot.llama.library import log
 from turbopilot.llama.model import LlamaModel, ModelParameters
 
@@ -31,7 +30,6 @@ class LoadReport:
 
     Attributes:
         is_split: whether each of the `n_parallel` sequences has a separate context.
-        prefix_bytes: size of the prefix cache.
         tuning: stored result of an earlier measurement, if it decided the setup.
         n_offloaded: number of layers on a GPU.
         n_layers: number of all layers; the output layer counts as one.
@@ -45,7 +43,6 @@ class LoadReport:
     is_split: bool
     cache_type: str
     kv_bytes: int
-    prefix_bytes: int
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
@@ -144,7 +141,6 @@ def load(
         tuning=tuning, name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
         n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
         cache_type=cache_type, kv_bytes=kv_bytes,
-        prefix_bytes=choose_prefix_cache(0),
         n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
         description=f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
         f"{header.bits_per_weight:.1f} bits per weight",

@@ -44,6 +44,7 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     for named in (NamedModel(options.model_name, options.model_file), *options.more):
         is_default = not models
         mine = options if is_default else options.of(named)
+        mine = _with_prefix_cache(mine, memory, 1 + len(options.more))
         m = _pooled_model(mine, notify if is_default else log.info, compute_lock)
         if any(m.name == other.name for other in models):
             raise InvalidInput(
@@ -64,6 +65,18 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     return ModelPool(models, memory=memory, max_waiting=options.limits.max_queue)
 
 
+def _with_prefix_cache(options: ServerOptions, budget: int, n_models: int) -> ServerOptions:
+    """Return the options with the size of the prefix cache filled in."""
+    from serve.llama.facts import memory_bytes, prefix_bytes
+
+    if options.caches.prefix_bytes is not None:
+        return options
+    header = read_gguf(options.model_file)
+    check_model(header)
+    found = prefix_bytes(memory_bytes(header, options.model), budget, n_models)
+    return replace(options, caches=replace(options.caches, prefix_bytes=found))
+
+
 def _pooled_model(
     options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None
 ) -> PooledModel:
@@ -76,9 +89,9 @@ def _pooled_model(
     n_vocab = len(tokens) if isinstance(tokens, list) else 0
     n_ctx, _ = choose_cells(header, options.model)
     info = ModelInfo(name, n_ctx, n_vocab, int(time.time()))
-    n_bytes = memory_bytes(header, options.model, options.caches.prefix_bytes)
+    n_bytes = memory_bytes(header, options.model) + (options.caches.prefix_bytes or 0)
     if draft := options.caches.draft_file:
-        n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None), 0)
+        n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
     load = partial(load_model, replace(options, model_name=name), notify, compute_lock)
     return PooledModel(info, n_bytes, load)
 
@@ -114,13 +127,12 @@ def load_model(
             check_same_vocabulary(decoder, drafter)
             draft_model = DraftModel(drafter)
             notify(f"drafts   {drafts.name} ({drafts.description})")
-        kept = caches.prefix_bytes
         engine_options = EngineOptions(
             n_slots=decoder.n_seq,
             random_seed=options.random_seed,
             drafts=caches.drafts,
             looks_ahead=caches.looks_ahead,
-            prefix_cache_bytes=report.prefix_bytes if kept is None else kept,
+            prefix_cache_bytes=caches.prefix_bytes or 0,
             prefix_folder=caches.prefix_folder,
             reuses=caches.reuses,
         )

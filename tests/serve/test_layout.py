@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serve.llama.facts import choose_cells
-from serve.settings import ModelOptions
+from serve.llama.facts import choose_cells, memory_bytes, prefix_bytes
+from serve.models.loading import make_pool
+from serve.settings import ModelOptions, PoolOptions, ServerOptions
 from turbopilot.base import machine
+from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.footprint import (
     LEAST_PREFIX_BYTES,
@@ -76,6 +78,26 @@ def test_prefix_cache_gets_a_share_of_free_memory(memory: list[int]) -> None:
     assert choose_prefix_cache(GB) == LEAST_PREFIX_BYTES
     memory[0] -= PREFIX_SHARE
     assert choose_prefix_cache(GB) == 0
+
+
+def test_default_prefix_cache_respects_the_memory_of_all_models(memory: list[int]) -> None:
+    assert prefix_bytes(GB, 1000 * GB, 1) == 63 * GB // PREFIX_SHARE
+    assert prefix_bytes(GB, 1000 * GB, 3) == 63 * GB // PREFIX_SHARE // 3
+    assert prefix_bytes(GB, 2 * GB, 1) == GB // PREFIX_SHARE
+    assert prefix_bytes(GB, GB // 2, 1) == 0
+    memory[0] = GB
+    assert prefix_bytes(GB, 1000 * GB, 1) == 0
+
+
+def test_model_fits_a_memory_limit_with_its_default_prefix_cache(
+    demo_gguf: Path, memory: list[int]
+) -> None:
+    taken = memory_bytes(read_gguf(demo_gguf), ModelOptions())
+    pool = PoolOptions(memory=taken + 100)
+    make_pool(ServerOptions(demo_gguf, pool=pool), lambda _: None)
+    smaller = ServerOptions(demo_gguf, pool=PoolOptions(memory=taken - 1))
+    with pytest.raises(InvalidInput, match="--model-memory"):
+        make_pool(smaller, lambda _: None)
 
 
 def test_free_memory_respects_the_limit_of_the_control_group(

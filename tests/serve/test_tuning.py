@@ -51,8 +51,7 @@ def test_both_kinds_are_measured_in_pieces(model: LlamaModel) -> None:
     assert set(pieces) == {None}
     assert found is not None
     for speed in (found.flash, found.plain):
-        assert 0 < speed.prompt < speed.decode < 60
-        assert 0 < speed.together < 60
+        assert min(speed.prompt, speed.decode, speed.together) > 0
     assert found.name in found.line()
 
 
