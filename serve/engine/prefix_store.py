@@ -72,7 +72,7 @@ class PrefixStore:
     ) -> None:
         self.max_bytes, self._can_cut = max_bytes, can_cut
         self.n_bytes = 0
-        self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._identity = _short(identity)
         self._folder = folder if max_bytes else None  # a disabled store touches no files
         self.n_hits = self.n_dropped = 0  # states given, and dropped for lack of room
         self._entries: dict[int, _Entry] = {}
@@ -86,7 +86,7 @@ class PrefixStore:
         """Drop all prefixes, because the decoder cannot restore them any more; `identity` is its new one."""
         for key in list(self._entries):
             self.drop(key)
-        self._identity = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._identity = _short(identity)
 
     @property
     def keeps(self) -> bool:
@@ -117,11 +117,11 @@ class PrefixStore:
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
         entry = _Entry(tuple(tokens), state)
-        for n, keys in list(self._tree.match(tokens)):
+        # A state that cannot be cut does not replace the shorter ones.
+        shared = list(self._tree.match(tokens)) if self._can_cut else []
+        for n, keys in shared:
             for key in keys:
-                if len(self._entries[key].tokens) - n <= (
-                    min(FEW, n // 8) if self._can_cut else -1
-                ):
+                if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
                     entry.n_uses += self._entries[key].n_uses
                     self.drop(key)
         self._add(entry)
@@ -209,6 +209,11 @@ class PrefixStore:
     def _value(self, entry: _Entry) -> None:
         n_bytes = len(entry.state) or entry.n_file
         entry.value = self._age + entry.n_uses * len(entry.tokens) / max(1, n_bytes)
+
+
+def _short(identity: str) -> str:
+    """Return the 16 characters that stand for a decoder's identity in files."""
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:

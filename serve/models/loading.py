@@ -37,6 +37,8 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     Raises:
         InvalidInput: a file cannot be served, two models have the same name, or one does not fit --model-memory.
     """
+    from serve.llama.facts import prefix_bytes
+
     given = options.pool.memory
     memory = memory_budget() if given is None else given
     compute_lock = ComputeLock() if options.more else None
@@ -44,8 +46,8 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     for named in (NamedModel(options.model_name, options.model_file), *options.more):
         is_default = not models
         mine = options if is_default else options.of(named)
-        mine = _with_prefix_cache(mine, memory, 1 + len(options.more))
-        m = _pooled_model(mine, notify if is_default else log.info, compute_lock)
+        find_cache = partial(prefix_bytes, budget=memory, n_models=1 + len(options.more))
+        m = _pooled_model(mine, notify if is_default else log.info, compute_lock, find_cache)
         if any(m.name == other.name for other in models):
             raise InvalidInput(
                 f"two models have the name {m.name}",
@@ -65,21 +67,13 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
     return ModelPool(models, memory=memory, max_waiting=options.limits.max_queue)
 
 
-def _with_prefix_cache(options: ServerOptions, budget: int, n_models: int) -> ServerOptions:
-    """Return the options with the size of the prefix cache filled in."""
-    from serve.llama.facts import memory_bytes, prefix_bytes
-
-    if options.caches.prefix_bytes is not None:
-        return options
-    header = read_gguf(options.model_file)
-    check_model(header)
-    found = prefix_bytes(memory_bytes(header, options.model), budget, n_models)
-    return replace(options, caches=replace(options.caches, prefix_bytes=found))
-
-
 def _pooled_model(
-    options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None
+    options: ServerOptions,
+    notify: Callable[[str], None],
+    compute_lock: ComputeLock | None,
+    find_cache: Callable[[int], int],
 ) -> PooledModel:
+    """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes."""
     from serve.llama.facts import choose_cells, memory_bytes, model_name
 
     header = read_gguf(options.model_file)
@@ -89,7 +83,12 @@ def _pooled_model(
     n_vocab = len(tokens) if isinstance(tokens, list) else 0
     n_ctx, _ = choose_cells(header, options.model)
     info = ModelInfo(name, n_ctx, n_vocab, int(time.time()))
-    n_bytes = memory_bytes(header, options.model) + (options.caches.prefix_bytes or 0)
+    n_bytes = memory_bytes(header, options.model)
+    caches = options.caches
+    if caches.prefix_bytes is None:
+        caches = replace(caches, prefix_bytes=find_cache(n_bytes))
+        options = replace(options, caches=caches)
+    n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
         n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
     load = partial(load_model, replace(options, model_name=name), notify, compute_lock)
