@@ -31,7 +31,7 @@ llama.cpp runs can be served too.
 The columns F16 to Q4_0 show the total memory for serving, in GB: the model file, an F16 KV cache for the context (8192
 tokens, or the model's maximum if it is smaller) and llama.cpp's buffers, computed from the model's dimensions. To fit
 a model into less memory, use `turbopilot quantize NAME --fit 4GiB`. The bundled model (5 million weights, Python,
-fill-in-the-middle, PSF-2.0) needs no download: `turbopilot serve`.
+fill-in-the-middle, permissive licences) needs no download: `turbopilot serve`.
 
 The type also determines the prefill speed (`turbopilot quantize --list` shows all types):
 {speeds}.

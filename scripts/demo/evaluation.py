@@ -1,9 +1,12 @@
-"""Held-out loss in bits per byte of the model and of two baselines."""
+"""Held-out loss in bits per byte, of the model and of two baselines; greedy completions and their exact matches."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from demo.network import DemoModel
-from demo.tokenizer import EOS, token_id
+from demo.tokenizer import EOS, FIM, token_id
+
+QUICK_CHARS = 20_000  # of each file, for the evaluations during the training
 
 
 @torch.no_grad()
@@ -38,6 +43,62 @@ def model_bits_per_byte(
             done = start + len(window)
     model.train()
     return nats / math.log(2) / size
+
+
+def quick_bits_per_byte(model: DemoModel, tokenizer: Tokenizer, texts: dict[str, str]) -> float:
+    """Return the loss on the beginning of each file, in windows that hardly overlap, in BF16."""
+    beginnings = {name: text[:QUICK_CHARS] for name, text in texts.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        return model_bits_per_byte(model, tokenizer, beginnings, stride=model.g.n_positions - 1)
+
+
+class Completer:
+    """Greedy completions of a checkpoint, computed by transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._eos, *self._fim = (token_id(self.tokenizer, t) for t in (EOS, *FIM))
+
+    def plain(self, prefix: str, max_tokens: int = 64) -> str:
+        """Return the completion of a prefix alone; it ends with end-of-text or after `max_tokens`."""
+        return self._complete(self.tokenizer.encode(prefix).ids[-960:], max_tokens)
+
+    def fill(self, prefix: str, suffix: str, max_tokens: int = 64, stop: str = "") -> str:
+        """Return the text between a prefix and a suffix, up to `stop` if it is given."""
+        before, after = (e.ids for e in self.tokenizer.encode_batch([prefix, suffix]))
+        pre, suf, mid = self._fim
+        return self._complete([pre, *before[-640:], suf, *after[:300], mid], max_tokens, stop)
+
+    @torch.no_grad()
+    def _complete(self, prompt: list[int], max_tokens: int, stop: str = "") -> str:
+        ids, cache, found = torch.tensor([prompt]), None, list[int]()
+        while len(found) < max_tokens:
+            out = self.model(ids, past_key_values=cache, use_cache=True)
+            best = int(out.logits[0, -1].argmax())
+            if best == self._eos:
+                break
+            found.append(best)
+            ids, cache = torch.tensor([[best]]), out.past_key_values
+            if stop and stop in self.tokenizer.decode(found, skip_special_tokens=False):
+                break
+        return str(self.tokenizer.decode(found, skip_special_tokens=False))
+
+
+def exact_match(completer: Completer, tasks: Path) -> float:
+    """Return the share of the tasks of HumanEval-Infilling (single lines) that are filled exactly.
+
+    The first line of the completion is compared, without the blanks at its end.
+    """
+    with gzip.open(tasks, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    hits = 0
+    for row in rows:
+        middle = completer.fill(row["prompt"], row["suffix"], stop="\n")
+        hits += middle.split("\n")[0].rstrip() == row["canonical_solution"].rstrip()
+    return hits / len(rows)
 
 
 def ngram_bits_per_byte(train: bytes, test: bytes, order: int = 5) -> float:

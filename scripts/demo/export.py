@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from demo.network import Block, DemoModel
+from demo.network import Block, DemoModel, Geometry
 from demo.tokenizer import EOS, N_ROWS, token_id
 
 MP_NUM = 4  # CodeGen stores qkv in four blocks of [q | v | k] (transformers, modeling_codegen.py)
@@ -20,6 +21,25 @@ def fuse_qkv(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(
         [part for trio in zip(*(t.chunk(MP_NUM) for t in (q, v, k)), strict=True) for part in trio]
     )
+
+
+def load_checkpoint(folder: Path) -> DemoModel:
+    """Return the network of a checkpoint that `export` wrote."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    model = DemoModel(Geometry(**{f.name: config[f.name] for f in fields(Geometry)}))
+    state = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        short = name.removeprefix("transformer.").replace(".attn.", ".").replace(".mlp.", ".")
+        if short.endswith("qkv_proj.weight"):
+            trios = zip(*(block.chunk(3) for block in weight.chunk(MP_NUM)), strict=True)
+            for letter, blocks in zip("qvk", trios, strict=True):
+                state[short.replace("qkv", letter)] = torch.cat(blocks)
+        else:
+            state[short] = weight
+    model.load_state_dict({name: weight.float() for name, weight in state.items()})
+    return model
 
 
 def export(model: DemoModel, tokenizer: Tokenizer, out: Path) -> None:

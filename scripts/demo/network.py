@@ -1,14 +1,17 @@
-"""CodeGen's network, which equals GPT-J's, with fused attention; and the optimizer of its matrices."""
+"""CodeGen's network, which equals GPT-J's, with fused attention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demo.tokenizer import N_ROWS
+
+HEAD_ROWS = 256  # positions whose logits are computed at once: 4 MB in FP32
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,30 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, t, d = x.shape
         y = self.ln_1(x)
-        q, k, v = (
-            p(y).view(b, t, self.g.n_head, -1).transpose(1, 2)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attn = F.scaled_dot_product_attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True
-        )
+        if torch.is_autocast_enabled("cpu"):
+            y = y.bfloat16()
+        weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+        heads = F.linear(y, weight).view(b, t, 3 * self.g.n_head, -1).transpose(1, 2)
+        q, k, v = heads.chunk(3, dim=1)
+        cos, sin = cos.to(y.dtype), sin.to(y.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mlp = self.fc_out(F.gelu(self.fc_in(y), approximate="tanh"))
-        out: Tensor = x + self.out_proj(attn.transpose(1, 2).reshape(b, t, d)) + mlp
+        out: Tensor = x + self.out_proj(attend(q, k, v).transpose(1, 2).reshape(b, t, d)) + mlp
         return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, size: int = 256) -> Tensor:
+    """Return causal attention, (B, H, T, d), computed in blocks of queries.
+
+    In BF16 on a CPU this takes half the time of scaled_dot_product_attention, whose backward pass is slow there.
+    """
+    out = []
+    for start in range(0, q.shape[2], size):
+        end = min(start + size, q.shape[2])
+        scores = (q[:, :, start:end] * q.shape[-1] ** -0.5) @ k[:, :, :end].transpose(-1, -2)
+        later = torch.full((end - start, end), -torch.inf, dtype=scores.dtype).triu(start + 1)
+        out.append((scores + later).softmax(-1) @ v[:, :, :end])
+    return torch.cat(out, dim=2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -80,36 +97,56 @@ class DemoModel(nn.Module):
             if name.endswith(("out_proj.weight", "fc_out.weight", "lm_head.weight")):
                 nn.init.zeros_(p)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of token ids (B, T)."""
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Return what the head sees, (B, T, D), of token ids (B, T)."""
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]  # type: ignore[index]
         x = self.wte(ids)
         for block in self.h:
             x = block(x, cos, sin)
-        out: Tensor = self.lm_head(self.ln_f(x))
+        out: Tensor = self.ln_f(x)
         return out
 
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of token ids (B, T)."""
+        out: Tensor = self.lm_head(self.hidden(ids))
+        return out
 
-class Muon(torch.optim.Optimizer):
-    """Momentum optimizer with orthogonalized updates (five Newton-Schulz steps; K. Jordan, 2024), in FP32.
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the cross-entropies at all positions, computed in BF16; ids and targets: (B, T)."""
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.hidden(ids).flatten(0, 1)
+        weight, bias = self.lm_head.weight, self.lm_head.bias
+        total: Tensor = HeadLoss.apply(hidden, weight, bias, targets.flatten())  # type: ignore[no-untyped-call]
+        return total
 
-    torch.optim.Muon computes the steps in BF16, which CPUs without BF16 arithmetic emulate at a tenth of the speed.
-    """
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+class HeadLoss(torch.autograd.Function):
+    """Output head and cross-entropy in one, in parts whose logits fit the cache; gradients come with the loss."""
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                buf = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buf.lerp_(p.grad, 1 - group["momentum"])
-                x = p.grad.lerp(buf, group["momentum"])
-                wide = x.shape[0] <= x.shape[1]
-                x = (x if wide else x.T) / (x.norm() + 1e-7)
-                for _ in range(5):
-                    a = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-                scale = max(1.0, p.shape[0] / p.shape[1]) ** 0.5
-                p.mul_(1 - group["lr"] * 0.01).add_(x if wide else x.T, alpha=-group["lr"] * scale)
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the losses. hidden: (N, D); weight: (V, D); targets: (N)."""
+        total = hidden.new_zeros(())
+        x, w = hidden.bfloat16(), weight.bfloat16()
+        d_hidden, d_weight, d_bias = map(torch.zeros_like, (hidden, weight, bias))
+        for start in range(0, len(x), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            part, target = x[rows], targets[rows, None]
+            logits = torch.addmm(bias.bfloat16(), part, w.T).float()
+            logits -= logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, target)
+            grad = logits.exp_()
+            sums = grad.sum(1, keepdim=True)
+            total += (sums.log() - chosen).sum()
+            grad.div_(sums).scatter_add_(1, target, torch.full_like(chosen, -1.0))
+            d_bias += grad.sum(0)
+            g = grad.bfloat16()
+            d_hidden[rows] = g @ w
+            d_weight += g.T @ part
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of hidden, weight and bias."""
+        return (*(grad * scale for grad in ctx.saved_tensors), None)

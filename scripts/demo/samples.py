@@ -2,68 +2,117 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from demo.corpus import Corpus
+from demo.corpus import Corpus, repeats
+from demo.streams import Stream
 from demo.tokenizer import EOS, FIM, token_id
+
+Ids = npt.NDArray[np.int64]
+WORD_BORDER = re.compile(r"\b|$")
+# Shares of the samples. A completion should end with the function that it completes, so the target after the last
+# token of a function is often end-of-text, while the text goes on: a window then keeps its context.
+END_AFTER_FUNCTION = 0.75
+SPM = 0.3  # suffix before prefix; `serve` uses the other order by default
+NO_SUFFIX = 0.15  # the cursor is at the end of the file
 
 
 class Samples:
-    """Source of training samples: half are plain windows of the corpus, half are rearranged for fill-in-the-middle."""
+    """Source of training samples.
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, seed: int) -> None:
-        self.tokenizer = tokenizer
-        self.seed = seed
-        self.eos, *self.fim = (token_id(tokenizer, t) for t in (EOS, *FIM))
-        # Library code counts twice, because it resembles users' code, and the test suite is three fifths of the bytes.
-        self.texts = [
-            t for n, t in corpus.train.items() for _ in range(1 if n.startswith("test/") else 2)
-        ]
-        sizes = np.array([len(t) for t in self.texts], dtype=np.float64)
-        self.share = sizes / sizes.sum()
-        order = np.random.default_rng(seed).permutation(len(self.texts))
-        ids: list[int] = []
-        for text, code in zip(
-            order, tokenizer.encode_batch([self.texts[i] for i in order]), strict=True
-        ):
-            del text
-            ids.append(self.eos)
-            ids.extend(code.ids)
-        self.stream = np.array(ids, dtype=np.int64)
+    Of four rows one has a window of whole files, one has single functions, and two are rearranged for
+    fill-in-the-middle.
 
-    def batch(self, step: int, rows: int, n: int) -> Tensor:
-        """Return token ids (rows, n + 1) that depend only on (seed, step)."""
-        rng = np.random.default_rng((self.seed, step))
-        return torch.from_numpy(
-            np.stack([self._fim(rng, n) if i % 2 else self._plain(rng, n) for i in range(rows)])
-        )
+    Args:
+        streams: streams of whole files and of single functions.
+    """
 
-    def _plain(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        start = int(rng.integers(0, len(self.stream) - n - 1))
-        return self.stream[start : start + n + 1]
+    def __init__(
+        self, corpus: Corpus, streams: tuple[Stream, Stream], tokenizer: Tokenizer, seed: int
+    ) -> None:
+        self._tokenizer, self._streams, self._seed = tokenizer, streams, seed
+        self._eos, *self._fim = (token_id(tokenizer, t) for t in (EOS, *FIM))
+        self._texts = list(corpus.train.values())
+        sizes = np.array([len(t) * repeats(n) for n, t in corpus.train.items()], dtype=np.float64)
+        self._upto = np.cumsum(sizes / sizes.sum())
 
-    def _fim(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        """Return samples in prefix–suffix–middle order, cut at characters; most middles are short, as in an editor."""
+    def rows(self, step: int, row: int, count: int, n: int) -> tuple[Tensor, Tensor]:
+        """Return input and target ids, both (count, n), of the step's rows from `row` on.
+
+        They depend only on the seed, the step and the row.
+        """
+        found = []
+        for i in range(row, row + count):
+            rng = np.random.default_rng((self._seed, step, i))
+            found.append(
+                self._rearranged(rng, n)
+                if i % 2
+                else self._window(rng, n, self._streams[i // 2 % 2])
+            )
+        inputs, targets = zip(*found, strict=True)
+        return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
+
+    def _window(self, rng: np.random.Generator, n: int, stream: Stream) -> tuple[Ids, Ids]:
+        start = int(rng.integers(0, len(stream.ids) - n - 1))
+        ids = stream.ids[start : start + n + 1].astype(np.int64)
+        ends = stream.is_end[start : start + n] & (rng.random(n) < END_AFTER_FUNCTION)
+        return ids[:-1], np.where(ends, self._eos, ids[1:])
+
+    def _rearranged(self, rng: np.random.Generator, n: int) -> tuple[Ids, Ids]:
         out: list[int] = []
         while len(out) <= n:
-            text = self.texts[int(rng.choice(len(self.texts), p=self.share))]
+            text = self._texts[int(np.searchsorted(self._upto, rng.random()))]
             span = int(rng.integers(300, 3 * n))
-            start = int(rng.integers(0, max(1, len(text) - span)))
-            start = text.rfind("\n", 0, start) + 1
-            piece = text[start : start + span]
-            length = int(
-                min(len(piece), np.exp(rng.uniform(np.log(4), np.log(max(5, len(piece) // 2)))))
-            )
-            cut = int(rng.integers(0, len(piece) - length + 1))
-            if rng.random() < 0.5:  # end the middle at a line end, as completions do
-                end = piece.find("\n", cut + length)
-                length = (end if end > 0 else len(piece)) - cut
-            prefix, middle, suffix = piece[:cut], piece[cut : cut + length], piece[cut + length :]
-            p, s, m = (e.ids for e in self.tokenizer.encode_batch([prefix, suffix, middle]))
-            pre, suf, mid = self.fim
-            out += [pre, *p, suf, *s, mid, *m, self.eos]
-        return np.array(out[: n + 1], dtype=np.int64)
+            start = text.rfind("\n", 0, int(rng.integers(0, max(1, len(text) - span)))) + 1
+            out += self._frame(*self._cut(text[start : start + span], rng), rng.random() < SPM)
+        ids = np.array(out[: n + 1], dtype=np.int64)
+        return ids[:-1], ids[1:]
+
+    def _cut(self, text: str, rng: np.random.Generator) -> tuple[str, str, str]:
+        """Return prefix, middle and suffix, cut as editors do: most middles are short and end with a line."""
+        cut = self._cursor(text, rng)
+        length = int(np.exp(rng.uniform(np.log(4), np.log(max(5, len(text) // 2)))))
+        kind = rng.random()
+        if kind < 0.2:  # whole lines
+            cut = text.rfind("\n", 0, cut) + 1
+            end = text.find("\n", cut + (length if kind < 0.07 else 0)) + 1 or len(text)
+        elif kind < 0.5:  # the rest of the line, or the next line
+            end = text.find("\n", cut + 1)
+        elif kind < 0.65:
+            end = text.find("\n", cut + length)
+        elif kind < 0.75:  # the rest of the paragraph
+            end = text.find("\n\n", cut + 1)
+        else:
+            end = cut + length
+        end = min(end, len(text)) if end >= 0 else len(text)
+        at_line_end = text[end : end + 1] in "\n" or text[end - 1] == "\n"
+        suffix = "" if at_line_end and rng.random() < NO_SUFFIX else text[end:]
+        return text[:cut], text[cut:end], suffix
+
+    def _cursor(self, text: str, rng: np.random.Generator) -> int:
+        """Return the cursor's position: after an indentation, at the border of a word or token, or anywhere."""
+        at = int(rng.integers(0, len(text)))
+        kind = rng.random()
+        if kind < 0.25:
+            at = text.rfind("\n", 0, at) + 1
+            return at + len(text[at:]) - len(text[at:].lstrip(" "))
+        if kind < 0.60:
+            return next(WORD_BORDER.finditer(text, at)).start()
+        if kind < 0.85:
+            begin = max(0, at - 200)
+            offsets = self._tokenizer.encode(text[begin : at + 1]).offsets
+            return begin + int(offsets[-1][0])
+        return at
+
+    def _frame(self, prefix: str, middle: str, suffix: str, suffix_first: bool) -> list[int]:
+        pre, suf, mid = self._fim
+        p, m, s = (e.ids for e in self._tokenizer.encode_batch([prefix, middle, suffix]))
+        if suffix_first:
+            return [pre, suf, *s, mid, *p, *m, self._eos]
+        return [pre, *p, suf, *s, mid, *m, self._eos]
