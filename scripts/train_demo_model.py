@@ -9,9 +9,9 @@ The network is GPT-J's: one LayerNorm, attention and MLP in parallel, interleave
 q, k and v into CodeGen's `qkv_proj`, loads the result with transformers and compares logits, so the written checkpoint
 is a `CodeGenForCausalLM`.
 
-The training can be interrupted: it saves its state in `--work` at each evaluation and resumes from there. Its length
-is a budget of minutes, at whose end the learning rate has fallen to zero; when other programs use the processor, it
-makes fewer steps. The weights of the best held-out loss are exported.
+The training can be interrupted: it saves its state in `--work` at each evaluation and at SIGTERM, and resumes from
+there. Its length is a budget of minutes, at whose end the learning rate has fallen to zero; when other programs use the
+processor, it makes fewer steps. The weights of the best held-out loss are exported.
 
 With `--init`, the training starts from a checkpoint and its tokenizer, and the card compares both; `--init` and
 `--out` may be the same folder.
@@ -149,7 +149,6 @@ def report(args: argparse.Namespace, corpus: Corpus, training: Training) -> dict
     before = args.work / "before"
     folders = {"before": before, "after": args.out} if before.exists() else {"after": args.out}
     held_out = "".join(corpus.held_out.values()).encode()
-    tokens = training.step * training.plan.tokens
     return {
         "figures": {name: measured(folder, corpus, args.infilling) for name, folder in folders.items()},
         "baselines": {
@@ -158,8 +157,8 @@ def report(args: argparse.Namespace, corpus: Corpus, training: Training) -> dict
         },
         "weights": sum(p.numel() for p in training.shared.model.parameters()),
         "geometry": asdict(training.shared.model.g),
-        "tokens": tokens + earlier_tokens(before),
-        "steps": training.step, "tokens_per_step": training.plan.tokens, "minutes": round(training.seconds / 60, 1),
+        "tokens": training.tokens + earlier_tokens(before), "new_tokens": training.tokens,
+        "steps": training.step, "minutes": round(training.seconds / 60, 1),
         "workers": training.plan.workers, "seed": SEED,
         "held_out": list(HELD_OUT), "held_out_bytes": len(held_out), "corpus_sha256": corpus.digest,
         "train_bytes": sum(s.bytes for s in corpus.sources), "sources": [asdict(s) for s in corpus.sources],

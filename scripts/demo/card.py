@@ -104,7 +104,6 @@ def write_card(folder: Path, facts: dict[str, Any]) -> None:
     text = TEMPLATE.read_text(encoding="utf-8").format(
         **{k: v for k, v in facts.items() if not isinstance(v, list | dict)},
         **facts["geometry"],
-        new_tokens=facts["steps"] * facts["tokens_per_step"],
         held_out=", ".join(f"`{name}`" for name in facts["held_out"]),
         n_held_out=len(facts["held_out"]),
         n_sources=len(facts["sources"]),

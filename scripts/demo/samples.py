@@ -17,8 +17,8 @@ from demo.tokenizer import EOS, FIM, token_id
 Ids = npt.NDArray[np.int64]
 WORD_BORDER = re.compile(r"\b|$")
 # Shares of the samples. A completion should end with the function that it completes, so the target after the last
-# token of a function is often end-of-text, while the text goes on: a window then keeps its context.
-END_AFTER_FUNCTION = 0.75
+# token of a function is mostly end-of-text, while the text goes on: a window then keeps its context.
+END_AFTER_FUNCTION = 0.9
 SPM = 0.3  # suffix before prefix; `serve` uses the other order by default
 NO_SUFFIX = 0.15  # the cursor is at the end of the file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from demo.corpus import Corpus, repeats
+from demo.corpus import REPEATS, Corpus, repeats
 from demo.tokenizer import EOS, token_id
 
 # A prompt may end anywhere, and the tokens before the cursor are then not those of the whole text. So the text is
 # tokenized in parts that end at random characters, about one per window of 512 tokens; half of them after a blank.
 CHARS_PER_PART = 1500
-FUNCTION_CHARS = (60, 2500)  # shortest and longest function that is a document of its own
+FUNCTION_CHARS = (60, 1500)  # shortest and longest function that is a document of its own
 BATCH = 2000  # parts that are tokenized in one call
 
 
@@ -123,7 +124,8 @@ def build(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> tuple[Stream, Stre
 def cached(corpus: Corpus, tokenizer: Tokenizer, seed: int, folder: Path) -> tuple[Stream, Stream]:
     """Return the streams, kept in `folder` because building them takes minutes; the files are mapped into memory."""
     names = ("files", "files-ends", "alone", "alone-ends")
-    files = [folder / f"{corpus.digest[:16]}-{seed}-{name}.npy" for name in names]
+    key = hashlib.sha256(repr((corpus.digest, seed, sorted(REPEATS.items()))).encode()).hexdigest()
+    files = [folder / f"{key[:16]}-{name}.npy" for name in names]
     if not all(f.exists() for f in files):
         first, second = build(corpus, tokenizer, seed)
         for file, array in zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SHORT, LONG = (
 )  # tokens of a row, before and during the last LONG_SHARE, which trains positions beyond 512
 LONG_SHARE = 0.3
 WARM_UP = 100  # steps
+COUNTERS = ("step", "tokens", "seconds", "best", "since_best")  # attributes that are saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class Training:
     def __init__(self, model: DemoModel, samples: Samples, plan: Plan, folder: Path) -> None:
         self.shared, self.samples, self.plan = Shared(model, plan.workers), samples, plan
         self._file, self._best_file = folder / "state.pt", folder / "best.pt"
-        self.step, self.seconds, self.best, self.since_best = 0, 0.0, math.inf, 0
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.best, self.since_best, self._is_stopping = math.inf, 0, False
         if self._file.exists():
             self._load(torch.load(self._file, weights_only=True))
 
@@ -136,12 +139,12 @@ class Training:
         for name in ("first", "second"):
             for mine, theirs in zip(getattr(kept, name), saved[name], strict=True):
                 mine.copy_(theirs)
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.best, self.since_best = saved["best"], saved["since_best"]
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
 
     def save(self) -> None:
         kept = self.shared.optimizer
-        counters = {n: getattr(self, n) for n in ("step", "seconds", "best", "since_best")}
+        counters = {name: getattr(self, name) for name in COUNTERS}
         weights = {
             "model": self.shared.model.state_dict(),
             "first": kept.first,
@@ -150,7 +153,7 @@ class Training:
         write(self._file, {**weights, **counters})
 
     def run(self, held_out: Callable[[DemoModel], float]) -> bool:
-        """Train until the budget is spent, the held-out loss no longer falls, or `stop_after`.
+        """Train until the budget is spent, the held-out loss no longer falls, `stop_after`, or SIGTERM.
 
         Args:
             held_out: function that returns the held-out loss.
@@ -168,11 +171,11 @@ class Training:
         ]
         for process in followers:
             process.start()
+        former = signal.signal(signal.SIGTERM, self._stop)
         began, first, running, stalled = time.monotonic(), self.step, 0.0, False
-        while (
-            not stalled
-            and self.progress < 1
-            and time.monotonic() - began < 60 * self.plan.stop_after
+        deadline = began + 60 * self.plan.stop_after
+        while not (
+            stalled or self._is_stopping or self.progress >= 1 or time.monotonic() > deadline
         ):
             loss = self._one_step()
             running = loss if not running else 0.95 * running + 0.05 * loss
@@ -182,12 +185,16 @@ class Training:
                 print(f"step {self.step:5d}  loss {running:.4f}  {spent}", flush=True)
             if self.progress >= 1 or self.step % self.plan.evaluate == 0:
                 stalled = self._evaluate(held_out)
+        signal.signal(signal.SIGTERM, former)
         self.save()
         self.shared.control[3] = 1
         work(0, self.shared, self.samples, self.plan)
         for process in followers:
             process.join()
         return stalled or self.progress >= 1
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopping = True
 
     def _one_step(self) -> float:
         """Make one step; return its loss."""
@@ -198,6 +205,7 @@ class Training:
         self.shared.taken.value = 0
         work(0, self.shared, self.samples, self.plan)
         self.step += 1
+        self.tokens += self.plan.tokens
         self.seconds += time.monotonic() - began
         return float(self.shared.loss.sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,17 @@ def test_resumed_training_continues_with_the_same_state(tmp_path: Path) -> None:
         whole.shared.model.parameters(), resumed.shared.model.parameters(), strict=True
     ):
         assert torch.allclose(a, b, atol=2e-2)
+
+
+def test_sigterm_saves_the_state_and_stops(tmp_path: Path) -> None:
+    training = Training(DemoModel(SMALL), OneText(), PLAN, tmp_path)  # type: ignore[arg-type]
+
+    def interrupted(_: DemoModel) -> float:
+        signal.raise_signal(signal.SIGTERM)
+        return 1.0
+
+    assert not training.run(interrupted)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["tokens"] == 2 * PLAN.tokens
 
 
 def test_exported_checkpoint_is_read_back(
