@@ -121,6 +121,23 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How prompts are built, and where completions end."""
+
+    fim_order: Annotated[FimOrder, Option(
+        "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "
+        "models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache while you type.",
+    )] = "psm"
+    heals: Annotated[bool, Option(
+        "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
+        "token before the cursor, so that a completion does not begin inside a word.",
+    )] = True
+    ends_loops: Annotated[bool, Option(
+        "--no-end-loops/--end-loops", "Do not end a completion that repeats a line twice or a phrase three times.",
+    )] = True
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Server-wide limits for every request; None means that only the context size limits it."""
 
@@ -257,10 +274,7 @@ class ServerOptions:
     random_seed: Annotated[int | None, Option(
         "-r, --random-seed", "Random seed that makes a run repeatable. Default: a different one each time.",
     )] = None
-    fim_order: Annotated[FimOrder, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "
-        "models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache while you type.",
-    )] = "psm"
+    text: TextOptions = field(default_factory=TextOptions)
     model_name: str = ""
     more: tuple[NamedModel, ...] = ()
     pool: PoolOptions = field(default_factory=PoolOptions)

@@ -18,7 +18,7 @@ from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService, ModelInfo
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.settings import IDLE_SECONDS, FimOrder, Limits, NamedModel, ServerOptions
+from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import read_gguf
@@ -140,7 +140,7 @@ def load_model(
             engine,
             name=options.model_name,
             limits=options.limits,
-            fim_order=options.fim_order,
+            text=options.text,
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )
@@ -151,7 +151,7 @@ def host(
     *,
     name: str = "",
     limits: Limits | None = None,
-    fim_order: FimOrder = "psm",
+    text: TextOptions | None = None,
     compute_lock: ComputeLock | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
@@ -161,7 +161,7 @@ def host(
         engine: the caller must not use it from now on.
         name: name of the model in responses; "" means the decoder's name.
         limits: limits for all completions.
-        fim_order: order of prefix and suffix in prompts.
+        text: how prompts are built, and where completions end.
         compute_lock: shared with other models of the process.
         free: frees engine and decoder; called once, also if this function raises.
 
@@ -173,7 +173,7 @@ def host(
         engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
     )
     info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, info, limits, fim_order, free)
+    service = CompletionService(runner, decoder, info, limits, text, free)
     runner.start()
     if failure := runner.failure:
         service.close()
