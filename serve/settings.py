@@ -122,7 +122,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How prompts are built, and where completions end."""
+    """How prompts are built, and what ends completions."""
 
     fim_order: Annotated[FimOrder, Option(
         "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "

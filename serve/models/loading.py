@@ -161,7 +161,7 @@ def host(
         engine: the caller must not use it from now on.
         name: name of the model in responses; "" means the decoder's name.
         limits: limits for all completions.
-        text: how prompts are built, and where completions end.
+        text: how prompts are built, and what ends completions.
         compute_lock: shared with other models of the process.
         free: frees engine and decoder; called once, also if this function raises.
 

@@ -110,7 +110,7 @@ class CompletionService:
         tokenizer: tokenizer of the runner's model.
         model: name and sizes of the model, for responses.
         limits: limits for all completions.
-        text: how prompts are built, and where completions end.
+        text: how prompts are built, and what ends completions.
         free: called after the runner has stopped, to free the model's memory.
     """
 
