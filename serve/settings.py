@@ -191,7 +191,7 @@ class SecurityOptions:
     )] = field(default=(), repr=False)
     cors_origins: Annotated[tuple[str, ...], Option(
         "--cors-origin", "Web page that may use the server from a browser, such as https://chat.example.com. Can be "
-        "repeated. By default, only the server's own pages may. * allows every page and needs an API key.",
+        "repeated. By default, only the server's own pages and editors may. * allows every page and needs an API key.",
         metavar="ORIGIN",
     )] = ()
     allowed_hosts: Annotated[tuple[str, ...], Option(
