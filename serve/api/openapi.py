@@ -20,7 +20,8 @@ _ABOUT: Final = f"""Code completions from a model on this machine, in the API di
 
 - Unknown fields are ignored, null means that a field is absent, and any model name is accepted. A field of the wrong \
 type or out of range is refused with status 400; the error names the field.
-- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored.
+- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored; \
+it must not be compressed.
 - A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
 Neither is an error; both are reported in the response.
 - A client that closes its connection cancels its request.
@@ -54,6 +55,7 @@ _ALWAYS: Final = {
     403: "The request comes from a web page that is not allowed.",
     405: "The route does not support this method.",
     413: "The body is too large.",
+    415: "The body is compressed (`Content-Encoding`).",
     421: "The Host header is not a name of this server.",
     431: "The headers are too large.",
     500: "Internal error. See the server's log for details.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, request
 
 from serve.http import errors, request_log, views
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
+from turbopilot.base.errors import UnsupportedEncoding
 
 
 def create_app(
@@ -28,5 +29,15 @@ def create_app(
     errors.register(app)
     request_log.register(app)  # first, so that refused requests are logged as well
     hooks.register(app, security)
+    app.before_request(_refuse_compressed_body)
     views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
     return app
+
+
+def _refuse_compressed_body() -> None:
+    """Raise UnsupportedEncoding if the body is compressed. No known editor sends such a body."""
+    coding = request.headers.get("Content-Encoding", "").strip()
+    if coding.lower() not in ("", "identity"):
+        raise UnsupportedEncoding(
+            f"Content-Encoding {coding[:100]!r} is not supported; send the body without compression"
+        )

@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
     Superseded,
     TurboPilotError,
     Unauthorized,
+    UnsupportedEncoding,
     UnusableLogits,
 )
 
@@ -47,6 +48,7 @@ class Fault(NamedTuple):
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
     (InvalidRequest, 400, "invalid_request_error", None),
+    (UnsupportedEncoding, 415, "invalid_request_error", "unsupported_content_encoding"),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
     # Not 403, so that it differs from a refused origin. Source: RFC 9110, 15.5.20.
@@ -112,6 +114,8 @@ def register(app: Flask) -> None:
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
         if fault.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
+        if fault.status == 415:
+            response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
         if fault.status == 503:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)
