@@ -200,8 +200,9 @@ class SecurityOptions:
     )] = ()
     host: str = "127.0.0.1"
     copilot_request_id: Annotated[bool, Option(
-        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to the response to "
-        "Copilot's token request. The newest Copilot language server accepts the token only with it.",
+        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to responses "
+        "under /copilot_internal/. Only for a Copilot language server that signs in at this server: the settings of "
+        "`turbopilot editors copilot` do not need it.",
     )] = False
     api_key_file: Annotated[Path | None, Option(
         "--api-key-file", "File with API keys, one per line. Lines that begin with # are comments.", metavar="FILE",

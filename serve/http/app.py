@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Flask, request
+from flask import Flask, Response, g, request
 
 from serve.http import errors, request_log, views
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
 from turbopilot.base.errors import UnsupportedEncoding
+
+# GitHub's servers send this header. Where Copilot's language server (1.472, 1.539) signs in at this server, it needs
+# the header in each of these responses, also in that to /copilot_internal/user, which is 404.
+GITHUB_HEADER = "X-GitHub-Request-Id"
+COPILOT_PATHS = "/copilot_internal/"
 
 
 def create_app(
@@ -30,7 +35,9 @@ def create_app(
     request_log.register(app)  # first, so that refused requests are logged as well
     hooks.register(app, security)
     app.before_request(_refuse_compressed_body)
-    views.register(app, models, defaults, copilot_request_id=security.copilot_request_id)
+    if security.copilot_request_id:
+        app.after_request(_add_github_header)
+    views.register(app, models, defaults)
     return app
 
 
@@ -41,3 +48,9 @@ def _refuse_compressed_body() -> None:
         raise UnsupportedEncoding(
             f"Content-Encoding {coding[:100]!r} is not supported; send the body without compression"
         )
+
+
+def _add_github_header(response: Response) -> Response:
+    if request.path.startswith(COPILOT_PATHS):
+        response.headers[GITHUB_HEADER] = g.request_id
+    return response
