@@ -20,8 +20,9 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.api.dialect import json_bytes
+from serve.http import request_log
 from serve.http.errors import Fault, error_body
-from serve.http.request_log import request_id
+from serve.http.request_log import REQUEST_ID_HEADER, request_id
 
 # Refused bodies up to this size are received and discarded, so that a client that sends all before it reads gets the
 # error instead of a broken connection. For larger ones, the connection is closed.
@@ -99,16 +100,21 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """Task that sends waitress's own errors as JSON in the client's API dialect."""
+    """Task that sends waitress's own errors as JSON in the client's API dialect, with a request id, and logs them."""
 
     def execute(self) -> None:
         """Write the error response."""
         error = self.request.error
+        given = self.request.headers.get(REQUEST_ID_HEADER.upper().replace("-", "_"), "")
+        # If the application raised an exception, its request has an id already.
+        request_id.set(request_id.get() or request_log.choose_request_id(given))
+        request_log.log_refused(error.code, error.reason)
         fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
         body = json_bytes(error_body(fault, getattr(self.request, "path", "")))
         self.status = f"{error.code} {error.reason}"
         self.content_length = len(body)
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.append((REQUEST_ID_HEADER, request_id.get()))
         self.set_close_on_finish()
         self.write(body)
 
