@@ -1,9 +1,9 @@
 """Subclasses of waitress's connection classes.
 
-A channel notices at once when its client disconnects, sends errors as JSON, and closes the connection of a client that
-does not read its response or does not complete its request in time. A client that closes its sending side counts as
-disconnected, as in nginx. If a client disconnects after `channel_request_lookahead` pipelined requests, the server
-notices it only at the next write.
+A channel notices at once when its client disconnects, sends errors as JSON, keeps the connection open after a stream,
+and closes the connection of a client that does not read its response or does not complete its request in time. A client
+that closes its sending side counts as disconnected, as in nginx. If a client disconnects after
+`channel_request_lookahead` pipelined requests, the server notices it only at the next write.
 """
 
 from __future__ import annotations
@@ -120,7 +120,17 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """Task that passes WHEN_GONE to the application."""
+    """Task that passes WHEN_GONE to the application, and keeps HTTP/1.1 connections open after its response.
+
+    waitress closes them after each response without a Content-Length, such as a stream, although a chunked body and a
+    status without a body mark the response's end.
+    """
+
+    def set_close_on_finish(self) -> None:
+        """Close the connection after the response, unless the response marks its end and the client wants no close."""
+        marks_end = self.chunked_response or not self.has_body
+        if self.version == "1.0" or self.request.connection_close or not marks_end:
+            super().set_close_on_finish()
 
     def get_environment(self) -> dict[str, Any]:
         """Return the WSGI environment."""
