@@ -24,7 +24,7 @@ type or out of range is refused with status 400; the error names the field.
 it must not be compressed.
 - A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
 Neither is an error; both are reported in the response.
-- A client that closes its connection cancels its request.
+- A client that closes its connection, or only its sending side, cancels its request.
 - `x-itemSchema` describes the chunks of a stream. If a stream fails, its last chunk is an error."""
 
 
@@ -63,7 +63,7 @@ _ALWAYS: Final = {
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
 # Further errors of routes that need a model.
 _COMPUTED: Final = {
-    499: "A newer request of the same session ended this one. Do not retry.",
+    499: "A newer request of the same session ended this one, or the client closed its sending side. Do not retry.",
     503: "The queue is full or the server is shutting down. Retry after the number of seconds in `Retry-After`.",
     504: "The deadline passed before any text was generated.",
 }

@@ -29,7 +29,7 @@ from turbopilot.base.errors import (
 
 log = logging.getLogger("turbopilot.http")
 
-# nginx's status for a client that disconnected, which never reads it. It is also the status of a superseded request,
+# nginx's status for a client that disconnected, which rarely reads it. It is also the status of a superseded request,
 # because SDKs retry after 409 and 5xx, and such a retry would end the newer request.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -73,7 +73,9 @@ def fault_of(error: Exception) -> Fault:
         kind = "invalid_request_error" if error.code < 500 else "server_error"
         return Fault(error.code, kind, f"{error.name}: {request.method} {request.path}")
     if isinstance(error, ClientGone):
-        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", "the client disconnected")
+        # Read only by a client that still receives, although it closed its sending side.
+        message = "cancelled: the client closed its sending side before the response (nc: omit -N)"
+        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", message)
     return Fault(500, "server_error", "internal error; see the server's log for details")
 
 
@@ -94,7 +96,7 @@ def error_body(fault: Fault, path: str) -> dict[str, object]:
 def stream_error(error: Exception, path: str) -> dict[str, object]:
     """Return the JSON of the last chunk of a failed stream; log unexpected exceptions."""
     fault = fault_of(error)
-    if not isinstance(error, TurboPilotError):
+    if not isinstance(error, TurboPilotError | ClientGone):
         log.error("unexpected error while streaming %s", path, exc_info=error)
     return error_body(fault, path)
 
@@ -112,10 +114,10 @@ def register(app: Flask) -> None:
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
-        if fault.status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
         if fault.status == 415:
             response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
+        if fault.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         if fault.status == 503:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)
