@@ -208,7 +208,7 @@ class SecurityOptions:
     )] = field(default=(), repr=False)
     cors_origins: Annotated[tuple[str, ...], Option(
         "--cors-origin", "Web page that may use the server from a browser, such as https://chat.example.com. Can be "
-        "repeated. By default, only the server's own pages may. * allows every page and needs an API key.",
+        "repeated. By default, only the server's own pages and editors may. * allows every page and needs an API key.",
         metavar="ORIGIN",
     )] = ()
     allowed_hosts: Annotated[tuple[str, ...], Option(
@@ -217,8 +217,9 @@ class SecurityOptions:
     )] = ()
     host: str = "127.0.0.1"
     copilot_request_id: Annotated[bool, Option(
-        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to the response to "
-        "Copilot's token request. The newest Copilot language server accepts the token only with it.",
+        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to responses "
+        "under /copilot_internal/. Only for a Copilot language server that signs in at this server: the settings of "
+        "`turbopilot editors copilot` do not need it.",
     )] = False
     api_key_file: Annotated[Path | None, Option(
         "--api-key-file", "File with API keys, one per line. Lines that begin with # are comments.", metavar="FILE",

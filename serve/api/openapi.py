@@ -20,10 +20,11 @@ _ABOUT: Final = f"""Code completions from a model on this machine, in the API di
 
 - Unknown fields are ignored, null means that a field is absent, and any model name is accepted. A field of the wrong \
 type or out of range is refused with status 400; the error names the field.
-- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored.
+- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored; \
+it must not be compressed.
 - A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
 Neither is an error; both are reported in the response.
-- A client that closes its connection cancels its request.
+- A client that closes its connection, or only its sending side, cancels its request.
 - `x-itemSchema` describes the chunks of a stream. If a stream fails, its last chunk is an error."""
 
 
@@ -54,6 +55,7 @@ _ALWAYS: Final = {
     403: "The request comes from a web page that is not allowed.",
     405: "The route does not support this method.",
     413: "The body is too large.",
+    415: "The body is compressed (`Content-Encoding`).",
     421: "The Host header is not a name of this server.",
     431: "The headers are too large.",
     500: "Internal error. See the server's log for details.",
@@ -61,7 +63,7 @@ _ALWAYS: Final = {
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
 # Further errors of routes that need a model.
 _COMPUTED: Final = {
-    499: "A newer request of the same session ended this one. Do not retry.",
+    499: "A newer request of the same session ended this one, or the client closed its sending side. Do not retry.",
     503: "The queue is full or the server is shutting down. Retry after the number of seconds in `Retry-After`.",
     504: "The deadline passed before any text was generated.",
 }

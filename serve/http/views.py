@@ -31,22 +31,18 @@ from turbopilot.base.version import __version__
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
 REFRESH_SECONDS = 900
-# GitHub's servers send this header; the newest Copilot language servers accept a token only from a response with it.
-GITHUB_HEADER = "X-GitHub-Request-Id"
 
 View = Callable[..., Response]
 
 
-def register(
-    app: Flask, models: ModelPool, defaults: Defaults, *, copilot_request_id: bool
-) -> None:
-    """Add all endpoints to the app. With `copilot_request_id`, the response with Copilot's token has GITHUB_HEADER."""
+def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
+    """Add all endpoints to the app."""
     views = {
         **_model_views(models),
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
-        "copilotToken": lambda: _copilot_token(request_id=copilot_request_id),
+        "copilotToken": _copilot_token,
     }
     for e in ENDPOINTS:
         view = completion_view(e, models, defaults) if e.requests else views[e.name]
@@ -145,7 +141,7 @@ def _tabby_health(model: str) -> TabbyHealth:
     }
 
 
-def _copilot_token(*, request_id: bool) -> Response:
+def _copilot_token() -> Response:
     """Return a token for Copilot's plugin, which the plugin sends with all later requests.
 
     The token is the API key in the caller's request. Without API keys, it is a fixed text that grants no access.
@@ -157,6 +153,4 @@ def _copilot_token(*, request_id: bool) -> Response:
     }
     response = json_answer(answer)
     response.headers["Cache-Control"] = "no-store"
-    if request_id:
-        response.headers[GITHUB_HEADER] = g.request_id
     return response

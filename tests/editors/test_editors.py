@@ -108,13 +108,14 @@ def test_captured_clients_exist() -> None:
             assert not e.captured, e.name
 
 
-def test_copilot_entries_have_the_token_warning() -> None:
+def test_copilot_entries_warn_of_the_token_and_need_no_option() -> None:
     copilots = [e for e in EDITORS if "copilot" in e.plugin.lower()]
     assert len(copilots) == 3
     for e in copilots:
         notes = " ".join(e.notes)
         assert "live token" in notes
-        assert "--copilot-request-id" in notes
+        assert "No option of `serve` is needed" in notes
+        assert "--copilot-request-id" not in notes
         assert not e.auth
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import struct
@@ -213,6 +214,23 @@ def test_malformed_body_returns_400(client: FlaskClient, path: str, body: bytes)
     assert response.status_code == 400
     error = response.get_json()["error"]
     assert isinstance(error if path == "/api/generate" else error["message"], str)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/infill", "/api/generate"])
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate, br", "x" * 5000])
+def test_compressed_body_returns_415_in_each_dialect(
+    client: FlaskClient, path: str, coding: str
+) -> None:
+    body = gzip.compress(b'{"prompt":"well?","inputs":"well?"}')
+    response = client.post(path, data=body, headers={"Content-Encoding": coding})
+    assert response.status_code == 415
+    assert response.headers["Accept-Encoding"] == "identity"
+    error = response.get_json()["error"]
+    message = error if path == "/api/generate" else error["message"]
+    assert coding[:100] in message
+    assert len(message) < 300
+    if path != "/api/generate":
+        assert error["code"] == "unsupported_content_encoding"
 
 
 def test_null_is_absent_and_unknown_fields_are_ignored(client: FlaskClient) -> None:

@@ -125,6 +125,10 @@ class InvalidRequest(ServeError):
         self.param = param
 
 
+class UnsupportedEncoding(ServeError):
+    """The body of a request is compressed."""
+
+
 class Unauthorized(ServeError):
     """A request has no valid API key."""
 
