@@ -68,6 +68,7 @@ class ModelOptions:
         n_seq: number of sequences in the KV cache; None means up to DEFAULT_PARALLEL, as memory allows.
         flash_attention: None uses it only if it is faster or memory is short.
         chat_template: Jinja template for a model file that has none.
+        family: model family by its usual name; "" if unknown.
     """
 
     ctx: Annotated[int | None, Option(
@@ -105,6 +106,11 @@ class ModelOptions:
         "each model, for some seconds, while the server is idle.",
     )] = True
     chat_template: str = ""
+    family: str = ""
+
+    def of(self, model: NamedModel) -> ModelOptions:
+        """Return these options with what is known about a model."""
+        return replace(self, chat_template=model.chat_template, family=model.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +250,12 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model file, the model name that clients send ("" means the name in the file), and its chat template."""
+    """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""
 
     name: str
     file: Path
     chat_template: str = ""
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +296,7 @@ class ServerOptions:
     def of(self, model: NamedModel) -> ServerOptions:
         """Return these options for one of the models in `more`, without the default model's draft model."""
         caches = replace(self.caches, draft_file=None)
-        mine = replace(self.model, chat_template=model.chat_template)
+        mine = self.model.of(model)
         return replace(self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=())
 
 # fmt: on

@@ -77,9 +77,23 @@ def prefix_bytes(n_bytes: int, budget: int, n_models: int) -> int:
 
 def model_name(header: GgufHeader) -> str:
     """Return the model's name from the metadata, or the file's stem if that is missing or unusable."""
-    name = header.metadata.get("general.name")
+    return _name(header, "general.name") or header.path.stem
+
+
+def model_family(header: GgufHeader) -> str:
+    """Return the checkpoint's architecture, such as CodeGen, or that of the file, which for CodeGen is phi2.
+
+    `turbopilot convert` stores the class in transformers; files from other converters do not have it.
+    """
+    architecture = _name(header, "turbopilot.source.architecture").removesuffix("ForCausalLM")
+    return architecture or header.architecture
+
+
+def _name(header: GgufHeader, key: str) -> str:
+    """Return a name from the metadata; "" if it is missing or unusable."""
+    name = header.metadata.get(key)
     usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
-    return str(name) if usable else header.path.stem
+    return str(name) if usable else ""
 
 
 def chat_template(header: GgufHeader, known: str = "") -> str:

@@ -16,6 +16,7 @@ from serve.engine import Engine, EngineOptions
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService, ModelInfo
+from serve.prompt.fim import layout_text
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
@@ -116,11 +117,12 @@ def load_model(
     with ExitStack() as loaded:
         decoder, report = load(options.model_file, options.model)
         loaded.callback(decoder.close)
-        for line in report.lines():
+        layout = layout_text(decoder.fim, options.fim_order, decoder.model.token_text)
+        for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
         draft_model = None
         if caches.draft_file:
-            small = replace(options.model, ctx=None, n_seq=decoder.n_seq)
+            small = replace(options.model, ctx=None, n_seq=decoder.n_seq, family="")
             drafter, drafts = load(caches.draft_file, small)
             loaded.callback(drafter.close)
             check_same_vocabulary(decoder, drafter)

@@ -140,7 +140,7 @@ class ModelPool:
         n = sum(x.n_waiting for x in self._models)
         if n >= self._max_waiting:
             raise Overloaded(
-                f"{n} requests are already waiting for a model to be loaded",
+                f"the queue is full: {n} waiting for a model to be loaded",
                 retry_after=RETRY_SECONDS,
                 hint="try again later",
             )
