@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
     Superseded,
     TurboPilotError,
     Unauthorized,
+    UnknownModel,
     UnusableLogits,
 )
 
@@ -46,6 +47,7 @@ class Fault(NamedTuple):
 # The first matching class decides; any other exception is a 500.
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
+    (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),

@@ -64,12 +64,28 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts about a model that clients can see."""
+    """Facts about a model that clients can see; those with defaults come from its file.
+
+    Attributes:
+        created: Unix time in seconds.
+        n_bytes: size of the file.
+        digest: SHA-256 in hexadecimal that changes with the file.
+        main_type: quantization type of most weights.
+        can_chat: whether there is a chat template.
+        can_fill: whether the model has tokens for fill-in-the-middle.
+    """
 
     name: str
     n_ctx: int
     n_vocab: int
     created: int
+    n_bytes: int = 0
+    n_weights: int = 0
+    digest: str = ""
+    architecture: str = ""
+    main_type: str = ""
+    can_chat: bool = False
+    can_fill: bool = False
 
 
 State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
@@ -218,6 +234,12 @@ class CompletionService:
         )
         self.runner.submit(generation)
         return generation
+
+    @property
+    def end_token(self) -> int:
+        """Id of the end-of-sequence token; the start token's if the model has none."""
+        eos = self._tokenizer.tokenize(self._tokenizer.eos, parse_special=True)
+        return eos[0] if len(eos) == 1 else self._tokenizer.start_token
 
     def text(self, prompt: PromptText) -> str:
         """Return a prompt as text."""

@@ -102,6 +102,21 @@ def test_model_name_selects_the_model_and_unknown_names_the_default() -> None:
         assert b"TurboPilot serves one" in client.get("/").get_data()
 
 
+@pytest.mark.parametrize("path", ["org/one", "org%2Fone"])
+def test_model_with_a_slash_in_its_name_is_found(path: str) -> None:
+    models: Any = {"org/one": says("org/one", "yes")}
+    with pool_of(**models) as (_, client):
+        assert client.get(f"/v1/models/{path}").get_json()["id"] == "org/one"
+
+
+def test_ollama_lists_only_loaded_models_as_running() -> None:
+    with pool_of(one=says("one", "yes"), two=says("two", "no"), memory=200) as (_, client):
+        assert client.get("/api/ps").get_json() == {"models": []}
+        complete(client, "two")
+        assert [m["name"] for m in client.get("/api/ps").get_json()["models"]] == ["two"]
+        assert [m["name"] for m in client.get("/api/tags").get_json()["models"]] == ["one", "two"]
+
+
 def test_open_stream_keeps_its_model_loaded() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(2))
 

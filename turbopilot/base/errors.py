@@ -125,6 +125,10 @@ class InvalidRequest(ServeError):
         self.param = param
 
 
+class UnknownModel(InvalidRequest):
+    """A request asks for a model that the server does not have."""
+
+
 class Unauthorized(ServeError):
     """A request has no valid API key."""
 
