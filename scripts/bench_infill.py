@@ -72,7 +72,12 @@ def first_word(text: str) -> str:
 
 def begins_inside_a_word(task: Task, text: str) -> bool:
     """Return whether a completion begins with the end of a name that the solution or the file has as a whole."""
-    if not task.prefix or task.prefix[-1].isalnum() or task.prefix[-1] == "_" or not text[:1].isalpha():
+    if (
+        not task.prefix
+        or task.prefix[-1].isalnum()
+        or task.prefix[-1] == "_"
+        or not text[:1].isalpha()
+    ):
         return False
     word, names = first_word(text), set(_WORD.findall(task.prefix + task.solution + task.suffix))
     return word not in names and any(n.endswith(word) for n in names if len(n) > len(word) > 1)

@@ -60,6 +60,8 @@ _ALWAYS: Final = {
     431: "The headers are too large.",
     500: "Internal error. See the server's log for details.",
 }
+_ABSENT: Final = {404: "The server has no model with this name."}
+_REFUSED: Final = {501: "The server does not support this route; the error states why."}
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
 # Further errors of routes that need a model.
 _COMPUTED: Final = {
@@ -154,7 +156,8 @@ def _components(defaults: Defaults) -> dict[str, Any]:
     """Return the schemas of all request bodies and responses."""
     types: list[Any] = [OpenAiError, PlainError]
     for e in ENDPOINTS:
-        types += [e.answer, *(t for kind in e.requests for t in (kind, kind.answer, kind.chunk))]
+        types += [e.body, e.answer]
+        types += (t for kind in e.requests for t in (kind, kind.answer, kind.chunk))
     _, found = TypeAdapter.json_schemas(
         [(t.__name__, "validation", TypeAdapter(t)) for t in types if isinstance(t, type)],
         ref_template=_REF,
@@ -181,8 +184,9 @@ def _json(*types: Any) -> dict[str, Any]:
 def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     error = PlainError if plain_errors(path) else OpenAiError
     ok: dict[str, Any] = {"description": "The response."}
-    answers = {"200": ok}
+    answers = {} if e.refusal else {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
+    statuses |= (_REFUSED if e.refusal else {}) | (_ABSENT if "{name}" in path else {})
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
@@ -194,14 +198,15 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)}", path)
     ]
     operation: dict[str, Any] = {"tags": [e.tag], "summary": e.summary, "parameters": parameters}
-    if e.requests:
-        parameters += _PARAMETERS
-        example = {"example": e.requests[0].example}
+    if bodies := e.requests or ((e.body,) if e.body else ()):
+        example = {"example": bodies[0].example}
         operation["requestBody"] = {
             "required": True,
             "description": "Read as JSON; the Content-Type is ignored.",
-            "content": {"application/json": {"schema": _any_of(*e.requests), **example}},
+            "content": {"application/json": {"schema": _any_of(*bodies), **example}},
         }
+    if e.requests:
+        parameters += _PARAMETERS
         truncated = {"description": _TRUNCATED, "schema": _STRING}
         ok |= {"headers": {"X-TurboPilot-Truncated": truncated}, "content": _computed(e, error)}
     elif isinstance(e.answer, str):

@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
     Superseded,
     TurboPilotError,
     Unauthorized,
+    UnknownModel,
     UnsupportedEncoding,
     UnusableLogits,
 )
@@ -47,6 +48,7 @@ class Fault(NamedTuple):
 # The first matching class decides; any other exception is a 500.
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
+    (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (InvalidRequest, 400, "invalid_request_error", None),
     (UnsupportedEncoding, 415, "invalid_request_error", "unsupported_content_encoding"),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),

@@ -1,4 +1,4 @@
-"""Context length, memory use, name and chat template of a model file."""
+"""Context length, memory use, name and other facts of a model file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from turbopilot.llama.footprint import (
 from turbopilot.llama.geometry import header_geometry
 
 LEAST_CONTEXT: Final = 64
+# Source: llama_vocab::impl::load in llama.cpp's src/llama-vocab.cpp.
+_FIM_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
+_FIM_NAMES: Final = frozenset((
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+))  # fmt: skip
 
 
 def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
@@ -100,3 +105,10 @@ def chat_template(header: GgufHeader, known: str = "") -> str:
     """Return the file's chat template, or `known` if it has none."""
     template = header.metadata.get("tokenizer.chat_template")
     return template if isinstance(template, str) and template else known
+
+
+def has_fim(header: GgufHeader) -> bool:
+    """Return whether the vocabulary has tokens for fill-in-the-middle."""
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    texts = (t for t in tokens if isinstance(t, str)) if isinstance(tokens, list) else ()
+    return any(key in header.metadata for key in _FIM_KEYS) or not _FIM_NAMES.isdisjoint(texts)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from serve.decoder import Tokenizer
+from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
 from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
 from serve.request import GenerationRequest, SamplingParams, StopRules
@@ -63,43 +64,6 @@ class Completion:
     predict_time: float | None = None
     prediction: str = ""
     session: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Facts about a model that clients can see."""
-
-    name: str
-    n_ctx: int
-    n_vocab: int
-    created: int
-
-
-State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """State of a model, for `/health` and `/metrics`.
-
-    Attributes:
-        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
-            "failed": it could not be loaded, or its engine failed permanently.
-        waiting: requests in the queue, or waiting for the model to be loaded.
-        loads: number of times that the model was loaded.
-        refused: number of completions refused because the queue was full.
-        restarts: number of times that the engine failed and was restarted.
-        reason: reason of "failed" and "stalled", else "".
-    """
-
-    name: str
-    state: State
-    running: int = 0
-    waiting: int = 0
-    loads: int = 1
-    refused: int = 0
-    restarts: int = 0
-    reason: str = ""
 
 
 class CompletionService:
@@ -244,6 +208,12 @@ class CompletionService:
         )
         is_text = isinstance(before, str) and c.heals and c.max_tokens > 0
         return self._text.heals and is_text and is_free and c.best_of <= c.n
+
+    @property
+    def end_token(self) -> int:
+        """Id of the end-of-sequence token; the start token's if the model has none."""
+        eos = self._tokenizer.tokenize(self._tokenizer.eos, parse_special=True)
+        return eos[0] if len(eos) == 1 else self._tokenizer.start_token
 
     def text(self, prompt: PromptText) -> str:
         """Return a prompt as text."""

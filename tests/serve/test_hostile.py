@@ -101,7 +101,7 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "a path with escaped ..": (b"GET /v1/%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n\r\n", {404}),
     "a long path": (b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {404}),
     "a long query": (b"GET /health?" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {200}),
-    "a long model name": (b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {200}),
+    "a long model name": (b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {404}),
     "many headers": (GET + b"".join(b"X-%d: a\r\n" % i for i in range(4_000)) + b"\r\n", {200}),
     "a repeated header": (GET + b"X: a\r\n" * 10_000 + b"\r\n", {200}),
     "a header with an underscore": (GET + b"Content_Length: 5\r\n\r\n", {200}),
@@ -138,18 +138,19 @@ METHODS = ("HEAD", "OPTIONS", "GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", 
 def test_unsupported_methods_return_405_with_allow(port: int, path: str) -> None:
     known = {m.upper() for m in PATHS[path]} | {"OPTIONS"}
     known |= {"HEAD"} if "GET" in known else set()
+    target = re.sub(r"{\w+}", "fake", path)
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for (
         method
     ) in METHODS:  # on one connection: an unexpected body would be read as the next response
-        c.request(method, re.sub(r"{\w+}", "some/thing", path))
+        c.request(method, target)
         response = c.getresponse()
         body = response.read()
         if method not in known:
             assert response.status == 405
             assert {m.strip() for m in response.headers["Allow"].split(",")} == known
         else:
-            assert response.status in ((200, 400) if method == "POST" else (200,))
+            assert response.status in ((200, 400, 501) if method == "POST" else (200,))
         if method == "HEAD":
             assert body == b""
         elif response.status >= 400:

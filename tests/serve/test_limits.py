@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve.api.body import read_json
 from serve.api.completions import CompletionRequest
 from serve.api.dialect import Dialect
-from serve.api.generate import HuggingFaceRequest, OllamaRequest
+from serve.api.hugging_face import HuggingFaceRequest
+from serve.api.ollama import OllamaRequest
 from serve.models.service import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams

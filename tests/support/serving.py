@@ -22,7 +22,8 @@ from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
 from serve.http.shutdown import Shutdown
 from serve.models import ModelPool, PooledModel
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
 from serve.settings import Defaults, Limits, SecurityOptions, TextOptions

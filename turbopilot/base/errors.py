@@ -129,6 +129,10 @@ class UnsupportedEncoding(ServeError):
     """The body of a request is compressed."""
 
 
+class UnknownModel(InvalidRequest):
+    """A request asks for a model that the server does not have."""
+
+
 class Unauthorized(ServeError):
     """A request has no valid API key."""
 
