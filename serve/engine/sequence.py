@@ -17,7 +17,7 @@ from serve.request import (
     Usage,
 )
 from serve.sampling import Sampler, logprobs, unscored
-from serve.sampling.healing import Spelling
+from serve.sampling.healing import Spelling, cut_to
 from serve.text import TextStream
 
 WAITING = -1
@@ -273,7 +273,9 @@ class Sequence:
         if decoder.is_eog(token):
             self.ended, chosen, text = "stop", (), self.text.finish()
         else:
-            data = self.spelling.feed(decoder.piece(token))
+            piece = decoder.piece(token)
+            if (data := self.spelling.feed(piece)) != piece:
+                chosen = cut_to(chosen, data)
             self._append(token, data, now)
             text = self.text.feed(data)
             if self.text.stopped:
@@ -290,11 +292,9 @@ class Sequence:
             self.drafting.append(token)
         if self.first_at is None and self.n_new:
             self.first_at = now
-        self.last_at = now
-        self.has_line = self.has_line or b"\n" in data
+        self.last_at, self.has_line = now, self.has_line or b"\n" in data
 
     def _has_no_time(self, now: float) -> bool:
-        limit = self.request.predict_time
-        if limit is None or self.first_at is None or not self.has_line:
+        if self.request.predict_time is None or self.first_at is None or not self.has_line:
             return False
-        return now - self.first_at >= limit
+        return now - self.first_at >= self.request.predict_time

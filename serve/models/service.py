@@ -201,11 +201,9 @@ class CompletionService:
     def _can_heal(self, c: Completion, before: PromptText) -> bool:
         """Return whether a completion may re-spell the end of its prompt.
 
-        With log probabilities, a bias or a schema, the client decides about each token.
+        With log probabilities of several tokens, a bias or a schema, the client decides about each token.
         """
-        is_free = c.n_logprobs is None and not (
-            c.scores_prompt or c.logit_bias or c.sampling.schema
-        )
+        is_free = not (c.n_logprobs or c.scores_prompt or c.logit_bias or c.sampling.schema)
         is_text = isinstance(before, str) and c.heals and c.max_tokens > 0
         return self._text.heals and is_text and is_free and c.best_of <= c.n
 

@@ -9,13 +9,14 @@ of the text.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from serve.decoder import Logits, Tokenizer
+from serve.request import ChosenToken
 
 # Maximum number of tokens that are spelled again. A long name has more, but its beginning is rarely spelled otherwise.
 MOST_TOKENS: Final = 4
@@ -103,6 +104,11 @@ def heal(before: list[int], index: PieceIndex, *, keep: int = 0) -> Healing | No
     tokens = tuple(before[-taken:])
     del before[-taken:]
     return Healing(tokens, text, index)
+
+
+def cut_to(chosen: tuple[ChosenToken, ...], data: bytes) -> tuple[ChosenToken, ...]:
+    """Return a chosen token with its new bytes only; nothing if it has none."""
+    return tuple(replace(c, token=replace(c.token, data=data)) for c in chosen if data)
 
 
 class Spelling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,14 @@ def test_prompt_ends_before_the_token_and_text_after_the_cursor() -> None:
     assert bytes(runner.seen[-1].prompt) == b"well"
     assert got["usage"]["prompt_tokens"] == 5  # type: ignore[index]
     assert got["usage"]["completion_tokens"] == 3  # type: ignore[index]
+
+
+def test_tokens_of_a_healed_completion_have_its_text(service: CompletionService) -> None:
+    asked = Completion((CUTS[1],), 8, sampling=GREEDY)
+    (plain,) = answer(service, asked).choices
+    (choice,) = answer(service, replace(asked, n_logprobs=0)).choices
+    assert choice.text == plain.text
+    assert b"".join(t.token.data for t in choice.tokens).decode() == choice.text
 
 
 @pytest.mark.parametrize(
