@@ -17,6 +17,7 @@ from quantize.preview import Preview, preview_of
 from quantize.provenance import SourceDigests, metadata
 from quantize.recipes import TENSOR_TYPES, Recipe, find_recipe
 from turbopilot.base.atomic import check_disk, check_output, replacing
+from turbopilot.base.counts import count
 from turbopilot.base.errors import QuantizationError, ServeError
 from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
@@ -139,7 +140,7 @@ def _check_plan(
     if not options.allow_requantize and (again := preview.requantized()):
         raise QuantizationError(
             f"{before.path}: is already quantized to {before.main_type()}; quantizing it again loses more accuracy "
-            f"({len(again)} tensors, {again[0].name} first)",
+            f"({count(len(again), 'tensor')}, {again[0].name} first)",
             hint="start from the F16 or F32 file that turbopilot convert wrote, or give --allow-requantize",
         )
     if missing := preview.without_imatrix(imatrix.entries if imatrix else ()):

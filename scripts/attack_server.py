@@ -6,9 +6,9 @@
     scripts/attack_server --case 17               # one request again, as a violation names it
 
 The server runs a tiny model on a free loopback port. Violations, which are exit code 1 here: the server dies or does
-not end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 503, and 504 if the
-request sets a deadline; an answer that is not HTTP; a traceback in its log; more than 512 MiB beyond its start; /health
-without an answer in 10 s; requests that still run 30 s after the last client has left.
+not end after SIGTERM; a well-formed request has no answer in 60 s; a status of 500 and above but 501, 503, and 504 if
+the request sets a deadline; an answer that is not HTTP; a traceback in its log; more than 512 MiB beyond its start;
+/health without an answer in 10 s; requests that still run 30 s after the last client has left.
 Needs Linux: it reads /proc and sets limits of processes.
 """
 
@@ -119,7 +119,8 @@ class Attack:
     def _judge(self, index: int, attempt: Attempt, status: int, body: bytes) -> None:
         column = {0: "none", 503: "503"}.get(status, f"{status // 100}xx")
         self.tally.count(attempt.kind, column)
-        faulty = status >= 500 and status != 503 and not (status == 504 and attempt.has_deadline)
+        answered = status in (501, 503) or (status == 504 and attempt.has_deadline)
+        faulty = status >= 500 and not answered
         if faulty or (status == 200 and b'"server_error"' in body and b"data: " in body):
             self._violation(
                 index, attempt, "status 5xx", f"{status}\n{body[:3000].decode(errors='replace')}"

@@ -21,6 +21,7 @@ Each scenario runs on a server that has just started. All servers run in every r
     eight, sixteen    8 or 16 clients, 3 requests each: prompts of 300 tokens that share nothing, 32 generated tokens
     shared            16 clients at once, whose prompts share their first 1,500 tokens; 32 generated tokens each
     sliding           windows of 120 lines, each one line further, as editors send them after every new line
+    beside            streams of 15 tokens with pauses: on an idle machine, then beside a busy process for each core
     repository        12 pieces of other files before the edited file, of which the oldest is replaced by a new last one
     typing            a recorded typing session: a request after every key, closed at the next key; measures the
                       latency of the completions that the person waited for
@@ -59,6 +60,7 @@ SCENARIOS = (
     "shared",
     "sliding",
     "repository",
+    "beside",
     "typing",
     "typing-debounced",
 )

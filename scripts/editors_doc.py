@@ -49,7 +49,7 @@ LEFT_OUT = """\
 def editors_md() -> str:
     """Return the text of the document."""
     target = Target(address_of(DEFAULT_HOST, DEFAULT_PORT), DEFAULT_MODEL)
-    meanings = "\n".join(f"- {line}" for line in LEGEND)
+    meanings = "\n".join(f"- {name}: {meaning}" for name, meaning in LEGEND.items())
     head = HEAD.format(url=target.address.url, table=_table(), legend=meanings)
     return "\n".join([head, *(_section(e, target) for e in EDITORS), LEFT_OUT])
 

@@ -104,7 +104,7 @@ def trace_request() -> Trace:
     from serve.http.server import HttpServer, bind
     from serve.models import ModelPool, PooledModel
     from serve.models.loading import host
-    from serve.models.service import ModelInfo
+    from serve.models.status import ModelInfo
     from tests.support.fakes import FakeDecoder
 
     class Noting(FakeDecoder):

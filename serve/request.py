@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from serve.decoder import Constraint
 from turbopilot.base.errors import TurboPilotError
+
+if TYPE_CHECKING:
+    from serve.sampling.healing import Healing
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 
@@ -82,12 +85,14 @@ class StopRules:
         single_line: end after the first line that is not blank.
         n_indent: end before a line that is indented by fewer columns than this; 0 is off.
         follows: end before the completion repeats this text, the beginning of the suffix; "" is off.
+        loops: end before lines or a phrase are repeated once too often (see `serve.text.loops`).
     """
 
     strings: tuple[str, ...] = ()
     single_line: bool = False
     n_indent: int = 0
     follows: str = ""
+    loops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class GenerationRequest:
             a source of draft tokens.
         prediction: text that the completion is expected to begin with; only a source of draft tokens.
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
+        healing: text after the prompt that the completion re-spells; None is none. Its tokens count as the prompt's.
     """
 
     prompt: tuple[int, ...]
@@ -125,6 +131,22 @@ class GenerationRequest:
     context: tuple[int, ...] = ()
     prediction: str = ""
     constraint: Constraint | None = None
+    healing: Healing | None = None
+
+    @property
+    def n_healed(self) -> int:
+        """Number of the prompt's tokens that the completion re-spells."""
+        return len(self.healing.tokens) if self.healing else 0
+
+    @property
+    def n_most(self) -> int:
+        """Maximum number of generated tokens, with those that re-spell the end of the prompt."""
+        return self.max_tokens + self.n_healed
+
+    @property
+    def n_prompt(self) -> int:
+        """Number of the prompt's tokens, with those that the completion re-spells."""
+        return len(self.prompt) + self.n_healed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ DEFAULT_PORT: Final = 18080  # the original TurboPilot's: editors are configured
 
 # Threads for routes that need no engine, such as /health, so that they are answered even if the queue is full.
 SPARE_HTTP_THREADS: Final = 8
-# llama.cpp's limit. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
-MAX_PARALLEL: Final = 256
-# A fill-in-the-middle prompt with fewer tokens would have no room for text.
-LEAST_PROMPT: Final = 16
+MAX_PARALLEL: Final = 256  # llama.cpp's limit. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
+LEAST_PROMPT: Final = (
+    16  # a fill-in-the-middle prompt with fewer tokens would have no room for text
+)
 MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_HEADER_BYTES: Final = 64 * 2**10
 # Default time without a request after which a model other than the default one is unloaded.
@@ -68,6 +68,7 @@ class ModelOptions:
         n_seq: number of sequences in the KV cache; None means up to DEFAULT_PARALLEL, as memory allows.
         flash_attention: None uses it only if it is faster or memory is short.
         chat_template: Jinja template for a model file that has none.
+        family: model family by its usual name; "" if unknown.
     """
 
     ctx: Annotated[int | None, Option(
@@ -105,6 +106,11 @@ class ModelOptions:
         "each model, for some seconds, while the server is idle.",
     )] = True
     chat_template: str = ""
+    family: str = ""
+
+    def of(self, model: NamedModel) -> ModelOptions:
+        """Return these options with what is known about a model."""
+        return replace(self, chat_template=model.chat_template, family=model.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,23 @@ class Defaults:
     top_p: Annotated[float, Option(
         "--top-p", "Default top_p of requests: the total probability of the tokens to sample from.", least=0, most=1,
     )] = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How prompts are built, and what ends completions."""
+
+    fim_order: Annotated[FimOrder, Option(
+        "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "
+        "models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache while you type.",
+    )] = "psm"
+    heals: Annotated[bool, Option(
+        "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
+        "token before the cursor, so that a completion does not begin inside a word.",
+    )] = True
+    ends_loops: Annotated[bool, Option(
+        "--no-end-loops/--end-loops", "Do not end a completion that repeats a line twice or a phrase three times.",
+    )] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +214,7 @@ class SecurityOptions:
     )] = field(default=(), repr=False)
     cors_origins: Annotated[tuple[str, ...], Option(
         "--cors-origin", "Web page that may use the server from a browser, such as https://chat.example.com. Can be "
-        "repeated. By default, only the server's own pages may. * allows every page and needs an API key.",
+        "repeated. By default, only the server's own pages and editors may. * allows every page and needs an API key.",
         metavar="ORIGIN",
     )] = ()
     allowed_hosts: Annotated[tuple[str, ...], Option(
@@ -200,8 +223,9 @@ class SecurityOptions:
     )] = ()
     host: str = "127.0.0.1"
     copilot_request_id: Annotated[bool, Option(
-        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to the response to "
-        "Copilot's token request. The newest Copilot language server accepts the token only with it.",
+        "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to responses "
+        "under /copilot_internal/. Only for a Copilot language server that signs in at this server: the settings of "
+        "`turbopilot editors copilot` do not need it.",
     )] = False
     api_key_file: Annotated[Path | None, Option(
         "--api-key-file", "File with API keys, one per line. Lines that begin with # are comments.", metavar="FILE",
@@ -226,11 +250,12 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model file, the model name that clients send ("" means the name in the file), and its chat template."""
+    """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""
 
     name: str
     file: Path
     chat_template: str = ""
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +282,7 @@ class ServerOptions:
     random_seed: Annotated[int | None, Option(
         "-r, --random-seed", "Random seed that makes a run repeatable. Default: a different one each time.",
     )] = None
-    fim_order: Annotated[FimOrder, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "
-        "models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache while you type.",
-    )] = "psm"
+    text: TextOptions = field(default_factory=TextOptions)
     model_name: str = ""
     more: tuple[NamedModel, ...] = ()
     pool: PoolOptions = field(default_factory=PoolOptions)
@@ -274,7 +296,7 @@ class ServerOptions:
     def of(self, model: NamedModel) -> ServerOptions:
         """Return these options for one of the models in `more`, without the default model's draft model."""
         caches = replace(self.caches, draft_file=None)
-        mine = replace(self.model, chat_template=model.chat_template)
+        mine = self.model.of(model)
         return replace(self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=())
 
 # fmt: on

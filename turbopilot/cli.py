@@ -6,7 +6,9 @@ Commands import their dependencies inside their functions, so that `turbopilot -
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -22,43 +24,84 @@ from turbopilot.commands.inspect import inspect
 from turbopilot.commands.models import models
 from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
+from turbopilot.commands.usage import invalid_usage, no_such_command, unexpected_arguments
 from turbopilot.commands.verify import verify
 
+# Typer does not export it, and has its own copy of Click's.
+UsageError: Any = typer.BadParameter.__base__
 
-class ErrorBoundary(TyperGroup):
-    """Command group that prints an error and its hint to stderr and exits with the error's exit code.
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Print an error and its hint to stderr, and exit with the error's exit code.
 
     This is done here and not in `main`, so that Typer's test runner gets the same output. It raises `typer.Exit`,
     because Typer's vendored copy of click does not know click's own exceptions.
     """
+    try:
+        yield
+    except UsageError as e:
+        if type(e).__name__ == "NoArgsIsHelpError":
+            raise  # its message is the help
+        error = invalid_usage(e)
+        fail(error.exit_code, str(error), error.hint)
+    except TurboPilotError as e:
+        fail(e.exit_code, str(e), e.hint)
+    except KeyboardInterrupt:
+        fail(130, "interrupted")
+    except BrokenPipeError:
+        raise  # `turbopilot … | head`: Typer exits silently
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        hint = "check the path, its permissions and the disk space"
+        fail(1, f"{where}{e.strerror or e}", hint)
+    except MemoryError:
+        fail(1, "out of memory", "close other programs, or use a smaller model")
+
+
+def fail(exit_code: int, message: str, hint: str = "") -> NoReturn:
+    """Print an error and exit."""
+    from turbopilot.render import console
+
+    console.error(message, hint)
+    raise typer.Exit(exit_code)
+
+
+class ErrorBoundary(TyperGroup):
+    """Command group that shows all errors in the same form."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Parse the options before the verb."""
+        with errors_shown():
+            return super().make_context(*args, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command and handle its errors."""
-        from turbopilot.render import console
-
-        try:
+        """Parse the verb's arguments and run it."""
+        with errors_shown():
             return super().invoke(ctx)
-        except TurboPilotError as e:
-            console.error(str(e), e.hint)
-            raise typer.Exit(e.exit_code) from e
-        except KeyboardInterrupt:
-            console.error("interrupted")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            raise  # `turbopilot … | head`: Typer exits silently
-        except OSError as e:
-            where = f"{e.filename}: " if e.filename else ""
-            console.error(
-                f"{where}{e.strerror or e}", "check the path, its permissions and the disk space"
-            )
-            raise typer.Exit(1) from e
-        except MemoryError:
-            console.error("out of memory", "close other programs, or use a smaller model")
-            raise typer.Exit(1) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the verb and its arguments."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            raise no_such_command(args[0], self.commands)
+        return super().resolve_command(ctx, args)
 
 
-class SectionedCommand(TyperCommand):
+class VerbCommand(TyperCommand):
     """Command whose help groups options by their `rich_help_panel`, without Rich."""
+
+    allow_extra_args = True  # so that parse_args returns them
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raise InvalidInput if there are too many."""
+        try:
+            extra = super().parse_args(ctx, args)
+        except UsageError as e:
+            e.ctx = e.ctx or ctx  # some errors do not name the verb
+            raise
+        if extra and not ctx.resilient_parsing:
+            raise unexpected_arguments(ctx, extra)
+        return extra
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section for arguments and one for each panel of options."""
@@ -75,6 +118,7 @@ class SectionedCommand(TyperCommand):
 
 
 app = typer.Typer(
+    name="turbopilot",
     cls=ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -112,7 +156,7 @@ _ALONE = (models, serve, editors)  # commands that run without arguments
 for _command in (
     models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
 ):  # fmt: skip
-    app.command(cls=SectionedCommand, no_args_is_help=_command not in _ALONE)(_command)
+    app.command(cls=VerbCommand, no_args_is_help=_command not in _ALONE)(_command)
 
 
 def main() -> None:

@@ -236,9 +236,9 @@ def _short(name: str, rng: Random) -> dict[str, Any]:
     n = rng.randrange(1, 16)
     if name in ("LlamaCompletionRequest", "InfillRequest"):
         return {"n_predict": n}
-    if name == "HuggingFaceRequest":
+    if name.startswith("HuggingFace"):
         return {"parameters": {"max_new_tokens": n}}
-    return {"options": {"num_predict": n}} if name == "OllamaRequest" else {"max_tokens": n}
+    return {"options": {"num_predict": n}} if name.startswith("Ollama") else {"max_tokens": n}
 
 
 def _header(rng: Random) -> tuple[str, str]:

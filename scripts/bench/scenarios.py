@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,10 @@ from bench.trace import DATA, Trace, debounced, load_trace
 from bench.workload import Sizes, Texts
 
 Found: TypeAlias = Mapping[str, float]
+
+# Program of a busy process, which takes all of one core and no memory bandwidth.
+_BUSY = "while True: pass"
+_PAUSE = 0.2  # seconds between the requests of scenario `beside`
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,13 @@ MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("tokens_per_second", "tokens/s of all", less=False, target=1.2),
         Measure("tokens", "tokens", less=False),
     ),
+    "beside": (
+        Measure("idle_ms", "idle machine, median, ms", less=True, target=1.0),
+        Measure("beside_ms", "beside busy processes, median, ms", less=True, target=1.0),
+        Measure("worst_ms", "beside busy processes, worst, ms", less=True, target=1.0),
+        Measure("times", "median beside them, times idle", less=True),
+        Measure("tokens", "tokens", less=False),
+    ),
     "typing": (
         Measure("median_ms", "completion median, ms", less=True, target=0.6),
         Measure("p95_ms", "completion p95, ms", less=True, target=0.7),
@@ -137,6 +151,7 @@ def prepare(
         "sixteen": lambda port: _closed_loop(port, queues, sizes.tokens),
         "sliding": lambda port: _in_turn(port, windows, sizes.line_tokens),
         "repository": lambda port: _in_turn(port, repositories, sizes.line_tokens),
+        "beside": lambda port: _beside(port, fresh[: sum(sizes.beside)], sizes),
         "shared": lambda port: _closed_loop(port, [[p] for p in shared], sizes.tokens),
         "typing": lambda port: _typing(port, load_trace(trace_file)),
         # llama.vim and Copilot's plugins wait about this many milliseconds after a key.
@@ -203,6 +218,40 @@ async def _in_turn(port: int, prompts: Sequence[str], n_tokens: int) -> Ran:
         "tokens": float(sum(a.n_tokens for a in answers)),
     }
     return Ran(found, tuple(a.text for a in answers))
+
+
+async def _beside(port: int, prompts: Sequence[str], sizes: Sizes) -> Ran:
+    """Send short requests with pauses, first on an idle machine, then beside a busy process for each core.
+
+    The first request of each part is not measured.
+    """
+    n_idle = sizes.beside[0]
+    idle = await _paused(port, prompts[:n_idle], sizes.beside_tokens)
+    busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(os.cpu_count() or 1)]
+    try:
+        beside = await _paused(port, prompts[n_idle:], sizes.beside_tokens)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    quiet, loud = ([1000 * a.seconds for a in part[1:]] for part in (idle, beside))
+    found = {
+        "idle_ms": statistics.median(quiet),
+        "beside_ms": statistics.median(loud),
+        "worst_ms": max(loud),
+        "times": statistics.median(loud) / statistics.median(quiet),
+        "tokens": float(sum(a.n_tokens for a in (*idle, *beside))),
+    }
+    return Ran(found, tuple(a.text for a in (*idle, *beside)))
+
+
+async def _paused(port: int, prompts: Sequence[str], n_tokens: int) -> list[Answer]:
+    """Send one request after the other, with a pause as between the keys of a person who types."""
+    answers = []
+    for prompt in prompts:
+        answers.append(await complete(port, greedy(prompt, n_tokens, stream=True)))
+        await asyncio.sleep(_PAUSE)
+    return answers
 
 
 async def _typing(port: int, trace: Trace) -> Ran:

@@ -117,7 +117,7 @@ _LLAMA_CPP_PYTHON: Mapping[str, tuple[Settings, ...]] = {
 }  # fmt: skip
 
 _TABLES = {LLAMA_SERVER: _LLAMA_SERVER, LLAMA_CPP_PYTHON: _LLAMA_CPP_PYTHON}
-_SAME = {"typing-debounced": "typing", "repository": "sliding"}
+_SAME = {"typing-debounced": "typing", "repository": "sliding", "beside": "one"}
 # Number of settings of each server that a comparison measures.
 _COMPARED = 2
 

@@ -28,6 +28,8 @@ class Sizes:
         files: (requests, other files, tokens of each, tokens of the edited file) of scenario `repository`; each request
             drops the oldest of the other files and has a new one.
         line_tokens: generated tokens for each request of `sliding` and `repository`.
+        beside: (requests on an idle machine, requests beside busy processes) of scenario `beside`.
+        beside_tokens: generated tokens for each of them.
         sharers: (clients, tokens of the shared prefix, further tokens of each client) of scenario `shared`.
     """
 
@@ -38,6 +40,8 @@ class Sizes:
     windows: tuple[int, int] = (31, 120)
     files: tuple[int, int, int, int] = (9, 12, 100, 300)
     line_tokens: int = 8
+    beside: tuple[int, int] = (12, 24)
+    beside_tokens: int = 15
     sharers: tuple[int, int, int] = (16, 1500, 20)
 
 
@@ -49,6 +53,8 @@ TINY = Sizes(
     windows=(3, 20),
     files=(3, 2, 20, 20),
     line_tokens=2,
+    beside=(2, 2),
+    beside_tokens=2,
     sharers=(3, 100, 8),
 )  # for tests of the benchmark; too small to measure speed
 

@@ -14,7 +14,9 @@ HEAD = """\
 # Command line
 
 `turbopilot VERB --help` shows the same text. Every verb that produces something takes `--json`, shows progress on a
-terminal and is quiet in a pipe. Errors go to stderr, as `error:` and `hint:`.
+terminal and is quiet in a pipe. Errors go to stderr, as `error:` and `hint:`. Tables are as wide as the terminal, or 80
+columns in a pipe; `COLUMNS` sets another width. Columns that do not fit are left out and named below the table. With
+`NO_COLOR`, nothing is coloured or bold.
 
 | exit code | meaning |
 |---:|---|

@@ -73,7 +73,7 @@ def _operation(paths: list[str], operation: Schema) -> Iterator[str]:
         content = body["content"]["application/json"]
         yield f"```json\n{json.dumps(content['example'], ensure_ascii=False)}\n```"
         yield f"Request: {_links(content['schema'])}."
-    for type_, content in operation["responses"]["200"].get("content", {}).items():
+    for type_, content in operation["responses"].get("200", {}).get("content", {}).items():
         if "x-itemSchema" in content:
             pieces = content["x-itemSchema"]
             about = pieces["description"].rstrip(".")

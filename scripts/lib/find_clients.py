@@ -25,6 +25,8 @@ NPM = {
     "tabby-agent": "tabby-agent",
     "continue-fetch": "@continuedev/fetch",
 }
+# Clients whose packages are in the environment of the PyPI clients.
+PYPI = ("llm", "ollama", "mistralai", "huggingface_hub", "langchain-openai", "litellm")
 LLAMA_VIM = "set LLAMA_VIM to a clone of https://github.com/ggml-org/llama.vim (it is in no package registry)"
 
 
@@ -57,11 +59,13 @@ def npm(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def pypi(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the PyPI clients: OpenAI's is in the environment of the tests, `llm` in its own."""
+    """Yield the PyPI clients: OpenAI's is in the environment of the tests, the others in their own."""
     yield "openai-python", {"version": metadata.version("openai")}
     python = str(folder / "venv/bin/python")
-    version = first(r"([\d.]+)", said(python, "-m", "llm", "--version"))
-    yield "llm", {"version": version} if version else {"missing": "pip could not install it"}
+    code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+    for client in PYPI:
+        version = said(python, "-c", code, client).strip()
+        yield client, {"version": version} if version else {"missing": "pip could not install it"}
 
 
 def vim(folder: Path) -> dict[str, str]:
@@ -101,7 +105,7 @@ def main() -> int:
     (folder / "found.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     missing = {client: entry["missing"] for client, entry in found.items() if "missing" in entry}
     for client, entry in found.items():
-        print(f"{client:15} {entry.get('version') or 'missing: ' + entry['missing']}")
+        print(f"{client:16} {entry.get('version') or 'missing: ' + entry['missing']}")
     strict = "--strict" in sys.argv and set(missing) - {"llama.vim"}
     if strict:
         print(f"error: --strict: missing clients: {', '.join(sorted(strict))}", file=sys.stderr)

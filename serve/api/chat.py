@@ -178,7 +178,7 @@ class ChatRequest(ChatFields):
     def fitted(self, completion: Completion, service: CompletionService) -> Completion:
         """Return the completion with a prompt from the model's chat template."""
         prompt = service.chat_prompt([m.message() for m in self.messages])
-        return replace(completion, prompts=(prompt,))
+        return replace(completion, prompts=(prompt,), heals=False)
 
 
 class MistralFimRequest(ChatFields):

@@ -13,37 +13,33 @@ from serve.api.body import Count
 from serve.api.chat import ChatRequest, MistralFimRequest
 from serve.api.completions import CompletionRequest, TabbyRequest
 from serve.api.dialect import Dialect
-from serve.api.generate import HuggingFaceRequest, OllamaRequest
+from serve.api.hugging_face import (
+    HuggingFaceListRequest,
+    HuggingFaceRequest,
+    HuggingFaceStreamRequest,
+)
 from serve.api.llama_cpp import InfillRequest, LlamaCompletionRequest
+from serve.api.models import (
+    ModelAnswer,
+    ModelsAnswer,
+    OllamaModelInfo,
+    OllamaModels,
+    OllamaVersion,
+    ShowRequest,
+)
+from serve.api.ollama import OllamaChatRequest, OllamaRequest
 
 TAGS: Final = {
     "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
     "Chat": "OpenAI's chat completions, for models with a chat template, and Mistral's fill-in-the-middle.",
     "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny.",
-    "Generate": "Hugging Face's text generation (with `inputs`) and Ollama's generate (with `prompt`), on one route.",
+    "Ollama": "Ollama's API, for plugins that know it alone.",
+    "Hugging Face": "The routes of Hugging Face's text-generation-inference, which `InferenceClient` uses.",
     "Tabby": "Routes that Tabby's agent uses in addition to completions.",
     "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
     "Operators": "Status page, health check, metrics and this document.",
 }
 State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
-
-
-class ModelAnswer(TypedDict):
-    """A model. `id` is the requested name, `root` the model's own name, and `max_model_len` its context in tokens."""
-
-    id: str
-    object: Literal["model"]
-    created: Count
-    owned_by: str
-    root: str
-    max_model_len: Count
-
-
-class ModelsAnswer(TypedDict):
-    """All models that the server can load."""
-
-    object: Literal["list"]
-    data: list[ModelAnswer]
 
 
 class TabbyVersion(TypedDict):
@@ -112,8 +108,10 @@ class Endpoint:
         methods: HTTP methods.
         paths: paths in OpenAPI's notation.
         requests: the dialects that it accepts, distinguished by their `key`; empty if the route needs no model.
+        body: type of the request body of a route that needs no model.
         answer: type of a JSON response, or a MIME type; None means an empty body.
         is_open: whether it needs no API key even if the server requires one.
+        refusal: if set, the route always answers with status 501 and this error.
     """
 
     name: str
@@ -122,8 +120,10 @@ class Endpoint:
     methods: tuple[str, ...]
     paths: tuple[str, ...]
     requests: tuple[type[Dialect], ...] = ()
+    body: type[ShowRequest] | None = None
     answer: Any = None
     is_open: bool = False
+    refusal: str = ""
 
     def read(self, values: Mapping[str, Any]) -> Dialect:
         """Validate a body in the dialect whose key it contains."""
@@ -133,9 +133,10 @@ class Endpoint:
 
 def plain_errors(path: str) -> bool:
     """Return whether errors of a route have the format `{"error": text}` (Hugging Face, Ollama), not OpenAI's."""
-    return path.startswith("/api/")
+    return path.startswith("/api/") or path in _TGI
 
 
+_TGI: Final = ("/generate", "/generate_stream", "/")
 _GET: Final = ("GET",)
 _POST: Final = ("POST",)
 ENDPOINTS: Final = (
@@ -146,7 +147,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint("models", "OpenAI", "List the models.", _GET, ("/v1/models", "/models"), answer=ModelsAnswer),
     Endpoint(
-        "model", "OpenAI", "Get the model that a name refers to; an unknown name means the default model.",
+        "model", "OpenAI", "Get a model. Unknown names are an error, although completions accept them.",
         _GET, ("/v1/models/{name}",), answer=ModelAnswer,
     ),
     Endpoint(
@@ -166,9 +167,39 @@ ENDPOINTS: Final = (
         _POST, ("/infill",), (InfillRequest,),
     ),
     Endpoint(
-        "generate", "Generate",
+        "generate", "Ollama",
         "Complete a text: a body with `inputs` is a Hugging Face request, one with `prompt` an Ollama request.",
         _POST, ("/api/generate",), (HuggingFaceRequest, OllamaRequest),
+    ),
+    Endpoint(
+        "ollamaChat", "Ollama", "Complete a chat, for models with a chat template.",
+        _POST, ("/api/chat",), (OllamaChatRequest,),
+    ),
+    Endpoint("ollamaTags", "Ollama", "List the models.", _GET, ("/api/tags",), answer=OllamaModels),
+    Endpoint("ollamaPs", "Ollama", "List the loaded models.", _GET, ("/api/ps",), answer=OllamaModels),
+    Endpoint(
+        "ollamaShow", "Ollama", "Get a model in detail.",
+        _POST, ("/api/show",), body=ShowRequest, answer=OllamaModelInfo,
+    ),
+    Endpoint(
+        "ollamaVersion", "Ollama", "Get the version of Ollama whose API the server follows.",
+        _GET, ("/api/version",), answer=OllamaVersion,
+    ),
+    Endpoint(
+        "ollamaEmbed", "Ollama", "Refused: the server computes no embeddings.",
+        _POST, ("/api/embed", "/api/embeddings"),
+        refusal="embeddings are not supported: this server only completes text; use another server for them",
+    ),
+    Endpoint(
+        "huggingFace", "Hugging Face", "Complete a text.", _POST, ("/generate",), (HuggingFaceRequest,)
+    ),
+    Endpoint(
+        "huggingFaceStream", "Hugging Face", "Complete a text, streamed by default.",
+        _POST, ("/generate_stream",), (HuggingFaceStreamRequest,),
+    ),
+    Endpoint(
+        "huggingFaceList", "Hugging Face", "Complete a text. The response is a list with one completion.",
+        _POST, ("/",), (HuggingFaceListRequest,),
     ),
     Endpoint(
         "tabbyHealth", "Tabby", "Get the model, the machine and the server's version.",

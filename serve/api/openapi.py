@@ -20,10 +20,11 @@ _ABOUT: Final = f"""Code completions from a model on this machine, in the API di
 
 - Unknown fields are ignored, null means that a field is absent, and any model name is accepted. A field of the wrong \
 type or out of range is refused with status 400; the error names the field.
-- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored.
+- A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored; \
+it must not be compressed.
 - A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
 Neither is an error; both are reported in the response.
-- A client that closes its connection cancels its request.
+- A client that closes its connection, or only its sending side, cancels its request.
 - `x-itemSchema` describes the chunks of a stream. If a stream fails, its last chunk is an error."""
 
 
@@ -54,14 +55,17 @@ _ALWAYS: Final = {
     403: "The request comes from a web page that is not allowed.",
     405: "The route does not support this method.",
     413: "The body is too large.",
+    415: "The body is compressed (`Content-Encoding`).",
     421: "The Host header is not a name of this server.",
     431: "The headers are too large.",
     500: "Internal error. See the server's log for details.",
 }
+_ABSENT: Final = {404: "The server has no model with this name."}
+_REFUSED: Final = {501: "The server does not support this route; the error states why."}
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
 # Further errors of routes that need a model.
 _COMPUTED: Final = {
-    499: "A newer request of the same session ended this one. Do not retry.",
+    499: "A newer request of the same session ended this one, or the client closed its sending side. Do not retry.",
     503: "The queue is full or the server is shutting down. Retry after the number of seconds in `Retry-After`.",
     504: "The deadline passed before any text was generated.",
 }
@@ -152,7 +156,8 @@ def _components(defaults: Defaults) -> dict[str, Any]:
     """Return the schemas of all request bodies and responses."""
     types: list[Any] = [OpenAiError, PlainError]
     for e in ENDPOINTS:
-        types += [e.answer, *(t for kind in e.requests for t in (kind, kind.answer, kind.chunk))]
+        types += [e.body, e.answer]
+        types += (t for kind in e.requests for t in (kind, kind.answer, kind.chunk))
     _, found = TypeAdapter.json_schemas(
         [(t.__name__, "validation", TypeAdapter(t)) for t in types if isinstance(t, type)],
         ref_template=_REF,
@@ -179,8 +184,9 @@ def _json(*types: Any) -> dict[str, Any]:
 def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     error = PlainError if plain_errors(path) else OpenAiError
     ok: dict[str, Any] = {"description": "The response."}
-    answers = {"200": ok}
+    answers = {} if e.refusal else {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
+    statuses |= (_REFUSED if e.refusal else {}) | (_ABSENT if "{name}" in path else {})
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
@@ -192,14 +198,15 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)}", path)
     ]
     operation: dict[str, Any] = {"tags": [e.tag], "summary": e.summary, "parameters": parameters}
-    if e.requests:
-        parameters += _PARAMETERS
-        example = {"example": e.requests[0].example}
+    if bodies := e.requests or ((e.body,) if e.body else ()):
+        example = {"example": bodies[0].example}
         operation["requestBody"] = {
             "required": True,
             "description": "Read as JSON; the Content-Type is ignored.",
-            "content": {"application/json": {"schema": _any_of(*e.requests), **example}},
+            "content": {"application/json": {"schema": _any_of(*bodies), **example}},
         }
+    if e.requests:
+        parameters += _PARAMETERS
         truncated = {"description": _TRUNCATED, "schema": _STRING}
         ok |= {"headers": {"X-TurboPilot-Truncated": truncated}, "content": _computed(e, error)}
     elif isinstance(e.answer, str):

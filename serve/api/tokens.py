@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -83,6 +84,48 @@ class PlacedTokens:
         return ready
 
 
+class TokenTexts:
+    """Splits a text into the texts of its tokens, which together are the text.
+
+    A token that ends inside a character has no text; the token that completes the character has it. Of the tokens
+    that a stop string cuts off, only the first is returned, with what is left of its text.
+
+    Attributes:
+        text: the text so far.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._n_decoded = 0
+        self._n_returned = 0
+        self._held: deque[tuple[ChosenToken, int]] = (
+            deque()
+        )  # with the offset of the text after the token
+
+    def feed(self, text: str, tokens: Iterable[ChosenToken]) -> list[tuple[ChosenToken, str]]:
+        """Return the tokens whose text is final, with their texts; the last token is held back for `last`.
+
+        Args:
+            text: the text that became final since the last call.
+            tokens: tokens generated since the last call.
+        """
+        self.text += text
+        for t in tokens:
+            self._n_decoded += len(self._decoder.decode(t.token.data))
+            self._held.append((t, self._n_decoded))
+        found = []
+        while len(self._held) > 1 and self._held[0][1] <= len(self.text):
+            token, end = self._held.popleft()
+            found.append((token, self.text[self._n_returned : end]))
+            self._n_returned = end
+        return found
+
+    def last(self) -> list[tuple[ChosenToken, str]]:
+        """Return the token that the rest of the text belongs to; nothing if there were no tokens."""
+        return [(self._held[0][0], self.text[self._n_returned :])] if self._held else []
+
+
 def token_text(data: bytes) -> str:
     r"""Return a token's bytes as text; bytes that are not valid UTF-8 in OpenAI's notation: `bytes:\xe2\x80`."""
     try:
@@ -95,7 +138,7 @@ def legacy_logprobs(tokens: Sequence[PlacedToken], n_top: int) -> LegacyLogprobs
     """Return log probabilities in OpenAI's format for completions."""
     return {
         "tokens": [token_text(t.token.token.data) for t in tokens],
-        "token_logprobs": [_number(t.token.token) for t in tokens],
+        "token_logprobs": [logprob_number(t.token.token) for t in tokens],
         "top_logprobs": [_top(t.token) for t in tokens] if n_top else None,
         "text_offset": [t.offset for t in tokens],
     }
@@ -107,7 +150,7 @@ def _top(chosen: ChosenToken) -> dict[str, float | None] | None:
         return None
     found: dict[str, float | None] = {}
     for t in (*chosen.top, chosen.token):
-        found.setdefault(token_text(t.data), _number(t))
+        found.setdefault(token_text(t.data), logprob_number(t))
     return found
 
 
@@ -122,13 +165,14 @@ def detailed_logprobs(tokens: Iterable[PlacedToken], *, ids: bool = False) -> li
 def _detail(token: TokenLogprob, ids: bool) -> TopToken:
     found: TopToken = {
         "token": token_text(token.data),
-        "logprob": _number(token),
+        "logprob": logprob_number(token),
         "bytes": list(token.data),
     }
     return {"id": token.id, **found} if ids else found
 
 
-def _number(token: TokenLogprob) -> float | None:
+def logprob_number(token: TokenLogprob) -> float | None:
+    """Return a token's log probability for JSON, which has neither NaN nor infinity."""
     if math.isnan(token.logprob):
         return None
     return max(token.logprob, IMPOSSIBLE)

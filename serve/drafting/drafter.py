@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from serve.decoder import FimTokens
 from serve.drafting.token_index import MOST, TokenIndex
+
+if TYPE_CHECKING:
+    from serve.sampling.healing import Healing
 
 MOST_ENTRIES = 64  # number of remembered completions
 TAIL = 256  # bytes kept of a prompt's end
@@ -127,7 +131,11 @@ class Drafter:
         self._recent_right += LEARNING * (n_right / n_drafted - self._recent_right)
 
     def begin(
-        self, prompt: Sequence[int], context: Sequence[int] = (), prediction: bytes = b""
+        self,
+        prompt: Sequence[int],
+        context: Sequence[int] = (),
+        prediction: bytes = b"",
+        healing: Healing | None = None,
     ) -> Draft:
         """Return the draft of one request.
 
@@ -135,8 +143,9 @@ class Drafter:
             prompt: tokens of the prompt.
             context: tokens other than the prompt that the completion may repeat.
             prediction: text that the completion is expected to begin with; b"" if there is none.
+            healing: text before the cursor that the completion re-spells first.
         """
-        return Draft(self, prompt, context, prediction)
+        return Draft(self, prompt, context, prediction, healing)
 
     def before_cursor(self, prompt: Sequence[int]) -> bytes:
         """Return the last TAIL bytes of the text before the cursor."""
@@ -166,7 +175,12 @@ class Draft:
     """
 
     def __init__(
-        self, drafter: Drafter, prompt: Sequence[int], context: Sequence[int], prediction: bytes
+        self,
+        drafter: Drafter,
+        prompt: Sequence[int],
+        context: Sequence[int],
+        prediction: bytes,
+        healing: Healing | None,
     ) -> None:
         self._drafter = drafter
         self._prompt, self._context = prompt, context
@@ -175,11 +189,16 @@ class Draft:
         self._index: TokenIndex | None = None
         self._n_indexed = 0
         # The rest of a predicted or remembered completion that has matched the model's tokens so far.
-        self._text = (prediction or drafter.recent.find(self._before))[:MOST_BYTES]
+        again = healing.text if healing else b""
+        known = again + prediction if prediction else drafter.recent.find(self._before)
+        self._text = known[:MOST_BYTES] if known.startswith(again) else b""
         self._ahead = drafter.tokenize(self._text) if self._text else []
+        self._is_known = bool(self._ahead)
+        if healing and not self._ahead:  # most texts are spelled as before
+            self._text, self._ahead = again, list(healing.tokens)
         self._at = 0
         self._cost = max(drafter.cost, 1e-3)
-        self._credit = drafter.first_credit(remembers=bool(self._ahead)) * self._cost
+        self._credit = drafter.first_credit(remembers=self._is_known) * self._cost
         self._is_remembered = False  # whether the last draft came from a remembered completion
 
     def propose(self, most: int) -> list[int]:
@@ -218,7 +237,7 @@ class Draft:
         self._credit += SHARE + n_right - n_drafted * self._cost
         # The credit is capped: after a long run of accepted drafts, the next ones may fail for just as long.
         self._credit = min(self._credit, MOST * self._cost)
-        if n_drafted and self._is_remembered:
+        if n_drafted and self._is_remembered and self._is_known:
             self._drafter.learn(n_drafted, n_right)
 
     def end(self) -> None:

@@ -183,7 +183,7 @@ class Engine:
         s.began = now = self._clock()
         s.n_cached = s.n_prompt_held
         self.metrics.queue_seconds.observe(max(0.0, now - s.submitted))
-        self.metrics.prompt_tokens += len(s.request.prompt)
+        self.metrics.prompt_tokens += s.request.n_prompt
         self.metrics.cached_tokens += s.n_cached
 
     def _plan(self) -> list[Sequence]:
@@ -211,7 +211,7 @@ class Engine:
         wanted: dict[int, DraftWish] = {}
         for s in running:
             s.draft = []
-            left = s.request.max_tokens - s.n_generated - 1
+            left = s.n_left - 1
             if len(running) > 1 and only_alone:
                 continue
             if not s.drafting or s.n_pending > self.decoder.n_batch or left < 1:
@@ -265,7 +265,7 @@ class Engine:
 
     def _advance(self, s: Sequence, rows: Logits, now: float) -> list[Emitted]:
         """Choose a sequence's next tokens, and remove rejected draft tokens from the KV cache."""
-        since, before = s.last_at if s.first_at is not None else None, s.n_generated
+        since, before = s.last_at if s.first_at is not None else None, s.n_new
         try:
             deltas, n_right = s.advance(rows, self.decoder, now, self._requests.learn)
         except TurboPilotError as e:  # NaN in the logits, or the schema allows no token
@@ -275,7 +275,7 @@ class Engine:
             self.decoder.remove(s.slot, s.n_past)
         self.metrics.drafted_tokens += len(s.draft)
         self.metrics.accepted_tokens += n_right
-        self._requests.count_tokens(s, s.n_generated - before, since, now)
+        self._requests.count_tokens(s, s.n_new - before, since, now)
         events: list[Emitted] = [(s.id, delta) for delta in deltas]
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 

@@ -16,6 +16,7 @@ from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
 from serve.sampling import Sampler, seed_sequence
+from serve.sampling.healing import heal
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -90,7 +91,7 @@ class Requests:
             s = self._make(request_id, request, now, ours)
         except TurboPilotError as e:
             self._metrics.finish("error")
-            refusal = Finished("error", Usage(len(request.prompt), 0), e)
+            refusal = Finished("error", Usage(request.n_prompt, 0), e)
             return [*events, (request_id, refusal)]
         self._under_way[request_id] = s
         if name:
@@ -103,9 +104,9 @@ class Requests:
 
     def _check(self, request: GenerationRequest) -> None:
         """Raise InvalidRequest if the request can never run."""
-        if len(request.prompt) + request.max_tokens > self._decoder.n_ctx:
+        if request.n_prompt + request.max_tokens > self._decoder.n_ctx:
             raise ContextLengthExceeded(
-                f"the prompt ({len(request.prompt)} tokens) and max_tokens ({request.max_tokens}) do not "
+                f"the prompt ({request.n_prompt} tokens) and max_tokens ({request.max_tokens}) do not "
                 f"fit into the context of {self._decoder.n_ctx} tokens"
             )
         if not request.prompt:
@@ -124,7 +125,7 @@ class Requests:
         drafting = None
         if self.drafter and request.max_tokens:
             drafting = self.drafter.begin(
-                request.prompt, request.context, request.prediction.encode()
+                request.prompt, request.context, request.prediction.encode(), request.healing
             )
         sampler = Sampler(sampling, seed, constraint=request.constraint, vocab=self._decoder)
         return Sequence(request_id, request, sampler, drafting, now, ours)
@@ -134,15 +135,15 @@ class Requests:
         events: list[Emitted] = []
         if s.only_warms or not s.follows_from_tokens:
             return events
-        while (token := self._answers.next(s.name, s.n_named)) is not None:
+        while (token := self._answers.next(s.answer_name, s.n_named)) is not None:
             if delta := s.take(token, None, self._decoder, s.submitted):
                 events.append((s.id, delta))
             if s.ended:
-                s.n_cached = len(s.request.prompt)
+                s.n_cached = s.request.n_prompt
                 events += self.end(s, s.ended)
                 break
-        self._metrics.known_tokens += 0 if s.is_ours else s.n_generated
-        self.count_tokens(s, s.n_generated, None, s.submitted)
+        self._metrics.known_tokens += 0 if s.is_ours else s.n_new
+        self.count_tokens(s, s.n_new, None, s.submitted)
         return events
 
     @property
@@ -158,16 +159,20 @@ class Requests:
         last, self._last = self._last, None
         if last is None or last.n_named + last.request.max_tokens > self._decoder.n_ctx:
             return None
-        request = last.request
-        prompt = (*request.prompt, *last.generated)
+        request, prompt = last.request, [*last.request.prompt, *last.tokens[last.n_prompt :]]
+        healing = request.healing and heal(prompt, request.healing.index, keep=1)
         return GenerationRequest(
-            prompt, request.max_tokens, sampling=request.sampling, window=request.window
+            tuple(prompt),
+            request.max_tokens,
+            sampling=request.sampling,
+            window=request.window,
+            healing=healing,
         )
 
     def learn(self, s: Sequence, token: int) -> None:
         """Store `token` in the answer cache as the sequence's next one."""
         if s.follows_from_tokens:
-            self._answers.learn(s.name, s.n_named, token)
+            self._answers.learn(s.answer_name, s.n_named, token)
 
     def count_tokens(self, s: Sequence, n_new: int, since: float | None, now: float) -> None:
         """Count `n_new` tokens; `since` is the time of the preceding token, or None if they are the first."""
@@ -185,7 +190,7 @@ class Requests:
         """End requests whose deadline has passed."""
         events: list[Emitted] = []
         for s in [s for s in self._under_way.values() if s.is_late(now)]:
-            if s.n_generated:
+            if s.n_new:
                 events += self.end(s, "length", last_text=s.text.finish(), how="deadline")
             else:
                 error = DeadlineExceeded(
@@ -221,7 +226,7 @@ class Requests:
         if s.is_ours:
             return []
         self._metrics.finish(how or reason)
-        if reason in ("stop", "length") and s.n_generated and s.follows_from_tokens:
+        if reason in ("stop", "length") and s.n_new and s.follows_from_tokens:
             self._last = s
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []
         return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]

@@ -124,7 +124,8 @@ class Scheduler:
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
             if room is None:
-                sequence.extend([*sequence.request.prompt, *sequence.generated])
+                generated = sequence.tokens[sequence.n_prompt :]
+                sequence.extend([*sequence.request.prompt, *generated])
                 return False
             clear += room
         lost = [*clear, slot] if slot == source else clear
@@ -202,7 +203,7 @@ class Scheduler:
         n = len(sequence.tokens)
         if not self._reuses or sequence.n_scored or n - keep <= LEAST_GAIN:
             return None
-        room = self._decoder.n_ctx - sequence.request.max_tokens + sequence.n_generated
+        room = self._decoder.n_ctx - sequence.request.n_most + sequence.n_generated
         best: tuple[int, Reuse] | None = None
         for slot in self.slots.idle():
             reuse = find_reuse(

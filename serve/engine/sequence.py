@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,10 +14,10 @@ from serve.request import (
     GenerationRequest,
     PromptScored,
     TextDelta,
-    TokenLogprob,
     Usage,
 )
-from serve.sampling import Sampler, logprobs
+from serve.sampling import Sampler, logprobs, unscored
+from serve.sampling.healing import Spelling, cut_to
 from serve.text import TextStream
 
 WAITING = -1
@@ -34,7 +33,7 @@ class Sequence:
         is_ours: whether the engine computes it ahead, without a client; its tokens go only to the answer cache.
         tokens: prompt and generated tokens; cached tokens may precede the prompt (see `serve.engine.reuse`).
         n_prompt: how many of `tokens` are not generated.
-        name: name of `tokens` in the answer cache.
+        name: name of the prompt and the generated tokens.
         idles: whether it only warms the cache, which happens if no other request needs the step.
         slot: the slot in which it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
@@ -47,6 +46,7 @@ class Sequence:
         n_moved: tokens reused at other positions.
         n_drafted, n_accepted: draft tokens computed and accepted.
         n_reported: prompt tokens whose log probabilities were reported.
+        spelling: text before the cursor that the completion has still to re-spell.
         began: time at which it was admitted to a slot.
         first_at, last_at: times of its first and its latest token.
         has_line: whether the generated text contains a newline.
@@ -77,6 +77,7 @@ class Sequence:
     n_drafted: int = 0
     n_accepted: int = 0
     n_reported: int = 0
+    spelling: Spelling = field(init=False)
     began: float | None = None
     first_at: float | None = None
     last_at: float = 0.0
@@ -89,12 +90,13 @@ class Sequence:
         self.tokens = list(self.request.prompt)
         self.n_prompt = len(self.tokens)
         self.name = name_of(self.request.prompt)
+        self.spelling = Spelling(self.request.healing)
         self.idles = self.only_warms and not self.request.scores_prompt
 
     @property
     def n_reserved(self) -> int:
         """Maximum number of cells that the sequence may need."""
-        return self.n_prompt + self.request.max_tokens
+        return self.n_prompt + self.request.n_most
 
     @property
     def n_scored(self) -> int:
@@ -139,8 +141,18 @@ class Sequence:
 
     @property
     def n_generated(self) -> int:
-        """Number of generated tokens."""
+        """Number of generated tokens, with those that re-spelled the end of the prompt."""
         return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_new(self) -> int:
+        """Number of tokens of the completion."""
+        return self.n_generated - self.spelling.n_tokens
+
+    @property
+    def n_left(self) -> int:
+        """Number of tokens that may still be generated."""
+        return min(self.request.max_tokens - self.n_new, self.request.n_most - self.n_generated)
 
     @property
     def n_named(self) -> int:
@@ -148,9 +160,9 @@ class Sequence:
         return len(self.request.prompt) + self.n_generated
 
     @property
-    def generated(self) -> list[int]:
-        """The generated tokens."""
-        return self.tokens[self.n_prompt :]
+    def answer_name(self) -> int:
+        """Name in the answer cache: the next token depends on the bytes to re-spell, too."""
+        return hash((self.name, self.spelling.rest)) if self.spelling.rest else self.name
 
     @property
     def n_prompt_held(self) -> int:
@@ -181,19 +193,13 @@ class Sequence:
             prompt_seconds = max(0.0, self.first_at - self.began)
             predict_seconds = max(0.0, self.last_at - self.first_at)
         return Usage(
-            len(self.request.prompt),
-            self.n_generated,
-            self.n_cached,
-            self.n_drafted,
-            self.n_accepted,
-            prompt_seconds,
-            predict_seconds,
-        )
+            self.request.n_prompt, self.n_new, self.n_cached, self.n_drafted, self.n_accepted,
+            prompt_seconds, predict_seconds,
+        )  # fmt: skip
 
     def is_late(self, now: float) -> bool:
         """Return whether the deadline has passed."""
-        deadline = self.request.deadline
-        return deadline is not None and now - self.submitted >= deadline
+        return self.request.deadline is not None and now - self.submitted >= self.request.deadline
 
     def advance(
         self,
@@ -221,7 +227,7 @@ class Sequence:
         """
         n_drafted, n_right, deltas = len(rows) - 1, 0, []
         for i, logits in enumerate(rows):
-            token = self.sampler.pick(logits, self.tokens)
+            token = self.sampler.pick(self.spelling.mask(logits), self.tokens)
             self.sampler.accept(token)
             learn(self, token)
             if delta := self.take(token, logits, decoder, now):
@@ -246,15 +252,12 @@ class Sequence:
             decoder: gives the tokens' bytes.
         """
         prompt, n = self.request.prompt, self.request.n_logprobs or 0
-        scored = []
-        if not self.n_reported:
-            first = TokenLogprob(prompt[0], decoder.piece(prompt[0]), math.nan)
-            scored.append(ChosenToken(first, ()))
-            self.n_reported = 1
+        scored = [] if self.n_reported else [unscored(prompt[0], decoder.piece)]
         # Tokens reported before the KV cache was lost are not reported again.
-        for row in rows[self.n_reported - start - 1 :]:
-            scored.append(logprobs(row, prompt[self.n_reported], n, decoder.piece))
-            self.n_reported += 1
+        at = max(1, self.n_reported)
+        for token, row in zip(prompt[at:], rows[at - start - 1 :], strict=False):
+            scored.append(logprobs(row, token, n, decoder.piece))
+        self.n_reported += len(scored)
         return PromptScored(tuple(scored))
 
     def take(
@@ -270,12 +273,14 @@ class Sequence:
         if decoder.is_eog(token):
             self.ended, chosen, text = "stop", (), self.text.finish()
         else:
-            data = decoder.piece(token)
+            piece = decoder.piece(token)
+            if (data := self.spelling.feed(piece)) != piece:
+                chosen = cut_to(chosen, data)
             self._append(token, data, now)
             text = self.text.feed(data)
             if self.text.stopped:
                 self.ended = "stop"
-            elif self.n_generated >= self.request.max_tokens or self._has_no_time(now):
+            elif self.n_left < 1 or self._has_no_time(now):
                 self.ended = "length"
                 text += self.text.finish()
         return TextDelta(text, chosen) if text or chosen else None
@@ -285,16 +290,11 @@ class Sequence:
         self.name = name_of((token,), self.name)
         if self.drafting:
             self.drafting.append(token)
-        if self.first_at is None:
+        if self.first_at is None and self.n_new:
             self.first_at = now
-        self.last_at = now
-        self.has_line = self.has_line or b"\n" in data
+        self.last_at, self.has_line = now, self.has_line or b"\n" in data
 
     def _has_no_time(self, now: float) -> bool:
-        limit = self.request.predict_time
-        return (
-            limit is not None
-            and self.has_line
-            and self.first_at is not None
-            and now - self.first_at >= limit
-        )
+        if self.request.predict_time is None or self.first_at is None or not self.has_line:
+            return False
+        return now - self.first_at >= self.request.predict_time

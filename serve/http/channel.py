@@ -1,13 +1,19 @@
 """Subclasses of waitress's connection classes.
 
-A channel notices at once when its client disconnects, sends errors as JSON, and closes the connection of a client that
-does not read its response or does not complete its request in time. A client that closes its sending side counts as
-disconnected, as in nginx. If a client disconnects after `channel_request_lookahead` pipelined requests, the server
-notices it only at the next write.
+A channel notices at once when its client disconnects, sends errors as JSON, keeps the connection open after a stream,
+and closes the connection of a client that does not read its response or does not complete its request in time. If a
+client disconnects after `channel_request_lookahead` pipelined requests, the server notices it only at the next write.
+
+A client that closes only its sending side, as `nc -N` does, gets its responses, but its completions are cancelled. TCP
+reports the end of the data in the same way if an editor closes the connection because it no longer needs a completion.
+Only an attempt to send distinguishes the two, and most responses cannot begin before the completion is finished.
+Relays (`ssh -L`, Docker's proxy) even turn the one into the other: they close their sending side and still receive.
+nginx and llama.cpp's server cancel such requests as well.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections import Counter
@@ -20,8 +26,9 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from serve.api.dialect import json_bytes
+from serve.http import request_log
 from serve.http.errors import Fault, error_body
-from serve.http.request_log import request_id
+from serve.http.request_log import REQUEST_ID_HEADER, request_id
 
 # Refused bodies up to this size are received and discarded, so that a client that sends all before it reads gets the
 # error instead of a broken connection. For larger ones, the connection is closed.
@@ -99,22 +106,42 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
-    """Task that sends waitress's own errors as JSON in the client's API dialect."""
+    """Task that sends waitress's own errors as JSON in the client's API dialect, with a request id, and logs them."""
 
     def execute(self) -> None:
         """Write the error response."""
         error = self.request.error
+        given = self.request.headers.get(REQUEST_ID_HEADER.upper().replace("-", "_"), "")
+        # If the application raised an exception, its request has an id already.
+        request_id.set(request_id.get() or request_log.choose_request_id(given))
+        request_log.log_refused(error.code, error.reason)
         fault = Fault(error.code, "invalid_request_error", f"{error.reason}: {error.body}")
         body = json_bytes(error_body(fault, getattr(self.request, "path", "")))
         self.status = f"{error.code} {error.reason}"
         self.content_length = len(body)
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.append((REQUEST_ID_HEADER, request_id.get()))
         self.set_close_on_finish()
         self.write(body)
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """Task that passes WHEN_GONE to the application."""
+    """Task that passes WHEN_GONE to the application, and keeps HTTP/1.1 connections open after its response.
+
+    waitress closes them after each response without a Content-Length, such as a stream, although a chunked body and a
+    status without a body mark the response's end.
+    """
+
+    def set_close_on_finish(self) -> None:
+        """Close the connection after the response, unless the response marks its end and the client wants no close."""
+        marks_end = self.chunked_response or not self.has_body
+        if self.version == "1.0" or self.request.connection_close or not marks_end:
+            super().set_close_on_finish()
+
+    def finish(self) -> None:
+        """Write the end of the response. If the client has cancelled it, close the connection."""
+        super().finish()
+        self.close_on_finish |= self.channel.is_cancelled
 
     def get_environment(self) -> dict[str, Any]:
         """Return the WSGI environment."""
@@ -129,6 +156,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = Parser
     error_task_class = JsonErrorTask
     task_class = Task
+    is_cancelled = False  # a request was cancelled because its client disconnected or sends no more
+    _is_half_closed = False  # the client sends no more and may still receive
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._watch_lock = threading.Lock()
@@ -138,7 +167,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def when_gone(self, callback: Callable[[], None]) -> Callable[[], object]:
-        """Call `callback` once when the client disconnects; immediately if it has already disconnected.
+        """Call `callback` once when the client disconnects or closes its sending side; immediately if it already has.
 
         Otherwise the server's main thread calls it.
 
@@ -148,9 +177,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         key = object()
         with self._watch_lock:
             # `close` clears `connected` before it takes the watchers, so no callback is lost in between.
-            if self.connected:
+            if self.connected and not self._is_half_closed:
                 self._watchers[key] = callback
                 return lambda: self._watchers.pop(key, None)
+            self.is_cancelled = True
         callback()
         return lambda: None
 
@@ -160,6 +190,31 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super().service()
         finally:  # not earlier: waitress may log an error of the request
             request_id.set("")
+        with self.requests_lock:
+            if not self._is_half_closed or self.requests:
+                return
+            self.close_when_flushed = True
+        self.server.pull_trigger()
+
+    def readable(self) -> bool:
+        """Return whether the main thread waits for data."""
+        return not self._is_half_closed and bool(super().readable())
+
+    def handle_read(self) -> None:
+        """Receive data. If there is no more, close the connection, after the responses to the client's requests."""
+        if self.requests and self._is_at_end():
+            with self.requests_lock:  # also held by `service`, so that one of the two closes
+                self._is_half_closed = bool(self.requests)
+        if self._is_half_closed:
+            self._tell_gone()
+        else:
+            super().handle_read()
+
+    def _is_at_end(self) -> bool:
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except OSError:  # the caller's next read raises it as well
+            return False
 
     def handle_close(self) -> None:
         """Close the connection after an error, a timeout or a disconnect."""
@@ -174,6 +229,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def _tell_gone(self) -> None:
         with self._watch_lock:
             watchers, self._watchers = self._watchers, {}
+            self.is_cancelled |= bool(watchers)
         for callback in watchers.values():
             callback()
 

@@ -23,12 +23,14 @@ from turbopilot.base.errors import (
     Superseded,
     TurboPilotError,
     Unauthorized,
+    UnknownModel,
+    UnsupportedEncoding,
     UnusableLogits,
 )
 
 log = logging.getLogger("turbopilot.http")
 
-# nginx's status for a client that disconnected, which never reads it. It is also the status of a superseded request,
+# nginx's status for a client that disconnected, which rarely reads it. It is also the status of a superseded request,
 # because SDKs retry after 409 and 5xx, and such a retry would end the newer request.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -46,7 +48,9 @@ class Fault(NamedTuple):
 # The first matching class decides; any other exception is a 500.
 _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
+    (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (InvalidRequest, 400, "invalid_request_error", None),
+    (UnsupportedEncoding, 415, "invalid_request_error", "unsupported_content_encoding"),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
     # Not 403, so that it differs from a refused origin. Source: RFC 9110, 15.5.20.
@@ -71,7 +75,9 @@ def fault_of(error: Exception) -> Fault:
         kind = "invalid_request_error" if error.code < 500 else "server_error"
         return Fault(error.code, kind, f"{error.name}: {request.method} {request.path}")
     if isinstance(error, ClientGone):
-        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", "the client disconnected")
+        # Read only by a client that still receives, although it closed its sending side.
+        message = "cancelled: the client closed its sending side before the response (nc: omit -N)"
+        return Fault(CLIENT_CLOSED_REQUEST, "invalid_request_error", message)
     return Fault(500, "server_error", "internal error; see the server's log for details")
 
 
@@ -92,7 +98,7 @@ def error_body(fault: Fault, path: str) -> dict[str, object]:
 def stream_error(error: Exception, path: str) -> dict[str, object]:
     """Return the JSON of the last chunk of a failed stream; log unexpected exceptions."""
     fault = fault_of(error)
-    if not isinstance(error, TurboPilotError):
+    if not isinstance(error, TurboPilotError | ClientGone):
         log.error("unexpected error while streaming %s", path, exc_info=error)
     return error_body(fault, path)
 
@@ -110,6 +116,8 @@ def register(app: Flask) -> None:
         response = Response(body, status=fault.status, mimetype="application/json")
         if isinstance(error, HTTPException):
             response.headers.extend((k, v) for k, v in error.get_headers() if k.lower() == "allow")
+        if fault.status == 415:
+            response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
         if fault.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if fault.status == 503:

@@ -27,6 +27,8 @@ _NAME = re.compile(r"[!-~]{1,128}")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 # `extra={FIELDS: {...}}` of a log call adds fields to the JSON format.
 FIELDS: Final = "fields"
+# Requests that monitors and browsers repeat: logged at DEBUG, unless access was refused. Views, and paths without one.
+QUIET: Final = frozenset({"health", "metrics", "/favicon.ico"})
 
 # Off at every log level: only --log-prompts turns it on.
 prompts_log = logging.getLogger("turbopilot.prompts")
@@ -122,6 +124,10 @@ def register(app: Flask) -> None:
             "status": response.status_code,
         }
         line = f"{request.method} {one_line(request.path)} {response.status_code}"
+        is_quiet = (request.endpoint or request.path) in QUIET
+        level = logging.INFO
+        if is_quiet and response.status_code not in (401, 403, 421):
+            level = logging.DEBUG
 
         def write() -> None:
             seconds = time.monotonic() - began
@@ -132,11 +138,16 @@ def register(app: Flask) -> None:
                 fields["cached_tokens"] = usage.cached_tokens
                 fields["completion_tokens"] = usage.completion_tokens
             extra = {"request_id": name, FIELDS: fields}
-            log.info("%s %.0f ms", line, 1000 * seconds, extra=extra)
+            log.log(level, "%s %.0f ms", line, 1000 * seconds, extra=extra)
 
         response.call_on_close(write)  # not now: a stream ends long after its headers
         response.headers[REQUEST_ID_HEADER] = name
         return response
+
+
+def log_refused(status: int, reason: str) -> None:
+    """Log a request that is not valid HTTP; never its data, which may contain a key."""
+    log.info("%d %s", status, reason, extra={FIELDS: {"status": status}})
 
 
 def _logs_prompts() -> bool:

@@ -18,7 +18,7 @@ from serve.http.errors import stream_error
 from serve.models import ModelPool
 from serve.models.service import Completion
 from serve.request import Finished
-from serve.runner.generation import ClientGone, Generation, WhenGone, stays
+from serve.runner.generation import Generation, WhenGone, stays
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
@@ -87,8 +87,6 @@ def _pieces(
                 yield framing.piece(rendering.end(index, event))
             else:
                 yield from map(framing.piece, rendering.part(index, event))
-    except ClientGone:
-        return
     except Exception as e:
         yield framing.piece(stream_error(e, path))
         return

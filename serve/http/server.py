@@ -99,6 +99,8 @@ class HttpServer:
         threads: int = 32,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # A cancelled request has its line in the access log; waitress would log a second one.
+        logging.getLogger("waitress").setLevel(logging.WARNING)
         # "Task queue depth" warnings would only show that there are many clients.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.host, self.port = listener.getsockname()[:2]

@@ -8,45 +8,39 @@ import re
 import time
 from collections.abc import Callable
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 
+from serve.api import models as answers
+from serve.api.body import read_json
 from serve.api.dialect import json_bytes
-from serve.api.endpoints import (
-    ENDPOINTS,
-    CopilotToken,
-    HealthAnswer,
-    ModelAnswer,
-    ModelHealth,
-    ModelsAnswer,
-    TabbyHealth,
-)
+from serve.api.endpoints import ENDPOINTS, CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
 from serve.api.openapi import description
 from serve.http import prometheus
 from serve.http.respond import completion_view, json_answer
 from serve.models import ModelPool, ModelStatus
-from serve.models.service import ModelInfo
+from serve.models.status import ModelInfo
 from serve.settings import Defaults
+from turbopilot.base.errors import UnknownModel
+from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
 REFRESH_SECONDS = 900
-# GitHub's servers send this header; the newest Copilot language servers accept a token only from a response with it.
-GITHUB_HEADER = "X-GitHub-Request-Id"
 
 View = Callable[..., Response]
 
 
-def register(
-    app: Flask, models: ModelPool, defaults: Defaults, *, copilot_request_id: bool
-) -> None:
-    """Add all endpoints to the app. With `copilot_request_id`, the response with Copilot's token has GITHUB_HEADER."""
+def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
+    """Add all endpoints to the app."""
     views = {
         **_model_views(models),
+        **_ollama_views(models),
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
-        "copilotToken": lambda: _copilot_token(request_id=copilot_request_id),
+        "copilotToken": _copilot_token,
+        **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
     }
     for e in ENDPOINTS:
         view = completion_view(e, models, defaults) if e.requests else views[e.name]
@@ -57,26 +51,47 @@ def register(
 
 def _model_views(models: ModelPool) -> dict[str, View]:
     def all_models() -> Response:
-        answer: ModelsAnswer = {"object": "list", "data": [_model(m, m.name) for m in models.known]}
+        answer: answers.ModelsAnswer = {
+            "object": "list",
+            "data": [answers.model_answer(m) for m in models.known],
+        }
         return json_answer(answer)
 
     def model(name: str) -> Response:
-        # Unknown names mean the default model, as in completion requests.
-        found = next((m for m in models.known if m.name == name), models.known[0])
-        return json_answer(_model(found, name))
+        if found := _find(models, name):
+            return json_answer(answers.model_answer(found))
+        raise UnknownModel(f"the model {quoted(name)} does not exist", param="model")
 
     return {"models": all_models, "model": model}
 
 
-def _model(model: ModelInfo, name: str) -> ModelAnswer:
-    return {
-        "id": name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "turbopilot",
-        "root": model.name,
-        "max_model_len": model.n_ctx,
-    }
+def _find(models: ModelPool, name: str) -> ModelInfo | None:
+    return next((m for m in models.known if m.name == name), None)
+
+
+def _ollama_views(models: ModelPool) -> dict[str, View]:
+    def tags() -> Response:
+        return json_answer(answers.ollama_models(models.known))
+
+    def ps() -> Response:
+        loaded = {service.model.name for service in models.loaded}
+        return json_answer(answers.ollama_models(m for m in models.known if m.name in loaded))
+
+    def show() -> Response:
+        asked = answers.ShowRequest.read(read_json(request.get_data(cache=False)))
+        # Unknown names mean the default model, as in completion requests.
+        found = _find(models, asked.model or asked.name) or models.known[0]
+        return json_answer(answers.ollama_model_info(found))
+
+    def version() -> Response:
+        return json_answer({"version": answers.OLLAMA_VERSION})
+
+    return {"ollamaTags": tags, "ollamaPs": ps, "ollamaShow": show, "ollamaVersion": version}
+
+
+def _refusal(message: str) -> View:
+    """Return the view of a route that always answers with status 501, in Ollama's format of errors."""
+    return lambda: json_answer({"error": message}, status=501)
 
 
 def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
@@ -145,7 +160,7 @@ def _tabby_health(model: str) -> TabbyHealth:
     }
 
 
-def _copilot_token(*, request_id: bool) -> Response:
+def _copilot_token() -> Response:
     """Return a token for Copilot's plugin, which the plugin sends with all later requests.
 
     The token is the API key in the caller's request. Without API keys, it is a fixed text that grants no access.
@@ -157,6 +172,4 @@ def _copilot_token(*, request_id: bool) -> Response:
     }
     response = json_answer(answer)
     response.headers["Cache-Control"] = "no-store"
-    if request_id:
-        response.headers[GITHUB_HEADER] = g.request_id
     return response

@@ -1,4 +1,4 @@
-"""Context length, memory use, name and chat template of a model file."""
+"""Context length, memory use, name and other facts of a model file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from turbopilot.llama.footprint import (
 from turbopilot.llama.geometry import header_geometry
 
 LEAST_CONTEXT: Final = 64
+# Source: llama_vocab::impl::load in llama.cpp's src/llama-vocab.cpp.
+_FIM_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
+_FIM_NAMES: Final = frozenset((
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+))  # fmt: skip
 
 
 def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
@@ -77,12 +82,33 @@ def prefix_bytes(n_bytes: int, budget: int, n_models: int) -> int:
 
 def model_name(header: GgufHeader) -> str:
     """Return the model's name from the metadata, or the file's stem if that is missing or unusable."""
-    name = header.metadata.get("general.name")
+    return _name(header, "general.name") or header.path.stem
+
+
+def model_family(header: GgufHeader) -> str:
+    """Return the checkpoint's architecture, such as CodeGen, or that of the file, which for CodeGen is phi2.
+
+    `turbopilot convert` stores the class in transformers; files from other converters do not have it.
+    """
+    architecture = _name(header, "turbopilot.source.architecture").removesuffix("ForCausalLM")
+    return architecture or header.architecture
+
+
+def _name(header: GgufHeader, key: str) -> str:
+    """Return a name from the metadata; "" if it is missing or unusable."""
+    name = header.metadata.get(key)
     usable = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100
-    return str(name) if usable else header.path.stem
+    return str(name) if usable else ""
 
 
 def chat_template(header: GgufHeader, known: str = "") -> str:
     """Return the file's chat template, or `known` if it has none."""
     template = header.metadata.get("tokenizer.chat_template")
     return template if isinstance(template, str) and template else known
+
+
+def has_fim(header: GgufHeader) -> bool:
+    """Return whether the vocabulary has tokens for fill-in-the-middle."""
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    texts = (t for t in tokens if isinstance(t, str)) if isinstance(tokens, list) else ()
+    return any(key in header.metadata for key in _FIM_KEYS) or not _FIM_NAMES.isdisjoint(texts)

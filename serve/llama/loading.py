@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import choose_cells
+from serve.llama.facts import choose_cells, model_family
 from serve.llama.mapped_files import MappedFiles, should_map
 from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
+from turbopilot.base.counts import count
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.check import check_model
@@ -46,25 +47,22 @@ class LoadReport:
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
-    has_fim: bool
     tuning: Tuning | None = None
 
     def lines(self) -> list[str]:
         """Return the setup as log lines."""
-        parallel = f"{self.n_parallel} request{'s' if self.n_parallel > 1 else ''} at once"
+        parallel = f"{count(self.n_parallel, 'request')} at once"
         if self.n_parallel > 1:
             how = "each with a separate context" if self.is_split else "sharing the context"
             parallel += f", {how}"
         where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
-        fim = "yes" if self.has_fim else "no: the text after the cursor is ignored"
         tuned = [f"tuned    {self.tuning.line()}"] if self.tuning else []
         return [
             f"model    {self.name} ({self.description})",
-            f"context  {self.n_ctx} tokens, {self.n_threads} threads",
+            f"context  {self.n_ctx} tokens, {count(self.n_threads, 'thread')}",
             f"parallel {parallel}",
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
-            f"FIM      {fim}",
             *tuned,
         ]
 
@@ -138,10 +136,10 @@ def load(
     n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
     kv_bytes = log.buffers().kv
     return decoder, LoadReport(
-        tuning=tuning, name=decoder.name, n_ctx=n_ctx, has_fim=decoder.fim is not None,
+        tuning=tuning, name=decoder.name, n_ctx=n_ctx,
         n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
         cache_type=cache_type, kv_bytes=kv_bytes,
         n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
-        description=f"{header.architecture}, {header.n_weights / 1e6:,.1f} million weights, {header.main_type()}, "
-        f"{header.bits_per_weight:.1f} bits per weight",
+        description=f"{options.family or model_family(header)}, {header.n_weights / 1e6:,.1f} million weights, "
+        f"{header.main_type()}, {header.bits_per_weight:.1f} bits per weight",
     )  # fmt: skip

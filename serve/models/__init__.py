@@ -2,6 +2,6 @@
 
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel
-from serve.models.service import ModelStatus
+from serve.models.status import ModelStatus
 
 __all__ = ["ModelPool", "ModelStatus", "PooledModel"]

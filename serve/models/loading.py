@@ -11,17 +11,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 from serve.engine import Engine, EngineOptions
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
+from serve.prompt.fim import layout_text
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.settings import IDLE_SECONDS, FimOrder, Limits, NamedModel, ServerOptions
+from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
 
 log = logging.getLogger("turbopilot.models")
@@ -74,15 +77,11 @@ def _pooled_model(
     find_cache: Callable[[int], int],
 ) -> PooledModel:
     """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes."""
-    from serve.llama.facts import choose_cells, memory_bytes, model_name
+    from serve.llama.facts import memory_bytes
 
     header = read_gguf(options.model_file)
     check_model(header)
-    name = options.model_name or model_name(header)
-    tokens = header.metadata["tokenizer.ggml.tokens"]
-    n_vocab = len(tokens) if isinstance(tokens, list) else 0
-    n_ctx, _ = choose_cells(header, options.model)
-    info = ModelInfo(name, n_ctx, n_vocab, int(time.time()))
+    info = _model_info(header, options)
     n_bytes = memory_bytes(header, options.model)
     caches = options.caches
     if caches.prefix_bytes is None:
@@ -91,8 +90,30 @@ def _pooled_model(
     n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
         n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
-    load = partial(load_model, replace(options, model_name=name), notify, compute_lock)
+    load = partial(load_model, replace(options, model_name=info.name), notify, compute_lock)
     return PooledModel(info, n_bytes, load)
+
+
+def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
+    from serve.llama.facts import chat_template, choose_cells, has_fim, model_name
+
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    # A digest of the weights would take minutes.
+    version = [str(header.path.resolve()), header.file_size]
+    version += [file.stat().st_mtime_ns for file in header.files]
+    return ModelInfo(
+        options.model_name or model_name(header),
+        choose_cells(header, options.model)[0],
+        len(tokens) if isinstance(tokens, list) else 0,
+        int(time.time()),
+        n_bytes=header.file_size,
+        n_weights=header.n_weights,
+        digest=sha256(repr(version).encode()).hexdigest(),
+        architecture=header.architecture,
+        main_type=header.main_type(),
+        can_chat=bool(chat_template(header, options.model.chat_template)),
+        can_fill=has_fim(header),
+    )
 
 
 def load_model(
@@ -116,11 +137,12 @@ def load_model(
     with ExitStack() as loaded:
         decoder, report = load(options.model_file, options.model)
         loaded.callback(decoder.close)
-        for line in report.lines():
+        layout = layout_text(decoder.fim, options.text.fim_order, decoder.model.token_text)
+        for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
         draft_model = None
         if caches.draft_file:
-            small = replace(options.model, ctx=None, n_seq=decoder.n_seq)
+            small = replace(options.model, ctx=None, n_seq=decoder.n_seq, family="")
             drafter, drafts = load(caches.draft_file, small)
             loaded.callback(drafter.close)
             check_same_vocabulary(decoder, drafter)
@@ -140,7 +162,7 @@ def load_model(
             engine,
             name=options.model_name,
             limits=options.limits,
-            fim_order=options.fim_order,
+            text=options.text,
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )
@@ -151,7 +173,7 @@ def host(
     *,
     name: str = "",
     limits: Limits | None = None,
-    fim_order: FimOrder = "psm",
+    text: TextOptions | None = None,
     compute_lock: ComputeLock | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
@@ -161,7 +183,7 @@ def host(
         engine: the caller must not use it from now on.
         name: name of the model in responses; "" means the decoder's name.
         limits: limits for all completions.
-        fim_order: order of prefix and suffix in prompts.
+        text: how prompts are built, and what ends completions.
         compute_lock: shared with other models of the process.
         free: frees engine and decoder; called once, also if this function raises.
 
@@ -173,7 +195,7 @@ def host(
         engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
     )
     info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, info, limits, fim_order, free)
+    service = CompletionService(runner, decoder, info, limits, text, free)
     runner.start()
     if failure := runner.failure:
         service.close()

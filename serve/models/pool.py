@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, hold_up, make_room
-from serve.models.service import CompletionService, ModelInfo, ModelStatus
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo, ModelStatus
 from serve.runner.generation import ClientGone, WhenGone, stays
 from turbopilot.base.errors import Overloaded, ServeError
 from turbopilot.base.threads import start_thread
@@ -140,7 +141,7 @@ class ModelPool:
         n = sum(x.n_waiting for x in self._models)
         if n >= self._max_waiting:
             raise Overloaded(
-                f"{n} requests are already waiting for a model to be loaded",
+                f"the queue is full: {n} waiting for a model to be loaded",
                 retry_after=RETRY_SECONDS,
                 hint="try again later",
             )

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from serve.models.service import CompletionService, ModelInfo, ModelStatus
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo, ModelStatus
 from turbopilot.base.errors import Overloaded, TurboPilotError
 
 RETRY_SECONDS: Final = 5  # most completions take less time, so a model in use may be idle by then

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from serve.decoder import Tokenizer
+from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
 from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
-from serve.settings import FimOrder, Limits
+from serve.sampling.healing import PieceIndex, heal
+from serve.settings import Limits, TextOptions
 from turbopilot.base.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Completion:
         n: number of choices for each prompt.
         best_of: number of texts generated for each prompt; the `n` most likely are the choices. At least `n` are
             generated.
-        stop: `follows` is ignored; it is set from the suffix.
+        stop: `follows` and `loops` are ignored; they are set from the suffix and the server's options.
+        heals: whether the completion may re-spell the end of a prompt that is a text.
         sampling: `logit_bias` in it is ignored; see below.
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
         n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
@@ -52,6 +55,7 @@ class Completion:
     n: int = 1
     best_of: int = 1
     stop: StopRules = field(default_factory=StopRules)
+    heals: bool = True
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logit_bias: tuple[tuple[int | str, float], ...] = ()
     n_logprobs: int | None = None
@@ -62,43 +66,6 @@ class Completion:
     session: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Facts about a model that clients can see."""
-
-    name: str
-    n_ctx: int
-    n_vocab: int
-    created: int
-
-
-State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """State of a model, for `/health` and `/metrics`.
-
-    Attributes:
-        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
-            "failed": it could not be loaded, or its engine failed permanently.
-        waiting: requests in the queue, or waiting for the model to be loaded.
-        loads: number of times that the model was loaded.
-        refused: number of completions refused because the queue was full.
-        restarts: number of times that the engine failed and was restarted.
-        reason: reason of "failed" and "stalled", else "".
-    """
-
-    name: str
-    state: State
-    running: int = 0
-    waiting: int = 0
-    loads: int = 1
-    refused: int = 0
-    restarts: int = 0
-    reason: str = ""
-
-
 class CompletionService:
     """A loaded model. Callable from any thread.
 
@@ -107,7 +74,7 @@ class CompletionService:
         tokenizer: tokenizer of the runner's model.
         model: name and sizes of the model, for responses.
         limits: limits for all completions.
-        fim_order: order of prefix and suffix in prompts.
+        text: how prompts are built, and what ends completions.
         free: called after the runner has stopped, to free the model's memory.
     """
 
@@ -117,13 +84,16 @@ class CompletionService:
         tokenizer: Tokenizer,
         model: ModelInfo,
         limits: Limits | None = None,
-        fim_order: FimOrder = "psm",
+        text: TextOptions | None = None,
         free: Callable[[], None] = lambda: None,
     ) -> None:
         self.runner = runner
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
-        self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt, fim_order)
+        self._text = text or TextOptions()
+        self._prompts = PromptBuilder(
+            tokenizer, model.n_ctx, self._limits.max_prompt, self._text.fim_order
+        )
         self._free = free
         self._template: ChatTemplate | None = None
         if source := tokenizer.chat_template:
@@ -148,6 +118,10 @@ class CompletionService:
             restarts=runner.n_restarts,
             reason=runner.failure.message if runner.failure else stalled,
         )
+
+    @cached_property
+    def _pieces(self) -> PieceIndex:
+        return PieceIndex(self._tokenizer, self.model.n_vocab)
 
     @cached_property
     def _schemas(self) -> SchemaVocabulary:
@@ -181,7 +155,7 @@ class CompletionService:
         capped = ("max_tokens",) if most < c.max_tokens else ()
         truncated: dict[str, None] = {}
         bias, context = self._bias(c), self._context(c)
-        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS])
+        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=self._text.ends_loops)
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
         schema = c.sampling.schema
         # Here and not in the engine's thread, where other requests would wait for it.
@@ -192,6 +166,10 @@ class CompletionService:
                 before, c.suffix, max_tokens=most, files=c.files, name=c.filename
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
+            healing = None
+            if self._can_heal(c, before):
+                keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
+                healing = heal(prompt.before, self._pieces, keep=keep)
             requests += [
                 GenerationRequest(
                     prompt.tokens,
@@ -207,6 +185,7 @@ class CompletionService:
                     context=context,
                     prediction=c.prediction,
                     constraint=constraint and constraint.copy(),
+                    healing=healing,
                 )
                 for sampling in samplings
             ]
@@ -218,6 +197,21 @@ class CompletionService:
         )
         self.runner.submit(generation)
         return generation
+
+    def _can_heal(self, c: Completion, before: PromptText) -> bool:
+        """Return whether a completion may re-spell the end of its prompt.
+
+        With log probabilities of several tokens, a bias or a schema, the client decides about each token.
+        """
+        is_free = not (c.n_logprobs or c.scores_prompt or c.logit_bias or c.sampling.schema)
+        is_text = isinstance(before, str) and c.heals and c.max_tokens > 0
+        return self._text.heals and is_text and is_free and c.best_of <= c.n
+
+    @property
+    def end_token(self) -> int:
+        """Id of the end-of-sequence token; the start token's if the model has none."""
+        eos = self._tokenizer.tokenize(self._tokenizer.eos, parse_special=True)
+        return eos[0] if len(eos) == 1 else self._tokenizer.start_token
 
     def text(self, prompt: PromptText) -> str:
         """Return a prompt as text."""

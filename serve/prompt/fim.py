@@ -182,11 +182,8 @@ class PromptBuilder:
         if not fim:
             return parts
         parts.after, parts.order = self._tokenize_within(after or ""), self._order
-        if self._order == "spm":
-            parts.opening, parts.between = [*opening, fim.prefix, fim.suffix], [fim.middle]
-        else:
-            parts.opening, parts.between = [*opening, fim.prefix], [fim.suffix]
-            parts.closing = [fim.middle]
+        first_tokens, parts.between, parts.closing = frame(fim, self._order)
+        parts.opening = [*opening, *first_tokens]
         return parts
 
     def _tokenize_within(self, text: str) -> list[int]:
@@ -220,6 +217,24 @@ class PromptBuilder:
                 text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
                 found.append([separator, *t.tokenize(text, parse_special=False)])
         return found
+
+
+def frame(fim: FimTokens, order: FimOrder) -> tuple[list[int], list[int], list[int]]:
+    """Return the special tokens before the first text, between the texts, and after the second text.
+
+    The texts are prefix and suffix with "psm", suffix and prefix with "spm".
+    """
+    if order == "spm":
+        return [fim.prefix, fim.suffix], [fim.middle], []
+    return [fim.prefix], [fim.suffix], [fim.middle]
+
+
+def layout_text(fim: FimTokens | None, order: FimOrder, text_of: Callable[[int], str]) -> str:
+    """Return a description of the prompts, in which … stands for the text before or after the cursor."""
+    if fim is None:
+        return "none: only the text before the cursor is used"
+    parts = ("".join(map(text_of, tokens)) for tokens in frame(fim, order))
+    return f"{order}: {'…'.join(parts)}"
 
 
 def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:

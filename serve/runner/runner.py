@@ -110,7 +110,7 @@ class EngineRunner:
             if self.n_open and excess > 0:
                 self.n_refused += 1
                 raise Overloaded(
-                    f"the queue is full: {self.n_open} requests are waiting or running",
+                    f"the queue is full: {self.n_open} waiting or running",
                     retry_after=self._throughput.seconds_until(excess, self._clock()),
                     hint="try again",
                 )

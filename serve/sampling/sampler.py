@@ -158,6 +158,11 @@ def logprobs(logits: Logits, token: int, n: int, piece: Callable[[int], bytes]) 
     return ChosenToken(scored(token), tuple(scored(int(i)) for i in likeliest))
 
 
+def unscored(token: int, piece: Callable[[int], bytes]) -> ChosenToken:
+    """Return a prompt's first token, whose log probability is unknown."""
+    return ChosenToken(TokenLogprob(token, piece(token), math.nan), ())
+
+
 def _unusable(logits: Logits) -> UnusableLogits | InvalidRequest:
     """Return the error for logits from which no token can be chosen, whether the model or the request caused it."""
     if math.isfinite(logits[np.argmax(logits)]):

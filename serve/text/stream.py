@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from serve.request import StopRules
+from serve.text.loops import Loops
 from serve.text.repetition import Repetition, overlap
 
 # Characters of a blank line. Other Unicode spaces are text, as in llama.cpp.
@@ -39,18 +40,18 @@ class TextStream:
     """Converts token bytes to certain text; `stopped` is set when a rule has ended the text.
 
     The rules apply in this order, each to the output of the previous one: `single_line`, `n_indent`, `strings`,
-    `follows`.
+    `loops`, `follows`.
     """
 
     def __init__(self, rules: StopRules = NO_RULES) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strings = StopStrings(rules.strings) if any(rules.strings) else None
-        self._repetition = Repetition(rules.follows) if rules.follows.strip() else None
-        stages: tuple[Stage | Repetition | None, ...] = (
+        stages: tuple[Stage | Loops | Repetition | None, ...] = (
             SingleLine() if rules.single_line else None,
             Indentation(rules.n_indent) if rules.n_indent > 0 else None,
             self._strings,
-            self._repetition,
+            Loops() if rules.loops else None,
+            Repetition(rules.follows) if rules.follows.strip() else None,
         )
         self._stages = [s for s in stages if s]
         self.stopped = False
@@ -58,9 +59,8 @@ class TextStream:
     @property
     def stop_string(self) -> str:
         """The stop string that ended the text, or ""."""
-        if self._strings is None or (self._repetition and self._repetition.stopped):
-            return ""
-        return self._strings.found
+        ended = [s for s in self._stages if s.stopped]
+        return self._strings.found if self._strings and ended[-1:] == [self._strings] else ""
 
     def feed(self, data: bytes) -> str:
         """Return the text that is certain now, or "" after a stop."""

@@ -95,7 +95,7 @@ def test_gguf_as_text(gguf: Path) -> None:
     code, out, err = run(gguf)
     assert (code, err) == (0, "")
     for words in (
-        "starcoder, from GPTBigCodeForCausalLM", "3 layers, 256 wide, 8 heads, 1 key/value heads",
+        "starcoder, from GPTBigCodeForCausalLM", "3 layers, 256 wide, 8 heads, 1 key/value head,",
         "gpt2, pre-tokenizer starcoder (by structure), 1,024 tokens, 704 of them used",
         'yes: fim_pre 700 "<fim_prefix>"', "chat template no", "licence       mit", "F16", "someone/starcoder",
     ):  # fmt: skip

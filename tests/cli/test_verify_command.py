@@ -101,7 +101,7 @@ def test_tensors_are_compared(lab: Lab) -> None:
     done = verify(lab, lab.gguf("q4_0"), "--tensors")
     assert done.exit_code == 0, done.output
     assert "largest error relative to its limit first" in done.stdout
-    assert "relative error" in done.stdout
+    assert "relative squared error" in done.stdout
     plain = json.loads(verify(lab, lab.gguf("q4_0"), "--tensors", "--json").stdout)
     assert {t["name"] for t in plain["tensors"]} == {
         t.name for t in read_gguf(lab.gguf("q4_0")).tensors

@@ -30,8 +30,25 @@ class Client:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
+_ASYNC = "by cancelling an asynchronous task; it leaves the connection of a synchronous stream open"
+_MODELS = "it also lists the models and reads their details"
+
 CLIENTS = (
     Client("openai-python", "openai for Python", "PyPI", "its synchronous, asynchronous and raw interfaces"),
+    Client(
+        "ollama", "ollama for Python", "PyPI", "a short script",
+        notes={"plain": _MODELS},
+    ),
+    Client(
+        "mistralai", "mistralai for Python", "PyPI", "a short script, with Mistral's fill-in-the-middle",
+        notes={"plain": _MODELS},
+    ),
+    Client(
+        "huggingface_hub", "huggingface_hub's InferenceClient", "PyPI", "a short script",
+        notes={"FIM": "with the model's FIM tokens in the prompt, because it has no parameter for a suffix"},
+    ),
+    Client("langchain-openai", "LangChain's OpenAI", "PyPI", "a short script", notes={"cancel": _ASYNC}),
+    Client("litellm", "LiteLLM", "PyPI", "a short script", notes={"cancel": _ASYNC}),
     Client("openai-node", "openai for Node", "npm", "a short script"),
     Client(
         "llm", "llm", "PyPI", "its command line, with an entry in extra-openai-models.yaml",

@@ -21,7 +21,10 @@ def proven() -> set[tuple[str, str]]:
         module = importlib.import_module(f"tests.clients.{path.stem}")
         for value in vars(module).values():
             marks: list[Any] = getattr(value, "pytestmark", [])
-            found |= {m.args for m in marks if isinstance(marks, list) and m.name == "cell"}
+            if isinstance(marks, list):
+                cases = [c for m in marks if m.name == "parametrize" for c in m.args[1]]
+                marks = [*marks, *(mark for case in cases for mark in getattr(case, "marks", ()))]
+                found |= {m.args for m in marks if m.name == "cell"}
     return found
 
 

@@ -88,8 +88,8 @@ def test_entry_is_complete(editor: Editor) -> None:
     assert editor.fim in FIM
     assert editor.read
     assert editor.route.startswith("/")
-    assert find(editor.name.upper()) is editor
-    assert find(editor.plugin) is not None
+    assert find(editor.name.upper()) == (editor,)
+    assert len(find(editor.plugin)) == 1
 
 
 def test_entry_names_are_unique() -> None:
@@ -108,13 +108,14 @@ def test_captured_clients_exist() -> None:
             assert not e.captured, e.name
 
 
-def test_copilot_entries_have_the_token_warning() -> None:
+def test_copilot_entries_warn_of_the_token_and_need_no_option() -> None:
     copilots = [e for e in EDITORS if "copilot" in e.plugin.lower()]
     assert len(copilots) == 3
     for e in copilots:
         notes = " ".join(e.notes)
         assert "live token" in notes
-        assert "--copilot-request-id" in notes
+        assert "No option of `serve` is needed" in notes
+        assert "--copilot-request-id" not in notes
         assert not e.auth
 
 
@@ -154,8 +155,7 @@ def test_node_parses_the_settings(tmp_path: Path) -> None:
 
 
 def test_fim_tokens_depend_on_the_model_name() -> None:
-    zed = find("zed")
-    assert zed
+    (zed,) = find("zed")
     for model, wanted in (
         ("Qwen2.5-Coder-1.5B", "qwen"), ("bigcode/starcoder2-3b", "star_coder"),
         ("deepseek-coder-1.3b-base", "deepseek_coder"), ("CodeLlama-7b", "code_llama"),
@@ -217,9 +217,17 @@ def test_bad_key_is_not_repeated_in_the_error() -> None:
 
 
 def test_typo_gets_a_hint() -> None:
-    code, _, err = run("lama.vim")
-    assert code == 2
-    assert "did you mean llama" in err
+    for typo, hint in (
+        ("lama.vim", "did you mean llama.vim or llama.vscode?"),
+        ("neovm", "did you mean neovim?"),
+        ("vscod", "did you mean vscode?"),
+        ("frobnicate", "turbopilot editors lists them"),
+    ):
+        code, _, err = run(typo)
+        assert code == 2
+        assert err == f"error: {typo}: unknown editor or plugin\nhint: {hint}\n", (
+            "each plugin is suggested once"
+        )
 
 
 def test_list_shows_every_entry_and_its_evidence() -> None:
@@ -228,9 +236,46 @@ def test_list_shows_every_entry_and_its_evidence() -> None:
     for word in ("tested", "replayed", "documented"):
         assert word in out
     assert "turbopilot editors NAME" in out
-    squeezed = re.sub(r"[\s│┃]+", "", out)
-    for e in EDITORS:
-        assert e.name in squeezed or all(part in squeezed for part in e.name.split("-"))
+    assert [line.split()[0] for line in out.splitlines()[1 : len(EDITORS) + 1]] == [
+        e.name for e in EDITORS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("editor", "plugins"),
+    [
+        ("vscode", ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "tabby"]),
+        ("VS Code", ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "tabby"]),
+        ("neovim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
+        ("nvim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
+        ("vim", ["tabby", "llama-vim", "copilot-vim"]),
+        ("jetbrains", ["continue", "tabby"]),
+        ("emacs", ["minuet-el", "copilot-el"]),
+        ("helix", ["tabby-agent", "lsp-ai"]),
+        ("shell", ["curl", "llm"]),
+    ],
+)
+def test_editor_name_lists_its_plugins(editor: str, plugins: list[str]) -> None:
+    code, out, _ = run(editor)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1 : len(plugins) + 1]] == plugins
+    assert out.splitlines()[len(plugins) + 1] == ""
+    listed = json.loads(run(editor, "--json")[1])["editors"]
+    assert [e["name"] for e in listed] == plugins
+
+
+def test_editor_with_one_plugin_shows_its_settings() -> None:
+    code, out, _ = run("python")
+    assert code == 0
+    assert "from openai import OpenAI" in out
+
+
+def test_llama_vim_entry_names_its_requirements_and_its_way_to_cancel() -> None:
+    code, out, _ = run("llama.vim")
+    assert code == 0
+    assert "Needs Neovim, or Vim 9.1 or newer, and curl." in out
+    assert "cancels       no" in out
+    assert "Leaving the editor cancels it" in out
 
 
 def test_json_is_one_object() -> None:

@@ -18,7 +18,7 @@ from serve.settings import ServerOptions
 from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidRequest, Overloaded
 from turbopilot.base.progress import Reporter
-from turbopilot.catalog import MODELS, find, known_template, recognize
+from turbopilot.catalog import MODELS, find, recognize, recognize_file
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
 
@@ -74,7 +74,7 @@ def test_file_without_template_gets_the_catalogue_template(demo_gguf: Path, tmp_
     file = Path(shutil.copy(demo_gguf, tmp_path / "a.gguf"))
     wizard = find("wizardcoder-15b")
     assert wizard
-    assert known_template(read_gguf(file)) == ""
+    assert recognize_file(read_gguf(file)) is None
     set_metadata(file, {"general.name": "WizardCoder-15B-V1.0-tuned"})
     choice = ModelChoice(str(demo_gguf), named=(f"wizard={file}",))
     options = with_models(ServerOptions(demo_gguf), choice, Reporter())

@@ -5,6 +5,7 @@ The server never returns status 500 and never hangs. Afterwards, no request is l
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -66,7 +67,6 @@ MALFORMED: dict[str, bytes] = {
     "a trailer without an end": CHUNKED + b"0\r\n" + b"X: y\r\n" * (MAX_CHUNK_LINE // 6 + 2000),
     "an expectation with an invalid length": POST + b"Expect: 100-continue\r\nContent-Length: x\r\n\r\n",
     "an expectation with an unsupported coding": POST + b"Expect: 100-continue\r\nTransfer-Encoding: gzip\r\n\r\n",
-    "a compressed body": with_length(b"\x1f\x8b\x08\0\0\0\0\0", POST + b"Content-Encoding: gzip\r\n"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "a path with escaped ..": (b"GET /v1/%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n\r\n", {404}),
     "a long path": (b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {404}),
     "a long query": (b"GET /health?" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {200}),
-    "a long model name": (b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {200}),
+    "a long model name": (b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n", {404}),
     "many headers": (GET + b"".join(b"X-%d: a\r\n" % i for i in range(4_000)) + b"\r\n", {200}),
     "a repeated header": (GET + b"X: a\r\n" * 10_000 + b"\r\n", {200}),
     "a header with an underscore": (GET + b"Content_Length: 5\r\n\r\n", {200}),
@@ -115,6 +115,8 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "chunks with extensions": (CHUNKED + b'1D;a="b;\\"c"\r\n' + BODY + b"\r\n0;d\r\n\r\n", {200}),
     "chunks with a trailer": (CHUNKED + b"1D\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n", {200}),
     "a chunk size with leading zeros": (CHUNKED + b"0" * 1000 + b"1D\r\n" + BODY + b"\r\n0\r\n\r\n", {200}),
+    "a compressed body": (with_length(gzip.compress(BODY), POST + b"Content-Encoding: gzip\r\n"), {415}),
+    "a body that is named as not compressed": (with_length(BODY, POST + b"Content-Encoding: identity\r\n"), {200}),
     "an empty chunked body": (CHUNKED + b"0\r\n\r\n", {400}),
 }  # fmt: skip
 for host in (
@@ -136,18 +138,19 @@ METHODS = ("HEAD", "OPTIONS", "GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", 
 def test_unsupported_methods_return_405_with_allow(port: int, path: str) -> None:
     known = {m.upper() for m in PATHS[path]} | {"OPTIONS"}
     known |= {"HEAD"} if "GET" in known else set()
+    target = re.sub(r"{\w+}", "fake", path)
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for (
         method
     ) in METHODS:  # on one connection: an unexpected body would be read as the next response
-        c.request(method, re.sub(r"{\w+}", "some/thing", path))
+        c.request(method, target)
         response = c.getresponse()
         body = response.read()
         if method not in known:
             assert response.status == 405
             assert {m.strip() for m in response.headers["Allow"].split(",")} == known
         else:
-            assert response.status in ((200, 400) if method == "POST" else (200,))
+            assert response.status in ((200, 400, 501) if method == "POST" else (200,))
         if method == "HEAD":
             assert body == b""
         elif response.status >= 400:

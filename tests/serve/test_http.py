@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import struct
@@ -215,6 +216,23 @@ def test_malformed_body_returns_400(client: FlaskClient, path: str, body: bytes)
     assert isinstance(error if path == "/api/generate" else error["message"], str)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/infill", "/api/generate"])
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate, br", "x" * 5000])
+def test_compressed_body_returns_415_in_each_dialect(
+    client: FlaskClient, path: str, coding: str
+) -> None:
+    body = gzip.compress(b'{"prompt":"well?","inputs":"well?"}')
+    response = client.post(path, data=body, headers={"Content-Encoding": coding})
+    assert response.status_code == 415
+    assert response.headers["Accept-Encoding"] == "identity"
+    error = response.get_json()["error"]
+    message = error if path == "/api/generate" else error["message"]
+    assert coding[:100] in message
+    assert len(message) < 300
+    if path != "/api/generate":
+        assert error["code"] == "unsupported_content_encoding"
+
+
 def test_null_is_absent_and_unknown_fields_are_ignored(client: FlaskClient) -> None:
     fields = (
         "suffix", "max_tokens", "temperature", "top_p", "top_k", "n", "stop", "seed", "stream",
@@ -246,7 +264,24 @@ def test_unknown_path_returns_404_in_json(client: FlaskClient, method: str) -> N
 def test_models_are_listed(client: FlaskClient) -> None:
     (model,) = client.get("/v1/models").get_json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("fake", "model", 256)
-    assert client.get("/v1/models/any/name").get_json()["id"] == "any/name"
+    assert client.get("/v1/models/fake").get_json() == model
+
+
+def test_listed_models_have_the_fields_that_mistrals_clients_require(client: FlaskClient) -> None:
+    (model,) = client.get("/v1/models").get_json()["data"]
+    assert (model["type"], model["max_context_length"]) == ("base", 256)
+    assert model["capabilities"]["completion_fim"] is False
+
+
+@pytest.mark.parametrize("name", ["nope", "any/name", "x" * 5000])
+def test_unknown_model_returns_404(client: FlaskClient, name: str) -> None:
+    response = client.get(f"/v1/models/{name}")
+    assert response.status_code == 404
+    error = response.get_json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", "model")
+    assert error["code"] == "model_not_found"
+    assert name[:10] in error["message"]
+    assert len(error["message"]) < 200
 
 
 def test_copilot_token_is_issued(client: FlaskClient) -> None:
@@ -258,42 +293,6 @@ def test_copilot_token_is_issued(client: FlaskClient) -> None:
 def test_status_page_and_health_respond(client: FlaskClient) -> None:
     assert client.get("/").get_data(as_text=True).startswith("Hello world")
     assert client.get("/health").get_json()["status"] == "ok"
-
-
-def test_huggingface_parameters_apply(client: FlaskClient) -> None:
-    def generate(**body: object) -> Any:
-        return client.post("/api/generate", json={"inputs": "well?", **body}).get_json()
-
-    assert generate()["generated_text"] == "yes\nno"
-    assert generate(max_tokens=2)["generated_text"] == "ye"
-    parameters = {"max_new_tokens": 3, "return_full_text": True, "top_k": 4, "do_sample": False}
-    assert generate(parameters=parameters)["generated_text"] == "well?yes"
-    assert generate(parameters={"stop": ["\n"]})["generated_text"] == "yes"
-    assert "inputs must be a string" in generate(inputs=3)["error"]
-    assert "parameters.top_p" in generate(parameters={"top_p": 7})["error"]
-
-
-def test_ollama_response_has_its_fields(client: FlaskClient) -> None:
-    body = {"model": "m", "prompt": "well?", "stream": False, "options": {"stop": ["\n"]}}
-    answer = client.post("/api/generate", json=body).get_json()
-    assert (answer["model"], answer["response"], answer["done"]) == ("m", "yes", True)
-    assert answer["done_reason"] == "stop"
-    assert answer["created_at"].endswith("Z")
-
-
-def test_ollama_streams_by_default(client: FlaskClient) -> None:
-    body = {"model": "m", "prompt": "well?", "options": {"num_predict": -1, "temperature": 0}}
-    response = client.post("/api/generate", json=body)
-    assert response.mimetype == "application/x-ndjson"
-    *parts, last = (json.loads(line) for line in response.get_data().splitlines())
-    assert "".join(p["response"] for p in parts) == "yes\nno"
-    assert all(p["done"] is False for p in parts)
-    assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "stop", 6)
-
-
-def test_ollama_empty_prompt_loads_the_model(client: FlaskClient) -> None:
-    answer = client.post("/api/generate", json={"model": "m", "prompt": ""}).get_json()
-    assert (answer["done"], answer["done_reason"]) == (True, "load")
 
 
 def test_failed_decode_returns_500_and_next_request_works(make_client: MakeClient) -> None:

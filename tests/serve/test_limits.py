@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve.api.body import read_json
 from serve.api.completions import CompletionRequest
 from serve.api.dialect import Dialect
-from serve.api.generate import HuggingFaceRequest, OllamaRequest
+from serve.api.hugging_face import HuggingFaceRequest
+from serve.api.ollama import OllamaRequest
 from serve.models.service import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
@@ -241,7 +242,7 @@ def test_superseded_stream_ends_with_reason_cancelled() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(1), n_seq=4, n_batch=64)
     with running(decoder) as r, ThreadPoolExecutor() as pool, connection(r.port) as s:
         older: dict[str, object] = {"prompt": "x", "max_tokens": 200, "stream": True}
-        send(s, older, headers="X-TurboPilot-Session: a\r\n")
+        send(s, older, headers="X-TurboPilot-Session: a\r\nConnection: close\r\n")
         assert b"200 OK" in s.recv(65536)
         newer, name = {"prompt": "y", "max_tokens": 2}, {"X-TurboPilot-Session": "a"}
         new = pool.submit(ask, r.port, "POST", "/v1/completions", newer, name)

@@ -19,7 +19,8 @@ from serve.decoder import Logits
 from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.llama import load
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
 from serve.request import ChosenToken, TokenLogprob
 from serve.runner import EngineRunner
 from serve.settings import ModelOptions

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +28,17 @@ from serve.http.request_log import (
 from serve.options import read_settings
 from serve.settings import LogOptions, SecurityOptions
 from tests.support.fakes import FakeDecoder, script
-from tests.support.serving import ask, connection, flask_client, read_all, running, send, served
+from tests.support.serving import (
+    ask,
+    connection,
+    flask_client,
+    read_all,
+    running,
+    send,
+    served,
+    wait,
+)
+from tests.support.wire import POST
 from turbopilot.base.errors import DecoderFailed, InvalidInput
 
 NAME = "my-request.1"
@@ -188,6 +202,57 @@ def test_log_line_has_path_status_time_and_tokens(lines: io.StringIO) -> None:
     assert "\n" not in nope["message"]
     assert "prompt_tokens" not in nope
     assert "secret" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/favicon.ico"])
+def test_requests_of_monitors_are_logged_at_debug_unless_refused(
+    lines: io.StringIO, path: str
+) -> None:
+    with flask_client(SecurityOptions(api_keys=("k",))) as client:
+        headers = {"Authorization": "Bearer k"}
+        client.get(path, headers=headers).close()
+        client.get(path, headers=headers | {"Host": "evil.com"}).close()
+    routine, refused = read(lines, "turbopilot.access")
+    assert (routine["level"], routine["path"]) == ("debug", path)
+    assert (refused["level"], refused["status"]) == ("info", 421)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("reset", [False, True])
+def test_cancelled_request_has_one_line(lines: io.StringIO, stream: bool, reset: bool) -> None:
+    decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
+    with running(decoder) as r:
+        with connection(r.port) as s:
+            send(s, {"prompt": "x", "max_tokens": 200, "stream": stream})
+            wait(r.runner.submitted)
+            decoder.let(2)
+            if stream:
+                assert b"200 OK" in s.recv(65536)
+            if reset:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait(r.runner.cancelled)
+        while not read(lines, "turbopilot.access"):
+            pass
+    (line,) = [f for f in read(lines) if f["level"] not in ("debug",)]
+    assert (line["path"], line["status"]) == ("/v1/completions", 200 if stream else 499)
+
+
+def test_invalid_http_is_answered_and_logged_with_a_request_id(lines: io.StringIO) -> None:
+    with running(FakeDecoder()) as r:
+        for head, status in (
+            (b"Content-Length: x\r\n", b"400"), (b"Content-Length: 99999999999\r\n", b"413"),
+        ):  # fmt: skip
+            for given in (b"X-Request-Id: %s\r\n" % NAME.encode(), b""):
+                with connection(r.port) as s:
+                    s.sendall(POST + given + head + b"Authorization: s3cret\r\n\r\n")
+                    answer = read_all(s)
+                assert answer.split()[1] == status
+                (name,) = re.findall(rb"\r\nX-Request-Id: (\S+)\r\n", answer)
+                assert name == NAME.encode() if given else name.isalnum()
+                line = read(lines, "turbopilot.access")[-1]
+                assert line["request_id"] == name.decode()
+                assert (line["level"], line["status"]) == ("info", int(status))
+    assert "s3cret" not in lines.getvalue()
 
 
 def test_only_log_lines_of_a_request_have_its_id(lines: io.StringIO) -> None:

@@ -63,6 +63,11 @@ def test_models_swap_when_memory_fits_one(demo_gguf: Path, demo_q4_0: Path, tmp_
         assert states(port) == {"large": "ok", "small": "unloaded"}
         listed = get(port, "/v1/models")["data"]
         assert [(m["id"], m["max_model_len"]) for m in listed] == [("large", 256), ("small", 256)]
+        assert all(m["capabilities"]["completion_fim"] for m in listed)
+        files = get(port, "/api/tags")["models"]
+        assert [m["size"] for m in files] == [p.stat().st_size for p in (demo_gguf, demo_q4_0)]
+        assert files[0]["digest"] != files[1]["digest"]
+        assert files[1]["details"]["quantization_level"] == "Q4_0"
         first = complete(port, "large")
         assert complete(port, "small")[0] == "small"
         assert states(port) == {"large": "unloaded", "small": "ok"}

@@ -179,12 +179,17 @@ def test_responses_to_examples_match_the_document(client: FlaskClient, path: str
     example: Body = {}
     if "requestBody" in operation:
         example = operation["requestBody"]["content"]["application/json"]["example"]
-    check(client.post(path.replace("{engine}", "any/thing"), json=example), path, 200)
+    status = 200 if "200" in operation["responses"] else 501
+    check(client.post(path.replace("{engine}", "any/thing"), json=example), path, status)
 
 
 @pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "get" in item])
 def test_responses_of_get_routes_match_the_document(client: FlaskClient, path: str) -> None:
-    check(client.get(path.replace("{name}", "any/thing")), path, 200, "get")
+    check(client.get(path.replace("{name}", "fake")), path, 200, "get")
+
+
+def test_response_for_an_unknown_model_matches_the_document(client: FlaskClient) -> None:
+    check(client.get("/v1/models/any/thing"), "/v1/models/{name}", 404, "get")
 
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -198,7 +203,13 @@ RICH: list[tuple[str, Body]] = [
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2}),
     ("/infill", {"input_prefix": "a", "n_cmpl": 2, "n_probs": 2, "stream": True}),
     ("/completion", {"prompt": "a", "response_fields": ["content", "timings/prompt_n", "timings", "nothing/x"]}),
-    ("/api/generate", {"inputs": "a", "parameters": {"return_full_text": True}}),
+    ("/api/generate", {"inputs": "a", "parameters": {"return_full_text": True, "details": True}}),
+    ("/generate_stream", {"inputs": "a"}),
+    ("/", {"inputs": "a", "parameters": {"details": True, "seed": 5}}),
+    ("/", {"inputs": "a", "stream": True}),
+    ("/api/chat", {"messages": [{"role": "user", "content": "a"}]}),
+    ("/api/chat", {"messages": [{"role": "user", "content": "a"}], "stream": False}),
+    ("/api/chat", {}),
     ("/api/generate", {"prompt": "a"}),
     ("/api/generate", {"prompt": ""}),
 ]  # fmt: skip

@@ -226,7 +226,13 @@ FOREIGN = [
     "https://evil.com", "http://localhost:3000", "null", "http://localhost.evil.com", "x", "file://", "FILE://",
     "ws://localhost:18080", "ftp://localhost:18080", "chrome-extension://abc",
 ]  # fmt: skip
-PROGRAMS = [None, "", "vscode-webview://1q2w", "vscode-file://vscode-app", "app://obsidian.md"]
+PROGRAMS = [None, ""]
+WEBVIEWS = [
+    "vscode-webview://1q2w",
+    "vscode-file://vscode-app",
+    "app://obsidian.md",
+    "tauri://localhost",
+]
 HOST = "localhost:18080"
 
 
@@ -271,7 +277,23 @@ def test_programs_and_own_pages_are_served(make_client: MakeClient, origin: str 
     status, headers = post_from(make_client(SecurityOptions()), origin)
     assert status == 200
     assert not any(name.startswith("Access-Control") for name in headers)
-    assert "Vary" not in headers
+    assert headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("origin", WEBVIEWS)
+@pytest.mark.parametrize("cors_origins", [(), ("https://chat.example.com",)])
+def test_webview_of_an_editor_reads_responses(
+    make_client: MakeClient, origin: str, cors_origins: tuple[str, ...]
+) -> None:
+    client = make_client(SecurityOptions(api_keys=(KEY,), cors_origins=cors_origins))
+    status, headers = preflight(client, origin)
+    assert (status, headers["Access-Control-Allow-Origin"]) == (204, origin)
+    assert "POST" in headers["Access-Control-Allow-Methods"]
+    assert "authorization" in headers["Access-Control-Allow-Headers"]
+    for key, wanted in ((KEY, 200), ("wrong", 401)):
+        status, headers = post_from(client, origin, Authorization=f"Bearer {key}")
+        assert (status, headers["Access-Control-Allow-Origin"]) == (wanted, origin)
+        assert headers["Vary"] == "Origin"
 
 
 PAGE = "https://chat.example.com"
@@ -324,9 +346,6 @@ def test_other_pages_get_no_cors_headers(make_client: MakeClient) -> None:
             assert headers["Vary"] == "Origin", (
                 "a cache could mix up responses for different origins"
             )
-    status, headers = preflight(client, "vscode-webview://x")
-    assert status == 204
-    assert not any(name.startswith("Access-Control") for name in headers)
 
 
 def test_wildcard_origin_allows_every_page_with_a_key(make_client: MakeClient) -> None:

@@ -147,7 +147,7 @@ def test_waiting_requests_are_limited(threads: ThreadPoolExecutor) -> None:
     lab = Lab({"a": 1}, max_waiting=1)
     first, gate = begin(lab, "a", threads)
     second, _ = queue(lab, "a", threads)
-    with pytest.raises(Overloaded, match="1 requests are already waiting"):
+    with pytest.raises(Overloaded, match="queue is full: 1 waiting for a model"):
         use(lab, "a")
     gate.set()
     assert first.result(60) == second.result(60) == "a"

@@ -20,7 +20,8 @@ from serve.http.channel import WHEN_GONE
 from serve.http.server import bind, run
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
-from serve.models.service import Completion, CompletionService, ModelInfo
+from serve.models.service import Completion, CompletionService
+from serve.models.status import ModelInfo
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
@@ -100,6 +101,21 @@ def test_model_name_selects_the_model_and_unknown_names_the_default() -> None:
         assert client.get("/v1/models/two").get_json()["root"] == "two"
         assert client.get("/v1/health").get_json()["model"] == "one"
         assert b"TurboPilot serves one" in client.get("/").get_data()
+
+
+@pytest.mark.parametrize("path", ["org/one", "org%2Fone"])
+def test_model_with_a_slash_in_its_name_is_found(path: str) -> None:
+    models: Any = {"org/one": says("org/one", "yes")}
+    with pool_of(**models) as (_, client):
+        assert client.get(f"/v1/models/{path}").get_json()["id"] == "org/one"
+
+
+def test_ollama_lists_only_loaded_models_as_running() -> None:
+    with pool_of(one=says("one", "yes"), two=says("two", "no"), memory=200) as (_, client):
+        assert client.get("/api/ps").get_json() == {"models": []}
+        complete(client, "two")
+        assert [m["name"] for m in client.get("/api/ps").get_json()["models"]] == ["two"]
+        assert [m["name"] for m in client.get("/api/tags").get_json()["models"]] == ["one", "two"]
 
 
 def test_open_stream_keeps_its_model_loaded() -> None:

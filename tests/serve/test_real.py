@@ -115,7 +115,6 @@ def test_load_report_shows_the_actual_setup(demo_gguf: Path) -> None:
     decoder, report = load(demo_gguf, ModelOptions(threads=1, n_gpu_layers=3))
     decoder.close()
     assert report.n_threads == 1
-    assert report.has_fim
     if not report.devices:
         assert report.n_offloaded == 0  # regardless of n_gpu_layers
     assert any(line.startswith("GPU") for line in report.lines())
@@ -214,7 +213,8 @@ def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
     ) as process:  # fmt: skip
         said, port = wait_until_ready(process)
-        assert "FIM      yes" in said
+        assert "(CodeGen, 5.3 million weights, F16" in said, "not phi2"
+        assert "FIM      psm: <fim_prefix>…<fim_suffix>…<fim_middle>\n" in said
         assert "layers offloaded" in said
         assert "2 threads" in said
         first, again = (complete(port, "def add(a, b):\n    return") for _ in range(2))

@@ -273,9 +273,15 @@ def test_start_messages_name_the_key_but_do_not_show_it() -> None:
 # Copilot
 
 
-def test_github_request_id_is_sent_only_if_enabled(make_client: MakeClient) -> None:
-    path = "/copilot_internal/v2/token"
+@pytest.mark.parametrize(
+    ("path", "status"), [("/copilot_internal/v2/token", 200), ("/copilot_internal/user", 404)]
+)
+def test_github_request_id_is_sent_only_if_enabled(
+    make_client: MakeClient, path: str, status: int
+) -> None:
     assert "x-github-request-id" not in make_client(SecurityOptions()).get(path).headers
     client = make_client(SecurityOptions(copilot_request_id=True))
-    assert client.get(path).headers["x-github-request-id"]
+    response = client.get(path)
+    assert response.status_code == status
+    assert response.headers["x-github-request-id"] == response.headers["x-request-id"]
     assert "x-github-request-id" not in client.get("/v1/models").headers

@@ -100,7 +100,7 @@ from serve.engine import Engine
 from serve.http.server import bind, run
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
-from serve.models.service import ModelInfo
+from serve.models.status import ModelInfo
 from serve.settings import Limits, ServerOptions
 from tests.support.fakes import FakeDecoder
 

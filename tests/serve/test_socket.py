@@ -246,18 +246,6 @@ def test_closed_connection_cancels_without_poll(timeouts: list[float | None], re
         assert set(timeouts) <= {None}
 
 
-def test_half_closed_connection_cancels_the_request() -> None:
-    with (
-        running_server(FakeDecoder(gate=threading.Semaphore(0))) as (server, runner),
-        connection(server.port) as s,
-    ):
-        send(s, {"prompt": "x", "max_tokens": 200})
-        wait(runner.submitted)
-        s.shutdown(socket.SHUT_WR)
-        wait(runner.cancelled)
-        assert s.recv(100) == b""
-
-
 def test_pipelined_requests_are_answered_in_order_and_dropped_together() -> None:
     decoder = FakeDecoder(script("yes"), gate=threading.Semaphore(0), n_batch=64)
     with running_server(decoder) as (server, runner):

@@ -19,7 +19,8 @@ from serve.http.app import create_app
 from serve.metrics import EngineMetrics
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
 from serve.runner.compute_lock import ComputeLock
 from serve.runner.step_watch import SHORTEST, step_limit
 from tests.support.fakes import FakeDecoder
@@ -157,7 +158,7 @@ from serve.http import shutdown
 from serve.http.server import bind, run
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
-from serve.models.service import ModelInfo
+from serve.models.status import ModelInfo
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import Limits, ServerOptions
 from tests.support.fakes import FakeDecoder

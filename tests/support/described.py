@@ -18,7 +18,9 @@ BODIES: Mapping[str, Body] = {
     "CompletionRequest": {"prompt": "x"}, "TabbyRequest": {"segments": {"prefix": "x"}},
     "ChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "MistralFimRequest": {"prompt": "x"},
     "LlamaCompletionRequest": {"prompt": "x"}, "InfillRequest": {"input_prefix": "x"},
-    "HuggingFaceRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
+    "HuggingFaceRequest": {"inputs": "x"}, "HuggingFaceStreamRequest": {"inputs": "x"},
+    "HuggingFaceListRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
+    "OllamaChatRequest": {"messages": [{"role": "user", "content": "x"}]},
 }  # fmt: skip
 PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kind in e.requests}
 

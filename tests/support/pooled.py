@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from serve.engine import Engine
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
 from serve.runner import EngineRunner
 from tests.support.fakes import FakeDecoder
 

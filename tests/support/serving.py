@@ -22,13 +22,16 @@ from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
 from serve.http.shutdown import Shutdown
 from serve.models import ModelPool, PooledModel
-from serve.models.service import CompletionService, ModelInfo
+from serve.models.service import CompletionService
+from serve.models.status import ModelInfo
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
-from serve.settings import Defaults, Limits, SecurityOptions
+from serve.settings import Defaults, Limits, SecurityOptions, TextOptions
 from tests.support.fakes import FakeDecoder, script
 
 ROOT = Path(__file__).parents[2]
+# Completions of a script's text in full, after the whole prompt.
+AS_GIVEN = TextOptions(heals=False, ends_loops=False)
 
 
 class WatchedRunner(EngineRunner):
@@ -80,6 +83,7 @@ def make_service(
     max_open: int = 65,
     limits: Limits | None = None,
     clock: Callable[[], float] | None = None,
+    text: TextOptions = AS_GIVEN,
 ) -> tuple[CompletionService, WatchedRunner]:
     options = EngineOptions(n_slots=decoder.n_seq, random_seed=0)
     if clock:
@@ -88,7 +92,7 @@ def make_service(
     else:
         runner = WatchedRunner(Engine(decoder, options), max_open=max_open)
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 1_700_000_000)
-    return CompletionService(runner, decoder, model, limits), runner
+    return CompletionService(runner, decoder, model, limits, text), runner
 
 
 def pool_of(service: CompletionService) -> ModelPool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbopilot.app.cached_artifacts import converted, imported
+from turbopilot.base.counts import count
 from turbopilot.base.errors import (
     HubUnreachable,
     InvalidInput,
@@ -201,7 +202,9 @@ def _fetch(name: str, wanted: HubRequest, reporter: Reporter) -> tuple[Path, Hub
         if listing.one_model:
             raise e from None
     called = name if name == found.repo else f"{name} is {found.repo}"
-    reporter.notify(f"{called}: downloading {len(listing.files)} files, {size(listing.n_bytes)}")
+    reporter.notify(
+        f"{called}: downloading {count(len(listing.files), 'file')}, {size(listing.n_bytes)}"
+    )
     with reporter.transfer() as progress:
         return hub.fetch(listing, progress=progress), found
 

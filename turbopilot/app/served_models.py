@@ -13,7 +13,7 @@ from turbopilot.app.certificates import at_start
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
-from turbopilot.catalog import known_template
+from turbopilot.catalog import recognize_file
 from turbopilot.formats.gguf.file import read_gguf
 
 
@@ -40,11 +40,13 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
             choice.model_type if not models else None
         )  # --model-type applies to the default model
         file = resolve_gguf(model, reporter, model_type=kind or "")
-        models.append(NamedModel(name, file, known_template(read_gguf(file))))
+        known = recognize_file(read_gguf(file))
+        facts = (known.chat_template, known.family) if known else ()
+        models.append(NamedModel(name, file, *facts))
     default, *more = models
     return replace(
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
-        model=replace(options.model, chat_template=default.chat_template),
+        model=options.model.of(default),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ status.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
 from turbopilot.base.quoting import shortened
@@ -125,6 +125,14 @@ class InvalidRequest(ServeError):
         self.param = param
 
 
+class UnsupportedEncoding(ServeError):
+    """The body of a request is compressed."""
+
+
+class UnknownModel(InvalidRequest):
+    """A request asks for a model that the server does not have."""
+
+
 class Unauthorized(ServeError):
     """A request has no valid API key."""
 
@@ -169,15 +177,32 @@ class Superseded(ServeError):
     """A newer request of the same editor session replaced this request."""
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    otherwise: str = "",
+    *,
+    stands_for: Mapping[str, str] | None = None,
+    most: int = 3,
+) -> str:
     """Return a hint with the known names most similar to `name`; if there are none, `otherwise` or all known names.
+
+    Args:
+        name: what was given.
+        known: all names.
+        otherwise: hint if no name is similar.
+        stands_for: what names stand for, if that is not the name; one name is suggested for each thing.
+        most: maximum number of suggestions.
 
     >>> did_you_mean("q4_o", ["q4_0", "q8_0"])
     'did you mean q4_0?'
+    >>> did_you_mean("lama.vim", ["llama-vim", "llama.vim"], stands_for={"llama.vim": "llama-vim"})
+    'did you mean llama.vim?'
     """
-    known = sorted(known)
-    folded = {k.lower(): k for k in known}
-    near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
+    folded = {k.lower(): k for k in sorted(known)}
+    near: dict[str, str] = {}
+    for match in difflib.get_close_matches(name.lower(), folded, n=len(folded) or 1, cutoff=0.6):
+        near.setdefault((stands_for or {}).get(folded[match], folded[match]), folded[match])
     if near:
-        return f"did you mean {' or '.join(near)}?"
-    return otherwise or f"available: {', '.join(known)}"
+        return f"did you mean {' or '.join(list(near.values())[:most])}?"
+    return otherwise or f"available: {', '.join(folded.values())}"

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from turbopilot.base.counts import count
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.kl_divergence import Logits
 
@@ -66,7 +67,8 @@ def cut(ids: Sequence[int], length: int, positions: int, begin: int | None) -> W
     size = min(length, len(ids) + len(head))
     if size < 4:
         raise InvalidInput(
-            f"the text has {len(ids)} tokens: too few to measure", hint="give a longer text"
+            f"the text has {count(len(ids), 'token')}: too few to measure",
+            hint="give a longer text",
         )
     step = size - len(head)
     there = len(ids) // step

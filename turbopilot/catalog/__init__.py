@@ -21,8 +21,8 @@ __all__ = [
     "KnownModel",
     "OldBin",
     "find",
-    "known_template",
     "recognize",
+    "recognize_file",
 ]
 
 MODELS: Final[tuple[KnownModel, ...]] = (*ORIGINAL_MODELS, *NEWER_MODELS)
@@ -61,12 +61,11 @@ def recognize(name: str, url: str = "") -> KnownModel | None:
     return max(names, key=lambda found: len(found[0]))[1] if names else None
 
 
-def known_template(header: GgufHeader) -> str:
-    """Return the catalogue's chat template for a model file; "" for unknown models."""
+def recognize_file(header: GgufHeader) -> KnownModel | None:
+    """Return the model that a file was made from, by its metadata or its file name; None if unknown."""
     name, url = (header.metadata.get(f"general.{key}") for key in ("name", "source.repo_url"))
     named = name if isinstance(name, str) and name else header.path.stem
-    model = recognize(named, url if isinstance(url, str) else "")
-    return model.chat_template if model else ""
+    return recognize(named, url if isinstance(url, str) else "")
 
 
 def _names(model: KnownModel) -> list[str]:

@@ -128,6 +128,7 @@ def _tune(given: BenchArguments) -> None:
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.option_values import number_or_auto
     from turbopilot.bench import Setup
+    from turbopilot.render.table import TableColumns
 
     if given.against or given.plot or len(given.threads or []) > 1:
         raise InvalidInput(
@@ -148,22 +149,18 @@ def _tune(given: BenchArguments) -> None:
         files = [{"file": str(p), "chosen": t.name, **asdict(t)} for p, t in found.items()]
         console.emit_json({"cpu": cpu_name(), "files": files})
         return
-    columns = [
-        "file",
-        "attention",
-        "prompt tok/s",
-        "gen. tok/s",
-        "together",
-        "completion",
-        "chosen",
-    ]
+    columns = TableColumns(
+        ("file", "attention", "prefill", "decode", "together", "completion", "chosen"),
+        left=("attention", "chosen"),
+        optional=("together", "decode", "prefill"),
+    )
     rows = [
         [path.name, kind, *(f"{1 / v:,.1f}" for v in (s.prompt, s.decode, s.together)),
          f"{1000 * s.completion:,.0f} ms", "yes" if kind == t.name else ""]
         for path, t in found.items()
         for kind, s in (("flash", t.flash), ("plain", t.plain))
     ]  # fmt: skip
-    console.table("attention", columns, rows, numbers=range(2, 6))
+    console.table("", columns, rows, {"prefill, decode, together": "tokens per second"})
 
 
 def _by_threads(setup: Setup, threads: list[str]) -> list[Setup]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turbopilot.base.counts import count
 from turbopilot.base.errors import HubUnreachable
 from turbopilot.base.sizes import size
 from turbopilot.commands.verb import AsJson, takes
@@ -69,7 +70,8 @@ def download(given: DownloadArguments) -> None:
             text.table(listing)
         return
     console.info(
-        f"{listing.repo} at {listing.commit[:12]}: {len(listing.files)} files, {size(listing.n_bytes)}"
+        f"{listing.repo} at {listing.commit[:12]}: {count(len(listing.files), 'file')}, "
+        f"{size(listing.n_bytes)}"
     )
     with console.transfer() as progress:
         path = hub.fetch(listing, given.to, progress)

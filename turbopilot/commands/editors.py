@@ -23,7 +23,9 @@ DEFAULT_HOST: Final = "127.0.0.1"
 class EditorsArguments:
     """Arguments of `turbopilot editors`."""
 
-    name: Annotated[str, typer.Argument(help="Plugin or client, such as llama.vim. Default: list all.")] = ""
+    name: Annotated[str, typer.Argument(
+        help="Plugin, client or editor, such as llama.vim, curl or vscode. Default: list all.",
+    )] = ""
     host: Annotated[str | None, typer.Option(
         show_default=DEFAULT_HOST, help="Host of the server: the value of `serve --host`, or its name in your network.",
     )] = None
@@ -47,11 +49,11 @@ class EditorsArguments:
 def editors(given: EditorsArguments) -> None:
     """Print the settings that connect an editor to the server.
 
-    Without a name, list all editors and clients. The column "checked" shows how we checked each entry: tested (our
-    tests run that client), replayed (our tests send its recorded requests) or documented (taken from its
-    documentation or source).
+    Without a name, list all plugins and clients; with an editor (vscode, jetbrains, vim, neovim, emacs, helix, zed),
+    list its plugins. The column "checked" shows how we checked each entry: tested (our tests run that client),
+    replayed (our tests send its recorded requests) or documented (taken from its documentation or source).
 
-    Example: turbopilot editors
+    Example: turbopilot editors vscode
 
     Example: turbopilot editors llama.vim --port 18080
 
@@ -60,15 +62,15 @@ def editors(given: EditorsArguments) -> None:
     from turbopilot.editors import DEFAULT_MODEL, EDITORS, Target
     from turbopilot.render import editors as text
 
-    found = [_editor(given.name)] if given.name else list(EDITORS)
+    found = _found(given.name) if given.name else EDITORS
     target = Target(_address(given), given.model or DEFAULT_MODEL, given.api_key)
     if given.as_json:
         entries = [text.plain(e, target) for e in found]
         console.emit_json({"url": target.address.url, "model": target.model, "editors": entries})
-    elif given.name:
+    elif len(found) == 1:
         text.in_full(found[0], target)
     else:
-        text.table()
+        text.table(found)
 
 
 def _address(given: EditorsArguments) -> Address:
@@ -87,11 +89,10 @@ def _address(given: EditorsArguments) -> Address:
     return address_at(given.url)
 
 
-def _editor(name: str) -> Editor:
-    from turbopilot.editors import EDITORS, find
+def _found(name: str) -> tuple[Editor, ...]:
+    from turbopilot.editors import NAMES, find
 
-    if editor := find(name):
-        return editor
-    known = {n for e in EDITORS for n in (e.name, e.plugin)}
-    hint = did_you_mean(name, known, "turbopilot editors lists them")
+    if found := find(name):
+        return found
+    hint = did_you_mean(name, NAMES, "turbopilot editors lists them", stands_for=NAMES)
     raise InvalidInput(f"{name}: unknown editor or plugin", hint=hint)

@@ -46,7 +46,12 @@ def _defaults(path: Path) -> dict[str, Any]:
             hint = "turbopilot serve --help lists the options; leave out the leading --"
             raise InvalidInput(
                 f"{path}: {key}: unknown option",
-                hint=did_you_mean(key, [*options, "[models]"], hint),
+                hint=did_you_mean(
+                    key,
+                    [*options, "[models]"],
+                    hint,
+                    stands_for={k: o.name for k, o in options.items()},
+                ),
             )
         if options[key].name in found:
             raise InvalidInput(f"{path}: {key}: the option is set twice", hint="remove one of them")

@@ -19,6 +19,7 @@ from serve.settings import (
     PoolOptions,
     SecurityOptions,
     ServerOptions,
+    TextOptions,
 )
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -28,7 +29,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Models": (ModelChoice, PoolOptions),
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
-    "Requests": (Defaults, Limits),
+    "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),
 }

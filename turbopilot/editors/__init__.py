@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
-    "DEFAULT_MODEL", "EDITORS", "EVIDENCE", "FIM", "Address", "Editor", "Setting", "Target", "address_at",
+    "DEFAULT_MODEL", "EDITORS", "EVIDENCE", "FIM", "NAMES", "Address", "Editor", "Setting", "Target", "address_at",
     "address_of", "fill", "find",
 ]  # fmt: skip
 
@@ -73,19 +73,31 @@ class Editor:
     notes: tuple[str, ...] = ()
     captured: str = ""
 
+    @property
+    def editors(self) -> tuple[str, ...]:
+        """Names of the programs as they are typed, such as vscode."""
+        return tuple(_plain(e.removeprefix("the ")) for e in self.editor.split(", "))
 
-def find(name: str) -> Editor | None:
-    """Return the entry with this name or plugin name, or None; letter case and separators are ignored.
 
-    >>> find("llama.vim").name
-    'llama-vim'
+def find(name: str) -> tuple[Editor, ...]:
+    """Return the entry of a plugin, or all entries for an editor; letter case and separators are ignored.
+
+    >>> [e.name for e in find("llama.vim")]
+    ['llama-vim']
+    >>> [e.name for e in find("Emacs")]
+    ['minuet-el', 'copilot-el']
     >>> find("nonesuch")
+    ()
     """
-    return _BY_NAME.get(_plain(name))
+    plain = _plain(name)
+    if entry := _BY_NAME.get(plain):
+        return (entry,)
+    plain = _ALIASES.get(plain, plain)
+    return tuple(e for e in EDITORS if plain in e.editors)
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s._-]+", "-", name.strip().lower())
+    return re.sub(r"[\s._-]+", "", name.lower())
 
 
 def _read() -> tuple[Editor, ...]:
@@ -100,4 +112,12 @@ def _entry(entry: dict[str, Any], shared: dict[str, str]) -> Editor:
 
 
 EDITORS: Final = _read()
+NAMES: Final = {
+    **{editor: editor for e in EDITORS for editor in e.editors},
+    **{name: e.name for e in EDITORS for name in (e.plugin, e.name)},
+}
+"""Names that `find` knows, and which entry or editor they stand for."""
 _BY_NAME: Final = {_plain(n): e for e in EDITORS for n in (e.plugin, e.name)}
+_ALIASES: Final = {
+    "code": "vscode", "nvim": "neovim", "intellij": "jetbrains", "pycharm": "jetbrains", "node": "nodejs",
+}  # fmt: skip

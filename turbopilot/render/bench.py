@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from turbopilot.base.counts import count
 from turbopilot.base.machine import cpu_name
 from turbopilot.base.sizes import size
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
 if TYPE_CHECKING:
     from turbopilot.bench import Divergence, Rate
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
     """Print a line about the machine, a table with one row per measurement, and a legend."""
     many = len({r.measured.n_threads for r in rows}) > 1
-    columns = ["file", "type", "size", "bits/weight"]
-    columns += ["threads"] if many else []
-    columns += ["prompt tok/s", "gen. tok/s", "peak memory"]
-    columns += ["mean KL", "top-1"] if reference else []
+    headings = ["file", "type", "size", "bits"]
+    headings += ["threads"] if many else []
+    headings += ["prefill", "decode", "memory"]
+    headings += ["mean KL", "top-1"] if reference else []
     cells = []
     for row in rows:
         m = row.measured
@@ -32,8 +34,10 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
             _rate(m.prompt), _rate(m.generation), size(m.memory.peak) if m.memory else "",
             *([kl(d), f"{d.top1:.1%}"] if (d := row.divergence) else []),
         ])  # fmt: skip
-    console.table(_where(rows), columns, cells, numbers=range(2, len(columns)))
-    console.result(_legend(rows, reference))
+    columns = TableColumns(
+        headings, left=("type",), optional=("bits", "size", "memory", "top-1", "type")
+    )
+    console.table(_where(rows), columns, cells, _legend(rows, reference))
 
 
 def as_json(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, Any]:
@@ -76,27 +80,28 @@ def _where(rows: Sequence[BenchRow]) -> str:
     )
 
 
-def _legend(rows: Sequence[BenchRow], reference: Path | None) -> str:
+def _legend(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, str]:
     m = rows[0].measured
     repeats = len(m.prompt.samples) if m.prompt else 0
-    generated = f", then {m.generation.tokens} generated tokens" if m.generation else ""
-    prompt = f"{m.prompt.tokens} prompt tokens" if m.prompt else ""
+    prompt = f"tokens per second for {count(m.prompt.tokens, 'prompt token')}" if m.prompt else ""
+    generated = f", then {count(m.generation.tokens, 'generated token')}" if m.generation else ""
     spread = f"; median of {repeats} rounds ± half of the range" if repeats > 1 else "; one round"
-    lines = [f"tok/s: {prompt}{generated}{spread}"]
+    legend = {"prefill, decode": f"{prompt}{generated}{spread}"}
     if m.memory:
-        lines.append(
-            f"peak memory: whole process, including {size(m.memory.base)} for Python and llama.cpp's library"
+        base = size(m.memory.base)
+        legend["memory"] = (
+            f"peak of the whole process, including {base} for Python and llama.cpp's library"
         )
     taken = [(r.name, sum(r.measured.memory.devices.values())) for r in rows if r.measured.memory]
     if on_gpu := [f"{name} {size(n)}" for name, n in taken if n]:
-        lines.append(f"GPU memory: {', '.join(on_gpu)}")
+        legend["GPU memory"] = ", ".join(on_gpu)
     if reference and (d := rows[0].divergence):
-        lines.append(
-            f"mean KL: divergence from {reference.name} in nats, over {d.positions:,} positions; its perplexity is "
-            f"{d.reference_perplexity.value:.4g}\n"
-            "top-1: share of positions at which both models' most likely token is the same"
+        legend["mean KL"] = (
+            f"divergence from {reference.name} in nats, over {count(d.positions, 'position')}; its perplexity is "
+            f"{d.reference_perplexity.value:.4g}"
         )
-    return "\n".join(lines)
+        legend["top-1"] = "share of positions at which both models' most likely token is the same"
+    return legend
 
 
 def _rate(rate: Rate | None) -> str:

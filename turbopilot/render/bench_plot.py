@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from turbopilot.base.counts import count
 from turbopilot.bench.results import Divergence, Measured
 from turbopilot.render.scale import Scale
 from turbopilot.render.svg import Labels, Spot, plot, standalone
@@ -65,7 +66,7 @@ def drawn(rows: Sequence[BenchRow]) -> str:
     kl_scale = Scale.of([*y, least / 2], log=True)
     up = ("mean KL, nats", kl_scale) if with_kl else ("tokens/s", Scale.of([0, *y]))
     drawing = plot(
-        f"{len(rows)} files by size and {up[0]}",
+        f"{count(len(rows), 'file')} by size and {up[0]}",
         (f"size, {name}", Scale.of([0, *x])),
         up,
         [*spots, Labels(x, y, labels)],
@@ -80,5 +81,5 @@ def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:
     same_type = [r for r in rows if r.measured.type_name == m.type_name]
     words = m.type_name if len({r.name for r in same_type}) == 1 else row.name
     if len({r.measured.n_threads for r in rows}) > 1:
-        words += f", {m.n_threads} threads"
+        words += f", {count(m.n_threads, 'thread')}"
     return f"{words}, {row.speed:,.{'3g' if row.speed < 1000 else '0f'}} tokens/s"

@@ -6,15 +6,22 @@ Progress is shown only on a terminal; `--json` prints exactly one JSON object to
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.markup import escape
 
 from turbopilot.base import progress as seam
+from turbopilot.render.table import TableColumns
+
+# With NO_COLOR, rich itself drops colours, but not bold.
+_COLOURS: Final[Literal["auto"] | None] = None if os.environ.get("NO_COLOR") else "auto"
 
 
 class MessageConsole(Console):
@@ -25,14 +32,20 @@ class MessageConsole(Console):
         self.quiet = True
 
 
-out = Console(highlight=False, soft_wrap=True)
-err = MessageConsole(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False, color_system=_COLOURS)
+err = MessageConsole(
+    stderr=True, highlight=False, soft_wrap=True, emoji=False, color_system=_COLOURS
+)
+
+
+def _printable(text: str, kept: str = "") -> str:
+    """Escape control characters except those in `kept`, as texts from a file may contain terminal codes."""
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
 
 
 def _shown(text: str) -> str:
     """Escape Rich markup and terminal control codes, which texts from a file may contain."""
-    safe = (c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
-    return escape("".join(safe))
+    return escape(_printable(text, kept="\n\t"))
 
 
 def info(message: str) -> None:
@@ -60,31 +73,43 @@ def emit_json(value: Mapping[str, Any]) -> None:
 
 def table(
     title: str,
-    columns: Sequence[str],
+    columns: TableColumns,
     rows: Sequence[Sequence[str]],
-    *,
-    numbers: Sequence[int] | None = None,
+    legend: Mapping[str, str] | None = None,
 ) -> None:
-    """Print a table to stdout.
+    """Print a table to stdout as plain columns, as wide as the terminal, or 80 columns if the width is unknown.
+
+    COLUMNS sets another width.
 
     Args:
         title: line above the table; "" for none.
-        columns: headings.
+        columns: headings, and what to leave out if the table is too wide.
         rows: cells.
-        numbers: indices of the columns to align to the right; by default all but the first.
+        legend: explanations by heading, or by several headings with commas; those of columns left out are not printed.
     """
-    from rich.table import Table
-
-    right = range(1, len(columns)) if numbers is None else numbers
-    t = Table()
-    for i, column in enumerate(columns):
-        # Wrap long cells: in a pipe, text that is cut off would be lost.
-        t.add_column(column, justify="right" if i in right else "left", overflow="fold")
-    for row in rows:
-        t.add_row(*(_shown(cell) for cell in row))
+    width = shutil.get_terminal_size().columns
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    (head, *lines), left_out = columns.lay_out(cells, width)
     if title:
-        out.print(_shown(title))
-    Console(highlight=False, width=None if out.is_terminal else 120).print(t)
+        text(title)
+    out.print(f"[bold]{escape(head)}[/]")
+    for line in lines:
+        out.print(escape(line))
+    notes = [f"not shown in {width} columns: {', '.join(left_out)} (--json has all)"]
+    notes = notes if left_out else []
+    for names, meaning in (legend or {}).items():
+        if set(names.split(", ")) - set(left_out):
+            notes.append(f"{names}: {meaning}")
+    if notes:
+        text("", *notes)
+
+
+def text(*lines: str) -> None:
+    """Print lines to stdout, each wrapped between words to the width of the tables."""
+    width = shutil.get_terminal_size().columns
+    for line in lines:
+        wrapped = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+        result("\n".join(wrapped))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from converters import ConversionReport
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.render import console
 
@@ -24,8 +25,8 @@ def show(report: ConversionReport, as_json: bool) -> None:
         return
     files = f" ({report.n_files} files)" if report.n_files > 1 else ""
     console.result(
-        f"{report.path}{files}: {report.architecture} → {report.gguf_architecture}, {report.n_tensors} tensors, "
-        f"{report.n_weights / 1e6:,.1f} million weights, {report.dtype}, "
+        f"{report.path}{files}: {report.architecture} → {report.gguf_architecture}, "
+        f"{count(report.n_tensors, 'tensor')}, {report.n_weights / 1e6:,.1f} million weights, {report.dtype}, "
         f"{size(report.n_bytes)}, {report.seconds:.1f} s"
     )
     if report.path.is_file():

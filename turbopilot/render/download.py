@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.hub import Listing
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
 
 def plain(listing: Listing) -> dict[str, object]:
@@ -19,5 +21,5 @@ def plain(listing: Listing) -> dict[str, object]:
 def table(listing: Listing) -> None:
     """Print the files with their sizes."""
     rows = [[f.name, size(f.n_bytes)] for f in listing.files]
-    console.table(f"{listing.repo} at {listing.commit[:12]}", ["file", "size"], rows)
-    console.result(f"{len(rows)} files, {size(listing.n_bytes)}")
+    console.table(f"{listing.repo} at {listing.commit[:12]}", TableColumns(("file", "size")), rows)
+    console.result(f"{count(len(rows), 'file')}, {size(listing.n_bytes)}")

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from turbopilot.editors import EDITORS, EVIDENCE, FIM, Editor, Target, fill
+from turbopilot.editors import EVIDENCE, FIM, Editor, Target, fill
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
-COLUMNS: Final = ("name", "editor", "plugin", "route", "features", "checked")
-LEGEND: Final = (
-    "stream: the plugin shows a completion while it is generated",
-    "FIM (apart): fill-in-the-middle; the plugin sends prefix and suffix, and the server builds the prompt for the "
-    "model. FIM (tokens): the plugin builds the prompt, so it must know the model's tokens",
-    "cancel: the plugin disconnects when a completion is no longer needed; (?) means unknown",
-    "key: the plugin can send the key that `turbopilot serve --api-key` requires",
-    "checked: " + "; ".join(f"{word} = {meaning}" for word, meaning in EVIDENCE.items()),
-)
-"""Explanations of the words in the table."""
+COLUMNS: Final = ("name", "editor", "plugin", "route", "FIM", "stream", "cancel", "key", "checked")
+LEGEND: Final = {
+    "FIM": "fill-in-the-middle. apart: the plugin sends prefix and suffix, and the server builds the prompt for the "
+    "model; tokens: the plugin builds the prompt, so it must know the model's tokens",
+    "stream": "the plugin shows a completion while it is generated",
+    "cancel": "the plugin disconnects when a completion is no longer needed; ? means unknown",
+    "key": "the plugin can send the key that `turbopilot serve --api-key` requires",
+    "checked": "; ".join(f"{word} = {meaning}" for word, meaning in EVIDENCE.items()),
+}
+"""Explanations of the columns."""
+_OPTIONAL: Final = ("route", "plugin", "stream", "key", "cancel", "FIM")
 _WORDS: Final = {True: "yes", False: "no", None: "unknown"}
 
 
 def row(editor: Editor) -> list[str]:
     """Return the table's cells, under `COLUMNS`."""
     e = editor
-    can = [
-        "stream" if e.stream else "",
-        "" if e.fim == "none" else f"FIM ({e.fim})",
-        {True: "cancel", False: "", None: "cancel (?)"}[e.cancel],
-        "key" if e.auth else "",
-    ]
-    return [e.name, e.editor, e.plugin, e.route, ", ".join(filter(None, can)), e.evidence]
+    cancels = "?" if e.cancel is None else _WORDS[e.cancel]
+    fim = "no" if e.fim == "none" else e.fim
+    can = [fim, _WORDS[e.stream], cancels, _WORDS[e.auth]]
+    return [e.name, e.editor, e.plugin, e.route, *can, e.evidence]
 
 
-def table() -> None:
-    """Print all entries, one per row, and the legend."""
-    console.table("", COLUMNS, [row(e) for e in EDITORS], numbers=())
-    for line in LEGEND:
-        console.result(line)
-    console.result("to show the settings of one entry: turbopilot editors NAME")
+def table(found: Sequence[Editor]) -> None:
+    """Print entries, one per row, and the legend."""
+    columns = TableColumns(COLUMNS, left=COLUMNS, optional=_OPTIONAL)
+    console.table("", columns, [row(e) for e in found], LEGEND)
+    console.result("settings of one entry: turbopilot editors NAME")
 
 
 def filled(editor: Editor, target: Target) -> list[dict[str, str]]:

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from turbopilot.app.fit_report import FitReport, FitRow
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.render import console
 from turbopilot.render.bench import kl as mean_kl
+from turbopilot.render.table import TableColumns
 
 _SHOWN = 8  # rows of standard types
 
@@ -19,27 +21,27 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
         console.emit_json(_json(report))
         return
     b, setup = report.budget, report.setup
-    console.result(
+    console.text(
         f"budget {size(b.total)}: {size(b.room)} for the weights, {size(b.kv)} for the KV cache of "
         f"{setup.n_ctx:,} tokens ({setup.cache_type.lower()}), {size(b.compute)} for a batch of "
-        f"{setup.n_batch} tokens, {size(b.process)} for the process"
+        f"{setup.n_batch} tokens, {size(b.process)} for the process",
+        _how(report),
     )
-    console.result(_how(report))
     kl = report.sensitivity.measured
-    columns = ["type", "weights", "predicted memory", "measured"]
-    columns += ["predicted KL", "measured", "top-1"] if kl else []
+    headings = ["type", "weights", "memory", "measured memory"]
+    headings += ["KL", "measured KL", "top-1"] if kl else []
     console.table(
         f"{report.path} ({report.seconds:.1f} s), and the standard types that fit too",
-        columns,
+        TableColumns(headings, optional=("memory", "KL", "weights")),
         [_cells(row, kl) for row in (report.fitted, *report.plain[:_SHOWN])],
-        numbers=range(1, len(columns)),
     )
     if (more := len(report.plain) - _SHOWN) > 0:
         what = "worse" if kl else "smaller"
-        console.result(f"… and {more} more types, all {what} (--json shows all)")
+        console.result(f"… and {count(more, 'more type')}, all {what} (--json shows all)")
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
-    console.result(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
+    console.text("memory, KL: predicted" if kl else "memory: predicted")
+    console.text(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
     over = (report.fitted.measured_footprint or 0) - b.total
     if over > 0:
         console.info(f"the file takes {size(over)} more memory than the limit")
@@ -75,14 +77,14 @@ def _how(report: FitReport) -> str:
     found = report.sensitivity
     if found.measured:
         return (
-            f"sensitivities measured: {found.n_groups} groups of matrices, KL at {found.positions:,} positions each, "
-            f"{found.seconds:.0f} s"
+            f"sensitivities measured: {count(found.n_groups, 'group')} of matrices, KL at "
+            f"{count(found.positions, 'position')} each, {found.seconds:.0f} s"
         )
     if not found.seconds_short:
         return "types chosen by rounding errors only"
     return (
         "types chosen by rounding errors only: measuring KL divergences takes at least "
-        f"{found.seconds_short / 60:.0f} minutes (--minutes)"
+        f"{found.seconds_short / 60:.0f} min (--minutes)"
     )
 
 

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from turbopilot.base.counts import count
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
 if TYPE_CHECKING:
     from quantize.imatrix import GatherReport, Imatrix
+
+_COLUMNS: Final = TableColumns(
+    (
+        "weight", "layer", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "similarity",
+    ),
+    optional=("min", "max", "σ", "channels", "mean", "active"),
+)  # fmt: skip
+_LEGEND: Final = {
+    "Σ": "sum of the channels' mean squares",
+    "active": "share of channels above 1e-5",
+    "entropy": "100% if all channels are equal",
+    "outliers": "share of channels more than σ above the mean",
+    "similarity": "cosine with the previous layer",
+}
 
 
 def show_report(report: GatherReport, *, as_json: bool) -> None:
@@ -21,16 +37,17 @@ def show_report(report: GatherReport, *, as_json: bool) -> None:
         console.info(notice)
     if report.resumed_from:
         console.info(f"resumed from chunk {report.resumed_from:,}")
-    read = f"{report.n_chunks:,} chunks of {report.chunk_size:,} tokens"
+    read = f"{count(report.n_chunks, 'chunk')} of {report.chunk_size:,} tokens"
     if report.n_text_chunks > report.n_chunks:
         read += f", of {report.n_text_chunks:,} in the text"
     loss = f", perplexity {report.perplexity:.2f}" if report.perplexity is not None else ""
     console.result(
-        f"{report.path}: {report.n_entries:,} weights from {read}{loss}, {report.seconds:.1f} s"
+        f"{report.path}: {count(report.n_entries, 'weight')} from {read}{loss}, {report.seconds:.1f} s"
     )
     if report.n_unseen:
         console.info(
-            f"{report.n_unseen:,} experts saw no token, so their inputs are weighted equally; more text would help"
+            f"no token was sent to {count(report.n_unseen, 'expert')}, so all inputs there have the same weight; more "
+            "text would help"
         )
     console.info(f"next: turbopilot quantize {report.model} Q4_K_M --imatrix {report.path}")
 
@@ -43,7 +60,8 @@ def show_merged(path: Path, parts: list[Path], matrix: Imatrix, *, as_json: bool
             "chunk_size": matrix.chunk_size, "n_entries": len(matrix.entries),
         })  # fmt: skip
     else:
-        console.result(f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks")
+        weights, chunks = count(len(matrix.entries), "weight"), count(matrix.n_chunks, "chunk")
+        console.result(f"{path}: {weights}, {chunks}")
 
 
 def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> None:
@@ -60,33 +78,25 @@ def show_matrix(path: Path, matrix: Imatrix, *, layers: bool, as_json: bool) -> 
         })  # fmt: skip
         return
     title = (
-        f"{path}: {len(matrix.entries):,} weights, {matrix.n_chunks:,} chunks of {matrix.chunk_size:,} tokens, "
-        f"from {', '.join(matrix.datasets) or 'an unnamed text'}"
+        f"{path}: {count(len(matrix.entries), 'weight')}, {count(matrix.n_chunks, 'chunk')} of "
+        f"{matrix.chunk_size:,} tokens, from {', '.join(matrix.datasets) or 'an unnamed text'}"
     )
     if layers:
         rows = [
             [str(x.layer), f"{x.total:.4g}", f"{x.outliers:.1%}", _similarity(x.similarity)]
             for x in per_layer
         ]
-        console.table(title, ["layer", "Σ", "outliers", "similarity"], rows)
+        console.table(title, TableColumns(("layer", "Σ", "outliers", "similarity")), rows)
         return
     rows = [
         [
-            "" if t.layer is None else str(t.layer), _short(t.name), f"{t.n:,}",
+            _short(t.name), "" if t.layer is None else str(t.layer), f"{t.n:,}",
             *(f"{value:.4g}" for value in (t.total, t.least, t.most, t.mean, t.deviation)),
             *(f"{value:.1%}" for value in (t.active, t.entropy, t.outliers)), _similarity(t.similarity),
         ]
         for t in tensors
     ]  # fmt: skip
-    columns = [
-        "layer", "weight", "channels", "Σ", "min", "max", "mean", "σ", "active", "entropy", "outliers", "similarity",
-    ]  # fmt: skip
-    console.table(title, columns, rows, numbers=(0, *range(2, 12)))
-    console.result(
-        "Σ: sum of the channels' mean squares · active: share of channels above 1e-5 · entropy: 100% if all channels "
-        "are equal\n"
-        "outliers: share of channels more than σ above the mean · similarity: cosine with the previous layer"
-    )
+    console.table(title, _COLUMNS, rows, _LEGEND)
 
 
 def _short(name: str) -> str:

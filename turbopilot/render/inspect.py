@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turbopilot.app import certificates as certified
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.formats.gguf.certificate import State
 from turbopilot.formats.gguf.description import (
@@ -21,6 +22,7 @@ from turbopilot.formats.gguf.description import (
 )
 from turbopilot.formats.gguf.metadata import Quantized
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
 if TYPE_CHECKING:
     from converters.inspect import CheckpointDescription
@@ -51,7 +53,7 @@ def show(found: Description, state: State, *, tensors: bool, metadata: bool) -> 
             [s.type, f"{s.n_tensors:,}", f"{s.n_weights:,}", size(s.n_bytes), f"{s.share:.1%}"]
             for s in found.types
         ]  # fmt: skip
-        console.table("", ["type", "tensors", "weights", "size", "share"], rows)
+        console.table("", TableColumns(("type", "tensors", "weights", "size", "share")), rows)
     if tensors:
         _tensors(found)
     if metadata:
@@ -67,8 +69,12 @@ def _tensors(found: Description) -> None:
         + ([t.file] if many else [])
         for t in found.tensors
     ]
-    columns = ["tensor", "shape", "type", "bytes", "offset", *(["file"] if many else [])]
-    console.table("", columns, rows, numbers=(3, 4))
+    headings = ["tensor", "shape", "type", "bytes", "offset", *(["file"] if many else [])]
+    columns = TableColumns(
+        headings, left=("shape", "type", "file"), optional=("offset", "file", "shape")
+    )
+    console.result("")
+    console.table("", columns, rows)
 
 
 def _metadata(found: Description) -> Mapping[str, Any]:
@@ -111,7 +117,7 @@ def _headline(found: Description) -> str:
     if isinstance(found, GgufDescription):
         return f"GGUF version {found.version}, {found.main_type}, {shape}, {found.bits_per_weight:.2f} bits/weight"
     what = found.kind if found.kind == "checkpoint" else f"{found.kind} file"
-    return f"{what}, {len(found.tensors)} tensors, {shape}"
+    return f"{what}, {count(len(found.tensors), 'tensor')}, {shape}"
 
 
 def _facts(found: Description, state: State) -> Iterator[tuple[str, str]]:
@@ -164,19 +170,18 @@ def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:
     yield from _shape(c.shape)
     yield "tokenizer", ", ".join(c.tokenizer_files) or "none"
     yield from _origin(c.license, c.repository, c.revision, c.base_models)
-    yield "dropped", f"{len(c.dropped)} tensors without information" if c.dropped else ""
+    dropped = f"{count(len(c.dropped), 'tensor')} without information"
+    yield "dropped", dropped if c.dropped else ""
     yield from _parts("files", c.files)
 
 
 def _shape(s: Shape) -> Iterator[tuple[str, str]]:
-    layers, width, context, vocab = (
-        f"{n:,}" if n is not None else "?" for n in (s.n_layer, s.n_embd, s.n_ctx, s.n_vocab)
-    )
     if s.n_layer is not None or s.n_embd is not None:
-        heads = f"{_each(s.n_head)} heads, {_each(s.n_head_kv or s.n_head)} key/value heads"
-        yield "shape", f"{layers} layers, {width} wide, {heads}, feed-forward {_each(s.n_inner)}"
-    yield "context", context if s.n_ctx is not None else ""
-    yield "vocabulary", f"{vocab} rows" if s.n_vocab is not None else ""
+        heads = f"{_each(s.n_head, 'head')}, {_each(s.n_head_kv or s.n_head, 'key/value head')}"
+        layers, width = _each(s.n_layer, "layer"), _each(s.n_embd)
+        yield "shape", f"{layers}, {width} wide, {heads}, feed-forward {_each(s.n_inner)}"
+    yield "context", f"{s.n_ctx:,}" if s.n_ctx is not None else ""
+    yield "vocabulary", count(s.n_vocab, "row") if s.n_vocab is not None else ""
     rope = [f"{s.rotary_dim} dimensions"] if s.rotary_dim is not None else []
     rope += [f"base {s.rope_theta:g}"] if s.rope_theta is not None else []
     if s.rope_scaling:
@@ -184,10 +189,12 @@ def _shape(s: Shape) -> Iterator[tuple[str, str]]:
     yield "rope", ", ".join(rope)
 
 
-def _each(n: int | list[int] | None) -> str:
-    if isinstance(n, list):
-        return f"{min(n):,}–{max(n):,}"
-    return "?" if n is None else f"{n:,}"
+def _each(n: int | list[int] | None, noun: str = "") -> str:
+    """Return a number, or the range of the layers' numbers, with its noun."""
+    if isinstance(n, int) and noun:
+        return count(n, noun)
+    shown = f"{min(n):,}–{max(n):,}" if isinstance(n, list) else "?" if n is None else f"{n:,}"
+    return f"{shown} {noun}s" if noun else shown
 
 
 def _tokenizer(t: TokenizerLine) -> Iterator[tuple[str, str]]:
@@ -223,5 +230,5 @@ def _origin(
 
 def _parts(label: str, parts: Sequence[FilePart]) -> Iterator[tuple[str, str]]:
     for i, part in enumerate(parts):
-        text = f"{part.file}, {part.n_tensors} tensors, {size(part.n_bytes)}"
+        text = f"{part.file}, {count(part.n_tensors, 'tensor')}, {size(part.n_bytes)}"
         yield "" if i else label, text

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from turbopilot.base.sizes import size
 from turbopilot.catalog import TYPES, KnownModel
 from turbopilot.catalog.prompt_speed import prompt_speeds
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
+
+_COLUMNS: Final = TableColumns(
+    ("model", "fits as", "FIM", "10⁹ weights", "Q8_0", "Q4_K_M", "licence"),
+    left=("fits as", "FIM", "licence"),
+    optional=("licence", "10⁹ weights"),
+)
 
 
 def plain(model: KnownModel, budget: int) -> dict[str, Any]:
@@ -30,14 +37,16 @@ def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
     for m in found:
         sizes = [f"{m.footprint(kind).total / 1e9:.1f}" for kind in ("Q8_0", "Q4_K_M")]
         best, fim = m.best_type(budget) or "–", "yes" if m.fim else "no"
-        rows.append([m.alias, f"{m.parameters / 1e9:.2f}", *sizes, best, fim, m.licence])
-    columns = ["model", "10⁹ weights", "Q8_0 GB", "Q4_K_M GB", "fits as", "FIM", "licence"]
-    console.table("", columns, rows, numbers=(1, 2, 3))
-    console.result(
-        f"GB: total memory for serving · fits as: best type that fits in {memory}, – if none fits"
+        rows.append([m.alias, best, fim, f"{m.parameters / 1e9:.2f}", *sizes, m.licence])
+    legend = {
+        "fits as": f"best type that fits in {memory}, – if none fits",
+        "Q8_0, Q4_K_M": "total memory for serving, in GB",
+    }
+    console.table("", _COLUMNS, rows, legend)
+    console.text(
+        f"prefill speed: {prompt_speeds(TYPES)}",
+        "details: turbopilot models NAME; to serve a model: turbopilot serve NAME",
     )
-    console.result(f"prefill speed: {prompt_speeds(TYPES)}")
-    console.result("details: turbopilot models NAME; to serve a model: turbopilot serve NAME")
 
 
 def in_full(model: KnownModel, budget: int) -> None:

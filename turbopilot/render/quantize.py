@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 
 if TYPE_CHECKING:
     from quantize import Preview, QuantizeReport
@@ -41,13 +43,19 @@ def show_types(*, as_json: bool) -> None:
         ]
         for t in types
     ]  # fmt: skip
-    columns = ["type", "bits/weight", "imatrix", "prefill", "CPU", "CUDA", "advice"]
-    console.table("", columns, rows, numbers=(1, 3))
-    console.result(
-        f"prefill: prompt speed in percent of F16's, measured on {MEASURED_ON}\n"
-        f"CPU: llama.cpp has a special prefill kernel for this CPU ({cpu_name() or 'unknown'})\n"
-        "to measure on this machine: turbopilot bench A.gguf B.gguf"
+    columns = TableColumns(
+        ("type", "bits", "imatrix", "prefill", "CPU", "CUDA", "advice"),
+        left=("imatrix", "CPU", "CUDA"),
+        optional=("CUDA", "CPU", "prefill"),
+        text="advice",
     )
+    legend = {
+        "bits": "bits per weight of most matrices",
+        "prefill": f"prompt speed in percent of F16's, measured on {MEASURED_ON}",
+        "CPU": f"llama.cpp has a special prefill kernel for this CPU ({cpu_name() or 'unknown'})",
+    }
+    console.table("", columns, rows, legend)
+    console.text("to measure on this machine: turbopilot bench A.gguf B.gguf")
 
 
 def show_plan(preview: Preview, *, as_json: bool) -> None:
@@ -66,17 +74,24 @@ def show_plan(preview: Preview, *, as_json: bool) -> None:
         [t.name, " × ".join(map(str, t.shape)), t.before, t.after, f"{t.bytes_before:,}", f"{t.bytes_after:,}"]
         for t in preview.tensors
     ]  # fmt: skip
-    columns = ["tensor", "shape", "from", "to", "bytes before", "bytes after"]
-    console.table("", columns, rows, numbers=(4, 5))
-    console.result(
+    columns = TableColumns(
+        ("tensor", "shape", "from", "to", "bytes before", "bytes after"),
+        left=("shape", "from", "to"),
+        optional=("bytes before", "shape"),
+    )
+    console.table("", columns, rows)
+    console.text(
         f"{preview.name}: {preview.tensor_bytes:,} bytes of tensors, {preview.bits_per_weight:.2f} bits per weight; "
         f"file size {size(preview.file_bytes)}"
     )
     _fallbacks(preview.fallbacks())
     if again := preview.requantized():
-        console.info(f"{len(again)} tensors are already quantized: add --allow-requantize")
+        console.info(f"already quantized: {count(len(again), 'tensor')}; add --allow-requantize")
     if missing := preview.without_imatrix():
-        console.info(f"{len(missing)} tensors need an importance matrix: add --imatrix auto")
+        console.info(
+            f"without the importance matrix that their type needs: {count(len(missing), 'tensor')}; "
+            "add --imatrix auto"
+        )
 
 
 def show_result(report: QuantizeReport, *, as_json: bool) -> None:
@@ -93,7 +108,7 @@ def show_result(report: QuantizeReport, *, as_json: bool) -> None:
         )
     ]  # fmt: skip
     title = f"{report.path} ({report.recipe}, {report.seconds:.1f} s)"
-    console.table(title, ["", "size", "bits/weight", "types"], rows, numbers=(1, 2))
+    console.table(title, TableColumns(("", "size", "bits/weight", "types"), text="types"), rows)
     _fallbacks(report.fallbacks)
 
 
@@ -101,4 +116,4 @@ def _fallbacks(lines: tuple[str, ...]) -> None:
     for line in lines[:_SHOWN]:
         console.info(line)
     if len(lines) > _SHOWN:
-        console.info(f"… and {len(lines) - _SHOWN} more tensors (--dry-run shows all)")
+        console.info(f"… and {count(len(lines) - _SHOWN, 'more tensor')} (--dry-run shows all)")

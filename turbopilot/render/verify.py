@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from turbopilot.base.counts import count
 from turbopilot.render import console
+from turbopilot.render.table import TableColumns
 from turbopilot.render.verify_figures import OVERVIEW, figures, overview
 from turbopilot.render.words import number, share, with_error
 
@@ -33,35 +35,46 @@ def _in_full(report: VerifyReport) -> None:
     title += f" ({report.bits_per_weight:.2f} bits/weight), compared with {report.reference}"
     verdicts = {None: "", False: "ok", True: "FAILED"}
     rows = [[f.name, f.value, f.limit, verdicts[f.missed]] for f in figures(report)]
+    columns = TableColumns(
+        ("metric", "measured", "limit", "verdict"),
+        left=("verdict",),
+        optional=("limit",),
+        text="measured",
+    )
+    console.table(title, columns, rows)
     if len(report.by_kind) > 1:
-        rows += [
-            [f"  {kind}", f"KL {number(m.mean_kl)}, top-1 {share(m.top1)} of {m.positions:,}", "", ""]
+        rows = [
+            [kind, f"{m.positions:,}", number(m.mean_kl), share(m.top1)]
             for kind, m in report.by_kind.items()
-        ]  # fmt: skip
+        ]
+        console.result("")
+        console.table("", TableColumns(("windows", "positions", "mean KL", "top-1")), rows)
     if report.metrics:
-        rows.append(["greedy continuation", _continuations(report.continuations), "", ""])
-    console.table(title, ["", "measured", "limit", "verdict"], rows, numbers=(1, 2))
+        console.text(f"greedy continuation: {_continuations(report.continuations)}")
     if report.limits:
-        console.result(f"limits: {report.limits.origin}")
+        console.text(f"limits: {report.limits.origin}")
     elif report.metrics:
         name = Path(report.reference).name
-        console.result(f"no limits: computing them needs a checkpoint, and {name} is a GGUF")
+        console.text(f"no limits: computing them needs a checkpoint, and {name} is a GGUF")
     if report.metrics and report.context_tested < report.n_ctx:
         console.result("to compare the full context: --full")
     if report.passed:
         versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-        console.result(f"{'passed' if report.limits else 'nothing failed'} ({versions})")
+        console.text(f"{'passed' if report.limits else 'nothing failed'} ({versions})")
 
 
 def _side_by_side(reports: Sequence[VerifyReport]) -> None:
-    table = [OVERVIEW, *map(overview, reports)]
-    columns, *rows = [[*row[:3], *row[4:]] for row in table]  # bits/weight left out to save width
-    console.table(f"compared with {reports[0].reference}", columns, rows, numbers=range(2, 8))
+    columns = TableColumns(
+        OVERVIEW,
+        left=("type", "verdict"),
+        optional=("bits/weight", "p99 KL", "perplexity ratio", "tokens/s", "type"),
+    )
+    rows = [overview(r) for r in reports]
+    legend = {"tokens/s": "prefill speed on this machine, with half of its cores"}
     if m := next((r.metrics for r in reports if r.metrics), None):
-        console.result(
-            f"perplexity ratio: relative to the reference's perplexity of {with_error(m.reference_perplexity)}\n"
-            f"tokens/s: prefill speed on this machine, with half of its cores"
-        )
+        reference = with_error(m.reference_perplexity)
+        legend["perplexity ratio"] = f"relative to the reference's perplexity of {reference}"
+    console.table(f"compared with {reports[0].reference}", columns, rows, legend)
 
 
 def _tensors(report: VerifyReport) -> None:
@@ -70,9 +83,16 @@ def _tensors(report: VerifyReport) -> None:
         [t.name, t.type_name, f"{t.relative:.1e}", f"{t.allowed:.1e}", f"{t.max_abs:.2g}", t.detail or t.source]
         for t in tensors[:_TENSORS_SHOWN]
     ]  # fmt: skip
-    title = f"{Path(report.candidate).name}: {len(tensors)} tensors, largest error relative to its limit first"
-    columns = ["tensor", "type", "relative error", "limit", "max |Δ|", "problem or source"]
-    console.table(title, columns, rows, numbers=(2, 3, 4))
+    name, n = Path(report.candidate).name, count(len(tensors), "tensor")
+    columns = TableColumns(
+        ("tensor", "type", "error", "limit", "max |Δ|", "problem or source"),
+        left=("type",),
+        optional=("max |Δ|", "limit"),
+        text="problem or source",
+    )
+    title = f"{name}: {n}, largest error relative to its limit first"
+    console.result("")
+    console.table(title, columns, rows, {"error, limit": "relative squared error"})
 
 
 def _continuations(found: tuple[Continuation, ...] | None) -> str:
@@ -81,8 +101,6 @@ def _continuations(found: tuple[Continuation, ...] | None) -> str:
     parted = [c for c in found if c.margin is not None]
     if not parted:
         n = sum(c.tokens for c in found)
-        return f"equal for {n} tokens in {len(found)} texts"
+        return f"equal for {count(n, 'token')} in {count(len(found), 'text')}"
     c = min(parted, key=lambda c: c.equal)
-    return (
-        f"{len(parted)} of {len(found)} differ, the first at token {c.equal} by {c.margin:.2g} nats"
-    )
+    return f"different in {len(parted)} of {count(len(found), 'text')}, first at token {c.equal} by {c.margin:.2g} nats"

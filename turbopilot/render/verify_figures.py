@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from turbopilot.base.counts import count
 from turbopilot.render.words import base, number, share, size, with_error
 from turbopilot.verify.metrics import Metrics, Place
 from turbopilot.verify.report import VerifyReport
@@ -41,8 +42,11 @@ def place_words(place: Place, report: VerifyReport, text_of: TextOf | None) -> s
 def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
     """Return all metrics of a report; `text_of` supplies the texts of the tokens in `FigureRow.where`."""
     t = r.tokens
-    equal = f"{t.texts_equal:,} of {t.texts:,}, {t.ids:,} tokens"
-    rows = [FigureRow("texts with equal tokens", equal, "all", not t.equal)]
+    equal = f"{t.texts_equal:,} of {t.texts:,}"
+    rows = [
+        FigureRow("texts with equal tokens", equal, "all", not t.equal),
+        FigureRow("tokens compared", f"{t.ids:,}"),
+    ]
     rows += [
         FigureRow(f.check, f.message, "equal", missed=True)
         for f in r.failures
@@ -54,7 +58,7 @@ def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
         rows += _of_logits(r.metrics, r, text_of)
     rows.append(FigureRow("bits per weight", number(r.bits_per_weight)))
     if r.tokens_per_second:
-        rows.append(FigureRow("prefill on this machine, tokens/s", f"{r.tokens_per_second:,.0f}"))
+        rows.append(FigureRow("prefill, tokens/s", f"{r.tokens_per_second:,.0f}"))
     return rows
 
 
@@ -85,7 +89,7 @@ def _of_logits(m: Metrics, r: VerifyReport, text_of: TextOf | None) -> list[Figu
         kl = (f"≤ {number(limits.mean_kl)}", not m.mean_kl <= limits.mean_kl)
         clear = (f"≥ {share(limits.clear_top1)}", not m.clear_top1 >= limits.clear_top1)
     return [
-        FigureRow("positions compared", f"{m.positions:,} in {len(r.windows):,} windows"),
+        FigureRow("positions compared", f"{m.positions:,} in {count(len(r.windows), 'window')}"),
         FigureRow("positions with NaN or infinity", f"{m.not_finite:,}", "0", m.not_finite > 0),
         FigureRow("NMSE", number(m.nmse), *nmse),
         FigureRow("mean KL, nats", number(m.mean_kl), *kl),
@@ -93,13 +97,13 @@ def _of_logits(m: Metrics, r: VerifyReport, text_of: TextOf | None) -> list[Figu
         FigureRow("largest KL, nats", number(m.max_kl), where=at(m.max_kl_at)),
         FigureRow("largest logit difference", number(m.max_abs), where=at(m.max_abs_at)),
         FigureRow(
-            f"same top-1, {m.clear:,} clear positions",
-            share(m.clear_top1),
+            "same top-1, clear positions",
+            f"{share(m.clear_top1)} of {m.clear:,}",
             *clear,
             at(m.clear_miss_at),
         ),
         FigureRow("same top-1, all positions", share(m.top1)),
-        FigureRow("reference's top-1 in candidate's top 5", share(m.top5)),
+        FigureRow("top-1 in the candidate's top 5", share(m.top5)),
         FigureRow("mean Δp of the correct token", share(m.mean_delta_p)),
         FigureRow("RMS Δp of the correct token", share(m.rms_delta_p)),
         FigureRow("perplexity, reference", with_error(m.reference_perplexity)),

@@ -13,10 +13,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from turbopilot.base.counts import count
 from turbopilot.render.svg import visible
 from turbopilot.render.verify_figures import OVERVIEW, TextOf, figures, overview
 from turbopilot.render.verify_plots import plots, sizes, tensor_words
-from turbopilot.render.words import base, count, number, share, size, with_error
+from turbopilot.render.words import base, number, share, size, with_error
 from turbopilot.verify.report import VerifyReport
 
 

@@ -10,11 +10,12 @@ from typing import Final
 
 import numpy as np
 
+from turbopilot.base.counts import count
 from turbopilot.base.kl_divergence import Array, Floats
 from turbopilot.render.scale import Scale, byte_unit
 from turbopilot.render.svg import Bar, Cloud, Labels, Line, Mark, Spot, bars, plot
 from turbopilot.render.verify_figures import TextOf, place_words, token_words
-from turbopilot.render.words import base, count, number, share, size
+from turbopilot.render.words import base, number, share, size
 from turbopilot.verify.metrics import Place, Positions
 from turbopilot.verify.report import VerifyReport
 from turbopilot.verify.tensor_errors import TensorError

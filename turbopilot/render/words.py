@@ -48,8 +48,3 @@ def size(n_bytes: int) -> str:
 def base(path: str) -> str:
     """Return the last part of a Windows or POSIX path."""
     return next((part for part in reversed(re.split(r"[\\/]", path)) if part), path)
-
-
-def count(n: int, one: str) -> str:
-    """Return a number with its noun, in the plural if needed."""
-    return f"{n:,} {one if n == 1 else one + 's'}"

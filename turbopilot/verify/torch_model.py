@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from turbopilot.base.counts import count
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.verify.reference_layouts import ForeignLayout, foreign_layout
 from turbopilot.verify.source import Change, Logits
@@ -77,7 +78,7 @@ class TorchModel:
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
-                f"{folder}: {len(problems)} weights are missing or have the wrong shape: {names}",
+                f"{folder}: {count(len(problems), 'weight')} missing or of the wrong shape: {names}",
                 hint="download the checkpoint again",
             )
         self._model.eval()

@@ -45,8 +45,7 @@ def register(app: Flask, options: SecurityOptions) -> None:
             g.api_key = keys.check(header)
         return None
 
-    if options.cors_origins:
-        app.after_request(partial(_add_cors, origins))
+    app.after_request(partial(_add_cors, origins))
 
 
 def _add_cors(origins: Origins, response: Response) -> Response:

@@ -1,0 +1,59 @@
+"""Facts about a model, and its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts about a model that clients can see; those with defaults come from its file.
+
+    Attributes:
+        created: Unix time in seconds.
+        n_bytes: size of the file.
+        digest: SHA-256 in hexadecimal that changes with the file.
+        main_type: quantization type of most weights.
+        can_chat: whether there is a chat template.
+        can_fill: whether the model has tokens for fill-in-the-middle.
+    """
+
+    name: str
+    n_ctx: int
+    n_vocab: int
+    created: int
+    n_bytes: int = 0
+    n_weights: int = 0
+    digest: str = ""
+    architecture: str = ""
+    main_type: str = ""
+    can_chat: bool = False
+    can_fill: bool = False
+
+
+State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """State of a model, for `/health` and `/metrics`.
+
+    Attributes:
+        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
+            "failed": it could not be loaded, or its engine failed permanently.
+        waiting: requests in the queue, or waiting for the model to be loaded.
+        loads: number of times that the model was loaded.
+        refused: number of completions refused because the queue was full.
+        restarts: number of times that the engine failed and was restarted.
+        reason: reason of "failed" and "stalled", else "".
+    """
+
+    name: str
+    state: State
+    running: int = 0
+    waiting: int = 0
+    loads: int = 1
+    refused: int = 0
+    restarts: int = 0
+    reason: str = ""
