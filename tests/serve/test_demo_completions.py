@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from serve.engine import Engine, EngineOptions
+from serve.engine import Engine
 from serve.http.app import create_app
 from serve.llama import load
-from serve.models.service import CompletionService, ModelInfo
-from serve.runner import EngineRunner
+from serve.models.loading import host
 from serve.settings import ModelOptions
 from tests.support.serving import pool_of
 
@@ -40,18 +39,15 @@ def choices(demo_checkpoint: Path, demo_gguf: Path) -> Iterator[dict[str, dict[s
     """The server's answer to each prompt of the card."""
     facts = json.loads((demo_checkpoint / "training.json").read_text("utf-8"))
     prompts = [shown["prompt"] for shown in facts["completions"]["after"]["plain"]]
-    decoder, _ = load(demo_gguf, ModelOptions(threads=2, n_seq=2))
-    runner = EngineRunner(Engine(decoder, EngineOptions(n_slots=2)), max_open=9)
-    runner.start()
-    model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
-    client = create_app(pool_of(CompletionService(runner, decoder, model))).test_client()
+    decoder, _ = load(demo_gguf, ModelOptions(threads=2, n_seq=1, tunes=False))
+    service = host(Engine(decoder), free=decoder.close)
+    client = create_app(pool_of(service)).test_client()
     found = {}
     for prompt in prompts:
         body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
         (found[prompt],) = client.post("/v1/completions", json=body).get_json()["choices"]
     yield found
-    runner.close()
-    decoder.close()
+    service.close()
 
 
 def test_card_has_ten_prompts(choices: dict[str, dict[str, Any]]) -> None:
