@@ -79,7 +79,7 @@ def figures(measured: dict[str, dict[str, float]], baselines: dict[str, float]) 
             ]
         )
     rows += [
-        [f"bits per byte of {name}", *([f"{bits:.3f}"] * len(measured))]
+        [f"bits per byte, {name}", *([f"{bits:.3f}"] * len(measured))]
         for name, bits in baselines.items()
     ]
     return table(["", *measured], rows)
