@@ -45,7 +45,7 @@ class PieceIndex:
     def spelling(self, text: bytes) -> npt.NDArray[np.int64]:
         """Return the tokens that spell the beginning of `text`, or all of it and more.
 
-        Spaces are not spelled by more spaces: the cursor is where the user or the editor has indented to.
+        Spaces are not spelled by more spaces: the user or the editor has indented to the cursor.
 
         Args:
             text: at least one byte.
