@@ -104,6 +104,7 @@ def update(resolve: Resolver, options: list[str]) -> None:
     for name, comment, sources in (
         ("tools", "Scripts that have an environment of their own.", ("--group", "tools")),
         ("clients", "PyPI clients of scripts/test_clients.", ("--group", "clients")),
+        ("editors", "Neovim of scripts/test_editors.", ("--group", "editors")),
     ):
         write(
             name, f"# {comment}\n", resolve(locked(name), *sources, "--generate-hashes", *options)

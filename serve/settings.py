@@ -17,9 +17,7 @@ DEFAULT_PORT: Final = 18080  # the original TurboPilot's: editors are configured
 # Threads for routes that need no engine, such as /health, so that they are answered even if the queue is full.
 SPARE_HTTP_THREADS: Final = 8
 MAX_PARALLEL: Final = 256  # llama.cpp's limit. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
-LEAST_PROMPT: Final = (
-    16  # a fill-in-the-middle prompt with fewer tokens would have no room for text
-)
+LEAST_PROMPT: Final = 16  # fewer tokens would leave a fill-in-the-middle prompt no room for text
 MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_HEADER_BYTES: Final = 64 * 2**10
 # Default time without a request after which a model other than the default one is unloaded.

@@ -20,6 +20,7 @@ from serve.request import ChosenToken
 
 # Maximum number of tokens that are spelled again. A long name has more, but its beginning is rarely spelled otherwise.
 MOST_TOKENS: Final = 4
+_SPACES: Final = b" \t"
 _WORD: Final = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz") | set(
     range(0x80, 0x100)
 )
@@ -39,19 +40,24 @@ class PieceIndex:
         self.piece = tokenizer.piece
         self._pieces = [p for p, _ in pieces]
         self._ids = np.array([i for _, i in pieces], dtype=np.int64)
+        self._is_space = np.array([not p.strip(_SPACES) for p, _ in pieces], dtype=bool)
 
     def spelling(self, text: bytes) -> npt.NDArray[np.int64]:
         """Return the tokens that spell the beginning of `text`, or all of it and more.
 
+        Spaces are not spelled by more spaces: the user or the editor has indented to the cursor.
+
         Args:
             text: at least one byte.
         """
-        start, found = bisect_left(self._pieces, text), []
-        end = len(self._pieces)
+        start, end = bisect_left(self._pieces, text + b"\0"), len(self._pieces)
         if above := _next_above(text):
             end = bisect_left(self._pieces, above, start)
-        found.append(self._ids[start:end])
-        for n in range(1, len(text)):
+        longer = self._ids[start:end]
+        if not text.strip(_SPACES):
+            longer = longer[~self._is_space[start:end]]
+        found = [longer]
+        for n in range(1, len(text) + 1):
             at = bisect_left(self._pieces, text[:n])
             same = bisect_left(self._pieces, text[:n] + b"\0", at)
             found.append(self._ids[at:same])

@@ -35,6 +35,7 @@ INSTALLED = {
     "build": (GROUPS["build"], ("build",)),
     "tools": (GROUPS["tools"], ("tools",)),
     "clients": (GROUPS["clients"], ("clients",)),
+    "editors": (GROUPS["editors"], ("editors",)),
 }
 
 
