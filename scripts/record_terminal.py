@@ -33,7 +33,7 @@ SERVER = f"turbopilot serve demo-q8_0.gguf --port {PORT}"
 COMMANDS = (
     "turbopilot convert demo -o demo-f16.gguf",
     "turbopilot quantize demo-f16.gguf Q8_0 -o demo-q8_0.gguf",
-    "turbopilot verify demo-q8_0.gguf --against demo | tail -n 3",
+    "turbopilot verify demo-q8_0.gguf --against demo | tail -n 4",
 )
 REQUEST = f"""\
 curl -s localhost:{PORT}/v1/completions -d '{{"single_line": true,
