@@ -18,7 +18,7 @@ PROMPT = "def read_lines(path):\n    "
 NEXT = """
 Try it:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
-        -d '{{"prompt": "import os\\n\\ndef main():", "max_tokens": 40, "stop": ["\\n\\n"]}}'
+        -d '{{"prompt": "def get(self, key, default=None):\\n    try:\\n        return ", "max_tokens": 40}}'
 
 To print the settings of an editor's plugin:
     .venv/bin/turbopilot editors                     # list the editors
