@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-PROMPT = "def read_lines(path):\n    "
+PROMPT = "def __repr__(self):\n    return "
 NEXT = """
 Try it:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
