@@ -146,7 +146,9 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running server
     servers = found_servers(args.llama_server, args.llama_cpp_python)
-    args.extra = {s.name: args.ours.split() if s is servers[0] else [] for s in servers}
+    same_text = ["--no-heal", "--no-end-loops"]  # all servers generate the same tokens
+    args.extra = {s.name: [] for s in servers}
+    args.extra[servers[0].name] = [*same_text, *args.ours.split()]
     servers = [s for s in servers if not args.only or s.name in args.only]
     sizes = TINY if args.tiny else Sizes()
     names = args.scenario or [*SCENARIOS, OVERHEAD]

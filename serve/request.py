@@ -86,6 +86,7 @@ class StopRules:
         n_indent: end before a line that is indented by fewer columns than this; 0 is off.
         follows: end before the completion repeats this text, the beginning of the suffix; "" is off.
         loops: end before lines or a phrase are repeated once too often (see `serve.text.loops`).
+        line: text before the cursor in its line, which may be the beginning of a repeated line.
     """
 
     strings: tuple[str, ...] = ()
@@ -93,6 +94,7 @@ class StopRules:
     n_indent: int = 0
     follows: str = ""
     loops: bool = False
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)

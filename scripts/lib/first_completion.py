@@ -14,11 +14,11 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-PROMPT = "def read_lines(path):\n    "
+PROMPT = "def __repr__(self):\n    return "
 NEXT = """
 Try it:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
-        -d '{{"prompt": "import os\\n\\ndef main():", "max_tokens": 40, "stop": ["\\n\\n"]}}'
+        -d '{{"prompt": "def get(self, key, default=None):\\n    try:\\n        return ", "max_tokens": 40}}'
 
 To print the settings of an editor's plugin:
     .venv/bin/turbopilot editors                     # list the editors

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
+# The same for the text before the cursor in its line.
+MAX_LINE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Completion:
         n: number of choices for each prompt.
         best_of: number of texts generated for each prompt; the `n` most likely are the choices. At least `n` are
             generated.
-        stop: `follows` and `loops` are ignored; they are set from the suffix and the server's options.
+        stop: `follows`, `loops` and `line` are ignored; they are set from the prompt and the server's options.
         heals: whether the completion may re-spell the end of a prompt that is a text.
         sampling: `logit_bias` in it is ignored; see below.
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
@@ -166,6 +168,7 @@ class CompletionService:
                 before, c.suffix, max_tokens=most, files=c.files, name=c.filename
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
+            line = before.rpartition("\n")[2][-MAX_LINE:] if isinstance(before, str) else ""
             healing = None
             if self._can_heal(c, before):
                 keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
@@ -174,7 +177,7 @@ class CompletionService:
                 GenerationRequest(
                     prompt.tokens,
                     prompt.max_tokens,
-                    stop,
+                    replace(stop, line=line),
                     sampling,
                     # `best_of` ranks texts by their log probabilities.
                     n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,

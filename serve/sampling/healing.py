@@ -43,20 +43,20 @@ class PieceIndex:
         self._is_space = np.array([not p.strip(_SPACES) for p, _ in pieces], dtype=bool)
 
     def spelling(self, text: bytes) -> npt.NDArray[np.int64]:
-        """Return the tokens that spell the beginning of `text`, or all of it and more.
+        """Return the tokens that spell all of `text`, and possibly more.
 
-        Spaces are not spelled by more spaces: the user or the editor has indented to the cursor.
+        Spaces are not spelled by more spaces, since the user or the editor has indented to the cursor, but may be
+        spelled by fewer: `return` often comes with a space of its own.
 
         Args:
             text: at least one byte.
         """
-        start, end = bisect_left(self._pieces, text + b"\0"), len(self._pieces)
+        start, end = bisect_left(self._pieces, text), len(self._pieces)
         if above := _next_above(text):
             end = bisect_left(self._pieces, above, start)
-        longer = self._ids[start:end]
-        if not text.strip(_SPACES):
-            longer = longer[~self._is_space[start:end]]
-        found = [longer]
+        if text.strip(_SPACES):
+            return self._ids[start:end]
+        found = [self._ids[start:end][~self._is_space[start:end]]]
         for n in range(1, len(text) + 1):
             at = bisect_left(self._pieces, text[:n])
             same = bisect_left(self._pieces, text[:n] + b"\0", at)
@@ -132,14 +132,26 @@ class Spelling:
         self._healing = healing
         self.rest = healing.text if healing else b""
         self.n_tokens = 0
+        # The prompt's own token by the number of bytes that are left before it.
+        self._own: dict[int, int] = {}
+        left = len(self.rest)
+        for token in healing.tokens if healing else ():
+            self._own[left] = token
+            left -= len(healing.index.piece(token)) if healing else 0
 
     def mask(self, logits: Logits) -> Logits:
-        """Return the logits with minus infinity for every token that does not spell `rest`; a copy if there are any."""
+        """Return the logits with minus infinity for every token that does not spell `rest`; a copy if there are any.
+
+        The prompt's own tokens are allowed, but no other parts of a word: a model that has never seen a word in such
+        parts does not continue it well.
+        """
         if not self.rest or not self._healing:
             return logits
         masked = np.full_like(logits, -np.inf)
         ids = self._healing.index.spelling(self.rest)
         masked[ids] = logits[ids]
+        if (own := self._own.get(len(self.rest))) is not None:
+            masked[own] = logits[own]
         return masked
 
     def feed(self, data: bytes) -> bytes:

@@ -27,13 +27,16 @@ class Loops:
     A unit is one or more whole lines, or a part of a line. Lines may occur twice in a row and a part of a line three
     times; what has few characters may occur more often.
 
+    Args:
+        line: text before the completion in its first line.
+
     Attributes:
         stopped: whether a loop ended the completion.
     """
 
-    def __init__(self) -> None:
-        self._text = ""  # the latest text
-        self._n_sent = 0  # number of its characters that were returned
+    def __init__(self, line: str = "") -> None:
+        self._text = line[-LONGEST:]  # the latest text
+        self._n_sent = len(self._text)  # number of its characters that were returned
         self._open: dict[
             int, int
         ] = {}  # length of a unit → offset of the copy that would be one too many

@@ -50,7 +50,7 @@ class TextStream:
             SingleLine() if rules.single_line else None,
             Indentation(rules.n_indent) if rules.n_indent > 0 else None,
             self._strings,
-            Loops() if rules.loops else None,
+            Loops(rules.line) if rules.loops else None,
             Repetition(rules.follows) if rules.follows.strip() else None,
         )
         self._stages = [s for s in stages if s]

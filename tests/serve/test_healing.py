@@ -44,35 +44,43 @@ class Words:
 
 
 def spells(piece: bytes, text: bytes) -> bool:
-    """Return whether a token may come next if the text is to be spelled."""
-    is_longer = piece.startswith(text) and len(piece) > len(text)
-    if is_longer and not piece.strip(b" \t"):
-        return False
-    return bool(piece) and (is_longer or text.startswith(piece))
+    """Return whether a token spells all of a text, or the beginning of spaces."""
+    if not text.strip(b" \t"):
+        is_shorter = bool(piece) and text.startswith(piece)
+        return is_shorter or (piece.startswith(text) and bool(piece.strip(b" \t")))
+    return piece.startswith(text)
 
 
 BYTES = st.one_of(st.binary(max_size=4), st.text(" \tab", max_size=4).map(str.encode))
 
 
 @given(st.lists(BYTES, max_size=40), BYTES.filter(bool))
-def test_spelling_has_the_tokens_that_begin_or_contain_the_text(
-    pieces: list[bytes], text: bytes
-) -> None:
+def test_spelling_has_the_tokens_that_contain_the_text(pieces: list[bytes], text: bytes) -> None:
     found = PieceIndex(Words(pieces), len(pieces)).spelling(text)  # type: ignore[arg-type]
     expected = [i for i, p in enumerate(pieces) if spells(p, text)]
     assert sorted(found.tolist()) == expected
 
 
-def test_spelling_follows_the_text_through_several_tokens() -> None:
-    index = PieceIndex(Words([b"a", b"ab", b"abc", b"b", b"bcd", b"x"]), 6)  # type: ignore[arg-type]
-    spelling = Spelling(Healing((0,), b"abc", index))
+def test_word_is_spelled_by_its_own_tokens_or_by_longer_ones() -> None:
+    index = PieceIndex(Words([b"a", b"ab", b"abcd", b"c", b"cd", b"x"]), 6)  # type: ignore[arg-type]
+    spelling = Spelling(Healing((1, 3), b"abc", index))
     logits = np.zeros(6, np.float32)
-    assert np.isfinite(spelling.mask(logits)).tolist() == [True, True, True, False, False, False]
-    assert spelling.feed(b"a") == b""
-    assert np.isfinite(spelling.mask(logits)).tolist() == [False, False, False, True, True, False]
-    assert spelling.feed(b"bcd") == b"d"
+    assert np.flatnonzero(np.isfinite(spelling.mask(logits))).tolist() == [1, 2], "not [a]"
+    assert spelling.feed(b"ab") == b""
+    assert np.flatnonzero(np.isfinite(spelling.mask(logits))).tolist() == [3, 4]
+    assert spelling.feed(b"cd") == b"d"
     assert spelling.mask(logits) is logits
     assert (spelling.feed(b"x"), spelling.n_tokens) == (b"x", 1)
+
+
+def test_spaces_may_be_spelled_by_fewer() -> None:
+    index = PieceIndex(Words([b" ", b"   ", b"    ", b"     ", b" x"]), 5)  # type: ignore[arg-type]
+    spelling = Spelling(Healing((2,), b"    ", index))
+    logits = np.zeros(5, np.float32)
+    assert np.flatnonzero(np.isfinite(spelling.mask(logits))).tolist() == [0, 1, 2]
+    assert spelling.feed(b"   ") == b""
+    assert np.flatnonzero(np.isfinite(spelling.mask(logits))).tolist() == [0, 4]
+    assert spelling.feed(b" x") == b"x"
 
 
 @pytest.mark.parametrize(
@@ -121,17 +129,18 @@ def healed_by_hand(decoder: LlamaDecoder, text: str, n: int) -> str:
     tokens = decoder.tokenize(text, parse_special=False)
     healing = heal(tokens, PieceIndex(decoder, decoder.n_vocab))
     assert healing
-    rest, out = healing.text, b""
+    rest, out, own = healing.text, b"", list(healing.tokens)
     decoder.remove(0, 0)
     for _ in range(n + len(healing.tokens)):
         items = [BatchItem(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)]
         (logits,) = decoder.decode(items)
         decoder.remove(0, 0)
-        fits = [i for i in range(decoder.n_vocab) if spells(decoder.piece(i), rest)]
+        fits = [i for i in range(decoder.n_vocab) if spells(decoder.piece(i), rest)] + own[:1]
         token = max(fits if rest else range(decoder.n_vocab), key=lambda i: float(logits[i]))
         if decoder.is_eog(token):
             break
         data = decoder.piece(token)
+        own = own[1:] if own[:1] == [token] else []
         out += data[len(rest) :]
         rest = rest[len(data) :]
         tokens.append(token)

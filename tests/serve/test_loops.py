@@ -63,6 +63,12 @@ def test_other_repetitions_are_kept(text: str) -> None:
     assert ended(text) == (text, False)
 
 
+def test_line_that_began_before_the_cursor_counts() -> None:
+    loops = Loops(LINE[:20])
+    assert loops.feed(LINE[20:] + 4 * LINE) == LINE[20:] + LINE
+    assert loops.stopped
+
+
 def test_row_of_numbers_ends_late() -> None:
     left, stopped = ended("[" + 200 * "0, ")
     assert stopped
