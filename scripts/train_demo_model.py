@@ -133,7 +133,8 @@ def measured(folder: Path, corpus: Corpus, tasks: Path | None) -> dict[str, floa
     model, completer = load_checkpoint(folder), Completer(folder)
     found = {"bits per byte": model_bits_per_byte(model, completer.tokenizer, corpus.held_out)}
     if tasks:
-        found["exact match"] = exact_match(completer, tasks)
+        for order in ("psm", "spm"):
+            found[f"exact match, {order}"] = exact_match(completer, tasks, order)
     return found
 
 

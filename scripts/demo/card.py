@@ -71,13 +71,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def figures(measured: dict[str, dict[str, float]], baselines: dict[str, float]) -> str:
     """Return the table of figures, with a column for each of `measured`."""
     rows = [["bits per byte", *(f"{m['bits per byte']:.3f}" for m in measured.values())]]
-    if all("exact match" in m for m in measured.values()):
-        rows.append(
-            [
-                "exact match",
-                *(f"{m['exact match']:.1%}".replace("%", " %") for m in measured.values()),
-            ]
-        )
+    for name in next(iter(measured.values())):
+        if name.startswith("exact match"):
+            rows.append([name, *(f"{m[name]:.1%}".replace("%", " %") for m in measured.values())])
     rows += [
         [f"bits per byte, {name}", *([f"{bits:.3f}"] * len(measured))]
         for name, bits in baselines.items()

@@ -66,11 +66,22 @@ class Completer:
         """Return the completion of a prefix alone; it ends with end-of-text or after `max_tokens`."""
         return self._complete(self.tokenizer.encode(prefix).ids[-960:], max_tokens)
 
-    def fill(self, prefix: str, suffix: str, max_tokens: int = 64, stop: str = "") -> str:
-        """Return the text between a prefix and a suffix, up to `stop` if it is given."""
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        max_tokens: int = 64,
+        *,
+        stop: str = "",
+        order: str = "psm",
+    ) -> str:
+        """Return the text between a prefix and a suffix, in order psm or spm, up to `stop` if it is given."""
         before, after = (e.ids for e in self.tokenizer.encode_batch([prefix, suffix]))
         pre, suf, mid = self._fim
-        return self._complete([pre, *before[-640:], suf, *after[:300], mid], max_tokens, stop)
+        before, after = before[-640:], after[:300]
+        spm = [pre, suf, *after, mid, *before]
+        prompt = spm if order == "spm" else [pre, *before, suf, *after, mid]
+        return self._complete(prompt, max_tokens, stop)
 
     @torch.no_grad()
     def _complete(self, prompt: list[int], max_tokens: int, stop: str = "") -> str:
@@ -87,7 +98,7 @@ class Completer:
         return str(self.tokenizer.decode(found, skip_special_tokens=False))
 
 
-def exact_match(completer: Completer, tasks: Path) -> float:
+def exact_match(completer: Completer, tasks: Path, order: str) -> float:
     """Return the share of the tasks of HumanEval-Infilling (single lines) that are filled exactly.
 
     The first line of the completion is compared, without the blanks at its end.
@@ -96,7 +107,7 @@ def exact_match(completer: Completer, tasks: Path) -> float:
         rows = [json.loads(line) for line in lines]
     hits = 0
     for row in rows:
-        middle = completer.fill(row["prompt"], row["suffix"], stop="\n")
+        middle = completer.fill(row["prompt"], row["suffix"], stop="\n", order=order)
         hits += middle.split("\n")[0].rstrip() == row["canonical_solution"].rstrip()
     return hits / len(rows)
 
