@@ -82,7 +82,19 @@ def measure_serving(
         SystemExit: the server did not start, or it ended during the measurement.
     """
     forget_file(model)
-    command = [sys.executable, "-m", "turbopilot", "serve", str(model), "--port", "0", *options]
+    # The same number of tokens from every model: those with random weights repeat themselves.
+    whole = ["--no-heal", "--no-end-loops"]
+    command = [
+        sys.executable,
+        "-m",
+        "turbopilot",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        *whole,
+        *options,
+    ]
     with tempfile.TemporaryFile("w+") as said, _started(limit.wrap(command), said) as server:
         began = time.monotonic()
         with Sampler(server.pid, every=0.5) as sampler:
