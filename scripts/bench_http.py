@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 PLAIN_MS, TOKEN_MS = 1.5, 0.1
-PROMPT = "def add(a, b):\n    return "
+# The bundled model repeats this line until `max_tokens`.
+PROMPT = "import argparse\n\n\ndef parse_args():\n    parser = argparse.ArgumentParser()\n    "
 HEAD = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n"
 
 
@@ -99,7 +100,7 @@ def main() -> int:
     from serve.models.status import ModelInfo
     from serve.request import SamplingParams
     from serve.runner import EngineRunner
-    from serve.settings import ModelOptions
+    from serve.settings import ModelOptions, TextOptions
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.progress import Reporter
 
@@ -107,7 +108,8 @@ def main() -> int:
     runner = EngineRunner(Engine(decoder, EngineOptions(n_slots=2)), max_open=9)
     runner.start()
     model = ModelInfo(decoder.name, decoder.n_ctx, decoder.n_vocab, 0)
-    service = CompletionService(runner, decoder, model)
+    text = TextOptions(heals=False, ends_loops=False)
+    service = CompletionService(runner, decoder, model, text=text)
     pool = ModelPool([PooledModel(model, 1, lambda: service)], memory=1)
     server = HttpServer(create_app(pool), bind("127.0.0.1", 0), threads=8)
     thread = threading.Thread(target=server.run)
