@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from converters.quantized import refuse_quantized
 from converters.spec import IntArray
 from converters.stream import read_tensor
 from converters.tokenizer import GgufTokenizer, read_tokenizer
-from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, did_you_mean
+from turbopilot.base.errors import CorruptCheckpoint, InvalidInput, UnsupportedModel, did_you_mean
 from turbopilot.llama.geometry import Geometry, read_geometry
 
 DTYPES = {"f16": "F16", "bf16": "BF16", "f32": "F32", "q8_0": "Q8_0", "auto": "AUTO"}
@@ -90,8 +90,25 @@ def _prepare_checkpoint(source: Path, dtype: str, options: ConversionOptions) ->
         refuse_quantized(config, tensors)
         made = plan(spec, config, tensors, DTYPES[dtype or "f16"], vocab_only=options.vocab_only)
         tokenizer = read_tokenizer(source, spec.pre, made.dims.n_vocab, config.values)
+        tokenizer = replace(tokenizer, fim_order=fim_order(config))
         files = source_files(source, sorted({t.path for t in tensors.values()}))
         yield Prepared(checkpoint, made, tokenizer, files, read_provenance(source))
+
+
+def fim_order(config: HfConfig) -> str:
+    """Return the order of prefix and suffix that a checkpoint names in `fim_order`; "" if it names none.
+
+    The key is TurboPilot's own: the bundled model has it.
+
+    Raises:
+        UnsupportedModel: the value is unknown.
+    """
+    order = config.values.get("fim_order", "")
+    if order not in ("", "psm", "spm"):
+        raise UnsupportedModel(
+            f"{config.where}: fim_order is {order!r}", hint="remove it, or write psm or spm"
+        )
+    return str(order)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from serve.settings import FimOrder
 from turbopilot.llama.batch_item import BatchItem as BatchItem
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -19,6 +20,7 @@ class FimTokens:
     """Ids of the special tokens for fill-in-the-middle: `prefix` … `suffix` … `middle`, then the completion.
 
     `repository` and `file` mark the name of a repository or file that follows; None if the model has no such token.
+    `order` is the one in which the model completes best.
     """
 
     prefix: int
@@ -26,6 +28,7 @@ class FimTokens:
     middle: int
     repository: int | None = None
     file: int | None = None
+    order: FimOrder = "psm"
 
 
 class Tokenizer(Protocol):

@@ -128,10 +128,11 @@ class Defaults:
 class TextOptions:
     """How prompts are built, and what ends completions."""
 
-    fim_order: Annotated[FimOrder, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt (psm, spm). psm works with every model. spm, for "
-        "models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache while you type.",
-    )] = "psm"
+    fim_order: Annotated[FimOrder | None, Option(
+        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order that the model file "
+        "names, which is psm if it names none. spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, "
+        "Granite), reuses more of the KV cache while you type.", auto=True, choices=("auto", "psm", "spm"),
+    )] = None
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
         "token before the cursor, so that a completion does not begin inside a word.",

@@ -82,6 +82,7 @@ class GgufTokenizer:
     normalizer: str = ""
     space_prefix: str = ""
     chat_templates: dict[str, str] = field(default_factory=dict)  # see `files.chat_templates`
+    fim_order: str = ""  # "psm" or "spm"; "" if the checkpoint does not name one
 
     @property
     def has_fim(self) -> bool:
@@ -111,6 +112,8 @@ class GgufTokenizer:
         if names := sorted(self.chat_templates.keys() - {"default"}):
             values["tokenizer.chat_templates"] = names
         values["turbopilot.tokenizer.pre_origin"] = self.pre_origin
+        if self.fim_order and self.has_fim:
+            values["turbopilot.fim_order"] = self.fim_order
         if self.normalizer:
             values["turbopilot.tokenizer.normalizer"] = self.normalizer
         if self.space_prefix in ("always", "first"):

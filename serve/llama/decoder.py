@@ -13,7 +13,7 @@ from serve.decoder import BatchItem, FimTokens
 from serve.llama.facts import chat_template, model_name
 from serve.llama.mapped_files import MappedFiles
 from serve.llama.tuning import Tuning, TuningCache, measure
-from serve.settings import ModelOptions
+from serve.settings import FimOrder, ModelOptions
 from turbopilot.base.errors import CorruptModel
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.flash_attention import OFF
@@ -23,6 +23,8 @@ from turbopilot.llama.model import LlamaModel
 
 log = logging.getLogger("turbopilot.models")
 
+# Key in a model file, written by `turbopilot convert`.
+FIM_ORDER_KEY: Final = "turbopilot.fim_order"
 # Rows of logits for draft tokens, in addition to one per sequence.
 GUESSES: Final = 16
 
@@ -57,7 +59,8 @@ class LlamaDecoder(LlamaContext):
         prefix, suffix, middle, repository, file = model.fim_tokens()
         self.fim = None
         if prefix is not None and suffix is not None and middle is not None:
-            self.fim = FimTokens(prefix, suffix, middle, repository, file)
+            order: FimOrder = "spm" if header.metadata.get(FIM_ORDER_KEY) == "spm" else "psm"
+            self.fim = FimTokens(prefix, suffix, middle, repository, file, order)
         self.adds_bos = model.adds_bos
         self.chat_template = chat_template(header, options.chat_template)
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False

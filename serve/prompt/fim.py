@@ -105,7 +105,7 @@ class PromptBuilder:
         tokenizer: the model's tokenizer.
         n_ctx: maximum tokens of prompt and completion together.
         max_prompt: maximum tokens of the prompt, even if more would fit; None means no limit.
-        order: order of prefix and suffix.
+        order: order of prefix and suffix; None is the model's.
     """
 
     def __init__(
@@ -113,9 +113,10 @@ class PromptBuilder:
         tokenizer: Tokenizer,
         n_ctx: int,
         max_prompt: int | None = None,
-        order: FimOrder = "psm",
+        order: FimOrder | None = None,
     ) -> None:
-        self._tokenizer, self._n_ctx, self._order = tokenizer, n_ctx, order
+        self._tokenizer, self._n_ctx = tokenizer, n_ctx
+        self._order: FimOrder = order or (tokenizer.fim.order if tokenizer.fim else "psm")
         self._most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
 
     def build(
@@ -229,10 +230,13 @@ def frame(fim: FimTokens, order: FimOrder) -> tuple[list[int], list[int], list[i
     return [fim.prefix], [fim.suffix], [fim.middle]
 
 
-def layout_text(fim: FimTokens | None, order: FimOrder, text_of: Callable[[int], str]) -> str:
+def layout_text(
+    fim: FimTokens | None, order: FimOrder | None, text_of: Callable[[int], str]
+) -> str:
     """Return a description of the prompts, in which … stands for the text before or after the cursor."""
     if fim is None:
         return "none: only the text before the cursor is used"
+    order = order or fim.order
     parts = ("".join(map(text_of, tokens)) for tokens in frame(fim, order))
     return f"{order}: {'…'.join(parts)}"
 

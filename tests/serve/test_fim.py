@@ -15,6 +15,7 @@ from serve.prompt.fim import (
     PromptBuilder,
     PromptText,
     find_frame,
+    layout_text,
 )
 from serve.settings import FimOrder
 from tests.support.fakes import EOG, FIM, FakeDecoder
@@ -44,6 +45,16 @@ def build(
 def test_spm_order_puts_the_suffix_first() -> None:
     tokens = build(order="spm").tokens
     assert tokens == (FIM.prefix, FIM.suffix, *b"cd", FIM.middle, *b"ab")
+
+
+def test_order_is_the_models_unless_given() -> None:
+    suffix_first = FakeDecoder(fim=replace(FIM, order="spm"))
+    for given, used in ((None, "spm"), ("psm", "psm"), ("spm", "spm")):
+        prompt = PromptBuilder(suffix_first, 400, order=given).build("ab", "cd", max_tokens=1)
+        assert prompt.order == used
+        assert (bytes(prompt.before), bytes(prompt.after)) == (b"ab", b"cd")
+    assert PromptBuilder(FakeDecoder(), 400).build("ab", "cd", max_tokens=1).order == "psm"
+    assert layout_text(suffix_first.fim, None, str) == "spm: 257258…259"
 
 
 def test_spm_order_only_appends_tokens_while_typing() -> None:
