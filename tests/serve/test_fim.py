@@ -49,8 +49,13 @@ def test_spm_order_puts_the_suffix_first() -> None:
 
 def test_order_is_the_models_unless_given() -> None:
     suffix_first = FakeDecoder(fim=replace(FIM, order="spm"))
-    for given, used in ((None, "spm"), ("psm", "psm"), ("spm", "spm")):
-        prompt = PromptBuilder(suffix_first, 400, order=given).build("ab", "cd", max_tokens=1)
+    orders: tuple[tuple[FimOrder | None, FimOrder], ...] = (
+        (None, "spm"),
+        ("psm", "psm"),
+        ("spm", "spm"),
+    )
+    for order, used in orders:
+        prompt = PromptBuilder(suffix_first, 400, order=order).build("ab", "cd", max_tokens=1)
         assert prompt.order == used
         assert (bytes(prompt.before), bytes(prompt.after)) == (b"ab", b"cd")
     assert PromptBuilder(FakeDecoder(), 400).build("ab", "cd", max_tokens=1).order == "psm"
