@@ -59,7 +59,7 @@ def test_order_is_the_models_unless_given() -> None:
         assert prompt.order == used
         assert (bytes(prompt.before), bytes(prompt.after)) == (b"ab", b"cd")
     assert PromptBuilder(FakeDecoder(), 400).build("ab", "cd", max_tokens=1).order == "psm"
-    assert layout_text(suffix_first.fim, None, str) == "spm: 257258…259"
+    assert layout_text(suffix_first.fim, None, str) == "spm: 257258…259…"
 
 
 def test_spm_order_only_appends_tokens_while_typing() -> None:

@@ -214,7 +214,7 @@ def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
     ) as process:  # fmt: skip
         said, port = wait_until_ready(process)
         assert "(CodeGen, 5.3 million weights, F16" in said, "not phi2"
-        assert "FIM      psm: <fim_prefix>…<fim_suffix>…<fim_middle>\n" in said
+        assert "FIM      spm: <fim_prefix><fim_suffix>…<fim_middle>…\n" in said
         assert "layers offloaded" in said
         assert "2 threads" in said
         first, again = (complete(port, "def add(a, b):\n    return") for _ in range(2))
