@@ -22,7 +22,6 @@ MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_HEADER_BYTES: Final = 64 * 2**10
 # Default time without a request after which a model other than the default one is unloaded.
 IDLE_SECONDS: Final = 30 * 60.0
-
 # "psm": prefix, suffix, middle. "spm": suffix, prefix, middle. With "spm" the typed text is at the end of the prompt,
 # so the KV cache of the rest stays valid. Only for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
 FimOrder: TypeAlias = Literal["psm", "spm"]
@@ -129,9 +128,9 @@ class TextOptions:
     """How prompts are built, and what ends completions."""
 
     fim_order: Annotated[FimOrder | None, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order that the model file "
-        "names, which is psm if it names none. spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, "
-        "Granite), reuses more of the KV cache while you type.", auto=True, choices=("auto", "psm", "spm"),
+        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the one that the model file names "
+        "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV "
+        "cache while you type.", auto=True, choices=("auto", "psm", "spm"),
     )] = None
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
