@@ -128,9 +128,9 @@ class TextOptions:
     """How prompts are built, and what ends completions."""
 
     fim_order: Annotated[FimOrder | None, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the one that the model file "
-        "names (else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the "
-        "KV cache while you type.", auto=True, choices=("auto", "psm", "spm"),
+        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order in the model file (else "
+        "psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache "
+        "while you type.", auto=True, choices=("auto", "psm", "spm"),
     )] = None
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
