@@ -128,8 +128,8 @@ class TextOptions:
     """How prompts are built, and what ends completions."""
 
     fim_order: Annotated[FimOrder | None, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order in the model file (else "
-        "psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache "
+        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order in the model file "
+        "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache "
         "while you type.", auto=True, choices=("auto", "psm", "spm"),
     )] = None
     heals: Annotated[bool, Option(
