@@ -129,8 +129,8 @@ class TextOptions:
 
     fim_order: Annotated[FimOrder | None, Option(
         "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order in the model file "
-        "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV cache "
-        "while you type.", auto=True, choices=("auto", "psm", "spm"),
+        "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV "
+        "cache while you type.", auto=True, choices=("auto", "psm", "spm"),
     )] = None
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
