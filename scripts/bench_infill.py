@@ -17,12 +17,9 @@ import argparse
 import gzip
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from serve.engine import Engine, EngineOptions
 from serve.llama import load

@@ -31,9 +31,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "TOKENIZERS_PARALLELISM", "false"
-)  # its threads do not survive the fork of the workers
+# The tokenizer's threads do not survive the fork of the workers.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from demo.card import completions, write_card

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from converters.tokenizer.files import corrupt
 from turbopilot.base.errors import TokenizerMismatch
 from turbopilot.base.quoting import quoted
+from turbopilot.formats.gguf.metadata import FIM_ORDER_KEY
 
 MetadataValue: TypeAlias = "str | bool | int | list[str] | list[int] | list[float]"
 
@@ -113,7 +114,7 @@ class GgufTokenizer:
             values["tokenizer.chat_templates"] = names
         values["turbopilot.tokenizer.pre_origin"] = self.pre_origin
         if self.fim_order and self.has_fim:
-            values["turbopilot.fim_order"] = self.fim_order
+            values[FIM_ORDER_KEY] = self.fim_order
         if self.normalizer:
             values["turbopilot.tokenizer.normalizer"] = self.normalizer
         if self.space_prefix in ("always", "first"):

@@ -19,10 +19,8 @@ from demo.optimizer import Optimizer, shared_zeros
 from demo.samples import Samples
 
 CHUNK = 1024  # tokens of one forward and backward pass
-SHORT, LONG = (
-    512,
-    1024,
-)  # tokens of a row, before and during the last LONG_SHARE, which trains positions beyond 512
+# Tokens of a row, before and during the last LONG_SHARE, which trains positions beyond 512.
+SHORT, LONG = 512, 1024
 LONG_SHARE = 0.3
 WARM_UP = 100  # steps
 COUNTERS = ("step", "tokens", "seconds", "best", "since_best")  # attributes that are saved

@@ -99,9 +99,8 @@ class TokenTexts:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._n_decoded = 0
         self._n_returned = 0
-        self._held: deque[tuple[ChosenToken, int]] = (
-            deque()
-        )  # with the offset of the text after the token
+        # Each token with the offset of the text after it.
+        self._held: deque[tuple[ChosenToken, int]] = deque()
 
     def feed(self, text: str, tokens: Iterable[ChosenToken]) -> list[tuple[ChosenToken, str]]:
         """Return the tokens whose text is final, with their texts; the last token is held back for `last`.

@@ -7,8 +7,8 @@ client disconnects after `channel_request_lookahead` pipelined requests, the ser
 A client that closes only its sending side, as `nc -N` does, gets its responses, but its completions are cancelled. TCP
 reports the end of the data in the same way if an editor closes the connection because it no longer needs a completion.
 Only an attempt to send distinguishes the two, and most responses cannot begin before the completion is finished.
-Relays (`ssh -L`, Docker's proxy) even turn the one into the other: they close their sending side and still receive.
-nginx and llama.cpp's server cancel such requests as well.
+A relay may even turn the one into the other, if it closes its sending side and still receives. nginx cancels such
+requests as well.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from serve.llama.mapped_files import MappedFiles
 from serve.llama.tuning import Tuning, TuningCache, measure
 from serve.settings import FimOrder, ModelOptions
 from turbopilot.base.errors import CorruptModel
+from turbopilot.formats.gguf.metadata import FIM_ORDER_KEY
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.flash_attention import OFF
 from turbopilot.llama.footprint import KvLayout
@@ -23,8 +24,6 @@ from turbopilot.llama.model import LlamaModel
 
 log = logging.getLogger("turbopilot.models")
 
-# Key in a model file, written by `turbopilot convert`.
-FIM_ORDER_KEY: Final = "turbopilot.fim_order"
 # Rows of logits for draft tokens, in addition to one per sequence.
 GUESSES: Final = 16
 

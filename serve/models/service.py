@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
-# The same for the text before the cursor in its line.
-MAX_LINE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,7 @@ class CompletionService:
                 before, c.suffix, max_tokens=most, files=c.files, name=c.filename
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
-            line = before.rpartition("\n")[2][-MAX_LINE:] if isinstance(before, str) else ""
+            line = before.rpartition("\n")[2] if isinstance(before, str) else ""
             healing = None
             if self._can_heal(c, before):
                 keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token

@@ -2,8 +2,8 @@
 
 The cursor may split what the model knows as one token: after `return `, the likeliest token is ` self`, but the space
 is already there, and a model that has learned to continue a word after it writes `lf`. The prompt therefore ends before
-the token or the word at the cursor, and the completion must begin with its bytes, in whatever tokens. They are not part
-of the text.
+the token or the word at the cursor, and the completion must begin with its bytes, spelled by the same tokens or by
+longer ones. These bytes are not part of the text.
 """
 
 from __future__ import annotations
@@ -84,6 +84,15 @@ class Healing:
     text: bytes
     index: PieceIndex = field(repr=False, compare=False)
 
+    def token_before(self, n_left: int) -> int | None:
+        """Return the prompt's token that begins `n_left` bytes before the cursor; None if none does."""
+        left = len(self.text)
+        for token in self.tokens:
+            if left == n_left:
+                return token
+            left -= len(self.index.piece(token))
+        return None
+
 
 def heal(before: list[int], index: PieceIndex, *, keep: int = 0) -> Healing | None:
     """Take the last token from the text before the cursor, and the tokens before it that belong to the same word.
@@ -132,12 +141,6 @@ class Spelling:
         self._healing = healing
         self.rest = healing.text if healing else b""
         self.n_tokens = 0
-        # The prompt's own token by the number of bytes that are left before it.
-        self._own: dict[int, int] = {}
-        left = len(self.rest)
-        for token in healing.tokens if healing else ():
-            self._own[left] = token
-            left -= len(healing.index.piece(token)) if healing else 0
 
     def mask(self, logits: Logits) -> Logits:
         """Return the logits with minus infinity for every token that does not spell `rest`; a copy if there are any.
@@ -150,8 +153,8 @@ class Spelling:
         masked = np.full_like(logits, -np.inf)
         ids = self._healing.index.spelling(self.rest)
         masked[ids] = logits[ids]
-        if (own := self._own.get(len(self.rest))) is not None:
-            masked[own] = logits[own]
+        if (token := self._healing.token_before(len(self.rest))) is not None:
+            masked[token] = logits[token]
         return masked
 
     def feed(self, data: bytes) -> bytes:

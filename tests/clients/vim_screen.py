@@ -13,20 +13,15 @@ Commands are lines on standard input; each is answered with a line on standard o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import select
-import struct
 import sys
-import termios
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyte
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for a run as a script
+
+from tests.support.pseudo_terminal import PseudoTerminal
 
 ROWS, COLUMNS = 30, 200
 # llama.vim's colors of the completion (202) and of the information about it (119), as RGB.
@@ -40,15 +35,7 @@ filetype plugin indent off
 """
 
 
-class Screen(pyte.Screen):  # type: ignore[misc]
-    """Screen that ignores Vim's keyboard settings (CSI > … m), which pyte takes for colors and fails on."""
-
-    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
-        if not private:
-            super().select_graphic_rendition(*attributes)
-
-
-class Vim:
+class Vim(PseudoTerminal):
     """Vim process and its screen; the module's docstring describes `asked`."""
 
     def __init__(self, asked: dict[str, str]) -> None:
@@ -59,65 +46,28 @@ class Vim:
         }  # fmt: skip
         vimrc = home / "vimrc"
         vimrc.write_text(VIMRC.format(config=json.dumps(config), plugin=asked["plugin"]), "utf-8")
-        self._screen = Screen(COLUMNS, ROWS)
-        self._stream = pyte.ByteStream(self._screen)
-        environ = {
-            **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
-            "HOME": str(home),
-            "TERM": "xterm-256color",
-            "LANG": "C.UTF-8",
-        }
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            command = [asked["vim"], "-N", "-u", str(vimrc), "-i", "NONE", asked["file"]]
-            os.execvpe(command[0], command, environ)
-        size = struct.pack("HHHH", ROWS, COLUMNS, 0, 0)
-        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
-
-    def keys(self, keys: str) -> None:
-        os.write(self._terminal, keys.encode())
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Render Vim's output until `done` returns true; raise TimeoutError with the screen's text if it never does."""
-        end = time.monotonic() + PATIENCE
-        while not done():
-            left = end - time.monotonic()
-            if left <= 0 or not self._draw(left):
-                raise TimeoutError("\n".join(line.rstrip() for line in self._screen.display))
-
-    def _draw(self, timeout: float) -> bool:
-        if not select.select([self._terminal], [], [], timeout)[0]:
-            return False
-        try:
-            data = os.read(self._terminal, 65536)
-        except OSError:  # raised on Linux if the other end is closed
-            return False
-        self._stream.feed(data)
-        return bool(data)
+        command = [asked["vim"], "-N", "-u", str(vimrc), "-i", "NONE", asked["file"]]
+        environ = {"HOME": str(home), "LANG": "C.UTF-8"}
+        super().__init__(command, environ, rows=ROWS, columns=COLUMNS, patience=PATIENCE)
 
     def shows(self, text: str) -> bool:
-        return text in "\n".join(self._screen.display)
+        return text in "\n".join(self.screen.display)
 
     def coloured(self, colour: str) -> str:
         """Return the characters of a color, line by line."""
-        lines = []
-        for y in range(ROWS):
-            row = self._screen.buffer[y]
-            line = "".join(row[x].data for x in range(COLUMNS) if row[x].fg == colour)
-            if line:
-                lines.append(line.rstrip())
-        return "\n".join(lines)
+        lines = self.lines(lambda fg: fg == colour)
+        return "\n".join(line.rstrip() for line in lines if line)
 
     def quit(self) -> None:
         """Leave Vim from any mode."""
         try:
             self.keys("\x1c\x0e:qall!\r")  # CTRL-\\ CTRL-N switches to normal mode from any mode
-            while self._draw(PATIENCE):
+            while self.draw(PATIENCE):
                 pass
         except OSError:
             pass
-        os.close(self._terminal)
-        os.waitpid(self._pid, 0)
+        os.close(self.terminal)
+        os.waitpid(self.pid, 0)
 
 
 def answer(vim: Vim, command: dict[str, Any]) -> dict[str, str]:

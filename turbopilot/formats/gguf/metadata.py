@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from turbopilot.formats.gguf.cursor import Value
+
+# Key of the order in which a model fills in the middle best: "psm", "spm", or absent.
+FIM_ORDER_KEY: Final = "turbopilot.fim_order"
 
 PerLayer: TypeAlias = "int | list[int] | None"
 _T = TypeVar("_T", str, int, bool)
