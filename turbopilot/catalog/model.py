@@ -44,7 +44,7 @@ class KnownModel:
         suits: recommended machine or purpose.
         languages: programming languages that the authors list; only the common ones if there are many.
         breadth: short description of the languages, if there are too many to list.
-        fim: whether the model supports fill-in-the-middle with known tokens.
+        fim: name of its fill-in-the-middle layout; "" if it was not trained for fill-in-the-middle.
         gated: whether the Hub requires a login and an accepted licence.
         revision: branch, tag or commit; "" is main.
         gguf_repository: repository with GGUF files; "" if none is known.
@@ -63,7 +63,7 @@ class KnownModel:
     suits: str
     languages: tuple[str, ...] = ()
     breadth: str = ""
-    fim: bool = False
+    fim: str = ""
     gated: bool = False
     revision: str = ""
     gguf_repository: str = ""

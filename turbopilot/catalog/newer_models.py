@@ -23,7 +23,7 @@ _CODELLAMA: Final = ("C#", "C++", "Java", "JavaScript", "PHP", "Python", "Shell"
 _gated = partial(Geometry, gated=True)  # the feed-forward of Llama, used by most of these models
 
 _starcoder2 = partial(
-    KnownModel, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim=True,
+    KnownModel, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim="starcoder",
     licence="BigCode OpenRAIL-M", languages=_STARCODER2,
 )  # fmt: skip
 _STARCODER2S: Final = (
@@ -48,12 +48,12 @@ _STABLE_CODE_3B: Final = KnownModel(
     alias="stable-code-3b", family="StableCode", repository="stabilityai/stable-code-3b",
     architecture="StableLmForCausalLM", parameters=2_795_443_200,
     geometry=_gated(32, 2560, 32, kv_heads=32, ffn=6912, vocab=50304), context=16384,
-    licence="Stability AI's own", fim=True, languages=_STABLE_CODE, breadth="18 languages",
+    licence="Stability AI's own", fim="starcoder", languages=_STABLE_CODE, breadth="18 languages",
     suits="for a laptop with 8 GB; its context takes much memory",
 )  # fmt: skip
 
 _deepseek = partial(
-    KnownModel, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim=True,
+    KnownModel, family="DeepSeek-Coder", architecture="LlamaForCausalLM", context=16384, fim="deepseek",
     licence="DeepSeek License", languages=COMMON_LANGUAGES, breadth="87 languages",
 )  # fmt: skip
 _DEEPSEEKS: Final = (
@@ -80,7 +80,7 @@ def _codellama(name: str, parameters: int, geometry: Geometry, suits: str) -> Kn
         alias=f"codellama-{name.lower()}", family="CodeLlama", repository=f"codellama/CodeLlama-{name}-hf",
         architecture="LlamaForCausalLM", parameters=parameters, geometry=geometry, context=16384,
         licence="Llama 2 Community License", suits=f"Python; {suits}" if is_python else suits,
-        languages=("Python",) if is_python else _CODELLAMA, fim=name in ("7b", "13b"),
+        languages=("Python",) if is_python else _CODELLAMA, fim="codellama" if name in ("7b", "13b") else "",
         gguf_repository=f"TheBloke/CodeLlama-{name.replace('b', 'B', 1)}-GGUF",
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ _CODELLAMAS: Final = (
 )
 
 _granite = partial(
-    KnownModel, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim=True,
+    KnownModel, family="Granite", architecture="LlamaForCausalLM", licence=_APACHE, fim="starcoder",
     languages=COMMON_LANGUAGES, breadth="116 languages",
 )  # fmt: skip
 _GRANITES: Final = (
@@ -126,7 +126,7 @@ def _qwen(
         alias=f"qwen2.5-coder-{size.lower()}", family="Qwen2.5-Coder", repository=f"Qwen/Qwen2.5-Coder-{size}",
         architecture="Qwen2ForCausalLM", parameters=parameters, geometry=geometry, context=32768,
         licence="Qwen Research" if size == "3B" else _APACHE, suits=suits, languages=COMMON_LANGUAGES,
-        breadth="92 languages", fim=True,
+        breadth="92 languages", fim="qwen",
         gguf_repository=f"ggml-org/Qwen2.5-Coder-{size}-Q8_0-GGUF" if ready else "",
     )  # fmt: skip
 

@@ -121,13 +121,13 @@ _BIGCODE: Final = (
     KnownModel(
         alias="santacoder", family="StarCoder", repository="bigcode/santacoder",
         architecture="GPT2LMHeadCustomModel", parameters=1_124_886_528,
-        geometry=_bigcode(24, 2048, 16, vocab=49280, positions=2048), context=2048, licence=_OPENRAIL, fim=True,
+        geometry=_bigcode(24, 2048, 16, vocab=49280, positions=2048), context=2048, licence=_OPENRAIL, fim="santacoder",
         languages=("Java", "JavaScript", "Python"), suits="for any machine; the smallest old model with infilling",
         old_bin=OldBin("mike-ravkine/gpt_bigcode-santacoder-GGML", "santacoder-q4_0.bin", "starcoder"),
     ),
     KnownModel(
         alias="starcoder", family="StarCoder", repository="bigcode/starcoder", architecture="GPTBigCodeForCausalLM",
-        parameters=15_517_456_384, geometry=_STAR, context=8192, licence=_OPENRAIL, fim=True, gated=True,
+        parameters=15_517_456_384, geometry=_STAR, context=8192, licence=_OPENRAIL, fim="starcoder", gated=True,
         languages=COMMON_LANGUAGES, breadth="86 languages",
         suits="for a GPU with 12 GB or more, or 16 GB of memory (slow)",
         old_bin=OldBin("NeoDim/starcoder-GGML", "starcoder-ggml-q4_0.bin", "starcoder"),
@@ -135,14 +135,14 @@ _BIGCODE: Final = (
     KnownModel(
         alias="starcoderplus", family="StarCoder", repository="bigcode/starcoderplus",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_456_384, geometry=_STAR, context=8192,
-        licence=_OPENRAIL, fim=True, gated=True, languages=COMMON_LANGUAGES, breadth="English, 86 languages",
+        licence=_OPENRAIL, fim="starcoder", gated=True, languages=COMMON_LANGUAGES, breadth="English, 86 languages",
         suits="for code mixed with English text; same hardware as StarCoder",
         old_bin=OldBin("TheBloke/starcoderplus-GGML", "starcoderplus.ggmlv3.q4_0.bin", "starcoder"),
     ),
     KnownModel(
         alias="wizardcoder-15b", family="StarCoder", repository="WizardLMTeam/WizardCoder-15B-V1.0",
         architecture="GPTBigCodeForCausalLM", parameters=15_517_462_528,
-        geometry=_bigcode(40, 6144, 48, vocab=49153, positions=8192), context=8192, licence=_OPENRAIL, fim=True,
+        geometry=_bigcode(40, 6144, 48, vocab=49153, positions=8192), context=8192, licence=_OPENRAIL, fim="starcoder",
         languages=COMMON_LANGUAGES, breadth="86 languages",
         suits="for instructions written as comments; same hardware as StarCoder",
         old_bin=OldBin("TheBloke/WizardCoder-15B-1.0-GGML", "WizardCoder-15B-1.0.ggmlv3.q4_0.bin", "wizardcoder"),
