@@ -15,7 +15,8 @@ FIM: dict[str, Any] = {**PLAIN, "prompt": PREFIX, "suffix": SUFFIX}
 # The same request with the FIM tokens in the prompt, as some clients send it.
 FRAMED: dict[str, Any] = {
     **PLAIN,
-    "prompt": f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>",
+    # In the order of the bundled model, so that the completion is that of FIM.
+    "prompt": f"<fim_prefix><fim_suffix>{SUFFIX}<fim_middle>{PREFIX}",
 }
 # The end-of-generation tokens of the bundled model.
 ENDS_OF_TEXT = (4022, 4061, 4062, 4063)
