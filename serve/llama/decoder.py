@@ -45,6 +45,7 @@ class LlamaDecoder(LlamaContext):
         mapped: MappedFiles | None = None,
         tuning: TuningCache | None = None,
     ) -> None:
+        self.fim = fim_layouts(model.header, options)
         super().__init__(model, parameters)
         self._mapped, self._tuning_cache = mapped, tuning
         self.tuning: Tuning | None = None  # what `tune` has measured
@@ -54,7 +55,6 @@ class LlamaDecoder(LlamaContext):
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         self._path = header.path
-        self.fim = fim_layouts(header, options)
         self.adds_bos = model.adds_bos
         self.chat_template = chat_template(header, options.chat_template)
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False

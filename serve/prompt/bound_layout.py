@@ -97,12 +97,16 @@ class BoundLayout:
 
     def prefix_end(self, prompt: Sequence[int]) -> int | None:
         """Return the index after the text before the cursor; None if the prompt does not end as this layout does."""
-        at = self.infill.index("{prefix}") + 1
-        if at == len(self.infill) or not prompt or prompt[-1] != self.infill[-1]:
+        at = self.infill.index("{prefix}")
+        if at + 1 == len(self.infill) or not prompt or prompt[-1] != self.infill[-1]:
             return None
-        return next(
-            (i for i in range(len(prompt) - 1, -1, -1) if prompt[i] == self.infill[at]), None
-        )
+        start, end = (_last_index(prompt, self.infill[i]) for i in (at - 1, at + 1))
+        return end if 0 <= start < end else None
+
+
+def _last_index(prompt: Sequence[int], token: TemplatePart) -> int:
+    """Return the last index of a token; -1 if the prompt does not have it."""
+    return next((i for i in range(len(prompt) - 1, -1, -1) if prompt[i] == token), -1)
 
 
 def bind(layout: FimLayout, ids: Mapping[str, int], texts: Sequence[str]) -> BoundLayout:

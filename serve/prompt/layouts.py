@@ -90,7 +90,7 @@ LAYOUTS: Final = (
         f"arXiv:2301.03988; {_SPM_SOURCE}", stops=("<fim-pad>",),
     ),
     FimLayout(
-        "qwen", _BAR, "Qwen2.5-Coder, Qwen3-Coder", "README of QwenLM/Qwen2.5-Coder; arXiv:2409.12186, section 3",
+        "qwen", _BAR, "Qwen2.5-Coder, Qwen3-Coder", "README of QwenLM/Qwen2.5-Coder; arXiv:2409.12186",
         project="<|repo_name|>{repository}\n{files}<|file_sep|>{name}\n" + _BAR,
         file="<|file_sep|>{name}\n{text}\n", stops=("<|fim_pad|>",),
     ),
@@ -101,7 +101,7 @@ LAYOUTS: Final = (
     FimLayout(
         "deepseek", "<｜fim▁begin｜>{prefix}<｜fim▁hole｜>{suffix}<｜fim▁end｜>", "DeepSeek-Coder, DeepSeek-Coder-V2",
         "README of deepseek-ai/DeepSeek-Coder; files begin with a comment, and a whole project is one document: "
-        "arXiv:2401.14196, sections 2.2 and 3.1",
+        "arXiv:2401.14196, section 2.2",
         project="<｜fim▁begin｜>{files}#{name}\n{prefix}<｜fim▁hole｜>{suffix}<｜fim▁end｜>",
         file="#{name}\n{text}\n\n",
     ),
@@ -134,6 +134,6 @@ ROLE_LAYOUTS: Final = (
         "psm", "<PRE>{prefix}<SUF>{suffix}<MID>", "files with FIM ids",
         "llama.cpp, tools/server/server-common.cpp, `format_prompt_infill`",
     ),
-    FimLayout("spm", "<PRE><SUF>{suffix}<MID>{prefix}", "files with FIM ids", "arXiv:2207.14255, appendix D"),
+    FimLayout("spm", "<PRE><SUF>{suffix}<MID>{prefix}", "files with FIM ids", "arXiv:2207.14255"),
 )  # fmt: skip
 NAMES: Final = tuple(layout.name for layout in (*ROLE_LAYOUTS, *LAYOUTS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -36,8 +36,8 @@ def vocabulary(names: Sequence[str], **keys: object) -> dict[str, object]:
     return {"tokenizer.ggml.tokens": ["a", *names], **keys}
 
 
-def chosen(names: Sequence[str], known: str = "", **keys: object) -> str:
-    found = choose_layouts(vocabulary(names, **keys), known=known)  # type: ignore[arg-type]
+def chosen(names: Sequence[str], known: str = "", keys: Mapping[str, object] | None = None) -> str:
+    found = choose_layouts(vocabulary(names, **(keys or {})), known=known)  # type: ignore[arg-type]
     return found.chosen.name if found else ""
 
 
@@ -77,8 +77,8 @@ def test_catalogue_decides_between_layouts_with_the_same_tokens() -> None:
 
 def test_order_in_the_file_overrides_the_catalogue() -> None:
     names = names_of(BY_NAME["starcoder"])
-    assert chosen(names, "starcoder", **{FIM_ORDER_KEY: "spm"}) == "spm"
-    assert chosen(names, "starcoder", **{FIM_ORDER_KEY: "unknown"}) == "starcoder"
+    assert chosen(names, "starcoder", {FIM_ORDER_KEY: "spm"}) == "spm"
+    assert chosen(names, "starcoder", {FIM_ORDER_KEY: "unknown"}) == "starcoder"
 
 
 def test_ids_of_the_file_give_a_layout_for_tokens_with_unknown_names() -> None:
@@ -90,13 +90,14 @@ def test_ids_of_the_file_give_a_layout_for_tokens_with_unknown_names() -> None:
     assert found.chosen.project[:1] == (4,)
     assert found.chosen.separator == 5
     del ids["tokenizer.ggml.fim_mid_token_id"]
-    assert chosen(["<a>", "<b>", "<c>"], **ids) == ""
+    assert chosen(["<a>", "<b>", "<c>"], keys=ids) == ""
 
 
 @pytest.mark.parametrize("value", [-1, 4, "1", True, None, [1]])
 def test_unusable_ids_of_the_file_are_ignored(value: object) -> None:
     ids: dict[str, object] = {f"tokenizer.ggml.fim_{r}_token_id": 1 for r in ("pre", "suf")}
-    assert chosen(["<a>", "<b>", "<c>"], **ids, **{"tokenizer.ggml.fim_mid_token_id": value}) == ""
+    ids["tokenizer.ggml.fim_mid_token_id"] = value
+    assert chosen(["<a>", "<b>", "<c>"], keys=ids) == ""
 
 
 def test_plain_vocabulary_has_no_layout() -> None:
@@ -336,7 +337,7 @@ def test_framing_then_finding_returns_the_parts_also_when_cut(
     cut = PromptBuilder(decoder, n_ctx).build(made.tokens, max_tokens=4)
     assert len(cut.tokens) + cut.max_tokens <= n_ctx
     assert decoder.fim
-    wanted = [token for token in decoder.fim.chosen.frame]
+    wanted = list(decoder.fim.chosen.frame)
     kept = frame_of(cut)
     assert [token for token in kept if token in wanted] == wanted
     text = bytes(cut.before)
