@@ -24,8 +24,8 @@ line `FIM` of its log and `turbopilot inspect FILE` show the layout. It is chose
 
 A prompt that a client has framed itself is recognized in every layout whose tokens the model has. If it is too long,
 the prefix loses its beginning, the suffix its end and the text in front of the frame whole files, but no token of the
-frame is lost. In a layout that ends with `{prefix}`, the text that you type is at the prompt's end, so that more of the KV
-cache is reused than with the suffix there.
+frame is lost. In a layout that ends with `{prefix}`, the text that you type is at the prompt's end, so that more of the
+KV cache is reused than with the suffix there.
 
 In this table, `{prefix}` and `{suffix}` are the texts before and after the cursor.
 
