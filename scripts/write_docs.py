@@ -1,4 +1,4 @@
-"""Generate MODELS.md and docs/editors.md. With --check, write nothing, but show the differences and exit with 1."""
+"""Generate MODELS.md and pages of docs/. With --check, write nothing, but show the differences and exit with 1."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from editors_doc import editors_md
 from generate.cli import cli_md
+from generate.fim import fim_md
 from generate.http_api import http_api_md
 from generate.readme import readme_md
 
@@ -32,6 +33,8 @@ The columns F16 to Q4_0 show the total memory for serving, in GB: the model file
 tokens, or the model's maximum if it is smaller) and llama.cpp's buffers, computed from the model's dimensions. To fit
 a model into less memory, use `turbopilot quantize NAME --fit 4GiB`. The bundled model (5 million weights, Python,
 fill-in-the-middle, permissive licences) needs no download: `turbopilot serve`.
+
+The column FIM names the layout in which the server frames a prefix and a suffix; `docs/fim.md` lists the layouts.
 
 The type also determines the prefill speed (`turbopilot quantize --list` shows all types):
 {speeds}.
@@ -85,7 +88,7 @@ def _row(m: KnownModel) -> str:
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"
     licence = m.licence + (", must be accepted first" if m.gated else "")
-    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, "yes" if m.fim else "no"]
+    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, m.fim or "no"]
     return "| " + " | ".join([*cells, m.languages_in_short, licence, m.suits]) + " |"
 
 
@@ -94,6 +97,7 @@ DOCUMENTS = {
     "MODELS.md": models_md,
     "docs/models.md": models_md,
     "docs/editors.md": editors_md,
+    "docs/fim.md": fim_md,
     "docs/cli.md": cli_md,
     "docs/http-api.md": http_api_md,
 }

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from serve.settings import FimOrder
+from serve.prompt.bound_layout import FimLayouts
 from turbopilot.llama.batch_item import BatchItem as BatchItem
 
 Logits: TypeAlias = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class FimTokens:
-    """Ids of the special tokens for fill-in-the-middle: `prefix` … `suffix` … `middle`, then the completion.
-
-    `repository` and `file` mark the name of a repository or file that follows; None if the model has no such token.
-    `order` is the one in which the model completes best.
-    """
-
-    prefix: int
-    suffix: int
-    middle: int
-    repository: int | None = None
-    file: int | None = None
-    order: FimOrder = "psm"
 
 
 class Tokenizer(Protocol):
     """Conversion between text and token ids. Callable from any thread."""
 
     @property
-    def fim(self) -> FimTokens | None:
-        """Fill-in-the-middle ids; None if the model was not trained for it."""
+    def fim(self) -> FimLayouts | None:
+        """Layouts of fill-in-the-middle prompts; None if the model has no tokens for them."""
 
     @property
     def adds_space(self) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 from serve.options import Option
+from serve.prompt.layouts import NAMES
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
 from turbopilot.formats import ggml_types
@@ -22,9 +23,6 @@ MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_HEADER_BYTES: Final = 64 * 2**10
 # Default time without a request after which a model other than the default one is unloaded.
 IDLE_SECONDS: Final = 30 * 60.0
-# "psm": prefix, suffix, middle. "spm": suffix, prefix, middle. With "spm" the typed text is at the end of the prompt,
-# so the KV cache of the rest stays valid. Only for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite).
-FimOrder: TypeAlias = Literal["psm", "spm"]
 CACHE_TYPES: Final = tuple(name.lower() for name in ggml_types.CACHE_TYPES)
 
 
@@ -66,6 +64,7 @@ class ModelOptions:
         flash_attention: None uses it only if it is faster or memory is short.
         chat_template: Jinja template for a model file that has none.
         family: model family by its usual name; "" if unknown.
+        known_fim: layout of fill-in-the-middle prompts in the catalogue; "" if unknown.
     """
 
     ctx: Annotated[int | None, Option(
@@ -102,12 +101,17 @@ class ModelOptions:
         "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. That happens once for "
         "each model, for some seconds, while the server is idle.",
     )] = True
+    fim_layout: Annotated[str | None, Option(
+        "--fim-layout, --fim-order", "Layout of the default model's fill-in-the-middle prompts: auto for its own, or "
+        f"{', '.join(NAMES)}.", name="fim_layout", env=("TURBOPILOT_FIM_ORDER",), auto=True, choices=("auto", *NAMES),
+    )] = None
     chat_template: str = ""
     family: str = ""
+    known_fim: str = ""
 
     def of(self, model: NamedModel) -> ModelOptions:
         """Return these options with what is known about a model."""
-        return replace(self, chat_template=model.chat_template, family=model.family)
+        return replace(self, chat_template=model.chat_template, family=model.family, known_fim=model.fim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +129,8 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How prompts are built, and what ends completions."""
+    """How completions begin and end."""
 
-    fim_order: Annotated[FimOrder | None, Option(
-        "--fim-order", "Order of prefix and suffix in the prompt: psm, spm, or auto for the order in the model file "
-        "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV "
-        "cache while you type.", auto=True, choices=("auto", "psm", "spm"),
-    )] = None
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
         "token before the cursor, so that a completion does not begin inside a word.",
@@ -254,6 +253,7 @@ class NamedModel:
     file: Path
     chat_template: str = ""
     family: str = ""
+    fim: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +292,9 @@ class ServerOptions:
         return replace(self.defaults, max_tokens=min(self.defaults.max_tokens, limit))
 
     def of(self, model: NamedModel) -> ServerOptions:
-        """Return these options for one of the models in `more`, without the default model's draft model."""
+        """Return these options for one of the models in `more`, without what is for the default model alone."""
         caches = replace(self.caches, draft_file=None)
-        mine = self.model.of(model)
+        mine = replace(self.model.of(model), fim_layout=None)
         return replace(self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=())
 
 # fmt: on

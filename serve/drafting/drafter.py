@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from serve.decoder import FimTokens
 from serve.drafting.token_index import MOST, TokenIndex
+from serve.prompt.bound_layout import FimLayouts
 
 if TYPE_CHECKING:
     from serve.sampling.healing import Healing
@@ -106,7 +106,7 @@ class Drafter:
     Args:
         tokenize: bytes → token ids, without a begin-of-sequence token or special tokens.
         piece: token id → bytes; b"" for a special token.
-        fim: the model's fill-in-the-middle ids, used to find the prefix in a prompt.
+        fim: the model's fill-in-the-middle layouts, used to find the prefix in a prompt.
         cost: cost of computing one draft token in a step, in units of a step; updated once it has been measured.
     """
 
@@ -115,7 +115,7 @@ class Drafter:
         tokenize: Callable[[bytes], list[int]],
         piece: Callable[[int], bytes],
         *,
-        fim: FimTokens | None = None,
+        fim: FimLayouts | None = None,
         cost: float = 0.6,
     ) -> None:
         self.tokenize, self.piece, self.fim, self.cost = tokenize, piece, fim, cost
@@ -149,12 +149,7 @@ class Drafter:
 
     def before_cursor(self, prompt: Sequence[int]) -> bytes:
         """Return the last TAIL bytes of the text before the cursor."""
-        end = len(prompt)
-        if self.fim and end and prompt[-1] == self.fim.middle and self.fim.suffix in prompt:
-            # The order is prefix, suffix, middle.
-            while prompt[end - 1] != self.fim.suffix:
-                end -= 1
-            end -= 1
+        end = self.fim.prefix_end(prompt) if self.fim else len(prompt)
         pieces: list[bytes] = []
         n = 0
         while n < TAIL and end > 0:

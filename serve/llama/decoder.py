@@ -9,13 +9,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from serve.decoder import BatchItem, FimTokens
-from serve.llama.facts import chat_template, model_name
+from serve.decoder import BatchItem
+from serve.llama.facts import chat_template, fim_layouts, model_name
 from serve.llama.mapped_files import MappedFiles
 from serve.llama.tuning import Tuning, TuningCache, measure
-from serve.settings import FimOrder, ModelOptions
+from serve.settings import ModelOptions
 from turbopilot.base.errors import CorruptModel
-from turbopilot.formats.gguf.metadata import FIM_ORDER_KEY
 from turbopilot.llama.context import ContextParameters, LlamaContext, Logits
 from turbopilot.llama.flash_attention import OFF
 from turbopilot.llama.footprint import KvLayout
@@ -46,6 +45,7 @@ class LlamaDecoder(LlamaContext):
         mapped: MappedFiles | None = None,
         tuning: TuningCache | None = None,
     ) -> None:
+        self.fim = fim_layouts(model.header, options)
         super().__init__(model, parameters)
         self._mapped, self._tuning_cache = mapped, tuning
         self.tuning: Tuning | None = None  # what `tune` has measured
@@ -55,11 +55,6 @@ class LlamaDecoder(LlamaContext):
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
         self._path = header.path
-        prefix, suffix, middle, repository, file = model.fim_tokens()
-        self.fim = None
-        if prefix is not None and suffix is not None and middle is not None:
-            order: FimOrder = "spm" if header.metadata.get(FIM_ORDER_KEY) == "spm" else "psm"
-            self.fim = FimTokens(prefix, suffix, middle, repository, file, order)
         self.adds_bos = model.adds_bos
         self.chat_template = chat_template(header, options.chat_template)
         spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
@@ -68,7 +63,7 @@ class LlamaDecoder(LlamaContext):
         # GPT-2 models have no begin-of-sequence token: a document begins after an end-of-text token.
         self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
         # A FIM token begins a new document, so generating one ends this completion.
-        framing = {prefix, suffix, middle} if self.fim else set()
+        framing = self.fim.ends if self.fim else frozenset()
         self.tokenize = model.tokenize
         # Cached because they are called for every token. Special tokens have no text.
         self.piece = cache(lambda token: b"" if token in framing else model.piece(token))

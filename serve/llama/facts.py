@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from serve.prompt.bound_layout import FimLayouts
+from serve.prompt.layout_choice import choose_layouts
 from serve.settings import ModelOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import GgufHeader
@@ -20,11 +22,6 @@ from turbopilot.llama.footprint import (
 from turbopilot.llama.geometry import header_geometry
 
 LEAST_CONTEXT: Final = 64
-# Source: llama_vocab::impl::load in llama.cpp's src/llama-vocab.cpp.
-_FIM_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-_FIM_NAMES: Final = frozenset((
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
-))  # fmt: skip
 
 
 def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
@@ -107,8 +104,12 @@ def chat_template(header: GgufHeader, known: str = "") -> str:
     return template if isinstance(template, str) and template else known
 
 
-def has_fim(header: GgufHeader) -> bool:
-    """Return whether the vocabulary has tokens for fill-in-the-middle."""
-    tokens = header.metadata["tokenizer.ggml.tokens"]
-    texts = (t for t in tokens if isinstance(t, str)) if isinstance(tokens, list) else ()
-    return any(key in header.metadata for key in _FIM_KEYS) or not _FIM_NAMES.isdisjoint(texts)
+def fim_layouts(header: GgufHeader, options: ModelOptions) -> FimLayouts | None:
+    """Return the layouts of fill-in-the-middle prompts; None if the vocabulary has no tokens for them.
+
+    Raises:
+        InvalidInput: the vocabulary lacks a token of the requested layout.
+    """
+    return choose_layouts(
+        header.metadata, wanted=options.fim_layout, known=options.known_fim, file=header.path.name
+    )

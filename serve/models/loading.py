@@ -18,7 +18,6 @@ from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
-from serve.prompt.fim import layout_text
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
@@ -95,7 +94,7 @@ def _pooled_model(
 
 
 def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
-    from serve.llama.facts import chat_template, choose_cells, has_fim, model_name
+    from serve.llama.facts import chat_template, choose_cells, fim_layouts, model_name
 
     tokens = header.metadata["tokenizer.ggml.tokens"]
     # A digest of the weights would take minutes.
@@ -112,7 +111,7 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
         architecture=header.architecture,
         main_type=header.main_type(),
         can_chat=bool(chat_template(header, options.model.chat_template)),
-        can_fill=has_fim(header),
+        can_fill=fim_layouts(header, options.model) is not None,
     )
 
 
@@ -137,12 +136,16 @@ def load_model(
     with ExitStack() as loaded:
         decoder, report = load(options.model_file, options.model)
         loaded.callback(decoder.close)
-        layout = layout_text(decoder.fim, options.text.fim_order, decoder.model.token_text)
+        layout = "none: only the text before the cursor is used"
+        if decoder.fim:
+            layout = decoder.fim.chosen.text
         for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
         draft_model = None
         if caches.draft_file:
-            small = replace(options.model, ctx=None, n_seq=decoder.n_seq, family="")
+            small = replace(
+                options.model, ctx=None, n_seq=decoder.n_seq, family="", fim_layout=None
+            )
             drafter, drafts = load(caches.draft_file, small)
             loaded.callback(drafter.close)
             check_same_vocabulary(decoder, drafter)

@@ -91,9 +91,7 @@ class CompletionService:
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
         self._text = text or TextOptions()
-        self._prompts = PromptBuilder(
-            tokenizer, model.n_ctx, self._limits.max_prompt, self._text.fim_order
-        )
+        self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt)
         self._free = free
         self._template: ChatTemplate | None = None
         if source := tokenizer.chat_template:

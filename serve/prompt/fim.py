@@ -2,9 +2,6 @@
 
 Clients count tokens with other tokenizers, so a prompt that is too long is not an error: it loses the text farthest
 from the cursor, but keeps its special tokens.
-
-Sources: the papers of StarCoder and SantaCoder (trained on both orders, half of the documents each) and CodeLlama (both
-orders); the READMEs of Qwen2.5-Coder, StarCoder2 and DeepSeek-Coder (whole repositories); llama.cpp's `/infill`.
 """
 
 from __future__ import annotations
@@ -13,8 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
-from serve.decoder import FimTokens, Tokenizer
-from serve.settings import FimOrder
+from serve.decoder import Tokenizer
+from serve.prompt.bound_layout import TemplatePart
+from serve.prompt.framed_prompt import (
+    FIELDS,
+    Prompt,
+    PromptField,
+    find_frame,
+    find_text_frame,
+    plain_prompt,
+)
+from serve.prompt.layouts import AS_COMMENTS
 
 # Name of the repository and of files without a name: the models expect a name.
 UNNAMED: Final = "code"
@@ -44,60 +50,6 @@ class ContextFile:
     text: str
 
 
-@dataclass(slots=True)
-class Prompt:
-    """A prompt in parts.
-
-    To fit the context, `before` loses its beginning, `after` its end, and `files` whole files, beginning with the
-    first.
-
-    Attributes:
-        max_tokens: maximum tokens to generate after the prompt.
-        truncated: names of the parts that were shortened to fit: "prompt", "input_extra" or "max_tokens".
-    """
-
-    head: list[int]
-    files: Sequence[list[int]]
-    opening: list[int]
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    closing: list[int]
-    order: FimOrder = "psm"
-    max_tokens: int = 0
-    truncated: tuple[str, ...] = ()
-
-    @property
-    def n_structure(self) -> int:
-        """Number of tokens that are never cut."""
-        return sum(map(len, (self.head, self.opening, self.between, self.closing)))
-
-    @property
-    def n_tokens(self) -> int:
-        """Total number of tokens."""
-        return self.n_structure + sum(map(len, (*self.files, self.before, self.after)))
-
-    @property
-    def window(self) -> int:
-        """Index of the first token of the text around the cursor."""
-        return sum(map(len, (self.head, *self.files, self.opening)))
-
-    @property
-    def n_text(self) -> int:
-        """Number of tokens without the other files."""
-        return self.n_tokens - sum(map(len, self.files))
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """Token ids in the order of the prompt."""
-        first, second = self.before, self.after
-        if self.order == "spm":
-            first, second = second, first
-        files = [t for f in self.files for t in f]
-        parts = (self.head, files, self.opening, first, self.between, second, self.closing)
-        return tuple(t for part in parts for t in part)
-
-
 class PromptBuilder:
     """Builder of the prompts of one model.
 
@@ -105,18 +57,10 @@ class PromptBuilder:
         tokenizer: the model's tokenizer.
         n_ctx: maximum tokens of prompt and completion together.
         max_prompt: maximum tokens of the prompt, even if more would fit; None means no limit.
-        order: order of prefix and suffix; None is the model's.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        n_ctx: int,
-        max_prompt: int | None = None,
-        order: FimOrder | None = None,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, n_ctx: int, max_prompt: int | None = None) -> None:
         self._tokenizer, self._n_ctx = tokenizer, n_ctx
-        self._order: FimOrder = order or (tokenizer.fim.order if tokenizer.fim else "psm")
         self._most = n_ctx if max_prompt is None else min(n_ctx, max_prompt)
 
     def build(
@@ -141,26 +85,27 @@ class PromptBuilder:
             files: other files, the most important last.
             name: name of the edited file; "" if unknown.
         """
-        limit = self._n_ctx * CHARS_PER_TOKEN
+        limit, n_files = self._n_ctx * CHARS_PER_TOKEN, len(files)
         too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
         if isinstance(before, str):
             # Do not tokenize files that cannot fit.
             files = _last_that_fit(files, limit, lambda file: len(file.text))
             suffix = None if after is None else after[:limit]
-            parts = self._parts(before[-limit:], suffix, files, name)
+            parts = self._parts(before, suffix, files, name)
         else:
             parts = find_frame([], list(before), self._tokenizer.fim)
         if not parts.n_tokens:
-            parts.head = [self._tokenizer.start_token]
+            parts = plain_prompt([self._tokenizer.start_token], [])
 
         n_prompt = min(parts.n_tokens, self._most)
         # The requested number if there is room for it, but at least a share of the context.
         least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
         allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
         fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
+        loses_context = not n_files and len(fitted.files) < len(parts.files)
         lost = {
-            "prompt": fitted.n_text < parts.n_text or too_long,
-            "input_extra": len(fitted.files) < len(parts.files),
+            "prompt": fitted.n_text < parts.n_text or too_long or loses_context,
+            "input_extra": len(fitted.files) < n_files,
             "max_tokens": allowed < max_tokens,
         }
         truncated = tuple(name for name, is_lost in lost.items() if is_lost)
@@ -172,87 +117,81 @@ class PromptBuilder:
         t, fim = self._tokenizer, self._tokenizer.fim
         head = [t.start_token] if t.adds_bos else []
         if not files and (after is None or not fim):
-            tokens = t.tokenize(before, parse_special=True)
+            tokens = self._tokenize_framed(before)
             # Chat templates already write the start token.
             return find_frame([] if tokens[:1] == head else head, tokens, fim)
-        opening: list[int] = []
-        if files:
-            head, opening = self._open_repository(head, name)
-        first = t.tokenize(before, parse_special=False)
-        parts = Prompt(head, self._file_tokens(files), opening, first, [], [], [])
-        if not fim:
-            return parts
-        parts.after, parts.order = self._tokenize_within(after or ""), self._order
-        first_tokens, parts.between, parts.closing = frame(fim, self._order)
-        parts.opening = [*opening, *first_tokens]
-        return parts
+        before = before[-self._n_ctx * CHARS_PER_TOKEN :]
+        layout = fim.chosen if fim else None
+        form = layout.file if layout else (AS_COMMENTS,)
+        others = [
+            self._filled(form, name=file.name or UNNAMED, text=file.text.rstrip())[0][0]
+            for file in files
+        ]
+        if not layout:
+            return Prompt([head, [], []], ("files", "before"), self._tokenize(before), [], others)
+        is_project = bool(files) or (layout.names_lone_file and bool(name))
+        template = layout.project if is_project else layout.infill
+        fixed, order = self._filled(template, repository=UNNAMED, name=name or UNNAMED)
+        # SentencePiece models read the first text after a token with a space in front.
+        is_first = isinstance(template[template.index("{prefix}") - 1], int)
+        first = self._tokenize(before) if is_first else self._tokenize_within(before)
+        rest = self._tokenize_within(after or "")
+        return Prompt([[*head, *fixed[0]], *fixed[1:]], order, first, rest, others)
 
-    def _tokenize_within(self, text: str) -> list[int]:
-        """Tokenize a text that continues another one, without the space that SentencePiece models prepend."""
-        t = self._tokenizer
-        if not t.adds_space:
-            return t.tokenize(text, parse_special=False)
-        # As in CodeLlama's own code: tokenize it after a separate token, and remove that token.
-        n = len(t.tokenize("\n", parse_special=False))
-        return t.tokenize("\n" + text, parse_special=False)[n:]
+    def _filled(
+        self, template: Sequence[TemplatePart], **values: str
+    ) -> tuple[list[list[int]], tuple[PromptField, ...]]:
+        """Return the tokens around the fields of a prompt's template, and the fields.
 
-    def _open_repository(self, head: list[int], name: str) -> tuple[list[int], list[int]]:
-        """Return the tokens before the other files, and those before the edited file."""
-        t, fim = self._tokenizer, self._tokenizer.fim
-        if fim is None or fim.file is None:
-            return head, []
-        if fim.repository is not None:
-            head = [*head, fim.repository, *t.tokenize(f"{UNNAMED}\n", parse_special=False)]
-        return head, [fim.file, *t.tokenize(f"{name or UNNAMED}\n", parse_special=False)]
-
-    def _file_tokens(self, files: Sequence[ContextFile]) -> list[list[int]]:
-        """Return the tokens of each file, with its name after the model's file token or in a comment line."""
-        t = self._tokenizer
-        separator = t.fim.file if t.fim else None
-        found = []
-        for file in files:
-            if separator is None:
-                text = f"# {file.name or UNNAMED}\n{file.text.rstrip()}\n\n"
-                found.append(t.tokenize(text, parse_special=False))
+        Args:
+            template: the template.
+            values: names and texts in it.
+        """
+        fixed: list[list[int]] = [[]]
+        order: list[PromptField] = []
+        for part in template:
+            if isinstance(part, int):
+                fixed[-1].append(part)
+            elif part in FIELDS:
+                order.append(FIELDS[part])
+                fixed.append([])
             else:
-                text = f"{file.name or UNNAMED}\n{file.text.rstrip()}\n"
-                found.append([separator, *t.tokenize(text, parse_special=False)])
-        return found
+                fixed[-1] += self._tokenize(part.format(**values))
+        return fixed, tuple(order)
 
+    def _tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        return self._tokenizer.tokenize(text, parse_special=parse_special)
 
-def frame(fim: FimTokens, order: FimOrder) -> tuple[list[int], list[int], list[int]]:
-    """Return the special tokens before the first text, between the texts, and after the second text.
+    def _tokenize_within(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Tokenize a text that continues another one, without the space that SentencePiece models prepend."""
+        if not self._tokenizer.adds_space:
+            return self._tokenize(text, parse_special=parse_special)
+        # As in CodeLlama's own code: tokenize it after a separate token, and remove that token.
+        n = len(self._tokenize("\n"))
+        return self._tokenize("\n" + text, parse_special=parse_special)[n:]
 
-    The texts are prefix and suffix with "psm", suffix and prefix with "spm".
-    """
-    if order == "spm":
-        return [fim.prefix, fim.suffix], [fim.middle], []
-    return [fim.prefix], [fim.suffix], [fim.middle]
+    def _tokenize_framed(self, text: str) -> list[int]:
+        """Tokenize a prompt in which names of special tokens are those tokens, and which the client may have framed.
 
-
-def layout_text(
-    fim: FimTokens | None, order: FimOrder | None, text_of: Callable[[int], str]
-) -> str:
-    """Return a description of the prompts, in which … stands for the text before or after the cursor."""
-    if fim is None:
-        return "none: only the text before the cursor is used"
-    order = order or fim.order
-    parts = ("".join(map(text_of, tokens)) for tokens in frame(fim, order))
-    return f"{order}: {'…'.join(parts)}"
-
-
-def find_frame(head: list[int], tokens: list[int], fim: FimTokens | None) -> Prompt:
-    """Return the parts of a prompt that the client framed, in either order; if it is not framed, all is `before`."""
-    if fim and all(tokens.count(t) == 1 for t in (fim.prefix, fim.suffix, fim.middle)):
-        pre, suf, mid = (tokens.index(t) for t in (fim.prefix, fim.suffix, fim.middle))
-        opening, rest = tokens[: pre + 1], tokens[mid + 1 :]
-        if pre + 1 == suf < mid and rest:
-            opening.append(fim.suffix)
-            return Prompt(head, [], opening, rest, [fim.middle], tokens[suf + 1 : mid], [], "spm")
-        if pre < suf < mid:
-            before, after = tokens[pre + 1 : suf], tokens[suf + 1 : mid]
-            return Prompt(head, [], opening, before, [fim.suffix], after, tokens[mid:])
-    return Prompt(head, [], [], tokens, [], [], [])
+        Text that would be cut off anyway is not tokenized.
+        """
+        t, limit = self._tokenizer, self._n_ctx * CHARS_PER_TOKEN
+        found = None
+        if t.fim and (t.adds_space or len(text) > limit):
+            found = find_text_frame(text, t.fim)
+        if not found:
+            return t.tokenize(text[-limit:], parse_special=True)
+        layout, (context, *texts) = found
+        tokens = self._tokenize(context[-limit:], parse_special=True) if context else []
+        # llama.cpp adds a space after every special token; the layouts have one only before the prefix.
+        for token, part, text in zip(layout.frame, layout.fields, texts, strict=True):
+            tokens.append(token)
+            if part == "{prefix}":
+                text = text.removeprefix(" ") if layout.is_spaced else text
+                tokens += self._tokenize(text[-limit:], parse_special=True)
+            elif text:
+                tokens += self._tokenize_within(text[:limit], parse_special=True)
+        return tokens
 
 
 def _fit(parts: Prompt, room: int) -> Prompt:
@@ -260,7 +199,7 @@ def _fit(parts: Prompt, room: int) -> Prompt:
     if parts.n_tokens <= room:
         return parts
     if parts.n_structure > room:  # no room for the special tokens: keep the end
-        return Prompt(list(parts.tokens[-room:]), [], [], [], [], [], [])
+        return Prompt([list(parts.tokens[-room:])], (), [], [])
     room -= parts.n_structure
     step = max(1, room // WINDOW_STEPS)
     n_before, n_after = len(parts.before), len(parts.after)

@@ -79,6 +79,7 @@ def test_gguf_as_json(starcoder: Path, gguf: Path) -> None:
     assert (tokenizer["n_tokens"], tokenizer["n_used"]) == (1024, 704)
     assert {t["text"] for t in tokenizer["fim"]} == set(FIM)
     assert tokenizer["has_fim"]
+    assert tokenizer["fim_layout"] == "starcoder: <fim_prefix>…<fim_suffix>…<fim_middle>"
     assert {"role": "eos", "id": 699, "text": "<|endoftext|>"} in tokenizer["special"]
     origin = found["origin"]
     assert origin["license"] == "mit"
@@ -97,12 +98,19 @@ def test_gguf_as_text(gguf: Path) -> None:
     for words in (
         "starcoder, from GPTBigCodeForCausalLM", "3 layers, 256 wide, 8 heads, 1 key/value head,",
         "gpt2, pre-tokenizer starcoder (by structure), 1,024 tokens, 704 of them used",
-        'yes: fim_pre 700 "<fim_prefix>"', "chat template no", "licence       mit", "F16", "someone/starcoder",
+        'yes: fim_pre 700 "<fim_prefix>"', "FIM layout    starcoder: <fim_prefix>…<fim_suffix>…",
+        "chat template no", "licence       mit", "F16", "someone/starcoder",
     ):  # fmt: skip
         assert words in out
     assert "blk.0" not in out
     assert "blk.2.ffn_down.weight" in run(gguf, "--tensors")[1]
     assert "\ntokenizer.ggml.tokens = 1,024 × " in run(gguf, "--metadata")[1]
+
+
+def test_layout_of_a_file_that_names_its_order_is_shown(demo_gguf: Path) -> None:
+    layout = "spm: <fim_prefix><fim_suffix>…<fim_middle>…"
+    assert said(demo_gguf)["tokenizer"]["fim_layout"] == layout
+    assert f"FIM layout    {layout}\n" in run(demo_gguf)[1]
 
 
 def test_quantized_and_split_ggufs_are_described(

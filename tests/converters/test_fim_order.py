@@ -26,7 +26,7 @@ def checkpoint(demo: Path, target: Path, order: object) -> Path:
     return target
 
 
-@pytest.mark.parametrize(("named", "served"), [("spm", "spm"), ("psm", "psm"), (None, "psm")])
+@pytest.mark.parametrize(("named", "served"), [("spm", "spm"), ("psm", "psm"), (None, "starcoder")])
 def test_order_of_a_checkpoint_reaches_the_server(
     demo_checkpoint: Path, tmp_path: Path, named: str | None, served: str
 ) -> None:
@@ -35,7 +35,7 @@ def test_order_of_a_checkpoint_reaches_the_server(
     assert read_gguf(path).metadata.get("turbopilot.fim_order") == named
     decoder, _ = load(path, ModelOptions(threads=1, ctx=128, n_seq=1))
     assert decoder.fim
-    assert decoder.fim.order == served
+    assert decoder.fim.chosen.name == served
     decoder.close()
 
 

@@ -114,7 +114,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "n-gpu-layers": ("3", "3", lambda o: o.model.n_gpu_layers, 3),
     "no-heal": ("true", "1", lambda o: o.text.heals, False),
     "no-end-loops": ("true", "1", lambda o: o.text.ends_loops, False),
-    "fim-order": ('"spm"', "spm", lambda o: o.text.fim_order, "spm"),
+    "fim-order": ('"spm"', "spm", lambda o: o.model.fim_layout, "spm"),
     "random-seed": ("-3", "-3", lambda o: o.random_seed, -3),
     "temperature": ("1", "1", lambda o: o.defaults.temperature, 1.0),
     "top-p": ("0.5", "0.5", lambda o: o.defaults.top_p, 0.5),
@@ -152,6 +152,19 @@ def test_every_option_is_read_from_file_and_variable(serve: Serve, key: str) -> 
     assert get(serve(config=f"{key} = {in_file}")) == wanted
     variable = f"TURBOPILOT_{key.upper().replace('-', '_')}"
     assert get(serve(**{variable: in_variable})) == wanted
+
+
+def test_layout_option_replaces_the_order_option(serve: Serve) -> None:
+    assert serve(config="fim-layout = 'qwen'").model.fim_layout == "qwen"
+    assert serve(TURBOPILOT_FIM_LAYOUT="qwen").model.fim_layout == "qwen"
+    assert serve("--fim-layout", "qwen", config="fim-order = 'spm'").model.fim_layout == "qwen"
+    assert serve("--fim-layout", "auto", config="fim-layout = 'spm'").model.fim_layout is None
+
+
+def test_layout_option_is_for_the_default_model_alone(serve: Serve, demo_gguf: Path) -> None:
+    options = serve("--fim-layout", "spm", "--model", f"other={demo_gguf}")
+    assert options.model.fim_layout == "spm"
+    assert options.of(options.more[0]).model.fim_layout is None
 
 
 def test_options_table_covers_every_option() -> None:
@@ -229,7 +242,7 @@ def test_two_default_models_are_refused(fails: Fail, demo_gguf: Path) -> None:
         ("parallel = 1.5", ["turbopilot.toml: parallel must be a string or a whole number"]),
         ("idle-unload = -1", ["turbopilot.toml: idle-unload = -1", "negative"]),
         ("parallel = 300", ["turbopilot.toml: parallel = 300", "256"]),
-        ("fim-order = 'smp'", ["turbopilot.toml: fim-order = smp", "did you mean"]),
+        ("fim-layout = 'qwne'", ["turbopilot.toml: fim-layout = qwne", "did you mean qwen"]),
         ("prefix-cache = 'much'", ["turbopilot.toml: prefix-cache = much", "500MB"]),
         ("top-p = 'much'", ["turbopilot.toml: top-p must be a number"]),
         ("top-p = 2", ["turbopilot.toml: top-p", "2"]),

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.decoder import FimTokens
 from serve.drafting import Draft, Drafter
 from serve.drafting.drafter import FIRST, LEAST, MOST_ENTRIES, SHARE, TAIL, RecentCompletions
 from serve.drafting.token_index import FARTHEST, KEY, MOST, PLACES, TokenIndex
+from serve.prompt.bound_layout import FimLayouts
+from serve.prompt.layout_choice import choose_layouts
 
 CORPUS = Path(__file__).parents[2] / "turbopilot/corpus/held_out"
 CODE = """def area(width, height):
@@ -20,7 +21,10 @@ CODE = """def area(width, height):
         raise ValueError("height is negative")
     return width * height
 """
-FIM = FimTokens(prefix=1001, suffix=1002, middle=1003)
+FIM_KEYS = {
+    f"tokenizer.ggml.fim_{role}_token_id": 1001 + i for i, role in enumerate(("pre", "suf", "mid"))
+}
+FIM = choose_layouts({"tokenizer.ggml.tokens": [f"{i}" for i in range(1004)], **FIM_KEYS})
 
 
 class Words:
@@ -45,7 +49,7 @@ class Words:
         return self.pieces[token] if token < 1000 else b""
 
 
-def drafter(*, cost: float = 0.01, fim: FimTokens | None = None) -> tuple[Drafter, Words]:
+def drafter(*, cost: float = 0.01, fim: FimLayouts | None = None) -> tuple[Drafter, Words]:
     words = Words()
     return Drafter(words, words.piece, fim=fim, cost=cost), words
 

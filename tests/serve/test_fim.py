@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.prompt.fim import (
-    WINDOW_STEPS,
-    ContextFile,
-    Prompt,
-    PromptBuilder,
-    PromptText,
-    find_frame,
-    layout_text,
-)
-from serve.settings import FimOrder
-from tests.support.fakes import EOG, FIM, FakeDecoder
+from serve.prompt.fim import WINDOW_STEPS, ContextFile, PromptBuilder, PromptText
+from serve.prompt.framed_prompt import Prompt, find_frame
+from tests.support.fakes import EOG, FIM, FIM_LAYOUTS, FIM_NAMES, FakeDecoder, fake_layouts
 
-REPOSITORY, FILE = 258 + 0x100, 259 + 0x100
-NAMING = replace(FIM, repository=REPOSITORY, file=FILE)
+FILE_NAMES = (*FIM_NAMES, "<reponame>", "<filename>")
+REPOSITORY, FILE = 260, 261
 
 
 def build(
@@ -31,53 +22,38 @@ def build(
     files: Sequence[ContextFile] = (),
     n_ctx: int = 400,
     max_tokens: int = 10,
-    order: FimOrder = "psm",
+    layout: str = "psm",
     name: str = "",
     **model: object,
 ) -> Prompt:
-    decoder = FakeDecoder()
+    decoder = FakeDecoder(fim=fake_layouts(layout))
     for key, value in model.items():
         setattr(decoder, key, value)
-    builder = PromptBuilder(decoder, n_ctx, order=order)
+    builder = PromptBuilder(decoder, n_ctx)
     return builder.build(before, after, max_tokens=max_tokens, files=files, name=name)
 
 
 def test_spm_order_puts_the_suffix_first() -> None:
-    tokens = build(order="spm").tokens
+    tokens = build(layout="spm").tokens
     assert tokens == (FIM.prefix, FIM.suffix, *b"cd", FIM.middle, *b"ab")
-
-
-def test_order_is_the_models_unless_given() -> None:
-    suffix_first = FakeDecoder(fim=replace(FIM, order="spm"))
-    orders: tuple[tuple[FimOrder | None, FimOrder], ...] = (
-        (None, "spm"),
-        ("psm", "psm"),
-        ("spm", "spm"),
-    )
-    for order, used in orders:
-        prompt = PromptBuilder(suffix_first, 400, order=order).build("ab", "cd", max_tokens=1)
-        assert prompt.order == used
-        assert (bytes(prompt.before), bytes(prompt.after)) == (b"ab", b"cd")
-    assert PromptBuilder(FakeDecoder(), 400).build("ab", "cd", max_tokens=1).order == "psm"
-    assert layout_text(suffix_first.fim, None, str) == "spm: 257258…259…"
 
 
 def test_spm_order_only_appends_tokens_while_typing() -> None:
     """Keep the KV cache of the rest of the prompt valid."""
-    one, two = build("ab", order="spm").tokens, build("abc", order="spm").tokens
+    one, two = build("ab", layout="spm").tokens, build("abc", layout="spm").tokens
     assert two[: len(one)] == one
 
 
 def test_client_framed_prompt_keeps_its_structure_when_cut() -> None:
-    for order, text in (
+    for layout, text in (
         ("psm", "<fim_prefix>{}<fim_suffix>{}<fim_middle>"),
         ("spm", "<fim_prefix><fim_suffix>{1}<fim_middle>{0}"),
     ):
-        made = build("ab", "cd", order=order)  # type: ignore[arg-type]
+        made = build("ab", "cd", layout=layout)
         assert build(text.format("ab", "cd"), None).tokens == made.tokens
         before, after = "x" * 300 + "NEAR", "near" + "y" * 300
         long = build(text.format(before, after), None, n_ctx=100).tokens
-        assert long == build(before, after, n_ctx=100, order=order).tokens  # type: ignore[arg-type]
+        assert long == build(before, after, n_ctx=100, layout=layout).tokens
         assert 90 - 90 // WINDOW_STEPS <= len(long) <= 90
         assert b"NEAR" in bytes(t for t in long if t < EOG)
         assert b"near" in bytes(t for t in long if t < EOG)
@@ -104,7 +80,8 @@ FILES = (ContextFile("far.py", "far = 1\n\n"), ContextFile("near.py", "near = 2"
 
 
 def test_other_files_use_the_models_file_tokens() -> None:
-    tokens = build(files=FILES, fim=NAMING, name="here.py", adds_bos=True).tokens
+    layouts = fake_layouts(names=FILE_NAMES)
+    tokens = build(files=FILES, fim=layouts, name="here.py", adds_bos=True).tokens
     assert tokens == (
         EOG, REPOSITORY, *b"code\n", FILE, *b"far.py\nfar = 1\n", FILE, *b"near.py\nnear = 2\n",
         FILE, *b"here.py\n", FIM.prefix, *b"ab", FIM.suffix, *b"cd", FIM.middle,
@@ -146,10 +123,10 @@ def test_suffix_gets_no_leading_space() -> None:
 
 @given(
     st.text("ab", max_size=60), st.text("cd", max_size=60), st.lists(st.text("ef", max_size=30), max_size=4),
-    st.integers(0, 90), st.integers(8, 150), st.sampled_from(["psm", "spm"]),
+    st.integers(0, 90), st.integers(8, 150), st.sampled_from(["psm", "spm", "mellum"]),
 )  # fmt: skip
 def test_every_prompt_fits_the_context_and_is_framed(
-    before: str, after: str, files: list[str], max_tokens: int, n_ctx: int, order: FimOrder
+    before: str, after: str, files: list[str], max_tokens: int, n_ctx: int, layout: str
 ) -> None:
     prompt = build(
         before,
@@ -157,10 +134,10 @@ def test_every_prompt_fits_the_context_and_is_framed(
         files=[ContextFile(str(i), text) for i, text in enumerate(files)],
         max_tokens=max_tokens,
         n_ctx=n_ctx,
-        order=order,
+        layout=layout,
     )
     assert len(prompt.tokens) + prompt.max_tokens <= n_ctx
-    frame = find_frame([], list(prompt.tokens), FIM)
+    frame = find_frame([], list(prompt.tokens), FIM_LAYOUTS)
     assert frame.n_structure >= 3
     text = bytes(t for t in frame.before if t < EOG).decode()
     assert before.endswith(text)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.prompt.fim import WINDOW_STEPS, Prompt, PromptBuilder
+from serve.prompt.fim import WINDOW_STEPS, PromptBuilder
+from serve.prompt.framed_prompt import Prompt
 from tests.support.fakes import EOG, FIM, FakeDecoder
 
 

@@ -59,9 +59,10 @@ def test_joined_pieces_equal_the_text(decoder: LlamaDecoder) -> None:
 def test_special_tokens_are_parsed_on_request_and_have_no_text(decoder: LlamaDecoder) -> None:
     assert decoder.fim
     name = "<fim_prefix>"
-    assert decoder.tokenize(name, parse_special=True) == [decoder.fim.prefix]
-    assert decoder.fim.prefix not in decoder.tokenize(name, parse_special=False)
-    for token in (decoder.fim.prefix, decoder.fim.suffix, decoder.fim.middle, decoder.start_token):
+    prefix, suffix, middle = decoder.fim.chosen.frame
+    assert decoder.tokenize(name, parse_special=True) == [prefix]
+    assert prefix not in decoder.tokenize(name, parse_special=False)
+    for token in (prefix, suffix, middle, decoder.start_token):
         assert decoder.piece(token) == b""
         assert decoder.is_eog(token)
 

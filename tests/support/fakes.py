@@ -5,21 +5,46 @@ from __future__ import annotations
 import ast
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from serve.decoder import BatchItem, FimTokens, Logits
+from serve.decoder import BatchItem, Logits
 from serve.engine.sequence import Sequence as EngineSequence
+from serve.prompt.bound_layout import FimLayouts
+from serve.prompt.layout_choice import choose_layouts
 from serve.request import GenerationRequest, SamplingParams
 from serve.sampling import Sampler, seed_sequence
 from turbopilot.base.errors import TurboPilotError
 
 EOG = 256
-FIM = FimTokens(prefix=257, suffix=258, middle=259)
+
+
+@dataclass(frozen=True)
+class FimIds:
+    """Ids of the fake vocabulary's tokens for fill-in-the-middle."""
+
+    prefix: int = 257
+    suffix: int = 258
+    middle: int = 259
+
+
+FIM = FimIds()
 N_VOCAB = 260
 FIM_NAMES = {"<fim_prefix>": FIM.prefix, "<fim_suffix>": FIM.suffix, "<fim_middle>": FIM.middle}
+
+
+def fake_layouts(wanted: str | None = None, names: Iterable[str] = FIM_NAMES) -> FimLayouts:
+    """Return the layouts of a vocabulary of bytes, an end token and these tokens."""
+    tokens = [*(f"byte {i}" for i in range(EOG)), "<end>", *names]
+    found = choose_layouts({"tokenizer.ggml.tokens": tokens}, wanted=wanted)
+    assert found
+    return found
+
+
+FIM_LAYOUTS = fake_layouts()
 
 Reply = Callable[[Sequence[int]], int]
 
@@ -69,6 +94,7 @@ class FakeDecoder:
         can_cut: False to remove only whole sequences, like a recurrent model.
         can_move: whether tokens can be moved to other positions.
         tunings: what `tune` yields.
+        names: names of the special tokens from id 257 on.
         fail: returns the error that `decode` raises, or None.
         row: returns the logits after a history, instead of `reply`.
     """
@@ -88,7 +114,8 @@ class FakeDecoder:
         can_cut: bool = True,
         can_move: bool = False,
         tunings: Sequence[bool] = (),
-        fim: FimTokens | None = FIM,
+        fim: FimLayouts | None = FIM_LAYOUTS,
+        names: Iterable[str] = FIM_NAMES,
         fail: Callable[[Sequence[BatchItem]], TurboPilotError | None] = lambda _: None,
         row: Callable[[Sequence[int]], Logits] | None = None,
     ) -> None:
@@ -101,6 +128,7 @@ class FakeDecoder:
         self.tunings = tunings
         self.can_tune = bool(tunings)
         self.fim = fim
+        self.names = {name: EOG + 1 + i for i, name in enumerate(names)}
         self.start_token = EOG
         self.chat_template, self.bos, self.eos = "", "", "<end>"
         self.adds_bos = False
@@ -119,7 +147,7 @@ class FakeDecoder:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         if parse_special:
-            for name, token in FIM_NAMES.items():
+            for name, token in self.names.items():
                 before, found, after = text.partition(name)
                 if found:
                     rest = self.tokenize(after, parse_special=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from serve.prompt.layout_choice import choose_layouts
 from turbopilot.base.errors import InvalidInput
+from turbopilot.catalog import recognize
 from turbopilot.formats.gguf.description import GgufDescription, describe_gguf
 from turbopilot.formats.old_ggml import is_old
 
@@ -27,7 +30,7 @@ def describe(path: Path) -> Description:
     with path.open("rb") as f:
         start = f.read(9)
     if start[:4] == b"GGUF" or path.suffix == ".gguf":
-        return describe_gguf(path)
+        return _describe_gguf(path)
     if is_old(path):
         raise InvalidInput(
             f"{path}: is an old ggml .bin file, not a GGUF",
@@ -43,6 +46,15 @@ def describe(path: Path) -> Description:
         f"{path}: is neither a GGUF nor a file of weights (starts with {start[:4]!r})",
         hint="give a .gguf file, a checkpoint folder, a .safetensors file or a PyTorch .bin file",
     )
+
+
+def _describe_gguf(path: Path) -> GgufDescription:
+    """Describe a GGUF, with the layout in which `serve` builds its prompts by default."""
+    found = describe_gguf(path)
+    known = recognize(found.name or path.stem, found.origin.repository)
+    fim = choose_layouts(found.metadata, known=known.fim if known else "")
+    layout = fim.chosen.text if fim else ""
+    return replace(found, tokenizer=replace(found.tokenizer, fim_layout=layout))
 
 
 def _describe_folder(path: Path) -> CheckpointDescription:

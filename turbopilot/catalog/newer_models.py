@@ -23,7 +23,7 @@ _CODELLAMA: Final = ("C#", "C++", "Java", "JavaScript", "PHP", "Python", "Shell"
 _gated = partial(Geometry, gated=True)  # the feed-forward of Llama, used by most of these models
 
 _starcoder2 = partial(
-    KnownModel, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim="starcoder",
+    KnownModel, family="StarCoder2", architecture="Starcoder2ForCausalLM", context=4096, fim="starcoder2",
     licence="BigCode OpenRAIL-M", languages=_STARCODER2,
 )  # fmt: skip
 _STARCODER2S: Final = (

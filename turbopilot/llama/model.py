@@ -120,15 +120,6 @@ class LlamaModel:
         """Token that precedes every text; None if the model does not add one."""
         return self.bos if self.adds_bos and self.bos >= 0 else None
 
-    def fim_tokens(self) -> tuple[int | None, ...]:
-        """Return the ids of the tokens before prefix, suffix, middle, repository name and file name.
-
-        An id is None if the vocabulary has no such token.
-        """
-        kinds = ("pre", "suf", "mid", "rep", "sep")
-        found = (int(getattr(llama_cpp, f"llama_vocab_fim_{k}")(self._vocab)) for k in kinds)
-        return tuple(t if 0 <= t < self.n_vocab else None for t in found)
-
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Return the token ids of a text, normalized for the model's tokenizer, without added tokens.
 

@@ -208,8 +208,11 @@ def _tokenizer(t: TokenizerLine) -> Iterator[tuple[str, str]]:
     if t.add_bos is not None:
         yield "BOS", "added to prompts" if t.add_bos else "not added to prompts"
     yield "special", _tokens(t.special)
-    fim = ("yes: " if t.has_fim else "incomplete: ") + _tokens(t.fim)
-    yield "FIM", fim if t.fim else "no"
+    if t.fim:
+        yield "FIM", ("yes: " if t.has_fim else "incomplete: ") + _tokens(t.fim)
+    else:
+        yield "FIM", "yes, by the names of its tokens" if t.fim_layout else "no"
+    yield "FIM layout", t.fim_layout
     yield "chat template", ", ".join(t.chat_templates) or "no"
 
 

@@ -65,6 +65,9 @@ class TokenizerLine:
     has_fim: bool  # whether there are tokens for prefix, suffix and middle
     add_bos: bool | None  # None if the file leaves it to llama.cpp
     chat_templates: tuple[str, ...]  # names; "default" is the one used by default
+    fim_layout: str = (
+        ""  # layout of prompts by default, which `app.inspection` fills in; "" if there is none
+    )
 
 
 @dataclass(frozen=True, slots=True)
