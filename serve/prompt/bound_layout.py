@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Final, TypeAlias
 
 from serve.prompt.layouts import AS_COMMENTS, FimLayout
+from turbopilot.base.quoting import quoted
 
 # Part of a template: a token id, one of the fields that may be shortened ("{prefix}"), or text, which may have other
 # fields ("{name}\n").
@@ -91,7 +92,10 @@ class BoundLayout:
     @property
     def text(self) -> str:
         """The layout in one line, in which … stands for the text before or after the cursor."""
-        spellings = iter(self.spellings)
+        # A file may name any token, also one with control characters.
+        spellings = (
+            s if s.isprintable() and len(s) < 40 else quoted(s, 40) for s in self.spellings
+        )
         shown = (next(spellings) if isinstance(part, int) else "…" for part in self.infill)
         return f"{self.name}: {''.join(shown)}"
 

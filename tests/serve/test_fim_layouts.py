@@ -100,6 +100,14 @@ def test_unusable_ids_of_the_file_are_ignored(value: object) -> None:
     assert chosen(["<a>", "<b>", "<c>"], keys=ids) == ""
 
 
+def test_control_characters_of_a_token_are_not_shown() -> None:
+    ids = {f"tokenizer.ggml.fim_{r}_token_id": i + 1 for i, r in enumerate(("pre", "suf", "mid"))}
+    found = choose_layouts(vocabulary(["\x1b[31m", "x" * 9999, "<c>"], **ids))  # type: ignore[arg-type]
+    assert found
+    assert found.chosen.text.isprintable()
+    assert len(found.chosen.text) < 200
+
+
 def test_plain_vocabulary_has_no_layout() -> None:
     assert choose_layouts({}) is None
     assert chosen(["<fim_prefix>", "<fim_suffix>"]) == ""
@@ -203,6 +211,7 @@ def test_prompt_is_written_as_the_models_authors_write_it(name: str) -> None:
     made = builder.build("ab", "cd", max_tokens=9, name="here.py", files=files)
     assert made.tokens == among_files
     assert (bytes(made.before), bytes(made.after)) == (b"ab", b"cd")
+    assert bytes(made.tokens[made.window :][:2]) in (b"ab", b"cd")
 
 
 def test_lone_file_without_a_name_has_no_header() -> None:
