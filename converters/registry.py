@@ -11,6 +11,7 @@ from converters.families import (
     llama,
     phi,
     qwen2,
+    qwen3,
     santacoder,
     stablelm,
     starcoder2,
@@ -22,7 +23,8 @@ from turbopilot.base.quoting import shortened
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
-    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC,
+   
 )  # fmt: skip
 
 

@@ -176,8 +176,9 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "llama": TinyFamily("Llama", _starcoder, _modern),
     "qwen2": TinyFamily("Qwen2", _starcoder, _modern),
     "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
+    "qwen3": TinyFamily("Qwen3", _starcoder, partial(_modern, head_dim=64)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
-}
+}  # fmt: skip
 
 
 def tiny_checkpoint(
