@@ -12,6 +12,7 @@ from converters.families import (
     phi,
     qwen2,
     qwen3,
+    qwen3_moe,
     santacoder,
     stablelm,
     starcoder2,
@@ -23,7 +24,7 @@ from turbopilot.base.quoting import shortened
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
-    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC, qwen3_moe.SPEC,
    
 )  # fmt: skip
 

@@ -117,6 +117,8 @@ _MODERN: Final[Mapping[str, Any]] = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
     "intermediate_size": 768, "max_position_embeddings": 512, "vocab_size": 1024,
 }  # fmt: skip
+# 8 experts, of which 2 are used for a token.
+_EXPERTS: Final[Mapping[str, Any]] = {"num_experts_per_tok": 2, "moe_intermediate_size": 256}
 _OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
 
 
@@ -177,6 +179,9 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "qwen2": TinyFamily("Qwen2", _starcoder, _modern),
     "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
     "qwen3": TinyFamily("Qwen3", _starcoder, partial(_modern, head_dim=64)),
+    "qwen3moe": TinyFamily(
+        "Qwen3Moe", _starcoder, partial(_modern, **_EXPERTS, num_experts=8, head_dim=64, norm_topk_prob=True),
+    ),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
 }  # fmt: skip
 
