@@ -182,6 +182,7 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "qwen3moe": TinyFamily(
         "Qwen3Moe", _starcoder, partial(_modern, **_EXPERTS, num_experts=8, head_dim=64, norm_topk_prob=True),
     ),
+    "mixtral": TinyFamily("Mixtral", _starcoder, partial(_modern, num_local_experts=8)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
 }  # fmt: skip
 
