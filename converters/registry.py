@@ -5,6 +5,7 @@ from __future__ import annotations
 from converters.families import (
     codegen,
     codegen2,
+    deepseek_v2,
     gpt_bigcode,
     gpt_neox,
     gptj,
@@ -26,7 +27,7 @@ from turbopilot.base.quoting import shortened
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
     starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC, qwen3_moe.SPEC, mixtral.SPEC,
-   
+    deepseek_v2.SPEC,
 )  # fmt: skip
 
 
