@@ -97,11 +97,10 @@ def test_experts_spread_over_shards_give_the_same_gguf(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["qwen3moe", "deepseekv2"])
 def test_memory_does_not_grow_with_the_number_of_experts(tmp_path: Path, family: str) -> None:
     peaks = []
+    count = "n_routed_experts" if family == "deepseekv2" else "num_experts"
     for n in (4, 48):
-        name = "n_routed_experts" if family == "deepseekv2" else "num_experts"
-        folder = tiny_checkpoint(
-            family, tmp_path / str(n), num_hidden_layers=2, moe_intermediate_size=512, **{name: n}
-        )
+        values: dict[str, Any] = {count: n, "num_hidden_layers": 2, "moe_intermediate_size": 512}
+        folder = tiny_checkpoint(family, tmp_path / str(n), **values)
         tracemalloc.start()
         convert(folder, tmp_path / f"{n}.gguf")
         peaks.append(tracemalloc.get_traced_memory()[1])
