@@ -10,6 +10,10 @@ in a trained model's Q4_0. With few bits per weight, no limit can reveal a fault
 noise: a lost bias with a small effect is found in F32, mostly in F16 and Q8_0, but not in Q4_0. So verify the F32 or
 F16 file too, before it is quantized.
 
+Experts. Rounding changes which experts compute a token where two are nearly equal, in the candidate and in the run with
+noise alike: on random mixtures, Q8_0 changed the logits 10 times as much as in dense models, and correct files had 0.4
+to 0.6 times the NMSE of the noise. Routers are never quantized and get no noise.
+
 GELU. llama.cpp computes it by the tanh formula; the configs of StarCoder, WizardCoder and StableCode specify the exact
 function (erf). A model file cannot compensate for this, so for such a checkpoint the limits are widened by the
 difference that the tanh formula makes to the reference itself, which is run with both. By the triangle inequality, the
