@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from converters import ConversionOptions, convert
 from converters.families.experts import experts
+from converters.inspect import describe_checkpoint
 from converters.plan import plan
 from converters.registry import find
 from tests.converters.test_converters import gguf_array, model_of
@@ -236,6 +237,12 @@ def test_config_variants_give_the_logits_of_pytorch(
     assert report.passed, report.failures
     assert report.metrics is not None
     assert report.metrics.nmse < 1e-9
+
+
+def test_description_shows_yarn_and_converts(tmp_path: Path) -> None:
+    found = describe_checkpoint(tiny_checkpoint("deepseekv2", tmp_path / "m"))
+    assert found.convertible, found.reason
+    assert (found.shape.rope_scaling, found.shape.rope_factor) == ("yarn", 8.0)
 
 
 def test_published_plan_has_a_part_for_each_expert() -> None:
