@@ -36,6 +36,9 @@ _CONTEXT = Range(1, 1 << 24, "published models have up to 10,485,760")
 _EPSILON = Range(1e-12, 1e-2, "published models have 1e-12 to 1e-3")
 _THETA = Range(1, 1e12, "published models have 10,000 to 4.5e10")
 _FRACTION = Range(0.001, 1, "a share of the head size")
+_EXPERTS = Range(1, 1024, "llama.cpp's LLAMA_MAX_EXPERTS")
+_RANK = Range(1, 1 << 14, "published models have up to 1,536")
+_SCALE = Range(1e-3, 100, "published models have 0.7 to 16")
 
 RANGES: Final[dict[str, Range]] = {
     "n_layer": _LAYERS,
@@ -61,6 +64,22 @@ RANGES: Final[dict[str, Range]] = {
     "rotary_emb_base": _THETA,
     "partial_rotary_factor": _FRACTION,
     "rotary_pct": _FRACTION,
+    "num_experts": _EXPERTS,
+    "num_local_experts": _EXPERTS,
+    "n_routed_experts": _EXPERTS,
+    "num_experts_per_tok": _EXPERTS,
+    "n_shared_experts": Range(1, 64, "published models have 1 or 2"),
+    "moe_intermediate_size": _INNER,
+    "first_k_dense_replace": Range(0, 512, "llama.cpp's LLAMA_MAX_LAYERS"),
+    "kv_lora_rank": _RANK,
+    "q_lora_rank": _RANK,
+    "qk_nope_head_dim": _HEAD_SIZE,
+    "qk_rope_head_dim": _HEAD_SIZE,
+    "v_head_dim": _HEAD_SIZE,
+    "routed_scaling_factor": _SCALE,
+    "original_max_position_embeddings": _CONTEXT,
+    "mscale": _SCALE,
+    "mscale_all_dim": _SCALE,
     "factor": Range(1, 1024, "published models scale positions by up to 128"),
 }
 """Field of config.json, or of its rope settings, to its range. Every number that a family reads is here."""

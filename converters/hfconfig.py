@@ -14,6 +14,13 @@ from turbopilot.base.quoting import MOST_QUOTED, shortened
 
 MAX_BYTES = 4 << 20  # published files have a few KB, with the names of many classes some 100 KB
 _NEEDED: Any = object()
+# Built into llama.cpp's graphs. Source: llama-hparams.h; ggml_rope_yarn_corr_dims in ggml.c.
+_YARN = (
+    Require("beta_fast", (32,), absent=32),
+    Require("beta_slow", (1,), absent=1),
+    Require("attention_factor", (None,)),
+    Require("truncate", (True,), absent=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +29,10 @@ class Rope:
 
     theta: float  # base frequency
     fraction: float  # share of each head's dimensions that is rotated
-    kind: str  # "default", or "linear", which divides positions by `factor`
+    kind: str  # "default", "linear", which divides positions by `factor`, or "yarn"
     factor: float
+    trained: int = 0  # YaRN's original context length
+    mscale: float = 0.0  # YaRN's `mscale_all_dim`
 
 
 class HfConfig:
@@ -123,8 +132,8 @@ class HfConfig:
         self._note(f"{name} is {_shown(value)}; expected {wanted} from {plausible}")
         return 1
 
-    def rope(self, fraction: float = 1.0) -> Rope:
-        """Return the rotary settings, as written by any version of transformers.
+    def rope(self, fraction: float = 1.0, kinds: tuple[str, ...] = ("default", "linear")) -> Rope:
+        """Return the rotary settings, as written by any version of transformers; `kinds` are those of the graph.
 
         Since 5.0 they are in one object, `rope_parameters`. Earlier versions use `rope_theta` (GPT-NeoX:
         `rotary_emb_base`), `partial_rotary_factor` (GPT-NeoX: `rotary_pct`; default `fraction`) and `rope_scaling`.
@@ -142,11 +151,16 @@ class HfConfig:
         )
         kind = inner.text("rope_type", absent=inner.text("type", absent="default"))
         factor = inner.number("factor", absent=1.0)
-        if kind not in ("default", "linear"):
-            inner._note(
-                f"rope type is {_shown(kind)}; llama.cpp's graph supports 'default' and 'linear'"
-            )
-        return Rope(theta, part, kind, factor)
+        if kind not in kinds:
+            supported = " and ".join(map(repr, kinds))
+            inner._note(f"rope type is {_shown(kind)}; llama.cpp's graph supports {supported}")
+        if kind != "yarn" or kind not in kinds:
+            return Rope(theta, part, kind, factor)
+        inner.require(_YARN)
+        trained, mscale = inner.integer("original_max_position_embeddings"), inner.number("mscale")
+        if mscale != inner.number("mscale_all_dim"):
+            inner._note("mscale differs from mscale_all_dim; llama.cpp's graph has one value")
+        return Rope(theta, part, kind, factor, trained, mscale)
 
     def require(self, rules: tuple[Require, ...]) -> None:
         """Record every value that the target graph does not support in `problems`."""

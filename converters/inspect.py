@@ -161,7 +161,8 @@ def _lines(tensors: Iterable[SourceTensor]) -> tuple[TensorLine, ...]:
 
 
 def _shape(d: Dims, config: HfConfig) -> Shape:
-    rope = config.rope() if d.rotary_dim else None
+    # a copy, whose problems do not count: the family itself reads the rope settings that it supports
+    rope = HfConfig(config.values).rope() if d.rotary_dim else None
     return Shape(
         d.n_layer, d.n_embd, d.n_head, d.n_head_kv, d.n_inner, d.n_ctx, d.n_vocab, d.rotary_dim or None,
         rope.theta if rope else None, rope.kind if rope and rope.kind != "default" else "",

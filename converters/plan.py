@@ -36,8 +36,9 @@ class PlannedPart:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape in the target, outermost first."""
-        n, *row = self.source.shape[::-1] if self.transpose else self.source.shape
-        return (n if self.rows is None else len(self.rows), *row)
+        n, *row = self.source.shape
+        shape = (n if self.rows is None else len(self.rows), *row)
+        return shape[::-1] if self.transpose else shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def plan(
     if vocab_only:
         return Plan(spec, dims, keys, (), ())
 
-    specs = [one for t in spec.tensors for one in _expand(t, dims.n_layer)]
+    specs = [one for t in spec.tensors for one in _expand(t, dims)]
     tied = config.flag("tie_word_embeddings", absent=spec.ties_by_default)
     parts = _Assembly(_with_prefix(sources, specs, spec.prefix), dims, dtype)
     tensors = [
@@ -155,15 +156,24 @@ class _Assembly:
         self._sources = sources
         self._dims = dims
         self._dtype = dtype
-        self._used: dict[str, list[IntArray]] = {}
+        self._used: dict[str, list[IntArray | None]] = {}
         self._faults: list[str] = []
 
     def put_together(self, spec: TensorSpec) -> PlannedTensor:
-        parts = tuple(p for part in spec.parts if (p := self._part(part)))
+        forms = (spec.parts, *spec.others)
+        stored = (f for f in forms if any(p.source in self._sources for p in f))
+        parts = tuple(p for part in next(stored, spec.parts) for p in self._pieces(part))
         shape = self._dims.shape(spec.shape)
-        if spec.parts:
+        if spec.parts and not shape:
             shape = (sum(p.shape[0] for p in parts), *(parts[-1].shape[1:] if parts else ()))
         return PlannedTensor(spec.name, shape, self._type(spec, shape, parts), parts)
+
+    def _pieces(self, part: SourceRows) -> list[PlannedPart]:
+        whole = self._part(part)
+        if whole is None or not part.each:
+            return [whole] if whole else []
+        rows = np.arange(whole.source.shape[0]) if whole.rows is None else whole.rows
+        return [replace(whole, rows=r) for r in np.split(rows, self._dims.size(part.each))]
 
     def _part(self, part: SourceRows) -> PlannedPart | None:
         source = self._sources.get(part.source)
@@ -182,20 +192,22 @@ class _Assembly:
             self._faults.append(
                 f"unsupported type: {source.name} is {source.dtype}; use an unquantized checkpoint"
             )
-        every = np.arange(source.shape[0])
-        rows = part.rows(self._dims) if part.rows else every
+        if len(source.shape) > 2:
+            source = replace(source, shape=(prod(source.shape[:-1]), source.shape[-1]))
+        rows = part.rows(self._dims) if part.rows else None
+        if rows is not None and np.array_equal(rows, np.arange(source.shape[0])):
+            rows = None
         self._used.setdefault(part.source, []).append(rows)
-        order = None if np.array_equal(rows, every) else rows
-        return PlannedPart(source, order, part.transpose)
+        return PlannedPart(source, rows, part.transpose)
 
     def _type(
         self, spec: TensorSpec, shape: tuple[int, ...], parts: tuple[PlannedPart, ...]
     ) -> str:
         wanted = self._dtype
         own = {p.source.dtype for p in parts}
-        if wanted == "SOURCE" or (wanted == "AUTO" and len(shape) > 1):
+        if wanted == "SOURCE" or (wanted == "AUTO" and len(shape) > 1 and not spec.exact):
             return own.pop() if len(own) == 1 else "F32"
-        if len(shape) == 1:
+        if len(shape) == 1 or spec.exact:
             return "F32"
         if wanted == "Q8_0" and (spec.positions or shape[-1] % encode.BLOCKS[wanted][0]):
             return "F16"
@@ -212,10 +224,13 @@ class _Assembly:
         faults = self._faults + [
             f"unknown: {shortened(n)} {quoted(self._sources[n].shape)}" for n in unknown
         ]
-        for name, rows in self._used.items():
-            if not rows:
+        for name, used in self._used.items():
+            if not used or (len(used) == 1 and used[0] is None):  # unchecked, or every row once
                 continue
-            counts = np.bincount(np.concatenate(rows), minlength=self._sources[name].shape[0])
+            shape = self._sources[name].shape
+            n = prod(shape[:-1]) if len(shape) > 2 else shape[0]
+            rows = [np.arange(n) if r is None else r for r in used]
+            counts = np.bincount(np.concatenate(rows), minlength=n)
             if (counts != 1).any():
                 unused, twice = (counts == 0).sum(), (counts > 1).sum()
                 faults.append(
@@ -224,17 +239,33 @@ class _Assembly:
         return list(dict.fromkeys(faults))
 
 
-def _expand(template: TensorSpec, n_layer: int) -> list[TensorSpec]:
+def _expand(template: TensorSpec, dims: Dims) -> list[TensorSpec]:
+    """Return the tensor for each layer that has it, with a part for each numbered source tensor."""
     if "{i}" not in template.name:
         return [template]
+    layers = template.layers(dims) if template.layers else range(dims.n_layer)
+
+    def numbered(parts: tuple[SourceRows, ...], i: int) -> tuple[SourceRows, ...]:
+        in_layer = (replace(p, source=p.source.replace("{i}", str(i))) for p in parts)
+        return tuple(one for p in in_layer for one in _each(p, dims))
+
     return [
         replace(
             template,
             name=template.name.replace("{i}", str(i)),
-            parts=tuple(replace(p, source=p.source.replace("{i}", str(i))) for p in template.parts),
+            parts=numbered(template.parts, i),
+            others=tuple(numbered(parts, i) for parts in template.others),
         )
-        for i in range(n_layer)
+        for i in layers
     ]
+
+
+def _each(part: SourceRows, dims: Dims) -> list[SourceRows]:
+    """Return a part for each source tensor that "{e}" numbers."""
+    if "{e}" not in part.source:
+        return [part]
+    names = (part.source.replace("{e}", str(e)) for e in range(dims.size(part.each)))
+    return [replace(part, source=name, each="") for name in names]
 
 
 def _with_prefix(
@@ -243,7 +274,7 @@ def _with_prefix(
     """Return the sources under the family's names; some exports add its prefix, others omit it."""
     if not prefix:
         return sources
-    expected = {p.source for t in specs for p in t.parts}
+    expected = {p.source for t in specs for parts in (t.parts, *t.others) for p in parts}
     renamed = {}
     for name, tensor in sources.items():
         other = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
 
 from converters.plan import Plan, PlannedPart
 
+MAX_PARTS: Final = 3  # parts of a tensor that are listed
+_LAYER: Final = re.compile(r"^blk\.\d+\.")
+
 
 def render(p: Plan) -> str:
-    """Return a plan as text, one line per tensor; only the first layer is listed."""
+    """Return a plan as text, one line per tensor; of tensors that layers have, only the first is listed."""
     d = p.dims
+    more = "".join(f" {letter}={size}" for letter, size in d.more.items())
     lines = [
         f"{p.spec.architecture} → {p.spec.gguf}",
         f"D={d.n_embd} L={d.n_layer} H={d.n_head} K={d.n_head_kv} d={d.head_dim} F={d.n_inner} "
-        f"V={d.n_vocab} T={d.n_ctx} R={d.rotary_dim}",
+        f"V={d.n_vocab} T={d.n_ctx} R={d.rotary_dim}{more}",
         *(f"{key} = {value}" for key, value in p.metadata.items()),
     ]
+    n_layers = Counter(_LAYER.sub("", t.name) for t in p.tensors)
+    listed = set()
     for t in p.tensors:
-        layer = re.match(r"blk\.(\d+)\.", t.name)
-        if layer and layer[1] != "0":
+        kind = _LAYER.sub("", t.name)
+        if kind in listed:
             continue
-        times = f" × {d.n_layer}" if layer else ""
-        origin = " + ".join(_origin(part) for part in t.parts) or "zeros"
-        lines.append(f"{t.name}{times}  {t.dtype} {list(t.shape)} {_size(t.n_bytes)} ← {origin}")
+        listed.add(kind)
+        times = f" × {n_layers[kind]}" if kind != t.name else ""
+        lines.append(
+            f"{t.name}{times}  {t.dtype} {list(t.shape)} {_size(t.n_bytes)} ← {_origins(t.parts)}"
+        )
     if p.dropped:
         kinds = sorted({re.sub(r"\d+", "{i}", n) for n in p.dropped})
         lines.append(f"dropped {len(p.dropped)}: {', '.join(kinds)}")
@@ -34,6 +45,12 @@ def render(p: Plan) -> str:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.1f} kB"
+
+
+def _origins(parts: Sequence[PlannedPart]) -> str:
+    if len(parts) > MAX_PARTS:
+        return f"{_origin(parts[0])} + … + {_origin(parts[-1])} ({len(parts)} parts)"
+    return " + ".join(_origin(part) for part in parts) or "zeros"
 
 
 def _origin(part: PlannedPart) -> str:

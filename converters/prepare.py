@@ -15,7 +15,7 @@ from converters.encode import Array
 from converters.hfconfig import HfConfig
 from converters.legacy_ggml import open_old
 from converters.plan import Plan, PlannedTensor, plan
-from converters.plan_text import render
+from converters.plan_text import MAX_PARTS, render
 from converters.provenance import Provenance, read_provenance, source_files
 from converters.quantized import refuse_quantized
 from converters.spec import IntArray
@@ -170,7 +170,9 @@ def expected(source: Path) -> Iterator[ConvertedModel]:
 
 
 def _converted(planned: PlannedTensor, checkpoint: Checkpoint) -> ConvertedTensor:
-    sources = " + ".join(part.source.name for part in planned.parts) or "zeros"
+    names = [part.source.name for part in planned.parts]
+    listed = names if len(names) <= MAX_PARTS else [names[0], "…", names[-1]]
+    sources = " + ".join(listed) or "zeros"
     order = planned.parts[0].rows if len(planned.parts) == 1 else None
     read = partial(read_tensor, checkpoint, planned)
     return ConvertedTensor(planned.name, planned.shape, sources, order, read)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from converters.families import (
     codegen,
     codegen2,
+    deepseek_v2,
     gpt_bigcode,
     gpt_neox,
     gptj,
     llama,
+    mixtral,
     phi,
     qwen2,
+    qwen3,
+    qwen3_moe,
     santacoder,
     stablelm,
     starcoder2,
@@ -22,7 +26,8 @@ from turbopilot.base.quoting import shortened
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
-    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC, qwen3_moe.SPEC, mixtral.SPEC,
+    deepseek_v2.SPEC,
 )  # fmt: skip
 
 

@@ -4,7 +4,11 @@ Each GGUF tensor consists of whole rows of source tensors: conversion moves rows
 any data is read, the planner can therefore check that every source row is used exactly once and all shapes match.
 
 Shapes are written in letters: D hidden size, H query heads, K key/value heads, d head size, F feed-forward size,
-V vocabulary rows, T context length, R rotary dimensions. "{i}" in a name is the layer's index, 0 to L - 1.
+V vocabulary rows, T context length, R rotary dimensions, and those that a family adds in `Dims.more`. "{i}" in a
+name is the layer's index, 0 to L - 1.
+
+The rows of a tensor with more than two dimensions are those of all its matrices, one matrix after the other: a stack
+of E matrices, (E, F, D), has E*F rows.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ class Dims:
     n_ctx: int
     rotary_dim: int = 0
     head_size: int = 0  # 0 means n_embd / n_head
+    more: Mapping[str, int] = field(default_factory=dict)  # the family's own sizes, by letter
 
     @property
     def head_dim(self) -> int:
@@ -53,6 +58,7 @@ class Dims:
             for name in ("n_embd", "n_layer", "n_head", "n_head_kv", "n_inner", "n_vocab", "n_ctx")
             if (value := getattr(self, name)) <= 0
         ]
+        found += [f"{name} is {n}; it must be positive" for name, n in self.more.items() if n <= 0]
         if found:
             return found
         if not self.head_size and self.n_embd % self.n_head:
@@ -75,7 +81,7 @@ class Dims:
         """
         letters = {
             "D": self.n_embd, "H": self.n_head, "K": self.n_head_kv, "d": self.head_dim,
-            "F": self.n_inner, "V": self.n_vocab, "T": self.n_ctx, "R": self.rotary_dim,
+            "F": self.n_inner, "V": self.n_vocab, "T": self.n_ctx, "R": self.rotary_dim, **self.more,
         }  # fmt: skip
         total = 0
         for term in expression.split("+"):
@@ -93,12 +99,17 @@ class Dims:
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """Rows of one source tensor."""
+    """Rows of one source tensor, or of several.
+
+    If `each` is a size such as "E", this stands for E parts: one for each of the tensors that "{e}" in `source` numbers
+    from 0 to E - 1 or, without "{e}", one for each of E equal pieces of the rows.
+    """
 
     source: str  # name in the checkpoint
     shape: Shape  # required shape in the checkpoint
     rows: RowOrder | None = None  # None means all rows in order
-    transpose: bool = False  # stored as (in, out), like GPT-2's Conv1D; requires all rows
+    transpose: bool = False  # the rows are transposed, each piece for itself
+    each: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +122,15 @@ class TensorSpec:
 
     name: str
     parts: tuple[SourceRows, ...] = ()
-    shape: Shape = ()
+    shape: Shape = ()  # with parts: only for more than two dimensions
     when: Condition | None = None  # None means always
     tied: bool = False
     positions: bool = False  # learned position embeddings
+    exact: bool = False  # F32 in every file
+    layers: Callable[[Dims], range] | None = None  # layers that have it; None means all
+    others: tuple[
+        tuple[SourceRows, ...], ...
+    ] = ()  # other parts that some checkpoints have instead
 
 
 def copy(

@@ -6,7 +6,7 @@ Unchanged tensors are copied as bytes; others are converted in blocks of rows, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 
 import numpy as np
@@ -103,11 +103,12 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:
     """Yield blocks of the part's rows, in the target's order and the source's type."""
+    if part.transpose:
+        blocks = list(_placed(checkpoint, replace(part, transpose=False)))
+        yield np.ascontiguousarray(np.concatenate(blocks).T)
+        return
     source = part.source
     n = source.shape[0]
-    if part.transpose:
-        yield np.ascontiguousarray(checkpoint.read_rows(source, 0, n).T)
-        return
     step = max(1, BLOCK_BYTES // max(1, data_bytes(source.dtype, source.shape[1:])))
     if part.rows is None:
         for start in range(0, n, step):

@@ -83,3 +83,25 @@ def qkv_by_head(dims: Dims) -> IntArray:
 def then(first: RowOrder, second: RowOrder | None) -> RowOrder:
     """Return the row order that applies `first`, then `second` to the result."""
     return (lambda dims: first(dims)[second(dims)]) if second else first
+
+
+def latent_keys(dims: Dims) -> IntArray:
+    """Select the keys, H·N rows, from DeepSeek-V2's `kv_b_proj`, (H, [key | value], …).
+
+    Source: transformers modeling_deepseek_v2.py, `expand_kv`.
+
+    >>> latent_keys(Dims(8, 1, 2, 1, 8, 8, 8, more={"N": 1, "W": 2})).tolist()
+    [0, 3]
+    """
+    return _of_each_head(dims, 0, dims.more["N"])
+
+
+def latent_values(dims: Dims) -> IntArray:
+    """Select the values, H·W rows, from DeepSeek-V2's `kv_b_proj`."""
+    return _of_each_head(dims, dims.more["N"], dims.more["W"])
+
+
+def _of_each_head(dims: Dims, start: int, size: int) -> IntArray:
+    head = np.arange(dims.n_head)[:, None] * (dims.more["N"] + dims.more["W"])
+    rows: IntArray = (head + start + np.arange(size)).reshape(-1)
+    return rows

@@ -55,6 +55,10 @@ The `.bin` files of the C++ TurboPilot can be served directly (they are converte
 - Quantized checkpoints (GPTQ, AWQ, FP8, bitsandbytes): use the repository that they were made from.
 - CodeGen2 7B and 16B: the number of blocks in their fused attention matrix is defined only in the checkpoint's code,
   and no public source confirms it.
+- DeepSeek-Coder-V2 (236B) and other mixtures that choose groups of experts first: llama.cpp ranks groups by their two
+  best experts, and the model by the best one.
+- Qwen3.5: llama.cpp's graph needs values that are computed from the checkpoint's (the decay of each head, -exp(A_log))
+  and a matrix with its columns in another order, but `convert` only moves rows.
 - Llama models with RoPE scaling other than linear, and families that `turbopilot convert` rejects by name.
 
 The tests compare every family with PyTorch on small random models, in F32 and quantized, and check the conversion

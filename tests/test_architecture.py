@@ -39,6 +39,7 @@ OWNERS = {
     "llguidance": {"serve/sampling/json_schema.py"},
     "torch": {
         "turbopilot/verify/torch_model.py", "turbopilot/verify/streamed_weights.py",
+        "turbopilot/verify/stored_parameters.py",
         "turbopilot/verify/reference_layouts.py",
     },
     "transformers": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converters.hfconfig import HfConfig
-from converters.spec import Condition, Dims, Key
+from converters.spec import Condition, Dims, Key, TensorSpec, copy
 
 GEOMETRY = (
     Key("context_length", lambda c, d: d.n_ctx),
@@ -21,6 +21,18 @@ ROPE = (
     Key("rope.scaling.factor", lambda c, d: c.rope().factor if c.rope().kind == "linear" else None),
 )
 
+HEAD_SIZE = (
+    Key("attention.key_length", lambda c, d: d.head_dim),
+    Key("attention.value_length", lambda c, d: d.head_dim),
+)
+
+
+def rotates_all(d: Dims) -> list[str]:
+    """Return a problem if a part of each head is not rotated, for which llama.cpp aborts."""
+    if d.rotary_dim == d.head_dim:
+        return []
+    return [f"{d.rotary_dim} of {d.head_dim} dimensions are rotated; llama.cpp's graph rotates all"]
+
 
 def layer_norm(name: str) -> Key:
     """Return the key `attention.layer_norm_epsilon`, read from the config field `name`."""
@@ -37,6 +49,15 @@ def rms_norm(absent: float) -> Key:
 def is_set(field: str) -> Condition:
     """Return the condition that the config field is true."""
     return lambda c: c.flag(field, absent=False)
+
+
+def gated_mlp(suffix: str, source: str, size: str) -> tuple[TensorSpec, ...]:
+    """Return Llama's three matrices without biases, from the tensors that begin with `source`."""
+    return (
+        copy(f"blk.{{i}}.ffn_gate{suffix}.weight", source + "gate_proj.weight", size, "D"),
+        copy(f"blk.{{i}}.ffn_up{suffix}.weight", source + "up_proj.weight", size, "D"),
+        copy(f"blk.{{i}}.ffn_down{suffix}.weight", source + "down_proj.weight", "D", size),
+    )
 
 
 def gpt2_dims(c: HfConfig, *, multi_query: bool = False, rotary_dim: int = 0) -> Dims:

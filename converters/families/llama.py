@@ -7,7 +7,7 @@ exist. Of the scaled rope types, only "linear" (DeepSeek-Coder) is supported.
 
 from __future__ import annotations
 
-from converters.families.common import GEOMETRY, ROPE, is_set, modern_dims, rms_norm
+from converters.families.common import GEOMETRY, HEAD_SIZE, ROPE, is_set, modern_dims, rms_norm
 from converters.spec import ArchSpec, Key, Require, affine, copy
 from converters.transforms import llama_k, llama_q
 
@@ -23,8 +23,7 @@ SPEC = ArchSpec(
         *GEOMETRY,
         rms_norm(1e-6),
         *ROPE,
-        Key("attention.key_length", lambda c, d: d.head_dim),
-        Key("attention.value_length", lambda c, d: d.head_dim),
+        *HEAD_SIZE,
         Key("vocab_size", lambda c, d: d.n_vocab),
     ),
     require=(Require("hidden_act", ("silu", "swish"), absent="silu"),),

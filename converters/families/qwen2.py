@@ -6,7 +6,7 @@ q, k and v have biases, the output has none.
 
 from __future__ import annotations
 
-from converters.families.common import GEOMETRY, ROPE, modern_dims, rms_norm
+from converters.families.common import GEOMETRY, ROPE, gated_mlp, modern_dims, rms_norm
 from converters.spec import ArchSpec, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
@@ -29,9 +29,7 @@ SPEC = ArchSpec(
         *affine("blk.{i}.attn_v", _ATTN + "v_proj", "K*d", "D"),
         copy("blk.{i}.attn_output.weight", _ATTN + "o_proj.weight", "D", "H*d"),
         copy("blk.{i}.ffn_norm.weight", _LAYER + "post_attention_layernorm.weight", "D"),
-        copy("blk.{i}.ffn_gate.weight", _MLP + "gate_proj.weight", "F", "D"),
-        copy("blk.{i}.ffn_up.weight", _MLP + "up_proj.weight", "F", "D"),
-        copy("blk.{i}.ffn_down.weight", _MLP + "down_proj.weight", "D", "F"),
+        *gated_mlp("", _MLP, "F"),
         copy("output_norm.weight", "model.norm.weight", "D"),
         copy("output.weight", "lm_head.weight", "V", "D", tied=True),
     ),

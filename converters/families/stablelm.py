@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from converters.families.common import GEOMETRY, ROPE, is_set, layer_norm, modern_dims
+from converters.families.common import GEOMETRY, ROPE, gated_mlp, is_set, layer_norm, modern_dims
 from converters.spec import ArchSpec, Key, Require, affine, copy
 
 _LAYER = "model.layers.{i}."
@@ -40,9 +40,7 @@ SPEC = ArchSpec(
         *affine("blk.{i}.attn_v", _ATTN + "v_proj", "K*d", "D", bias=_QKV_BIAS),
         copy("blk.{i}.attn_output.weight", _ATTN + "o_proj.weight", "D", "H*d"),
         *affine("blk.{i}.ffn_norm", _LAYER + "post_attention_layernorm", "D"),
-        copy("blk.{i}.ffn_gate.weight", _MLP + "gate_proj.weight", "F", "D"),
-        copy("blk.{i}.ffn_up.weight", _MLP + "up_proj.weight", "F", "D"),
-        copy("blk.{i}.ffn_down.weight", _MLP + "down_proj.weight", "D", "F"),
+        *gated_mlp("", _MLP, "F"),
         *affine("output_norm", "model.norm", "D"),
         copy("output.weight", "lm_head.weight", "V", "D"),
     ),

@@ -22,7 +22,7 @@ from turbopilot.catalog import Geometry, KnownModel
 from turbopilot.cli import app
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.footprint import footprint
-from turbopilot.llama.geometry import header_geometry, weights_bytes
+from turbopilot.llama.geometry import Experts, Latent, header_geometry, weights_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,31 @@ SHAPES = {
     "codegen": Geometry(3, 256, 8, 8, 1024, 1024),
     "gptbigcode": Geometry(3, 256, 8, 1, 1024, 1024, fused=True, positions=512),
     "llama": Geometry(3, 256, 8, 2, 768, 1024, gated=True),
+    "qwen3moe": Geometry(
+        3,
+        256,
+        8,
+        2,
+        768,
+        1024,
+        gated=True,
+        key_size=64,
+        value_size=64,
+        experts=Experts(8, used=2, ffn=256),
+    ),
+    "deepseekv2": Geometry(
+        3,
+        256,
+        8,
+        1,
+        768,
+        1024,
+        gated=True,
+        key_size=160,
+        value_size=128,
+        experts=Experts(8, used=2, ffn=256, shared=512, dense=1),
+        latent=Latent(128, key_size=64, value_size=48),
+    ),
 }
 
 

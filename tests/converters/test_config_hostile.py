@@ -104,7 +104,8 @@ def geometry(name: str) -> Published:
         return model
     values = model.config.values
     depth = next(field for field in ("n_layer", "num_hidden_layers") if field in values)
-    kept = {n: t for n, t in model.sources.items() if not re.search(r"\.([2-9]|\d\d)\.", n)}
+    later = re.compile(r"\.(?:h|layers)\.([2-9]|\d\d+)\.")
+    kept = {n: t for n, t in model.sources.items() if not later.search(n)}
     short = Published(model.repository, HfConfig({**values, depth: 2}), kept)
     plan(find(short.config), short.config, short.sources, "F16")
     return short

@@ -40,6 +40,25 @@ def experts(n: int, n_layers: int) -> Shapes:
     return {**found, **router, "output.weight": (300, 256)}
 
 
+def latent(n_layers: int) -> Shapes:
+    """Return the matrices of a DeepSeek-V2 with 64 experts in all layers but the first."""
+    found: Shapes = {"token_embd.weight": (300, 256), "output.weight": (300, 256)}
+    for i in range(n_layers):
+        one: Shapes = {
+            "attn_q.weight": (4 * 96, 256), "attn_kv_a_mqa.weight": (256 + 32, 256), "attn_k_b.weight": (4, 256, 64),
+            "attn_v_b.weight": (4, 64, 256), "attn_output.weight": (256, 256),
+        }  # fmt: skip
+        if i == 0:
+            one |= {f"ffn_{part}.weight": (512, 256) for part in ("gate", "up")}
+            one |= {"ffn_down.weight": (256, 512)}
+        else:
+            one |= {f"ffn_{part}_exps.weight": (64, 256, 256) for part in ("gate", "up", "down")}
+            one |= {f"ffn_{part}_shexp.weight": (512, 256) for part in ("gate", "up")}
+            one |= {"ffn_down_shexp.weight": (256, 512), "ffn_gate_inp.weight": (64, 256)}
+        found |= {f"blk.{i}.{name}": shape for name, shape in one.items()}
+    return found
+
+
 def falcon(n: int) -> Shapes:
     found: Shapes = {"token_embd.weight": (300, 256), "output.weight": (300, 256)}
     for i in range(n):
@@ -67,6 +86,23 @@ MODELS: dict[str, tuple[str, Shapes, dict[str, int]]] = {
     ),
     "8 experts": (
         "llama", experts(8, 9), {"block_count": 9, "expert_count": 8, "expert_used_count": 2},
+    ),
+    "128 experts": (
+        "qwen3moe", experts(128, 9),
+        {
+            "block_count": 9, "expert_count": 128, "expert_used_count": 8, "expert_feed_forward_length": 512,
+            "attention__head_count": 8, "attention__head_count_kv": 1, "rope__dimension_count": 32,
+        },
+    ),
+    "latent": (
+        "deepseek2", latent(9),
+        {
+            "block_count": 9, "expert_count": 64, "expert_used_count": 6, "expert_feed_forward_length": 256,
+            "expert_shared_count": 2, "leading_dense_block_count": 1, "attention__head_count_kv": 1,
+            "attention__q_lora_rank": 0, "attention__kv_lora_rank": 256, "attention__key_length": 288,
+            "attention__value_length": 256, "attention__key_length_mla": 96, "attention__value_length_mla": 64,
+            "rope__dimension_count": 32,
+        },
     ),
     "falcon": ("falcon", falcon(18), {"block_count": 18}),
     "rows of 64": ("llama", layers(3, width=64, kv=64, ffn=64), {"block_count": 3}),

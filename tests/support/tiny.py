@@ -117,6 +117,17 @@ _MODERN: Final[Mapping[str, Any]] = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
     "intermediate_size": 768, "max_position_embeddings": 512, "vocab_size": 1024,
 }  # fmt: skip
+# 8 experts, of which 2 are used for a token.
+_EXPERTS: Final[Mapping[str, Any]] = {"num_experts_per_tok": 2, "moe_intermediate_size": 256}
+# A leading layer without experts; heads of 64 dimensions, 32 of them rotated, with values of 48.
+_LATENT: Final[Mapping[str, Any]] = {
+    **_EXPERTS, "num_key_value_heads": 8, "n_routed_experts": 8, "n_shared_experts": 2, "first_k_dense_replace": 1,
+    "kv_lora_rank": 128, "q_lora_rank": None, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 48,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64,
+        "mscale": 0.707, "mscale_all_dim": 0.707,
+    },
+}  # fmt: skip
 _OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
 
 
@@ -176,8 +187,14 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "llama": TinyFamily("Llama", _starcoder, _modern),
     "qwen2": TinyFamily("Qwen2", _starcoder, _modern),
     "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
+    "qwen3": TinyFamily("Qwen3", _starcoder, partial(_modern, head_dim=64)),
+    "qwen3moe": TinyFamily(
+        "Qwen3Moe", _starcoder, partial(_modern, **_EXPERTS, num_experts=8, head_dim=64, norm_topk_prob=True),
+    ),
+    "mixtral": TinyFamily("Mixtral", _starcoder, partial(_modern, num_local_experts=8)),
+    "deepseekv2": TinyFamily("DeepseekV2", _starcoder, partial(_modern, **_LATENT)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
-}
+}  # fmt: skip
 
 
 def tiny_checkpoint(

@@ -81,7 +81,7 @@ def footprint(
     n_batch: int = UBATCH,
 ) -> Footprint:
     """Predict the memory of a served model from the bytes of its weights and the context of each sequence."""
-    ffn = 2 * geometry.ffn if geometry.gated else geometry.ffn
+    ffn = geometry.active_ffn * (2 if geometry.gated else 1)
     compute = min(n_batch, UBATCH) * (4 * (ffn + _WIDE * geometry.width) + 2 * n_ctx)
     return Footprint(weights, geometry.kv_bytes(layout.n_cells(n_ctx), cache_type), compute)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -19,12 +19,62 @@ TYPES: Final = {"F16": "F16", "Q8_0": "Q8_0", "Q4_K_M": "Q4_K", "Q4_0": "Q4_0"}
 
 
 class Matrix(NamedTuple):
-    """A weight matrix: its role (name in a GGUF), its shape, and the number of layers that have it."""
+    """A weight matrix: its role (name in a GGUF), its shape, the layers that have it, and the experts of each."""
 
     role: str
     rows: int
     columns: int
-    layers: int = 1
+    layers: range | None = None  # None for one outside the layers
+    stack: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Number of weights in all layers."""
+        n_layers = 1 if self.layers is None else len(self.layers)
+        return self.rows * self.columns * self.stack * n_layers
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the name and the shape (innermost first) of each tensor."""
+        shape = (self.columns, self.rows, *([self.stack] if self.stack > 1 else []))
+        prefixes = [""] if self.layers is None else [f"blk.{i}." for i in self.layers]
+        for prefix in prefixes:
+            yield f"{prefix}{self.role}.weight", shape
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Sizes of a mixture of experts.
+
+    Attributes:
+        count: experts of each layer.
+        used: experts that compute each token.
+        ffn: feed-forward size of one expert.
+        shared: feed-forward size of the experts that compute every token.
+        dense: leading layers without experts.
+    """
+
+    count: int
+    used: int
+    ffn: int
+    shared: int = 0
+    dense: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Sizes of multi-head latent attention, whose KV cache keeps one compressed vector for all heads.
+
+    Attributes:
+        rank: dimensions of the compressed keys and values.
+        key_size: dimensions of a key of one head.
+        value_size: dimensions of a value of one head.
+        query_rank: dimensions of the compressed queries; 0 if they are not compressed.
+    """
+
+    rank: int
+    key_size: int
+    value_size: int
+    query_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +87,10 @@ class Geometry:
         gated: whether the feed-forward network has a third matrix, the gate.
         fused: whether q, k and v are one matrix in a GGUF.
         positions: rows of the learned position embedding; 0 for none.
-        key_size: dimensions of a key in one head; width / heads by default.
-        value_size: dimensions of a value in one head; width / heads by default.
+        key_size: dimensions of a key in the KV cache; width / heads by default.
+        value_size: dimensions of a value in the KV cache; width / heads by default.
+        experts: sizes of the experts; None for a model without.
+        latent: sizes of a latent attention; None for a usual one.
     """
 
     layers: int
@@ -53,6 +105,8 @@ class Geometry:
     positions: int = 0
     key_size: int = 0
     value_size: int = 0
+    experts: Experts | None = None
+    latent: Latent | None = None
 
     def __post_init__(self) -> None:
         for name in ("key_size", "value_size"):
@@ -62,27 +116,63 @@ class Geometry:
     def kv_bytes(self, n_tokens: int, cache_type: str = "F16") -> int:
         """Return the bytes of `n_tokens` in the KV cache; `cache_type` is a ggml type in any letter case."""
         weights, size = BLOCKS[cache_type.upper()]
-        row = self.kv_heads * (self.key_size + self.value_size)
+        # a latent attention's values are a part of its keys
+        value_size = 0 if self.latent else self.value_size
+        row = self.kv_heads * (self.key_size + value_size)
         return n_tokens * self.layers * row * size // weights
 
+    @property
+    def active_ffn(self) -> int:
+        """Largest number of feed-forward dimensions that a layer computes for one token."""
+        if not self.experts:
+            return self.ffn
+        dense = self.ffn if self.experts.dense else 0
+        return max(dense, self.experts.used * self.experts.ffn + self.experts.shared)
+
     def matrices(self) -> Iterator[Matrix]:
-        """Yield every matrix of a GGUF, without norms and biases, which are thousandths of the size."""
-        queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
-        values = self.kv_heads * self.value_size
+        """Yield every matrix of a GGUF, without norms, biases and routers, which are thousandths of the size."""
         yield Matrix("token_embd", self.vocab, self.width)
         if not self.tied:
             yield Matrix("output", self.vocab, self.width)
         if self.positions:
             yield Matrix("position_embd", self.positions, self.width)
+        layers = range(self.layers)
+        yield from self._latent(layers, self.latent) if self.latent else self._attention(layers)
+        gates = 2 if self.gated else 1
+        dense = layers[: self.experts.dense] if self.experts else layers
+        yield Matrix("ffn_up", self.ffn * gates, self.width, dense)
+        yield Matrix("ffn_down", self.width, self.ffn, dense)
+        if e := self.experts:
+            sparse = layers[e.dense :]
+            yield Matrix("ffn_up_exps", e.ffn * gates, self.width, sparse, e.count)
+            yield Matrix("ffn_down_exps", self.width, e.ffn, sparse, e.count)
+            if e.shared:
+                yield Matrix("ffn_up_shexp", e.shared * gates, self.width, sparse)
+                yield Matrix("ffn_down_shexp", self.width, e.shared, sparse)
+
+    def _attention(self, layers: range) -> Iterator[Matrix]:
+        queries, keys = self.heads * self.key_size, self.kv_heads * self.key_size
+        values = self.kv_heads * self.value_size
         if self.fused:
-            yield Matrix("attn_qkv", queries + keys + values, self.width, self.layers)
+            yield Matrix("attn_qkv", queries + keys + values, self.width, layers)
         else:
-            yield Matrix("attn_q", queries, self.width, self.layers)
-            yield Matrix("attn_k", keys, self.width, self.layers)
-            yield Matrix("attn_v", values, self.width, self.layers)
-        yield Matrix("attn_output", self.width, self.heads * self.value_size, self.layers)
-        yield Matrix("ffn_up", self.ffn * (2 if self.gated else 1), self.width, self.layers)
-        yield Matrix("ffn_down", self.width, self.ffn, self.layers)
+            yield Matrix("attn_q", queries, self.width, layers)
+            yield Matrix("attn_k", keys, self.width, layers)
+            yield Matrix("attn_v", values, self.width, layers)
+        yield Matrix("attn_output", self.width, self.heads * self.value_size, layers)
+
+    def _latent(self, layers: range, sizes: Latent) -> Iterator[Matrix]:
+        queries = self.heads * sizes.key_size
+        if sizes.query_rank:
+            yield Matrix("attn_q_a", sizes.query_rank, self.width, layers)
+            yield Matrix("attn_q_b", queries, sizes.query_rank, layers)
+        else:
+            yield Matrix("attn_q", queries, self.width, layers)
+        yield Matrix("attn_kv_a_mqa", self.key_size, self.width, layers)
+        unrotated = sizes.key_size - (self.key_size - sizes.rank)
+        yield Matrix("attn_k_b", sizes.rank, unrotated, layers, self.heads)
+        yield Matrix("attn_v_b", sizes.value_size, sizes.rank, layers, self.heads)
+        yield Matrix("attn_output", self.width, self.heads * sizes.value_size, layers)
 
     @property
     def weights(self) -> int:
@@ -91,7 +181,7 @@ class Geometry:
         >>> Geometry(layers=2, width=8, heads=2, kv_heads=1, ffn=32, vocab=10, tied=True).weights
         1488
         """
-        return sum(m.rows * m.columns * m.layers for m in self.matrices())
+        return sum(m.weights for m in self.matrices())
 
 
 def read_geometry(
@@ -107,8 +197,8 @@ def read_geometry(
         return found if isinstance(found, int) else 0
 
     heads = size("attention.head_count")
-    names = ("blk.0.ffn_gate.weight", "blk.0.attn_qkv.weight", "output.weight")
-    gated, fused, has_head = (name in shapes for name in names)
+    has_head = "output.weight" in shapes
+    gates = ("blk.0.ffn_gate.weight", "blk.0.ffn_gate_exps.weight")
     return Geometry(
         layers=size("block_count"),
         width=size("embedding_length"),
@@ -117,12 +207,30 @@ def read_geometry(
         ffn=size("feed_forward_length"),
         vocab=shapes.get("token_embd.weight", (0, 0))[-1],
         tied=not has_head,
-        gated=gated,
-        fused=fused,
+        gated=any(name in shapes for name in gates),
+        fused="blk.0.attn_qkv.weight" in shapes,
         positions=shapes.get("position_embd.weight", (0, 0))[-1],
         key_size=size("attention.key_length"),
         value_size=size("attention.value_length"),
+        experts=_read_experts(size),
+        latent=_read_latent(size),
     )
+
+
+def _read_experts(size: Callable[[str], int]) -> Experts | None:
+    if not (count := size("expert_count")):
+        return None
+    ffn = size("expert_feed_forward_length") or size("feed_forward_length")
+    shared = size("expert_shared_count") * ffn
+    return Experts(count, size("expert_used_count"), ffn, shared, size("leading_dense_block_count"))
+
+
+def _read_latent(size: Callable[[str], int]) -> Latent | None:
+    key_size = size("attention.key_length_mla")
+    if not key_size:
+        return None
+    value_size, rank = size("attention.value_length_mla"), size("attention.kv_lora_rank")
+    return Latent(rank, key_size, value_size, size("attention.q_lora_rank"))
 
 
 def header_geometry(header: GgufHeader) -> Geometry:
@@ -137,12 +245,10 @@ def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
 
     `parameters` is the exact number of weights; weights outside of matrices are F32. `type_name` is one of `TYPES`.
     """
-    matrices = {
-        f"{f'blk.{i}.' if m.layers > 1 else ''}{m.role}.weight": (m.columns, m.rows)
-        for m in geometry.matrices()
-        for i in range(m.layers)
-    }
+    matrices = dict(pair for m in geometry.matrices() for pair in m.shapes())
     metadata = {"general.architecture": "llama", "llama.block_count": geometry.layers}
+    if geometry.experts:
+        metadata["llama.expert_count"] = geometry.experts.count
     mixture = Mixture(type_name, TYPES[type_name], metadata, matrices)
     total = 4 * max(0, parameters - geometry.weights)
     for name, shape in matrices.items():

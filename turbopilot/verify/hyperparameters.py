@@ -20,7 +20,17 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "attention.head_count_kv": ("num_key_value_heads",),
     "epsilon": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
     "rope.freq_base": ("rope_theta", "rotary_emb_base"),
-    "rope.dimension_count": ("rotary_dim",),
+    "rope.dimension_count": ("rotary_dim", "qk_rope_head_dim"),
+    "expert_count": ("n_routed_experts", "num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_count": ("n_shared_experts",),
+    "expert_weights_scale": ("routed_scaling_factor",),
+    "leading_dense_block_count": ("first_k_dense_replace",),
+    "attention.kv_lora_rank": ("kv_lora_rank",),
+    "attention.q_lora_rank": ("q_lora_rank",),
+    "rope.scaling.factor": ("factor",),
+    "rope.scaling.original_context_length": ("original_max_position_embeddings",),
 }
 _EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 _ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model.cpp)
@@ -28,8 +38,11 @@ _ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model
 
 def of_config(config: Mapping[str, Any]) -> dict[str, float]:
     """Return the hyperparameters in a config.json, by GGUF key."""
-    nested = config.get("rope_parameters")
-    flat = {**(nested if isinstance(nested, Mapping) else {}), **config}
+    flat = dict(config)
+    for nested in (config.get("rope_scaling"), config.get("rope_parameters")):
+        flat = {**(nested if isinstance(nested, Mapping) else {}), **flat}
+    if "kv_lora_rank" in config:  # latent attention: llama.cpp's cache has one head
+        flat["num_key_value_heads"] = 1
     found: dict[str, float] = {}
     for key, names in _FIELDS.items():
         values = (flat.get(name) for name in names)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from turbopilot.verify.stored_parameters import StoredParameter, stored
 
 if TYPE_CHECKING:
     import torch
 
     Load = Callable[[str, torch.Tensor], torch.Tensor]
-
-# Parameter name in transformers → older name in checkpoints. Source: its conversion_mapping.py.
-_NAMED_BEFORE: Final = {"lm_head.weight": "embed_out.weight"}  # GPT-NeoX
 
 
 def read_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -86,11 +85,11 @@ def stream(
     head = model.get_output_embeddings()
     problems = []
     for path, module in model.named_modules():
-        own: dict[str, tuple[str, torch.Tensor, Any]] = {}
+        own: dict[str, tuple[str, StoredParameter, Any]] = {}
         for name, empty in module.named_parameters(recurse=False):
             full = first[id(empty)]
-            found = _find(model.base_model_prefix, full, f"{path}.{name}", state)
-            if found is None or found.shape != empty.shape:
+            found = stored(model.base_model_prefix, (full, f"{path}.{name}"), len(empty), state)
+            if found is None or found.shape != tuple(empty.shape):
                 problems.append(full)
             else:
                 own[name] = (full, found, empty)
@@ -99,26 +98,16 @@ def stream(
     return sorted(set(problems))
 
 
-def _find(
-    prefix: str, first: str, other: str, state: Mapping[str, torch.Tensor]
-) -> torch.Tensor | None:
-    """Return the tensor of a parameter, by a current or older name, with or without the base model's prefix."""
-    for name in (first, other, *(_NAMED_BEFORE.get(n, n) for n in (first, other))):
-        for spelt in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
-            if spelt in state:
-                return state[spelt]
-    return None
-
-
 def _hook(
-    module: Any, own: dict[str, tuple[str, torch.Tensor, Any]], load: Load, *, dropped: bool
+    module: Any, own: dict[str, tuple[str, StoredParameter, Any]], load: Load, *, dropped: bool
 ) -> None:
     from torch import nn
 
     def before(_module: Any, _given: Any) -> None:
-        for name, (full, tensor, empty) in own.items():
+        for name, (full, parts, empty) in own.items():
             if module._parameters[name] is empty:
-                module._parameters[name] = nn.Parameter(load(full, tensor), requires_grad=False)
+                weight = load(full, parts.read())
+                module._parameters[name] = nn.Parameter(weight, requires_grad=False)
 
     def after(_module: Any, _given: Any, _out: Any) -> None:
         for name, (_, _, empty) in own.items():

@@ -173,10 +173,14 @@ def _explained(
 def _head_size(header: GgufHeader) -> int:
     """Return the rows of an attention head; 0 if the metadata does not give them."""
     arch, metadata = header.architecture, header.metadata
-    explicit, width, heads = (
-        metadata.get(f"{arch}.{key}")
-        for key in ("attention.key_length", "embedding_length", "attention.head_count")
+    keys = (
+        "attention.key_length_mla",
+        "attention.key_length",
+        "embedding_length",
+        "attention.head_count",
     )
-    if type(explicit) is int:
-        return explicit
+    latent, explicit, width, heads = (metadata.get(f"{arch}.{key}") for key in keys)
+    for size in (latent, explicit):
+        if type(size) is int:
+            return size
     return width // heads if type(width) is int and type(heads) is int and heads else 0

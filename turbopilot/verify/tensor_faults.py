@@ -76,11 +76,11 @@ def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str,
         return
     if not got.any():
         yield "dropped", "is all zeros"
-    if got.ndim == 2:
-        if got.shape[0] == got.shape[1] and relative_error(got.T, values)[0] < _SAME:
-            yield "transposed", "is transposed"
-        if s.head_size and ".attn_" in s.name and len(got) % s.head_size == 0:
-            yield from _inside_heads(got, values, s.order, s.head_size)
+    square = got.ndim > 1 and got.shape[-1] == got.shape[-2]
+    if square and relative_error(got.swapaxes(-1, -2), values)[0] < _SAME:
+        yield "transposed", "is transposed"
+    if got.ndim == 2 and s.head_size and ".attn_" in s.name and len(got) % s.head_size == 0:
+        yield from _inside_heads(got, values, s.order, s.head_size)
     mine = corner(got)
     others = {n: relative_error(mine, c)[0] for n, c in corners.items() if c.shape == mine.shape}
     nearest = min(others, key=lambda n: others[n])
@@ -143,9 +143,10 @@ def _nearest(got: Array, values: Array) -> tuple[Order, npt.NDArray[np.bool_]]:
 
 
 def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
-    """Yield explanations for rows in the wrong place of the tensor."""
-    if got.ndim != 2 or len(got) < 3:
+    """Yield explanations for rows in the wrong place; in a stack of matrices, each matrix is one row."""
+    if got.ndim < 2 or len(got) < 3:
         return
+    got, values = got.reshape(len(got), -1), values.reshape(len(values), -1)
     rows = np.linspace(0, len(got) - 1, min(_SAMPLED_ROWS, len(got))).astype(np.intp)
     best, alike = _nearest(got[rows, :_SAMPLED_COLUMNS], values[:, :_SAMPLED_COLUMNS])
     if alike.mean() < 0.9:

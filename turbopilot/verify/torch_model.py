@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Precision: TypeAlias = Literal["f32", "bf16"]
 _NOISE_BLOCK = 32  # weights that share a scale in most of ggml's types
+_ROUTER = ".gate.weight"  # end of a router's name: its weights are never quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,19 +177,22 @@ def _skeleton(folder: Path, layout: ForeignLayout | None, dtype: torch.dtype) ->
     # "eager" has the simplest arithmetic, but stores H·T² scores, too many for long contexts.
     attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
     with weightless():
-        return kind._from_config(config, attn_implementation=attention, dtype=dtype)
+        return kind._from_config(
+            config, attn_implementation=attention, experts_implementation="eager", dtype=dtype
+        )
 
 
 def _noisy(name: str, weight: torch.Tensor, noise: float) -> torch.Tensor:
     """Return a matrix with noise added. The seed is fixed, so that verdicts are reproducible."""
     import torch
 
-    if not noise or weight.ndim != 2:
+    if not noise or weight.ndim < 2 or name.endswith(_ROUTER):
         return weight
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     noisy = torch.empty_like(weight)
-    for start in range(0, len(weight), 1024):  # bounds the temporaries
-        out, rows = noisy[start : start + 1024], weight[start : start + 1024]
+    whole, changed = weight.flatten(0, -2), noisy.flatten(0, -2)
+    for start in range(0, len(whole), 1024):  # bounds the temporaries
+        out, rows = changed[start : start + 1024], whole[start : start + 1024]
         block = _NOISE_BLOCK if rows.shape[1] % _NOISE_BLOCK == 0 else rows.shape[1]
         blocks = rows.float().reshape(-1, block)
         scale = (blocks.square().mean(dim=1, keepdim=True) * noise).sqrt()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ class Published:
     sources: dict[str, SourceTensor]
 
 
+@cache
 def published(name: str) -> Published:
     said = _read(name)
     config = said["config"]
@@ -69,4 +71,28 @@ def _by_class(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes = {
             n: s for n, s in shapes.items() if n not in ("lm_head.weight", "embed_out.weight")
         }
-    return shapes
+    return _hub_names(shapes, config["model_type"])
+
+
+# Tensor of all experts in transformers' classes → tensors of each expert on the Hub.
+_OF_EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+_MIXTRAL: Final = {
+    ".mlp.": ".block_sparse_moe.", ".gate_proj.": ".w1.", ".up_proj.": ".w3.", ".down_proj.": ".w2.",
+}  # fmt: skip
+
+
+def _hub_names(shapes: dict[str, tuple[int, ...]], model_type: str) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        layer, _, matrix = name.partition(".experts.")
+        if matrix not in _OF_EXPERTS:
+            found[name] = shape
+            continue
+        n, rows, columns = shape
+        parts = _OF_EXPERTS[matrix]
+        for e in range(n):
+            for part in parts:
+                found[f"{layer}.experts.{e}.{part}.weight"] = (rows // len(parts), columns)
+    for here, there in _MIXTRAL.items() if model_type == "mixtral" else ():
+        found = {name.replace(here, there): shape for name, shape in found.items()}
+    return found
