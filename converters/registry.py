@@ -9,6 +9,7 @@ from converters.families import (
     gpt_neox,
     gptj,
     llama,
+    mistral,
     phi,
     qwen2,
     santacoder,
@@ -23,6 +24,7 @@ from turbopilot.base.quoting import shortened
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
     starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
+    mistral.SPEC,
 )  # fmt: skip
 
 

@@ -177,6 +177,7 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "qwen2": TinyFamily("Qwen2", _starcoder, _modern),
     "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
+    "mistral": TinyFamily("Mistral", _starcoder, partial(_modern, sliding_window=None)),
 }
 
 

@@ -1,0 +1,42 @@
+"""Models of Mistral AI, ByteDance, JetBrains, Google, IBM and Refact, all trained for infilling."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from turbopilot.catalog.model import KnownModel
+from turbopilot.catalog.original_models import COMMON_LANGUAGES
+from turbopilot.llama.geometry import Geometry
+
+_APACHE: Final = "Apache-2.0"
+
+_gated = partial(Geometry, gated=True)
+
+_CODESTRAL: Final = KnownModel(
+    alias="codestral-22b", family="Codestral", repository="mistralai/Codestral-22B-v0.1",
+    architecture="MistralForCausalLM", parameters=22_247_282_688,
+    geometry=_gated(56, 6144, 48, kv_heads=8, ffn=16384, vocab=32768), context=32768,
+    licence="Mistral AI Non-Production License", gated=True, fim="codestral", languages=COMMON_LANGUAGES,
+    breadth="80+ languages", suits="for a GPU with 16 GB or more; not for production",
+)  # fmt: skip
+
+_SEED_CODER: Final = KnownModel(
+    alias="seed-coder-8b-base", family="Seed-Coder", repository="ByteDance-Seed/Seed-Coder-8B-Base",
+    architecture="LlamaForCausalLM", parameters=8_250_462_208,
+    geometry=_gated(32, 4096, 32, kv_heads=8, ffn=14336, vocab=155136), context=32768, licence="MIT",
+    fim="seed-coder", languages=COMMON_LANGUAGES, breadth="89 languages",
+    suits="for a GPU with 8 GB, if a free licence matters",
+)  # fmt: skip
+
+_MELLUM: Final = KnownModel(
+    alias="mellum-4b-base", family="Mellum", repository="JetBrains/Mellum-4b-base", architecture="LlamaForCausalLM",
+    parameters=4_019_248_128, geometry=_gated(30, 3072, 24, kv_heads=24, ffn=8256, vocab=98304), context=8192,
+    licence=_APACHE, fim="mellum", languages=COMMON_LANGUAGES, breadth="many languages",
+    suits="for completion with other files as context; its context takes much memory",
+    gguf_repository="JetBrains/Mellum-4b-base-gguf",
+)  # fmt: skip
+
+INFILLING_MODELS: Final = (
+    _CODESTRAL, _SEED_CODER, _MELLUM,
+)  # fmt: skip
