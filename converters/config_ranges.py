@@ -36,6 +36,8 @@ _CONTEXT = Range(1, 1 << 24, "published models have up to 10,485,760")
 _EPSILON = Range(1e-12, 1e-2, "published models have 1e-12 to 1e-3")
 _THETA = Range(1, 1e12, "published models have 10,000 to 4.5e10")
 _FRACTION = Range(0.001, 1, "a share of the head size")
+# llama.cpp ignores a multiplier of 0.
+_MULTIPLIER = Range(1e-4, 1e4, "published models have 0.0078 to 16")
 
 RANGES: Final[dict[str, Range]] = {
     "n_layer": _LAYERS,
@@ -61,6 +63,10 @@ RANGES: Final[dict[str, Range]] = {
     "rotary_emb_base": _THETA,
     "partial_rotary_factor": _FRACTION,
     "rotary_pct": _FRACTION,
+    "embedding_multiplier": _MULTIPLIER,
+    "residual_multiplier": _MULTIPLIER,
+    "attention_multiplier": _MULTIPLIER,
+    "logits_scaling": _MULTIPLIER,
     "factor": Range(1, 1024, "published models scale positions by up to 128"),
 }
 """Field of config.json, or of its rope settings, to its range. Every number that a family reads is here."""

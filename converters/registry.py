@@ -8,6 +8,7 @@ from converters.families import (
     gpt_bigcode,
     gpt_neox,
     gptj,
+    granite,
     llama,
     mistral,
     phi,
@@ -24,7 +25,7 @@ from turbopilot.base.quoting import shortened
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
     starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
-    mistral.SPEC,
+    mistral.SPEC, granite.SPEC,
 )  # fmt: skip
 
 

@@ -120,6 +120,12 @@ _MODERN: Final[Mapping[str, Any]] = {
 _OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
 
 
+# Granite's, far from the values that would change nothing; 1/√32 is 0.18
+_MULTIPLIERS: Final[Mapping[str, Any]] = {
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.0,
+}  # fmt: skip
+
+
 def _modern(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the config with the geometry under Llama's names; the caller's values take precedence."""
     kept = {k: v for k, v in config.items() if k not in _OLD_NAMES}
@@ -178,6 +184,7 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "stablelm": TinyFamily("StableLm", _starcoder, partial(_modern, use_qkv_bias=True)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
     "mistral": TinyFamily("Mistral", _starcoder, partial(_modern, sliding_window=None)),
+    "granite": TinyFamily("Granite", _starcoder, partial(_modern, **_MULTIPLIERS)),
 }
 
 

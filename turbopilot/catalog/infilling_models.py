@@ -37,6 +37,23 @@ _MELLUM: Final = KnownModel(
     gguf_repository="JetBrains/Mellum-4b-base-gguf",
 )  # fmt: skip
 
+_granite3 = partial(
+    KnownModel, family="Granite 3.3", architecture="GraniteForCausalLM", context=131072, licence=_APACHE,
+    fim="starcoder", languages=COMMON_LANGUAGES, breadth="text in 12 languages, code",
+)  # fmt: skip
+_GRANITE3S: Final = (
+    _granite3(
+        alias="granite-3.3-2b-base", repository="ibm-granite/granite-3.3-2b-base", parameters=2_533_525_504,
+        geometry=_gated(40, 2048, 32, kv_heads=8, ffn=8192, vocab=49152, tied=True),
+        suits="for long contexts on a laptop with 8 GB",
+    ),
+    _granite3(
+        alias="granite-3.3-8b-base", repository="ibm-granite/granite-3.3-8b-base", parameters=8_170_835_968,
+        geometry=_gated(40, 4096, 32, kv_heads=8, ffn=12800, vocab=49152, tied=True),
+        suits="for long contexts on a GPU with 8 GB",
+    ),
+)  # fmt: skip
+
 INFILLING_MODELS: Final = (
-    _CODESTRAL, _SEED_CODER, _MELLUM,
+    _CODESTRAL, _SEED_CODER, _MELLUM, *_GRANITE3S,
 )  # fmt: skip
