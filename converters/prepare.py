@@ -170,7 +170,7 @@ def expected(source: Path) -> Iterator[ConvertedModel]:
 
 
 def _converted(planned: PlannedTensor, checkpoint: Checkpoint) -> ConvertedTensor:
-    sources = " + ".join(part.source.name for part in planned.parts) or "zeros"
+    sources = " + ".join(part.source.name + part.formula for part in planned.parts) or "zeros"
     order = planned.parts[0].rows if len(planned.parts) == 1 else None
     read = partial(read_tensor, checkpoint, planned)
     return ConvertedTensor(planned.name, planned.shape, sources, order, read)

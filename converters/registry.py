@@ -5,6 +5,7 @@ from __future__ import annotations
 from converters.families import (
     codegen,
     codegen2,
+    gemma,
     gpt_bigcode,
     gpt_neox,
     gptj,
@@ -25,7 +26,7 @@ from turbopilot.base.quoting import shortened
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
     starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
-    mistral.SPEC, granite.SPEC,
+    mistral.SPEC, gemma.SPEC, granite.SPEC,
 )  # fmt: skip
 
 

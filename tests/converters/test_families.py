@@ -33,6 +33,7 @@ PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
         ("stablelm", {"use_qkv_bias": False, "partial_rotary_factor": 0.5}),
         ("starcoder2", {"tie_word_embeddings": True}),
         ("mistral", {"head_dim": 48, "tie_word_embeddings": True}),
+        ("gemma", {"num_key_value_heads": 1}),
         ("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     ],
 )
@@ -144,6 +145,9 @@ def test_mistral_without_a_named_window_has_the_window_of_transformers(
         ("gptbigcode", {"activation_function": "relu"}, "activation_function"),
         ("phi", {"qk_layernorm": True}, "qk_layernorm"),
         ("mistral", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ("gemma", {"hidden_activation": "gelu"}, "hidden_activation"),
+        ("gemma", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("granite", {"attention_multiplier": 0.0}, "attention_multiplier"),
         ("granite", {"hidden_act": "gelu"}, "hidden_act"),
         ("llama", {"num_key_value_heads": 3}, "3 key/value heads"),

@@ -39,6 +39,7 @@ FIM = {
     "seed-coder": ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", "", "", ""),
     "mellum": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<reponame>", "<filename>"),
     "codestral": ("[PREFIX]", "[SUFFIX]", "[MIDDLE]", "", "", ""),
+    "codegemma": ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "", "", "<|file_separator|>"),
     "codegen": ("", "", "", "", "", ""),
 }  # fmt: skip
 ROLES = tuple(FIM_SPELLINGS)
@@ -73,7 +74,7 @@ def test_fim_ids_are_written_and_llama_cpp_adds_none(family: str, tmp_path: Path
     assert as_llama_cpp_has_it(tokenizer, tmp_path) == {**wanted, "bos": ids[EOS], "eos": ids[EOS]}
 
 
-@pytest.mark.parametrize("family", ["mellum"])
+@pytest.mark.parametrize("family", ["codegemma", "mellum"])
 def test_start_of_another_file_ends_generation(family: str, tmp_path: Path) -> None:
     ids = with_special(tmp_path, EOS, *FIM[family])
     with llama_vocab(read(tmp_path), tmp_path) as vocab:

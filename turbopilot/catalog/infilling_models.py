@@ -10,6 +10,8 @@ from turbopilot.catalog.original_models import COMMON_LANGUAGES
 from turbopilot.llama.geometry import Geometry
 
 _APACHE: Final = "Apache-2.0"
+# Languages in which the cards of CodeGemma report results.
+_CODEGEMMA: Final = ("C#", "C++", "Go", "Java", "JavaScript", "Kotlin", "Python", "Rust")
 
 _gated = partial(Geometry, gated=True)
 
@@ -37,6 +39,23 @@ _MELLUM: Final = KnownModel(
     gguf_repository="JetBrains/Mellum-4b-base-gguf",
 )  # fmt: skip
 
+_codegemma = partial(
+    KnownModel, family="CodeGemma", architecture="GemmaForCausalLM", context=8192, licence="Gemma Terms of Use",
+    gated=True, fim="codegemma", languages=_CODEGEMMA,
+)  # fmt: skip
+_codegemma_size = partial(_gated, key_size=256, value_size=256, vocab=256000, tied=True)
+_CODEGEMMAS: Final = (
+    _codegemma(
+        alias="codegemma-2b", repository="google/codegemma-2b", parameters=2_506_172_416,
+        geometry=_codegemma_size(18, 2048, 8, kv_heads=1, ffn=16384), suits="for a laptop with 8 GB",
+    ),
+    _codegemma(
+        alias="codegemma-7b", repository="google/codegemma-7b", parameters=8_537_680_896,
+        geometry=_codegemma_size(28, 3072, 16, kv_heads=16, ffn=24576),
+        suits="for a GPU with 12 GB or more; its context takes much memory",
+    ),
+)  # fmt: skip
+
 _granite3 = partial(
     KnownModel, family="Granite 3.3", architecture="GraniteForCausalLM", context=131072, licence=_APACHE,
     fim="starcoder", languages=COMMON_LANGUAGES, breadth="text in 12 languages, code",
@@ -55,5 +74,5 @@ _GRANITE3S: Final = (
 )  # fmt: skip
 
 INFILLING_MODELS: Final = (
-    _CODESTRAL, _SEED_CODER, _MELLUM, *_GRANITE3S,
+    _CODESTRAL, _SEED_CODER, _MELLUM, *_CODEGEMMAS, *_GRANITE3S,
 )  # fmt: skip
