@@ -14,6 +14,7 @@ from converters.families import (
     mistral,
     phi,
     qwen2,
+    refact,
     santacoder,
     stablelm,
     starcoder2,
@@ -26,7 +27,7 @@ from turbopilot.base.quoting import shortened
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
     starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC,
-    mistral.SPEC, gemma.SPEC, granite.SPEC,
+    mistral.SPEC, gemma.SPEC, granite.SPEC, refact.SPEC,
 )  # fmt: skip
 
 

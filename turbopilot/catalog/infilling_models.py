@@ -73,6 +73,14 @@ _GRANITE3S: Final = (
     ),
 )  # fmt: skip
 
+_REFACT: Final = KnownModel(
+    alias="refact-1.6b", family="Refact", repository="smallcloudai/Refact-1_6B-fim",
+    architecture="GPTRefactForCausalLM", parameters=1_585_842_176,
+    geometry=_gated(32, 2048, 32, kv_heads=1, ffn=5632, vocab=49216, fused=True), context=4096,
+    licence="BigScience OpenRAIL-M", fim="refact", languages=COMMON_LANGUAGES, breadth="many languages",
+    suits="for any machine; its context takes little memory",
+)  # fmt: skip
+
 INFILLING_MODELS: Final = (
-    _CODESTRAL, _SEED_CODER, _MELLUM, *_CODEGEMMAS, *_GRANITE3S,
+    _CODESTRAL, _SEED_CODER, _MELLUM, *_CODEGEMMAS, *_GRANITE3S, _REFACT,
 )  # fmt: skip

@@ -75,6 +75,8 @@ class TorchModel:
             problems = stream(self._model, state, load, dropped=self.streamed)
             for buffer in self._model.buffers():
                 buffer.data = buffer.data.to(self._device)
+            if layout and layout.adapt:
+                layout.adapt(self._model)
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
