@@ -39,6 +39,8 @@ _FRACTION = Range(0.001, 1, "a share of the head size")
 _EXPERTS = Range(1, 1024, "llama.cpp's LLAMA_MAX_EXPERTS")
 _RANK = Range(1, 1 << 14, "published models have up to 1,536")
 _SCALE = Range(1e-3, 100, "published models have 0.7 to 16")
+# llama.cpp ignores a multiplier of 0.
+_MULTIPLIER = Range(1e-4, 1e4, "published models have 0.0078 to 16")
 
 RANGES: Final[dict[str, Range]] = {
     "n_layer": _LAYERS,
@@ -80,6 +82,10 @@ RANGES: Final[dict[str, Range]] = {
     "original_max_position_embeddings": _CONTEXT,
     "mscale": _SCALE,
     "mscale_all_dim": _SCALE,
+    "embedding_multiplier": _MULTIPLIER,
+    "residual_multiplier": _MULTIPLIER,
+    "attention_multiplier": _MULTIPLIER,
+    "logits_scaling": _MULTIPLIER,
     "factor": Range(1, 1024, "published models scale positions by up to 128"),
 }
 """Field of config.json, or of its rope settings, to its range. Every number that a family reads is here."""

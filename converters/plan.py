@@ -32,6 +32,14 @@ class PlannedPart:
     source: SourceTensor
     rows: IntArray | None
     transpose: bool
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def formula(self) -> str:
+        """The computation of each value, such as " + 1"; "" if values are copied."""
+        scale = f" × {self.scale:g}" if self.scale != 1 else ""
+        return scale + (f" + {self.offset:g}" if self.offset else "")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -187,7 +195,9 @@ class _Assembly:
             )
             self._used[part.source] = []  # its rows are not checked
             return None
-        movable = self._dtype == "AUTO" and source.dtype in encode.BLOCKS
+        scale = part.scale(self._dims) if part.scale else 1.0
+        computed = scale != 1 or part.offset != 0
+        movable = self._dtype == "AUTO" and source.dtype in encode.BLOCKS and not computed
         if source.dtype not in encode.NUMPY_DTYPES and not movable:
             self._faults.append(
                 f"unsupported type: {source.name} is {source.dtype}; use an unquantized checkpoint"
@@ -198,7 +208,7 @@ class _Assembly:
         if rows is not None and np.array_equal(rows, np.arange(source.shape[0])):
             rows = None
         self._used.setdefault(part.source, []).append(rows)
-        return PlannedPart(source, rows, part.transpose)
+        return PlannedPart(source, rows, part.transpose, scale, part.offset)
 
     def _type(
         self, spec: TensorSpec, shape: tuple[int, ...], parts: tuple[PlannedPart, ...]

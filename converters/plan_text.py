@@ -56,6 +56,7 @@ def _origins(parts: Sequence[PlannedPart]) -> str:
 def _origin(part: PlannedPart) -> str:
     name = part.source.name + ("ᵀ" if part.transpose else "")
     if part.rows is None:
-        return name
+        return name + part.formula
     head = " ".join(str(r) for r in part.rows[:6])
-    return f"{name}[{head} … crc {zlib.crc32(part.rows.astype('<i8').tobytes()):08x}]"
+    crc = zlib.crc32(part.rows.astype("<i8").tobytes())
+    return f"{name}[{head} … crc {crc:08x}]{part.formula}"

@@ -170,7 +170,7 @@ def expected(source: Path) -> Iterator[ConvertedModel]:
 
 
 def _converted(planned: PlannedTensor, checkpoint: Checkpoint) -> ConvertedTensor:
-    names = [part.source.name for part in planned.parts]
+    names = [part.source.name + part.formula for part in planned.parts]
     listed = names if len(names) <= MAX_PARTS else [names[0], "…", names[-1]]
     sources = " + ".join(listed) or "zeros"
     order = planned.parts[0].rows if len(planned.parts) == 1 else None

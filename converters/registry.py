@@ -6,15 +6,19 @@ from converters.families import (
     codegen,
     codegen2,
     deepseek_v2,
+    gemma,
     gpt_bigcode,
     gpt_neox,
     gptj,
+    granite,
     llama,
+    mistral,
     mixtral,
     phi,
     qwen2,
     qwen3,
     qwen3_moe,
+    refact,
     santacoder,
     stablelm,
     starcoder2,
@@ -26,8 +30,8 @@ from turbopilot.base.quoting import shortened
 
 FAMILIES: tuple[ArchSpec, ...] = (
     codegen.SPEC, codegen2.SPEC, gptj.SPEC, gpt_bigcode.SPEC, santacoder.SPEC, gpt_neox.SPEC,
-    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, qwen3.SPEC, qwen3_moe.SPEC, mixtral.SPEC,
-    deepseek_v2.SPEC,
+    starcoder2.SPEC, stablelm.SPEC, llama.SPEC, qwen2.SPEC, phi.SPEC, mistral.SPEC, gemma.SPEC, granite.SPEC,
+    refact.SPEC, qwen3.SPEC, qwen3_moe.SPEC, mixtral.SPEC, deepseek_v2.SPEC,
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Description of a model family as data: how its checkpoint maps to a GGUF.
 
-Each GGUF tensor consists of whole rows of source tensors: conversion moves rows and never computes values. Before
-any data is read, the planner can therefore check that every source row is used exactly once and all shapes match.
+Each GGUF tensor consists of whole rows of source tensors. Before any data is read, the planner can therefore check
+that every source row is used exactly once and all shapes match. Conversion moves rows. Values are computed only for
+parts with a `scale` or an `offset`, for graphs that have another constant built in than the source's.
 
 Shapes are written in letters: D hidden size, H query heads, K key/value heads, d head size, F feed-forward size,
 V vocabulary rows, T context length, R rotary dimensions, and those that a family adds in `Dims.more`. "{i}" in a
@@ -110,6 +111,8 @@ class SourceRows:
     rows: RowOrder | None = None  # None means all rows in order
     transpose: bool = False  # the rows are transposed, each piece for itself
     each: str = ""
+    scale: Callable[[Dims], float] | None = None  # multiplies every value; None means 1
+    offset: float = 0.0  # added to every value, after `scale`
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,13 @@ class TensorWriter:
         if not tensor.parts:
             yield np.zeros(tensor.n_bytes, np.uint8)
         for part in tensor.parts:
-            if part.rows is None and not part.transpose and part.source.dtype == tensor.dtype:
+            moved = part.rows is not None or part.transpose or part.formula
+            if not moved and part.source.dtype == tensor.dtype:
                 yield from _copied(self.checkpoint, part)
                 continue
-            for block in _placed(self.checkpoint, part):
+            for block, dtype in _computed(self.checkpoint, part):
                 try:
-                    yield encode(block, part.source.dtype, tensor.dtype, lossy=self.keep_nonfinite)
+                    yield encode(block, dtype, tensor.dtype, lossy=self.keep_nonfinite)
                 except F16Overflow as e:
                     raise TensorMismatch(
                         f"{part.source.path}: tensor {quoted(part.source.name)} has values up to "
@@ -71,9 +72,9 @@ def read_tensor(checkpoint: Checkpoint, tensor: PlannedTensor) -> Array:
     if not tensor.parts:
         return np.zeros(tensor.shape, np.float32)
     blocks = [
-        encode(block, part.source.dtype, "F32")
+        encode(block, dtype, "F32")
         for part in tensor.parts
-        for block in _placed(checkpoint, part)
+        for block, dtype in _computed(checkpoint, part)
     ]
     return np.concatenate(blocks).reshape(tensor.shape)
 
@@ -99,6 +100,16 @@ def _copied(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[memoryview]:
         n = checkpoint.read_into(buffer[:left], source)
         yield buffer[:n]
         left -= n
+
+
+def _computed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[tuple[Array, str]]:
+    """Yield blocks of the part's values in the target's order, each with its type: the source's, or F32 if computed."""
+    for block in _placed(checkpoint, part):
+        if not part.formula:
+            yield block, part.source.dtype
+            continue
+        values = encode(block, part.source.dtype, "F32")
+        yield values * np.float32(part.scale) + np.float32(part.offset), "F32"
 
 
 def _placed(checkpoint: Checkpoint, part: PlannedPart) -> Iterator[Array]:

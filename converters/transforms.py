@@ -80,6 +80,16 @@ def qkv_by_head(dims: Dims) -> IntArray:
     return rows.reshape(-1)
 
 
+def first_half(dims: Dims) -> IntArray:
+    """Select the gate, F rows, from [gate | up], (2·F, …)."""
+    return np.arange(dims.n_inner)
+
+
+def second_half(dims: Dims) -> IntArray:
+    """Select up, F rows, from [gate | up], (2·F, …)."""
+    return np.arange(dims.n_inner, 2 * dims.n_inner)
+
+
 def then(first: RowOrder, second: RowOrder | None) -> RowOrder:
     """Return the row order that applies `first`, then `second` to the result."""
     return (lambda dims: first(dims)[second(dims)]) if second else first

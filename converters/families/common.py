@@ -46,6 +46,11 @@ def rms_norm(absent: float) -> Key:
     )
 
 
+def multiplier(name: str, field: str) -> Key:
+    """Return the key `name`, read from the config field `field`, whose default is 1."""
+    return Key(name, lambda c, d: c.number(field, absent=1.0))
+
+
 def is_set(field: str) -> Condition:
     """Return the condition that the config field is true."""
     return lambda c: c.flag(field, absent=False)

@@ -1,4 +1,4 @@
-"""Llama (CodeLlama, DeepSeek-Coder, Granite-code 3B and 8B, SmolLM2) → llama.cpp's `llama` graph.
+"""Llama (CodeLlama, DeepSeek-Coder, Seed-Coder, Mellum-4b, Granite-code, SmolLM2) → llama.cpp's `llama` graph.
 
 Source: transformers `modeling_llama.py`; llama.cpp `src/models/llama.cpp`. The graph rotates neighbouring
 pairs and transformers half-split pairs, so the rows of q and k are interleaved. The config states which biases

@@ -66,10 +66,10 @@ _CJK_BLANKS: Final = "\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 _TOTAL: Final = {_GPT2_REGEX, _QWEN2, _LLAMA3, _SEED}
 
 KNOWN: Final[dict[tuple[Step, ...], tuple[Cut, ...]]] = {
-    # gpt2, codegen, gpt-j, phi-1 to phi-2; gpt-neox-20b and pythia after NFC
+    # gpt2, codegen, gpt-j, phi-1 to phi-2, JetBrains/Mellum-4b-base; gpt-neox-20b and pythia after NFC
     (_GPT2,): (Cut(("gpt-2", "phi-2")),),
     (_split(_GPT2_REGEX), _BYTES): (Cut(("gpt-2", "phi-2")),),
-    # bigcode/starcoder, starcoder2, granite-*-code, SmolLM and SmolLM2, Refact-1_6B-fim, codeshell
+    # bigcode/starcoder, starcoder2, granite-*-code, granite-3.*, SmolLM, SmolLM2, Refact-1_6B-fim, codeshell
     (_DIGITS, _GPT2): (Cut(("starcoder", "refact", "smollm", "codeshell")),),
     # Qwen/Qwen2-7B, Qwen2.5-Coder, Qwen3 (after NFC); stabilityai/stablelm-2
     (_split(_QWEN2), _BYTES): (Cut(("qwen2", "stablelm2")),),

@@ -32,7 +32,7 @@ FIM_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "fim_pad": ("<fim_pad>", "<fim-pad>", "<|fim_pad|>"),
     "fim_rep": ("<reponame>", "<repo_name>", "<|repo_name|>", "<fim-repo>", "<|fim_repo|>", "<REPO>"),
-    "fim_sep": ("<file_sep>", "<|file_sep|>", "<filename>"),
+    "fim_sep": ("<file_sep>", "<|file_sep|>", "<|file_separator|>", "<filename>"),
 }  # fmt: skip
 
 # Tokens that end an answer or an infill, if not the end-of-text token.

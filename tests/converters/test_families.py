@@ -32,6 +32,9 @@ PROMPTS = ["def f(x):\n    return x + 12345\n" * 8, "class A:\n\tpass\n" * 10]
         ("llama", {"head_dim": 48}),
         ("stablelm", {"use_qkv_bias": False, "partial_rotary_factor": 0.5}),
         ("starcoder2", {"tie_word_embeddings": True}),
+        ("mistral", {"head_dim": 48, "tie_word_embeddings": True}),
+        ("gemma", {"num_key_value_heads": 1}),
+        ("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     ],
 )
 def test_config_variants_give_the_logits_of_pytorch(
@@ -109,10 +112,24 @@ def test_names_without_prefix_give_the_same_gguf(tmp_path: Path) -> None:
     assert model_of(tmp_path / "a.gguf") == model_of(tmp_path / "b.gguf")
 
 
-def test_context_is_limited_to_the_sliding_window(tmp_path: Path) -> None:
-    folder = tiny_checkpoint("starcoder2", tmp_path / "s", sliding_window=128)
+@pytest.mark.parametrize(("family", "graph"), [("starcoder2", "starcoder2"), ("mistral", "llama")])
+def test_context_is_limited_to_the_sliding_window(tmp_path: Path, family: str, graph: str) -> None:
+    folder = tiny_checkpoint(family, tmp_path / "s", sliding_window=128)
     convert(folder, tmp_path / "out.gguf")
-    assert read_gguf(tmp_path / "out.gguf").metadata["starcoder2.context_length"] == 128
+    assert read_gguf(tmp_path / "out.gguf").metadata[f"{graph}.context_length"] == 128
+
+
+@pytest.mark.parametrize(("named", "context"), [(True, 8192), (False, 4096)])
+def test_mistral_without_a_named_window_has_the_window_of_transformers(
+    tmp_path: Path, named: bool, context: int
+) -> None:
+    folder = tiny_checkpoint("mistral", tmp_path / "m", max_position_embeddings=8192)
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("sliding_window") is None
+    window = {"sliding_window": None} if named else {}
+    (folder / "config.json").write_text(json.dumps({**config, **window}))
+    convert(folder, tmp_path / "out.gguf")
+    assert read_gguf(tmp_path / "out.gguf").metadata["llama.context_length"] == context
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,12 @@ def test_context_is_limited_to_the_sliding_window(tmp_path: Path) -> None:
         ("gptneox", {"attention_bias": False}, "attention_bias"),
         ("gptbigcode", {"activation_function": "relu"}, "activation_function"),
         ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+        ("mistral", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ("gemma", {"hidden_activation": "gelu"}, "hidden_activation"),
+        ("gemma", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("granite", {"attention_multiplier": 0.0}, "attention_multiplier"),
+        ("granite", {"hidden_act": "gelu"}, "hidden_act"),
         ("llama", {"num_key_value_heads": 3}, "3 key/value heads"),
     ],
 )

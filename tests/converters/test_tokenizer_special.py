@@ -36,6 +36,10 @@ FIM = {
     ),
     "codellama": ("▁<PRE>", "▁<SUF>", "▁<MID>", "", "", ""),
     "deepseek-coder": ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "", "", ""),
+    "seed-coder": ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", "", "", ""),
+    "mellum": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<reponame>", "<filename>"),
+    "codestral": ("[PREFIX]", "[SUFFIX]", "[MIDDLE]", "", "", ""),
+    "codegemma": ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "", "", "<|file_separator|>"),
     "codegen": ("", "", "", "", "", ""),
 }  # fmt: skip
 ROLES = tuple(FIM_SPELLINGS)
@@ -68,6 +72,14 @@ def test_fim_ids_are_written_and_llama_cpp_adds_none(family: str, tmp_path: Path
     assert {role: row for role, row in tokenizer.ids.items() if role in ROLES} == wanted
     assert tokenizer.has_fim == (family != "codegen")
     assert as_llama_cpp_has_it(tokenizer, tmp_path) == {**wanted, "bos": ids[EOS], "eos": ids[EOS]}
+
+
+@pytest.mark.parametrize("family", ["codegemma", "mellum"])
+def test_start_of_another_file_ends_generation(family: str, tmp_path: Path) -> None:
+    ids = with_special(tmp_path, EOS, *FIM[family])
+    with llama_vocab(read(tmp_path), tmp_path) as vocab:
+        ends = {text for text, row in ids.items() if llama_cpp.llama_vocab_is_eog(vocab, row)}
+    assert ends == {EOS, *(text for text in FIM[family][3:] if text)}
 
 
 def test_wizardcoder_padding_token_does_not_end_generation(tmp_path: Path) -> None:

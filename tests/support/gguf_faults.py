@@ -114,6 +114,13 @@ def not_a_number(name: str) -> Edit:
     return edit
 
 
+def without_offset(path: Path, header: GgufHeader) -> None:
+    """Write the norms of the first layer as Gemma stores them, without the 1 that its code adds."""
+    for name in ("attn_norm", "ffn_norm"):
+        view = rows(path, tensor(header, f"blk.0.{name}.weight")).view(np.float32)
+        view[:] -= 1
+
+
 def swapped_merges(path: Path, header: GgufHeader) -> None:
     """Exchange the first and the last merge of two letters."""
     merges = header.metadata["tokenizer.ggml.merges"]

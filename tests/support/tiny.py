@@ -90,7 +90,7 @@ def _save_tokenizer(tokenizer: Tokenizer, tokenizer_class: str, folder: Path) ->
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), "utf-8")
 
 
-def _spread(model: torch.nn.Module, seed: int) -> None:
+def _spread(model: torch.nn.Module, seed: int, table: float = 1.0) -> None:
     """Set random weights with logits of order 10, attention that prefers some tokens, and biases far from zero."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -104,9 +104,9 @@ def _spread(model: torch.nn.Module, seed: int) -> None:
             elif p.ndim == 1:
                 p.copy_(normal(p, 0.0, 0.8))
             else:
-                table = any(part in name for part in ("wte", "wpe", "embed_in", "embed_tokens"))
+                embedded = any(part in name for part in ("wte", "wpe", "embed_in", "embed_tokens"))
                 head = any(part in name for part in ("lm_head", "embed_out"))
-                std = 1.0 if table else 0.18 if head else 0.08
+                std = table if embedded else 0.18 if head else 0.08
                 p.copy_(normal(p, 0.0, std))
 
 
@@ -131,6 +131,12 @@ _LATENT: Final[Mapping[str, Any]] = {
 _OLD_NAMES: Final = ("n_embd", "n_layer", "n_head", "rotary_dim", "n_positions")
 
 
+# Granite's, far from the values that would change nothing; 1/√32 is 0.18
+_MULTIPLIERS: Final[Mapping[str, Any]] = {
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.0,
+}  # fmt: skip
+
+
 def _modern(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the config with the geometry under Llama's names; the caller's values take precedence."""
     kept = {k: v for k, v in config.items() if k not in _OLD_NAMES}
@@ -150,6 +156,11 @@ def _gptneox(config: Mapping[str, Any]) -> dict[str, Any]:
     values = _modern(config, hidden_act="gelu_new", use_parallel_residual=True)
     values.pop("num_key_value_heads")
     return values
+
+
+def _gemma(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with heads of 64 dimensions, 512 in all, and the tied head that Gemma always has."""
+    return {**_modern(config, head_dim=64), "tie_word_embeddings": True}
 
 
 def _spaces() -> tuple[Tokenizer, str]:
@@ -176,6 +187,7 @@ class TinyFamily:
     tokenizer: Callable[[], tuple[Tokenizer, str]]
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
     head: str = "ForCausalLM"
+    table: float = 1.0  # spread of the embedding
 
 
 FAMILY: Final[Mapping[str, TinyFamily]] = {
@@ -194,6 +206,9 @@ FAMILY: Final[Mapping[str, TinyFamily]] = {
     "mixtral": TinyFamily("Mixtral", _starcoder, partial(_modern, num_local_experts=8)),
     "deepseekv2": TinyFamily("DeepseekV2", _starcoder, partial(_modern, **_LATENT)),
     "phi": TinyFamily("Phi", _spaces, partial(_modern, num_key_value_heads=8)),
+    "mistral": TinyFamily("Mistral", _starcoder, partial(_modern, sliding_window=None)),
+    "gemma": TinyFamily("Gemma", _starcoder, _gemma, table=0.3),  # times 16, the root of the width
+    "granite": TinyFamily("Granite", _starcoder, partial(_modern, **_MULTIPLIERS)),
 }  # fmt: skip
 
 
@@ -210,7 +225,7 @@ def tiny_checkpoint(
     model = getattr(transformers, f"{made.prefix}{made.head}")(
         settings(**made.config({**config, **overrides}))
     )
-    _spread(model, seed)
+    _spread(model, seed, made.table)
     if dtype == "f16":
         model = model.half()
     model.save_pretrained(folder)

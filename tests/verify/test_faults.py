@@ -53,6 +53,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab("llama", tmp_path_factory.mktemp("llama"))
 
 
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab("gemma", tmp_path_factory.mktemp("gemma"))
+
+
 def causes(report: VerifyReport) -> list[str]:
     return [f.cause for f in report.findings]
 
@@ -73,6 +78,14 @@ def test_cause_of_a_file_fault_is_named(codegen: Lab, fault: str, type_name: str
     report = codegen.judge_faulty(type_name, edit, texts)
     assert not report.passed
     assert causes(report)[0] == cause, report.findings
+
+
+@pytest.mark.parametrize("type_name", ["f32", "q4_0"])
+def test_norm_without_the_offset_of_gemma_is_named(gemma: Lab, type_name: str) -> None:
+    report = gemma.judge_faulty(type_name, gguf_faults.without_offset)
+    assert not report.passed
+    assert causes(report)[0] == "offset", report.findings
+    assert "off by -1" in report.findings[0].message
 
 
 @pytest.mark.parametrize("fault", CHECKPOINT_FAULTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from turbopilot.catalog.expert_models import EXPERT_MODELS
+from turbopilot.catalog.infilling_models import INFILLING_MODELS
 from turbopilot.catalog.model import KnownModel, OldBin
 from turbopilot.catalog.newer_models import NEWER_MODELS
 from turbopilot.catalog.original_models import ORIGINAL_MODELS
@@ -26,7 +27,9 @@ __all__ = [
     "recognize_file",
 ]
 
-MODELS: Final[tuple[KnownModel, ...]] = (*ORIGINAL_MODELS, *EXPERT_MODELS, *NEWER_MODELS)
+MODELS: Final[tuple[KnownModel, ...]] = (
+    *ORIGINAL_MODELS, *EXPERT_MODELS, *NEWER_MODELS, *INFILLING_MODELS,
+)  # fmt: skip
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
 
 

@@ -31,6 +31,8 @@ CAUSES: Final[Mapping[str, str]] = {
     "transposed": "a matrix is transposed",
     "shifted_rows": "rows are shifted",
     "moved_rows": "rows are in the wrong place",
+    "scaled": "rows are multiplied by a wrong factor",
+    "offset": "a constant is missing, or was added twice",
     "requantized": "the file was converted from a coarser one",
     "other_weights": "other weights: another checkpoint, or another revision of it",
     "noise": "more error than the type explains: quantized from a quantized file?",

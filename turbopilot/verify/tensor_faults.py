@@ -19,6 +19,7 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Order: TypeAlias = npt.NDArray[np.intp]
 
 _SAME: Final = 0.45  # relative error below which tensors are the same; unrelated ones have about 2
+_ROUNDED: Final = 1e-3  # relative difference of sums that F32 rounds
 _OF_FEW_VALUES: Final = ("Q4_0", "Q4_1", "IQ4_NL", "Q3_K", "Q2_K")
 _PRINT_ROWS, _PRINT_COLUMNS = 4, 256
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 256, 256
@@ -87,6 +88,7 @@ def _hypotheses(s: Suspect, corners: Mapping[str, Array]) -> Iterator[tuple[str,
     if nearest != s.name and others[nearest] < _SAME:
         yield "swapped", f"holds the rows of {nearest}"
     yield from _moved_rows(got, values)
+    yield from _computed(got, values)
     if coarse := _coarser(s):
         yield "requantized", coarse
     if s.relative > _SAME:
@@ -162,6 +164,22 @@ def _moved_rows(got: Array, values: Array) -> Iterator[tuple[str, str]]:
     in_place = np.array([_nearest(a[None], b[None])[1][0] for a, b in pairs])
     if n := int(((best != rows) & ~in_place).sum()):
         yield "moved_rows", f"has rows in the wrong place: {n} of {len(rows)} examined"
+
+
+def _computed(got: Array, values: Array) -> Iterator[tuple[str, str]]:
+    """Yield explanations for rows that are multiplied by a constant, or for a vector that is off by one."""
+    if got.ndim == 1:
+        delta = got - values
+        if np.ptp(delta) <= _ROUNDED * abs(float(delta.mean())):
+            yield "offset", f"has values that are off by {delta.mean():.3g}"
+        return
+    flat, should = got.reshape(len(got), -1), values.reshape(len(values), -1)
+    power = np.maximum((should * should).sum(axis=1), 1e-30)
+    factors = (flat * should).sum(axis=1) / power
+    odd = np.abs(np.log2(np.maximum(factors, 1e-30))) > 1 - _SAME
+    if odd.any() and relative_error(flat, should * factors[:, None])[0] < _SAME / 4:
+        factor, n = float(np.median(factors[odd])), int(odd.sum())
+        yield "scaled", f"has {n} of {len(got)} rows multiplied by {factor:.3g}"
 
 
 def _coarser(s: Suspect) -> str:

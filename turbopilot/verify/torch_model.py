@@ -76,6 +76,8 @@ class TorchModel:
             problems = stream(self._model, state, load, dropped=self.streamed)
             for buffer in self._model.buffers():
                 buffer.data = buffer.data.to(self._device)
+            if layout and layout.adapt:
+                layout.adapt(self._model)
         if problems:
             names = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise CorruptCheckpoint(
@@ -86,6 +88,8 @@ class TorchModel:
         self.changed = not change.tanh_gelu or _use_tanh_gelu(self._model)
         head = self._model.get_output_embeddings()
         self.n_vocab = int(head.weight.shape[0])
+        # Granite divides its logits; no other supported class computes anything after the head
+        self._divisor = float(getattr(self._model.config, "logits_scaling", 1.0))
 
     def _load(self, name: str, weight: torch.Tensor, *, noise: float) -> torch.Tensor:
         """Return a parameter on the device, with noise added; report progress."""
@@ -113,7 +117,7 @@ class TorchModel:
 
         with torch.inference_mode(), plain_memory():
             given = torch.from_numpy(np.array(hidden, np.float32)).to(self._device, self._dtype)
-            out = self._model.get_output_embeddings()(given)
+            out = self._model.get_output_embeddings()(given) / self._divisor
             logits: Logits = out.to("cpu", torch.float32).numpy()
         return logits
 

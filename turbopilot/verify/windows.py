@@ -27,11 +27,17 @@ _GREEDY_AFTER, _GREEDY_WINDOWS = 96, 3
 
 # Prefix, suffix and middle tokens of each model family. Source: the model cards.
 FIM_SPELLINGS: Final = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, StarCoder2, Granite, stable-code
+    (
+        "<fim_prefix>",
+        "<fim_suffix>",
+        "<fim_middle>",
+    ),  # StarCoder(2), Granite, Mellum, Refact, stable-code
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
+    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
+    ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Codestral
 )
 
 
