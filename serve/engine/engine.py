@@ -276,7 +276,7 @@ class Engine:
         self.metrics.drafted_tokens += len(s.draft)
         self.metrics.accepted_tokens += n_right
         self._requests.count_tokens(s, s.n_new - before, since, now)
-        events: list[Emitted] = [(s.id, delta) for delta in deltas]
+        events = self._requests.deltas(s, deltas)
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 
     def _counted(self, events: list[Emitted]) -> list[Emitted]:

@@ -41,7 +41,7 @@ class Completion:
         heals: whether the completion may re-spell the end of a prompt that is a text.
         sampling: `logit_bias` in it is ignored; see below.
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
-        n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
+        n_logprobs, scores_prompt, predict_time, reports_usage: see `GenerationRequest`.
         deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
         prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
@@ -62,6 +62,7 @@ class Completion:
     scores_prompt: bool = False
     deadline: float | None = None
     predict_time: float | None = None
+    reports_usage: bool = False
     prediction: str = ""
     session: str = ""
 
@@ -182,6 +183,7 @@ class CompletionService:
                     scores_prompt=c.scores_prompt,
                     deadline=min(deadlines, default=None),
                     predict_time=c.predict_time,
+                    reports_usage=c.reports_usage,
                     window=prompt.window,
                     context=context,
                     prediction=c.prediction,
