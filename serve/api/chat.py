@@ -92,6 +92,7 @@ class ChatMessage(body.Body):
         return Message(role, joined(self.content))
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
 _GREETING: Final[MessageDelta] = {"role": "assistant", "content": ""}
 
 
@@ -157,7 +158,7 @@ class ChatRequest(ChatFields):
 
     example: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Say hello."}]}
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    messages: Messages
     """The conversation. The model's chat template builds the prompt from it and may reject some orders of roles."""
     max_completion_tokens: body.Count | None = server_default("max_tokens")
     """Same as `max_tokens`, over which it takes precedence."""

@@ -21,8 +21,8 @@ from serve.settings import Defaults
 class TimingsAnswer(TypedDict):
     """Durations in milliseconds, numbers of tokens, and tokens per second.
 
-    `prompt_n` counts the prompt's computed tokens, `cache_n` those that were in the KV cache. `predicted_ms` begins with
-    the first token, so the speed of decoding does not count it.
+    `prompt_n` counts the prompt's computed tokens, `cache_n` those that were in the KV cache. `predicted_ms` begins
+    with the first token, so the speed of decoding does not count it.
     """
 
     cache_n: Count

@@ -92,6 +92,7 @@ class Engine:
         self._checkpoints = Checkpoints(decoder, self._store) if needs_checkpoints else None
         self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
         self._slots = self._scheduler.slots
+        self.metrics.slots = self._slots.states
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
             decoder,

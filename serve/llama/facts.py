@@ -42,8 +42,7 @@ def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayo
 
 
 def _context(header: GgufHeader, wanted: int | None) -> int:
-    value = header.metadata[f"{header.architecture}.context_length"]
-    trained = value if isinstance(value, int) else DEFAULT_CONTEXT
+    trained = trained_context(header)
     if wanted is None:
         return default_context(trained)
     if wanted < LEAST_CONTEXT:
@@ -56,6 +55,12 @@ def _context(header: GgufHeader, wanted: int | None) -> int:
             hint=f"use at most {trained}",
         )
     return wanted
+
+
+def trained_context(header: GgufHeader) -> int:
+    """Return the context that the model was trained with, in tokens."""
+    value = header.metadata[f"{header.architecture}.context_length"]
+    return value if isinstance(value, int) else DEFAULT_CONTEXT
 
 
 def memory_bytes(header: GgufHeader, options: ModelOptions) -> int:
@@ -105,6 +110,16 @@ def chat_template(header: GgufHeader, known: str = "") -> str:
     """Return the file's chat template, or `known` if it has none."""
     template = header.metadata.get("tokenizer.chat_template")
     return template if isinstance(template, str) and template else known
+
+
+def special_text(header: GgufHeader, kind: str) -> str:
+    """Return the text of a special token, such as "bos"; "" if the file does not name one."""
+    token, texts = (
+        header.metadata.get(f"tokenizer.ggml.{key}") for key in (f"{kind}_token_id", "tokens")
+    )
+    if not isinstance(token, int) or not isinstance(texts, list) or not 0 <= token < len(texts):
+        return ""
+    return str(texts[token])
 
 
 def has_fim(header: GgufHeader) -> bool:

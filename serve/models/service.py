@@ -223,6 +223,22 @@ class CompletionService:
         known = (t for t in prompt if t < self.model.n_vocab)
         return b"".join(map(self._tokenizer.piece, known)).decode(errors="replace")
 
+    def tokens(self, text: str, *, add_start: bool, parse_special: bool) -> list[int]:
+        """Return the tokens of a text; with `add_start` after the start token, if the model's prompts begin with it."""
+        t = self._tokenizer
+        start = [t.start_token] if add_start and t.adds_bos else []
+        return [*start, *t.tokenize(text, parse_special=parse_special)]
+
+    def named_piece(self, token: int) -> bytes:
+        """Return the bytes of a token; for a special token its name."""
+        return self._tokenizer.named_piece(token)
+
+    @property
+    def fim_layout(self) -> str:
+        """Name of the layout of fill-in-the-middle prompts; "" if the model does not support them."""
+        fim = self._tokenizer.fim
+        return (self._text.fim_order or fim.order) if fim else ""
+
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         """Return the prompt for these messages, formatted with the model's chat template.
 
