@@ -32,7 +32,7 @@ ROUTES = {
     "/infill": {"prompt": "well?"},
 }
 OF_OPENAI = [path for path in ROUTES if path.startswith("/v1")]
-SECRET = "the secret of the prompt"
+SECRET = "swordfish xylophone"
 
 
 @pytest.fixture
