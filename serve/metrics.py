@@ -33,7 +33,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """What a slot does, in numbers of tokens.
+    """Activity of a slot, in numbers of tokens.
 
     Attributes:
         n_held: tokens in its KV cache.
@@ -86,7 +86,7 @@ class EngineMetrics:
     queue_seconds: Histogram = field(default_factory=Histogram)  # from submission to a slot
     first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
     token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next
-    slots: Callable[[], tuple[SlotState, ...]] = tuple  # returns what each slot does
+    slots: Callable[[], tuple[SlotState, ...]] = tuple  # returns the activity of each slot
 
     def finish(self, how: str) -> None:
         """Count a request that ended."""

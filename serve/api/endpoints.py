@@ -191,7 +191,7 @@ ENDPOINTS: Final = (
         _GET, ("/props",), query=(_MODEL,), answer=PropsAnswer,
     ),
     Endpoint(
-        "slots", "llama.cpp", "Get what each slot of a model does, in numbers. Does not wait for the engine.",
+        "slots", "llama.cpp", "Get the activity of each slot of a model, in numbers. Does not wait for the engine.",
         _GET, ("/slots",), answer=SlotsAnswer,
         query=(_MODEL, ("fail_on_no_slot", "If it is not empty and no slot is free, the status is 503.")),
     ),

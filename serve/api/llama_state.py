@@ -28,7 +28,7 @@ from turbopilot.base.version import __version__
 
 
 class DefaultParams(TypedDict):
-    """Values of fields that a request omits; see [LlamaCompletionRequest](#llamacompletionrequest)."""
+    """Values of the fields of `/completion` that a request omits."""
 
     temperature: float
     top_k: Count

@@ -63,7 +63,7 @@ class Slots:
         return [s.running for s in self.all if s.running]
 
     def states(self) -> tuple[SlotState, ...]:
-        """Return what each slot does.
+        """Return the activity of each slot.
 
         Callable from any thread, without a lock: numbers of one slot may come from different steps. A slot that only
         looks ahead counts as free, because the next request takes it.

@@ -136,8 +136,7 @@ def llm_gateway(sent: Sent, got: Got) -> str:
         (context,) = (v for k, v in answer["model_info"].items() if k.endswith(".context_length"))
         assert positive(context)
         return " ".join(answer["capabilities"])
-    text = answer["choices"][0]["text"]
-    assert isinstance(text, str)
+    text: str = answer["choices"][0]["text"]
     return text.rstrip("\n") if text.strip() else ""
 
 

@@ -24,7 +24,7 @@ from serve.settings import Defaults, ModelOptions, SecurityOptions, ServerOption
 from tests.support.fakes import EOG, FIM, FakeDecoder, TalkingDecoder, script
 from tests.support.serving import MakeClient, flask_client, make_service, pool_of
 
-ROUTES = {
+ROUTES: dict[str, dict[str, object]] = {
     "/v1/completions": {"prompt": "well?"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "well"}]},
     "/v1/fim/completions": {"prompt": "well?"},
