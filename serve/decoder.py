@@ -54,6 +54,9 @@ class Tokenizer(Protocol):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token, which may end inside a character; b"" for a special token."""
 
+    def named_piece(self, token: int) -> bytes:
+        """Return the bytes of a token; for a special token its name."""
+
     def is_eog(self, token: int) -> bool:
         """Return whether the token ends generation."""
 

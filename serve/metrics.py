@@ -6,6 +6,7 @@ Only the engine's thread writes them. Other threads read without a lock, so two 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -28,6 +29,30 @@ class Histogram:
     def cumulative(self) -> list[tuple[str, int]]:
         """Return (upper bound, number of values at or below it) for each bucket; the last bound is "+Inf"."""
         return list(zip((*map(str, SECONDS), "+Inf"), accumulate(self.counts), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """Activity of a slot, in numbers of tokens.
+
+    Attributes:
+        n_held: tokens in its KV cache.
+        request_id: id of the request that runs in it; None if it is free.
+        n_cached: tokens of the request's prompt that were in the KV cache.
+        n_prefilled: tokens of the prompt that were computed.
+        n_decoded: generated tokens.
+        n_left: tokens that may still be generated.
+        has_line: whether the generated text contains a newline.
+    """
+
+    index: int
+    n_held: int
+    request_id: int | None = None
+    n_cached: int = 0
+    n_prefilled: int = 0
+    n_decoded: int = 0
+    n_left: int = 0
+    has_line: bool = False
 
 
 @dataclass(slots=True)
@@ -61,6 +86,7 @@ class EngineMetrics:
     queue_seconds: Histogram = field(default_factory=Histogram)  # from submission to a slot
     first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
     token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next
+    slots: Callable[[], tuple[SlotState, ...]] = tuple  # returns the activity of each slot
 
     def finish(self, how: str) -> None:
         """Count a request that ended."""

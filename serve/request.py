@@ -110,6 +110,7 @@ class GenerationRequest:
         deadline: time limit in seconds. The request then ends with the text so far, or with an error if there is none.
         predict_time: time limit in seconds from the first token; the request ends after it, once a line is complete
             (llama.cpp's `t_max_predict_ms`).
+        reports_usage: report the token counts and times so far with each part of the text.
         supersedes: session whose earlier requests this request ends; "" is none.
         window: index of the first prompt token of the text around the cursor. Cached text from before this window may
             precede it in the KV cache.
@@ -128,6 +129,7 @@ class GenerationRequest:
     scores_prompt: bool = False
     deadline: float | None = None
     predict_time: float | None = None
+    reports_usage: bool = False
     supersedes: str = ""
     window: int = 0
     context: tuple[int, ...] = ()
@@ -194,11 +196,12 @@ class ChosenToken:
 class TextDelta:
     """The next part of the text, and its tokens if log probabilities are requested.
 
-    Later tokens cannot change it. `text` is empty only if there are `tokens`.
+    Later tokens cannot change it. `text` is empty only if there are `tokens`. `usage` is set if the request reports it.
     """
 
     text: str
     tokens: tuple[ChosenToken, ...] = ()
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,9 @@ def _operation(paths: list[str], operation: Schema) -> Iterator[str]:
     yield operation["summary"]
     if operation.get("security") == []:
         yield "No key is required."
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "query":
+            yield f"Query parameter `{parameter['name']}`: {parameter['description']}"
     if body := operation.get("requestBody"):
         content = body["content"]["application/json"]
         yield f"```json\n{json.dumps(content['example'], ensure_ascii=False)}\n```"

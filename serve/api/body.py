@@ -42,6 +42,8 @@ _WANTED: Final = {
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
     "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_long": "a string of at most {max_length} characters",
     "literal_error": "{expected}",
 }
 # JSON can contain lone surrogates, escaped or not; UTF-8 cannot.

@@ -10,11 +10,13 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api import body
-from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest, UsageAnswer
+from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest
 from serve.api.dialect import ChunkEnds, Ends, Json
 from serve.api.sampling import server_default
 from serve.api.text_parts import Text, joined
+from serve.api.timings import TimingsAnswer
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
+from serve.api.usage import UsageAnswer
 from serve.models.service import Completion, CompletionService
 from serve.prompt.chat_template import Message
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
@@ -49,6 +51,7 @@ class ChatAnswer(OpenAiHead):
 
     choices: list[ChatChoice]
     usage: UsageAnswer
+    timings: TimingsAnswer
     truncated: bool
 
 
@@ -69,10 +72,11 @@ class ChatDelta(TypedDict):
 
 
 class ChatChunk(OpenAiHead):
-    """A chunk of a stream. The last chunk of each choice has `truncated`."""
+    """A chunk of a stream. The last chunk of each choice has `truncated` and the choice's `timings`."""
 
     choices: list[ChatDelta]
     usage: NotRequired[UsageAnswer | None]
+    timings: NotRequired[TimingsAnswer]
     truncated: NotRequired[bool]
 
 
@@ -88,6 +92,7 @@ class ChatMessage(body.Body):
         return Message(role, joined(self.content))
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
 _GREETING: Final[MessageDelta] = {"role": "assistant", "content": ""}
 
 
@@ -119,12 +124,12 @@ class ChatRendering(OpenAiRendering[OpenAiRequest]):
             if index not in self._greeted:
                 self._greeted.add(index)
                 yield self._chunk(_delta(index, _GREETING, None))
-            yield self._chunk(_delta(index, {"content": event.text}, logprobs))
+            yield self._chunk(_delta(index, {"content": event.text}, logprobs), event.usage)
 
     def end(self, index: int, event: Finished) -> Json:
         """Return the last chunk of a choice, without text."""
         delta: MessageDelta = {} if index in self._greeted else _GREETING
-        return self._chunk(_delta(index, delta, None, event.reason), truncated=self._truncated)
+        return self._last_chunk(_delta(index, delta, None, event.reason), event)
 
     def _logprobs(
         self, index: int, tokens: tuple[ChosenToken, ...], n_characters: int
@@ -153,7 +158,7 @@ class ChatRequest(ChatFields):
 
     example: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Say hello."}]}
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    messages: Messages
     """The conversation. The model's chat template builds the prompt from it and may reject some orders of roles."""
     max_completion_tokens: body.Count | None = server_default("max_tokens")
     """Same as `max_tokens`, over which it takes precedence."""

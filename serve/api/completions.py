@@ -11,9 +11,11 @@ from typing import Any, ClassVar, TypeVar
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api import body
-from serve.api.dialect import ChunkEnds, Dialect, Ends, Json, Rendering
+from serve.api.dialect import ChunkEnds, Ends, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
+from serve.api.timings import TimedDialect, TimingsAnswer, timings
 from serve.api.tokens import LegacyLogprobs, legacy_logprobs
+from serve.api.usage import UsageAnswer, usage_json
 from serve.models.service import Completion, CompletionService
 from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
@@ -22,21 +24,6 @@ from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
 R = TypeVar("R", bound="OpenAiRequest")
-
-
-class CachedTokens(TypedDict):
-    """Details of a prompt's token count."""
-
-    cached_tokens: body.Count
-
-
-class UsageAnswer(TypedDict):
-    """Token counts. A prompt with several choices is counted once."""
-
-    prompt_tokens: body.Count
-    completion_tokens: body.Count
-    total_tokens: body.Count
-    prompt_tokens_details: CachedTokens
 
 
 class OpenAiHead(TypedDict):
@@ -71,25 +58,17 @@ class CompletionAnswer(OpenAiHead):
 
     choices: list[CompletionChoice]
     usage: UsageAnswer
+    timings: TimingsAnswer
     truncated: bool
 
 
 class CompletionChunk(OpenAiHead):
-    """A chunk of a stream. The last chunk of each choice has `truncated`."""
+    """A chunk of a stream. The last chunk of each choice has `truncated` and the choice's `timings`."""
 
     choices: list[CompletionDelta]
     usage: NotRequired[UsageAnswer | None]
+    timings: NotRequired[TimingsAnswer]
     truncated: NotRequired[bool]
-
-
-def usage_json(usage: Usage) -> UsageAnswer:
-    """Return token counts in OpenAI's format."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
 
 
 class OpenAiRendering(Rendering[R]):
@@ -115,21 +94,28 @@ class OpenAiRendering(Rendering[R]):
             **self._head,
             "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
             "usage": usage_json(answer.usage),
+            "timings": timings(answer.usage),
             "truncated": self._truncated,
         }
 
     def _choice(self, index: int, choice: Choice) -> Json:
         raise NotImplementedError
 
-    def _chunk(self, delta: Json, **more: object) -> Json:
+    def _chunk(self, delta: Json, usage: Usage | None = None) -> Json:
+        """Return a chunk, with the timings of this usage."""
         head = {**self._head, "object": self.chunk_kind}
-        return {**head, "choices": [delta], **self._no_usage, **more}
+        timed = {"timings": timings(usage)} if usage else {}
+        return {**head, "choices": [delta], **self._no_usage, **timed}
+
+    def _last_chunk(self, delta: Json, event: Finished) -> Json:
+        """Return the last chunk of a choice."""
+        return {**self._chunk(delta, event.usage), "truncated": self._truncated}
 
     def last(self, usage: Usage) -> Iterator[Json]:
         """Yield a chunk with the token counts if they were requested."""
         if self._no_usage:
             head = {**self._head, "object": self.chunk_kind}
-            yield {**head, "choices": [], "usage": usage_json(usage)}
+            yield {**head, "choices": [], "usage": usage_json(usage), "timings": timings(usage)}
 
 
 class CompletionRendering(OpenAiRendering["CompletionFields"]):
@@ -151,17 +137,17 @@ class CompletionRendering(OpenAiRendering["CompletionFields"]):
 
     def part(self, index: int, event: TextDelta | PromptScored) -> Iterator[Json]:
         """Yield a chunk, unless there is no final text yet."""
-        text = event.text if isinstance(event, TextDelta) else ""
+        text, usage = (event.text, event.usage) if isinstance(event, TextDelta) else ("", None)
         delta = self._delta(index, text, event.tokens, None)
         if delta["text"] or (delta["logprobs"] and delta["logprobs"]["tokens"]):
-            yield self._chunk(delta)
+            yield self._chunk(delta, usage)
 
     def end(self, index: int, event: Finished) -> Json:
         """Return the last chunk of a choice, without text (but with an echoed prompt if nothing was generated)."""
         delta = self._delta(index, "", (), event.reason)
         if not delta["text"]:
             delta["logprobs"] = None
-        return self._chunk(delta, truncated=self._truncated)
+        return self._last_chunk(delta, event)
 
     def _delta(
         self, index: int, text: str, tokens: tuple[ChosenToken, ...], reason: str | None
@@ -185,7 +171,7 @@ class StreamOptions(body.Body):
     """End the stream with a chunk that has the token counts and an empty list of choices."""
 
 
-class OpenAiRequest(SamplingFields, Dialect):
+class OpenAiRequest(SamplingFields, TimedDialect):
     """Fields that OpenAI's and Mistral's requests share."""
 
     max_tokens: body.Count | None = server_default("max_tokens")

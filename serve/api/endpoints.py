@@ -19,6 +19,16 @@ from serve.api.hugging_face import (
     HuggingFaceStreamRequest,
 )
 from serve.api.llama_cpp import InfillRequest, LlamaCompletionRequest
+from serve.api.llama_state import PropsAnswer, SlotsAnswer
+from serve.api.llama_tokenizer import (
+    ApplyTemplateRequest,
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    ModelRequest,
+    TemplateAnswer,
+    TokenizeRequest,
+    TokensAnswer,
+)
 from serve.api.models import (
     ModelAnswer,
     ModelsAnswer,
@@ -32,7 +42,7 @@ from serve.api.ollama import OllamaChatRequest, OllamaRequest
 TAGS: Final = {
     "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
     "Chat": "OpenAI's chat completions, for models with a chat template, and Mistral's fill-in-the-middle.",
-    "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny.",
+    "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny, and by dashboards.",
     "Ollama": "Ollama's API, for plugins that know it alone.",
     "Hugging Face": "The routes of Hugging Face's text-generation-inference, which `InferenceClient` uses.",
     "Tabby": "Routes that Tabby's agent uses in addition to completions.",
@@ -107,8 +117,9 @@ class Endpoint:
         summary: description of the route.
         methods: HTTP methods.
         paths: paths in OpenAPI's notation.
-        requests: the dialects that it accepts, distinguished by their `key`; empty if the route needs no model.
-        body: type of the request body of a route that needs no model.
+        requests: the dialects that it accepts, distinguished by their `key`; empty if the route completes no text.
+        body: type of the request body of a route that completes no text. A `ModelRequest` loads its model.
+        query: names of query parameters, with descriptions.
         answer: type of a JSON response, or a MIME type; None means an empty body.
         is_open: whether it needs no API key even if the server requires one.
         refusal: if set, the route always answers with status 501 and this error.
@@ -120,7 +131,8 @@ class Endpoint:
     methods: tuple[str, ...]
     paths: tuple[str, ...]
     requests: tuple[type[Dialect], ...] = ()
-    body: type[ShowRequest] | None = None
+    body: type[ShowRequest | ModelRequest] | None = None
+    query: tuple[tuple[str, str], ...] = ()
     answer: Any = None
     is_open: bool = False
     refusal: str = ""
@@ -139,6 +151,10 @@ def plain_errors(path: str) -> bool:
 _TGI: Final = ("/generate", "/generate_stream", "/")
 _GET: Final = ("GET",)
 _POST: Final = ("POST",)
+_MODEL: Final = ("model", "Name of the model; an unknown name means the default model.")
+_NO_EMBEDDINGS: Final = (
+    "embeddings are not supported: this server only completes text; use another server for them"
+)
 ENDPOINTS: Final = (
     Endpoint(
         "complete", "OpenAI",
@@ -149,6 +165,10 @@ ENDPOINTS: Final = (
     Endpoint(
         "model", "OpenAI", "Get a model. Unknown names are an error, although completions accept them.",
         _GET, ("/v1/models/{name}",), answer=ModelAnswer,
+    ),
+    Endpoint(
+        "embeddings", "OpenAI", "Refused: the server computes no embeddings.",
+        _POST, ("/v1/embeddings", "/embeddings"), refusal=_NO_EMBEDDINGS,
     ),
     Endpoint(
         "chat", "Chat", "Complete a chat.",
@@ -165,6 +185,27 @@ ENDPOINTS: Final = (
     Endpoint(
         "infill", "llama.cpp", "Fill in text at the cursor. Several completions are returned as a list.",
         _POST, ("/infill",), (InfillRequest,),
+    ),
+    Endpoint(
+        "props", "llama.cpp", "Get properties of the server and of a model, which is not loaded for it.",
+        _GET, ("/props",), query=(_MODEL,), answer=PropsAnswer,
+    ),
+    Endpoint(
+        "slots", "llama.cpp", "Get the activity of each slot of a model, in numbers. Does not wait for the engine.",
+        _GET, ("/slots",), answer=SlotsAnswer,
+        query=(_MODEL, ("fail_on_no_slot", "If it is not empty and no slot is free, the status is 503.")),
+    ),
+    Endpoint(
+        "tokenize", "llama.cpp", "Get the tokens of a text.",
+        _POST, ("/tokenize",), body=TokenizeRequest, answer=TokensAnswer,
+    ),
+    Endpoint(
+        "detokenize", "llama.cpp", "Get the text of tokens.",
+        _POST, ("/detokenize",), body=DetokenizeRequest, answer=DetokenizeAnswer,
+    ),
+    Endpoint(
+        "applyTemplate", "llama.cpp", "Get the prompt of a chat, without completing it.",
+        _POST, ("/apply-template",), body=ApplyTemplateRequest, answer=TemplateAnswer,
     ),
     Endpoint(
         "generate", "Ollama",
@@ -187,8 +228,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "ollamaEmbed", "Ollama", "Refused: the server computes no embeddings.",
-        _POST, ("/api/embed", "/api/embeddings"),
-        refusal="embeddings are not supported: this server only completes text; use another server for them",
+        _POST, ("/api/embed", "/api/embeddings"), refusal=_NO_EMBEDDINGS,
     ),
     Endpoint(
         "huggingFace", "Hugging Face", "Complete a text.", _POST, ("/generate",), (HuggingFaceRequest,)

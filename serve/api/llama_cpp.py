@@ -10,15 +10,16 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import ConfigDict, Field, RootModel, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from serve.api import body
-from serve.api.dialect import SSE_WITHOUT_DONE, Dialect, Json, Rendering
+from serve.api.dialect import SSE_WITHOUT_DONE, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
+from serve.api.timings import TimedDialect, TimingsAnswer, timings
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
 from serve.models.service import Completion
 from serve.prompt.fim import ContextFile, PromptText
-from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.request import ChosenToken, Finished, PromptScored, TextDelta
 from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
@@ -27,22 +28,6 @@ STOP_TYPES: Final = {"length": "limit", "stop": "eos"}  # "word" if a stop strin
 _NESTED: Final[dict[str, Any]] = {
     "/": {"description": "A nested field from `response_fields`, under its path."}
 }
-
-
-class TimingsAnswer(TypedDict):
-    """Durations in milliseconds, numbers of tokens, and tokens per second."""
-
-    cache_n: body.Count
-    prompt_n: body.Count
-    prompt_ms: body.Positive
-    prompt_per_token_ms: body.Positive
-    prompt_per_second: body.Positive
-    predicted_n: body.Count
-    predicted_ms: body.Positive
-    predicted_per_token_ms: body.Positive
-    predicted_per_second: body.Positive
-    draft_n: NotRequired[body.Count]
-    draft_n_accepted: NotRequired[body.Count]
 
 
 @with_config(ConfigDict(json_schema_extra={"patternProperties": _NESTED}))
@@ -89,6 +74,8 @@ class LlamaCppRendering(Rendering["LlamaCppFields"]):
             if not probabilities and not event.text:
                 return
             chunk["completion_probabilities"] = probabilities
+        if event.usage:
+            chunk["timings"] = timings(event.usage)
         yield chunk
 
     def end(self, index: int, event: Finished) -> Json:
@@ -127,27 +114,7 @@ def _at(value: object, path: str) -> object:
     return value
 
 
-def timings(usage: Usage) -> TimingsAnswer:
-    """Return the timings of a completion in llama.cpp's format."""
-    prompt_n, prompt_ms = usage.prompt_tokens - usage.cached_tokens, 1000 * usage.prompt_seconds
-    predicted_n, predicted_ms = usage.completion_tokens, 1000 * usage.predict_seconds
-    found: TimingsAnswer = {
-        "cache_n": usage.cached_tokens,
-        "prompt_n": prompt_n,
-        "prompt_ms": prompt_ms,
-        "prompt_per_token_ms": prompt_ms / prompt_n if prompt_n else 0.0,
-        "prompt_per_second": 1000 * prompt_n / prompt_ms if prompt_ms else 0.0,
-        "predicted_n": predicted_n,
-        "predicted_ms": predicted_ms,
-        "predicted_per_token_ms": predicted_ms / predicted_n if predicted_n else 0.0,
-        "predicted_per_second": 1000 * predicted_n / predicted_ms if predicted_ms else 0.0,
-    }
-    if usage.drafted_tokens:
-        found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
-    return found
-
-
-class LlamaCppFields(SamplingFields, Dialect):
+class LlamaCppFields(SamplingFields, TimedDialect):
     """Fields that `/completion` and `/infill` share."""
 
     framing = SSE_WITHOUT_DONE

@@ -29,6 +29,18 @@ class ModelCapabilities(TypedDict):
     vision: bool
 
 
+class ModelMeta(TypedDict):
+    """Facts about a model with llama.cpp's names; `size` is that of the weights, in bytes."""
+
+    n_vocab: Count
+    n_ctx: Count
+    n_ctx_train: Count
+    n_embd: Count
+    n_params: Count
+    size: Count
+    ftype: str
+
+
 class ModelAnswer(TypedDict):
     """A model. `max_model_len` (vLLM) and `max_context_length` (Mistral) are its context in tokens.
 
@@ -44,6 +56,7 @@ class ModelAnswer(TypedDict):
     type: Literal["base"]
     capabilities: ModelCapabilities
     max_context_length: Count
+    meta: ModelMeta
 
 
 class ModelsAnswer(TypedDict):
@@ -127,6 +140,15 @@ def model_answer(m: ModelInfo) -> ModelAnswer:
             "vision": False,
         },
         "max_context_length": m.n_ctx,
+        "meta": {
+            "n_vocab": m.n_vocab,
+            "n_ctx": m.n_ctx,
+            "n_ctx_train": m.n_ctx_train,
+            "n_embd": m.n_embd,
+            "n_params": m.n_weights,
+            "size": m.tensor_bytes,
+            "ftype": m.main_type,
+        },
     }
 
 

@@ -11,6 +11,8 @@ from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from serve.api.endpoints import ENDPOINTS, TAGS, Endpoint, HealthAnswer, plain_errors
+from serve.api.llama_state import SlotsAnswer
+from serve.api.llama_tokenizer import ModelRequest
 from serve.api.sampling import SERVER_DEFAULT
 from serve.settings import MAX_BODY_BYTES, Defaults
 from turbopilot.base.version import __version__
@@ -63,17 +65,19 @@ _ALWAYS: Final = {
 _ABSENT: Final = {404: "The server has no model with this name."}
 _REFUSED: Final = {501: "The server does not support this route; the error states why."}
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
-# Further errors of routes that need a model.
-_COMPUTED: Final = {
+# Further errors of routes that need a loaded model, of those that complete, and of `/slots`.
+_LOADED: Final = {
     499: "A newer request of the same session ended this one, or the client closed its sending side. Do not retry.",
     503: "The queue is full or the server is shutting down. Retry after the number of seconds in `Retry-After`.",
-    504: "The deadline passed before any text was generated.",
 }
+_COMPUTED: Final = {**_LOADED, 504: "The deadline passed before any text was generated."}
+_BUSY: Final = {503: "No slot is free."}
 
 
 _STRING: Final = {"type": "string"}
 _HEADERS: Final = {
     405: ("Allow", "The supported methods.", _STRING),
+    501: ("X-Should-Retry", "Keeps OpenAI's SDKs from retrying.", {"enum": ["false"]}),
     503: ("Retry-After", "Seconds until the next attempt.", {"type": "integer", "minimum": 1}),
     504: ("X-Should-Retry", "Keeps OpenAI's SDKs from retrying.", {"enum": ["false"]}),
 }
@@ -187,6 +191,8 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     answers = {} if e.refusal else {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
     statuses |= (_REFUSED if e.refusal else {}) | (_ABSENT if "{name}" in path else {})
+    statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
+    statuses |= _BUSY if e.answer is SlotsAnswer else {}
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
@@ -196,6 +202,10 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {**_STRING, "minLength": 1}}
         for name in re.findall(r"{(\w+)}", path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": about, "schema": _STRING}
+        for name, about in e.query
     ]
     operation: dict[str, Any] = {"tags": [e.tag], "summary": e.summary, "parameters": parameters}
     if bodies := e.requests or ((e.body,) if e.body else ()):

@@ -92,6 +92,7 @@ class Engine:
         self._checkpoints = Checkpoints(decoder, self._store) if needs_checkpoints else None
         self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
         self._slots = self._scheduler.slots
+        self.metrics.slots = self._slots.states
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
             decoder,
@@ -276,7 +277,7 @@ class Engine:
         self.metrics.drafted_tokens += len(s.draft)
         self.metrics.accepted_tokens += n_right
         self._requests.count_tokens(s, s.n_new - before, since, now)
-        events: list[Emitted] = [(s.id, delta) for delta in deltas]
+        events = self._requests.deltas(s, deltas)
         return events + (self._requests.end(s, s.ended) if s.ended else [])
 
     def _counted(self, events: list[Emitted]) -> list[Emitted]:

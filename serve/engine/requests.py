@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -137,7 +138,7 @@ class Requests:
             return events
         while (token := self._answers.next(s.answer_name, s.n_named)) is not None:
             if delta := s.take(token, None, self._decoder, s.submitted):
-                events.append((s.id, delta))
+                events += self.deltas(s, [delta])
             if s.ended:
                 s.n_cached = s.request.n_prompt
                 events += self.end(s, s.ended)
@@ -145,6 +146,12 @@ class Requests:
         self._metrics.known_tokens += 0 if s.is_ours else s.n_new
         self.count_tokens(s, s.n_new, None, s.submitted)
         return events
+
+    def deltas(self, s: Sequence, deltas: list[TextDelta]) -> list[Emitted]:
+        """Return the events of a sequence's next text, with its token counts if the request reports them."""
+        if s.request.reports_usage:
+            deltas = [replace(d, usage=s.usage) for d in deltas]
+        return [(s.id, d) for d in deltas]
 
     @property
     def can_look_ahead(self) -> bool:

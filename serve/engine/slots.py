@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from serve.engine.sequence import WAITING, Sequence
+from serve.metrics import SlotState
 from serve.prefix_tree import PrefixTree
 
 
@@ -60,6 +61,14 @@ class Slots:
     def running(self) -> list[Sequence]:
         """Running sequences, in the order of their slots."""
         return [s.running for s in self.all if s.running]
+
+    def states(self) -> tuple[SlotState, ...]:
+        """Return the activity of each slot.
+
+        Callable from any thread, without a lock: numbers of one slot may come from different steps. A slot that only
+        looks ahead counts as free, because the next request takes it.
+        """
+        return tuple(_state(i, s, s.running) for i, s in enumerate(self.all))
 
     def free(self) -> list[int]:
         """Return the slots that have no running sequence."""
@@ -151,3 +160,19 @@ class Slots:
                 assert 0 <= s.running.n_past <= len(s.running.tokens) <= s.running.n_reserved
             assert not self.pooled or len(s.cells) == s.n_held
             assert (i in self._tree) == bool(s.running or s.cached)
+
+
+def _state(index: int, slot: Slot, running: Sequence | None) -> SlotState:
+    """Return the state of a slot; `running` is read once, because the request may end at any time."""
+    if running is None or running.is_ours:
+        return SlotState(index, running.n_past if running else len(slot.cached))
+    return SlotState(
+        index,
+        running.n_past,
+        running.id,
+        n_cached=running.n_cached,
+        n_prefilled=max(0, running.n_prompt_held - running.n_cached),
+        n_decoded=max(0, running.n_new),
+        n_left=max(0, running.n_left),
+        has_line=running.has_line,
+    )

@@ -18,6 +18,7 @@ from turbopilot.base.errors import (
     InvalidRequest,
     ModelChanged,
     NoKvSlot,
+    NotSupported,
     OriginRefused,
     Overloaded,
     Superseded,
@@ -51,6 +52,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (InvalidRequest, 400, "invalid_request_error", None),
     (UnsupportedEncoding, 415, "invalid_request_error", "unsupported_content_encoding"),
+    (NotSupported, 501, "not_supported_error", "not_supported"),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
     # Not 403, so that it differs from a refused origin. Source: RFC 9110, 15.5.20.
@@ -124,6 +126,6 @@ def register(app: Flask) -> None:
             after = error.retry_after if isinstance(error, Overloaded) else 1
             response.headers["Retry-After"] = str(after)
         # Keeps OpenAI's SDKs from retrying: the client's time is over, or the same error would follow.
-        if fault.status == 504 or isinstance(error, ModelChanged | UnusableLogits):
+        if fault.status in (501, 504) or isinstance(error, ModelChanged | UnusableLogits):
             response.headers["X-Should-Retry"] = "false"
         return response

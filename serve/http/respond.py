@@ -12,6 +12,7 @@ from flask import Response, g, request
 from serve.api.body import read_json
 from serve.api.dialect import Framing, Json, Rendering, json_bytes
 from serve.api.endpoints import Endpoint
+from serve.api.llama_tokenizer import ModelRequest
 from serve.http import request_log
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
@@ -58,6 +59,17 @@ def completion_view(
         if generation.truncated:
             response.headers["X-TurboPilot-Truncated"] = ", ".join(generation.truncated)
         return response
+
+    return view
+
+
+def model_view(asked_for: type[ModelRequest], models: ModelPool) -> Callable[..., Response]:
+    """Return the view of a route that needs a loaded model, but no completion."""
+
+    def view() -> Response:
+        asked = asked_for.read(read_json(request.get_data(cache=False)))
+        with models.use(asked.model, request.environ.get(WHEN_GONE, stays)) as service:
+            return json_answer(asked.answer_of(service))
 
     return view
 

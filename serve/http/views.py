@@ -10,17 +10,20 @@ from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 
+from serve.api import llama_state
 from serve.api import models as answers
 from serve.api.body import read_json
 from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS, CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
+from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
-from serve.http.respond import completion_view, json_answer
+from serve.http.respond import completion_view, json_answer, model_view
 from serve.models import ModelPool, ModelStatus
+from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.settings import Defaults
-from turbopilot.base.errors import UnknownModel
+from turbopilot.base.errors import NotSupported, Overloaded, UnknownModel
 from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
 
@@ -36,11 +39,17 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
     views = {
         **_model_views(models),
         **_ollama_views(models),
+        **_llama_views(models, defaults),
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
         "copilotToken": _copilot_token,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
+        **{
+            e.name: model_view(e.body, models)
+            for e in ENDPOINTS
+            if e.body and issubclass(e.body, ModelRequest)
+        },
     }
     for e in ENDPOINTS:
         view = completion_view(e, models, defaults) if e.requests else views[e.name]
@@ -89,9 +98,34 @@ def _ollama_views(models: ModelPool) -> dict[str, View]:
     return {"ollamaTags": tags, "ollamaPs": ps, "ollamaShow": show, "ollamaVersion": version}
 
 
+def _llama_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
+    def asked() -> tuple[ModelInfo, CompletionService | None]:
+        """Return the model in the query, or the default one, and its service if it is loaded."""
+        info = _find(models, request.args.get("model", "")) or models.known[0]
+        return info, next((s for s in models.loaded if s.model.name == info.name), None)
+
+    def props() -> Response:
+        info, service = asked()
+        return json_answer(llama_state.props(info, defaults, service))
+
+    def slots() -> Response:
+        info, service = asked()
+        states = service.metrics.slots() if service else ()
+        is_full = bool(states) and all(s.request_id is not None for s in states)
+        if is_full and request.args.get("fail_on_no_slot"):
+            raise Overloaded("no slot is free", hint="try again later")
+        return json_answer([llama_state.slot(s, info.n_ctx) for s in states])
+
+    return {"props": props, "slots": slots}
+
+
 def _refusal(message: str) -> View:
-    """Return the view of a route that always answers with status 501, in Ollama's format of errors."""
-    return lambda: json_answer({"error": message}, status=501)
+    """Return the view of a route that always answers with status 501."""
+
+    def view() -> Response:
+        raise NotSupported(message)
+
+    return view
 
 
 def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:

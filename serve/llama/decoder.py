@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from serve.decoder import BatchItem
@@ -67,6 +67,7 @@ class LlamaDecoder(LlamaContext):
         self.tokenize = model.tokenize
         # Cached because they are called for every token. Special tokens have no text.
         self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
+        self.named_piece = partial(model.piece, special=True)
         self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
     def decode(self, items: Sequence[BatchItem]) -> Logits:

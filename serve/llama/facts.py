@@ -39,8 +39,7 @@ def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayo
 
 
 def _context(header: GgufHeader, wanted: int | None) -> int:
-    value = header.metadata[f"{header.architecture}.context_length"]
-    trained = value if isinstance(value, int) else DEFAULT_CONTEXT
+    trained = trained_context(header)
     if wanted is None:
         return default_context(trained)
     if wanted < LEAST_CONTEXT:
@@ -53,6 +52,12 @@ def _context(header: GgufHeader, wanted: int | None) -> int:
             hint=f"use at most {trained}",
         )
     return wanted
+
+
+def trained_context(header: GgufHeader) -> int:
+    """Return the context that the model was trained with, in tokens."""
+    value = header.metadata[f"{header.architecture}.context_length"]
+    return value if isinstance(value, int) else DEFAULT_CONTEXT
 
 
 def memory_bytes(header: GgufHeader, options: ModelOptions) -> int:
@@ -113,3 +118,13 @@ def fim_layouts(header: GgufHeader, options: ModelOptions) -> FimLayouts | None:
     return choose_layouts(
         header.metadata, wanted=options.fim_layout, known=options.known_fim, file=header.path.name
     )
+
+
+def special_text(header: GgufHeader, kind: str) -> str:
+    """Return the text of a special token, such as "bos"; "" if the file does not name one."""
+    token, texts = (
+        header.metadata.get(f"tokenizer.ggml.{key}") for key in (f"{kind}_token_id", "tokens")
+    )
+    if not isinstance(token, int) or not isinstance(texts, list) or not 0 <= token < len(texts):
+        return ""
+    return str(texts[token])

@@ -25,6 +25,7 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
+from turbopilot.llama.geometry import header_geometry
 
 log = logging.getLogger("turbopilot.models")
 
@@ -94,15 +95,16 @@ def _pooled_model(
 
 
 def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
-    from serve.llama.facts import chat_template, choose_cells, fim_layouts, model_name
+    from serve.llama import facts
 
     tokens = header.metadata["tokenizer.ggml.tokens"]
     # A digest of the weights would take minutes.
     version = [str(header.path.resolve()), header.file_size]
     version += [file.stat().st_mtime_ns for file in header.files]
+    n_ctx, layout = facts.choose_cells(header, options.model)
     return ModelInfo(
-        options.model_name or model_name(header),
-        choose_cells(header, options.model)[0],
+        options.model_name or facts.model_name(header),
+        n_ctx,
         len(tokens) if isinstance(tokens, list) else 0,
         int(time.time()),
         n_bytes=header.file_size,
@@ -110,8 +112,15 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
         digest=sha256(repr(version).encode()).hexdigest(),
         architecture=header.architecture,
         main_type=header.main_type(),
-        can_chat=bool(chat_template(header, options.model.chat_template)),
-        can_fill=fim_layouts(header, options.model) is not None,
+        n_slots=layout.n_seq,
+        n_ctx_train=facts.trained_context(header),
+        n_embd=header_geometry(header).width,
+        tensor_bytes=header.tensor_bytes,
+        file_name=header.path.name,
+        chat_template=facts.chat_template(header, options.model.chat_template),
+        bos=facts.special_text(header, "bos"),
+        eos=facts.special_text(header, "eos"),
+        can_fill=facts.fim_layouts(header, options.model) is not None,
     )
 
 

@@ -41,7 +41,7 @@ class Completion:
         heals: whether the completion may re-spell the end of a prompt that is a text.
         sampling: `logit_bias` in it is ignored; see below.
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
-        n_logprobs, scores_prompt, predict_time: see `GenerationRequest`.
+        n_logprobs, scores_prompt, predict_time, reports_usage: see `GenerationRequest`.
         deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
         prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
@@ -62,6 +62,7 @@ class Completion:
     scores_prompt: bool = False
     deadline: float | None = None
     predict_time: float | None = None
+    reports_usage: bool = False
     prediction: str = ""
     session: str = ""
 
@@ -180,6 +181,7 @@ class CompletionService:
                     scores_prompt=c.scores_prompt,
                     deadline=min(deadlines, default=None),
                     predict_time=c.predict_time,
+                    reports_usage=c.reports_usage,
                     window=prompt.window,
                     context=context,
                     prediction=c.prediction,
@@ -218,6 +220,22 @@ class CompletionService:
             return prompt
         known = (t for t in prompt if t < self.model.n_vocab)
         return b"".join(map(self._tokenizer.piece, known)).decode(errors="replace")
+
+    def tokens(self, text: str, *, add_start: bool, parse_special: bool) -> list[int]:
+        """Return the tokens of a text; with `add_start` after the start token, if the model's prompts begin with it."""
+        t = self._tokenizer
+        start = [t.start_token] if add_start and t.adds_bos else []
+        return [*start, *t.tokenize(text, parse_special=parse_special)]
+
+    def named_piece(self, token: int) -> bytes:
+        """Return the bytes of a token; for a special token its name."""
+        return self._tokenizer.named_piece(token)
+
+    @property
+    def fim_layout(self) -> str:
+        """Name of the layout of fill-in-the-middle prompts; "" if the model does not support them."""
+        fim = self._tokenizer.fim
+        return (self._text.fim_order or fim.order) if fim else ""
 
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         """Return the prompt for these messages, formatted with the model's chat template.

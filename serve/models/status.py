@@ -15,7 +15,13 @@ class ModelInfo:
         n_bytes: size of the file.
         digest: SHA-256 in hexadecimal that changes with the file.
         main_type: quantization type of most weights.
-        can_chat: whether there is a chat template.
+        n_slots: number of requests that are computed at once.
+        n_ctx_train: context in tokens that the model was trained with.
+        n_embd: width of the network.
+        tensor_bytes: size of the weights.
+        file_name: name of the file, without its folder.
+        chat_template: Jinja template for chats, or "".
+        bos, eos: texts of the begin-of-sequence and end-of-sequence tokens; "" if the file does not name them.
         can_fill: whether the model has tokens for fill-in-the-middle.
     """
 
@@ -28,8 +34,20 @@ class ModelInfo:
     digest: str = ""
     architecture: str = ""
     main_type: str = ""
-    can_chat: bool = False
+    n_slots: int = 1
+    n_ctx_train: int = 0
+    n_embd: int = 0
+    tensor_bytes: int = 0
+    file_name: str = ""
+    chat_template: str = ""
+    bos: str = ""
+    eos: str = ""
     can_fill: bool = False
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(self.chat_template)
 
 
 State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]

@@ -108,6 +108,15 @@ def test_tensors_are_compared(lab: Lab) -> None:
     }
 
 
+def test_bundled_checkpoint_is_shown_by_its_name(demo_gguf: Path) -> None:
+    words = ["verify", str(demo_gguf), "--against", "demo", "--positions", "100"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "compared with demo\n" in done.stdout
+    assert "demo_model" not in done.stdout
+    assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["reference"] == "demo"
+
+
 def test_gguf_is_verified_against_another_gguf(lab: Lab, tmp_path: Path) -> None:
     done = verify(lab, lab.gguf("q4_0"), against=lab.gguf("f16"))
     assert done.exit_code == 0, done.output

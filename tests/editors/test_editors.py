@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve.settings import DEFAULT_PORT
+from tests.clients.rebuilt import REBUILT
 from tests.support.settings_read import parsed
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app
@@ -106,6 +107,7 @@ def test_captured_clients_exist() -> None:
             assert [c for c in clients if c.startswith(e.captured)], e.name
         if e.evidence == "documented":
             assert not e.captured, e.name
+    assert {e.name for e in EDITORS if e.evidence == "rebuilt"} <= {s.client for s in REBUILT}
 
 
 def test_copilot_entries_warn_of_the_token_and_need_no_option() -> None:
@@ -233,7 +235,7 @@ def test_typo_gets_a_hint() -> None:
 def test_list_shows_every_entry_and_its_evidence() -> None:
     code, out, _ = run()
     assert code == 0
-    for word in ("tested", "replayed", "documented"):
+    for word in ("tested", "replayed", "rebuilt", "documented"):
         assert word in out
     assert "turbopilot editors NAME" in out
     assert [line.split()[0] for line in out.splitlines()[1 : len(EDITORS) + 1]] == [
@@ -244,12 +246,18 @@ def test_list_shows_every_entry_and_its_evidence() -> None:
 @pytest.mark.parametrize(
     ("editor", "plugins"),
     [
-        ("vscode", ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "tabby"]),
-        ("VS Code", ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "tabby"]),
+        (
+            "vscode",
+            ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "llm-gateway", "tabby"],
+        ),
+        (
+            "VS Code",
+            ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "llm-gateway", "tabby"],
+        ),
         ("neovim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
         ("nvim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
         ("vim", ["tabby", "llama-vim", "copilot-vim"]),
-        ("jetbrains", ["continue", "tabby"]),
+        ("jetbrains", ["continue", "tabby", "proxyai", "completamente", "ollama-jetbrains"]),
         ("emacs", ["minuet-el", "copilot-el"]),
         ("helix", ["tabby-agent", "lsp-ai"]),
         ("shell", ["curl", "llm"]),

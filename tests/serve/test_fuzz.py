@@ -31,7 +31,7 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
 )
 # Words in errors that a schema cannot express: unusable JSON schemas, invalid ids, and contradicting fields.
 BEYOND = (
-    "schema", "prompt", "messages", "template", "logit_bias", "best_of", "n times", "n_cmpl times",
+    "schema", "prompt", "messages", "template", "tokens", "logit_bias", "best_of", "n times", "n_cmpl times",
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def client_of(model: ModelInfo) -> FlaskClient:
 
 CODER = ModelInfo(
     "org/coder", 4096, 260, 1_700_000_000, n_bytes=986_000_000, n_weights=1_543_714_304, digest="ab" * 32,
-    architecture="qwen2", main_type="Q4_K", can_chat=True, can_fill=True,
+    architecture="qwen2", main_type="Q4_K", chat_template="{{ x }}", can_fill=True,
 )  # fmt: skip
 
 

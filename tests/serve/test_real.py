@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.settings import ModelOptions, ServerOptions
-from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
+from tests.support.serving import ROOT, ask, run_serve, serve_process, wait_until_ready
 from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.llama.log import LlamaLog
 
@@ -209,10 +208,7 @@ def complete(port: int, prompt: str, **more: str) -> Any:
 
 def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
     environ = {**os.environ, "THREADS": "2", "MODEL": str(demo_gguf), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        serve_command("--port", "0", "-m", "codegen", "--temperature", "0"),
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
-    ) as process:  # fmt: skip
+    with serve_process("-m", "codegen", "--temperature", "0", env=environ) as process:
         said, port = wait_until_ready(process)
         assert "(CodeGen, 5.3 million weights, F16" in said, "not phi2"
         assert "FIM      spm: <fim_prefix><fim_suffix>…<fim_middle>…\n" in said
@@ -236,10 +232,7 @@ def test_serve_command_runs_until_interrupted(demo_gguf: Path) -> None:
 def test_server_continues_and_stops_if_the_reader_of_its_log_ends(
     demo_gguf: Path, number: signal.Signals
 ) -> None:
-    with subprocess.Popen(
-        serve_command("--port", "0", str(demo_gguf)),
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    ) as process:  # fmt: skip
+    with serve_process(str(demo_gguf)) as process:
         _, port = wait_until_ready(process)
         assert process.stderr
         process.stderr.close()

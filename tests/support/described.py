@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from serve.api.body import Body as RequestBody
 from serve.api.endpoints import ENDPOINTS
 
 Document = Mapping[str, Any]
@@ -20,9 +21,13 @@ BODIES: Mapping[str, Body] = {
     "LlamaCompletionRequest": {"prompt": "x"}, "InfillRequest": {"input_prefix": "x"},
     "HuggingFaceRequest": {"inputs": "x"}, "HuggingFaceStreamRequest": {"inputs": "x"},
     "HuggingFaceListRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
-    "OllamaChatRequest": {"messages": [{"role": "user", "content": "x"}]},
+    "OllamaChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "ShowRequest": {"model": "x"},
+    "TokenizeRequest": {"content": "x"}, "DetokenizeRequest": {"tokens": [1]},
+    "ApplyTemplateRequest": {"messages": [{"role": "user", "content": "x"}]},
 }  # fmt: skip
-PATHS: Mapping[str, str] = {kind.__name__: e.paths[0] for e in ENDPOINTS for kind in e.requests}
+_KINDS = [(kind, e.paths[0]) for e in ENDPOINTS for kind in (*e.requests, e.body) if kind]
+KINDS: Mapping[str, type[RequestBody]] = {kind.__name__: kind for kind, _ in _KINDS}
+PATHS: Mapping[str, str] = {kind.__name__: path for kind, path in _KINDS}
 
 
 def validator(document: Document, schema: Mapping[str, Any]) -> Draft202012Validator:

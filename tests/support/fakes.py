@@ -164,6 +164,10 @@ class FakeDecoder:
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < EOG else b""
 
+    def named_piece(self, token: int) -> bytes:
+        names = {EOG: self.eos, **{token: name for name, token in FIM_NAMES.items()}}
+        return names[token].encode() if token in names else self.piece(token)
+
     def is_eog(self, token: int) -> bool:
         return token == EOG
 

@@ -200,6 +200,21 @@ def run_serve(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@contextmanager
+def serve_process(
+    *arguments: str, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `turbopilot serve` in a process, which is killed if it has not ended by the end of the block."""
+    with subprocess.Popen(
+        serve_command("--port", "0", *arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=env,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()  # else a failed assertion would wait for the server forever
+
+
 def wait_until_ready(process: subprocess.Popen[str]) -> tuple[str, int]:
     """Return the output of `turbopilot serve` until it is ready, and its port."""
     assert process.stderr

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from turbopilot.app.cached_artifacts import imported
-from turbopilot.app.resolve import resolve_checkpoint, resolve_gguf
+from turbopilot.app.resolve import DEMO, demo_checkpoint, resolve_checkpoint, resolve_gguf
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
 from turbopilot.formats.gguf.certificate import Certificate, sign
@@ -63,6 +63,8 @@ def verify_files(
     with reporter.progress("verify") as progress:
         target = target_of(reference)
         reports = list(verify(files, reference, options, target=target, progress=progress))
+    if reference == demo_checkpoint():
+        reports = [replace(r, reference=DEMO) for r in reports]
     return VerifiedFiles(against, reference, reports, before)
 
 

@@ -133,6 +133,10 @@ class UnknownModel(InvalidRequest):
     """A request asks for a model that the server does not have."""
 
 
+class NotSupported(ServeError):
+    """A request needs something that the server does not do, such as embeddings."""
+
+
 class Unauthorized(ServeError):
     """A request has no valid API key."""
 

@@ -24,6 +24,7 @@ __all__ = [
 EVIDENCE: Final = {
     "tested": "our tests run this client",
     "replayed": "our tests send this client's recorded requests",
+    "rebuilt": "our tests send requests built as its source code builds them",
     "documented": "taken from its documentation or source code, not run by us",
 }
 # How a plugin does fill-in-the-middle. "apart": it sends prefix and suffix, and the server adds the model's tokens.

@@ -92,7 +92,7 @@ class VerifyReport:
     """Verdict on one candidate, and the measurements behind it."""
 
     candidate: str  # the GGUF file
-    reference: str  # the checkpoint folder, or the other GGUF file
+    reference: str  # the checkpoint folder, "demo" for the bundled one, or the other GGUF file
     reference_files: Mapping[str, str]  # name → SHA-256 of the reference's files
     architecture: str  # `general.architecture` of the GGUF
     type_name: str  # the type that the file is judged as
