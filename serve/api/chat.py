@@ -10,11 +10,12 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api import body
-from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest, UsageAnswer
+from serve.api.completions import OpenAiHead, OpenAiRendering, OpenAiRequest
 from serve.api.dialect import ChunkEnds, Ends, Json
 from serve.api.sampling import server_default
 from serve.api.text_parts import Text, joined
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
+from serve.api.usage import UsageAnswer
 from serve.models.service import Completion, CompletionService
 from serve.prompt.chat_template import Message
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta

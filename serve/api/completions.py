@@ -14,6 +14,7 @@ from serve.api import body
 from serve.api.dialect import ChunkEnds, Dialect, Ends, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
 from serve.api.tokens import LegacyLogprobs, legacy_logprobs
+from serve.api.usage import UsageAnswer, usage_json
 from serve.models.service import Completion, CompletionService
 from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
@@ -22,21 +23,6 @@ from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
 
 R = TypeVar("R", bound="OpenAiRequest")
-
-
-class CachedTokens(TypedDict):
-    """Details of a prompt's token count."""
-
-    cached_tokens: body.Count
-
-
-class UsageAnswer(TypedDict):
-    """Token counts. A prompt with several choices is counted once."""
-
-    prompt_tokens: body.Count
-    completion_tokens: body.Count
-    total_tokens: body.Count
-    prompt_tokens_details: CachedTokens
 
 
 class OpenAiHead(TypedDict):
@@ -82,16 +68,6 @@ class CompletionChunk(OpenAiHead):
     truncated: NotRequired[bool]
 
 
-def usage_json(usage: Usage) -> UsageAnswer:
-    """Return token counts in OpenAI's format."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
 class OpenAiRendering(Rendering[R]):
     """Renderer of the fields that responses of completions and chat share."""
 
@@ -114,7 +90,7 @@ class OpenAiRendering(Rendering[R]):
         return {
             **self._head,
             "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
-            "usage": usage_json(answer.usage),
+            "usage": self._usage(answer.usage),
             "truncated": self._truncated,
         }
 
@@ -129,7 +105,10 @@ class OpenAiRendering(Rendering[R]):
         """Yield a chunk with the token counts if they were requested."""
         if self._no_usage:
             head = {**self._head, "object": self.chunk_kind}
-            yield {**head, "choices": [], "usage": usage_json(usage)}
+            yield {**head, "choices": [], "usage": self._usage(usage)}
+
+    def _usage(self, usage: Usage) -> UsageAnswer:
+        return usage_json(usage, has_prediction=self._request.prediction is not None)
 
 
 class CompletionRendering(OpenAiRendering["CompletionFields"]):

@@ -19,6 +19,7 @@ from serve.api.hugging_face import (
     HuggingFaceStreamRequest,
 )
 from serve.api.llama_cpp import InfillRequest, LlamaCompletionRequest
+from serve.api.lora import LoraAdapters, LoraAdapterScales, LoraChanged
 from serve.api.models import (
     ModelAnswer,
     ModelsAnswer,
@@ -73,14 +74,23 @@ class CopilotToken(TypedDict):
     ]
 
 
+class AdapterHealth(TypedDict):
+    """A LoRA adapter: the name of its file, and its scale for requests that choose none."""
+
+    id: Count
+    name: str
+    scale: float
+
+
 class ModelHealth(TypedDict):
-    """State of one model. `reason` is set if it is "failed" or "stalled"."""
+    """State of one model. `reason` is set if it is "failed" or "stalled", `lora` if it has adapters."""
 
     name: str
     status: State
     running: Count
     waiting: Count
     reason: NotRequired[str]
+    lora: NotRequired[list[AdapterHealth]]
 
 
 class HealthAnswer(TypedDict):
@@ -120,7 +130,7 @@ class Endpoint:
     methods: tuple[str, ...]
     paths: tuple[str, ...]
     requests: tuple[type[Dialect], ...] = ()
-    body: type[ShowRequest] | None = None
+    body: type[ShowRequest] | type[LoraAdapterScales] | None = None
     answer: Any = None
     is_open: bool = False
     refusal: str = ""
@@ -165,6 +175,16 @@ ENDPOINTS: Final = (
     Endpoint(
         "infill", "llama.cpp", "Fill in text at the cursor. Several completions are returned as a list.",
         _POST, ("/infill",), (InfillRequest,),
+    ),
+    Endpoint(
+        "loraAdapters", "llama.cpp", "List the LoRA adapters of the default model.",
+        _GET, ("/lora-adapters",), answer=LoraAdapters,
+    ),
+    Endpoint(
+        "setLoraAdapters", "llama.cpp",
+        "Set the scales of LoRA adapters for all requests without the field `lora`. Needs a server that was started "
+        "with `--lora-switch`.",
+        _POST, ("/lora-adapters",), body=LoraAdapterScales, answer=LoraChanged,
     ),
     Endpoint(
         "generate", "Ollama",

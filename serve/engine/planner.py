@@ -7,6 +7,7 @@ graph), so the two are measured separately.
 
 from __future__ import annotations
 
+from serve.adapters import AdapterSet
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
 
@@ -35,7 +36,8 @@ class Planner:
     A plan is a list of sequences with `stop` and `draft` set. Slots that share a pool of cells are computed in one
     pass, so decoding and prefill share a step. If each slot has separate cells, llama.cpp computes only sequences with
     equal numbers of tokens in one pass: a shared step would take two passes, and all sequences would wait for both.
-    Decode and prefill then alternate.
+    Decode and prefill then alternate. So do sequences with different LoRA adapters, which llama.cpp applies to whole
+    batches.
 
     Args:
         slots: the slots with the running sequences.
@@ -45,7 +47,9 @@ class Planner:
 
     def __init__(self, slots: Slots, *, n_batch: int, most_drafted: int) -> None:
         self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
-        self._prompts_turn = False
+        # When each turn was taken last, for the turns that are possible now; see `_take_turn`.
+        self._turns: dict[tuple[AdapterSet, bool], int] = {}
+        self._n_turns = 0
         self._n_prompt_steps = 0
         # Running means in seconds: a step of one token, each of a few additional tokens, a prompt token, and a token
         # from the draft model.
@@ -92,22 +96,36 @@ class Planner:
             alone: the same if no sequence decodes.
         """
         running = self._slots.running
-        generating = [s for s in running if s.generates][: self._n_batch]
+        generating = [s for s in running if s.generates]
         prompts = [s for s in running if not s.generates]
         if generating or not all(s.idles for s in prompts):
             prompts = [s for s in prompts if not s.idles]
         budget = beside if generating else alone
         if budget is None:
             budget = self._prompt_budget(somebody_waits=bool(generating))
-        if generating and prompts and not self._slots.pooled:
-            self._prompts_turn = not self._prompts_turn
-            if self._prompts_turn:
-                generating = []
-            else:
-                prompts = []
+        generating, prompts = self._take_turn(generating[: self._n_batch], prompts)
         drafted = self._next_tokens(generating)
         left = self._n_batch - sum(1 + len(s.draft) for s in generating)
         return generating + self._pieces(prompts, left, budget, drafted)
+
+    def _take_turn(
+        self, generating: list[Sequence], prompts: list[Sequence]
+    ) -> tuple[list[Sequence], list[Sequence]]:
+        """Return the sequences that can be computed together and have waited longest for a step."""
+
+        def turn(s: Sequence) -> tuple[AdapterSet, bool]:
+            return s.request.adapters, not s.generates and not self._slots.pooled
+
+        possible = dict.fromkeys(turn(s) for s in (*prompts, *generating))
+        self._turns = {t: self._turns.get(t, self._n_turns) for t in possible}
+        if len(possible) < 2:
+            return generating, prompts
+        chosen = min(self._turns, key=self._turns.__getitem__)
+        self._n_turns += 1
+        self._turns[chosen] = self._n_turns
+        return [s for s in generating if turn(s) == chosen], [
+            s for s in prompts if turn(s) == chosen
+        ]
 
     def plan_alone(self, sequence: Sequence) -> list[Sequence]:
         """Plan a step with one running sequence only, without a draft."""

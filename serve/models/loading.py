@@ -13,7 +13,9 @@ from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 
+from serve.adapters import AdapterScales
 from serve.engine import Engine, EngineOptions
+from serve.model_choice import NamedModel
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService
@@ -21,9 +23,10 @@ from serve.models.status import ModelInfo
 from serve.prompt.fim import layout_text
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
+from serve.settings import IDLE_SECONDS, Limits, ServerOptions, TextOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
 
@@ -81,7 +84,7 @@ def _pooled_model(
 
     header = read_gguf(options.model_file)
     check_model(header)
-    info = _model_info(header, options)
+    info, adapters = _model_info(header, options), AdapterScales(options.adapters)
     n_bytes = memory_bytes(header, options.model)
     caches = options.caches
     if caches.prefix_bytes is None:
@@ -90,8 +93,12 @@ def _pooled_model(
     n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
         n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
-    load = partial(load_model, replace(options, model_name=info.name), notify, compute_lock)
-    return PooledModel(info, n_bytes, load)
+    for adapter in map(read_gguf, adapters.paths):
+        check_adapter(adapter, header)
+        n_bytes += adapter.tensor_bytes
+    options = replace(options, model_name=info.name)
+    load = partial(load_model, options, notify, compute_lock, adapters)
+    return PooledModel(info, n_bytes, load, adapters=adapters)
 
 
 def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
@@ -117,7 +124,10 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
 
 
 def load_model(
-    options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None = None
+    options: ServerOptions,
+    notify: Callable[[str], None],
+    compute_lock: ComputeLock | None = None,
+    adapters: AdapterScales | None = None,
 ) -> CompletionService:
     """Load the default model of the options, and start its engine.
 
@@ -125,6 +135,8 @@ def load_model(
         options: all but `more` is used.
         notify: called with status lines that show the settings in effect.
         compute_lock: shared with other models of the process.
+        adapters: scales of the LoRA adapters, which stay the same if the model is loaded again; None means those in
+            the options.
 
     Raises:
         TurboPilotError: the model cannot be loaded.
@@ -132,14 +144,16 @@ def load_model(
     from serve.drafting import DraftModel, check_same_vocabulary
     from serve.llama import load
 
-    caches = options.caches
+    caches, adapters = options.caches, adapters or AdapterScales(options.adapters)
     notify(f"loading {options.model_file}")
     with ExitStack() as loaded:
-        decoder, report = load(options.model_file, options.model)
+        decoder, report = load(options.model_file, options.model, adapters=adapters.paths)
         loaded.callback(decoder.close)
         layout = layout_text(decoder.fim, options.text.fim_order, decoder.model.token_text)
         for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
+        for adapter in adapters.states:
+            notify(f"LoRA     {adapter.id}: {adapter.path}, scale {adapter.scale:g}")
         draft_model = None
         if caches.draft_file:
             small = replace(options.model, ctx=None, n_seq=decoder.n_seq, family="")
@@ -164,6 +178,7 @@ def load_model(
             limits=options.limits,
             text=options.text,
             compute_lock=compute_lock,
+            adapters=adapters,
             free=loaded.pop_all().close,
         )
 
@@ -175,6 +190,7 @@ def host(
     limits: Limits | None = None,
     text: TextOptions | None = None,
     compute_lock: ComputeLock | None = None,
+    adapters: AdapterScales | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
     """Start the thread of an engine; return when the engine is warmed up.
@@ -185,6 +201,7 @@ def host(
         limits: limits for all completions.
         text: how prompts are built, and what ends completions.
         compute_lock: shared with other models of the process.
+        adapters: scales of the decoder's LoRA adapters.
         free: frees engine and decoder; called once, also if this function raises.
 
     Raises:
@@ -195,7 +212,7 @@ def host(
         engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
     )
     info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, info, limits, text, free)
+    service = CompletionService(runner, decoder, info, limits, text, adapters, free)
     runner.start()
     if failure := runner.failure:
         service.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from serve.adapters import AdapterScales
 from serve.decoder import Tokenizer
 from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
@@ -45,6 +47,7 @@ class Completion:
         deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
         prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
+        lora: scales of LoRA adapters by index; see `AdapterScales.chosen`.
     """
 
     prompts: tuple[PromptText, ...]
@@ -64,6 +67,7 @@ class Completion:
     predict_time: float | None = None
     prediction: str = ""
     session: str = ""
+    lora: Mapping[int, float] | None = None
 
 
 class CompletionService:
@@ -75,6 +79,7 @@ class CompletionService:
         model: name and sizes of the model, for responses.
         limits: limits for all completions.
         text: how prompts are built, and what ends completions.
+        adapters: the model's LoRA adapters; None means that there are none.
         free: called after the runner has stopped, to free the model's memory.
     """
 
@@ -85,12 +90,14 @@ class CompletionService:
         model: ModelInfo,
         limits: Limits | None = None,
         text: TextOptions | None = None,
+        adapters: AdapterScales | None = None,
         free: Callable[[], None] = lambda: None,
     ) -> None:
         self.runner = runner
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
         self._text = text or TextOptions()
+        self._adapters = adapters or AdapterScales()
         self._prompts = PromptBuilder(
             tokenizer, model.n_ctx, self._limits.max_prompt, self._text.fim_order
         )
@@ -146,9 +153,9 @@ class CompletionService:
         Raises:
             Overloaded: the queue is full.
             DecoderFailed: the engine has failed permanently.
-            InvalidRequest: the JSON schema cannot be used.
+            InvalidRequest: the JSON schema cannot be used, or there is no such LoRA adapter.
         """
-        c, limits = completion, self._limits
+        c, limits, adapters = completion, self._limits, self._adapters.chosen(completion.lora)
         most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
         best_of = max(c.n, c.best_of)
         deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]
@@ -187,6 +194,7 @@ class CompletionService:
                     prediction=c.prediction,
                     constraint=constraint and constraint.copy(),
                     healing=healing,
+                    adapters=adapters,
                 )
                 for sampling in samplings
             ]
@@ -259,3 +267,10 @@ class CompletionService:
             )
             bias |= {i: value for i in ids if 0 <= i < self.model.n_vocab}
         return tuple(bias.items())
+
+
+def close_all(services: Sequence[CompletionService]) -> None:
+    """Close all services in order, even if closing one fails."""
+    with ExitStack() as closing:
+        for service in reversed(services):  # the last callback is called first
+            closing.callback(service.close)

@@ -15,15 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from serve.http.request_log import prompts_log
-from serve.model_choice import ModelChoice
+from serve.model_choice import ModelChoice, NamedModel
 from serve.models.loading import make_pool
-from serve.settings import (
-    IDLE_SECONDS,
-    CacheOptions,
-    NamedModel,
-    PoolOptions,
-    ServerOptions,
-)
+from serve.settings import IDLE_SECONDS, CacheOptions, PoolOptions, ServerOptions
 from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter

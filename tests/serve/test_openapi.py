@@ -34,6 +34,8 @@ SCHEMAS = {name: {"$ref": f"#/components/schemas/{name}"} for name in DIALECTS}
 NEEDS: dict[str, dict[str, object]] = {
     "response_format.json_schema.schema": {"response_format.type": "json_schema"},
     "messages[].content[].text": {"messages[].content[].type": "text"},
+    "lora[].id": {"lora[].scale": 1},
+    "lora[].scale": {"lora[].id": 0},
 }
 CASES = [(name, path) for name in DIALECTS for path in fields(DOCUMENT, SCHEMAS[name])]
 VALUES: list[Any] = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from serve.adapters import AdapterSet
 from serve.decoder import BatchItem, FimTokens, Logits
 from serve.engine.sequence import Sequence as EngineSequence
 from serve.request import GenerationRequest, SamplingParams
@@ -108,6 +109,7 @@ class FakeDecoder:
         self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
         self.batches: list[int] = []
         self.n_rebuilt = 0
+        self.adapters: AdapterSet = ()
         self.closed = False
         self._reply, self._gate, self._fail, self._row = reply, gate, fail, row
         self._next_cell = 0
@@ -138,6 +140,9 @@ class FakeDecoder:
 
     def is_eog(self, token: int) -> bool:
         return token == EOG
+
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        self.adapters = adapters
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
         assert not self.closed
