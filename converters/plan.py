@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,27 @@ def plan(
     # specs list tensors by kind; files group them by layer
     tensors.sort(key=lambda t: _layer_order(t.name, dims.n_layer))
     return Plan(spec, dims, keys, tuple(tensors), dropped)
+
+
+def plan_of_config(spec: ArchSpec, config: HfConfig) -> Plan:
+    """Return the plan for a checkpoint that has every tensor that its config requires.
+
+    Raises UnsupportedModel like `plan`. The sources have names and shapes but no files.
+    """
+    dims = spec.dims(config)
+    config.raise_problems([] if config.problems else dims.problems())
+    tied = config.flag("tie_word_embeddings", absent=spec.ties_by_default)
+    needed = [
+        part
+        for t in spec.tensors
+        if not (t.tied and tied) and (t.when is None or t.when(config))
+        for one in _expand(t, dims.n_layer)
+        for part in one.parts
+    ]
+    sources = {
+        p.source: SourceTensor(p.source, "F32", dims.shape(p.shape), Path(), 0) for p in needed
+    }
+    return plan(spec, config, sources, "F32")
 
 
 class _Assembly:

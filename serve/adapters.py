@@ -43,12 +43,12 @@ class AdapterState:
 
 
 def split_scale(text: str) -> tuple[str, str, str]:
-    """Return the file, the colon and the scale of FILE[:SCALE]; a colon in a path of Windows belongs to the file.
+    r"""Return the file, the colon and the scale of FILE[:SCALE]; a colon in a path of Windows belongs to the file.
 
     >>> split_scale("style.gguf:0.5")
     ('style.gguf', ':', '0.5')
-    >>> split_scale(r"C:\\style.gguf")
-    ('C:\\\\style.gguf', '', '')
+    >>> split_scale(r"C:\style.gguf")
+    ('C:\\style.gguf', '', '')
     """
     file, colon, scale = text.rpartition(":")
     return (file, colon, scale) if file and not {"/", "\\"} & {*scale} else (text, "", "")

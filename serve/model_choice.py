@@ -11,6 +11,7 @@ from serve.options import Option
 # The names that the original TurboPilot uses.
 MODEL_TYPES: Final = ("codegen", "starcoder", "wizardcoder", "stablecode")
 
+
 @dataclass(frozen=True, slots=True)
 class NamedModel:
     """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""

@@ -190,7 +190,9 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     if kind == "value_error":
         return InvalidRequest(str(context["error"]), param=path)
     wanted = _WANTED[kind].format(**context) if kind in _WANTED else found["msg"]
-    return InvalidRequest(f"{path or 'the body'} must be {wanted}, not {_shown(found['input'])}", param=path)
+    return InvalidRequest(
+        f"{path or 'the body'} must be {wanted}, not {_shown(found['input'])}", param=path
+    )
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ Source: llama.cpp's tools/server/README.md. llama.vscode sends the field with it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import ConfigDict, Field, RootModel
@@ -59,6 +59,6 @@ def by_index(scales: Iterable[LoraScale]) -> dict[int, float]:
     return {s.id: s.scale for s in scales}
 
 
-def adapter_list(states: Iterable[AdapterState]) -> list[LoraAdapter]:
+def adapter_list(states: Iterable[AdapterState]) -> Sequence[LoraAdapter]:
     """Return adapters in llama.cpp's format."""
     return [{"id": s.id, "path": str(s.path), "scale": s.scale} for s in states]

@@ -269,10 +269,8 @@ class Scheduler:
         if not self._store.keeps or slot in self.slots.moved:
             return False
         s = self.slots.all[slot]
-        if keep:
-            is_worth = len(s.cached) - keep >= WORTH_A_SLOT
-        else:
-            is_worth = self.slots.n_unique(slot, lost) >= WORTH_KEEPING
+        loses = len(s.cached) - keep if keep else self.slots.n_unique(slot, lost)
+        is_worth = loses >= (WORTH_A_SLOT if keep else WORTH_KEEPING)
         return is_worth and not self._store.covers(s.cached, s.adapters)
 
     def save_idle(self) -> None:

@@ -73,7 +73,9 @@ def _run(header: GgufHeader, adapters: Sequence[GgufHeader]) -> None:
         )
     except ChildFailed as e:
         named = ", ".join(str(a.path) for a in adapters)
-        what = f"{named}: cannot be applied" if adapters else f"{header.path}: the model cannot be run"
+        what = (
+            f"{named}: cannot be applied" if adapters else f"{header.path}: the model cannot be run"
+        )
         raise CorruptModel(
             f"{what}: llama.cpp's process {_how(e, seconds)}",
             hint="the file is damaged or malicious: convert or download it again. "

@@ -19,7 +19,9 @@ A_SUFFIX, B_SUFFIX = ".lora_a", ".lora_b"
 EMBEDDING: Final = "token_embd.weight"
 # Activated LoRA, which takes effect only after these tokens.
 _INVOCATION_KEY: Final = "adapter.alora.invocation_tokens"
-_MERGE: Final = "merge the adapter into its checkpoint with PEFT's merge_and_unload, and convert that"
+_MERGE: Final = (
+    "merge the adapter into its checkpoint with PEFT's merge_and_unload, and convert that"
+)
 _TYPES: Final = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 
 
