@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
+from serve.options import Option
 from turbopilot.base.errors import AdaptersFixed, InvalidRequest
 
 # (adapter's index, scale) pairs in ascending order, without scales of 0. All sequences of a batch are computed with the
@@ -30,7 +31,14 @@ class AdapterOptions:
     """LoRA adapters of the default model, and whether requests may choose among them."""
 
     files: tuple[AdapterFile, ...] = ()
-    can_switch: bool = False
+    can_switch: Annotated[
+        bool,
+        Option(
+            "--lora-switch/--no-lora-switch",
+            "Let clients choose the scales of LoRA adapters: with the field lora of a request, or for all requests "
+            "with POST /lora-adapters. Requests with different scales take turns and share no cache.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

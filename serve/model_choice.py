@@ -55,10 +55,5 @@ class ModelChoice:
         "its effect, by default 1. Can be repeated. With --lora-switch, a scale of 0 loads it for requests that choose "
         "it.", metavar="FILE[:SCALE]", is_model=True,
     )] = ()
-    lora_switch: Annotated[bool, Option(
-        "--lora-switch/--no-lora-switch", "Let clients choose the scales of LoRA adapters: with the field lora of a "
-        "request, or for all requests with POST /lora-adapters. Requests with different scales are computed one after "
-        "the other and share no cache.",
-    )] = False
 
 # fmt: on

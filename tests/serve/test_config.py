@@ -137,6 +137,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
     "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
+    "lora-switch": ("true", "1", lambda o: o.adapters.can_switch, True),
 }  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def test_options_table_covers_every_option() -> None:
     }
     # Tested elsewhere.
     elsewhere = {
-        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file",
+        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file", "lora",
     }  # fmt: skip
     assert names - elsewhere == set(OPTIONS)
 

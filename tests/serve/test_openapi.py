@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from werkzeug.test import TestResponse
 
+from serve.adapters import AdapterFile, AdapterOptions, AdapterScales
 from serve.api.dialect import Dialect
 from serve.api.endpoints import ENDPOINTS, Endpoint
 from serve.api.openapi import description
@@ -52,7 +53,8 @@ VALUES: list[Any] = [
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    yield create_app(pool_of(service)).test_client()
+    adapters = AdapterOptions((AdapterFile(Path("style.gguf")),), can_switch=True)
+    yield create_app(pool_of(service, AdapterScales(adapters))).test_client()
     assert runner.wait_until_idle(60)
     assert not runner.n_restarts
     runner.close()
@@ -214,6 +216,7 @@ RICH: list[tuple[str, Body]] = [
     ("/api/chat", {}),
     ("/api/generate", {"prompt": "a"}),
     ("/api/generate", {"prompt": ""}),
+    ("/v1/completions", {"prompt": "a", "prediction": {"content": "b"}}),
 ]  # fmt: skip
 
 

@@ -30,6 +30,13 @@ def letters(history: Sequence[int]) -> int:
     return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
 
 
+def certain(token: int) -> Logits:
+    """Return logits with which the token is chosen at any temperature."""
+    row = np.zeros(N_VOCAB, dtype=np.float32)
+    row[token] = 30.0
+    return row
+
+
 def around_the_cursor(prompt: Sequence[int]) -> tuple[str, str]:
     """Return the prefix and the suffix in the tokens of a fill-in-the-middle prompt."""
     start, gap, end = (prompt.index(t) for t in (FIM.prefix, FIM.suffix, FIM.middle))
@@ -162,12 +169,7 @@ class FakeDecoder:
             assert len(cells) <= self.n_ctx
             if item.want_logits:
                 history = [token for _, token in cells]
-                if self._row:
-                    row = self._row(history)
-                else:
-                    row = np.zeros(N_VOCAB, dtype=np.float32)
-                    row[self._reply(history)] = 30.0
-                rows.append(row)
+                rows.append(self._row(history) if self._row else certain(self._reply(history)))
         assert len(rows) <= self.n_outputs
         assert self.n_used <= self.n_cells
         found = np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from serve.adapters import MOST_SCALE, AdapterFile, AdapterOptions, split_scale
+from serve.adapters import MOST_SCALE, AdapterFile, split_scale
 from serve.model_choice import ModelChoice, NamedModel
 from serve.settings import ServerOptions
 from turbopilot.app.certificates import at_start
@@ -49,7 +49,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
     return replace(
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
         model=options.model.of(default),
-        adapters=AdapterOptions(tuple(map(_adapter, choice.lora)), choice.lora_switch),
+        adapters=replace(options.adapters, files=tuple(map(_adapter, choice.lora))),
     )  # fmt: skip
 
 
