@@ -2,7 +2,7 @@
 
 PEFT adds scaling · B·A to a weight (out, in), with A (r, in) and B (out, r). A GGUF tensor consists of rows of source
 tensors, so the same rows of B, with the same A, change it in the same way: the plan of the base model's conversion
-states them. Where a GGUF tensor stacks rows of several source tensors, A is stacked and B is block-diagonal.
+states them. If a GGUF tensor stacks rows of several source tensors, A is stacked and B is block-diagonal.
 
 Source: PEFT's `get_delta_weight` in src/peft/tuners/lora/layer.py; llama.cpp's src/llama-adapter.h (`get_scale`: one
 alpha for all tensors, divided by each tensor's rank) and `build_inp_embd` in src/llama-graph.cpp (the embedding's A is
@@ -12,7 +12,7 @@ transposed).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,7 @@ from turbopilot.formats.gguf.check_adapter import A_SUFFIX, B_SUFFIX, EMBEDDING
 _NAME: Final = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(embedding_)?(?P<part>[AB])(\.\w+)?"
 )
+_COPY: Final = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +131,25 @@ def plan_adapter(folder: Path, base: Path, tensors: Mapping[str, SourceTensor]) 
 def _pairs(
     tensors: Mapping[str, SourceTensor], settings: LoraSettings, model: Plan, faults: list[str]
 ) -> dict[str, LowRankPair]:
-    """Return name of the model's source tensor → pair; add tensors that belong to none to `faults`."""
-    sources = {part.source.name for t in model.tensors for part in t.parts}
+    """Return name of the model's source tensor → pair; add tensors that belong to none to `faults`.
+
+    PEFT also saves a copy of an adapted embedding, which is not used.
+    """
+    sources = {part.source.name: part.source for t in model.tensors for part in t.parts}
     found: dict[str, dict[str, SourceTensor]] = {}
     for name, tensor in tensors.items():
         named = _NAME.fullmatch(name.removesuffix(".weight"))
-        if named is None:
+        if copied := _COPY.fullmatch(name):
+            source = _source_name(f"{copied['module']}.weight", sources, model.spec.prefix)
+            if not source or sources[source].shape != tensor.shape:
+                faults.append(f"misshapen: {quoted(name)} is {tensor.shape}")
+        elif named is None:
             faults.append(f"unknown: {quoted(name)} is not part of a low-rank pair")
-            continue
-        parts = found.setdefault(named["module"], {})
-        if named["part"] in parts:
-            faults.append(f"twice: {quoted(name)}")
-        parts[named["part"]] = tensor
+        else:
+            parts = found.setdefault(named["module"], {})
+            if named["part"] in parts:
+                faults.append(f"twice: {quoted(name)}")
+            parts[named["part"]] = tensor
     pairs: dict[str, LowRankPair] = {}
     for module, parts in found.items():
         source = _source_name(f"{module}.weight", sources, model.spec.prefix)
@@ -162,7 +170,7 @@ def _pairs(
     return pairs
 
 
-def _source_name(name: str, sources: set[str], prefix: str) -> str:
+def _source_name(name: str, sources: Container[str], prefix: str) -> str:
     """Return the family's name of a tensor; "" if it has none. Some exports omit the family's prefix."""
     return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in sources), "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
 import struct
 import subprocess
@@ -20,7 +21,7 @@ from converters import convert, convert_adapter
 from serve.adapters import AdapterFile, AdapterOptions, AdapterScales, AdapterSet, split_scale
 from serve.decoder import BatchItem, Logits
 from serve.engine import Engine, EngineOptions
-from serve.engine.planner import Planner
+from serve.engine.planner import TURN_SECONDS, TURN_STEPS, Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.sequence import Sequence as EngineSequence
 from serve.engine.slots import Slots
@@ -34,7 +35,7 @@ from tests.serve.test_engine_step import run, text_of
 from tests.support.fakes import FakeDecoder, certain, sequence
 from tests.support.hostile_gguf import changed, number, text
 from tests.support.peft_adapter import MODULES, write_adapter
-from tests.support.serving import AS_GIVEN, run_serve, serve_command, wait_until_ready
+from tests.support.serving import AS_GIVEN, ROOT, run_serve, serve_command, wait_until_ready
 from tests.support.tiny import tiny_checkpoint
 from turbopilot.base.errors import (
     AdaptersFixed,
@@ -181,20 +182,51 @@ def decoding(i: int, adapters: AdapterSet) -> EngineSequence:
     return s
 
 
-def test_sets_take_turns_and_none_is_starved() -> None:
+def turns(planner: Planner, n: int) -> list[int]:
+    """Return the sequences of the next steps, each of which has one."""
+    return [s.id for _ in range(n) for s in planner.plan()]
+
+
+def three_sets() -> tuple[Slots, Planner]:
     slots = Slots(3, pooled=True)
     for i, adapters in enumerate(SETS):
         slots.occupy(i, decoding(i, adapters), None)
-    planner = Planner(slots, n_batch=8, most_drafted=0)
-    assert [[s.id for s in planner.plan()] for _ in range(6)] == [[0], [1], [2], [0], [1], [2]]
+    return slots, Planner(slots, n_batch=8, most_drafted=0)
+
+
+def test_sets_take_turns_of_some_steps_or_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, planner = three_sets()
+    assert turns(planner, 4 * TURN_STEPS)[::TURN_STEPS] == [0, 1, 2, 0]
+    monkeypatch.setattr("serve.engine.planner.TURN_STEPS", 2)
+    _, planner = three_sets()
+    assert turns(planner, 8) == [0, 0, 1, 1, 2, 2, 0, 0]
+    _, planner = three_sets()
+    for wanted in (0, 1, 2, 0):
+        assert turns(planner, 1) == [wanted]
+        planner.observe(1, 2 * TURN_SECONDS)
+
+
+def test_new_sets_do_not_starve_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.engine.planner.TURN_STEPS", 1)
+    slots, planner = three_sets()
     seen = []
-    for i in range(3, 15):  # a new set in each step must not keep the others from their turns
+    for i in range(3, 15):  # a new set in each step
         last = slots.all[2].running
         assert last is not None
         slots.release(last)
         slots.occupy(2, decoding(i, ((2, float(i)),)), None)
-        seen += [s.id for s in planner.plan()]
-    assert {0, 1} <= set(seen[:6])
+        seen += turns(planner, 1)
+    assert seen.count(0) >= 3
+    assert seen.count(1) >= 3
+
+
+def test_set_that_runs_alone_gives_way_at_once() -> None:
+    slots = Slots(2, pooled=True)
+    slots.occupy(0, decoding(0, ()), None)
+    planner = Planner(slots, n_batch=8, most_drafted=0)
+    assert set(turns(planner, 2 * TURN_STEPS)) == {0}
+    slots.occupy(1, decoding(1, SETS[1]), None)
+    assert turns(planner, 2) == [1, 1]
 
 
 # --- scales
@@ -222,7 +254,7 @@ def test_request_chooses_adapters_only_if_the_server_allows_it() -> None:
     assert [(s.id, s.scale) for s in switched.states] == [(0, 0.0), (1, -0.5)]
 
 
-def test_scale_is_what_follows_the_last_colon() -> None:
+def test_scale_follows_the_last_colon() -> None:
     assert split_scale("a.gguf") == ("a.gguf", "", "")
     assert split_scale("dir/a:b.gguf:0.5") == ("dir/a:b.gguf", ":", "0.5")
     assert split_scale("dir:1/a.gguf") == ("dir:1/a.gguf", "", "")
@@ -298,7 +330,7 @@ def broken(source: Path, target: Path, **keys: Any) -> Path:
     return changed(source, target, {k.replace("__", "."): v for k, v in keys.items()})
 
 
-def test_file_that_is_no_adapter_of_the_model_is_refused(
+def test_file_of_another_kind_or_model_is_refused(
     model: Path, adapters: list[Path], demo_gguf: Path, tmp_path: Path
 ) -> None:
     base, good = read_gguf(model), adapters[0]
@@ -323,7 +355,7 @@ def test_file_that_is_no_adapter_of_the_model_is_refused(
         check_model(read_gguf(good))
 
 
-def test_adapter_whose_tensors_do_not_fit_is_refused(
+def test_adapter_with_tensors_of_another_model_is_refused(
     checkpoint: Path, model: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     wide = tiny_checkpoint("llama", tmp_path / "wide", intermediate_size=512)
@@ -484,7 +516,10 @@ def test_server_lists_its_adapters_in_the_log(
     (tmp_path / "style.gguf").write_bytes(adapters[0].read_bytes())
     config.write_text(f'lora = ["style.gguf:0.5", "{adapters[1]}"]\nlora-switch = true\n')
     command = serve_command(str(model), "--config", str(config), "--port", "0", "--ctx", "256")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env
+    ) as process:
         try:
             said, _ = wait_until_ready(process)
         finally:

@@ -47,7 +47,7 @@ def test_right_prediction_saves_steps(route: str, body: dict[str, Any]) -> None:
 
 
 def test_prediction_is_used_again_after_an_edit() -> None:
-    edited = TEXT.replace("area(width, height)", "size(width, height)")
+    edited = TEXT.replace("width * height", "depth * height")
     text, usage, _ = complete(*ROUTES[0], edited)
     assert text == TEXT
     details = usage["completion_tokens_details"]

@@ -88,6 +88,9 @@ def write_adapter(
         n_vocab, width = weights[weight_name(embedding)].shape
         state[f"base_model.model.{embedding}.lora_embedding_A"] = 3 * random(RANK, n_vocab)
         state[f"base_model.model.{embedding}.lora_embedding_B"] = 3 * random(width, RANK)
+        # PEFT 0.21 saves the unchanged embedding too.
+        copied = f"base_model.model.{embedding}.base_layer.weight"
+        state[copied] = weights[weight_name(embedding)].clone()
     save_file(state, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(adapter_config(**values)))
     return folder
