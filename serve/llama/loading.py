@@ -92,13 +92,9 @@ def tuned(path: Path, options: ModelOptions) -> Tuning:
 def load(
     path: Path, options: ModelOptions, *, adapters: Sequence[Path] = (), retunes: bool = False
 ) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a model file; return the decoder and the resulting setup.
+    """Load a model file with LoRA adapters; return the decoder and the resulting setup.
 
-    Args:
-        path: the model file.
-        options: options for loading it.
-        adapters: LoRA adapters, of which `LlamaDecoder.use_adapters` chooses some.
-        retunes: ignore the stored result of tuning.
+    `retunes` ignores the stored result of tuning.
 
     Raises:
         InvalidInput: a file cannot be read, the model does not support an option, or an adapter is not one of it.

@@ -172,15 +172,16 @@ def load_model(
             reuses=caches.reuses,
         )
         engine = Engine(decoder, engine_options, draft_model=draft_model)
-        return host(
+        service = host(
             engine,
             name=options.model_name,
             limits=options.limits,
             text=options.text,
             compute_lock=compute_lock,
-            adapters=adapters,
             free=loaded.pop_all().close,
         )
+        service.adapters = adapters
+        return service
 
 
 def host(
@@ -190,7 +191,6 @@ def host(
     limits: Limits | None = None,
     text: TextOptions | None = None,
     compute_lock: ComputeLock | None = None,
-    adapters: AdapterScales | None = None,
     free: Callable[[], None] = lambda: None,
 ) -> CompletionService:
     """Start the thread of an engine; return when the engine is warmed up.
@@ -201,7 +201,6 @@ def host(
         limits: limits for all completions.
         text: how prompts are built, and what ends completions.
         compute_lock: shared with other models of the process.
-        adapters: scales of the decoder's LoRA adapters.
         free: frees engine and decoder; called once, also if this function raises.
 
     Raises:
@@ -212,7 +211,7 @@ def host(
         engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
     )
     info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
-    service = CompletionService(runner, decoder, info, limits, text, adapters, free)
+    service = CompletionService(runner, decoder, info, limits, text, free)
     runner.start()
     if failure := runner.failure:
         service.close()

@@ -79,8 +79,10 @@ class CompletionService:
         model: name and sizes of the model, for responses.
         limits: limits for all completions.
         text: how prompts are built, and what ends completions.
-        adapters: the model's LoRA adapters; None means that there are none.
         free: called after the runner has stopped, to free the model's memory.
+
+    Attributes:
+        adapters: the model's LoRA adapters; set before the first request.
     """
 
     def __init__(
@@ -90,14 +92,13 @@ class CompletionService:
         model: ModelInfo,
         limits: Limits | None = None,
         text: TextOptions | None = None,
-        adapters: AdapterScales | None = None,
         free: Callable[[], None] = lambda: None,
     ) -> None:
         self.runner = runner
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
         self._text = text or TextOptions()
-        self._adapters = adapters or AdapterScales()
+        self.adapters = AdapterScales()
         self._prompts = PromptBuilder(
             tokenizer, model.n_ctx, self._limits.max_prompt, self._text.fim_order
         )
@@ -155,7 +156,7 @@ class CompletionService:
             DecoderFailed: the engine has failed permanently.
             InvalidRequest: the JSON schema cannot be used, or there is no such LoRA adapter.
         """
-        c, limits, adapters = completion, self._limits, self._adapters.chosen(completion.lora)
+        c, limits, adapters = completion, self._limits, self.adapters.chosen(completion.lora)
         most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
         best_of = max(c.n, c.best_of)
         deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]

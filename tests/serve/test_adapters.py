@@ -421,7 +421,8 @@ def fixed() -> Iterator[FlaskClient]:
 def client(*, can_switch: bool) -> Iterator[FlaskClient]:
     scales = AdapterScales(options(1, 0, can_switch=can_switch))
     decoder = AdaptedDecoder(n_seq=4, n_batch=64, fim=None)
-    service = host(Engine(decoder, EngineOptions(4)), text=AS_GIVEN, adapters=scales)
+    service = host(Engine(decoder, EngineOptions(4)), text=AS_GIVEN)
+    service.adapters = scales
     pool = ModelPool([PooledModel(service.model, 1, lambda: service, adapters=scales)], memory=1)
     with pool.use(""):
         pass
