@@ -20,10 +20,14 @@ from turbopilot.base.quoting import quoted
 
 Reader: TypeAlias = Callable[[Path], dict[str, SourceTensor]]
 
-# File name and reader, preferred first. A shard index is named after the single file.
+# File name and reader, preferred first, of a model and of PEFT's adapter. A shard index is named after the single file.
 FORMATS: tuple[tuple[str, Reader], ...] = (
     ("model.safetensors", read_header),
     ("pytorch_model.bin", read_pickle),
+)
+ADAPTER_FORMATS: tuple[tuple[str, Reader], ...] = (
+    ("adapter_model.safetensors", read_header),
+    ("adapter_model.bin", read_pickle),
 )
 MAX_NAME = 120  # characters in a shard's file name; file systems allow up to 255 bytes
 
@@ -37,20 +41,20 @@ class Checkpoint(ExitStack):
         self._files: dict[Path, FileIO] = {}
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Read the headers of a folder's weights.
+    def open(cls, folder: Path, formats: tuple[tuple[str, Reader], ...] = FORMATS) -> Checkpoint:
+        """Read the headers of a folder's weights, in the first of these formats that it has.
 
         Raises:
             InvalidInput: there are no weights, or they must be saved again.
             CorruptCheckpoint: a shard is missing, damaged or hostile, or contradicts the index.
         """
-        for single, read in FORMATS:
+        for single, read in formats:
             index = folder / f"{single}.index.json"
             if index.is_file():
                 return cls(_read_sharded(folder, index, read))
             if (folder / single).is_file():
                 return cls(read(folder / single))
-        names = " nor ".join(single for single, _ in FORMATS)
+        names = " nor ".join(single for single, _ in formats)
         raise InvalidInput(
             f"{folder}: contains neither {names}, nor a shard index of either",
             hint="download the checkpoint's weights too: turbopilot download",

@@ -87,5 +87,7 @@ RANGES: Final[dict[str, Range]] = {
     "attention_multiplier": _MULTIPLIER,
     "logits_scaling": _MULTIPLIER,
     "factor": Range(1, 1024, "published models scale positions by up to 128"),
+    "r": Range(1, 4096, "published adapters have a rank of up to 512"),
+    "lora_alpha": Range(1e-6, 1 << 20, "published adapters have up to 2,048"),
 }
-"""Field of config.json, or of its rope settings, to its range. Every number that a family reads is here."""
+"""Field of config.json, of its rope settings, or of adapter_config.json, to its range."""

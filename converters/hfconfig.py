@@ -47,16 +47,16 @@ class HfConfig:
         self.problems: list[str] = []
 
     @classmethod
-    def read(cls, folder: Path) -> HfConfig:
-        """Read `folder`/config.json.
+    def read(cls, folder: Path, name: str = "config.json") -> HfConfig:
+        """Read the file `name` in a folder.
 
         Raises:
             InvalidInput: the folder or the file is missing.
             CorruptCheckpoint: the file cannot be read, is too large, or is not a JSON object.
         """
-        path = folder / "config.json"
+        path = folder / name
         if not path.is_file():
-            lacks = "contains no config.json, so it is not a Hugging Face checkpoint"
+            lacks = f"contains no {name}, so it is not a Hugging Face checkpoint"
             raise InvalidInput(
                 f"{folder}: {lacks if folder.exists() else 'no such folder'}",
                 hint="give the folder that contains config.json, tokenizer.json and *.safetensors",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from converters.plan import PlannedTensor
+from converters.planned import PlannedTensor
 from converters.prepare import DEFAULTS, ConversionOptions, Prepared, prepare
 from converters.scan import Scan
 from converters.stream import TensorWriter, write_all

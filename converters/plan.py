@@ -8,105 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from converters import encode
 from converters.hfconfig import HfConfig
-from converters.source_tensor import SourceTensor, data_bytes
+from converters.planned import Plan, PlannedPart, PlannedTensor
+from converters.source_tensor import SourceTensor
 from converters.spec import ArchSpec, Dims, IntArray, SourceRows, TensorSpec
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.quoting import quoted, shortened
-from turbopilot.formats.tensor_summary import bytes_by_type
 
 MAX_LISTED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPart:
-    """Rows of one source tensor; `rows` is None for all rows in order."""
-
-    source: SourceTensor
-    rows: IntArray | None
-    transpose: bool
-    scale: float = 1.0
-    offset: float = 0.0
-
-    @property
-    def formula(self) -> str:
-        """The computation of each value, such as " + 1"; "" if values are copied."""
-        scale = f" × {self.scale:g}" if self.scale != 1 else ""
-        return scale + (f" + {self.offset:g}" if self.offset else "")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape in the target, outermost first."""
-        n, *row = self.source.shape
-        shape = (n if self.rows is None else len(self.rows), *row)
-        return shape[::-1] if self.transpose else shape
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """One output tensor; `shape` is outermost first. A tensor without parts is filled with zeros."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    parts: tuple[PlannedPart, ...]
-
-    @property
-    def n_weights(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        """Size in the output in bytes."""
-        return data_bytes(self.dtype, self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Content of the output; tensors in file order."""
-
-    spec: ArchSpec
-    dims: Dims
-    keys: dict[str, Any]
-    tensors: tuple[PlannedTensor, ...]
-    dropped: tuple[str, ...]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all tensors in the output in bytes."""
-        return sum(t.n_bytes for t in self.tensors)
-
-    @property
-    def n_weights(self) -> int:
-        """Number of elements in all tensors."""
-        return sum(t.n_weights for t in self.tensors)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """GGUF metadata: `keys` prefixed with the architecture's name."""
-        return {f"{self.spec.gguf}.{key}": value for key, value in self.keys.items()}
-
-    @property
-    def sources(self) -> tuple[SourceTensor, ...]:
-        """Source tensor of each part; a tensor may occur several times."""
-        return tuple(part.source for t in self.tensors for part in t.parts)
-
-    def bytes_by_type(self) -> dict[str, int]:
-        """Return type → bytes in the output, largest first."""
-        return bytes_by_type((t.dtype, t.n_bytes) for t in self.tensors)
-
-    @property
-    def main_type(self) -> str:
-        """The type that holds the most bytes."""
-        return next(iter(self.bytes_by_type()), "F32")
 
 
 def plan(
@@ -155,6 +71,27 @@ def plan(
     # specs list tensors by kind; files group them by layer
     tensors.sort(key=lambda t: _layer_order(t.name, dims.n_layer))
     return Plan(spec, dims, keys, tuple(tensors), dropped)
+
+
+def plan_of_config(spec: ArchSpec, config: HfConfig) -> Plan:
+    """Return the plan for a checkpoint that has every tensor that its config requires.
+
+    Raises UnsupportedModel like `plan`. The sources have names and shapes but no files.
+    """
+    dims = spec.dims(config)
+    config.raise_problems([] if config.problems else dims.problems())
+    tied = config.flag("tie_word_embeddings", absent=spec.ties_by_default)
+    needed = [
+        part
+        for t in spec.tensors
+        if not (t.tied and tied) and (t.when is None or t.when(config))
+        for one in _expand(t, dims)
+        for part in one.parts
+    ]
+    sources = {
+        p.source: SourceTensor(p.source, "F32", dims.shape(p.shape), Path(), 0) for p in needed
+    }
+    return plan(spec, config, sources, "F32")
 
 
 class _Assembly:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from converters.plan import Plan, PlannedPart
+from converters.planned import Plan, PlannedPart
 
 MAX_PARTS: Final = 3  # parts of a tensor that are listed
 _LAYER: Final = re.compile(r"^blk\.\d+\.")

@@ -14,8 +14,9 @@ from converters.checkpoint import Checkpoint
 from converters.encode import Array
 from converters.hfconfig import HfConfig
 from converters.legacy_ggml import open_old
-from converters.plan import Plan, PlannedTensor, plan
+from converters.plan import plan
 from converters.plan_text import MAX_PARTS, render
+from converters.planned import Plan, PlannedTensor
 from converters.provenance import Provenance, read_provenance, source_files
 from converters.quantized import refuse_quantized
 from converters.spec import IntArray

@@ -19,7 +19,7 @@ NOTE = "turbopilot-source.json"
 _CACHE = re.compile(
     r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
 )
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # files other than the weights that affect the conversion
 SIDE_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
@@ -68,7 +68,7 @@ def read_provenance(folder: Path) -> Provenance:
         license=first.get("license", ""),
         license_name=first.get("license_name", ""),
         license_link=first.get("license_link", ""),
-        base_models=tuple(b for b in card.get("base_model", ()) if _REPOSITORY.fullmatch(b)),
+        base_models=tuple(b for b in card.get("base_model", ()) if REPOSITORY.fullmatch(b)),
     )
 
 
@@ -86,7 +86,7 @@ def _origin(folder: Path) -> tuple[str, str]:
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         repository, revision = note["repository"], note["revision"]
-        if _REPOSITORY.fullmatch(repository) and isinstance(revision, str):
+        if REPOSITORY.fullmatch(repository) and isinstance(revision, str):
             return repository, revision
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # missing, or not written by `download`

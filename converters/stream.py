@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.checkpoint import Checkpoint
 from converters.encode import Array, F16Overflow, encode
-from converters.plan import Plan, PlannedPart, PlannedTensor
+from converters.planned import Plan, PlannedPart, PlannedTensor
 from converters.scan import Scan
 from converters.source_tensor import data_bytes
 from turbopilot.base.errors import TensorMismatch

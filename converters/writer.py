@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-from converters.plan import PlannedTensor
+from converters.planned import PlannedTensor
 from converters.stream import TensorWriter, write_all
 from turbopilot.formats.gguf.cursor import Value
 

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from serve.adapters import AdapterSet
 from serve.prompt.bound_layout import FimLayouts
 from turbopilot.llama.batch_item import BatchItem as BatchItem
 
@@ -137,6 +138,9 @@ class Decoder(Tokenizer, Protocol):
         Call it in the thread that will call `decode`. llama.cpp starts worker threads for each thread that calls it,
         and they spin while they wait: two sets of them halve each other's speed.
         """
+
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """Compute the next batches with these LoRA adapters, and no others."""
 
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
         """Compute a batch and add it to the KV cache. At most `n_outputs` of its items may request logits.

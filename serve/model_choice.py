@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 from serve.options import Option
 
 # The names that the original TurboPilot uses.
 MODEL_TYPES: Final = ("codegen", "starcoder", "wizardcoder", "stablecode")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""
+
+    name: str
+    file: Path
+    chat_template: str = ""
+    family: str = ""
+    fim: str = ""
+
 
 # A table, one option a field:
 # fmt: off
@@ -38,5 +51,10 @@ class ModelChoice:
         "--draft", "Draft model for speculative decoding: a much smaller model with the same vocabulary. Completions "
         "stay the same but are generated faster. Accepts the same values as MODEL.", is_model=True,
     )] = None
+    lora: Annotated[tuple[str, ...], Option(
+        "--lora", "LoRA adapter of the default model, a GGUF file (see turbopilot convert --base), and the scale of "
+        "its effect, by default 1. Can be repeated. With --lora-switch, a scale of 0 loads it for requests that choose "
+        "it.", metavar="FILE[:SCALE]", is_model=True,
+    )] = ()
 
 # fmt: on

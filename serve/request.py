@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from serve.adapters import AdapterSet
 from serve.decoder import Constraint
 from turbopilot.base.errors import TurboPilotError
 
@@ -119,6 +120,7 @@ class GenerationRequest:
         prediction: text that the completion is expected to begin with; only a source of draft tokens.
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
         healing: text after the prompt that the completion re-spells; None is none. Its tokens count as the prompt's.
+        adapters: LoRA adapters that compute it.
     """
 
     prompt: tuple[int, ...]
@@ -136,6 +138,7 @@ class GenerationRequest:
     prediction: str = ""
     constraint: Constraint | None = None
     healing: Healing | None = None
+    adapters: AdapterSet = ()
 
     @property
     def n_healed(self) -> int:
@@ -162,6 +165,8 @@ class Usage:
         cached_tokens: prompt tokens that were in the KV cache.
         drafted_tokens: draft tokens that the model checked.
         accepted_tokens: draft tokens that the model confirmed.
+        predicted_tokens: those of `drafted_tokens` that came from the client's prediction.
+        confirmed_tokens: those of `accepted_tokens` that came from the client's prediction.
         prompt_seconds: from the start of prefill to the first token.
         predict_seconds: from the first token to the last.
     """
@@ -173,6 +178,8 @@ class Usage:
     accepted_tokens: int = 0
     prompt_seconds: float = 0.0
     predict_seconds: float = 0.0
+    predicted_tokens: int = 0
+    confirmed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

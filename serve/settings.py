@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from serve.adapters import AdapterOptions
+from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
 from turbopilot.base.option_values import one_of, parse_size_or_zero
@@ -246,17 +248,6 @@ class LogOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""
-
-    name: str
-    file: Path
-    chat_template: str = ""
-    family: str = ""
-    fim: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """All settings of a server.
 
@@ -264,6 +255,7 @@ class ServerOptions:
         model_file: file of the default model, which also answers requests with an unknown model name.
         model_name: the default model's name for clients; "" means the name in the file.
         more: the other models, each loaded by the first request for it.
+        adapters: LoRA adapters of the default model.
     """
 
     model_file: Path
@@ -284,6 +276,7 @@ class ServerOptions:
     model_name: str = ""
     more: tuple[NamedModel, ...] = ()
     pool: PoolOptions = field(default_factory=PoolOptions)
+    adapters: AdapterOptions = field(default_factory=AdapterOptions)
 
     @property
     def request_defaults(self) -> Defaults:
@@ -293,8 +286,10 @@ class ServerOptions:
 
     def of(self, model: NamedModel) -> ServerOptions:
         """Return these options for one of the models in `more`, without what is for the default model alone."""
-        caches = replace(self.caches, draft_file=None)
-        mine = replace(self.model.of(model), fim_layout=None)
-        return replace(self, model_file=model.file, model_name=model.name, model=mine, caches=caches, more=())
+        return replace(
+            self, model_file=model.file, model_name=model.name, more=(),
+            model=replace(self.model.of(model), fim_layout=None),
+            caches=replace(self.caches, draft_file=None), adapters=replace(self.adapters, files=()),
+        )  # fmt: skip
 
 # fmt: on

@@ -175,6 +175,10 @@ def _serve_prefixes(source: Path, output: Path, samples: Samples) -> list[str]:
     )
 
 
+def _serve_adapter(source: Path, output: Path, samples: Samples) -> list[str]:
+    return serve_arguments(samples.gguf, "--lora", str(source))
+
+
 _VERIFY = ("--positions", "20", "--text", "TEXT")
 _PLAN = Reader("convert --dry-run", _to("convert", "SOURCE", "--dry-run"))
 _CONVERT = Reader(
@@ -227,6 +231,13 @@ KINDS: Final[Mapping[str, Kind]] = {
             Reader("imatrix --show", _to("imatrix", "--show", "SOURCE")),
             Reader("quantize", _to("quantize", "GGUF", "IQ4_NL", "--imatrix", "SOURCE", "-o", "OUTPUT", "--force"),
                    every=2, writes=True),
+        ),
+    ),
+    "adapter": Kind(
+        150, "adapter.gguf", lambda rng, s: s.adapter, gguf_mutated,
+        (
+            Reader("inspect", _to("inspect", "SOURCE", "--tensors", "--metadata"), every=3),
+            Reader("serve", _serve_adapter, serves=True),
         ),
     ),
     "prefix cache": Kind(

@@ -32,6 +32,7 @@ class Samples:
         gguf_q8: `modern` in Q8_0.
         old_bin: `older` as an old ggml file.
         imatrix: of `gguf`.
+        adapter: LoRA adapter of `gguf`.
         prefix: file of the prefix cache of `gguf`; None if none was asked for.
         text: a few lines of code.
     """
@@ -42,6 +43,7 @@ class Samples:
     gguf_q8: Path
     old_bin: Path
     imatrix: Path
+    adapter: Path
     prefix: Path | None
     text: Path
 
@@ -75,15 +77,21 @@ def make_samples(folder: Path, server: ForkServer, *, prefix: bool = True) -> Sa
         RuntimeError: it fails on an honest file.
     """
     modern, older, old_bin = _checkpoints(folder)
-    gguf, q8, matrix = (
-        folder / name for name in ("model-f16.gguf", "model-q8_0.gguf", "model-imatrix.gguf")
+    from tests.support.peft_adapter import MODULES as ADAPTED
+    from tests.support.peft_adapter import write_adapter
+
+    gguf, q8, matrix, adapter = (
+        folder / f"model-{name}.gguf" for name in ("f16", "q8_0", "imatrix", "lora")
     )
+    first = tuple(m for m in ADAPTED["qwen2"] if ".2." not in m)  # it has two layers
+    peft = write_adapter(modern, folder / "peft", first)
     text = folder / "code.txt"
     text.write_text(TEXT)
     for arguments in (
         ("convert", modern, "-o", gguf),
         ("quantize", gguf, "Q8_0", "-o", q8),
         ("imatrix", gguf, "-o", matrix, "--text", text, "--ctx", "32", "--chunks", "4", "--threads", "1"),
+        ("convert", peft, "--base", modern, "-o", adapter),
     ):  # fmt: skip
         server.begin([str(a) for a in arguments], folder, _LIMITS)
         _must(server.finish(), str(arguments[0]))
@@ -91,7 +99,8 @@ def make_samples(folder: Path, server: ForkServer, *, prefix: bool = True) -> Sa
     if prefix:
         with_prefix(server, gguf, folder, kept)
     files = sorted(kept.glob("*.prefix")) if kept.is_dir() else []
-    return Samples(modern, older, gguf, q8, old_bin, matrix, files[0] if files else None, text)
+    found = files[0] if files else None
+    return Samples(modern, older, gguf, q8, old_bin, matrix, adapter, found, text)
 
 
 def _must(ended: Ended, what: str) -> None:

@@ -21,6 +21,7 @@ from turbopilot.base.errors import InvalidRequest
 
 T = TypeVar("T")
 B = TypeVar("B", bound="Body")
+M = TypeVar("M", bound=BaseModel)
 
 # Maximum of log probabilities per position. Source: OpenAI's limit for chat; for completions it was 5.
 MAX_LOGPROBS: Final = 20
@@ -65,10 +66,7 @@ class Body(BaseModel):
     @classmethod
     def read(cls: type[B], values: Any) -> B:
         """Validate an object; raise InvalidRequest if a field is invalid."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as e:
-            raise _refusal(e) from None
+        return validated(cls, values)
 
 
 class Alternatives:
@@ -150,8 +148,24 @@ def unlimited(n_tokens: int) -> int:
     return n_tokens if n_tokens >= 0 else 2**31
 
 
+def validated(kind: type[M], values: Any) -> M:
+    """Validate a JSON value; raise InvalidRequest if it or one of its fields is invalid."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as e:
+        raise _refusal(e) from None
+
+
 def read_json(data: bytes) -> dict[str, Any]:
     """Return the JSON object of a request, or raise InvalidRequest. Lone surrogates become "?"."""
+    value = read_any_json(data)
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def read_any_json(data: bytes) -> Any:
+    """Return the JSON value of a request; see `read_json`."""
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         value = json.loads(text, parse_constant=_no_constant)
@@ -161,8 +175,6 @@ def read_json(data: bytes) -> dict[str, Any]:
         raise InvalidRequest("the body is nested too deeply") from None
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise InvalidRequest(f"the body is not valid JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object")
     return value
 
 
@@ -179,7 +191,9 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     if kind == "value_error":
         return InvalidRequest(str(context["error"]), param=path)
     wanted = _WANTED[kind].format(**context) if kind in _WANTED else found["msg"]
-    return InvalidRequest(f"{path} must be {wanted}, not {_shown(found['input'])}", param=path)
+    return InvalidRequest(
+        f"{path or 'the body'} must be {wanted}, not {_shown(found['input'])}", param=path
+    )
 
 
 def _shown(value: Any) -> str:

@@ -93,7 +93,7 @@ class OpenAiRendering(Rendering[R]):
         return {
             **self._head,
             "choices": [self._choice(i, c) for i, c in enumerate(answer.choices)],
-            "usage": usage_json(answer.usage),
+            "usage": self._usage(answer.usage),
             "timings": timings(answer.usage),
             "truncated": self._truncated,
         }
@@ -115,7 +115,11 @@ class OpenAiRendering(Rendering[R]):
         """Yield a chunk with the token counts if they were requested."""
         if self._no_usage:
             head = {**self._head, "object": self.chunk_kind}
-            yield {**head, "choices": [], "usage": usage_json(usage), "timings": timings(usage)}
+            counts = {"usage": self._usage(usage), "timings": timings(usage)}
+            yield {**head, "choices": [], **counts}
+
+    def _usage(self, usage: Usage) -> UsageAnswer:
+        return usage_json(usage, has_prediction=self._request.prediction is not None)
 
 
 class CompletionRendering(OpenAiRendering["CompletionFields"]):

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from serve.api.body import Body, Positive
+from serve.api.lora import LoraScales, by_index
 from serve.api.tokens import PlacedToken, PlacedTokens
 from serve.models.service import Completion, CompletionService
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
@@ -126,10 +127,14 @@ class Dialect(Body):
     deadline_ms: Positive = 0.0
     """Time limit in milliseconds; the completion then ends with the text generated so far. It can only shorten the
     server's limit; 0 means the server's limit."""
+    lora: LoraScales = Field(default=[])
+    """Scales of LoRA adapters for this request; adapters that are missing are off. An empty list means the server's
+    scales, and so does any list unless the server was started with `--lora-switch`."""
 
     def completion(self, defaults: Defaults) -> Completion:
         """Return the requested completion. Raise InvalidRequest if fields contradict each other."""
-        return replace(self._asked(defaults), deadline=self.deadline_ms / 1000 or None)
+        deadline = self.deadline_ms / 1000 or None
+        return replace(self._asked(defaults), deadline=deadline, lora=by_index(self.lora))
 
     def _asked(self, defaults: Defaults) -> Completion:
         raise NotImplementedError

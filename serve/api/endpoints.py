@@ -29,6 +29,7 @@ from serve.api.llama_tokenizer import (
     TokenizeRequest,
     TokensAnswer,
 )
+from serve.api.lora import LoraAdapters, LoraAdapterScales, LoraChanged
 from serve.api.models import (
     ModelAnswer,
     ModelsAnswer,
@@ -83,14 +84,23 @@ class CopilotToken(TypedDict):
     ]
 
 
+class AdapterHealth(TypedDict):
+    """A LoRA adapter: the name of its file, and its scale for requests that choose none."""
+
+    id: Count
+    name: str
+    scale: float
+
+
 class ModelHealth(TypedDict):
-    """State of one model. `reason` is set if it is "failed" or "stalled"."""
+    """State of one model. `reason` is set if it is "failed" or "stalled", `lora` if it has adapters."""
 
     name: str
     status: State
     running: Count
     waiting: Count
     reason: NotRequired[str]
+    lora: NotRequired[list[AdapterHealth]]
 
 
 class HealthAnswer(TypedDict):
@@ -131,7 +141,7 @@ class Endpoint:
     methods: tuple[str, ...]
     paths: tuple[str, ...]
     requests: tuple[type[Dialect], ...] = ()
-    body: type[ShowRequest | ModelRequest] | None = None
+    body: type[ShowRequest | ModelRequest | LoraAdapterScales] | None = None
     query: tuple[tuple[str, str], ...] = ()
     answer: Any = None
     is_open: bool = False
@@ -206,6 +216,16 @@ ENDPOINTS: Final = (
     Endpoint(
         "applyTemplate", "llama.cpp", "Get the prompt of a chat, without completing it.",
         _POST, ("/apply-template",), body=ApplyTemplateRequest, answer=TemplateAnswer,
+    ),
+    Endpoint(
+        "loraAdapters", "llama.cpp", "List the LoRA adapters of the default model.",
+        _GET, ("/lora-adapters",), answer=LoraAdapters,
+    ),
+    Endpoint(
+        "setLoraAdapters", "llama.cpp",
+        "Set the scales of LoRA adapters for all requests without the field `lora`. Needs a server that was started "
+        "with `--lora-switch`.",
+        _POST, ("/lora-adapters",), body=LoraAdapterScales, answer=LoraChanged,
     ),
     Endpoint(
         "generate", "Ollama",

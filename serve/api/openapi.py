@@ -54,7 +54,7 @@ class PlainError(TypedDict):
 # Errors of every route.
 _ALWAYS: Final = {
     400: "The request is not valid HTTP, the body is not a JSON object, or a field is invalid.",
-    403: "The request comes from a web page that is not allowed.",
+    403: "The request comes from a web page that is not allowed, or changes what the server's options fix.",
     405: "The route does not support this method.",
     413: "The body is too large.",
     415: "The body is compressed (`Content-Encoding`).",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve.drafting.token_index import MOST, TokenIndex
@@ -159,8 +160,25 @@ class Drafter:
         return b"".join(reversed(pieces))[-TAIL:]
 
 
+@dataclass(slots=True)
+class DraftCounts:
+    """Numbers of draft tokens of one request.
+
+    Attributes:
+        checked: computed by the model.
+        accepted: those of `checked` that the model confirmed.
+        predicted: those of `checked` that came from the client's prediction.
+        confirmed: those of `predicted` that the model confirmed.
+    """
+
+    checked: int = 0
+    accepted: int = 0
+    predicted: int = 0
+    confirmed: int = 0
+
+
 class Draft:
-    """The draft tokens of one request.
+    """The draft tokens of one request. `counts` are those so far.
 
     In each step, call `propose`, then `append` for each token that the model chose, then `result`.
 
@@ -183,6 +201,9 @@ class Draft:
         self._generated: list[int] = []
         self._index: TokenIndex | None = None
         self._n_indexed = 0
+        self.counts = DraftCounts()
+        self._has_prediction = bool(prediction)
+        self._is_predicted = False  # whether the last draft came from the prediction
         # The rest of a predicted or remembered completion that has matched the model's tokens so far.
         again = healing.text if healing else b""
         known = again + prediction if prediction else drafter.recent.find(self._before)
@@ -203,14 +224,18 @@ class Draft:
             return []
         self._is_remembered = self._at < len(self._ahead)
         if self._is_remembered:
+            self._is_predicted = self._has_prediction and self._is_known
             return self._ahead[self._at : self._at + most]
         if not self._generated or self._drafter.cost > DEAR:
             return []  # building the index would delay the first token
-        return self._indexed().propose(most, worth=self._drafter.cost)
+        index = self._indexed()
+        draft = index.propose(most, worth=self._drafter.cost)
+        self._is_predicted = self._has_prediction and index.is_from_context
+        return draft
 
     def allowed(self, most: int) -> int:
         """Return how many tokens the credit allows to draft in the next step, from any source."""
-        self._is_remembered = False
+        self._is_remembered = self._is_predicted = False
         return min(most, MOST, int(self._credit / self._cost + 1e-9))
 
     def append(self, token: int) -> None:
@@ -229,6 +254,11 @@ class Draft:
 
     def result(self, n_drafted: int, n_right: int) -> None:
         """Update the credit after a step in which `n_right` of `n_drafted` draft tokens were accepted."""
+        self.counts.checked += n_drafted
+        self.counts.accepted += n_right
+        if self._is_predicted:
+            self.counts.predicted += n_drafted
+            self.counts.confirmed += n_right
         self._credit += SHARE + n_right - n_drafted * self._cost
         # The credit is capped: after a long run of accepted drafts, the next ones may fail for just as long.
         self._credit = min(self._credit, MOST * self._cost)

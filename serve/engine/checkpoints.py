@@ -42,7 +42,7 @@ class Checkpoints:
         """Store the state of a sequence that has reached its checkpoint."""
         if not s.checkpoint or s.n_past < s.checkpoint:
             return
-        tokens = s.tokens[: s.n_past]
-        if s.n_past == s.checkpoint and not self._store.covers(tokens):
-            self._store.put(tokens, self._decoder.save(s.slot))
+        tokens, adapters = s.tokens[: s.n_past], s.request.adapters
+        if s.n_past == s.checkpoint and not self._store.covers(tokens, adapters):
+            self._store.put(tokens, self._decoder.save(s.slot), adapters)
         self.plan(s)

@@ -230,6 +230,7 @@ class Engine:
     def _compute(self, step: list[Sequence]) -> list[Emitted]:
         batch = [item for s in step for item in s.batch()]
         began = self._clock()
+        self.decoder.use_adapters(step[0].request.adapters)
         try:
             rows = self.decoder.decode(batch)
         except NoKvSlot as e:

@@ -7,6 +7,7 @@ graph), so the two are measured separately.
 
 from __future__ import annotations
 
+from serve.adapters import AdapterSet
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
 
@@ -22,6 +23,10 @@ LONGEST = 2.0
 LEAST_CHUNK = 32
 # Longest piece of a single prompt, in tokens: a cancelled request and the ones after it wait until it is computed.
 LONGEST_PIECE = 512
+# Longest turn of a set of LoRA adapters while others wait, in steps and in seconds. After a change, llama.cpp plans its
+# buffers again, which took 17 ms for the bundled model, whose steps take 0.8 ms.
+TURN_STEPS = 32
+TURN_SECONDS = 0.2
 # Largest batch, in tokens, that is used to measure the cost of draft tokens.
 FEW = 16
 UNKNOWN_COST = 0.3  # cost of a draft token before any measurement
@@ -35,7 +40,8 @@ class Planner:
     A plan is a list of sequences with `stop` and `draft` set. Slots that share a pool of cells are computed in one
     pass, so decoding and prefill share a step. If each slot has separate cells, llama.cpp computes only sequences with
     equal numbers of tokens in one pass: a shared step would take two passes, and all sequences would wait for both.
-    Decode and prefill then alternate.
+    Decode and prefill then alternate. Sequences with different LoRA adapters take turns too, since llama.cpp applies
+    adapters to whole batches.
 
     Args:
         slots: the slots with the running sequences.
@@ -45,7 +51,12 @@ class Planner:
 
     def __init__(self, slots: Slots, *, n_batch: int, most_drafted: int) -> None:
         self._slots, self._n_batch, self._most_drafted = slots, n_batch, most_drafted
-        self._prompts_turn = False
+        # When each turn was taken last, for the turns that are possible now; see `_take_turn`.
+        self._turns: dict[tuple[AdapterSet, bool], int] = {}
+        self._n_turns = 0
+        # The present adapters, and for how long.
+        self._adapters: AdapterSet = ()
+        self._n_steps, self._seconds = 0, 0.0
         self._n_prompt_steps = 0
         # Running means in seconds: a step of one token, each of a few additional tokens, a prompt token, and a token
         # from the draft model.
@@ -60,6 +71,7 @@ class Planner:
         """Record how long a batch took; implausible durations, caused by a clock that jumped, are ignored."""
         if n_tokens < 1 or not 0 < seconds < 60:
             return
+        self._seconds += seconds
         if n_tokens == 1:
             self._single = _mean(self._single, seconds)
         elif n_tokens > 2 * FEW:
@@ -92,22 +104,45 @@ class Planner:
             alone: the same if no sequence decodes.
         """
         running = self._slots.running
-        generating = [s for s in running if s.generates][: self._n_batch]
+        generating = [s for s in running if s.generates]
         prompts = [s for s in running if not s.generates]
         if generating or not all(s.idles for s in prompts):
             prompts = [s for s in prompts if not s.idles]
         budget = beside if generating else alone
         if budget is None:
             budget = self._prompt_budget(somebody_waits=bool(generating))
-        if generating and prompts and not self._slots.pooled:
-            self._prompts_turn = not self._prompts_turn
-            if self._prompts_turn:
-                generating = []
-            else:
-                prompts = []
+        generating, prompts = self._take_turn(generating[: self._n_batch], prompts)
         drafted = self._next_tokens(generating)
         left = self._n_batch - sum(1 + len(s.draft) for s in generating)
         return generating + self._pieces(prompts, left, budget, drafted)
+
+    def _take_turn(
+        self, generating: list[Sequence], prompts: list[Sequence]
+    ) -> tuple[list[Sequence], list[Sequence]]:
+        """Return the sequences that the next step computes together: those that have waited longest.
+
+        A set of adapters keeps its turn for some steps, because a change costs time.
+        """
+
+        def turn(s: Sequence) -> tuple[AdapterSet, bool]:
+            return s.request.adapters, not s.generates and not self._slots.pooled
+
+        possible = dict.fromkeys(turn(s) for s in (*prompts, *generating))
+        self._turns = {t: self._turns.get(t, self._n_turns) for t in possible}
+        same = [t for t in possible if t[0] == self._adapters]
+        others = [t for t in possible if t[0] != self._adapters]
+        is_over = self._n_steps >= TURN_STEPS or self._seconds >= TURN_SECONDS
+        if not (choice := (others if is_over else same) or others or same):
+            return [], []
+        chosen = min(choice, key=self._turns.__getitem__)
+        if chosen[0] != self._adapters:
+            self._adapters, self._n_steps, self._seconds = chosen[0], 0, 0.0
+        self._n_steps += 1
+        self._n_turns += 1
+        self._turns[chosen] = self._n_turns
+        return [s for s in generating if turn(s) == chosen], [
+            s for s in prompts if turn(s) == chosen
+        ]
 
     def plan_alone(self, sequence: Sequence) -> list[Sequence]:
         """Plan a step with one running sequence only, without a draft."""

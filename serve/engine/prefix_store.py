@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from serve.adapters import AdapterSet
 from serve.prefix_tree import PrefixTree
 from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import TurboPilotError
@@ -34,7 +35,7 @@ _HEAD = struct.Struct("<8s16sQQ32s")
 
 @dataclass(slots=True)
 class _Entry:
-    """A cached prefix; `state` is empty until it is read from the file."""
+    """A cached prefix: its tokens with the mark of their adapters; `state` is empty until it is read from the file."""
 
     tokens: tuple[int, ...]
     state: bytes
@@ -96,29 +97,33 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def longest(self, tokens: list[int]) -> tuple[int, int] | None:
-        """Return (number of shared tokens, key) of the best cached prefix; None if no prefix shares any token."""
-        for n, keys in self._tree.match(tokens):
+    def longest(self, tokens: list[int], adapters: AdapterSet = ()) -> tuple[int, int] | None:
+        """Return (number of shared tokens, key) of the best cached prefix; None if no prefix shares any token.
+
+        Only prefixes that were computed with the same adapters are found.
+        """
+        mark = _mark(adapters)
+        for n, keys in self._tree.match([*mark, *tokens]):
             usable = [k for k in keys if self._can_cut or len(self._entries[k].tokens) == n]
-            if usable:
-                return n, max(usable)
+            if usable and n > len(mark):
+                return n - len(mark), max(usable)
         return None
 
-    def covers(self, tokens: list[int]) -> bool:
+    def covers(self, tokens: list[int], adapters: AdapterSet = ()) -> bool:
         """Return whether one cached prefix holds all of these tokens."""
-        best = self.longest(tokens)
+        best = self.longest(tokens, adapters)
         return best is not None and best[0] == len(tokens)
 
-    def put(self, tokens: Sequence[int], state: bytes) -> None:
-        """Store a prefix.
+    def put(self, tokens: Sequence[int], state: bytes, adapters: AdapterSet = ()) -> None:
+        """Store a prefix that was computed with these adapters.
 
         Replace older prefixes of which it lacks only a few tokens; drop the least valuable if there is no room.
         """
         if not state or len(state) + 8 * len(tokens) > self.max_bytes:
             return
-        entry = _Entry(tuple(tokens), state)
+        entry = _Entry((*_mark(adapters), *tokens), state)
         # A state that cannot be cut does not replace the shorter ones.
-        shared = list(self._tree.match(tokens)) if self._can_cut else []
+        shared = list(self._tree.match(entry.tokens)) if self._can_cut else []
         for n, keys in shared:
             for key in keys:
                 if len(self._entries[key].tokens) - n <= min(FEW, n // 8):
@@ -209,6 +214,17 @@ class PrefixStore:
     def _value(self, entry: _Entry) -> None:
         n_bytes = len(entry.state) or entry.n_file
         entry.value = self._age + entry.n_uses * len(entry.tokens) / max(1, n_bytes)
+
+
+def _mark(adapters: AdapterSet) -> tuple[int, ...]:
+    """Return numbers that stand in front of the tokens of prefixes computed with these adapters.
+
+    They differ from all tokens: each adapter has a negative number, followed by its scale.
+    """
+    (*bits,) = struct.unpack(
+        f"<{len(adapters)}i", struct.pack(f"<{len(adapters)}f", *(scale for _, scale in adapters))
+    )
+    return tuple(n for (i, _), b in zip(adapters, bits, strict=True) for n in (-1 - i, b))
 
 
 def _short(identity: str) -> str:

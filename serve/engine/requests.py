@@ -174,6 +174,7 @@ class Requests:
             sampling=request.sampling,
             window=request.window,
             healing=healing,
+            adapters=request.adapters,
         )
 
     def learn(self, s: Sequence, token: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 
+from serve.adapters import AdapterSet
 from serve.decoder import Decoder
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.reuse import LEAST_GAIN, Reuse, find_reuse
@@ -92,7 +93,8 @@ class Scheduler:
         if not self._can_cut or sequence.n_scored:
             return False
         now, soon = 0, 0
-        for slot, n in self.slots.shared(sequence.tokens[:-1]).items():
+        shared = self.slots.shared(sequence.tokens[:-1], sequence.request.adapters)
+        for slot, n in shared.items():
             s = self.slots.all[slot]
             now = max(now, min(n, s.n_held))
             if s.running and not s.running.generates and n >= WORTH_KEEPING:
@@ -104,8 +106,8 @@ class Scheduler:
         """Put a queued sequence into a slot; return False if there is no room for it yet. A slot must be free."""
         # The last token is always computed, for its logits; so are all tokens that are scored.
         prefix = [] if sequence.n_scored else sequence.tokens[:-1]
-        source, keep = self._best_slot(prefix)
-        stored = self._store.longest(prefix)
+        source, keep = self._best_slot(prefix, sequence.request.adapters)
+        stored = self._store.longest(prefix, sequence.request.adapters)
         key = None
         if stored and stored[0] >= keep + WORTH_KEEPING:
             keep, key = stored
@@ -130,7 +132,7 @@ class Scheduler:
             clear += room
         lost = [*clear, slot] if slot == source else clear
         save = [
-            (i, self.slots.all[i].cached)
+            (i, self.slots.all[i].cached, self.slots.all[i].adapters)
             for i in lost
             if self._is_worth_saving(i, keep if i == source else 0, lost)
         ]
@@ -144,8 +146,8 @@ class Scheduler:
         self.slots.occupy(slot, sequence, source)
         # Read before other prefixes are stored, since these might evict it.
         state = None if key is None else self._store.get(key)
-        for i, tokens in save:
-            self._store.put(tokens, self._decoder.save(i))
+        for i, tokens, adapters in save:
+            self._store.put(tokens, self._decoder.save(i), adapters)
         for i in clear:
             self._decoder.remove(i, 0)
         if reuse and reuse.is_moved:  # after the slot's state was saved
@@ -179,13 +181,13 @@ class Scheduler:
         elif key is not None:
             sequence.n_restored = sequence.n_past
 
-    def _best_slot(self, prefix: list[int]) -> tuple[int | None, int]:
-        """Return the slot that holds most of the prefix, and how many of its tokens.
+    def _best_slot(self, prefix: list[int], adapters: AdapterSet) -> tuple[int | None, int]:
+        """Return the slot that holds most of the prefix, computed with these adapters, and how many of its tokens.
 
         Of equal slots, prefer a free one, which needs no copy.
         """
         best, keep = None, 0
-        for slot, n in self.slots.shared(prefix).items():
+        for slot, n in self.slots.shared(prefix, adapters).items():
             s = self.slots.all[slot]
             n = min(n, s.n_held)
             if slot in self.slots.moved:
@@ -206,6 +208,8 @@ class Scheduler:
         room = self._decoder.n_ctx - sequence.request.n_most + sequence.n_generated
         best: tuple[int, Reuse] | None = None
         for slot in self.slots.idle():
+            if self.slots.all[slot].adapters != sequence.request.adapters:
+                continue
             reuse = find_reuse(
                 self.slots.all[slot].cached,
                 sequence.tokens,
@@ -235,21 +239,8 @@ class Scheduler:
             return empty[0]  # the first: llama.cpp computes neighbouring sequences together
         return min(
             others or free,
-            key=lambda i: (self._n_unique(i) >= WORTH_KEEPING, self.slots.all[i].last_used),
+            key=lambda i: (self.slots.n_unique(i) >= WORTH_KEEPING, self.slots.all[i].last_used),
         )
-
-    def _n_unique(self, slot: int, lost: Collection[int] = ()) -> int:
-        """Return how many tokens of an idle slot are in no other slot, not counting the slots in `lost`.
-
-        Edits to a document leave copies that differ in a few tokens.
-        """
-        cached = self.slots.all[slot].cached
-        held = (
-            min(n, self.slots.all[i].n_held)
-            for i, n in self.slots.shared(cached).items()
-            if i != slot and i not in lost
-        )
-        return len(cached) - max(held, default=0)
 
     def _make_room(
         self, sequence: Sequence, slot: int, source: int | None, keep: int
@@ -277,19 +268,19 @@ class Scheduler:
         """Return whether a slot that will keep only its first `keep` tokens holds others worth storing."""
         if not self._store.keeps or slot in self.slots.moved:
             return False
-        cached = self.slots.all[slot].cached
-        if keep:
-            loses = len(cached) - keep
-            return loses >= WORTH_A_SLOT and not self._store.covers(cached)
-        return self._n_unique(slot, lost) >= WORTH_KEEPING and not self._store.covers(cached)
+        s = self.slots.all[slot]
+        loses = len(s.cached) - keep if keep else self.slots.n_unique(slot, lost)
+        is_worth = loses >= (WORTH_A_SLOT if keep else WORTH_KEEPING)
+        return is_worth and not self._store.covers(s.cached, s.adapters)
 
     def save_idle(self) -> None:
         """Store the tokens of the idle slots, before the server stops."""
         for slot in self.slots.idle():
-            cached = self.slots.all[slot].cached
+            s = self.slots.all[slot]
             is_whole = self._store.keeps and slot not in self.slots.moved
-            if is_whole and len(cached) >= WORTH_KEEPING and not self._store.covers(cached):
-                self._store.put(cached, self._decoder.save(slot))
+            is_worth = is_whole and len(s.cached) >= WORTH_KEEPING
+            if is_worth and not self._store.covers(s.cached, s.adapters):
+                self._store.put(s.cached, self._decoder.save(slot), s.adapters)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the state is inconsistent."""

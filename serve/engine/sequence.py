@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.decoder import BatchItem, Decoder, Logits
-from serve.drafting import Draft
+from serve.drafting import Draft, DraftCounts
 from serve.engine.answer_cache import name_of
 from serve.request import (
     ChosenToken,
@@ -44,7 +44,6 @@ class Sequence:
         n_cached: prompt tokens found in the KV cache.
         n_restored: tokens restored from the prefix cache.
         n_moved: tokens reused at other positions.
-        n_drafted, n_accepted: draft tokens computed and accepted.
         n_reported: prompt tokens whose log probabilities were reported.
         spelling: text before the cursor that the completion has still to re-spell.
         began: time at which it was admitted to a slot.
@@ -74,8 +73,6 @@ class Sequence:
     n_cached: int = 0
     n_restored: int = 0
     n_moved: int = 0
-    n_drafted: int = 0
-    n_accepted: int = 0
     n_reported: int = 0
     spelling: Spelling = field(init=False)
     began: float | None = None
@@ -89,7 +86,7 @@ class Sequence:
         self.text = TextStream(self.request.stop)
         self.tokens = list(self.request.prompt)
         self.n_prompt = len(self.tokens)
-        self.name = name_of(self.request.prompt)
+        self.name = name_of(self.request.prompt, hash(self.request.adapters))
         self.spelling = Spelling(self.request.healing)
         self.idles = self.only_warms and not self.request.scores_prompt
 
@@ -192,9 +189,10 @@ class Sequence:
         if self.began is not None and self.first_at is not None:
             prompt_seconds = max(0.0, self.first_at - self.began)
             predict_seconds = max(0.0, self.last_at - self.first_at)
+        drafts = self.drafting.counts if self.drafting else DraftCounts()
         return Usage(
-            self.request.n_prompt, self.n_new, self.n_cached, self.n_drafted, self.n_accepted,
-            prompt_seconds, predict_seconds,
+            self.request.n_prompt, self.n_new, self.n_cached, drafts.checked, drafts.accepted,
+            prompt_seconds, predict_seconds, drafts.predicted, drafts.confirmed,
         )  # fmt: skip
 
     def is_late(self, now: float) -> bool:
@@ -239,8 +237,6 @@ class Sequence:
                 break
         if self.drafting:
             self.drafting.result(n_drafted, n_right)
-        self.n_drafted += n_drafted
-        self.n_accepted += n_right
         return deltas, n_right
 
     def score(self, rows: Logits, start: int, decoder: Decoder) -> PromptScored:

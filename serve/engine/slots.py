@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from serve.adapters import AdapterSet
 from serve.engine.sequence import WAITING, Sequence
 from serve.metrics import SlotState
 from serve.prefix_tree import PrefixTree
@@ -24,12 +25,14 @@ class Slot:
         cached: tokens that an idle slot still holds.
         last_used: number of the latest admission to this slot; larger is later.
         cells: ids of the cells that it uses, if slots share a pool; copies use the same ids.
+        adapters: LoRA adapters that its tokens were computed with.
     """
 
     running: Sequence | None = None
     cached: list[int] = field(default_factory=list)
     last_used: int = 0
     cells: list[int] = field(default_factory=list)
+    adapters: AdapterSet = ()
 
     @property
     def n_held(self) -> int:
@@ -79,9 +82,30 @@ class Slots:
         held = [i for i in self.free() if self.all[i].cached]
         return sorted(held, key=lambda i: self.all[i].last_used)
 
-    def shared(self, tokens: list[int]) -> dict[int, int]:
-        """Return for each slot how many leading tokens it holds, or will hold once computed; the most first."""
-        return {slot: n for n, slots in self._tree.match(tokens) for slot in sorted(slots)}
+    def shared(self, tokens: list[int], adapters: AdapterSet = ()) -> dict[int, int]:
+        """Return for each slot how many leading tokens it holds, or will hold once computed; the most first.
+
+        Slots whose tokens are computed with other adapters are left out.
+        """
+        return {
+            slot: n
+            for n, slots in self._tree.match(tokens)
+            for slot in sorted(slots)
+            if self.all[slot].adapters == adapters
+        }
+
+    def n_unique(self, slot: int, lost: Collection[int] = ()) -> int:
+        """Return how many tokens of an idle slot are in no other slot, not counting the slots in `lost`.
+
+        Edits to a document leave copies that differ in a few tokens.
+        """
+        s = self.all[slot]
+        held = (
+            min(n, self.all[i].n_held)
+            for i, n in self.shared(s.cached, s.adapters).items()
+            if i != slot and i not in lost
+        )
+        return len(s.cached) - max(held, default=0)
 
     def occupy(self, slot: int, sequence: Sequence, source: int | None) -> None:
         """Start a sequence in a slot, with `n_past` tokens that the slot holds or that are copied from `source`."""
@@ -90,6 +114,7 @@ class Slots:
         if self.pooled:
             s.cells = (self.all[source].cells if source is not None else s.cells)[:keep]
         s.running, s.cached, s.last_used = sequence, [], self._turn
+        s.adapters = sequence.request.adapters
         self._tree.insert(slot, sequence.tokens)
         sequence.slot = slot
         self._grown(sequence)

@@ -12,6 +12,7 @@ from serve.api.dialect import json_bytes
 from serve.api.endpoints import plain_errors
 from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
+    AdaptersFixed,
     ContextLengthExceeded,
     DeadlineExceeded,
     HostRefused,
@@ -54,6 +55,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (UnsupportedEncoding, 415, "invalid_request_error", "unsupported_content_encoding"),
     (NotSupported, 501, "not_supported_error", "not_supported"),
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    (AdaptersFixed, 403, "invalid_request_error", "lora_switch_not_allowed"),
     (OriginRefused, 403, "invalid_request_error", "origin_not_allowed"),
     # Not 403, so that it differs from a refused origin. Source: RFC 9110, 15.5.20.
     (HostRefused, 421, "invalid_request_error", "host_not_allowed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ SESSION_HEADER = "X-TurboPilot-Session"
 DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
 
 
-def json_answer(value: Json | list[Json], status: int = 200) -> Response:
+def json_answer(value: Json | Sequence[Json], status: int = 200) -> Response:
     """Return a response with compact JSON."""
     return Response(json_bytes(value), status=status, mimetype="application/json")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 
-from serve.api import llama_state
+from serve.api import llama_state, lora
 from serve.api import models as answers
-from serve.api.body import read_json
+from serve.api.body import read_any_json, read_json, validated
 from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS, CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
 from serve.api.llama_tokenizer import ModelRequest
@@ -40,6 +40,7 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
         **_model_views(models),
         **_ollama_views(models),
         **_llama_views(models, defaults),
+        **_adapter_views(models),
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
@@ -119,6 +120,18 @@ def _llama_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     return {"props": props, "slots": slots}
 
 
+def _adapter_views(models: ModelPool) -> dict[str, View]:
+    def adapters() -> Response:
+        return json_answer(lora.adapter_list(models.adapters.states))
+
+    def set_adapters() -> Response:
+        asked = validated(lora.LoraAdapterScales, read_any_json(request.get_data(cache=False)))
+        models.adapters.set(lora.by_index(asked.root))
+        return json_answer({"success": True})
+
+    return {"loraAdapters": adapters, "setLoraAdapters": set_adapters}
+
+
 def _refusal(message: str) -> View:
     """Return the view of a route that always answers with status 501."""
 
@@ -174,7 +187,11 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "running": s.running,
         "waiting": s.waiting,
     }
-    return {**answer, "reason": s.reason} if s.reason else answer
+    if s.reason:
+        answer["reason"] = s.reason
+    if s.adapters:
+        answer["lora"] = [{"id": a.id, "name": a.path.name, "scale": a.scale} for a in s.adapters]
+    return answer
 
 
 def _tabby_health(model: str) -> TabbyHealth:

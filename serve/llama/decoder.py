@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Final
 
+from serve.adapters import AdapterSet
 from serve.decoder import BatchItem
 from serve.llama.facts import chat_template, fim_layouts, model_name
 from serve.llama.mapped_files import MappedFiles
@@ -70,6 +71,11 @@ class LlamaDecoder(LlamaContext):
         self.named_piece = partial(model.piece, special=True)
         self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """See `serve.decoder.Decoder`."""
+        if self.model.adapters:
+            self.set_adapters({self.model.adapters[i]: scale for i, scale in adapters})
+
     def decode(self, items: Sequence[BatchItem]) -> Logits:
         """Compute a batch; raise ModelChanged if a mapped file was changed. See `LlamaContext.decode`."""
         if self._mapped:
@@ -79,12 +85,10 @@ class LlamaDecoder(LlamaContext):
     @property
     def identity(self) -> str:
         """Key of compatible states. The mtime replaces a digest of the weights, which would take minutes."""
-        p, path = self._parameters, self._path
-        stat = path.stat()
-        return (
-            f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {p.cache_type} {VERSION} "
-            f"{p.flash_attention}"
-        )
+        p, files = self._parameters, [self._path, *(a.header.path for a in self.model.adapters)]
+        stats = [(file.resolve(), file.stat()) for file in files]
+        named = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+        return f"{named} {p.cache_type} {VERSION} {p.flash_attention}"
 
     @property
     def can_tune(self) -> bool:

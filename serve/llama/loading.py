@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,12 +90,14 @@ def tuned(path: Path, options: ModelOptions) -> Tuning:
 
 
 def load(
-    path: Path, options: ModelOptions, *, retunes: bool = False
+    path: Path, options: ModelOptions, *, adapters: Sequence[Path] = (), retunes: bool = False
 ) -> tuple[LlamaDecoder, LoadReport]:
-    """Load a model file; return the decoder and the resulting setup. `retunes` ignores the stored result of tuning.
+    """Load a model file with LoRA adapters; return the decoder and the resulting setup.
+
+    `retunes` ignores the stored result of tuning.
 
     Raises:
-        InvalidInput: the file cannot be read, or the model does not support an option.
+        InvalidInput: a file cannot be read, the model does not support an option, or an adapter is not one of it.
         CorruptModel: the file is damaged, or llama.cpp cannot load it.
         ServeError: llama.cpp cannot run the model with these options, for example for lack of memory.
     """
@@ -120,6 +123,7 @@ def load(
         model_parameters = ModelParameters(options.n_gpu_layers, use_mmap=mapped is not None)
         model = LlamaModel(header, model_parameters)
         loaded.callback(model.close)
+        model.load_adapters([read_gguf(adapter) for adapter in adapters])
         attention = flash_attention(
             header, parameters, uses_gpu=model.uses_gpu, wanted=options.flash_attention
         )

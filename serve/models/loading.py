@@ -13,16 +13,19 @@ from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 
+from serve.adapters import AdapterScales
 from serve.engine import Engine, EngineOptions
+from serve.model_choice import NamedModel
 from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
-from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
+from serve.settings import IDLE_SECONDS, Limits, ServerOptions, TextOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
 from turbopilot.llama.geometry import header_geometry
@@ -81,7 +84,7 @@ def _pooled_model(
 
     header = read_gguf(options.model_file)
     check_model(header)
-    info = _model_info(header, options)
+    info, adapters = _model_info(header, options), AdapterScales(options.adapters)
     n_bytes = memory_bytes(header, options.model)
     caches = options.caches
     if caches.prefix_bytes is None:
@@ -90,8 +93,12 @@ def _pooled_model(
     n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
         n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
-    load = partial(load_model, replace(options, model_name=info.name), notify, compute_lock)
-    return PooledModel(info, n_bytes, load)
+    for adapter in map(read_gguf, adapters.paths):
+        check_adapter(adapter, header)
+        n_bytes += adapter.tensor_bytes
+    options = replace(options, model_name=info.name)
+    load = partial(load_model, options, notify, compute_lock, adapters)
+    return PooledModel(info, n_bytes, load, adapters=adapters)
 
 
 def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
@@ -125,7 +132,10 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
 
 
 def load_model(
-    options: ServerOptions, notify: Callable[[str], None], compute_lock: ComputeLock | None = None
+    options: ServerOptions,
+    notify: Callable[[str], None],
+    compute_lock: ComputeLock | None = None,
+    adapters: AdapterScales | None = None,
 ) -> CompletionService:
     """Load the default model of the options, and start its engine.
 
@@ -133,6 +143,8 @@ def load_model(
         options: all but `more` is used.
         notify: called with status lines that show the settings in effect.
         compute_lock: shared with other models of the process.
+        adapters: scales of the LoRA adapters, which stay the same if the model is loaded again; None means those in
+            the options.
 
     Raises:
         TurboPilotError: the model cannot be loaded.
@@ -140,16 +152,18 @@ def load_model(
     from serve.drafting import DraftModel, check_same_vocabulary
     from serve.llama import load
 
-    caches = options.caches
+    caches, adapters = options.caches, adapters or AdapterScales(options.adapters)
     notify(f"loading {options.model_file}")
     with ExitStack() as loaded:
-        decoder, report = load(options.model_file, options.model)
+        decoder, report = load(options.model_file, options.model, adapters=adapters.paths)
         loaded.callback(decoder.close)
         layout = "none: only the text before the cursor is used"
         if decoder.fim:
             layout = decoder.fim.chosen.text
         for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
+        for adapter in adapters.states:
+            notify(f"LoRA     {adapter.id}: {adapter.path}, scale {adapter.scale:g}")
         draft_model = None
         if caches.draft_file:
             small = replace(
@@ -170,7 +184,7 @@ def load_model(
             reuses=caches.reuses,
         )
         engine = Engine(decoder, engine_options, draft_model=draft_model)
-        return host(
+        service = host(
             engine,
             name=options.model_name,
             limits=options.limits,
@@ -178,6 +192,8 @@ def load_model(
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )
+        service.adapters = adapters
+        return service
 
 
 def host(

@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
+from serve.adapters import AdapterScales
 from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, hold_up, make_room
-from serve.models.service import CompletionService
+from serve.models.service import CompletionService, close_all
 from serve.models.status import ModelInfo, ModelStatus
 from serve.runner.generation import ClientGone, WhenGone, stays
 from turbopilot.base.errors import Overloaded, ServeError
@@ -56,6 +57,11 @@ class ModelPool:
     def known(self) -> tuple[ModelInfo, ...]:
         """All models, the default one first."""
         return tuple(m.info for m in self._models)
+
+    @property
+    def adapters(self) -> AdapterScales:
+        """LoRA adapters of the default model."""
+        return self._models[0].adapters
 
     @property
     def loaded(self) -> tuple[CompletionService, ...]:
@@ -176,7 +182,7 @@ class ModelPool:
                 loaded = [x for x in self._models if x.service]
                 going = make_room(m, self._memory, loaded)
                 services = self._take_out(going, f"to make room for {m.name}")
-            _close(services)
+            close_all(services)
             service = m.load()
         except BaseException as e:
             failure = e if isinstance(e, Exception) else ServeError(f"{m.name}: interrupted")
@@ -250,7 +256,7 @@ class ModelPool:
             self._is_busy = True
             going = self._take_out(due, "because it was not used")
         try:
-            _close(going)
+            close_all(going)
         finally:
             with self._changed:
                 self._end()
@@ -289,11 +295,4 @@ class ModelPool:
                 lambda: not (self._is_busy or any(m.n_users for m in self._models))
             )
             loaded = self._take_out(self._models)
-        _close(loaded)
-
-
-def _close(services: Sequence[CompletionService]) -> None:
-    """Close all services in order, even if closing one fails."""
-    with ExitStack() as closing:
-        for service in reversed(services):  # the last callback is called first
-            closing.callback(service.close)
+        close_all(loaded)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from serve.adapters import AdapterScales
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo, ModelStatus
 from turbopilot.base.errors import Overloaded, TurboPilotError
@@ -18,12 +19,13 @@ RETRY_SECONDS: Final = 5  # most completions take less time, so a model in use m
 
 @dataclass(slots=True, eq=False)
 class PooledModel:
-    """A model that can be loaded. The pool's lock guards all fields but the first four.
+    """A model that can be loaded. The pool's lock guards all fields but the first five.
 
     Attributes:
         n_bytes: estimated size in memory.
         load: loads the model; called by one thread at a time.
         idle: seconds without a request after which the model is unloaded; None means never.
+        adapters: scales of its LoRA adapters.
         service: the loaded model; None while it is not loaded.
         n_users: number of `ModelPool.use` blocks that have not ended.
         n_waiting: number of requests that wait for the model to be loaded.
@@ -35,6 +37,7 @@ class PooledModel:
     n_bytes: int
     load: Callable[[], CompletionService]
     idle: float | None = None
+    adapters: AdapterScales = field(default_factory=AdapterScales)
     service: CompletionService | None = field(default=None, init=False)
     is_loading: bool = field(default=False, init=False)
     n_users: int = field(default=0, init=False)
@@ -59,6 +62,9 @@ class PooledModel:
 
     def status(self, *, is_draining: bool) -> ModelStatus:
         """Return the model's state for `/health` and `/metrics`; `is_draining` is the pool's."""
+        return replace(self._status(is_draining), adapters=self.adapters.states)
+
+    def _status(self, is_draining: bool) -> ModelStatus:
         if self.service:
             status = self.service.status
             return replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from serve.adapters import AdapterScales
 from serve.decoder import Tokenizer
 from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
@@ -45,6 +47,7 @@ class Completion:
         deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
         prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
+        lora: scales of LoRA adapters by index; see `AdapterScales.chosen`.
     """
 
     prompts: tuple[PromptText, ...]
@@ -65,6 +68,7 @@ class Completion:
     reports_usage: bool = False
     prediction: str = ""
     session: str = ""
+    lora: Mapping[int, float] | None = None
 
 
 class CompletionService:
@@ -77,6 +81,9 @@ class CompletionService:
         limits: limits for all completions.
         text: how prompts are built, and what ends completions.
         free: called after the runner has stopped, to free the model's memory.
+
+    Attributes:
+        adapters: the model's LoRA adapters; set before the first request.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class CompletionService:
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
         self._text = text or TextOptions()
+        self.adapters = AdapterScales()
         self._prompts = PromptBuilder(tokenizer, model.n_ctx, self._limits.max_prompt)
         self._free = free
         self._template: ChatTemplate | None = None
@@ -145,9 +153,9 @@ class CompletionService:
         Raises:
             Overloaded: the queue is full.
             DecoderFailed: the engine has failed permanently.
-            InvalidRequest: the JSON schema cannot be used.
+            InvalidRequest: the JSON schema cannot be used, or there is no such LoRA adapter.
         """
-        c, limits = completion, self._limits
+        c, limits, adapters = completion, self._limits, self.adapters.chosen(completion.lora)
         most = c.max_tokens if limits.max_tokens is None else min(c.max_tokens, limits.max_tokens)
         best_of = max(c.n, c.best_of)
         deadlines = [d for d in (c.deadline, limits.deadline) if d is not None]
@@ -187,6 +195,7 @@ class CompletionService:
                     prediction=c.prediction,
                     constraint=constraint and constraint.copy(),
                     healing=healing,
+                    adapters=adapters,
                 )
                 for sampling in samplings
             ]
@@ -235,7 +244,7 @@ class CompletionService:
     def fim_layout(self) -> str:
         """Name of the layout of fill-in-the-middle prompts; "" if the model does not support them."""
         fim = self._tokenizer.fim
-        return (self._text.fim_order or fim.order) if fim else ""
+        return fim.chosen.name if fim else ""
 
     def chat_prompt(self, messages: Sequence[Message]) -> str:
         """Return the prompt for these messages, formatted with the model's chat template.
@@ -275,3 +284,10 @@ class CompletionService:
             )
             bias |= {i: value for i in ids if 0 <= i < self.model.n_vocab}
         return tuple(bias.items())
+
+
+def close_all(services: Sequence[CompletionService]) -> None:
+    """Close all services in order, even if closing one fails."""
+    with ExitStack() as closing:
+        for service in reversed(services):  # the last callback is called first
+            closing.callback(service.close)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from serve.adapters import AdapterState
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -65,6 +67,7 @@ class ModelStatus:
         refused: number of completions refused because the queue was full.
         restarts: number of times that the engine failed and was restarted.
         reason: reason of "failed" and "stalled", else "".
+        adapters: the model's LoRA adapters.
     """
 
     name: str
@@ -75,3 +78,4 @@ class ModelStatus:
     refused: int = 0
     restarts: int = 0
     reason: str = ""
+    adapters: tuple[AdapterState, ...] = ()

@@ -150,6 +150,8 @@ class Generation:
             sum(u.accepted_tokens for u in everyone),
             max((u.prompt_seconds for u in everyone), default=0.0),
             max((u.predict_seconds for u in everyone), default=0.0),
+            sum(u.predicted_tokens for u in everyone),
+            sum(u.confirmed_tokens for u in everyone),
         )
 
     def events(self, when_gone: WhenGone = stays) -> Iterator[tuple[int, Event]]:

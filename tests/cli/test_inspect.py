@@ -56,8 +56,8 @@ def test_gguf_as_json(starcoder: Path, gguf: Path) -> None:
     found, header = said(gguf), read_gguf(gguf)
     assert list(found) == [
         "kind", "path", "version", "architecture", "name", "shape", "n_weights", "n_bytes",
-        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "quantized", "certificate", "parts", "tensors",
-        "metadata",
+        "bits_per_weight", "main_type", "types", "tokenizer", "origin", "adapter", "quantized", "certificate", "parts",
+        "tensors", "metadata",
     ]  # fmt: skip
     assert found["quantized"] is None  # it was converted only
     assert (found["kind"], found["architecture"]) == ("gguf", "starcoder")

@@ -15,15 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from serve.http.request_log import prompts_log
-from serve.model_choice import ModelChoice
+from serve.model_choice import ModelChoice, NamedModel
 from serve.models.loading import make_pool
-from serve.settings import (
-    IDLE_SECONDS,
-    CacheOptions,
-    NamedModel,
-    PoolOptions,
-    ServerOptions,
-)
+from serve.settings import IDLE_SECONDS, CacheOptions, PoolOptions, ServerOptions
 from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
@@ -143,6 +137,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "model-type": ('"codegen"', "codegen", lambda o: o.port, 18080),
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
     "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
+    "lora-switch": ("true", "1", lambda o: o.adapters.can_switch, True),
 }  # fmt: skip
 
 
@@ -176,7 +171,7 @@ def test_options_table_covers_every_option() -> None:
     }
     # Tested elsewhere.
     elsewhere = {
-        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file",
+        "help", "config", "model", "model-file", "prefix-cache-dir", "draft", "api-key-file", "lora",
     }  # fmt: skip
     assert names - elsewhere == set(OPTIONS)
 

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from werkzeug.test import TestResponse
 
+from serve.adapters import AdapterFile, AdapterOptions, AdapterScales
 from serve.api.body import Body as RequestBody
 from serve.api.dialect import Dialect
 from serve.api.endpoints import ENDPOINTS, Endpoint
@@ -34,6 +35,8 @@ SCHEMAS = {name: {"$ref": f"#/components/schemas/{name}"} for name in KINDS}
 NEEDS: dict[str, dict[str, object]] = {
     "response_format.json_schema.schema": {"response_format.type": "json_schema"},
     "messages[].content[].text": {"messages[].content[].type": "text"},
+    "lora[].id": {"lora[].scale": 1},
+    "lora[].scale": {"lora[].id": 0},
 }
 CASES = [(name, path) for name in KINDS for path in fields(DOCUMENT, SCHEMAS[name])]
 VALUES: list[Any] = [
@@ -50,7 +53,8 @@ VALUES: list[Any] = [
 def client() -> Iterator[FlaskClient]:
     service, runner = make_service(TalkingDecoder())
     runner.start()
-    yield create_app(pool_of(service)).test_client()
+    adapters = AdapterOptions((AdapterFile(Path("style.gguf")),), can_switch=True)
+    yield create_app(pool_of(service, AdapterScales(adapters))).test_client()
     assert runner.wait_until_idle(60)
     assert not runner.n_restarts
     runner.close()
@@ -216,6 +220,7 @@ RICH: list[tuple[str, Body]] = [
     ("/api/chat", {}),
     ("/api/generate", {"prompt": "a"}),
     ("/api/generate", {"prompt": ""}),
+    ("/v1/completions", {"prompt": "a", "prediction": {"content": "b"}}),
 ]  # fmt: skip
 
 

@@ -25,7 +25,12 @@ BODIES: Mapping[str, Body] = {
     "TokenizeRequest": {"content": "x"}, "DetokenizeRequest": {"tokens": [1]},
     "ApplyTemplateRequest": {"messages": [{"role": "user", "content": "x"}]},
 }  # fmt: skip
-_KINDS = [(kind, e.paths[0]) for e in ENDPOINTS for kind in (*e.requests, e.body) if kind]
+_KINDS = [
+    (kind, e.paths[0])
+    for e in ENDPOINTS
+    for kind in (*e.requests, e.body)
+    if kind and issubclass(kind, RequestBody)
+]
 KINDS: Mapping[str, type[RequestBody]] = {kind.__name__: kind for kind, _ in _KINDS}
 PATHS: Mapping[str, str] = {kind.__name__: path for kind, path in _KINDS}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from serve.adapters import AdapterSet
 from serve.decoder import BatchItem, Logits
 from serve.engine.sequence import Sequence as EngineSequence
 from serve.prompt.bound_layout import FimLayouts
@@ -52,6 +53,13 @@ Reply = Callable[[Sequence[int]], int]
 def letters(history: Sequence[int]) -> int:
     """Return a letter that depends on every token of the history, so that a lost token changes it."""
     return ord("a") + zlib.crc32(repr(list(history)).encode()) % 26
+
+
+def certain(token: int) -> Logits:
+    """Return logits with which the token is chosen at any temperature."""
+    row = np.zeros(N_VOCAB, dtype=np.float32)
+    row[token] = 30.0
+    return row
 
 
 def around_the_cursor(prompt: Sequence[int]) -> tuple[str, str]:
@@ -136,6 +144,7 @@ class FakeDecoder:
         self.kv: dict[int, list[tuple[int, int]]] = {i: [] for i in range(n_seq)}
         self.batches: list[int] = []
         self.n_rebuilt = 0
+        self.adapters: AdapterSet = ()
         self.closed = False
         self._reply, self._gate, self._fail, self._row = reply, gate, fail, row
         self._next_cell = 0
@@ -171,6 +180,9 @@ class FakeDecoder:
     def is_eog(self, token: int) -> bool:
         return token == EOG
 
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        self.adapters = adapters
+
     def decode(self, batch: Sequence[BatchItem]) -> Logits:
         assert not self.closed
         assert 1 <= len(batch) <= self.n_batch
@@ -189,12 +201,7 @@ class FakeDecoder:
             assert len(cells) <= self.n_ctx
             if item.want_logits:
                 history = [token for _, token in cells]
-                if self._row:
-                    row = self._row(history)
-                else:
-                    row = np.zeros(N_VOCAB, dtype=np.float32)
-                    row[self._reply(history)] = 30.0
-                rows.append(row)
+                rows.append(self._row(history) if self._row else certain(self._reply(history)))
         assert len(rows) <= self.n_outputs
         assert self.n_used <= self.n_cells
         found = np.array(rows, dtype=np.float32).reshape(-1, N_VOCAB)

@@ -17,6 +17,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
+from serve.adapters import AdapterScales
 from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.http.server import HttpServer, bind
@@ -95,9 +96,10 @@ def make_service(
     return CompletionService(runner, decoder, model, limits, text), runner
 
 
-def pool_of(service: CompletionService) -> ModelPool:
+def pool_of(service: CompletionService, adapters: AdapterScales | None = None) -> ModelPool:
     """Return a pool with one loaded model."""
-    pool = ModelPool([PooledModel(service.model, 1, lambda: service)], memory=1)
+    scales = adapters or AdapterScales()
+    pool = ModelPool([PooledModel(service.model, 1, lambda: service, adapters=scales)], memory=1)
     with pool.use(""):
         return pool
 

@@ -63,6 +63,12 @@ def _describe_folder(path: Path) -> CheckpointDescription:
         raise InvalidInput(
             f"{path}: is a folder of GGUF files", hint=f"give one of them: {path / ggufs[0]}"
         )
+    from converters import is_adapter_folder
     from converters.inspect import describe_checkpoint
 
+    if is_adapter_folder(path):
+        raise InvalidInput(
+            f"{path}: is a LoRA adapter, not a checkpoint",
+            hint=f"convert it, and inspect the result: turbopilot convert {path} --base MODEL",
+        )
     return describe_checkpoint(path)

@@ -23,6 +23,7 @@ from turbopilot.base.errors import (
     did_you_mean,
 )
 from turbopilot.base.progress import Reporter
+from turbopilot.base.quoting import shortened
 from turbopilot.base.sizes import size
 from turbopilot.formats.old_ggml import is_old
 
@@ -68,6 +69,28 @@ def resolve_checkpoint(
     if wanted.quant or wanted.file:
         raise InvalidInput(f"{name}: is a single file, not a checkpoint", hint=_CHECKPOINT_HINT)
     return _fetch(name, replace(wanted, only=only), reporter)[0]
+
+
+def resolve_base(adapter: Path, name: str, reporter: Reporter) -> Path:
+    """Return the folder with the config of the model that an adapter was trained on.
+
+    Args:
+        adapter: the adapter's folder.
+        name: the model as for `resolve_checkpoint`; "" means the folder that adapter_config.json names.
+        reporter: receives messages and download progress.
+    """
+    from converters import read_settings
+
+    if name:
+        return resolve_checkpoint(name, reporter, only="tokenizer")
+    base = read_settings(adapter).base
+    if base and (Path(base) / "config.json").is_file():
+        return Path(base)
+    known = f"it was trained on {shortened(base)}" if base else "its config does not name the model"
+    raise InvalidInput(
+        f"{adapter}: is an adapter; {known}",
+        hint="give that model, a folder or a name: --base MODEL",
+    )
 
 
 def resolve_any(name: str) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from serve.model_choice import ModelChoice
-from serve.settings import NamedModel, ServerOptions
+from serve.adapters import MOST_SCALE, AdapterFile, split_scale
+from serve.model_choice import ModelChoice, NamedModel
+from serve.settings import ServerOptions
 from turbopilot.app.certificates import at_start
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.base.errors import InvalidInput
@@ -47,6 +49,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
     return replace(
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
         model=options.model.of(default),
+        adapters=replace(options.adapters, files=tuple(map(_adapter, choice.lora))),
     )  # fmt: skip
 
 
@@ -81,6 +84,27 @@ def _named(entries: tuple[str, ...]) -> dict[str, str]:
             )
         found[name] = model
     return found
+
+
+def _adapter(text: str) -> AdapterFile:
+    """Parse FILE or FILE:SCALE."""
+    file, colon, scale = split_scale(text)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InvalidInput(
+            f"--lora {text}: no such file: {path}",
+            hint="give a GGUF adapter; turbopilot convert ADAPTER --base MODEL makes one from PEFT's files",
+        )
+    try:
+        number = float(scale) if colon else 1.0
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= MOST_SCALE:
+        raise InvalidInput(
+            f"--lora {text}: the scale {scale!r} is not a number from -{MOST_SCALE:g} to {MOST_SCALE:g}",
+            hint=f"write for example --lora {file}:0.5",
+        )
+    return AdapterFile(path, number)
 
 
 def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:

@@ -125,6 +125,10 @@ class InvalidRequest(ServeError):
         self.param = param
 
 
+class AdaptersFixed(ServeError):
+    """A request changes the scales of LoRA adapters, which the server does not allow."""
+
+
 class UnsupportedEncoding(ServeError):
     """The body of a request is compressed."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import one_of
 from turbopilot.commands.verb import AsJson, takes
 from turbopilot.render import console
@@ -19,8 +20,8 @@ class ConvertArguments:
     """Arguments of `turbopilot convert`."""
 
     source: Annotated[str, typer.Argument(
-        help="Checkpoint folder, model name (see turbopilot models), owner/name on the Hub, old ggml .bin file, or "
-        "'demo' for the bundled model.",
+        help="Checkpoint folder, model name (see turbopilot models), owner/name on the Hub, old ggml .bin file, folder "
+        "of a PEFT LoRA adapter, or 'demo' for the bundled model.",
     )]
     output: Annotated[Path | None, typer.Option(
         "-o", "--output", help="File to write. Default: named after SOURCE and the type.",
@@ -28,7 +29,12 @@ class ConvertArguments:
     dtype: Annotated[str, typer.Option(
         show_default=False,
         help="Type of the matrices: f16, bf16, f32, q8_0, or auto to keep SOURCE's. Vectors are always F32. Default: "
-        "f16; an old .bin keeps its types.",
+        "f16; an old .bin keeps its types; f32 for an adapter.",
+    )] = ""
+    base: Annotated[str, typer.Option(
+        metavar="MODEL", show_default=False,
+        help="For an adapter: the checkpoint that it was trained on, a folder or a name as for SOURCE, of which only "
+        "config.json is read. Default: the folder that adapter_config.json names.",
     )] = ""
     to: Annotated[str, typer.Option(
         help="Output format: gguf, or gptj for a Hugging Face GPT-J checkpoint (CodeGen models only).",
@@ -69,6 +75,8 @@ def convert(given: ConvertArguments) -> None:
     Example: turbopilot convert ./starcoder --dtype auto --split-max-size 8GB
 
     Example: turbopilot convert santacoder-q4_0.bin
+
+    Example: turbopilot convert ./my-lora --base qwen2.5-coder-1.5b -o my-lora.gguf
     """
     import converters
     from turbopilot.app.resolve import resolve_checkpoint
@@ -78,6 +86,13 @@ def convert(given: ConvertArguments) -> None:
     to = one_of("--to", given.to, ("gguf", "gptj"))
     source, dtype, vocab_only = given.source, given.dtype, given.vocab_only
     folder = resolve_checkpoint(source, console.REPORTER, old_files=True)
+    if converters.is_adapter_folder(folder):
+        _convert_adapter(given, folder)
+        return
+    if given.base:
+        raise InvalidInput(
+            f"--base {given.base}: {folder} is not an adapter", hint="leave --base out"
+        )
     name = _name(source, folder)
     split = given.split_max_size
     options = converters.ConversionOptions(
@@ -98,6 +113,32 @@ def convert(given: ConvertArguments) -> None:
     shown.show(report, given.as_json)
     if to == "gguf" and not given.as_json and not vocab_only and folder.is_dir():
         console.info(f"next: turbopilot verify {report.path} --against {source}")
+
+
+def _convert_adapter(given: ConvertArguments, folder: Path) -> None:
+    import converters
+    from turbopilot.app.resolve import resolve_base
+    from turbopilot.render import convert as shown
+
+    fields = ("vocab_only", "split_max_size", "model_type", "tokenizer")
+    extra = [f for f in fields if getattr(given, f)] + ["to"] * (given.to != "gguf")
+    if extra:
+        flags = ", ".join("--" + f.replace("_", "-") for f in extra)
+        raise InvalidInput(f"{flags}: not for an adapter ({folder})", hint="leave it out")
+    base = resolve_base(folder, given.base, console.REPORTER)
+    if given.dry_run:
+        shown.show_plan(converters.adapter_dry_run(folder, base, dtype=given.dtype), given.as_json)
+        return
+    name = _name(given.source, folder)
+    target = given.output or Path(f"{name}-{given.dtype.lower() or 'f32'}.gguf")
+    options = converters.ConversionOptions(name=name, force=given.force)
+    with console.progress("convert") as progress:
+        report = converters.convert_adapter(
+            folder, base, target, options, dtype=given.dtype, progress=progress
+        )
+    shown.show(report, given.as_json)
+    if not given.as_json:
+        console.info(f"next: turbopilot serve MODEL --lora {report.path}")
 
 
 def _name(source: str, folder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import typer
 
+from serve.adapters import split_scale
 from serve.options import Option
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.commands.serve_flags import all_options
@@ -84,12 +85,13 @@ def _written(path: Path, key: str, value: Any, option: Option) -> Any:
             f"{path}: {key} must be {called}, not {shown}",
             hint=f"turbopilot serve --help describes --{key}",
         )
+    if option.kind is list:
+        values = [value] if isinstance(value, str) else value
+        return [_adapter_beside(path, v) for v in values] if option.is_model else values
     if option.is_model:
         return _beside(path, value)
     if option.kind is Path:
         return str(path.parent / Path(value).expanduser())
-    if option.kind is list:
-        return [value] if isinstance(value, str) else value
     option.value(value, f"{path}: {key} =")
     return str(value) if option.auto else value
 
@@ -123,6 +125,12 @@ def _beside(path: Path, model: str) -> str:
         return str(beside) if beside.exists() else model
     except OSError:  # the name is too long
         return model
+
+
+def _adapter_beside(path: Path, text: str) -> str:
+    """Return an adapter, FILE or FILE:SCALE, like `_beside`."""
+    file, colon, scale = split_scale(text)
+    return f"{_beside(path, file)}{colon}{scale}"
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import typer
 
+from serve.adapters import AdapterOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
 from serve.settings import (
@@ -26,7 +27,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 # Sections of `--help` and their settings, in order.
 PANELS: Final[dict[str, tuple[type, ...]]] = {
-    "Models": (ModelChoice, PoolOptions),
+    "Models": (ModelChoice, AdapterOptions, PoolOptions),
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
     "Requests": (Defaults, TextOptions, Limits),

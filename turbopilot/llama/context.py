@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,11 +20,13 @@ from turbopilot.base.errors import (
 )
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import CACHE_TYPES
+from turbopilot.llama.adapter import LlamaAdapter
 from turbopilot.llama.batch_item import BatchItem
 from turbopilot.llama.flash_attention import AUTO, ON
 from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.library import llama_cpp, log
 from turbopilot.llama.model import LlamaModel
+from turbopilot.llama.token_batch import TokenBatch
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 OnNode: TypeAlias = Callable[[int, bool], bool]
@@ -91,7 +93,7 @@ class LlamaContext:
         self.n_cells = int(llama_cpp.llama_n_ctx(self._context))
         self.n_batch = min(parameters.n_batch, int(llama_cpp.llama_n_batch(self._context)))
         self.n_outputs = min(parameters.n_outputs or self.n_batch, self.n_batch)
-        self._batch = _Batch(self.n_batch)
+        self._batch = TokenBatch(self.n_batch)
 
     def _make(self) -> None:
         p = self._parameters
@@ -124,6 +126,16 @@ class LlamaContext:
         except BaseException as e:
             self._failure = e
             return False
+
+    def set_adapters(self, adapters: Mapping[LlamaAdapter, float]) -> None:
+        """Apply adapters of the model, each with its scale, in the next batches, and no others.
+
+        After a change, llama.cpp plans its buffers again in the next `decode`.
+        """
+        n = len(adapters)
+        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * n)(*(a.pointer for a in adapters))
+        scales = (ctypes.c_float * n)(*adapters.values())
+        llama_cpp.llama_set_adapters_lora(self._context, pointers, n, scales)
 
     def decode(self, items: Sequence[BatchItem]) -> Logits:
         """Decode a batch and add it to the KV cache.
@@ -257,43 +269,3 @@ class LlamaContext:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-
-
-class _Batch:
-    """A llama_batch in numpy arrays, because filling ctypes arrays in Python loops would dominate a step."""
-
-    def __init__(self, n: int) -> None:
-        self._token = np.zeros(n, dtype=np.int32)
-        self._pos = np.zeros(n, dtype=np.int32)
-        self._seq = np.zeros(n, dtype=np.int32)
-        self._wants = np.zeros(n, dtype=np.int8)
-        self._one = np.ones(n, dtype=np.int32)
-        # llama.cpp reads the sequences of each token (here one) through a pointer.
-        first = self._seq.ctypes.data
-        ids = ctypes.POINTER(ctypes.c_int32)
-        self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))
-        self._batch = llama_cpp.llama_batch(
-            token=self._token.ctypes.data_as(ids),
-            pos=self._pos.ctypes.data_as(ids),
-            n_seq_id=self._one.ctypes.data_as(ids),
-            seq_id=self._seq_pointers,
-            logits=self._wants.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, items: Sequence[BatchItem]) -> Any:
-        """Return a llama_batch of these items, which the next call overwrites."""
-        n = self._batch.n_tokens = len(items)
-        self._token[:n] = [i.token for i in items]
-        self._pos[:n] = [i.pos for i in items]
-        self._seq[:n] = [i.seq for i in items]
-        self._wants[:n] = [i.want_logits for i in items]
-        return self._batch
-
-    def fill_run(self, ids: Sequence[int], start: int, wants: Sequence[bool]) -> Any:
-        """Return a llama_batch of consecutive tokens of sequence 0, which the next call overwrites."""
-        n = self._batch.n_tokens = len(ids)
-        self._token[:n] = ids
-        self._pos[:n] = np.arange(start, start + n)
-        self._seq[:n] = 0
-        self._wants[:n] = wants
-        return self._batch

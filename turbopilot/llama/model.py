@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from turbopilot.base.errors import CorruptModel, DecoderFailed, ServeError
 from turbopilot.formats.gguf.check import check_model
+from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.adapter import LlamaAdapter
 from turbopilot.llama.devices import gpu_devices
 from turbopilot.llama.library import llama_cpp, log, start_backend
 from turbopilot.llama.text_normalizer import text_normalizer
@@ -48,6 +50,7 @@ class LlamaModel:
     """A loaded model. Its header is checked first, because llama.cpp aborts on some malformed files.
 
     Attributes:
+        adapters: the loaded LoRA adapters.
         devices: GPUs, with their free memory before the model was loaded.
         n_layers: layers, without the output layer.
         bos: token id, or -1 if there is none.
@@ -67,6 +70,8 @@ class LlamaModel:
             if not (parameters.is_trial or parameters.no_alloc):
                 try_model(header)
         self.header = header
+        self.adapters: tuple[LlamaAdapter, ...] = ()
+        self._is_trial = parameters.is_trial
         start_backend()
         log.clear()
         self.devices = () if parameters.is_trial else gpu_devices()
@@ -104,6 +109,19 @@ class LlamaModel:
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
         self.rotates = int(llama_cpp.llama_model_rope_type(model)) != _ROPE_NONE
+
+    def load_adapters(self, headers: Sequence[GgufHeader]) -> None:
+        """Load LoRA adapters, for contexts that are created from now on.
+
+        Raises:
+            InvalidInput: a file is not an adapter of this model.
+            CorruptModel: a file is damaged, or llama.cpp refuses it or cannot compute with it.
+        """
+        for header in headers:
+            check_adapter(header, self.header)
+        if headers and not self._is_trial:
+            try_model(self.header, headers)
+        self.adapters = tuple(LlamaAdapter(self._pointer, header) for header in headers)
 
     @property
     def pointer(self) -> Any:
@@ -163,8 +181,8 @@ class LlamaModel:
     def close(self) -> None:
         """Free the model; its contexts must be closed first. A second call does nothing."""
         if self._pointer:
-            llama_cpp.llama_model_free(self._pointer)
-            self._pointer = None
+            llama_cpp.llama_model_free(self._pointer)  # and its adapters
+            self._pointer, self.adapters = None, ()
 
 
 def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:

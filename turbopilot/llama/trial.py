@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from turbopilot.base.cache_folder import cache_folder
@@ -34,14 +34,14 @@ _MEMORY: Final = 2 << 30
 _MEMORY_OF_HEADER: Final = 16  # bytes for each byte of the vocabulary and other metadata
 
 
-def try_model(header: GgufHeader) -> None:
-    """Compute a token of a model in a sandboxed child, unless this version of llama.cpp has done so.
+def try_model(header: GgufHeader, adapters: Sequence[GgufHeader] = ()) -> None:
+    """Compute a token of a model, with all `adapters`, in a sandboxed child, unless this llama.cpp has done so.
 
     A success is stored in the cache folder, and holds until the file system reports a change of the file. Only the CPU
     is used. The child is the module `trial_child`; see `sandbox` for what it may do.
 
     Raises:
-        CorruptModel: llama.cpp refuses the file, or the child was aborted, crashed, or exceeded its time or memory.
+        CorruptModel: llama.cpp refuses a file, or the child was aborted, crashed, or exceeded its time or memory.
         ServeError: the model does not generate text.
     """
     if os.environ.get(SKIP_VARIABLE) == "1":
@@ -51,26 +51,33 @@ def try_model(header: GgufHeader) -> None:
     name = f"computes a token with llama-cpp-python {VERSION}"
 
     def work() -> Mapping[str, str]:
-        _run(header)
+        _run(header, adapters)
         return {name: hashlib.sha256(name.encode()).hexdigest()}  # the cache stores digests
 
-    remembered(cache_folder(), header.files, (name,), work)
+    files = [file for h in (*adapters, header) for file in h.files]
+    remembered(cache_folder(), files, (name,), work)
 
 
-def _run(header: GgufHeader) -> None:
-    seconds = int(_SECONDS + header.file_size / _BYTES_PER_SECOND)
+def _run(header: GgufHeader, adapters: Sequence[GgufHeader]) -> None:
+    n_adapters = sum(a.file_size for a in adapters)  # bytes, which are read and not mapped
+    seconds = int(_SECONDS + (header.file_size + n_adapters) / _BYTES_PER_SECOND)
     # The header ends where the first tensor begins.
     n_header = min((t.offset for t in header.tensors), default=0)
     job = {
-        "model": str(header.path), "memory": _MEMORY + _MEMORY_OF_HEADER * n_header, "seconds": seconds,
+        "model": str(header.path), "adapters": [str(a.path) for a in adapters],
+        "memory": _MEMORY + _MEMORY_OF_HEADER * n_header + 2 * n_adapters, "seconds": seconds,
     }  # fmt: skip
     try:
         run_child(
             "turbopilot.llama.trial_child", job, timeout=_PATIENCE * seconds, environment=_NO_GPUS
         )
     except ChildFailed as e:
+        named = ", ".join(str(a.path) for a in adapters)
+        what = (
+            f"{named}: cannot be applied" if adapters else f"{header.path}: the model cannot be run"
+        )
         raise CorruptModel(
-            f"{header.path}: the model cannot be run: llama.cpp's process {_how(e, seconds)}",
+            f"{what}: llama.cpp's process {_how(e, seconds)}",
             hint="the file is damaged or malicious: convert or download it again. "
             "If you trust its source, report it, and try a newer llama-cpp-python",
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,23 +24,25 @@ _TEXT: Final = (
 
 
 def main() -> None:
-    """Run the job {"model": path, "memory": bytes, "seconds": CPU time}."""
+    """Run the job {"model": path, "adapters": [path], "memory": bytes, "seconds": CPU time}."""
     run_job(_work)
 
 
 def _work(job: dict[str, Any]) -> None:
     header = read_gguf(Path(job["model"]))
+    adapters = [read_gguf(Path(path)) for path in job["adapters"]]
     start_backend()
     restrict(memory=job["memory"], seconds=job["seconds"])
-    compute_token(header)
+    compute_token(header, adapters)
 
 
-def compute_token(header: GgufHeader) -> None:
-    """Load a model on the CPU, tokenize a text, and compute its first token.
+def compute_token(header: GgufHeader, adapters: Sequence[GgufHeader]) -> None:
+    """Load a model on the CPU, tokenize a text, and compute its first token with all adapters.
 
     The weights are not repacked, so that each page of the file is read once.
     """
     model = LlamaModel(header, ModelParameters(n_gpu_layers=0, repack=False, is_trial=True))
+    model.load_adapters(adapters)
     ids = model.tokenize(_TEXT, parse_special=True)
     first = model.first_token
     token = first if first is not None else next(iter(ids), 0)
@@ -47,7 +50,9 @@ def compute_token(header: GgufHeader) -> None:
         _N_CTX, n_outputs=1, n_threads=min(usable_cores(), _MOST_THREADS), offload=False
     )
     try:
-        LlamaContext(model, parameters).read([token], 0, range(1))
+        context = LlamaContext(model, parameters)
+        context.set_adapters(dict.fromkeys(model.adapters, 1.0))
+        context.read([token], 0, range(1))
     except ServeError as e:
         raise CorruptModel(
             f"{header.path}: the model cannot be run: {e.message}",

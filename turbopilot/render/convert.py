@@ -19,7 +19,7 @@ def show_plan(text: str, as_json: bool) -> None:
 
 
 def show(report: ConversionReport, as_json: bool) -> None:
-    """Print the result of a conversion; the tokenizer is shown only for GGUF files."""
+    """Print the result of a conversion; the tokenizer is shown only for the GGUF files of models."""
     if as_json:
         console.emit_json({**asdict(report), "path": str(report.path)})
         return
@@ -29,7 +29,7 @@ def show(report: ConversionReport, as_json: bool) -> None:
         f"{count(report.n_tensors, 'tensor')}, {report.n_weights / 1e6:,.1f} million weights, {report.dtype}, "
         f"{size(report.n_bytes)}, {report.seconds:.1f} s"
     )
-    if report.path.is_file():
+    if report.path.is_file() and report.n_tokens:
         fim = "with" if report.has_fim else "without"
         console.result(
             f"tokenizer: {report.n_tokens:,} tokens, pre-tokenizer {report.pre_tokenizer} ({report.pre_origin}), "

@@ -134,8 +134,14 @@ def _gguf(g: GgufDescription) -> Iterator[tuple[str, str]]:
     made_from = f", from {g.origin.architecture}" if g.origin.architecture else ""
     yield "architecture", f"{g.architecture or 'unknown'}{made_from}"
     yield "name", g.name
-    yield from _shape(g.shape)
-    yield from _tokenizer(g.tokenizer)
+    if g.adapter:
+        ranks = " and ".join(f"{r:,}" for r in g.adapter.ranks)
+        alpha = f", alpha {g.adapter.alpha:g}" if g.adapter.alpha is not None else ""
+        changes = count(g.adapter.n_matrices, "tensor")
+        yield "adapter", f"{g.adapter.type} of rank {ranks}{alpha}; changes {changes} of a model"
+    else:
+        yield from _shape(g.shape)
+        yield from _tokenizer(g.tokenizer)
     yield from _origin(
         g.origin.license, g.origin.repository, g.origin.revision, g.origin.base_models
     )

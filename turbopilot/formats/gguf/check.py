@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from typing import Final
 
-from turbopilot.base.errors import CorruptModel
+from turbopilot.base.errors import CorruptModel, InvalidInput
 from turbopilot.base.quoting import quoted
+from turbopilot.formats.gguf.check_adapter import is_adapter
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.formats.gguf.value_ranges import ANY_INTEGER, ANY_NUMBER, RANGES
@@ -36,7 +37,15 @@ _BYTES: Final = [*range(0xC0), *range(0xC2, 0xF5)]
 
 
 def check_model(header: GgufHeader) -> None:
-    """Raise CorruptModel if metadata or tensors that every language model has are missing or invalid."""
+    """Raise CorruptModel if metadata or tensors that every language model has are missing or invalid.
+
+    Raise InvalidInput if the file contains an adapter.
+    """
+    if is_adapter(header):
+        raise InvalidInput(
+            f"{header.path}: is a LoRA adapter, not a model",
+            hint="give the model that it was trained on as MODEL, and the adapter with --lora",
+        )
     arch = header.metadata.get("general.architecture")
     if not isinstance(arch, str) or not 0 < len(arch) <= _MOST_ARCHITECTURE:
         what = "missing" if not arch else f"{quoted(arch)}, not a name"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from turbopilot.formats.gguf.certificate import Certificate, read
+from turbopilot.formats.gguf.check_adapter import ALPHA_KEY, B_SUFFIX, is_adapter
 from turbopilot.formats.gguf.cursor import Value
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.formats.gguf.metadata import PerLayer, Quantized, TypedMetadata, read_quantized
@@ -101,8 +102,18 @@ class FilePart:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterLine:
+    """Description of an adapter, which changes matrices of a model."""
+
+    type: str  # "lora"
+    alpha: float | None
+    ranks: tuple[int, ...]  # the different ones, ascending
+    n_matrices: int  # that it changes
+
+
+@dataclass(frozen=True, slots=True)
 class GgufDescription:
-    """Description of a GGUF; sizes are in bytes."""
+    """Description of a GGUF; sizes are in bytes. `adapter` is None if the file contains a model."""
 
     kind: ClassVar[str] = "gguf"
     path: Path
@@ -117,6 +128,7 @@ class GgufDescription:
     types: tuple[TypeShare, ...]
     tokenizer: TokenizerLine
     origin: Origin
+    adapter: AdapterLine | None
     quantized: Quantized | None
     certificate: Certificate | None
     parts: tuple[FilePart, ...]
@@ -145,6 +157,7 @@ def describe_gguf(path: Path) -> GgufDescription:
         types=by_type((t.type_name, t.n_weights, t.n_bytes) for t in header.tensors),
         tokenizer=_tokenizer(said),
         origin=_origin(said),
+        adapter=_adapter(said, header) if is_adapter(header) else None,
         quantized=read_quantized(header.metadata),
         certificate=read(header),
         parts=_parts(header),
@@ -211,6 +224,12 @@ def _origin(said: TypedMetadata) -> Origin:
         files=tuple(SourceFile(*pair) for pair in zip(names, digests, strict=False)),
         turbopilot=said.text("turbopilot.version"),
     )
+
+
+def _adapter(said: TypedMetadata, header: GgufHeader) -> AdapterLine:
+    b = [t for t in header.tensors if t.name.endswith(B_SUFFIX)]
+    ranks = tuple(sorted({t.shape[0] for t in b}))
+    return AdapterLine(said.text("adapter.type"), said.number(ALPHA_KEY), ranks, len(b))
 
 
 def _parts(header: GgufHeader) -> tuple[FilePart, ...]:
