@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 from serve.options import Option
+from serve.prompt.next_edit import FORMAT_NAMES
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
 from turbopilot.formats import ggml_types
@@ -66,6 +67,7 @@ class ModelOptions:
         flash_attention: None uses it only if it is faster or memory is short.
         chat_template: Jinja template for a model file that has none.
         family: model family by its usual name; "" if unknown.
+        next_edit: name of the model's next-edit format; "" if it has none or it is unknown.
     """
 
     ctx: Annotated[int | None, Option(
@@ -104,10 +106,13 @@ class ModelOptions:
     )] = True
     chat_template: str = ""
     family: str = ""
+    next_edit: str = ""
 
     def of(self, model: NamedModel) -> ModelOptions:
         """Return these options with what is known about a model."""
-        return replace(self, chat_template=model.chat_template, family=model.family)
+        return replace(
+            self, chat_template=model.chat_template, family=model.family, next_edit=model.next_edit
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,10 @@ class TextOptions:
         "(else psm). spm, for models trained on it (StarCoder, SantaCoder, CodeLlama, Granite), reuses more of the KV "
         "cache while you type.", auto=True, choices=("auto", "psm", "spm"),
     )] = None
+    next_edit: Annotated[str, Option(
+        "--next-edit-format", f"Prompt format of /backend/next_edit_autocomplete: {', '.join(FORMAT_NAMES)}, or auto "
+        "for the format of a known next-edit model.", auto=True, choices=("auto", *FORMAT_NAMES),
+    )] = ""
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
         "token before the cursor, so that a completion does not begin inside a word.",
@@ -231,22 +240,6 @@ class SecurityOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class LogOptions:
-    """Contents and format of the log on stderr."""
-
-    form: Annotated[Literal["text", "json"], Option(
-        "--log-format", "Format of the log on stderr (text, json). json writes one object per line.",
-    )] = "text"
-    prompts: Annotated[bool, Option(
-        "--log-prompts/--no-log-prompts", "Log prompts and completions in full. Anyone who can read the log can then "
-        "read your code. API keys are never logged.",
-    )] = False
-    debug: Annotated[bool, Option(
-        "--debug/--no-debug", "Log debug messages and llama.cpp's own log. Does not log prompts.",
-    )] = False
-
-
-@dataclass(frozen=True, slots=True)
 class NamedModel:
     """A model file, the model name that clients send ("" means the name in the file), and what is known about it."""
 
@@ -254,6 +247,7 @@ class NamedModel:
     file: Path
     chat_template: str = ""
     family: str = ""
+    next_edit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class Dialect(Body):
         key: field that distinguishes this dialect from others on the same route.
         example: example of a request body.
         framing: framing of a stream; None if the dialect does not stream.
+        mimetype: Content-Type of the whole response, which is one line of JSON.
         rendering: renderer of the response.
         answer: type of the whole response.
         chunk: type of a stream's chunks.
@@ -115,6 +116,7 @@ class Dialect(Body):
     key: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]]
     framing: ClassVar[Framing | None] = SSE
+    mimetype: ClassVar[str] = "application/json"
     rendering: ClassVar[type[Rendering[Any]]]
     answer: ClassVar[Any]
     chunk: ClassVar[Any] = None

@@ -27,6 +27,7 @@ from serve.api.models import (
     OllamaVersion,
     ShowRequest,
 )
+from serve.api.next_edit import NextEditRequest
 from serve.api.ollama import OllamaChatRequest, OllamaRequest
 
 TAGS: Final = {
@@ -35,6 +36,7 @@ TAGS: Final = {
     "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny.",
     "Ollama": "Ollama's API, for plugins that know it alone.",
     "Hugging Face": "The routes of Hugging Face's text-generation-inference, which `InferenceClient` uses.",
+    "Next edits": "The routes of Sweep's plugins, for next-edit models.",
     "Tabby": "Routes that Tabby's agent uses in addition to completions.",
     "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
     "Operators": "Status page, health check, metrics and this document.",
@@ -111,6 +113,7 @@ class Endpoint:
         body: type of the request body of a route that needs no model.
         answer: type of a JSON response, or a MIME type; None means an empty body.
         is_open: whether it needs no API key even if the server requires one.
+        may_compress: whether the request's body may be compressed.
         refusal: if set, the route always answers with status 501 and this error.
     """
 
@@ -123,6 +126,7 @@ class Endpoint:
     body: type[ShowRequest] | None = None
     answer: Any = None
     is_open: bool = False
+    may_compress: bool = False
     refusal: str = ""
 
     def read(self, values: Mapping[str, Any]) -> Dialect:
@@ -200,6 +204,16 @@ ENDPOINTS: Final = (
     Endpoint(
         "huggingFaceList", "Hugging Face", "Complete a text. The response is a list with one completion.",
         _POST, ("/",), (HuggingFaceListRequest,),
+    ),
+    Endpoint(
+        "nextEdit", "Next edits",
+        "Predict the next edit of a file. The body may be compressed with gzip, or with br if the server has brotli.",
+        _POST, ("/backend/next_edit_autocomplete",), (NextEditRequest,), may_compress=True,
+    ),
+    Endpoint(
+        "nextEditMetrics", "Next edits",
+        "Report that an edit was shown, accepted or dismissed. The server discards these reports.",
+        _POST, ("/backend/track_autocomplete_metrics",),
     ),
     Endpoint(
         "tabbyHealth", "Tabby", "Get the model, the machine and the server's version.",

@@ -39,6 +39,7 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
+        "nextEditMetrics": lambda: Response(status=200),
         "copilotToken": _copilot_token,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
     }

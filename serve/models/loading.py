@@ -19,6 +19,7 @@ from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.prompt.fim import layout_text
+from serve.prompt.next_edit import recognize
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import IDLE_SECONDS, Limits, NamedModel, ServerOptions, TextOptions
@@ -140,6 +141,10 @@ def load_model(
         layout = layout_text(decoder.fim, options.text.fim_order, decoder.model.token_text)
         for line in (*report.lines(), f"FIM      {layout}"):
             notify(line)
+        named = recognize(decoder.name, options.model_file.stem, options.model_name)
+        next_edit = options.text.next_edit or options.model.next_edit or named
+        if next_edit:
+            notify(f"edits    next edits in the format {next_edit}")
         draft_model = None
         if caches.draft_file:
             small = replace(options.model, ctx=None, n_seq=decoder.n_seq, family="")
@@ -162,7 +167,7 @@ def load_model(
             engine,
             name=options.model_name,
             limits=options.limits,
-            text=options.text,
+            text=replace(options.text, next_edit=next_edit),
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )

@@ -11,6 +11,8 @@ from serve.decoder import Tokenizer
 from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
 from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
+from serve.prompt.next_edit import FORMATS, NextEditFormat
+from serve.prompt.region_prompt import RegionPrompt, find_regions
 from serve.request import GenerationRequest, SamplingParams, StopRules
 from serve.runner import EngineRunner, Generation
 from serve.sampling.healing import PieceIndex, heal
@@ -162,20 +164,22 @@ class CompletionService:
         constraint = self._schemas.constraint(schema) if schema else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
+            framed = _framed(c, before)
             prompt = self._prompts.build(
-                before, c.suffix, max_tokens=most, files=c.files, name=c.filename
+                before, c.suffix, max_tokens=most, files=c.files, name=c.filename, framed=framed
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
             line = before.rpartition("\n")[2] if isinstance(before, str) else ""
             healing = None
-            if self._can_heal(c, before):
+            if not framed and self._can_heal(c, before):
                 keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
                 healing = heal(prompt.before, self._pieces, keep=keep)
             requests += [
                 GenerationRequest(
                     prompt.tokens,
                     prompt.max_tokens,
-                    replace(stop, line=line),
+                    # Rewritten code may repeat lines.
+                    replace(stop, line=line, loops=stop.loops and not framed),
                     sampling,
                     # `best_of` ranks texts by their log probabilities.
                     n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
@@ -184,7 +188,7 @@ class CompletionService:
                     predict_time=c.predict_time,
                     window=prompt.window,
                     context=context,
-                    prediction=c.prediction,
+                    prediction=c.prediction or (framed.expected if framed else ""),
                     constraint=constraint and constraint.copy(),
                     healing=healing,
                 )
@@ -207,6 +211,21 @@ class CompletionService:
         is_free = not (c.n_logprobs or c.scores_prompt or c.logit_bias or c.sampling.schema)
         is_text = isinstance(before, str) and c.heals and c.max_tokens > 0
         return self._text.heals and is_text and is_free and c.best_of <= c.n
+
+    @property
+    def next_edit(self) -> NextEditFormat:
+        """Format of the model's next-edit prompts.
+
+        Raises:
+            InvalidRequest: the model is no next-edit model.
+        """
+        if form := FORMATS.get(self._text.next_edit):
+            return form
+        raise InvalidRequest(
+            f"{self.model.name} is not a next-edit model: serve one of these (turbopilot models), or name its format "
+            f"with --next-edit-format {'|'.join(FORMATS)}",
+            param="model",
+        )
 
     @property
     def end_token(self) -> int:
@@ -259,3 +278,10 @@ class CompletionService:
             )
             bias |= {i: value for i in ids if 0 <= i < self.model.n_vocab}
         return tuple(bias.items())
+
+
+def _framed(c: Completion, prompt: PromptText) -> RegionPrompt | None:
+    """Return the parts of a prompt that a client has framed for a next-edit model; None if it is not one."""
+    if not isinstance(prompt, str) or c.suffix is not None or c.files:
+        return None
+    return find_regions(prompt)

@@ -114,6 +114,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "n-gpu-layers": ("3", "3", lambda o: o.model.n_gpu_layers, 3),
     "no-heal": ("true", "1", lambda o: o.text.heals, False),
     "no-end-loops": ("true", "1", lambda o: o.text.ends_loops, False),
+    "next-edit-format": ('"Zeta2"', "zeta2", lambda o: o.text.next_edit, "zeta2"),
     "fim-order": ('"spm"', "spm", lambda o: o.text.fim_order, "spm"),
     "random-seed": ("-3", "-3", lambda o: o.random_seed, -3),
     "temperature": ("1", "1", lambda o: o.defaults.temperature, 1.0),

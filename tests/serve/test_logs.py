@@ -25,8 +25,9 @@ from serve.http.request_log import (
     prompts_log,
     request_id,
 )
+from serve.log_options import LogOptions
 from serve.options import read_settings
-from serve.settings import LogOptions, SecurityOptions
+from serve.settings import SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import (
     ask,
