@@ -80,8 +80,8 @@ class NextEditRendering(Rendering["NextEditRequest"]):
 class FilePart(body.Body):
     """Part of another file, or other context under a name."""
 
-    file_path: str
-    content: str
+    file_path: str = ""
+    content: str = ""
 
 
 FileParts = Annotated[list[FilePart], Field(fail_fast=True)]
@@ -161,15 +161,13 @@ class NextEditRequest(Dialect):
 
     def _asked(self, defaults: Defaults) -> Completion:
         """Return the completion without a prompt; `fitted` adds it."""
-        _ = self.cursor
         sampling = SamplingParams(temperature=0.0)
         return Completion((), MAX_TOKENS, heals=False, sampling=sampling)
 
     def at_once(self, service: CompletionService) -> Json | None:
-        """Return the response to a ping, or for an empty file."""
-        if self.ping or not self.file_contents.strip():
-            return self.edited([], "stop", 0.0)
-        return None
+        """Return the response to a ping, or for an empty file. Raise InvalidRequest for a cursor outside the file."""
+        none = self.edited([], "stop", 0.0)
+        return none if self.ping or not self.file_contents.strip() else None
 
     def fitted(self, completion: Completion, service: CompletionService) -> Completion:
         """Return the completion with a prompt in the model's next-edit format."""
@@ -187,8 +185,8 @@ class NextEditRequest(Dialect):
             reason: why the model's output ended.
             seconds: time that the model took.
         """
-        cursor, name = self.cursor, uuid.uuid4().hex
-        chosen = nearest(edits, cursor)
+        name = uuid.uuid4().hex
+        chosen = nearest(edits, self.cursor)
         if not self.multiple_suggestions and (one := merged(self.file_contents, edits)):
             chosen = [one]
         found: list[NextEdit] = [

@@ -25,8 +25,9 @@ CURSOR: Final = "<|cursor|>"
 N_BEFORE: Final = 2
 N_AFTER: Final = 5
 MOST_CHANGES: Final = 6
-# The part of the current file in the prompt begins at a multiple of STRIDE lines. While the user types, it therefore
-# stays the same, and its KV cache valid.
+# Of a longer file, the prompt has 2 * STRIDE lines, from a multiple of STRIDE on. While the user types, they therefore
+# stay the same, and their KV cache valid.
+WHOLE_LINES: Final = 800
 STRIDE: Final = 150
 MOST_FILES: Final = 3
 MOST_SNIPPETS: Final = 3
@@ -84,9 +85,12 @@ def _shortened(files: Sequence[ContextFile]) -> list[ContextFile]:
 
 
 def _around(text: str, line: int) -> str:
-    """Return up to 3 * STRIDE lines of the file around a line."""
-    start = max(0, (line - 1) // STRIDE - 1) * STRIDE
-    return "".join(text.splitlines(keepends=True)[start : start + 3 * STRIDE])
+    """Return the file, or its lines around one line."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) <= WHOLE_LINES:
+        return text
+    start = max(0, round(line / STRIDE) - 1) * STRIDE
+    return "".join(lines[start : start + 2 * STRIDE])
 
 
 def _change(change: Change) -> str:
