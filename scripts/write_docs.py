@@ -85,8 +85,12 @@ def _row(m: KnownModel) -> str:
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"
     licence = m.licence + (", must be accepted first" if m.gated else "")
-    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, "yes" if m.fim else "no"]
+    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, _fills(m)]
     return "| " + " | ".join([*cells, m.languages_in_short, licence, m.suits]) + " |"
+
+
+def _fills(m: KnownModel) -> str:
+    return "yes" if m.fim else "next edits" if m.next_edit else "no"
 
 
 DOCUMENTS = {

@@ -10,6 +10,7 @@ from typing import Final
 
 from turbopilot.catalog.model import KnownModel, OldBin
 from turbopilot.catalog.newer_models import NEWER_MODELS
+from turbopilot.catalog.next_edit_models import NEXT_EDIT_MODELS
 from turbopilot.catalog.original_models import ORIGINAL_MODELS
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.geometry import TYPES, Geometry
@@ -25,7 +26,11 @@ __all__ = [
     "recognize_file",
 ]
 
-MODELS: Final[tuple[KnownModel, ...]] = (*ORIGINAL_MODELS, *NEWER_MODELS)
+MODELS: Final[tuple[KnownModel, ...]] = (
+    *ORIGINAL_MODELS,
+    *NEWER_MODELS,
+    *NEXT_EDIT_MODELS,
+)
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
 
 
