@@ -217,7 +217,7 @@ class CompletionService:
         """Format of the model's next-edit prompts.
 
         Raises:
-            InvalidRequest: the model is no next-edit model.
+            InvalidRequest: the model is not a next-edit model.
         """
         if form := FORMATS.get(self._text.next_edit):
             return form

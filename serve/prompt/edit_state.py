@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class EditState:
-    """What a next-edit model sees.
+    """Input of a next-edit model.
 
     Attributes:
         path: name of the edited file.

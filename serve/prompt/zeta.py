@@ -42,9 +42,9 @@ MARKER: Final = re.compile(r"<\|marker_(\d+)\|>")
 # Zeta 2.1's lines are divided by markers into blocks of this many lines, preferably after a blank line.
 LEAST_BLOCK: Final = 6
 MOST_BLOCK: Final = 16
-# Lines that are no good beginning of a block.
+# Lines with which a block should not begin.
 _TAIL: Final = re.compile(r"[\])}]|(break|continue|return|throw|end);*$")
-# Lines farther on among which a good beginning is looked for.
+# Number of lines among which a better first line is looked for.
 _NUDGE: Final = 5
 
 
@@ -111,7 +111,7 @@ def zeta21_prompt(state: EditState, lines: Region) -> str:
 
 
 def zeta21_rewritten(output: str, lines: Region) -> str:
-    """Return the new lines in the output of Zeta 2.1: the blocks between two markers; a marker twice is no edit."""
+    """Return the new lines in the output of Zeta 2.1: blocks between two markers, or one marker twice for no edit."""
     tags = list(MARKER.finditer(output))
     bounds = block_bounds(lines.text)
     if len(tags) < 2:

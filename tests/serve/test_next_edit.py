@@ -150,14 +150,14 @@ def test_cursortab_gets_the_edit_in_bytes(make_client: MakeClient) -> None:
 @pytest.mark.parametrize(
     "body", [VSCODE, JETBRAINS, CURSORTAB], ids=["VS Code", "JetBrains", "cursortab"]
 )
-def test_unchanged_lines_are_no_edit(make_client: MakeClient, body: dict[str, Any]) -> None:
+def test_unchanged_lines_give_no_edit(make_client: MakeClient, body: dict[str, Any]) -> None:
     client = client_of(make_client, answering(REGION.partition("\n")[2].lstrip("\n")))
     data = client.post(PATH, json=body).get_data()
     assert vscode_reads(data, CODE) == jetbrains_reads(data) == []
     assert cursortab_reads(data, CODE) == CODE
 
 
-def test_unfinished_rewrite_is_no_edit(make_client: MakeClient) -> None:
+def test_unfinished_rewrite_gives_no_edit(make_client: MakeClient) -> None:
     client = client_of(make_client, FakeDecoder(lambda _: ord("x"), n_ctx=2048))
     answer = client.post(PATH, json=VSCODE).get_json(force=True)
     assert (answer["finish_reason"], answer["completions"]) == ("length", [])
@@ -261,7 +261,7 @@ def test_sweep_prompt_has_the_sections_of_its_server() -> None:
 
 
 def test_zeta_prompt_equals_zeds() -> None:
-    """As `format_zeta1_prompt` of Zed's crates/zeta_prompt/src/zeta_prompt.rs writes it."""
+    """Compare with `format_zeta1_prompt` in Zed's crates/zeta_prompt/src/zeta_prompt.rs."""
     prompt = FORMATS["zeta"].frame(STATE).prompt
     excerpt = MARKED.format("<|user_cursor_is_here|>").removesuffix("\n")
     assert prompt == (
@@ -272,7 +272,7 @@ def test_zeta_prompt_equals_zeds() -> None:
 
 
 def test_zeta2_prompt_equals_zeds() -> None:
-    """As the example in `seed_coder` of Zed's crates/zeta_prompt/src/zeta_prompt.rs."""
+    """Compare with the example in `seed_coder` in Zed's crates/zeta_prompt/src/zeta_prompt.rs."""
     head = (
         "<[fim-suffix]>\n<[fim-prefix]><filename>a.py\nimport circle\n\n<filename>diagnostics\n"
         "circle.py:5:1: info: x\n\n<filename>edit_history\n--- a/circle.py\n+++ b/circle.py\n@@ -5,1 +5,1 @@\n"
@@ -288,7 +288,7 @@ def test_zeta2_prompt_equals_zeds() -> None:
 
 
 def test_blocks_of_zeta_2_1_begin_after_blank_lines_or_16_lines() -> None:
-    """The rules of `compute_marker_offsets_v0318` in Zed's crates/zeta_prompt/src/multi_region.rs."""
+    """Follow `compute_marker_offsets_v0318` in Zed's crates/zeta_prompt/src/multi_region.rs."""
     assert zeta.block_bounds("") == [0, 0]
     assert zeta.block_bounds("a\n" * 12) == [0, 24]
     assert zeta.block_bounds("a\n" * 40) == [0, 32, 64, 80]

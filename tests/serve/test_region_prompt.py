@@ -110,7 +110,8 @@ def cursortab_reads(target: str, body: dict[str, Any], text: str) -> str:
     if target.startswith("sweep"):
         for stop in ("<|file_sep|>", "<|endoftext|>"):
             text = text.removesuffix(stop)
-        return body["prompt"].rpartition("updated/")[2].partition("\n")[2] + text.rstrip(" \t\n\r")
+        prefill = str(body["prompt"]).rpartition("updated/")[2].partition("\n")[2]
+        return prefill + text.rstrip(" \t\n\r")
     if target == "zeta":
         text = text.replace("<|user_cursor_is_here|>", "")
         at = text.find(zeta.ZETA_START)
