@@ -3,7 +3,7 @@
 The rewrites are recorded, not computed: whatever the model's logits are, the recorded token wins. Each step takes as
 long as with the model's own tokens, so the times show what drafts save with a model of this speed.
 
-    scripts/bench_next_edit.py model.gguf [requests.jsonl]
+    python scripts/bench_next_edit.py model.gguf [requests.jsonl]
 """
 
 from __future__ import annotations
@@ -77,9 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("requests", type=Path, nargs="?", default=RECORDED)
+    parser.add_argument("--threads", type=int)
     given = parser.parse_args()
     recorded = [json.loads(line) for line in given.requests.read_text("utf-8").splitlines()]
-    decoder, _ = load(given.model, ModelOptions(ctx=4096, n_seq=1, tunes=False))
+    decoder, _ = load(
+        given.model, ModelOptions(ctx=4096, n_seq=1, tunes=False, threads=given.threads)
+    )
     targets = dict.fromkeys(r["target"] for r in recorded)
     print(
         f"{'rewrites of':24}{'drafts from':16}{'tokens':>8}{'steps':>8}{'tokens/step':>12}{'seconds':>9}"

@@ -144,7 +144,7 @@ def test_one_line_escapes_only_unprintable_text() -> None:
 def test_set_up_logs_json_to_stderr() -> None:
     code = (
         "import logging\nfrom serve.http.request_log import set_up, prompts_log\n"
-        "from serve.settings import LogOptions\n"
+        "from serve.log_options import LogOptions\n"
         "set_up(LogOptions('json'))\n"
         "logging.getLogger('turbopilot.x').info('hello')\nlogging.debug('no')\nprompts_log.info('no')\n"
         "set_up(LogOptions('json', prompts=True))\nprompts_log.info('asked for')"
