@@ -96,7 +96,8 @@ def main() -> int:
     from serve.http.server import HttpServer, bind
     from serve.llama import load
     from serve.models import ModelPool, PooledModel
-    from serve.models.service import Completion, CompletionService
+    from serve.models.completion import Completion
+    from serve.models.service import CompletionService
     from serve.models.status import ModelInfo
     from serve.request import SamplingParams
     from serve.runner import EngineRunner

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from serve.engine import Engine, EngineOptions
 from serve.llama import load
+from serve.models.completion import Completion
 from serve.models.loading import host
-from serve.models.service import Completion, CompletionService
+from serve.models.service import CompletionService
 from serve.request import SamplingParams
 from serve.settings import ModelOptions, TextOptions
 

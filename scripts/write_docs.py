@@ -27,7 +27,7 @@ HEAD = """\
 `turbopilot serve NAME` downloads a model from this list, converts it, quantizes it to a type that fits in memory, and
 serves it. `turbopilot models` shows this list with the types that fit this machine; filter it with `--fits 8GiB`,
 `--fim` or `--language rust`. For any other checkpoint of these families, give its `owner/name`. Any GGUF file that
-llama.cpp runs can be served too.
+llama.cpp runs can be served too. In the column FIM, "next edits" marks models that rewrite code instead.
 
 The columns F16 to Q4_0 show the total memory for serving, in GB: the model file, an F16 KV cache for the context (8192
 tokens, or the model's maximum if it is smaller) and llama.cpp's buffers, computed from the model's dimensions. To fit
@@ -92,8 +92,12 @@ def _row(m: KnownModel) -> str:
     if m.gguf_repository:
         name += f" ([GGUF](https://huggingface.co/{m.gguf_repository}))"
     licence = m.licence + (", must be accepted first" if m.gated else "")
-    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, m.fim or "no"]
+    cells = [name, f"{m.parameters / 1e9:.2f}", f"{m.context}", *memory, _fills(m)]
     return "| " + " | ".join([*cells, m.languages_in_short, licence, m.suits]) + " |"
+
+
+def _fills(m: KnownModel) -> str:
+    return "yes" if m.fim else "next edits" if m.next_edit else "no"
 
 
 DOCUMENTS = {

@@ -21,6 +21,7 @@ class NamedModel:
     chat_template: str = ""
     family: str = ""
     fim: str = ""
+    next_edit: str = ""
 
 
 # A table, one option a field:

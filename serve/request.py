@@ -117,7 +117,7 @@ class GenerationRequest:
             precede it in the KV cache.
         context: tokens outside the prompt that the completion may repeat, such as the rest of the file. They are only
             a source of draft tokens.
-        prediction: text that the completion is expected to begin with; only a source of draft tokens.
+        prediction: text that the completion is expected to repeat, with changes; only a source of draft tokens.
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
         healing: text after the prompt that the completion re-spells; None is none. Its tokens count as the prompt's.
         adapters: LoRA adapters that compute it.

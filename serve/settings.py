@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from serve.adapters import AdapterOptions
 from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
+from serve.prompt.next_edit import FORMAT_NAMES
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
 from turbopilot.formats import ggml_types
@@ -67,6 +68,7 @@ class ModelOptions:
         chat_template: Jinja template for a model file that has none.
         family: model family by its usual name; "" if unknown.
         known_fim: layout of fill-in-the-middle prompts in the catalogue; "" if unknown.
+        next_edit: name of the model's next-edit format; "" if it has none or it is unknown.
     """
 
     ctx: Annotated[int | None, Option(
@@ -110,10 +112,14 @@ class ModelOptions:
     chat_template: str = ""
     family: str = ""
     known_fim: str = ""
+    next_edit: str = ""
 
     def of(self, model: NamedModel) -> ModelOptions:
         """Return these options with what is known about a model."""
-        return replace(self, chat_template=model.chat_template, family=model.family, known_fim=model.fim)
+        return replace(
+            self, chat_template=model.chat_template, family=model.family, known_fim=model.fim,
+            next_edit=model.next_edit,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,10 @@ class Defaults:
 class TextOptions:
     """How completions begin and end."""
 
+    next_edit: Annotated[str, Option(
+        "--next-edit-format", f"Prompt format of /backend/next_edit_autocomplete: {', '.join(FORMAT_NAMES)}, or auto "
+        "for the format of a known next-edit model.", auto=True, choices=("auto", *FORMAT_NAMES),
+    )] = ""
     heals: Annotated[bool, Option(
         "--no-heal/--heal", "Begin completions exactly at the cursor. By default, the model may re-spell the last "
         "token before the cursor, so that a completion does not begin inside a word.",
@@ -229,22 +239,6 @@ class SecurityOptions:
     api_key_file: Annotated[Path | None, Option(
         "--api-key-file", "File with API keys, one per line. Lines that begin with # are comments.", metavar="FILE",
     )] = None
-
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """Contents and format of the log on stderr."""
-
-    form: Annotated[Literal["text", "json"], Option(
-        "--log-format", "Format of the log on stderr (text, json). json writes one object per line.",
-    )] = "text"
-    prompts: Annotated[bool, Option(
-        "--log-prompts/--no-log-prompts", "Log prompts and completions in full. Anyone who can read the log can then "
-        "read your code. API keys are never logged.",
-    )] = False
-    debug: Annotated[bool, Option(
-        "--debug/--no-debug", "Log debug messages and llama.cpp's own log. Does not log prompts.",
-    )] = False
 
 
 @dataclass(frozen=True, slots=True)

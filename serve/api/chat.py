@@ -17,7 +17,8 @@ from serve.api.text_parts import Text, joined
 from serve.api.timings import TimingsAnswer
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
 from serve.api.usage import UsageAnswer
-from serve.models.service import Completion, CompletionService
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.prompt.chat_template import Message
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
 from serve.runner.generation import Choice

@@ -16,7 +16,8 @@ from serve.api.sampling import SamplingFields, server_default
 from serve.api.timings import TimedDialect, TimingsAnswer, timings
 from serve.api.tokens import LegacyLogprobs, legacy_logprobs
 from serve.api.usage import UsageAnswer, usage_json
-from serve.models.service import Completion, CompletionService
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
 from serve.runner.generation import Answer, Choice

@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from serve.api.body import Body, Positive
 from serve.api.lora import LoraScales, by_index
 from serve.api.tokens import PlacedToken, PlacedTokens
-from serve.models.service import Completion, CompletionService
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
 from serve.runner.generation import Answer
 from serve.settings import Defaults
@@ -108,6 +109,7 @@ class Dialect(Body):
         key: field that distinguishes this dialect from others on the same route.
         example: example of a request body.
         framing: framing of a stream; None if the dialect does not stream.
+        mimetype: Content-Type of the whole response, which is one line of JSON.
         rendering: renderer of the response.
         answer: type of the whole response.
         chunk: type of a stream's chunks.
@@ -116,6 +118,7 @@ class Dialect(Body):
     key: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]]
     framing: ClassVar[Framing | None] = SSE
+    mimetype: ClassVar[str] = "application/json"
     rendering: ClassVar[type[Rendering[Any]]]
     answer: ClassVar[Any]
     chunk: ClassVar[Any] = None

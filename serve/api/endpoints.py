@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
-
-from serve.api.body import Count
 from serve.api.chat import ChatRequest, MistralFimRequest
 from serve.api.completions import CompletionRequest, TabbyRequest
 from serve.api.dialect import Dialect
+from serve.api.health import CopilotToken, HealthAnswer, TabbyHealth
 from serve.api.hugging_face import (
     HuggingFaceListRequest,
     HuggingFaceRequest,
@@ -38,6 +35,7 @@ from serve.api.models import (
     OllamaVersion,
     ShowRequest,
 )
+from serve.api.next_edit import NextEditRequest
 from serve.api.ollama import OllamaChatRequest, OllamaRequest
 
 TAGS: Final = {
@@ -46,75 +44,11 @@ TAGS: Final = {
     "llama.cpp": "llama.cpp's native routes, used by llama.vim, llama.vscode and Twinny, and by dashboards.",
     "Ollama": "Ollama's API, for plugins that know it alone.",
     "Hugging Face": "The routes of Hugging Face's text-generation-inference, which `InferenceClient` uses.",
+    "Next edits": "The routes of Sweep's plugins, for next-edit models.",
     "Tabby": "Routes that Tabby's agent uses in addition to completions.",
     "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
     "Operators": "Status page, health check, metrics and this document.",
 }
-State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
-
-
-class TabbyVersion(TypedDict):
-    """Version of the server, in Tabby's format."""
-
-    build_date: str
-    build_timestamp: str
-    git_sha: str
-    git_describe: str
-
-
-class TabbyHealth(TypedDict):
-    """Information about the server, in Tabby's format."""
-
-    model: str
-    device: str
-    arch: str
-    cpu_info: str
-    cpu_count: Count
-    cuda_devices: list[str]
-    version: TabbyVersion
-
-
-class CopilotToken(TypedDict):
-    """A token for Copilot's plugins. `token` is the caller's API key; without API keys it is a fixed text."""
-
-    token: str
-    expires_at: Annotated[int, Field(ge=0, description="Unix time in seconds.")]
-    refresh_in: Annotated[
-        int, Field(ge=0, description="Seconds until the plugin requests a new token.")
-    ]
-
-
-class AdapterHealth(TypedDict):
-    """A LoRA adapter: the name of its file, and its scale for requests that choose none."""
-
-    id: Count
-    name: str
-    scale: float
-
-
-class ModelHealth(TypedDict):
-    """State of one model. `reason` is set if it is "failed" or "stalled", `lora` if it has adapters."""
-
-    name: str
-    status: State
-    running: Count
-    waiting: Count
-    reason: NotRequired[str]
-    lora: NotRequired[list[AdapterHealth]]
-
-
-class HealthAnswer(TypedDict):
-    """State of the server. `model` is the default model; `status` and `reason` are those of the default model.
-
-    If a computation exceeds its time limit, `status` is "stalled", since the other models wait for it.
-    """
-
-    status: Literal["loading", "ok", "stalled", "draining", "failed"]
-    model: str
-    running: Count
-    waiting: Count
-    models: list[ModelHealth]
-    reason: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +66,7 @@ class Endpoint:
         query: names of query parameters, with descriptions.
         answer: type of a JSON response, or a MIME type; None means an empty body.
         is_open: whether it needs no API key even if the server requires one.
+        may_compress: whether the request's body may be compressed.
         refusal: if set, the route always answers with status 501 and this error.
     """
 
@@ -145,6 +80,7 @@ class Endpoint:
     query: tuple[tuple[str, str], ...] = ()
     answer: Any = None
     is_open: bool = False
+    may_compress: bool = False
     refusal: str = ""
 
     def read(self, values: Mapping[str, Any]) -> Dialect:
@@ -260,6 +196,16 @@ ENDPOINTS: Final = (
     Endpoint(
         "huggingFaceList", "Hugging Face", "Complete a text. The response is a list with one completion.",
         _POST, ("/",), (HuggingFaceListRequest,),
+    ),
+    Endpoint(
+        "nextEdit", "Next edits",
+        "Predict the next edit of a file. The body may be compressed with gzip, or with br if the server has brotli.",
+        _POST, ("/backend/next_edit_autocomplete",), (NextEditRequest,), may_compress=True,
+    ),
+    Endpoint(
+        "nextEditMetrics", "Next edits",
+        "Report that an edit was shown, accepted or dismissed. The server discards these reports.",
+        _POST, ("/backend/track_autocomplete_metrics",),
     ),
     Endpoint(
         "tabbyHealth", "Tabby", "Get the model, the machine and the server's version.",

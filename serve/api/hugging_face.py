@@ -16,7 +16,8 @@ from serve.api import body
 from serve.api.dialect import SSE_WITHOUT_DONE, Dialect, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
 from serve.api.tokens import TokenTexts, logprob_number
-from serve.models.service import Completion, CompletionService
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
 from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults

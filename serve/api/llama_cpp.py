@@ -17,7 +17,7 @@ from serve.api.dialect import SSE_WITHOUT_DONE, Json, Rendering
 from serve.api.sampling import SamplingFields, server_default
 from serve.api.timings import TimedDialect, TimingsAnswer, timings
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
-from serve.models.service import Completion
+from serve.models.completion import Completion
 from serve.prompt.fim import ContextFile, PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
 from serve.runner.generation import Answer, Choice

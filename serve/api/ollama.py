@@ -15,7 +15,8 @@ from serve.api import body
 from serve.api.chat import AnswerMessage, ChatMessage
 from serve.api.dialect import NDJSON, Dialect, Json, Rendering
 from serve.api.sampling import ANY_OBJECT, SamplingFields, server_default
-from serve.models.service import Completion, CompletionService
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.prompt.fim import PromptText
 from serve.request import Finished, PromptScored, TextDelta, Usage
 from serve.runner.generation import Answer

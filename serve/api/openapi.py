@@ -10,7 +10,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
-from serve.api.endpoints import ENDPOINTS, TAGS, Endpoint, HealthAnswer, plain_errors
+from serve.api.endpoints import ENDPOINTS, TAGS, Endpoint, plain_errors
+from serve.api.health import HealthAnswer
 from serve.api.llama_state import SlotsAnswer
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.sampling import SERVER_DEFAULT
@@ -23,7 +24,7 @@ _ABOUT: Final = f"""Code completions from a model on this machine, in the API di
 - Unknown fields are ignored, null means that a field is absent, and any model name is accepted. A field of the wrong \
 type or out of range is refused with status 400; the error names the field.
 - A request body is JSON in UTF-8 of less than {MAX_BODY_BYTES // 2**20} MiB. Its Content-Type is ignored; \
-it must not be compressed.
+it must not be compressed, unless the route says so.
 - A prompt that is too long loses the text farthest from the cursor, and a completion ends at the end of the context. \
 Neither is an error; both are reported in the response.
 - A client that closes its connection, or only its sending side, cancels its request.
@@ -181,8 +182,8 @@ def _any_of(*types: Any) -> dict[str, Any]:
     return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
 
-def _json(*types: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": _any_of(*types)}}
+def _json(*types: Any, mimetype: str = "application/json") -> dict[str, Any]:
+    return {mimetype: {"schema": _any_of(*types)}}
 
 
 def _operation(e: Endpoint, path: str) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def _computed(e: Endpoint, error: type) -> dict[str, Any]:
     OpenAPI 3.1 cannot describe the chunks of a stream, and tools interpret a `schema` of a stream differently; hence
     `x-itemSchema`.
     """
-    content = _json(*(kind.answer for kind in e.requests))
+    content = _json(*(kind.answer for kind in e.requests), mimetype=e.requests[0].mimetype)
     for kind in e.requests:
         if kind.framing:
             pieces = {"description": kind.framing.about, **_any_of(kind.chunk, error)}

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from serve.api import body
 from serve.api.text_parts import Prediction, joined
-from serve.models.service import Completion
+from serve.models.completion import Completion
 from serve.prompt.fim import PromptText
 from serve.request import SamplingParams, StopRules
 from serve.settings import Defaults

@@ -13,7 +13,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from serve.api.body import Count, Positive
 from serve.api.dialect import Dialect
-from serve.models.service import Completion
+from serve.models.completion import Completion
 from serve.request import Usage
 from serve.settings import Defaults
 

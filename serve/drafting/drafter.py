@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serve.drafting.prediction import PredictedText
 from serve.drafting.token_index import MOST, TokenIndex
 from serve.prompt.bound_layout import FimLayouts
 
@@ -18,6 +19,7 @@ TAIL = 256  # bytes kept of a prompt's end
 LEAST = 24  # bytes before the cursor that must match; the whole prompt if it is shorter
 LONGEST = 4096  # bytes kept of a completion
 MOST_BYTES = 1024  # bytes of a remembered completion that are tokenized for one request
+MOST_PREDICTED = 16384  # bytes of a predicted text that are tokenized for one request
 FIRST = 4  # draft tokens that a new request may use
 SHARE = 0.05  # cost that drafts may add, as a share of the cost of the steps without them
 # If a draft token costs more than this share of a step, drafts from repeated text are accepted too rarely to pay off.
@@ -123,9 +125,12 @@ class Drafter:
         self.recent = RecentCompletions()
         self._recent_right = 0.5  # recent acceptance rate of tokens from remembered completions
 
-    def first_credit(self, *, remembers: bool) -> int:
-        """Return how many tokens a new request may draft: MOST if remembered completions are accepted often enough."""
-        return MOST if remembers and self._recent_right > self.cost else FIRST
+    def first_credit(self, *, remembers: bool, predicts: bool) -> int:
+        """Return how many tokens a new request may draft.
+
+        MOST if there is a predicted text, or a remembered completion while these are accepted often enough.
+        """
+        return MOST if predicts or (remembers and self._recent_right > self.cost) else FIRST
 
     def learn(self, n_drafted: int, n_right: int) -> None:
         """Record how many tokens drafted from a remembered completion were accepted."""
@@ -143,7 +148,7 @@ class Drafter:
         Args:
             prompt: tokens of the prompt.
             context: tokens other than the prompt that the completion may repeat.
-            prediction: text that the completion is expected to begin with; b"" if there is none.
+            prediction: text that the completion is expected to repeat, with changes; b"" if there is none.
             healing: text before the cursor that the completion re-spells first.
         """
         return Draft(self, prompt, context, prediction, healing)
@@ -202,19 +207,21 @@ class Draft:
         self._index: TokenIndex | None = None
         self._n_indexed = 0
         self.counts = DraftCounts()
-        self._has_prediction = bool(prediction)
         self._is_predicted = False  # whether the last draft came from the prediction
-        # The rest of a predicted or remembered completion that has matched the model's tokens so far.
         again = healing.text if healing else b""
-        known = again + prediction if prediction else drafter.recent.find(self._before)
+        predicted = (again + prediction)[:MOST_PREDICTED] if prediction else b""
+        self._predicted = PredictedText(drafter.tokenize(predicted)) if predicted else None
+        # The rest of a remembered completion that has matched the model's tokens so far.
+        known = b"" if predicted else drafter.recent.find(self._before)
         self._text = known[:MOST_BYTES] if known.startswith(again) else b""
         self._ahead = drafter.tokenize(self._text) if self._text else []
         self._is_known = bool(self._ahead)
-        if healing and not self._ahead:  # most texts are spelled as before
+        if healing and not (self._ahead or predicted):  # most texts are spelled as before
             self._text, self._ahead = again, list(healing.tokens)
         self._at = 0
         self._cost = max(drafter.cost, 1e-3)
-        self._credit = drafter.first_credit(remembers=self._is_known) * self._cost
+        first = drafter.first_credit(remembers=self._is_known, predicts=bool(predicted))
+        self._credit = first * self._cost
         self._is_remembered = False  # whether the last draft came from a remembered completion
 
     def propose(self, most: int) -> list[int]:
@@ -222,16 +229,15 @@ class Draft:
         most = self.allowed(most)
         if most < 1:
             return []
+        if self._predicted and (draft := self._predicted.propose(most)):
+            self._is_predicted = True
+            return draft
         self._is_remembered = self._at < len(self._ahead)
         if self._is_remembered:
-            self._is_predicted = self._has_prediction and self._is_known
             return self._ahead[self._at : self._at + most]
         if not self._generated or self._drafter.cost > DEAR:
             return []  # building the index would delay the first token
-        index = self._indexed()
-        draft = index.propose(most, worth=self._drafter.cost)
-        self._is_predicted = self._has_prediction and index.is_from_context
-        return draft
+        return self._indexed().propose(most, worth=self._drafter.cost)
 
     def allowed(self, most: int) -> int:
         """Return how many tokens the credit allows to draft in the next step, from any source."""
@@ -241,6 +247,8 @@ class Draft:
     def append(self, token: int) -> None:
         """Add a token that the model chose."""
         self._generated.append(token)
+        if self._predicted:
+            self._predicted.append(token)
         if self._at >= len(self._ahead):
             return
         data = self._drafter.piece(token)

@@ -28,15 +28,11 @@ class TokenIndex:
     Args:
         tokens: the sequence so far.
         context: other tokens that the sequence may repeat.
-
-    Attributes:
-        is_from_context: whether the last draft consists of tokens of the context.
     """
 
     def __init__(self, tokens: Sequence[int], context: Sequence[int] = ()) -> None:
         self._tokens = [*context, _BREAK, *tokens] if context else list(tokens)
         self._end_of_context = len(context)
-        self.is_from_context = False
         ids = np.array(self._tokens, np.int64)
         keys = (ids[:-2] * _BASE + ids[1:-1]) * _BASE + ids[2:]
         order = np.argsort(keys, kind="stable")
@@ -70,10 +66,9 @@ class TokenIndex:
         """
         place, agree = self._best_place()
         most = min(most, MOST, _worthwhile(agree, worth))
-        self.is_from_context = most > 0 and place < self._end_of_context
         if most < 1:
             return []
-        if self.is_from_context:
+        if place < self._end_of_context:
             return self._tokens[place + 1 : min(place + 1 + most, self._end_of_context)]
         draft = self._tokens[place + 1 : place + 1 + most]
         period = len(self._tokens) - 1 - place

@@ -234,7 +234,9 @@ class Requests:
         if s.is_ours:
             return []
         self._metrics.finish(how or reason)
-        if reason in ("stop", "length") and s.n_new and s.follows_from_tokens:
+        # Nothing follows a rewritten text.
+        is_continued = s.follows_from_tokens and not s.request.prediction
+        if reason in ("stop", "length") and s.n_new and is_continued:
             self._last = s
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []
         return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from serve.http import errors, request_log, views
+from serve.http.body_codings import check_coding
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
-from turbopilot.base.errors import UnsupportedEncoding
 
 # GitHub's servers send this header. Where Copilot's language server (1.472, 1.539) signs in at this server, it needs
 # the header in each of these responses, also in that to /copilot_internal/user, which is 404.
@@ -34,20 +34,13 @@ def create_app(
     errors.register(app)
     request_log.register(app)  # first, so that refused requests are logged as well
     hooks.register(app, security)
-    app.before_request(_refuse_compressed_body)
+    app.before_request(
+        lambda: check_coding(request.headers.get("Content-Encoding", ""), request.endpoint)
+    )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
     views.register(app, models, defaults)
     return app
-
-
-def _refuse_compressed_body() -> None:
-    """Raise UnsupportedEncoding if the body is compressed. No known editor sends such a body."""
-    coding = request.headers.get("Content-Encoding", "").strip()
-    if coding.lower() not in ("", "identity"):
-        raise UnsupportedEncoding(
-            f"Content-Encoding {coding[:100]!r} is not supported; send the body without compression"
-        )
 
 
 def _add_github_header(response: Response) -> Response:

@@ -14,10 +14,11 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from serve.models.service import Completion, CompletionService
+from serve.log_options import LogOptions
+from serve.models.completion import Completion
+from serve.models.service import CompletionService
 from serve.request import Event, TextDelta
 from serve.runner.generation import Answer, Generation
-from serve.settings import LogOptions
 
 log = logging.getLogger("turbopilot.access")
 REQUEST_ID_HEADER = "X-Request-Id"

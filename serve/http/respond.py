@@ -10,14 +10,15 @@ from typing import Any
 from flask import Response, g, request
 
 from serve.api.body import read_json
-from serve.api.dialect import Framing, Json, Rendering, json_bytes
+from serve.api.dialect import NDJSON, Framing, Json, Rendering, json_bytes
 from serve.api.endpoints import Endpoint
 from serve.api.llama_tokenizer import ModelRequest
 from serve.http import request_log
+from serve.http.body_codings import decompressed
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
 from serve.models import ModelPool
-from serve.models.service import Completion
+from serve.models.completion import Completion
 from serve.request import Finished
 from serve.runner.generation import Generation, WhenGone, stays
 from serve.settings import Defaults
@@ -27,9 +28,12 @@ SESSION_HEADER = "X-TurboPilot-Session"
 DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
 
 
-def json_answer(value: Json | Sequence[Json], status: int = 200) -> Response:
-    """Return a response with compact JSON."""
-    return Response(json_bytes(value), status=status, mimetype="application/json")
+def json_answer(
+    value: Json | Sequence[Json], status: int = 200, mimetype: str = "application/json"
+) -> Response:
+    """Return a response with compact JSON, on one line."""
+    line = json_bytes(value) + (b"\n" if mimetype == NDJSON.mimetype else b"")
+    return Response(line, status=status, mimetype=mimetype)
 
 
 def completion_view(
@@ -38,13 +42,15 @@ def completion_view(
     """Return the view of an endpoint that generates completions."""
 
     def view(engine: str = "") -> Response:
-        asked = endpoint.read(read_json(request.get_data(cache=False)))
+        coding = request.headers.get("Content-Encoding", "")
+        data = decompressed(request.get_data(cache=False), coding)
+        asked = endpoint.read(read_json(data))
         completion = _with_headers(asked.completion(defaults))
         framing = asked.framing if asked.stream else None
         when_gone: WhenGone = request.environ.get(WHEN_GONE, stays)
         with models.use(engine or asked.model, when_gone) as service:
             if (ready := asked.at_once(service)) is not None:
-                return json_answer(ready)
+                return json_answer(ready, mimetype=asked.mimetype)
             completion = asked.fitted(completion, service)
             request_log.log_prompts(service, completion)
             generation = service.start(completion, whole=framing is None)
@@ -55,7 +61,7 @@ def completion_view(
             else:
                 answer = generation.collect(when_gone)
                 request_log.log_answer(answer)
-                response = json_answer(rendering.whole(answer))
+                response = json_answer(rendering.whole(answer), mimetype=asked.mimetype)
         if generation.truncated:
             response.headers["X-TurboPilot-Truncated"] = ", ".join(generation.truncated)
         return response

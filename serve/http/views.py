@@ -14,7 +14,8 @@ from serve.api import llama_state, lora
 from serve.api import models as answers
 from serve.api.body import read_any_json, read_json, validated
 from serve.api.dialect import json_bytes
-from serve.api.endpoints import ENDPOINTS, CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
+from serve.api.endpoints import ENDPOINTS
+from serve.api.health import CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
@@ -44,6 +45,7 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
+        "nextEditMetrics": lambda: Response(status=200),
         "copilotToken": _copilot_token,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
         **{

@@ -20,6 +20,7 @@ from serve.models.pool import ModelPool
 from serve.models.pooled_model import PooledModel, megabytes
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
+from serve.prompt.next_edit import recognize
 from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from serve.settings import IDLE_SECONDS, Limits, ServerOptions, TextOptions
@@ -164,6 +165,10 @@ def load_model(
             notify(line)
         for adapter in adapters.states:
             notify(f"LoRA     {adapter.id}: {adapter.path}, scale {adapter.scale:g}")
+        named = recognize(decoder.name, options.model_file.stem, options.model_name)
+        next_edit = options.text.next_edit or options.model.next_edit or named
+        if next_edit:
+            notify(f"edits    next edits in the format {next_edit}")
         draft_model = None
         if caches.draft_file:
             small = replace(
@@ -188,7 +193,7 @@ def load_model(
             engine,
             name=options.model_name,
             limits=options.limits,
-            text=options.text,
+            text=replace(options.text, next_edit=next_edit),
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from serve.adapters import AdapterScales
 from serve.decoder import Tokenizer
+from serve.models.completion import Completion
 from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
-from serve.prompt.fim import CHARS_PER_TOKEN, ContextFile, PromptBuilder, PromptText
-from serve.request import GenerationRequest, SamplingParams, StopRules
+from serve.prompt.fim import CHARS_PER_TOKEN, PromptBuilder, PromptText
+from serve.prompt.next_edit import FORMATS, NextEditFormat
+from serve.prompt.region_prompt import RegionPrompt, find_regions
+from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
 from serve.sampling.healing import PieceIndex, heal
 from serve.settings import Limits, TextOptions
@@ -24,51 +27,6 @@ if TYPE_CHECKING:
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A client's request for completions, independent of the API dialect.
-
-    Attributes:
-        prompts: prompts; each is continued separately.
-        max_tokens: maximum tokens of each choice; 0 only fills the KV cache.
-        suffix: text after the cursor; None for a plain continuation.
-        files: other files for the prompt, the most important last.
-        filename: name of the edited file; "" if unknown.
-        n: number of choices for each prompt.
-        best_of: number of texts generated for each prompt; the `n` most likely are the choices. At least `n` are
-            generated.
-        stop: `follows`, `loops` and `line` are ignored; they are set from the prompt and the server's options.
-        heals: whether the completion may re-spell the end of a prompt that is a text.
-        sampling: `logit_bias` in it is ignored; see below.
-        logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
-        n_logprobs, scores_prompt, predict_time, reports_usage: see `GenerationRequest`.
-        deadline: time limit in seconds, if it is shorter than the server's; None means the server's.
-        prediction: text that the completion is expected to repeat; only a source of draft tokens.
-        session: see `GenerationRequest.supersedes`.
-        lora: scales of LoRA adapters by index; see `AdapterScales.chosen`.
-    """
-
-    prompts: tuple[PromptText, ...]
-    max_tokens: int
-    suffix: str | None = None
-    files: tuple[ContextFile, ...] = ()
-    filename: str = ""
-    n: int = 1
-    best_of: int = 1
-    stop: StopRules = field(default_factory=StopRules)
-    heals: bool = True
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    logit_bias: tuple[tuple[int | str, float], ...] = ()
-    n_logprobs: int | None = None
-    scores_prompt: bool = False
-    deadline: float | None = None
-    predict_time: float | None = None
-    reports_usage: bool = False
-    prediction: str = ""
-    session: str = ""
-    lora: Mapping[int, float] | None = None
 
 
 class CompletionService:
@@ -169,20 +127,22 @@ class CompletionService:
         constraint = self._schemas.constraint(schema) if schema else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
+            framed = _framed(c, before)
             prompt = self._prompts.build(
-                before, c.suffix, max_tokens=most, files=c.files, name=c.filename
+                before, c.suffix, max_tokens=most, files=c.files, name=c.filename, framed=framed
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
             line = before.rpartition("\n")[2] if isinstance(before, str) else ""
             healing = None
-            if self._can_heal(c, before):
+            if not framed and self._can_heal(c, before):
                 keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
                 healing = heal(prompt.before, self._pieces, keep=keep)
             requests += [
                 GenerationRequest(
                     prompt.tokens,
                     prompt.max_tokens,
-                    replace(stop, line=line),
+                    # Rewritten code may repeat lines.
+                    replace(stop, line=line, loops=stop.loops and not framed),
                     sampling,
                     # `best_of` ranks texts by their log probabilities.
                     n_logprobs=0 if c.n_logprobs is None and c.best_of > c.n else c.n_logprobs,
@@ -192,7 +152,7 @@ class CompletionService:
                     reports_usage=c.reports_usage,
                     window=prompt.window,
                     context=context,
-                    prediction=c.prediction,
+                    prediction=c.prediction or (framed.expected if framed else ""),
                     constraint=constraint and constraint.copy(),
                     healing=healing,
                     adapters=adapters,
@@ -216,6 +176,21 @@ class CompletionService:
         is_free = not (c.n_logprobs or c.scores_prompt or c.logit_bias or c.sampling.schema)
         is_text = isinstance(before, str) and c.heals and c.max_tokens > 0
         return self._text.heals and is_text and is_free and c.best_of <= c.n
+
+    @property
+    def next_edit(self) -> NextEditFormat:
+        """Format of the model's next-edit prompts.
+
+        Raises:
+            InvalidRequest: the model is not a next-edit model.
+        """
+        if form := FORMATS.get(self._text.next_edit):
+            return form
+        raise InvalidRequest(
+            f"{self.model.name} is not a next-edit model: serve one of these (turbopilot models), or name its format "
+            f"with --next-edit-format {'|'.join(FORMATS)}",
+            param="model",
+        )
 
     @property
     def end_token(self) -> int:
@@ -291,3 +266,10 @@ def close_all(services: Sequence[CompletionService]) -> None:
     with ExitStack() as closing:
         for service in reversed(services):  # the last callback is called first
             closing.callback(service.close)
+
+
+def _framed(c: Completion, prompt: PromptText) -> RegionPrompt | None:
+    """Return the parts of a prompt that a client has framed for a next-edit model; None if it is not one."""
+    if not isinstance(prompt, str) or c.suffix is not None or c.files:
+        return None
+    return find_regions(prompt)

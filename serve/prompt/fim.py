@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from serve.decoder import Tokenizer
 from serve.prompt.bound_layout import TemplatePart
@@ -21,6 +21,9 @@ from serve.prompt.framed_prompt import (
     plain_prompt,
 )
 from serve.prompt.layouts import AS_COMMENTS
+
+if TYPE_CHECKING:
+    from serve.prompt.region_prompt import RegionPrompt
 
 # Name of the repository and of files without a name: the models expect a name.
 UNNAMED: Final = "code"
@@ -71,6 +74,7 @@ class PromptBuilder:
         max_tokens: int,
         files: Sequence[ContextFile] = (),
         name: str = "",
+        framed: RegionPrompt | None = None,
     ) -> Prompt:
         """Return the tokenized prompt, cut to the context.
 
@@ -84,9 +88,16 @@ class PromptBuilder:
             max_tokens: maximum tokens of the completion.
             files: other files, the most important last.
             name: name of the edited file; "" if unknown.
+            framed: the parts of `before`, if it is the prompt of a next-edit model.
         """
         limit, n_files = self._n_ctx * CHARS_PER_TOKEN, len(files)
+        # The requested number if there is room for it, but at least a share of the context.
+        least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
         too_long = any(isinstance(t, str) and len(t) > limit for t in (before, after))
+        if framed:
+            room = min(self._n_ctx - least, self._most)
+            whole, before = before, framed.fitted(room, self._tokenizer)
+            too_long = before != whole
         if isinstance(before, str):
             # Do not tokenize files that cannot fit.
             files = _last_that_fit(files, limit, lambda file: len(file.text))
@@ -98,8 +109,6 @@ class PromptBuilder:
             parts = plain_prompt([self._tokenizer.start_token], [])
 
         n_prompt = min(parts.n_tokens, self._most)
-        # The requested number if there is room for it, but at least a share of the context.
-        least = min(max_tokens, max(1, self._n_ctx // ANSWER_SHARE))
         allowed = max(least, min(max_tokens, self._n_ctx - n_prompt))
         fitted = _fit(parts, min(self._n_ctx - allowed, self._most))
         loses_context = not n_files and len(fitted.files) < len(parts.files)

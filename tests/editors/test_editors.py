@@ -98,7 +98,8 @@ def test_entry_names_are_unique() -> None:
 
 
 def test_captured_clients_exist() -> None:
-    lines = (ROOT / "tests/data/editor_requests.jsonl").read_text("utf-8").splitlines()
+    files = [ROOT / f"tests/data/{name}_requests.jsonl" for name in ("editor", "next_edit")]
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
     clients = [json.loads(line)["client"] for line in lines]
     for e in EDITORS:
         if e.evidence == "replayed":
@@ -248,16 +249,37 @@ def test_list_shows_every_entry_and_its_evidence() -> None:
     [
         (
             "vscode",
-            ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "llm-gateway", "tabby"],
+            [
+                "fauxpilot",
+                "llama-vscode",
+                "continue",
+                "twinny",
+                "copilot",
+                "llm-gateway",
+                "tabby",
+                "sweep",
+            ],
         ),
         (
             "VS Code",
-            ["fauxpilot", "llama-vscode", "continue", "twinny", "copilot", "llm-gateway", "tabby"],
+            [
+                "fauxpilot",
+                "llama-vscode",
+                "continue",
+                "twinny",
+                "copilot",
+                "llm-gateway",
+                "tabby",
+                "sweep",
+            ],
         ),
-        ("neovim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
-        ("nvim", ["tabby", "llama-vim", "minuet", "copilot-vim"]),
+        ("neovim", ["tabby", "llama-vim", "minuet", "copilot-vim", "cursortab"]),
+        ("nvim", ["tabby", "llama-vim", "minuet", "copilot-vim", "cursortab"]),
         ("vim", ["tabby", "llama-vim", "copilot-vim"]),
-        ("jetbrains", ["continue", "tabby", "proxyai", "completamente", "ollama-jetbrains"]),
+        (
+            "jetbrains",
+            ["continue", "tabby", "proxyai", "completamente", "ollama-jetbrains", "sweep"],
+        ),
         ("emacs", ["minuet-el", "copilot-el"]),
         ("helix", ["tabby-agent", "lsp-ai"]),
         ("shell", ["curl", "llm"]),

@@ -29,6 +29,7 @@ GROUPS = PROJECT["dependency-groups"]
 INSTALLED = {
     "run": (PROJECT["project"]["dependencies"], ("build", "run")),
     "verify": (EXTRAS["verify"], ("build", "run", "verify", "torch")),
+    "brotli": (EXTRAS["brotli"], ("build", "run", "verify", "dev")),
     "trial": (EXTRAS["trial"], ("build", "run", "verify")),
     "dev": (EXTRAS["dev"], ("build", "run", "verify", "dev")),
     "docs": (EXTRAS["docs"], ("build", "run", "verify", "dev", "docs")),

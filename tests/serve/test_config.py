@@ -109,6 +109,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "no-heal": ("true", "1", lambda o: o.text.heals, False),
     "no-end-loops": ("true", "1", lambda o: o.text.ends_loops, False),
     "fim-order": ('"spm"', "spm", lambda o: o.model.fim_layout, "spm"),
+    "next-edit-format": ('"Zeta2"', "zeta2", lambda o: o.text.next_edit, "zeta2"),
     "random-seed": ("-3", "-3", lambda o: o.random_seed, -3),
     "temperature": ("1", "1", lambda o: o.defaults.temperature, 1.0),
     "top-p": ("0.5", "0.5", lambda o: o.defaults.top_p, 0.5),

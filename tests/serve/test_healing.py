@@ -18,8 +18,9 @@ from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
 from serve.llama import load
 from serve.llama.decoder import LlamaDecoder
+from serve.models.completion import Completion
 from serve.models.loading import host
-from serve.models.service import Completion, CompletionService
+from serve.models.service import CompletionService
 from serve.request import Finished, GenerationRequest, SamplingParams, TextDelta
 from serve.runner.generation import Answer
 from serve.sampling.healing import Healing, PieceIndex, Spelling, heal

@@ -20,7 +20,7 @@ from serve.api.completions import CompletionRequest
 from serve.api.dialect import Dialect
 from serve.api.hugging_face import HuggingFaceRequest
 from serve.api.ollama import OllamaRequest
-from serve.models.service import Completion
+from serve.models.completion import Completion
 from serve.options import options_of
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner.generation import ClientGone

@@ -25,8 +25,9 @@ from serve.http.request_log import (
     prompts_log,
     request_id,
 )
+from serve.log_options import LogOptions
 from serve.options import read_settings
-from serve.settings import LogOptions, SecurityOptions
+from serve.settings import SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import (
     ask,
@@ -143,7 +144,7 @@ def test_one_line_escapes_only_unprintable_text() -> None:
 def test_set_up_logs_json_to_stderr() -> None:
     code = (
         "import logging\nfrom serve.http.request_log import set_up, prompts_log\n"
-        "from serve.settings import LogOptions\n"
+        "from serve.log_options import LogOptions\n"
         "set_up(LogOptions('json'))\n"
         "logging.getLogger('turbopilot.x').info('hello')\nlogging.debug('no')\nprompts_log.info('no')\n"
         "set_up(LogOptions('json', prompts=True))\nprompts_log.info('asked for')"

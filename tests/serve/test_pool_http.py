@@ -19,8 +19,9 @@ from serve.http.app import create_app
 from serve.http.channel import WHEN_GONE
 from serve.http.server import bind, run
 from serve.models import ModelPool, PooledModel
+from serve.models.completion import Completion
 from serve.models.loading import host
-from serve.models.service import Completion, CompletionService
+from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.request import GenerationRequest, SamplingParams
 from serve.runner import EngineRunner

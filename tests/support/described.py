@@ -19,6 +19,7 @@ BODIES: Mapping[str, Body] = {
     "CompletionRequest": {"prompt": "x"}, "TabbyRequest": {"segments": {"prefix": "x"}},
     "ChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "MistralFimRequest": {"prompt": "x"},
     "LlamaCompletionRequest": {"prompt": "x"}, "InfillRequest": {"input_prefix": "x"},
+    "NextEditRequest": {"file_path": "x", "file_contents": "x", "cursor_position": 0},
     "HuggingFaceRequest": {"inputs": "x"}, "HuggingFaceStreamRequest": {"inputs": "x"},
     "HuggingFaceListRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "ShowRequest": {"model": "x"},
@@ -92,7 +93,7 @@ def check_answer(
         check = validator(document, media["x-itemSchema"])
         for piece in pieces(mimetype, data):
             check.validate(piece)
-    elif mimetype == "application/json":
+    elif mimetype in ("application/json", "application/x-ndjson"):
         validator(document, media["schema"]).validate(json.loads(data))
     else:
         data.decode()

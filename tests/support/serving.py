@@ -32,7 +32,7 @@ from tests.support.fakes import FakeDecoder, script
 
 ROOT = Path(__file__).parents[2]
 # Completions of a script's text in full, after the whole prompt.
-AS_GIVEN = TextOptions(heals=False, ends_loops=False)
+AS_GIVEN = TextOptions(heals=False, ends_loops=False, next_edit="sweep")
 
 
 class WatchedRunner(EngineRunner):

@@ -43,7 +43,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         )  # --model-type applies to the default model
         file = resolve_gguf(model, reporter, model_type=kind or "")
         known = recognize_file(read_gguf(file))
-        facts = (known.chat_template, known.family, known.fim) if known else ()
+        facts = (known.chat_template, known.family, known.fim, known.next_edit) if known else ()
         models.append(NamedModel(name, file, *facts))
     default, *more = models
     return replace(

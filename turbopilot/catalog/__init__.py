@@ -12,6 +12,7 @@ from turbopilot.catalog.expert_models import EXPERT_MODELS
 from turbopilot.catalog.infilling_models import INFILLING_MODELS
 from turbopilot.catalog.model import KnownModel, OldBin
 from turbopilot.catalog.newer_models import NEWER_MODELS
+from turbopilot.catalog.next_edit_models import NEXT_EDIT_MODELS
 from turbopilot.catalog.original_models import ORIGINAL_MODELS
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.geometry import TYPES, Geometry
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 MODELS: Final[tuple[KnownModel, ...]] = (
-    *ORIGINAL_MODELS, *EXPERT_MODELS, *NEWER_MODELS, *INFILLING_MODELS,
+    *ORIGINAL_MODELS, *EXPERT_MODELS, *NEWER_MODELS, *INFILLING_MODELS, *NEXT_EDIT_MODELS,
 )  # fmt: skip
 _BY_NAME: Final = {n.lower(): m for m in MODELS for n in (m.alias, m.repository)}
 

@@ -45,6 +45,7 @@ class KnownModel:
         languages: programming languages that the authors list; only the common ones if there are many.
         breadth: short description of the languages, if there are too many to list.
         fim: name of its fill-in-the-middle layout; "" if it was not trained for fill-in-the-middle.
+        next_edit: name of its next-edit format; "" if it does not predict edits.
         gated: whether the Hub requires a login and an accepted licence.
         revision: branch, tag or commit; "" is main.
         gguf_repository: repository with GGUF files; "" if none is known.
@@ -64,6 +65,7 @@ class KnownModel:
     languages: tuple[str, ...] = ()
     breadth: str = ""
     fim: str = ""
+    next_edit: str = ""
     gated: bool = False
     revision: str = ""
     gguf_repository: str = ""

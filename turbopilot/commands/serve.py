@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import read_settings
-from serve.settings import LogOptions, ServerOptions
+from serve.settings import ServerOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.commands.serve_config import read_into
 from turbopilot.commands.serve_flags import with_options

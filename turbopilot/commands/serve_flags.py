@@ -9,13 +9,13 @@ from typing import Any, Final, TypeVar
 import typer
 
 from serve.adapters import AdapterOptions
+from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
 from serve.settings import (
     CacheOptions,
     Defaults,
     Limits,
-    LogOptions,
     ModelOptions,
     PoolOptions,
     SecurityOptions,

@@ -60,6 +60,7 @@ def in_full(model: KnownModel, budget: int) -> None:
         "context": f"{model.context:,} tokens",
         "languages": ", ".join(model.languages) or model.breadth,
         "FIM": "yes" if model.fim else "no",
+        "next edits": model.next_edit,
         "licence": model.licence
         + (", must be accepted on the model's page first" if model.gated else ""),
         "notes": model.suits,

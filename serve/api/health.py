@@ -1,0 +1,76 @@
+"""Answers about the state of the server, and the token of Copilot's plugins."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from serve.api.body import Count
+
+State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
+
+
+class TabbyVersion(TypedDict):
+    """Version of the server, in Tabby's format."""
+
+    build_date: str
+    build_timestamp: str
+    git_sha: str
+    git_describe: str
+
+
+class TabbyHealth(TypedDict):
+    """Information about the server, in Tabby's format."""
+
+    model: str
+    device: str
+    arch: str
+    cpu_info: str
+    cpu_count: Count
+    cuda_devices: list[str]
+    version: TabbyVersion
+
+
+class CopilotToken(TypedDict):
+    """A token for Copilot's plugins. `token` is the caller's API key; without API keys it is a fixed text."""
+
+    token: str
+    expires_at: Annotated[int, Field(ge=0, description="Unix time in seconds.")]
+    refresh_in: Annotated[
+        int, Field(ge=0, description="Seconds until the plugin requests a new token.")
+    ]
+
+
+class AdapterHealth(TypedDict):
+    """A LoRA adapter: the name of its file, and its scale for requests that choose none."""
+
+    id: Count
+    name: str
+    scale: float
+
+
+class ModelHealth(TypedDict):
+    """State of one model. `reason` is set if it is "failed" or "stalled", `lora` if it has adapters."""
+
+    name: str
+    status: State
+    running: Count
+    waiting: Count
+    reason: NotRequired[str]
+    lora: NotRequired[list[AdapterHealth]]
+
+
+class HealthAnswer(TypedDict):
+    """State of the server. `model` is the default model; `status` and `reason` are those of the default model.
+
+    If a computation exceeds its time limit, `status` is "stalled", since the other models wait for it.
+    """
+
+    status: Literal["loading", "ok", "stalled", "draining", "failed"]
+    model: str
+    running: Count
+    waiting: Count
+    models: list[ModelHealth]
+    reason: NotRequired[str]
