@@ -136,7 +136,7 @@ def llm_gateway(sent: Sent, got: Got) -> str:
         (context,) = (v for k, v in answer["model_info"].items() if k.endswith(".context_length"))
         assert positive(context)
         return " ".join(answer["capabilities"])
-    text: str = answer["choices"][0]["text"]
+    text = str(answer["choices"][0]["text"])
     return text.rstrip("\n") if text.strip() else ""
 
 
@@ -167,7 +167,7 @@ def ollama_jetbrains(sent: Sent, got: Got) -> str:
         return " ".join(m["name"] for m in got.json()["models"])
     text = ""
     for line in map(json.loads, got.text.splitlines()):
-        text += line["response"]
+        text += str(line["response"])
         if line["done"]:
             assert isinstance(line["total_duration"], int)
             return text
