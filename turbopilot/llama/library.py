@@ -28,7 +28,9 @@ except (ImportError, RuntimeError, OSError) as e:
         hint="reinstall it: pip install --force-reinstall llama-cpp-python",
     ) from e
 
-__all__ = ["VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "start_backend"]
+__all__ = [
+    "VERSION", "Signature", "backend_names", "declare", "ggml", "llama_cpp", "log", "start_backend",
+]  # fmt: skip
 
 VERSION: Final = str(llama_cpp.__version__)
 Signature: TypeAlias = "tuple[list[Any], Any]"
@@ -58,9 +60,23 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
 
 
 def start_backend() -> None:
-    """Route llama.cpp's log to `log` and initialize the backends."""
+    """Route llama.cpp's log to `log`, and load and initialize the backends.
+
+    The backends of a build with GGML_BACKEND_DL are files. By default, llama.cpp searches them beside Python's binary,
+    where they are not, and in the current folder, which may hold a stranger's libraries.
+    """
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    if not ggml.ggml_backend_reg_count():
+        ggml.ggml_backend_load_all_from_path(os.fsencode(_ggml.libggml_base_path))
     llama_cpp.llama_backend_init()
+
+
+def backend_names() -> tuple[str, ...]:
+    """Return the names of the loaded backends, such as CPU, CUDA and RPC."""
+    declare(ggml, {"ggml_backend_reg_get": ([ctypes.c_size_t], ctypes.c_void_p)})
+    declare(ggml, {"ggml_backend_reg_name": ([ctypes.c_void_p], ctypes.c_char_p)})
+    found = (ggml.ggml_backend_reg_get(i) for i in range(ggml.ggml_backend_reg_count()))
+    return tuple(ggml.ggml_backend_reg_name(backend).decode() for backend in found)
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:

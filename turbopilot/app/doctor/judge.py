@@ -1,0 +1,199 @@
+"""Judgement of facts: what is well, what is not, and what to do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from turbopilot.app.doctor.facts import (
+    CoreFacts,
+    DiskFacts,
+    Failed,
+    HubFacts,
+    Machine,
+    MemoryFacts,
+    PortFacts,
+    ServerFacts,
+    SpeedFacts,
+)
+from turbopilot.app.doctor.finding import Finding
+from turbopilot.app.doctor.judge_build import judge_build, judge_features, judge_graphics
+from turbopilot.base.backends import CPU, Reinstallation
+from turbopilot.base.sizes import size
+from turbopilot.catalog import MODELS
+from turbopilot.llama.footprint import MEMORY_SHARE, PROCESS
+
+# The bundled model is so small that most of a step is not arithmetic but the threads' waiting for each other. A build
+# without the processor's widest instructions, or a machine that is busy or throttled, is below these shares of what
+# numpy reaches.
+LEAST_PREFILL: Final = 0.1
+LEAST_DECODE: Final = 0.02
+_LEAST_DISK: Final = (
+    100_000_000  # bytes: the bundled model as F16, importance matrices, PyTorch's results for it
+)
+_PER_WEIGHT: Final = (
+    5  # bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file
+)
+_Judge = Callable[[Machine], Finding]
+
+
+def judge(machine: Machine) -> tuple[Finding, ...]:
+    """Return the finding of every check."""
+    return tuple(check(machine) for check in _CHECKS)
+
+
+def reinstallation(machine: Machine, findings: tuple[Finding, ...]) -> Reinstallation | None:
+    """Return how to reinstall llama.cpp, if that mends a finding: with the backend that suits this machine."""
+    if not any(f.reinstall for f in findings):
+        return None
+    graphics = machine.graphics
+    return Reinstallation(CPU if isinstance(graphics, Failed) else graphics.choice.backend)
+
+
+def _of(name: str, field: str, judged: Callable[..., Finding]) -> _Judge:
+    """Return a check of a single fact; a probe that failed is a problem."""
+
+    def check(machine: Machine) -> Finding:
+        fact = getattr(machine, field)
+        if isinstance(fact, Failed):
+            return Finding(name, "problem", f"this check failed: {fact.why}")
+        return judged(fact)
+
+    return check
+
+
+def _judge_cores(cores: CoreFacts) -> Finding:
+    found = f"{cores.allowed} of {cores.physical} physical cores may be used"
+    if cores.quota is not None:
+        found += f", for {cores.quota:g} cores' time (quota of the control group)"
+    if cores.quota is not None and cores.quota < 1:
+        remedy = (
+            "give the container at least one core: each completion waits while the quota is used up"
+        )
+        return Finding("cores", "warning", found, remedy)
+    return Finding("cores", "ok", found)
+
+
+def _judge_memory(memory: MemoryFacts) -> Finding:
+    limit = "" if memory.usable == memory.installed else f", limited to {size(memory.usable)}"
+    found = f"{size(memory.installed)}{limit}; {size(memory.free)} free"
+    budget = int(memory.usable * MEMORY_SHARE)
+    fitting = [m for m in MODELS if m.footprint("Q4_K_M").total <= min(budget, memory.free)]
+    if memory.free < PROCESS:
+        remedy = f"close other programs: the server alone takes {size(PROCESS)}"
+        return Finding("memory", "problem", found, remedy)
+    if not fitting:
+        remedy = "close other programs: only the bundled model fits"
+        return Finding("memory", "warning", found, remedy)
+    largest = max(fitting, key=lambda m: m.parameters)
+    found += f"; fits models up to {largest.alias} (Q4_K_M)"
+    if memory.free < budget:
+        remedy = (
+            f"close other programs, or give serve --model-memory: by default models may take {size(budget)}, "
+            "more than is free"
+        )
+        return Finding("memory", "warning", found, remedy)
+    return Finding("memory", "ok", found)
+
+
+def _judge_disk(disk: DiskFacts) -> Finding:
+    found = (
+        f"{size(disk.free)} free at {disk.folder} (holds {size(disk.files)}); the Hub's cache at {disk.hub_folder} "
+        f"holds {size(disk.hub_files)}"
+    )
+    if not disk.writable:
+        remedy = "make the folder writable, or set TURBOPILOT_CACHE to another one"
+        return Finding("disk", "problem", f"{disk.folder} is not writable", remedy)
+    if disk.free < _LEAST_DISK:
+        remedy = (
+            "free disk space (both caches can be deleted), or set TURBOPILOT_CACHE and HF_HUB_CACHE"
+        )
+        return Finding("disk", "problem", found, remedy)
+    smallest = min(MODELS, key=lambda m: m.parameters)
+    if disk.free < (needed := _PER_WEIGHT * smallest.parameters):
+        remedy = f"free {size(needed - disk.free)} to convert even {smallest.alias}; both caches can be deleted"
+        return Finding("disk", "warning", found, remedy)
+    return Finding("disk", "ok", found)
+
+
+def _judge_speed(speed: SpeedFacts | None) -> Finding:
+    if speed is None:
+        return Finding("speed", "skipped", "not measured (--no-speed)")
+    prefill = speed.prefill / (speed.flops / (2 * speed.weights))
+    decode = speed.decode / (speed.near_bandwidth / speed.weight_bytes)
+    found = (
+        f"bundled model, {speed.threads} threads: prefill {speed.prefill:,.0f} tokens/s ({prefill:.0%} of numpy's "
+        f"{speed.flops / 1e9:,.0f} GFLOP/s), decode {speed.decode:,.0f} tokens/s ({decode:.0%} of "
+        f"{speed.near_bandwidth / 1e9:,.0f} GB/s in the caches); memory {speed.bandwidth / 1e9:,.0f} GB/s"
+    )
+    slow = [
+        name
+        for name, share, least in (
+            ("prefill", prefill, LEAST_PREFILL),
+            ("decode", decode, LEAST_DECODE),
+        )
+        if share < least
+    ]
+    if slow:
+        remedy = (
+            f"{' and '.join(slow)} should be at least {LEAST_PREFILL:.0%} and {LEAST_DECODE:.0%} of these: look for "
+            "busy programs (top), a power-saving mode or a throttled virtual machine, and run it again"
+        )
+        return Finding("speed", "warning", found, remedy)
+    return Finding("speed", "ok", found)
+
+
+def _judge_port(port: PortFacts) -> Finding:
+    if port.used_by == "another program":
+        remedy = f"choose another port: turbopilot serve --port {port.port + 1}"
+        return Finding("port", "warning", f"{port.port} is used by another program", remedy)
+    used = "is used by a TurboPilot server" if port.used_by else "is free"
+    return Finding("port", "ok", f"{port.port} {used}")
+
+
+def _judge_server(server: ServerFacts) -> Finding:
+    if not server.url:
+        return Finding("server", "skipped", "none is running here; --url names another one")
+    if not server.status:
+        remedy = "start it with turbopilot serve, or correct --url"
+        return Finding("server", "problem", f"{server.url}: {server.error}", remedy)
+    reason = f": {server.reason}" if server.reason else ""
+    found = f"{server.url} serves {server.model} (status {server.status}{reason})"
+    if server.status in ("ok", "loading"):
+        return Finding("server", "ok", found)
+    if server.status == "draining":
+        return Finding("server", "warning", found, "it is shutting down: start it again")
+    return Finding("server", "problem", found, "read the server's log, and restart it")
+
+
+def _judge_hub(hub: HubFacts) -> Finding:
+    through = f" through {hub.proxy}" if hub.proxy else ""
+    if hub.skipped:
+        return Finding("hub", "skipped", f"{hub.endpoint}{through}: {hub.skipped}")
+    if hub.error:
+        remedy = (
+            "check the network, HTTPS_PROXY and HF_ENDPOINT; models on this machine need no Hub "
+            "(--offline skips this check)"
+        )
+        return Finding("hub", "warning", f"{hub.endpoint}{through}: {hub.error}", remedy)
+    found = f"{hub.endpoint}{through} answers (status {hub.status})"
+    if hub.status >= 500 or hub.status == 407:
+        whose = (
+            "the proxy's user and password" if hub.status == 407 else "HF_ENDPOINT, or try later"
+        )
+        return Finding("hub", "warning", found, f"check {whose}")
+    return Finding("hub", "ok", found)
+
+
+_CHECKS: Final[tuple[_Judge, ...]] = (
+    judge_features,
+    _of("cores", "cores", _judge_cores),
+    _of("memory", "memory", _judge_memory),
+    _of("disk", "disk", _judge_disk),
+    judge_graphics,
+    judge_build,
+    _of("speed", "speed", _judge_speed),
+    _of("port", "port", _judge_port),
+    _of("server", "server", _judge_server),
+    _of("hub", "hub", _judge_hub),
+)
