@@ -13,7 +13,7 @@ from turbopilot.commands.verb import AsJson, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
-    from turbopilot.app.doctor import Finding, Places
+    from turbopilot.app.doctor import CheckResult, Places
     from turbopilot.base.backends import Reinstallation
 
 
@@ -75,7 +75,7 @@ def doctor(given: DoctorArguments) -> None:
         raise typer.Exit(1)
 
 
-def _examined(places: Places) -> tuple[tuple[Finding, ...], Reinstallation | None]:
+def _examined(places: Places) -> tuple[tuple[CheckResult, ...], Reinstallation | None]:
     from turbopilot.app.doctor import judge, look, probes, reinstallation
 
     with console.progress("doctor") as progress:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from turbopilot.app.doctor import Finding, is_well
+from turbopilot.app.doctor import CheckResult, is_well
 from turbopilot.base.backends import Reinstallation
 from turbopilot.base.counts import count
 from turbopilot.render import console
@@ -17,7 +17,7 @@ _STATE, _NAME = 9, 11  # columns
 _INDENT: Final = " " * (_STATE + _NAME)
 
 
-def as_json(findings: Sequence[Finding], fix: Reinstallation | None) -> dict[str, Any]:
+def as_json(findings: Sequence[CheckResult], fix: Reinstallation | None) -> dict[str, Any]:
     """Return all findings, and the command that reinstalls llama.cpp if that mends one."""
     command = {"backend": fix.backend.name, "command": fix.shell} if fix else None
     return {
@@ -27,7 +27,7 @@ def as_json(findings: Sequence[Finding], fix: Reinstallation | None) -> dict[str
     }
 
 
-def show(findings: Sequence[Finding]) -> None:
+def show(findings: Sequence[CheckResult]) -> None:
     """Print each finding with its remedy, and a summary."""
     for f in findings:
         _paragraph(f"{f.state:<{_STATE}}{f.name:<{_NAME}}{f.found}")

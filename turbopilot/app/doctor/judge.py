@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from turbopilot.app.doctor.check_result import CheckResult
 from turbopilot.app.doctor.facts import (
     CoreFacts,
     DiskFacts,
@@ -16,7 +17,6 @@ from turbopilot.app.doctor.facts import (
     ServerFacts,
     SpeedFacts,
 )
-from turbopilot.app.doctor.finding import Finding
 from turbopilot.app.doctor.judge_build import judge_build, judge_features, judge_graphics
 from turbopilot.base.backends import CPU, Reinstallation
 from turbopilot.base.sizes import size
@@ -34,15 +34,15 @@ _LEAST_DISK: Final = (
 _PER_WEIGHT: Final = (
     5  # bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file
 )
-_Judge = Callable[[Machine], Finding]
+_Judge = Callable[[Machine], CheckResult]
 
 
-def judge(machine: Machine) -> tuple[Finding, ...]:
+def judge(machine: Machine) -> tuple[CheckResult, ...]:
     """Return the finding of every check."""
     return tuple(check(machine) for check in _CHECKS)
 
 
-def reinstallation(machine: Machine, findings: tuple[Finding, ...]) -> Reinstallation | None:
+def reinstallation(machine: Machine, findings: tuple[CheckResult, ...]) -> Reinstallation | None:
     """Return how to reinstall llama.cpp, if that mends a finding: with the backend that suits this machine."""
     if not any(f.reinstall for f in findings):
         return None
@@ -50,19 +50,19 @@ def reinstallation(machine: Machine, findings: tuple[Finding, ...]) -> Reinstall
     return Reinstallation(CPU if isinstance(graphics, Failed) else graphics.choice.backend)
 
 
-def _of(name: str, field: str, judged: Callable[..., Finding]) -> _Judge:
+def _of(name: str, field: str, judged: Callable[..., CheckResult]) -> _Judge:
     """Return a check of a single fact; a probe that failed is a problem."""
 
-    def check(machine: Machine) -> Finding:
+    def check(machine: Machine) -> CheckResult:
         fact = getattr(machine, field)
         if isinstance(fact, Failed):
-            return Finding(name, "problem", f"this check failed: {fact.why}")
+            return CheckResult(name, "problem", f"this check failed: {fact.why}")
         return judged(fact)
 
     return check
 
 
-def _judge_cores(cores: CoreFacts) -> Finding:
+def _judge_cores(cores: CoreFacts) -> CheckResult:
     found = f"{cores.allowed} of {cores.physical} physical cores may be used"
     if cores.quota is not None:
         found += f", for {cores.quota:g} cores' time (quota of the control group)"
@@ -70,21 +70,21 @@ def _judge_cores(cores: CoreFacts) -> Finding:
         remedy = (
             "give the container at least one core: each completion waits while the quota is used up"
         )
-        return Finding("cores", "warning", found, remedy)
-    return Finding("cores", "ok", found)
+        return CheckResult("cores", "warning", found, remedy)
+    return CheckResult("cores", "ok", found)
 
 
-def _judge_memory(memory: MemoryFacts) -> Finding:
+def _judge_memory(memory: MemoryFacts) -> CheckResult:
     limit = "" if memory.usable == memory.installed else f", limited to {size(memory.usable)}"
     found = f"{size(memory.installed)}{limit}; {size(memory.free)} free"
     budget = int(memory.usable * MEMORY_SHARE)
     fitting = [m for m in MODELS if m.footprint("Q4_K_M").total <= min(budget, memory.free)]
     if memory.free < PROCESS:
         remedy = f"close other programs: the server alone takes {size(PROCESS)}"
-        return Finding("memory", "problem", found, remedy)
+        return CheckResult("memory", "problem", found, remedy)
     if not fitting:
         remedy = "close other programs: only the bundled model fits"
-        return Finding("memory", "warning", found, remedy)
+        return CheckResult("memory", "warning", found, remedy)
     largest = max(fitting, key=lambda m: m.parameters)
     found += f"; fits models up to {largest.alias} (Q4_K_M)"
     if memory.free < budget:
@@ -92,33 +92,33 @@ def _judge_memory(memory: MemoryFacts) -> Finding:
             f"close other programs, or give serve --model-memory: by default models may take {size(budget)}, "
             "more than is free"
         )
-        return Finding("memory", "warning", found, remedy)
-    return Finding("memory", "ok", found)
+        return CheckResult("memory", "warning", found, remedy)
+    return CheckResult("memory", "ok", found)
 
 
-def _judge_disk(disk: DiskFacts) -> Finding:
+def _judge_disk(disk: DiskFacts) -> CheckResult:
     found = (
         f"{size(disk.free)} free at {disk.folder} (holds {size(disk.files)}); the Hub's cache at {disk.hub_folder} "
         f"holds {size(disk.hub_files)}"
     )
     if not disk.writable:
         remedy = "make the folder writable, or set TURBOPILOT_CACHE to another one"
-        return Finding("disk", "problem", f"{disk.folder} is not writable", remedy)
+        return CheckResult("disk", "problem", f"{disk.folder} is not writable", remedy)
     if disk.free < _LEAST_DISK:
         remedy = (
             "free disk space (both caches can be deleted), or set TURBOPILOT_CACHE and HF_HUB_CACHE"
         )
-        return Finding("disk", "problem", found, remedy)
+        return CheckResult("disk", "problem", found, remedy)
     smallest = min(MODELS, key=lambda m: m.parameters)
     if disk.free < (needed := _PER_WEIGHT * smallest.parameters):
         remedy = f"free {size(needed - disk.free)} to convert even {smallest.alias}; both caches can be deleted"
-        return Finding("disk", "warning", found, remedy)
-    return Finding("disk", "ok", found)
+        return CheckResult("disk", "warning", found, remedy)
+    return CheckResult("disk", "ok", found)
 
 
-def _judge_speed(speed: SpeedFacts | None) -> Finding:
+def _judge_speed(speed: SpeedFacts | None) -> CheckResult:
     if speed is None:
-        return Finding("speed", "skipped", "not measured (--no-speed)")
+        return CheckResult("speed", "skipped", "not measured (--no-speed)")
     prefill = speed.prefill / (speed.flops / (2 * speed.weights))
     decode = speed.decode / (speed.near_bandwidth / speed.weight_bytes)
     found = (
@@ -139,50 +139,50 @@ def _judge_speed(speed: SpeedFacts | None) -> Finding:
             f"{' and '.join(slow)} should be at least {LEAST_PREFILL:.0%} and {LEAST_DECODE:.0%} of these: look for "
             "busy programs (top), a power-saving mode or a throttled virtual machine, and run it again"
         )
-        return Finding("speed", "warning", found, remedy)
-    return Finding("speed", "ok", found)
+        return CheckResult("speed", "warning", found, remedy)
+    return CheckResult("speed", "ok", found)
 
 
-def _judge_port(port: PortFacts) -> Finding:
+def _judge_port(port: PortFacts) -> CheckResult:
     if port.used_by == "another program":
         remedy = f"choose another port: turbopilot serve --port {port.port + 1}"
-        return Finding("port", "warning", f"{port.port} is used by another program", remedy)
+        return CheckResult("port", "warning", f"{port.port} is used by another program", remedy)
     used = "is used by a TurboPilot server" if port.used_by else "is free"
-    return Finding("port", "ok", f"{port.port} {used}")
+    return CheckResult("port", "ok", f"{port.port} {used}")
 
 
-def _judge_server(server: ServerFacts) -> Finding:
+def _judge_server(server: ServerFacts) -> CheckResult:
     if not server.url:
-        return Finding("server", "skipped", "none is running here; --url names another one")
+        return CheckResult("server", "skipped", "none is running here; --url names another one")
     if not server.status:
         remedy = "start it with turbopilot serve, or correct --url"
-        return Finding("server", "problem", f"{server.url}: {server.error}", remedy)
+        return CheckResult("server", "problem", f"{server.url}: {server.error}", remedy)
     reason = f": {server.reason}" if server.reason else ""
     found = f"{server.url} serves {server.model} (status {server.status}{reason})"
     if server.status in ("ok", "loading"):
-        return Finding("server", "ok", found)
+        return CheckResult("server", "ok", found)
     if server.status == "draining":
-        return Finding("server", "warning", found, "it is shutting down: start it again")
-    return Finding("server", "problem", found, "read the server's log, and restart it")
+        return CheckResult("server", "warning", found, "it is shutting down: start it again")
+    return CheckResult("server", "problem", found, "read the server's log, and restart it")
 
 
-def _judge_hub(hub: HubFacts) -> Finding:
+def _judge_hub(hub: HubFacts) -> CheckResult:
     through = f" through {hub.proxy}" if hub.proxy else ""
     if hub.skipped:
-        return Finding("hub", "skipped", f"{hub.endpoint}{through}: {hub.skipped}")
+        return CheckResult("hub", "skipped", f"{hub.endpoint}{through}: {hub.skipped}")
     if hub.error:
         remedy = (
             "check the network, HTTPS_PROXY and HF_ENDPOINT; models on this machine need no Hub "
             "(--offline skips this check)"
         )
-        return Finding("hub", "warning", f"{hub.endpoint}{through}: {hub.error}", remedy)
+        return CheckResult("hub", "warning", f"{hub.endpoint}{through}: {hub.error}", remedy)
     found = f"{hub.endpoint}{through} answers (status {hub.status})"
     if hub.status >= 500 or hub.status == 407:
         whose = (
             "the proxy's user and password" if hub.status == 407 else "HF_ENDPOINT, or try later"
         )
-        return Finding("hub", "warning", found, f"check {whose}")
-    return Finding("hub", "ok", found)
+        return CheckResult("hub", "warning", found, f"check {whose}")
+    return CheckResult("hub", "ok", found)
 
 
 _CHECKS: Final[tuple[_Judge, ...]] = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from turbopilot.app.doctor.check_result import CheckResult
 from turbopilot.app.doctor.facts import BuildFacts, Failed, GraphicsFacts, Machine
-from turbopilot.app.doctor.finding import Finding
 from turbopilot.base.backends import CPU
 from turbopilot.base.graphics import AMD, INTEL, NVIDIA, GraphicsCard
 from turbopilot.base.sizes import size
@@ -20,45 +20,45 @@ _GET_DRIVER: Final = {
 _NO_COMPUTE: Final = "nouveau"  # the free driver of NVIDIA's GPUs, without CUDA
 
 
-def judge_features(machine: Machine) -> Finding:
+def judge_features(machine: Machine) -> CheckResult:
     """Compare the features that llama.cpp was compiled for with those of the processor."""
     name, processor, build = "processor", machine.processor, machine.build
     if isinstance(processor, Failed):
-        return Finding(name, "problem", f"this check failed: {processor.why}")
+        return CheckResult(name, "problem", f"this check failed: {processor.why}")
     if isinstance(build, Failed):
-        return Finding(name, "skipped", f"{processor.name}; llama.cpp cannot be loaded")
+        return CheckResult(name, "skipped", f"{processor.name}; llama.cpp cannot be loaded")
     used = ", ".join(sorted(build.features)) or "no special instructions"
     found = f"{processor.name}; llama.cpp uses {used}"
     if not processor.has:
         what = "the operating system does not report what the processor can do"
-        return Finding(name, "skipped", f"{found}; {what}")
+        return CheckResult(name, "skipped", f"{found}; {what}")
     if lacking := sorted(build.features & processor.lacks):
         found += f"; the processor lacks {', '.join(lacking)}: it can crash (illegal instruction)"
-        return Finding(name, "problem", found, REINSTALL, reinstall=True)
+        return CheckResult(name, "problem", found, REINSTALL, reinstall=True)
     unused = sorted(processor.has - build.features)
     # A portable build has chosen the best of its libraries.
     if unused and _PORTABLE not in build.built:
         found += f", but not {', '.join(unused)}"
-        return Finding(name, "warning", found, REINSTALL, reinstall=True)
-    return Finding(name, "ok", found)
+        return CheckResult(name, "warning", found, REINSTALL, reinstall=True)
+    return CheckResult(name, "ok", found)
 
 
-def judge_graphics(machine: Machine) -> Finding:
+def judge_graphics(machine: Machine) -> CheckResult:
     """Report the GPUs and their drivers."""
     name, graphics = "gpu", machine.graphics
     if isinstance(graphics, Failed):
-        return Finding(name, "problem", f"this check failed: {graphics.why}")
+        return CheckResult(name, "problem", f"this check failed: {graphics.why}")
     if not graphics.cards:
-        return Finding(name, "ok", "none")
+        return CheckResult(name, "ok", "none")
     found = "; ".join(_described(card) for card in graphics.cards)
     if missing := next((c for c in graphics.cards if not _has_driver(c)), None):
         remedy = _GET_DRIVER.get(missing.vendor, "install its driver")
-        return Finding(name, "warning", found, remedy)
+        return CheckResult(name, "warning", found, remedy)
     if (older := _older_driver(graphics)) is not None:
         remedy = f"update the driver, or install the CUDA toolkit {older}"
         found += f"; nvcc {graphics.nvcc} compiles for a newer driver"
-        return Finding(name, "warning", found, remedy)
-    return Finding(name, "ok", found)
+        return CheckResult(name, "warning", found, remedy)
+    return CheckResult(name, "ok", found)
 
 
 def _has_driver(card: GraphicsCard) -> bool:
@@ -85,12 +85,12 @@ def _described(card: GraphicsCard) -> str:
     return f"{brand}{card.name} ({', '.join(filter(None, parts))})"
 
 
-def judge_build(machine: Machine) -> Finding:
+def judge_build(machine: Machine) -> CheckResult:
     """Report the installed llama.cpp, and whether it can use the GPUs."""
     name, build, graphics = "llama.cpp", machine.build, machine.graphics
     if isinstance(build, Failed):
         found = f"cannot be loaded: {build.why}"
-        return Finding(name, "problem", found, REINSTALL, reinstall=True)
+        return CheckResult(name, "problem", found, REINSTALL, reinstall=True)
     devices = ", ".join(build.devices) or "no GPU"
     kind = ", portable" if _PORTABLE in build.built else ""
     found = (
@@ -98,28 +98,28 @@ def judge_build(machine: Machine) -> Finding:
     )
     if not build.backends:
         found = f"llama-cpp-python {build.version} finds no backend"
-        return Finding(name, "problem", found, REINSTALL, reinstall=True)
+        return CheckResult(name, "problem", found, REINSTALL, reinstall=True)
     cards = () if isinstance(graphics, Failed) else graphics.cards
     if build.devices or isinstance(graphics, Failed) or not any(map(_has_driver, cards)):
-        return Finding(name, "ok", found)
+        return CheckResult(name, "ok", found)
     return _unused_gpu(found, build, graphics)
 
 
-def _unused_gpu(found: str, build: BuildFacts, graphics: GraphicsFacts) -> Finding:
+def _unused_gpu(found: str, build: BuildFacts, graphics: GraphicsFacts) -> CheckResult:
     """Return why llama.cpp does not use a GPU that has a driver."""
     name, choice = "llama.cpp", graphics.choice
     if choice.backend is CPU:
-        return Finding(name, "warning", f"{found}; the GPU is not used", choice.missing)
+        return CheckResult(name, "warning", f"{found}; the GPU is not used", choice.missing)
     if choice.backend.name in build.built:
         remedy = (
             "check that CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES do not hide the GPU, and that you may open its "
             "files in /dev (groups video and render)"
         )
-        return Finding(
+        return CheckResult(
             name,
             "warning",
             f"{found}; compiled for {choice.backend.name}, but it finds no GPU",
             remedy,
         )
     remedy = f"compile llama.cpp for {choice.backend.name}: turbopilot doctor --fix"
-    return Finding(name, "warning", f"{found}; the GPU is not used", remedy, reinstall=True)
+    return CheckResult(name, "warning", f"{found}; the GPU is not used", remedy, reinstall=True)

@@ -11,7 +11,7 @@ Health: TypeAlias = Literal["ok", "warning", "problem", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """Result of a check.
 
     Attributes:
@@ -28,6 +28,6 @@ class Finding:
     reinstall: bool = False
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
+def is_well(findings: Iterable[CheckResult]) -> bool:
     """Return whether no check found a problem or a reason for a warning."""
     return all(f.state in ("ok", "skipped") for f in findings)
