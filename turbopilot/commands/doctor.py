@@ -75,6 +75,11 @@ def doctor(given: DoctorArguments) -> None:
         raise typer.Exit(1)
 
 
+def is_terminal() -> bool:
+    """Return whether there is someone to ask."""
+    return sys.stdin.isatty()
+
+
 def _examined(places: Places) -> tuple[tuple[CheckResult, ...], Reinstallation | None]:
     from turbopilot.app.doctor import judge, look, probes, reinstallation
 
@@ -93,7 +98,7 @@ def _reinstalled(fix: Reinstallation | None, given: DoctorArguments) -> bool:
         return False
     console.info(f"to compile llama.cpp for {fix.backend.name} (3 to 10 minutes):\n{fix.shell}")
     if not given.yes:
-        if not sys.stdin.isatty():
+        if not is_terminal():
             console.info("to run this command here, give --yes")
             return False
         if not typer.confirm("Run it now?", err=True):
