@@ -18,7 +18,6 @@ from bench.workload import Texts
 from turbopilot.base.machine import usable_cores
 from turbopilot.formats.gguf.file import read_gguf
 
-TYPES = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
 _TURBOPILOT = (sys.executable, "-m", "turbopilot")
 _SAME_TEXT = ("--no-heal", "--no-end-loops")  # all servers generate the same tokens
 _DEVICES = """
@@ -35,8 +34,9 @@ print(json.dumps({str(d): d.free for d in gpu_devices()}))
 
 @dataclass(frozen=True)
 class GpuSizes:
-    """Sizes of the check: geometry, streams, (prompt, generated) tokens of a request, completions to compare."""
+    """Sizes of the check: types, geometry, streams, (prompt, generated) tokens of a request, completions to compare."""
 
+    types: tuple[str, ...]
     geometry: str
     streams: tuple[int, ...]
     tokens: tuple[int, int]
@@ -44,8 +44,8 @@ class GpuSizes:
     positions: int
 
 
-FULL = GpuSizes("350M", (1, 8, 32), (128, 64), 16, 1000)
-TINY = GpuSizes("tiny", (1, 2), (24, 8), 3, 100)
+FULL = GpuSizes(("F16", "Q8_0", "Q4_K_M", "Q4_0"), "350M", (1, 8, 32), (128, 64), 16, 1000)
+TINY = GpuSizes(("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100)
 
 
 @dataclass(frozen=True)

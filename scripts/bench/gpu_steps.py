@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bench.client import BadAnswer, complete, greedy
 from bench.gpu_check import (
-    TYPES,
     GpuCheck,
     GpuResults,
     Models,
@@ -67,7 +66,7 @@ def verify(check: GpuCheck, models: Models, results: GpuResults) -> None:
     if not has_option("verify", "--ngl"):
         results.add("verify", None, "this version's verify has no --ngl")
         return
-    files = [str(models.file(t)) for t in TYPES]
+    files = [str(models.file(t)) for t in check.sizes.types]
     for name, layers in models.layers().items():
         options = ["--against", "demo", "--positions", str(check.sizes.positions), "--json"]
         workers = ["--rpc", check.rpc] if check.rpc else []
@@ -91,7 +90,7 @@ def completions(check: GpuCheck, models: Models, results: GpuResults) -> None:
     async def ask(port: int) -> list[str]:
         return [(await complete(port, greedy(p, n_tokens, stream=False))).text for p in prompts]
 
-    for type_name in TYPES:
+    for type_name in check.sizes.types:
         found = {}
         for name, layers in models.layers().items():
             settings = ours.settings(layers, 1, sum(check.sizes.tokens) + 64, check.rpc)
@@ -144,7 +143,7 @@ def fit(check: GpuCheck, models: Models, results: GpuResults) -> None:
 def speed(check: GpuCheck, models: Models, results: GpuResults) -> None:
     """Measure streams in every type, first with all layers on the GPU, until the time runs out."""
     prompts = models.prompts(_REQUESTS * sum(check.sizes.streams), check.sizes.tokens[0])
-    cells = [(t, name) for name in models.layers() for t in TYPES]
+    cells = [(t, name) for name in models.layers() for t in check.sizes.types]
     longest = 0.0
     for done, (type_name, name) in enumerate(cells):
         if not check.has_time(longest):

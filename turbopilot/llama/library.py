@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -38,13 +39,20 @@ Signature: TypeAlias = "tuple[list[Any], Any]"
 
 
 class _Ggml:
-    """Functions of ggml from two libraries, because Windows does not search the dependencies of a library."""
+    """Functions of the ggml that libllama itself uses.
+
+    A wheel holds no links: libggml.so, and libggml.so.0 of which libllama depends, are two files. Opening the first one
+    would load a second ggml with its own list of backends. So functions are looked up in libllama, whose dependencies
+    are searched too. Windows does not search them, but loads a library of the same name only once.
+    """
 
     @cached_property
     def _base(self) -> Any:
         return _ggml.ctypes_ext.load_shared_library("ggml-base", _ggml.libggml_base_path)
 
     def __getattr__(self, name: str) -> Any:
+        if sys.platform != "win32":
+            return getattr(llama_cpp.llama_cpp._lib, name)
         return getattr(_ggml.libggml if hasattr(_ggml.libggml, name) else self._base, name)
 
 
