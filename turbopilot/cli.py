@@ -17,6 +17,7 @@ from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.version import __version__
 from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
+from turbopilot.commands.doctor import doctor
 from turbopilot.commands.download import download
 from turbopilot.commands.editors import editors
 from turbopilot.commands.imatrix import imatrix
@@ -129,7 +130,8 @@ app = typer.Typer(
         "against PyTorch, and serve it to your editor.\n\n"
         "download → convert → quantize → verify → serve\n\n"
         "To try it with the bundled model: turbopilot serve\n\n"
-        "To set up an editor: turbopilot editors"
+        "To set up an editor: turbopilot editors\n\n"
+        "To check this machine: turbopilot doctor"
     ),
 )
 
@@ -152,9 +154,9 @@ def _root(
     pass
 
 
-_ALONE = (models, serve, editors)  # commands that run without arguments
+_ALONE = (models, serve, editors, doctor)  # commands that run without arguments
 for _command in (
-    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect,
+    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect, doctor,
 ):  # fmt: skip
     app.command(cls=VerbCommand, no_args_is_help=_command not in _ALONE)(_command)
 

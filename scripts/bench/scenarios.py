@@ -147,12 +147,12 @@ def prepare(
     queues = [fresh[n_one + c * n_each :][:n_each] for c in range(2 * n_clients)]
     makers: dict[str, Callable[[int], Awaitable[Ran]]] = {
         "one": lambda port: _one(port, fresh[:n_one], n_tokens),
-        "eight": lambda port: _closed_loop(port, queues[:n_clients], sizes.tokens),
-        "sixteen": lambda port: _closed_loop(port, queues, sizes.tokens),
+        "eight": lambda port: closed_loop(port, queues[:n_clients], sizes.tokens),
+        "sixteen": lambda port: closed_loop(port, queues, sizes.tokens),
         "sliding": lambda port: _in_turn(port, windows, sizes.line_tokens),
         "repository": lambda port: _in_turn(port, repositories, sizes.line_tokens),
         "beside": lambda port: _beside(port, fresh[: sum(sizes.beside)], sizes),
-        "shared": lambda port: _closed_loop(port, [[p] for p in shared], sizes.tokens),
+        "shared": lambda port: closed_loop(port, [[p] for p in shared], sizes.tokens),
         "typing": lambda port: _typing(port, load_trace(trace_file)),
         # llama.vim and Copilot's plugins wait about this many milliseconds after a key.
         "typing-debounced": lambda port: _typing(port, debounced(load_trace(trace_file), 75)),
@@ -184,7 +184,7 @@ def _decode_speed(answer: Answer) -> float:
     return answer.n_tokens / answer.seconds
 
 
-async def _closed_loop(port: int, queues: Sequence[Sequence[str]], n_tokens: int) -> Ran:
+async def closed_loop(port: int, queues: Sequence[Sequence[str]], n_tokens: int) -> Ran:
     """Run clients that send their requests one after the other; without streams, so that every server reports usage."""
 
     async def client(prompts: Sequence[str]) -> list[Answer]:

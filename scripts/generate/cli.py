@@ -21,7 +21,7 @@ columns in a pipe; `COLUMNS` sets another width. Columns that do not fit are lef
 | exit code | meaning |
 |---:|---|
 | 0 | success |
-| 1 | an error of the system, such as a missing permission |
+| 1 | an error of the system, such as a missing permission; `doctor` has found a fault |
 | 2 | bad input or usage |
 | 3 | download failed, or the disk is full |
 | 4 | unsupported model |

@@ -38,20 +38,8 @@ require_compiler() {
         "Arch: sudo pacman -S base-devel" "macOS: xcode-select --install"
 }
 
-# Print the backend for which this machine has tools and hardware. TURBOPILOT_BACKEND overrides it.
-backend() {
-    if [ -n "${TURBOPILOT_BACKEND:-}" ]; then
-        echo "$TURBOPILOT_BACKEND"
-    elif [ "$(uname -s)" = Darwin ] && [ "$(uname -m)" = arm64 ]; then
-        echo metal
-    elif command -v nvcc >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
-        echo cuda
-    elif command -v glslc >/dev/null 2>&1 && ls /dev/dri/renderD* >/dev/null 2>&1; then
-        echo vulkan
-    else
-        echo cpu
-    fi
-}
+# backend_info QUESTION...: ask scripts/lib/backend.py, which knows every backend of llama.cpp.
+backend_info() { "$(find_python)" "$ROOT/scripts/lib/backend.py" "$@"; }
 
 # Print CMake options that leave out the unused parts of llama.cpp: 83 files are compiled instead of about 300.
 lean_cmake_args() {
@@ -61,13 +49,7 @@ lean_cmake_args() {
         printf -- '-D%s=OFF ' "$off"
     done
     printf -- '-DCMAKE_PROJECT_llama.cpp_INCLUDE=%s ' "$ROOT/scripts/lib/lean.cmake"
-    case $1 in
-        cuda) printf -- '-DGGML_CUDA=ON ' ;;
-        vulkan) printf -- '-DGGML_VULKAN=ON ' ;;
-        metal) printf -- '-DGGML_METAL=ON ' ;;
-        cpu) ;;
-        *) die "TURBOPILOT_BACKEND=$1: expected cpu, cuda, metal or vulkan" ;;
-    esac
+    backend_info cmake "$1"
 }
 
 pip_install() { "$PY" -m pip install --disable-pip-version-check --no-input "$@"; }
@@ -80,30 +62,26 @@ pip_locked() {
     (cd "$ROOT" && pip_install -qq --require-hashes --no-deps --no-build-isolation $files)
 }
 
-# Return 0 if the installed llama.cpp has the backend.
-has_backend() {
-    "$PY" - "$1" <<'PY'
-import importlib.util, pathlib, sys
-spec = importlib.util.find_spec("llama_cpp")
-if spec is None:
-    sys.exit(1)
-lib = pathlib.Path(spec.origin).parent / "lib"
-sys.exit(0 if sys.argv[1] == "cpu" or any(lib.glob(f"*ggml-{sys.argv[1]}*")) else 1)
-PY
-}
+# has_backend NAME: return 0 if the installed llama.cpp has the backend and can be loaded.
+has_backend() { "$PY" "$ROOT/scripts/lib/backend.py" has "$1" >/dev/null 2>&1; }
 
+# install_llama_cpp NAME: install llama.cpp with this backend, unless it is installed.
 install_llama_cpp() {
-    local backend locked=$VENV/llama_cpp.txt log=$VENV/llama_cpp_build.log extra=
-    backend=$(backend)
-    has_backend "$backend" 2>/dev/null && return
+    local backend=$1 locked=$VENV/llama_cpp.txt log=$VENV/llama_cpp_build.log extra='' setup
+    has_backend "$backend" && return
+    say "backend of llama.cpp: $(backend_info explain)"
     sed -n '/^llama-cpp-python==/,/[^\\]$/p' "$ROOT/requirements/run.txt" >"$locked"
+    setup=$(backend_info setup "$backend")
     for extra in "" "--no-cache-dir --force-reinstall"; do
         # pip's cache identifies a compiled wheel by its source alone, so the first attempt may install a wheel built
         # for another backend. The second attempt compiles it again.
         say "installing llama.cpp for $backend (compiling takes 3 to 10 minutes the first time; log: $log)"
         # shellcheck disable=SC2086
-        CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose --require-hashes --no-deps \
-            --no-build-isolation $extra -r "$locked" 2>&1 | "$PY" "$ROOT/scripts/lib/build_progress.py" "$log" || true
+        (
+            [ -z "$setup" ] || eval "export $setup"
+            CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose --require-hashes --no-deps \
+                --no-build-isolation $extra -r "$locked" 2>&1 | "$PY" "$ROOT/scripts/lib/build_progress.py" "$log"
+        ) || true
         has_backend "$backend" && return
         require_compiler
     done
@@ -125,9 +103,10 @@ up_to_date() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
 # ensure_venv EXTRAS: create .venv with turbopilot[EXTRAS], editable. Does nothing if it is up to date.
 ensure_venv() {
-    local extras=$1 python stamp wanted
+    local extras=$1 python stamp wanted backend
     python=$(find_python)
-    wanted="$extras $(backend) $(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt | cksum)"
+    backend=$(backend_info choose)
+    wanted="$extras $backend $(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt | cksum)"
     stamp=$VENV/.turbopilot-$extras
     up_to_date "$stamp" "$wanted" && return
     if [ ! -x "$PY" ]; then
@@ -137,7 +116,7 @@ ensure_venv() {
     fi
     "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
     pip_locked build
-    install_llama_cpp
+    install_llama_cpp "$backend"
     say "installing turbopilot[$extras] and its tested dependencies (a minute or more, because PyTorch is large)"
     # shellcheck disable=SC2086
     pip_locked run ${extras//,/ }

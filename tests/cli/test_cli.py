@@ -18,7 +18,7 @@ from turbopilot.cli import app
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
-    "download", "convert", "imatrix", "quantize", "verify", "serve", "editors", "inspect", "bench",
+    "download", "convert", "imatrix", "quantize", "verify", "serve", "editors", "inspect", "bench", "doctor",
 )  # fmt: skip
 
 

@@ -32,12 +32,18 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
+def hub_cache() -> Path:
+    """Return the folder of the Hub's cache; the folder may not exist."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def repo_cache(repo: str) -> Path:
     """Return the folder of a repository in the Hub's cache; the folder may not exist."""
-    from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
+    return Path(hub_cache(), repo_folder_name(repo_id=repo, repo_type="model"))
 
 
 def cached(wanted: HubRequest) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -28,7 +29,9 @@ except (ImportError, RuntimeError, OSError) as e:
         hint="reinstall it: pip install --force-reinstall llama-cpp-python",
     ) from e
 
-__all__ = ["VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "start_backend"]
+__all__ = [
+    "VERSION", "Signature", "backend_names", "declare", "ggml", "llama_cpp", "log", "start_backend",
+]  # fmt: skip
 
 VERSION: Final = str(llama_cpp.__version__)
 Signature: TypeAlias = "tuple[list[Any], Any]"
@@ -36,13 +39,20 @@ Signature: TypeAlias = "tuple[list[Any], Any]"
 
 
 class _Ggml:
-    """Functions of ggml from two libraries, because Windows does not search the dependencies of a library."""
+    """Functions of the ggml that libllama itself uses.
+
+    A wheel holds no links: libggml.so, and libggml.so.0 of which libllama depends, are two files. Opening the first one
+    would load a second ggml with its own list of backends. So functions are looked up in libllama, whose dependencies
+    are searched too. Windows does not search them, but loads a library of the same name only once.
+    """
 
     @cached_property
     def _base(self) -> Any:
         return _ggml.ctypes_ext.load_shared_library("ggml-base", _ggml.libggml_base_path)
 
     def __getattr__(self, name: str) -> Any:
+        if sys.platform != "win32":
+            return getattr(llama_cpp.llama_cpp._lib, name)
         return getattr(_ggml.libggml if hasattr(_ggml.libggml, name) else self._base, name)
 
 
@@ -58,9 +68,23 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
 
 
 def start_backend() -> None:
-    """Route llama.cpp's log to `log` and initialize the backends."""
+    """Route llama.cpp's log to `log`, and load and initialize the backends.
+
+    The backends of a build with GGML_BACKEND_DL are files. By default, llama.cpp searches them beside Python's binary,
+    where they are not, and in the current folder, which may hold a stranger's libraries.
+    """
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    if not ggml.ggml_backend_reg_count():
+        ggml.ggml_backend_load_all_from_path(os.fsencode(_ggml.libggml_base_path))
     llama_cpp.llama_backend_init()
+
+
+def backend_names() -> tuple[str, ...]:
+    """Return the names of the loaded backends, such as CPU, CUDA and RPC."""
+    declare(ggml, {"ggml_backend_reg_get": ([ctypes.c_size_t], ctypes.c_void_p)})
+    declare(ggml, {"ggml_backend_reg_name": ([ctypes.c_void_p], ctypes.c_char_p)})
+    found = (ggml.ggml_backend_reg_get(i) for i in range(ggml.ggml_backend_reg_count()))
+    return tuple(ggml.ggml_backend_reg_name(backend).decode() for backend in found)
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:

@@ -1,0 +1,35 @@
+"""Child process that loads llama.cpp and describes it: a broken build or driver can crash or hang there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from turbopilot.base.backends import BACKENDS, is_built, library_folder
+from turbopilot.llama.child import run_job, send
+
+
+def main() -> None:
+    """Send {"version", "system_info", "backends", "devices", "built"}."""
+    run_job(_describe)
+
+
+def _describe(_job: dict[str, Any]) -> None:
+    # Imported here, so that a library that cannot be loaded is reported as an error.
+    from turbopilot.llama.devices import gpu_devices
+    from turbopilot.llama.library import VERSION, backend_names, llama_cpp, start_backend
+
+    start_backend()
+    libraries = library_folder()
+    send(
+        {
+            "version": VERSION,
+            "system_info": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
+            "backends": backend_names(),
+            "devices": [f"{d}, {d.free / 1e9:.1f} GB free" for d in gpu_devices()],
+            "built": [b.name for b in BACKENDS if libraries and is_built(b, libraries)],
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Judgement of facts: what is well, what is not, and what to do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from turbopilot.app.doctor.check_result import CheckResult
+from turbopilot.app.doctor.facts import (
+    CoreFacts,
+    DiskFacts,
+    Failed,
+    HubFacts,
+    Machine,
+    MemoryFacts,
+    PortFacts,
+    ServerFacts,
+    SpeedFacts,
+)
+from turbopilot.app.doctor.judge_build import judge_build, judge_features, judge_graphics
+from turbopilot.base.backends import CPU, Reinstallation
+from turbopilot.base.sizes import size
+from turbopilot.catalog import MODELS
+from turbopilot.llama.footprint import MEMORY_SHARE, PROCESS
+
+# Shares of what numpy reaches. Most of a step of the bundled model is not arithmetic but the threads' waiting for each
+# other. Measured on two cores with AVX-512: prefill 60 to 76 % and decode 12 %; prefill 6 % with a build for the oldest
+# x86-64 processors; decode 0.5 to 1.2 % beside several busy programs.
+LEAST_PREFILL: Final = 0.1
+LEAST_DECODE: Final = 0.02
+_LEAST_DISK: Final = (
+    100_000_000  # bytes: the bundled model as F16, importance matrices, PyTorch's results for it
+)
+_PER_WEIGHT: Final = (
+    5  # bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file
+)
+_Judge = Callable[[Machine], CheckResult]
+
+
+def judge(machine: Machine) -> tuple[CheckResult, ...]:
+    """Return the finding of every check."""
+    return tuple(check(machine) for check in _CHECKS)
+
+
+def reinstallation(machine: Machine, findings: tuple[CheckResult, ...]) -> Reinstallation | None:
+    """Return how to reinstall llama.cpp, if that mends a finding: with the backend that suits this machine."""
+    if not any(f.reinstall for f in findings):
+        return None
+    graphics = machine.graphics
+    return Reinstallation(CPU if isinstance(graphics, Failed) else graphics.choice.backend)
+
+
+def _of(name: str, field: str, judged: Callable[..., CheckResult]) -> _Judge:
+    """Return a check of a single fact; a probe that failed is a problem."""
+
+    def check(machine: Machine) -> CheckResult:
+        fact = getattr(machine, field)
+        if isinstance(fact, Failed):
+            return CheckResult(name, "problem", f"this check failed: {fact.why}")
+        return judged(fact)
+
+    return check
+
+
+def _judge_cores(cores: CoreFacts) -> CheckResult:
+    found = f"{cores.allowed} of {cores.physical} physical cores may be used"
+    if cores.quota is not None:
+        found += f", for {cores.quota:g} cores' time (quota of the control group)"
+    if cores.quota is not None and cores.quota < 1:
+        remedy = (
+            "give the container at least one core: each completion waits while the quota is used up"
+        )
+        return CheckResult("cores", "warning", found, remedy)
+    return CheckResult("cores", "ok", found)
+
+
+def _judge_memory(memory: MemoryFacts) -> CheckResult:
+    limit = "" if memory.usable == memory.installed else f", limited to {size(memory.usable)}"
+    found = f"{size(memory.installed)}{limit}; {size(memory.free)} free"
+    budget = int(memory.usable * MEMORY_SHARE)
+    fitting = [m for m in MODELS if m.footprint("Q4_K_M").total <= min(budget, memory.free)]
+    if memory.free < PROCESS:
+        remedy = f"close other programs: the server alone takes {size(PROCESS)}"
+        return CheckResult("memory", "problem", found, remedy)
+    if not fitting:
+        remedy = "close other programs: only the bundled model fits"
+        return CheckResult("memory", "warning", found, remedy)
+    largest = max(fitting, key=lambda m: m.parameters)
+    found += f"; fits models up to {largest.alias} (Q4_K_M)"
+    if memory.free < budget:
+        remedy = (
+            f"close other programs, or give serve --model-memory: by default models may take {size(budget)}, "
+            "more than is free"
+        )
+        return CheckResult("memory", "warning", found, remedy)
+    return CheckResult("memory", "ok", found)
+
+
+def _judge_disk(disk: DiskFacts) -> CheckResult:
+    found = (
+        f"{size(disk.free)} free at {disk.folder} (holds {size(disk.files)}); the Hub's cache at {disk.hub_folder} "
+        f"holds {size(disk.hub_files)}"
+    )
+    if not disk.writable:
+        remedy = "make the folder writable, or set TURBOPILOT_CACHE to another one"
+        return CheckResult("disk", "problem", f"{disk.folder} is not writable", remedy)
+    if disk.free < _LEAST_DISK:
+        remedy = (
+            "free disk space (both caches can be deleted), or set TURBOPILOT_CACHE and HF_HUB_CACHE"
+        )
+        return CheckResult("disk", "problem", found, remedy)
+    smallest = min(MODELS, key=lambda m: m.parameters)
+    if disk.free < (needed := _PER_WEIGHT * smallest.parameters):
+        remedy = f"free {size(needed - disk.free)} to convert even {smallest.alias}; both caches can be deleted"
+        return CheckResult("disk", "warning", found, remedy)
+    return CheckResult("disk", "ok", found)
+
+
+def _judge_speed(speed: SpeedFacts | None) -> CheckResult:
+    if speed is None:
+        return CheckResult("speed", "skipped", "not measured (--no-speed)")
+    prefill = speed.prefill / (speed.flops / (2 * speed.weights))
+    decode = speed.decode / (speed.near_bandwidth / speed.weight_bytes)
+    found = (
+        f"bundled model, {speed.threads} threads: prefill {speed.prefill:,.0f} tokens/s ({prefill:.0%} of numpy's "
+        f"{speed.flops / 1e9:,.0f} GFLOP/s), decode {speed.decode:,.0f} tokens/s ({decode:.0%} of "
+        f"{speed.near_bandwidth / 1e9:,.0f} GB/s in the caches); memory {speed.bandwidth / 1e9:,.0f} GB/s"
+    )
+    slow = [
+        name
+        for name, share, least in (
+            ("prefill", prefill, LEAST_PREFILL),
+            ("decode", decode, LEAST_DECODE),
+        )
+        if share < least
+    ]
+    if slow:
+        remedy = (
+            f"{' and '.join(slow)} should be at least {LEAST_PREFILL:.0%} and {LEAST_DECODE:.0%} of these: look for "
+            "busy programs (top), a power-saving mode or a throttled virtual machine, and run it again"
+        )
+        return CheckResult("speed", "warning", found, remedy)
+    return CheckResult("speed", "ok", found)
+
+
+def _judge_port(port: PortFacts) -> CheckResult:
+    if port.used_by == "another program":
+        remedy = f"choose another port: turbopilot serve --port {port.port + 1}"
+        return CheckResult("port", "warning", f"{port.port} is used by another program", remedy)
+    used = "is used by a TurboPilot server" if port.used_by else "is free"
+    return CheckResult("port", "ok", f"{port.port} {used}")
+
+
+def _judge_server(server: ServerFacts) -> CheckResult:
+    if not server.url:
+        return CheckResult("server", "skipped", "none is running here; --url names another one")
+    if not server.status:
+        remedy = "start it with turbopilot serve, or correct --url"
+        return CheckResult("server", "problem", f"{server.url}: {server.error}", remedy)
+    reason = f": {server.reason}" if server.reason else ""
+    found = f"{server.url} serves {server.model} (status {server.status}{reason})"
+    if server.status in ("ok", "loading"):
+        return CheckResult("server", "ok", found)
+    if server.status == "draining":
+        return CheckResult("server", "warning", found, "it is shutting down: start it again")
+    return CheckResult("server", "problem", found, "read the server's log, and restart it")
+
+
+def _judge_hub(hub: HubFacts) -> CheckResult:
+    through = f" through {hub.proxy}" if hub.proxy else ""
+    if hub.skipped:
+        return CheckResult("hub", "skipped", f"{hub.endpoint}{through}: {hub.skipped}")
+    if hub.error:
+        remedy = (
+            "check the network, HTTPS_PROXY and HF_ENDPOINT; models on this machine need no Hub "
+            "(--offline skips this check)"
+        )
+        return CheckResult("hub", "warning", f"{hub.endpoint}{through}: {hub.error}", remedy)
+    found = f"{hub.endpoint}{through} answers (status {hub.status})"
+    if hub.status >= 500 or hub.status == 407:
+        whose = (
+            "the proxy's user and password" if hub.status == 407 else "HF_ENDPOINT, or try later"
+        )
+        return CheckResult("hub", "warning", found, f"check {whose}")
+    return CheckResult("hub", "ok", found)
+
+
+_CHECKS: Final[tuple[_Judge, ...]] = (
+    judge_features,
+    _of("cores", "cores", _judge_cores),
+    _of("memory", "memory", _judge_memory),
+    _of("disk", "disk", _judge_disk),
+    judge_graphics,
+    judge_build,
+    _of("speed", "speed", _judge_speed),
+    _of("port", "port", _judge_port),
+    _of("server", "server", _judge_server),
+    _of("hub", "hub", _judge_hub),
+)

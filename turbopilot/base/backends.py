@@ -1,0 +1,172 @@
+"""Backends that llama.cpp can be compiled for: what each needs, and which one suits a machine.
+
+This is the only list of them: `scripts/lib/venv.sh` reads it through `scripts/lib/backend.py`, before anything is
+installed, so this module uses only the standard library. `turbopilot doctor` reads it too, and a test compares
+docs/install.md with it.
+
+Source of options and tools: docs/build.md and docs/backend/SYCL.md of llama.cpp, and `ggml_backend_load_all_from_path`
+in ggml/src/ggml-backend-reg.cpp for the names of the libraries.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from turbopilot.base.graphics import AMD, APPLE, INTEL, NVIDIA, GraphicsCard, Host
+
+PACKAGE: Final = "llama-cpp-python"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend of llama.cpp.
+
+    Attributes:
+        name: value of TURBOPILOT_BACKEND; the library is libggml-NAME.
+        hardware: what it is for, in a few words.
+        cmake: CMake options that compile it.
+        vendors: vendors of the GPUs that it runs on.
+        tools: programs without which it cannot be compiled.
+        get_tools: how to install them.
+        setup: shell words in front of the build command.
+    """
+
+    name: str
+    hardware: str
+    cmake: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    get_tools: str = ""
+    setup: str = ""
+
+
+# In the order of preference: the vendor's own libraries first.
+BACKENDS: Final = (
+    Backend("metal", "Apple silicon", ("-DGGML_METAL=ON",), (APPLE,)),
+    Backend(
+        "cuda", "NVIDIA GPUs", ("-DGGML_CUDA=ON",), (NVIDIA,), ("nvcc",),
+        "the CUDA toolkit (https://developer.nvidia.com/cuda-downloads; Debian, Ubuntu: sudo apt install "
+        "nvidia-cuda-toolkit) and put nvcc on PATH",
+    ),
+    Backend(
+        "hip", "AMD GPUs with ROCm", ("-DGGML_HIP=ON",), (AMD,), ("hipconfig",),
+        "ROCm 6.1 or newer (https://rocm.docs.amd.com) and put hipconfig on PATH",
+        'HIPCXX="$(hipconfig -l)/clang" HIP_PATH="$(hipconfig -R)"',
+    ),
+    Backend(
+        "sycl", "Intel GPUs with oneAPI",
+        ("-DGGML_SYCL=ON", "-DCMAKE_C_COMPILER=icx", "-DCMAKE_CXX_COMPILER=icpx"), (INTEL,), ("icpx",),
+        "Intel oneAPI and run: source /opt/intel/oneapi/setvars.sh",
+    ),
+    Backend(
+        "vulkan", "any GPU with a Vulkan driver", ("-DGGML_VULKAN=ON",), (NVIDIA, AMD, INTEL), ("glslc",),
+        "glslc and Vulkan's headers (Debian, Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers)",
+    ),
+    Backend("cpu", "the processor of this machine"),
+    Backend(
+        "portable", "any processor of this architecture; to copy to other machines",
+        ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON",
+         # llama-cpp-python does not know the libraries of each processor, and CMake would put them into bin/.
+         "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib"),
+    ),
+)  # fmt: skip
+BY_NAME: Final[Mapping[str, Backend]] = {b.name: b for b in BACKENDS}
+CPU: Final = BY_NAME["cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """The backend to compile for.
+
+    Attributes:
+        why: what it was chosen for.
+        missing: what to install for a better one; "" if nothing.
+    """
+
+    backend: Backend
+    why: str
+    missing: str = ""
+
+
+def choose_backend(cards: Sequence[GraphicsCard], host: Host = Host()) -> BackendChoice:  # noqa: B008 — frozen
+    """Return the first backend that runs on one of the GPUs and can be compiled with the tools of this machine.
+
+    A GPU without a driver does not count. Any other GPU with a render node can be used by Vulkan.
+    """
+    usable = [card for card in cards if card.driver]
+    vendors = {card.vendor for card in usable}
+    if any((host.root / "dev/dri").glob("renderD*")):
+        vendors.add("")
+    wanted: list[Backend] = []
+    for backend in BACKENDS:
+        suits = vendors & {*backend.vendors, *([""] if backend.name == "vulkan" else [])}
+        if not suits:
+            continue
+        if all(host.which(tool) for tool in backend.tools):
+            names = sorted({c.name for c in usable if c.vendor in backend.vendors})
+            return BackendChoice(backend, ", ".join(names) or "a GPU", _missing(wanted))
+        wanted.append(backend)
+    why = "no GPU" if not cards and not vendors else "no GPU that can be used"
+    return BackendChoice(CPU, why, _missing(wanted))
+
+
+def _missing(wanted: Sequence[Backend]) -> str:
+    """Return what to install to compile these backends, the best first; "" if there are none."""
+    ways = " or ".join(f"for {backend.name}, {backend.get_tools}" for backend in wanted)
+    return f"install {ways}" if ways else ""
+
+
+def library_folder() -> Path | None:
+    """Return the folder of llama.cpp's libraries; None if llama-cpp-python is not installed. Loads nothing."""
+    found = importlib.util.find_spec("llama_cpp")
+    return Path(found.origin).parent / "lib" if found and found.origin else None
+
+
+def is_built(backend: Backend, libraries: Path) -> bool:
+    """Return whether the libraries in a folder contain a backend."""
+    pattern = {"cpu": "*ggml-cpu*", "portable": "*ggml-cpu-*"}.get(
+        backend.name, f"*ggml-{backend.name}*"
+    )
+    return any(libraries.glob(pattern))
+
+
+@dataclass(frozen=True, slots=True)
+class Reinstallation:
+    """Command that compiles and installs llama.cpp again.
+
+    Attributes:
+        python: the interpreter of the environment.
+        version: version of llama-cpp-python; "" for the newest.
+    """
+
+    backend: Backend
+    python: str = sys.executable
+    version: str = field(default_factory=lambda: installed_version())
+
+    @property
+    def shell(self) -> str:
+        """The command as a line for a POSIX shell.
+
+        pip's cache identifies a compiled package by its source alone, so without these options pip could install one
+        that was compiled for another backend.
+        """
+        what = f"{PACKAGE}=={self.version}" if self.version else PACKAGE
+        options = "--no-cache-dir --force-reinstall --no-deps"
+        words = [self.backend.setup, f"CMAKE_ARGS={shlex.quote(' '.join(self.backend.cmake))}"]
+        words += [f"{shlex.quote(self.python)} -m pip install {options} {what}"]
+        return " ".join(filter(None, words))
+
+
+def installed_version() -> str:
+    """Return the version of the installed llama-cpp-python, even if it cannot be loaded; "" if there is none."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
