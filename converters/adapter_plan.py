@@ -29,7 +29,7 @@ from converters.planned import Plan, PlannedTensor
 from converters.source_tensor import SourceTensor
 from turbopilot.base.errors import TensorMismatch
 from turbopilot.base.quoting import quoted
-from turbopilot.formats.gguf.check_adapter import A_SUFFIX, B_SUFFIX, EMBEDDING
+from turbopilot.formats.gguf.check_adapter import A_SUFFIX, B_SUFFIX, EMBEDDING, can_adapt
 
 # base_model.model.MODULE.lora_A.weight; a state that was saved without PEFT has the adapter's name before ".weight".
 _NAME: Final = re.compile(
@@ -180,7 +180,8 @@ def _faults(target: PlannedTensor, pairs: Mapping[str, LowRankPair], model: Plan
     """Yield what keeps a tensor from being adapted."""
     is_tied = "output.weight" not in {t.name for t in model.tensors}
     modules = ", ".join(pair.module for pair in pairs.values())
-    if len(target.shape) != 2 or target.name == "position_embd.weight":
+    whole = all(p.rows is None for p in target.parts if p.transpose)
+    if len(target.shape) != 2 or not whole or not can_adapt(model.spec.gguf, target.name):
         yield f"unsupported: llama.cpp cannot adapt {modules} ({target.name})"
         return
     if target.name == EMBEDDING and is_tied:
@@ -204,15 +205,15 @@ def matrices(one: AdaptedTensor, checkpoint: Checkpoint, alpha: float) -> tuple[
     a = {name: _read(checkpoint, pair.a) for name, pair in one.pairs.items()}
     b = {name: _read(checkpoint, pair.b) * factors[name] for name, pair in one.pairs.items()}
     if one.target.name == EMBEDDING:
-        ((name, transposed),) = a.items()
-        return np.ascontiguousarray(transposed.T), b[name]
+        ((name, transposed),), (part,) = a.items(), one.target.parts
+        return np.ascontiguousarray(transposed.T), b[name] * np.float32(part.scale)
     columns = dict(zip(a, np.cumsum([0, *(len(m) for m in a.values())]), strict=False))
     stacked = np.zeros((one.target.shape[0], one.rank), np.float32)
     row = 0
     for part in one.target.parts:
         if (name := part.source.name) in b:
             rows = b[name] if part.rows is None else b[name][part.rows]
-            at = columns[name]
+            rows, at = rows * np.float32(part.scale), columns[name]
             stacked[row : row + len(rows), at : at + rows.shape[1]] = rows
         row += part.shape[0]
     return np.concatenate(list(a.values())), stacked

@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 
 RANK, ALPHA = 8, 16
 
+_LLAMA = (
+    *(f"model.layers.{i}.self_attn.{n}_proj" for i in (0, 2) for n in "qkvo"),
+    *(f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")),
+)  # fmt: skip
 # Modules of the first and last layer of each tiny family, and the output: each kind that llama.cpp can adapt.
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "llama": (
-        *(f"model.layers.{i}.self_attn.{n}_proj" for i in (0, 2) for n in "qkvo"),
-        *(f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")), "lm_head",
-    ),
-    "qwen2": (
-        *(f"model.layers.{i}.self_attn.{n}_proj" for i in (0, 2) for n in "qkvo"),
-        *(f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")), "lm_head",
-    ),
+    "llama": (*_LLAMA, "lm_head"), "qwen2": (*_LLAMA, "lm_head"),
+    **dict.fromkeys(("qwen3", "mistral", "gemma", "granite"), _LLAMA),
+    **dict.fromkeys(("qwen3moe", "mixtral"), _LLAMA[:8]),  # not the experts
+    "deepseekv2": ("model.layers.0.self_attn.o_proj", "model.layers.2.self_attn.o_proj"),
     "codegen": (
         *(f"transformer.h.{i}.attn.{n}" for i in (0, 2) for n in ("qkv_proj", "out_proj")),
         "transformer.h.1.mlp.fc_in", "transformer.h.1.mlp.fc_out", "lm_head",

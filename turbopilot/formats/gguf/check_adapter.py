@@ -8,6 +8,7 @@ src/llama-graph.cpp.
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 from turbopilot.base.errors import CorruptModel, InvalidInput
@@ -19,6 +20,12 @@ A_SUFFIX, B_SUFFIX = ".lora_a", ".lora_b"
 EMBEDDING: Final = "token_embd.weight"
 # Activated LoRA, which takes effect only after these tokens.
 _INVOCATION_KEY: Final = "adapter.alora.invocation_tokens"
+# Matrices that a graph multiplies without adapters. Source: src/models/deepseek2.cpp; position vectors are looked up.
+_NOT_ADAPTED: Final = {
+    "deepseek2": re.compile(
+        r"output\.weight|blk\.\d+\.attn_(q|q_a|q_b|kv_a_mqa|kv_b|k_b|v_b)\.weight"
+    ),
+}
 _MERGE: Final = (
     "merge the adapter into its checkpoint with PEFT's merge_and_unload, and convert that"
 )
@@ -28,6 +35,12 @@ _TYPES: Final = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 def is_adapter(header: GgufHeader) -> bool:
     """Return whether a GGUF contains an adapter instead of a model."""
     return header.metadata.get("general.type") == "adapter"
+
+
+def can_adapt(architecture: str, name: str) -> bool:
+    """Return whether llama.cpp applies adapters to a matrix of an architecture; if not, it ignores them."""
+    ignored = _NOT_ADAPTED.get(architecture)
+    return name != "position_embd.weight" and not (ignored and ignored.fullmatch(name))
 
 
 def check_adapter(adapter: GgufHeader, model: GgufHeader) -> None:
@@ -52,7 +65,7 @@ def check_adapter(adapter: GgufHeader, model: GgufHeader) -> None:
                 f"{model.path.name}; llama.cpp cannot apply it",
                 hint=_MERGE,
             )
-        if len(weight.shape) < 2 or name == "position_embd.weight":
+        if len(weight.shape) < 2 or not can_adapt(model.architecture, name):
             raise _ignored(adapter, name)
         _check_pair(adapter, model, weight, a, b)
 
@@ -127,7 +140,7 @@ def _check_pair(
 
 def _ignored(adapter: GgufHeader, name: str) -> InvalidInput:
     return InvalidInput(
-        f"{adapter.path}: tensor {quoted(name)} cannot be applied: llama.cpp adapts only matrices, by a pair "
+        f"{adapter.path}: tensor {quoted(name)} cannot be applied: llama.cpp adapts only some matrices, by a pair "
         f"{A_SUFFIX} and {B_SUFFIX}",
         hint=_MERGE,
     )
