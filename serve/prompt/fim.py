@@ -104,7 +104,9 @@ class PromptBuilder:
             suffix = None if after is None else after[:limit]
             parts = self._parts(before, suffix, files, name)
         else:
-            parts = find_frame([], list(before), self._tokenizer.fim)
+            start = [self._tokenizer.start_token]
+            n = int(list(before[:1]) == start)
+            parts = find_frame(start[:n], list(before[n:]), self._tokenizer.fim)
         if not parts.n_tokens:
             parts = plain_prompt([self._tokenizer.start_token], [])
 
@@ -127,8 +129,9 @@ class PromptBuilder:
         head = [t.start_token] if t.adds_bos else []
         if not files and (after is None or not fim):
             tokens = self._tokenize_framed(before)
-            # Chat templates already write the start token.
-            return find_frame([] if tokens[:1] == head else head, tokens, fim)
+            if head and tokens[:1] == head:  # chat templates already write the start token
+                del tokens[0]
+            return find_frame(head, tokens, fim)
         before = before[-self._n_ctx * CHARS_PER_TOKEN :]
         layout = fim.chosen if fim else None
         form = layout.file if layout else (AS_COMMENTS,)

@@ -63,6 +63,13 @@ def test_token_ids_are_not_changed() -> None:
     assert build((1, 2, 3), None, adds_bos=True).tokens == (1, 2, 3)
 
 
+def test_start_token_of_a_client_is_kept_when_the_prompt_is_cut() -> None:
+    tokens = build((EOG, *b"x" * 300, *b"NEAR"), None, n_ctx=100).tokens
+    assert tokens[0] == EOG
+    assert bytes(tokens[-4:]) == b"NEAR"
+    assert len(tokens) <= 90
+
+
 def test_existing_start_token_is_not_doubled() -> None:
     class Starting(FakeDecoder):
         def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
