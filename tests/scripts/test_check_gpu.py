@@ -119,7 +119,9 @@ def test_layers_that_are_not_offloaded_fail(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("n", "n_tokens", "passed"), [(3, 8, True), (0, 8, False), (5, 8, False), (3, 0, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "n_tokens", "passed"), [(3, 8, True), (0, 8, False), (5, 8, False), (3, 0, False)]
+)
 def test_fit_needs_some_layers_and_a_completion(
     monkeypatch: pytest.MonkeyPatch, gpu: Models, tmp_path: Path, n: int, n_tokens: int, passed: bool
 ) -> None:  # fmt: skip
