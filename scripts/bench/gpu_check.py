@@ -34,7 +34,10 @@ print(json.dumps({str(d): d.free for d in gpu_devices()}))
 
 @dataclass(frozen=True)
 class GpuSizes:
-    """Sizes of the check: types, geometry, streams, (prompt, generated) tokens of a request, completions to compare."""
+    """Sizes of the check: types, geometry, streams, (prompt, generated) tokens of a request, completions to compare.
+
+    `positions` is the number of positions that verify compares.
+    """
 
     types: tuple[str, ...]
     geometry: str
@@ -42,10 +45,11 @@ class GpuSizes:
     tokens: tuple[int, int]
     completions: int
     positions: int
+    compares_speed: bool = True
 
 
 FULL = GpuSizes(("F16", "Q8_0", "Q4_K_M", "Q4_0"), "350M", (1, 8, 32), (128, 64), 16, 1000)
-TINY = GpuSizes(("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100)
+TINY = GpuSizes(("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100, compares_speed=False)
 
 
 @dataclass(frozen=True)

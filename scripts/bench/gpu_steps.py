@@ -154,12 +154,13 @@ def speed(check: GpuCheck, models: Models, results: GpuResults) -> None:
         results.speeds += _speed_rows(check, models, (type_name, name), prompts, results)
         longest = max(longest, time.monotonic() - began)
     ratios = [r.ratio for r in results.speeds if r.ratio is not None]
-    if ratios:
+    if ratios and check.sizes.compares_speed:
         slower = sum(r < 1 for r in ratios)
         detail = f"{len(ratios) - slower} of {len(ratios)} at least as fast as llama-server"
         results.add("speed beside llama-server", not slower, f"{detail}; least {min(ratios):.2f} ×")
     else:
-        results.add("speed beside llama-server", None, "no llama-server was given")
+        why = "the sizes are too small" if ratios else "no llama-server was given"
+        results.add("speed beside llama-server", None, why)
 
 
 def _speed_rows(

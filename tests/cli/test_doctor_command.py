@@ -105,7 +105,7 @@ def test_fix_asks_before_it_runs(
 
 def test_failed_fix_is_an_error(sees: Sees, monkeypatch: pytest.MonkeyPatch) -> None:
     sees(replace(HEALTHY, build=replace(BUILD, backends=())))
-    failed = subprocess.CompletedProcess([], 1)
+    failed: subprocess.CompletedProcess[str] = subprocess.CompletedProcess([], 1)
     monkeypatch.setattr("turbopilot.app.doctor.reinstall.subprocess.run", lambda *_, **__: failed)
     code, _, err = run("--fix", "--yes")
     assert code == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -51,7 +50,7 @@ class _Ggml:
         return _ggml.ctypes_ext.load_shared_library("ggml-base", _ggml.libggml_base_path)
 
     def __getattr__(self, name: str) -> Any:
-        if sys.platform != "win32":
+        if os.name != "nt":
             return getattr(llama_cpp.llama_cpp._lib, name)
         return getattr(_ggml.libggml if hasattr(_ggml.libggml, name) else self._base, name)
 
