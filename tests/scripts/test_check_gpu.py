@@ -119,16 +119,9 @@ def test_layers_that_are_not_offloaded_fail(
     }  # fmt: skip
 
 
-<<<<<<< HEAD
-FITS = [(3, 8, True), (0, 8, False), (5, 8, False), (3, 0, False)]
-
-
-@pytest.mark.parametrize(("n", "n_tokens", "passed"), FITS)
-=======
 @pytest.mark.parametrize(
     ("n", "n_tokens", "passed"), [(3, 8, True), (0, 8, False), (5, 8, False), (3, 0, False)]
 )
->>>>>>> wt-F
 def test_fit_needs_some_layers_and_a_completion(
     monkeypatch: pytest.MonkeyPatch, gpu: Models, tmp_path: Path, n: int, n_tokens: int, passed: bool
 ) -> None:  # fmt: skip
