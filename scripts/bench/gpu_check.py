@@ -1,4 +1,4 @@
-"""What scripts/check_gpu works with: sizes, servers with equal settings, model files, and results."""
+"""Values of scripts/check_gpu: sizes, servers with equal settings, model files, and results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class SpeedRow:
 
     @property
     def ratio(self) -> float | None:
-        """Our speed divided by llama-server's; None without both."""
+        """TurboPilot's speed divided by llama-server's; None without both."""
         if {OURS, LLAMA_SERVER} <= self.speeds.keys():
             return self.speeds[OURS] / self.speeds[LLAMA_SERVER]
         return None

@@ -122,7 +122,7 @@ def _served(check: GpuCheck, model: Path, options: Sequence[str]) -> tuple[str, 
 
 
 def fit(check: GpuCheck, models: Models, results: GpuResults) -> None:
-    """Serve the F16 file with `--ngl auto` where half of its size is free on the first device."""
+    """Serve the F16 file with `--ngl auto`, and a margin that leaves half of its size on the smallest device."""
     free = free_memory(check.rpc)
     if not free or not has_option("serve", "--gpu-margin"):
         why = "no GPU" if not free else "this version's serve has no --gpu-margin"
