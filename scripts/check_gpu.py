@@ -14,7 +14,7 @@ The steps, with no layers, half of them and all of them on the GPU:
     verify       the bundled model against PyTorch, in F16, Q8_0, Q4_K_M and Q4_0: logits within their limits
     completions  the same files: greedy completions equal to those without the GPU
     speed        a random CodeGen-350M in each type: 1, 8 and 32 streams, beside llama-server with the same settings
-    fit          `--ngl auto` where half of the model's memory is free: some layers on the GPU, and a completion
+    fit          `--ngl auto`, told that the GPU has half of the model's size: some layers on it, and a completion
     freed        the GPU's free memory at the end is that of the beginning
 
 A step for which no time is left, or that this version or machine does not support, is skipped, and the report says so.

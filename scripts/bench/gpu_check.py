@@ -1,4 +1,4 @@
-"""What scripts/check_gpu works with: sizes, servers with equal settings, model files, and results."""
+"""Values of scripts/check_gpu: sizes, servers with equal settings, model files, and results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ print(json.dumps({str(d): d.free for d in gpu_devices()}))
 class GpuSizes:
     """Sizes of the check: types, geometry, streams, (prompt, generated) tokens of a request, completions to compare.
 
-    `positions` is the number of positions that verify compares.
+    `positions` is the number of positions that verify compares. Half of the model's size is room for at least
+    `least_fitted` layers; a tiny model is mostly its output head.
     """
 
     types: tuple[str, ...]
@@ -46,10 +47,13 @@ class GpuSizes:
     completions: int
     positions: int
     compares_speed: bool = True
+    least_fitted: int = 1
 
 
 FULL = GpuSizes(("F16", "Q8_0", "Q4_K_M", "Q4_0"), "350M", (1, 8, 32), (128, 64), 16, 1000)
-TINY = GpuSizes(("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100, compares_speed=False)
+TINY = GpuSizes(
+    ("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100, compares_speed=False, least_fitted=0
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class SpeedRow:
 
     @property
     def ratio(self) -> float | None:
-        """Our speed divided by llama-server's; None without both."""
+        """TurboPilot's speed divided by llama-server's; None without both."""
         if {OURS, LLAMA_SERVER} <= self.speeds.keys():
             return self.speeds[OURS] / self.speeds[LLAMA_SERVER]
         return None

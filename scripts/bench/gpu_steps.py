@@ -122,22 +122,23 @@ def _served(check: GpuCheck, model: Path, options: Sequence[str]) -> tuple[str, 
 
 
 def fit(check: GpuCheck, models: Models, results: GpuResults) -> None:
-    """Serve the F16 file with `--ngl auto` where half of its size is free on the first device."""
-    free = free_memory(check.rpc)
-    if not free or not has_option("serve", "--gpu-margin"):
-        why = "no GPU" if not free else "this version's serve has no --gpu-margin"
+    """Serve the F16 file with `--ngl auto`, told that each device has half of its size."""
+    if not free_memory(check.rpc) or not has_option("serve", "--gpu-memory"):
+        why = "this version's serve has no --gpu-memory" if results.has_gpu else "no GPU"
         results.add("fit", None, why)
         return
-    margin = max(0, min(free.values()) - models.f16.stat().st_size // 2)
-    options = ["--ngl", "auto", "--gpu-margin", f"{margin // (1 << 20)}MiB"]
+    told = models.f16.stat().st_size // 2 >> 20
     try:
-        line, generated = _served(check, models.f16, options)
+        line, generated = _served(
+            check, models.f16, ["--ngl", "auto", "--gpu-memory", f"{told}MiB"]
+        )
     except SystemExit as e:
         results.add("fit", False, str(e)[-500:])
         return
     layers = re.search(r"(\d+) of (\d+) layers", line)
-    some = layers is not None and 0 < int(layers[1]) < int(layers[2])
-    results.add("fit", some and generated > 0, f"margin {margin / 1e6:,.0f} MB: {line}")
+    least = check.sizes.least_fitted
+    some = layers is not None and least <= int(layers[1]) < int(layers[2])
+    results.add("fit", some and generated > 0, f"{told} MiB for a model of {2 * told} MiB: {line}")
 
 
 def speed(check: GpuCheck, models: Models, results: GpuResults) -> None:

@@ -1,4 +1,4 @@
-"""What `turbopilot doctor` concludes from facts: a machine without faults, and each kind of fault."""
+"""Conclusions of `turbopilot doctor` from facts: a machine without faults, and each kind of fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes of `turbopilot doctor`: what they see here, and that a fault in one does not reach the others."""
+"""Probes of `turbopilot doctor`: what they see on this machine, and that a fault in one does not reach the others."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_build_probe_describes_this_llama_cpp() -> None:
 
 
 def test_compiled_features_are_those_of_this_processor() -> None:
-    """The tests run where llama.cpp was compiled."""
+    # This llama.cpp was compiled on this machine.
     from turbopilot.llama.library import llama_cpp, start_backend
 
     start_backend()

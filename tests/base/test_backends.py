@@ -48,7 +48,7 @@ def test_backend_is_chosen_by_hardware_and_tools(
     found = choose_backend([card(v) for v in vendors], host(tmp_path, dict.fromkeys(tools, "")))
     assert found.backend.name == expected
     assert (
-        tuple(b.name for b in BACKENDS if f"for {b.name}, {b.get_tools}" in found.missing)
+        tuple(b.name for b in BACKENDS if f"for {b.name}, install {b.get_tools}" in found.missing)
         == missing
     )
 

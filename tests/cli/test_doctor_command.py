@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,8 +125,8 @@ def test_bad_url_is_refused() -> None:
     assert "not an http or https URL" in err
 
 
-def test_doctor_tells_the_truth_about_this_machine(tmp_path: Path) -> None:
-    """The real probes, without speed, which depends on what else runs."""
+def test_doctor_reports_this_machine() -> None:
+    # Without speed, which depends on what else runs.
     command = [sys.executable, "-m", "turbopilot", "doctor", "--offline", "--no-speed", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     found = json.loads(done.stdout)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench import gpu_steps  # noqa: E402
-from bench.gpu_check import TINY, GpuCheck, GpuResults, Models, Peer, SpeedRow  # noqa: E402
+from bench.gpu_check import FULL, TINY, GpuCheck, GpuResults, Models, Peer, SpeedRow  # noqa: E402
 from bench.gpu_report import markdown  # noqa: E402
 from bench.servers import LLAMA_SERVER, OURS, Server  # noqa: E402
 
@@ -91,7 +92,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Models:
     monkeypatch.setattr(gpu_steps, "free_memory", lambda _: {"GPU0": 1_000_000_000})
     models = Models(check_in(tmp_path), "demo")
     path = tmp_path / "demo.gguf"
-    path.write_bytes(bytes(1000))
+    path.write_bytes(bytes(4 << 20))
     vars(models).update(f16=path, n_layers=4)
     return models
 
@@ -127,10 +128,11 @@ def test_fit_needs_some_layers_and_a_completion(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(gpu_steps, "has_option", lambda *_: True)
     seen = says(monkeypatch, f"GPU      {n} of 5 layers offloaded (GPU0)", n_tokens)
-    results = GpuResults()
-    gpu_steps.fit(check_in(tmp_path), gpu, results)
+    results = GpuResults(has_gpu=True)
+    check = replace(check_in(tmp_path), sizes=FULL)
+    gpu_steps.fit(check, gpu, results)
     assert [s.passed for s in results.steps] == [passed]
-    assert seen == [["--ngl", "auto", "--gpu-margin", "953MiB"]]
+    assert seen == [["--ngl", "auto", "--gpu-memory", "2MiB"]]
 
 
 @pytest.mark.parametrize(("after", "passed"), [(1_000_000_000, True), (900_000_000, False)])

@@ -119,8 +119,7 @@ def choose_backend(cards: Sequence[GraphicsCard], host: Host = Host()) -> Backen
 
 def _missing(wanted: Sequence[Backend]) -> str:
     """Return what to install to compile these backends, the best first; "" if there are none."""
-    ways = " or ".join(f"for {backend.name}, {backend.get_tools}" for backend in wanted)
-    return f"install {ways}" if ways else ""
+    return "; or ".join(f"for {backend.name}, install {backend.get_tools}" for backend in wanted)
 
 
 def library_folder() -> Path | None:

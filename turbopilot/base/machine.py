@@ -81,7 +81,7 @@ def cpu_quota(proc: Path = _GROUPS, root: Path = _CGROUPS) -> float | None:
     """Return the processor time that this process's control groups allow, in cores; None if it is not limited.
 
     Source: cpu.max ("QUOTA PERIOD", or "max PERIOD") in Linux's Documentation/admin-guide/cgroup-v2.rst, and
-    cpu.cfs_quota_us (-1 is no limit) in Documentation/scheduler/sched-bwc.rst.
+    cpu.cfs_quota_us (-1 for unlimited) in Documentation/scheduler/sched-bwc.rst.
     """
     quotas = []
     for group in _groups("cpu", proc, root):

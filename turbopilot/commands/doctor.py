@@ -31,7 +31,7 @@ class DoctorArguments:
     offline: Annotated[bool, typer.Option("--offline", help="Send no request to the Hugging Face Hub.")] = False
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure the speed, for about two seconds.")] = True
     fix: Annotated[bool, typer.Option(
-        "--fix", help="If it mends a finding, print the command that compiles llama.cpp again for this machine, and "
+        "--fix", help="If a fault needs it, print the command that compiles llama.cpp again for this machine, and "
         "run it if you agree.",
     )] = False
     yes: Annotated[bool, typer.Option("--yes", help="With --fix: run the command without asking.")] = False

@@ -69,8 +69,8 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
 def start_backend() -> None:
     """Route llama.cpp's log to `log`, and load and initialize the backends.
 
-    The backends of a build with GGML_BACKEND_DL are files. By default, llama.cpp searches them beside Python's binary,
-    where they are not, and in the current folder, which may hold a stranger's libraries.
+    The backends of a build with GGML_BACKEND_DL are files beside the library. By default, llama.cpp searches them only
+    beside Python's binary, and in the current folder, which may hold a stranger's libraries.
     """
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     if not ggml.ggml_backend_reg_count():

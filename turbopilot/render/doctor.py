@@ -18,7 +18,7 @@ _INDENT: Final = " " * (_STATE + _NAME)
 
 
 def as_json(findings: Sequence[CheckResult], fix: Reinstallation | None) -> dict[str, Any]:
-    """Return all findings, and the command that reinstalls llama.cpp if that mends one."""
+    """Return all findings, and the command that compiles llama.cpp again, if that is the remedy of one."""
     command = {"backend": fix.backend.name, "command": fix.shell} if fix else None
     return {
         "ok": is_well(findings),

@@ -18,7 +18,7 @@ class CheckResult:
         name: name of the check.
         found: what was found.
         remedy: what to do; "" if nothing.
-        reinstall: whether reinstalling llama.cpp mends it.
+        reinstall: whether compiling llama.cpp again is the remedy.
     """
 
     name: str

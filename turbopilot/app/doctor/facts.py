@@ -1,4 +1,4 @@
-"""What `turbopilot doctor` observes: one value for each probe, before anything is judged."""
+"""Facts that `turbopilot doctor` observes: one value for each probe, before anything is judged."""
 
 from __future__ import annotations
 

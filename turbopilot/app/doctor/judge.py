@@ -43,7 +43,7 @@ def judge(machine: Machine) -> tuple[CheckResult, ...]:
 
 
 def reinstallation(machine: Machine, findings: tuple[CheckResult, ...]) -> Reinstallation | None:
-    """Return how to reinstall llama.cpp, if that mends a finding: with the backend that suits this machine."""
+    """Return the command that compiles llama.cpp for this machine, if that is the remedy of a fault; else None."""
     if not any(f.reinstall for f in findings):
         return None
     graphics = machine.graphics

@@ -41,7 +41,7 @@ _NETWORK_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the probes look.
+    """Targets of the probes.
 
     Attributes:
         port: the port that `serve` would use.
