@@ -12,10 +12,10 @@ PLAIN: dict[str, Any] = {
 PREFIX = "def add(a, b):\n    return "
 SUFFIX = "\n\n\nprint(add(1, 2))\n"
 FIM: dict[str, Any] = {**PLAIN, "prompt": PREFIX, "suffix": SUFFIX}
-# The same request with the FIM tokens in the prompt, as some clients send it.
+# The same request with the FIM tokens in the prompt, in the bundled model's order, as some clients send it.
 FRAMED: dict[str, Any] = {
     **PLAIN,
-    "prompt": f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>",
+    "prompt": f"<fim_prefix><fim_suffix>{SUFFIX}<fim_middle>{PREFIX}",
 }
 # The end-of-generation tokens of the bundled model.
 ENDS_OF_TEXT = (4022, 4061, 4062, 4063)
