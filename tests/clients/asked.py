@@ -12,10 +12,13 @@ PLAIN: dict[str, Any] = {
 PREFIX = "def add(a, b):\n    return "
 SUFFIX = "\n\n\nprint(add(1, 2))\n"
 FIM: dict[str, Any] = {**PLAIN, "prompt": PREFIX, "suffix": SUFFIX}
-# The same request with the FIM tokens in the prompt, as some clients send it.
+# The same request with the FIM tokens in the prompt, in the bundled model's order, as some clients send it.
 FRAMED: dict[str, Any] = {
     **PLAIN,
+<<<<<<< HEAD
     # In the order of the bundled model, so that the completion is that of FIM.
+=======
+>>>>>>> wt-B
     "prompt": f"<fim_prefix><fim_suffix>{SUFFIX}<fim_middle>{PREFIX}",
 }
 # The end-of-generation tokens of the bundled model.

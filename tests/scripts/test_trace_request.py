@@ -16,7 +16,11 @@ def trace(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_files_and_types_of_a_request_are_listed() -> None:
+<<<<<<< HEAD
     done = trace("--most-files", "39", "--most-types", "21")
+=======
+    done = trace("--most-files", "40", "--most-types", "21")
+>>>>>>> wt-B
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert {"serve/engine/engine.py", "serve.engine.sequence.Sequence*"} <= set(lines)
