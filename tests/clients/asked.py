@@ -15,10 +15,7 @@ FIM: dict[str, Any] = {**PLAIN, "prompt": PREFIX, "suffix": SUFFIX}
 # The same request with the FIM tokens in the prompt, in the bundled model's order, as some clients send it.
 FRAMED: dict[str, Any] = {
     **PLAIN,
-<<<<<<< HEAD
     # In the order of the bundled model, so that the completion is that of FIM.
-=======
->>>>>>> wt-B
     "prompt": f"<fim_prefix><fim_suffix>{SUFFIX}<fim_middle>{PREFIX}",
 }
 # The end-of-generation tokens of the bundled model.
