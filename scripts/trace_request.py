@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--most-files", type=int, default=46)
-    parser.add_argument("--most-types", type=int, default=14)
+    parser.add_argument("--most-types", type=int, default=22)
     args = parser.parse_args(arguments)
     trace = trace_request()
     print(f"{len(trace.files)} files", *sorted(trace.files), sep="\n  ")
