@@ -22,7 +22,7 @@ from turbopilot.app.doctor.facts import (
     SpeedFacts,
 )
 from turbopilot.base.backends import BY_NAME, CPU, BackendChoice
-from turbopilot.base.graphics import AMD, NVIDIA, GraphicsCard
+from turbopilot.base.graphics import AMD, INTEL, NVIDIA, GraphicsCard
 
 PROCESSOR = ProcessorFacts("a processor", frozenset({"AVX", "AVX2"}), frozenset({"AVX512"}))
 BUILD = BuildFacts("0.3.36", frozenset({"AVX", "AVX2"}), ("CPU",), frozenset({"cpu"}), ())
@@ -30,6 +30,7 @@ NO_GPU = GraphicsFacts((), BackendChoice(CPU, "no GPU"))
 CARD = GraphicsCard(NVIDIA, "NVIDIA L4", "nvidia 550", "CUDA 12.4", 24 << 30, 23 << 30)
 FOR_CUDA = GraphicsFacts((CARD,), BackendChoice(BY_NAME["cuda"], CARD.name))
 CUDA_BUILD = replace(BUILD, backends=("CUDA", "CPU"), built=frozenset({"cpu", "cuda"}))
+INTEGRATED = GraphicsCard(INTEL, "GPU 46a6", is_integrated=True)
 # Half of numpy's arithmetic, a fifth of its bandwidth.
 SPEED = SpeedFacts(
     prefill=5000, decode=1000, weights=5_000_000, weight_bytes=10_000_000, flops=100e9,
@@ -82,6 +83,10 @@ def test_healthy_machine_is_well() -> None:
          "NVIDIA's driver"),
         ("gpu", "warning", {"graphics": replace(FOR_CUDA, cards=(GraphicsCard(AMD, "GPU 744c"),))}, "AMD GPU 744c",
          "amdgpu"),
+        ("gpu", "warning", {"graphics": replace(FOR_CUDA, cards=(replace(CARD, is_visible=False),))},
+         "no device files here", "--gpus all"),
+        ("gpu", "ok", {"graphics": replace(NO_GPU, cards=(INTEGRATED,))}, "Intel GPU 46a6 (no driver", ""),
+        ("llama.cpp", "ok", {"graphics": replace(NO_GPU, cards=(replace(INTEGRATED, driver="i915"),))}, "no GPU", ""),
         ("gpu", "warning", {"graphics": replace(FOR_CUDA, nvcc="13.0")}, "nvcc 13.0", "CUDA toolkit 12.4"),
         ("gpu", "ok", {"graphics": replace(FOR_CUDA, nvcc="12.8")}, "NVIDIA L4 (nvidia 550, CUDA 12.4, 25.8 GB", ""),
         ("llama.cpp", "problem", {"build": Failed("was terminated by signal 4")}, "signal 4", "--fix"),

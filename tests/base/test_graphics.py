@@ -45,6 +45,13 @@ def pci(root: Path, address: str, vendor: str, driver: str = "", **files: str) -
         (folder / "driver").symlink_to(module)
 
 
+def nodes(root: Path, *names: str) -> None:
+    """Add device files."""
+    for name in names:
+        (root / "dev" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "dev" / name).touch()
+
+
 def test_machine_without_a_gpu_has_no_cards(tmp_path: Path) -> None:
     pci(tmp_path, "0000:00:02.0", "0x1234")  # the display of a virtual machine
     pci(tmp_path, "0000:00:03.0", "0x8086", **{"class": "0x020000"})  # Intel's network controller
@@ -71,15 +78,50 @@ def test_nvidia_driver_is_found_without_nvidia_smi(tmp_path: Path) -> None:
     gpu.mkdir(parents=True)
     (gpu / "information").write_text("Model: \t\t Tesla T4\nIRQ:   \t\t 35\n")
     (tmp_path / "proc/driver/nvidia/version").write_text(PROC_VERSION)
-    assert graphics_cards(host(tmp_path)) == (
-        GraphicsCard(NVIDIA, "Tesla T4", "nvidia 535.183.01"),
-    )
+    (card,) = graphics_cards(host(tmp_path))
+    assert (card.name, card.driver) == ("Tesla T4", "nvidia 535.183.01")
+    assert not card.is_usable, "a container without --gpus sees the kernel's files, but no device"
+    nodes(tmp_path, "nvidia0")
+    (card,) = graphics_cards(host(tmp_path))
+    assert card.is_usable
 
 
 def test_gpu_without_a_driver_is_listed(tmp_path: Path) -> None:
     pci(tmp_path, "0000:01:00.0", "0x10de")
+    nodes(tmp_path, "nvidia0")
     (card,) = graphics_cards(host(tmp_path))
-    assert (card.vendor, card.driver) == (NVIDIA, "")
+    assert (card.vendor, card.driver, card.is_usable) == (NVIDIA, "", False)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "driver", "node", "usable"),
+    [
+        ("0x10de", "nvidia", "nvidia0", True), ("0x10de", "nvidia", "dxg", True),
+        ("0x10de", "nvidia", "nvidiactl", False), ("0x10de", "nouveau", "nvidia0", False),
+        ("0x1002", "amdgpu", "kfd", True), ("0x1002", "amdgpu", "dri/card0", False),
+        ("0x8086", "xe", "dri/renderD128", True), ("0x8086", "xe", "kfd", False),
+    ],
+)  # fmt: skip
+def test_gpu_needs_a_driver_and_its_device_files(
+    tmp_path: Path, vendor: str, driver: str, node: str, usable: bool
+) -> None:
+    pci(tmp_path, "0000:01:00.0", vendor, driver)
+    (hidden,) = graphics_cards(host(tmp_path))
+    assert not hidden.is_usable
+    nodes(tmp_path, node)
+    (card,) = graphics_cards(host(tmp_path))
+    assert card.is_usable == usable
+
+
+@pytest.mark.parametrize(
+    ("address", "integrated"), [("0000:00:02.0", True), ("0000:03:00.0", False)]
+)
+def test_gpu_of_an_intel_processor_is_integrated(
+    tmp_path: Path, address: str, integrated: bool
+) -> None:
+    pci(tmp_path, address, "0x8086", "i915")
+    (card,) = graphics_cards(host(tmp_path))
+    assert card.is_integrated == integrated
 
 
 def test_amd_gpu_has_memory_and_rocm_version(tmp_path: Path) -> None:
@@ -90,8 +132,7 @@ def test_amd_gpu_has_memory_and_rocm_version(tmp_path: Path) -> None:
     rocm.write_text("6.2.0-66\n")
     (without_kfd,) = graphics_cards(host(tmp_path))
     assert without_kfd.library == ""
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev/kfd").touch()
+    nodes(tmp_path, "kfd")
     (card,) = graphics_cards(host(tmp_path))
     assert card == GraphicsCard(
         AMD, "GPU 744c", "amdgpu 6.8.5", "ROCm 6.2.0-66", 25753026560, 24753026560
@@ -99,7 +140,8 @@ def test_amd_gpu_has_memory_and_rocm_version(tmp_path: Path) -> None:
 
 
 def test_intel_gpu_has_its_driver(tmp_path: Path) -> None:
-    pci(tmp_path, "0000:00:02.0", "0x8086", "i915")
+    pci(tmp_path, "0000:03:00.0", "0x8086", "i915")
+    nodes(tmp_path, "dri/renderD128")
     assert graphics_cards(host(tmp_path)) == (GraphicsCard(INTEL, "GPU 744c", "i915 6.8.5"),)
 
 

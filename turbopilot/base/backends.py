@@ -98,9 +98,10 @@ class BackendChoice:
 def choose_backend(cards: Sequence[GraphicsCard], host: Host = Host()) -> BackendChoice:  # noqa: B008 — frozen
     """Return the first backend that runs on one of the GPUs and can be compiled with the tools of this machine.
 
-    A GPU without a driver does not count. Any other GPU with a render node can be used by Vulkan.
+    A GPU without a driver, or hidden from a container, does not count. Any other GPU with a render node can be used by
+    Vulkan.
     """
-    usable = [card for card in cards if card.driver]
+    usable = [card for card in cards if card.is_usable]
     vendors = {card.vendor for card in usable}
     if any((host.root / "dev/dri").glob("renderD*")):
         vendors.add("")

@@ -71,6 +71,8 @@ class GraphicsCard:
         library: what programs reach it by, with its version: CUDA, ROCm.
         memory: bytes of its own memory.
         free: bytes of that memory that no process has taken.
+        is_visible: whether this process sees the device files; a container may see only the host's PCI bus.
+        is_integrated: whether it is a part of an Intel processor, which computes about as fast as the processor.
     """
 
     vendor: str
@@ -79,6 +81,13 @@ class GraphicsCard:
     library: str = ""
     memory: int | None = None
     free: int | None = None
+    is_visible: bool = True
+    is_integrated: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether programs can compute on it; nouveau, the free driver of NVIDIA's GPUs, cannot."""
+        return self.is_visible and bool(self.driver) and not self.driver.startswith("nouveau")
 
 
 def graphics_cards(host: Host = Host()) -> tuple[GraphicsCard, ...]:
@@ -111,8 +120,9 @@ def _nvidia(host: Host) -> Iterator[GraphicsCard]:
     version = re.search(r"\s(\d+\.[\d.]+)\s", host.read("proc/driver/nvidia/version"))
     for folder in sorted((host.root / "proc/driver/nvidia/gpus").glob("*")):
         model = re.search(r"^Model:\s*(.+)$", host.read(f"{folder}/information"), re.MULTILINE)
+        driver = f"nvidia {version[1]}" if version else "nvidia"
         yield GraphicsCard(
-            NVIDIA, model[1] if model else "GPU", f"nvidia {version[1]}" if version else "nvidia"
+            NVIDIA, model[1] if model else "GPU", driver, is_visible=_is_visible(host, NVIDIA)
         )
 
 
@@ -126,8 +136,19 @@ def _pci(host: Host) -> Iterator[GraphicsCard]:
         driver = linked.resolve().name if linked.exists() else ""
         version = host.read(f"sys/module/{driver}/version") if driver else ""
         name = host.read(f"{folder}/product_name") or f"GPU {host.read(f'{folder}/device')[2:]}"
-        card = GraphicsCard(vendor, name, f"{driver} {version}".strip())
+        # Source: an Intel processor's own GPU is the function 00:02.0 of the PCI bus.
+        card = GraphicsCard(
+            vendor, name, f"{driver} {version}".strip(), is_visible=_is_visible(host, vendor),
+            is_integrated=vendor == INTEL and folder.name.endswith(":00:02.0"),
+        )  # fmt: skip
         yield _with_memory(host, folder, card) if vendor == AMD else card
+
+
+def _is_visible(host: Host, vendor: str) -> bool:
+    """Return whether device files of a vendor's GPUs exist: the driver's, WSL's, or a render node."""
+    patterns = {NVIDIA: ("nvidia[0-9]*", "dxg"), AMD: ("kfd", "dri/renderD*")}
+    names = patterns.get(vendor, ("dri/renderD*",))
+    return any(True for name in names for _ in (host.root / "dev").glob(name))
 
 
 def _with_memory(host: Host, folder: Path, card: GraphicsCard) -> GraphicsCard:

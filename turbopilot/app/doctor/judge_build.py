@@ -17,7 +17,6 @@ _GET_DRIVER: Final = {
     AMD: "load the kernel module amdgpu; in a container, pass /dev/kfd and /dev/dri",
     INTEL: "load the kernel module i915 or xe; in a container, pass /dev/dri",
 }
-_NO_COMPUTE: Final = "nouveau"  # the free driver of NVIDIA's GPUs, without CUDA
 
 
 def judge_features(machine: Machine) -> CheckResult:
@@ -51,7 +50,8 @@ def judge_graphics(machine: Machine) -> CheckResult:
     if not graphics.cards:
         return CheckResult(name, "ok", "none")
     found = "; ".join(_described(card) for card in graphics.cards)
-    if missing := next((c for c in graphics.cards if not _has_driver(c)), None):
+    fast = [card for card in graphics.cards if not card.is_integrated]
+    if missing := next((card for card in fast if not card.is_usable), None):
         remedy = _GET_DRIVER.get(missing.vendor, "install its driver")
         return CheckResult(name, "warning", found, remedy)
     if (older := _older_driver(graphics)) is not None:
@@ -59,10 +59,6 @@ def judge_graphics(machine: Machine) -> CheckResult:
         found += f"; nvcc {graphics.nvcc} compiles for a newer driver"
         return CheckResult(name, "warning", found, remedy)
     return CheckResult(name, "ok", found)
-
-
-def _has_driver(card: GraphicsCard) -> bool:
-    return bool(card.driver) and not card.driver.startswith(_NO_COMPUTE)
 
 
 def _older_driver(graphics: GraphicsFacts) -> str | None:
@@ -78,7 +74,8 @@ def _older_driver(graphics: GraphicsFacts) -> str | None:
 
 def _described(card: GraphicsCard) -> str:
     brand = "" if card.name.startswith(card.vendor) else f"{card.vendor} "
-    parts = [card.driver or "no driver", card.library]
+    hidden = "" if card.is_visible else "no device files here"
+    parts = [card.driver or "no driver", hidden, card.library]
     if card.memory is not None:
         free = "" if card.free is None else f", {size(card.free)} free"
         parts.append(f"{size(card.memory)}{free}")
@@ -99,8 +96,9 @@ def judge_build(machine: Machine) -> CheckResult:
     if not build.backends:
         found = f"llama-cpp-python {build.version} finds no backend"
         return CheckResult(name, "problem", found, REINSTALL, reinstall=True)
-    cards = () if isinstance(graphics, Failed) else graphics.cards
-    if build.devices or isinstance(graphics, Failed) or not any(map(_has_driver, cards)):
+    if build.devices or isinstance(graphics, Failed):
+        return CheckResult(name, "ok", found)
+    if not any(card.is_usable and not card.is_integrated for card in graphics.cards):
         return CheckResult(name, "ok", found)
     return _unused_gpu(found, build, graphics)
 
