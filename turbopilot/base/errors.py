@@ -105,6 +105,10 @@ class ServeError(TurboPilotError):
     exit_code = 8
 
 
+class MemoryShort(ServeError):
+    """A device, or main memory, has no room for a model or its context."""
+
+
 class ContextLengthExceeded(ServeError):
     """The prompt does not fit in the model's context."""
 

@@ -39,6 +39,8 @@ class Geometry:
         positions: rows of the learned position embedding; 0 for none.
         key_size: dimensions of a key in one head; width / heads by default.
         value_size: dimensions of a value in one head; width / heads by default.
+        active_ffn: rows of the feed-forward network that are computed for a token: in a model with experts, those of
+            all active experts together; `ffn` by default.
     """
 
     layers: int
@@ -53,8 +55,11 @@ class Geometry:
     positions: int = 0
     key_size: int = 0
     value_size: int = 0
+    active_ffn: int = 0
 
     def __post_init__(self) -> None:
+        if not self.active_ffn:
+            object.__setattr__(self, "active_ffn", self.ffn)
         for name in ("key_size", "value_size"):
             if not getattr(self, name) and self.heads:
                 object.__setattr__(self, name, self.width // self.heads)
@@ -107,8 +112,12 @@ def read_geometry(
         return found if isinstance(found, int) else 0
 
     heads = size("attention.head_count")
-    names = ("blk.0.ffn_gate.weight", "blk.0.attn_qkv.weight", "output.weight")
-    gated, fused, has_head = (name in shapes for name in names)
+    names = ("blk.0.attn_qkv.weight", "output.weight")
+    fused, has_head = (name in shapes for name in names)
+    # The first layers of some models with experts have none.
+    gated = any(".ffn_gate.weight" in name or ".ffn_gate_exps.weight" in name for name in shapes)
+    expert_ffn = size("expert_feed_forward_length") or size("feed_forward_length")
+    experts = size("expert_used_count") * expert_ffn + size("expert_shared_feed_forward_length")
     return Geometry(
         layers=size("block_count"),
         width=size("embedding_length"),
@@ -122,6 +131,7 @@ def read_geometry(
         positions=shapes.get("position_embd.weight", (0, 0))[-1],
         key_size=size("attention.key_length"),
         value_size=size("attention.value_length"),
+        active_ffn=max(size("feed_forward_length"), experts),
     )
 
 
