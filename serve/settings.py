@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
+from serve.device_options import DeviceOptions
 from serve.options import Option
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
@@ -75,10 +76,6 @@ class ModelOptions:
     threads: Annotated[int | None, Option(
         "-t, --threads", "CPU threads for inference. Default: one per processor core.", env=("THREADS",), least=1,
     )] = None
-    n_gpu_layers: Annotated[int | None, Option(
-        "--ngl, --n-gpu-layers", "Layers to offload to the GPU: a number, or auto for all of them if there is a GPU.",
-        env=("GPU_LAYERS",), auto=True, least=0,
-    )] = None
     n_batch: Annotated[int, Option(
         "-b, --batch-size", "Prompt tokens per batch, of all requests together. A larger batch is faster for several "
         "requests at once.",
@@ -102,6 +99,7 @@ class ModelOptions:
         "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. That happens once for "
         "each model, for some seconds, while the server is idle.",
     )] = True
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
     chat_template: str = ""
     family: str = ""
 

@@ -14,6 +14,7 @@ from serve.runner.generation import ClientGone
 from turbopilot.base.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    DeviceLost,
     HostRefused,
     InvalidRequest,
     ModelChanged,
@@ -59,6 +60,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ModelChanged, 503, "server_error", "model_changed"),
+    (DeviceLost, 503, "server_error", "device_lost"),
     (UnusableLogits, 503, "server_error", "unusable_logits"),
     (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
     (TurboPilotError, 500, "server_error", None),

@@ -13,7 +13,14 @@ from flask import Flask, Response, g, request
 from serve.api import models as answers
 from serve.api.body import read_json
 from serve.api.dialect import json_bytes
-from serve.api.endpoints import ENDPOINTS, CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
+from serve.api.endpoints import (
+    ENDPOINTS,
+    CopilotToken,
+    DeviceHealth,
+    HealthAnswer,
+    ModelHealth,
+    TabbyHealth,
+)
 from serve.api.openapi import description
 from serve.http import prometheus
 from serve.http.respond import completion_view, json_answer
@@ -23,6 +30,7 @@ from serve.settings import Defaults
 from turbopilot.base.errors import UnknownModel
 from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
+from turbopilot.llama.device_use import DeviceUse
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
@@ -140,7 +148,19 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "running": s.running,
         "waiting": s.waiting,
     }
-    return {**answer, "reason": s.reason} if s.reason else answer
+    if s.devices:
+        answer["devices"] = [_device_health(use) for use in s.devices]
+    if s.reason:
+        answer["reason"] = s.reason
+    return answer
+
+
+def _device_health(use: DeviceUse) -> DeviceHealth:
+    return {
+        "device": use.device, "description": use.description, "layers": use.layers, "has_output": use.has_output,
+        "weights": use.weights, "kv": use.kv, "compute": use.compute,
+        "free_before": use.free_before, "free_after": use.free_after,
+    }  # fmt: skip
 
 
 def _tabby_health(model: str) -> TabbyHealth:

@@ -26,6 +26,7 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
+from turbopilot.llama.placement import Machine
 
 log = logging.getLogger("turbopilot.models")
 
@@ -41,7 +42,9 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         InvalidInput: a file cannot be served, two models have the same name, or one does not fit --model-memory.
     """
     from serve.llama.facts import prefix_bytes
+    from turbopilot.llama.fitting import find_devices, machine
 
+    free = machine(find_devices(options.model.devices.wish))
     given = options.pool.memory
     memory = memory_budget() if given is None else given
     compute_lock = ComputeLock() if options.more else None
@@ -50,7 +53,7 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         is_default = not models
         mine = options if is_default else options.of(named)
         find_cache = partial(prefix_bytes, budget=memory, n_models=1 + len(options.more))
-        m = _pooled_model(mine, notify if is_default else log.info, compute_lock, find_cache)
+        m = _pooled_model(mine, notify if is_default else log.info, compute_lock, find_cache, free)
         if any(m.name == other.name for other in models):
             raise InvalidInput(
                 f"two models have the name {m.name}",
@@ -75,27 +78,32 @@ def _pooled_model(
     notify: Callable[[str], None],
     compute_lock: ComputeLock | None,
     find_cache: Callable[[int], int],
+    free: Machine,
 ) -> PooledModel:
-    """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes."""
-    from serve.llama.facts import memory_bytes
+    """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes.
+
+    Its size is what it takes of main memory, `free` being what is free there and on devices.
+    """
+    from serve.llama.facts import plan
 
     header = read_gguf(options.model_file)
     check_model(header)
-    info = _model_info(header, options)
-    n_bytes = memory_bytes(header, options.model)
+    placement = plan(header, options.model, free)
+    info = _model_info(header, options, placement.need.n_ctx)
+    n_bytes = placement.cpu.total
     caches = options.caches
     if caches.prefix_bytes is None:
         caches = replace(caches, prefix_bytes=find_cache(n_bytes))
         options = replace(options, caches=caches)
     n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
-        n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
+        n_bytes += plan(read_gguf(draft), replace(options.model, ctx=None), free).cpu.total
     load = partial(load_model, replace(options, model_name=info.name), notify, compute_lock)
     return PooledModel(info, n_bytes, load)
 
 
-def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
-    from serve.llama.facts import chat_template, choose_cells, has_fim, model_name
+def _model_info(header: GgufHeader, options: ServerOptions, n_ctx: int) -> ModelInfo:
+    from serve.llama.facts import chat_template, has_fim, model_name
 
     tokens = header.metadata["tokenizer.ggml.tokens"]
     # A digest of the weights would take minutes.
@@ -103,7 +111,7 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
     version += [file.stat().st_mtime_ns for file in header.files]
     return ModelInfo(
         options.model_name or model_name(header),
-        choose_cells(header, options.model)[0],
+        n_ctx,
         len(tokens) if isinstance(tokens, list) else 0,
         int(time.time()),
         n_bytes=header.file_size,
@@ -158,7 +166,7 @@ def load_model(
             reuses=caches.reuses,
         )
         engine = Engine(decoder, engine_options, draft_model=draft_model)
-        return host(
+        service = host(
             engine,
             name=options.model_name,
             limits=options.limits,
@@ -166,6 +174,12 @@ def load_model(
             compute_lock=compute_lock,
             free=loaded.pop_all().close,
         )
+        service.devices = report.uses
+        if report.workers:
+            from turbopilot.llama.worker_loss import watch_workers
+
+            service.unwatch = watch_workers(report.workers, service.runner.abandon)
+        return service
 
 
 def host(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from turbopilot.llama.device_use import DeviceUse
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -47,6 +49,7 @@ class ModelStatus:
         refused: number of completions refused because the queue was full.
         restarts: number of times that the engine failed and was restarted.
         reason: reason of "failed" and "stalled", else "".
+        devices: what is in main memory and on each device; empty while the model is not loaded.
     """
 
     name: str
@@ -57,3 +60,4 @@ class ModelStatus:
     refused: int = 0
     restarts: int = 0
     reason: str = ""
+    devices: tuple[DeviceUse, ...] = ()

@@ -102,7 +102,7 @@ def test_variables_of_the_original_image_are_read(serve: Serve, demo_gguf: Path)
     )  # fmt: skip
     assert options.model_file == demo_gguf
     assert options.model.threads == 5
-    assert options.model.n_gpu_layers == 7
+    assert options.model.devices.n_gpu_layers == 7
     assert options.model.n_batch == 64
 
 
@@ -111,7 +111,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "port": ("1234", "1234", lambda o: o.port, 1234),
     "host": ('"::1"', "::1", lambda o: o.host, "::1"),
     "threads": ("3", "3", lambda o: o.model.threads, 3),
-    "n-gpu-layers": ("3", "3", lambda o: o.model.n_gpu_layers, 3),
+    "n-gpu-layers": ("3", "3", lambda o: o.model.devices.n_gpu_layers, 3),
     "no-heal": ("true", "1", lambda o: o.text.heals, False),
     "no-end-loops": ("true", "1", lambda o: o.text.ends_loops, False),
     "fim-order": ('"spm"', "spm", lambda o: o.text.fim_order, "spm"),
@@ -175,9 +175,9 @@ def test_every_settings_group_has_flags() -> None:
 
 def test_auto_options_accept_auto_and_numbers(serve: Serve) -> None:
     options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
-    assert options.model.n_gpu_layers is options.model.n_seq is None
+    assert options.model.devices.n_gpu_layers is options.model.n_seq is None
     assert options.caches.prefix_bytes == 0
-    assert serve(config="ngl = 3").model.n_gpu_layers == 3
+    assert serve(config="ngl = 3").model.devices.n_gpu_layers == 3
 
 
 def test_command_line_reverts_a_switch_from_the_file(serve: Serve) -> None:

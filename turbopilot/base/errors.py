@@ -173,6 +173,10 @@ class ModelChanged(ServeError):
     """A model file was truncated or overwritten while the server uses it."""
 
 
+class DeviceLost(ServeError):
+    """A worker that has a part of the model is gone."""
+
+
 class DeadlineExceeded(ServeError):
     """A request timed out before it had any tokens."""
 

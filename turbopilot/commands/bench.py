@@ -78,7 +78,7 @@ def bench(given: BenchArguments) -> None:
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
-    from turbopilot.base.option_values import number_or_auto
+    from turbopilot.base.option_values import layers_or_all
     from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
@@ -93,7 +93,7 @@ def bench(given: BenchArguments) -> None:
         )
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
     )
     setups = _by_threads(setup, given.threads or [])
@@ -123,10 +123,11 @@ def bench(given: BenchArguments) -> None:
 
 def _tune(given: BenchArguments) -> None:
     """Measure both kinds of attention, store the results for serve, and show them."""
+    from serve.device_options import DeviceOptions
     from serve.llama.loading import tuned
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.option_values import number_or_auto
+    from turbopilot.base.option_values import layers_or_all
     from turbopilot.bench import Setup
     from turbopilot.render.table import TableColumns
 
@@ -137,7 +138,7 @@ def _tune(given: BenchArguments) -> None:
     options = ModelOptions(
         ctx=given.ctx,
         threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        devices=DeviceOptions(n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers)),
         cache_type=given.cache_type.lower(),
     )
     found = {}

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import typer
 
+from serve.device_options import DeviceOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
 from serve.settings import (
@@ -29,6 +30,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Models": (ModelChoice, PoolOptions),
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
+    "Devices": (DeviceOptions,),
     "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),

@@ -19,7 +19,7 @@ NGpuLayers = Annotated[
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        help="Number of layers to run on the GPU; auto means all of them if there is a GPU.",
+        help="Layers to put on GPUs: a number, all, or auto for as many as fit.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]

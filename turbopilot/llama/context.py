@@ -14,6 +14,7 @@ from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
     DecoderFailed,
+    MemoryShort,
     NoKvSlot,
     ServeError,
     TurboPilotError,
@@ -24,6 +25,7 @@ from turbopilot.llama.batch_item import BatchItem
 from turbopilot.llama.flash_attention import AUTO, ON
 from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.library import llama_cpp, log
+from turbopilot.llama.llama_batch import LlamaBatch
 from turbopilot.llama.model import LlamaModel
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -76,7 +78,8 @@ class LlamaContext:
     most `n_batch` tokens and returns at most `n_outputs` rows of logits.
 
     Raises:
-        ServeError: llama.cpp cannot create the context, for example for lack of memory.
+        MemoryShort: there is no room for it.
+        ServeError: llama.cpp cannot create the context.
     """
 
     def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:
@@ -91,7 +94,7 @@ class LlamaContext:
         self.n_cells = int(llama_cpp.llama_n_ctx(self._context))
         self.n_batch = min(parameters.n_batch, int(llama_cpp.llama_n_batch(self._context)))
         self.n_outputs = min(parameters.n_outputs or self.n_batch, self.n_batch)
-        self._batch = _Batch(self.n_batch)
+        self._batch = LlamaBatch(self.n_batch)
 
     def _make(self) -> None:
         p = self._parameters
@@ -105,14 +108,16 @@ class LlamaContext:
         params.offload_kqv = params.op_offload = p.offload
         if p.on_node:
             params.cb_eval = self._callback
+        log.is_out_of_memory = False
         self._context = llama_cpp.llama_init_from_model(self.model.pointer, params)
         if not self._context:
             what = f"{self.model.header.path}: cannot create a context of {p.n_ctx_seq:,} tokens"
-            hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer --n-gpu-layers"
+            hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer layers with --ngl"
             if p.flash_attention == ON:
                 what += f" with flash attention and a {p.cache_type} cache"
                 hint = "not every model and device supports this: try --cache-type f16 --flash-attn off"
-            raise ServeError(f"{what}: {log.reason()}", hint=hint)
+            kind = MemoryShort if log.is_out_of_memory else ServeError
+            raise kind(f"{what}: {log.reason()}", hint=hint)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     def _on_node(self, address: int, ask: bool, _data: Any) -> bool:
@@ -257,43 +262,3 @@ class LlamaContext:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-
-
-class _Batch:
-    """A llama_batch in numpy arrays, because filling ctypes arrays in Python loops would dominate a step."""
-
-    def __init__(self, n: int) -> None:
-        self._token = np.zeros(n, dtype=np.int32)
-        self._pos = np.zeros(n, dtype=np.int32)
-        self._seq = np.zeros(n, dtype=np.int32)
-        self._wants = np.zeros(n, dtype=np.int8)
-        self._one = np.ones(n, dtype=np.int32)
-        # llama.cpp reads the sequences of each token (here one) through a pointer.
-        first = self._seq.ctypes.data
-        ids = ctypes.POINTER(ctypes.c_int32)
-        self._seq_pointers = (ids * n)(*(ctypes.cast(first + 4 * i, ids) for i in range(n)))
-        self._batch = llama_cpp.llama_batch(
-            token=self._token.ctypes.data_as(ids),
-            pos=self._pos.ctypes.data_as(ids),
-            n_seq_id=self._one.ctypes.data_as(ids),
-            seq_id=self._seq_pointers,
-            logits=self._wants.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, items: Sequence[BatchItem]) -> Any:
-        """Return a llama_batch of these items, which the next call overwrites."""
-        n = self._batch.n_tokens = len(items)
-        self._token[:n] = [i.token for i in items]
-        self._pos[:n] = [i.pos for i in items]
-        self._seq[:n] = [i.seq for i in items]
-        self._wants[:n] = [i.want_logits for i in items]
-        return self._batch
-
-    def fill_run(self, ids: Sequence[int], start: int, wants: Sequence[bool]) -> Any:
-        """Return a llama_batch of consecutive tokens of sequence 0, which the next call overwrites."""
-        n = self._batch.n_tokens = len(ids)
-        self._token[:n] = ids
-        self._pos[:n] = np.arange(start, start + n)
-        self._seq[:n] = 0
-        self._wants[:n] = wants
-        return self._batch

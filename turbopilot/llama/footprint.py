@@ -126,6 +126,7 @@ def choose_layout(
     contexts: Sequence[int],
     wanted: int | None,
     cache_type: str,
+    free: int | None = None,
 ) -> tuple[int, KvLayout]:
     """Return the context of each sequence, and a split layout if memory allows, otherwise a shared pool.
 
@@ -135,10 +136,11 @@ def choose_layout(
         contexts: acceptable contexts in tokens, the best first; the first is also that of a pool.
         wanted: number of sequences; None is the default.
         cache_type: KV cache type.
+        free: bytes that are free for the model; None means the free main memory.
     """
     n_seq = wanted or DEFAULT_PARALLEL
     if n_seq > 1 and geometry.kv_bytes(1, cache_type):
-        room = (free_bytes() - weights) // SPLIT_SHARE
+        room = ((free_bytes() if free is None else free) - weights) // SPLIT_SHARE
         for n_ctx in contexts:
             if geometry.kv_bytes(n_seq * n_ctx, cache_type) <= room:
                 return n_ctx, KvLayout(n_seq, is_split=True)

@@ -28,7 +28,11 @@ except (ImportError, RuntimeError, OSError) as e:
         hint="reinstall it: pip install --force-reinstall llama-cpp-python",
     ) from e
 
-__all__ = ["VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "start_backend"]
+__all__ = [
+    "VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "set_numa", "start_backend",
+]  # fmt: skip
+# enum ggml_numa_strategy in ggml-cpu.h
+_NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}
 
 VERSION: Final = str(llama_cpp.__version__)
 Signature: TypeAlias = "tuple[list[Any], Any]"
@@ -61,6 +65,13 @@ def start_backend() -> None:
     """Route llama.cpp's log to `log` and initialize the backends."""
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+
+
+def set_numa(strategy: str) -> None:
+    """Set how threads use several memory nodes: off, distribute, isolate or numactl. Only the first call counts."""
+    if strategy != "off":
+        start_backend()
+        llama_cpp.llama_numa_init(_NUMA[strategy])
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:

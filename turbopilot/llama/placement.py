@@ -16,8 +16,6 @@ from typing import Final, Literal, TypeAlias
 
 from turbopilot.llama.device_memory import ContextNeed, ModelParts, compute_bytes
 
-ALL_LAYERS: Final = 999
-"""Number of layers that means all of them; llama.cpp limits it."""
 DEFAULT_MARGIN: Final = 512 * 2**20
 """Bytes of each device that are left free: for the driver, the desktop, and the error of the prediction."""
 CPU: Final = "CPU"
@@ -45,6 +43,9 @@ class PlacementWish:
         most: most bytes to use of each device; the last one applies to all further devices. Empty means what is free.
         main_gpu: index of the only device with split mode "none"; None means the one with the most free memory.
         tensor_split: share of the layers for each device; empty means by free memory.
+        names: devices to use, in this order; empty means all, "none" means none.
+        workers: HOST:PORT of workers whose devices are used too.
+        tensor_overrides: (pattern, device) pairs of tensors that go elsewhere.
     """
 
     n_gpu_layers: int | None = None
@@ -53,6 +54,9 @@ class PlacementWish:
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
     split_mode: SplitMode = "layer"
+    names: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    tensor_overrides: tuple[tuple[str, str], ...] = ()
 
     def room(self, devices: Sequence[DeviceMemory]) -> list[int]:
         """Return the bytes that may be used of each device."""

@@ -37,7 +37,7 @@ class GgufCandidate:
     def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
         self.header, self.name = read_gguf(path), str(path)
         # NaN in quantized weights can disappear when activations are rounded, so check the tensors themselves.
-        self._model = LlamaModel(self.header, ModelParameters(n_gpu_layers=0, check_tensors=True))
+        self._model = LlamaModel(self.header, ModelParameters(check_tensors=True))
         self._context: LlamaContext | None = None
         self._n_threads = n_threads or _default_threads()
         self.n_vocab, self.n_ctx = self._model.n_vocab, self._model.n_ctx_train
