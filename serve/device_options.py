@@ -12,7 +12,7 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import layers_or_all, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
 from turbopilot.llama.device_memory import compiled_pattern
-from turbopilot.llama.placement import DEFAULT_MARGIN, PlacementWish, SplitMode
+from turbopilot.llama.placement_wish import DEFAULT_MARGIN, PlacementWish, SplitMode
 
 Numa: TypeAlias = Literal["off", "distribute", "isolate", "numactl"]
 EXPERTS: Final = r"ffn_.*_exps=CPU"
@@ -47,7 +47,8 @@ def parse_overrides(option: str, given: Sequence[str]) -> tuple[tuple[str, str],
         pattern, sign, device = word.rpartition("=")
         if not (pattern and sign and device):
             raise InvalidInput(
-                f"{option} {word}: not PATTERN=DEVICE", hint=f'for the experts: {option} "{EXPERTS}"'
+                f"{option} {word}: not PATTERN=DEVICE",
+                hint=f'for the experts: {option} "{EXPERTS}"',
             )
         compiled_pattern(pattern)
         found.append((pattern, device))

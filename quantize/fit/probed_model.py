@@ -22,7 +22,7 @@ from turbopilot.llama.fitting import fitted
 from turbopilot.llama.ggml_tensor import Ggml, name_of
 from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel
-from turbopilot.llama.placement import PlacementWish
+from turbopilot.llama.placement_wish import PlacementWish
 
 WINDOW: Final = 256
 """Tokens of a window: long enough for attention to matter, short enough for a quick pass."""

@@ -21,7 +21,7 @@ from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.ggml_tensor import Ggml, LayoutChanged
 from turbopilot.llama.library import ggml
 from turbopilot.llama.model import LlamaModel
-from turbopilot.llama.placement import PlacementWish
+from turbopilot.llama.placement_wish import PlacementWish
 
 _SAVE_SECONDS: Final = 30  # longest time between two saves; shorter if saving is cheap
 _SAVE_SHARE: Final = 0.05  # share of the time that saving may take, for a shorter interval

@@ -19,7 +19,8 @@ from turbopilot.llama.footprint import (
     default_context,
 )
 from turbopilot.llama.geometry import header_geometry
-from turbopilot.llama.placement import Machine, Placement, place
+from turbopilot.llama.placement import Placement, place
+from turbopilot.llama.placement_wish import Machine
 
 LEAST_CONTEXT: Final = 64
 GUESSES: Final = 16
@@ -31,9 +32,7 @@ _FIM_NAMES: Final = frozenset((
 ))  # fmt: skip
 
 
-def plan(
-    header: GgufHeader, options: ModelOptions, free: Machine | None = None
-) -> Placement:
+def plan(header: GgufHeader, options: ModelOptions, free: Machine | None = None) -> Placement:
     """Return the context of each sequence, the layout of the KV cache, and where the parts of a model go.
 
     Args:

@@ -14,18 +14,19 @@ from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.counts import count
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.machine import free_bytes, usable_cores
+from turbopilot.base.machine import free_bytes, present_gpus, usable_cores
 from turbopilot.base.sizes import size
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.context import ContextParameters
 from turbopilot.llama.device_use import DeviceUse, device_uses, use_table
-from turbopilot.llama.devices import Device
+from turbopilot.llama.devices import Device, backends
 from turbopilot.llama.fitting import find_devices, load_stepping_down, machine
 from turbopilot.llama.flash_attention import AUTO, flash_attention
 from turbopilot.llama.library import log, set_numa
 from turbopilot.llama.model import LlamaModel, ModelParameters
 from turbopilot.llama.placement import Placement
+from turbopilot.llama.unused_gpus import unused_gpu_warning
 
 models_log = logging.getLogger("turbopilot.models")
 
@@ -123,6 +124,9 @@ def load(
     used = decoder.model.devices
     after = find_devices(wish) if used else ()
     uses = device_uses(log, used, after, (free.free, free_bytes()))
+    wants_gpu = not devices and wish.n_gpu_layers != 0 and not wish.names
+    if wants_gpu and (warning := unused_gpu_warning(present_gpus(), backends())):
+        models_log.warning("%s", warning)
     where = ", ".join(map(str, used)) or _why_none(options, devices)
     return decoder, _report(header, options, decoder, uses, where)
 

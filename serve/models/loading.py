@@ -26,7 +26,7 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.footprint import memory_budget
-from turbopilot.llama.placement import Machine
+from turbopilot.llama.placement_wish import Machine
 
 log = logging.getLogger("turbopilot.models")
 

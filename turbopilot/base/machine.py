@@ -1,4 +1,4 @@
-"""Processor, usable cores and main memory of this machine."""
+"""Processor, usable cores, main memory and GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import os
 import platform
 import re
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
+Vendor: TypeAlias = Literal["NVIDIA", "AMD", "Intel", "Apple"]
+
+# Source: the PCI ID repository, pci-ids.ucw.cz. Class 03 is a display controller.
+_VENDORS: Final[dict[str, Vendor]] = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -80,6 +86,57 @@ def free_bytes() -> int:
         if limit is not None and used is not None:
             free = min(free, max(0, limit - used))
     return free
+
+
+@dataclass(frozen=True, slots=True)
+class PresentGpu:
+    """A GPU of this machine, whether or not llama.cpp can use it.
+
+    Attributes:
+        place: PCI address; "" if unknown.
+        driver: name of the kernel's driver; "" if there is none.
+        has_nodes: whether this process sees the device files that a compute library opens.
+        is_integrated: whether it is a part of an Intel processor, which computes about as fast as the processor.
+    """
+
+    vendor: Vendor
+    place: str = ""
+    driver: str = ""
+    has_nodes: bool = True
+    is_integrated: bool = False
+
+
+def present_gpus(root: Path = Path("/"), system: str = "", processor: str = "") -> list[PresentGpu]:
+    """Return the GPUs of this machine. The arguments replace the file system, operating system and processor in tests.
+
+    Linux lists the display controllers on the PCI bus; in a container these are those of the host, so `has_nodes` says
+    whether they can be used. WSL has no PCI bus, but /dev/dxg.
+    """
+    if (system or platform.system()) == "Darwin":
+        return [PresentGpu("Apple")] if (processor or platform.machine()) == "arm64" else []
+    nodes = {
+        "NVIDIA": any(root.glob("dev/nvidia[0-9]*")) or (root / "dev/dxg").exists(),
+        "AMD": (root / "dev/kfd").exists() or any(root.glob("dev/dri/renderD*")),
+        "Intel": any(root.glob("dev/dri/renderD*")),
+    }
+    found = []
+    for device in sorted(root.glob("sys/bus/pci/devices/*")):
+        vendor = _VENDORS.get(_first_line(device / "vendor"))
+        if vendor and _first_line(device / "class").startswith("0x03"):
+            driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
+            # Source: Intel's integrated GPUs are function 00:02.0 of the processor.
+            integrated = vendor == "Intel" and device.name.endswith(":00:02.0")
+            found.append(PresentGpu(vendor, device.name, driver, nodes[vendor], integrated))
+    if not any(gpu.vendor == "NVIDIA" for gpu in found) and nodes["NVIDIA"]:
+        found.append(PresentGpu("NVIDIA"))
+    return found
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text("ascii", errors="replace").partition("\n")[0].strip()
+    except OSError:
+        return ""
 
 
 def _cpuinfo() -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.formats.ggml_types import CACHE_TYPES
-from turbopilot.llama.placement import PlacementWish
+from turbopilot.llama.placement_wish import PlacementWish
 
 
 @dataclass(frozen=True, slots=True)

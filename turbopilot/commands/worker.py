@@ -66,7 +66,9 @@ def worker(given: WorkerArguments) -> None:
         kwargs={"threads": given.threads or usable_cores(), "cache": str(given.cache or "")}, daemon=True,
     )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))  # nothing is lost, and llama.cpp never returns
+        signal.signal(
+            number, lambda *_: os._exit(0)
+        )  # nothing is lost, and llama.cpp never returns
     lender.start()
     here = "127.0.0.1" if address == "0.0.0.0" else address
     while lender.is_alive() and not is_listening(f"{here}:{port}"):

@@ -63,7 +63,7 @@ class ContextNeed:
     """
 
     n_ctx: int
-    layout: KvLayout = KvLayout()
+    layout: KvLayout = KvLayout()  # noqa: RUF009 — frozen
     cache_type: str = "f16"
     n_batch: int = UBATCH
     n_outputs: int = 1
@@ -111,9 +111,7 @@ def model_parts(header: GgufHeader, overrides: Sequence[tuple[str, str]] = ()) -
         else:
             output += tensor.n_bytes
     tied = embedding if geometry.tied else 0
-    return ModelParts(
-        geometry, tuple(layers), inputs, output, tied, largest, tuple(pinned.items())
-    )
+    return ModelParts(geometry, tuple(layers), inputs, output, tied, largest, tuple(pinned.items()))
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:

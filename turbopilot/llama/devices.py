@@ -26,6 +26,8 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
     "ggml_backend_buft_name": ([_POINTER], ctypes.c_char_p),
     "ggml_backend_dev_backend_reg": ([_POINTER], _POINTER),
     "ggml_backend_reg_name": ([_POINTER], ctypes.c_char_p),
+    "ggml_backend_reg_count": ([], _SIZE),
+    "ggml_backend_reg_get": ([_SIZE], _POINTER),
 }
 
 
@@ -81,7 +83,7 @@ def choose_devices(found: Sequence[Device], names: Sequence[str]) -> tuple[Devic
                 f"--device {name}: no such device",
                 hint=did_you_mean(name, [d.name for d in found], f"devices: {known}"),
             )
-    return tuple(by_name[name.lower()] for name in dict.fromkeys(names))
+    return tuple(dict.fromkeys(by_name[name.lower()] for name in names))
 
 
 def worker_devices() -> tuple[int, ...]:
@@ -99,6 +101,13 @@ def buffer_type(device: int) -> int:
     """Return the address of a device's buffer type."""
     declare(ggml, _FUNCTIONS)
     return int(ggml.ggml_backend_dev_buffer_type(device))
+
+
+def backends() -> tuple[str, ...]:
+    """Return the names of the backends in this build of llama.cpp, such as "CPU", "CUDA" and "RPC"."""
+    declare(ggml, _FUNCTIONS)
+    found = map(ggml.ggml_backend_reg_get, range(ggml.ggml_backend_reg_count()))
+    return tuple(ggml.ggml_backend_reg_name(registry).decode() for registry in found)
 
 
 def _iterate(kind: int) -> Any:

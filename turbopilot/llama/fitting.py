@@ -14,15 +14,8 @@ from turbopilot.llama.device_memory import ContextNeed, model_parts
 from turbopilot.llama.devices import Device, choose_devices, gpu_devices
 from turbopilot.llama.library import start_backend
 from turbopilot.llama.model import ModelParameters
-from turbopilot.llama.placement import (
-    CPU,
-    DeviceMemory,
-    Machine,
-    Placement,
-    PlacementWish,
-    place,
-    step_down,
-)
+from turbopilot.llama.placement import CPU, Placement, place, step_down
+from turbopilot.llama.placement_wish import DeviceMemory, Machine, PlacementWish
 from turbopilot.llama.rpc import add_workers, is_listening, workers
 
 log = logging.getLogger("turbopilot.models")
@@ -80,9 +73,7 @@ def fitted(
     devices = find_devices(wish)
     parts = model_parts(header, wish.tensor_overrides)
     placement = place(parts, [need], machine(devices), wish)
-    return ModelParameters(
-        placement, devices, tensor_overrides=wish.tensor_overrides, **parameters
-    )
+    return ModelParameters(placement, devices, tensor_overrides=wish.tensor_overrides, **parameters)
 
 
 def load_stepping_down(
@@ -110,7 +101,10 @@ def load_stepping_down(
     parts = model_parts(header, wish.tensor_overrides)
     names = tuple(d.name for d in free.devices)
     key = (header.path.resolve(), header.file_size, placement.need, names)
-    if wish.n_gpu_layers is None and _stepped_down.get(key, placement.n_gpu_layers) < placement.n_gpu_layers:
+    if (
+        wish.n_gpu_layers is None
+        and _stepped_down.get(key, placement.n_gpu_layers) < placement.n_gpu_layers
+    ):
         known = replace(wish, n_gpu_layers=_stepped_down[key])
         placement = place(parts, [placement.need], free, known)
     while True:

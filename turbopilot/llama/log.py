@@ -24,7 +24,8 @@ _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =
 _CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
 # Source: load_tensors, llama-kv-cache.cpp, sched_reserve; ggml-backend.cpp, ggml-alloc.c and the backends.
 _OUT_OF_MEMORY: Final = re.compile(
-    r"unable to allocate|failed to allocate|out of memory|failed to reserve|allocation of .* failed", re.IGNORECASE
+    r"unable to allocate|failed to allocate|out of memory|failed to reserve|allocation of .* failed",
+    re.IGNORECASE,
 )
 # Source: load_tensors, at level DEBUG: "load_tensors: layer   3 assigned to device CUDA0, is_swa = 0".
 _ASSIGNED: Final = re.compile(r"layer\s+(\d+) assigned to device ([^\s,]+)")
@@ -56,9 +57,9 @@ class Buffers:
 class LlamaLog:
     """Last 400 lines of llama.cpp's log in a process, each with a `logging` level.
 
-    `offloaded` is (layers on the GPU, all layers) of the last loaded model, and `assigned` the device of each layer, the
-    output head being the last one. `forward` receives each piece of text with
-    llama.cpp's level; if it is None, complete lines are written to `logging`.
+    `offloaded` is (layers on the GPU, all layers) of the last loaded model, and `assigned` the device of each layer,
+    the output head being the last one. `forward` receives each piece of text with llama.cpp's level; if it is None,
+    complete lines are written to `logging`.
     """
 
     def __init__(self) -> None:

@@ -243,7 +243,9 @@ def _place(params: Any, parameters: ModelParameters) -> list[Any]:
         params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
         kept.append(split)
     if parameters.tensor_overrides:
-        buffers = {d.name.lower(): buffer_type(d.pointer) for d, _ in used} | {CPU.lower(): cpu_buffer()}
+        buffers = {d.name.lower(): buffer_type(d.pointer) for d, _ in used} | {
+            CPU.lower(): cpu_buffer()
+        }
         table = (_Override * (len(parameters.tensor_overrides) + 1))()
         for entry, (pattern, device) in zip(table, parameters.tensor_overrides, strict=False):
             entry.pattern, entry.buffer_type = pattern.encode(), buffers[device.lower()]

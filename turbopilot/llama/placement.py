@@ -12,59 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from turbopilot.llama.device_memory import ContextNeed, ModelParts, compute_bytes
+from turbopilot.llama.placement_wish import Machine, PlacementWish, SplitMode
 
-DEFAULT_MARGIN: Final = 512 * 2**20
-"""Bytes of each device that are left free: for the driver, the desktop, and the error of the prediction."""
 CPU: Final = "CPU"
 _STEPS: Final = 64  # shares of the devices' memory that are tried to fill them evenly
-
-SplitMode: TypeAlias = Literal["layer", "none", "row"]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """A device and its free memory in bytes; `is_remote` if it belongs to a worker."""
-
-    name: str
-    free: int
-    is_remote: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementWish:
-    """What the user wants.
-
-    Attributes:
-        n_gpu_layers: layers on devices, with the output head as one of them; None means as many as fit.
-        margin: bytes to leave free on each device.
-        most: most bytes to use of each device; the last one applies to all further devices. Empty means what is free.
-        main_gpu: index of the only device with split mode "none"; None means the one with the most free memory.
-        tensor_split: share of the layers for each device; empty means by free memory.
-        names: devices to use, in this order; empty means all, "none" means none.
-        workers: HOST:PORT of workers whose devices are used too.
-        tensor_overrides: (pattern, device) pairs of tensors that go elsewhere.
-    """
-
-    n_gpu_layers: int | None = None
-    margin: int = DEFAULT_MARGIN
-    most: tuple[int, ...] = ()
-    main_gpu: int | None = None
-    tensor_split: tuple[float, ...] = ()
-    split_mode: SplitMode = "layer"
-    names: tuple[str, ...] = ()
-    workers: tuple[str, ...] = ()
-    tensor_overrides: tuple[tuple[str, str], ...] = ()
-
-    def room(self, devices: Sequence[DeviceMemory]) -> list[int]:
-        """Return the bytes that may be used of each device."""
-        found = []
-        for i, device in enumerate(devices):
-            most = self.most[min(i, len(self.most) - 1)] if self.most else device.free
-            found.append(max(0, min(device.free - self.margin, most)))
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +71,6 @@ class Placement:
     def uses_gpu(self) -> bool:
         """Whether a device has a part of the model."""
         return any(share.total for share in self.shares)
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Free memory in bytes: of devices in llama.cpp's order, and main memory."""
-
-    devices: tuple[DeviceMemory, ...] = ()
-    free: int = 0
 
 
 def place(
@@ -219,11 +165,11 @@ class _Assignment:
 
     def _filled(self, n: int, share: int) -> tuple[int, ...] | None:
         """Fill the devices from the last one and the last unit on, each up to `share` of its room in `_STEPS`."""
-        counts = [0] * len(self.room)
+        counts, alone = [0] * len(self.room), len(self.room) < 2
         at, left = len(self.units), n
         for i in reversed(range(len(self.room))):
             room = self.room[i] * share // _STEPS
-            while left and self._device_bytes(i, (at - counts[i] - 1, at), n, False) <= room:
+            while left and self._device_bytes(i, (at - counts[i] - 1, at), n, alone) <= room:
                 counts[i] += 1
                 left -= 1
             at -= counts[i]
@@ -238,7 +184,9 @@ class _Assignment:
         if self.wish.split_mode == "none":
             return self._on(self._main(), n)
         if not any(wanted):
-            wanted = [float(room) for room in self.room] if any(self.room) else [1.0] * len(self.room)
+            wanted = (
+                [float(room) for room in self.room] if any(self.room) else [1.0] * len(self.room)
+            )
         total = sum(wanted)
         ends = [sum(wanted[: i + 1]) / total for i in range(len(wanted))]
         counts = [0] * len(wanted)
@@ -279,7 +227,9 @@ class _Assignment:
     def _fits(self, counts: Sequence[int]) -> bool:
         n, alone = sum(counts), sum(map(bool, counts)) < 2
         spans = enumerate(self._spans(counts))
-        return all(self._device_bytes(i, span, n, alone) <= self.room[i] for i, span in spans if counts[i])
+        return all(
+            self._device_bytes(i, span, n, alone) <= self.room[i] for i, span in spans if counts[i]
+        )
 
     def _placement(self, counts: tuple[int, ...]) -> Placement:
         n, alone = sum(counts), sum(map(bool, counts)) < 2

@@ -16,13 +16,10 @@ from typing import Final
 from turbopilot.base.errors import InvalidInput, ServeError
 from turbopilot.llama.devices import worker_devices
 from turbopilot.llama.library import Signature, declare, ggml, start_backend
+from turbopilot.llama.unused_gpus import reinstall_command
 
 DEFAULT_WORKER_PORT: Final = 50052
 """Port of a worker, that of llama.cpp's rpc-server."""
-REINSTALL: Final = (
-    'CMAKE_ARGS="-DGGML_RPC=ON" pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python'
-)
-"""Command that adds RPC to llama.cpp."""
 CONNECT_SECONDS: Final = 5.0
 _HELLO: Final = 14  # enum rpc_cmd in ggml-rpc.cpp, "must be always 14"
 _CAPABILITIES: Final = 24  # RPC_CONN_CAPS_SIZE in transport.h
@@ -153,7 +150,8 @@ def require_rpc(what: str) -> None:
     """Raise InvalidInput if llama.cpp was compiled without RPC; `what` needs it."""
     if not has_rpc():
         raise InvalidInput(
-            f"{what}: this llama.cpp was compiled without RPC", hint=f"reinstall it: {REINSTALL}"
+            f"{what}: this llama.cpp was compiled without RPC",
+            hint=f"reinstall it: {reinstall_command('-DGGML_RPC=ON')}",
         )
 
 

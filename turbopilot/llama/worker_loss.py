@@ -29,7 +29,7 @@ def watch_workers(addresses: Collection[str], handler: Handler) -> Callable[[], 
     A loss that no handler is for ends the process with an error message.
     """
     declare(ggml, {"ggml_set_abort_callback": ([_CALLBACK], ctypes.c_void_p)})
-    ggml.ggml_set_abort_callback(_on_abort)
+    ggml.ggml_set_abort_callback(_CALLED)
     key = id(handler)
     _handlers[key] = frozenset(addresses), handler
     return lambda: (_handlers.pop(key, None), None)[1]
@@ -60,7 +60,6 @@ def loss_of(gone: Collection[str], message: str) -> DeviceLost:
     )
 
 
-@_CALLBACK
 def _on_abort(text: bytes) -> None:
     message = text.decode("utf-8", "replace")
     if "ggml-rpc" not in message:
@@ -73,3 +72,7 @@ def _on_abort(text: bytes) -> None:
         sys.stderr.flush()
         os._exit(error.exit_code)
     threading.Event().wait()
+
+
+# llama.cpp keeps a pointer to it.
+_CALLED: Final = _CALLBACK(_on_abort)
