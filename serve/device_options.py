@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from serve.options import Option
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.option_values import layers_or_all, parse_size_or_zero
+from turbopilot.base.option_values import layers_or_all, parse_size_or_zero, parse_words
 from turbopilot.base.sizes import parse_size
 from turbopilot.llama.device_memory import compiled_pattern
 from turbopilot.llama.placement_wish import DEFAULT_MARGIN, PlacementWish, SplitMode
@@ -18,14 +18,14 @@ Numa: TypeAlias = Literal["off", "distribute", "isolate", "numactl"]
 EXPERTS: Final = r"ffn_.*_exps=CPU"
 
 
-def parse_words(_option: str, given: Sequence[str]) -> tuple[str, ...]:
+def words(_option: str, given: Sequence[str]) -> tuple[str, ...]:
     """Return the words of values that may be lists with commas."""
-    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
+    return parse_words(given)
 
 
 def parse_shares(option: str, given: Sequence[str]) -> tuple[float, ...]:
     """Return numbers such as "3,1"; raise InvalidInput if one is not a number or all are 0."""
-    words = parse_words(option, given)
+    words = parse_words(given)
     for word in words:
         if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", word, re.ASCII):
             raise InvalidInput(f"{option} {word}: not a number", hint="give for example 3,1")
@@ -37,13 +37,13 @@ def parse_shares(option: str, given: Sequence[str]) -> tuple[float, ...]:
 
 def parse_sizes(option: str, given: Sequence[str]) -> tuple[int, ...]:
     """Return sizes such as "8GiB,6GiB" in bytes."""
-    return tuple(parse_size(option, word) for word in parse_words(option, given))
+    return tuple(parse_size(option, word) for word in parse_words(given))
 
 
 def parse_overrides(option: str, given: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return (pattern, device) pairs; raise InvalidInput if a value is not PATTERN=DEVICE."""
     found = []
-    for word in parse_words(option, given):
+    for word in parse_words(given):
         pattern, sign, device = word.rpartition("=")
         if not (pattern and sign and device):
             raise InvalidInput(
@@ -82,7 +82,7 @@ class DeviceOptions:
     )] = ()
     names: Annotated[tuple[str, ...], Option(
         "--device", "Devices to use, in this order, such as CUDA0,CUDA1; none for the CPU alone. Default: all.",
-        metavar="NAME,…", convert=parse_words,
+        metavar="NAME,…", convert=words,
     )] = ()
     main_gpu: Annotated[int | None, Option(
         "--main-gpu", "Number of the device to use with --split-mode none, from 0. auto is the one with the most free "
@@ -113,7 +113,7 @@ class DeviceOptions:
     )] = "off"
     workers: Annotated[tuple[str, ...], Option(
         "--rpc", "Workers whose devices are used too (see turbopilot worker). Their protocol has no authentication: "
-        "use a private network.", metavar="HOST:PORT,…", convert=parse_words,
+        "use a private network.", metavar="HOST:PORT,…", convert=words,
     )] = ()
 
     @property

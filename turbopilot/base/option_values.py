@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, TypeVar
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
@@ -31,6 +31,11 @@ def number_or_auto(
         )
     check_limits(option, number := int(text), least, most)
     return number
+
+
+def parse_words(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of texts that may be lists with commas."""
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
 
 
 def layers_or_all(option: str, text: str) -> int | None:

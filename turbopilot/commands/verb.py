@@ -22,6 +22,14 @@ NGpuLayers = Annotated[
         help="Layers to put on GPUs: a number, all, or auto for as many as fit.",
     ),
 ]
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Workers whose devices are used too (see turbopilot worker). Can be repeated.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,8 @@ def worker(given: WorkerArguments) -> None:
             f"warning  --host {given.host}: everyone who can reach this address can read this worker's memory and "
             "stop it: the protocol has no authentication; use a private network, or an SSH tunnel"
         )
-    os.dup2(sys.stderr.fileno(), 1)  # llama.cpp writes its log to stdout
+    with Path(os.devnull).open("w") as nowhere:  # llama.cpp logs every connection to stdout
+        os.dup2(nowhere.fileno(), 1)
     lender = threading.Thread(
         target=lend_devices, args=(address, port),
         kwargs={"threads": given.threads or usable_cores(), "cache": str(given.cache or "")}, daemon=True,

@@ -31,6 +31,7 @@ class ModelParts:
         output: of the output head and the last norm.
         tied: of the token embedding if it is the output head too: a device gets a copy.
         largest: of the largest matrix of a layer.
+        has_output_bias: whether the output head has a bias, so that logits are in memory twice.
         pinned: (device, bytes) of the tensors that --override-tensor puts elsewhere; they are in no other field.
     """
 
@@ -41,6 +42,7 @@ class ModelParts:
     tied: int = 0
     largest: int = 0
     pinned: tuple[tuple[str, int], ...] = ()
+    has_output_bias: bool = False
 
     @property
     def n_vocab(self) -> int:
@@ -111,7 +113,10 @@ def model_parts(header: GgufHeader, overrides: Sequence[tuple[str, str]] = ()) -
         else:
             output += tensor.n_bytes
     tied = embedding if geometry.tied else 0
-    return ModelParts(geometry, tuple(layers), inputs, output, tied, largest, tuple(pinned.items()))
+    has_bias = any(t.name == "output.bias" for t in header.tensors)
+    return ModelParts(
+        geometry, tuple(layers), inputs, output, tied, largest, tuple(pinned.items()), has_bias
+    )
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:
@@ -154,7 +159,7 @@ def compute_bytes(
         beside = 6 + 6 * (copies > 1)
         layers = max(layers, 4 * batch * (need.n_ctx * geometry.heads + beside * geometry.width))
     # After the last layer, llama.cpp computes only the rows of which logits are wanted.
-    row = parts.n_vocab + (2 + 2 * copies) * geometry.width
+    row = parts.n_vocab * (1 + parts.has_output_bias) + (2 + 2 * copies) * geometry.width
     logits = 4 * min(need.n_outputs, batch) * row * has_output
     if has_output and not has_layers:
         return logits + _SMALL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from turbopilot.base.sizes import size
 from turbopilot.llama.devices import Device
@@ -60,13 +61,13 @@ def _use(
 ) -> DeviceUse:
     """Return the part in a place; None is every place that belongs to no device."""
     kinds: dict[str, int] = {}
-    for (kind, where), n_bytes in log.buffers().kinds.items():
-        if where == place or (place is None and where not in places):
-            kinds[kind] = kinds.get(kind, 0) + n_bytes
-    mine = [i for i, name in log.assigned.items() if name == device.name]
-    has_output = bool(log.assigned) and max(log.assigned) in mine
+    for kind, each in log.buffers().kinds.items():
+        mine = (where == place or (place is None and where not in places) for where in each)
+        kinds[kind] = sum(compress(each.values(), mine))
+    units = [i for i, name in log.assigned.items() if name == device.name]
+    has_output = bool(log.assigned) and max(log.assigned) in units
     return DeviceUse(
-        device.name, device.description, len(mine) - has_output, has_output,
+        device.name, device.description, len(units) - has_output, has_output,
         kinds.get("model", 0), kinds.get("KV", 0) + kinds.get("RS", 0),
         kinds.get("compute", 0) + kinds.get("output", 0), device.free, free,
     )  # fmt: skip

@@ -43,7 +43,7 @@ class Buffers:
         compute: activations.
         output: logits.
         places: place ("CPU", "CPU_Mapped", "CUDA0") → bytes of all kinds there.
-        kinds: (kind, place) → bytes; the kinds are "model", "KV", "RS", "output" and "compute".
+        kinds: kind → place → bytes; the kinds are "model", "KV", "RS", "output" and "compute".
     """
 
     model: int
@@ -51,7 +51,7 @@ class Buffers:
     compute: int
     output: int
     places: dict[str, int]
-    kinds: dict[tuple[str, str], int]
+    kinds: dict[str, dict[str, int]]
 
 
 class LlamaLog:
@@ -110,12 +110,14 @@ class LlamaLog:
         """Return the allocations of one model with one context."""
         kinds: dict[str, int] = defaultdict(int)
         places: dict[str, int] = defaultdict(int)
+        each: dict[str, dict[str, int]] = defaultdict(dict)
         for (kind, place), size in self._buffers.items():
+            each[kind][place] = size
             kinds[kind] += size
             places[place] += size
         kv = max(kinds["KV"], self._caches) + kinds["RS"]
         return Buffers(
-            kinds["model"], kv, kinds["compute"], kinds["output"], dict(places), dict(self._buffers)
+            kinds["model"], kv, kinds["compute"], kinds["output"], dict(places), dict(each)
         )
 
     def errors(self, most: int = 3) -> str:
