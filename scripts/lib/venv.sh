@@ -93,10 +93,13 @@ sys.exit(0 if sys.argv[1] == "cpu" or any(lib.glob(f"*ggml-{sys.argv[1]}*")) els
 PY
 }
 
+# Return 0 if the installed llama.cpp has the backend, and the one in NEEDS, such as rpc.
+has_wanted() { has_backend "$1" && has_backend "${NEEDS:-cpu}"; }
+
 install_llama_cpp() {
     local backend locked=$VENV/llama_cpp.txt log=$VENV/llama_cpp_build.log extra=
     backend=$(backend)
-    has_backend "$backend" 2>/dev/null && return
+    has_wanted "$backend" 2>/dev/null && return
     sed -n '/^llama-cpp-python==/,/[^\\]$/p' "$ROOT/requirements/run.txt" >"$locked"
     for extra in "" "--no-cache-dir --force-reinstall"; do
         # pip's cache identifies a compiled wheel by its source alone, so the first attempt may install a wheel built
@@ -105,7 +108,7 @@ install_llama_cpp() {
         # shellcheck disable=SC2086
         CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose --require-hashes --no-deps \
             --no-build-isolation $extra -r "$locked" 2>&1 | "$PY" "$ROOT/scripts/lib/build_progress.py" "$log" || true
-        has_backend "$backend" && return
+        has_wanted "$backend" && return
         require_compiler
     done
     tail -n 30 "$log" >&2
