@@ -33,7 +33,7 @@ _FIM_NAMES: Final = frozenset((
 
 
 def plan(header: GgufHeader, options: ModelOptions, free: Machine | None = None) -> Placement:
-    """Return the context of each sequence, the layout of the KV cache, and where the parts of a model go.
+    """Return the context of each sequence, the layout of the KV cache, and the places of a model's parts.
 
     Args:
         header: a checked model file.

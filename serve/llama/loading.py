@@ -41,7 +41,7 @@ class LoadReport:
         n_offloaded: number of layers on devices.
         n_layers: number of all layers; the output head counts as one.
         devices: devices with a part of the model.
-        where: those devices, or why there are none.
+        place: those devices, or the reason if there are none.
         uses: what is in main memory and on each device.
         workers: HOST:PORT of the workers with a part of the model.
     """
@@ -57,7 +57,7 @@ class LoadReport:
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
-    where: str
+    place: str
     uses: tuple[DeviceUse, ...] = ()
     workers: tuple[str, ...] = ()
     tuning: Tuning | None = None
@@ -74,7 +74,7 @@ class LoadReport:
             f"context  {self.n_ctx} tokens, {count(self.n_threads, 'thread')}",
             f"parallel {parallel}",
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
-            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({self.where})",
+            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({self.place})",
             *(f"         {line}" for line in use_table(self.uses)),
             *tuned,
         ]
@@ -127,8 +127,8 @@ def load(
     wants_gpu = not devices and wish.n_gpu_layers != 0 and not wish.names
     if wants_gpu and (warning := unused_gpu_warning(present_gpus(), backends())):
         models_log.warning("%s", warning)
-    where = ", ".join(map(str, used)) or _why_none(options, devices)
-    return decoder, _report(header, options, decoder, uses, where)
+    place = ", ".join(map(str, used)) or _why_none(options, devices)
+    return decoder, _report(header, options, decoder, uses, place)
 
 
 def _load_placed(
@@ -138,7 +138,7 @@ def _load_placed(
     placement: Placement,
     retunes: bool,
 ) -> LlamaDecoder:
-    """Load a model with its parts where a placement puts them; raise MemoryShort if there is no room."""
+    """Load a model as a placement says; raise MemoryShort if there is no room."""
     need, given = placement.need, options.devices
     parameters = ContextParameters(
         n_ctx=need.layout.n_cells(need.n_ctx), n_batch=options.n_batch, n_seq=need.layout.n_seq,
@@ -186,7 +186,7 @@ def _report(
     options: ModelOptions,
     decoder: LlamaDecoder,
     uses: tuple[DeviceUse, ...],
-    where: str,
+    place: str,
 ) -> LoadReport:
     _, n_layers = log.offloaded or (0, decoder.model.n_layers + 1)
     is_split = decoder.n_cells > decoder.n_ctx
@@ -195,7 +195,7 @@ def _report(
         n_threads=options.threads or usable_cores(), n_parallel=decoder.n_seq, is_split=is_split,
         cache_type=options.cache_type, kv_bytes=log.buffers().kv,
         n_offloaded=sum(use.layers + use.has_output for use in uses[1:]), n_layers=n_layers,
-        devices=tuple(map(str, decoder.model.devices)), where=where, uses=uses,
+        devices=tuple(map(str, decoder.model.devices)), place=place, uses=uses,
         workers=tuple(d.description for d in decoder.model.devices if d.is_remote),
         description=f"{options.family or model_family(header)}, {header.n_weights / 1e6:,.1f} million weights, "
         f"{header.main_type()}, {header.bits_per_weight:.1f} bits per weight",

@@ -44,7 +44,7 @@ def probabilities(logits: list[float]) -> Any:
 def test_logits_equal_local_ones_at_every_split(
     two: tuple[Worker, Worker], demo_gguf: Path
 ) -> None:
-    """And what is really where equals what was predicted."""
+    """Check the predicted sizes too."""
     addresses = [w.address for w in two]
     with loader() as child:
         local = child.load(demo_gguf, n_gpu_layers=0)

@@ -60,7 +60,7 @@ def test_apple_processors_have_a_gpu(tmp_path: Path) -> None:
         (PresentGpu("Apple"), ["CPU"], ["-DGGML_METAL=ON"]),
     ],
 )  # fmt: skip
-def test_unused_gpu_is_warned_about_with_what_mends_it(
+def test_warning_about_an_unused_gpu_has_a_remedy(
     gpu: PresentGpu, backends: list[str], parts: list[str]
 ) -> None:
     warning = unused_gpu_warning([gpu], backends)

@@ -51,7 +51,7 @@ SPLIT, POOL, ONE = KvLayout(4, is_split=True), KvLayout(4), KvLayout()
 
 
 class Case(NamedTuple):
-    """A machine and what should go where; memory in GiB, and a device with a "r" is a worker's.
+    """A machine and the expected placement; memory in GiB, and a device with a "r" is a worker's.
 
     `counts` are the layers of each device, and `n_ctx` is the context that remains.
     """

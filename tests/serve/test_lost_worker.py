@@ -27,7 +27,7 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not worker_loss._handlers
 
 
-def test_only_models_on_the_lost_worker_are_told(two_workers: None) -> None:
+def test_only_models_on_the_lost_worker_fail(two_workers: None) -> None:
     told: dict[str, DeviceLost] = {}
     ends = [
         watch_workers([w], lambda e, w=w: told.update({w: e}))  # type: ignore[misc]
@@ -41,7 +41,7 @@ def test_only_models_on_the_lost_worker_are_told(two_workers: None) -> None:
     assert not report_loss(MESSAGE, alive=lambda worker: False)
 
 
-def test_if_all_workers_answer_every_model_on_one_is_told(two_workers: None) -> None:
+def test_if_all_workers_answer_every_model_on_one_fails(two_workers: None) -> None:
     told: list[str] = []
     end = watch_workers(["b:2"], lambda e: told.append(e.message))
     assert report_loss(MESSAGE, alive=lambda worker: True)

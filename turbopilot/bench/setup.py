@@ -42,7 +42,7 @@ class Setup:
 
     @property
     def wish(self) -> PlacementWish:
-        """Where the parts of the model should go."""
+        """The wanted placement of the model."""
         return PlacementWish(self.n_gpu_layers, workers=self.workers)
 
 

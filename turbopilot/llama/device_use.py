@@ -1,4 +1,4 @@
-"""What is really where after a model was loaded, from llama.cpp's log."""
+"""Places and sizes of a loaded model's parts, from llama.cpp's log."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def load_stepping_down(
 
     Args:
         header: the model file.
-        placement: where its parts should go.
+        placement: the placement to try first.
         free: memory for which it was made.
         wish: what the user wants.
         load: loads the model; raises MemoryShort.

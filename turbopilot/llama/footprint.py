@@ -86,7 +86,7 @@ def footprint(
 def activations(geometry: Geometry) -> int:
     """Return the numbers that are in memory at once for a token in a layer, with flash attention.
 
-    Fitted to llama.cpp's compute buffers, which tests compare: for gated networks, it is exact where the network is
+    Fitted to llama.cpp's compute buffers, which tests compare: for gated networks, it is exact if the network is
     wider than attention. A float32 each.
     """
     ffn, width = geometry.active_ffn, geometry.width

@@ -1,4 +1,4 @@
-"""Where the parts of a model go: layers, their KV cache, compute buffers and the output head, on devices or the CPU.
+"""Placement of a model: layers, their KV cache, compute buffers and the output head, on devices or the CPU.
 
 llama.cpp offloads the last layers first. It counts the output head as one more layer, after the last one, and gives
 consecutive layers to each device, in the order of the devices. The token embedding stays in main memory.
@@ -46,7 +46,7 @@ class DeviceShare:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model goes.
+    """Placement of a model.
 
     Attributes:
         n_gpu_layers: layers on devices, with the output head as one of them.
@@ -76,7 +76,7 @@ class Placement:
 def place(
     parts: ModelParts, needs: Sequence[ContextNeed], machine: Machine, wish: PlacementWish
 ) -> Placement:
-    """Return where the parts of a model go.
+    """Return the placement of a model.
 
     Args:
         parts: sizes of the model.

@@ -23,7 +23,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class PlacementWish:
-    """What the user wants.
+    """Wishes of the user.
 
     Attributes:
         n_gpu_layers: layers on devices, with the output head as one of them; None means as many as fit.

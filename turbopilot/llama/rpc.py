@@ -1,7 +1,7 @@
 """llama.cpp's RPC: devices of other processes or machines, and the worker that lends them.
 
-The protocol has no authentication and no encryption, and llama.cpp's README calls it "fragile and insecure": whoever
-reaches a worker's port can read its memory and stop it. A worker serves one client at a time; others wait.
+The protocol has no authentication and no encryption, and llama.cpp's README calls it "fragile and insecure": everyone
+who reaches a worker's port can read its memory and stop it. A worker serves one client at a time; others wait.
 """
 
 from __future__ import annotations

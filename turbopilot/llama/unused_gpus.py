@@ -28,7 +28,7 @@ def reinstall_command(flags: str) -> str:
 
 
 def unused_gpu_warning(present: Sequence[PresentGpu], backends: Collection[str]) -> str:
-    """Return one warning about a GPU that is present and not used, with what mends it; "" if there is none.
+    """Return one warning about a GPU that is present and not used, with a remedy; "" if there is none.
 
     Args:
         present: the GPUs of this machine.
