@@ -20,7 +20,7 @@ import pytest
 
 from tests.devices.lab import ENVIRONMENT, Worker, loader, worker
 from turbopilot.base.errors import ServeError
-from turbopilot.llama.rpc import has_rpc, try_worker
+from turbopilot.llama.rpc import has_rpc, is_listening, try_worker
 
 pytestmark = [
     pytest.mark.devices,
@@ -148,6 +148,40 @@ def test_worker_in_use_and_absent_worker_are_one_clear_error(
         found = child.load(demo_gguf, workers=[absent])
     assert found["error"] == "ServeError"
     assert found["message"].startswith(f"the worker {absent} cannot be reached")
+
+
+def test_worker_in_use_stays_known_while_models_are_loaded_again(
+    two: tuple[Worker, Worker], demo_gguf: Path
+) -> None:
+    addresses = [w.address for w in two]
+    with loader() as child:
+        child.load(demo_gguf, keeps=True, workers=addresses, tensor_split=[1.0, 1.0])
+        for _ in range(3):
+            for address in addresses:
+                assert is_listening(address)
+    with loader() as child:
+        for _ in range(4):
+            found = child.load(demo_gguf, keeps=True, workers=addresses, tensor_split=[1.0, 1.0])
+            assert [use["device"] for use in found["uses"]] == ["CPU", "RPC0", "RPC1"]
+
+
+def test_rows_cannot_be_split_over_workers(two: tuple[Worker, Worker], demo_gguf: Path) -> None:
+    with loader() as child:
+        found = child.load(demo_gguf, workers=[w.address for w in two], split_mode="row")
+    assert found["error"] == "InvalidInput"
+    assert found["message"].startswith("--split-mode row: ")
+
+
+def test_server_does_not_start_without_its_worker(demo_gguf: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        absent = f"127.0.0.1:{free.getsockname()[1]}"
+    done = subprocess.run(
+        [sys.executable, "-m", "turbopilot", "serve", str(demo_gguf), "--port", "0", "--rpc", absent],
+        capture_output=True, text=True, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 8
+    assert done.stderr.count("error: ") == 1
+    assert f"the worker {absent} cannot be reached" in done.stderr
 
 
 def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:

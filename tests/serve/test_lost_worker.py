@@ -15,7 +15,7 @@ from tests.support.fakes import FakeDecoder
 from tests.support.serving import WatchedRunner
 from turbopilot.base.errors import DeviceLost
 from turbopilot.llama import worker_loss
-from turbopilot.llama.worker_loss import loss_of, report_loss, watch_workers
+from turbopilot.llama.worker_loss import loss_of, lost_workers, report_loss, watch_workers
 
 MESSAGE = "/build/ggml-rpc.cpp:354: Remote RPC server crashed or returned malformed response"
 
@@ -33,18 +33,24 @@ def test_only_models_on_the_lost_worker_fail(two_workers: None) -> None:
         watch_workers([w], lambda e, w=w: told.update({w: e}))  # type: ignore[misc]
         for w in ("a:1", "b:2")
     ]
-    assert report_loss(MESSAGE, alive=lambda worker: worker == "b:2")
+    assert report_loss(MESSAGE, ["a:1"])
     assert list(told) == ["a:1"]
     assert told["a:1"].message.startswith("the worker a:1 is gone: Remote RPC server crashed")
     for end in ends:
         end()
-    assert not report_loss(MESSAGE, alive=lambda worker: False)
+    assert not report_loss(MESSAGE, ["a:1", "b:2"])
+
+
+def test_lost_worker_is_looked_for_until_it_stops_listening(two_workers: None) -> None:
+    answers = iter([True, True, True, False])
+    assert lost_workers(lambda worker: next(answers), looks=3) == ("b:2",)
 
 
 def test_if_all_workers_answer_every_model_on_one_fails(two_workers: None) -> None:
     told: list[str] = []
     end = watch_workers(["b:2"], lambda e: told.append(e.message))
-    assert report_loss(MESSAGE, alive=lambda worker: True)
+    gone = lost_workers(lambda worker: True, looks=1)
+    assert report_loss(MESSAGE, gone)
     assert told[0].startswith("the worker a:1 or b:2 is gone")
     end()
 

@@ -25,8 +25,8 @@ class WorkerArguments:
     """Arguments of `turbopilot worker`."""
 
     host: Annotated[str, typer.Option(
-        "--host", help="IPv4 address to listen on. The protocol has no authentication: everyone who reaches the port can "
-        "read the worker's memory and stop it. Never give an address that strangers can reach.",
+        "--host", help="IPv4 address to listen on. The protocol has no authentication: everyone who reaches the port "
+        "can read the worker's memory and stop it. Never give an address that strangers can reach.",
     )] = "127.0.0.1"
     port: Annotated[int, typer.Option("-p", "--port", min=0, max=65535, help="Port. 0 picks a free port.")] = 50052
     threads: Threads = 0

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from turbopilot.base.errors import CorruptModel, DecoderFailed, MemoryShort, ServeError
+from turbopilot.base.errors import (
+    CorruptModel,
+    DecoderFailed,
+    InvalidInput,
+    MemoryShort,
+    ServeError,
+)
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.devices import Device, buffer_type, cpu_buffer
@@ -100,6 +106,10 @@ class LlamaModel:
                 raise MemoryShort(
                     f"{header.path}: no memory for its weights: {log.reason()}",
                     hint="give fewer layers with --ngl, or a smaller file",
+                )
+            if "does not support split buffers" in log.reason():
+                raise InvalidInput(
+                    f"--split-mode row: {log.reason()}", hint="use --split-mode layer"
                 )
             raise CorruptModel(
                 f"{header.path}: llama.cpp cannot load it: {log.reason()}",

@@ -117,11 +117,16 @@ def try_worker(address: str, timeout: float = CONNECT_SECONDS) -> None:
         )
 
 
-def is_listening(address: str, timeout: float = 1.0) -> bool:
-    """Return whether a worker's machine accepts a connection, which it does even while the worker is in use."""
+def is_listening(address: str, timeout: float = 0.5) -> bool:
+    """Return whether a worker's machine does not refuse a connection.
+
+    While a worker is in use, its system queues two connections, even closed ones, and does not answer further ones.
+    """
     try:
         with socket.create_connection(parse_worker("--rpc", address), timeout):
             return True
+    except TimeoutError:
+        return True
     except OSError:
         return False
 

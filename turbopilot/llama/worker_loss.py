@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -19,6 +20,7 @@ from turbopilot.llama.library import declare, ggml
 from turbopilot.llama.rpc import is_listening, workers
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_LOOKS, _LOOK_SECONDS = 20, 0.05
 Handler = Callable[[DeviceLost], None]
 _handlers: Final[dict[int, tuple[frozenset[str], Handler]]] = {}
 
@@ -35,20 +37,32 @@ def watch_workers(addresses: Collection[str], handler: Handler) -> Callable[[], 
     return lambda: (_handlers.pop(key, None), None)[1]
 
 
-def report_loss(message: str, alive: Callable[[str], bool] = is_listening) -> bool:
+def report_loss(message: str, gone: Collection[str]) -> bool:
     """Call the handlers of the workers that are lost; return whether there was one.
 
     Args:
         message: llama.cpp's reason to abort, which does not name the worker.
-        alive: whether a worker can still be reached.
+        gone: the workers that are lost.
     """
-    known = workers()
-    gone = [w for w in known if not alive(w)] or list(known)
     found = [h for addresses, h in list(_handlers.values()) if not addresses.isdisjoint(gone)]
     error = loss_of(gone, message)
     for handler in found:
         handler(error)
     return bool(found)
+
+
+def lost_workers(
+    alive: Callable[[str], bool] = is_listening, looks: int = _LOOKS
+) -> tuple[str, ...]:
+    """Return the workers that do not answer; all if each still answers after a number of looks.
+
+    A worker's connections are closed one after the other, so it may still listen when the loss is noticed.
+    """
+    for _ in range(looks):
+        if gone := tuple(w for w in workers() if not alive(w)):
+            return gone
+        time.sleep(_LOOK_SECONDS)
+    return workers()
 
 
 def loss_of(gone: Collection[str], message: str) -> DeviceLost:
@@ -66,8 +80,9 @@ def _on_abort(text: bytes) -> None:
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
         return  # llama.cpp ends the process
-    if not report_loss(message):
-        error = loss_of([w for w in workers() if not is_listening(w)] or workers(), message)
+    gone = lost_workers()
+    if not report_loss(message, gone):
+        error = loss_of(gone, message)
         sys.stderr.write(f"error: {error}\nhint: {error.hint}\n")
         sys.stderr.flush()
         os._exit(error.exit_code)
