@@ -71,7 +71,7 @@ class Option:
         called = called or f"--{self.keys[0]}"
         value: Any = str(given) if self.auto else given
         if self.kind is list:
-            return tuple(value)
+            return self.convert(called, value) if self.convert else tuple(value)
         if self.choices:
             value = one_of(called, value, self.choices)
         elif self.kind is bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from serve.adapters import AdapterOptions
+from serve.device_options import DeviceOptions
 from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
@@ -78,10 +79,6 @@ class ModelOptions:
     threads: Annotated[int | None, Option(
         "-t, --threads", "CPU threads for inference. Default: one per processor core.", env=("THREADS",), least=1,
     )] = None
-    n_gpu_layers: Annotated[int | None, Option(
-        "--ngl, --n-gpu-layers", "Layers to offload to the GPU: a number, or auto for all of them if there is a GPU.",
-        env=("GPU_LAYERS",), auto=True, least=0,
-    )] = None
     n_batch: Annotated[int, Option(
         "-b, --batch-size", "Prompt tokens per batch, of all requests together. A larger batch is faster for several "
         "requests at once.",
@@ -109,6 +106,7 @@ class ModelOptions:
         "--fim-layout, --fim-order", "Layout of the default model's fill-in-the-middle prompts: auto for its own, or "
         f"{', '.join(NAMES)}.", name="fim_layout", env=("TURBOPILOT_FIM_ORDER",), auto=True, choices=("auto", *NAMES),
     )] = None
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
     chat_template: str = ""
     family: str = ""
     known_fim: str = ""

@@ -27,6 +27,7 @@ from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
 from turbopilot.commands.usage import invalid_usage, no_such_command, unexpected_arguments
 from turbopilot.commands.verify import verify
+from turbopilot.commands.worker import worker
 
 # Typer does not export it, and has its own copy of Click's.
 UsageError: Any = typer.BadParameter.__base__
@@ -154,9 +155,9 @@ def _root(
     pass
 
 
-_ALONE = (models, serve, editors, doctor)  # commands that run without arguments
+_ALONE = (models, serve, editors, doctor, worker)  # commands that run without arguments
 for _command in (
-    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect, doctor,
+    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect, doctor, worker,
 ):  # fmt: skip
     app.command(cls=VerbCommand, no_args_is_help=_command not in _ALONE)(_command)
 

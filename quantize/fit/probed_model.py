@@ -17,9 +17,12 @@ from turbopilot.base.kl_divergence import Logits, kl_divergence
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama import ggml_tensor
 from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.device_memory import ContextNeed
+from turbopilot.llama.fitting import fitted
 from turbopilot.llama.ggml_tensor import Ggml, name_of
 from turbopilot.llama.library import ggml
-from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.model import LlamaModel
+from turbopilot.llama.placement_wish import PlacementWish
 
 WINDOW: Final = 256
 """Tokens of a window: long enough for attention to matter, short enough for a quick pass."""
@@ -34,15 +37,14 @@ _WEIGHTS_IN: Final = (
 
 
 class ProbedModel:
-    """Loaded float GGUF; `n_gpu_layers=None` puts all layers on a GPU if there is one."""
+    """Loaded float GGUF; `n_gpu_layers=None` puts as many layers on devices as fit."""
 
     def __init__(self, header: GgufHeader, n_threads: int, n_gpu_layers: int | None) -> None:
         self._ggml, self._path = Ggml(ggml), header.path
         self._addresses: dict[str, set[int]] = {}
         self._looking = True
-        self._model = LlamaModel(
-            header, ModelParameters(n_gpu_layers, use_mmap=False, repack=False)
-        )
+        need, wish = ContextNeed(WINDOW, n_outputs=WINDOW), PlacementWish(n_gpu_layers)
+        self._model = LlamaModel(header, fitted(header, need, wish, use_mmap=False, repack=False))
         self.n_vocab = self._model.n_vocab
         parameters = ContextParameters(WINDOW, WINDOW, n_threads=n_threads, on_node=self._on_node)
         self._context = LlamaContext(self._model, parameters)

@@ -37,7 +37,7 @@ class GatherOptions:
         chunk_size: tokens in a chunk; each chunk starts with an empty KV cache.
         seconds: start no further chunk after this time; 0 for no limit.
         threads: 0 uses all cores.
-        n_gpu_layers: None puts all layers on the GPU if there is one.
+        n_gpu_layers: layers on devices; None means as many as fit.
         process_output: include the output head, for which llama.cpp uses a large type anyway.
         others: other importance matrices of the model to merge with this one.
     """

@@ -15,10 +15,13 @@ from turbopilot.base.errors import QuantizationError
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.device_memory import ContextNeed
+from turbopilot.llama.fitting import fitted
 from turbopilot.llama.footprint import UBATCH
 from turbopilot.llama.ggml_tensor import Ggml, LayoutChanged
 from turbopilot.llama.library import ggml
-from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.model import LlamaModel
+from turbopilot.llama.placement_wish import PlacementWish
 
 _SAVE_SECONDS: Final = 30  # longest time between two saves; shorter if saving is cheap
 _SAVE_SHARE: Final = 0.05  # share of the time that saving may take, for a shorter interval
@@ -35,7 +38,9 @@ def main() -> None:
 
 def _gather(job: dict[str, Any]) -> None:
     path, chunk_size = Path(job["model"]), job["chunk_size"]
-    model = LlamaModel(read_gguf(path), ModelParameters(job["n_gpu_layers"]))
+    header, n_batch = read_gguf(path), min(chunk_size, UBATCH)
+    need = ContextNeed(chunk_size, n_batch=n_batch, n_outputs=n_batch)
+    model = LlamaModel(header, fitted(header, need, PlacementWish(job["n_gpu_layers"])))
     tokens = model.tokenize(job["text"], parse_special=False)  # like llama-imatrix
     if model.first_token is not None:
         tokens.insert(0, model.first_token)
@@ -49,7 +54,7 @@ def _gather(job: dict[str, Any]) -> None:
     collector = Collector(Ggml(ggml), process_output=job["process_output"])
     # One graph for each batch.
     parameters = ContextParameters(
-        chunk_size, min(chunk_size, UBATCH), n_threads=job["threads"], on_node=collector.on_node
+        chunk_size, n_batch, n_threads=job["threads"], on_node=collector.on_node
     )
     context = LlamaContext(model, parameters)
     gathered = collector.into = _resumed(job, n_chunks)

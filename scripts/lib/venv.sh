@@ -65,10 +65,13 @@ pip_locked() {
 # has_backend NAME: return 0 if the installed llama.cpp has the backend and can be loaded.
 has_backend() { "$PY" "$ROOT/scripts/lib/backend.py" has "$1" >/dev/null 2>&1; }
 
+# Return 0 if the installed llama.cpp has the backend, and the one in NEEDS, such as rpc.
+has_wanted() { has_backend "$1" && { [ -z "${NEEDS:-}" ] || has_backend "$NEEDS"; }; }
+
 # install_llama_cpp NAME: install llama.cpp with this backend, unless it is installed.
 install_llama_cpp() {
     local backend=$1 locked=$VENV/llama_cpp.txt log=$VENV/llama_cpp_build.log extra='' setup
-    has_backend "$backend" && return
+    has_wanted "$backend" && return
     say "backend of llama.cpp: $(backend_info explain)"
     sed -n '/^llama-cpp-python==/,/[^\\]$/p' "$ROOT/requirements/run.txt" >"$locked"
     setup=$(backend_info setup "$backend")
@@ -82,7 +85,7 @@ install_llama_cpp() {
             CMAKE_ARGS="${CMAKE_ARGS:-$(lean_cmake_args "$backend")}" pip_install --verbose --require-hashes --no-deps \
                 --no-build-isolation $extra -r "$locked" 2>&1 | "$PY" "$ROOT/scripts/lib/build_progress.py" "$log"
         ) || true
-        has_backend "$backend" && return
+        has_wanted "$backend" && return
         require_compiler
     done
     tail -n 30 "$log" >&2

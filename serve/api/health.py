@@ -51,14 +51,36 @@ class AdapterHealth(TypedDict):
     scale: float
 
 
+class DeviceHealth(TypedDict):
+    """Part of a model on one device, or in main memory ("CPU"), in bytes.
+
+    `layers` is the number of layers, without the output head. The free memory is that before the model was loaded, and
+    after.
+    """
+
+    device: str
+    description: str
+    layers: Count
+    has_output: bool
+    weights: Count
+    kv: Count
+    compute: Count
+    free_before: Count
+    free_after: Count
+
+
 class ModelHealth(TypedDict):
-    """State of one model. `reason` is set if it is "failed" or "stalled", `lora` if it has adapters."""
+    """State of one model.
+
+    `reason` is set if it is "failed" or "stalled", `devices` if it is loaded, `lora` if it has adapters.
+    """
 
     name: str
     status: State
     running: Count
     waiting: Count
     reason: NotRequired[str]
+    devices: NotRequired[list[DeviceHealth]]
     lora: NotRequired[list[AdapterHealth]]
 
 

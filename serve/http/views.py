@@ -15,7 +15,7 @@ from serve.api import models as answers
 from serve.api.body import read_any_json, read_json, validated
 from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS
-from serve.api.health import CopilotToken, HealthAnswer, ModelHealth, TabbyHealth
+from serve.api.health import CopilotToken, DeviceHealth, HealthAnswer, ModelHealth, TabbyHealth
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
@@ -27,6 +27,7 @@ from serve.settings import Defaults
 from turbopilot.base.errors import NotSupported, Overloaded, UnknownModel
 from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
+from turbopilot.llama.device_use import DeviceUse
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
@@ -189,11 +190,21 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "running": s.running,
         "waiting": s.waiting,
     }
+    if s.devices:
+        answer["devices"] = [_device_health(use) for use in s.devices]
     if s.reason:
         answer["reason"] = s.reason
     if s.adapters:
         answer["lora"] = [{"id": a.id, "name": a.path.name, "scale": a.scale} for a in s.adapters]
     return answer
+
+
+def _device_health(use: DeviceUse) -> DeviceHealth:
+    return {
+        "device": use.device, "description": use.description, "layers": use.layers, "has_output": use.has_output,
+        "weights": use.weights, "kv": use.kv, "compute": use.compute,
+        "free_before": use.free_before, "free_after": use.free_after,
+    }  # fmt: skip
 
 
 def _tabby_health(model: str) -> TabbyHealth:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Final
 
 from serve.adapters import AdapterSet
 from serve.decoder import BatchItem
@@ -23,9 +22,6 @@ from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel
 
 log = logging.getLogger("turbopilot.models")
-
-# Rows of logits for draft tokens, in addition to one per sequence.
-GUESSES: Final = 16
 
 
 class LlamaDecoder(LlamaContext):
@@ -50,6 +46,7 @@ class LlamaDecoder(LlamaContext):
         super().__init__(model, parameters)
         self._mapped, self._tuning_cache = mapped, tuning
         self.tuning: Tuning | None = None  # what `tune` has measured
+        self.tuned_before: Tuning | None = None  # the stored result that decided the setup
         header = model.header
         self.name = model_name(header)
         self.n_ctx, self.n_seq, self.n_vocab = n_ctx, layout.n_seq, model.n_vocab

@@ -8,7 +8,9 @@ from serve.prompt.bound_layout import FimLayouts
 from serve.prompt.layout_choice import choose_layouts
 from serve.settings import ModelOptions
 from turbopilot.base.errors import InvalidInput
+from turbopilot.base.machine import free_bytes
 from turbopilot.formats.gguf.file import GgufHeader
+from turbopilot.llama.device_memory import ContextNeed, model_parts
 from turbopilot.llama.footprint import (
     DEFAULT_CONTEXT,
     LEAST_SPLIT_CONTEXT,
@@ -17,25 +19,54 @@ from turbopilot.llama.footprint import (
     choose_layout,
     choose_prefix_cache,
     default_context,
-    footprint,
 )
 from turbopilot.llama.geometry import header_geometry
+from turbopilot.llama.placement import Placement, place
+from turbopilot.llama.placement_wish import Machine
 
 LEAST_CONTEXT: Final = 64
+GUESSES: Final = 16
+"""Rows of logits for draft tokens, in addition to one per sequence."""
 
 
-def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
-    """Return the context of each sequence in tokens, and the layout of the KV cache, as the free memory allows.
+def plan(header: GgufHeader, options: ModelOptions, free: Machine | None = None) -> Placement:
+    """Return the context of each sequence, the layout of the KV cache, and the places of a model's parts.
+
+    Args:
+        header: a checked model file.
+        options: what the user wants.
+        free: free memory; None means main memory alone.
 
     Raises:
         InvalidInput: the model does not support the requested context.
     """
+    free = free or Machine((), free_bytes())
+    wish = options.devices.wish
     n_ctx = _context(header, options.ctx)
     contexts = [n_ctx]
     while options.ctx is None and contexts[-1] >= 2 * LEAST_SPLIT_CONTEXT:
         contexts.append(contexts[-1] // 2)
-    geometry = header_geometry(header)
-    return choose_layout(geometry, header.tensor_bytes, contexts, options.n_seq, options.cache_type)
+    parts = model_parts(header, wish.tensor_overrides)
+    room = sum(wish.room(free.devices)) if wish.n_gpu_layers != 0 else 0
+    if room <= header.tensor_bytes:  # some layers stay in main memory
+        room += free.free
+    n_ctx, layout = choose_layout(
+        parts.geometry, header.tensor_bytes, contexts, options.n_seq, options.cache_type, room
+    )
+    needs = [
+        ContextNeed(
+            n, layout, options.cache_type, options.n_batch, min(options.n_batch, layout.n_seq + GUESSES),
+            has_scores=options.flash_attention is False,
+        )
+        for n in contexts[contexts.index(n_ctx) :]
+    ]  # fmt: skip
+    return place(parts, needs, free, wish)
+
+
+def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
+    """Return the context and the layout of `plan` without devices."""
+    need = plan(header, options).need
+    return need.n_ctx, need.layout
 
 
 def _context(header: GgufHeader, wanted: int | None) -> int:
@@ -60,14 +91,9 @@ def trained_context(header: GgufHeader) -> int:
     return value if isinstance(value, int) else DEFAULT_CONTEXT
 
 
-def memory_bytes(header: GgufHeader, options: ModelOptions) -> int:
-    """Return the estimated memory of a loaded model, without its prefix cache."""
-    n_ctx, layout = choose_cells(header, options)
-    taken = footprint(
-        header_geometry(header), header.tensor_bytes, n_ctx, layout,
-        cache_type=options.cache_type, n_batch=options.n_batch,
-    )  # fmt: skip
-    return taken.model
+def memory_bytes(header: GgufHeader, options: ModelOptions, free: Machine | None = None) -> int:
+    """Return the estimated main memory of a loaded model, without its prefix cache and without what is on devices."""
+    return plan(header, options, free).cpu.total
 
 
 def prefix_bytes(n_bytes: int, budget: int, n_models: int) -> int:

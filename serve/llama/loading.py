@@ -8,20 +8,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serve.llama.decoder import GUESSES, LlamaDecoder
-from serve.llama.facts import choose_cells, model_family
+from serve.llama.decoder import LlamaDecoder
+from serve.llama.facts import model_family, plan
 from serve.llama.mapped_files import MappedFiles, should_map
 from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
+from turbopilot.base.backends import built_backends
 from turbopilot.base.counts import count
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.machine import usable_cores
+from turbopilot.base.graphics import graphics_cards
+from turbopilot.base.machine import free_bytes, usable_cores
+from turbopilot.base.sizes import size
 from turbopilot.formats.gguf.check import check_model
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.context import ContextParameters
+from turbopilot.llama.device_use import DeviceUse, device_uses, use_table
+from turbopilot.llama.devices import Device
+from turbopilot.llama.fitting import find_devices, load_stepping_down, machine
 from turbopilot.llama.flash_attention import AUTO, flash_attention
-from turbopilot.llama.library import log
+from turbopilot.llama.library import log, set_numa
 from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.placement import Placement
+from turbopilot.llama.unused_gpus import unused_gpu_warning
 
 models_log = logging.getLogger("turbopilot.models")
 
@@ -33,8 +41,12 @@ class LoadReport:
     Attributes:
         is_split: whether each of the `n_parallel` sequences has a separate context.
         tuning: stored result of an earlier measurement, if it decided the setup.
-        n_offloaded: number of layers on a GPU.
-        n_layers: number of all layers; the output layer counts as one.
+        n_offloaded: number of layers on devices.
+        n_layers: number of all layers; the output head counts as one.
+        devices: devices with a part of the model.
+        place: those devices, or the reason if there are none.
+        uses: what is in main memory and on each device.
+        workers: HOST:PORT of the workers with a part of the model.
     """
 
     name: str
@@ -48,6 +60,9 @@ class LoadReport:
     n_offloaded: int
     n_layers: int
     devices: tuple[str, ...]
+    place: str
+    uses: tuple[DeviceUse, ...] = ()
+    workers: tuple[str, ...] = ()
     tuning: Tuning | None = None
 
     def lines(self) -> list[str]:
@@ -56,14 +71,14 @@ class LoadReport:
         if self.n_parallel > 1:
             how = "each with a separate context" if self.is_split else "sharing the context"
             parallel += f", {how}"
-        where = ", ".join(self.devices) if self.devices else "no GPU that llama.cpp can use"
         tuned = [f"tuned    {self.tuning.line()}"] if self.tuning else []
         return [
             f"model    {self.name} ({self.description})",
             f"context  {self.n_ctx} tokens, {count(self.n_threads, 'thread')}",
             f"parallel {parallel}",
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
-            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({where})",
+            f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({self.place})",
+            *(f"         {line}" for line in use_table(self.uses)),
             *tuned,
         ]
 
@@ -103,24 +118,54 @@ def load(
     """
     header = read_gguf(path)
     check_model(header)
-    cache_type = find_cache_type(options.cache_type)
-    n_ctx, layout = choose_cells(header, replace(options, cache_type=cache_type))
-    parameters = ContextParameters(
-        n_ctx=layout.n_cells(n_ctx),
-        n_batch=options.n_batch,
-        n_seq=layout.n_seq,
-        n_outputs=min(options.n_batch, layout.n_seq + GUESSES),
-        n_threads=options.threads,
-        cache_type=cache_type,
-        kv_unified=not layout.is_split,
+    options = replace(options, cache_type=find_cache_type(options.cache_type))
+    wish = options.devices.wish
+    devices = find_devices(wish)
+    free = machine(devices)
+    placement = plan(header, options, free)
+    decoder = load_stepping_down(
+        header,
+        placement,
+        free,
+        wish,
+        lambda p: _load_placed(header, options, devices, p, adapters, retunes),
     )
+    used = decoder.model.devices
+    after = find_devices(wish) if used else ()
+    uses = device_uses(log, used, after, (free.free, free_bytes()))
+    wants_gpu = not devices and wish.n_gpu_layers != 0 and not wish.names
+    if wants_gpu and (warning := unused_gpu_warning(graphics_cards(), built_backends())):
+        models_log.warning("%s", warning)
+    place = ", ".join(map(str, used)) or _why_none(options, devices)
+    return decoder, _report(header, options, decoder, uses, place)
+
+
+def _load_placed(
+    header: GgufHeader,
+    options: ModelOptions,
+    devices: tuple[Device, ...],
+    placement: Placement,
+    adapters: Sequence[Path],
+    retunes: bool,
+) -> LlamaDecoder:
+    """Load a model as a placement says; raise MemoryShort if there is no room."""
+    need, given = placement.need, options.devices
+    parameters = ContextParameters(
+        n_ctx=need.layout.n_cells(need.n_ctx), n_batch=options.n_batch, n_seq=need.layout.n_seq,
+        n_outputs=need.n_outputs, n_threads=options.threads, cache_type=options.cache_type,
+        kv_unified=not need.layout.is_split,
+    )  # fmt: skip
+    set_numa(given.numa)
     with ExitStack() as loaded:
-        mapped = MappedFiles(header) if should_map(header) else None
+        mapped = MappedFiles(header) if given.maps and should_map(header) else None
         if mapped:
             loaded.callback(mapped.close)
-        else:
-            models_log.info("%s: other users can write it, so it is read, not mapped", path)
-        model_parameters = ModelParameters(options.n_gpu_layers, use_mmap=mapped is not None)
+        elif given.maps:
+            models_log.info("%s: other users can write it, so it is read, not mapped", header.path)
+        model_parameters = ModelParameters(
+            placement, devices, given.tensor_overrides,
+            use_mmap=mapped is not None, locks_memory=given.locks,
+        )  # fmt: skip
         model = LlamaModel(header, model_parameters)
         loaded.callback(model.close)
         model.load_adapters([read_gguf(adapter) for adapter in adapters])
@@ -133,17 +178,36 @@ def load(
             attention = tuning.flash_attention if tuning else AUTO
         parameters = replace(parameters, flash_attention=attention)
         decoder = LlamaDecoder(
-            model, parameters, n_ctx, layout, options, mapped, None if tuning else cache
+            model, parameters, need.n_ctx, need.layout, options, mapped, None if tuning else cache
         )
+        decoder.tuned_before = tuning
         loaded.pop_all()
-    # llama.cpp logs "offloaded" even without a device.
-    n_offloaded, n_layers = log.offloaded or (0, model.n_layers + 1)
-    kv_bytes = log.buffers().kv
-    return decoder, LoadReport(
-        tuning=tuning, name=decoder.name, n_ctx=n_ctx,
-        n_threads=options.threads or usable_cores(), n_parallel=layout.n_seq, is_split=layout.is_split,
-        cache_type=cache_type, kv_bytes=kv_bytes,
-        n_offloaded=n_offloaded if model.devices else 0, n_layers=n_layers, devices=tuple(map(str, model.devices)),
+    return decoder
+
+
+def _why_none(options: ModelOptions, devices: tuple[Device, ...]) -> str:
+    if options.devices.n_gpu_layers == 0 or options.devices.names:
+        return "as given"
+    free = ", ".join(f"{d.name} with {size(d.free)}" for d in devices)
+    return f"none fits on {free}" if devices else "no GPU that llama.cpp can use"
+
+
+def _report(
+    header: GgufHeader,
+    options: ModelOptions,
+    decoder: LlamaDecoder,
+    uses: tuple[DeviceUse, ...],
+    place: str,
+) -> LoadReport:
+    _, n_layers = log.offloaded or (0, decoder.model.n_layers + 1)
+    is_split = decoder.n_cells > decoder.n_ctx
+    return LoadReport(
+        tuning=decoder.tuned_before, name=decoder.name, n_ctx=decoder.n_ctx,
+        n_threads=options.threads or usable_cores(), n_parallel=decoder.n_seq, is_split=is_split,
+        cache_type=options.cache_type, kv_bytes=log.buffers().kv,
+        n_offloaded=sum(use.layers + use.has_output for use in uses[1:]), n_layers=n_layers,
+        devices=tuple(map(str, decoder.model.devices)), place=place, uses=uses,
+        workers=tuple(d.description for d in decoder.model.devices if d.is_remote),
         description=f"{options.family or model_family(header)}, {header.n_weights / 1e6:,.1f} million weights, "
         f"{header.main_type()}, {header.bits_per_weight:.1f} bits per weight",
     )  # fmt: skip

@@ -28,8 +28,10 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
+from turbopilot.llama.device_memory import ContextNeed
 from turbopilot.llama.footprint import memory_budget
 from turbopilot.llama.geometry import header_geometry
+from turbopilot.llama.placement_wish import Machine
 
 log = logging.getLogger("turbopilot.models")
 
@@ -45,7 +47,9 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         InvalidInput: a file cannot be served, two models have the same name, or one does not fit --model-memory.
     """
     from serve.llama.facts import prefix_bytes
+    from turbopilot.llama.fitting import find_devices, machine
 
+    free = machine(find_devices(options.model.devices.wish))
     given = options.pool.memory
     memory = memory_budget() if given is None else given
     compute_lock = ComputeLock() if options.more else None
@@ -54,7 +58,7 @@ def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPoo
         is_default = not models
         mine = options if is_default else options.of(named)
         find_cache = partial(prefix_bytes, budget=memory, n_models=1 + len(options.more))
-        m = _pooled_model(mine, notify if is_default else log.info, compute_lock, find_cache)
+        m = _pooled_model(mine, notify if is_default else log.info, compute_lock, find_cache, free)
         if any(m.name == other.name for other in models):
             raise InvalidInput(
                 f"two models have the name {m.name}",
@@ -79,21 +83,26 @@ def _pooled_model(
     notify: Callable[[str], None],
     compute_lock: ComputeLock | None,
     find_cache: Callable[[int], int],
+    free: Machine,
 ) -> PooledModel:
-    """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes."""
-    from serve.llama.facts import memory_bytes
+    """Return a model that is not loaded; `find_cache` returns the default size of its prefix cache from its bytes.
+
+    Its size is what it takes of main memory, `free` being what is free there and on devices.
+    """
+    from serve.llama.facts import plan
 
     header = read_gguf(options.model_file)
     check_model(header)
-    info, adapters = _model_info(header, options), AdapterScales(options.adapters)
-    n_bytes = memory_bytes(header, options.model)
+    placement, adapters = plan(header, options.model, free), AdapterScales(options.adapters)
+    info = _model_info(header, options, placement.need)
+    n_bytes = placement.cpu.total
     caches = options.caches
     if caches.prefix_bytes is None:
         caches = replace(caches, prefix_bytes=find_cache(n_bytes))
         options = replace(options, caches=caches)
     n_bytes += caches.prefix_bytes or 0
     if draft := options.caches.draft_file:
-        n_bytes += memory_bytes(read_gguf(draft), replace(options.model, ctx=None))
+        n_bytes += plan(read_gguf(draft), replace(options.model, ctx=None), free).cpu.total
     for adapter in map(read_gguf, adapters.paths):
         check_adapter(adapter, header)
         n_bytes += adapter.tensor_bytes
@@ -102,17 +111,16 @@ def _pooled_model(
     return PooledModel(info, n_bytes, load, adapters=adapters)
 
 
-def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
+def _model_info(header: GgufHeader, options: ServerOptions, need: ContextNeed) -> ModelInfo:
     from serve.llama import facts
 
     tokens = header.metadata["tokenizer.ggml.tokens"]
     # A digest of the weights would take minutes.
     version = [str(header.path.resolve()), header.file_size]
     version += [file.stat().st_mtime_ns for file in header.files]
-    n_ctx, layout = facts.choose_cells(header, options.model)
     return ModelInfo(
         options.model_name or facts.model_name(header),
-        n_ctx,
+        need.n_ctx,
         len(tokens) if isinstance(tokens, list) else 0,
         int(time.time()),
         n_bytes=header.file_size,
@@ -120,7 +128,7 @@ def _model_info(header: GgufHeader, options: ServerOptions) -> ModelInfo:
         digest=sha256(repr(version).encode()).hexdigest(),
         architecture=header.architecture,
         main_type=header.main_type(),
-        n_slots=layout.n_seq,
+        n_slots=need.layout.n_seq,
         n_ctx_train=facts.trained_context(header),
         n_embd=header_geometry(header).width,
         tensor_bytes=header.tensor_bytes,
@@ -198,6 +206,11 @@ def load_model(
             free=loaded.pop_all().close,
         )
         service.adapters = adapters
+        service.devices = report.uses
+        if report.workers:
+            from turbopilot.llama.worker_loss import watch_workers
+
+            service.unwatch = watch_workers(report.workers, service.runner.abandon)
         return service
 
 

@@ -21,6 +21,7 @@ from serve.runner import EngineRunner, Generation
 from serve.sampling.healing import PieceIndex, heal
 from serve.settings import Limits, TextOptions
 from turbopilot.base.errors import InvalidRequest
+from turbopilot.llama.device_use import DeviceUse
 
 if TYPE_CHECKING:
     from serve.sampling.json_schema import SchemaVocabulary
@@ -64,6 +65,8 @@ class CompletionService:
         if source := tokenizer.chat_template:
             self._template = ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos)
         self.model = model
+        self.devices: tuple[DeviceUse, ...] = ()  # what is in main memory and on each device
+        self.unwatch: Callable[[], None] = lambda: None  # see `watch_workers`; called by `close`
         self.metrics = runner.metrics
 
     @property
@@ -82,6 +85,7 @@ class CompletionService:
             refused=runner.n_refused,
             restarts=runner.n_restarts,
             reason=runner.failure.message if runner.failure else stalled,
+            devices=self.devices,
         )
 
     @cached_property
@@ -99,7 +103,9 @@ class CompletionService:
         self.runner.close()
         if self._template:
             self._template.close()
-        self._free()
+        self.unwatch()
+        if not self.runner.is_lost:  # llama.cpp would wait for the worker forever
+            self._free()
 
     def start(self, completion: Completion, *, whole: bool = False) -> Generation:
         """Queue the requests of a completion: `best_of` texts for each prompt.

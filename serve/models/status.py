@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from serve.adapters import AdapterState
+from turbopilot.llama.device_use import DeviceUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class ModelStatus:
         restarts: number of times that the engine failed and was restarted.
         reason: reason of "failed" and "stalled", else "".
         adapters: the model's LoRA adapters.
+        devices: what is in main memory and on each device; empty while the model is not loaded.
     """
 
     name: str
@@ -79,3 +81,4 @@ class ModelStatus:
     restarts: int = 0
     reason: str = ""
     adapters: tuple[AdapterState, ...] = ()
+    devices: tuple[DeviceUse, ...] = ()

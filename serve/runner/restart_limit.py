@@ -1,9 +1,11 @@
-"""Limit on how often a failed engine is restarted."""
+"""Failure of an engine, and the limit on how often it is restarted."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+
+from turbopilot.base.errors import DecoderFailed
 
 # The engine is not restarted if it fails more than MAX_RESTARTS times within RESTART_WINDOW seconds.
 MAX_RESTARTS, RESTART_WINDOW = 3, 60.0
@@ -27,3 +29,11 @@ class RestartLimit:
             return False
         self._times.append(now)
         return True
+
+
+def engine_failure(e: BaseException | None) -> DecoderFailed:
+    """Return the error of requests that ended because their engine failed."""
+    return DecoderFailed(
+        f"the engine failed: {e or type(e).__name__}",
+        hint="if it happens again, restart the server",
+    )

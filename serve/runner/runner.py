@@ -18,10 +18,10 @@ from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, Usage
 from serve.runner.compute_lock import ComputeLock
 from serve.runner.generation import Generation
-from serve.runner.restart_limit import RestartLimit
+from serve.runner.restart_limit import RestartLimit, engine_failure
 from serve.runner.step_watch import StepWatch
 from serve.runner.throughput import LONGEST, Throughput
-from turbopilot.base.errors import DecoderFailed, ModelChanged, Overloaded, TurboPilotError
+from turbopilot.base.errors import ModelChanged, Overloaded, TurboPilotError
 from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
@@ -61,6 +61,7 @@ class EngineRunner:
         self._refuse: TurboPilotError | None = None
         self._throughput = Throughput()
         # Written under the lock; each may be read without it.
+        self.is_lost = False  # whether the thread waits for a lost worker, and never ends
         self.is_cut = False  # whether a shutdown cancelled the open requests
         self.n_open = 0  # queued and running requests
         self.n_refused = 0  # generations refused because the queue was full
@@ -141,8 +142,15 @@ class EngineRunner:
     def close(self) -> None:
         """Stop the thread and wait until it has ended."""
         self.request_stop()
-        if self._thread.ident is not None:
+        if self._thread.ident is not None and not self.is_lost:
             self._thread.join()
+
+    def abandon(self, error: TurboPilotError) -> None:
+        """End all requests with an error, in place of the engine's thread, which waits for a lost worker forever."""
+        log.critical("%s; completions are no longer possible", error)
+        self.is_lost = True
+        self.watch.abandon(self._thread.ident)
+        self._shut_down(error)
 
     def _run(self) -> None:
         failure: TurboPilotError | None = None
@@ -159,7 +167,7 @@ class EngineRunner:
             log.critical(
                 "the engine's thread ended; completions are no longer possible", exc_info=e
             )
-            failure = _broken(e)
+            failure = engine_failure(e)
         finally:
             self._shut_down(failure)
             self._warm.set()
@@ -181,7 +189,7 @@ class EngineRunner:
 
     def _recover(self) -> TurboPilotError | None:
         """End all requests and restart with an empty context; return the error if the engine cannot continue."""
-        error, self._broke = _broken(self._broke), None
+        error, self._broke = engine_failure(self._broke), None
         if not self._restarts.allows():
             log.critical("the engine failed too often; completions are no longer possible")
             return error
@@ -290,10 +298,3 @@ class EngineRunner:
                 self._engine.close()
             except Exception:
                 log.exception("could not save the prefix cache while shutting down")
-
-
-def _broken(e: BaseException | None) -> DecoderFailed:
-    return DecoderFailed(
-        f"the engine failed: {e or type(e).__name__}",
-        hint="if it happens again, restart the server",
-    )

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from turbopilot.llama import library
-from turbopilot.llama.library import backend_names, ggml, llama_cpp, start_backend
+from turbopilot.llama.devices import backends
+from turbopilot.llama.library import ggml, llama_cpp, start_backend
 
 
 def mapped_file(address: int) -> str:
@@ -36,7 +37,7 @@ def test_ggml_is_the_one_that_libllama_uses() -> None:
 
 def test_loaded_backends_have_names() -> None:
     start_backend()
-    assert "CPU" in backend_names()
+    assert "CPU" in backends()
 
 
 @pytest.mark.parametrize(("n_loaded", "expected"), [(0, 1), (1, 0)])

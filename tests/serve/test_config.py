@@ -96,7 +96,7 @@ def test_variables_of_the_original_image_are_read(serve: Serve, demo_gguf: Path)
     )  # fmt: skip
     assert options.model_file == demo_gguf
     assert options.model.threads == 5
-    assert options.model.n_gpu_layers == 7
+    assert options.model.devices.n_gpu_layers == 7
     assert options.model.n_batch == 64
 
 
@@ -105,7 +105,18 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "port": ("1234", "1234", lambda o: o.port, 1234),
     "host": ('"::1"', "::1", lambda o: o.host, "::1"),
     "threads": ("3", "3", lambda o: o.model.threads, 3),
-    "n-gpu-layers": ("3", "3", lambda o: o.model.n_gpu_layers, 3),
+    "n-gpu-layers": ("3", "3", lambda o: o.model.devices.n_gpu_layers, 3),
+    "gpu-margin": ('"1GiB"', "1GiB", lambda o: o.model.devices.wish.margin, 2**30),
+    "gpu-memory": ('"8GB,6GB"', "8GB,6GB", lambda o: o.model.devices.memory, (8 * 10**9, 6 * 10**9)),
+    "device": ('["CUDA0", "CUDA1"]', "CUDA0,CUDA1", lambda o: o.model.devices.names, ("CUDA0", "CUDA1")),
+    "main-gpu": ("1", "1", lambda o: o.model.devices.main_gpu, 1),
+    "split-mode": ('"row"', "row", lambda o: o.model.devices.split_mode, "row"),
+    "tensor-split": ('"3, 1.5"', "3,1.5", lambda o: o.model.devices.tensor_split, (3.0, 1.5)),
+    "override-tensor": ('"exps=CPU"', "exps=CPU", lambda o: o.model.devices.tensor_overrides, (("exps", "CPU"),)),
+    "no-mmap": ("true", "1", lambda o: o.model.devices.maps, False),
+    "mlock": ("true", "1", lambda o: o.model.devices.locks, True),
+    "numa": ('"isolate"', "isolate", lambda o: o.model.devices.numa, "isolate"),
+    "rpc": ('"a:1,b:2"', "a:1,b:2", lambda o: o.model.devices.workers, ("a:1", "b:2")),
     "no-heal": ("true", "1", lambda o: o.text.heals, False),
     "no-end-loops": ("true", "1", lambda o: o.text.ends_loops, False),
     "fim-order": ('"spm"', "spm", lambda o: o.model.fim_layout, "spm"),
@@ -184,9 +195,9 @@ def test_every_settings_group_has_flags() -> None:
 
 def test_auto_options_accept_auto_and_numbers(serve: Serve) -> None:
     options = serve(config='n-gpu-layers = "auto"\nparallel = "auto"\nprefix-cache = 0')
-    assert options.model.n_gpu_layers is options.model.n_seq is None
+    assert options.model.devices.n_gpu_layers is options.model.n_seq is None
     assert options.caches.prefix_bytes == 0
-    assert serve(config="ngl = 3").model.n_gpu_layers == 3
+    assert serve(config="ngl = 3").model.devices.n_gpu_layers == 3
 
 
 def test_command_line_reverts_a_switch_from_the_file(serve: Serve) -> None:

@@ -29,7 +29,8 @@ GB = 10**9
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The machine's free memory in bytes, as a list of one item that tests can change."""
     size = [64 * GB]
-    monkeypatch.setattr("turbopilot.llama.footprint.free_bytes", lambda: size[0])
+    for module in ("turbopilot.llama.footprint", "turbopilot.llama.fitting", "serve.llama.facts"):
+        monkeypatch.setattr(f"{module}.free_bytes", lambda: size[0])
     return size
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serve.decoder import BatchItem
+from serve.device_options import DeviceOptions
 from serve.engine import Engine
 from serve.http import server
 from serve.llama import load
@@ -112,7 +113,9 @@ def test_engine_generates_the_same_text_with_and_without_a_cache(decoder: LlamaD
 
 
 def test_load_report_shows_the_actual_setup(demo_gguf: Path) -> None:
-    decoder, report = load(demo_gguf, ModelOptions(threads=1, n_gpu_layers=3))
+    decoder, report = load(
+        demo_gguf, ModelOptions(threads=1, devices=DeviceOptions(n_gpu_layers=3))
+    )
     decoder.close()
     assert report.n_threads == 1
     if not report.devices:

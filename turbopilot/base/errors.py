@@ -105,6 +105,10 @@ class ServeError(TurboPilotError):
     exit_code = 8
 
 
+class MemoryShort(ServeError):
+    """A device, or main memory, has no room for a model or its context."""
+
+
 class ContextLengthExceeded(ServeError):
     """The prompt does not fit in the model's context."""
 
@@ -175,6 +179,10 @@ class UnusableLogits(DecoderFailed):
 
 class ModelChanged(ServeError):
     """A model file was truncated or overwritten while the server uses it."""
+
+
+class DeviceLost(ServeError):
+    """A worker that has a part of the model is gone."""
 
 
 class DeadlineExceeded(ServeError):

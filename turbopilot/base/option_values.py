@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import TypeVar
+from collections.abc import Collection, Iterable
+from typing import Final, TypeVar
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.base.sizes import parse_size
 
 Choice = TypeVar("Choice", bound=str)
+ALL_LAYERS: Final = 999
+"""Number of layers that means all of them; llama.cpp limits it."""
 
 
 def parse_size_or_zero(option: str, text: str) -> int:
@@ -29,6 +31,16 @@ def number_or_auto(
         )
     check_limits(option, number := int(text), least, most)
     return number
+
+
+def parse_words(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of texts that may be lists with commas."""
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
+def layers_or_all(option: str, text: str) -> int | None:
+    """Return a number of layers, ALL_LAYERS for "all", or None for "auto"."""
+    return ALL_LAYERS if text.lower() == "all" else number_or_auto(option, text, least=0)
 
 
 def check_limits(option: str, number: float, least: float | None, most: float | None) -> None:

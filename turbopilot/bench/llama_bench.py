@@ -21,10 +21,12 @@ from turbopilot.bench.windows import Reference, Windows, cut, row_blocks, rows_a
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.context import ContextParameters, LlamaContext
-from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.device_memory import ContextNeed
+from turbopilot.llama.fitting import find_devices, fitted
 from turbopilot.llama.flash_attention import AUTO, flash_attention
+from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION, llama_cpp
-from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.model import LlamaModel
 
 Job = Mapping[str, Any]
 
@@ -42,7 +44,11 @@ def _run(job: Job) -> None:
     path, setup = Path(job["path"]), Setup(**job["setup"])
     header = read_gguf(path)
     no_alloc = job["task"] == "planned"
-    model = LlamaModel(header, ModelParameters(setup.n_gpu_layers, no_alloc=no_alloc))
+    need = ContextNeed(
+        job["n_ctx"], KvLayout(), setup.cache_type, min(setup.n_batch, job["n_ctx"]), setup.n_outputs or setup.n_batch,
+        has_scores=setup.flash_attention is False,
+    )  # fmt: skip
+    model = LlamaModel(header, fitted(header, need, setup.wish, no_alloc=no_alloc))
     parameters = context_parameters(header, setup, job["n_ctx"], uses_gpu=model.uses_gpu)
     context = LlamaContext(model, parameters)
     loaded = {
@@ -115,7 +121,7 @@ def measure(context: LlamaContext, job: Job) -> None:
             advance(n_gen, "decode")
     send({"rates": rates})
     if job["memory"]:
-        memory = _memory(context)
+        memory = _memory(context, job)
         if drop_mapped({t.path for t in context.model.header.tensors}):
             # The original pages of repacked weights are not read again.
             context.clear()
@@ -126,13 +132,14 @@ def measure(context: LlamaContext, job: Job) -> None:
 
 def planned(context: LlamaContext, job: Job) -> None:
     """Send {"memory"} of a model loaded without weights."""
-    send({"memory": _memory(context)})
+    send({"memory": _memory(context, job)})
 
 
-def _memory(context: LlamaContext) -> dict[str, Any]:
+def _memory(context: LlamaContext, job: Job) -> dict[str, Any]:
     """Return the fields of `Memory` that this process can measure."""
     free = {str(d): d.free for d in context.model.devices}
-    taken = {str(d): max(0, free.get(str(d), d.free) - d.free) for d in gpu_devices()}
+    now_free = find_devices(Setup(**job["setup"]).wish) if free else ()
+    taken = {str(d): max(0, free.get(str(d), d.free) - d.free) for d in now_free}
     now = resident()
     return {**asdict(now), "needed": now.now, "devices": taken}
 

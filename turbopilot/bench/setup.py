@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.formats.ggml_types import CACHE_TYPES
+from turbopilot.llama.placement_wish import PlacementWish
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class Setup:
     Attributes:
         n_ctx: tokens of context, limited to the context that the model was trained with.
         n_threads: None is one thread per processor core.
-        n_gpu_layers: None puts all layers on a GPU if there is one.
+        n_gpu_layers: layers on devices; None means as many as fit.
+        workers: HOST:PORT of workers whose devices are used too.
         n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
         flash_attention: None uses it if it is faster or memory is short.
     """
@@ -27,14 +29,21 @@ class Setup:
     cache_type: str = "F16"
     n_outputs: int = 20
     flash_attention: bool | None = None
+    workers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "workers", tuple(self.workers))  # a list if it comes from JSON
         _check_least(self, n_ctx=1, n_batch=1, n_outputs=0, n_threads=1)
         if self.cache_type not in CACHE_TYPES:
             raise InvalidInput(
                 f"{self.cache_type}: not a KV cache type",
                 hint=did_you_mean(self.cache_type, CACHE_TYPES),
             )
+
+    @property
+    def wish(self) -> PlacementWish:
+        """The wanted placement of the model."""
+        return PlacementWish(self.n_gpu_layers, workers=self.workers)
 
 
 @dataclass(frozen=True, slots=True)

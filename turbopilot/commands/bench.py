@@ -11,7 +11,7 @@ import typer
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import cpu_name
-from turbopilot.commands.verb import AsJson, NGpuLayers, takes
+from turbopilot.commands.verb import AsJson, NGpuLayers, Rpc, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class BenchArguments:
         "processor core.",
     )] = None
     n_gpu_layers: NGpuLayers = "auto"
+    rpc: Rpc = None
     ctx: Annotated[int | None, typer.Option(
         "-c", "--ctx", min=1,
         help="Context in tokens. Default: 2048, less if the model has less, or more if -p and -n need it.",
@@ -78,7 +79,7 @@ def bench(given: BenchArguments) -> None:
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
-    from turbopilot.base.option_values import number_or_auto
+    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
@@ -93,8 +94,9 @@ def bench(given: BenchArguments) -> None:
         )
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
+        workers=parse_words(given.rpc or ()),
     )
     setups = _by_threads(setup, given.threads or [])
     paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
@@ -123,10 +125,11 @@ def bench(given: BenchArguments) -> None:
 
 def _tune(given: BenchArguments) -> None:
     """Measure both kinds of attention, store the results for serve, and show them."""
+    from serve.device_options import DeviceOptions
     from serve.llama.loading import tuned
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.option_values import number_or_auto
+    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Setup
     from turbopilot.render.table import TableColumns
 
@@ -137,7 +140,9 @@ def _tune(given: BenchArguments) -> None:
     options = ModelOptions(
         ctx=given.ctx,
         threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        devices=DeviceOptions(
+            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
+        ),
         cache_type=given.cache_type.lower(),
     )
     found = {}

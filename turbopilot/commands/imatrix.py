@@ -11,7 +11,7 @@ import typer
 
 from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.option_values import number_or_auto
+from turbopilot.base.option_values import layers_or_all
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
 from turbopilot.render import console
 
@@ -120,7 +120,7 @@ def _gather(given: ImatrixArguments, model: str) -> None:
         chunks=given.chunks or None,
         chunk_size=given.ctx,
         threads=given.threads,
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         process_output=given.process_output,
         others=tuple(map(read_imatrix, given.in_file or ())),
     )

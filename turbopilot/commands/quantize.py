@@ -11,7 +11,7 @@ import typer
 from turbopilot.app.cached_artifacts import beside, matrix_file
 from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.option_values import number_or_auto
+from turbopilot.base.option_values import layers_or_all
 from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
 from turbopilot.render import console
 
@@ -132,7 +132,7 @@ def _quantize(given: QuantizeArguments, source: str, type_name: str) -> None:
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.render.quantize import show_plan, show_result
 
-    recipe, layers = find_recipe(type_name), number_or_auto("--ngl", given.n_gpu_layers, least=0)
+    recipe, layers = find_recipe(type_name), layers_or_all("--ngl", given.n_gpu_layers)
     options = QuantizeOptions(
         overrides=tuple(map(parse_override, given.tensor_types or ())),
         output_type=find_tensor_type(given.output_type, "--output-type"),
@@ -181,7 +181,7 @@ def _fit(given: QuantizeArguments, source: str) -> None:
         n_ctx=given.ctx,
         n_batch=given.batch_size,
         n_threads=given.threads or None,
-        n_gpu_layers=number_or_auto("--ngl", given.n_gpu_layers, least=0),
+        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
         flash_attention=True,  # takes less memory
     )

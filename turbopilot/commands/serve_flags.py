@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import typer
 
 from serve.adapters import AdapterOptions
+from serve.device_options import DeviceOptions
 from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
@@ -30,6 +31,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Models": (ModelChoice, AdapterOptions, PoolOptions),
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
+    "Devices": (DeviceOptions,),
     "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),

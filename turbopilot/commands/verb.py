@@ -19,7 +19,15 @@ NGpuLayers = Annotated[
     typer.Option(
         "--ngl",
         "--n-gpu-layers",
-        help="Number of layers to run on the GPU; auto means all of them if there is a GPU.",
+        help="Layers to put on GPUs: a number, all, or auto for as many as fit.",
+    ),
+]
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Workers whose devices are used too (see turbopilot worker). Can be repeated.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]

@@ -14,6 +14,7 @@ from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
     DecoderFailed,
+    MemoryShort,
     NoKvSlot,
     ServeError,
     TurboPilotError,
@@ -78,7 +79,8 @@ class LlamaContext:
     most `n_batch` tokens and returns at most `n_outputs` rows of logits.
 
     Raises:
-        ServeError: llama.cpp cannot create the context, for example for lack of memory.
+        MemoryShort: there is no room for it.
+        ServeError: llama.cpp cannot create the context.
     """
 
     def __init__(self, model: LlamaModel, parameters: ContextParameters) -> None:
@@ -107,14 +109,16 @@ class LlamaContext:
         params.offload_kqv = params.op_offload = p.offload
         if p.on_node:
             params.cb_eval = self._callback
+        log.is_out_of_memory = False
         self._context = llama_cpp.llama_init_from_model(self.model.pointer, params)
         if not self._context:
             what = f"{self.model.header.path}: cannot create a context of {p.n_ctx_seq:,} tokens"
-            hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer --n-gpu-layers"
+            hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer layers with --ngl"
             if p.flash_attention == ON:
                 what += f" with flash attention and a {p.cache_type} cache"
                 hint = "not every model and device supports this: try --cache-type f16 --flash-attn off"
-            raise ServeError(f"{what}: {log.reason()}", hint=hint)
+            kind = MemoryShort if log.is_out_of_memory else ServeError
+            raise kind(f"{what}: {log.reason()}", hint=hint)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     def _on_node(self, address: int, ask: bool, _data: Any) -> bool:

@@ -23,9 +23,6 @@ MEMORY_SHARE: Final = 0.75
 """Share of the machine's memory that models may take by default."""
 # Python, the server, llama.cpp's library and a vocabulary, measured with `scripts/bench_headline.py`.
 PROCESS: Final = 110_000_000
-# Vectors of the model's width in memory at once per token of a batch, fitted to llama.cpp's compute buffers. A test
-# compares them.
-_WIDE: Final = 6
 # Split sequences may take 1/4 of the memory that is free after the weights.
 SPLIT_SHARE: Final = 4
 # A default context is halved down to this size, in tokens, before sequences share a pool: editors send fewer.
@@ -81,9 +78,24 @@ def footprint(
     n_batch: int = UBATCH,
 ) -> Footprint:
     """Predict the memory of a served model from the bytes of its weights and the context of each sequence."""
-    ffn = geometry.active_ffn * (2 if geometry.gated else 1)
-    compute = min(n_batch, UBATCH) * (4 * (ffn + _WIDE * geometry.width) + 2 * n_ctx)
+    batch = min(n_batch, UBATCH)
+    compute = batch * 4 * (activations(geometry) + geometry.width) + mask_bytes(n_ctx, batch)
     return Footprint(weights, geometry.kv_bytes(layout.n_cells(n_ctx), cache_type), compute)
+
+
+def activations(geometry: Geometry) -> int:
+    """Return the numbers that are in memory at once for a token in a layer, with flash attention.
+
+    Fitted to llama.cpp's compute buffers, which tests compare: for gated networks, it is exact if the network is
+    wider than attention. A float32 each.
+    """
+    ffn, width = geometry.active_ffn, geometry.width
+    return max(3 * ffn + 3 * width, 2 * ffn + 5 * width) if geometry.gated else ffn + 5 * width
+
+
+def mask_bytes(n_ctx: int, n_batch: int) -> int:
+    """Return the bytes of the attention mask of a batch: a float16 for each token and earlier token."""
+    return 2 * n_ctx * n_batch
 
 
 def default_context(trained: int) -> int:
@@ -114,6 +126,7 @@ def choose_layout(
     contexts: Sequence[int],
     wanted: int | None,
     cache_type: str,
+    free: int | None = None,
 ) -> tuple[int, KvLayout]:
     """Return the context of each sequence, and a split layout if memory allows, otherwise a shared pool.
 
@@ -123,10 +136,11 @@ def choose_layout(
         contexts: acceptable contexts in tokens, the best first; the first is also that of a pool.
         wanted: number of sequences; None is the default.
         cache_type: KV cache type.
+        free: bytes that are free for the model; None means the free main memory.
     """
     n_seq = wanted or DEFAULT_PARALLEL
     if n_seq > 1 and geometry.kv_bytes(1, cache_type):
-        room = (free_bytes() - weights) // SPLIT_SHARE
+        room = ((free_bytes() if free is None else free) - weights) // SPLIT_SHARE
         for n_ctx in contexts:
             if geometry.kv_bytes(n_seq * n_ctx, cache_type) <= room:
                 return n_ctx, KvLayout(n_seq, is_split=True)

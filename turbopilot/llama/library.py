@@ -29,8 +29,10 @@ except (ImportError, RuntimeError, OSError) as e:
     ) from e
 
 __all__ = [
-    "VERSION", "Signature", "backend_names", "declare", "ggml", "llama_cpp", "log", "start_backend",
+    "VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "set_numa", "start_backend",
 ]  # fmt: skip
+# enum ggml_numa_strategy in ggml-cpu.h
+_NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}
 
 VERSION: Final = str(llama_cpp.__version__)
 Signature: TypeAlias = "tuple[list[Any], Any]"
@@ -78,12 +80,11 @@ def start_backend() -> None:
     llama_cpp.llama_backend_init()
 
 
-def backend_names() -> tuple[str, ...]:
-    """Return the names of the loaded backends, such as CPU, CUDA and RPC."""
-    declare(ggml, {"ggml_backend_reg_get": ([ctypes.c_size_t], ctypes.c_void_p)})
-    declare(ggml, {"ggml_backend_reg_name": ([ctypes.c_void_p], ctypes.c_char_p)})
-    found = (ggml.ggml_backend_reg_get(i) for i in range(ggml.ggml_backend_reg_count()))
-    return tuple(ggml.ggml_backend_reg_name(backend).decode() for backend in found)
+def set_numa(strategy: str) -> None:
+    """Set how threads use several memory nodes: off, distribute, isolate or numactl. Only the first call counts."""
+    if strategy != "off":
+        start_backend()
+        llama_cpp.llama_numa_init(_NUMA[strategy])
 
 
 def declare(library: Any, functions: Mapping[str, Signature]) -> None:

@@ -22,6 +22,13 @@ _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =
 # "llama_kv_cache: size = 23.91 MiB (  2048 cells, …), K (q8_0): …" is logged once for each cache, even if nothing is
 # allocated. Models with sliding windows in some layers have two caches.
 _CACHE: Final = re.compile(r"size =\s*([\d.]+) MiB \(.*\bK \(\w+\):")
+# Source: load_tensors, llama-kv-cache.cpp, sched_reserve; ggml-backend.cpp, ggml-alloc.c and the backends.
+_OUT_OF_MEMORY: Final = re.compile(
+    r"unable to allocate|failed to allocate|out of memory|failed to reserve|allocation of .* failed",
+    re.IGNORECASE,
+)
+# Source: load_tensors, at level DEBUG: "load_tensors: layer   3 assigned to device CUDA0, is_swa = 0".
+_ASSIGNED: Final = re.compile(r"layer\s+(\d+) assigned to device ([^\s,]+)")
 _LONGEST: Final = 300  # characters of a line: some quote a file's metadata
 _REPLACED: Final = ("output", "compute")  # logged again when the buffer grows; other kinds add up
 
@@ -36,6 +43,7 @@ class Buffers:
         compute: activations.
         output: logits.
         places: place ("CPU", "CPU_Mapped", "CUDA0") → bytes of all kinds there.
+        kinds: kind → place → bytes; the kinds are "model", "KV", "RS", "output" and "compute".
     """
 
     model: int
@@ -43,13 +51,15 @@ class Buffers:
     compute: int
     output: int
     places: dict[str, int]
+    kinds: dict[str, dict[str, int]]
 
 
 class LlamaLog:
     """Last 400 lines of llama.cpp's log in a process, each with a `logging` level.
 
-    `offloaded` is (layers on the GPU, all layers) of the last loaded model. `forward` receives each piece of text with
-    llama.cpp's level; if it is None, complete lines are written to `logging`.
+    `offloaded` is (layers on the GPU, all layers) of the last loaded model, and `assigned` the device of each layer,
+    the output head being the last one. `forward` receives each piece of text with llama.cpp's level; if it is None,
+    complete lines are written to `logging`.
     """
 
     def __init__(self) -> None:
@@ -63,6 +73,8 @@ class LlamaLog:
         self._partial, self._level = "", logging.INFO
         # Parsed as the lines arrive, because a large model later logs more lines than are kept.
         self.offloaded: tuple[int, int] | None = None
+        self.assigned: dict[int, str] = {}
+        self.is_out_of_memory = False
         self._buffers: dict[tuple[str, str], int] = defaultdict(int)
         self._caches = 0
 
@@ -83,6 +95,10 @@ class LlamaLog:
             logging.getLogger("turbopilot.llama").debug("%s", line)
         if found := _OFFLOADED.search(line):
             self.offloaded = int(found[1]), int(found[2])
+        if found := _ASSIGNED.search(line):
+            self.assigned[int(found[1])] = found[2]
+        if self._level >= logging.ERROR and _OUT_OF_MEMORY.search(line):
+            self.is_out_of_memory = True
         if found := _CACHE.search(line):
             self._caches += round(float(found[1]) * 2**20)
         if found := _BUFFER.search(line):
@@ -94,11 +110,15 @@ class LlamaLog:
         """Return the allocations of one model with one context."""
         kinds: dict[str, int] = defaultdict(int)
         places: dict[str, int] = defaultdict(int)
+        each: dict[str, dict[str, int]] = defaultdict(dict)
         for (kind, place), size in self._buffers.items():
+            each[kind][place] = size
             kinds[kind] += size
             places[place] += size
         kv = max(kinds["KV"], self._caches) + kinds["RS"]
-        return Buffers(kinds["model"], kv, kinds["compute"], kinds["output"], dict(places))
+        return Buffers(
+            kinds["model"], kv, kinds["compute"], kinds["output"], dict(places), dict(each)
+        )
 
     def errors(self, most: int = 3) -> str:
         """Return the last error lines, oldest first; "" if there are none."""

@@ -8,20 +8,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from turbopilot.base.errors import CorruptModel, DecoderFailed, ServeError
+from turbopilot.base.errors import (
+    CorruptModel,
+    DecoderFailed,
+    InvalidInput,
+    MemoryShort,
+    ServeError,
+)
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.adapter import LlamaAdapter
-from turbopilot.llama.devices import gpu_devices
+from turbopilot.llama.devices import Device, buffer_type, cpu_buffer
 from turbopilot.llama.library import llama_cpp, log, start_backend
+from turbopilot.llama.placement import CPU, Placement
 from turbopilot.llama.text_normalizer import text_normalizer
 from turbopilot.llama.trial import try_model
 
-_ALL_LAYERS: Final = 999  # llama.cpp limits this to the number of layers
 _ROPE_NONE: Final = -1  # enum llama_rope_type, LLAMA_ROPE_TYPE_NONE
 _OVERRIDE_STRING: Final = 3  # enum llama_model_kv_override_type, LLAMA_KV_OVERRIDE_TYPE_STR
-_NO_DEVICES: Final = (ctypes.c_void_p * 1)(None)  # an empty list; by default, all GPUs are used
+_SPLIT_MODES: Final = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode in llama.h
+
+
+class _Override(ctypes.Structure):
+    """llama_model_tensor_buft_override in llama.h; an empty one ends a list."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +41,36 @@ class ModelParameters:
     """Parameters for loading a model.
 
     Attributes:
-        n_gpu_layers: None puts all layers on the GPU if there is one.
+        placement: None puts everything on the CPU.
+        devices: the devices of the placement, in its order.
+        tensor_overrides: (pattern, device) pairs for tensors that go elsewhere; the device may be "CPU".
+        locks_memory: keep the weights in main memory (mlock).
         repack: repack the weights of some types for the processor's widest instructions.
         check_tensors: reject NaN and infinity in weights, which the rounding of activations could hide.
         no_alloc: compute sizes without allocating memory.
         overrides: metadata key → text that replaces the value in the file.
     """
 
-    n_gpu_layers: int | None = None
+    placement: Placement | None = None
+    devices: tuple[Device, ...] = ()
+    tensor_overrides: tuple[tuple[str, str], ...] = ()
     vocab_only: bool = False
     use_mmap: bool = True
+    locks_memory: bool = False
     repack: bool = True
     check_tensors: bool = False
     no_alloc: bool = False
     is_trial: bool = False
     overrides: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def used(self) -> list[tuple[Device, int]]:
+        """The devices with a part of the model, and their numbers of layers."""
+        if self.placement is None:
+            return []
+        pinned = {name.lower() for _, name in self.tensor_overrides}
+        placed = zip(self.devices, self.placement.counts, strict=True)
+        return [(d, n) for d, n in placed if n or d.name.lower() in pinned]
 
 
 class LlamaModel:
@@ -51,7 +78,7 @@ class LlamaModel:
 
     Attributes:
         adapters: the loaded LoRA adapters.
-        devices: GPUs, with their free memory before the model was loaded.
+        devices: devices that have a part of the model, with their free memory before it was loaded.
         n_layers: layers, without the output layer.
         bos: token id, or -1 if there is none.
         eos: token id, or -1 if there is none.
@@ -60,6 +87,7 @@ class LlamaModel:
 
     Raises:
         CorruptModel: the file is damaged, or llama.cpp refuses it; the message has llama.cpp's reason.
+        MemoryShort: a device, or main memory, has no room for the weights.
         ServeError: the model does not generate text.
     """
 
@@ -74,14 +102,20 @@ class LlamaModel:
         self._is_trial = parameters.is_trial
         start_backend()
         log.clear()
-        self.devices = () if parameters.is_trial else gpu_devices()
-        n_gpu_layers = parameters.n_gpu_layers
-        if n_gpu_layers is None:
-            n_gpu_layers = _ALL_LAYERS if self.devices else 0
-        self.uses_gpu = bool(self.devices) and n_gpu_layers > 0
-        params = _model_params(parameters, n_gpu_layers)
+        self.devices = tuple(device for device, _ in parameters.used)
+        self.uses_gpu = bool(self.devices)
+        params, _kept = _model_params(parameters)
         self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)
         if not self._pointer:
+            if log.is_out_of_memory:
+                raise MemoryShort(
+                    f"{header.path}: no memory for its weights: {log.reason()}",
+                    hint="give fewer layers with --ngl, or a smaller file",
+                )
+            if "does not support split buffers" in log.reason():
+                raise InvalidInput(
+                    f"--split-mode row: {log.reason()}", hint="use --split-mode layer"
+                )
             raise CorruptModel(
                 f"{header.path}: llama.cpp cannot load it: {log.reason()}",
                 hint="convert or download it again; if it is new, update llama-cpp-python",
@@ -185,17 +219,15 @@ class LlamaModel:
             self._pointer, self.adapters = None, ()
 
 
-def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:
+def _model_params(parameters: ModelParameters) -> tuple[Any, list[Any]]:
+    """Return llama_model_params, and the arrays that they point to, which must live until the model is loaded."""
     params = llama_cpp.llama_model_default_params()
-    params.n_gpu_layers = n_gpu_layers
     params.vocab_only = parameters.vocab_only
     params.check_tensors = parameters.check_tensors
     params.use_extra_bufts = parameters.repack
     params.no_alloc = parameters.no_alloc
-    if parameters.is_trial:
-        params.devices = ctypes.cast(_NO_DEVICES, ctypes.c_void_p)
-    if not parameters.use_mmap or parameters.no_alloc:
-        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
+    params.load_mode = _load_mode(parameters)
+    kept = _place(params, parameters)
     if parameters.overrides:
         # One additional entry: an empty entry ends the list.
         table = (llama_cpp.llama_model_kv_override * (len(parameters.overrides) + 1))()
@@ -203,4 +235,39 @@ def _model_params(parameters: ModelParameters, n_gpu_layers: int) -> Any:
             entry.tag, entry.key = _OVERRIDE_STRING, key.encode()
             entry.value.val_str = value.encode()
         params.kv_overrides = table
-    return params
+    return params, kept
+
+
+def _load_mode(parameters: ModelParameters) -> int:
+    if parameters.no_alloc:
+        return int(llama_cpp.LLAMA_LOAD_MODE_NONE)
+    if parameters.locks_memory:
+        mapped, read = llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK, llama_cpp.LLAMA_LOAD_MODE_MLOCK
+    else:
+        mapped, read = llama_cpp.LLAMA_LOAD_MODE_AUTO, llama_cpp.LLAMA_LOAD_MODE_NONE
+    return int(mapped if parameters.use_mmap else read)
+
+
+def _place(params: Any, parameters: ModelParameters) -> list[Any]:
+    """Set the fields for devices. The list of devices is always given: without one, llama.cpp uses all GPUs."""
+    used = parameters.used
+    devices = (ctypes.c_void_p * (len(used) + 1))(*(device.pointer for device, _ in used))
+    params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    params.n_gpu_layers = params.main_gpu = 0
+    kept: list[Any] = [devices]
+    if parameters.placement is not None and used:
+        params.n_gpu_layers = parameters.placement.n_gpu_layers
+        params.split_mode = _SPLIT_MODES[parameters.placement.split_mode]
+        split = (ctypes.c_float * llama_cpp.llama_max_devices())(*(float(n) for _, n in used))
+        params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
+        kept.append(split)
+    if parameters.tensor_overrides:
+        buffers = {d.name.lower(): buffer_type(d.pointer) for d, _ in used} | {
+            CPU.lower(): cpu_buffer()
+        }
+        table = (_Override * (len(parameters.tensor_overrides) + 1))()
+        for entry, (pattern, device) in zip(table, parameters.tensor_overrides, strict=False):
+            entry.pattern, entry.buffer_type = pattern.encode(), buffers[device.lower()]
+        params.tensor_buft_overrides = ctypes.cast(table, ctypes.c_void_p)
+        kept.append(table)
+    return kept

@@ -41,7 +41,7 @@ def compute_token(header: GgufHeader, adapters: Sequence[GgufHeader]) -> None:
 
     The weights are not repacked, so that each page of the file is read once.
     """
-    model = LlamaModel(header, ModelParameters(n_gpu_layers=0, repack=False, is_trial=True))
+    model = LlamaModel(header, ModelParameters(repack=False, is_trial=True))
     model.load_adapters(adapters)
     ids = model.tokenize(_TEXT, parse_special=True)
     first = model.first_token

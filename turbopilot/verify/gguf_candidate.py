@@ -1,4 +1,4 @@
-"""GGUF file run by llama.cpp on the CPU.
+"""GGUF file run by llama.cpp, on the CPU unless devices are wanted.
 
 To measure only the error of the weights, the KV cache is F32 and flash attention, which accumulates in F16, is off.
 """
@@ -14,11 +14,16 @@ import numpy as np
 
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.context import ContextParameters, LlamaContext
+from turbopilot.llama.device_memory import ContextNeed
+from turbopilot.llama.fitting import fitted
 from turbopilot.llama.flash_attention import OFF
+from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION
 from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.placement_wish import PlacementWish
 from turbopilot.verify.source import Logits, Window
 
+_LONGEST: Final = 4096  # tokens of a context for which devices need memory
 _BATCH: Final = 256  # tokens decoded at once: bounds llama.cpp's own logits buffer to 256·V floats
 
 
@@ -29,15 +34,28 @@ class GgufCandidate:
         path: the GGUF file.
         n_threads: threads of llama.cpp; by default half of the cores.
 
+        wish: which layers go to devices; none by default.
+
     Raises:
         InvalidInput: the file does not exist.
         CorruptModel: the file is not a GGUF, has no tokenizer, or llama.cpp cannot load it (with its reason).
     """
 
-    def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_threads: int | None = None,
+        wish: PlacementWish = PlacementWish(0),  # noqa: B008 — frozen
+    ) -> None:
         self.header, self.name = read_gguf(path), str(path)
         # NaN in quantized weights can disappear when activations are rounded, so check the tensors themselves.
-        self._model = LlamaModel(self.header, ModelParameters(n_gpu_layers=0, check_tensors=True))
+        self._offloads = wish.n_gpu_layers != 0
+        need = ContextNeed(_LONGEST, KvLayout(), "f32", _BATCH, _BATCH, has_scores=True)
+        parameters = ModelParameters(check_tensors=True)
+        if self._offloads:
+            parameters = fitted(self.header, need, wish, check_tensors=True)
+        self._model = LlamaModel(self.header, parameters)
         self._context: LlamaContext | None = None
         self._n_threads = n_threads or _default_threads()
         self.n_vocab, self.n_ctx = self._model.n_vocab, self._model.n_ctx_train
@@ -80,9 +98,9 @@ class GgufCandidate:
             if self._context is not None:
                 self._context.close()
                 self._context = None
-            # Run on the CPU even if there is a GPU.
+            # By default, run on the CPU even if there is a GPU.
             parameters = ContextParameters(
-                n_ctx, _BATCH, n_threads=self._n_threads, cache_type="f32", flash_attention=OFF, offload=False
+                n_ctx, _BATCH, n_threads=self._n_threads, cache_type="f32", flash_attention=OFF, offload=self._offloads
             )  # fmt: skip
             self._context = LlamaContext(self._model, parameters)
         self._context.clear()

@@ -21,6 +21,7 @@ from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.formats.gguf.split import files_of
+from turbopilot.llama.placement_wish import PlacementWish
 from turbopilot.verify import hyperparameters
 from turbopilot.verify.comparison import (
     compare_logits,
@@ -68,6 +69,7 @@ class VerifyOptions:
     full: bool = False  # compare the whole context, every position of it
     device: TorchDevice = _CPU  # runs the reference
     cache: Path | None = None  # folder for the reference's results; None to keep nothing
+    placement: PlacementWish = PlacementWish(0)  # noqa: RUF009 — frozen; where the candidates' layers go
     tensors: bool = False  # compare every tensor too; by default only if something failed
 
 
@@ -116,7 +118,7 @@ def verify(
     for path in candidates:
         # Tensors are read again to find causes: a file that is replaced meanwhile would get false ones.
         watch = SourceWatch(files_of(path))
-        with GgufCandidate(path) as gguf:
+        with GgufCandidate(path, wish=options.placement) as gguf:
             versions = {**gguf.versions, **reference.versions, "numpy": np.__version__}
             report = compare(reference, gguf, gguf.header, options, progress)
             report = replace(report, versions=versions)

@@ -15,8 +15,8 @@ def main() -> None:
 
 def _describe(_job: dict[str, Any]) -> None:
     # Imported here, so that a library that cannot be loaded is reported as an error.
-    from turbopilot.llama.devices import gpu_devices
-    from turbopilot.llama.library import VERSION, backend_names, llama_cpp, start_backend
+    from turbopilot.llama.devices import backends, gpu_devices
+    from turbopilot.llama.library import VERSION, llama_cpp, start_backend
 
     start_backend()
     libraries = library_folder()
@@ -24,7 +24,7 @@ def _describe(_job: dict[str, Any]) -> None:
         {
             "version": VERSION,
             "system_info": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
-            "backends": backend_names(),
+            "backends": backends(),
             "devices": [f"{d}, {d.free / 1e9:.1f} GB free" for d in gpu_devices()],
             "built": [b.name for b in BACKENDS if libraries and is_built(b, libraries)],
         }
