@@ -103,7 +103,7 @@ def test_installation_script_knows_every_backend(backend: Backend) -> None:
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert set(backend.cmake) <= set(done.stdout.split())
+    assert set(backend.options) <= set(done.stdout.split())
 
 
 def test_unknown_backend_is_refused() -> None:
@@ -129,5 +129,5 @@ def test_pip_line_can_be_pasted_into_a_shell() -> None:
     script = line.replace("'/opt/my env/python' -m pip", f"sh -c '{show}' sh")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     options, *words = done.stdout.splitlines()
-    assert options == "-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx"
+    assert options == "-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx -DGGML_RPC=ON"
     assert words[-2:] == ["--no-deps", "llama-cpp-python==0.3.36"]

@@ -81,7 +81,8 @@ def test_llama_cpp_without_rpc_is_an_error_with_the_command_that_adds_it(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert "compiled without RPC" in done.output
-    assert 'CMAKE_ARGS="-DGGML_RPC=ON" pip install' in done.output
+    assert "CMAKE_ARGS=-DGGML_RPC=ON" in done.output
+    assert "pip install" in done.output
 
 
 @with_rpc

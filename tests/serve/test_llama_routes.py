@@ -108,7 +108,7 @@ def test_props_have_the_defaults_of_the_server(make_client: MakeClient) -> None:
     params = settings["params"]
     assert (params["n_predict"], params["temperature"], params["top_p"]) == (77, 0.5, 0.25)
     assert found["modalities"] == {"vision": False, "audio": False, "video": False}
-    assert found["fim_layout"] == "psm"
+    assert found["fim_layout"] == "starcoder"
     assert not found["is_sleeping"]
 
 
