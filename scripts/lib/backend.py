@@ -5,7 +5,7 @@ backend.py choose        print the backend for this machine; TURBOPILOT_BACKEND 
 backend.py explain       print it with the reason, and what to install for a better one
 backend.py cmake NAME    print the CMake options of a backend
 backend.py setup NAME    print the environment of its build, as shell assignments
-backend.py has NAME      exit with 0 if the llama.cpp of this interpreter has the backend and can be loaded
+backend.py has NAME      exit with 0 if the llama.cpp of this interpreter has the backend (or rpc) and can be loaded
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
             print(BY_NAME[name].setup)
         case ["has", name]:
             libraries = library_folder()
-            has = libraries and is_built(BY_NAME[name], libraries) and loads(libraries)
+            has = libraries and is_built(name, libraries) and loads(libraries)
             sys.exit(0 if has else 1)
         case _:
             sys.exit(__doc__)

@@ -78,7 +78,7 @@ def test_fix_without_a_terminal_only_prints_the_command(sees: Sees) -> None:
     ran = sees(replace(HEALTHY, graphics=FOR_CUDA))
     code, _, err = run("--fix")
     assert code == 1
-    assert "CMAKE_ARGS=-DGGML_CUDA=ON" in err
+    assert "CMAKE_ARGS='-DGGML_CUDA=ON " in err
     assert "--yes" in err
     assert not ran
 
@@ -89,7 +89,7 @@ def test_fix_with_consent_runs_the_command_and_looks_again(sees: Sees) -> None:
     assert code == 0
     assert "all is well" in out
     (command,) = ran
-    assert command.startswith("CMAKE_ARGS=-DGGML_CUDA=ON ")
+    assert command.startswith("CMAKE_ARGS='-DGGML_CUDA=ON ")
 
 
 @pytest.mark.parametrize(("answer", "n"), [("y\n", 1), ("n\n", 0), ("\n", 0)])
