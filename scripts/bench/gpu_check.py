@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -191,7 +192,7 @@ def run_turbopilot(*arguments: str, may_fail: bool = False) -> str:
 
 def has_option(verb: str, option: str) -> bool:
     """Return whether a verb of this version has an option."""
-    return option in run_turbopilot(verb, "--help").split()
+    return option in re.findall(r"--[\w-]+", run_turbopilot(verb, "--help"))
 
 
 def free_memory(rpc: str) -> dict[str, int]:

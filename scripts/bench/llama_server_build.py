@@ -19,7 +19,7 @@ _OFF = (
 def installed_backend() -> Backend:
     """Return the backend of the installed llama.cpp; the best if it has several."""
     libraries = library_folder()
-    return next((b for b in BACKENDS if libraries and is_built(b, libraries)), CPU)
+    return next((b for b in BACKENDS if libraries and is_built(b.name, libraries)), CPU)
 
 
 def build_llama_server(source: Path, build: Path) -> Path:

@@ -5,7 +5,7 @@ backend.py choose        print the backend for this machine; TURBOPILOT_BACKEND 
 backend.py explain       print it with the reason, and what to install for a better one
 backend.py cmake NAME    print the CMake options of a backend
 backend.py setup NAME    print the environment of its build, as shell assignments
-backend.py has NAME      exit with 0 if the llama.cpp of this interpreter has the backend, or rpc, and can be loaded
+backend.py has NAME      exit with 0 if the llama.cpp of this interpreter has the backend (or rpc) and can be loaded
 """
 
 from __future__ import annotations
@@ -59,17 +59,12 @@ def main() -> None:
         case ["explain"]:
             print(explained(chosen()))
         case ["cmake", name]:
-            print(" ".join(BY_NAME[name].options))
+            print(" ".join(BY_NAME[name].cmake))
         case ["setup", name]:
             print(BY_NAME[name].setup)
         case ["has", name]:
             libraries = library_folder()
-            built = libraries and (
-                any(libraries.glob("*ggml-rpc*"))
-                if name == "rpc"
-                else is_built(BY_NAME[name], libraries)
-            )
-            has = libraries and built and loads(libraries)
+            has = libraries and is_built(name, libraries) and loads(libraries)
             sys.exit(0 if has else 1)
         case _:
             sys.exit(__doc__)

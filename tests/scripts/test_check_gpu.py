@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench import gpu_steps  # noqa: E402
-from bench.gpu_check import FULL, TINY, GpuCheck, GpuResults, Models, Peer, SpeedRow  # noqa: E402
+from bench.gpu_check import FULL, TINY, GpuCheck, GpuResults, Models, Peer, SpeedRow, has_option  # noqa: E402
 from bench.gpu_report import markdown  # noqa: E402
 from bench.servers import LLAMA_SERVER, OURS, Server  # noqa: E402
 
@@ -133,6 +134,36 @@ def test_fit_needs_some_layers_and_a_completion(
     gpu_steps.fit(check, gpu, results)
     assert [s.passed for s in results.steps] == [passed]
     assert seen == [["--ngl", "auto", "--gpu-memory", "2MiB"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "known"), [("--ngl", True), ("--parallel", True), ("--par", False)]
+)
+def test_options_of_this_version_are_found(option: str, known: bool) -> None:
+    assert has_option("serve", option) == known
+
+
+def test_verify_fails_with_a_file_that_fails(
+    monkeypatch: pytest.MonkeyPatch, gpu: Models, tmp_path: Path
+) -> None:
+    def run_verify(*words: str, may_fail: bool) -> str:
+        on_gpu = words[words.index("--ngl") + 1] != "0"
+        found = [(name, not (on_gpu and name == "Q4_0")) for name in TINY.types]
+        reports = [
+            {"type_name": name, "passed": passed, "metrics": {"mean_kl": 1e-6}}
+            for name, passed in found
+        ]
+        return json.dumps({"reports": reports})
+
+    for name in TINY.types:
+        (tmp_path / f"demo-{name}.gguf").touch()
+    monkeypatch.setattr(gpu_steps, "has_option", lambda *_: True)
+    monkeypatch.setattr(gpu_steps, "run_turbopilot", run_verify)
+    results = GpuResults(has_gpu=True)
+    gpu_steps.verify(check_in(tmp_path), gpu, results)
+    assert {s.name: s.passed for s in results.steps} == {
+        "verify, all layers": False, "verify, half layers": False, "verify, 0 layers": True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("after", "passed"), [(1_000_000_000, True), (900_000_000, False)])

@@ -22,6 +22,8 @@ from typing import Final
 from turbopilot.base.graphics import AMD, APPLE, INTEL, NVIDIA, GraphicsCard, Host
 
 PACKAGE: Final = "llama-cpp-python"
+# Compiled with every backend: RPC, for devices of other processes and machines, takes seconds and 190 kB.
+_ALWAYS: Final = ("-DGGML_RPC=ON",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Backend:
     Attributes:
         name: value of TURBOPILOT_BACKEND; the library is libggml-NAME.
         hardware: what it is for, in a few words.
-        cmake: CMake options that compile it.
+        flags: CMake options that it needs.
         vendors: vendors of the GPUs that it runs on.
         tools: programs without which it cannot be compiled.
         get_tools: how to install them.
@@ -40,16 +42,16 @@ class Backend:
 
     name: str
     hardware: str
-    cmake: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     get_tools: str = ""
     setup: str = ""
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """All CMake options: RPC, for `turbopilot worker`, adds 190 kB and seconds to compile."""
-        return (*self.cmake, "-DGGML_RPC=ON")
+    def cmake(self) -> tuple[str, ...]:
+        """CMake options that compile llama.cpp for it."""
+        return (*self.flags, *_ALWAYS)
 
 
 # In the order of preference: the vendor's own libraries first.
@@ -137,14 +139,12 @@ def library_folder() -> Path | None:
 def built_backends() -> frozenset[str]:
     """Return the names of the backends in the installed llama.cpp."""
     folder = library_folder()
-    return frozenset(b.name for b in BACKENDS if folder and is_built(b, folder))
+    return frozenset(b.name for b in BACKENDS if folder and is_built(b.name, folder))
 
 
-def is_built(backend: Backend, libraries: Path) -> bool:
-    """Return whether the libraries in a folder contain a backend."""
-    pattern = {"cpu": "*ggml-cpu*", "portable": "*ggml-cpu-*"}.get(
-        backend.name, f"*ggml-{backend.name}*"
-    )
+def is_built(name: str, libraries: Path) -> bool:
+    """Return whether the libraries in a folder contain a backend, or "rpc"."""
+    pattern = {"portable": "*ggml-cpu-*"}.get(name, f"*ggml-{name}*")
     return any(libraries.glob(pattern))
 
 
@@ -170,7 +170,7 @@ class Reinstallation:
         """
         what = f"{PACKAGE}=={self.version}" if self.version else PACKAGE
         options = "--no-cache-dir --force-reinstall --no-deps"
-        words = [self.backend.setup, f"CMAKE_ARGS={shlex.quote(' '.join(self.backend.options))}"]
+        words = [self.backend.setup, f"CMAKE_ARGS={shlex.quote(' '.join(self.backend.cmake))}"]
         words += [f"{shlex.quote(self.python)} -m pip install {options} {what}"]
         return " ".join(filter(None, words))
 

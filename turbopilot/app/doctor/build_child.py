@@ -26,7 +26,7 @@ def _describe(_job: dict[str, Any]) -> None:
             "system_info": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
             "backends": backends(),
             "devices": [f"{d}, {d.free / 1e9:.1f} GB free" for d in gpu_devices()],
-            "built": [b.name for b in BACKENDS if libraries and is_built(b, libraries)],
+            "built": [b.name for b in BACKENDS if libraries and is_built(b.name, libraries)],
         }
     )
 
