@@ -55,9 +55,8 @@ def main() -> None:
         messages.seen.clear()
         placements.clear()
         path, keeps, more = Path(job.pop("path")), job.pop("keeps"), job.pop("model", {})
-        devices = DeviceOptions(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in job.items()}
-        )
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job.items()}
+        devices = DeviceOptions(**given)
         options = ModelOptions(threads=1, tunes=False, devices=devices, **{"n_seq": 1, **more})
         try:
             decoder, report = loading.load(path, options)
