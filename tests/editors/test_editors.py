@@ -278,7 +278,7 @@ def test_list_shows_every_entry_and_its_evidence() -> None:
         ("vim", ["tabby", "llama-vim", "copilot-vim"]),
         (
             "jetbrains",
-            ["continue", "tabby", "proxyai", "completamente", "ollama-jetbrains", "sweep"],
+            ["continue", "tabby", "sweep", "proxyai", "completamente", "ollama-jetbrains"],
         ),
         ("emacs", ["minuet-el", "copilot-el"]),
         ("helix", ["tabby-agent", "lsp-ai"]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,14 +26,25 @@ from turbopilot.verify.torch_reference import TorchReference
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m")
 
 
+@contextmanager
+def lab_of(family: str, folder: Path) -> Iterator[Lab]:
+    """Yield a lab; remove its files, of all types together up to 200 MB, afterwards."""
+    yield Lab(family, folder)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="module", params=["codegen", "gptj"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(request.param, tmp_path_factory.mktemp(request.param))
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab_of(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=FAMILY)
-def any_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(request.param, tmp_path_factory.mktemp(f"any-{request.param}"))
+def any_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    with lab_of(request.param, tmp_path_factory.mktemp(f"any-{request.param}")) as made:
+        yield made
 
 
 @pytest.mark.parametrize("type_name", TYPES)
