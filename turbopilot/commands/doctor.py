@@ -41,7 +41,7 @@ class DoctorArguments:
 
 @takes(DoctorArguments)
 def doctor(given: DoctorArguments) -> None:
-    """Check this machine and this installation, and say what to do about each fault.
+    """Check the machine and the installation; name each remedy.
 
     The checks: the processor's features against those that llama.cpp was compiled for, cores, memory, disk, GPUs and
     their drivers, llama.cpp's build, speed, port, a running server, and the way to the Hugging Face Hub. Speed is

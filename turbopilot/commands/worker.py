@@ -38,7 +38,9 @@ class WorkerArguments:
 
 @takes(WorkerArguments)
 def worker(given: WorkerArguments) -> None:
-    """Lend this machine's GPUs, or its processor and memory, to a server on another machine.
+    """Lend this machine's devices to a server on another machine.
+
+    It lends its GPUs, or its processor and memory if there is none.
 
     The server is started with --rpc HOST:PORT, and puts layers of its model on this worker. A worker serves one server
     at a time. llama.cpp calls the protocol a proof of concept: use it in a private network only.
