@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ from tests.support.tiny import FAMILY, stdlib_files, tiny_checkpoint
 from tests.support.verify_lab import Lab
 from turbopilot.base.errors import CorruptCheckpoint, CorruptModel, InvalidInput, UnsupportedModel
 from turbopilot.cli import app
+from turbopilot.llama.placement_wish import PlacementWish
 from turbopilot.verify.comparison import compare_tokens
+from turbopilot.verify.criteria import FIXED
 from turbopilot.verify.gguf_candidate import GgufCandidate
 from turbopilot.verify.texts import token_battery
 from turbopilot.verify.torch_reference import TorchReference
+from turbopilot.verify.verification import VerifyOptions, compare
 
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m")
 
@@ -45,6 +49,23 @@ def any_lab(
 ) -> Iterator[Lab]:
     with lab_of(request.param, tmp_path_factory.mktemp(f"any-{request.param}")) as made:
         yield made
+
+
+def test_limits_of_layers_on_devices_allow_for_rounded_sums(lab: Lab) -> None:
+    path = lab.gguf("f16")
+    everywhere = VerifyOptions(texts={}, positions=100, placement=PlacementWish(None))
+    with GgufCandidate(path) as candidate:
+        plain = compare(
+            lab.reference,
+            candidate,
+            candidate.header,
+            replace(everywhere, placement=PlacementWish(0)),
+        )
+        wide = compare(lab.reference, candidate, candidate.header, everywhere)
+    assert plain.limits == FIXED["F16"]
+    assert wide.limits
+    assert wide.limits.nmse > FIXED["F16"].nmse
+    assert "GPUs" in wide.limits.origin
 
 
 @pytest.mark.parametrize("type_name", TYPES)

@@ -31,6 +31,7 @@ from turbopilot.verify.comparison import (
     timed,
 )
 from turbopilot.verify.criteria import (
+    DEVICE_NOISE,
     ROUTING_NOISE,
     Failure,
     failures,
@@ -165,7 +166,8 @@ def compare(
         windows = windows_of(reference, n_ctx, positions=options.positions, full=options.full)
     else:
         windows = windows_of_prompts(reference, options.prompts, n_ctx)
-    return _with_logits(report, reference, candidate, windows, progress)
+    on_devices = options.placement.n_gpu_layers != 0
+    return _with_logits(report, reference, candidate, windows, progress, on_devices=on_devices)
 
 
 def explained(
@@ -205,6 +207,8 @@ def _with_logits(
     candidate: LogitsSource,
     windows: Sequence[Window],
     progress: Progress,
+    *,
+    on_devices: bool,
 ) -> VerifyReport:
     seconds: dict[str, float] = {}
     with timed(seconds, "reference"):
@@ -221,7 +225,10 @@ def _with_logits(
         routed = report.type_name == "F16" and reference.hyperparameters.get("expert_count", 0) > 1
         change = Change(noise=ROUTING_NOISE)
         routing = sensitivity(reference, change, short, progress) if routed else None
-        limits = limits_for(report.type_name, noisy, tanh, routing) if judged else None
+        change = Change(noise=DEVICE_NOISE)
+        rounds = on_devices and not noise
+        device = sensitivity(reference, change, short, progress) if rounds else None
+        limits = limits_for(report.type_name, noisy, tanh, routing, device) if judged else None
 
     def describe(place: Place) -> str:
         window = windows[place.window]
