@@ -23,6 +23,17 @@ for _name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
+
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> None:
+    """Undo what an earlier test left behind: a server in the tests' process sets handlers, which end the process."""
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
+
+
 # An example may take any time, and so may its generation: the machine may be busy.
 settings.register_profile("turbopilot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turbopilot")
