@@ -18,7 +18,8 @@ from serve.api.sampling import SamplingFields, server_default
 from serve.api.timings import TimedDialect, TimingsAnswer, timings
 from serve.api.tokens import DetailedLogprob, detailed_logprobs
 from serve.models.completion import Completion
-from serve.prompt.fim import ContextFile, PromptText
+from serve.prompt.context_file import ContextFile
+from serve.prompt.fim import PromptText
 from serve.request import ChosenToken, Finished, PromptScored, TextDelta
 from serve.runner.generation import Answer, Choice
 from serve.settings import Defaults

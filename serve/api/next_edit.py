@@ -19,8 +19,8 @@ from serve.api import body
 from serve.api.dialect import Dialect, Json, Rendering
 from serve.models.completion import Completion
 from serve.models.service import CompletionService
+from serve.prompt.context_file import ContextFile
 from serve.prompt.edit_state import EditState, parse_changes
-from serve.prompt.fim import ContextFile
 from serve.request import SamplingParams
 from serve.runner.generation import Answer
 from serve.settings import Defaults

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serve.prompt.fim import ContextFile, PromptText
+from serve.prompt.context_file import ContextFile
+from serve.prompt.fim import PromptText
 from serve.request import SamplingParams, StopRules
 
 

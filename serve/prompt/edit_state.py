@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from serve.prompt.fim import ContextFile
+from serve.prompt.context_file import ContextFile
 
 # "File: path", with a colon at the end in Sweep's plugin for VS Code.
 _FILE: Final = re.compile(r"^File: (.*?):?$", re.MULTILINE)

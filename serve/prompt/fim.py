@@ -7,11 +7,12 @@ from the cursor, but keeps its special tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from serve.decoder import Tokenizer
 from serve.prompt.bound_layout import TemplatePart
+from serve.prompt.context_file import ContextFile
 from serve.prompt.framed_prompt import (
     FIELDS,
     Prompt,
@@ -43,14 +44,6 @@ CHARS_PER_TOKEN: Final = 32
 PromptText: TypeAlias = str | tuple[int, ...]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ContextFile:
-    """Another file, or a part of one, that the prompt has before the edited file."""
-
-    name: str
-    text: str
 
 
 class PromptBuilder:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from serve.prompt.context_file import ContextFile
 from serve.prompt.edit_state import Change, EditState, Region, lines_around
 from serve.prompt.zeta import with_ending
-
-if TYPE_CHECKING:
-    from serve.prompt.fim import ContextFile
 
 SECTION: Final = "<|file_sep|>"
 CURSOR: Final = "<|cursor|>"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.prompt.fim import WINDOW_STEPS, ContextFile, PromptBuilder, PromptText
+from serve.prompt.context_file import ContextFile
+from serve.prompt.fim import WINDOW_STEPS, PromptBuilder, PromptText
 from serve.prompt.framed_prompt import Prompt, find_frame
 from tests.support.fakes import EOG, FIM, FIM_LAYOUTS, FIM_NAMES, FakeDecoder, fake_layouts
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.prompt.bound_layout import tokens_of
-from serve.prompt.fim import ContextFile, PromptBuilder
+from serve.prompt.context_file import ContextFile
+from serve.prompt.fim import PromptBuilder
 from serve.prompt.framed_prompt import PIECE, Prompt, find_frame
 from serve.prompt.layout_choice import choose_layouts
 from serve.prompt.layouts import LAYOUTS, NAMES, FimLayout

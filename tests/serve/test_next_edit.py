@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from serve.http.body_codings import decompressed
 from serve.prompt import zeta
+from serve.prompt.context_file import ContextFile
 from serve.prompt.edit_state import EditState, lines_around, lines_within, parse_changes
-from serve.prompt.fim import ContextFile
 from serve.prompt.next_edit import FORMATS, recognize
 from serve.settings import MAX_BODY_BYTES, TextOptions
 from serve.text.edits import Edit, find_edits, merged, nearest
