@@ -54,7 +54,7 @@ def convert_adapter(
         UnsupportedModel: the adapter or the model cannot be converted faithfully.
         TensorMismatch, CorruptCheckpoint: the adapter does not fit the model, or is damaged.
     """
-    from converters.writer import header  # imports gguf, only if needed
+    from converters.writer import ALIGNMENT, header  # imports gguf, only if needed
 
     began, kind = time.monotonic(), _dtype(dtype)
     watch = SourceWatch([folder])
@@ -74,7 +74,7 @@ def convert_adapter(
                     one.planned(kind), matrices(one, checkpoint, made.alpha), strict=True
                 ):
                     write_all(out, _encoded(values, planned, one))
-                    write_all(out, bytes(-planned.n_bytes % 32))
+                    write_all(out, bytes(-planned.n_bytes % ALIGNMENT))
                     done += planned.n_bytes
                     progress(done, n_bytes, planned.name)
             watch.check(files)

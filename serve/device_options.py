@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from serve.options import Option
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import layers_or_all, parse_size_or_zero, parse_words
 from turbopilot.base.sizes import parse_size
 from turbopilot.llama.device_memory import compiled_pattern
-from turbopilot.llama.placement_wish import DEFAULT_MARGIN, PlacementWish, SplitMode
+from turbopilot.llama.placement_wish import (
+    DEFAULT_MARGIN,
+    EXPERTS_ON_CPU,
+    PlacementWish,
+    SplitMode,
+)
 
 Numa: TypeAlias = Literal["off", "distribute", "isolate", "numactl"]
-EXPERTS: Final = r"ffn_.*_exps=CPU"
 
 
 def words(_option: str, given: Sequence[str]) -> tuple[str, ...]:
@@ -48,7 +52,7 @@ def parse_overrides(option: str, given: Sequence[str]) -> tuple[tuple[str, str],
         if not (pattern and sign and device):
             raise InvalidInput(
                 f"{option} {word}: not PATTERN=DEVICE",
-                hint=f'for the experts: {option} "{EXPERTS}"',
+                hint=f'for the experts: {option} "{EXPERTS_ON_CPU}"',
             )
         compiled_pattern(pattern)
         found.append((pattern, device))
@@ -98,7 +102,7 @@ class DeviceOptions:
     )] = ()
     tensor_overrides: Annotated[tuple[tuple[str, str], ...], Option(
         "-ot, --override-tensor", "Put tensors whose names match a regular expression on another device. For a model "
-        f'with experts that does not fit: "{EXPERTS}". Can be repeated.',
+        f'with experts that does not fit: "{EXPERTS_ON_CPU}". Can be repeated.',
         metavar="PATTERN=DEVICE", convert=parse_overrides,
     )] = ()
     maps: Annotated[bool, Option(

@@ -15,7 +15,6 @@ from turbopilot.llama.footprint import (
     DEFAULT_CONTEXT,
     LEAST_SPLIT_CONTEXT,
     PREFIX_SHARE,
-    KvLayout,
     choose_layout,
     choose_prefix_cache,
     default_context,
@@ -63,12 +62,6 @@ def plan(header: GgufHeader, options: ModelOptions, free: Machine | None = None)
     return place(parts, needs, free, wish)
 
 
-def choose_cells(header: GgufHeader, options: ModelOptions) -> tuple[int, KvLayout]:
-    """Return the context and the layout of `plan` without devices."""
-    need = plan(header, options).need
-    return need.n_ctx, need.layout
-
-
 def _context(header: GgufHeader, wanted: int | None) -> int:
     trained = trained_context(header)
     if wanted is None:
@@ -89,11 +82,6 @@ def trained_context(header: GgufHeader) -> int:
     """Return the context that the model was trained with, in tokens."""
     value = header.metadata[f"{header.architecture}.context_length"]
     return value if isinstance(value, int) else DEFAULT_CONTEXT
-
-
-def memory_bytes(header: GgufHeader, options: ModelOptions, free: Machine | None = None) -> int:
-    """Return the estimated main memory of a loaded model, without its prefix cache and without what is on devices."""
-    return plan(header, options, free).cpu.total
 
 
 def prefix_bytes(n_bytes: int, budget: int, n_models: int) -> int:

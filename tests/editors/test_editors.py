@@ -244,34 +244,28 @@ def test_list_shows_every_entry_and_its_evidence() -> None:
     ]
 
 
+OF_VSCODE = [
+    "fauxpilot",
+    "llama-vscode",
+    "continue",
+    "twinny",
+    "copilot",
+    "llm-gateway",
+    "tabby",
+    "sweep",
+]
+
+
 @pytest.mark.parametrize(
     ("editor", "plugins"),
     [
         (
             "vscode",
-            [
-                "fauxpilot",
-                "llama-vscode",
-                "continue",
-                "twinny",
-                "copilot",
-                "llm-gateway",
-                "tabby",
-                "sweep",
-            ],
+            OF_VSCODE,
         ),
         (
             "VS Code",
-            [
-                "fauxpilot",
-                "llama-vscode",
-                "continue",
-                "twinny",
-                "copilot",
-                "llm-gateway",
-                "tabby",
-                "sweep",
-            ],
+            OF_VSCODE,
         ),
         ("neovim", ["tabby", "llama-vim", "minuet", "copilot-vim", "cursortab"]),
         ("nvim", ["tabby", "llama-vim", "minuet", "copilot-vim", "cursortab"]),

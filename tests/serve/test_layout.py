@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.llama.facts import choose_cells, memory_bytes, prefix_bytes
+from serve.llama.facts import plan, prefix_bytes
 from serve.models.loading import make_pool
 from serve.settings import ModelOptions, PoolOptions, ServerOptions
 from turbopilot.base import machine
@@ -70,7 +70,8 @@ def test_context_is_reduced_before_sequences_share_a_pool(
 def test_given_context_is_never_reduced(demo_gguf: Path, memory: list[int]) -> None:
     memory[0] = 0
     header = read_gguf(demo_gguf)
-    assert choose_cells(header, ModelOptions(ctx=1024)) == (1024, KvLayout(4))
+    need = plan(header, ModelOptions(ctx=1024)).need
+    assert (need.n_ctx, need.layout) == (1024, KvLayout(4))
 
 
 def test_prefix_cache_gets_a_share_of_free_memory(memory: list[int]) -> None:
@@ -93,7 +94,7 @@ def test_default_prefix_cache_respects_the_memory_of_all_models(memory: list[int
 def test_model_fits_a_memory_limit_with_its_default_prefix_cache(
     demo_gguf: Path, memory: list[int]
 ) -> None:
-    taken = memory_bytes(read_gguf(demo_gguf), ModelOptions())
+    taken = plan(read_gguf(demo_gguf), ModelOptions()).cpu.total
     pool = PoolOptions(memory=taken + 100)
     make_pool(ServerOptions(demo_gguf, pool=pool), lambda _: None)
     smaller = ServerOptions(demo_gguf, pool=PoolOptions(memory=taken - 1))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serve.llama.facts import memory_bytes
+from serve.llama.facts import plan
 from serve.settings import ModelOptions
 from tests.support.serving import ROOT, ask, run_serve, serve_command, wait_until_ready
 from turbopilot.formats.gguf.file import read_gguf
@@ -54,7 +54,7 @@ def complete(port: int, model: str) -> tuple[str, str]:
 
 def test_models_swap_when_memory_fits_one(demo_gguf: Path, demo_q4_0: Path, tmp_path: Path) -> None:
     options = ModelOptions(ctx=256, n_seq=1)
-    large, small = (memory_bytes(read_gguf(p), options) for p in (demo_gguf, demo_q4_0))
+    large, small = (plan(read_gguf(p), options).cpu.total for p in (demo_gguf, demo_q4_0))
     (tmp_path / "here.toml").write_text(
         f'model-memory = "{large + small - 1}B"\nprefix-cache = 0\nctx = 256\nparallel = 1\nthreads = 1\n'
         f'[models]\nlarge = "{demo_gguf}"\nsmall = "{demo_q4_0}"\n'

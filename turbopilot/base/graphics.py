@@ -17,9 +17,8 @@ from typing import Final
 
 NVIDIA, AMD, INTEL, APPLE = "NVIDIA", "AMD", "Intel", "Apple"
 _VENDORS: Final = {"0x10de": NVIDIA, "0x1002": AMD, "0x8086": INTEL}  # of PCI
-_DISPLAY: Final = (
-    "0x03"  # first byte of a PCI class: display controllers, and 3D controllers without a display
-)
+# First byte of a PCI class: display controllers, and 3D controllers without a display.
+_DISPLAY: Final = "0x03"
 _SECONDS: Final = 10.0  # for a program that asks a driver: a hung driver would never answer
 _NVIDIA_FIELDS: Final = "name,driver_version,memory.total,memory.free"
 

@@ -76,7 +76,7 @@ def doctor(given: DoctorArguments) -> None:
 
 
 def is_terminal() -> bool:
-    """Return whether there is someone to ask."""
+    """Return whether stdin is a terminal, so that the user can be asked."""
     return sys.stdin.isatty()
 
 

@@ -14,6 +14,7 @@ import typer
 
 from turbopilot.base.errors import InvalidInput, ServeError
 from turbopilot.commands.verb import Threads, takes
+from turbopilot.llama.placement_wish import DEFAULT_WORKER_PORT
 from turbopilot.render import console
 
 _LOOK_SECONDS: Final = 0.05  # between two looks whether llama.cpp listens
@@ -28,7 +29,9 @@ class WorkerArguments:
         "--host", help="IPv4 address to listen on. The protocol has no authentication: everyone who reaches the port "
         "can read the worker's memory and stop it. Never give an address that strangers can reach.",
     )] = "127.0.0.1"
-    port: Annotated[int, typer.Option("-p", "--port", min=0, max=65535, help="Port. 0 picks a free port.")] = 50052
+    port: Annotated[int, typer.Option(
+        "-p", "--port", min=0, max=65535, help="Port. 0 picks a free port.",
+    )] = DEFAULT_WORKER_PORT
     threads: Threads = 0
     cache: Annotated[Path | None, typer.Option(
         "--cache", help="Keep large tensors in this folder, so that the next start need not send them again.",
@@ -68,9 +71,8 @@ def worker(given: WorkerArguments) -> None:
         kwargs={"threads": given.threads or usable_cores(), "cache": str(given.cache or "")}, daemon=True,
     )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, lambda *_: os._exit(0)
-        )  # nothing is lost, and llama.cpp never returns
+        # Nothing is lost, and llama.cpp never returns.
+        signal.signal(number, lambda *_: os._exit(0))
     lender.start()
     here = "127.0.0.1" if address == "0.0.0.0" else address
     while lender.is_alive() and not is_listening(f"{here}:{port}"):

@@ -11,6 +11,7 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import UBATCH, KvLayout, activations, mask_bytes
 from turbopilot.llama.geometry import Geometry, header_geometry
+from turbopilot.llama.placement_wish import EXPERTS_ON_CPU
 
 # Tensors that stay in main memory. Source: LLM_TENSOR_LAYER_INPUT in llama.cpp's src/llama-arch.cpp.
 _INPUT: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
@@ -126,7 +127,7 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
     except re.error as e:
         raise InvalidInput(
             f"--override-tensor {pattern}: not a regular expression: {e}",
-            hint=r'for the experts, for example: --override-tensor "ffn_.*_exps=CPU"',
+            hint=f'for the experts, for example: --override-tensor "{EXPERTS_ON_CPU}"',
         ) from None
 
 

@@ -9,6 +9,11 @@ from typing import Final, Literal, TypeAlias
 DEFAULT_MARGIN: Final = 512 * 2**20
 """Bytes of each device that are left free: for the driver, the desktop, and the error of the prediction."""
 
+DEFAULT_WORKER_PORT: Final = 50052
+"""Port of a worker, that of llama.cpp's rpc-server."""
+EXPERTS_ON_CPU: Final = r"ffn_.*_exps=CPU"
+"""Value of --override-tensor that keeps the experts of a mixture in main memory."""
+
 SplitMode: TypeAlias = Literal["layer", "none", "row"]
 
 

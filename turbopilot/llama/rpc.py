@@ -17,9 +17,8 @@ from turbopilot.base.backends import BACKENDS, Reinstallation, built_backends
 from turbopilot.base.errors import InvalidInput, ServeError
 from turbopilot.llama.devices import worker_devices
 from turbopilot.llama.library import Signature, declare, ggml, start_backend
+from turbopilot.llama.placement_wish import DEFAULT_WORKER_PORT
 
-DEFAULT_WORKER_PORT: Final = 50052
-"""Port of a worker, that of llama.cpp's rpc-server."""
 CONNECT_SECONDS: Final = 5.0
 _HELLO: Final = 14  # enum rpc_cmd in ggml-rpc.cpp, "must be always 14"
 _CAPABILITIES: Final = 24  # RPC_CONN_CAPS_SIZE in transport.h

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from turbopilot.base.backends import BACKENDS, is_built, library_folder
+from turbopilot.base.backends import built_backends
 from turbopilot.llama.child import run_job, send
 
 
@@ -19,14 +19,13 @@ def _describe(_job: dict[str, Any]) -> None:
     from turbopilot.llama.library import VERSION, llama_cpp, start_backend
 
     start_backend()
-    libraries = library_folder()
     send(
         {
             "version": VERSION,
             "system_info": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
             "backends": backends(),
             "devices": [f"{d}, {d.free / 1e9:.1f} GB free" for d in gpu_devices()],
-            "built": [b.name for b in BACKENDS if libraries and is_built(b.name, libraries)],
+            "built": sorted(built_backends()),
         }
     )
 

@@ -28,12 +28,10 @@ from turbopilot.llama.footprint import MEMORY_SHARE, PROCESS
 # x86-64 processors; decode 0.5 to 1.2 % beside several busy programs.
 LEAST_PREFILL: Final = 0.1
 LEAST_DECODE: Final = 0.02
-_LEAST_DISK: Final = (
-    100_000_000  # bytes: the bundled model as F16, importance matrices, PyTorch's results for it
-)
-_PER_WEIGHT: Final = (
-    5  # bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file
-)
+# Bytes: the bundled model as F16, importance matrices, and PyTorch's results for it.
+_LEAST_DISK: Final = 100_000_000
+# Bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file.
+_PER_WEIGHT: Final = 5
 _Judge = Callable[[Machine], CheckResult]
 
 
