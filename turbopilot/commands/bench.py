@@ -15,7 +15,9 @@ from turbopilot.commands.verb import AsJson, NGpuLayers, Rpc, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
+    from turbopilot.app.task_run import TaskOptions
     from turbopilot.bench import Divergence, Setup
+    from turbopilot.tasks.report import TaskReport
 
 
 # fmt: off
@@ -53,10 +55,19 @@ class BenchArguments:
     positions: Annotated[int | None, typer.Option(
         min=1, help="Number of positions to compare. Default: 1024; more resolve smaller differences.",
     )] = None
+    task: Annotated[str | None, typer.Option(
+        metavar="NAME", help="Also compare completions of programming tasks with those of --against: infill, span or "
+        "complete, as turbopilot verify --task does.",
+    )] = None
+    n_tasks: Annotated[int | None, typer.Option(
+        "--tasks", min=1, show_default=False, help="Number of random tasks of --task.  [default: all]",
+    )] = None
     tune: Annotated[bool, typer.Option(
         "--tune", help="Instead, measure which kind of attention is faster here, and keep the result for serve.",
     )] = False
-    plot: Annotated[Path | None, typer.Option(help="Plot size, KL divergence and speed to this SVG file.")] = None
+    plot: Annotated[Path | None, typer.Option(
+        help="Plot size, KL divergence, speed and solved tasks to this SVG file.",
+    )] = None
     as_json: AsJson = False
 # fmt: on
 
@@ -87,11 +98,12 @@ def bench(given: BenchArguments) -> None:
     if given.tune:
         _tune(given)
         return
-    if not given.against and (given.text or given.positions):
+    needing = {"--text": given.text, "--positions": given.positions, "--task": given.task}
+    if not given.against and (option := next((o for o, value in needing.items() if value), "")):
         raise InvalidInput(
-            f"{'--text' if given.text else '--positions'} needs a reference to compare with",
-            hint="give one with --against",
+            f"{option} needs a reference to compare with", hint="give one with --against"
         )
+    tasks = _task_options(given)
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
         n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
@@ -109,8 +121,9 @@ def bench(given: BenchArguments) -> None:
     speed = SpeedTask(given.n_prompt, given.n_gen, given.repeats)
     with console.progress("bench") as progress:
         found = measure_in_turn(cells, speed=speed, progress=progress)
+    solved = _solved(reference, paths, tasks) if reference and tasks else {}
     rows = [
-        BenchRow(cell.path.name, measured, compared.get(name))
+        BenchRow(cell.path.name, measured, compared.get(name), solved.get(cell.path))
         for cell, name, measured in zip(cells, names, found, strict=True)
     ]
     if given.as_json:
@@ -121,6 +134,31 @@ def bench(given: BenchArguments) -> None:
         with replacing(given.plot) as part:
             part.write_text(drawn(rows), "utf-8", errors="replace")
         console.info(f"plot: {given.plot}")
+
+
+def _task_options(given: BenchArguments) -> TaskOptions | None:
+    """Return the options for `--task`; None without it."""
+    from turbopilot.base.option_values import layers_or_all, one_of, parse_words
+    from turbopilot.tasks.suite import SUITES
+
+    if not given.task:
+        if given.n_tasks:
+            raise InvalidInput("--tasks needs --task", hint=f"give --task {'|'.join(SUITES)}")
+        return None
+    from turbopilot.app.task_run import TaskOptions
+    from turbopilot.llama.placement_wish import PlacementWish
+
+    layers = layers_or_all("--ngl", given.n_gpu_layers)
+    placement = PlacementWish(layers, workers=parse_words(given.rpc or ()))
+    return TaskOptions((one_of("--task", given.task, SUITES),), given.n_tasks, placement=placement)
+
+
+def _solved(against: Path, paths: dict[str, Path], tasks: TaskOptions) -> dict[Path, TaskReport]:
+    """Return each file's completions compared with the reference's, by path."""
+    from turbopilot.app.task_run import run_tasks
+
+    files = list(paths.values())
+    return dict(zip(files, run_tasks(files, against, tasks, console.REPORTER), strict=True))
 
 
 def _tune(given: BenchArguments) -> None:
