@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from serve.adapters import AdapterOptions
-from serve.device_options import DeviceOptions
+from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
@@ -107,6 +107,7 @@ class ModelOptions:
         f"{', '.join(NAMES)}.", name="fim_layout", env=("TURBOPILOT_FIM_ORDER",), auto=True, choices=("auto", *NAMES),
     )] = None
     devices: DeviceOptions = field(default_factory=DeviceOptions)
+    main_memory: MainMemoryOptions = field(default_factory=MainMemoryOptions)
     chat_template: str = ""
     family: str = ""
     known_fim: str = ""

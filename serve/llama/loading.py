@@ -149,7 +149,7 @@ def _load_placed(
     retunes: bool,
 ) -> LlamaDecoder:
     """Load a model as a placement says; raise MemoryShort if there is no room."""
-    need, given = placement.need, options.devices
+    need, given = placement.need, options.main_memory
     parameters = ContextParameters(
         n_ctx=need.layout.n_cells(need.n_ctx), n_batch=options.n_batch, n_seq=need.layout.n_seq,
         n_outputs=need.n_outputs, n_threads=options.threads, cache_type=options.cache_type,
@@ -163,7 +163,7 @@ def _load_placed(
         elif given.maps:
             models_log.info("%s: other users can write it, so it is read, not mapped", header.path)
         model_parameters = ModelParameters(
-            placement, devices, given.tensor_overrides,
+            placement, devices, options.devices.tensor_overrides,
             use_mmap=mapped is not None, locks_memory=given.locks,
         )  # fmt: skip
         model = LlamaModel(header, model_parameters)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import cpu_name
-from turbopilot.commands.verb import AsJson, NGpuLayers, Rpc, takes
+from turbopilot.commands.verb import AsJson, Devices, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class BenchArguments:
         "-t", "--threads", help="Number of threads; several values (1,2,4) are measured one by one. Default: one per "
         "processor core.",
     )] = None
-    n_gpu_layers: NGpuLayers = "auto"
-    rpc: Rpc = None
     ctx: Annotated[int | None, typer.Option(
         "-c", "--ctx", min=1,
         help="Context in tokens. Default: 2048, less if the model has less, or more if -p and -n need it.",
@@ -57,6 +56,7 @@ class BenchArguments:
         "--tune", help="Instead, measure which kind of attention is faster here, and keep the result for serve.",
     )] = False
     plot: Annotated[Path | None, typer.Option(help="Plot size, KL divergence and speed to this SVG file.")] = None
+    devices: Devices = DeviceOptions()  # noqa: RUF009 — frozen
     as_json: AsJson = False
 # fmt: on
 
@@ -79,7 +79,6 @@ def bench(given: BenchArguments) -> None:
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
@@ -94,9 +93,8 @@ def bench(given: BenchArguments) -> None:
         )
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
-        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
-        workers=parse_words(given.rpc or ()),
+        placement=given.devices.wish,
     )
     setups = _by_threads(setup, given.threads or [])
     paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
@@ -125,11 +123,9 @@ def bench(given: BenchArguments) -> None:
 
 def _tune(given: BenchArguments) -> None:
     """Measure both kinds of attention, store the results for serve, and show them."""
-    from serve.device_options import DeviceOptions
     from serve.llama.loading import tuned
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Setup
     from turbopilot.render.table import TableColumns
 
@@ -140,9 +136,7 @@ def _tune(given: BenchArguments) -> None:
     options = ModelOptions(
         ctx=given.ctx,
         threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
-        devices=DeviceOptions(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        devices=given.devices,
         cache_type=given.cache_type.lower(),
     )
     found = {}

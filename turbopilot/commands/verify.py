@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput, VerificationFailed
-from turbopilot.base.option_values import layers_or_all, one_of, parse_words
-from turbopilot.commands.verb import AsJson, Rpc, takes
+from turbopilot.base.option_values import one_of
+from turbopilot.commands.verb import AsJson, OptionGroup, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -51,11 +52,9 @@ class VerifyArguments:
     dtype: Annotated[str, typer.Option(
         help="Precision of PyTorch: f32, or bf16, which adds small rounding errors.",
     )] = "f32"
-    n_gpu_layers: Annotated[str, typer.Option(
-        "--ngl", "--n-gpu-layers", help="Layers of the files to put on GPUs: a number, all, or auto for as many as "
-        "fit. 0 compares the arithmetic of the CPU.",
-    )] = "0"
-    rpc: Rpc = None
+    devices: Annotated[DeviceOptions, OptionGroup("Devices", leaves_out=("names",))] = (
+        DeviceOptions(0)  # noqa: RUF009 — frozen
+    )
     as_json: AsJson = False
 # fmt: on
 
@@ -71,6 +70,8 @@ def verify(given: VerifyArguments) -> None:
 
     PyTorch's results are cached, so verifying a second file of the same model takes seconds. A checkpoint larger than
     memory is read from disk layer by layer.
+
+    By default the file is computed on the CPU; --ngl all compares the arithmetic of the GPU. --device is PyTorch's.
 
     The exit code is 7 if a file fails.
 
@@ -108,7 +109,6 @@ def verify(given: VerifyArguments) -> None:
 
 def _options(given: VerifyArguments) -> VerifyOptions:
     from turbopilot.base.cache_folder import cache_folder
-    from turbopilot.llama.placement_wish import PlacementWish
     from turbopilot.verify import VerifyOptions
     from turbopilot.verify.texts import read_prompts, read_text, token_battery
     from turbopilot.verify.torch_model import Precision, TorchDevice
@@ -129,9 +129,7 @@ def _options(given: VerifyArguments) -> VerifyOptions:
         device=TorchDevice(given.device, one_of("--dtype", given.dtype, get_args(Precision))),
         cache=cache_folder() / "reference",
         tensors=given.tensors,
-        placement=PlacementWish(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        placement=given.devices.wish,
     )
 
 

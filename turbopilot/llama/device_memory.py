@@ -13,8 +13,11 @@ from turbopilot.llama.footprint import UBATCH, KvLayout, activations, mask_bytes
 from turbopilot.llama.geometry import Geometry, header_geometry
 from turbopilot.llama.placement_wish import EXPERTS_ON_CPU
 
-# Tensors that stay in main memory. Source: LLM_TENSOR_LAYER_INPUT in llama.cpp's src/llama-arch.cpp.
-_INPUT: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+INPUT_TENSORS: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+"""Beginnings of the names of tensors that stay in main memory.
+
+Source: LLM_TENSOR_LAYER_INPUT in llama.cpp's src/llama-arch.cpp.
+"""
 _LAYER: Final = re.compile(r"blk\.(\d+)\.")
 # Copies of a batch's inputs if several devices compute batches one behind the other. Source: GGML_SCHED_MAX_COPIES in
 # ggml-backend.cpp.
@@ -100,7 +103,7 @@ def model_parts(header: GgufHeader, overrides: Sequence[tuple[str, str]] = ()) -
     for tensor in header.tensors:
         found = _LAYER.match(tensor.name)
         device = next((d for p, d in patterns if p.search(tensor.name)), "")
-        is_input = tensor.name.startswith(_INPUT)
+        is_input = tensor.name.startswith(INPUT_TENSORS)
         if tensor.name == "token_embd.weight":
             embedding = tensor.n_bytes
         if found:
