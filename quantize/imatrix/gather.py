@@ -38,7 +38,7 @@ class GatherOptions:
         chunk_size: tokens in a chunk; each chunk starts with an empty KV cache.
         seconds: start no further chunk after this time; 0 for no limit.
         threads: 0 uses all cores.
-        placement: where the parts of the model go.
+        placement: devices for the parts of the model.
         process_output: include the output head, for which llama.cpp uses a large type anyway.
         others: other importance matrices of the model to merge with this one.
     """

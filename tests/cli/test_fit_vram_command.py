@@ -121,7 +121,7 @@ def test_server_that_does_not_fit_beside_the_gpu_is_an_error(
     assert report(demo_gguf, "--fit-vram", "12MB", "--fit", f"{enough[1]}MB", *QUICK, "-o", out)[
         "fitted"
     ]["tensor_bytes"]
-    code, _, err = run(demo_gguf, "--fit-vram", "1MB", "--fit", "2MB", *QUICK, "-o", out)
+    code, _, err = run(demo_gguf, "--fit-vram", "1MB", "--fit", "2MB", *QUICK, "-o", out, "--force")
     assert code == 6
     assert "do not fit into 1.0 MB of GPU memory" in err
     assert "the whole server does not fit into 2.0 MB" in err

@@ -17,7 +17,6 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.device_memory import ContextNeed
-from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.placement_wish import PlacementWish
 
 MB = 10**6
@@ -81,7 +80,7 @@ def made_up(fit: Fit) -> RoundingSensitivity:
 
 
 def limits(*sizes: int, n_ctx: int = 256, **more: object) -> DeviceLimits:
-    return DeviceLimits(sizes, ContextNeed(n_ctx, KvLayout(), n_outputs=20), **more)  # type: ignore[arg-type]
+    return DeviceLimits(sizes, ContextNeed(n_ctx, n_batch=64, n_outputs=20), **more)  # type: ignore[arg-type]
 
 
 @settings(
@@ -114,7 +113,7 @@ def test_chosen_types_are_within_every_limit(
 
 def test_more_device_memory_gives_a_smaller_loss(fit: Fit) -> None:
     losses = []
-    for size in range(6 * MB, 16 * MB, MB):
+    for size in range(4 * MB, 12 * MB, MB):
         found = DeviceFit(fit, limits(size)).allocate(made_up(fit))
         assert found is not None
         losses.append(found.loss)
@@ -123,18 +122,18 @@ def test_more_device_memory_gives_a_smaller_loss(fit: Fit) -> None:
 
 
 def test_almost_all_of_the_device_is_used(fit: Fit) -> None:
-    given_limits = limits(8 * MB)
+    given_limits = limits(6 * MB)
     devices = DeviceFit(fit, given_limits)
     found = devices.allocate(made_up(fit))
     assert found is not None
     (share,) = given_limits.placement(devices.header(found.types)).shares
-    assert 0.97 * 8 * MB < share.total <= 8 * MB
+    assert 0.97 * 6 * MB < share.total <= 6 * MB
 
 
 def test_fewer_layers_on_the_device_leave_more_bits_for_each(fit: Fit) -> None:
     def bytes_of_last_layer(layers: int) -> int:
         wish = PlacementWish(layers)
-        devices = DeviceFit(fit, limits(6 * MB, wish=wish))
+        devices = DeviceFit(fit, limits(4 * MB, wish=wish))
         found = devices.allocate(made_up(fit))
         assert found is not None
         return sum(u.n_bytes(found.types[u.name]) for u in fit.units if u.layer == 3)
@@ -153,7 +152,7 @@ def test_tensors_in_main_memory_are_at_most_q8_0_without_a_limit_for_the_server(
 
 
 def test_smallest_sizes_and_most_layers_are_exact(fit: Fit) -> None:
-    tight = limits(3 * MB, 2 * MB, wish=PlacementWish(tensor_split=(3, 2)))
+    tight = limits(2 * MB, MB, wish=PlacementWish(tensor_split=(2, 1)))
     devices = DeviceFit(fit, tight)
     header = devices.header(devices.smallest)
     assert devices.allocate(made_up(fit)) is None
@@ -161,7 +160,7 @@ def test_smallest_sizes_and_most_layers_are_exact(fit: Fit) -> None:
     assert replace(tight, sizes=least).holds(header)
     slightly_less = tuple(n * 99 // 100 for n in least)
     assert not replace(tight, sizes=slightly_less).holds(header)
-    one = limits(5 * MB)
+    one = limits(3 * MB)
     n = one.most_layers(header)
     assert 0 < n < 5
     assert one.placement(header, n).fits
@@ -178,7 +177,7 @@ def test_unknown_device_of_an_override_is_rejected() -> None:
 
 def test_tensors_kept_in_main_memory_do_not_count_for_the_device(fit: Fit) -> None:
     wish = PlacementWish(tensor_overrides=((r"ffn_(up|down)", "CPU"),))
-    size = 6 * MB
+    size = 4 * MB
     found = DeviceFit(fit, limits(size, wish=wish)).allocate(made_up(fit))
     assert found is not None
     assert found.types["blk.1.ffn_up.weight"] == "Q8_0"

@@ -95,14 +95,18 @@ class OnDevicesFit:
         fit: the source.
         limits: the limits.
         setup: settings that the file will be served with.
+        given: the user's limits for the devices, if those in `limits` are smaller because a file took too much.
     """
 
-    def __init__(self, fit: Fit, limits: DeviceLimits, setup: Setup) -> None:
+    def __init__(
+        self, fit: Fit, limits: DeviceLimits, setup: Setup, given: tuple[int, ...] = ()
+    ) -> None:
         self._fit, self._setup, self.limits = fit, setup, limits
         self._devices = DeviceFit(fit, limits)
         shares = (self._smallest.cpu, *self._smallest.shares)
         self.budget = Budget(
-            limits.total, limits.process, sum(s.kv for s in shares), sum(s.compute for s in shares), limits.sizes
+            limits.total, limits.process, sum(s.kv for s in shares), sum(s.compute for s in shares),
+            given or limits.sizes,
         )  # fmt: skip
 
     @property
@@ -120,7 +124,7 @@ class OnDevicesFit:
         limits, on = self.limits, placement.shares
         faults, hints = [], []
         if not placement.fits:
-            n_ctx, n = self._setup.n_ctx, placement.n_gpu_layers
+            n_ctx, n = self._setup.n_ctx * self._setup.n_seq, placement.n_gpu_layers
             faults.append(
                 f"{n} layers do not fit into {_sizes(limits.sizes)} of GPU memory: in the smallest types their weights "
                 f"need {size(sum(s.weights for s in on))}, the KV cache of {n_ctx:,} tokens "
@@ -174,12 +178,13 @@ class OnDevicesFit:
         return max(whole, self._over_devices(row), 0)
 
     def _over_devices(self, row: FitRow) -> int:
-        if row.memory is None:
+        """Return the largest number of bytes over a device's limit; below 0 if there are none."""
+        limits, on = self.budget.devices, row.placement.shares if row.placement else ()
+        used = [limit for limit, share in zip(limits, on, strict=True) if share.total]
+        placed = row.memory.placed.values() if row.memory else ()
+        if not placed or len(placed) != len(used):  # it was run on other devices
             return 0
-        placed = row.memory.placed.values()
-        return max(
-            (n - most for n, most in zip(placed, self.limits.sizes, strict=False)), default=0
-        )
+        return max(n - limit for n, limit in zip(placed, used, strict=True))
 
     def shrunk(self, row: FitRow) -> OnDevicesFit:
         """Return the limits for a file that takes as much less as this one takes too much."""
@@ -188,7 +193,7 @@ class OnDevicesFit:
         total = self.limits.total
         whole = max(0, (row.measured_footprint or 0) - total) if total else 0
         limits = replace(self.limits, sizes=sizes, process=self.limits.process + whole)
-        return OnDevicesFit(self._fit, limits, self._setup)
+        return OnDevicesFit(self._fit, limits, self._setup, self.budget.devices)
 
 
 FitBudget: TypeAlias = "MainMemoryFit | OnDevicesFit"

@@ -21,7 +21,7 @@ class Setup:
         n_ctx: tokens of context, limited to the context that the model was trained with.
         n_threads: None is one thread per processor core.
         n_seq: number of sequences, each with its own context.
-        placement: where the parts of the model go.
+        placement: devices for the parts of the model.
         n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
         flash_attention: None uses it if it is faster or memory is short.
     """
