@@ -97,8 +97,15 @@ def bench(given: BenchArguments) -> None:
         placement=given.devices.wish,
     )
     setups = _by_threads(setup, given.threads or [])
-    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
-    reference = resolve_gguf(given.against, console.REPORTER) if given.against else None
+    paths = {
+        name: resolve_gguf(name, console.REPORTER, wish=setup.placement)
+        for name in dict.fromkeys(given.models)
+    }
+    reference = (
+        resolve_gguf(given.against, console.REPORTER, wish=setup.placement)
+        if given.against
+        else None
+    )
     if given.plot:
         _check_plot(given.plot, tuple(paths.values()))
     compared = _compared(reference, paths, given, setups[0]) if reference else {}
@@ -141,7 +148,7 @@ def _tune(given: BenchArguments) -> None:
     )
     found = {}
     for name in dict.fromkeys(given.models):
-        path = resolve_gguf(name, console.REPORTER)
+        path = resolve_gguf(name, console.REPORTER, wish=given.devices.wish)
         with console.progress(f"tune {path.name}"):
             found[path] = tuned(path, options)
     if given.as_json:
