@@ -99,8 +99,8 @@ class ModelOptions:
         auto=True, choices=("auto", "on", "off"), convert=lambda _, text: text == "on",
     )] = None
     tunes: Annotated[bool, Option(
-        "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. Without a GPU, that happens "
-        "once for each model, for some seconds, while the server is idle.",
+        "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. Without a GPU, that "
+        "happens once for each model, for some seconds, while the server is idle.",
     )] = True
     fim_layout: Annotated[str | None, Option(
         "--fim-layout, --fim-order", "Layout of the default model's fill-in-the-middle prompts: auto for its own, or "
