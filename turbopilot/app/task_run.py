@@ -25,7 +25,6 @@ from turbopilot.catalog import recognize_file
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.library import VERSION
-from turbopilot.llama.placement_wish import PlacementWish
 from turbopilot.tasks.execution import passes
 from turbopilot.tasks.journal import Journal, TaskCompletion
 from turbopilot.tasks.report import Outcome, TaskReport, compare, outcome
@@ -46,7 +45,7 @@ class TaskOptions:
         n: number of tasks of each suite; None for all.
         seed: seed of the sample.
         executes: whether to run the completed programs with their tests.
-        placement: which layers of GGUF files go to devices.
+        devices: which layers of GGUF files go where.
         device: runs a checkpoint.
         keeps: whether completions are kept in the cache folder.
     """
@@ -55,7 +54,7 @@ class TaskOptions:
     n: int | None = None
     seed: int = 0
     executes: bool = False
-    placement: PlacementWish = PlacementWish(0)  # noqa: RUF009 — frozen
+    devices: DeviceOptions = DeviceOptions(0)  # noqa: RUF009 — frozen
     device: TorchDevice = TorchDevice()  # noqa: RUF009 — frozen
     keeps: bool = True
 
@@ -122,11 +121,12 @@ def _gguf(path: Path, options: TaskOptions) -> _Model:
     """Return a GGUF file as a model."""
     header = read_gguf(path)
     known = recognize_file(header)
-    devices = DeviceOptions(
-        n_gpu_layers=options.placement.n_gpu_layers, workers=options.placement.workers
-    )
     settings = ModelOptions(
-        ctx=_CONTEXT, n_seq=1, tunes=False, devices=devices, known_fim=known.fim if known else ""
+        ctx=_CONTEXT,
+        n_seq=1,
+        tunes=False,
+        devices=options.devices,
+        known_fim=known.fim if known else "",
     )
 
     @contextmanager
@@ -143,7 +143,7 @@ def _gguf(path: Path, options: TaskOptions) -> _Model:
     layout = layouts.chosen.name if layouts else ""
     about = {
         "files": dict(file_digests(files_of(path), cache_folder() / "digests")),
-        "llama.cpp": VERSION, "layout": layout, "layers": devices.n_gpu_layers, "workers": devices.workers,
+        "llama.cpp": VERSION, "layout": layout, "devices": repr(options.devices),
     }  # fmt: skip
     return _Model(str(path), about, layout, opened)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import cpu_name
-from turbopilot.commands.verb import AsJson, NGpuLayers, Rpc, takes
+from turbopilot.commands.verb import AsJson, Devices, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ class BenchArguments:
         "-t", "--threads", help="Number of threads; several values (1,2,4) are measured one by one. Default: one per "
         "processor core.",
     )] = None
-    n_gpu_layers: NGpuLayers = "auto"
-    rpc: Rpc = None
     ctx: Annotated[int | None, typer.Option(
         "-c", "--ctx", min=1,
         help="Context in tokens. Default: 2048, less if the model has less, or more if -p and -n need it.",
@@ -68,6 +67,7 @@ class BenchArguments:
     plot: Annotated[Path | None, typer.Option(
         help="Plot size, KL divergence, speed and solved tasks to this SVG file.",
     )] = None
+    devices: Devices = DeviceOptions()  # noqa: RUF009 — frozen
     as_json: AsJson = False
 # fmt: on
 
@@ -90,7 +90,6 @@ def bench(given: BenchArguments) -> None:
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
@@ -106,13 +105,19 @@ def bench(given: BenchArguments) -> None:
     tasks = _task_options(given)
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
-        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
-        workers=parse_words(given.rpc or ()),
+        placement=given.devices.wish,
     )
     setups = _by_threads(setup, given.threads or [])
-    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
-    reference = resolve_gguf(given.against, console.REPORTER) if given.against else None
+    paths = {
+        name: resolve_gguf(name, console.REPORTER, wish=setup.placement)
+        for name in dict.fromkeys(given.models)
+    }
+    reference = (
+        resolve_gguf(given.against, console.REPORTER, wish=setup.placement)
+        if given.against
+        else None
+    )
     if given.plot:
         _check_plot(given.plot, tuple(paths.values()))
     compared = _compared(reference, paths, given, setups[0]) if reference else {}
@@ -138,7 +143,7 @@ def bench(given: BenchArguments) -> None:
 
 def _task_options(given: BenchArguments) -> TaskOptions | None:
     """Return the options for `--task`; None without it."""
-    from turbopilot.base.option_values import layers_or_all, one_of, parse_words
+    from turbopilot.base.option_values import one_of
     from turbopilot.tasks.suite import SUITES
 
     if not given.task:
@@ -146,11 +151,9 @@ def _task_options(given: BenchArguments) -> TaskOptions | None:
             raise InvalidInput("--tasks needs --task", hint=f"give --task {'|'.join(SUITES)}")
         return None
     from turbopilot.app.task_run import TaskOptions
-    from turbopilot.llama.placement_wish import PlacementWish
 
-    layers = layers_or_all("--ngl", given.n_gpu_layers)
-    placement = PlacementWish(layers, workers=parse_words(given.rpc or ()))
-    return TaskOptions((one_of("--task", given.task, SUITES),), given.n_tasks, placement=placement)
+    suite = one_of("--task", given.task, SUITES)
+    return TaskOptions((suite,), given.n_tasks, devices=given.devices)
 
 
 def _solved(against: Path, paths: dict[str, Path], tasks: TaskOptions) -> dict[Path, TaskReport]:
@@ -163,11 +166,9 @@ def _solved(against: Path, paths: dict[str, Path], tasks: TaskOptions) -> dict[P
 
 def _tune(given: BenchArguments) -> None:
     """Measure both kinds of attention, store the results for serve, and show them."""
-    from serve.device_options import DeviceOptions
     from serve.llama.loading import tuned
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Setup
     from turbopilot.render.table import TableColumns
 
@@ -178,14 +179,12 @@ def _tune(given: BenchArguments) -> None:
     options = ModelOptions(
         ctx=given.ctx,
         threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
-        devices=DeviceOptions(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        devices=given.devices,
         cache_type=given.cache_type.lower(),
     )
     found = {}
     for name in dict.fromkeys(given.models):
-        path = resolve_gguf(name, console.REPORTER)
+        path = resolve_gguf(name, console.REPORTER, wish=given.devices.wish)
         with console.progress(f"tune {path.name}"):
             found[path] = tuned(path, options)
     if given.as_json:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput, VerificationFailed
-from turbopilot.base.option_values import layers_or_all, one_of, parse_words
-from turbopilot.commands.verb import AsJson, Rpc, takes
+from turbopilot.base.option_values import one_of
+from turbopilot.commands.verb import AsJson, OptionGroup, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
@@ -65,11 +66,9 @@ class VerifyArguments:
     dtype: Annotated[str, typer.Option(
         help="Precision of PyTorch: f32, or bf16, which adds small rounding errors.",
     )] = "f32"
-    n_gpu_layers: Annotated[str, typer.Option(
-        "--ngl", "--n-gpu-layers", help="Layers of the files to put on GPUs: a number, all, or auto for as many as "
-        "fit. 0 compares the arithmetic of the CPU.",
-    )] = "0"
-    rpc: Rpc = None
+    devices: Annotated[DeviceOptions, OptionGroup("Devices", leaves_out=("names",))] = (
+        DeviceOptions(0)  # noqa: RUF009 — frozen
+    )
     as_json: AsJson = False
 # fmt: on
 
@@ -89,6 +88,8 @@ def verify(given: VerifyArguments) -> None:
     With --task, both models also complete programming tasks, as the server would ask them to. That takes minutes to
     hours; an interrupted run resumes. The table says how many tasks each solves, and how large a difference could be
     hidden (95 % interval).
+
+    By default the file is computed on the CPU; --ngl all compares the arithmetic of the GPU. --device is PyTorch's.
 
     The exit code is 7 if a file fails.
 
@@ -131,7 +132,6 @@ def verify(given: VerifyArguments) -> None:
 
 def _options(given: VerifyArguments) -> VerifyOptions:
     from turbopilot.base.cache_folder import cache_folder
-    from turbopilot.llama.placement_wish import PlacementWish
     from turbopilot.verify import VerifyOptions
     from turbopilot.verify.texts import read_prompts, read_text, token_battery
     from turbopilot.verify.torch_model import Precision, TorchDevice
@@ -152,9 +152,7 @@ def _options(given: VerifyArguments) -> VerifyOptions:
         device=TorchDevice(given.device, one_of("--dtype", given.dtype, get_args(Precision))),
         cache=cache_folder() / "reference",
         tensors=given.tensors,
-        placement=PlacementWish(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        placement=given.devices.wish,
     )
 
 
@@ -179,7 +177,7 @@ def _task_options(given: VerifyArguments, options: VerifyOptions) -> TaskOptions
         given.n_tasks,
         given.seed,
         given.execute,
-        placement=options.placement,
+        devices=given.devices,
         device=options.device,
     )
 
