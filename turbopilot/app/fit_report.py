@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from turbopilot.base.rank_correlation import rank_correlation
+
 if TYPE_CHECKING:
     from quantize.fit import RoundingSensitivity
     from turbopilot.bench import Divergence, Memory, Setup
@@ -111,3 +113,13 @@ class FitReport:
     fitted: FitRow
     plain: tuple[FitRow, ...]
     seconds: float
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Rank correlation of predicted and measured KL over the measured files; None for fewer than three."""
+        pairs = [
+            (row.predicted_kl, row.divergence.mean_kl)
+            for row in (self.fitted, *self.plain)
+            if row.predicted_kl is not None and row.divergence
+        ]
+        return rank_correlation([p for p, _ in pairs], [m for _, m in pairs])

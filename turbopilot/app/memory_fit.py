@@ -55,6 +55,7 @@ class FitRequest:
         seconds: time limit for measuring sensitivities; 0 uses rounding errors only.
         is_quick: run neither the model nor the fitted file.
         compare: number of standard types that fit to quantize and measure for comparison; their files are deleted.
+        texts: text to measure sensitivities on, and text to compare files on; None for the bundled ones.
     """
 
     memory: int | None
@@ -65,6 +66,7 @@ class FitRequest:
     seconds: float
     is_quick: bool
     compare: int
+    texts: tuple[str, str] | None = None
 
     @property
     def trial_setup(self) -> Setup:
@@ -123,6 +125,7 @@ class _TrialRuns:
         folder: empty folder for the source's logits.
         reporter: receives messages and progress.
         compares: measure divergence in addition to memory.
+        text: text to compare files on.
     """
 
     source: Path
@@ -130,6 +133,7 @@ class _TrialRuns:
     folder: Path
     reporter: Reporter
     compares: bool
+    text: str
     _reference: Reference | None = None
 
     def memory(self, path: Path, row: FitRow) -> FitRow:
@@ -156,7 +160,7 @@ class _TrialRuns:
             setup = replace(self.setup, cache_type="F16")
             with self.reporter.progress("reference") as progress:
                 self._reference = keep_reference(
-                    self.source, evaluation_text(), self.folder / "logits", setup, progress=progress
+                    self.source, self.text, self.folder / "logits", setup, progress=progress
                 )
         return self._reference
 
@@ -176,7 +180,8 @@ class _MemoryFit:
         self.fit = Fit(source, matrix, request.candidates)
         self.limits = self._limits()
         self.limits.check()
-        options = MeasureOptions(calibration_text(), seconds, self.threads, setup.placement)
+        text = request.texts[0] if request.texts else calibration_text()
+        options = MeasureOptions(text, seconds, self.threads, setup.placement)
         with reporter.progress("measure") as progress:
             self.found = self.fit.measure(self.limits.bits, options, progress)
 
@@ -193,8 +198,14 @@ class _MemoryFit:
     def make(self, output: Path, *, force: bool) -> FitReport:
         request, found = self.request, self.found
         with tempfile.TemporaryDirectory(prefix="turbopilot-fit-") as folder:
+            text = request.texts[1] if request.texts else evaluation_text()
             runs = _TrialRuns(
-                self.fit.source, request.trial_setup, Path(folder), self.reporter, found.measured
+                self.fit.source,
+                request.trial_setup,
+                Path(folder),
+                self.reporter,
+                found.measured,
+                text,
             )
             written, fitted = self._written(output, runs, force=force)
             plain = self._plain()

@@ -105,6 +105,10 @@ class QuantizeArguments:
     compare: Annotated[int, typer.Option(
         min=0, help="With --fit and --fit-vram: number of standard types to quantize and measure for comparison.",
     )] = 1
+    text: Annotated[Path | None, typer.Option(
+        help="With --fit and --fit-vram: your own code, a folder or a file. One half of it decides the types, and the "
+        "files are compared on the other. Default: code in many languages.",
+    )] = None
     devices: Devices = DeviceOptions()  # noqa: RUF009 — frozen
     threads: Threads = 0
     list_types: Annotated[bool, typer.Option("--list", help="List all quantization types and exit.")] = False
@@ -137,6 +141,11 @@ def quantize(given: QuantizeArguments) -> None:
     if given.list_types:
         show_types(as_json=given.as_json)
     elif given.source and given.type_name and not (given.fit or given.fit_vram):
+        if given.text:
+            raise InvalidInput(
+                "--text needs --fit or --fit-vram",
+                hint="for an importance matrix of your own code: turbopilot imatrix --text",
+            )
         _quantize(given, given.source, given.type_name)
     elif given.source and (given.fit or given.fit_vram):
         _fit(given, given.source)
@@ -203,6 +212,7 @@ def _fit_request(given: QuantizeArguments) -> FitRequest:
     from serve.llama.facts import GUESSES
     from turbopilot.app.memory_fit import FitRequest, candidates
     from turbopilot.bench import Setup
+    from turbopilot.corpus.own_code import read_halves
 
     option = "--fit" if given.fit else "--fit-vram"
     beyond = {
@@ -238,4 +248,5 @@ def _fit_request(given: QuantizeArguments) -> FitRequest:
         seconds=60 * given.minutes,
         is_quick=given.quick,
         compare=given.compare,
+        texts=read_halves(given.text) if given.text else None,
     )

@@ -44,6 +44,9 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
     n_weights = sum(report.fitted.types.values())
     shares = sorted(report.fitted.types.items(), key=lambda item: -item[1])
     console.text("memory, KL: predicted" if kl else "memory: predicted")
+    if (found := report.rank_correlation) is not None:
+        n = sum(1 for row in (report.fitted, *report.plain) if row.divergence)
+        console.text(f"rank correlation of predicted and measured KL, {n} files: {found:.2f}")
     console.text(f"fitted: {', '.join(f'{kind} {n / n_weights:.0%}' for kind, n in shares)}")
     if b.total is not None and (over := (report.fitted.measured_footprint or 0) - b.total) > 0:
         console.info(f"the file takes {size(over)} more memory than the limit")
@@ -85,6 +88,7 @@ def _json(report: FitReport) -> dict[str, Any]:
         },
         "fitted": _row(report.fitted),
         "plain": [_row(row) for row in report.plain],
+        "rank_correlation": report.rank_correlation,
         "seconds": report.seconds,
     }  # fmt: skip
 
