@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -74,6 +75,14 @@ class Preview:
     def bits_per_weight(self) -> float:
         """Average bits per weight over all tensors."""
         return 8 * self.tensor_bytes / max(1, sum(t.n_weights for t in self.tensors))
+
+    def weights_by_type(self) -> Mapping[str, int]:
+        """Return the number of weights in matrices of each type."""
+        found: Counter[str] = Counter()
+        for t in self.tensors:
+            if len(t.shape) > 1:
+                found[t.after] += t.n_weights
+        return found
 
     def fallbacks(self) -> tuple[str, ...]:
         """Return a message for each tensor whose rows are not a multiple of the type's block size."""

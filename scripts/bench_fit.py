@@ -23,9 +23,10 @@ from pathlib import Path
 
 from bench.unrounded import unround
 
-from quantize import RECIPES, QuantizeOptions, plan, quantize
-from quantize.fit import CANDIDATES, Fit, MeasureOptions
+from quantize import RECIPES, QuantizeOptions, find_recipe, plan, quantize
+from quantize.fit import CANDIDATES, Fit, MeasureOptions, RoundingSensitivity
 from quantize.imatrix import GatherOptions, gather
+from turbopilot.base.rank_correlation import rank_correlation
 from turbopilot.bench import Divergence, Reference, Setup, divergence, keep_reference
 from turbopilot.corpus import calibration_text, evaluation_text
 from turbopilot.formats.ggml_types import FLOATS
@@ -134,7 +135,17 @@ def table_of_budgets(lab: Lab, plain: list[Plain], budgets: list[str], seconds: 
             f"{measured.positions} positions, {took:.0f} s",
             flush=True,
         )
+        known = [(loss, p.best) for p in plain if (loss := predicted(fit, measured, p.name))]
+        ranks = rank_correlation([a for a, _ in known], [b for _, b in known])
+        print(
+            f"{'':10} rank correlation of predicted and measured KL, {len(known)} plain types: {ranks}"
+        )
     return won
+
+
+def predicted(fit: Fit, measured: RoundingSensitivity, name: str) -> float | None:
+    """Return the predicted loss of a plain type; None if one of its types was not measured."""
+    return fit.plain(find_recipe(name), measured)[1]
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Measure how often a model fills in exactly the removed text, as served, with and without token healing.
 
-    python scripts/bench_infill.py MODEL.gguf --data HumanEval-RandomSpanInfillingLight.jsonl.gz
+    python scripts/bench_infill.py MODEL.gguf --task span
 
-The tasks are those of HumanEval-Infilling (https://github.com/openai/human-eval-infilling, MIT): JSON lines with
-`prompt`, `suffix` and `canonical_solution`, possibly compressed. Completions are greedy. A model without fill-in-the-
-middle tokens gets the text before the cursor alone.
+The tasks are those of `turbopilot verify --task`. Completions are greedy. A model without fill-in-the-middle tokens
+gets the text before the cursor alone.
 
 Columns: exact matches (without white space at the ends), completions whose first word is that of the solution, and
 completions that begin inside a word although the cursor is not in one.
@@ -14,11 +13,9 @@ completions that begin inside a word although the cursor is not in one.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serve.engine import Engine, EngineOptions
@@ -28,35 +25,19 @@ from serve.models.loading import host
 from serve.models.service import CompletionService
 from serve.request import SamplingParams
 from serve.settings import ModelOptions, TextOptions
+from turbopilot.tasks.suite import SUITES, Task
 
-# More tokens than any solution of the light random spans and the single lines has.
-MOST_TOKENS = 128
 # Python's names and numbers, and single other characters.
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A place in a program, and the text that was removed there."""
-
-    prefix: str
-    suffix: str
-    solution: str
-
-
-def read_tasks(file: Path, most: int | None) -> list[Task]:
-    """Return the first `most` tasks of a file."""
-    open_text = gzip.open if file.suffix == ".gz" else open
-    with open_text(file, "rt", encoding="utf-8") as lines:
-        tasks = [json.loads(line) for line in lines]
-    return [Task(t["prompt"], t["suffix"], t["canonical_solution"]) for t in tasks[:most]]
-
-
-def completions(service: CompletionService, tasks: list[Task]) -> Iterator[str]:
+def completions(
+    service: CompletionService, tasks: Sequence[Task], max_tokens: int
+) -> Iterator[str]:
     """Yield the greedy completion of each task."""
     for task in tasks:
         asked = Completion(
-            (task.prefix,), MOST_TOKENS, task.suffix, sampling=SamplingParams(temperature=0)
+            (task.prefix,), max_tokens, task.suffix, sampling=SamplingParams(temperature=0)
         )
         (choice,) = service.start(asked, whole=True).collect().choices
         yield choice.text
@@ -77,7 +58,8 @@ def begins_inside_a_word(task: Task, text: str) -> bool:
         or not text[:1].isalpha()
     ):
         return False
-    word, names = first_word(text), set(_WORD.findall(task.prefix + task.solution + task.suffix))
+    whole = task.prefix + task.solution + (task.suffix or "")
+    word, names = first_word(text), set(_WORD.findall(whole))
     return word not in names and any(n.endswith(word) for n in names if len(n) > len(word) > 1)
 
 
@@ -86,20 +68,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tasks", type=int, help="number of tasks (default: all)")
+    parser.add_argument("--task", choices=SUITES, default="span")
+    parser.add_argument("--tasks", type=int, help="number of random tasks (default: all)")
     parser.add_argument("--json", type=Path, help="write all completions to this file")
     args = parser.parse_args()
-    tasks = read_tasks(args.data, args.tasks)
+    suite = SUITES[args.task]
+    tasks = suite.sample(args.tasks, seed=0)
     made: dict[str, list[str]] = {}
-    print(f"{args.model.name}: {len(tasks)} tasks of {args.data.name}")
+    print(f"{args.model.name}: {len(tasks)} {suite.title}")
     print(f"{'':12} {'exact':>6} {'first word':>11} {'inside a word':>14}")
     for name, heals in (("as cut", False), ("healed", True)):
         decoder, _ = load(args.model, ModelOptions(n_seq=1, tunes=False))
         engine = Engine(decoder, EngineOptions(looks_ahead=False))
         service = host(engine, text=TextOptions(heals=heals), free=decoder.close)
         try:
-            made[name] = list(completions(service, tasks))
+            made[name] = list(completions(service, tasks, suite.max_tokens))
         finally:
             service.close()
         pairs = list(zip(tasks, made[name], strict=True))

@@ -1,4 +1,4 @@
-"""Options of `serve` for GPUs, workers and memory."""
+"""Options for GPUs, workers and main memory, of `serve` and of the other commands that load a model."""
 
 from __future__ import annotations
 
@@ -105,16 +105,6 @@ class DeviceOptions:
         f'with experts that does not fit: "{EXPERTS_ON_CPU}". Can be repeated.',
         metavar="PATTERN=DEVICE", convert=parse_overrides,
     )] = ()
-    maps: Annotated[bool, Option(
-        "--no-mmap/--mmap", "Read model files into memory instead of mapping them.",
-    )] = True
-    locks: Annotated[bool, Option(
-        "--mlock/--no-mlock", "Keep the weights in main memory: the system may not swap them out or drop them.",
-    )] = False
-    numa: Annotated[Numa, Option(
-        "--numa", "How threads use a machine with several memory nodes (off, distribute, isolate, numactl). It applies "
-        "to the whole process.",
-    )] = "off"
     workers: Annotated[tuple[str, ...], Option(
         "--rpc", "Workers whose devices are used too (see turbopilot worker). Their protocol has no authentication: "
         "use a private network.", metavar="HOST:PORT,…", convert=words,
@@ -128,5 +118,21 @@ class DeviceOptions:
             self.n_gpu_layers, margin, self.memory, self.main_gpu, self.tensor_split, self.split_mode,
             self.names, self.workers, self.tensor_overrides,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MainMemoryOptions:
+    """Options of `serve` for weights in main memory."""
+
+    maps: Annotated[bool, Option(
+        "--no-mmap/--mmap", "Read model files into memory instead of mapping them.",
+    )] = True
+    locks: Annotated[bool, Option(
+        "--mlock/--no-mlock", "Keep the weights in main memory: the system may not swap them out or drop them.",
+    )] = False
+    numa: Annotated[Numa, Option(
+        "--numa", "How threads use a machine with several memory nodes (off, distribute, isolate, numactl). It applies "
+        "to the whole process.",
+    )] = "off"
 
 # fmt: on

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from serve.adapters import AdapterOptions
-from serve.device_options import DeviceOptions
+from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
@@ -99,14 +99,15 @@ class ModelOptions:
         auto=True, choices=("auto", "on", "off"), convert=lambda _, text: text == "on",
     )] = None
     tunes: Annotated[bool, Option(
-        "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. That happens once for "
-        "each model, for some seconds, while the server is idle.",
+        "--no-tune/--tune", "Do not measure which kind of attention is faster on this machine. Without a GPU, that "
+        "happens once for each model, for some seconds, while the server is idle.",
     )] = True
     fim_layout: Annotated[str | None, Option(
         "--fim-layout, --fim-order", "Layout of the default model's fill-in-the-middle prompts: auto for its own, or "
         f"{', '.join(NAMES)}.", name="fim_layout", env=("TURBOPILOT_FIM_ORDER",), auto=True, choices=("auto", *NAMES),
     )] = None
     devices: DeviceOptions = field(default_factory=DeviceOptions)
+    main_memory: MainMemoryOptions = field(default_factory=MainMemoryOptions)
     chat_template: str = ""
     family: str = ""
     known_fim: str = ""

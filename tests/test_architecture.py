@@ -14,7 +14,7 @@ PACKAGES = ("turbopilot", "converters", "quantize", "serve")
 BELOW = ("turbopilot.base", "turbopilot.formats", "turbopilot.llama")
 SIBLINGS = (
     "turbopilot.catalog", "turbopilot.hub", "turbopilot.editors", "turbopilot.corpus", "turbopilot.verify",
-    "turbopilot.bench", "converters", "quantize", "serve",
+    "turbopilot.bench", "turbopilot.tasks", "converters", "quantize", "serve",
 )  # fmt: skip
 # package → packages that it may import in addition to itself; the most specific name counts
 MAY_IMPORT = {

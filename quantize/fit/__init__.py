@@ -6,8 +6,12 @@
 >>> fit.write(fit.allocate(room, found), Path("codegen-3gib.gguf"))  # doctest: +SKIP
 """
 
+from quantize.fit.device_fit import DeviceFit
+from quantize.fit.device_limits import DeviceLimits
 from quantize.fit.fitting import Allocation, Fit
 from quantize.fit.sensitivity import MeasureOptions, RoundingSensitivity
 from quantize.fit.units import CANDIDATES
 
-__all__ = ["CANDIDATES", "Allocation", "Fit", "MeasureOptions", "RoundingSensitivity"]
+__all__ = [
+    "CANDIDATES", "Allocation", "DeviceFit", "DeviceLimits", "Fit", "MeasureOptions", "RoundingSensitivity",
+]  # fmt: skip

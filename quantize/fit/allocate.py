@@ -38,6 +38,47 @@ def allocate(units: Sequence[Sequence[TypeChoice]], room: int) -> list[int] | No
     return _spend(units, chosen, left)
 
 
+def allocate_within(
+    units: Sequence[Sequence[TypeChoice]],
+    inside: Sequence[Sequence[TypeChoice] | None],
+    room: int,
+    room_inside: int,
+) -> list[int] | None:
+    """Return the index of the choice for each unit, for a limit of all units and one of some of them.
+
+    If the best choices within the first limit exceed the second one, that one decides about its units, and the others
+    get the rest.
+
+    Args:
+        units: choices of all units, whose bytes count for `room`.
+        inside: the same choices with the bytes that count for `room_inside`; None for a unit that does not count.
+        room: most bytes of all units.
+        room_inside: most bytes of the units in `inside`.
+
+    Returns:
+        The indices; None if the smallest choices exceed a limit.
+    """
+    chosen = allocate(units, room)
+    if chosen is None or _used(inside, chosen) <= room_inside:
+        return chosen
+    of_inside = allocate([choices for choices in inside if choices], room_inside)
+    if of_inside is None:
+        return None
+    picked = iter(of_inside)
+    fixed = [next(picked) if choices else None for choices in inside]
+    used = sum(u[i].n_bytes for u, i in zip(units, fixed, strict=True) if i is not None)
+    outside = [u for u, i in zip(units, fixed, strict=True) if i is None]
+    others = iter(allocate(outside, room - used) or ())
+    try:
+        return [next(others) if i is None else i for i in fixed]
+    except StopIteration:  # the smallest choices exceed what is left
+        return None
+
+
+def _used(inside: Sequence[Sequence[TypeChoice] | None], chosen: Sequence[int]) -> int:
+    return sum(u[i].n_bytes for u, i in zip(inside, chosen, strict=True) if u)
+
+
 def _hull(choices: Sequence[TypeChoice]) -> list[int]:
     """Return the indices of the choices on the lower convex hull of (bytes, loss), smallest first."""
     order = sorted(range(len(choices)), key=lambda i: (choices[i].n_bytes, choices[i].loss))

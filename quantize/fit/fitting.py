@@ -58,18 +58,28 @@ class Fit:
         self._choices = {
             u.name: [t for t in u.types if t in candidates] or [u.types[-1]] for u in self.units
         }
-        self._fixed = sum(t.bytes_after for t in preview.tensors if t.name not in self._choices)
+        fixed = [t for t in preview.tensors if t.name not in self._choices]
+        self.fixed_types: Mapping[str, str] = {t.name: t.after for t in fixed}
+        """Types of the tensors that are not chosen, by name."""
+        self._fixed = sum(t.bytes_after for t in fixed)
+
+    def types_of(self, unit: Unit) -> Sequence[str]:
+        """Return the types that a matrix may get, smallest first."""
+        return self._choices[unit.name]
 
     @property
     def smallest(self) -> int:
         """Bytes of all tensors in the smallest possible file."""
         return self._fixed + sum(u.n_bytes(self._choices[u.name][0]) for u in self.units)
 
+    def bits_in(self, room: int) -> float:
+        """Return the average bits per weight of matrices that `room` bytes of tensors allow."""
+        return 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
+
     def measure(
-        self, room: int, options: MeasureOptions, progress: Progress = silent
+        self, bits: float, options: MeasureOptions, progress: Progress = silent
     ) -> RoundingSensitivity:
-        """Measure sensitivities with types near the average bits per weight that `room` bytes allow."""
-        bits = 8 * (room - self._fixed) / max(1, sum(u.n_weights for u in self.units))
+        """Measure sensitivities with types near this number of bits per weight."""
         return find_sensitivity(self.source, self.imatrix, self.units, bits, options, progress)
 
     def allocate(self, room: int, sensitivity: RoundingSensitivity) -> Allocation | None:
@@ -81,10 +91,14 @@ class Fit:
         chosen = allocate(choices, room - self._fixed)
         if chosen is None:
             return None
-        picked = [c[i] for c, i in zip(choices, chosen, strict=True)]
         types = {u.name: self._choices[u.name][i] for u, i in zip(self.units, chosen, strict=True)}
-        used = self._fixed + sum(c.n_bytes for c in picked)
-        return Allocation(types, used, sum(c.loss for c in picked))
+        return self.allocation(types, sensitivity)
+
+    def allocation(self, types: Mapping[str, str], sensitivity: RoundingSensitivity) -> Allocation:
+        """Return the size and the loss of a file whose matrices have these types."""
+        used = self._fixed + sum(u.n_bytes(types[u.name]) for u in self.units)
+        loss = sum(sensitivity.loss(u.name, types[u.name]) for u in self.units)
+        return Allocation(types, used, loss)
 
     def preview(self, allocation: Allocation) -> Preview:
         """Return the type and size that `write` would give each tensor."""

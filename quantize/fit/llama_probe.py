@@ -24,6 +24,7 @@ from turbopilot.base.kl_divergence import Logits
 from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
+from turbopilot.llama.placement_wish import PlacementWish
 
 _SAMPLED: Final = 12_000_000  # weights rounded to each type, in all matrices together
 _LEAST_ROWS: Final = 16
@@ -54,7 +55,7 @@ def _measure(job: dict[str, Any]) -> None:
         _send_step("rounding", i + 1, len(units), unit.name)
     send({"errors": errors})
     if job["seconds"] > 0:
-        model = ProbedModel(header, job["threads"], job["n_gpu_layers"])
+        model = ProbedModel(header, job["threads"], PlacementWish.from_json(job["placement"]))
         _Probe(model, units, matrices, job).run()
 
 

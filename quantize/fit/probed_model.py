@@ -37,16 +37,19 @@ _WEIGHTS_IN: Final = (
 
 
 class ProbedModel:
-    """Loaded float GGUF; `n_gpu_layers=None` puts as many layers on devices as fit."""
+    """Loaded float GGUF, placed as `wish` says."""
 
-    def __init__(self, header: GgufHeader, n_threads: int, n_gpu_layers: int | None) -> None:
+    def __init__(self, header: GgufHeader, n_threads: int, wish: PlacementWish) -> None:
         self._ggml, self._path = Ggml(ggml), header.path
         self._addresses: dict[str, set[int]] = {}
         self._looking = True
-        need, wish = ContextNeed(WINDOW, n_outputs=WINDOW), PlacementWish(n_gpu_layers)
+        need = ContextNeed(WINDOW, n_outputs=WINDOW)
         self._model = LlamaModel(header, fitted(header, need, wish, use_mmap=False, repack=False))
         self.n_vocab = self._model.n_vocab
-        parameters = ContextParameters(WINDOW, WINDOW, n_threads=n_threads, on_node=self._on_node)
+        # A weight that is copied to a device for each batch has another pointer there, which must not be changed.
+        parameters = ContextParameters(
+            WINDOW, WINDOW, n_threads=n_threads, copies_weights=False, on_node=self._on_node
+        )
         self._context = LlamaContext(self._model, parameters)
 
     def _on_node(self, address: int, ask: bool) -> bool:

@@ -20,6 +20,7 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.llama.child import run_child
+from turbopilot.llama.placement_wish import PlacementWish
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class MeasureOptions:
     text: str
     seconds: float = 0
     threads: int = 0
-    n_gpu_layers: int | None = None
+    placement: PlacementWish = PlacementWish()  # noqa: RUF009 — frozen
 
 
 def find_sensitivity(

@@ -25,6 +25,7 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.child import run_child
+from turbopilot.llama.placement_wish import PlacementWish
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class GatherOptions:
         chunk_size: tokens in a chunk; each chunk starts with an empty KV cache.
         seconds: start no further chunk after this time; 0 for no limit.
         threads: 0 uses all cores.
-        n_gpu_layers: layers on devices; None means as many as fit.
+        placement: devices for the parts of the model.
         process_output: include the output head, for which llama.cpp uses a large type anyway.
         others: other importance matrices of the model to merge with this one.
     """
@@ -47,7 +48,7 @@ class GatherOptions:
     chunk_size: int = 512
     seconds: float = 0
     threads: int = 0
-    n_gpu_layers: int | None = None
+    placement: PlacementWish = PlacementWish()  # noqa: RUF009 — frozen
     process_output: bool = False
     others: tuple[Imatrix, ...] = ()
 

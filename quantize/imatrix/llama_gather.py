@@ -40,7 +40,7 @@ def _gather(job: dict[str, Any]) -> None:
     path, chunk_size = Path(job["model"]), job["chunk_size"]
     header, n_batch = read_gguf(path), min(chunk_size, UBATCH)
     need = ContextNeed(chunk_size, n_batch=n_batch, n_outputs=n_batch)
-    model = LlamaModel(header, fitted(header, need, PlacementWish(job["n_gpu_layers"])))
+    model = LlamaModel(header, fitted(header, need, PlacementWish.from_json(job["placement"])))
     tokens = model.tokenize(job["text"], parse_special=False)  # like llama-imatrix
     if model.first_token is not None:
         tokens.insert(0, model.first_token)

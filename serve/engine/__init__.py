@@ -12,7 +12,8 @@ prefix_store  cached prefixes in RAM, and on disk across restarts
 recovery      handling of decoder failures
 """
 
-from serve.engine.engine import Engine, EngineOptions
+from serve.engine.engine import Engine
+from serve.engine.options import EngineOptions
 from serve.engine.requests import Emitted
 
 __all__ = ["Emitted", "Engine", "EngineOptions"]

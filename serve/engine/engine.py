@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from serve.decoder import Decoder, Logits
 from serve.drafting import DraftModel, DraftWish
 from serve.engine.checkpoints import Checkpoints
+from serve.engine.options import EngineOptions
 from serve.engine.planner import Planner
 from serve.engine.prefix_store import PrefixStore
 from serve.engine.recovery import Recovery
@@ -32,29 +31,6 @@ from turbopilot.base.errors import (
 )
 
 _AHEAD = -1  # id of the request computed ahead; clients' requests have other ids
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Options of an engine.
-
-    Attributes:
-        n_slots: number of requests that run at once; at most the decoder's `n_seq`.
-        random_seed: makes the sequence of default seeds repeatable; None uses the system's entropy.
-        drafts: whether to draft tokens.
-        looks_ahead: whether an idle engine computes the completion that follows if the last one is accepted.
-        prefix_cache_bytes: RAM for the prefix cache; 0 disables it.
-        reuses: whether to reuse cached tokens that are not a prefix, which changes the logits slightly.
-        prefix_folder: folder that keeps the prefix cache across restarts; None keeps it in RAM only.
-    """
-
-    n_slots: int = 1
-    random_seed: int | None = None
-    drafts: bool = True
-    looks_ahead: bool = False
-    prefix_cache_bytes: int = 0
-    reuses: bool = True
-    prefix_folder: Path | None = None
 
 
 class Engine:
@@ -90,7 +66,9 @@ class Engine:
         )
         needs_checkpoints = self._store.keeps and not decoder.can_cut
         self._checkpoints = Checkpoints(decoder, self._store) if needs_checkpoints else None
-        self._scheduler = Scheduler(decoder, n_slots, self._store, reuses=options.reuses)
+        self._scheduler = Scheduler(
+            decoder, n_slots, self._store, reuses=options.reuses, shares=options.shares
+        )
         self._slots = self._scheduler.slots
         self.metrics.slots = self._slots.states
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)

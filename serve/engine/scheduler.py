@@ -36,15 +36,22 @@ class Scheduler:
         n_slots: number of requests that run at once; at most the decoder's `n_batch`.
         store: cached prefixes outside the KV cache.
         reuses: whether to reuse cached tokens that are not a prefix.
+        shares: whether to begin with a cached prefix.
     """
 
     def __init__(
-        self, decoder: Decoder, n_slots: int, store: PrefixStore, *, reuses: bool = False
+        self,
+        decoder: Decoder,
+        n_slots: int,
+        store: PrefixStore,
+        *,
+        reuses: bool = False,
+        shares: bool = True,
     ) -> None:
         if not 1 <= n_slots <= decoder.n_batch:
             raise ValueError(f"{n_slots} slots do not fit into batches of {decoder.n_batch}")
         self._decoder, self._can_cut = decoder, decoder.can_cut
-        self._reuses = reuses and decoder.can_cut
+        self._reuses, self._shares = reuses and shares and decoder.can_cut, shares
         self._store = store
         self.slots = Slots(n_slots, pooled=decoder.n_cells < n_slots * decoder.n_ctx)
         self._waiting: deque[Sequence] = deque()
@@ -90,7 +97,7 @@ class Scheduler:
 
         The prefix must be at least WORTH_WAITING tokens longer.
         """
-        if not self._can_cut or sequence.n_scored:
+        if not (self._can_cut and self._shares) or sequence.n_scored:
             return False
         now, soon = 0, 0
         shared = self.slots.shared(sequence.tokens[:-1], sequence.request.adapters)
@@ -105,7 +112,7 @@ class Scheduler:
     def _place(self, sequence: Sequence) -> bool:
         """Put a queued sequence into a slot; return False if there is no room for it yet. A slot must be free."""
         # The last token is always computed, for its logits; so are all tokens that are scored.
-        prefix = [] if sequence.n_scored else sequence.tokens[:-1]
+        prefix = sequence.tokens[:-1] if self._shares and not sequence.n_scored else []
         source, keep = self._best_slot(prefix, sequence.request.adapters)
         stored = self._store.longest(prefix, sequence.request.adapters)
         key = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from serve.llama.tuning import CELLS
 from serve.prompt.bound_layout import FimLayouts
 from serve.prompt.layout_choice import choose_layouts
 from serve.settings import ModelOptions
@@ -21,9 +23,11 @@ from turbopilot.llama.footprint import (
 )
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.placement import Placement, place
-from turbopilot.llama.placement_wish import Machine
+from turbopilot.llama.placement_wish import Machine, PlacementWish
 
 LEAST_CONTEXT: Final = 64
+SMALLER_CACHE: Final = "q8_0"
+"""Type of the KV cache that is recommended if layers do not fit: half of f16's memory, with almost no loss."""
 GUESSES: Final = 16
 """Rows of logits for draft tokens, in addition to one per sequence."""
 
@@ -60,6 +64,32 @@ def plan(header: GgufHeader, options: ModelOptions, free: Machine | None = None)
         for n in contexts[contexts.index(n_ctx) :]
     ]  # fmt: skip
     return place(parts, needs, free, wish)
+
+
+def plain_attention_fits(
+    header: GgufHeader, placement: Placement, free: Machine, wish: PlacementWish
+) -> bool:
+    """Return whether plain attention fits on the devices of a placement, beside a context that measures it."""
+    need = replace(placement.need, n_ctx=placement.need.n_ctx + CELLS, has_scores=True)
+    same = replace(wish, n_gpu_layers=placement.n_gpu_layers)
+    found = place(model_parts(header, wish.tensor_overrides), [need], free, same)
+    return found.fits and found.counts == placement.counts
+
+
+def cache_type_advice(
+    header: GgufHeader, placement: Placement, free: Machine, options: ModelOptions
+) -> str:
+    """Return how many more layers would be on devices with a smaller KV cache; "" if there is nothing to gain."""
+    need, wish = placement.need, options.devices.wish
+    parts = model_parts(header, wish.tensor_overrides)
+    n, n_all = placement.n_gpu_layers, len(parts.layers) + 1
+    can_shrink = need.cache_type in ("f32", "f16", "bf16") and options.flash_attention is not False
+    if not placement.shares or wish.n_gpu_layers is not None or n == n_all or not can_shrink:
+        return ""
+    smaller = place(parts, [replace(need, cache_type=SMALLER_CACHE)], free, wish).n_gpu_layers
+    if smaller <= n:
+        return ""
+    return f"--cache-type {SMALLER_CACHE} would put {smaller} instead of {n} of {n_all} layers on devices"
 
 
 def _context(header: GgufHeader, wanted: int | None) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.llama.decoder import LlamaDecoder
-from serve.llama.facts import model_family, plan
+from serve.llama.facts import cache_type_advice, model_family, plain_attention_fits, plan
 from serve.llama.mapped_files import MappedFiles, should_map
 from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
@@ -47,6 +47,7 @@ class LoadReport:
         place: those devices, or the reason if there are none.
         uses: what is in main memory and on each device.
         workers: HOST:PORT of the workers with a part of the model.
+        advice: option with which more layers would be on devices; "" for none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class LoadReport:
     uses: tuple[DeviceUse, ...] = ()
     workers: tuple[str, ...] = ()
     tuning: Tuning | None = None
+    advice: str = ""
 
     def lines(self) -> list[str]:
         """Return the setup as log lines."""
@@ -79,6 +81,7 @@ class LoadReport:
             f"KV cache {self.cache_type}, {self.kv_bytes / 1e6:,.1f} MB",
             f"GPU      {self.n_offloaded} of {self.n_layers} layers offloaded ({self.place})",
             *(f"         {line}" for line in use_table(self.uses)),
+            *([f"advice   {self.advice}"] if self.advice else []),
             *tuned,
         ]
 
@@ -97,7 +100,7 @@ def tuned(path: Path, options: ModelOptions) -> Tuning:
         if decoder.tuning is None:
             raise InvalidInput(
                 f"{path}: only one kind of attention can be used with these options",
-                hint="plain attention needs a CPU, an unquantized KV cache, and enough memory",
+                hint="plain attention needs an unquantized KV cache, and enough memory on every device",
             )
         return decoder.tuning
     finally:
@@ -137,7 +140,8 @@ def load(
     if wants_gpu and (warning := unused_gpu_warning(graphics_cards(), built_backends())):
         models_log.warning("%s", warning)
     place = ", ".join(map(str, used)) or _why_none(options, devices)
-    return decoder, _report(header, options, decoder, uses, place)
+    advice = cache_type_advice(header, placement, free, options)
+    return decoder, replace(_report(header, options, decoder, uses, place), advice=advice)
 
 
 def _load_placed(
@@ -149,7 +153,7 @@ def _load_placed(
     retunes: bool,
 ) -> LlamaDecoder:
     """Load a model as a placement says; raise MemoryShort if there is no room."""
-    need, given = placement.need, options.devices
+    need, given = placement.need, options.main_memory
     parameters = ContextParameters(
         n_ctx=need.layout.n_cells(need.n_ctx), n_batch=options.n_batch, n_seq=need.layout.n_seq,
         n_outputs=need.n_outputs, n_threads=options.threads, cache_type=options.cache_type,
@@ -163,7 +167,7 @@ def _load_placed(
         elif given.maps:
             models_log.info("%s: other users can write it, so it is read, not mapped", header.path)
         model_parameters = ModelParameters(
-            placement, devices, given.tensor_overrides,
+            placement, devices, options.devices.tensor_overrides,
             use_mmap=mapped is not None, locks_memory=given.locks,
         )  # fmt: skip
         model = LlamaModel(header, model_parameters)
@@ -172,14 +176,18 @@ def _load_placed(
         attention = flash_attention(
             header, parameters, uses_gpu=model.uses_gpu, wanted=options.flash_attention
         )
-        cache = TuningCache(model, parameters) if attention is None and options.tunes else None
+        is_open = attention is None
+        if model.uses_gpu and attention == AUTO:
+            wish = options.devices.wish
+            is_open = plain_attention_fits(header, placement, machine(devices), wish)
+        cache = TuningCache(model, parameters) if is_open and options.tunes else None
         tuning = cache.read() if cache and not retunes else None
-        if attention is None:
-            attention = tuning.flash_attention if tuning else AUTO
-        parameters = replace(parameters, flash_attention=attention)
-        decoder = LlamaDecoder(
-            model, parameters, need.n_ctx, need.layout, options, mapped, None if tuning else cache
-        )
+        if tuning:
+            attention = tuning.flash_attention
+        parameters = replace(parameters, flash_attention=AUTO if attention is None else attention)
+        if tuning or (model.uses_gpu and not retunes):  # see `serve.llama.tuning`
+            cache = None
+        decoder = LlamaDecoder(model, parameters, need.n_ctx, need.layout, options, mapped, cache)
         decoder.tuned_before = tuning
         loaded.pop_all()
     return decoder

@@ -3,7 +3,11 @@
 Which one is faster depends on the processor, the file's type and the model: on one machine with AVX-512 plain attention
 decoded twice as fast, on another one flash attention served eight requests a third faster. Both are measured with the
 loaded model, for about a second each, while the server is idle. The result is kept in the cache folder for the next
-start with the same model file, processor, llama.cpp and options.
+start with the same model file, processor, build of llama.cpp, options, and layers on the same devices.
+
+On devices, nothing is measured while the server runs, because a context for measuring takes their memory: there,
+`turbopilot bench --tune` measures, and the server uses its result. A context has one kind of attention for all its
+devices. The type of the KV cache is never chosen by measurement, because it changes the results.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.machine import cpu_name
 from turbopilot.llama.context import ContextParameters, LlamaContext
 from turbopilot.llama.flash_attention import OFF, ON
-from turbopilot.llama.library import VERSION
+from turbopilot.llama.library import build
 from turbopilot.llama.model import LlamaModel
 
 log = logging.getLogger("turbopilot.models")
@@ -43,6 +47,8 @@ TOGETHER: Final = 4
 PIECE_SECONDS: Final = 0.25
 # Plain attention must be faster by this much, because it needs more memory.
 MARGIN: Final = 0.03
+# Cells of each sequence in the contexts that are measured; llama.cpp rounds up to a multiple of 256.
+CELLS: Final = -(-(DEPTH + PROMPT + 2 * GENERATED) // 256) * 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +105,9 @@ def measure(model: LlamaModel, parameters: ContextParameters) -> Iterator[Tuning
         TurboPilotError: a context cannot be created, or cannot compute.
     """
     n_seq = min(parameters.n_seq, TOGETHER)
-    each = -(-(DEPTH + PROMPT + 2 * GENERATED) // 256) * 256
     small = replace(
         parameters,
-        n_ctx=each if parameters.kv_unified else each * n_seq,
+        n_ctx=CELLS if parameters.kv_unified else CELLS * n_seq,
         n_seq=n_seq,
         n_outputs=n_seq,
     )
@@ -181,8 +186,8 @@ class TuningCache:
     ) -> None:
         stat = model.header.path.stat()
         key = (
-            model.header.path.name, stat.st_size, stat.st_mtime_ns, VERSION, cpu_name(), parameters.n_threads,
-            parameters.cache_type,
+            model.header.path.name, stat.st_size, stat.st_mtime_ns, build(), cpu_name(), parameters.n_threads,
+            parameters.cache_type, model.placed,
         )  # fmt: skip
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
         self._file = (folder or cache_folder() / "tuning") / f"{name}.json"

@@ -82,3 +82,27 @@ def test_own_text_is_compared(demo_q4_0: Path, tmp_path: Path) -> None:
     found = json.loads(out)["files"][0]["divergence"]
     assert 10 < found["positions"] < 200
     assert found["max_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_completions_of_tasks_are_compared(
+    demo_gguf: Path, demo_q4_0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
+    plot = tmp_path / "p.svg"
+    words = [demo_gguf, demo_q4_0, "--against", demo_gguf, "--positions", "255", *SHORT]
+    tasks = ["--task", "infill", "--tasks", "2"]
+    code, out, err = run(*words, *tasks, "--json", "--plot", plot)
+    assert code == 0, err
+    first, second = (f["tasks"] for f in json.loads(out)["files"])
+    assert first["equal"] == first["n"] == second["n"] == 2
+    assert f"solves {second['exact']['candidate']} of 2" in plot.read_text("utf-8")
+    _, shown, _ = run(*words, *tasks)
+    assert "solved" in shown
+    assert "single lines to fill in" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("words", [("--task", "infill"), ("--tasks", "3")])
+def test_tasks_need_a_reference(demo_gguf: Path, words: tuple[str, str]) -> None:
+    code, _, err = run(demo_gguf, *words)
+    assert code == 2
+    assert f"{words[0]} needs" in err

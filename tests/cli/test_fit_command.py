@@ -240,3 +240,37 @@ def test_existing_output_is_kept_without_force(demo_gguf: Path, tmp_path: Path) 
     code, _, err = run(demo_gguf, "--fit", "1GB", *QUICK, "-o", out, "--force")
     assert code == 0, err
     assert read_gguf(out).tensors
+
+
+def test_text_needs_fit_and_enough_text(demo_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.py").write_text("x = 1\n")
+    code, _, err = run(demo_gguf, "Q4_0", "--text", tmp_path)
+    assert code == 2
+    assert "--text needs --fit" in err
+    code, _, err = run(demo_gguf, "--fit", "300MB", "--text", tmp_path / "short.py")
+    assert code == 2
+    assert "too little text" in err
+
+
+def test_own_code_decides_and_compares(
+    demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unused() -> str:
+        raise AssertionError("the bundled text was read")
+
+    for name in ("calibration_text", "evaluation_text"):
+        monkeypatch.setattr(f"turbopilot.app.memory_fit.{name}", unused)
+    text = corpus.evaluation_text()
+    (tmp_path / "1.txt").write_text(text[:2100], "utf-8")
+    (tmp_path / "2.txt").write_text(text[2100:20_000], "utf-8")
+    options = (
+        "--ctx", 256, "--minutes", 30, "--compare", 2, "-t", 1, "--json", "--imatrix", "none",
+        "--types", "Q8_0,Q4_0", "-o", tmp_path / "fitted.gguf", "--text", tmp_path,
+    )  # fmt: skip
+    code, told, err = run(demo_gguf, "--fit", smallest(demo_gguf) + 2_000_000, *options)
+    assert code == 0, err
+    report = json.loads(told)
+    assert report["sensitivity"]["measured"]
+    assert report["fitted"]["divergence"]["mean_kl"] > 0
+    assert len([row for row in report["plain"] if row["divergence"]]) == 2
+    assert -1 <= report["rank_correlation"] <= 1

@@ -26,6 +26,7 @@ from turbopilot.base.errors import QuantizationError
 from turbopilot.corpus import calibration_text
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.placement_wish import PlacementWish
 from turbopilot.llama.text_normalizer import NORMALIZER_KEY
 
 _CHOICE = st.builds(TypeChoice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))
@@ -268,7 +269,7 @@ def test_probe_normalizes_text_before_tokenizing(demo_gguf: Path, tmp_path: Path
     path = tmp_path / "nfc.gguf"
     shutil.copyfile(demo_gguf, path)
     set_metadata(path, {NORMALIZER_KEY: "NFC"})
-    model = ProbedModel(read_gguf(path), 1, 0)
+    model = ProbedModel(read_gguf(path), 1, PlacementWish(0))
     text = "caf\u00e9 = 1\n" * 100
     composed = model.windows(text, 8)
     assert composed

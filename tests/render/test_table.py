@@ -15,6 +15,7 @@ from tests.render.test_html_report import report, tensor
 from turbopilot.bench import Divergence, Measured, Rate
 from turbopilot.catalog import MODELS
 from turbopilot.editors import EDITORS
+from turbopilot.llama.model_memory import ModelMemory
 from turbopilot.render import bench as bench_text
 from turbopilot.render import console
 from turbopilot.render import editors as editors_text
@@ -117,7 +118,7 @@ TENSORS = (
     tensor("output.weight", 0.0),
 )  # fmt: skip
 SHOWN: dict[str, tuple[Callable[[], None], list[str]]] = {
-    "models": (lambda: models_text.table(MODELS, 10**10, "10.0 GB"), [m.alias for m in MODELS]),
+    "models": (lambda: models_text.table(MODELS, ModelMemory(10**10)), [m.alias for m in MODELS]),
     "editors": (lambda: editors_text.table(EDITORS), [e.name for e in EDITORS]),
     "quantization types": (lambda: show_types(as_json=False), ["Q4_K_M", "MXFP4_MOE", "IQ2_XXS"]),
     "bench": (lambda: bench_text.show(BENCH, Path("f16.gguf")), [r.name for r in BENCH]),
@@ -162,7 +163,7 @@ def test_width_is_80_columns_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    models_text.table(MODELS, 10**10, "10.0 GB")
+    models_text.table(MODELS, ModelMemory(10**10))
     out = capfd.readouterr().out
     assert 60 < max(map(len, out.splitlines())) <= 80
 

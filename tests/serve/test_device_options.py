@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve.device_options import DeviceOptions
+from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.options import read_settings
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.option_values import ALL_LAYERS
@@ -53,12 +53,16 @@ def test_lists_may_be_repeated_or_have_commas() -> None:
         ({"tensor_split": ["0,0"]}, "--tensor-split: every share is 0"),
         ({"override_tensor": ["exps"]}, "--override-tensor exps: not PATTERN=DEVICE"),
         ({"override_tensor": ["(=CPU"]}, r"--override-tensor \(: not a regular expression"),
-        ({"numa": "both"}, "--numa both"),
     ],
 )
 def test_wrong_value_is_refused_with_its_option(given: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         options(**given)
+
+
+def test_wrong_numa_strategy_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="--numa both"):
+        read_settings(MainMemoryOptions, {"numa": "both"})
 
 
 FOUND = (Device("RPC0", "host:1", 9), Device("CUDA0", "RTX", 8), Device("CUDA1", "RTX", 7))

@@ -317,3 +317,14 @@ def test_checkpoints_are_stored_at_intervals() -> None:
     assert computed_tokens(engine, decoder, text + "?") > 2 * INTERVAL
     assert computed_tokens(engine, decoder, text[:-50] + "another end of the text?") < 100
     assert computed_tokens(engine, decoder, text[: INTERVAL + 50] + "?") < 100
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_cached_prefix_is_used_unless_that_is_switched_off(shares: bool) -> None:
+    engine = Engine(FakeDecoder(), EngineOptions(shares=shares))
+    beginning = "a prompt of more than thirty-two characters "
+    cached = []
+    for i, end in enumerate(("one", "two")):
+        events = run(engine, engine.submit(i, request(beginning + end, 3)))[i]
+        cached.append(last(events).usage.cached_tokens)
+    assert cached == [0, len(beginning) if shares else 0]

@@ -7,22 +7,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serve.device_options import DeviceOptions
 from serve.engine import Engine, EngineOptions
 from serve.engine.requests import Emitted
 from serve.llama import load
+from serve.llama.facts import cache_type_advice, plain_attention_fits, plan
 from serve.llama.tuning import Speed, Tuning, TuningCache, measure
 from serve.request import Finished
 from serve.settings import ModelOptions
 from tests.serve.test_runner import request, running
 from tests.support.fakes import FakeDecoder, script
 from turbopilot.base.errors import DecoderFailed
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.context import ContextParameters
 from turbopilot.llama.flash_attention import AUTO, OFF, ON
 from turbopilot.llama.model import LlamaModel, ModelParameters
+from turbopilot.llama.placement import Placement
+from turbopilot.llama.placement_wish import DeviceMemory, Machine
 
 ROOT = Path(__file__).parents[2]
 FLASH, PLAIN = Tuning(Speed(1, 1, 1), Speed(2, 2, 2)), Tuning(Speed(2, 2, 2), Speed(1, 1, 1))
@@ -177,3 +182,68 @@ def test_bench_tune_shows_and_stores_the_result(demo_gguf: Path, cache: Path) ->
     (found,) = json.loads(done.stdout)["files"]
     assert found["chosen"] in ("flash", "plain")
     assert len(list(cache.iterdir())) == 1
+
+
+def test_result_holds_only_for_the_same_layers_on_the_same_devices(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = ContextParameters(n_ctx=64)
+    TuningCache(model, parameters).write(PLAIN)
+    for placed in (
+        (("CUDA0 (RTX)", 5),),
+        (("CUDA0 (RTX)", 4),),
+        (("Vulkan0 (RTX)", 5),),
+        (("CUDA0 (RTX)", 2), ("CUDA1 (RTX)", 3)),
+    ):
+        monkeypatch.setattr(model, "placed", placed)
+        assert TuningCache(model, parameters).read() is None, placed
+        TuningCache(model, parameters).write(FLASH)
+        assert TuningCache(model, parameters).read() == FLASH
+    monkeypatch.setattr(model, "placed", ())
+    assert TuningCache(model, parameters).read() == PLAIN
+
+
+def test_result_holds_only_for_the_same_build_of_llama_cpp(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = ContextParameters(n_ctx=64)
+    TuningCache(model, parameters).write(PLAIN)
+    monkeypatch.setattr("serve.llama.tuning.build", lambda: "0.3.36 CUDA : ARCHS = 900")
+    assert TuningCache(model, parameters).read() is None
+
+
+GB = 10**9
+
+
+def on_gpu(header: GgufHeader, free: float, options: ModelOptions) -> tuple[Placement, Machine]:
+    machine = Machine((DeviceMemory("CUDA0", int(free)),), 64 * GB)
+    return plan(header, options, machine), machine
+
+
+def test_plain_attention_is_possible_on_a_device_only_if_its_scores_fit(demo_gguf: Path) -> None:
+    header, options = read_gguf(demo_gguf), ModelOptions(ctx=1024, n_seq=1)
+    wish = options.devices.wish
+    placement, machine = on_gpu(header, GB, options)
+    assert placement.n_gpu_layers == 5
+    assert plain_attention_fits(header, placement, machine, wish)
+    (share,) = placement.shares
+    just_enough = Machine((DeviceMemory("CUDA0", share.total + wish.margin),), 64 * GB)
+    assert plan(header, options, just_enough).n_gpu_layers == 5
+    assert not plain_attention_fits(header, placement, just_enough, wish)
+
+
+def test_smaller_cache_is_recommended_only_if_more_layers_would_fit(demo_gguf: Path) -> None:
+    header = read_gguf(demo_gguf)
+
+    def advice(free: float, **more: Any) -> str:
+        options = ModelOptions(ctx=1024, n_seq=64, **more)
+        placement, machine = on_gpu(header, free, options)
+        assert placement.need.cache_type == more.get("cache_type", "f16"), "never changed silently"
+        return cache_type_advice(header, placement, machine, options)
+
+    short = 512 * 2**20 + 200e6
+    assert advice(short).startswith("--cache-type q8_0 would put ")
+    assert advice(8 * GB) == "", "all layers are there"
+    assert advice(short, cache_type="q8_0") == ""
+    assert advice(short, flash_attention=False) == "", "a quantized cache needs flash attention"
+    assert advice(short, devices=DeviceOptions(2)) == "", "the number of layers was given"

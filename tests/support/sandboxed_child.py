@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from turbopilot.base.sandbox import restrict
 from turbopilot.llama.child import run_job, send
-from turbopilot.llama.sandbox import restrict
 
 
 def _names_of_refused(folder: Path, parent: int) -> list[str]:

@@ -20,6 +20,7 @@ from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
 from turbopilot.base.version import __version__
 from turbopilot.formats.gguf.split import siblings
+from turbopilot.llama.placement_wish import PlacementWish
 
 if TYPE_CHECKING:
     from quantize.imatrix import GatherOptions
@@ -165,7 +166,7 @@ def matrix_file(
     *,
     seconds: float = MATRIX_SECONDS,
     threads: int = 0,
-    n_gpu_layers: int | None = None,
+    placement: PlacementWish = PlacementWish(),  # noqa: B008 — frozen
 ) -> Path | None:
     """Return the importance matrix file of an `--imatrix` value.
 
@@ -179,7 +180,7 @@ def matrix_file(
     from quantize.imatrix import GatherOptions
 
     options = GatherOptions(
-        DEFAULT_TEXT, DEFAULT_CHUNKS, seconds=seconds, threads=threads, n_gpu_layers=n_gpu_layers
+        DEFAULT_TEXT, DEFAULT_CHUNKS, seconds=seconds, threads=threads, placement=placement
     )
     with _made_once(target, reporter):
         if target.is_file():

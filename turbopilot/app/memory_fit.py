@@ -1,34 +1,37 @@
-"""Quantization to a memory budget (`turbopilot quantize --fit`), and measurement of the result.
-
-The budget is for the whole process. llama.cpp reports the memory that it needs in addition to the weights; the weights
-get the rest.
-"""
+"""Quantization to a memory budget (`turbopilot quantize --fit` and `--fit-vram`), and measurement of the result."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from quantize import RECIPES, Preview, QuantizeOptions, QuantizeReport, quantize
-from quantize.fit import CANDIDATES, Allocation, Fit, MeasureOptions
+from quantize.fit import CANDIDATES, Allocation, DeviceLimits, Fit, MeasureOptions
 from turbopilot.app.cached_artifacts import MATRIX_SECONDS, matrix_file
-from turbopilot.app.fit_report import SERVER, Budget, FitReport, FitRow
+from turbopilot.app.fit_budget import FitBudget, MainMemoryFit, OnDevicesFit
+from turbopilot.app.fit_report import SERVER, FitReport, FitRow
 from turbopilot.base.atomic import check_output
 from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.errors import (
     InvalidInput,
     NotEnoughDisk,
-    QuantizationError,
     TurboPilotError,
     did_you_mean,
 )
 from turbopilot.base.progress import Reporter
 from turbopilot.base.sizes import size
-from turbopilot.bench import Reference, Setup, divergence, keep_reference, measure, planned
+from turbopilot.bench import (
+    Reference,
+    Setup,
+    context_of,
+    divergence,
+    keep_reference,
+    measure,
+    planned,
+)
 from turbopilot.catalog.prompt_speed import PROMPT_SPEED
 from turbopilot.corpus import calibration_text, evaluation_text
 from turbopilot.formats.gguf.metadata import PREFIX
@@ -37,8 +40,6 @@ from turbopilot.formats.gguf.metadata import PREFIX
 _NOT_PLAIN: Final = ("F32", "BF16", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
 # In percent of F16's prefill speed; slower types are used only if --types names them.
 _SLOW: Final = 60
-# Bytes by which the memory of a process varies from run to run. The hint adds them, so that its size is enough.
-_VARIES: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,34 @@ class FitRequest:
     """Options of a fit.
 
     Attributes:
-        memory: limit for the whole process, in bytes.
+        memory: limit for the whole server, in main memory and on devices, in bytes; None for no limit.
+        devices: limit for the part on each device, in bytes; () for no limit.
         setup: settings that the file will be served with.
         candidates: types to choose from.
         imatrix: file of an importance matrix, "auto" or "none".
         seconds: time limit for measuring sensitivities; 0 uses rounding errors only.
         is_quick: run neither the model nor the fitted file.
         compare: number of standard types that fit to quantize and measure for comparison; their files are deleted.
+        texts: text to measure sensitivities on, and text to compare files on; None for the bundled ones.
     """
 
-    memory: int
+    memory: int | None
+    devices: tuple[int, ...]
     setup: Setup
     candidates: tuple[str, ...]
     imatrix: str
     seconds: float
     is_quick: bool
     compare: int
+    texts: tuple[str, str] | None = None
+
+    @property
+    def trial_setup(self) -> Setup:
+        """Settings for runs of the files: devices have only the memory of the limit."""
+        if not self.devices:
+            return self.setup
+        wish = replace(self.setup.placement, most=self.devices, margin=0)
+        return replace(self.setup, placement=wish)
 
 
 def candidates(text: str) -> tuple[str, ...]:
@@ -112,6 +125,7 @@ class _TrialRuns:
         folder: empty folder for the source's logits.
         reporter: receives messages and progress.
         compares: measure divergence in addition to memory.
+        text: text to compare files on.
     """
 
     source: Path
@@ -119,6 +133,7 @@ class _TrialRuns:
     folder: Path
     reporter: Reporter
     compares: bool
+    text: str
     _reference: Reference | None = None
 
     def memory(self, path: Path, row: FitRow) -> FitRow:
@@ -145,7 +160,7 @@ class _TrialRuns:
             setup = replace(self.setup, cache_type="F16")
             with self.reporter.progress("reference") as progress:
                 self._reference = keep_reference(
-                    self.source, evaluation_text(), self.folder / "logits", setup, progress=progress
+                    self.source, self.text, self.folder / "logits", setup, progress=progress
                 )
         return self._reference
 
@@ -160,68 +175,59 @@ class _MemoryFit:
         seconds = 0 if request.is_quick else request.seconds
         matrix = matrix_file(
             request.imatrix, source, reporter, seconds=seconds / 2 or MATRIX_SECONDS,
-            threads=self.threads, n_gpu_layers=setup.n_gpu_layers,
+            threads=self.threads, placement=setup.placement,
         )  # fmt: skip
         self.fit = Fit(source, matrix, request.candidates)
-        beside = planned(self.fit.header, setup)
-        buffers = beside.buffers
-        self.budget = Budget(
-            request.memory, beside.now + SERVER, buffers.kv, buffers.compute + buffers.output
-        )
-        self._refuse()
-        options = MeasureOptions(calibration_text(), seconds, self.threads, setup.n_gpu_layers)
+        self.limits = self._limits()
+        self.limits.check()
+        text = request.texts[0] if request.texts else calibration_text()
+        options = MeasureOptions(text, seconds, self.threads, setup.placement)
         with reporter.progress("measure") as progress:
-            self.found = self.fit.measure(self.budget.room, options, progress)
+            self.found = self.fit.measure(self.limits.bits, options, progress)
+
+    def _limits(self) -> FitBudget:
+        setup, request = self.request.setup, self.request
+        beside = planned(self.fit.header, setup)
+        if not request.devices:
+            assert request.memory is not None  # one of the two limits is given
+            return MainMemoryFit.of(self.fit, request.memory, setup, beside)
+        need, process = setup.need(context_of(self.fit.header, setup.n_ctx)), beside.now + SERVER
+        limits = DeviceLimits(request.devices, need, setup.placement, request.memory, process)
+        return OnDevicesFit(self.fit, limits, setup)
 
     def make(self, output: Path, *, force: bool) -> FitReport:
         request, found = self.request, self.found
         with tempfile.TemporaryDirectory(prefix="turbopilot-fit-") as folder:
+            text = request.texts[1] if request.texts else evaluation_text()
             runs = _TrialRuns(
-                self.fit.source, request.setup, Path(folder), self.reporter, found.measured
+                self.fit.source,
+                request.trial_setup,
+                Path(folder),
+                self.reporter,
+                found.measured,
+                text,
             )
             written, fitted = self._written(output, runs, force=force)
             plain = self._plain()
             for i, row in enumerate(plain[: 0 if request.is_quick else request.compare]):
                 plain[i] = self._tried(row, output, runs)
         return FitReport(
-            output, self.budget, request.setup, found, fitted, tuple(plain), written.seconds
-        )
-
-    def _refuse(self) -> None:
-        smallest, b, setup = self.fit.smallest, self.budget, self.request.setup
-        if smallest <= b.room:
-            return
-        hints = [f"the smallest possible file needs --fit {_typed(smallest + b.beside + _VARIES)}"]
-        if setup.cache_type == "F16" and b.kv > b.total // 20:
-            hints.append(f"--cache-type q8_0 saves {size(b.kv * 15 // 32)}")
-        if setup.n_ctx > 512 and b.kv > b.total // 20:
-            hints.append(f"--ctx {setup.n_ctx // 2} saves {size(b.kv // 2)}")
-        raise QuantizationError(
-            f"{self.fit.source}: does not fit into {size(b.total)}: the weights need {size(smallest)} in the smallest "
-            f"types, the KV cache of {setup.n_ctx:,} tokens {size(b.kv)}, the compute buffers {size(b.compute)}, and "
-            f"the process {size(b.process)}",
-            hint="; ".join(hints),
+            output, self.limits.budget, request.setup, found, fitted, tuple(plain), written.seconds
         )
 
     def allocation(self) -> Allocation:
-        allocation = self.fit.allocate(self.budget.room, self.found)
-        assert allocation is not None  # _refuse has checked that the smallest types fit
+        allocation = self.limits.allocate(self.found)
+        assert allocation is not None  # the smallest types fit
         return allocation
 
     def _written(
         self, output: Path, runs: _TrialRuns, *, force: bool
     ) -> tuple[QuantizeReport, FitRow]:
-        """Write the file; if the process takes more memory than predicted, write a smaller one."""
+        """Write the file; if the server takes more memory than predicted, write a smaller one."""
         for last in (False, True):
             allocation = self.allocation()
-            metadata: dict[str, str | int] = {
-                f"{PREFIX}fit.memory": self.budget.total,
-                f"{PREFIX}fit.n_ctx": self.request.setup.n_ctx,
-            }
-            if self.found.measured:
-                metadata[f"{PREFIX}fit.predicted_kl"] = f"{allocation.loss:.3g}"
             options = QuantizeOptions(
-                threads=self.threads, metadata=metadata, digests=cache_folder()
+                threads=self.threads, metadata=self._metadata(allocation), digests=cache_folder()
             )
             with self.reporter.progress("quantize") as progress:
                 written = self.fit.write(
@@ -231,24 +237,30 @@ class _MemoryFit:
             if self.request.is_quick:
                 return written, row
             row = runs.memory(output, row)
-            over = (row.measured_footprint or 0) - self.budget.total
-            if over <= 0 or last or not self.fit.allocate(self.budget.room - over, self.found):
+            over = self.limits.over(row)
+            if not over or last or not (less := self.limits.shrunk(row)).allocate(self.found):
                 break
             self.reporter.notify(
                 f"serving takes {size(over)} more than predicted: making a smaller file"
             )
-            self.budget, force = replace(self.budget, process=self.budget.process + over), True
+            self.limits, force = less, True
         return written, runs.divergence(output, row)
+
+    def _metadata(self, allocation: Allocation) -> dict[str, str | int]:
+        """Return what the file records about the fit."""
+        request = self.request
+        found: dict[str, str | int] = {f"{PREFIX}fit.n_ctx": request.setup.n_ctx}
+        if request.memory is not None:
+            found[f"{PREFIX}fit.memory"] = request.memory
+        if request.devices:
+            found[f"{PREFIX}fit.device_memory"] = ",".join(map(str, request.devices))
+        if self.found.measured:
+            found[f"{PREFIX}fit.predicted_kl"] = f"{allocation.loss:.3g}"
+        return found
 
     def _row(self, preview: Preview, loss: float | None) -> FitRow:
         """Return a row without measurements."""
-        types: Counter[str] = Counter()
-        for t in preview.tensors:
-            if len(t.shape) > 1:
-                types[t.after] += t.n_weights
-        footprint = self.budget.beside + preview.tensor_bytes
-        kl = loss if self.found.measured else None
-        return FitRow(preview.name, preview.tensor_bytes, footprint, kl, types)
+        return self.limits.row(preview, loss if self.found.measured else None)
 
     def _plain(self) -> list[FitRow]:
         """Return the standard types that fit, sorted by predicted divergence if it is known, else by size."""
@@ -257,7 +269,7 @@ class _MemoryFit:
             if recipe.name in _NOT_PLAIN or (recipe.needs_imatrix and not self.fit.imatrix):
                 continue
             preview, loss = self.fit.plain(recipe, self.found)
-            if preview.tensor_bytes > self.budget.room or preview.without_imatrix(self.fit.entries):
+            if preview.without_imatrix(self.fit.entries) or not self.limits.holds(preview):
                 continue
             rows.append(self._row(preview, loss))
         rows.sort(key=lambda r: -r.tensor_bytes)
@@ -278,10 +290,3 @@ class _MemoryFit:
             return row
         finally:
             trial.unlink(missing_ok=True)
-
-
-def _typed(n_bytes: int) -> str:
-    """Return a size as an argument for `--fit`, rounded up."""
-    if n_bytes < 1e9:
-        return f"{math.ceil(n_bytes / 1e6)}MB"
-    return f"{math.ceil(n_bytes / 2**30 * 100) / 100:.2f}GiB"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbopilot.app.cached_artifacts import converted, imported
+from turbopilot.app.type_choice import type_that_fits
 from turbopilot.base.counts import count
 from turbopilot.base.errors import (
     HubUnreachable,
@@ -26,6 +27,7 @@ from turbopilot.base.progress import Reporter
 from turbopilot.base.quoting import shortened
 from turbopilot.base.sizes import size
 from turbopilot.formats.old_ggml import is_old
+from turbopilot.llama.placement_wish import PlacementWish
 
 if TYPE_CHECKING:
     from turbopilot.hub import HubRequest
@@ -118,7 +120,12 @@ def resolve_any(name: str) -> Path:
 
 
 def resolve_gguf(
-    model: str | None, reporter: Reporter, *, model_type: str = "", type_name: str = ""
+    model: str | None,
+    reporter: Reporter,
+    *,
+    model_type: str = "",
+    type_name: str = "",
+    wish: PlacementWish = PlacementWish(),  # noqa: B008 — frozen
 ) -> Path:
     """Return the GGUF file of a model; download, convert and quantize it if needed.
 
@@ -127,14 +134,15 @@ def resolve_gguf(
             bundled model.
         reporter: receives messages and progress.
         model_type: model type of an old ggml file, one of the original TurboPilot's `--model-type` values.
-        type_name: quantization type for a checkpoint; by default the best one that fits in this machine's memory.
+        type_name: quantization type for a checkpoint; by default the best one that fits on this machine.
+        wish: devices to fit it on.
     """
     if not model or model == DEMO:
         name = "turbopilot-demo"
         return converted(demo_checkpoint(), type_name or "F16", name=name, reporter=reporter)
     path = _path(model, _MODEL_HINT)
     if path.is_dir():
-        type_name = type_name or _type_that_fits(model, _shape(path), reporter)
+        type_name = type_name or type_that_fits(model, _shape(path), reporter, wish)
         return converted(path, type_name, name=path.resolve().name, reporter=reporter)
     if path.is_file():
         return _import(path, model_type, reporter) if is_old(path) else path
@@ -148,11 +156,11 @@ def resolve_gguf(
     known = catalog.find(wanted.repo)
     if not type_name and not wanted.file and known:  # before the download
         shape = known.geometry, known.parameters, known.context
-        type_name = _type_that_fits(wanted.repo, shape, reporter)
+        type_name = type_that_fits(wanted.repo, shape, reporter, wish)
     here, found = _fetch(model, wanted, reporter)
     if here.is_file():
         return _import(here, model_type, reporter) if is_old(here) else here
-    type_name = type_name or _type_that_fits(found.repo, _shape(here), reporter)
+    type_name = type_name or type_that_fits(found.repo, _shape(here), reporter, wish)
     return converted(here, type_name, name=found.repo.rpartition("/")[2], reporter=reporter)
 
 
@@ -246,33 +254,6 @@ def _shape(folder: Path) -> tuple[Geometry, int, int]:
     from converters import planned_geometry
 
     return planned_geometry(folder)
-
-
-def _type_that_fits(name: str, shape: tuple[Geometry, int, int], reporter: Reporter) -> str:
-    """Return the best type that fits in this machine's memory, the one that `turbopilot models` shows.
-
-    `shape` is the geometry, the number of weights and the trained context, as `planned_geometry` returns them.
-    """
-    from turbopilot.llama.footprint import best_type, default_context, footprint, memory_budget
-    from turbopilot.llama.geometry import weights_bytes
-
-    geometry, n_weights, trained = shape
-    n_ctx, budget = default_context(trained), memory_budget()
-    chosen = best_type(geometry, n_weights, n_ctx, budget)
-    weights = weights_bytes(geometry, n_weights, chosen or "Q4_0")
-    n_bytes = size(footprint(geometry, weights, n_ctx).total)
-    if not chosen:
-        raise InvalidInput(
-            f"{name}: does not fit in memory: as Q4_0 it takes {n_bytes}, and models may use {size(budget)} of this "
-            "machine's memory",
-            hint=f"make a smaller file: turbopilot quantize {name} --fit {size(budget).replace(' ', '')}; or choose "
-            "another model: turbopilot models",
-        )
-    reporter.notify(
-        f"chose {chosen} for {n_weights / 1e9:.2f} billion weights: it takes {n_bytes} of the {size(budget)} that "
-        "models may use; to choose another type, give NAME:TYPE or run turbopilot quantize"
-    )
-    return chosen
 
 
 def _import(old: Path, model_type: str, reporter: Reporter) -> Path:

@@ -31,9 +31,9 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         _check_folder(caches.prefix_folder)
     if choice.draft and not caches.drafts:
         raise InvalidInput("--draft and --no-drafts cannot be combined", hint="give one of them")
-    named = _named(choice.named)
+    named, wish = _named(choice.named), options.model.devices.wish
     if choice.draft:
-        caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
+        caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter, wish=wish))
     if choice.model or not named:
         named = {"": choice.model or "", **named}
     models: list[NamedModel] = []
@@ -41,7 +41,7 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         kind = (
             choice.model_type if not models else None
         )  # --model-type applies to the default model
-        file = resolve_gguf(model, reporter, model_type=kind or "")
+        file = resolve_gguf(model, reporter, model_type=kind or "", wish=wish)
         known = recognize_file(read_gguf(file))
         facts = (known.chat_template, known.family, known.fim, known.next_edit) if known else ()
         models.append(NamedModel(name, file, *facts))

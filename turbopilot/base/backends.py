@@ -142,6 +142,11 @@ def built_backends() -> frozenset[str]:
     return frozenset(b.name for b in BACKENDS if folder and is_built(b.name, folder))
 
 
+def supports_gpus() -> bool:
+    """Return whether the installed llama.cpp was compiled for a GPU. Loads nothing."""
+    return any(BY_NAME[name].vendors for name in built_backends())
+
+
 def is_built(name: str, libraries: Path) -> bool:
     """Return whether the libraries in a folder contain a backend, or "rpc"."""
     pattern = {"portable": "*ggml-cpu-*"}.get(name, f"*ggml-{name}*")

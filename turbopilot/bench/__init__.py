@@ -11,6 +11,7 @@ from turbopilot.bench.measurement import (
     POSITIONS,
     WINDOW,
     Cell,
+    context_of,
     divergence,
     keep_reference,
     measure,
@@ -23,5 +24,5 @@ from turbopilot.bench.windows import Reference
 
 __all__ = [
     "POSITIONS", "WINDOW", "Cell", "Divergence", "Measured", "Memory", "Rate", "Reference", "Setup", "SpeedTask",
-    "divergence", "keep_reference", "measure", "measure_in_turn", "planned",
+    "context_of", "divergence", "keep_reference", "measure", "measure_in_turn", "planned",
 ]  # fmt: skip

@@ -21,10 +21,8 @@ from turbopilot.bench.windows import Reference, Windows, cut, row_blocks, rows_a
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.context import ContextParameters, LlamaContext
-from turbopilot.llama.device_memory import ContextNeed
 from turbopilot.llama.fitting import find_devices, fitted
 from turbopilot.llama.flash_attention import AUTO, flash_attention
-from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.library import VERSION, llama_cpp
 from turbopilot.llama.model import LlamaModel
 
@@ -34,21 +32,19 @@ Job = Mapping[str, Any]
 def main() -> None:
     """Run the job on stdin.
 
-    Load {"path", "setup", "n_ctx"} as `serve` does, send {"base"} and {"loaded"}, and run the {"task"} from `TASKS`.
+    Load {"path", "setup", "n_ctx"} as `serve` does, send {"base"}, {"loaded"} and {"places"}, and run the {"task"} from
+    `TASKS`.
     """
     run_job(_run)
 
 
 def _run(job: Job) -> None:
     send({"base": resident().now})  # numpy and llama.cpp's library, without the model
-    path, setup = Path(job["path"]), Setup(**job["setup"])
+    path, setup = Path(job["path"]), Setup.from_json(job["setup"])
     header = read_gguf(path)
     no_alloc = job["task"] == "planned"
-    need = ContextNeed(
-        job["n_ctx"], KvLayout(), setup.cache_type, min(setup.n_batch, job["n_ctx"]), setup.n_outputs or setup.n_batch,
-        has_scores=setup.flash_attention is False,
-    )  # fmt: skip
-    model = LlamaModel(header, fitted(header, need, setup.wish, no_alloc=no_alloc))
+    need = setup.need(job["n_ctx"])
+    model = LlamaModel(header, fitted(header, need, setup.placement, no_alloc=no_alloc))
     parameters = context_parameters(header, setup, job["n_ctx"], uses_gpu=model.uses_gpu)
     context = LlamaContext(model, parameters)
     loaded = {
@@ -56,7 +52,7 @@ def _run(job: Job) -> None:
         "devices": [str(d) for d in model.devices],
         "built_for": llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip(),
     }  # fmt: skip
-    send({"loaded": loaded})
+    send({"loaded": loaded, "places": {str(d): d.buffer for d in model.devices}})
     try:
         TASKS[job["task"]](context, job)
     except DecoderFailed as e:
@@ -72,10 +68,11 @@ def _run(job: Job) -> None:
 def context_parameters(
     header: GgufHeader, setup: Setup, n_ctx: int, *, uses_gpu: bool
 ) -> ContextParameters:
-    """Return the parameters that `serve` would use for one sequence of `n_ctx` tokens before it has tuned itself."""
+    """Return the parameters that `serve` would use for sequences of `n_ctx` tokens before it has tuned itself."""
+    need = setup.need(n_ctx)
     parameters = ContextParameters(
-        n_ctx, min(setup.n_batch, n_ctx), n_outputs=setup.n_outputs, n_threads=setup.n_threads,
-        cache_type=setup.cache_type.lower(),
+        need.layout.n_cells(n_ctx), need.n_batch, setup.n_seq, setup.n_outputs, setup.n_threads,
+        setup.cache_type.lower(), kv_unified=not need.layout.is_split,
     )  # fmt: skip
     attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
     return replace(parameters, flash_attention=AUTO if attention is None else attention)
@@ -138,7 +135,7 @@ def planned(context: LlamaContext, job: Job) -> None:
 def _memory(context: LlamaContext, job: Job) -> dict[str, Any]:
     """Return the fields of `Memory` that this process can measure."""
     free = {str(d): d.free for d in context.model.devices}
-    now_free = find_devices(Setup(**job["setup"]).wish) if free else ()
+    now_free = find_devices(Setup.from_json(job["setup"]).placement) if free else ()
     taken = {str(d): max(0, free.get(str(d), d.free) - d.free) for d in now_free}
     now = resident()
     return {**asdict(now), "needed": now.now, "devices": taken}

@@ -83,12 +83,16 @@ def planned(header: GgufHeader, setup: Setup = Setup()) -> Memory:  # noqa: B008
     graph. `buffers` are the allocations that llama.cpp would make; their `model` is 0.
     """
     check_model(header)
-    n_ctx = _context_of(header, setup.n_ctx)
+    n_ctx = context_of(header, setup.n_ctx)
     return _memory(*_run(Cell(header.path, setup), n_ctx, "planned", {}, silent))
 
 
 def _memory(received: dict[str, Any], buffers: Buffers) -> Memory:
-    return Memory(base=received["base"], buffers=buffers, **received["memory"])
+    placed = {
+        device: sum(places.get(buffer, 0) for places in buffers.kinds.values())
+        for device, buffer in received["places"].items()
+    }
+    return Memory(base=received["base"], buffers=buffers, placed=placed, **received["memory"])
 
 
 def measure_in_turn(
@@ -179,10 +183,11 @@ def _opened(path: Path, n_ctx: int) -> tuple[GgufHeader, int]:
     """Return the checked header of a model, and `n_ctx` limited to the context that it was trained with."""
     header = read_gguf(path)
     check_model(header)
-    return header, _context_of(header, n_ctx)
+    return header, context_of(header, n_ctx)
 
 
-def _context_of(header: GgufHeader, n_ctx: int) -> int:
+def context_of(header: GgufHeader, n_ctx: int) -> int:
+    """Return `n_ctx`, limited to the context that the model was trained with."""
     trained = header.metadata[f"{header.architecture}.context_length"]
     return min(n_ctx, trained) if isinstance(trained, int) else n_ctx
 

@@ -55,6 +55,7 @@ class Memory:
         of_files: pages of the mapped file in `now`, which the system may drop; 0 if it does not report them.
         buffers: llama.cpp's allocations, from its log.
         devices: device name → GPU memory that all processes have taken since before the model was loaded.
+        placed: device name → llama.cpp's buffers there. A driver takes some memory in addition.
     """
 
     peak: int
@@ -64,6 +65,7 @@ class Memory:
     of_files: int
     buffers: Buffers
     devices: dict[str, int]
+    placed: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

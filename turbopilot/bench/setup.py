@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.formats.ggml_types import CACHE_TYPES
+from turbopilot.llama.device_memory import ContextNeed
+from turbopilot.llama.footprint import KvLayout
 from turbopilot.llama.placement_wish import PlacementWish
 
 
@@ -16,8 +20,8 @@ class Setup:
     Attributes:
         n_ctx: tokens of context, limited to the context that the model was trained with.
         n_threads: None is one thread per processor core.
-        n_gpu_layers: layers on devices; None means as many as fit.
-        workers: HOST:PORT of workers whose devices are used too.
+        n_seq: number of sequences, each with its own context.
+        placement: devices for the parts of the model.
         n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
         flash_attention: None uses it if it is faster or memory is short.
     """
@@ -25,25 +29,38 @@ class Setup:
     n_ctx: int = 2048
     n_batch: int = 512
     n_threads: int | None = None
-    n_gpu_layers: int | None = None
     cache_type: str = "F16"
     n_outputs: int = 20
     flash_attention: bool | None = None
-    workers: tuple[str, ...] = ()
+    n_seq: int = 1
+    placement: PlacementWish = PlacementWish()  # noqa: RUF009 — frozen
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "workers", tuple(self.workers))  # a list if it comes from JSON
-        _check_least(self, n_ctx=1, n_batch=1, n_outputs=0, n_threads=1)
+        _check_least(self, n_ctx=1, n_batch=1, n_outputs=0, n_threads=1, n_seq=1)
         if self.cache_type not in CACHE_TYPES:
             raise InvalidInput(
                 f"{self.cache_type}: not a KV cache type",
                 hint=did_you_mean(self.cache_type, CACHE_TYPES),
             )
 
-    @property
-    def wish(self) -> PlacementWish:
-        """The wanted placement of the model."""
-        return PlacementWish(self.n_gpu_layers, workers=self.workers)
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Setup:
+        """Return the setup of a child's job."""
+        return cls(**{**values, "placement": PlacementWish.from_json(values["placement"])})
+
+    def need(self, n_ctx: int) -> ContextNeed:
+        """Return what a context of `n_ctx` tokens for each sequence needs."""
+        n_batch = min(self.n_batch, n_ctx)
+        layout = KvLayout(self.n_seq, is_split=self.n_seq > 1)
+        n_outputs = self.n_outputs or self.n_batch
+        return ContextNeed(
+            n_ctx,
+            layout,
+            self.cache_type,
+            n_batch,
+            n_outputs,
+            has_scores=self.flash_attention is False,
+        )
 
 
 @dataclass(frozen=True, slots=True)

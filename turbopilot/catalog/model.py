@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from turbopilot.llama.footprint import Footprint, best_type, default_context, footprint
+from turbopilot.llama.footprint import Footprint, default_context, footprint
 from turbopilot.llama.geometry import Geometry, weights_bytes
+from turbopilot.llama.model_memory import ModelMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,6 @@ class KnownModel:
         n_ctx = n_ctx or default_context(self.context)
         return footprint(self.geometry, weights, n_ctx, cache_type=cache_type)
 
-    def best_type(self, budget: int) -> str:
-        """Return the most accurate type that can be served within `budget` bytes; "" if none fits."""
-        return best_type(self.geometry, self.parameters, default_context(self.context), budget)
+    def best_type(self, memory: ModelMemory) -> str:
+        """Return the most accurate type that can be served in this memory; "" if none fits."""
+        return memory.best_type(self.geometry, self.parameters, default_context(self.context))

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.machine import cpu_name
-from turbopilot.commands.verb import AsJson, NGpuLayers, Rpc, takes
+from turbopilot.commands.verb import AsJson, Devices, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
+    from turbopilot.app.task_run import TaskOptions
     from turbopilot.bench import Divergence, Setup
+    from turbopilot.tasks.report import TaskReport
 
 
 # fmt: off
@@ -40,8 +43,6 @@ class BenchArguments:
         "-t", "--threads", help="Number of threads; several values (1,2,4) are measured one by one. Default: one per "
         "processor core.",
     )] = None
-    n_gpu_layers: NGpuLayers = "auto"
-    rpc: Rpc = None
     ctx: Annotated[int | None, typer.Option(
         "-c", "--ctx", min=1,
         help="Context in tokens. Default: 2048, less if the model has less, or more if -p and -n need it.",
@@ -53,10 +54,20 @@ class BenchArguments:
     positions: Annotated[int | None, typer.Option(
         min=1, help="Number of positions to compare. Default: 1024; more resolve smaller differences.",
     )] = None
+    task: Annotated[str | None, typer.Option(
+        metavar="NAME", help="Also compare completions of programming tasks with those of --against: infill, span or "
+        "complete, as turbopilot verify --task does.",
+    )] = None
+    n_tasks: Annotated[int | None, typer.Option(
+        "--tasks", min=1, show_default=False, help="Number of random tasks of --task.  [default: all]",
+    )] = None
     tune: Annotated[bool, typer.Option(
         "--tune", help="Instead, measure which kind of attention is faster here, and keep the result for serve.",
     )] = False
-    plot: Annotated[Path | None, typer.Option(help="Plot size, KL divergence and speed to this SVG file.")] = None
+    plot: Annotated[Path | None, typer.Option(
+        help="Plot size, KL divergence, speed and solved tasks to this SVG file.",
+    )] = None
+    devices: Devices = DeviceOptions()  # noqa: RUF009 — frozen
     as_json: AsJson = False
 # fmt: on
 
@@ -79,7 +90,6 @@ def bench(given: BenchArguments) -> None:
     """
     from turbopilot.app.resolve import resolve_gguf
     from turbopilot.base.atomic import replacing
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Cell, Setup, SpeedTask, measure_in_turn
     from turbopilot.render import bench as bench_text
     from turbopilot.render.bench_plot import BenchRow, drawn
@@ -87,20 +97,27 @@ def bench(given: BenchArguments) -> None:
     if given.tune:
         _tune(given)
         return
-    if not given.against and (given.text or given.positions):
+    needing = {"--text": given.text, "--positions": given.positions, "--task": given.task}
+    if not given.against and (option := next((o for o, value in needing.items() if value), "")):
         raise InvalidInput(
-            f"{'--text' if given.text else '--positions'} needs a reference to compare with",
-            hint="give one with --against",
+            f"{option} needs a reference to compare with", hint="give one with --against"
         )
+    tasks = _task_options(given)
     setup = Setup(
         n_ctx=given.ctx or max(Setup().n_ctx, given.n_prompt + given.n_gen),
-        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
         cache_type=given.cache_type.upper(),
-        workers=parse_words(given.rpc or ()),
+        placement=given.devices.wish,
     )
     setups = _by_threads(setup, given.threads or [])
-    paths = {name: resolve_gguf(name, console.REPORTER) for name in dict.fromkeys(given.models)}
-    reference = resolve_gguf(given.against, console.REPORTER) if given.against else None
+    paths = {
+        name: resolve_gguf(name, console.REPORTER, wish=setup.placement)
+        for name in dict.fromkeys(given.models)
+    }
+    reference = (
+        resolve_gguf(given.against, console.REPORTER, wish=setup.placement)
+        if given.against
+        else None
+    )
     if given.plot:
         _check_plot(given.plot, tuple(paths.values()))
     compared = _compared(reference, paths, given, setups[0]) if reference else {}
@@ -109,8 +126,9 @@ def bench(given: BenchArguments) -> None:
     speed = SpeedTask(given.n_prompt, given.n_gen, given.repeats)
     with console.progress("bench") as progress:
         found = measure_in_turn(cells, speed=speed, progress=progress)
+    solved = _solved(reference, paths, tasks) if reference and tasks else {}
     rows = [
-        BenchRow(cell.path.name, measured, compared.get(name))
+        BenchRow(cell.path.name, measured, compared.get(name), solved.get(cell.path))
         for cell, name, measured in zip(cells, names, found, strict=True)
     ]
     if given.as_json:
@@ -123,13 +141,34 @@ def bench(given: BenchArguments) -> None:
         console.info(f"plot: {given.plot}")
 
 
+def _task_options(given: BenchArguments) -> TaskOptions | None:
+    """Return the options for `--task`; None without it."""
+    from turbopilot.base.option_values import one_of
+    from turbopilot.tasks.suite import SUITES
+
+    if not given.task:
+        if given.n_tasks:
+            raise InvalidInput("--tasks needs --task", hint=f"give --task {'|'.join(SUITES)}")
+        return None
+    from turbopilot.app.task_run import TaskOptions
+
+    suite = one_of("--task", given.task, SUITES)
+    return TaskOptions((suite,), given.n_tasks, devices=given.devices)
+
+
+def _solved(against: Path, paths: dict[str, Path], tasks: TaskOptions) -> dict[Path, TaskReport]:
+    """Return each file's completions compared with the reference's, by path."""
+    from turbopilot.app.task_run import run_tasks
+
+    files = list(paths.values())
+    return dict(zip(files, run_tasks(files, against, tasks, console.REPORTER), strict=True))
+
+
 def _tune(given: BenchArguments) -> None:
     """Measure both kinds of attention, store the results for serve, and show them."""
-    from serve.device_options import DeviceOptions
     from serve.llama.loading import tuned
     from serve.settings import ModelOptions
     from turbopilot.app.resolve import resolve_gguf
-    from turbopilot.base.option_values import layers_or_all, parse_words
     from turbopilot.bench import Setup
     from turbopilot.render.table import TableColumns
 
@@ -140,14 +179,12 @@ def _tune(given: BenchArguments) -> None:
     options = ModelOptions(
         ctx=given.ctx,
         threads=_by_threads(Setup(), given.threads or [])[0].n_threads,
-        devices=DeviceOptions(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        devices=given.devices,
         cache_type=given.cache_type.lower(),
     )
     found = {}
     for name in dict.fromkeys(given.models):
-        path = resolve_gguf(name, console.REPORTER)
+        path = resolve_gguf(name, console.REPORTER, wish=given.devices.wish)
         with console.progress(f"tune {path.name}"):
             found[path] = tuned(path, options)
     if given.as_json:

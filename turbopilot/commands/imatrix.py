@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.app.cached_artifacts import DEFAULT_CHUNKS, DEFAULT_TEXT, beside
 from turbopilot.base.errors import InvalidInput
-from turbopilot.base.option_values import layers_or_all
-from turbopilot.commands.verb import AsJson, Force, NGpuLayers, Threads, takes
+from turbopilot.commands.verb import AsJson, Devices, Force, Threads, takes
 from turbopilot.render import console
 
 
@@ -42,7 +42,6 @@ class ImatrixArguments:
         "--process-output", help="Include the output head, which is rarely quantized to few bits.",
     )] = False
     threads: Threads = 0
-    n_gpu_layers: NGpuLayers = "auto"
     in_file: Annotated[list[Path] | None, typer.Option(
         show_default=False,
         help="Existing matrix of the same model to merge with. Can be repeated. Without MODEL, merge these files into "
@@ -52,6 +51,7 @@ class ImatrixArguments:
     layers: Annotated[bool, typer.Option(
         "--layers", help="With --show: one row per layer instead of one per tensor.",
     )] = False
+    devices: Devices = DeviceOptions()  # noqa: RUF009 — frozen
     force: Force = False
     as_json: AsJson = False
 # fmt: on
@@ -120,7 +120,7 @@ def _gather(given: ImatrixArguments, model: str) -> None:
         chunks=given.chunks or None,
         chunk_size=given.ctx,
         threads=given.threads,
-        n_gpu_layers=layers_or_all("--ngl", given.n_gpu_layers),
+        placement=given.devices.wish,
         process_output=given.process_output,
         others=tuple(map(read_imatrix, given.in_file or ())),
     )

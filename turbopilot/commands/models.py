@@ -21,7 +21,9 @@ class ModelsArguments:
     """Arguments of `turbopilot models`."""
 
     name: Annotated[str, typer.Argument(help="Name or owner/name of one model to show in detail.")] = ""
-    fits: Annotated[str, typer.Option("--fits", help="Show only models that fit in this memory, such as 8GiB.")] = ""
+    fits: Annotated[str, typer.Option(
+        "--fits", help="Show only models that fit in this much main memory, such as 8GiB, without a GPU.",
+    )] = ""
     fim: Annotated[bool, typer.Option("--fim", help="Show only models that support fill-in-the-middle.")] = False
     language: Annotated[str, typer.Option("--language", help="Show only models for this programming language.")] = ""
     as_json: AsJson = False
@@ -32,7 +34,8 @@ class ModelsArguments:
 def models(given: ModelsArguments) -> None:
     """List the known models and the types that fit this machine.
 
-    The memory shown is the total for serving: the model file, the KV cache of the context (8192 tokens, or the
+    A type fits if the server would find room for it: as many layers as possible on GPUs, the rest in main memory. The
+    memory shown is the total for serving: the model file, the KV cache of the context (8192 tokens, or the
     model's maximum if it is smaller) and llama.cpp's buffers. Other checkpoints of the same families work too; give
     owner/name.
 
@@ -41,29 +44,31 @@ def models(given: ModelsArguments) -> None:
     Example: turbopilot models santacoder
     """
     from turbopilot import catalog
-    from turbopilot.base.sizes import parse_size, size
-    from turbopilot.llama.footprint import memory_budget
+    from turbopilot.base.sizes import parse_size
+    from turbopilot.llama.model_memory import ModelMemory, usable_memory
     from turbopilot.render import models as text
 
     name, fits, language = given.name, given.fits, given.language.lower()
-    budget = parse_size("--fits", fits) if fits else memory_budget()
+    memory = ModelMemory(parse_size("--fits", fits)) if fits else usable_memory()
     found = [
         m
         for m in ([_known(name)] if name else catalog.MODELS)
-        if (not fits or m.best_type(budget))
+        if (not fits or m.best_type(memory))
         and (not given.fim or m.fim)
         and (not language or language in map(str.lower, m.languages))
     ]
     if given.as_json:
-        console.emit_json({"memory": budget, "models": [text.plain(m, budget) for m in found]})
+        console.emit_json({
+            "memory": memory.main,
+            "devices": [{"name": d.name, "free": d.free} for d in memory.devices],
+            "models": [text.plain(m, memory) for m in found],
+        })  # fmt: skip
     elif not found:
         console.info("no known model matches these filters; remove a filter")
     elif name:
-        text.in_full(found[0], budget)
+        text.in_full(found[0], memory)
     else:
-        text.table(
-            found, budget, fits or f"{size(budget)} (three quarters of this machine's memory)"
-        )
+        text.table(found, memory)
 
 
 def _known(name: str) -> KnownModel:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
-
-import typer
+from typing import Final, TypeVar
 
 from serve.adapters import AdapterOptions
-from serve.device_options import DeviceOptions
+from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
@@ -23,6 +21,7 @@ from serve.settings import (
     ServerOptions,
     TextOptions,
 )
+from turbopilot.commands.option_parameter import option_parameter
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -31,7 +30,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Models": (ModelChoice, AdapterOptions, PoolOptions),
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
-    "Devices": (DeviceOptions,),
+    "Devices": (DeviceOptions, MainMemoryOptions),
     "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),
@@ -49,32 +48,6 @@ def with_options(command: Command) -> Command:
     """Replace a command's `**given` parameter by one parameter for each option."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [_parameter(panel, option) for panel, option in all_options()]
+    made = [option_parameter(panel, option) for panel, option in all_options()]
     vars(command)["__signature__"] = signature.replace(parameters=[*own, *made])
     return command
-
-
-def _parameter(panel: str, option: Option) -> inspect.Parameter:
-    kind: Any = str if option.auto else list[str] if option.kind is list else option.kind
-    default = "auto" if option.auto else option.default
-    if kind is bool:
-        default = False
-    elif kind == list[str]:
-        default = None
-    shared: dict[str, Any] = {
-        "metavar": option.metavar, "help": option.help, "show_default": default is not None, "rich_help_panel": panel,
-    }  # fmt: skip
-    info: Any
-    if option.is_argument:
-        info = typer.Argument(default, **shared)
-    else:
-        if kind in (int, float):
-            shared |= {"min": option.least, "max": option.most}
-        name, *more = option.variables
-        variables = [name, *more] if more else name  # errors print a list with its brackets
-
-        info = typer.Option(default, *option.flags.split(", "), envvar=variables, **shared)
-    annotation = kind if default is not None else kind | None
-    return inspect.Parameter(
-        option.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
-    )

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from serve.device_options import DeviceOptions
 from turbopilot.base.errors import InvalidInput, VerificationFailed
-from turbopilot.base.option_values import layers_or_all, one_of, parse_words
-from turbopilot.commands.verb import AsJson, Rpc, takes
+from turbopilot.base.option_values import one_of
+from turbopilot.commands.verb import AsJson, OptionGroup, takes
 from turbopilot.render import console
 
 if TYPE_CHECKING:
+    from turbopilot.app.task_run import TaskOptions
+    from turbopilot.app.verification import VerifiedFiles
+    from turbopilot.tasks.report import TaskReport
     from turbopilot.verify import VerifyOptions, VerifyReport
 
 
@@ -43,6 +47,17 @@ class VerifyArguments:
     tensors: Annotated[bool, typer.Option(
         "--tensors", help="Also compare every tensor, and show those with the largest errors.",
     )] = False
+    task: Annotated[list[str] | None, typer.Option(
+        metavar="NAME", help="Also compare completions of programming tasks: infill (1,033 single lines to fill in), "
+        "span (164 random spans), complete (164 functions). Can be repeated.",
+    )] = None
+    n_tasks: Annotated[int | None, typer.Option(
+        "--tasks", min=1, show_default=False, help="Number of random tasks of each --task.  [default: all]",
+    )] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of --tasks.")] = 0
+    execute: Annotated[bool, typer.Option(
+        "--execute", help="Run the completed programs with their tests, each in a sandbox (Linux).",
+    )] = False
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots to this file.")] = None
     sign: Annotated[bool, typer.Option(
         "--sign", help="Write the result into the metadata of files that pass. Tensors are not changed.",
@@ -51,11 +66,9 @@ class VerifyArguments:
     dtype: Annotated[str, typer.Option(
         help="Precision of PyTorch: f32, or bf16, which adds small rounding errors.",
     )] = "f32"
-    n_gpu_layers: Annotated[str, typer.Option(
-        "--ngl", "--n-gpu-layers", help="Layers of the files to put on GPUs: a number, all, or auto for as many as "
-        "fit. 0 compares the arithmetic of the CPU.",
-    )] = "0"
-    rpc: Rpc = None
+    devices: Annotated[DeviceOptions, OptionGroup("Devices", leaves_out=("names",))] = (
+        DeviceOptions(0)  # noqa: RUF009 — frozen
+    )
     as_json: AsJson = False
 # fmt: on
 
@@ -72,17 +85,26 @@ def verify(given: VerifyArguments) -> None:
     PyTorch's results are cached, so verifying a second file of the same model takes seconds. A checkpoint larger than
     memory is read from disk layer by layer.
 
+    With --task, both models also complete programming tasks, as the server would ask them to. That takes minutes to
+    hours; an interrupted run resumes. The table says how many tasks each solves, and how large a difference could be
+    hidden (95 % interval).
+
+    By default the file is computed on the CPU; --ngl all compares the arithmetic of the GPU. --device is PyTorch's.
+
     The exit code is 7 if a file fails.
 
     Example: turbopilot verify codegen-q4_0.gguf --against ./codegen-350M-mono
 
     Example: turbopilot verify q4.gguf q8.gguf --against demo --report out.html
+
+    Example: turbopilot verify q4.gguf --against f16.gguf --task infill --tasks 200
     """
     from turbopilot.app.verification import sign_passed, verify_files
     from turbopilot.base.atomic import check_output
     from turbopilot.render.verify import show
 
     options = _options(given)
+    tasks = _task_options(given, options)
     if given.report:
         against = Path(given.against)
         inputs = [*given.candidates, against, *(p for p in (given.prompts, given.text) if p)]
@@ -94,10 +116,12 @@ def verify(given: VerifyArguments) -> None:
     reports = verified.reports
     if not given.as_json:
         show(reports)
-    elif len(reports) == 1:
-        console.emit_json(reports[0].to_json())
-    else:
-        console.emit_json({"reports": [r.to_json() for r in reports]})
+    found = _run_tasks(verified, tasks, as_json=given.as_json) if tasks else []
+    if given.as_json:
+        whole = [r.to_json() for r in reports]
+        for one in whole:
+            one["tasks"] = [t.to_json() for t in found if t.candidate == one["candidate"]]
+        console.emit_json(whole[0] if len(whole) == 1 else {"reports": whole})
     if given.report:
         _write_page(given.report, reports, verified.reference)
     for path in sign_passed(verified, console.REPORTER):
@@ -108,7 +132,6 @@ def verify(given: VerifyArguments) -> None:
 
 def _options(given: VerifyArguments) -> VerifyOptions:
     from turbopilot.base.cache_folder import cache_folder
-    from turbopilot.llama.placement_wish import PlacementWish
     from turbopilot.verify import VerifyOptions
     from turbopilot.verify.texts import read_prompts, read_text, token_battery
     from turbopilot.verify.torch_model import Precision, TorchDevice
@@ -129,10 +152,50 @@ def _options(given: VerifyArguments) -> VerifyOptions:
         device=TorchDevice(given.device, one_of("--dtype", given.dtype, get_args(Precision))),
         cache=cache_folder() / "reference",
         tensors=given.tensors,
-        placement=PlacementWish(
-            layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
-        ),
+        placement=given.devices.wish,
     )
+
+
+def _task_options(given: VerifyArguments, options: VerifyOptions) -> TaskOptions | None:
+    """Return the options for `--task`; None without it."""
+    from turbopilot.tasks.suite import SUITES
+
+    if not given.task:
+        for option, value in {
+            "--tasks": given.n_tasks,
+            "--execute": given.execute,
+            "--seed": given.seed,
+        }.items():
+            if value:
+                raise InvalidInput(f"{option} needs --task", hint=f"give --task {'|'.join(SUITES)}")
+        return None
+    from turbopilot.app.task_run import TaskOptions
+
+    names = tuple(dict.fromkeys(one_of("--task", name, SUITES) for name in given.task))
+    return TaskOptions(
+        names,
+        given.n_tasks,
+        given.seed,
+        given.execute,
+        devices=given.devices,
+        device=options.device,
+    )
+
+
+def _run_tasks(verified: VerifiedFiles, tasks: TaskOptions, *, as_json: bool) -> list[TaskReport]:
+    """Complete the tasks with the files whose tokens are right, and show each report as it is there."""
+    from turbopilot.app.task_run import run_tasks
+    from turbopilot.render.tasks import show_tasks
+
+    files = [Path(r.candidate) for r in verified.reports if r.metrics and r.tokens.equal]
+    if len(files) < len(verified.reports):
+        console.info("--task: files with wrong tokens or another vocabulary are left out")
+    found = []
+    for report in run_tasks(files, verified.reference, tasks, console.REPORTER) if files else ():
+        found.append(report)
+        if not as_json:
+            show_tasks(report)
+    return found
 
 
 def _write_page(path: Path, reports: list[VerifyReport], reference: Path) -> None:

@@ -46,6 +46,7 @@ class ContextParameters:
         cache_type: KV cache type, in lower case.
         kv_unified: whether all sequences share the cells; otherwise each has an equal part of them.
         offload: whether a GPU computes attention and large batches for layers that are not on it.
+        copies_weights: whether it does so for large batches, which needs copies of the weights.
         on_node: called with the address of each node of the graph: first with True, to return whether its result is
             needed, then with False when it is computed. Source: ggml_backend_sched_eval_callback in ggml-backend.h.
     """
@@ -59,6 +60,7 @@ class ContextParameters:
     flash_attention: int = AUTO
     kv_unified: bool = True
     offload: bool = True
+    copies_weights: bool = True
     on_node: OnNode | None = None
 
     @property
@@ -106,7 +108,7 @@ class LlamaContext:
         params.n_threads = params.n_threads_batch = p.n_threads or usable_cores()
         params.type_k = params.type_v = CACHE_TYPES[p.cache_type.upper()]
         params.flash_attn_type = p.flash_attention
-        params.offload_kqv = params.op_offload = p.offload
+        params.offload_kqv, params.op_offload = p.offload, p.offload and p.copies_weights
         if p.on_node:
             params.cb_eval = self._callback
         log.is_out_of_memory = False

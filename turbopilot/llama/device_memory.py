@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.footprint import UBATCH, KvLayout, activations, mask_bytes
-from turbopilot.llama.geometry import Geometry, header_geometry
+from turbopilot.llama.geometry import Geometry, header_geometry, matrix_bytes
 from turbopilot.llama.placement_wish import EXPERTS_ON_CPU
 
-# Tensors that stay in main memory. Source: LLM_TENSOR_LAYER_INPUT in llama.cpp's src/llama-arch.cpp.
-_INPUT: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+INPUT_TENSORS: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+"""Beginnings of the names of tensors that stay in main memory.
+
+Source: LLM_TENSOR_LAYER_INPUT in llama.cpp's src/llama-arch.cpp.
+"""
 _LAYER: Final = re.compile(r"blk\.(\d+)\.")
 # Copies of a batch's inputs if several devices compute batches one behind the other. Source: GGML_SCHED_MAX_COPIES in
 # ggml-backend.cpp.
@@ -100,7 +104,7 @@ def model_parts(header: GgufHeader, overrides: Sequence[tuple[str, str]] = ()) -
     for tensor in header.tensors:
         found = _LAYER.match(tensor.name)
         device = next((d for p, d in patterns if p.search(tensor.name)), "")
-        is_input = tensor.name.startswith(_INPUT)
+        is_input = tensor.name.startswith(INPUT_TENSORS)
         if tensor.name == "token_embd.weight":
             embedding = tensor.n_bytes
         if found:
@@ -118,6 +122,29 @@ def model_parts(header: GgufHeader, overrides: Sequence[tuple[str, str]] = ()) -
     return ModelParts(
         geometry, tuple(layers), inputs, output, tied, largest, tuple(pinned.items()), has_bias
     )
+
+
+@cache
+def predicted_parts(geometry: Geometry, parameters: int, type_name: str) -> ModelParts:
+    """Predict the sizes of a model file's parts.
+
+    `parameters` is the exact number of weights; those outside of matrices are in the layers. `type_name` is one of
+    `geometry.TYPES`.
+    """
+    layers = [0] * geometry.layers
+    inputs = output = largest = embedding = 0
+    for name, size in matrix_bytes(geometry, type_name).items():
+        if found := _LAYER.match(name):
+            layers[int(found[1])] += size
+            largest = max(largest, size)
+        elif name.startswith(INPUT_TENSORS):
+            inputs += size
+            embedding = size if name == "token_embd.weight" else embedding
+        else:
+            output += size
+    vectors = 4 * max(0, parameters - geometry.weights) // max(1, len(layers))
+    sizes = tuple(size + vectors for size in layers)
+    return ModelParts(geometry, sizes, inputs, output, embedding if geometry.tied else 0, largest)
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.llama.library import Signature, declare, ggml
 
 _CPU, _GPU, _INTEGRATED = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
+_APPLE: Final = b"MTL"  # GGML_METAL_NAME in ggml-metal.cpp
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 _FUNCTIONS: Final[dict[str, Signature]] = {
     "ggml_backend_dev_count": ([], _SIZE),
@@ -38,6 +39,7 @@ class Device:
     Attributes:
         buffer: name of its buffers in llama.cpp's log.
         is_remote: whether it belongs to a worker (llama.cpp's RPC).
+        shares_main_memory: whether its memory is main memory: an integrated GPU's, or Apple's.
         pointer: llama.cpp's address of it.
     """
 
@@ -47,6 +49,7 @@ class Device:
     buffer: str = ""
     is_remote: bool = False
     pointer: int = 0
+    shares_main_memory: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} ({self.description})"
@@ -133,4 +136,5 @@ def _device(pointer: int) -> Device:
         ggml.ggml_backend_buft_name(buffer_type(pointer)).decode(),
         registry == b"RPC",
         pointer,
+        registry == _APPLE or ggml.ggml_backend_dev_type(pointer) == _INTEGRATED,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbopilot.base.machine import free_bytes, total_bytes
-from turbopilot.llama.geometry import Geometry, weights_bytes
+from turbopilot.llama.geometry import Geometry
 
 UBATCH: Final = 512
 """Maximum number of tokens computed at once: llama.cpp's default n_ubatch. Larger values only cost memory."""
@@ -106,18 +106,6 @@ def default_context(trained: int) -> int:
 def memory_budget() -> int:
     """Return the bytes that models may take by default."""
     return int(total_bytes() * MEMORY_SHARE)
-
-
-def best_type(geometry: Geometry, parameters: int, n_ctx: int, budget: int) -> str:
-    """Return the most accurate type in which a model fits into `budget` bytes; "" if it fits in none.
-
-    F16 is not considered: Q8_0 has almost no loss and is twice as fast if memory bandwidth is the limit.
-    """
-    for name in ("Q8_0", "Q4_K_M", "Q4_0"):
-        weights = weights_bytes(geometry, parameters, name)
-        if footprint(geometry, weights, n_ctx).total <= budget:
-            return name
-    return ""
 
 
 def choose_layout(

@@ -245,13 +245,21 @@ def weights_bytes(geometry: Geometry, parameters: int, type_name: str) -> int:
 
     `parameters` is the exact number of weights; weights outside of matrices are F32. `type_name` is one of `TYPES`.
     """
+    return 4 * max(0, parameters - geometry.weights) + sum(
+        matrix_bytes(geometry, type_name).values()
+    )
+
+
+@cache
+def matrix_bytes(geometry: Geometry, type_name: str) -> Mapping[str, int]:
+    """Predict the size in bytes of each matrix of a GGUF, by tensor name; `type_name` is one of `TYPES`."""
     matrices = dict(pair for m in geometry.matrices() for pair in m.shapes())
     metadata = {"general.architecture": "llama", "llama.block_count": geometry.layers}
     if geometry.experts:
         metadata["llama.expert_count"] = geometry.experts.count
     mixture = Mixture(type_name, TYPES[type_name], metadata, matrices)
-    total = 4 * max(0, parameters - geometry.weights)
+    sizes = {}
     for name, shape in matrices.items():
         found = mixture.type_of(name, shape) if is_quantized(name, shape, "llama") else "F16"
-        total += n_bytes(fallback(found, shape[0]), prod(shape))
-    return total
+        sizes[name] = n_bytes(fallback(found, shape[0]), prod(shape))
+    return sizes

@@ -29,7 +29,7 @@ except (ImportError, RuntimeError, OSError) as e:
     ) from e
 
 __all__ = [
-    "VERSION", "Signature", "declare", "ggml", "llama_cpp", "log", "set_numa", "start_backend",
+    "VERSION", "Signature", "build", "declare", "ggml", "llama_cpp", "log", "set_numa", "start_backend",
 ]  # fmt: skip
 # enum ggml_numa_strategy in ggml-cpu.h
 _NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}
@@ -78,6 +78,12 @@ def start_backend() -> None:
     if not ggml.ggml_backend_reg_count():
         ggml.ggml_backend_load_all_from_path(os.fsencode(_ggml.libggml_base_path))
     llama_cpp.llama_backend_init()
+
+
+def build() -> str:
+    """Return the version of llama.cpp, the backends and processor features that it was compiled for, and ours."""
+    start_backend()
+    return f"{VERSION} {llama_cpp.llama_print_system_info().decode('utf-8', 'replace').strip()}"
 
 
 def set_numa(strategy: str) -> None:

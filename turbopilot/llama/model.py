@@ -79,6 +79,7 @@ class LlamaModel:
     Attributes:
         adapters: the loaded LoRA adapters.
         devices: devices that have a part of the model, with their free memory before it was loaded.
+        placed: those devices by name and description, each with its number of layers.
         n_layers: layers, without the output layer.
         bos: token id, or -1 if there is none.
         eos: token id, or -1 if there is none.
@@ -103,6 +104,7 @@ class LlamaModel:
         start_backend()
         log.clear()
         self.devices = tuple(device for device, _ in parameters.used)
+        self.placed = tuple((str(device), n) for device, n in parameters.used)
         self.uses_gpu = bool(self.devices)
         params, _kept = _model_params(parameters)
         self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)

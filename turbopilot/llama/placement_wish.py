@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 DEFAULT_MARGIN: Final = 512 * 2**20
 """Bytes of each device that are left free: for the driver, the desktop, and the error of the prediction."""
@@ -50,6 +50,13 @@ class PlacementWish:
     names: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     tensor_overrides: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PlacementWish:
+        """Return the wish of a child's job, in which tuples are lists."""
+        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        pairs = tuple((pattern, device) for pattern, device in values["tensor_overrides"])
+        return cls(**{**values, **tuples, "tensor_overrides": pairs})
 
     def room(self, devices: Sequence[DeviceMemory]) -> list[int]:
         """Return the bytes that may be used of each device."""

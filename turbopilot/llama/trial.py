@@ -38,7 +38,7 @@ def try_model(header: GgufHeader, adapters: Sequence[GgufHeader] = ()) -> None:
     """Compute a token of a model, with all `adapters`, in a sandboxed child, unless this llama.cpp has done so.
 
     A success is stored in the cache folder, and holds until the file system reports a change of the file. Only the CPU
-    is used. The child is the module `trial_child`; see `sandbox` for what it may do.
+    is used. The child is the module `trial_child`; see `turbopilot.base.sandbox` for what it may do.
 
     Raises:
         CorruptModel: llama.cpp refuses a file, or the child was aborted, crashed, or exceeded its time or memory.

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from turbopilot.base.errors import CorruptModel, ServeError
 from turbopilot.base.machine import usable_cores
+from turbopilot.base.sandbox import restrict
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job
 from turbopilot.llama.context import ContextParameters, LlamaContext
 from turbopilot.llama.library import start_backend
 from turbopilot.llama.model import LlamaModel, ModelParameters
-from turbopilot.llama.sandbox import restrict
 
 _MOST_THREADS: Final = 4  # which read memory about as fast as all cores
 _N_CTX: Final = 256  # the least that llama.cpp takes

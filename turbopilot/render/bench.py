@@ -25,6 +25,8 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
     headings += ["threads"] if many else []
     headings += ["prefill", "decode", "memory"]
     headings += ["mean KL", "top-1"] if reference else []
+    with_tasks = any(r.tasks for r in rows)
+    headings += ["solved", "same text"] if with_tasks else []
     cells = []
     for row in rows:
         m = row.measured
@@ -33,9 +35,10 @@ def show(rows: Sequence[BenchRow], reference: Path | None) -> None:
             *([str(m.n_threads)] if many else []),
             _rate(m.prompt), _rate(m.generation), size(m.memory.peak) if m.memory else "",
             *([kl(d), f"{d.top1:.1%}"] if (d := row.divergence) else []),
+            *([f"{t.exact.candidate:,}", f"{t.equal / t.n:.1%}"] if (t := row.tasks) else []),
         ])  # fmt: skip
     columns = TableColumns(
-        headings, left=("type",), optional=("bits", "size", "memory", "top-1", "type")
+        headings, left=("type",), optional=("bits", "size", "memory", "top-1", "same text", "type")
     )
     console.table(_where(rows), columns, cells, _legend(rows, reference))
 
@@ -62,6 +65,7 @@ def _file(row: BenchRow) -> dict[str, Any]:
         "prompt": _timed(m.prompt), "generation": _timed(m.generation),
         "memory": asdict(m.memory) if m.memory else None,
         "divergence": asdict(row.divergence) if row.divergence else None,
+        "tasks": row.tasks.to_json() if row.tasks else None,
     }  # fmt: skip
 
 
@@ -101,6 +105,11 @@ def _legend(rows: Sequence[BenchRow], reference: Path | None) -> dict[str, str]:
             f"{d.reference_perplexity.value:.4g}"
         )
         legend["top-1"] = "share of positions at which both models' most likely token is the same"
+    if t := rows[0].tasks:
+        legend["solved"] = (
+            f"exact solutions of {count(t.n, 'task')}: {t.title}; the reference has {t.exact.reference:,}"
+        )
+        legend["same text"] = "share of tasks with the same completion as the reference"
     return legend
 
 

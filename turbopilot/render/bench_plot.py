@@ -10,6 +10,7 @@ from turbopilot.base.counts import count
 from turbopilot.bench.results import Divergence, Measured
 from turbopilot.render.scale import Scale
 from turbopilot.render.svg import Labels, Spot, plot, standalone
+from turbopilot.tasks.report import TaskReport
 
 STYLE: Final = """
 svg { font: 13px system-ui, sans-serif; background: #fff; }
@@ -26,11 +27,12 @@ _UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """Row of the table and point of the plot; `name` is the file's name."""
+    """Row of the table and point of the plot; `name` is the file's name, `tasks` its completions of tasks."""
 
     name: str
     measured: Measured
     divergence: Divergence | None = None
+    tasks: TaskReport | None = None
 
     @property
     def speed(self) -> float:
@@ -76,10 +78,13 @@ def drawn(rows: Sequence[BenchRow]) -> str:
 
 
 def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:
-    """Return a point's label: the type, or the name if types repeat, the threads if they vary, and the speed."""
+    """Return a point's label: type (name if types repeat), threads if they vary, speed, and solved tasks."""
     m = row.measured
     same_type = [r for r in rows if r.measured.type_name == m.type_name]
     words = m.type_name if len({r.name for r in same_type}) == 1 else row.name
     if len({r.measured.n_threads for r in rows}) > 1:
         words += f", {count(m.n_threads, 'thread')}"
-    return f"{words}, {row.speed:,.{'3g' if row.speed < 1000 else '0f'}} tokens/s"
+    words += f", {row.speed:,.{'3g' if row.speed < 1000 else '0f'}} tokens/s"
+    if row.tasks:
+        words += f", solves {row.tasks.exact.candidate:,} of {row.tasks.n:,}"
+    return words

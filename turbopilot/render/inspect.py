@@ -159,9 +159,11 @@ def _quantized(q: Quantized) -> Iterator[tuple[str, str]]:
         yield "" if i else "from", f"{digest}  {'' if i else q.source}"
     if q.imatrix_sha256:
         yield "imatrix", f"{q.imatrix_sha256}  {q.imatrix}"
-    if q.memory:
+    limits = [size(q.memory)] if q.memory else []
+    limits += [f"{size(n)} of GPU memory" for n in q.device_memory]
+    if limits:
         kl = f", KL {q.predicted_kl} predicted" if q.predicted_kl else ""
-        yield "made to fit", f"{size(q.memory)} with {q.n_ctx:,} tokens of context{kl}"
+        yield "made to fit", f"{' and '.join(limits)} with {q.n_ctx:,} tokens of context{kl}"
 
 
 def _checkpoint(c: CheckpointDescription) -> Iterator[tuple[str, str]]:

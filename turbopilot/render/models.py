@@ -9,6 +9,7 @@ from typing import Any, Final
 from turbopilot.base.sizes import size
 from turbopilot.catalog import TYPES, KnownModel
 from turbopilot.catalog.prompt_speed import prompt_speeds
+from turbopilot.llama.model_memory import ModelMemory
 from turbopilot.render import console
 from turbopilot.render.table import TableColumns
 
@@ -19,27 +20,21 @@ _COLUMNS: Final = TableColumns(
 )
 
 
-def plain(model: KnownModel, budget: int) -> dict[str, Any]:
-    """Return a model for JSON, with the memory that each type takes and the best type within the budget."""
+def plain(model: KnownModel, memory: ModelMemory) -> dict[str, Any]:
+    """Return a model for JSON, with the memory that each type takes and the best type that fits."""
     sizes = {kind: model.footprint(kind).total for kind in TYPES}
-    return {**asdict(model), "memory": sizes, "best_type": model.best_type(budget)}
+    return {**asdict(model), "memory": sizes, "best_type": model.best_type(memory)}
 
 
-def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
-    """Print models, one per row.
-
-    Args:
-        found: the models.
-        budget: memory that a model may take, in bytes.
-        memory: the budget as text.
-    """
+def table(found: Iterable[KnownModel], memory: ModelMemory) -> None:
+    """Print models, one per row, with the best type that fits in this memory."""
     rows = []
     for m in found:
         sizes = [f"{m.footprint(kind).total / 1e9:.1f}" for kind in ("Q8_0", "Q4_K_M")]
-        best, fim = m.best_type(budget) or "–", "yes" if m.fim else "no"
+        best, fim = m.best_type(memory) or "–", "yes" if m.fim else "no"
         rows.append([m.alias, best, fim, f"{m.parameters / 1e9:.2f}", *sizes, m.licence])
     legend = {
-        "fits as": f"best type that fits in {memory}, – if none fits",
+        "fits as": f"best type that fits in {memory}; – if none fits",
         "Q8_0, Q4_K_M": "total memory for serving, in GB",
     }
     console.table("", _COLUMNS, rows, legend)
@@ -49,9 +44,9 @@ def table(found: Iterable[KnownModel], budget: int, memory: str) -> None:
     )
 
 
-def in_full(model: KnownModel, budget: int) -> None:
+def in_full(model: KnownModel, memory: ModelMemory) -> None:
     """Print everything that the catalogue knows about a model, one fact per line."""
-    best = model.best_type(budget)
+    best = model.best_type(memory)
     lines = {
         "model": model.alias,
         "repository": model.url + (f" at {model.revision}" if model.revision else ""),
@@ -66,7 +61,7 @@ def in_full(model: KnownModel, budget: int) -> None:
         "notes": model.suits,
         "memory": ", ".join(f"{kind} {size(model.footprint(kind).total)}" for kind in TYPES),
         "prefill": prompt_speeds(TYPES),
-        "fits": f"as {best}" if best else "does not fit in this memory",
+        "fits": (f"as {best}, " if best else "no, ") + f"judged by {memory}",
         "ready GGUF": model.gguf_repository,
         "old .bin": model.old_bin.url if model.old_bin else "",
         "serve it": f"turbopilot serve {model.alias}",

@@ -123,17 +123,29 @@ class TorchModel:
 
     def continued(self, ids: Sequence[int], n: int) -> list[int]:
         """Return n tokens of greedy continuation."""
-        import torch
-
-        given = torch.tensor([list(ids)], device=self._device)
         cache: Any = None
         found: list[int] = []
-        with torch.inference_mode():
-            for _ in range(n):
-                out = self._model(input_ids=given, past_key_values=cache, use_cache=True)
-                cache, given = out.past_key_values, out.logits[:, -1:].argmax(-1)
-                found.append(int(given))
+        for _ in range(n):
+            logits, cache = self.next_logits(found[-1:] or ids, cache)
+            found.append(int(logits.argmax()))
         return found
+
+    def next_logits(self, ids: Sequence[int], cache: Any) -> tuple[Logits, Any]:
+        """Return the logits of the token after `ids`, (V,), and the KV cache with them.
+
+        Args:
+            ids: the tokens that follow those in the cache.
+            cache: the cache of an earlier call, which must not be used again; None if it is empty.
+        """
+        import torch
+
+        with torch.inference_mode(), plain_memory():
+            given = torch.tensor([list(ids)], device=self._device)
+            out = self._model(
+                input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            logits: Logits = out.logits[0, -1].to("cpu", torch.float32).numpy()
+        return logits, out.past_key_values
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from turbopilot.verify import hyperparameters, torch_model
 from turbopilot.verify.reference_cache import ReferenceCache
 from turbopilot.verify.reference_tokenizer import open_tokenizer
 from turbopilot.verify.source import Change, Logits, Window
+from turbopilot.verify.torch_decoder import TorchDecoder
 from turbopilot.verify.torch_model import TorchDevice, TorchModel
 
 _GROUP = 2048  # positions that a streamed model computes in one pass over its layers
@@ -131,6 +132,10 @@ class TorchReference:
         found = self._model(whole=True).continued(ids, n)
         self.notes[question] = {"ids": found}
         return found
+
+    def decoder(self, vocabulary: Any) -> TorchDecoder:
+        """Return the model as the decoder of an engine; see `TorchDecoder`."""
+        return TorchDecoder(self._model(whole=True), self.name, vocabulary)
 
     @property
     def _label(self) -> str:

@@ -84,7 +84,7 @@ def _judge_memory(memory: MemoryFacts) -> CheckResult:
         remedy = "close other programs: only the bundled model fits"
         return CheckResult("memory", "warning", found, remedy)
     largest = max(fitting, key=lambda m: m.parameters)
-    found += f"; fits models up to {largest.alias} (Q4_K_M)"
+    found += f"; fits models up to {largest.alias} (Q4_K_M) without a GPU"
     if memory.free < budget:
         remedy = (
             f"close other programs, or give serve --model-memory: by default models may take {size(budget)}, "

@@ -18,6 +18,7 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Reporter
 from turbopilot.bench import Setup, SpeedTask, measure
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.placement_wish import PlacementWish
 
 _TASK: Final = SpeedTask(n_prompt=256, n_gen=64, repeats=3)
 _SECONDS: Final = 0.25  # for each measurement without llama.cpp
@@ -33,7 +34,9 @@ def measure_speed() -> SpeedFacts:
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
     n_bytes = sum(t.n_bytes for t in tensors.values())
-    measured = measure(path, Setup(n_ctx=512, n_gpu_layers=0), speed=_TASK, memory=False)
+    measured = measure(
+        path, Setup(n_ctx=512, placement=PlacementWish(0)), speed=_TASK, memory=False
+    )
     assert measured.prompt is not None
     assert measured.generation is not None
     threads = usable_cores()

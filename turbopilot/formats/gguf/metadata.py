@@ -59,8 +59,9 @@ class Quantized:
     imatrix: str  # file name of the importance matrix
     imatrix_sha256: str  # of the importance matrix's file
     memory: int  # with --fit, the memory limit for serving in bytes
-    n_ctx: int  # with --fit, the context length in tokens
-    predicted_kl: str  # with --fit, the predicted KL from the source, in nats
+    device_memory: tuple[int, ...]  # with --fit-vram, the limit for each GPU in bytes
+    n_ctx: int  # with --fit or --fit-vram, the context length in tokens
+    predicted_kl: str  # with --fit or --fit-vram, the predicted KL from the source, in nats
 
 
 def read_quantized(metadata: Mapping[str, Value]) -> Quantized | None:
@@ -78,6 +79,9 @@ def read_quantized(metadata: Mapping[str, Value]) -> Quantized | None:
         imatrix=said.text("quantize.imatrix.file"),
         imatrix_sha256=said.text(PREFIX + "imatrix.sha256"),
         memory=said.get(PREFIX + "fit.memory", int) or 0,
+        device_memory=tuple(
+            int(n) for n in said.text(PREFIX + "fit.device_memory").split(",") if n.isdecimal()
+        ),
         n_ctx=said.get(PREFIX + "fit.n_ctx", int) or 0,
         predicted_kl=said.text(PREFIX + "fit.predicted_kl"),
     )

@@ -1,0 +1,1 @@
+"""Tests of turbopilot.tasks and of the runs that compare completions."""

@@ -1,0 +1,1 @@
+"""Programming tasks: what quantizing and converting cost in completions, not only in logits."""
