@@ -55,7 +55,7 @@ def test_text_names_the_parts_and_how_to_serve_them(demo_gguf: Path, tmp_path: P
     assert code == 0, err
     text = " ".join(told.split())
     assert "GPU0, 16.0 MB: 4 layers and the output head" in text
-    assert "KV cache of 256 tokens × 2 (q8_0)" in text
+    assert "KV cache of 256 tokens (q8_0)" in text
     serve = (
         f"turbopilot serve {out} --ctx 256 --parallel 2 --cache-type q8_0 --flash-attn on --ngl all"
     )
@@ -77,15 +77,17 @@ def test_both_limits_hold_and_the_smaller_one_decides(demo_gguf: Path, tmp_path:
     assert loose["fitted"]["predicted_on_devices"] <= 9_000_000
 
 
-def test_parallel_requests_and_context_take_memory_of_the_gpu(
-    demo_gguf: Path, tmp_path: Path
+@pytest.mark.parametrize("more", [("--ctx", "1024"), ("--parallel", "200", "--batch-size", "512")])
+def test_context_and_parallel_requests_take_memory_of_the_gpu(
+    demo_gguf: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    sizes = [
-        report(demo_gguf, "--fit-vram", "9MB", *QUICK, *more, "-o", tmp_path / f"{i}.gguf")["fitted"]
-        for i, more in enumerate(([], ["--parallel", "2"]))
-    ]  # fmt: skip
-    one, two = (s["tensor_bytes"] for s in sizes)
-    assert two < one
+    common = (demo_gguf, "--fit-vram", "15MB", *QUICK, "--ctx", "512")
+    one, two = (
+        report(*common, *extra, "-o", tmp_path / f"{i}.gguf")["fitted"]
+        for i, extra in enumerate(((), more))
+    )
+    assert two["tensor_bytes"] < one["tensor_bytes"]
+    assert two["predicted_on_devices"] <= 15_000_000
 
 
 def test_sizes_in_the_hints_of_an_impossible_limit_are_possible(

@@ -40,7 +40,7 @@ def models(*arguments: str) -> str:
     return done.stdout
 
 
-def test_one_line_states_what_the_types_are_judged_by(machine: int) -> None:
+def test_memory_that_decides_is_named_in_one_line(machine: int) -> None:
     here = "3.2 GB of main memory (three quarters of this machine's)"
     expected = {
         0: here,

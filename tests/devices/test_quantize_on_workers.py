@@ -119,6 +119,29 @@ def test_tuning_on_a_worker_is_kept_apart_from_that_of_the_processor(
     for found in (here, there):
         assert found["chosen"] in ("flash", "plain")
     assert there["flash"] != here["flash"]
+    assert served(environment, demo_gguf, two[0].address) == (there["chosen"], there["flash"])
+    assert served(environment, demo_gguf) == (here["chosen"], here["flash"])
+    assert served(environment, demo_gguf, two[1].address) == (None, None), "another device"
+
+
+def served(environment: dict[str, str], path: Path, *workers: str) -> tuple[Any, Any]:
+    """Return the result of tuning that a server would use; it measures nothing on devices."""
+    code = (
+        "import json, sys; from dataclasses import asdict; from pathlib import Path\n"
+        "from serve.device_options import DeviceOptions; from serve.llama import load\n"
+        "from serve.settings import ModelOptions\n"
+        "devices = DeviceOptions(workers=tuple(sys.argv[2:]))\n"
+        "decoder, report = load(Path(sys.argv[1]), ModelOptions(ctx=512, threads=1, devices=devices))\n"
+        "tuning = report.tuning\n"
+        "print(json.dumps([tuning and tuning.name, tuning and asdict(tuning.flash), decoder.can_tune]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), *workers],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    name, flash, can_tune = json.loads(done.stdout.splitlines()[-1])
+    assert not can_tune
+    return name, flash
 
 
 def test_name_is_served_in_the_type_that_fits_on_workers(two: tuple[Worker, Worker]) -> None:

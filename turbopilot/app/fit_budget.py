@@ -124,7 +124,7 @@ class OnDevicesFit:
         limits, on = self.limits, placement.shares
         faults, hints = [], []
         if not placement.fits:
-            n_ctx, n = self._setup.n_ctx * self._setup.n_seq, placement.n_gpu_layers
+            n_ctx, n = self._setup.n_ctx, placement.n_gpu_layers
             faults.append(
                 f"{n} layers do not fit into {_sizes(limits.sizes)} of GPU memory: in the smallest types their weights "
                 f"need {size(sum(s.weights for s in on))}, the KV cache of {n_ctx:,} tokens "

@@ -68,11 +68,10 @@ def _run(job: Job) -> None:
 def context_parameters(
     header: GgufHeader, setup: Setup, n_ctx: int, *, uses_gpu: bool
 ) -> ContextParameters:
-    """Return the parameters that `serve` would use for sequences of `n_ctx` tokens before it has tuned itself."""
-    need = setup.need(n_ctx)
+    """Return the parameters that `serve` would use for a context of `n_ctx` tokens before it has tuned itself."""
     parameters = ContextParameters(
-        need.layout.n_cells(n_ctx), need.n_batch, setup.n_seq, setup.n_outputs, setup.n_threads,
-        setup.cache_type.lower(), kv_unified=not need.layout.is_split,
+        n_ctx, min(setup.n_batch, n_ctx), setup.n_seq, setup.n_outputs, setup.n_threads,
+        setup.cache_type.lower(),
     )  # fmt: skip
     attention = flash_attention(header, parameters, uses_gpu=uses_gpu, wanted=setup.flash_attention)
     return replace(parameters, flash_attention=AUTO if attention is None else attention)

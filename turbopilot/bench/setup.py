@@ -20,7 +20,7 @@ class Setup:
     Attributes:
         n_ctx: tokens of context, limited to the context that the model was trained with.
         n_threads: None is one thread per processor core.
-        n_seq: number of sequences, each with its own context.
+        n_seq: number of sequences, which share the context.
         placement: devices for the parts of the model.
         n_outputs: positions of a batch for whose logits llama.cpp reserves memory; 0 is all.
         flash_attention: None uses it if it is faster or memory is short.
@@ -49,9 +49,8 @@ class Setup:
         return cls(**{**values, "placement": PlacementWish.from_json(values["placement"])})
 
     def need(self, n_ctx: int) -> ContextNeed:
-        """Return what a context of `n_ctx` tokens for each sequence needs."""
-        n_batch = min(self.n_batch, n_ctx)
-        layout = KvLayout(self.n_seq, is_split=self.n_seq > 1)
+        """Return what a context of `n_ctx` tokens needs."""
+        n_batch, layout = min(self.n_batch, n_ctx), KvLayout(self.n_seq)
         n_outputs = self.n_outputs or self.n_batch
         return ContextNeed(
             n_ctx,

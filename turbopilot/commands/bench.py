@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,15 +110,9 @@ def bench(given: BenchArguments) -> None:
         placement=given.devices.wish,
     )
     setups = _by_threads(setup, given.threads or [])
-    paths = {
-        name: resolve_gguf(name, console.REPORTER, wish=setup.placement)
-        for name in dict.fromkeys(given.models)
-    }
-    reference = (
-        resolve_gguf(given.against, console.REPORTER, wish=setup.placement)
-        if given.against
-        else None
-    )
+    found_at = partial(resolve_gguf, reporter=console.REPORTER, wish=setup.placement)
+    paths = {name: found_at(name) for name in dict.fromkeys(given.models)}
+    reference = found_at(given.against) if given.against else None
     if given.plot:
         _check_plot(given.plot, tuple(paths.values()))
     compared = _compared(reference, paths, given, setups[0]) if reference else {}

@@ -81,7 +81,9 @@ class QuantizeArguments:
         "-c", "--ctx", min=1, help="With --fit and --fit-vram: context in tokens, as in serve.",
     )] = 2048
     parallel: Annotated[int, typer.Option(
-        min=1, max=256, help="With --fit and --fit-vram: requests in parallel, each with its own context, as in serve.",
+        min=1, max=256,
+        help="With --fit and --fit-vram: requests in parallel, which share the context, as in serve if memory is "
+        "short.",
     )] = 1
     cache_type: Annotated[str, typer.Option(
         help="With --fit and --fit-vram: type of the KV cache, as in serve (f16, q8_0 …).",

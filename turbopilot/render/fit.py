@@ -21,10 +21,9 @@ def show_fit(report: FitReport, *, as_json: bool) -> None:
         console.emit_json(_json(report))
         return
     b, setup = report.budget, report.setup
-    context = f"{setup.n_ctx:,} tokens" + (f" × {setup.n_seq}" if setup.n_seq > 1 else "")
     beside = (
-        f"{size(b.kv)} for the KV cache of {context} ({setup.cache_type.lower()}), {size(b.compute)} for a batch of "
-        f"{setup.n_batch} tokens, {size(b.process)} for the process"
+        f"{size(b.kv)} for the KV cache of {setup.n_ctx:,} tokens ({setup.cache_type.lower()}), {size(b.compute)} for "
+        f"a batch of {setup.n_batch} tokens, {size(b.process)} for the process"
     )
     room = "" if b.room is None else f"{size(b.room)} for the weights, "
     limit = "no limit for main memory" if b.total is None else f"budget {size(b.total)}"
