@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from tests.devices.lab import ENVIRONMENT, Worker, loader, worker
-from turbopilot.base.errors import ServeError
-from turbopilot.llama.rpc import has_rpc, is_listening, try_worker
+from turbopilot.base.errors import DeviceLost
+from turbopilot.llama.rpc import has_rpc
+from turbopilot.llama.rpc_protocol import connect_worker
 
 pytestmark = [
     pytest.mark.devices,
@@ -137,16 +138,16 @@ def test_tensors_can_be_put_on_the_cpu(two: tuple[Worker, Worker], demo_gguf: Pa
 def test_worker_in_use_and_absent_worker_are_one_clear_error(
     two: tuple[Worker, Worker], demo_gguf: Path
 ) -> None:
-    try_worker(two[0].address)
+    connect_worker(two[0].address).close()
     with loader() as child:
         child.load(demo_gguf, keeps=True, workers=[two[0].address])
-        with pytest.raises(ServeError, match=f"{two[0].address} does not answer"):
-            try_worker(two[0].address, timeout=0.3)
+        with pytest.raises(DeviceLost, match=f"{two[0].address} does not answer"):
+            connect_worker(two[0].address, timeout=0.3)
     with socket.create_server(("127.0.0.1", 0)) as free:
         absent = f"127.0.0.1:{free.getsockname()[1]}"
     with loader() as child:
         found = child.load(demo_gguf, workers=[absent])
-    assert found["error"] == "ServeError"
+    assert found["error"] == "DeviceLost"
     assert found["message"].startswith(f"the worker {absent} cannot be reached")
 
 
@@ -154,11 +155,6 @@ def test_worker_in_use_stays_known_while_models_are_loaded_again(
     two: tuple[Worker, Worker], demo_gguf: Path
 ) -> None:
     addresses = [w.address for w in two]
-    with loader() as child:
-        child.load(demo_gguf, keeps=True, workers=addresses, tensor_split=[1.0, 1.0])
-        for _ in range(3):
-            for address in addresses:
-                assert is_listening(address)
     with loader() as child:
         for _ in range(4):
             found = child.load(demo_gguf, keeps=True, workers=addresses, tensor_split=[1.0, 1.0])

@@ -1,0 +1,42 @@
+"""Return of a model whose worker was lost."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from serve.models.pooled_model import PooledModel
+from turbopilot.base.errors import ServeError
+from turbopilot.llama.rpc_protocol import connect_worker
+
+if TYPE_CHECKING:
+    from serve.models.pool import ModelPool
+
+log = logging.getLogger("turbopilot.models")
+
+LOOK_SECONDS: Final = 1.0
+"""Seconds between two looks whether a worker has returned, and for which a look lasts at most."""
+
+
+def bring_back(pool: ModelPool, m: PooledModel) -> None:
+    """Free a model that has lost a worker, and load it again when the worker has returned.
+
+    It is freed at once, because it has memory of this machine and of other workers.
+    """
+    if m.service:
+        m.service.runner.close()  # its requests end
+    if not pool.unload_lost(m):
+        return
+    log.info("waiting until %s returns", " and ".join(m.lost.workers if m.lost else ()))
+    while pool.pause(LOOK_SECONDS):
+        if m.lost is None or (all(map(has_returned, m.lost.workers)) and pool.reload(m)):
+            return
+
+
+def has_returned(worker: str) -> bool:
+    """Return whether a worker answers and is not in use."""
+    try:
+        connect_worker(worker, LOOK_SECONDS).close()
+    except ServeError:
+        return False
+    return True
