@@ -161,26 +161,25 @@ class ModelPool(ModelTable):
         self._close(going)
         return True
 
-    def reload(self, m: PooledModel) -> bool:
-        """Load a model that has lost a worker; return False if a worker is lost again, so that it may be tried again.
+    def reload(self, m: PooledModel) -> None:
+        """Load a model that has lost a worker. If that fails because of a worker, the model stays lost.
 
         After any other error, the next request for the model tries again.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.is_draining or not self._is_busy)
             if self.is_draining:
-                return True
+                return
             self._is_busy = m.is_loading = True
         try:
             self._load(m)
             self._leave(m)
+            log.info("%s is loaded again", m.name)
         except DeviceLost as e:
             m.lost = e
-            return False
         except Exception as e:
-            log.error("%s: %s", m.name, e)
             m.lost = None
-        return True
+            log.error("%s: %s", m.name, e)
 
     def pause(self, seconds: float) -> bool:
         """Wait for some seconds; return False if the server is shutting down."""

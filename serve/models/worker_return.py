@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -27,10 +28,11 @@ def bring_back(pool: ModelPool, m: PooledModel) -> None:
         m.service.runner.close()  # its requests end
     if not pool.unload_lost(m):
         return
+    gc.collect()  # the error refers to frames, and so to the model, its tables and its links to workers
     log.info("waiting until %s returns", " and ".join(m.lost.workers if m.lost else ()))
-    while pool.pause(LOOK_SECONDS):
-        if m.lost is None or (all(map(has_returned, m.lost.workers)) and pool.reload(m)):
-            return
+    while m.lost and pool.pause(LOOK_SECONDS):
+        if all(map(has_returned, m.lost.workers)):
+            pool.reload(m)
 
 
 def has_returned(worker: str) -> bool:

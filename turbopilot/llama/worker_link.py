@@ -85,20 +85,19 @@ def _accept(listener: socket.socket, link: weakref.ref[WorkerLink]) -> None:
     """Accept connections of llama.cpp while there is a link."""
     listener.settimeout(_LOOK_SECONDS)
     with listener:
-        while me := link():
+        while link() is not None:  # no reference while waiting, so that the link can end
             try:
                 client, peer = listener.accept()
             except TimeoutError:
-                del me
                 continue
-            if not _is_ours(peer):
+            me = link()
+            if me is None or not _is_ours(peer):
                 client.close()
                 continue
             client.settimeout(None)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            relay = _Relay(me, client)
-            start_thread(relay.run, "turbopilot-worker-relay")
-            del me, relay
+            start_thread(_Relay(me, client).run, "turbopilot-worker-relay")
+            del me
 
 
 def _is_ours(peer: tuple[str, int]) -> bool:
