@@ -25,7 +25,7 @@ def bring_back(pool: ModelPool, m: PooledModel) -> None:
     It is freed at once, because it has memory of this machine and of other workers.
     """
     if m.service:
-        m.service.runner.close()  # its requests end
+        m.service.runner.wait_until_idle()  # its requests end
     if not pool.unload_lost(m):
         return
     gc.collect()  # the error refers to frames, and so to the model, its tables and its links to workers
