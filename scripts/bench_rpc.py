@@ -26,6 +26,7 @@ from pathlib import Path
 from bench.delayed import delayed
 from bench.memory_limit import Unlimited
 from bench.served_speed import Served, measure_serving
+
 from turbopilot.base.machine import usable_cores
 from turbopilot.llama.rpc_protocol import HELLO_ANSWER, HELLO_REQUEST, REQUEST, SIZE, receive
 from turbopilot.llama.worker_link import WorkerLink
@@ -94,7 +95,16 @@ def best(given: argparse.Namespace, options: list[str]) -> Served:
 @contextlib.contextmanager
 def worker(threads: int) -> Iterator[str]:
     """Run a worker on a free port until the block ends; yield its address."""
-    command = [sys.executable, "-m", "turbopilot", "worker", "--port", "0", "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "turbopilot",
+        "worker",
+        "--port",
+        "0",
+        "--threads",
+        str(threads),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = []
@@ -134,11 +144,15 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--workers", type=numbers, default=[1, 2], help="numbers of workers")
-    parser.add_argument("--delays", type=numbers, default=[0, 5], help="milliseconds, in each direction")
+    parser.add_argument(
+        "--delays", type=numbers, default=[0, 5], help="milliseconds, in each direction"
+    )
     parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt")
     parser.add_argument("--generate", type=int, default=64, help="tokens to generate")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="threads of each process")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="threads of each process"
+    )
     return parser.parse_args()
 
 

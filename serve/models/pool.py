@@ -151,7 +151,7 @@ class ModelPool(ModelTable):
         start_thread(partial(bring_back, self, m), "turbopilot-worker-return")
 
     def unload_lost(self, m: PooledModel) -> bool:
-        """Unload a model that has lost a worker when nobody uses it; return False if the server is shutting down."""
+        """Unload a model that has lost a worker once it has no users; return False if the server is shutting down."""
         with self._changed:
             self._changed.wait_for(lambda: self.is_draining or not (self._is_busy or m.n_users))
             if self.is_draining:

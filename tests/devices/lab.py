@@ -46,7 +46,9 @@ class Worker:
 
 
 @contextmanager
-def worker(*arguments: str, host: str = "127.0.0.1", port: int = 0, inside: Sequence[str] = ()) -> Iterator[Worker]:
+def worker(
+    *arguments: str, host: str = "127.0.0.1", port: int = 0, inside: Sequence[str] = ()
+) -> Iterator[Worker]:
     """Run a worker until the block ends.
 
     Args:

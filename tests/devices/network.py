@@ -67,7 +67,9 @@ class Network:
             run_ip("netns", "add", name)
             device = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK)
             self._devices.append(device)
-            named = struct.pack("16sH14x", f"tp{os.getpid()}x{i}"[:15].encode(), _IFF_TUN | _IFF_NO_PI)
+            named = struct.pack(
+                "16sH14x", f"tp{os.getpid()}x{i}"[:15].encode(), _IFF_TUN | _IFF_NO_PI
+            )
             made = fcntl.ioctl(device, _TUNSETIFF, named)[:16].rstrip(b"\0").decode()
             run_ip("link", "set", made, "netns", name)
             run_ip("-n", name, "address", "add", f"{self.address(i)}/24", "dev", made)
@@ -94,7 +96,9 @@ class Network:
         poll = select.poll()
         for fd in (*self._devices, self._is_over):
             poll.register(fd, select.POLLIN)
-        late: deque[tuple[float, int, bytes]] = deque()  # in order, as the delay is the same for all
+        late: deque[tuple[float, int, bytes]] = (
+            deque()
+        )  # in order, as the delay is the same for all
         while True:
             wait = None if not late else max(0.0, late[0][0] - time.monotonic()) * 1000
             for fd, _ in poll.poll(wait):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.devices.lab import Serving, Worker, serving, worker
+from tests.devices.lab import Worker, serving, worker
 from turbopilot.llama.rpc import has_rpc
 
 pytestmark = [
@@ -20,7 +20,13 @@ pytestmark = [
     pytest.mark.skipif(not has_rpc(), reason="llama.cpp was compiled without RPC"),
 ]
 PROMPTS = ("def f(x):\n    ", "class Stack:\n    def push(self, ", "import os\n\n\ndef read(")
-LONG = {"prompt": PROMPTS[0], "max_tokens": 900, "temperature": 0, "stream": True, "ignore_eos": True}
+LONG = {
+    "prompt": PROMPTS[0],
+    "max_tokens": 900,
+    "temperature": 0,
+    "stream": True,
+    "ignore_eos": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,10 @@ def test_killed_worker_ends_each_request_with_one_error_and_the_server_returns_w
         server = stack.enter_context(serving(demo_gguf, *split(lost, other), "--parallel", "2"))
         assert [server.text(prompt) for prompt in PROMPTS] == local
         for _ in range(2):
-            streams = [stack.enter_context(closing(server.open("POST", "/v1/completions", LONG))) for _ in range(3)]
+            streams = [
+                stack.enter_context(closing(server.open("POST", "/v1/completions", LONG)))
+                for _ in range(3)
+            ]
             read = [events(stream) for stream in streams]
             for each in read[:2]:  # the third one waits in the queue
                 assert "choices" in next(each)

@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.skipif(not has_rpc(), reason="llama.cpp was compiled without RPC"),
 ]
 PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-SSHD, WIREGUARD_GO, WG = (shutil.which(name, path=PLACES) for name in ("sshd", "wireguard-go", "wg"))
+SSHD, WIREGUARD_GO, WG = (
+    shutil.which(name, path=PLACES) for name in ("sshd", "wireguard-go", "wg")
+)
 NOBODY = pwd.getpwnam("nobody") if os.name == "posix" else None
 
 
@@ -87,9 +89,7 @@ def ssh_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Pa
 
 
 @pytest.mark.skipif(not (SSHD and shutil.which("ssh")), reason="no sshd: install openssh-server")
-def test_worker_through_ssh(
-    ssh_port: tuple[int, Path], demo_gguf: Path, local: list[str]
-) -> None:
+def test_worker_through_ssh(ssh_port: tuple[int, Path], demo_gguf: Path, local: list[str]) -> None:
     port, folder = ssh_port
     user = NOBODY.pw_name if os.geteuid() == 0 and NOBODY else pwd.getpwuid(os.geteuid()).pw_name
     tunnel = free_port()

@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def test_worker_reports_and_lends_no_more_than_its_limit(demo_gguf: Path) -> None:
-    """The head fits the model into the limit, and what it takes is no longer reported as free."""
+    """Check also that memory in use is not reported as free."""
     with worker("--memory", "600MiB") as w, loader() as child:
         assert any(x.startswith("lends") and "629.1 MB" in x for x in w.lines)
         found = child.load(demo_gguf, workers=[w.address], keeps=True)
@@ -51,7 +51,7 @@ def test_head_that_ignores_the_limit_gets_no_memory(demo_gguf: Path) -> None:
         assert "error" in again or again["uses"][1]["weights"] <= 4 * MIB
 
 
-def test_without_a_limit_the_processor_lends_what_is_free(demo_gguf: Path) -> None:
+def test_processor_lends_free_memory_by_default(demo_gguf: Path) -> None:
     with worker() as w, loader() as child:
         found = child.load(demo_gguf, workers=[w.address])
         assert found["uses"][1]["free_before"] <= free_bytes() * 1.5

@@ -5,16 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
 from serve.engine import Engine
 from serve.models import worker_return
+from serve.runner.generation import stays
 from tests.serve.test_runner import request
 from tests.support.fake_worker import FakeWorker
 from tests.support.fakes import FakeDecoder
-from tests.support.pooled import Lab
+from tests.support.pooled import Client, Lab
 from tests.support.serving import WatchedRunner, wait
 from turbopilot.base.errors import CorruptModel, DeviceLost
 from turbopilot.llama.worker_link import WorkerLink
@@ -41,8 +43,7 @@ def test_requests_end_with_one_error_and_the_thread_ends(raises: bool) -> None:
     runner.start()
     running = runner.ask([request("x", 4)], whole=True)
     waiting = runner.ask([request("y", 4)], whole=True)
-    wait_for = computing.wait
-    wait_for()
+    computing.wait()
     error = gone("a:1")
     runner.fail(error)
     with pytest.raises(DeviceLost):
@@ -77,8 +78,8 @@ def lab(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     lab.pool.close()
 
 
-def use(lab: Lab, name: str) -> str:
-    with lab.pool.use(name) as service:
+def use(lab: Lab, name: str, client: Client | None = None) -> str:
+    with lab.pool.use(name, client.when_gone if client else stays) as service:
         return service.model.name
 
 
@@ -125,12 +126,16 @@ def test_loss_while_the_model_is_loaded_again_is_tried_again(lab: Lab, port: int
 def test_other_error_after_the_return_leaves_the_next_try_to_a_request(lab: Lab, port: int) -> None:
     lose(lab, port)
     lab.errors["far"] = [CorruptModel("far.gguf: damaged")]
-    failed = threading.Event()
-    lab.pool.preload  # noqa: B018
-    with closing(FakeWorker(port)):
+    gate = lab.gates["far"] = threading.Event()
+    with closing(FakeWorker(port)), ThreadPoolExecutor(1) as pool:
         wait(lab.began)
-        while lab.pool.statuses[0].reason != "far.gguf: damaged":
-            failed.wait(0.01)
+        client = Client()
+        asked = pool.submit(use, lab, "far", client)
+        wait(client.waits)
+        gate.set()
+        with pytest.raises(CorruptModel):
+            asked.result()
+        assert lab.pool.statuses[0].reason == "far.gguf: damaged"
         assert use(lab, "far") == "far"
 
 
@@ -149,8 +154,8 @@ def test_model_in_use_is_freed_when_its_users_are_done(lab: Lab, port: int) -> N
 def test_pool_closes_while_it_waits_for_a_worker(lab: Lab, port: int) -> None:
     lose(lab, port)
     lab.pool.close()
-    (thread,) = [t for t in threading.enumerate() if t.name == "turbopilot-worker-return"] or [None]
-    if thread:
-        thread.join(60)
-        assert not thread.is_alive()
+    for thread in threading.enumerate():
+        if thread.name == "turbopilot-worker-return":
+            thread.join(60)
+            assert not thread.is_alive()
     assert lab.unloads == ["far", "near"]

@@ -2,7 +2,7 @@
 
 llama.cpp ends the process if a worker's connection breaks. So it connects to a relay in this process, which passes the
 messages on. If the worker is lost, the relay answers in its place: what llama.cpp computes from then on is wrong, but
-it returns, and the model can be freed. Whoever uses results calls `WorkerLink.check` after llama.cpp has returned them.
+it returns, and the model can be freed. Before results are used, `WorkerLink.check` must be called.
 """
 
 from __future__ import annotations
