@@ -7,8 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serve.models.pooled_model import PooledModel
-from turbopilot.base.errors import ServeError
-from turbopilot.llama.rpc_protocol import connect_worker
 
 if TYPE_CHECKING:
     from serve.models.pool import ModelPool
@@ -24,6 +22,8 @@ def bring_back(pool: ModelPool, m: PooledModel) -> None:
 
     It is freed at once, because it has memory of this machine and of other workers.
     """
+    from turbopilot.llama.rpc import is_available  # imports llama.cpp
+
     if m.service:
         m.service.runner.wait_until_idle()  # its requests end
     if not pool.unload_lost(m):
@@ -31,14 +31,5 @@ def bring_back(pool: ModelPool, m: PooledModel) -> None:
     gc.collect()  # the error refers to frames, and so to the model, its tables and its links to workers
     log.info("waiting until %s returns", " and ".join(m.lost.workers if m.lost else ()))
     while m.lost and pool.pause(LOOK_SECONDS):
-        if all(map(has_returned, m.lost.workers)):
+        if all(is_available(worker, LOOK_SECONDS) for worker in m.lost.workers):
             pool.reload(m)
-
-
-def has_returned(worker: str) -> bool:
-    """Return whether a worker answers and is not in use."""
-    try:
-        connect_worker(worker, LOOK_SECONDS).close()
-    except ServeError:
-        return False
-    return True

@@ -113,9 +113,9 @@ class Serving:
             response = connection.getresponse()
             return response.status, json.loads(response.read())
 
-    def text(self, prompt: str, n: int = 24) -> str:
+    def text(self, prompt: str, model: str = "") -> str:
         """Return a completion at temperature 0."""
-        body = {"prompt": prompt, "max_tokens": n, "temperature": 0}
+        body = {"prompt": prompt, "max_tokens": 24, "temperature": 0, "model": model}
         status, answer = self.ask("POST", "/v1/completions", body)
         assert status == 200, answer
         return str(answer["choices"][0]["text"])
@@ -123,11 +123,12 @@ class Serving:
 
 @contextmanager
 def serving(
-    model: Path, *arguments: str, inside: Sequence[str] = (), namespace: str = ""
+    model: Path | None, *arguments: str, inside: Sequence[str] = (), namespace: str = ""
 ) -> Iterator[Serving]:
     """Run a server on a free port until the block ends; see `worker` for `inside`."""
+    models = [str(model)] if model else []
     process = subprocess.Popen(
-        [*inside, sys.executable, "-m", "turbopilot", "serve", str(model), "--port", "0", "--threads", "1", *arguments],
+        [*inside, sys.executable, "-m", "turbopilot", "serve", *models, "--port", "0", "--threads", "1", *arguments],
         stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     assert process.stderr is not None

@@ -102,6 +102,23 @@ def test_worker_lost_while_idle_is_noticed_before_the_next_request(demo_gguf: Pa
         assert server.process.wait() == 0
 
 
+def test_all_models_on_a_worker_return_with_it(demo_gguf: Path, local: list[str]) -> None:
+    with ExitStack() as stack:
+        lost = stack.enter_context(worker())
+        models = [x for name in ("a", "b") for x in ("--model", f"{name}={demo_gguf}")]
+        server = stack.enter_context(serving(None, *models, *split(lost)))
+        for name in ("a", "b"):
+            assert server.text(PROMPTS[0], name) == local[0]
+        lost.kill()
+        for _ in range(2):
+            server.wait_for("waiting until")
+        restarted(stack, lost)
+        for _ in range(2):
+            server.wait_for("is loaded again")
+        for name in ("a", "b"):
+            assert server.text(PROMPTS[0], name) == local[0]
+
+
 def test_losses_do_not_add_up_in_memory(demo_gguf: Path) -> None:
     with ExitStack() as stack:
         lost = stack.enter_context(worker())

@@ -62,10 +62,10 @@ def worker(given: WorkerArguments) -> None:
 
     Example: turbopilot serve big.gguf --rpc 127.0.0.1:50052
     """
-    from turbopilot.base.machine import free_bytes, usable_cores
+    from turbopilot.base.machine import usable_cores
     from turbopilot.base.tcp import keep_alive_accepted
-    from turbopilot.llama.devices import is_cpu, lendable_devices
-    from turbopilot.llama.lent_memory import LentMemory
+    from turbopilot.llama.devices import device_at, lendable_devices
+    from turbopilot.llama.lent_memory import limits
     from turbopilot.llama.library import start_backend
     from turbopilot.llama.rpc import is_listening, lend_devices, require_rpc
 
@@ -83,13 +83,9 @@ def worker(given: WorkerArguments) -> None:
         )
     with Path(os.devnull).open("w") as nowhere:  # llama.cpp logs every connection to stdout
         os.dup2(nowhere.fileno(), 1)
-    limits = [
-        (device, LentMemory(device.pointer, most or free_bytes()))
-        for device in devices
-        if most or is_cpu(device.pointer)
-    ]
-    for device, limit in limits:
-        console.info(f"lends    {device}: {size(limit.left)}")
+    _limits = limits(devices, most)
+    for device in devices:
+        console.info(f"lends    {device}: {size(device_at(device.pointer).free)}")
     lender = threading.Thread(
         target=lend_devices, args=(address, port, [d.pointer for d in devices]),
         kwargs={"threads": given.threads or usable_cores(), "cache": str(given.cache or "")}, daemon=True,

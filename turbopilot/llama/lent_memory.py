@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
 from turbopilot.base.errors import ServeError
-from turbopilot.llama.devices import buffer_type, is_cpu
+from turbopilot.base.machine import free_bytes
+from turbopilot.llama.devices import Device, buffer_type, is_cpu
 from turbopilot.llama.library import Signature, declare, ggml
 
 _API_VERSION: Final = 2  # GGML_BACKEND_API_VERSION
@@ -102,6 +104,15 @@ class LentMemory:
         with self._lock:
             self._lent -= _slots(buffer, _BUFFER_SIZE)[_BUFFER_SIZE] or 0
         self._free(buffer)
+
+
+def limits(devices: Sequence[Device], most: int | None) -> list[LentMemory]:
+    """Limit devices to `most` bytes each; without a limit, the processor to what is free of main memory now."""
+    return [
+        LentMemory(device.pointer, most or free_bytes())
+        for device in devices
+        if most or is_cpu(device.pointer)
+    ]
 
 
 def _slots(address: int, last: int) -> Any:

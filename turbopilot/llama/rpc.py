@@ -83,6 +83,18 @@ def _linked(address: str) -> tuple[WorkerLink, tuple[int, ...]]:
     return link, tuple(ggml.ggml_backend_reg_dev_get(registry, i) for i in range(n))
 
 
+def is_available(address: str, timeout: float) -> bool:
+    """Return whether a worker can be used: it answers, or this process is linked to it already."""
+    link, _ = _links.get(address, (None, ()))
+    if link and not link.lost:
+        return True
+    try:
+        connect_worker(address, timeout).close()
+    except ServeError:
+        return False
+    return True
+
+
 def is_listening(address: str, timeout: float = 0.5) -> bool:
     """Return whether a worker's machine accepts a connection."""
     try:
