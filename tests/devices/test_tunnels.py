@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,6 @@ PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 SSHD, WIREGUARD_GO, WG = (
     shutil.which(name, path=PLACES) for name in ("sshd", "wireguard-go", "wg")
 )
-NOBODY = pwd.getpwnam("nobody") if os.name == "posix" else None
 
 
 def run(*command: str, **more: object) -> str:
@@ -37,13 +37,13 @@ def run(*command: str, **more: object) -> str:
 
 
 @contextmanager
-def running(*command: str, ready: str, user: int | None = None) -> Iterator[None]:
-    """Run a program that writes `ready` to stderr when it is ready, until the block ends."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, user=user)
-    assert process.stderr is not None
+def running(*command: str, ready: str) -> Iterator[None]:
+    """Run a program that writes `ready` when it is ready, until the block ends."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     lines = []
     try:
-        for line in process.stderr:
+        for line in process.stdout:
             lines.append(line)
             if ready in line:
                 break
@@ -53,7 +53,7 @@ def running(*command: str, ready: str, user: int | None = None) -> Iterator[None
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
+        process.stdout.close()
 
 
 def free_port() -> int:
@@ -62,37 +62,37 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def ssh_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """Port of an SSH server on loopback, and its client's folder.
+def ssh_port(tmp_path: Path) -> Iterator[int]:
+    """Port of an SSH server on loopback, with keys in `tmp_path`.
 
-    It runs as an unprivileged user, so that it needs neither a user of its own nor folders of the system.
+    As root, it needs a user and a folder of the system, which it gets in a mount namespace.
     """
-    folder = tmp_path_factory.mktemp("ssh")
-    for parent in (folder, *folder.parents[:3]):
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
-            parent.chmod(0o711)
     for name in ("host", "client"):
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
-    port, user = free_port(), None
-    if os.geteuid() == 0 and NOBODY:
-        user = NOBODY.pw_uid
-        os.chown(folder / "host", user, -1)
-    (folder / "client.pub").chmod(0o644)
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/client.pub\n"
-        "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\n",
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name))
+    port = free_port()
+    (tmp_path / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/client.pub\n"
+        "StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n",
         "utf-8",
     )
+    users = Path("/etc/passwd").read_text("utf-8")
+    if not re.search("^sshd:", users, re.MULTILINE):
+        users += "sshd:x:9922:65534::/run/sshd:/usr/sbin/nologin\n"
+    (tmp_path / "passwd").write_text(users, "utf-8")
+    mounts = f"mount --bind {tmp_path}/passwd /etc/passwd; mount -t tmpfs none /run; mkdir -m 755 /run/sshd; "
+    inside = ["unshare", "-m", "sh", "-ec", mounts + 'exec "$@"', "sh"] if os.geteuid() == 0 else []
     assert SSHD
-    with running(SSHD, "-D", "-e", "-f", str(folder / "sshd_config"), ready="listening", user=user):
-        yield port, folder
+    with running(
+        *inside, SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config"), ready="Server listening"
+    ):
+        yield port
 
 
 @pytest.mark.skipif(not (SSHD and shutil.which("ssh")), reason="no sshd: install openssh-server")
-def test_worker_through_ssh(ssh_port: tuple[int, Path], demo_gguf: Path, local: list[str]) -> None:
-    port, folder = ssh_port
-    user = NOBODY.pw_name if os.geteuid() == 0 and NOBODY else pwd.getpwuid(os.geteuid()).pw_name
-    tunnel = free_port()
+def test_worker_through_ssh(
+    ssh_port: int, tmp_path: Path, demo_gguf: Path, local: list[str]
+) -> None:
+    user, tunnel = pwd.getpwuid(os.geteuid()).pw_name, free_port()
     with ExitStack() as stack:
         lent = stack.enter_context(worker())
         stack.enter_context(
@@ -100,7 +100,7 @@ def test_worker_through_ssh(ssh_port: tuple[int, Path], demo_gguf: Path, local: 
                 "ssh", "-v", "-N", "-L", f"127.0.0.1:{tunnel}:{lent.address}",
                 "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=5",
                 "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-                "-F", "none", "-i", str(folder / "client"), "-p", str(port), f"{user}@127.0.0.1",
+                "-F", "none", "-i", str(tmp_path / "client"), "-p", str(ssh_port), f"{user}@127.0.0.1",
                 ready="Entering interactive session",
             )
         )  # fmt: skip
