@@ -7,6 +7,7 @@ it returns, and the model can be freed. Before results are used, `WorkerLink.che
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import threading
@@ -29,9 +30,10 @@ from turbopilot.llama.rpc_protocol import (
     receive,
 )
 
-_LOOK_SECONDS: Final = (
-    1.0  # between two looks whether the worker's machine is unreachable, or the link is in use
-)
+log = logging.getLogger("turbopilot.models")
+
+# Between two looks whether the worker's machine is unreachable, or the link is in use.
+_LOOK_SECONDS: Final = 1.0
 _CHUNK: Final = 2**20
 _NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
 Handler = Callable[[DeviceLost], None]
@@ -78,7 +80,10 @@ class WorkerLink:
             self.lost = error
             handlers = list(self._handlers.values())
         for handler in handlers:
-            handler(error)
+            try:
+                handler(error)
+            except Exception:  # llama.cpp waits for the relay's thread
+                log.exception("the loss of the worker %s could not be handled", self.address)
 
 
 def _accept(listener: socket.socket, link: weakref.ref[WorkerLink]) -> None:
@@ -176,12 +181,8 @@ class _Relay:
         if self._worker and self._worker in _ready([self._client, self._worker]):
             try:
                 has_data = self._worker.recv(1, socket.MSG_PEEK | _NOW)
-                what = (
-                    "it sent an answer without a request"
-                    if has_data
-                    else "it closed the connection"
-                )
-                raise ConnectionAbortedError(what)
+                what = "sent an answer without a request" if has_data else "closed the connection"
+                raise ConnectionAbortedError(f"it {what}")
             except OSError as e:
                 self._lose(e)
 
