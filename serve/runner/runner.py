@@ -30,7 +30,6 @@ QUIET = 1.0  # seconds without a request after which it may measure this machine
 PAUSE = 0.05  # seconds without a request after which the engine may look ahead
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
-"""An error ends the engine, and None stops it."""
 
 
 class EngineRunner:
@@ -158,10 +157,10 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
-        except TurboPilotError as e:  # from the warm-up, or a changed model, or a lost worker
-            if self._warm.is_set() and not isinstance(
-                e, DeviceLost
-            ):  # the pool waits for the worker
+        except DeviceLost as e:  # the pool waits for the worker
+            failure = e
+        except TurboPilotError as e:  # from the warm-up, or a changed model
+            if self._warm.is_set():
                 log.critical("%s; completions are no longer possible", e)
             failure = e
         except BaseException as e:  # clients must not wait for a thread that has ended
@@ -210,7 +209,7 @@ class EngineRunner:
         return self._engine.can_look_ahead and not self.watch.is_computing
 
     def _obey(self) -> bool:
-        """Carry out the commands of the inbox, waiting for one while idle; return False to stop."""
+        """Carry out the commands of the inbox, waiting for one while idle; return False to stop, or raise its error."""
         quiet = QUIET
         while True:
             idle = not self._engine.has_work
