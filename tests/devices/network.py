@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,9 +33,18 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
+def can_unshare() -> bool:
+    """Return whether this process may make namespaces, which root in a container may not."""
+    if not shutil.which("unshare"):
+        return False
+    done = subprocess.run(["unshare", "-m", "-n", "true"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@cache
 def why_none() -> str:
-    """Return why this machine cannot make namespaces, or ""."""
-    if os.name != "posix" or os.geteuid() != 0:
+    """Return why this machine cannot make networks of namespaces, or ""."""
+    if os.name != "posix" or os.geteuid() != 0 or not can_unshare():
         return "network namespaces need root"
     if not shutil.which("ip"):
         return "no ip command: install iproute2"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices.lab import serving, worker
-from tests.devices.network import network, run_ip, why_none
+from tests.devices.network import can_unshare, network, run_ip, why_none
 from tests.devices.test_lost_workers import PROMPTS, local, split
 from turbopilot.llama.rpc import has_rpc
 
@@ -89,6 +89,7 @@ def ssh_port(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not (SSHD and shutil.which("ssh")), reason="no sshd: install openssh-server")
+@pytest.mark.skipif(os.geteuid() == 0 and not can_unshare(), reason="root in a container")
 def test_worker_through_ssh(
     ssh_port: int, tmp_path: Path, demo_gguf: Path, local: list[str]
 ) -> None:
