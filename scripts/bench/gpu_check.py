@@ -23,13 +23,10 @@ _TURBOPILOT = (sys.executable, "-m", "turbopilot")
 _SAME_TEXT = ("--no-heal", "--no-end-loops")  # all servers generate the same tokens
 _DEVICES = """
 import json, sys
-from turbopilot.llama.library import start_backend
-start_backend()
-if sys.argv[1]:
-    from turbopilot.llama.rpc import add_workers
-    add_workers(sys.argv[1].split(","))
-from turbopilot.llama.devices import gpu_devices
-print(json.dumps({str(d): d.free for d in gpu_devices()}))
+from turbopilot.llama.fitting import find_devices
+from turbopilot.llama.placement_wish import PlacementWish
+workers = tuple(filter(None, sys.argv[1].split(",")))
+print(json.dumps({str(d): d.free for d in find_devices(PlacementWish(workers=workers))}))
 """
 
 

@@ -15,7 +15,7 @@ from serve.llama.tuning import Tuning, TuningCache
 from serve.settings import ModelOptions, find_cache_type
 from turbopilot.base.backends import built_backends
 from turbopilot.base.counts import count
-from turbopilot.base.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput, TurboPilotError
 from turbopilot.base.graphics import graphics_cards
 from turbopilot.base.machine import free_bytes, usable_cores
 from turbopilot.base.sizes import size
@@ -30,6 +30,7 @@ from turbopilot.llama.library import log, set_numa
 from turbopilot.llama.model import LlamaModel, ModelParameters
 from turbopilot.llama.placement import Placement
 from turbopilot.llama.unused_gpus import unused_gpu_warning
+from turbopilot.llama.worker_link import WorkerLink
 
 models_log = logging.getLogger("turbopilot.models")
 
@@ -46,7 +47,7 @@ class LoadReport:
         devices: devices with a part of the model.
         place: those devices, or the reason if there are none.
         uses: what is in main memory and on each device.
-        workers: HOST:PORT of the workers with a part of the model.
+        links: links to the workers with a part of the model.
         advice: option with which more layers would be on devices; "" for none.
     """
 
@@ -63,7 +64,7 @@ class LoadReport:
     devices: tuple[str, ...]
     place: str
     uses: tuple[DeviceUse, ...] = ()
-    workers: tuple[str, ...] = ()
+    links: tuple[WorkerLink, ...] = ()
     tuning: Tuning | None = None
     advice: str = ""
 
@@ -134,7 +135,11 @@ def load(
         lambda p: _load_placed(header, options, devices, p, adapters, retunes),
     )
     used = decoder.model.devices
-    after = find_devices(wish) if used else ()
+    try:
+        after = find_devices(wish) if used else ()
+    except TurboPilotError:  # a worker was lost
+        decoder.close()
+        raise
     uses = device_uses(log, used, after, (free.free, free_bytes()))
     wants_gpu = not devices and wish.n_gpu_layers != 0 and not wish.names
     if wants_gpu and (warning := unused_gpu_warning(graphics_cards(), built_backends())):
@@ -215,7 +220,7 @@ def _report(
         cache_type=options.cache_type, kv_bytes=log.buffers().kv,
         n_offloaded=sum(use.layers + use.has_output for use in uses[1:]), n_layers=n_layers,
         devices=tuple(map(str, decoder.model.devices)), place=place, uses=uses,
-        workers=tuple(d.description for d in decoder.model.devices if d.is_remote),
+        links=tuple(d.link for d in decoder.model.devices if d.link),
         description=f"{options.family or model_family(header)}, {header.n_weights / 1e6:,.1f} million weights, "
         f"{header.main_type()}, {header.bits_per_weight:.1f} bits per weight",
     )  # fmt: skip

@@ -166,6 +166,7 @@ def load_model(
     with ExitStack() as loaded:
         decoder, report = load(options.model_file, options.model, adapters=adapters.paths)
         loaded.callback(decoder.close)
+        links = dict.fromkeys(report.links)
         layout = "none: only the text before the cursor is used"
         if decoder.fim:
             layout = decoder.fim.chosen.text
@@ -184,6 +185,7 @@ def load_model(
             )
             drafter, drafts = load(caches.draft_file, small)
             loaded.callback(drafter.close)
+            links |= dict.fromkeys(drafts.links)
             check_same_vocabulary(decoder, drafter)
             draft_model = DraftModel(drafter)
             notify(f"drafts   {drafts.name} ({drafts.description})")
@@ -206,11 +208,7 @@ def load_model(
             free=loaded.pop_all().close,
         )
         service.adapters = adapters
-        service.devices = report.uses
-        if report.workers:
-            from turbopilot.llama.worker_loss import watch_workers
-
-            service.unwatch = watch_workers(report.workers, service.runner.abandon)
+        service.devices, service.links = report.uses, tuple(links)
         return service
 
 

@@ -7,18 +7,18 @@ other requests for models that are not loaded wait, and requests for loaded mode
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
-from serve.adapters import AdapterScales
-from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, hold_up, make_room
+from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, make_room
 from serve.models.service import CompletionService, close_all
-from serve.models.status import ModelInfo, ModelStatus
-from serve.runner.generation import ClientGone, WhenGone, stays
-from turbopilot.base.errors import Overloaded, ServeError
+from serve.models.table import ModelTable
+from serve.models.worker_return import bring_back
+from serve.runner.generation import WhenGone, stays
+from turbopilot.base.errors import DeviceLost, Overloaded, ServeError
 from turbopilot.base.threads import start_thread
 
 log = logging.getLogger("turbopilot.models")
@@ -26,14 +26,14 @@ log = logging.getLogger("turbopilot.models")
 SHUTTING_DOWN: Final = "the server is shutting down"
 
 
-class ModelPool:
-    """The models of a server, by name. Callable from any thread.
+class ModelPool(ModelTable):
+    """The models of a server, loaded when they are needed. Callable from any thread.
 
     Args:
-        models: at least one, with unique names. The first one is the default, which also serves unknown names.
+        models: see `ModelTable`.
         memory: maximum bytes of all loaded models together; no model alone exceeds it.
-        max_waiting: maximum requests that wait for models to be loaded; more are refused.
-        clock: monotonic clock in seconds.
+        max_waiting: see `ModelTable`.
+        clock: see `ModelTable`.
     """
 
     def __init__(
@@ -44,41 +44,9 @@ class ModelPool:
         max_waiting: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._models = models
-        self._by_name = {m.name: m for m in models}
-        self._memory, self._max_waiting, self._clock = memory, max_waiting, clock
-        # Reentrant: a signal handler may drain the pool while its thread holds the lock. Lock order: this lock first,
-        # then the runners' locks.
-        self._changed = threading.Condition(threading.RLock())
-        self._is_busy = False  # a thread is loading or unloading
-        self.is_draining = self._is_stopping = False
-
-    @property
-    def known(self) -> tuple[ModelInfo, ...]:
-        """All models, the default one first."""
-        return tuple(m.info for m in self._models)
-
-    @property
-    def adapters(self) -> AdapterScales:
-        """LoRA adapters of the default model."""
-        return self._models[0].adapters
-
-    @property
-    def loaded(self) -> tuple[CompletionService, ...]:
-        """The loaded models, in the order of `known`."""
-        with self._changed:
-            return tuple(m.service for m in self._models if m.service)
-
-    @property
-    def statuses(self) -> tuple[ModelStatus, ...]:
-        """The state of each model, the default one first. Does not wait for models that are loading or computing."""
-        with self._changed:
-            return tuple(m.status(is_draining=self.is_draining) for m in self._models)
-
-    @property
-    def hold_up(self) -> str:
-        """Reason why the pool cannot be closed at present, or ""."""
-        return hold_up(self._models)
+        super().__init__(models, max_waiting, clock)
+        self._memory = memory
+        self._is_stopping = False
 
     @contextmanager
     def use(self, name: str, when_gone: WhenGone = stays) -> Iterator[CompletionService]:
@@ -93,6 +61,7 @@ class ModelPool:
         Raises:
             Overloaded: there is no room for the model, or too many requests are waiting.
             ClientGone: the client disconnected.
+            DeviceLost: a worker with a part of the model is gone.
             TurboPilotError: the model cannot be loaded.
         """
         m = self._by_name.get(name, self._models[0])
@@ -131,7 +100,7 @@ class ModelPool:
     def _wait_for(self, m: PooledModel, when_gone: WhenGone) -> CompletionService | None:
         """Wait until the model is loaded and use it. Return None if the caller has to load it."""
         with self._changed:
-            if not m.service and self._is_busy and not self.is_draining:
+            if not m.service and self._is_busy and not self.is_draining and not m.is_absent:
                 self._wait(m, when_gone)
             if self.is_draining:
                 raise Overloaded(SHUTTING_DOWN)
@@ -139,41 +108,10 @@ class ModelPool:
                 m.n_users += 1
                 m.last_used = self._clock()
                 return m.service
+            if m.lost:
+                raise m.lost.with_traceback(None)
             self._is_busy = m.is_loading = True
             return None
-
-    def _wait(self, m: PooledModel, when_gone: WhenGone) -> None:
-        """Wait until the model is loaded, could not be loaded, or the caller may load it; raise the errors of `use`."""
-        n = sum(x.n_waiting for x in self._models)
-        if n >= self._max_waiting:
-            raise Overloaded(
-                f"the queue is full: {n} waiting for a model to be loaded",
-                retry_after=RETRY_SECONDS,
-                hint="try again later",
-            )
-        failures, is_gone = m.n_failures, False
-
-        def leave() -> None:
-            nonlocal is_gone
-            with self._changed:
-                is_gone = True
-                self._changed.notify_all()
-
-        def is_over() -> bool:
-            can_go_on = m.service is not None or not self._is_busy
-            return is_gone or can_go_on or self.is_draining or m.n_failures > failures
-
-        m.n_waiting += 1  # keeps the model from being unloaded
-        forget = when_gone(leave)
-        try:
-            self._changed.wait_for(is_over)
-        finally:
-            forget()
-            m.n_waiting -= 1
-        if is_gone:
-            raise ClientGone
-        if m.failure and m.n_failures > failures:
-            raise m.failure
 
     def _load(self, m: PooledModel) -> CompletionService:
         """Load a model and use it. The caller has set `_is_busy`; this method clears it."""
@@ -189,7 +127,7 @@ class ModelPool:
             self._note_failure(m, failure)
             raise
         with self._changed:
-            m.service, m.failure, m.is_loading = service, None, False
+            m.service, m.failure, m.lost, m.is_loading = service, None, None, False
             m.n_loads += 1
             m.n_users += 1
             m.last_used = self._clock()
@@ -198,7 +136,55 @@ class ModelPool:
             if self._is_stopping:
                 service.runner.request_stop()
             self._end()
+        service.watch_workers(partial(self._lose, m))
         return service
+
+    def _lose(self, m: PooledModel, error: DeviceLost) -> None:
+        """End the requests of a model that has lost a worker, and load it again when the worker has returned."""
+        with self._changed:
+            if m.service:
+                m.service.runner.fail(error)
+            if m.lost or self.is_draining:
+                return
+            m.lost = error
+        log.error("%s: %s", m.name, error)
+        start_thread(partial(bring_back, self, m), "turbopilot-worker-return")
+
+    def unload_lost(self, m: PooledModel) -> bool:
+        """Unload a model that has lost a worker once it has no users; return False if the server is shutting down."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_draining or not (self._is_busy or m.n_users))
+            if self.is_draining:
+                return False
+            self._is_busy = True
+            going = self._take_out([m])
+        self._close(going)
+        return True
+
+    def reload(self, m: PooledModel) -> None:
+        """Load a model that has lost a worker. If that fails because of a worker, the model stays lost.
+
+        After any other error, the next request for the model tries again.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_draining or not self._is_busy)
+            if self.is_draining:
+                return
+            self._is_busy = m.is_loading = True
+        try:
+            self._load(m)
+            self._leave(m)
+            log.info("%s is loaded again", m.name)
+        except DeviceLost as e:
+            m.lost = e
+        except Exception as e:
+            m.lost = None
+            log.error("%s: %s", m.name, e)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for some seconds; return False if the server is shutting down."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self.is_draining, seconds)
 
     def _note_failure(self, m: PooledModel, failure: Exception) -> None:
         with self._changed:
@@ -215,7 +201,7 @@ class ModelPool:
         with self._changed:
             m.n_users -= 1
             m.last_used = self._clock()
-            if self.is_draining:
+            if self.is_draining or m.lost:
                 self._changed.notify_all()
 
     def _take_out(self, models: Sequence[PooledModel], why: str = "") -> list[CompletionService]:
@@ -255,12 +241,16 @@ class ModelPool:
                 return RETRY_SECONDS
             self._is_busy = True
             going = self._take_out(due, "because it was not used")
+        self._close(going)
+        return left
+
+    def _close(self, going: Sequence[CompletionService]) -> None:
+        """Close services, and allow the next thread to load or unload models."""
         try:
             close_all(going)
         finally:
             with self._changed:
                 self._end()
-        return left
 
     def drain(self) -> None:
         """Refuse new requests and those that wait for a model to be loaded; running requests continue."""

@@ -12,7 +12,7 @@ from typing import Final
 from serve.adapters import AdapterScales
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo, ModelStatus
-from turbopilot.base.errors import Overloaded, TurboPilotError
+from turbopilot.base.errors import DeviceLost, Overloaded, TurboPilotError
 
 RETRY_SECONDS: Final = 5  # most completions take less time, so a model in use may be idle by then
 
@@ -30,6 +30,7 @@ class PooledModel:
         n_users: number of `ModelPool.use` blocks that have not ended.
         n_waiting: number of requests that wait for the model to be loaded.
         failure: error of the last load; None if it succeeded.
+        lost: error if the model has lost a worker, until it is loaded again.
         last_used: time by the pool's clock.
     """
 
@@ -45,6 +46,7 @@ class PooledModel:
     n_loads: int = field(default=0, init=False)
     n_failures: int = field(default=0, init=False)
     failure: Exception | None = field(default=None, init=False)
+    lost: DeviceLost | None = field(default=None, init=False)
     last_used: float = field(default=0.0, init=False)
 
     @property
@@ -60,6 +62,11 @@ class PooledModel:
         """
         return not (self.n_users or self.n_waiting or (self.service and self.service.runner.n_open))
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether the model waits for the return of a worker."""
+        return self.lost is not None and not (self.service or self.is_loading)
+
     def status(self, *, is_draining: bool) -> ModelStatus:
         """Return the model's state for `/health` and `/metrics`; `is_draining` is the pool's."""
         return replace(self._status(is_draining), adapters=self.adapters.states)
@@ -67,17 +74,24 @@ class PooledModel:
     def _status(self, is_draining: bool) -> ModelStatus:
         if self.service:
             status = self.service.status
-            return replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)
+            status = replace(status, waiting=status.waiting + self.n_waiting, loads=self.n_loads)
+            return replace(status, state="failed", reason=self._absence) if self.lost else status
         status = ModelStatus(self.name, "unloaded", waiting=self.n_waiting, loads=self.n_loads)
         if is_draining:
             return replace(status, state="draining")
         if self.is_loading:
             return replace(status, state="loading")
+        if self.lost:
+            return replace(status, state="failed", reason=self._absence)
         if self.failure and not isinstance(self.failure, Overloaded):
             known = isinstance(self.failure, TurboPilotError)
             reason = str(self.failure) if known else "unexpected error; see the server's log"
             return replace(status, state="failed", reason=reason)
         return status
+
+    @property
+    def _absence(self) -> str:
+        return f"{self.lost}; the model is loaded again when it returns"
 
 
 def make_room(new: PooledModel, memory: int, loaded: Sequence[PooledModel]) -> list[PooledModel]:

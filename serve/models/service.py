@@ -20,8 +20,9 @@ from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
 from serve.sampling.healing import PieceIndex, heal
 from serve.settings import Limits, TextOptions
-from turbopilot.base.errors import InvalidRequest
+from turbopilot.base.errors import DeviceLost, InvalidRequest
 from turbopilot.llama.device_use import DeviceUse
+from turbopilot.llama.worker_link import WorkerLink
 
 if TYPE_CHECKING:
     from serve.sampling.json_schema import SchemaVocabulary
@@ -66,7 +67,8 @@ class CompletionService:
             self._template = ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos)
         self.model = model
         self.devices: tuple[DeviceUse, ...] = ()  # what is in main memory and on each device
-        self.unwatch: Callable[[], None] = lambda: None  # see `watch_workers`; called by `close`
+        self.links: tuple[WorkerLink, ...] = ()  # links to workers with a part of the model
+        self._unwatch: list[Callable[[], None]] = []
         self.metrics = runner.metrics
 
     @property
@@ -98,14 +100,18 @@ class CompletionService:
 
         return SchemaVocabulary(self._tokenizer, self.model.n_vocab)
 
+    def watch_workers(self, handler: Callable[[DeviceLost], None]) -> None:
+        """Call `handler`, in any thread, when a worker with a part of the model is lost, until `close`."""
+        self._unwatch += [link.watch(handler) for link in self.links]
+
     def close(self) -> None:
         """Stop the engine and free the model's memory."""
+        for unwatch in self._unwatch:
+            unwatch()
         self.runner.close()
         if self._template:
             self._template.close()
-        self.unwatch()
-        if not self.runner.is_lost:  # llama.cpp would wait for the worker forever
-            self._free()
+        self._free()
 
     def start(self, completion: Completion, *, whole: bool = False) -> Generation:
         """Queue the requests of a completion: `best_of` texts for each prompt.

@@ -32,7 +32,6 @@ class ComputeLock:
         )
         self._lock = threading.Lock()
         self._is_taken = False
-        self._holder: int | None = None  # the thread that holds the lock
         self._waiting: deque[threading.Lock] = deque()
 
     @property
@@ -63,19 +62,14 @@ class ComputeLock:
             self._is_taken = True
         if mine:
             mine.acquire()  # wait until the previous holder releases it
-        self._turn, self._holder = (self._clock(), limit), threading.get_ident()
+        self._turn = (self._clock(), limit)
         try:
             yield
         finally:
             self._end_turn()
 
-    def abandon(self, thread: int | None) -> None:
-        """End the turn of a thread that will never return from it."""
-        if thread is not None and self._holder == thread:
-            self._end_turn()
-
     def _end_turn(self) -> None:
-        self._turn = self._holder = None
+        self._turn = None
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()

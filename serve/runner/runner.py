@@ -21,7 +21,7 @@ from serve.runner.generation import Generation
 from serve.runner.restart_limit import RestartLimit, engine_failure
 from serve.runner.step_watch import StepWatch
 from serve.runner.throughput import LONGEST, Throughput
-from turbopilot.base.errors import ModelChanged, Overloaded, TurboPilotError
+from turbopilot.base.errors import DeviceLost, ModelChanged, Overloaded, TurboPilotError
 from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
@@ -29,7 +29,7 @@ log = logging.getLogger("turbopilot.engine")
 QUIET = 1.0  # seconds without a request after which it may measure this machine
 PAUSE = 0.05  # seconds without a request after which the engine may look ahead
 
-Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
+Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
 
 
 class EngineRunner:
@@ -61,7 +61,6 @@ class EngineRunner:
         self._refuse: TurboPilotError | None = None
         self._throughput = Throughput()
         # Written under the lock; each may be read without it.
-        self.is_lost = False  # whether the thread waits for a lost worker, and never ends
         self.is_cut = False  # whether a shutdown cancelled the open requests
         self.n_open = 0  # queued and running requests
         self.n_refused = 0  # generations refused because the queue was full
@@ -142,15 +141,14 @@ class EngineRunner:
     def close(self) -> None:
         """Stop the thread and wait until it has ended."""
         self.request_stop()
-        if self._thread.ident is not None and not self.is_lost:
+        if self._thread.ident is not None:
             self._thread.join()
 
-    def abandon(self, error: TurboPilotError) -> None:
-        """End all requests with an error, in place of the engine's thread, which waits for a lost worker forever."""
-        log.critical("%s; completions are no longer possible", error)
-        self.is_lost = True
-        self.watch.abandon(self._thread.ident)
-        self._shut_down(error)
+    def fail(self, error: TurboPilotError) -> None:
+        """Refuse new generations with an error, and end the open ones with it, without waiting for the thread."""
+        with self._lock:
+            self._refuse = self._refuse or error
+            self._inbox.put(error)
 
     def _run(self) -> None:
         failure: TurboPilotError | None = None
@@ -159,14 +157,14 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
+        except DeviceLost as e:  # the pool waits for the worker
+            failure = e
         except TurboPilotError as e:  # from the warm-up, or a changed model
             if self._warm.is_set():
                 log.critical("%s; completions are no longer possible", e)
             failure = e
         except BaseException as e:  # clients must not wait for a thread that has ended
-            log.critical(
-                "the engine's thread ended; completions are no longer possible", exc_info=e
-            )
+            log.critical("the engine's thread ended; no more completions", exc_info=e)
             failure = engine_failure(e)
         finally:
             self._shut_down(failure)
@@ -179,7 +177,7 @@ class EngineRunner:
                 with self.watch.turn():
                     events = self._engine.step()
                 self._deliver(events)
-        except ModelChanged:
+        except (ModelChanged, DeviceLost):
             raise
         except Exception as e:
             log.exception("the engine failed")
@@ -211,7 +209,7 @@ class EngineRunner:
         return self._engine.can_look_ahead and not self.watch.is_computing
 
     def _obey(self) -> bool:
-        """Carry out the commands of the inbox, waiting for one while idle; return False to stop."""
+        """Carry out the commands of the inbox, waiting for one while idle; return False to stop, or raise its error."""
         quiet = QUIET
         while True:
             idle = not self._engine.has_work
@@ -230,6 +228,8 @@ class EngineRunner:
                 return True
             if command is None:
                 return False
+            if isinstance(command, TurboPilotError):
+                raise command
             what, generation = command
             (self._begin if what == "begin" else self._cancel)(generation)
 
@@ -288,7 +288,7 @@ class EngineRunner:
         self._end_all(last)
         while not self._inbox.empty():
             command = self._inbox.get()
-            if command and command[0] == "begin":
+            if isinstance(command, tuple) and command[0] == "begin":
                 generation = command[1]
                 self._count_ended(len(generation.requests))
                 for index in range(len(generation.requests)):

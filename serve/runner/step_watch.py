@@ -61,10 +61,6 @@ class StepWatch:
         limit = step_limit(engine.metrics, engine.decoder.n_batch, self._warm_up_seconds)
         return self._lock.turn(limit)
 
-    def abandon(self, thread: int | None) -> None:
-        """End the turn of the engine's thread, which will never return from a computation."""
-        self._lock.abandon(thread)
-
     @property
     def is_computing(self) -> bool:
         """Whether any engine that shares the lock computes."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from turbopilot.base.errors import InvalidInput, ServeError
+from turbopilot.base.errors import DeviceLost, InvalidInput, ServeError
 from turbopilot.cli import app
-from turbopilot.llama.rpc import add_workers, has_rpc, parse_worker, try_worker
+from turbopilot.llama.rpc import has_rpc, worker_devices
+from turbopilot.llama.rpc_protocol import connect_worker, parse_worker
 
 without_rpc = pytest.mark.skipif(has_rpc(), reason="llama.cpp was compiled with RPC")
 with_rpc = pytest.mark.skipif(not has_rpc(), reason="llama.cpp was compiled without RPC")
@@ -55,20 +56,20 @@ def test_address_of_a_worker_is_host_and_port() -> None:
 )
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"--rpc .*: not the address of a worker") as e:
-        add_workers([text])
+        worker_devices([text])
     assert "HOST:PORT" in e.value.hint
 
 
 def test_worker_that_is_not_there_is_named(closed_port: int) -> None:
     address = f"127.0.0.1:{closed_port}"
-    with pytest.raises(ServeError, match=f"the worker {address} cannot be reached") as e:
-        try_worker(address)
+    with pytest.raises(DeviceLost, match=f"the worker {address} cannot be reached") as e:
+        connect_worker(address)
     assert f"turbopilot worker --host 127.0.0.1 --port {closed_port}" in e.value.hint
 
 
 def test_other_server_is_not_a_worker(other_server: int) -> None:
     with pytest.raises(ServeError, match=r"not a worker of this llama.cpp's version"):
-        try_worker(f"127.0.0.1:{other_server}")
+        connect_worker(f"127.0.0.1:{other_server}")
 
 
 @without_rpc

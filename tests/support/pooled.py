@@ -12,6 +12,7 @@ from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.runner import EngineRunner
 from tests.support.fakes import FakeDecoder
+from turbopilot.llama.worker_link import WorkerLink
 
 
 class FakeRunner(EngineRunner):
@@ -61,7 +62,8 @@ class Lab:
         self.unloads: list[str] = []
         self.errors: dict[str, list[BaseException]] = {name: [] for name in sizes}
         self.gates: dict[str, threading.Event] = {}
-        self.began = threading.Semaphore(0)
+        self.links: dict[str, WorkerLink] = {}
+        self.began, self.ended = threading.Semaphore(0), threading.Semaphore(0)
         self._one = threading.Lock()
         self.pool = ModelPool(
             [
@@ -87,6 +89,8 @@ class Lab:
                 assert taken <= self.memory, "models exceed the memory"
                 self.loads.append(name)
                 self.alive[name] = FakeRunner(self, name)
+                if link := self.links.get(name):
+                    self.alive[name].service.links = (link,)
                 return self.alive[name].service
             finally:
                 self._one.release()
@@ -98,6 +102,7 @@ class Lab:
         assert not runner.n_open, "unloaded with an open request"
         assert not self.users[name], "unloaded in use"
         self.unloads.append(name)
+        self.ended.release()
 
     def states(self) -> dict[str, str]:
         return {s.name: s.state for s in self.pool.statuses}

@@ -182,7 +182,11 @@ class ModelChanged(ServeError):
 
 
 class DeviceLost(ServeError):
-    """A worker that has a part of the model is gone."""
+    """Workers that have a part of the model are gone, or cannot be reached; `workers` has their addresses."""
+
+    def __init__(self, message: str, *, hint: str = "", workers: Iterable[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.workers = tuple(workers)
 
 
 class DeadlineExceeded(ServeError):

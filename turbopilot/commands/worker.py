@@ -13,6 +13,8 @@ from typing import Annotated, Final
 import typer
 
 from turbopilot.base.errors import InvalidInput, ServeError
+from turbopilot.base.option_values import parse_words
+from turbopilot.base.sizes import parse_size, size
 from turbopilot.commands.verb import Threads, takes
 from turbopilot.llama.placement_wish import DEFAULT_WORKER_PORT
 from turbopilot.render import console
@@ -32,6 +34,14 @@ class WorkerArguments:
     port: Annotated[int, typer.Option(
         "-p", "--port", min=0, max=65535, help="Port. 0 picks a free port.",
     )] = DEFAULT_WORKER_PORT
+    memory: Annotated[str, typer.Option(
+        "--memory", metavar="SIZE", help="Most memory to lend of each device, such as 8GiB. By default all of a GPU's, "
+        "and what is free of this machine's at the start.", show_default=False,
+    )] = ""
+    device: Annotated[list[str] | None, typer.Option(
+        "--device", metavar="NAME,…", help="Devices to lend, such as CUDA0,CUDA1, or CPU. By default all GPUs, or else "
+        "the processor.", show_default=False,
+    )] = None
     threads: Threads = 0
     cache: Annotated[Path | None, typer.Option(
         "--cache", help="Keep large tensors in this folder, so that the next start need not send them again.",
@@ -53,9 +63,16 @@ def worker(given: WorkerArguments) -> None:
     Example: turbopilot serve big.gguf --rpc 127.0.0.1:50052
     """
     from turbopilot.base.machine import usable_cores
+    from turbopilot.base.tcp import keep_alive_accepted
+    from turbopilot.llama.devices import device_at, lendable_devices
+    from turbopilot.llama.lent_memory import limits
+    from turbopilot.llama.library import start_backend
     from turbopilot.llama.rpc import is_listening, lend_devices, require_rpc
 
     require_rpc("turbopilot worker")
+    most = parse_size("--memory", given.memory) if given.memory else None
+    start_backend()
+    devices = lendable_devices(parse_words(given.device or ()))
     address, port = _free_address(given.host, given.port)
     if given.cache:
         given.cache.mkdir(parents=True, exist_ok=True)
@@ -66,8 +83,11 @@ def worker(given: WorkerArguments) -> None:
         )
     with Path(os.devnull).open("w") as nowhere:  # llama.cpp logs every connection to stdout
         os.dup2(nowhere.fileno(), 1)
+    _limits = limits(devices, most)
+    for device in devices:
+        console.info(f"lends    {device}: {size(device_at(device.pointer).free)}")
     lender = threading.Thread(
-        target=lend_devices, args=(address, port),
+        target=lend_devices, args=(address, port, [d.pointer for d in devices]),
         kwargs={"threads": given.threads or usable_cores(), "cache": str(given.cache or "")}, daemon=True,
     )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,6 +98,7 @@ def worker(given: WorkerArguments) -> None:
     while lender.is_alive() and not is_listening(f"{here}:{port}"):
         lender.join(_LOOK_SECONDS)
     if lender.is_alive():
+        keep_alive_accepted(port)
         console.info(f"ready    {here}:{port}  (press Ctrl-C to stop)")
         lender.join()
     raise ServeError(

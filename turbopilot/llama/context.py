@@ -114,6 +114,7 @@ class LlamaContext:
         log.is_out_of_memory = False
         self._context = llama_cpp.llama_init_from_model(self.model.pointer, params)
         if not self._context:
+            self.model.check_workers()
             what = f"{self.model.header.path}: cannot create a context of {p.n_ctx_seq:,} tokens"
             hint = "memory may be short: give a smaller --ctx, a smaller --cache-type, or fewer layers with --ngl"
             if p.flash_attention == ON:
@@ -155,6 +156,7 @@ class LlamaContext:
             DecodeAborted: the computation was interrupted; the KV cache of the sequences involved is undefined.
             BadBatch: the batch is invalid; the contents of the KV cache are unchanged.
             DecoderFailed: the computation failed; the whole context is undefined.
+            DeviceLost: a worker with a part of the model is gone.
         """
         self._check_size(len(items))
         return self._compute(self._batch.fill(items), sum(item.want_logits for item in items))
@@ -179,6 +181,8 @@ class LlamaContext:
         if n_rows > self.n_outputs:  # llama.cpp would abort the process
             raise ValueError(f"{n_rows} rows of logits exceed the limit of {self.n_outputs}")
         code = llama_cpp.llama_decode(self._context, batch)
+        if code or self._failure:
+            self.model.check_workers()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -187,9 +191,12 @@ class LlamaContext:
             raise _CODES.get(code, DecoderFailed)(
                 f"llama.cpp could not compute the batch: {reason}"
             )
-        if not n_rows:
-            return np.empty((0, self.model.n_vocab), dtype=np.float32)
-        # llama_get_logits returns the rows in the order of the batch.
+        rows = self._logits(n_rows) if n_rows else np.empty((0, self.model.n_vocab), np.float32)
+        self.model.check_workers()
+        return rows
+
+    def _logits(self, n_rows: int) -> Logits:
+        """Wait for the logits of the last batch, and return them, in its order."""
         pointer = llama_cpp.llama_get_logits(self._context)
         key = ctypes.addressof(pointer.contents), n_rows
         rows = self._rows.get(key)
@@ -251,11 +258,12 @@ class LlamaContext:
         return self.restore(target, self.save(source)) and self.remove(target, n)
 
     def save(self, seq: int) -> bytes:
-        """Return the state of one sequence, serialized by llama.cpp."""
+        """Return the state of one sequence, serialized by llama.cpp; raise DeviceLost if a worker is gone."""
         size = llama_cpp.llama_state_seq_get_size(self._context, seq)
         state = np.empty(size, dtype=np.uint8)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         n = llama_cpp.llama_state_seq_get_data(self._context, pointer, size, seq)
+        self.model.check_workers()
         return state[:n].tobytes()
 
     def restore(self, seq: int, state: bytes) -> bool:

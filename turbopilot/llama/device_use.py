@@ -52,7 +52,7 @@ def device_uses(
     """
     left = {d.name: d.free for d in after}
     places = {d.buffer for d in before}
-    here = _use(log, Device(CPU, "main memory", free[0]), None, places, free[1])
+    here = _use(log, Device(CPU, "main memory", free[0], log_name=CPU), None, places, free[1])
     return (here, *(_use(log, d, d.buffer, places, left.get(d.name, 0)) for d in before))
 
 
@@ -64,7 +64,7 @@ def _use(
     for kind, each in log.buffers().kinds.items():
         mine = (where == place or (place is None and where not in places) for where in each)
         kinds[kind] = sum(compress(each.values(), mine))
-    units = [i for i, name in log.assigned.items() if name == device.name]
+    units = [i for i, name in log.assigned.items() if name == device.log_name]
     has_output = bool(log.assigned) and max(log.assigned) in units
     return DeviceUse(
         device.name, device.description, len(units) - has_output, has_output,

@@ -1,4 +1,4 @@
-"""GPUs, and workers on other machines, that this build of llama.cpp can use.
+"""Devices that llama.cpp can use: of this machine, and of workers on other machines.
 
 `llama_supports_gpu_offload` is not sufficient: it is also True for RPC without a GPU.
 """
@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from turbopilot.base.errors import InvalidInput, did_you_mean
 from turbopilot.llama.library import Signature, declare, ggml
+from turbopilot.llama.worker_link import WorkerLink
 
 _CPU, _GPU, _INTEGRATED = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
 _APPLE: Final = b"MTL"  # GGML_METAL_NAME in ggml-metal.cpp
@@ -34,11 +35,12 @@ _FUNCTIONS: Final[dict[str, Signature]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, or a worker's device, with its free memory in bytes as reported by the driver.
+    """A GPU, a worker's device, or the processor, with its free memory in bytes as reported by the driver.
 
     Attributes:
         buffer: name of its buffers in llama.cpp's log.
-        is_remote: whether it belongs to a worker (llama.cpp's RPC).
+        log_name: name of it in llama.cpp's log. That of a worker's device changes when the worker returns.
+        link: link to its worker; None for a device of this machine.
         shares_main_memory: whether its memory is main memory: an integrated GPU's, or Apple's.
         pointer: llama.cpp's address of it.
     """
@@ -47,7 +49,8 @@ class Device:
     description: str
     free: int
     buffer: str = ""
-    is_remote: bool = False
+    log_name: str = ""
+    link: WorkerLink | None = None
     pointer: int = 0
     shares_main_memory: bool = False
 
@@ -56,16 +59,18 @@ class Device:
 
 
 def gpu_devices() -> tuple[Device, ...]:
-    """Return the devices in llama.cpp's order: workers first, then GPUs; integrated GPUs only if there is no other GPU.
+    """Return the GPUs of this machine in llama.cpp's order; integrated ones only if there is no other.
 
-    A worker that is gone ends the process, because llama.cpp asks it for its free memory.
     Source: llama_prepare_model_devices in src/llama.cpp.
     """
-    found = [d for d in map(_device, _pointers(_GPU)) if d]
-    local = [d for d in found if not d.is_remote]
-    if not local:
-        local = [d for d in map(_device, _pointers(_INTEGRATED)) if d]
-    return (*(d for d in found if d.is_remote), *local)
+    return tuple(map(device_at, _iterate(_GPU))) or tuple(map(device_at, _iterate(_INTEGRATED)))
+
+
+def check_workers(devices: Iterable[Device]) -> None:
+    """Raise DeviceLost if the worker of one of the devices is lost."""
+    for device in devices:
+        if device.link:
+            device.link.check()
 
 
 def choose_devices(found: Sequence[Device], names: Sequence[str]) -> tuple[Device, ...]:
@@ -89,10 +94,21 @@ def choose_devices(found: Sequence[Device], names: Sequence[str]) -> tuple[Devic
     return tuple(dict.fromkeys(by_name[name.lower()] for name in names))
 
 
-def worker_devices() -> tuple[int, ...]:
-    """Return the addresses of the devices that a worker lends: its own GPUs, or else its processor."""
-    local = tuple(d.pointer for d in gpu_devices() if not d.is_remote)
-    return local or tuple(_pointers(_CPU))[:1]
+def lendable_devices(names: Sequence[str] = ()) -> tuple[Device, ...]:
+    """Return the devices that a worker lends: those with these names, or its GPUs, or else its processor.
+
+    Raises:
+        InvalidInput: there is no such device.
+    """
+    gpus = gpu_devices()
+    cpu = device_at(next(_iterate(_CPU)))
+    return choose_devices((*gpus, cpu), names) if names else gpus or (cpu,)
+
+
+def is_cpu(device: int) -> bool:
+    """Return whether the device at an address is the processor."""
+    declare(ggml, _FUNCTIONS)
+    return bool(ggml.ggml_backend_dev_type(device) == _CPU)
 
 
 def cpu_buffer() -> int:
@@ -113,28 +129,28 @@ def backends() -> tuple[str, ...]:
     return tuple(ggml.ggml_backend_reg_name(registry).decode() for registry in found)
 
 
-def _iterate(kind: int) -> Any:
+def device_at(pointer: int) -> Device:
+    """Return the device at an address of llama.cpp."""
+    declare(ggml, _FUNCTIONS)
+    free, total = _SIZE(), _SIZE()
+    ggml.ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
+    name = ggml.ggml_backend_dev_name(pointer).decode()
+    registry = ggml.ggml_backend_reg_name(ggml.ggml_backend_dev_backend_reg(pointer))
+    kind = ggml.ggml_backend_dev_type(pointer)
+    return Device(
+        name,
+        ggml.ggml_backend_dev_description(pointer).decode(),
+        free.value,
+        ggml.ggml_backend_buft_name(buffer_type(pointer)).decode(),
+        log_name=name,
+        pointer=pointer,
+        shares_main_memory=registry == _APPLE or kind == _INTEGRATED,
+    )
+
+
+def _iterate(kind: int) -> Iterator[int]:
     declare(ggml, _FUNCTIONS)
     for i in range(ggml.ggml_backend_dev_count()):
         device = ggml.ggml_backend_dev_get(i)
         if ggml.ggml_backend_dev_type(device) == kind:
             yield device
-
-
-def _pointers(kind: int) -> list[int]:
-    return list(_iterate(kind))
-
-
-def _device(pointer: int) -> Device:
-    free, total = _SIZE(), _SIZE()
-    ggml.ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
-    registry = ggml.ggml_backend_reg_name(ggml.ggml_backend_dev_backend_reg(pointer))
-    return Device(
-        ggml.ggml_backend_dev_name(pointer).decode(),
-        ggml.ggml_backend_dev_description(pointer).decode(),
-        free.value,
-        ggml.ggml_backend_buft_name(buffer_type(pointer)).decode(),
-        registry == b"RPC",
-        pointer,
-        registry == _APPLE or ggml.ggml_backend_dev_type(pointer) == _INTEGRATED,
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from turbopilot.base.errors import InvalidInput, MemoryShort, ServeError
+from turbopilot.base.errors import InvalidInput, MemoryShort
 from turbopilot.base.machine import free_bytes
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.device_memory import ContextNeed, model_parts
@@ -16,7 +16,7 @@ from turbopilot.llama.library import start_backend
 from turbopilot.llama.model import ModelParameters
 from turbopilot.llama.placement import CPU, Placement, place, step_down
 from turbopilot.llama.placement_wish import DeviceMemory, Machine, PlacementWish
-from turbopilot.llama.rpc import add_workers, is_listening, workers
+from turbopilot.llama.rpc import worker_devices
 
 log = logging.getLogger("turbopilot.models")
 Loaded = TypeVar("Loaded")
@@ -30,18 +30,13 @@ def find_devices(wish: PlacementWish) -> tuple[Device, ...]:
 
     Raises:
         InvalidInput: there is no such device, or llama.cpp was compiled without RPC.
-        ServeError: a worker cannot be reached.
+        DeviceLost: a worker cannot be reached, or is in use.
+        ServeError: a worker has another version, or no devices.
     """
     if wish.n_gpu_layers == 0 and not wish.workers and not wish.names:
         return ()
     start_backend()
-    for worker in workers():
-        if not is_listening(worker):  # llama.cpp would end this process
-            raise ServeError(
-                f"the worker {worker} is gone", hint="start it again, and then this program"
-            )
-    add_workers(wish.workers)
-    found = choose_devices(gpu_devices(), wish.names)
+    found = choose_devices((*worker_devices(wish.workers), *gpu_devices()), wish.names)
     if wish.main_gpu is not None and wish.main_gpu >= max(1, len(found)):
         raise InvalidInput(
             f"--main-gpu {wish.main_gpu}: there are {len(found)} devices",
@@ -59,7 +54,9 @@ def find_devices(wish: PlacementWish) -> tuple[Device, ...]:
 
 def machine(devices: Sequence[Device]) -> Machine:
     """Return the free memory of the devices and of this machine."""
-    return Machine(tuple(DeviceMemory(d.name, d.free, d.is_remote) for d in devices), free_bytes())
+    return Machine(
+        tuple(DeviceMemory(d.name, d.free, d.link is not None) for d in devices), free_bytes()
+    )
 
 
 def fitted(

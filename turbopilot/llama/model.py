@@ -19,7 +19,7 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader
 from turbopilot.llama.adapter import LlamaAdapter
-from turbopilot.llama.devices import Device, buffer_type, cpu_buffer
+from turbopilot.llama.devices import Device, buffer_type, check_workers, cpu_buffer
 from turbopilot.llama.library import llama_cpp, log, start_backend
 from turbopilot.llama.placement import CPU, Placement
 from turbopilot.llama.text_normalizer import text_normalizer
@@ -109,6 +109,7 @@ class LlamaModel:
         params, _kept = _model_params(parameters)
         self._pointer = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)
         if not self._pointer:
+            self.check_workers()
             if log.is_out_of_memory:
                 raise MemoryShort(
                     f"{header.path}: no memory for its weights: {log.reason()}",
@@ -157,7 +158,15 @@ class LlamaModel:
             check_adapter(header, self.header)
         if headers and not self._is_trial:
             try_model(self.header, headers)
-        self.adapters = tuple(LlamaAdapter(self._pointer, header) for header in headers)
+        try:
+            self.adapters = tuple(LlamaAdapter(self._pointer, header) for header in headers)
+        except CorruptModel:
+            self.check_workers()
+            raise
+
+    def check_workers(self) -> None:
+        """Raise DeviceLost if a worker with a part of the model is lost; results before are wrong then."""
+        check_workers(self.devices)
 
     @property
     def pointer(self) -> Any:

@@ -75,7 +75,7 @@ def usable_memory(wish: PlacementWish = PlacementWish()) -> ModelMemory:  # noqa
         from turbopilot.llama.fitting import find_devices
 
         found = (d for d in find_devices(wish) if not d.shares_main_memory)
-        devices = tuple(DeviceMemory(d.name, d.free, d.is_remote) for d in found)
+        devices = tuple(DeviceMemory(d.name, d.free, d.link is not None) for d in found)
     return ModelMemory(memory_budget(), devices, wish, "three quarters of this machine's")
 
 
