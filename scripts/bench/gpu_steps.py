@@ -149,11 +149,12 @@ def _served(
 
 
 async def _timed(port: int, prompts: Sequence[str]) -> Pace:
-    """Return the pace of the last completion; the ones before it start what is started only once."""
+    """Return the pace of the last prompt; the ones before it start what is started only once."""
     for prompt in prompts:
-        answer = await complete(port, greedy(prompt, _TIMED, stream=True))
-    decode = max(answer.seconds - answer.first, 1e-6)
-    return Pace(answer.n_prompt / answer.first, max(1, answer.n_tokens - 1) / decode)
+        first = await complete(port, greedy(prompt, 1, stream=False))
+        # All of the prompt but its last token is in the prefix cache.
+        then = await complete(port, greedy(prompt, _TIMED, stream=False))
+    return Pace(first.n_prompt / first.seconds, then.n_tokens / then.seconds)
 
 
 def _placed(parts: Sequence[dict[str, Any]], pace: Pace) -> str:
